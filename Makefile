@@ -1,0 +1,30 @@
+# One virtual environment for everything; made once, and again when the project's needs change.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types clean
+
+demo: .venv/ready
+	$(BIN)/secateurs run --preset demo --directory runs/demo --fresh
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,dev,bench]'
+	# torchvision's and timm's wheels ask for a CUDA build of PyTorch; without their dependencies they do not.
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""Secateurs makes trained neural networks smaller and faster, and proves each cut."""

@@ -1,0 +1,80 @@
+"""Parameters, MACs and bytes of any cut, before it is made.
+
+A tensor's size and a contraction's multiply-accumulates are both a constant times a product of axis
+lengths, and a cut only changes axis lengths: to the number of that axis's units that stay. So every cost
+is a sum of such products, and exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.labels import Ids, Solution
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """``constant`` times the number of units that stay in each of ``axes``."""
+
+    constant: int
+    axes: tuple[Ids, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A convolution, matrix product, ... and what it costs.
+
+    Attributes:
+        layer: the name of the layer it belongs to.
+        macs: its multiply-accumulates (half of what ``torch.utils.flop_counter`` counts).
+    """
+
+    layer: str
+    macs: Product
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network, dense or cut, costs.
+
+    Attributes:
+        params: numbers in its parameters, shared ones counted once.
+        macs: multiply-accumulates of one forward pass over the example inputs the network was traced with.
+        bytes: of its parameters and buffers, as they are stored.
+        channels: channels that stay in the groups that can be pruned.
+    """
+
+    params: int
+    macs: int
+    bytes: int
+    channels: int
+
+
+class Products:
+    """Many products, evaluated at once for any choice of atoms that stay."""
+
+    def __init__(self, solution: Solution, products: Sequence[Product]) -> None:
+        arrays = {id(axis): axis for product in products for axis in product.axes}
+        number = {key: place for place, key in enumerate(arrays)}
+        self._solution = solution
+        self._units = np.concatenate([*arrays.values(), np.zeros(0, np.int64)])
+        lengths = [len(axis) for axis in arrays.values()]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)[:-1]
+        width = max((len(product.axes) for product in products), default=0)
+        # The last count is a constant 1, for products of fewer axes than the widest.
+        self._factors = np.full((len(products), width), len(arrays), np.int64)
+        for row, product in enumerate(products):
+            self._factors[row, : len(product.axes)] = [number[id(axis)] for axis in product.axes]
+        self._constants = np.array([product.constant for product in products], np.int64)
+
+    def values(self, alive: NDArray[np.bool_]) -> Ids:
+        """Each product's value, given which atoms stay."""
+        stays = self._solution.kept(alive)[self._units]
+        counts = np.add.reduceat(stays, self._starts, dtype=np.int64) if len(stays) else stays
+        counts = np.append(counts, 1)
+        values: Ids = self._constants * counts[self._factors].prod(axis=1, dtype=np.int64)
+        return values

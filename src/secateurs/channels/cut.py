@@ -1,0 +1,304 @@
+"""A cut: what goes, as plain data.
+
+A ``Cut`` names, for each tensor, the indices that leave along each axis, and the sizes that layers keep
+as integers. It can be written to JSON, read back, put after another cut, and applied to a freshly built
+model without tracing it again.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs import text
+from secateurs.channels.cost import Cost
+from secateurs.errors import CheckpointError, CutError
+
+if TYPE_CHECKING:
+    from secateurs.channels.network import Network
+
+FORMAT = "secateurs-cut"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCut:
+    """What leaves one tensor.
+
+    Attributes:
+        shape: the tensor's shape before the cut.
+        removed: axis -> indices that go, rising.
+    """
+
+    shape: tuple[int, ...]
+    removed: Mapping[int, tuple[int, ...]]
+
+    def kept(self, axis: int) -> NDArray[np.int64]:
+        """Indices along ``axis`` that stay."""
+        return np.setdiff1d(np.arange(self.shape[axis]), self.removed.get(axis, ()))
+
+    @property
+    def shape_after(self) -> tuple[int, ...]:
+        """The tensor's shape after the cut."""
+        gone = {axis: len(indices) for axis, indices in self.removed.items()}
+        return tuple(size - gone.get(axis, 0) for axis, size in enumerate(self.shape))
+
+    def then(self, later: TensorCut) -> TensorCut:
+        """This cut and, on what it leaves, ``later``."""
+        removed = {
+            axis: _removed_in_turn(self, later, axis) for axis in {*self.removed, *later.removed}
+        }
+        return TensorCut(self.shape, dict(sorted(removed.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class SizeChange:
+    """A size that a layer keeps as an integer attribute.
+
+    Attributes:
+        owner: dotted path of the layer; '' is the model itself.
+        attribute: name of the attribute, such as 'out_channels'.
+        position: place in the attribute where it is a tuple or a list, else None.
+        before: the value in the dense model.
+        after: the value in the cut one.
+    """
+
+    owner: str
+    attribute: str
+    position: int | None
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCut:
+    """What leaves one group of channels: how many there were, and which go."""
+
+    of: int
+    removed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An immutable record of what leaves a network.
+
+    Attributes:
+        tensors: tensor name -> what leaves it; tensors that lose nothing are not listed.
+        sizes: attributes of layers that change with it.
+        channels: group name -> which of its channels go.
+        before: cost of the network the cut was planned for.
+        after: cost of what is left.
+        origin: the network it was planned on, for as long as somebody keeps that; not part of the record.
+    """
+
+    tensors: Mapping[str, TensorCut] = field(default_factory=dict)
+    sizes: tuple[SizeChange, ...] = ()
+    channels: Mapping[str, ChannelCut] = field(default_factory=dict)
+    before: Cost | None = None
+    after: Cost | None = None
+    origin: weakref.ref[Network] | None = field(default=None, compare=False, repr=False)
+
+    def planned_on(self) -> Network | None:
+        """The network it was planned on, if that is still around."""
+        return None if self.origin is None else self.origin()
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors)
+
+    @property
+    def removed_channels(self) -> int:
+        """Number of channels that go."""
+        return sum(len(channel.removed) for channel in self.channels.values())
+
+    def then(self, later: Cut) -> Cut:
+        """The one cut that does this and, on what it leaves, ``later``.
+
+        Raises:
+            CutError: ``later`` was not planned for what this cut leaves.
+        """
+        tensors = dict(self.tensors)
+        for name, cut in later.tensors.items():
+            first = tensors.get(name)
+            if first is not None and first.shape_after != cut.shape:
+                raise CutError(
+                    f"{name}: expected a cut of shape {first.shape_after}, which the first cut leaves; "
+                    f"received a cut of shape {cut.shape}. Plan the second cut on the cut model."
+                )
+            tensors[name] = cut if first is None else first.then(cut)
+        return Cut(
+            tensors,
+            _sizes_in_turn(self.sizes, later.sizes),
+            _channels_in_turn(self.channels, later.channels),
+            self.before or later.before,
+            later.after or self.after,
+        )
+
+    def explain(self) -> str:
+        """A table: for each group, how many channels stay, and which go."""
+        rows = [
+            (
+                name,
+                str(cut.of),
+                str(cut.of - len(cut.removed)),
+                text.percent(len(cut.removed) / cut.of),
+                _shortened(text.ranges(cut.removed)),
+            )
+            for name, cut in self.channels.items()
+            if cut.removed
+        ]
+        shown = text.table(("group", "channels", "stay", "removed", "which"), rows, (1, 2, 3))
+        if self.before is None or self.after is None:
+            return shown
+        return f"{shown}\n\n{self.summary()}"
+
+    def summary(self) -> str:
+        """One line: parameters, MACs and bytes, before and after."""
+        if self.before is None or self.after is None:
+            return f"{self.removed_channels} channels removed"
+        before, after = self.before, self.after
+        return (
+            f"parameters {text.count(before.params)} -> {text.count(after.params)} "
+            f"({text.percent(1 - after.params / max(1, before.params))} removed), "
+            f"MACs {text.count(before.macs)} -> {text.count(after.macs)} "
+            f"({text.percent(1 - after.macs / max(1, before.macs))} removed), "
+            f"weights {text.megabytes(before.bytes)} -> {text.megabytes(after.bytes)}"
+        )
+
+    def to_json(self) -> str:
+        """The cut as JSON text, of the format's current version."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The cut as JSON-ready data. Axes that lose the same indices share one list."""
+        sets: dict[tuple[int, ...], int] = {}
+
+        def shared(indices: tuple[int, ...]) -> int:
+            return sets.setdefault(indices, len(sets))
+
+        tensors = {
+            name: [list(cut.shape), {str(axis): shared(gone) for axis, gone in cut.removed.items()}]
+            for name, cut in self.tensors.items()
+        }
+        channels = {
+            name: [cut.of, shared(cut.removed)]
+            for name, cut in self.channels.items()
+            if cut.removed
+        }
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "tensors": tensors,
+            "channels": channels,
+            "sizes": [[s.owner, s.attribute, s.position, s.before, s.after] for s in self.sizes],
+            "before": _cost_to_list(self.before),
+            "after": _cost_to_list(self.after),
+            "sets": [list(indices) for indices in sets],
+        }
+
+    @classmethod
+    def from_json(cls, source: str) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            CheckpointError: it is not JSON, not a cut, or of a newer version.
+        """
+        try:
+            data = json.loads(source)
+        except ValueError as error:
+            raise CheckpointError(
+                f"expected a cut as JSON; received text that is not JSON ({error})"
+            ) from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Read what ``to_dict`` made."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise CheckpointError(f"expected a cut (format {FORMAT!r}); received something else")
+        if data.get("version") != VERSION:
+            raise CheckpointError(
+                f"expected version {VERSION} of a cut; received version {data.get('version')!r}. "
+                "Read it with the release of secateurs that wrote it, or a newer one."
+            )
+        try:
+            sets = [tuple(int(index) for index in indices) for indices in data["sets"]]
+            tensors = {
+                name: TensorCut(tuple(shape), {int(axis): sets[at] for axis, at in removed.items()})
+                for name, (shape, removed) in data["tensors"].items()
+            }
+            channels = {
+                name: ChannelCut(of, sets[at]) for name, (of, at) in data["channels"].items()
+            }
+            sizes = tuple(SizeChange(*size) for size in data["sizes"])
+            costs = [None if data[key] is None else Cost(*data[key]) for key in ("before", "after")]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f"this cut is damaged: {type(error).__name__}: {error}"
+            ) from error
+        return cls(tensors, sizes, channels, *costs)
+
+    def save(self, path: str | Path) -> None:
+        """Write the cut as JSON; the file is whole or not there."""
+        from secateurs.files import write_atomically
+
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a cut that ``save`` wrote."""
+        try:
+            source = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read as a cut: {error}") from error
+        try:
+            return cls.from_json(source)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+
+def _removed_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int, ...]:
+    gone = first.removed.get(axis, ())
+    then_gone = first.kept(axis)[list(later.removed.get(axis, ()))]
+    return tuple(sorted({*gone, *then_gone.tolist()}))
+
+
+def _sizes_in_turn(
+    first: Iterable[SizeChange], later: Iterable[SizeChange]
+) -> tuple[SizeChange, ...]:
+    changes = {(s.owner, s.attribute, s.position): s for s in first}
+    for size in later:
+        key = size.owner, size.attribute, size.position
+        before = changes[key].before if key in changes else size.before
+        changes[key] = SizeChange(*key, before, size.after)
+    return tuple(changes.values())
+
+
+def _channels_in_turn(
+    first: Mapping[str, ChannelCut], later: Mapping[str, ChannelCut]
+) -> dict[str, ChannelCut]:
+    channels = dict(first)
+    for name, cut in later.items():
+        known = channels.get(name)
+        if known is None or known.of - len(known.removed) != cut.of:
+            channels[name] = cut
+            continue
+        axis = TensorCut((known.of,), {0: known.removed}).then(
+            TensorCut((cut.of,), {0: cut.removed})
+        )
+        channels[name] = ChannelCut(known.of, axis.removed.get(0, ()))
+    return channels
+
+
+def _cost_to_list(cost: Cost | None) -> list[int] | None:
+    return None if cost is None else [cost.params, cost.macs, cost.bytes, cost.channels]
+
+
+def _shortened(shown: str, most: int = 60) -> str:
+    return shown if len(shown) <= most else shown[: most - 4].rsplit(",", 1)[0] + ", ..."

@@ -1,0 +1,79 @@
+"""What is known of a cut that was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateurs.channels.cut import Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How far the small model is from the masked twin of the dense one, on the same inputs.
+
+    Attributes:
+        max_difference: the largest absolute difference over all outputs.
+        scale: the largest absolute output of the twin, which the difference is to be held against.
+        tolerance: the largest difference that rounding explains; beyond it the cut is refused.
+        inside: the largest difference of values sampled from every operation's result, relative to the
+            largest of that operation's; it proves the cut where the output hardly depends on the weights.
+        inside_tolerance: the largest such difference that rounding explains.
+        layer: where ``inside`` was found.
+        inexact: operations that mix channels. There the twin mixes the kept channels only, so the proof
+            holds for the surgery, but the dense model itself would have mixed all of them.
+    """
+
+    max_difference: float
+    scale: float
+    tolerance: float
+    inside: float = 0.0
+    inside_tolerance: float = 1e-3
+    layer: str = ""
+    inexact: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.max_difference <= self.tolerance and self.inside <= self.inside_tolerance
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "does not hold"
+        shown = (
+            f"proof {verdict}: largest difference {self.max_difference:.2g} "
+            f"(tolerance {self.tolerance:.2g}, largest output {self.scale:.3g}); "
+            f"inside {self.inside:.2g} of the size of what is compared"
+        )
+        if self.inexact:
+            shown += f"; exact but for {', '.join(self.inexact)}"
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class CutReport:
+    """What a cut model carries with it as ``.report``.
+
+    Attributes:
+        cut: everything that was removed since the dense model, all cuts in one.
+        proof: of the last cut; None if the proof was left out.
+    """
+
+    cut: Cut
+    proof: Proof | None = None
+
+    @property
+    def max_difference(self) -> float:
+        """The proof's largest difference; NaN if the proof was left out."""
+        return float("nan") if self.proof is None else self.proof.max_difference
+
+    @property
+    def params_removed(self) -> float:
+        """Share of the parameters that are gone."""
+        if self.cut.before is None or self.cut.after is None:
+            return float("nan")
+        return 1 - self.cut.after.params / self.cut.before.params
+
+    def __str__(self) -> str:
+        lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
+        return "\n".join(lines)
+
+

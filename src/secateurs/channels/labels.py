@@ -1,0 +1,363 @@
+"""Units and the equations between them.
+
+Every index along every tracked axis of every tensor is a *unit*, known by a number. A network is a set
+of statements about units:
+
+- ``equate``: two units are the same thing, so they live or die together;
+- ``factor``: the units of one axis form a grid (heads by positions, groups by channels), and what is
+  removed must leave a grid: a cell stays exactly while its row and its column both stay;
+- ``freeze``: a unit may never go, and here is why.
+
+``solve`` turns the statements into *atoms*, the smallest things that can be removed, and says for each
+unit which atoms it needs. Most units need one atom (themselves and their equals); a cell of a grid needs
+several; a frozen unit needs none, so nothing can remove it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Ids = NDArray[np.int64]
+"""Unit numbers, one for each index along an axis."""
+
+ALWAYS = 0
+"""The atom that is never removed; also the padding in a row of atoms."""
+
+DISAGREEING_GRIDS = "two reshapes divide these channels in ways that no cut satisfies"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The cells of an axis seen as a grid, and the units that stand for its rows, columns, ..."""
+
+    cells: Ids
+    """Flat, in row-major order; ``prod(len(side) for side in sides)`` of them."""
+    sides: tuple[Ids, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(side) for side in self.sides)
+
+    def sides_of(self, positions: Ids) -> list[Ids]:
+        """The side units, one array a side, of the cells at these flat positions."""
+        coordinates = np.unravel_index(positions, self.shape)
+        return [side[at] for side, at in zip(self.sides, coordinates, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Which atoms each unit needs in order to stay.
+
+    Attributes:
+        atoms: shape (units, most atoms one unit needs); rows padded with ``ALWAYS``.
+            A unit stays while none of its atoms is removed.
+        count: number of atoms, ``ALWAYS`` included; atoms are 1 .. count - 1.
+        reasons: for a unit that nothing can remove, why.
+    """
+
+    atoms: Ids
+    count: int
+    reasons: dict[int, tuple[str, ...]]
+
+    def kept(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which units stay, given which atoms do (shape (count,), entry ``ALWAYS`` true)."""
+        if self.atoms.shape[1] == 1:
+            return alive[self.atoms[:, 0]]
+        kept: NDArray[np.bool_] = alive[self.atoms].all(axis=1)
+        return kept
+
+
+@dataclass
+class Equations:
+    """The statements collected while a network is traced."""
+
+    _count: int = 0
+    _left: list[Ids] = field(default_factory=list)
+    _right: list[Ids] = field(default_factory=list)
+    _grids: list[Grid] = field(default_factory=list)
+    _grid_by_key: dict[tuple[object, ...], tuple[Ids, ...]] = field(default_factory=dict)
+    _frozen: list[tuple[Ids, str]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Number of units so far."""
+        return self._count
+
+    def units(self, number: int) -> Ids:
+        """New units, different from all others."""
+        first = self._count
+        self._count += number
+        return np.arange(first, self._count)
+
+    def equate(self, left: Ids, right: Ids) -> None:
+        """The units at the same place in both arrays live or die together."""
+        if left is right:
+            return
+        if left.shape != right.shape:
+            raise ValueError(
+                f"expected as many units on both sides of an equation; "
+                f"received {len(left)} and {len(right)}"
+            )
+        self._left.append(left)
+        self._right.append(right)
+
+    def freeze(self, units: Ids, reason: str) -> None:
+        """These units may never be removed, because of ``reason``."""
+        self._frozen.append((np.unique(units), reason))
+
+    def factor(self, cells: Ids, shape: Sequence[int]) -> tuple[Ids, ...]:
+        """See an axis as a grid of ``shape``; returns the units that stand for each side.
+
+        The same axis seen as the same grid again gives the same sides.
+        """
+        key = (tuple(shape), cells.tobytes())
+        sides = self._grid_by_key.get(key)
+        if sides is None:
+            sides = tuple(self.units(size) for size in shape)
+            self._add_grid(cells, sides)
+            self._grid_by_key[key] = sides
+        return sides
+
+    def compose(self, sides: Sequence[Ids]) -> Ids:
+        """The reverse of ``factor``: the axis whose grid has these sides, in row-major order."""
+        key = ("compose", *(side.tobytes() for side in sides))
+        known = self._grid_by_key.get(key)
+        if known is None:
+            cells = self.units(math.prod(len(side) for side in sides))
+            self._add_grid(cells, tuple(sides))
+            known = self._grid_by_key[key] = (cells,)
+        return known[0]
+
+    def _add_grid(self, cells: Ids, sides: tuple[Ids, ...]) -> None:
+        if len(cells) != math.prod(len(side) for side in sides):
+            raise ValueError(
+                f"expected {math.prod(len(side) for side in sides)} cells for a grid of "
+                f"{'x'.join(str(len(side)) for side in sides)}; received {len(cells)}"
+            )
+        self._grids.append(Grid(cells, sides))
+
+    def solve(self) -> Solution:
+        """All that follows from the statements."""
+        work = _Solver(
+            self._count,
+            list(zip(self._left, self._right, strict=True)),
+            list(self._grids),
+            list(self._frozen),
+        )
+        return work.solve()
+
+
+@dataclass
+class _Solver:
+    """One run of ``Equations.solve``; adds statements of its own until nothing new follows."""
+
+    count: int
+    equal: list[tuple[Ids, Ids]]
+    grids: list[Grid]
+    frozen: list[tuple[Ids, str]]
+    settled: set[tuple[int, int]] = field(default_factory=set)
+
+    def solve(self) -> Solution:
+        classes = self._classes()
+        while self._reconcile_grids(classes):
+            classes = self._classes()
+        ordered = self._sides_first(classes)
+        reasons = self._reasons(classes)
+        atoms = self._atoms(ordered, classes, reasons)
+        return _compacted(atoms[classes], classes, reasons)
+
+    def _classes(self) -> Ids:
+        """For each unit, the number of its class under the equations."""
+        if not self.equal:
+            return np.arange(self.count)
+        left = np.concatenate([pair[0] for pair in self.equal])
+        right = np.concatenate([pair[1] for pair in self.equal])
+        edges = coo_array((np.ones(len(left), np.int8), (left, right)), (self.count, self.count))
+        return connected_components(edges, directed=False)[1].astype(np.int64)
+
+    def _reconcile_grids(self, classes: Ids) -> bool:
+        """Where two cells are one class, make their sides agree. True if that said anything new."""
+        known = len(self.equal), len(self.grids), len(self.frozen)
+        for first, second, at_first, at_second in _shared_cells(tuple(self.grids), classes):
+            self._reconcile(classes, first, second, at_first, at_second)
+        return known != (len(self.equal), len(self.grids), len(self.frozen))
+
+    def _reconcile(
+        self, classes: Ids, first: int, second: int, at_first: Ids, at_second: Ids
+    ) -> None:
+        one, other = self.grids[first], self.grids[second]
+        if len(one.shape) == len(other.shape) and (first == second or one.shape == other.shape):
+            self._equate_sides(classes, one, other, at_first, at_second)
+            return
+        if (first, second) in self.settled:
+            return
+        self.settled.add((first, second))
+        whole = len(at_first) == len(one.cells) == len(other.cells)
+        whole = whole and np.array_equal(at_first, at_second)
+        finer = _common_refinement(one.shape, other.shape) if whole else None
+        if finer is not None:
+            self._refine(one, other, finer)
+        elif len(one.shape) == len(other.shape):
+            self._equate_sides(classes, one, other, at_first, at_second)
+        else:
+            self.frozen.append((one.cells, DISAGREEING_GRIDS))
+            self.frozen.append((other.cells, DISAGREEING_GRIDS))
+
+    def _equate_sides(
+        self, classes: Ids, one: Grid, other: Grid, at_one: Ids, at_other: Ids
+    ) -> None:
+        """Equal coordinates make equal cells; it is sufficient, and so it is always safe."""
+        sides = zip(one.sides_of(at_one), other.sides_of(at_other), strict=True)
+        for left, right in sides:
+            new = classes[left] != classes[right]
+            if new.any():
+                self.equal.append((left[new], right[new]))
+
+    def _refine(self, one: Grid, other: Grid, finer: tuple[int, ...]) -> None:
+        """Express the sides of two grids over the same cells by the sides of a finer one."""
+        fresh = tuple(self._new_units(size) for size in finer)
+        for grid in (one, other):
+            rest = list(fresh)
+            for side in grid.sides:
+                parts = [rest.pop(0)]
+                while math.prod(len(part) for part in parts) < len(side):
+                    parts.append(rest.pop(0))
+                if len(parts) == 1:
+                    self.equal.append((side, parts[0]))
+                else:
+                    self.grids.append(Grid(side, tuple(parts)))
+
+    def _new_units(self, number: int) -> Ids:
+        self.count += number
+        return np.arange(self.count - number, self.count)
+
+    def _reasons(self, classes: Ids) -> dict[int, tuple[str, ...]]:
+        """Class -> why it is frozen. A frozen cell freezes its row and its column."""
+        reasons: dict[int, tuple[str, ...]] = {}
+        for units, reason in self.frozen:
+            for number in np.unique(classes[units]).tolist():
+                known = reasons.get(number, ())
+                if reason not in known:
+                    reasons[number] = (*known, reason)
+        while any([self._spread_frozen(grid, classes, reasons) for grid in self.grids]):
+            pass
+        return reasons
+
+    def _spread_frozen(self, grid: Grid, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> bool:
+        """Freeze the row and the column of each frozen cell. True if that said anything new."""
+        cells = classes[grid.cells]
+        at = np.flatnonzero(np.isin(cells, list(reasons)))
+        known = len(reasons)
+        for side in grid.sides_of(at) if len(at) else ():
+            numbers, first = np.unique(classes[side], return_index=True)
+            for number, cell in zip(numbers.tolist(), cells[at[first]].tolist(), strict=True):
+                reasons.setdefault(number, reasons[cell])
+        return len(reasons) > known
+
+    def _sides_first(self, classes: Ids) -> list[Grid]:
+        """The grids, those whose sides are cells of others behind these; grids in a ring are frozen."""
+        is_open = np.zeros(int(classes.max(initial=-1)) + 1, bool)
+        for grid in self.grids:
+            is_open[classes[grid.cells]] = True
+        ordered: list[Grid] = []
+        waiting = list(self.grids)
+        while waiting:
+            ready = [g for g in waiting if not any(is_open[classes[s]].any() for s in g.sides)]
+            if not ready:
+                self.frozen += [(grid.cells, DISAGREEING_GRIDS) for grid in waiting]
+                break
+            for grid in ready:
+                is_open[classes[grid.cells]] = False
+            ordered += ready
+            waiting = [grid for grid in waiting if not any(grid is done for done in ready)]
+        return ordered
+
+    def _atoms(self, ordered: list[Grid], classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Ids:
+        """For each class, the atoms it needs (class number + 1), padded with ALWAYS.
+
+        A class that is no cell needs itself; a cell needs what its row and its column need.
+        """
+        table = np.arange(1, int(classes.max(initial=-1)) + 2)[:, None]
+        for grid in ordered:
+            table = self._with_needs_of(grid, classes, table, reasons)
+        table[list(reasons)] = ALWAYS
+        return table
+
+    def _with_needs_of(
+        self, grid: Grid, classes: Ids, table: Ids, reasons: dict[int, tuple[str, ...]]
+    ) -> Ids:
+        cells = classes[grid.cells]
+        sides = grid.sides_of(np.arange(len(cells)))
+        is_frozen = np.zeros(len(table), bool)
+        is_frozen[list(reasons)] = True
+        needs = [np.where(is_frozen[classes[s], None], ALWAYS, table[classes[s]]) for s in sides]
+        rows = _distinct_first(np.concatenate(needs, axis=1))
+        for at in np.flatnonzero(~rows.any(axis=1)).tolist():
+            stuck = [reasons[k] for side in sides if (k := int(classes[side[at]])) in reasons]
+            reasons.setdefault(int(cells[at]), stuck[0])
+        if rows.shape[1] > table.shape[1]:
+            table = np.pad(table, ((0, 0), (0, rows.shape[1] - table.shape[1])))
+        table[cells] = ALWAYS
+        table[cells, : rows.shape[1]] = rows
+        return table
+
+
+def _shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[int, int, Ids, Ids]]:
+    """Pairs of cells of one class: (grid, grid, positions in the first, in the second)."""
+    if not grids:
+        return
+    number = np.concatenate([classes[grid.cells] for grid in grids])
+    grid_of = np.repeat(np.arange(len(grids)), [len(grid.cells) for grid in grids])
+    position = np.concatenate([np.arange(len(grid.cells)) for grid in grids])
+    order = np.lexsort((position, grid_of, number))
+    number, grid_of, position = number[order], grid_of[order], position[order]
+    same = np.flatnonzero(number[1:] == number[:-1])
+    if not len(same):
+        return
+    pairs = grid_of[same] * len(grids) + grid_of[same + 1]
+    for pair in np.unique(pairs).tolist():
+        at = same[pairs == pair]
+        yield *divmod(pair, len(grids)), position[at], position[at + 1]
+
+
+def _common_refinement(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...] | None:
+    """The coarsest shape of which both shapes are made by merging neighbours; None if none is."""
+    steps = sorted({*_strides(one), *_strides(other)}, reverse=True)
+    if any(large % small for large, small in zip(steps, steps[1:], strict=False)):
+        return None
+    return tuple(large // small for large, small in zip(steps, steps[1:], strict=False))
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    strides = [1]
+    for size in reversed(shape):
+        strides.append(strides[-1] * size)
+    return strides
+
+
+def _distinct_first(rows: Ids) -> Ids:
+    """Each row's different atoms in falling order, ALWAYS behind them; columns of ALWAYS dropped."""
+    rows = -np.sort(-rows, axis=1)
+    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = ALWAYS
+    rows = -np.sort(-rows, axis=1)
+    return rows[:, : max(1, int((rows != ALWAYS).sum(axis=1).max(initial=1)))]
+
+
+def _compacted(atoms: Ids, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Solution:
+    """Number the atoms without gaps, in the order of the units that need them first."""
+    used, first = np.unique(atoms, return_index=True)
+    by_appearance = used[np.argsort(first)]
+    by_appearance = by_appearance[by_appearance != ALWAYS]
+    renumbered = np.zeros(int(atoms.max(initial=0)) + 1, np.int64)
+    renumbered[by_appearance] = np.arange(1, len(by_appearance) + 1)
+    compact = renumbered[atoms]
+    stuck = np.flatnonzero(~compact.any(axis=1))
+    why = {int(unit): reasons.get(int(classes[unit]), ()) for unit in stuck}
+    return Solution(compact, len(by_appearance) + 1, why)

@@ -1,0 +1,569 @@
+"""A traced network: its tensors, the groups of channels in it, and what is frozen and why."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs import text
+from secateurs.channels.cost import Contraction, Cost, Product, Products
+from secateurs.channels.cut import ChannelCut, Cut, SizeChange, TensorCut
+from secateurs.channels.labels import ALWAYS, Ids, Solution
+from secateurs.errors import CutError, UnknownNameError, nearest
+
+NOT_REACHED = "the forward pass never reads it"
+
+
+class Role(StrEnum):
+    """What an axis of a tensor does for the channels along it."""
+
+    FILTER = "filter"
+    """One filter, neuron, ... a channel: a weight's output axis."""
+    INPUT = "input"
+    """What a later layer does with the channel: a weight's input axis."""
+    SCALE = "scale"
+    """A factor per channel, such as batch normalisation's weight."""
+    SHIFT = "shift"
+    """A bias per channel."""
+    MEAN = "mean"
+    """A running mean per channel."""
+    VARIANCE = "variance"
+    """A running variance per channel."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A parameter or buffer of the model.
+
+    Attributes:
+        name: dotted, as in the model's state.
+        shape: its lengths.
+        itemsize: bytes a number.
+        is_parameter: False for buffers.
+        aliases: other names of the same tensor (tied weights).
+        axes: axis -> the unit at each index; an axis that is not listed keeps its length.
+        roles: axis -> what it does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    itemsize: int
+    is_parameter: bool
+    aliases: tuple[str, ...] = ()
+    axes: Mapping[int, Ids] = field(default_factory=dict)
+    roles: Mapping[int, Role] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> str:
+        """The layer it belongs to; the tensor's own name where it stands alone."""
+        return self.name.rpartition(".")[0] or self.name
+
+    @property
+    def size(self) -> Product:
+        """Numbers in it, as a product that follows any cut."""
+        constant = 1
+        for axis, length in enumerate(self.shape):
+            constant *= 1 if axis in self.axes else length
+        return Product(constant, tuple(self.axes.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An integer attribute of a layer that follows axis lengths: their product."""
+
+    owner: str
+    attribute: str
+    position: int | None
+    value: Product
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """An operation whose result for one channel depends on the others, so that removal is not exact.
+
+    Attributes:
+        operation: such as 'layer_norm'.
+        layer: where it happens.
+        units: the channels it mixes.
+    """
+
+    operation: str
+    layer: str
+    units: Ids
+
+    def __str__(self) -> str:
+        return f"{self.operation} over channels in {self.layer or 'the model'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An axis that a group's channels run along.
+
+    Attributes:
+        tensor: the tensor's name.
+        axis: which of its axes.
+        role: what the axis does.
+        each: how many of its indices one channel covers.
+    """
+
+    tensor: str
+    axis: int
+    role: Role
+    each: int
+
+    @property
+    def layer(self) -> str:
+        """The layer the tensor belongs to."""
+        return self.tensor.rpartition(".")[0] or self.tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Channels that touch the same axes: the 'layer' a user sees.
+
+    Attributes:
+        name: after the first layer whose filters these are.
+        channels: the atoms, in the order of that layer's filters.
+        members: every axis they run along.
+        inexact: operations that mix these channels, so that removing some changes what the others give.
+    """
+
+    name: str
+    channels: Ids
+    members: tuple[Member, ...]
+    inexact: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
+    def with_role(self, *roles: Role) -> tuple[Member, ...]:
+        """Its members that play one of these roles."""
+        return tuple(member for member in self.members if member.role in roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Indices of axes that may not be removed, and why."""
+
+    name: str
+    count: int
+    members: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+class Source(Protocol):
+    """What a network knows of the model it was traced from, in NumPy's terms."""
+
+    framework: str
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor's present values."""
+        ...
+
+
+class Network:
+    """Tensors, groups of channels and costs of one traced model. Never changes the model."""
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        contractions: Sequence[Contraction],
+        sizes: Sequence[Size],
+        mixings: Sequence[Mixing],
+        solution: Solution,
+        source: Source,
+        name: str = "network",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.tensors = {tensor.name: tensor for tensor in tensors}
+        self.contractions = tuple(contractions)
+        self.sizes = tuple(sizes)
+        self.mixings = tuple(mixings)
+        self.solution = solution
+        self.source = source
+        self.notes = tuple(notes)
+
+    # -- what can be pruned, and what cannot
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of channels that can be pruned, in the order of the model's tensors."""
+        return tuple(_groups(self.tensors.values(), self.solution, self.mixings))
+
+    @cached_property
+    def frozen(self) -> tuple[Frozen, ...]:
+        """What cannot be pruned, and why."""
+        return tuple(_frozen(self.tensors.values(), self.solution))
+
+    @cached_property
+    def _group_by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    def group(self, name: str) -> Group:
+        """The group of this name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        try:
+            return self._group_by_name[name]
+        except KeyError:
+            known = list(self._group_by_name)
+            raise UnknownNameError(f"no group named {name!r}{nearest(name, known)}") from None
+
+    def positions(self, group: Group, member: Member) -> Ids:
+        """Where the group's channels lie along a member's axis; shape (channels, member.each)."""
+        atoms = self.solution.atoms[self.tensors[member.tensor].axes[member.axis]]
+        place = np.full(self.solution.count, -1)
+        place[group.channels] = np.arange(len(group))
+        at, column = np.nonzero(place[atoms] >= 0)
+        order = np.argsort(place[atoms[at, column]], kind="stable")
+        return at[order].reshape(len(group), member.each)
+
+    # -- costs
+
+    @cached_property
+    def _parameter_sizes(self) -> Products:
+        return self._products([t.size for t in self.tensors.values() if t.is_parameter])
+
+    @cached_property
+    def _byte_sizes(self) -> Products:
+        return self._products(
+            [Product(t.size.constant * t.itemsize, t.size.axes) for t in self.tensors.values()]
+        )
+
+    @cached_property
+    def _macs(self) -> Products:
+        return self._products([contraction.macs for contraction in self.contractions])
+
+    @cached_property
+    def _all_channels(self) -> Ids:
+        return np.concatenate([*(group.channels for group in self.groups), np.zeros(0, np.int64)])
+
+    def _products(self, products: Sequence[Product]) -> Products:
+        return Products(self.solution, products)
+
+    def alive(self, removed: Iterable[int] | Ids = ()) -> NDArray[np.bool_]:
+        """Which atoms stay when these are removed; shape (atoms,)."""
+        alive = np.ones(self.solution.count, bool)
+        alive[np.asarray(removed, np.int64)] = False
+        alive[ALWAYS] = True
+        return alive
+
+    def cost_of(self, alive: NDArray[np.bool_]) -> Cost:
+        """What is left, given which atoms stay."""
+        return Cost(
+            params=int(self._parameter_sizes.values(alive).sum()),
+            macs=int(self._macs.values(alive).sum()),
+            bytes=int(self._byte_sizes.values(alive).sum()),
+            channels=int(alive[self._all_channels].sum()),
+        )
+
+    def cost(self, cut: Cut | None = None) -> Cost:
+        """What the network costs, dense or after ``cut``."""
+        if cut is None:
+            return self.cost_of(self.alive())
+        return self.cost_of(self.alive(self.removed_by(cut)))
+
+    def params(self, cut: Cut | None = None) -> int:
+        """Numbers in the parameters, dense or after ``cut``."""
+        return self.cost(cut).params
+
+    def macs(self, cut: Cut | None = None) -> int:
+        """Multiply-accumulates of a pass over the example inputs, dense or after ``cut``."""
+        return self.cost(cut).macs
+
+    def bytes(self, cut: Cut | None = None) -> int:
+        """Bytes of parameters and buffers, dense or after ``cut``."""
+        return self.cost(cut).bytes
+
+    # -- cuts
+
+    def cut(self, channels: Mapping[str, Sequence[int] | Ids]) -> Cut:
+        """The cut that removes these channels: group name -> indices inside the group.
+
+        Raises:
+            UnknownNameError: no such group.
+            CutError: an index out of range or given twice, or all channels of a group.
+        """
+        chosen: dict[str, tuple[int, ...]] = {}
+        removed: list[Ids] = []
+        for name, indices in channels.items():
+            group = self.group(name)
+            chosen[name] = _checked_indices(name, indices, len(group))
+            removed.append(group.channels[list(chosen[name])])
+        alive = self.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
+        return Cut(
+            self._tensor_cuts(alive),
+            self._size_changes(alive),
+            {
+                name: ChannelCut(len(self.group(name)), indices)
+                for name, indices in chosen.items()
+                if indices
+            },
+            self.cost(),
+            self.cost_of(alive),
+            weakref.ref(self),
+        )
+
+    def cut_of_layers(self, layers: Mapping[str, Sequence[int]]) -> Cut:
+        """The cut that removes these filters: layer name -> indices of its filters.
+
+        Whatever is coupled to them goes too.
+
+        Raises:
+            UnknownNameError: no such layer.
+            CutError: the filters are frozen, out of range, given twice or all of them, or are part of a
+                grid (heads, convolution groups) and not whole rows or columns of it.
+        """
+        atoms = [self._atoms_of(layer, indices) for layer, indices in layers.items()]
+        removed = np.unique(np.concatenate([*atoms, np.zeros(0, np.int64)]))
+        chosen = {
+            group.name: np.flatnonzero(np.isin(group.channels, removed)).tolist()
+            for group in self.groups
+        }
+        return self.cut({name: indices for name, indices in chosen.items() if indices})
+
+    def removed_by(self, cut: Cut) -> Ids:
+        """The atoms a cut of this network removes."""
+        removed = [
+            self.group(name).channels[list(channels.removed)]
+            for name, channels in cut.channels.items()
+        ]
+        return np.concatenate([*removed, np.zeros(0, np.int64)])
+
+    def _tensor_cuts(self, alive: NDArray[np.bool_]) -> dict[str, TensorCut]:
+        stays = self.solution.kept(alive)
+        gone_along: dict[int, tuple[int, ...]] = {}
+        cuts: dict[str, TensorCut] = {}
+        for tensor in self.tensors.values():
+            removed = {}
+            for axis, units in sorted(tensor.axes.items()):
+                if id(units) not in gone_along:
+                    gone_along[id(units)] = tuple(np.flatnonzero(~stays[units]).tolist())
+                if gone := gone_along[id(units)]:
+                    if len(gone) == tensor.shape[axis]:
+                        raise CutError(
+                            f"{tensor.name}: expected a cut that leaves something of axis {axis}; "
+                            f"received one that removes all {len(gone)}. Leave at least one channel."
+                        )
+                    removed[axis] = gone
+            if removed:
+                cuts[tensor.name] = TensorCut(tensor.shape, removed)
+        return cuts
+
+    def _size_changes(self, alive: NDArray[np.bool_]) -> tuple[SizeChange, ...]:
+        products = self._products([size.value for size in self.sizes])
+        before, after = products.values(self.alive()), products.values(alive)
+        return tuple(
+            SizeChange(size.owner, size.attribute, size.position, int(old), int(new))
+            for size, old, new in zip(self.sizes, before, after, strict=True)
+            if old != new
+        )
+
+    def _atoms_of(self, layer: str, indices: Sequence[int]) -> Ids:
+        tensor, axis = self._filter_axis(layer)
+        units = tensor.axes.get(axis, np.zeros(0, np.int64))
+        wanted = _checked_indices(layer, indices, tensor.shape[axis])
+        atoms = self.solution.atoms[units]
+        for index in wanted:
+            if not atoms[index].any():
+                why = self.solution.reasons.get(int(units[index]), ())
+                raise CutError(
+                    f"{layer}: filter {index} cannot be removed: {'; '.join(why) or 'it is frozen'}"
+                )
+        rest = np.setdiff1d(np.arange(len(units)), wanted)
+        whole = np.setdiff1d(atoms[list(wanted)], atoms[rest])
+        whole = whole[whole != ALWAYS]
+        if not np.isin(atoms[list(wanted)], whole).any(axis=1).all():
+            raise CutError(
+                f"{layer}: its filters form a grid (heads or convolution groups), of which only whole "
+                f"rows or columns can go; received {text.ranges(wanted)}. "
+                f"Its smallest removable sets: {self._removable_sets(atoms)}"
+            )
+        return whole
+
+    def _removable_sets(self, atoms: Ids, most: int = 4) -> str:
+        numbers = [atom for atom in np.unique(atoms).tolist() if atom != ALWAYS]
+        sets = [np.flatnonzero((atoms == atom).any(axis=1)).tolist() for atom in numbers[:most]]
+        shown = "; ".join(f"[{text.ranges(indices)}]" for indices in sets)
+        return f"{shown}{'; ...' if len(numbers) > most else ''}"
+
+    def _filter_axis(self, layer: str) -> tuple[Tensor, int]:
+        """The axis that a layer's channels lie along: of its filters, else of its scales, ..."""
+        own = [t for t in self.tensors.values() if layer in (t.layer, t.name)]
+        for role in (Role.FILTER, Role.SCALE, Role.SHIFT, Role.OTHER):
+            for tensor in own:
+                for axis, played in sorted(tensor.roles.items()):
+                    if played is role:
+                        return tensor, axis
+        known = list(dict.fromkeys(t.layer for t in self.tensors.values()))
+        if own:
+            raise CutError(
+                f"{layer}: expected a layer with channels of its own; its tensors have none that "
+                "can be followed. Name the layer whose filters make these channels."
+            )
+        raise UnknownNameError(f"no layer with weights named {layer!r}{nearest(layer, known)}")
+
+    # -- as a table
+
+    def __str__(self) -> str:
+        total = self.cost()
+        rows = []
+        for group in self.groups:
+            left = self.cost_of(self.alive(group.channels))
+            rows.append(
+                (
+                    group.name,
+                    str(len(group)),
+                    _shown_members([m.layer for m in group.members]),
+                    text.percent(1 - left.params / max(1, total.params)),
+                    text.percent(1 - left.macs / max(1, total.macs)),
+                    "; ".join(group.inexact),
+                )
+            )
+        columns = [
+            "group",
+            "channels",
+            "tensors it touches",
+            "parameters",
+            "MACs",
+            "inexact through",
+        ]
+        if not any(group.inexact for group in self.groups):
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
+        parts = [
+            f"{self.name}: {text.count(total.params)} parameters, {text.count(total.macs)} MACs, "
+            f"{text.megabytes(total.bytes)}, {len(self.groups)} groups of "
+            f"{total.channels} channels that can be pruned",
+            text.table(columns, rows, (1, 3, 4)),
+        ]
+        if self.frozen:
+            stuck = [
+                (f.name, str(f.count), _shown_members(f.members), "; ".join(f.reasons))
+                for f in self.frozen
+            ]
+            parts.append(
+                text.table(("frozen", "indices", "tensors it touches", "why"), stuck, (1,))
+            )
+        return "\n\n".join([*parts, *self.notes])
+
+    def __repr__(self) -> str:
+        return f"<Network {self.name}: {len(self.groups)} groups, {len(self.frozen)} frozen>"
+
+
+def _checked_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[int, ...]:
+    given = [int(index) for index in indices]
+    outside = [index for index in given if not 0 <= index < size]
+    if outside:
+        raise CutError(f"{name}: expected indices of 0 to {size - 1}; received {outside[0]}")
+    twice = [index for index, times in Counter(given).items() if times > 1]
+    if twice:
+        raise CutError(f"{name}: expected each index once; received {twice[0]} twice")
+    if len(given) == size:
+        raise CutError(
+            f"{name}: expected a cut that leaves at least one channel; received all {size}. "
+            "Remove fewer."
+        )
+    return tuple(sorted(given))
+
+
+def _groups(
+    tensors: Collection[Tensor], solution: Solution, mixings: Sequence[Mixing]
+) -> list[Group]:
+    """Atoms that touch the same axes, equally often, make a group."""
+    users: dict[int, list[tuple[Tensor, int]]] = {}
+    arrays: list[Ids] = []
+    for tensor in tensors:
+        for axis, units in sorted(tensor.axes.items()):
+            if id(units) not in users:
+                users[id(units)] = []
+                arrays.append(units)
+            users[id(units)].append((tensor, axis))
+    inexact = _inexact(solution, mixings)
+    groups = []
+    lengths = {tensor.name: tensor.shape for tensor in tensors}
+    used_names: Counter[str] = Counter()
+    for signature, channels in _atoms_by_signature(arrays, solution).items():
+        touched = np.frombuffer(signature, np.int64).reshape(-1, 2).tolist()
+        members = tuple(
+            Member(tensor.name, axis, tensor.roles.get(axis, Role.OTHER), each)
+            for number, each in touched
+            for tensor, axis in users[id(arrays[number])]
+        )
+        if any(member.each == lengths[member.tensor][member.axis] for member in members):
+            continue  # one channel that is all of some axis: without it nothing would be left
+        name = _group_name(members, len(channels))
+        used_names[name] += 1
+        if used_names[name] > 1:
+            name = f"{name}#{used_names[name]}"
+        mixed = sorted({text for atom in channels for text in inexact.get(atom, ())})
+        groups.append(Group(name, np.array(channels), members, tuple(mixed)))
+    return groups
+
+
+def _atoms_by_signature(arrays: Sequence[Ids], solution: Solution) -> dict[bytes, list[int]]:
+    """(array number, indices in it) pairs as bytes -> the atoms that touch exactly these."""
+    entries = []
+    for number, units in enumerate(arrays):
+        atoms = solution.atoms[units].ravel()
+        found, times = np.unique(atoms[atoms != ALWAYS], return_counts=True)
+        entries.append(np.stack([found, np.full(len(found), number), times], axis=1))
+    if not entries:
+        return {}
+    table = np.concatenate(entries)
+    table = np.ascontiguousarray(table[np.lexsort((table[:, 1], table[:, 0]))])
+    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
+    pairs = np.ascontiguousarray(table[:, 1:])
+    by_signature: dict[bytes, list[int]] = {}
+    for start, stop in zip(starts, [*starts[1:], len(table)], strict=True):
+        by_signature.setdefault(pairs[start:stop].tobytes(), []).append(int(table[start, 0]))
+    return by_signature
+
+
+def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str]]:
+    mixed: dict[int, set[str]] = {}
+    for mixing in mixings:
+        for atom in np.unique(solution.atoms[mixing.units]).tolist():
+            mixed.setdefault(atom, set()).add(str(mixing))
+    return mixed
+
+
+def _group_name(members: Sequence[Member], count: int) -> str:
+    first = next((m for m in members if m.role is Role.FILTER), members[0])
+    return first.layer if first.each == 1 else f"{first.layer}/{count}x{first.each}"
+
+
+def _frozen(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
+    stuck: dict[tuple[bytes, tuple[str, ...]], tuple[int, list[str]]] = {}
+    for tensor in tensors:
+        if not tensor.axes and tensor.is_parameter and tensor.shape:
+            stuck[tensor.name.encode(), (NOT_REACHED,)] = (tensor.shape[0], [tensor.layer])
+        for axis, units in sorted(tensor.axes.items()):
+            still = units[~solution.atoms[units].any(axis=1)]
+            if len(still):
+                why = {r: None for u in still.tolist() for r in solution.reasons.get(u, ())}
+                key = (still.tobytes(), tuple(why))
+                role = tensor.roles.get(axis)
+                suffix = " (input)" if role is Role.INPUT else ""
+                stuck.setdefault(key, (len(still), []))[1].append(tensor.layer + suffix)
+    return [
+        Frozen(names[0], count, tuple(dict.fromkeys(names)), reasons)
+        for (_, reasons), (count, names) in stuck.items()
+    ]
+
+
+def _shown_members(layers: Sequence[str], most: int = 4) -> str:
+    names = list(dict.fromkeys(layers))
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

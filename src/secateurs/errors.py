@@ -1,0 +1,48 @@
+"""What can go wrong, each a kind of ``SecateursError``.
+
+A message says what, where, what was expected, what was received, and the fix. The command line prints it
+on one line and exits with 2.
+"""
+
+
+class SecateursError(Exception):
+    """Something the user can put right."""
+
+
+class ModelError(SecateursError):
+    """The model cannot be traced: its forward raises, its input does not fit, its weights hold NaN, ..."""
+
+
+class UnknownNameError(SecateursError):
+    """No such criterion, model, layer, data set or file."""
+
+
+class CutError(SecateursError):
+    """The cut cannot be made, or was made and did not pass its proof."""
+
+
+class BudgetError(SecateursError):
+    """No cut meets the budget; the message says the nearest one that can be met."""
+
+
+class DataError(SecateursError):
+    """The data cannot be used: empty, of one class, unreadable, of the wrong shape, ..."""
+
+
+class StudyError(SecateursError):
+    """The study's directory holds something else, or what it holds cannot be read."""
+
+
+class CheckpointError(SecateursError):
+    """The file is corrupted, foreign, or does not fit the model."""
+
+
+def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+    """'; did you mean X?' where a known name is close, else the list of known names."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    shown = ", ".join(list(known)[:20])
+    return f"; known: {shown}{', ...' if len(known) > 20 else ''}"

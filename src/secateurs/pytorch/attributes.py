@@ -1,0 +1,86 @@
+"""The sizes that PyTorch's layers keep as integers, and the axes they follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
+
+from secateurs.channels.cost import Product
+from secateurs.channels.labels import Ids
+from secateurs.channels.network import Size
+from secateurs.pytorch.leaves import Leaf
+
+_Norm = nn.modules.batchnorm._NormBase
+_Conv = nn.modules.conv._ConvNd
+_Transposed = nn.modules.conv._ConvTransposeNd
+
+FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
+    # layer, attribute, the tensor it follows, along which axis
+    (_Transposed, "in_channels", "weight", 0),
+    (_Transposed, "out_channels", "weight", 1),
+    (_Conv, "out_channels", "weight", 0),
+    (_Conv, "in_channels", "weight", 1),
+    (nn.Linear, "out_features", "weight", 0),
+    (nn.Linear, "in_features", "weight", 1),
+    (nn.Bilinear, "out_features", "weight", 0),
+    (nn.Bilinear, "in1_features", "weight", 1),
+    (nn.Bilinear, "in2_features", "weight", 2),
+    (nn.Embedding, "num_embeddings", "weight", 0),
+    (nn.Embedding, "embedding_dim", "weight", 1),
+    (nn.PReLU, "num_parameters", "weight", 0),
+    (nn.GroupNorm, "num_channels", "weight", 0),
+    (_Norm, "num_features", "weight", 0),
+    (_Norm, "num_features", "running_mean", 0),
+)
+
+
+def sizes_of(
+    model: nn.Module, leaves: Sequence[Leaf], counts: Mapping[tuple[str, str], Ids]
+) -> list[Size]:
+    """Every integer attribute that a cut must keep in step.
+
+    Args:
+        model: the traced model.
+        leaves: its tensors, with the units along their axes.
+        counts: (layer, attribute) -> units that it counts, found while tracing (convolution groups, ...).
+    """
+    by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
+    sizes: dict[tuple[str, str, int | None], Size] = {}
+    for owner, module in model.named_modules():
+        for attribute, units in _followed(owner, module, by_tensor, counts):
+            if getattr(module, attribute, None) == math.prod(len(u) for u in units):
+                key = (owner, attribute, None)
+                sizes.setdefault(key, Size(*key, Product(1, units)))
+        for place, axis_units in _normalized_shape(module, by_tensor):
+            key = (owner, "normalized_shape", place)
+            sizes.setdefault(key, Size(*key, Product(1, (axis_units,))))
+    return list(sizes.values())
+
+
+def _followed(
+    owner: str,
+    module: nn.Module,
+    by_tensor: Mapping[int, Leaf],
+    counts: Mapping[tuple[str, str], Ids],
+) -> Iterator[tuple[str, tuple[Ids, ...]]]:
+    for (layer, attribute), units in counts.items():
+        if layer == owner:
+            yield attribute, (units,)
+    for kind, attribute, tensor, axis in FOLLOWS:
+        leaf = by_tensor.get(id(getattr(module, tensor, None)))
+        if isinstance(module, kind) and leaf is not None and axis in leaf.axes:
+            yield attribute, (leaf.axes[axis],)
+
+
+def _normalized_shape(
+    module: nn.Module, by_tensor: Mapping[int, Leaf]
+) -> Iterator[tuple[int, Ids]]:
+    """A tuple that follows every axis of the weight (layer norm and its relatives)."""
+    shape = getattr(module, "normalized_shape", None)
+    leaf = by_tensor.get(id(getattr(module, "weight", None)))
+    if isinstance(shape, (tuple, list)) and leaf is not None:
+        for axis, units in leaf.axes.items():
+            if axis < len(shape) and shape[axis] == len(units):
+                yield axis, units

@@ -1,0 +1,160 @@
+"""Running a model's forward pass below Python, one numbered operation after the other.
+
+The trace, the rehearsal and the masked twin all watch the same forward pass. They must number its
+operations alike, so that what one finds can be used by the next: this is the part they share.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload, OpOverloadPacket
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+def pixel_shuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """``aten.pixel_shuffle`` as the movements it is made of."""
+    *batch, channels, height, width = x.shape
+    rank = len(batch)
+    blocks = x.reshape(*batch, channels // factor**2, factor, factor, height, width)
+    moved = blocks.permute(*range(rank), rank, rank + 3, rank + 1, rank + 4, rank + 2)
+    return moved.reshape(*batch, channels // factor**2, height * factor, width * factor)
+
+
+def pixel_unshuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """``aten.pixel_unshuffle`` as the movements it is made of."""
+    *batch, channels, height, width = x.shape
+    rank = len(batch)
+    blocks = x.reshape(*batch, channels, height // factor, factor, width // factor, factor)
+    moved = blocks.permute(*range(rank), rank, rank + 2, rank + 4, rank + 1, rank + 3)
+    return moved.reshape(*batch, channels * factor**2, height // factor, width // factor)
+
+
+def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """``aten.channel_shuffle`` as the movements it is made of."""
+    batch, channels, *space = x.shape
+    rows = x.reshape(batch, groups, channels // groups, *space)
+    return rows.transpose(1, 2).reshape(batch, channels, *space)
+
+
+MADE_OF_MOVEMENTS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
+    aten.pixel_shuffle: pixel_shuffle,
+    aten.pixel_unshuffle: pixel_unshuffle,
+    aten.channel_shuffle: channel_shuffle,
+    aten.native_channel_shuffle: channel_shuffle,
+}
+
+
+class Counted(TorchDispatchMode):
+    """Numbers the operations of a forward pass and hands each to ``step``.
+
+    Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``, ``chunk``,
+    ``flatten``, ...): those in ``whole`` are taken as they are, others as what they are composed of.
+    """
+
+    def __init__(self, whole: Callable[[OpOverloadPacket], bool]) -> None:
+        super().__init__()
+        self._whole = whole
+        self._layers: list[str] = []
+        self.index = -1
+
+    @property
+    def layer(self) -> str:
+        """Dotted path of the innermost module that is running."""
+        return self._layers[-1] if self._layers else ""
+
+    def step(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        """Do one operation; ``self.index`` is its number."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        keywords = kwargs or {}
+        packet = func.overloadpacket
+        movements = MADE_OF_MOVEMENTS.get(packet)
+        if movements is not None:
+            with self:
+                return movements(*args, **keywords)
+        if not self._whole(packet) and is_composite(func):
+            with self:
+                return func.decompose(*args, **keywords)
+        self.index += 1
+        return self.step(func, args, keywords)
+
+    def run(self, model: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        """The model's forward pass in eval mode, watched; the model is left as it was."""
+        with evaluating(model), self._following(model), torch.inference_mode(), self:
+            return model(*arguments, **keywords)
+
+    @contextmanager
+    def _following(self, model: nn.Module) -> Iterator[None]:
+        """Keep ``self.layer`` up to date while the model runs."""
+        paths = {id(module): path for path, module in model.named_modules()}
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self._layers.append(paths.get(id(module), self.layer))
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            self._layers.pop()
+
+        handles = (
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._layers.clear()
+
+
+@lru_cache(maxsize=None)
+def is_composite(function: OpOverload) -> bool:
+    """Whether PyTorch defines the operation by others alone."""
+    return bool(function._can_decompose())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, without fused attention kernels that hide what they are made of; all put back after."""
+    training = {module: module.training for module in model.modules()}
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for module in training:
+        module.training = False
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+def users_line() -> str:
+    """'file.py:12 (in forward)': the innermost line of the call that is neither PyTorch's nor ours."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("torch.", "secateurs.pytorch")) and name != "torch":
+            code = frame.f_code
+            return f"{code.co_filename}:{frame.f_lineno} (in {code.co_name})"
+        frame = frame.f_back
+    return "an unknown line"

@@ -1,0 +1,326 @@
+"""The proof of a cut: the small model against the masked twin of the dense one.
+
+The masked twin is the dense model whose *consumers* ignore the removed channels: at each convolution and
+matrix product their values are taken as zero. (Zeroing the filters that make them would be wrong:
+after batch normalisation and ReLU a zero is no longer zero.) An operation that mixes channels, such as
+layer normalisation, is run by the twin on the kept channels alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch._ops import OpOverload
+
+from secateurs.channels.evidence import Proof
+from secateurs.channels.labels import Ids, Solution
+from secateurs.channels.network import Network
+from secateurs.errors import CutError
+from secateurs.pytorch import rules
+from secateurs.pytorch.counted import Counted, aten, evaluating
+from secateurs.pytorch.inputs import as_call
+from secateurs.pytorch.trace import TracedModel
+from secateurs.pytorch.tracer import Axes, Call, Operation, tensors_in
+
+
+class Sampled(Counted):
+    """Runs a model and keeps a few values of every operation's result.
+
+    A model's output alone can prove nothing where it hardly depends on the weights (a head that starts at
+    zero, activations that have died away), so the proof also compares what is inside.
+    """
+
+    samples_each = 64
+
+    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+        super().__init__(rules.is_whole)
+        self._operations = operations
+        self._stays = stays
+        self.samples: list[torch.Tensor | None] = []
+
+    def step(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        operation = self._operations[self.index] if self.index < len(self._operations) else None
+        output = self.do(Call(function, arguments, keywords), operation)
+        first = next(iter(tensors_in(output)), None)
+        followed = operation is not None and operation.outputs
+        self.samples.append(self._sample(first, operation) if followed else None)  # type: ignore[arg-type]
+        return output
+
+    def do(self, call: Call, operation: Operation | None) -> Any:  # noqa: ARG002
+        """The operation itself."""
+        return call.function(*call.arguments, **call.keywords)
+
+    def _sample(self, tensor: torch.Tensor | None, operation: Operation) -> torch.Tensor | None:
+        """Values at places that depend on the small model's shape alone."""
+        dense, axes = operation.outputs[0]
+        small = [
+            int(self._stays[axes[axis]].sum()) if axis in axes else size
+            for axis, size in enumerate(dense)
+        ]
+        total = math.prod(small)
+        if tensor is None or not tensor.is_floating_point() or not total:
+            return None
+        flat = np.random.default_rng(total).integers(0, total, min(total, self.samples_each))
+        return self._at(tensor, np.unravel_index(flat, small), dense, axes)
+
+    def _at(
+        self,
+        tensor: torch.Tensor,
+        places: Sequence[NDArray[np.int64]],
+        dense: Sequence[int],  # noqa: ARG002
+        axes: Axes,  # noqa: ARG002
+    ) -> torch.Tensor | None:
+        if any(len(at) and at.max() >= size for at, size in zip(places, tensor.shape, strict=True)):
+            return None
+        index = tuple(torch.from_numpy(at).to(tensor.device) for at in places)
+        return tensor[index] if index else tensor.reshape(1)
+
+
+class MaskedTwin(Sampled):
+    """Runs the dense model as if the removed channels were not there."""
+
+    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+        super().__init__(operations, stays)
+        self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
+
+    def do(self, call: Call, operation: Operation | None) -> Any:
+        if operation is None or not (operation.masks or operation.mixed):
+            return call.function(*call.arguments, **call.keywords)
+        if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
+            return self._on_kept_channels(call, operation)
+        return self._ignoring(call, operation).run()
+
+    def _at(
+        self,
+        tensor: torch.Tensor,
+        places: Sequence[NDArray[np.int64]],
+        dense: Sequence[int],
+        axes: Axes,
+    ) -> torch.Tensor | None:
+        moved = [
+            np.flatnonzero(self._stays[axes[axis]])[at] if axis in axes else at
+            for axis, at in enumerate(places)
+        ]
+        return super()._at(tensor, moved, dense, axes)
+
+    def _ignoring(self, call: Call, operation: Operation) -> Call:
+        changes: dict[int, torch.Tensor] = {}
+        tensors = call.tensors()
+        for mask in operation.masks:
+            gone = self._index(mask.units, kept=False, device=tensors[mask.operand].device)
+            if len(gone):
+                present = changes.get(mask.operand, tensors[mask.operand])
+                changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
+        return _with_tensors(call, changes) if changes else call
+
+    def _on_kept_channels(self, call: Call, operation: Operation) -> Any:
+        tensors = call.tensors()
+        changes = {
+            number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
+        }
+        small = _with_tensors(call, changes)
+        if call.packet in (aten.layer_norm, aten.rms_norm, aten.native_layer_norm):
+            rank = len(call["normalized_shape"])
+            small = small.changed(normalized_shape=list(changes[0].shape[-rank:]))
+        elif call.packet is aten.group_norm and operation.groups is not None:
+            small = small.changed(num_groups=int(self._stays[operation.groups].sum()))
+        output = small.run()
+        for tensor, (shape, axes) in zip(tensors_in(output), operation.outputs, strict=True):
+            whole = self._expanded(tensor, shape, axes)
+            if isinstance(output, torch.Tensor):
+                return whole
+            output = type(output)(whole if item is tensor else item for item in output)
+        return output
+
+    def _compressed(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:
+        for axis, units in axes.items():
+            tensor = tensor.index_select(axis, self._index(units, True, tensor.device))
+        return tensor
+
+    def _expanded(
+        self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes
+    ) -> torch.Tensor:
+        for axis, units in axes.items():
+            longer = list(tensor.shape)
+            longer[axis] = shape[axis]
+            index = self._index(units, True, tensor.device)
+            tensor = tensor.new_zeros(longer).index_copy(axis, index, tensor)
+        return tensor
+
+    def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
+        key = (id(units), kept)  # the operations keep these arrays alive
+        if key not in self._indices:
+            self._indices[key] = np.flatnonzero(self._stays[units] == kept)
+        return torch.from_numpy(self._indices[key]).to(device)
+
+
+def _with_tensors(call: Call, changes: dict[int, torch.Tensor]) -> Call:
+    """The call with some of its tensor arguments (by number) replaced."""
+    number = -1
+
+    def replaced(value: Any) -> Any:
+        nonlocal number
+        if isinstance(value, torch.Tensor):
+            number += 1
+            return changes.get(number, value)
+        if isinstance(value, (list, tuple)):
+            return type(value)([replaced(item) for item in value])
+        return value
+
+    arguments = [replaced(value) for value in call.arguments]
+    keywords = {key: replaced(value) for key, value in call.keywords.items()}
+    return Call(call.function, arguments, keywords)
+
+
+def largest_difference(one: Any, other: Any) -> tuple[float, float]:
+    """(largest absolute difference, largest absolute value) over all tensors of two results."""
+    difference = scale = 0.0
+    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+        if mine.shape != theirs.shape:
+            return float("inf"), scale
+        if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
+            gap = (mine - theirs).abs().max().item()
+            # Where both are infinite or NaN alike there is nothing to compare.
+            difference = max(difference, gap if gap == gap else float("inf"))
+            scale = max(scale, theirs.abs().max().item())
+    return difference, scale
+
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference that rounding explains, relative to the largest output."""
+
+
+def prove(
+    network: Network,
+    small: nn.Module,
+    alive: NDArray[np.bool_],
+    example_inputs: Any,
+) -> Proof:
+    """Run the small model and the masked twin on the same inputs.
+
+    A difference that single precision may explain is looked at again in double precision.
+
+    Args:
+        network: the dense model's, as traced.
+        small: the cut model.
+        alive: the atoms that stay.
+        example_inputs: as the models' forward takes.
+
+    Raises:
+        CutError: the small model cannot run, the difference is larger than rounding explains, or the
+            outputs are not finite, so that nothing can be proven.
+    """
+    source = network.source
+    if not isinstance(source, TracedModel):
+        raise CutError(f"expected a network traced from PyTorch; received one from {source.framework}")
+    proof = _compare(network, source.model, small, alive, example_inputs)
+    if not proof.holds and _precision(source.model) in (torch.float32, torch.float16, torch.bfloat16):
+        exact = _compare(
+            network,
+            copy.deepcopy(source.model).double(),
+            copy.deepcopy(small).double(),
+            alive,
+            _in_double(example_inputs),
+        )
+        proof = exact if exact.holds else proof
+    if not proof.holds:
+        raise CutError(_explained(network, proof))
+    return proof
+
+
+def _compare(
+    network: Network, dense: nn.Module, small: nn.Module, alive: NDArray[np.bool_], inputs: Any
+) -> Proof:
+    arguments, keywords = as_call(inputs, dense)
+    operations = network.source.operations  # type: ignore[attr-defined]
+    stays = network.solution.kept(alive)
+    twin, sampled = MaskedTwin(operations, stays), Sampled(operations, stays)
+    expected = twin.run(dense, arguments, keywords)
+    try:
+        received = sampled.run(small, arguments, keywords)
+    except Exception as error:
+        raise CutError(
+            f"the cut model does not run: {type(error).__name__}: {error}. "
+            "A size is baked into its forward pass. Nothing was changed."
+        ) from error
+    difference, scale = largest_difference(received, expected)
+    if not math.isfinite(scale):
+        raise CutError(
+            f"the dense model's output is not finite on these inputs{_first_not_finite(dense)}; "
+            "nothing can be proven. Check its weights and the example inputs."
+        )
+    inside, where = _largest_inside(operations, sampled.samples, twin.samples)
+    relative = TOLERANCE.get(_precision(dense), 1e-4)
+    return Proof(
+        difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
+    )
+
+
+def _largest_inside(
+    operations: Sequence[Operation],
+    received: Sequence[torch.Tensor | None],
+    expected: Sequence[torch.Tensor | None],
+) -> tuple[float, str]:
+    """(largest difference of any operation's samples relative to their size, the layer it is in)."""
+    largest, where = 0.0, ""
+    for operation, mine, theirs in zip(operations, received, expected, strict=False):
+        if mine is None or theirs is None:
+            continue
+        same = (mine == theirs) | (mine.isnan() & theirs.isnan())
+        gap = torch.where(same, 0, mine - theirs).abs().max().item()
+        size = torch.where(theirs.isfinite(), theirs, 0).abs().max().item()
+        relative = gap / size if size > 0 else gap
+        if not relative <= largest:
+            largest, where = relative, operation.layer
+    return largest, where
+
+
+def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Operations that mix channels of which some go."""
+    stays = network.solution.kept(alive)
+    return tuple(dict.fromkeys(str(m) for m in network.mixings if not stays[m.units].all()))
+
+
+def _precision(model: nn.Module) -> torch.dtype:
+    """The coarsest floating-point type of the model's parameters."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)
+
+
+def _in_double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float64) if value.dtype.kind == "f" else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_in_double(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _in_double(item) for key, item in value.items()}
+    return value
+
+
+def _first_not_finite(model: nn.Module) -> str:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f" ({name} holds NaN or infinity)"
+    return ""
+
+
+def _explained(network: Network, proof: Proof) -> str:
+    return (
+        f"{network.name}: the cut model does not do what the dense one does without these channels: "
+        f"expected a largest difference of {proof.tolerance:.2g} or less, received "
+        f"{proof.max_difference:.2g} (largest output {proof.scale:.3g}); "
+        f"inside, they differ most in {proof.layer or 'the model'} (by {proof.inside:.2g} of its size). "
+        "The cut was not made. An operation there does something else than its rule says: leave its "
+        "channels out of the cut, and please report it."
+    )

@@ -1,0 +1,295 @@
+"""Operations that only move elements about: run on the labels, they say themselves what they do.
+
+The label of an axis is laid out as a tensor of whole numbers of the operand's shape, constant along all
+other axes and so of no size; the operation is run on it; the axes along which the result varies are the
+ones that carry the channels now. If two do, a reshape has divided the axis, and it is a grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateurs.channels.labels import Equations, Ids
+from secateurs.pytorch.counted import aten
+from secateurs.pytorch.rules.registry import rule
+from secateurs.pytorch.tracer import Axes, Call, Place, Tracer, tensors_in
+
+BY_POSITION = "picked by its position"
+
+
+def move(tracer: Tracer, call: Call) -> Any:
+    """The rule for all movements of one tensor."""
+    source = call.arguments[0]
+    output = call.run()
+    results = list(tensors_in(output))
+    layers: list[list[Axes]] = [[] for _ in results]
+    for axis, units in list(tracer.axes(source).items()):
+        laid_out = list(tensors_in(_moved_labels(call, source.shape, axis, units)))
+        for place, labels in enumerate(laid_out):
+            layers[place].append(_axes_of(tracer, labels, units))
+    for result, found in zip(results, layers, strict=True):
+        tracer.put(result, _merged(tracer, result, found))
+    return output
+
+
+def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> Any:
+    lengths = [1] * len(shape)
+    lengths[axis] = len(units)
+    labels = torch.from_numpy(units).view(lengths).expand(shape)
+    # A view of the labels may need a copy where a view of the operand does not.
+    function = aten.reshape.default if call.packet in (aten.view, aten._unsafe_view) else call.function
+    return function(labels, *call.arguments[1:], **call.keywords)
+
+
+def _axes_of(tracer: Tracer, labels: torch.Tensor, units: Ids) -> Axes:
+    """Along which axes a laid-out label varies, and the units there."""
+    strides = zip(labels.stride(), labels.shape, strict=True)
+    varied = labels[tuple(0 if step == 0 or size == 1 else slice(None) for step, size in strides)]
+    places = [
+        axis
+        for axis, (step, size) in enumerate(zip(labels.stride(), labels.shape, strict=True))
+        if step != 0 and size != 1
+    ]
+    values = varied.numpy()
+    for number in reversed(range(values.ndim)):
+        first = values.take([0], axis=number)
+        if (values == first).all():
+            values = values.take(0, axis=number)
+            del places[number]
+    if values.ndim == 0:
+        if labels.numel():
+            tracer.equations.freeze(values.reshape(1), f"{BY_POSITION} at {tracer.where()}")
+        return {}
+    if values.ndim == 1:
+        same = len(values) == len(units) and np.array_equal(values, units)
+        return {places[0]: units if same else np.ascontiguousarray(values)}
+    sides = tracer.equations.factor(np.ascontiguousarray(values).ravel(), values.shape)
+    return dict(zip(places, sides, strict=True))
+
+
+def _merged(tracer: Tracer, result: torch.Tensor, found: Sequence[Axes]) -> Axes:
+    """One label an axis: where several came together, they are the sides of a grid."""
+    axes: Axes = {}
+    for axis in range(result.dim()):
+        layers = [layer[axis] for layer in found if axis in layer]
+        if len(layers) == 1:
+            axes[axis] = layers[0]
+        elif layers:
+            merged = _composed(tracer.equations, layers)
+            if merged is None:
+                reason = f"a reshape that cannot be followed, at {tracer.where()}"
+                for units in layers:
+                    tracer.equations.freeze(units, reason)
+            else:
+                axes[axis] = merged
+    return axes
+
+
+def _composed(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
+    """The axis of a grid whose rows and columns (and layers, ...) these labels name; None if it is none.
+
+    Between two sides there may be axes without channels: they become sides that are frozen.
+    """
+    patterns = sorted((_pattern(layer) for layer in layers), key=lambda p: -p[1])
+    if any(base is None for base, _ in patterns):
+        return None
+    sides: list[Ids] = []
+    rest = len(layers[0])
+    for base, run in patterns:
+        size = len(base) * run  # type: ignore[arg-type]
+        if size == 0 or rest % size:
+            return None
+        if rest != size:
+            sides.append(_frozen_side(equations, rest // size))
+        sides.append(base)  # type: ignore[arg-type]
+        rest = run
+    if rest != 1:
+        sides.append(_frozen_side(equations, rest))
+    return equations.compose(sides)
+
+
+def _pattern(labels: Ids) -> tuple[Ids | None, int]:
+    """(base, run) such that ``labels`` is base, each entry ``run`` times, over and over."""
+    changes = np.flatnonzero(labels[1:] != labels[:-1])
+    run = int(changes[0]) + 1 if len(changes) else len(labels)
+    if len(labels) % run:
+        return None, 1
+    steps = labels[::run]
+    again = np.flatnonzero(steps[1:] == steps[0])
+    period = int(again[0]) + 1 if len(again) else len(steps)
+    base = steps[:period]
+    whole = len(steps) % period == 0 and np.array_equal(
+        np.tile(np.repeat(base, run), len(steps) // period), labels
+    )
+    return (base if whole else None), run
+
+
+def _frozen_side(equations: Equations, size: int) -> Ids:
+    side = equations.units(size)
+    equations.freeze(side, "positions that carry no channels")
+    return side
+
+
+rule(
+    aten.permute,
+    aten.transpose,
+    aten.t,
+    aten.numpy_T,
+    aten.mT,
+    aten.swapaxes,
+    aten.swapdims,
+    aten.movedim,
+    aten.unsqueeze,
+    aten.squeeze,
+    aten.flatten,
+    aten.flip,
+    aten.roll,
+    aten.rot90,
+    aten.select,
+    aten.unbind,
+    aten.diagonal,
+)(move)
+
+
+@rule(
+    aten.view,
+    aten._unsafe_view,
+    aten.reshape,
+    aten.view_as,
+    aten.reshape_as,
+    aten.unflatten,
+    aten.expand,
+    aten.expand_as,
+    aten.repeat,
+    aten.tile,
+    aten.repeat_interleave,
+    aten.slice,
+    aten.narrow,
+    aten.unfold,
+    aten.split_with_sizes,
+    aten.tensor_split,
+)
+def move_by_sizes(tracer: Tracer, call: Call) -> Any:
+    """A movement that is told lengths as integers, which the user's code may have baked in."""
+    if tracer.axes(call.arguments[0]):
+        tracer.reads_sizes = True
+    return move(tracer, call)
+
+
+@rule(aten.chunk, aten.split)
+def divide(tracer: Tracer, call: Call) -> Any:
+    """Equal pieces of an axis: all lose the same channels, so that they stay equal.
+
+    ``chunk`` divides whatever length there is; ``split`` is told the length of a piece.
+    """
+    source, amount = call.arguments[:2]
+    axis = (call.arguments[2] if len(call.arguments) > 2 else call.get("dim", 0)) % source.dim()
+    units = tracer.axes(source).get(axis)
+    if units is None:
+        return move(tracer, call)
+    if isinstance(amount, (list, tuple)):
+        return move_by_sizes(tracer, call)
+    pieces = amount if call.packet is aten.chunk else -(-len(units) // amount)
+    if call.packet is aten.split:
+        tracer.reads_sizes = True
+    if pieces > 1 and len(units) % pieces == 0:
+        rows, _ = tracer.equations.factor(units, (pieces, len(units) // pieces))
+        tracer.equations.freeze(rows, f"{call.name} at {tracer.where()} needs {pieces} pieces")
+    elif pieces > 1:
+        tracer.equations.freeze(units, f"{call.name} into unequal pieces at {tracer.where()}")
+    return move(tracer, call)
+
+
+@rule(aten.cat, aten.concat, aten.concatenate)
+def cat(tracer: Tracer, call: Call) -> Any:
+    """One axis is put end to end; the others are one."""
+    tensors = [t for t in call.arguments[0] if t.dim() > 1 or t.numel()]
+    output = call.run()
+    axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
+    axes: dict[int, Ids | None] = {}
+    for other in range(output.dim()):
+        if other != axis:
+            axes[other] = tracer.unify([Place(tensor, other) for tensor in tensors])
+    parts = [tracer.axes(tensor).get(axis) for tensor in tensors]
+    if any(part is not None for part in parts):
+        # A part without channels keeps its place: units of its own that nothing may remove.
+        axes[axis] = np.concatenate(
+            [
+                _frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
+                for tensor, part in zip(tensors, parts, strict=True)
+            ]
+        )
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten.stack)
+def stack(tracer: Tracer, call: Call) -> Any:
+    """A new axis without channels; the others are one."""
+    tensors = list(call.arguments[0])
+    output = call.run()
+    axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
+    others = itertools.chain(range(axis), range(axis + 1, output.dim()))
+    axes = {
+        new: tracer.unify([Place(tensor, old) for tensor in tensors])
+        for old, new in enumerate(others)
+    }
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten.pad, aten.constant_pad_nd)
+def pad(tracer: Tracer, call: Call) -> Any:
+    """Along an axis of channels, a constant pad adds positions that nothing may remove."""
+    x, amounts = call.arguments[:2]
+    mode = call.get("mode", "constant") if call.packet is aten.pad else "constant"
+    if len(call.arguments) > 2 and isinstance(call.arguments[2], str):
+        mode = call.arguments[2]
+    output = call.run()
+    axes: Axes = {}
+    for axis, units in tracer.axes(x).items():
+        place = 2 * (x.dim() - 1 - axis)
+        before, after = amounts[place : place + 2] if place < len(amounts) else (0, 0)
+        if before == after == 0:
+            axes[axis] = units
+        elif mode == "constant" and before >= 0 and after >= 0:
+            ends = [_frozen_side(tracer.equations, size) for size in (before, after)]
+            axes[axis] = np.concatenate([ends[0], units, ends[1]])
+        else:
+            tracer.equations.freeze(units, f"padded by {mode} at {tracer.where()}")
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten.im2col)
+def im2col(tracer: Tracer, call: Call) -> Any:
+    """Patches: each channel becomes as many entries as the kernel has taps."""
+    x, kernel = call.arguments[:2]
+    output = call.run()
+    channel = x.dim() - 3
+    units = tracer.axes(x).get(channel)
+    tracer.freeze_known(x, "im2col slides over it", (channel + 1, channel + 2))
+    taps = int(np.prod(kernel))
+    tracer.put(output, {channel: None if units is None else np.repeat(units, taps)})
+    return output
+
+
+@rule(aten.col2im)
+def col2im(tracer: Tracer, call: Call) -> Any:
+    """Patches put back: as many entries as the kernel has taps become one channel."""
+    x, _, kernel = call.arguments[:3]
+    output = call.run()
+    channel = x.dim() - 2
+    units = tracer.axes(x).get(channel)
+    tracer.freeze_known(x, "col2im reads every position", (channel + 1,))
+    if units is not None:
+        taps = int(np.prod(kernel))
+        sides = tracer.equations.factor(units, (len(units) // taps, taps))
+        tracer.equations.freeze(sides[1], "taps of a kernel")
+        tracer.put(output, {channel: sides[0]})
+    return output
