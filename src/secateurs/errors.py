@@ -1,7 +1,7 @@
 """What can go wrong, each a kind of ``SecateursError``.
 
-A message says what, where, what was expected, what was received, and the fix. The command line prints it
-on one line and exits with 2.
+A message says what, where, what was expected, what was received, and the fix. The command line
+prints it on one line and exits with 2.
 """
 
 
@@ -10,7 +10,7 @@ class SecateursError(Exception):
 
 
 class ModelError(SecateursError):
-    """The model cannot be traced: its forward raises, its input does not fit, its weights hold NaN, ..."""
+    """The model cannot be traced: its forward raises, its weights hold NaN, ..."""
 
 
 class UnknownNameError(SecateursError):

@@ -1,0 +1,1 @@
+"""The algebra of channels. NumPy and SciPy only; knows no framework."""

@@ -1,8 +1,8 @@
 """Parameters, MACs and bytes of any cut, before it is made.
 
 A tensor's size and a contraction's multiply-accumulates are both a constant times a product of axis
-lengths, and a cut only changes axis lengths: to the number of that axis's units that stay. So every cost
-is a sum of such products, and exact.
+lengths, and a cut only changes axis lengths: to the number of that axis's units that stay. So every
+cost is a sum of such products, and exact.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Cost:
 
     Attributes:
         params: numbers in its parameters, shared ones counted once.
-        macs: multiply-accumulates of one forward pass over the example inputs the network was traced with.
+        macs: multiply-accumulates of one forward pass over the example inputs the network was
+            traced with.
         bytes: of its parameters and buffers, as they are stored.
         channels: channels that stay in the groups that can be pruned.
     """

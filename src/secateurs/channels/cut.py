@@ -1,8 +1,8 @@
 """A cut: what goes, as plain data.
 
-A ``Cut`` names, for each tensor, the indices that leave along each axis, and the sizes that layers keep
-as integers. It can be written to JSON, read back, put after another cut, and applied to a freshly built
-model without tracing it again.
+A ``Cut`` names, for each tensor, the indices that leave along each axis, and the sizes that layers
+keep as integers. It can be written to JSON, read back, put after another cut, and applied to a
+freshly built model without tracing it again.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Cut:
         channels: group name -> which of its channels go.
         before: cost of the network the cut was planned for.
         after: cost of what is left.
-        origin: the network it was planned on, for as long as somebody keeps that; not part of the record.
+        origin: the network it was planned on, for as long as somebody keeps that; not part of the
+            record.
     """
 
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
@@ -128,7 +129,8 @@ class Cut:
             first = tensors.get(name)
             if first is not None and first.shape_after != cut.shape:
                 raise CutError(
-                    f"{name}: expected a cut of shape {first.shape_after}, which the first cut leaves; "
+                    f"{name}: expected a cut of shape {first.shape_after}, which the first cut "
+                    f"leaves; "
                     f"received a cut of shape {cut.shape}. Plan the second cut on the cut model."
                 )
             tensors[name] = cut if first is None else first.then(cut)
@@ -237,12 +239,14 @@ class Cut:
                 name: ChannelCut(of, sets[at]) for name, (of, at) in data["channels"].items()
             }
             sizes = tuple(SizeChange(*size) for size in data["sizes"])
-            costs = [None if data[key] is None else Cost(*data[key]) for key in ("before", "after")]
+            before, after = (
+                None if data[key] is None else Cost(*data[key]) for key in ("before", "after")
+            )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
                 f"this cut is damaged: {type(error).__name__}: {error}"
             ) from error
-        return cls(tensors, sizes, channels, *costs)
+        return cls(tensors, sizes, channels, before, after)
 
     def save(self, path: str | Path) -> None:
         """Write the cut as JSON; the file is whole or not there."""

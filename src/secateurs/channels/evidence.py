@@ -15,12 +15,13 @@ class Proof:
         max_difference: the largest absolute difference over all outputs.
         scale: the largest absolute output of the twin, which the difference is to be held against.
         tolerance: the largest difference that rounding explains; beyond it the cut is refused.
-        inside: the largest difference of values sampled from every operation's result, relative to the
-            largest of that operation's; it proves the cut where the output hardly depends on the weights.
+        inside: the largest difference of values sampled from every operation's result, relative to
+            the largest of that operation's; it proves the cut where the output hardly depends on
+            the weights.
         inside_tolerance: the largest such difference that rounding explains.
         layer: where ``inside`` was found.
-        inexact: operations that mix channels. There the twin mixes the kept channels only, so the proof
-            holds for the surgery, but the dense model itself would have mixed all of them.
+        inexact: operations that mix channels. There the twin mixes the kept channels only, so the
+            proof holds for the surgery, but the dense model itself would have mixed all of them.
     """
 
     max_difference: float
@@ -75,5 +76,3 @@ class CutReport:
     def __str__(self) -> str:
         lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
         return "\n".join(lines)
-
-

@@ -1,16 +1,16 @@
 """Units and the equations between them.
 
-Every index along every tracked axis of every tensor is a *unit*, known by a number. A network is a set
-of statements about units:
+Every index along every tracked axis of every tensor is a *unit*, known by a number. A network is a
+set of statements about units:
 
 - ``equate``: two units are the same thing, so they live or die together;
-- ``factor``: the units of one axis form a grid (heads by positions, groups by channels), and what is
-  removed must leave a grid: a cell stays exactly while its row and its column both stay;
+- ``factor``: the units of one axis form a grid (heads by positions, groups by channels), and what
+  is removed must leave a grid: a cell stays exactly while its row and its column both stay;
 - ``freeze``: a unit may never go, and here is why.
 
-``solve`` turns the statements into *atoms*, the smallest things that can be removed, and says for each
-unit which atoms it needs. Most units need one atom (themselves and their equals); a cell of a grid needs
-several; a frozen unit needs none, so nothing can remove it.
+``solve`` turns the statements into *atoms*, the smallest things that can be removed, and says for
+each unit which atoms it needs. Most units need one atom (themselves and their equals); a cell of a
+grid needs several; a frozen unit needs none, so nothing can remove it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Solution:
         """Which units stay, given which atoms do (shape (count,), entry ``ALWAYS`` true)."""
         if self.atoms.shape[1] == 1:
             return alive[self.atoms[:, 0]]
-        kept: NDArray[np.bool_] = alive[self.atoms].all(axis=1)
+        kept: NDArray[np.bool_] = np.logical_and.reduce(alive[self.atoms], axis=1)
         return kept
 
 
@@ -246,7 +247,7 @@ class _Solver:
                 known = reasons.get(number, ())
                 if reason not in known:
                     reasons[number] = (*known, reason)
-        while any([self._spread_frozen(grid, classes, reasons) for grid in self.grids]):
+        while sum(self._spread_frozen(grid, classes, reasons) for grid in self.grids):
             pass
         return reasons
 
@@ -262,7 +263,7 @@ class _Solver:
         return len(reasons) > known
 
     def _sides_first(self, classes: Ids) -> list[Grid]:
-        """The grids, those whose sides are cells of others behind these; grids in a ring are frozen."""
+        """The grids, each behind those that have its sides as cells; rings are frozen."""
         is_open = np.zeros(int(classes.max(initial=-1)) + 1, bool)
         for grid in self.grids:
             is_open[classes[grid.cells]] = True
@@ -330,9 +331,9 @@ def _shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[int, in
 def _common_refinement(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...] | None:
     """The coarsest shape of which both shapes are made by merging neighbours; None if none is."""
     steps = sorted({*_strides(one), *_strides(other)}, reverse=True)
-    if any(large % small for large, small in zip(steps, steps[1:], strict=False)):
+    if any(large % small for large, small in pairwise(steps)):
         return None
-    return tuple(large // small for large, small in zip(steps, steps[1:], strict=False))
+    return tuple(large // small for large, small in pairwise(steps))
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
@@ -343,7 +344,7 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 def _distinct_first(rows: Ids) -> Ids:
-    """Each row's different atoms in falling order, ALWAYS behind them; columns of ALWAYS dropped."""
+    """Each row's different atoms, falling, ALWAYS last; columns of ALWAYS alone dropped."""
     rows = -np.sort(-rows, axis=1)
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = ALWAYS
     rows = -np.sort(-rows, axis=1)

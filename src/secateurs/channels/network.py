@@ -88,7 +88,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """An operation whose result for one channel depends on the others, so that removal is not exact.
+    """An operation whose result for a channel depends on the others: removal is not exact.
 
     Attributes:
         operation: such as 'layer_norm'.
@@ -134,7 +134,8 @@ class Group:
         name: after the first layer whose filters these are.
         channels: the atoms, in the order of that layer's filters.
         members: every axis they run along.
-        inexact: operations that mix these channels, so that removing some changes what the others give.
+        inexact: operations that mix these channels, so that removing some changes what the others
+            give.
     """
 
     name: str
@@ -163,7 +164,10 @@ class Frozen:
 class Source(Protocol):
     """What a network knows of the model it was traced from, in NumPy's terms."""
 
-    framework: str
+    @property
+    def framework(self) -> str:
+        """'pytorch' or 'keras'."""
+        ...
 
     def array(self, name: str) -> NDArray[Any]:
         """A tensor's present values."""
@@ -323,8 +327,8 @@ class Network:
 
         Raises:
             UnknownNameError: no such layer.
-            CutError: the filters are frozen, out of range, given twice or all of them, or are part of a
-                grid (heads, convolution groups) and not whole rows or columns of it.
+            CutError: the filters are frozen, out of range, given twice or all of them, or are part
+                of a grid (heads, convolution groups) and not whole rows or columns of it.
         """
         atoms = [self._atoms_of(layer, indices) for layer, indices in layers.items()]
         removed = np.unique(np.concatenate([*atoms, np.zeros(0, np.int64)]))
@@ -355,7 +359,8 @@ class Network:
                     if len(gone) == tensor.shape[axis]:
                         raise CutError(
                             f"{tensor.name}: expected a cut that leaves something of axis {axis}; "
-                            f"received one that removes all {len(gone)}. Leave at least one channel."
+                            f"received one that removes all {len(gone)}. Leave at least one "
+                            f"channel."
                         )
                     removed[axis] = gone
             if removed:
@@ -383,11 +388,12 @@ class Network:
                     f"{layer}: filter {index} cannot be removed: {'; '.join(why) or 'it is frozen'}"
                 )
         rest = np.setdiff1d(np.arange(len(units)), wanted)
-        whole = np.setdiff1d(atoms[list(wanted)], atoms[rest])
+        whole: Ids = np.setdiff1d(atoms[list(wanted)], atoms[rest])
         whole = whole[whole != ALWAYS]
         if not np.isin(atoms[list(wanted)], whole).any(axis=1).all():
             raise CutError(
-                f"{layer}: its filters form a grid (heads or convolution groups), of which only whole "
+                f"{layer}: its filters form a grid (heads or convolution groups), of which only "
+                f"whole "
                 f"rows or columns can go; received {text.ranges(wanted)}. "
                 f"Its smallest removable sets: {self._removable_sets(atoms)}"
             )
@@ -419,29 +425,23 @@ class Network:
 
     def __str__(self) -> str:
         total = self.cost()
+        columns = ["group", "channels", "tensors it touches", "parameters", "MACs"]
         rows = []
         for group in self.groups:
             left = self.cost_of(self.alive(group.channels))
             rows.append(
-                (
+                [
                     group.name,
                     str(len(group)),
                     _shown_members([m.layer for m in group.members]),
                     text.percent(1 - left.params / max(1, total.params)),
                     text.percent(1 - left.macs / max(1, total.macs)),
-                    "; ".join(group.inexact),
-                )
+                ]
             )
-        columns = [
-            "group",
-            "channels",
-            "tensors it touches",
-            "parameters",
-            "MACs",
-            "inexact through",
-        ]
-        if not any(group.inexact for group in self.groups):
-            columns, rows = columns[:-1], [row[:-1] for row in rows]
+        if any(group.inexact for group in self.groups):
+            columns.append("inexact through")
+            for row, group in zip(rows, self.groups, strict=True):
+                row.append(_shown_members(group.inexact, 1))
         parts = [
             f"{self.name}: {text.count(total.params)} parameters, {text.count(total.macs)} MACs, "
             f"{text.megabytes(total.bytes)}, {len(self.groups)} groups of "

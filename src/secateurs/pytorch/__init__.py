@@ -1,0 +1,1 @@
+"""Secateurs for PyTorch models."""

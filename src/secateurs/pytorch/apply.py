@@ -62,11 +62,12 @@ def apply(
         proof: False leaves the proof out.
 
     Returns:
-        The small model; ``.report`` holds the proof and everything removed so far. With an optimizer,
-        (small model, its optimizer).
+        The small model; ``.report`` holds the proof and everything removed so far. With an
+        optimizer, (small model, its optimizer).
 
     Raises:
-        CutError: the cut does not fit the model, or the proof does not hold. Nothing is left behind.
+        CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
+            behind.
     """
     model = checked_model(model)
     small = cut_copy(model, cut)
@@ -89,7 +90,8 @@ def delete_channels(
 
     Args:
         model: unchanged.
-        channels: layer name -> indices of the filters to remove, such as ``{"layer1.0.conv1": [0, 4]}``.
+        channels: layer name -> indices of the filters to remove, such as ``{"layer1.0.conv1": [0,
+            4]}``.
         example_inputs: what the model's forward takes.
 
     Returns:
@@ -106,14 +108,15 @@ def delete_channels(
 def _network_of(
     model: nn.Module, example_inputs: Any, network: Network | None, cut: Cut
 ) -> Network:
-    """The trace to prove with: the one given, else the one the cut was planned on, else a new one."""
+    """The trace to prove with: the one given, the one the cut was planned on, or a new one."""
     known = network or cut.planned_on()
     if known is not None and _is_of(known, model):
         return known
     fresh = trace(model, example_inputs)
     if fresh.cut({name: c.removed for name, c in cut.channels.items()}).tensors != cut.tensors:
         raise CutError(
-            "expected a cut whose channels and tensors agree on this model; received one planned for "
+            "expected a cut whose channels and tensors agree on this model; received one planned "
+            "for "
             "another. Plan it again on this model."
         )
     return fresh

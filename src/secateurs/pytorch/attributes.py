@@ -44,18 +44,20 @@ def sizes_of(
     Args:
         model: the traced model.
         leaves: its tensors, with the units along their axes.
-        counts: (layer, attribute) -> units that it counts, found while tracing (convolution groups, ...).
+        counts: (layer, attribute) -> units that it counts, found while tracing (convolution groups,
+            ...).
     """
     by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
     sizes: dict[tuple[str, str, int | None], Size] = {}
     for owner, module in model.named_modules():
         for attribute, units in _followed(owner, module, by_tensor, counts):
             if getattr(module, attribute, None) == math.prod(len(u) for u in units):
-                key = (owner, attribute, None)
-                sizes.setdefault(key, Size(*key, Product(1, units)))
+                sizes.setdefault(
+                    (owner, attribute, None), Size(owner, attribute, None, Product(1, units))
+                )
         for place, axis_units in _normalized_shape(module, by_tensor):
-            key = (owner, "normalized_shape", place)
-            sizes.setdefault(key, Size(*key, Product(1, (axis_units,))))
+            size = Size(owner, "normalized_shape", place, Product(1, (axis_units,)))
+            sizes.setdefault((owner, "normalized_shape", place), size)
     return list(sizes.values())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -57,8 +57,9 @@ MADE_OF_MOVEMENTS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
 class Counted(TorchDispatchMode):
     """Numbers the operations of a forward pass and hands each to ``step``.
 
-    Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``, ``chunk``,
-    ``flatten``, ...): those in ``whole`` are taken as they are, others as what they are composed of.
+    Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``,
+    ``chunk``, ``flatten``, ...): those in ``whole`` are taken as they are, others as what they are
+    composed of.
     """
 
     def __init__(self, whole: Callable[[OpOverloadPacket], bool]) -> None:
@@ -72,9 +73,7 @@ class Counted(TorchDispatchMode):
         """Dotted path of the innermost module that is running."""
         return self._layers[-1] if self._layers else ""
 
-    def step(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Do one operation; ``self.index`` is its number."""
         raise NotImplementedError
 
@@ -125,7 +124,7 @@ class Counted(TorchDispatchMode):
             self._layers.clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_composite(function: OpOverload) -> bool:
     """Whether PyTorch defines the operation by others alone."""
     return bool(function._can_decompose())
@@ -133,7 +132,7 @@ def is_composite(function: OpOverload) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, without fused attention kernels that hide what they are made of; all put back after."""
+    """Eval mode, without fused attention that hides what it is made of; all is put back."""
     training = {module: module.training for module in model.modules()}
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -149,7 +148,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def users_line() -> str:
-    """'file.py:12 (in forward)': the innermost line of the call that is neither PyTorch's nor ours."""
+    """'file.py:12 (in forward)': the innermost line that is neither PyTorch's nor ours."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

@@ -69,7 +69,7 @@ def leaves_of(model: nn.Module) -> list[Leaf]:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """(name, tensor, whether a parameter) of parameters, buffers and bare tensors, repeats included."""
+    """(name, tensor, whether a parameter) of all a model's tensors, repeats included."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, parameter, True
     for name, buffer in model.named_buffers(remove_duplicate=False):

@@ -1,9 +1,9 @@
 """The proof of a cut: the small model against the masked twin of the dense one.
 
-The masked twin is the dense model whose *consumers* ignore the removed channels: at each convolution and
-matrix product their values are taken as zero. (Zeroing the filters that make them would be wrong:
-after batch normalisation and ReLU a zero is no longer zero.) An operation that mixes channels, such as
-layer normalisation, is run by the twin on the kept channels alone.
+The masked twin is the dense model whose *consumers* ignore the removed channels: at each
+convolution and matrix product their values are taken as zero. (Zeroing the filters that make them
+would be wrong: after batch normalisation and ReLU a zero is no longer zero.) An operation that
+mixes channels, such as layer normalisation, is run by the twin on the kept channels alone.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.channels.evidence import Proof
-from secateurs.channels.labels import Ids, Solution
+from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
 from secateurs.pytorch import rules
-from secateurs.pytorch.counted import Counted, aten, evaluating
+from secateurs.pytorch.counted import Counted, aten
 from secateurs.pytorch.inputs import as_call
-from secateurs.pytorch.trace import TracedModel
+from secateurs.pytorch.trace import traced
 from secateurs.pytorch.tracer import Axes, Call, Operation, tensors_in
 
 
 class Sampled(Counted):
     """Runs a model and keeps a few values of every operation's result.
 
-    A model's output alone can prove nothing where it hardly depends on the weights (a head that starts at
-    zero, activations that have died away), so the proof also compares what is inside.
+    A model's output alone can prove nothing where it hardly depends on the weights (a head that
+    starts at zero, activations that have died away), so the proof also compares what is inside.
     """
 
     samples_each = 64
@@ -45,17 +45,15 @@ class Sampled(Counted):
         self._stays = stays
         self.samples: list[torch.Tensor | None] = []
 
-    def step(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = self._operations[self.index] if self.index < len(self._operations) else None
         output = self.do(Call(function, arguments, keywords), operation)
         first = next(iter(tensors_in(output)), None)
         followed = operation is not None and operation.outputs
-        self.samples.append(self._sample(first, operation) if followed else None)  # type: ignore[arg-type]
+        self.samples.append(self._sample(first, operation) if operation and followed else None)
         return output
 
-    def do(self, call: Call, operation: Operation | None) -> Any:  # noqa: ARG002
+    def do(self, call: Call, operation: Operation | None) -> Any:
         """The operation itself."""
         return call.function(*call.arguments, **call.keywords)
 
@@ -76,8 +74,8 @@ class Sampled(Counted):
         self,
         tensor: torch.Tensor,
         places: Sequence[NDArray[np.int64]],
-        dense: Sequence[int],  # noqa: ARG002
-        axes: Axes,  # noqa: ARG002
+        dense: Sequence[int],
+        axes: Axes,
     ) -> torch.Tensor | None:
         if any(len(at) and at.max() >= size for at, size in zip(places, tensor.shape, strict=True)):
             return None
@@ -146,9 +144,7 @@ class MaskedTwin(Sampled):
             tensor = tensor.index_select(axis, self._index(units, True, tensor.device))
         return tensor
 
-    def _expanded(
-        self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes
-    ) -> torch.Tensor:
+    def _expanded(self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes) -> torch.Tensor:
         for axis, units in axes.items():
             longer = list(tensor.shape)
             longer[axis] = shape[axis]
@@ -190,7 +186,7 @@ def largest_difference(one: Any, other: Any) -> tuple[float, float]:
         if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
             gap = (mine - theirs).abs().max().item()
             # Where both are infinite or NaN alike there is nothing to compare.
-            difference = max(difference, gap if gap == gap else float("inf"))
+            difference = max(difference, float("inf") if math.isnan(gap) else gap)
             scale = max(scale, theirs.abs().max().item())
     return difference, scale
 
@@ -216,14 +212,16 @@ def prove(
         example_inputs: as the models' forward takes.
 
     Raises:
-        CutError: the small model cannot run, the difference is larger than rounding explains, or the
-            outputs are not finite, so that nothing can be proven.
+        CutError: the small model cannot run, the difference is larger than rounding explains, or
+            the outputs are not finite, so that nothing can be proven.
     """
-    source = network.source
-    if not isinstance(source, TracedModel):
-        raise CutError(f"expected a network traced from PyTorch; received one from {source.framework}")
+    source = traced(network)
     proof = _compare(network, source.model, small, alive, example_inputs)
-    if not proof.holds and _precision(source.model) in (torch.float32, torch.float16, torch.bfloat16):
+    if not proof.holds and _precision(source.model) in (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+    ):
         exact = _compare(
             network,
             copy.deepcopy(source.model).double(),
@@ -241,7 +239,7 @@ def _compare(
     network: Network, dense: nn.Module, small: nn.Module, alive: NDArray[np.bool_], inputs: Any
 ) -> Proof:
     arguments, keywords = as_call(inputs, dense)
-    operations = network.source.operations  # type: ignore[attr-defined]
+    operations = traced(network).operations
     stays = network.solution.kept(alive)
     twin, sampled = MaskedTwin(operations, stays), Sampled(operations, stays)
     expected = twin.run(dense, arguments, keywords)
@@ -270,7 +268,7 @@ def _largest_inside(
     received: Sequence[torch.Tensor | None],
     expected: Sequence[torch.Tensor | None],
 ) -> tuple[float, str]:
-    """(largest difference of any operation's samples relative to their size, the layer it is in)."""
+    """(largest difference of an operation's samples relative to their size, its layer)."""
     largest, where = 0.0, ""
     for operation, mine, theirs in zip(operations, received, expected, strict=False):
         if mine is None or theirs is None:
@@ -317,10 +315,13 @@ def _first_not_finite(model: nn.Module) -> str:
 
 def _explained(network: Network, proof: Proof) -> str:
     return (
-        f"{network.name}: the cut model does not do what the dense one does without these channels: "
+        f"{network.name}: the cut model does not do what the dense one does without these "
+        f"channels: "
         f"expected a largest difference of {proof.tolerance:.2g} or less, received "
         f"{proof.max_difference:.2g} (largest output {proof.scale:.3g}); "
-        f"inside, they differ most in {proof.layer or 'the model'} (by {proof.inside:.2g} of its size). "
-        "The cut was not made. An operation there does something else than its rule says: leave its "
+        f"inside, they differ most in {proof.layer or 'the model'} (by {proof.inside:.2g} of its "
+        f"size). "
+        "The cut was not made. An operation there does something else than its rule says: leave "
+        "its "
         "channels out of the cut, and please report it."
     )

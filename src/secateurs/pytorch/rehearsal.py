@@ -1,9 +1,9 @@
 """A cut tried out on shapes alone, to find sizes that a forward pass has baked in.
 
-Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a cut of
-one channel from every group is made on tensors without data, the model is run, and each operation's
-result is held against the shape the labels foretell. Where they differ, an integer in the code did not
-follow; the channels concerned are frozen, with the line that blocks.
+Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a
+cut of one channel from every group is made on tensors without data, the model is run, and each
+operation's result is held against the shape the labels foretell. Where they differ, an integer in
+the code did not follow; the channels concerned are frozen, with the line that blocks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class OffCourseError(Exception):
 class Rehearsal(Counted):
     """Runs the small model on tensors without data and compares shapes with those foretold.
 
-    A wrong result is replaced by one of the foretold shape, so that one run finds every blocking line.
+    A wrong result is replaced by one of the foretold shape, so that one run finds every blocking
+    line.
     """
 
     def __init__(
@@ -54,9 +55,7 @@ class Rehearsal(Counted):
         self.foreign: list[str] = []
         """Lines where a size went wrong that none of the channels there explains."""
 
-    def step(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         call = Call(function, arguments, keywords)
         if self.index >= len(self._operations):
             raise OffCourseError
@@ -99,16 +98,21 @@ class Rehearsal(Counted):
         return made[0] if len(made) == 1 else tuple(made)
 
     def _block(self, call: Call, operation: Operation, shapes: list[tuple[int, ...]]) -> None:
-        """Blame the axes whose length is still the dense one; if there are none, all that differ."""
+        """Blame the axes whose length is still the dense one; if none is, all that differ."""
         wrong: list[Ids] = []
         stuck: list[tuple[int, Ids]] = []
-        asked_for = [shapes[place] if place < len(shapes) else None for place in range(len(operation.outputs))]
+        asked_for = [
+            shapes[place] if place < len(shapes) else None
+            for place in range(len(operation.outputs))
+        ]
         if not shapes:
             asked_for[0] = _asked_shape(call, len(operation.outputs[0][0]))
         for got, (dense, axes) in zip(asked_for, operation.outputs, strict=True):
             foretold = self._shape(dense, axes)
             for axis, units in axes.items():
-                if foretold[axis] == dense[axis] or (got is not None and got[axis] == foretold[axis]):
+                if foretold[axis] == dense[axis] or (
+                    got is not None and got[axis] == foretold[axis]
+                ):
                     continue
                 if got is not None and got[axis] == dense[axis]:
                     stuck.append((dense[axis], units))
@@ -159,9 +163,9 @@ def rehearse(
 def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
     """The shape a failed reshape, view or expand was told to make."""
     for value in [*call.arguments[1:], *call.keywords.values()]:
-        if isinstance(value, (list, tuple)) and len(value) == rank:
-            if all(isinstance(size, int) for size in value):
-                return tuple(value)
+        is_shape = isinstance(value, (list, tuple)) and len(value) == rank
+        if is_shape and all(isinstance(size, int) for size in value):
+            return tuple(value)
     return None
 
 

@@ -1,7 +1,7 @@
 """Shapes of the commonest results, quicker than PyTorch's own inference on tensors without data.
 
-That inference is written in Python and takes a tenth of a millisecond and more an operation, which is most
-of a trace's time. Anything unusual is left to it.
+That inference is written in Python and takes a tenth of a millisecond and more an operation, which
+is most of a trace's time. Anything unusual is left to it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,12 @@ def convolution(call: Call) -> Any:
     """A convolution whose padding is given in numbers."""
     x, weight, padding = call["input"], call["weight"], call.get("padding", 0)
     rank = weight.dim() - 2
-    if not x.is_meta or isinstance(padding, str) or x.dim() != weight.dim() or call.get("transposed"):
+    if (
+        not x.is_meta
+        or isinstance(padding, str)
+        or x.dim() != weight.dim()
+        or call.get("transposed")
+    ):
         return call.run()
     channels = weight.shape[1] * call.get("groups", 1)
     if x.shape[1] != channels:

@@ -1,4 +1,4 @@
-"""Making a cut: a new model whose tensors and sizes are smaller. The user's model is not touched."""
+"""Making a cut: a new model of smaller tensors and sizes. The user's model is not touched."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from secateurs.channels.cut import Cut, SizeChange, TensorCut
 from secateurs.errors import CutError
 from secateurs.pytorch.leaves import Leaf, leaves_of
 
+
 def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Module:
     """A copy of the model with the cut made. Big tensors are sliced, never copied whole first.
 
@@ -28,12 +29,15 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
     """
     leaves = leaves_of(model)
     _check_tensors(leaves, cut)
-    # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay ties.
+    # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
+    # ties.
     memo: dict[int, Any] = {}
     for leaf in leaves:
         if leaf.name in cut.tensors or (without_data and leaf.can_carry_channels):
             memo[id(leaf.tensor)] = _cut_tensor(leaf, cut.tensors.get(leaf.name), without_data)
-        elif leaf.tensor.grad_fn is not None:  # a result kept as an attribute; deepcopy refuses those
+        elif (
+            leaf.tensor.grad_fn is not None
+        ):  # a result kept as an attribute; deepcopy refuses those
             memo[id(leaf.tensor)] = leaf.tensor.detach().clone()
     small = copy.deepcopy(model, memo)
     set_sizes_(small, cut.sizes)
@@ -45,12 +49,14 @@ def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
     for name, tensor_cut in cut.tensors.items():
         if name not in shapes:
             raise CutError(
-                f"{name}: expected a tensor of shape {tensor_cut.shape}; the model has none of this name. "
+                f"{name}: expected a tensor of shape {tensor_cut.shape}; the model has none of "
+                f"this name. "
                 "Apply the cut to the model it was planned for, or to one built alike."
             )
         if shapes[name] != tensor_cut.shape:
             raise CutError(
-                f"{name}: expected shape {tensor_cut.shape}; received a model with shape {shapes[name]}. "
+                f"{name}: expected shape {tensor_cut.shape}; received a model with shape "
+                f"{shapes[name]}. "
                 "Apply the cut to the model it was planned for, or to one built alike."
             )
 
@@ -70,7 +76,9 @@ def _cut_tensor(leaf: Leaf, cut: TensorCut | None, without_data: bool) -> torch.
 def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     """A new tensor without the removed indices, in the same memory layout."""
     small = tensor
-    for axis in sorted(cut.removed):  # leading axes first: that copies whole rows, and the rest is less
+    for axis in sorted(
+        cut.removed
+    ):  # leading axes first: that copies whole rows, and the rest is less
         small = _keep(small, axis, cut.kept(axis))
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return small.contiguous(memory_format=torch.channels_last)
@@ -80,8 +88,8 @@ def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
 def _keep(tensor: torch.Tensor, axis: int, kept: NDArray[np.int64]) -> torch.Tensor:
     """``index_select``, by blocks where whole blocks stay.
 
-    After a flatten, one channel is many neighbouring inputs; copying them block by block is ten times
-    quicker than one by one.
+    After a flatten, one channel is many neighbouring inputs; copying them block by block is ten
+    times quicker than one by one.
     """
     starts = np.flatnonzero(np.diff(kept, prepend=-2) != 1)
     lengths = np.diff(np.append(starts, len(kept)))
@@ -89,7 +97,8 @@ def _keep(tensor: torch.Tensor, axis: int, kept: NDArray[np.int64]) -> torch.Ten
     index = torch.from_numpy(kept[::block] // block).to(tensor.device)
     if block == 1:
         return tensor.index_select(axis, index)
-    blocks = tensor.unflatten(axis, (tensor.shape[axis] // block, block))
+    shape = tensor.shape
+    blocks = tensor.reshape(*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :])
     return blocks.index_select(axis, index).flatten(axis, axis + 1)
 
 
@@ -101,17 +110,17 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
     """
     for size in sizes:
         layer = model.get_submodule(size.owner)
-        present = getattr(layer, size.attribute, None)
-        value = present if size.position is None else present[size.position]  # type: ignore[index]
+        present: Any = getattr(layer, size.attribute, None)
+        value = present if size.position is None else present[size.position]
         name = f"{size.owner}.{size.attribute}".lstrip(".")
         if value != size.before:
             raise CutError(f"{name}: expected {size.before}; received a model with {value}")
         if size.position is None:
             setattr(layer, size.attribute, size.after)
         else:
-            items = list(present)  # type: ignore[arg-type]
+            items = list(present)
             items[size.position] = size.after
-            setattr(layer, size.attribute, type(present)(items))  # type: ignore[call-arg]
+            setattr(layer, size.attribute, type(present)(items))
 
 
 def cut_optimizer(
@@ -119,7 +128,8 @@ def cut_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer for the cut model: same settings, its state (momentum, ...) sliced along.
 
-    State that has neither the parameter's shape nor one number is dropped: the optimizer starts it anew.
+    State that has neither the parameter's shape nor one number is dropped: the optimizer starts it
+    anew.
     """
     mine = {id(leaf.tensor): leaf.name for leaf in leaves_of(model)}
     theirs = {leaf.name: leaf.tensor for leaf in leaves_of(small)}
@@ -134,7 +144,9 @@ def cut_optimizer(
                     f"{tuple(parameter.shape)} that the model does not have"
                 )
             memo[id(parameter)] = theirs[name]
-            if not _slice_state(optimizer.state.get(parameter, {}), parameter, cut.tensors.get(name), memo):
+            if not _slice_state(
+                optimizer.state.get(parameter, {}), parameter, cut.tensors.get(name), memo
+            ):
                 stale.append(theirs[name])
     carried = copy.deepcopy(optimizer, memo)
     for parameter in stale:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.channels.network import Group, Network
-from secateurs.errors import ModelError
+from secateurs.errors import CutError, ModelError
 from secateurs.pytorch import rules
 from secateurs.pytorch.attributes import sizes_of
 from secateurs.pytorch.inputs import as_call, checked_model, described
@@ -47,6 +47,15 @@ class TracedModel:
         return values
 
 
+def traced(network: Network) -> TracedModel:
+    """What the network knows of the PyTorch model it came from."""
+    if not isinstance(network.source, TracedModel):
+        raise CutError(
+            f"expected a network traced from PyTorch; received one from {network.source.framework}"
+        )
+    return network.source
+
+
 def trace(model: nn.Module, example_inputs: Any) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
@@ -66,7 +75,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
     tracer = _traced(model, leaves, example_inputs)
     network = _network(model, leaves, tracer, example_inputs)
     if tracer.reads_sizes:
-        network = _rehearsed(network, tracer, lambda: _network(model, leaves, tracer, example_inputs))
+        network = _rehearsed(
+            network, tracer, lambda: _network(model, leaves, tracer, example_inputs)
+        )
     return network
 
 
@@ -95,7 +106,9 @@ def _rehearsed(network: Network, tracer: Tracer, again: Callable[[], Network]) -
     for shares in (_one_each, _different_shares):
         while True:
             blocked, foreign = _try_out(network, tracer, shares(network.groups))
-            stays = network.solution.kept(network.alive(network.removed_by(network.cut(shares(network.groups)))))
+            stays = network.solution.kept(
+                network.alive(network.removed_by(network.cut(shares(network.groups))))
+            )
             blocked = [block for block in blocked if not stays[block.units].all()]
             if not blocked and foreign:
                 blocked = _culprits(network, tracer, shares(network.groups), foreign[0])
@@ -126,7 +139,7 @@ def _try_out(
     cut = network.cut(channels)
     if not cut:
         return [], []
-    source = network.source
+    source = traced(network)
     arguments, keywords = as_call(source.example_inputs, source.model)
     return rehearse(
         cut_copy(source.model, cut, without_data=True),
@@ -155,7 +168,12 @@ def _culprits(
         return found
     # One group alone, or groups that only block together: none of them may be cut.
     return [
-        Blocked(np.flatnonzero(np.isin(network.solution.atoms, network.group(name).channels).any(axis=1)), reason)
+        Blocked(
+            np.flatnonzero(
+                np.isin(network.solution.atoms, network.group(name).channels).any(axis=1)
+            ),
+            reason,
+        )
         for name in names
     ]
 
@@ -174,7 +192,7 @@ def _traced(model: nn.Module, leaves: Sequence[Leaf], example_inputs: Any) -> Tr
             [_mapped(value, follow) for value in arguments],
             {key: _mapped(value, follow) for key, value in keywords.items()},
         )
-    except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
+    except Exception as error:
         raise ModelError(
             f"{type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
             f"Received example_inputs of {described(example_inputs)}; "

@@ -76,8 +76,8 @@ class Operation:
         layer: where it happened.
         outputs: for each tensor it gave, its shape and the units along its axes.
         masks: operands the masked twin changes.
-        mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all operands;
-            the masked twin runs it on the kept channels only.
+        mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all
+            operands; the masked twin runs it on the kept channels only.
         groups: the units that a group normalisation counts.
     """
 
@@ -161,9 +161,9 @@ def tensors_in(values: Any) -> Iterable[torch.Tensor]:
 class Tracer(Counted):
     """Runs a model on tensors without data and collects the equations between its units.
 
-    A rule for each operation says what it does to the labels; an operation without a rule freezes what
-    it touches. Values that do not depend on the input or the weights (index tables, masks, grids) are
-    computed for real, so that rules can read them.
+    A rule for each operation says what it does to the labels; an operation without a rule freezes
+    what it touches. Values that do not depend on the input or the weights (index tables, masks,
+    grids) are computed for real, so that rules can read them.
     """
 
     def __init__(self, leaves: Sequence[Leaf], rules: Any, concrete: bool = False) -> None:
@@ -184,9 +184,7 @@ class Tracer(Counted):
 
     # -- one operation
 
-    def step(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = Operation(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
         mutates = function._schema.is_mutable
@@ -201,7 +199,7 @@ class Tracer(Counted):
         return output
 
     def _stand_in(self, value: Any, mutates: bool) -> Any:
-        """The tensor without data that stands for a weight; a copy for what would be changed in place."""
+        """The tensor without data that stands for a weight; a copy of what would be changed."""
         if isinstance(value, torch.Tensor):
             known = self._stand_ins.get(id(value))
             if known is not None:
@@ -215,7 +213,9 @@ class Tracer(Counted):
         return value
 
     def _stand_in_for(self, leaf: Leaf, mutates: bool) -> torch.Tensor:
-        with torch.inference_mode(mode=False):  # PyTorch wants views of weights to be ordinary tensors
+        with torch.inference_mode(
+            mode=False
+        ):  # PyTorch wants views of weights to be ordinary tensors
             tensor = leaf.tensor.detach()
             if leaf.can_carry_channels and not self._concrete:
                 tensor = torch.empty_like(tensor, device="meta")
@@ -243,7 +243,7 @@ class Tracer(Counted):
         return known if known is not None else Labels()
 
     def axes(self, tensor: torch.Tensor) -> Axes:
-        """The labelled axes of a tensor; a weight's axes get units of their own if they had none."""
+        """The labelled axes of a tensor; a weight's get units of their own if they had none."""
         labels = self.labels(tensor)
         if labels.leaf is not None:
             for axis, length in enumerate(tensor.shape):
@@ -252,7 +252,7 @@ class Tracer(Counted):
         return labels.axes
 
     def put(self, tensor: torch.Tensor, axes: Mapping[int, Ids | None], why: str = "") -> None:
-        """Label an operation's result. Axes of length one and those without units stay unlabelled."""
+        """Label an operation's result; axes of length one or without units stay unlabelled."""
         kept = {
             axis: units
             for axis, units in axes.items()
@@ -272,10 +272,10 @@ class Tracer(Counted):
     # -- equations
 
     def unify(self, places: Sequence[Place]) -> Ids | None:
-        """These axes are one: the same units lie along all of them. Returns these, None if none do.
+        """These axes are one: the same units lie along all of them. Returns these; None if none do.
 
-        Axes of length one are broadcast and do not count. Where an axis carries no channels, it has a
-        fixed length, so all the others are frozen.
+        Axes of length one are broadcast and do not count. An axis that carries no channels has a
+        fixed length, so all that meet it are frozen.
         """
         known: list[Ids] = []
         unbound: list[tuple[Leaf, int]] = []
@@ -329,9 +329,10 @@ class Tracer(Counted):
         labels = self.labels(place.tensor)
         weight = labels.weight
         axis = place.axis if labels.leaf is not None else self._axis_in_origin(labels, place.axis)
-        if weight is not None and axis is not None:
-            if weight.roles.get(axis, Role.OTHER) is Role.OTHER:
-                weight.roles[axis] = role
+        if weight is None or axis is None:
+            return
+        if weight.roles.get(axis, Role.OTHER) is Role.OTHER:
+            weight.roles[axis] = role
 
     def _axis_in_origin(self, labels: Labels, axis: int) -> int | None:
         units = labels.axes.get(axis)
@@ -381,11 +382,13 @@ def is_followed(tensor: torch.Tensor) -> bool:
 
 
 def made_for_real(call: Call) -> Any:
-    """Run an operation on constants; one asked for on the input's (meta) device is made on the CPU."""
+    """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
     device = call.keywords.get("device")
     if device is not None and torch.device(device).type == "meta":
         call.keywords["device"] = torch.device("cpu")
-    if any(tensor.is_meta for tensor in call.tensors()):  # new_zeros and the like: only the type counts
+    if any(
+        tensor.is_meta for tensor in call.tensors()
+    ):  # new_zeros and the like: only the type counts
         like = torch.empty(0, dtype=call.tensors()[0].dtype)
         return call.function(like, *call.arguments[1:], **call.keywords)
     return call.run()

@@ -53,10 +53,8 @@ def _mask(
             return
 
 
-def _note_roles(
-    tracer: Tracer, operands: Sequence[tuple[torch.Tensor, str]], result: str
-) -> None:
-    """A weight that meets an activation reads its summed axes and makes filters along the others."""
+def _note_roles(tracer: Tracer, operands: Sequence[tuple[torch.Tensor, str]], result: str) -> None:
+    """A weight that meets an activation reads along summed axes, makes filters along others."""
     weights = [tracer.labels(tensor).weight for tensor, _ in operands]
     if all(weights):
         return
@@ -134,7 +132,8 @@ def addmm(tracer: Tracer, call: Call) -> Any:
         if at >= 0:
             tracer.unify([Place(output, axis), Place(bias, at)])
             tracer.play(Place(bias, at), Role.SHIFT)
-    # The masked twin counts tensor arguments: here the product's first operand is the second of them.
+    # The masked twin counts tensor arguments: here the product's first operand is the second of
+    # them.
     operation = tracer.operations[-1]
     operation.masks = [type(m)(m.operand + 1, m.axis, m.units) for m in operation.masks]
     return output
@@ -156,7 +155,7 @@ def einsum(tracer: Tracer, call: Call) -> Any:
 
 @rule(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution)
 def convolution(tracer: Tracer, call: Call) -> Any:
-    """y[n, o, ...] = x[n, i, ...] w[o, i, ...]; with groups, the channels of each side form a grid."""
+    """y[n, o, ...] = x[n, i, ...] w[o, i, ...]; with groups, each side's channels form a grid."""
     if call.packet is aten.convolution and call["transposed"]:
         return transposed_convolution(tracer, call)
     return _convolve(tracer, call, transposed=False)
@@ -206,7 +205,9 @@ def _grouped(
     Read: a grid of groups by channels in each. Made: a grid of the same groups by filters in each.
     """
     equations = tracer.equations
-    read = tracer.unify([Place(x, channel), Place(weight, 0)] if transposed else [Place(x, channel)])
+    read = tracer.unify(
+        [Place(x, channel), Place(weight, 0)] if transposed else [Place(x, channel)]
+    )
     if read is None:
         tracer.freeze(weight, f"grouped convolution of {tracer.labels(x).why}", (0, 1))
         return None, None, []
@@ -226,14 +227,16 @@ def _grouped(
         made = rows
     else:
         own = tracer.labels(weight).axes.get(0)
-        columns = equations.units(filters) if own is None else equations.factor(own, (groups, filters))[1]
+        columns = (
+            equations.units(filters) if own is None else equations.factor(own, (groups, filters))[1]
+        )
         made = equations.compose((rows, columns))
     _join(tracer, weight, 0, made)
     return read, made, [made] if inside is None else [made, inside]
 
 
 def _join(tracer: Tracer, weight: torch.Tensor, axis: int, units: Ids) -> None:
-    """A weight's axis carries these units: bound to them if it had none, equal to them if it had."""
+    """A weight's axis carries these units: bound to them if it had none, else equal to them."""
     labels = tracer.labels(weight)
     if labels.leaf is not None and axis not in labels.leaf.axes:
         labels.leaf.axes[axis] = units
@@ -294,9 +297,7 @@ def attention(tracer: Tracer, call: Call) -> Any:
         tracer.freeze(query, reason, (query.dim() - 1,))
         tracer.freeze(key, reason, (key.dim() - 1,))
     units = {
-        letter: tracer.unify(
-            [Place(t, word.index(letter)) for t, word in places if letter in word]
-        )
+        letter: tracer.unify([Place(t, word.index(letter)) for t, word in places if letter in word])
         for letter in f"{lead}qkdv"
     }
     tracer.mask(0, query.dim() - 1, units["d"])

@@ -9,7 +9,7 @@ import torch
 from secateurs.channels.network import Role
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.rules.registry import rule, unknown
-from secateurs.pytorch.tracer import Axes, Call, Place, Tracer, is_followed
+from secateurs.pytorch.tracer import Axes, Call, Place, Tracer
 
 
 @rule(aten.embedding)
@@ -27,19 +27,13 @@ def embedding(tracer: Tracer, call: Call) -> Any:
 def index(tracer: Tracer, call: Call) -> Any:
     """``x[i, :, j]``: indexed axes may not change; those before and behind are carried."""
     x, indices = call.arguments[:2]
-    if any(tensor is not None and is_followed(tensor) and tensor.is_meta for tensor in indices):
-        if any(tensor is not None and tensor.dtype is torch.bool for tensor in indices):
-            return unknown(tracer, call)
     indexed = [axis for axis, tensor in enumerate(indices) if tensor is not None]
-    spans = {axis: max(1, t.dim()) for axis, t in enumerate(indices) if t is not None}
     masks = any(tensor is not None and tensor.dtype is torch.bool for tensor in indices)
     if masks or indexed != list(range(indexed[0], indexed[-1] + 1)):
         return unknown(tracer, call)
     tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
     output = call.run()
-    width = max(spans.values()) if spans else 0
-    broadcast = torch.broadcast_shapes(*(t.shape for t in indices if t is not None))
-    width = len(broadcast)
+    width = len(torch.broadcast_shapes(*(t.shape for t in indices if t is not None)))
     axes: Axes = {}
     for axis, units in tracer.axes(x).items():
         if axis < indexed[0]:

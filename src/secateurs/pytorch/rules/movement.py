@@ -1,8 +1,9 @@
 """Operations that only move elements about: run on the labels, they say themselves what they do.
 
-The label of an axis is laid out as a tensor of whole numbers of the operand's shape, constant along all
-other axes and so of no size; the operation is run on it; the axes along which the result varies are the
-ones that carry the channels now. If two do, a reshape has divided the axis, and it is a grid.
+The label of an axis is laid out as a tensor of whole numbers of the operand's shape, constant along
+all other axes and so of no size; the operation is run on it; the axes along which the result varies
+are the ones that carry the channels now. If two do, a reshape has divided the axis, and it is a
+grid.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> An
     lengths[axis] = len(units)
     labels = torch.from_numpy(units).view(lengths).expand(shape)
     # A view of the labels may need a copy where a view of the operand does not.
-    function = aten.reshape.default if call.packet in (aten.view, aten._unsafe_view) else call.function
+    function = (
+        aten.reshape.default if call.packet in (aten.view, aten._unsafe_view) else call.function
+    )
     return function(labels, *call.arguments[1:], **call.keywords)
 
 
@@ -91,7 +94,7 @@ def _merged(tracer: Tracer, result: torch.Tensor, found: Sequence[Axes]) -> Axes
 
 
 def _composed(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
-    """The axis of a grid whose rows and columns (and layers, ...) these labels name; None if it is none.
+    """The axis of a grid whose rows, columns, ... these labels name; None if it is no grid.
 
     Between two sides there may be axes without channels: they become sides that are frozen.
     """

@@ -28,7 +28,7 @@ def meet(tracer: Tracer, operands: Sequence[torch.Tensor], result: torch.Tensor)
 
 
 def _note_roles(tracer: Tracer, places: Sequence[Place]) -> None:
-    """A bare weight that meets an activation scales or shifts it; which of the two does not matter."""
+    """A bare weight that meets an activation scales or shifts it; which, does not matter."""
     if any(tracer.labels(place.tensor).weight is None for place in places):
         for place in places:
             tracer.play(place, Role.SCALE)
@@ -96,7 +96,7 @@ def prelu(tracer: Tracer, call: Call) -> Any:
 
 @rule(aten.glu)
 def glu(tracer: Tracer, call: Call) -> Any:
-    """The first half of an axis times the sigmoid of the second: both halves lose the same channels."""
+    """Half of an axis times the sigmoid of the other: both lose the same channels."""
     x = call["self"]
     axis = call.get("dim", -1) % x.dim()
     output = call.run()

@@ -18,7 +18,7 @@ def _axes_argument(call: Call, rank: int, name: str = "dim") -> Sequence[int]:
 
 
 def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
-    """The other axes are carried. A sum over channels ignores removed ones; a mean does not quite."""
+    """The other axes are carried. A sum over channels ignores removed ones; a mean does not."""
     x = call.tensors()[0]
     output = call.run()
     gone = set(_axes_argument(call, x.dim()))

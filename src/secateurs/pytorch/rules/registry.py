@@ -37,7 +37,7 @@ def is_whole(packet: OpOverloadPacket) -> bool:
 
 
 def apply(tracer: Tracer, call: Call) -> Any:
-    """Run an operation and say what it does to the labels; an unknown one freezes what it touches."""
+    """Run an operation and label its result; an unknown one freezes what it touches."""
     found = RULES.get(call.packet)
     if found is None:
         found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
@@ -48,7 +48,7 @@ def apply(tracer: Tracer, call: Call) -> Any:
 
 
 def _follow_all(tracer: Tracer, call: Call, output: Any) -> None:
-    """Every result is followed, labelled or not; one that carries no channels says where it is from."""
+    """Every result is followed, labelled or not; one without channels says where it is from."""
     sources = [tracer.labels(tensor) for tensor in call.tensors() if is_followed(tensor)]
     why = next((labels.why for labels in sources), "")
     weights = [labels.weight for labels in sources]
@@ -61,7 +61,7 @@ def _follow_all(tracer: Tracer, call: Call, output: Any) -> None:
 
 
 def pointwise(tracer: Tracer, call: Call) -> Any:
-    """Element by element: axes that meet are one. (Broadcast: counted from the last axis.)"""
+    """Element by element: axes that meet, counted from the last, are one."""
     from secateurs.pytorch.rules.pointwise import meet
 
     output = shapes.pointwise(call)

@@ -1,0 +1,50 @@
+"""How large the file of a cut network is, before it is written.
+
+A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the
+tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+
+METADATA_KEY = "secateurs"
+
+
+def metadata(cut: Cut) -> dict[str, str]:
+    """What a file says of itself: the cut that leads from the dense model to it."""
+    return {"format": "pt", METADATA_KEY: cut.to_json()}
+
+
+def file_bytes(network: Network, cut: Cut) -> int:
+    """Bytes of the file that holds the network after ``cut``: exact for a model as traced.
+
+    Buffers that a model does not save are counted all the same.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata(cut)}
+    place = 0
+    for tensor in network.tensors.values():
+        known = cut.tensors.get(tensor.name)
+        shape = tensor.shape if known is None else known.shape_after
+        size = tensor.itemsize
+        for length in shape:
+            size *= length
+        header[tensor.name] = {
+            "dtype": _letters(tensor.itemsize),
+            "shape": list(shape),
+            "data_offsets": [place, place + size],
+        }
+        place += size
+    return 8 + _padded(len(json.dumps(header, separators=(",", ":")).encode())) + place
+
+
+def _letters(itemsize: int) -> str:
+    return {8: "I64", 4: "F32", 2: "F16", 1: "U8"}.get(itemsize, "F32")
+
+
+def _padded(length: int) -> int:
+    return -(-length // 8) * 8

@@ -1,0 +1,80 @@
+"""Criteria that look at weights alone: no data, no forward pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.registry import Need, criterion
+
+
+@criterion(Need.WEIGHTS)
+def l1(facts: Facts) -> Array:
+    """Sum of the absolute weights of a filter.
+
+    Formula: s_j = sum |F_j|, over all filters that make channel j where several are coupled.
+    Cost: one read of the weights.
+    When it hurts: filters of different sizes do not compare, so across layers wide layers always
+    win; rank within groups, or use ``l1_mean``. Scaling a filter up and its readers down changes
+    the rank but not the network.
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017.
+    """
+    return _total([np.abs(rows).sum(axis=1) for rows in facts.filters])
+
+
+@criterion(Need.WEIGHTS)
+def l1_mean(facts: Facts) -> Array:
+    """Mean absolute weight of a filter: L1 normalised by the filter's size.
+
+    Formula: s_j = sum |F_j| / numel(F_j).
+    Cost: one read of the weights.
+    When it hurts: layers differ in the scale of their weights for reasons other than importance
+    (batch normalisation undoes any scale), and it compares them nonetheless.
+    Source: the normalised L1 of "Compressing a Keras CNN"; Li et al., ICLR 2017.
+    """
+    filters = facts.filters
+    mean: Array = l1(facts) / sum(rows.shape[1] for rows in filters)
+    return mean
+
+
+@criterion(Need.WEIGHTS)
+def l2(facts: Facts) -> Array:
+    """Euclidean norm of a filter.
+
+    Formula: s_j = sqrt(sum F_j^2), over all filters that make channel j.
+    Cost: one read of the weights.
+    When it hurts: as ``l1``; a few large weights count for more.
+    Source: He et al., Soft Filter Pruning, IJCAI 2018.
+    """
+    squares: Array = np.sqrt(_total([np.einsum("cn,cn->c", rows, rows) for rows in facts.filters]))
+    return squares
+
+
+@criterion(Need.WEIGHTS)
+def linf(facts: Facts) -> Array:
+    """Largest absolute weight of a filter.
+
+    Formula: s_j = max |F_j|.
+    Cost: one read of the weights.
+    When it hurts: one outlier saves an otherwise empty filter.
+    Source: the max norm of "Pruning ResNets for Fun and Profit".
+    """
+    largest: Array = np.stack([np.abs(rows).max(axis=1) for rows in facts.filters]).max(axis=0)
+    return largest
+
+
+@criterion(Need.NOTHING)
+def random(facts: Facts) -> Array:
+    """A number drawn for each channel: the control every other criterion has to beat.
+
+    Formula: s_j uniform in [0, 1), from the seed.
+    Cost: none.
+    When it hurts: without fine-tuning. With enough of it, random is often hard to beat.
+    Source: Mittal et al., Recovering from Random Pruning, WACV 2018.
+    """
+    return facts.random.random(len(facts))
+
+
+def _total(parts: list[Array]) -> Array:
+    total: Array = np.sum(np.stack(parts), axis=0)
+    return total
