@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -494,7 +495,7 @@ def _groups(
     groups = []
     lengths = {tensor.name: tensor.shape for tensor in tensors}
     used_names: Counter[str] = Counter()
-    for signature, channels in _atoms_by_signature(arrays, solution).items():
+    for signature, alike in _atoms_by_signature(arrays, solution).items():
         touched = np.frombuffer(signature, np.int64).reshape(-1, 2).tolist()
         members = tuple(
             Member(tensor.name, axis, tensor.roles.get(axis, Role.OTHER), each)
@@ -503,13 +504,31 @@ def _groups(
         )
         if any(member.each == lengths[member.tensor][member.axis] for member in members):
             continue  # one channel that is all of some axis: without it nothing would be left
-        name = _group_name(members, len(channels))
-        used_names[name] += 1
-        if used_names[name] > 1:
-            name = f"{name}#{used_names[name]}"
-        mixed = sorted({text for atom in channels for text in inexact.get(atom, ())})
-        groups.append(Group(name, np.array(channels), members, tuple(mixed)))
+        for channels in _sides(alike, solution.atoms[arrays[touched[0][0]]]):
+            name = _group_name(members, len(channels))
+            used_names[name] += 1
+            if used_names[name] > 1:
+                name = f"{name}#{used_names[name]}"
+            mixed = sorted({text for atom in channels for text in inexact.get(atom, ())})
+            groups.append(Group(name, np.array(channels), members, tuple(mixed)))
     return groups
+
+
+def _sides(alike: list[int], needs: Ids) -> Iterator[list[int]]:
+    """Atoms that touch the same axes, the rows of a grid apart from its columns.
+
+    A square grid's rows and columns touch the same axes equally often; but a row and a column meet in a
+    cell, and two rows never do.
+    """
+    if needs.shape[1] == 1:
+        yield alike
+        return
+    rest = alike
+    while rest:
+        meets = np.unique(needs[(needs == rest[0]).any(axis=1)])
+        others = np.isin(rest, meets[meets != rest[0]])
+        yield [atom for atom, other in zip(rest, others, strict=True) if not other]
+        rest = [atom for atom, other in zip(rest, others, strict=True) if other]
 
 
 def _atoms_by_signature(arrays: Sequence[Ids], solution: Solution) -> dict[bytes, list[int]]:
@@ -519,14 +538,12 @@ def _atoms_by_signature(arrays: Sequence[Ids], solution: Solution) -> dict[bytes
         atoms = solution.atoms[units].ravel()
         found, times = np.unique(atoms[atoms != ALWAYS], return_counts=True)
         entries.append(np.stack([found, np.full(len(found), number), times], axis=1))
-    if not entries:
-        return {}
-    table = np.concatenate(entries)
+    table = np.concatenate([*entries, np.zeros((0, 3), np.int64)])
     table = np.ascontiguousarray(table[np.lexsort((table[:, 1], table[:, 0]))])
     starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
     pairs = np.ascontiguousarray(table[:, 1:])
     by_signature: dict[bytes, list[int]] = {}
-    for start, stop in zip(starts, [*starts[1:], len(table)], strict=True):
+    for start, stop in pairwise([*starts.tolist(), len(table)]):
         by_signature.setdefault(pairs[start:stop].tobytes(), []).append(int(table[start, 0]))
     return by_signature
 

@@ -1,0 +1,157 @@
+"""The public calls, for whichever framework the model is of.
+
+Neither framework is imported here: a model can only be of one that its user has imported already.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.evidence import CutReport
+from secateurs.channels.network import Network
+from secateurs.criteria.facts import Facts
+from secateurs.criteria.score import score
+from secateurs.errors import ModelError
+from secateurs.plan import Budget, plan
+
+
+def backend(model: Any) -> ModuleType:
+    """The package that handles this model: ``secateurs.pytorch`` or ``secateurs.keras``.
+
+    Raises:
+        ModelError: it is neither a PyTorch module nor a Keras 3 model.
+    """
+    keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
+    # Keras first: on the PyTorch backend its models are PyTorch modules too.
+    if keras is not None and hasattr(keras, "Model") and isinstance(model, keras.Model):
+        import secateurs.keras
+
+        return secateurs.keras
+    if torch is not None and isinstance(model, torch.nn.Module):
+        import secateurs.pytorch
+
+        return secateurs.pytorch
+    raise ModelError(
+        f"expected a torch.nn.Module or a keras.Model; received {type(model).__name__}. "
+        "Pass the model itself, not its name, path or state."
+    )
+
+
+def trace(model: Any, example_inputs: Any = None) -> Network:
+    """Find the channels of a model and everything that is coupled to them.
+
+    Args:
+        model: a PyTorch module or a Keras model, in train or eval mode; it is not changed.
+        example_inputs: an array or tensor, or a tuple or dictionary of them, as the model takes.
+            A batch of one makes MACs come out per example. Keras models know their inputs.
+
+    Returns:
+        The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
+
+    Raises:
+        ModelError: the model's forward raises on these inputs, or it is no model.
+    """
+    network: Network = backend(model).trace(model, example_inputs)
+    return network
+
+
+def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> Any:
+    """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
+
+    Args:
+        model: the model the cut was planned for.
+        cut: what goes.
+        example_inputs: what to run both models on for the proof.
+        **options: ``optimizer=`` to have its state sliced along (then a pair is returned),
+            ``proof=False`` to leave the proof out.
+
+    Returns:
+        The small model; ``.report`` holds the proof and everything removed so far.
+
+    Raises:
+        CutError: the cut does not fit, or the proof does not hold. Nothing is left behind.
+    """
+    return backend(model).apply(model, cut, example_inputs, **options)
+
+
+def delete_channels(
+    model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any = None
+) -> Any:
+    """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
+
+    Args:
+        model: unchanged.
+        channels: layer name -> indices of the filters to remove, ``{"layer1.0.conv1": [0, 4]}``.
+        example_inputs: what the model takes.
+
+    Returns:
+        A new, smaller model.
+
+    Raises:
+        UnknownNameError: no such layer.
+        CutError: a filter that may not go, and why.
+    """
+    return backend(model).delete_channels(model, channels, example_inputs)
+
+
+def save(model: Any, path: str | Path) -> None:
+    """Write a model's weights, with the cut that leads to it from the dense model; no pickle."""
+    backend(model).save(model, path)
+
+
+def load(model: Any, path: str | Path) -> Any:
+    """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
+
+    Raises:
+        CheckpointError: the file is corrupted, foreign, or does not fit the model.
+    """
+    return backend(model).load(model, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What ``prune`` gives.
+
+    Attributes:
+        model: the small model.
+        cut: what was removed.
+        report: the proof, and the costs before and after.
+    """
+
+    model: Any
+    cut: Cut
+    report: CutReport
+
+
+def prune(
+    model: Any,
+    example_inputs: Any,
+    budget: Budget | None = None,
+    *,
+    criterion: str | Callable[[Facts], Any] = "l1",
+    calibration: Any = None,
+    seed: int = 0,
+    **planning: Any,
+) -> Pruned:
+    """Trace, score, plan, cut and prove, all in one.
+
+    Args:
+        model: unchanged.
+        example_inputs: what the model takes.
+        budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
+        criterion: how to rank channels.
+        calibration: data, for criteria that need it.
+        seed: for criteria that draw lots.
+        **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
+    """
+    network = trace(model, example_inputs)
+    scores = score(network, criterion, data=calibration, seed=seed)
+    cut = plan(network, scores, budget, **planning)
+    small = apply(model, cut, example_inputs, network=network)
+    return Pruned(small, cut, small.report)
