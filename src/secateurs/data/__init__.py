@@ -1,0 +1,6 @@
+"""Labelled images as NumPy arrays: digits, Fashion-MNIST, folders of images, coloured vehicles."""
+
+from secateurs.data.names import load
+from secateurs.data.sets import Data, Split, from_arrays
+
+__all__ = ["Data", "Split", "from_arrays", "load"]

@@ -1,0 +1,12 @@
+"""Where what took long to make is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/secateurs``, or ``~/.cache/secateurs``; it need not exist yet."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "secateurs"

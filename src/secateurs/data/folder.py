@@ -1,0 +1,152 @@
+"""Folders of images, one folder a class."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.data.cache import cache_folder
+from secateurs.data.pictures import SUFFIXES, read_picture
+from secateurs.data.progress import watched
+from secateurs.data.sets import Data, Pixels, assemble
+from secateurs.data.splits import Rows
+from secateurs.errors import DataError
+
+DEFAULT_SIZE = 64
+MOST_BYTES_IN_MEMORY = 1_000_000_000
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+TEST_FOLDERS = ("test",)
+
+_Listing = dict[str, list[Path]]
+
+
+def load_folder(
+    path: Path, size: int | None, shares: tuple[float, float], seed: int, limit: int | None
+) -> Data:
+    """Images from ``path``; see ``secateurs.data.load``.
+
+    ``path`` holds a folder for each class; or a folder ``train`` of such folders, beside ``val``
+    or ``test`` or both. What is missing is taken out of the training images.
+
+    Raises:
+        DataError: a file cannot be read, a class is empty, there is only one class, ...
+    """
+    if not path.is_dir():
+        raise DataError(
+            f"folder:{path}: expected a folder that holds one folder for each class; "
+            f"received {'a file' if path.exists() else 'a path that does not exist'}"
+        )
+    parts = _parts(path)
+    listings = {part: _listing(folder) for part, folder in parts.items()}
+    classes = list(listings["train"])
+    for part, listing in listings.items():
+        _check_same_classes(parts[part], list(listing), parts["train"], classes)
+    files = [file for listing in listings.values() for label in classes for file in listing[label]]
+    pixels = _read_all(files, size or DEFAULT_SIZE)
+    labelled: dict[str, tuple[Pixels, Rows]] = {}
+    start = 0
+    for part, listing in listings.items():
+        labels = np.repeat(np.arange(len(classes)), [len(listing[label]) for label in classes])
+        labelled[part] = (pixels[start : start + len(labels)], labels)
+        start += len(labels)
+    return assemble(
+        f"folder:{path}",
+        classes,
+        labelled["train"],
+        labelled.get("validation"),
+        labelled.get("test"),
+        shares=shares,
+        seed=seed,
+        limit=limit,
+    )
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    """The folders of the splits: 'train' alone where ``path`` holds the classes themselves."""
+    parts = {"train": path / "train"}
+    for part, names in (("validation", VALIDATION_FOLDERS), ("test", TEST_FOLDERS)):
+        found = [path / name for name in names if (path / name).is_dir()]
+        if found:
+            parts[part] = found[0]
+    split = parts["train"].is_dir() and len(parts) > 1
+    return parts if split else {"train": path}
+
+
+def _listing(folder: Path) -> _Listing:
+    """The image files of each class, sorted."""
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if len(classes) < 2:
+        images = sum(_is_image(entry) for entry in folder.iterdir())
+        raise DataError(
+            f"{folder}: expected at least two folders, one for each class, with images in them; "
+            f"received {len(classes)} folder{'s' * (len(classes) != 1)} and {images} images. "
+            "Put the images of each class in a folder of its own."
+        )
+    listing = {
+        entry.name: sorted(file for file in entry.rglob("*") if _is_image(file))
+        for entry in classes
+    }
+    for name, files in listing.items():
+        if not files:
+            raise DataError(
+                f"{folder / name}: expected at least one image "
+                f"({', '.join(sorted(SUFFIXES))}); received none. "
+                "Put images there, or take the folder out."
+            )
+    return listing
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()
+
+
+def _check_same_classes(folder: Path, classes: list[str], train: Path, expected: list[str]) -> None:
+    if classes == expected:
+        return
+    missing = sorted(set(expected) - set(classes))
+    extra = sorted(set(classes) - set(expected))
+    raise DataError(
+        f"{folder}: expected the same classes as {train}; "
+        + "; ".join(
+            f"{what} {', '.join(names)}"
+            for what, names in (("missing", missing), ("not there", extra))
+            if names
+        )
+    )
+
+
+def _read_all(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
+    pixels = _room((len(files), 3, size, size))
+
+    def read(number: int) -> None:
+        pixels[number] = read_picture(files[number], size)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in watched(pool.map(read, range(len(files))), len(files), "Reading images"):
+            pass
+    return pixels
+
+
+def _room(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """An array to fill: in memory, or in a nameless file where it would take too much of that."""
+    needed = int(np.prod(shape))
+    if needed <= MOST_BYTES_IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    # Not in the temporary folder, which is often in memory. The mapping keeps the file alive, and
+    # it is gone with the process, however that ends.
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, np.uint8, mode="w+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: expected room for {needed} bytes of pixels; {error.strerror or error}. "
+            "Set XDG_CACHE_HOME to a folder on a larger disk, or take a smaller size."
+        ) from error

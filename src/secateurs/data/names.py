@@ -1,0 +1,81 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from secateurs.data.digits import load_digits
+from secateurs.data.fashion import load_fashion_mnist
+from secateurs.data.folder import load_folder
+from secateurs.data.sets import Data
+from secateurs.data.splits import check_shares
+from secateurs.data.vehicles import load_vehicles
+from secateurs.errors import DataError, UnknownNameError, nearest
+from secateurs.models.factories import call_factory
+
+KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH")
+
+
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    size: int | None = None,
+    validation: float = 0.15,
+    test: float = 0.15,
+    limit: int | None = None,
+) -> Data:
+    """A data set by name.
+
+    Args:
+        name: ``digits`` (1,797 grey images of 8 x 8 pixels), ``fashion-mnist`` (70,000, grey,
+            28 x 28), ``vehicles`` (10,000 rendered vehicles in eight colours, 64 x 64; or
+            ``vehicles:N``, the first N of them), ``folder:PATH`` (a folder of images for each
+            class, or ``train``, ``val`` and ``test`` folders of such folders), or
+            ``package.module:function``, which returns a ``Data``.
+        seed: For the split and the subset. The images themselves never depend on it.
+        size: Height and width in pixels; None keeps the data set's own (64 for a folder).
+        validation: Share of each class that is taken out of the training images for validation,
+            where the data set does not say which images those are.
+        test: The same for the test split.
+        limit: Keep that many training images, of each class in proportion.
+
+    Raises:
+        UnknownNameError: no such data set; the message says the nearest.
+        DataError: the data cannot be read or used; the message says which file, and the fix.
+    """
+    check_shares(validation, test)
+    if size is not None and size < 1:
+        raise DataError(f"expected a size of at least 1 pixel; received size={size}")
+    if seed < 0:
+        raise DataError(f"expected a seed of at least 0; received seed={seed}")
+    shares = (validation, test)
+    source, _, rest = name.partition(":")
+    if name == "digits":
+        return load_digits(size, shares, seed, limit)
+    if name == "fashion-mnist":
+        return load_fashion_mnist(size, shares, seed, limit)
+    if source == "vehicles":
+        return load_vehicles(name, size, shares, seed, limit)
+    if source == "folder":
+        return load_folder(Path(rest), size, shares, seed, limit)
+    if rest:
+        hints = {"seed": seed, "size": size, "validation": validation, "test": test, "limit": limit}
+        return _from_factory(name, hints, seed, limit)
+    raise UnknownNameError(
+        f"no data set {name!r}{nearest(name, KNOWN)}; others: package.module:function"
+    )
+
+
+def _from_factory(
+    name: str, hints: Mapping[str, float | None], seed: int, limit: int | None
+) -> Data:
+    known = {key: value for key, value in hints.items() if value is not None}
+    data = call_factory(name, {}, known, DataError)
+    if not isinstance(data, Data):
+        raise DataError(
+            f"{name}: expected a secateurs.data.Data; received {type(data).__name__}. "
+            "secateurs.data.from_arrays(train=(images, labels)) makes one."
+        )
+    return data if limit is None else data.limited(limit, seed)

@@ -1,0 +1,256 @@
+"""A data set in memory: three splits of labelled images, normalised as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from secateurs.data.splits import Rows, check_shares, stratified_split, stratified_subset
+from secateurs.errors import DataError
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Floats = NDArray[np.float32]
+
+_VALUES_AT_A_TIME = 4_000_000
+_MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        pixels: Images of shape (M, C, H, W), uint8 or float32, which other splits may share.
+        rows: Which of them are this split's, shape (N,).
+        labels: The class of each image of this split, int64, shape (N,).
+        mean: Of the training split's pixels, by channel, shape (C,).
+        std: The same.
+    """
+
+    pixels: Pixels
+    rows: Rows
+    labels: Rows
+    mean: Floats
+    std: Floats
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: ArrayLike | slice) -> tuple[Floats, Rows]:
+        """Normalised images and their labels.
+
+        Args:
+            indices: Positions in this split, 0 to ``len(split) - 1``, or a slice.
+
+        Returns:
+            float32 images of shape (B, C, H, W), and int64 labels of shape (B,).
+        """
+        chosen = indices if isinstance(indices, slice) else np.atleast_1d(np.asarray(indices))
+        images = self.pixels[self.rows[chosen]].astype(np.float32)
+        images -= self.mean[:, None, None]
+        images /= self.std[:, None, None]
+        return images, self.labels[chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Labelled images, split.
+
+    Attributes:
+        name: As it was asked for.
+        classes: The classes' names; label 0 is the first.
+        shape: Of one image, (C, H, W).
+        train: What to train on.
+        validation: What to choose by.
+        test: What to report.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train: Split
+    validation: Split
+    test: Split
+
+    def limited(self, limit: int, seed: int = 0) -> Data:
+        """The same data with a stratified subset of ``limit`` training images, for small studies.
+
+        The images are normalised by the subset, as it is all there is to train on.
+
+        Raises:
+            DataError: ``limit`` is less than the number of classes.
+        """
+        kept = stratified_subset(self.train.labels, limit, seed)
+        if len(kept) == len(self.train):
+            return self
+        train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
+        return _normalised(replace(self, train=train))
+
+
+def from_arrays(
+    train: tuple[Any, Any],
+    validation: tuple[Any, Any] | None = None,
+    test: tuple[Any, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    *,
+    name: str = "arrays",
+    seed: int = 0,
+) -> Data:
+    """A data set from arrays.
+
+    Args:
+        train: Images of shape (N, C, H, W), or (N, H, W) for grey ones, uint8 or floating point;
+            and their labels, whole numbers from 0, shape (N,).
+        validation: The same; None takes 15 % of each class out of ``train``.
+        test: The same.
+        classes: The classes' names; None names them "0", "1", ...
+        name: For messages and reports.
+        seed: For what is taken out of ``train``.
+
+    Raises:
+        DataError: the arrays are empty, do not fit each other, hold NaN, or hold one class only.
+    """
+    parts = {"train": train, "validation": validation, "test": test}
+    checked = {
+        part: _checked(f"{name}: {part}", *pair) for part, pair in parts.items() if pair is not None
+    }
+    if classes is None:
+        highest = max(int(labels.max()) for _, labels in checked.values())
+        classes = [str(label) for label in range(highest + 1)]
+    return assemble(
+        name,
+        classes,
+        checked["train"],
+        checked.get("validation"),
+        checked.get("test"),
+        shares=(0.15, 0.15),
+        seed=seed,
+    )
+
+
+def assemble(
+    name: str,
+    classes: Sequence[str],
+    train: tuple[Pixels, Rows],
+    validation: tuple[Pixels, Rows] | None = None,
+    test: tuple[Pixels, Rows] | None = None,
+    *,
+    shares: tuple[float, float],
+    seed: int,
+    limit: int | None = None,
+) -> Data:
+    """A data set whose missing splits are taken out of the training images.
+
+    Args:
+        name: As it was asked for.
+        classes: The classes' names.
+        train: Images of shape (N, C, H, W) and labels of shape (N,).
+        validation: The same; None takes the first of ``shares`` out of ``train``.
+        test: The same; None takes the second.
+        shares: What to take out of ``train``, between 0 and 1.
+        seed: For what is random.
+        limit: Training images to keep, all where None.
+
+    Raises:
+        DataError: the shares leave nothing, or the labels do not fit the classes.
+    """
+    check_shares(*shares)
+    pixels, labels = train
+    parts = [part for part in (train, validation, test) if part is not None]
+    _check_classes(name, classes, parts)
+    rows = stratified_split(labels, 0 if validation else shares[0], 0 if test else shares[1], seed)
+    blank = np.zeros(pixels.shape[1], np.float32)
+    splits = []
+    for part, own_rows in zip((None, validation, test), rows, strict=True):
+        if part is None:
+            split = Split(pixels, own_rows, labels[own_rows], blank, blank)
+        else:
+            split = Split(part[0], np.arange(len(part[1])), part[1], blank, blank)
+        splits.append(split)
+    shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+    data = _normalised(Data(name, tuple(classes), shape, *splits))
+    return data if limit is None else data.limited(limit, seed)
+
+
+def _normalised(data: Data) -> Data:
+    mean, std = _mean_and_std(data.train)
+    return replace(
+        data,
+        train=replace(data.train, mean=mean, std=std),
+        validation=replace(data.validation, mean=mean, std=std),
+        test=replace(data.test, mean=mean, std=std),
+    )
+
+
+def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
+    """By channel, a few rows at a time: the pixels may be a file larger than memory."""
+    channels = split.pixels.shape[1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    rows = np.sort(split.rows)  # so that a mapped file is read forwards
+    step = max(1, _VALUES_AT_A_TIME // int(np.prod(split.pixels.shape[1:])))
+    for start in range(0, len(rows), step):
+        some = (
+            split.pixels[rows[start : start + step]]
+            .transpose(1, 0, 2, 3)
+            .reshape(channels, -1)
+            .astype(np.float64)
+        )
+        total += some.sum(axis=1)
+        squares += np.einsum("cp,cp->c", some, some)
+        count += some.shape[1]
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0)
+    flat = variance <= 1e-12 * np.maximum(mean**2, 1e-12)  # a channel that never changes
+    return mean.astype(np.float32), np.where(flat, 1, np.sqrt(variance)).astype(np.float32)
+
+
+def _checked(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
+    """The user's arrays as (N, C, H, W) pixels and int64 labels."""
+    pixels, classes = np.asarray(images), np.asarray(labels)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.ndim != 4:
+        raise DataError(
+            f"{where}: expected images of shape (N, C, H, W) or (N, H, W); received {pixels.shape}"
+        )
+    if pixels.shape[1] > _MOST_CHANNELS >= pixels.shape[3]:
+        raise DataError(
+            f"{where}: expected images of shape (N, C, H, W); received {pixels.shape}, which looks "
+            "like (N, H, W, C): pass images.transpose(0, 3, 1, 2)"
+        )
+    if classes.shape != (len(pixels),) or len(pixels) == 0:
+        raise DataError(
+            f"{where}: expected at least one image, and as many labels as images; "
+            f"received {len(pixels)} images and labels of shape {classes.shape}"
+        )
+    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
+        raise DataError(
+            f"{where}: expected labels that are whole numbers from 0; received {classes.dtype} "
+            f"from {classes.min()} to {classes.max()}"
+        )
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise DataError(f"{where}: expected finite pixels; received NaN or infinity")
+    return pixels, classes.astype(np.int64)
+
+
+def _check_classes(name: str, classes: Sequence[str], parts: Sequence[tuple[Pixels, Rows]]) -> None:
+    trained = np.unique(parts[0][1])
+    if len(trained) < 2:
+        raise DataError(f"{name}: expected at least two classes to train on; received one")
+    for pixels, labels in parts:
+        if pixels.shape[1:] != parts[0][0].shape[1:]:
+            raise DataError(
+                f"{name}: expected images of one shape; received {parts[0][0].shape[1:]} to train "
+                f"on and {pixels.shape[1:]} elsewhere"
+            )
+        if labels.max() >= len(classes):
+            raise DataError(
+                f"{name}: expected labels below {len(classes)}, the number of classes; "
+                f"received {labels.max()}"
+            )

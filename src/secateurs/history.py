@@ -1,0 +1,227 @@
+"""What happened in a study, as an append-only list of records that can be sliced.
+
+A record is a dict with a ``kind``. On disk a history is JSON lines: one record a line, so that a
+killed process loses at most the line it was writing. The loop writes these kinds, and figures and
+reports are drawn from nothing else:
+
+- ``dense``: round (0), batch, model, data, criterion, seed, params, macs, bytes, channels, widths
+  {layer: filters}
+- ``train``: batch (of all rounds together), round (0: dense), loss, validation_loss, accuracy
+  (validation, 0 to 1), learning_rate, seconds
+- ``prune``: batch, round, removed (channels, this round), channels, params, macs, bytes, widths,
+  accuracy (validation, after the cut, before fine-tuning), max_difference, tolerance, inexact
+  [text, ...]
+- ``speed``: round, images_per_second, dense_images_per_second, ratio, low, high, batch_size,
+  device, threads
+- ``stop``: round, batch, reason, best_round, accuracy, dense_accuracy (both validation),
+  test_accuracy, dense_test_accuracy
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+
+from secateurs.errors import StudyError, nearest
+from secateurs.files import write_atomically
+
+Record = dict[str, Any]
+Fields = str | tuple[str, ...]
+
+
+class History:
+    """An append-only list of records; ``history[:, "macs"]`` is a column of it.
+
+    ``history[-1]`` is a record, ``history[2:5]`` a shorter history, ``history[-1, "macs"]`` a
+    value, ``history[:, "macs"]`` a list of values, ``history[:, ("batch", "accuracy")]`` a list of
+    tuples. A column passes over the records that do not hold all of its fields.
+
+    A history made with ``create`` or ``load`` is bound to its file: what is appended is on disk
+    before ``append`` returns. A slice, or one made with ``History(records)``, is in memory only.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._records = list(records)
+        self._path: Path | None = None
+        self._whole = (
+            0  # bytes of the file that hold whole records; what lies behind is overwritten
+        )
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Self:
+        """An empty history bound to a new file.
+
+        Raises:
+            StudyError: the file exists and holds something, or cannot be written.
+        """
+        file = Path(path)
+        if file.exists() and file.stat().st_size:
+            raise StudyError(
+                f"{file}: holds a history already; continue it with History.load({str(path)!r})"
+            )
+        write_atomically(file, b"")
+        history = cls()
+        history._path = file
+        return history
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The history in a file, bound to it. Reading changes nothing on disk.
+
+        A last line without its end, left by a process killed while writing, is dropped.
+
+        Raises:
+            StudyError: the file cannot be read, or another line of it is damaged.
+        """
+        file = Path(path)
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise StudyError(f"{file}: cannot be read: {error.strerror or error}") from error
+        history = cls()
+        history._path = file
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            record = _read_line(line, f"{file}, line {number}")
+            if record is not None:
+                history._records.append(record)
+                history._whole += len(line)
+        return history
+
+    def append(self, kind: str, **values: Any) -> Record:
+        """Add a record, to the file too where there is one, and return it.
+
+        Args:
+            kind: what the record is about, such as "train".
+            **values: its fields: anything JSON can hold, NumPy numbers and arrays, paths.
+
+        Raises:
+            StudyError: the file cannot be written; neither it nor the history has changed.
+            TypeError: a value cannot be written as JSON.
+        """
+        line = json.dumps({"kind": kind, **values}, default=_plain)
+        if self._path is not None:
+            self._whole = _write_line(self._path, self._whole, line)
+        # Through JSON and back, so that what is in memory is what the file will say.
+        record: Record = json.loads(line)
+        self._records.append(record)
+        return record
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all records to a file, whole or not at all; does not bind the history to it."""
+        lines = [json.dumps(record, default=_plain) + "\n" for record in self]
+        write_atomically(Path(path), "".join(lines).encode())
+        return Path(path)
+
+    def of(self, *kinds: str) -> History:
+        """The records of these kinds, in the order they were made."""
+        return History(record for record in self if record.get("kind") in kinds)
+
+    def last(self, kind: str) -> Record | None:
+        """The latest record of a kind, if there is one."""
+        return next(
+            (record for record in reversed(self._records) if record.get("kind") == kind), None
+        )
+
+    @property
+    def path(self) -> Path | None:
+        """The file the history is bound to."""
+        return self._path
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def __repr__(self) -> str:
+        kinds = [str(record.get("kind")) for record in self]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        return f"History({counts or 'empty'})"
+
+    @overload
+    def __getitem__(self, key: int) -> Record: ...
+    @overload
+    def __getitem__(self, key: slice) -> History: ...
+    @overload
+    def __getitem__(self, key: tuple[int, Fields]) -> Any: ...
+    @overload
+    def __getitem__(self, key: tuple[slice, Fields]) -> list[Any]: ...
+
+    def __getitem__(self, key: int | slice | tuple[int | slice, Fields]) -> Any:
+        rows, fields = key if isinstance(key, tuple) else (key, None)
+        chosen = self._records[rows]
+        if isinstance(chosen, dict):
+            return chosen if fields is None else _column([chosen], fields)[0]
+        return History(chosen) if fields is None else _column(chosen, fields)
+
+
+def _column(records: list[Record], fields: Fields) -> list[Any]:
+    """The values of ``fields`` in the records that hold them all.
+
+    Raises:
+        KeyError: there are records, and none holds them all: a slip rather than an empty column.
+    """
+    names = (fields,) if isinstance(fields, str) else tuple(fields)
+    rows = [
+        tuple(record[name] for name in names) for record in records if record.keys() >= set(names)
+    ]
+    if records and not rows:
+        known = list(dict.fromkeys(name for record in records for name in record))
+        missing = [name for name in names if name not in known]
+        hint = nearest(missing[0], known) if missing else ""
+        raise KeyError(f"no record holds {', '.join(names)}{hint}")
+    return [row[0] for row in rows] if isinstance(fields, str) else rows
+
+
+def _plain(value: object) -> object:
+    """``value`` as JSON can hold it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(
+        f"a history holds plain values; received {value!r} of type {type(value).__name__}"
+    )
+
+
+def _read_line(line: bytes, place: str) -> Record | None:
+    """The record on a line; None where the line was cut short."""
+    try:
+        record = json.loads(line.decode())
+    except ValueError as error:
+        if not line.endswith(b"\n"):
+            return None
+        raise StudyError(
+            f"{place}: not a record of a history: {error}. Put the line right or delete it."
+        ) from error
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        raise StudyError(f"{place}: expected a JSON object with a 'kind'; received {line[:60]!r}")
+    return record
+
+
+def _write_line(path: Path, whole: int, line: str) -> int:
+    """Put ``line`` behind the first ``whole`` bytes of the file; the new number of whole bytes."""
+    try:
+        with path.open("r+b") as file:
+            file.seek(max(0, whole - 1))
+            found = file.read()
+            last, tail = (found[:1], found[1:]) if whole else (b"\n", found)
+            if not last or b"\n" in tail:
+                raise StudyError(f"{path}: another process has written to it since it was read")
+            # The last record may lack its line end where someone edited the file by hand.
+            start = b"" if last == b"\n" else b"\n"
+            file.seek(whole)
+            file.truncate()
+            file.write(start + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+    except OSError as error:
+        raise StudyError(
+            f"{path}: cannot be written: {error.strerror or error}. Its records are untouched."
+        ) from error

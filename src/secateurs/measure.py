@@ -1,0 +1,171 @@
+"""How fast a model is and how large: throughput, latency, bytes.
+
+Nothing here knows a framework: what is measured is a callable that runs the model once on a batch,
+and waits for the device itself where the device works on its own (``torch.cuda.synchronize``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secateurs.errors import UnknownNameError
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Measurements of one thing, one a pass: their median, and the quartiles around it."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Half of the samples lie below."""
+        return float(np.median(self.samples))
+
+    @property
+    def low(self) -> float:
+        """The lower quartile: a quarter of the samples lie below."""
+        return float(np.percentile(self.samples, 25))
+
+    @property
+    def high(self) -> float:
+        """The upper quartile: a quarter of the samples lie above."""
+        return float(np.percentile(self.samples, 75))
+
+
+class Speed(Spread):
+    """Images a second."""
+
+    __slots__ = ()
+
+
+class Latency(Spread):
+    """Milliseconds a call."""
+
+    __slots__ = ()
+
+
+class Ratio(Spread):
+    """How many times as fast one is as the other."""
+
+    __slots__ = ()
+
+
+def throughput(
+    runs: Mapping[str, Callable[[], object]],
+    images: int,
+    *,
+    repeats: int = 15,
+    seconds: float = 0.1,
+    seed: int = 0,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Speed]:
+    """Images a second of several models, measured in turns so that all meet the same noise.
+
+    Args:
+        runs: name -> callable that puts one batch through one model and waits for the result.
+        images: number of images in that batch.
+        repeats: number of passes over all runs, each in random order; one sample a pass.
+        seconds: how long one sample lasts at least; short calls are repeated to fill it.
+        seed: of the order.
+        clock: seconds since some moment.
+
+    Returns:
+        For each name its speed; sample i of every speed comes from the same pass.
+    """
+    if images < 1:
+        raise ValueError(f"expected at least one image a call; received images={images}")
+    durations = _in_turns(runs, repeats, seconds, seed, clock)
+    return {name: Speed(tuple((images / taken).tolist())) for name, taken in durations.items()}
+
+
+def latency(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 15,
+    seconds: float = 0.1,
+    seed: int = 0,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Latency]:
+    """Milliseconds one call takes, measured as ``throughput`` does."""
+    durations = _in_turns(runs, repeats, seconds, seed, clock)
+    return {name: Latency(tuple((1000 * taken).tolist())) for name, taken in durations.items()}
+
+
+def ratio(fast: Speed, slow: Speed) -> Ratio:
+    """How many times as fast ``fast`` is as ``slow``, pass by pass.
+
+    A pass in which the machine was busy slows both, so its ratio still holds; the ratio of two
+    medians taken from different passes need not.
+
+    Args:
+        fast: of the same call of ``throughput`` as ``slow``.
+        slow: what ``fast`` is compared with.
+    """
+    if len(fast.samples) != len(slow.samples):
+        raise ValueError(
+            f"expected speeds of the same passes; received {len(fast.samples)} and "
+            f"{len(slow.samples)} samples. Measure both in one call of throughput()."
+        )
+    return Ratio(tuple(a / b for a, b in zip(fast.samples, slow.samples, strict=True)))
+
+
+def file_bytes(path: str | os.PathLike[str]) -> int:
+    """Size on disk of a file, or of all files in a folder."""
+    place = Path(path)
+    if place.is_dir():
+        return sum(inner.stat().st_size for inner in place.rglob("*") if inner.is_file())
+    if not place.exists():
+        raise UnknownNameError(f"{place}: no such file or folder")
+    return place.stat().st_size
+
+
+def _in_turns(
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    seconds: float,
+    seed: int,
+    clock: Clock,
+) -> dict[str, np.ndarray[tuple[int], np.dtype[Any]]]:
+    """Seconds one call of each run takes, one sample a pass."""
+    if repeats < 1 or seconds <= 0:
+        raise ValueError(
+            f"expected repeats >= 1 and seconds > 0; received repeats={repeats}, seconds={seconds}"
+        )
+    calls = {name: _warm_up(run, seconds, clock) for name, run in runs.items()}
+    durations = {name: np.empty(repeats) for name in runs}
+    order = np.random.default_rng(seed)
+    names = list(runs)
+    for number in range(repeats):
+        for position in order.permutation(len(names)):
+            name = names[position]
+            durations[name][number] = _time(runs[name], calls[name], clock) / calls[name]
+    return durations
+
+
+def _warm_up(run: Callable[[], object], seconds: float, clock: Clock) -> int:
+    """Run until caches are warm; the number of calls that fill ``seconds``."""
+    run()  # compiles, allocates, picks algorithms: says nothing about speed
+    start = clock()
+    calls = 0
+    while clock() - start < seconds:
+        run()
+        calls += 1
+    return max(1, calls)
+
+
+def _time(run: Callable[[], object], calls: int, clock: Clock) -> float:
+    """Seconds that ``calls`` calls take together."""
+    start = clock()
+    for _ in range(calls):
+        run()
+    return clock() - start

@@ -1,0 +1,48 @@
+"""Models to prune: ResNets with through layers, the vanilla CNN, and anybody's model by name.
+
+Only what is asked for is imported, so resolving a name needs no PyTorch. The generic
+``resnet(depth, ...)`` stays in its module of the same name.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateurs.models.cnn import VanillaCNN, vanilla_cnn
+    from secateurs.models.names import build, is_keras_file
+    from secateurs.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
+    from secateurs.models.through import add_through_layers
+
+__all__ = [
+    "ResNet",
+    "VanillaCNN",
+    "add_through_layers",
+    "build",
+    "is_keras_file",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "vanilla_cnn",
+]
+
+_HOMES = {
+    "VanillaCNN": "cnn",
+    "vanilla_cnn": "cnn",
+    "build": "names",
+    "is_keras_file": "names",
+    "add_through_layers": "through",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'resnet')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

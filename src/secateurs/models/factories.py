@@ -1,0 +1,110 @@
+"""Anybody's function by name: ``package.module:function``, with the options it takes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from secateurs.errors import SecateursError, UnknownNameError, nearest
+
+
+def call_factory(
+    name: str,
+    options: Mapping[str, Any],
+    hints: Mapping[str, Any],
+    failure: type[SecateursError],
+) -> Any:
+    """What the function ``package.module:function`` returns.
+
+    The working directory can be imported from while it runs.
+
+    Args:
+        name: ``package.module:function``.
+        options: What the user asked for; the function must take all of it.
+        hints: What is known anyway; passed where the function has a parameter of that name.
+        failure: The error to raise where the options do not fit.
+
+    Raises:
+        UnknownNameError: no such module, or nothing of that name in it.
+    """
+    with _working_directory_importable():
+        factory = find_factory(name)
+        return factory(**fitting(name, factory, options, hints, failure))
+
+
+def find_factory(name: str) -> Callable[..., Any]:
+    """The function that ``package.module:function`` names.
+
+    Raises:
+        UnknownNameError: no such module, or nothing of that name in it.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise UnknownNameError(
+                f"{name!r}: expected a module that can be imported; {module_name!r} is neither "
+                f"installed nor a file in {os.getcwd()}"
+            ) from error
+        raise UnknownNameError(
+            f"{name!r}: {module_name!r} imports {missing!r}, which is not installed; "
+            f"pip install {missing.partition('.')[0]}"
+        ) from error
+    except (ValueError, TypeError) as error:  # '', '.module'
+        raise UnknownNameError(f"{name!r}: expected package.module:function") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise UnknownNameError(
+            f"{name!r}: {module_name!r} has no function {attribute!r}{nearest(attribute, known)}"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def fitting(
+    name: str,
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    hints: Mapping[str, Any],
+    failure: type[SecateursError],
+) -> dict[str, Any]:
+    """The keyword arguments for ``factory``: all options, and the hints that it takes.
+
+    Raises:
+        SecateursError: of the kind ``failure``, where an option is not taken, or something that
+            the factory needs is missing.
+    """
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # built-in classes have none
+        return dict(options)
+    parameters = signature.parameters
+    arguments = {key: value for key, value in hints.items() if key in parameters} | dict(options)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        taken = ", ".join(parameters) or "none"
+        raise failure(
+            f"{name}: {error}; options received: {', '.join(arguments) or 'none'}; "
+            f"options it takes: {taken}"
+        ) from error
+    return arguments
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    # A script's own directory is on the path, an installed command's working directory is not.
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)

@@ -1,0 +1,35 @@
+"""Figures and pages that show what pruning did, drawn from the record of a study alone."""
+
+from secateurs.report.comparisons import (
+    accuracy_against_removed,
+    critical,
+    matrix,
+    norm_histogram,
+    sensitivity,
+)
+from secateurs.report.figures import (
+    accuracy_over_batches,
+    images_per_second,
+    relative_size,
+    widths,
+)
+from secateurs.report.page import write
+from secateurs.report.style import save
+from secateurs.report.summary import Round, Summary, summarise
+
+__all__ = [
+    "Round",
+    "Summary",
+    "accuracy_against_removed",
+    "accuracy_over_batches",
+    "critical",
+    "images_per_second",
+    "matrix",
+    "norm_histogram",
+    "relative_size",
+    "save",
+    "sensitivity",
+    "summarise",
+    "widths",
+    "write",
+]

@@ -1,0 +1,293 @@
+"""Figures that compare strategies, layers and classes, one function each, from plain arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike, NDArray
+
+from secateurs import text
+from secateurs.report import style
+from secateurs.report.style import EndLabel, styled
+from secateurs.report.summary import plural, points
+
+Curve = tuple[ArrayLike, ArrayLike]
+Floats = NDArray[np.float64]
+
+NAMED_GROUPS = 4
+ROW_LABELS = 60
+
+
+@styled
+def accuracy_against_removed(
+    curves: Mapping[str, Curve], baseline: float, x_label: str, *, unit: str | None = None
+) -> Figure:
+    """Accuracy of several strategies against how much they removed: mean, and range over seeds.
+
+    Args:
+        curves: strategy -> (amounts, accuracies), each of shape (points,) or (seeds, points);
+            NaN where a seed has no such point.
+        baseline: accuracy of the dense model.
+        x_label: what the amounts are.
+        unit: of amounts that are sizes left, such as "MB"; None where they are shares removed.
+    """
+    figure, axes = style.canvas()
+    labels, means = [], {}
+    for colour, (name, curve) in zip(style.cycle(len(curves)), curves.items(), strict=True):
+        x, mean, low, high = _over_seeds(curve)
+        if not np.array_equal(low, high):
+            axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0)
+        axes.plot(x, mean, marker="o", ms=3.5, color=colour, gid=name, zorder=3)
+        means[name] = (x, mean)
+        end = int(np.argmin(x) if unit else np.argmax(x))
+        labels.append(EndLabel(x[end], mean[end], f"{name}\n{text.percent(mean[end])}", colour))
+    style.baseline(axes, baseline)
+    axes.margins(x=0.02)
+    axes.set_xlabel(x_label)
+    if unit:
+        axes.invert_xaxis()  # the further right, the more has gone, as where shares are drawn
+    else:
+        style.percent_axis(axes.xaxis)
+    style.percent_axis(axes.yaxis)
+    dense = f"dense\n{text.percent(baseline)}"
+    labels.append(EndLabel(axes.get_xlim()[1], baseline, dense, style.MUTED))
+    seeds = max(np.atleast_2d(np.asarray(accuracies)).shape[0] for _, accuracies in curves.values())
+    spread = f", mean and range of {seeds} seeds" if seeds > 1 else ""
+    style.heading(axes, _strategy_title(means, baseline, unit), f"Accuracy{spread}")
+    style.label_ends(axes, labels)
+    return figure
+
+
+@styled
+def norm_histogram(
+    values_by_layer: Mapping[str, ArrayLike], x_label: str = "L1 norm of a filter"
+) -> Figure:
+    """How the norms of all filters of all layers are distributed.
+
+    Args:
+        values_by_layer: layer -> one number a filter; those that are not finite are left out.
+        x_label: what the numbers are.
+    """
+    layers = [np.ravel(np.asarray(values, dtype=float)) for values in values_by_layer.values()]
+    norms = np.concatenate([np.empty(0), *layers])
+    norms = norms[np.isfinite(norms)]
+    if not norms.size:
+        return style.message("No norms", "There are no filters to show.")
+    figure, axes = style.canvas()
+    axes.hist(norms, bins=60, range=(min(0.0, norms.min()), norms.max()), color=style.BLUE)
+    middle = float(np.median(norms))
+    axes.axvline(middle, color=style.VERMILION, lw=1.2, gid="median")
+    axes.annotate(
+        f"half of the filters lie below {middle:.3g}",
+        (middle, 1),
+        xytext=(6, -4),
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+        va="top",
+        color=style.VERMILION,
+        fontsize=style.SMALL,
+    )
+    share = text.percent(middle / norms.max()) if norms.max() > 0 else "any"
+    title = f"Half of the {norms.size:,} filters have less than {share} of the largest norm"
+    style.heading(axes, title, f"Number of filters, over {plural(len(layers), 'layer')}")
+    axes.set_xlabel(x_label)
+    axes.margins(x=0)
+    style.count_axis(axes.yaxis)
+    return figure
+
+
+@styled
+def matrix(
+    values: ArrayLike,
+    row_labels: Sequence[str],
+    title: str,
+    *,
+    x_label: str = "filter",
+    subtitle: str = "One row a layer",
+) -> Figure:
+    """A heat map of layers by filters; where a layer has no such filter, NaN and left white.
+
+    Args:
+        values: of shape (layers, filters).
+        row_labels: one a layer.
+        title: the finding.
+        x_label: what a column is.
+        subtitle: what the colours show.
+    """
+    cells = np.asarray(values, dtype=float)
+    if cells.ndim != 2 or len(row_labels) != len(cells):
+        raise ValueError(
+            f"expected values of shape (layers, filters) and one label a layer; received shape "
+            f"{cells.shape} and {len(row_labels)} labels"
+        )
+    figure, axes = style.canvas(height=min(12.0, max(2.6, 1.6 + 0.17 * len(cells))))
+    heat = colormaps["viridis_r"].with_extremes(bad="white")
+    image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap=heat)
+    shown = range(0, len(cells), math.ceil(len(cells) / ROW_LABELS))
+    axes.set_yticks(list(shown), [style.short(row_labels[row]) for row in shown], fontsize=7)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.set_xlabel(x_label)
+    style.count_axis(axes.xaxis)
+    _colour_bar(figure, image, [axes])
+    style.heading(axes, title, subtitle)
+    return figure
+
+
+@styled
+def sensitivity(
+    curves: Mapping[str, Curve],
+    *,
+    x_label: str = "share of the group's channels removed",
+    y_label: str = "Accuracy",
+    higher_is_better: bool = True,
+) -> Figure:
+    """What removing more and more of one group alone does; the most sensitive groups are named.
+
+    Args:
+        curves: group -> (amounts, values), both of shape (points,), amounts rising.
+        x_label: what the amounts are.
+        y_label: what the values are.
+        higher_is_better: the values are accuracies, drawn as percentages; else losses.
+    """
+    figure, axes = style.canvas()
+    lines = {
+        name: (np.asarray(amounts, dtype=float), np.asarray(values, dtype=float))
+        for name, (amounts, values) in curves.items()
+    }
+    ranked = sorted(lines, key=lambda name: _harm(lines[name][1], higher_is_better), reverse=True)
+    colours = dict(zip(ranked[:NAMED_GROUPS], style.CYCLE, strict=False))
+    labels = []
+    for name in reversed(ranked):
+        x, y = lines[name]
+        colour = colours.get(name, style.EDGE)
+        axes.plot(x, y, color=colour, lw=1.6 if name in colours else 0.7, gid=name)
+        if name in colours:
+            labels.append(EndLabel(x[-1], y[-1], style.short(name), colour))
+    axes.set_xlabel(x_label)
+    axes.margins(x=0.01)
+    style.percent_axis(axes.xaxis)
+    if higher_is_better:
+        style.percent_axis(axes.yaxis)
+    title = _sensitivity_title(ranked[0], lines[ranked[0]], y_label, higher_is_better)
+    alone = f"{y_label} when one of {plural(len(lines), 'group')} alone is pruned"
+    style.heading(axes, title, alone)
+    style.label_ends(axes, labels)
+    return figure
+
+
+@styled
+def critical(
+    by_layer: Mapping[str, ArrayLike],
+    classes: Sequence[str] | None = None,
+    *,
+    threshold: float = 0.0,
+) -> Figure:
+    """How much each class needs each channel: a panel a layer, the most needed channels on top.
+
+    Args:
+        by_layer: layer -> array of shape (channels, classes): what the class loses without the
+            channel, or True where the channel is critical to the class.
+        classes: names of the classes.
+        threshold: a channel matters to a class where its value is above this.
+    """
+    panels = {name: np.asarray(values, dtype=float) for name, values in by_layer.items()}
+    across = min(len(panels), 4 if len(panels) <= 24 else 6)
+    down = math.ceil(len(panels) / across)
+    width = style.WIDTH if across <= 4 else 11.0
+    figure = Figure(figsize=(width, 1.1 + 1.75 * down), layout="constrained")
+    highest = max(float(values.max()) for values in panels.values())
+    grid = []
+    for place, (name, values) in enumerate(panels.items()):
+        axes = figure.add_subplot(down, across, place + 1)
+        order = np.argsort(-values.max(axis=1), kind="stable")
+        image = axes.imshow(
+            values[order],
+            aspect="auto",
+            interpolation="nearest",
+            cmap="Blues",  # what matters to no class is nearly white
+            vmin=min(0.0, threshold),
+            vmax=highest,
+        )
+        lowest_panel = place + across >= len(panels)
+        _dress_panel(axes, name, values > threshold, classes if lowest_panel else None)
+        grid.append(axes)
+    _colour_bar(figure, image, grid)
+    matters = sum(int((values > threshold).any(axis=1).sum()) for values in panels.values())
+    total = sum(len(values) for values in panels.values())
+    title = f"{matters:,} of {total:,} channels matter to some class"
+    key = "a row a channel, the most needed on top; a column a class; darker: needed more"
+    style.heading_of_panels(figure, title, key)
+    return figure
+
+
+def _over_seeds(curve: Curve) -> tuple[Floats, Floats, Floats, Floats]:
+    """Amounts, and the mean, lowest and highest accuracy over the seeds at each."""
+    amounts, accuracies = (np.atleast_2d(np.asarray(part, dtype=float)) for part in curve)
+    known = ~np.isnan(accuracies).all(axis=0)
+    accuracies = accuracies[:, known]
+    x = np.nanmean(amounts[:, known], axis=0)
+    return x, np.nanmean(accuracies, 0), np.nanmin(accuracies, 0), np.nanmax(accuracies, 0)
+
+
+def _strategy_title(
+    means: Mapping[str, tuple[Floats, Floats]], baseline: float, unit: str | None
+) -> str:
+    """Which strategy removes most before accuracy falls below the baseline."""
+    held = {}
+    for name, (x, y) in means.items():
+        kept = x[(y >= baseline) & (x > 0)]
+        if kept.size:
+            held[name] = -kept.min() if unit else kept.max()
+    if not held:
+        least = max(means, key=lambda name: float(means[name][1][-1]))
+        lost = points(float(means[least][1][-1]) - baseline)
+        return f"All strategies lose accuracy, {least} least ({lost})"
+    best = max(held, key=lambda name: held[name])
+    share = f"up to {text.percent(held[best])} removed"
+    reached = f"down to {-held[best]:.3g} {unit}" if unit else share
+    return f"{best} keeps the dense accuracy {reached}"
+
+
+def _harm(values: Floats, higher_is_better: bool) -> float:
+    """By how much the values get worse, on average over the amounts."""
+    change = float(values.mean() - values[0])
+    return -change if higher_is_better else change
+
+
+def _sensitivity_title(
+    name: str, line: tuple[Floats, Floats], y_label: str, higher_is_better: bool
+) -> str:
+    x, y = line
+    worst = int(y.argmin() if higher_is_better else y.argmax())
+    change = float(y[worst] - y[0])
+    by = points(change) if higher_is_better else f"{y_label.lower()} {change:+.3g}"
+    return f"{style.short(name)} is the most sensitive: {by} at {100 * x[worst]:.0f} % removed"
+
+
+def _colour_bar(figure: Figure, image: AxesImage, beside: Sequence[Axes]) -> None:
+    bar = figure.colorbar(image, ax=list(beside), fraction=0.03, pad=0.015, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8)
+
+
+def _dress_panel(
+    axes: Axes, name: str, matters: NDArray[np.bool_], classes: Sequence[str] | None
+) -> None:
+    """A small title that counts, class names below if given, and nothing else."""
+    count = int(matters.any(axis=1).sum())
+    axes.set_title(
+        f"{style.short(name, 22)}: {count} of {len(matters)}", fontsize=8, weight="normal", pad=4
+    )
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_yticks([])
+    axes.set_xticks([])
+    if classes is not None:
+        axes.set_xticks(range(len(classes)), classes, fontsize=6.5, rotation=90)

@@ -1,0 +1,317 @@
+"""A study's page: one HTML file that holds its figures, its tables and how to repeat it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+from matplotlib.figure import Figure
+
+from secateurs import text
+from secateurs.files import write_atomically
+from secateurs.history import History
+from secateurs.report import figures, style
+from secateurs.report.summary import Round, Summary, conditions, faster, plural, points, summarise
+
+NOT_KNOWN = "\N{EN DASH}"
+ARROW = "\N{RIGHTWARDS ARROW}"
+FILE_NAME = "report.html"
+
+FIGURES: tuple[tuple[str, Callable[[History], Figure], str], ...] = (
+    (
+        "accuracy",
+        figures.accuracy_over_batches,
+        "Validation accuracy while the dense model is trained, then pruned and fine-tuned round by "
+        "round. Each upright line is a pruning; the dot on it is the accuracy just after the cut.",
+    ),
+    (
+        "size",
+        figures.relative_size,
+        "Learned parameters and multiply-accumulates relative to the dense model.",
+    ),
+    (
+        "speed",
+        figures.images_per_second,
+        "Images a second of the pruned model over those of the dense model, both measured in turns "
+        "in the same run. Bars span the quartiles.",
+    ),
+    (
+        "widths",
+        figures.widths,
+        "Filters of each layer in the dense and in the pruned model. Halving a layer is equally "
+        "long everywhere.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number worth large type: its name, its value, and what it was before."""
+
+    name: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure on the page, its image held in ``source`` itself."""
+
+    name: str
+    source: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells as text; the row numbered ``marked`` stands out."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the proofs of all cuts found, and which operations they could not cover."""
+
+    sentence: str
+    inexact: tuple[str, ...]
+
+
+def write(
+    history: History,
+    folder: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    configuration: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a study's figures (PNG and SVG) and its page, ``report.html``, into a folder.
+
+    The page needs no other file and asks nothing of the network.
+
+    Args:
+        history: of the study; the page says nothing that is not in it.
+        folder: made if it is not there.
+        title: of the page; else the model's and the data's names.
+        configuration: shown as a table. Its "command", a text or a list of arguments, is shown as
+            the way to repeat the study.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        StudyError: the history does not say what the dense model was, or a file cannot be written.
+    """
+    summary = summarise(history)
+    dense = history.last("dense") or {}
+    settings = dict(configuration or {})
+    command = settings.pop("command", "")
+    page = _template().render(
+        title=title or _title(dense),
+        headline=_headline(summary),
+        facts=list(_facts(summary)),
+        ending=_ending(summary),
+        pictures=list(_pictures(history, Path(folder))),
+        proof=_proof(summary),
+        rounds=_rounds(summary),
+        widths=_widths(summary),
+        command=command if isinstance(command, str) else shlex.join(map(str, _listed(command))),
+        settings=list(_settings(dense, settings)),
+    )
+    path = Path(folder) / FILE_NAME
+    write_atomically(path, page.encode())
+    return path
+
+
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["unbroken"] = _unbroken
+    source = files("secateurs.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _unbroken(sentence: str) -> str:
+    """Numbers kept on one line with their units."""
+    for unit in ("%", "points", "MB"):
+        sentence = sentence.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
+    return sentence
+
+
+def _title(dense: Mapping[str, object]) -> str:
+    named = " on ".join(str(dense[key]) for key in ("model", "data") if dense.get(key))
+    return f"Pruning {named}".strip()
+
+
+def _pictures(history: History, folder: Path) -> Iterator[Picture]:
+    """Draw and save each figure that has something to show."""
+    for name, draw, caption in FIGURES:
+        if name == "speed" and not history.of("speed"):
+            continue
+        _, svg = style.save(draw(history), folder, name)
+        source = base64.b64encode(svg.read_bytes()).decode()
+        yield Picture(name, f"data:image/svg+xml;base64,{source}", caption)
+
+
+def _headline(summary: Summary) -> str:
+    """What the study found, in one sentence."""
+    if not summary.best.number:
+        return f"{summary.headline()}."
+    parts = [
+        f"{text.percent(summary.params_removed)} of the parameters and "
+        f"{text.percent(summary.macs_removed)} of the MACs removed"
+    ]
+    if summary.best.speed:
+        parts.append(faster(summary.best.speed["ratio"]))
+    for name, (accuracy, dense) in _accuracies(summary).items():
+        parts.append(f"{name} accuracy {text.percent(accuracy)} ({points(accuracy - dense)})")
+    return ", ".join(parts) + ("." if summary.stop else " so far.")
+
+
+def _accuracies(summary: Summary) -> dict[str, tuple[float, float]]:
+    """Accuracy of the best and of the dense model, on each set where both are known."""
+    stop = summary.stop or {}
+    pairs = {
+        "validation": (summary.accuracy, summary.dense_accuracy),
+        "test": (stop.get("test_accuracy"), stop.get("dense_test_accuracy")),
+    }
+    return {
+        name: (best, dense)
+        for name, (best, dense) in pairs.items()
+        if best is not None and dense is not None
+    }
+
+
+def _facts(summary: Summary) -> Iterator[Fact]:
+    dense, best, minus = summary.dense, summary.best, "\N{MINUS SIGN}"
+    if best.number:
+        sizes = f"{text.count(dense.params)} {ARROW} {text.count(best.params)}"
+        megabytes = f"{text.megabytes(dense.bytes)} {ARROW} {text.megabytes(best.bytes)}"
+        removed = f"{minus}{text.percent(summary.params_removed)}"
+        yield Fact("Parameters", removed, f"{sizes}; {megabytes}")
+        macs = f"{text.count(dense.macs)} {ARROW} {text.count(best.macs)}"
+        yield Fact(
+            "Multiply-accumulates (MACs)", f"{minus}{text.percent(summary.macs_removed)}", macs
+        )
+    if best.speed:
+        was, now = best.speed["dense_images_per_second"], best.speed["images_per_second"]
+        detail = f"{was:,.0f} {ARROW} {now:,.0f}; {conditions(best.speed)}"
+        yield Fact("Images a second", _times(best.speed["ratio"]), detail)
+    for name, (accuracy, before) in _accuracies(summary).items():
+        detail = f"dense {text.percent(before)}, {points(accuracy - before)}" if best.number else ""
+        yield Fact(f"{name.capitalize()} accuracy", text.percent(accuracy), detail)
+
+
+def _ending(summary: Summary) -> str:
+    if summary.stop is None:
+        return f"The study has not ended; it is in round {summary.best.number}."
+    reason = str(summary.stop.get("reason", "")).rstrip(".")
+    return (
+        f"The study ended after {plural(len(summary.rounds), 'round')}"
+        f"{': ' if reason else ''}{reason}. The model kept is that of round {summary.best.number}."
+    )
+
+
+def _proof(summary: Summary) -> Proof:
+    """The largest difference over all rounds, and whether each was within its tolerance."""
+    proven = [one for one in summary.rounds if one.max_difference is not None]
+    operations = [operation for one in summary.rounds for operation in one.inexact]
+    inexact = tuple(dict.fromkeys(operations))
+    if not proven:
+        return Proof("No proof of a cut has been recorded.", inexact)
+    worst = max(proven, key=lambda one: one.max_difference or 0.0)
+    within = [
+        one for one in proven if one.tolerance is None or (one.max_difference or 0) <= one.tolerance
+    ]
+    allowed = "" if worst.tolerance is None else f", where {worst.tolerance:.1e} was allowed"
+    return Proof(
+        "After every cut the pruned model, and the dense model made to ignore the removed "
+        "channels, run on the same inputs. The largest difference of their outputs, over all "
+        "rounds, was "
+        f"{worst.max_difference:.1e} (round {worst.number}){allowed}; {len(within)} of "
+        f"{plural(len(summary.rounds), 'cut')} passed.",
+        inexact,
+    )
+
+
+def _rounds(summary: Summary) -> Table:
+    every = (summary.dense, *summary.rounds)
+    shares = summary.shares_removed()
+    return Table(
+        columns=(
+            "round",
+            "channels",
+            "parameters",
+            "removed",
+            "MACs",
+            "accuracy after the cut",
+            "after fine-tuning",
+            "images a second, times dense",
+            "proof: largest difference",
+        ),
+        rows=tuple(_round_cells(one, shares[one.number]) for one in every),
+        marked=every.index(summary.best) if summary.stop else None,
+        note="Round 0 is the dense model. Accuracies are of the validation data."
+        + (" The model kept is set in bold." if summary.stop else ""),
+    )
+
+
+def _round_cells(one: Round, removed: float) -> tuple[str, ...]:
+    return (
+        f"{one.number}",
+        f"{one.channels:,}",
+        f"{one.params:,}",
+        text.percent(removed),
+        f"{one.macs:,}",
+        _or_not_known(one.after_cut, text.percent),
+        _or_not_known(one.accuracy, text.percent),
+        NOT_KNOWN if one.speed is None else f"{one.speed['ratio']:.2f}",
+        _or_not_known(one.max_difference, "{:.1e}".format),
+    )
+
+
+def _widths(summary: Summary) -> Table:
+    rows = []
+    for layer, before in summary.dense.widths.items():
+        after = summary.best.widths.get(layer, 0)
+        rows.append((layer, f"{before:,}", f"{after:,}", text.percent(1 - after / before)))
+    return Table(("layer", "filters before", "after", "removed"), tuple(rows))
+
+
+def _settings(
+    dense: Mapping[str, object], configuration: Mapping[str, object]
+) -> Iterator[tuple[str, str]]:
+    """What the study was run with: what the history says, then the configuration, made flat."""
+    told = {key: dense[key] for key in ("model", "data", "criterion", "seed") if key in dense}
+    yield from _flat({**told, **configuration})
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value, default=str)
+            yield f"{prefix}{name}", shown
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} \N{MULTIPLICATION SIGN}"
+
+
+def _or_not_known(value: float | None, show: Callable[[float], str]) -> str:
+    return NOT_KNOWN if value is None else show(value)

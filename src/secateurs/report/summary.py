@@ -1,0 +1,185 @@
+"""What a history says, round by round, and the sentence that says it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secateurs import text
+from secateurs.errors import StudyError
+from secateurs.history import History, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of pruning and fine-tuning; round 0 is the dense model.
+
+    Attributes:
+        number: of the round.
+        end: batches of training by the end of the round.
+        removed: channels removed in this round.
+        channels: channels left.
+        params: parameters left.
+        macs: multiply-accumulates of one image.
+        bytes: size of what is left.
+        widths: layer -> filters left.
+        after_cut: validation accuracy just after the cut.
+        accuracy: validation accuracy at the end of the round's training.
+        speed: the latest measurement of speed.
+        max_difference: the largest difference that the proof of the cut found.
+        tolerance: what the proof allowed.
+        inexact: operations that make removal inexact by nature.
+    """
+
+    number: int
+    end: int
+    removed: int
+    channels: int
+    params: int
+    macs: int
+    bytes: int
+    widths: Mapping[str, int]
+    after_cut: float | None
+    accuracy: float | None
+    speed: Record | None
+    max_difference: float | None
+    tolerance: float | None
+    inexact: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A study in numbers.
+
+    Attributes:
+        dense: the model the study began with.
+        rounds: the rounds of pruning, in order.
+        best: the round whose model is the study's result; while the study runs, its latest round.
+        dense_accuracy: validation accuracy of the dense model, where known.
+        accuracy: validation accuracy of the best model, where known.
+        stop: the record of the study's end, if it has ended.
+    """
+
+    dense: Round
+    rounds: tuple[Round, ...]
+    best: Round
+    dense_accuracy: float | None
+    accuracy: float | None
+    stop: Record | None
+
+    @property
+    def params_removed(self) -> float:
+        """Share of the parameters that the best model does without."""
+        return 1 - self.best.params / self.dense.params
+
+    @property
+    def macs_removed(self) -> float:
+        """Share of the multiply-accumulates that the best model does without."""
+        return 1 - self.best.macs / self.dense.macs
+
+    @property
+    def gain(self) -> float | None:
+        """Validation accuracy won (or, below zero, lost) by the best model."""
+        if self.accuracy is None or self.dense_accuracy is None:
+            return None
+        return self.accuracy - self.dense_accuracy
+
+    def shares_removed(self) -> dict[int, float]:
+        """Round -> share of the parameters removed by its end."""
+        return {
+            one.number: 1 - one.params / self.dense.params for one in (self.dense, *self.rounds)
+        }
+
+    def headline(self) -> str:
+        """The finding, in one line."""
+        if not self.rounds:
+            reached = "" if self.dense_accuracy is None else f" {text.percent(self.dense_accuracy)}"
+            return f"The dense model, not pruned yet{':' if reached else ''}{reached}"
+        if self.best.number == 0:
+            return f"The dense model is still the best after {plural(len(self.rounds), 'round')}"
+        found = f"{text.percent(self.params_removed)} of the parameters removed"
+        if self.gain is not None:
+            found += f", {points(self.gain)} of accuracy"
+        return found if self.stop else f"{found} so far"
+
+
+def summarise(history: History) -> Summary:
+    """The numbers of a study.
+
+    Raises:
+        StudyError: the history does not say what the dense model was.
+    """
+    first = history.last("dense")
+    if first is None:
+        raise StudyError(
+            f"the history holds no record of kind 'dense', so there is nothing to compare with; "
+            f"received {history!r}"
+        )
+    # What counts is the end of a round's training: its last record.
+    trained = {record["round"]: record for record in history.of("train")}
+    speeds = {record["round"]: record for record in history.of("speed")}
+    dense = _round(first, trained, speeds)
+    # A round repeated after a crash was recorded twice; the later record is the one that counts.
+    cuts = {record["round"]: record for record in history.of("prune")}
+    rounds = tuple(_round(cuts[number], trained, speeds) for number in sorted(cuts))
+    stop = history.last("stop")
+    latest = rounds[-1] if rounds else dense
+    if stop is None:
+        return Summary(dense, rounds, latest, dense.accuracy, latest.accuracy, None)
+    best = next((one for one in (dense, *rounds) if one.number == stop.get("best_round")), latest)
+    dense_accuracy = _first_known(stop.get("dense_accuracy"), dense.accuracy)
+    return Summary(
+        dense, rounds, best, dense_accuracy, _first_known(stop.get("accuracy"), best.accuracy), stop
+    )
+
+
+def points(change: float) -> str:
+    """0.003 -> '+0.3 points', a difference of two shares."""
+    shown = round(100 * change, 1) + 0.0  # -0.04 is not 'minus nothing'
+    sign = "\N{MINUS SIGN}" if shown < 0 else "+" if shown > 0 else "\N{PLUS-MINUS SIGN}"
+    return f"{sign}{abs(shown):.1f} points"
+
+
+def faster(ratio: float) -> str:
+    """1.65 -> '65.0 % more images a second'."""
+    return f"{text.percent(abs(ratio - 1))} {'more' if ratio >= 1 else 'fewer'} images a second"
+
+
+def conditions(speed: Record) -> str:
+    """Under which conditions a speed was measured: 'cpu, 2 threads, batch of 64'."""
+    parts = [
+        str(speed["device"]) if speed.get("device") else "",
+        plural(speed["threads"], "thread") if speed.get("threads") else "",
+        f"batch of {speed['batch_size']}" if speed.get("batch_size") else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def plural(number: int, noun: str) -> str:
+    """(3, 'round') -> '3 rounds'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _first_known(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _round(record: Record, trained: Mapping[int, Record], speeds: Mapping[int, Record]) -> Round:
+    number = record["round"]
+    last = trained.get(number, {})
+    return Round(
+        number=number,
+        end=last["batch"] if last else record["batch"],
+        removed=record.get("removed", 0),
+        channels=record["channels"],
+        params=record["params"],
+        macs=record["macs"],
+        bytes=record["bytes"],
+        widths=record.get("widths", {}),
+        after_cut=record.get("accuracy") if record["kind"] == "prune" else None,
+        accuracy=last.get("accuracy"),
+        speed=speeds.get(number),
+        max_difference=record.get("max_difference"),
+        tolerance=record.get("tolerance"),
+        inexact=tuple(record.get("inexact") or ()),
+    )
