@@ -42,7 +42,9 @@ class TensorCut:
 
     def kept(self, axis: int) -> NDArray[np.int64]:
         """Indices along ``axis`` that stay."""
-        return np.setdiff1d(np.arange(self.shape[axis]), self.removed.get(axis, ()))
+        stays = np.ones(self.shape[axis], bool)
+        stays[list(self.removed.get(axis, ()))] = False
+        return np.flatnonzero(stays)
 
     @property
     def shape_after(self) -> tuple[int, ...]:

@@ -1,0 +1,188 @@
+"""How long the tool itself takes: trace, score, plan, apply and prove, against Torch-Pruning.
+
+    python benchmarks/tool_speed.py                  # all models, writes docs/benchmarks.md
+    python benchmarks/tool_speed.py resnet50         # one, printed
+
+Both cut half of the channels of every layer by the L1 norm, from the same fresh model, one thread, in one
+process and in turn (A B A B ...), so that the machine's noise hits both. Memory is measured in processes
+of their own: the peak of the resident set above what it was with the model built.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
+import torch
+import torchvision
+from support.tables import markdown, put
+from torch import nn
+
+import secateurs as sec
+
+MODELS = (
+    "resnet18",
+    "resnet50",
+    "resnet152",
+    "densenet121",
+    "densenet201",
+    "mobilenet_v2",
+    "efficientnet_b0",
+    "vgg16",
+)
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return getattr(torchvision.models, name)(weights=None).eval()
+
+
+def run_ours(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    clock = [time.perf_counter()]
+    network = sec.trace(model, x)
+    clock.append(time.perf_counter())
+    scores = sec.score(network, "l1")
+    clock.append(time.perf_counter())
+    cut = sec.plan(network, scores, amount=0.5)
+    clock.append(time.perf_counter())
+    sec.apply(model, cut, x, proof=False)
+    clock.append(time.perf_counter())
+    sec.apply(model, cut, x, network=network)
+    clock.append(time.perf_counter())
+    steps = [end - start for start, end in zip(clock, clock[1:], strict=False)]
+    trace, score, plan, apply, apply_and_prove = steps
+    unproven = trace + score + plan + apply
+    return {
+        "trace": trace,
+        "score": score,
+        "plan": plan,
+        "apply": apply,
+        "prove": apply_and_prove - apply,
+        "without proof": unproven,
+        "with proof": unproven - apply + apply_and_prove,
+    }
+
+
+def run_theirs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    import torch_pruning as tp
+
+    model = copy.deepcopy(model)  # it works in place; the copy is not timed
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    start = time.perf_counter()
+    pruner = tp.pruner.BasePruner(
+        model,
+        x,
+        importance=tp.importance.GroupMagnitudeImportance(p=1),
+        pruning_ratio=0.5,
+        ignored_layers=[last],
+    )
+    pruner.step()
+    return {"all": time.perf_counter() - start}
+
+
+def measure(name: str, repeats: int) -> dict[str, object]:
+    torch.set_num_threads(1)
+    model, x = build(name), torch.randn(1, 3, 224, 224)
+    run_ours(build("resnet18"), x)  # warm up imports and caches of both
+    run_theirs(build("resnet18"), x)
+    ours: list[dict[str, float]] = []
+    theirs: list[float] = []
+    for turn in range(repeats):
+        ours.append(run_ours(model, x))
+        if turn == 0 or sum(theirs) < 60:  # one turn of a minute says enough
+            theirs.append(run_theirs(model, x)["all"])
+        gc.collect()
+    medians = {key: statistics.median(run[key] for run in ours) for key in ours[0]}
+    spread = [min(run["without proof"] for run in ours), max(run["without proof"] for run in ours)]
+    return {
+        "model": name,
+        "ours": medians,
+        "spread": spread,
+        "theirs": statistics.median(theirs),
+        "their spread": [min(theirs), max(theirs)],
+        "memory": {who: peak(name, who) for who in ("ours", "theirs")},
+        "model bytes": sum(p.numel() * 4 for p in model.parameters()),
+    }
+
+
+def peak(name: str, who: str) -> int:
+    """Bytes of resident memory above the built model's, in a process of its own."""
+    command = [sys.executable, __file__, "--memory", who, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def report_memory(name: str, who: str) -> None:
+    torch.set_num_threads(1)
+    run = {"ours": run_ours, "theirs": run_theirs}[who]
+    x = torch.randn(1, 3, 224, 224)
+    run(build("squeezenet1_1" if who == "ours" else "resnet18"), x)  # imports are not the model's
+    model = build(name)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
+    before = resident("VmRSS")
+    if who == "ours":
+        network = sec.trace(model, x)
+        cut = sec.plan(network, sec.score(network, "l1"), amount=0.5)
+        sec.apply(model, cut, x, network=network)
+    else:
+        run(model, x)
+    print(resident("VmHWM") - before)
+
+
+def resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+
+def table(results: list[dict[str, object]]) -> str:
+    columns = ("model", "trace", "score", "plan", "apply", "prove", "ours, unproven", "ours, proven")
+    columns += ("Torch-Pruning", "unproven", "proven", "memory, ours", "memory, theirs", "model")
+    rows = []
+    for result in results:
+        ours, theirs = result["ours"], result["theirs"]
+        rows.append(
+            [
+                result["model"],
+                *(f"{ours[key]:.3f}" for key in ("trace", "score", "plan", "apply", "prove")),
+                f"{ours['without proof']:.2f} ({result['spread'][0]:.2f}-{result['spread'][1]:.2f})",
+                f"{ours['with proof']:.2f}",
+                f"{theirs:.2f} ({result['their spread'][0]:.2f}-{result['their spread'][1]:.2f})",
+                f"**{theirs / ours['without proof']:.1f}x**",
+                f"{theirs / ours['with proof']:.1f}x",
+                *(f"{result['memory'][who] / 1e6:.0f}" for who in ("ours", "theirs")),
+                f"{result['model bytes'] / 1e6:.0f}",
+            ]
+        )
+    return markdown(columns, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", choices=("ours", "theirs"))
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    if arguments.memory:
+        report_memory(arguments.models[0], arguments.memory)
+        return
+    results = []
+    for name in arguments.models:
+        results.append(measure(name, arguments.repeats))
+        print(table(results[-1:]).splitlines()[-1], flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+    if tuple(arguments.models) == MODELS:
+        put(PAGE, "tool speed", table(results))
+
+
+if __name__ == "__main__":
+    main()
