@@ -3,14 +3,15 @@
     python benchmarks/tool_speed.py                  # all models, writes docs/benchmarks.md
     python benchmarks/tool_speed.py resnet50         # one, printed
 
-Both cut half of the channels of every layer by the L1 norm, from the same fresh model, one thread, in one
-process and in turn (A B A B ...), so that the machine's noise hits both. Memory is measured in processes
-of their own: the peak of the resident set above what it was with the model built.
+Both cut half of the channels of every layer by the L1 norm, from the same fresh model, one thread,
+in one process and in turn (A B A B ...), so that the machine's noise hits both. Memory is measured
+in processes of their own: the peak of the resident set above what it was with the model built.
 """
 
 import argparse
 import copy
 import gc
+import itertools
 import json
 import statistics
 import subprocess
@@ -18,13 +19,13 @@ import sys
 import time
 from pathlib import Path
 
-import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
 import torch
 import torchvision
-from support.tables import markdown, put
 from torch import nn
 
 import secateurs as sec
+import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
+from support.tables import markdown, put
 
 MODELS = (
     "resnet18",
@@ -56,7 +57,7 @@ def run_ours(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     clock.append(time.perf_counter())
     sec.apply(model, cut, x, network=network)
     clock.append(time.perf_counter())
-    steps = [end - start for start, end in zip(clock, clock[1:], strict=False)]
+    steps = [end - start for start, end in itertools.pairwise(clock)]
     trace, score, plan, apply, apply_and_prove = steps
     unproven = trace + score + plan + apply
     return {
@@ -143,7 +144,16 @@ def resident(field: str) -> int:
 
 
 def table(results: list[dict[str, object]]) -> str:
-    columns = ("model", "trace", "score", "plan", "apply", "prove", "ours, unproven", "ours, proven")
+    columns = (
+        "model",
+        "trace",
+        "score",
+        "plan",
+        "apply",
+        "prove",
+        "ours, unproven",
+        "ours, proven",
+    )
     columns += ("Torch-Pruning", "unproven", "proven", "memory, ours", "memory, theirs", "model")
     rows = []
     for result in results:
@@ -152,7 +162,8 @@ def table(results: list[dict[str, object]]) -> str:
             [
                 result["model"],
                 *(f"{ours[key]:.3f}" for key in ("trace", "score", "plan", "apply", "prove")),
-                f"{ours['without proof']:.2f} ({result['spread'][0]:.2f}-{result['spread'][1]:.2f})",
+                f"{ours['without proof']:.2f} "
+                f"({result['spread'][0]:.2f}-{result['spread'][1]:.2f})",
                 f"{ours['with proof']:.2f}",
                 f"{theirs:.2f} ({result['their spread'][0]:.2f}-{result['their spread'][1]:.2f})",
                 f"**{theirs / ours['without proof']:.1f}x**",

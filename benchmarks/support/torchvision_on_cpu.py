@@ -1,9 +1,9 @@
 """Lets torchvision and timm import beside a CPU build of PyTorch; import it before them.
 
-torchvision's wheels are linked against CUDA, so beside a CPU-only PyTorch their compiled operators do not
-load, and the import stops at a missing ``torchvision::nms``. Declaring the two operators whose fake
-implementations are registered at import is enough to build and run every model. Where they are there
-already, nothing is done.
+torchvision's wheels are linked against CUDA, so beside a CPU-only PyTorch their compiled operators
+do not load, and the import stops at a missing ``torchvision::nms``. Declaring the two operators
+whose fake implementations are registered at import is enough to build and run every model. Where
+they are there already, nothing is done.
 """
 
 import torch

@@ -15,7 +15,7 @@ from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.filesize import file_bytes
 from secateurs.channels.labels import Ids
-from secateurs.channels.network import Group, Network
+from secateurs.channels.network import Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
 
 Scope = Literal["group", "network"]
@@ -137,7 +137,7 @@ def plan(
         raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
     queue = _Queue.of(network, scores, scope, floor, multiple, skip)
     if threshold is not None:
-        return queue.cut(int(np.searchsorted(queue.sorted_scores(), threshold)))
+        return queue.cut_of(queue.counts_at(queue.scores < threshold))
     if amount is not None:
         total = sum(len(group) for group in network.groups)
         budget = Budget(channels=max(1, total - round(amount * total)) + 0.0)
@@ -202,12 +202,13 @@ class _Queue:
     def __len__(self) -> int:
         return len(self.group_of)
 
-    def sorted_scores(self) -> NDArray[np.float64]:
-        return np.sort(self.scores)
-
     def counts(self, length: int) -> Ids:
         """How many channels of each group go when the first ``length`` in the queue do."""
-        gone: Ids = np.bincount(self.group_of[:length], minlength=len(self.groups))
+        return self.counts_at(np.arange(len(self)) < length)
+
+    def counts_at(self, gone_at: NDArray[np.bool_]) -> Ids:
+        """How many channels of each group go when those at these places in the queue do."""
+        gone: Ids = np.bincount(self.group_of[gone_at], minlength=len(self.groups))
         if self.multiple == 1:
             return gone
         width = np.array([len(group) for group in self.groups])
@@ -234,12 +235,12 @@ class _Queue:
             }
         )
 
-    def cut(self, length: int) -> Cut:
-        return self.cut_of(self.counts(length))
-
 
 def _allowed(network: Network, skip: Sequence[str]) -> list[Group]:
-    names = [[group.name, *(member.layer for member in group.members)] for group in network.groups]
+    names = [
+        [group.name, *(member.layer for member in group.members if member.role is not Role.INPUT)]
+        for group in network.groups
+    ]
     for pattern in skip:
         if not any(fnmatch.filter(of_group, pattern) for of_group in names):
             known = [group.name for group in network.groups]
@@ -323,11 +324,15 @@ def _shortest(queue: _Queue, holds: Callable[[Cost], bool]) -> Ids | None:
 
 def _given_back(queue: _Queue, counts: Ids, holds: Callable[[Cost], bool]) -> Ids:
     """Put back what the budget has room for: the last step overshoots where channels are dear."""
-    for number in range(len(queue.groups)):
-        fewer = counts.copy()
-        fewer[number] = max(0, fewer[number] - queue.multiple)
-        if fewer[number] < counts[number] and holds(queue.cost(fewer)):
-            counts = fewer
+    open_groups = list(range(len(queue.groups)))
+    while open_groups:
+        for number in list(open_groups):
+            fewer = counts.copy()
+            fewer[number] = max(0, fewer[number] - queue.multiple)
+            if fewer[number] < counts[number] and holds(queue.cost(fewer)):
+                counts = fewer
+            else:
+                open_groups.remove(number)
     return counts
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.random_networks import RandomNetwork, example, recipes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateurs as sec
+from support.random_networks import RandomNetwork, example, recipes
 
 
 def random_cut(network, seed):

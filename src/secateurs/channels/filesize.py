@@ -27,7 +27,8 @@ def file_bytes(network: Network, cut: Cut) -> int:
     """
     header: dict[str, Any] = {"__metadata__": metadata(cut)}
     place = 0
-    for tensor in network.tensors.values():
+    # Wide types first, then by name, as safetensors does: the order decides how long offsets are.
+    for tensor in sorted(network.tensors.values(), key=lambda t: (-t.itemsize, t.name)):
         known = cut.tensors.get(tensor.name)
         shape = tensor.shape if known is None else known.shape_after
         size = tensor.itemsize

@@ -517,8 +517,8 @@ def _groups(
 def _sides(alike: list[int], needs: Ids) -> Iterator[list[int]]:
     """Atoms that touch the same axes, the rows of a grid apart from its columns.
 
-    A square grid's rows and columns touch the same axes equally often; but a row and a column meet in a
-    cell, and two rows never do.
+    A square grid's rows and columns touch the same axes equally often; but a row and a column meet
+    in a cell, and two rows never do.
     """
     if needs.shape[1] == 1:
         yield alike

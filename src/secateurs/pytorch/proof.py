@@ -67,6 +67,8 @@ class Sampled(Counted):
         total = math.prod(small)
         if tensor is None or not tensor.is_floating_point() or not total:
             return None
+        if not small:
+            return tensor.reshape(1)
         flat = np.random.default_rng(total).integers(0, total, min(total, self.samples_each))
         return self._at(tensor, np.unravel_index(flat, small), dense, axes)
 
@@ -80,7 +82,7 @@ class Sampled(Counted):
         if any(len(at) and at.max() >= size for at, size in zip(places, tensor.shape, strict=True)):
             return None
         index = tuple(torch.from_numpy(at).to(tensor.device) for at in places)
-        return tensor[index] if index else tensor.reshape(1)
+        return tensor[index]
 
 
 class MaskedTwin(Sampled):
@@ -184,11 +186,13 @@ def largest_difference(one: Any, other: Any) -> tuple[float, float]:
         if mine.shape != theirs.shape:
             return float("inf"), scale
         if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
-            gap = (mine - theirs).abs().max().item()
-            # Where both are infinite or NaN alike there is nothing to compare.
-            difference = max(difference, float("inf") if math.isnan(gap) else gap)
-            scale = max(scale, theirs.abs().max().item())
+            difference = max(difference, _finite_or_inf((mine - theirs).abs().max().item()))
+            scale = max(scale, _finite_or_inf(theirs.abs().max().item()))
     return difference, scale
+
+
+def _finite_or_inf(number: float) -> float:
+    return math.inf if math.isnan(number) else number
 
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -256,8 +260,8 @@ def _compare(
             f"the dense model's output is not finite on these inputs{_first_not_finite(dense)}; "
             "nothing can be proven. Check its weights and the example inputs."
         )
-    inside, where = _largest_inside(operations, sampled.samples, twin.samples)
     relative = TOLERANCE.get(_precision(dense), 1e-4)
+    inside, where = _largest_inside(operations, sampled.samples, twin.samples, 10 * relative)
     return Proof(
         difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
     )
@@ -267,9 +271,15 @@ def _largest_inside(
     operations: Sequence[Operation],
     received: Sequence[torch.Tensor | None],
     expected: Sequence[torch.Tensor | None],
+    tolerance: float,
 ) -> tuple[float, str]:
-    """(largest difference of an operation's samples relative to their size, its layer)."""
-    largest, where = 0.0, ""
+    """How far the samples of the operations are apart, and where they first come apart.
+
+    Returns:
+        (largest difference of an operation's samples relative to their size, the layer of the first
+        operation beyond the tolerance, or else of the largest difference).
+    """
+    largest, where, first = 0.0, "", None
     for operation, mine, theirs in zip(operations, received, expected, strict=False):
         if mine is None or theirs is None:
             continue
@@ -279,7 +289,9 @@ def _largest_inside(
         relative = gap / size if size > 0 else gap
         if not relative <= largest:
             largest, where = relative, operation.layer
-    return largest, where
+        if first is None and not relative <= tolerance:
+            first = operation.layer
+    return largest, where if first is None else first
 
 
 def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -318,10 +330,9 @@ def _explained(network: Network, proof: Proof) -> str:
         f"{network.name}: the cut model does not do what the dense one does without these "
         f"channels: "
         f"expected a largest difference of {proof.tolerance:.2g} or less, received "
-        f"{proof.max_difference:.2g} (largest output {proof.scale:.3g}); "
-        f"inside, they differ most in {proof.layer or 'the model'} (by {proof.inside:.2g} of its "
-        f"size). "
-        "The cut was not made. An operation there does something else than its rule says: leave "
-        "its "
-        "channels out of the cut, and please report it."
+        f"{proof.max_difference:.2g} (largest output {proof.scale:.3g}); inside, they come apart "
+        f"in "
+        f"{proof.layer or 'the model'} (by up to {proof.inside:.2g} of the size of what is "
+        "compared). The cut was not made. An operation there does something else than its rule "
+        "says: leave its channels out of the cut, and please report it."
     )

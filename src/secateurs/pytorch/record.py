@@ -138,11 +138,12 @@ def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> N
             )
             + ". Build the model as it was built before it was saved."
         )
-    for name, tensor in state.items():
-        if own[name].shape != tensor.shape:
+    for name in own:
+        if name in state and own[name].shape != state[name].shape:
             raise CheckpointError(
                 f"{path}: {name}: expected shape {tuple(own[name].shape)}; "
-                f"received {tuple(tensor.shape)}. Build the model as it was built before it was "
+                f"received {tuple(state[name].shape)}. Build the model as it was built before it "
+                f"was "
                 f"saved."
             )
     with torch.no_grad():

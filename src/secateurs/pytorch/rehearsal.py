@@ -9,7 +9,7 @@ the code did not follow; the channels concerned are frozen, with the line that b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,20 +101,13 @@ class Rehearsal(Counted):
         """Blame the axes whose length is still the dense one; if none is, all that differ."""
         wrong: list[Ids] = []
         stuck: list[tuple[int, Ids]] = []
-        asked_for = [
-            shapes[place] if place < len(shapes) else None
-            for place in range(len(operation.outputs))
-        ]
-        if not shapes:
-            asked_for[0] = _asked_shape(call, len(operation.outputs[0][0]))
-        for got, (dense, axes) in zip(asked_for, operation.outputs, strict=True):
+        for place, (dense, axes) in enumerate(operation.outputs):
             foretold = self._shape(dense, axes)
+            got = shapes[place] if shapes else _asked_shape(call, len(dense))
             for axis, units in axes.items():
-                if foretold[axis] == dense[axis] or (
-                    got is not None and got[axis] == foretold[axis]
-                ):
+                if foretold[axis] == dense[axis] or (got and got[axis] == foretold[axis]):
                     continue
-                if got is not None and got[axis] == dense[axis]:
+                if got[axis] == dense[axis] if got else dense[axis] in _integers(call.arguments):
                     stuck.append((dense[axis], units))
                 else:
                     wrong.append(units)
@@ -169,7 +162,17 @@ def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
     return None
 
 
+def _integers(values: Any) -> Iterator[int]:
+    """The whole numbers among arguments, in lists too."""
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _integers(value)
+    elif isinstance(values, int) and not isinstance(values, bool):
+        yield values
+
+
 def _line_of(error: BaseException) -> str:
+    """Where, in the user's code, a forward pass raised."""
     trail = error.__traceback__
     place = "an unknown line"
     while trail is not None:

@@ -288,6 +288,8 @@ class Tracer(Counted):
                 known.append(labels.axes[axis])
             elif labels.leaf is not None:
                 unbound.append((labels.leaf, axis))
+            elif not is_followed(tensor) and _is_uniform(tensor, axis):
+                self.reads_sizes = True  # zeros, ones, ...: the rehearsal sees whether they follow
             else:
                 fixed = labels
         if fixed is not None:
@@ -379,6 +381,12 @@ def follow(tensor: torch.Tensor, labels: Labels) -> None:
 def is_followed(tensor: torch.Tensor) -> bool:
     """Whether a tensor depends on the input or the weights."""
     return hasattr(tensor, "_secateurs_labels")
+
+
+def _is_uniform(constant: torch.Tensor, axis: int) -> bool:
+    """Whether a constant is the same all along an axis, so that any of it could go."""
+    first = constant.narrow(axis, 0, 1)
+    return not constant.is_meta and bool((constant == first).all())
 
 
 def made_for_real(call: Call) -> Any:

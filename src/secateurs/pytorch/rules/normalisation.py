@@ -43,6 +43,8 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
         (call.get("weight"), Role.SCALE),
         (call.get("bias"), Role.SHIFT),
     )
+    if 1 in axes:
+        tracer.counts[tracer.layer, "num_features"] = axes[1]
     tracer.put(output[0] if isinstance(output, (tuple, list)) else output, axes)
     return output
 

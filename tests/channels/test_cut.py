@@ -1,0 +1,82 @@
+"""Cuts as data: JSON and back, one after another, and in words."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateurs.channels.cost import Cost
+from secateurs.channels.cut import ChannelCut, Cut, SizeChange, TensorCut
+from secateurs.errors import CheckpointError, CutError
+
+
+def example():
+    return Cut(
+        {"a.weight": TensorCut((4, 3), {0: (1, 2)}), "b.weight": TensorCut((2, 4), {1: (1, 2)})},
+        (SizeChange("a", "out_features", None, 4, 2), SizeChange("n", "normalized_shape", 0, 4, 2)),
+        {"a": ChannelCut(4, (1, 2))},
+        Cost(20, 200, 80, 4),
+        Cost(10, 100, 40, 2),
+    )
+
+
+def test_json_and_back(tmp_path):
+    cut = example()
+    assert Cut.from_json(cut.to_json()) == cut
+    cut.save(tmp_path / "cut.json")
+    assert Cut.load(tmp_path / "cut.json") == cut
+    assert json.loads(cut.to_json())["version"] == 1
+    assert Cut.from_json(Cut().to_json()) == Cut()
+
+
+def test_axes_that_lose_the_same_share_one_list():
+    assert json.loads(example().to_json())["sets"] == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no", "not JSON"),
+        ("[]", "expected a cut"),
+        ('{"format": "secateurs-cut", "version": 99}', "version 99"),
+        ('{"format": "secateurs-cut", "version": 1}', "damaged"),
+    ],
+)
+def test_what_is_no_cut_is_refused(text, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        Cut.from_json(text)
+    (tmp_path / "cut.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"cut\.json"):
+        Cut.load(tmp_path / "cut.json")
+
+
+@given(st.data())
+def test_in_turn_is_indexing_in_turn(data):
+    size = data.draw(st.integers(2, 12))
+    values = np.arange(size)
+    first = tuple(sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))))
+    left = np.delete(values, first)
+    second = tuple(
+        sorted(data.draw(st.sets(st.integers(0, len(left) - 1), max_size=len(left) - 1)))
+    )
+    one = Cut({"w": TensorCut((size,), {0: first})})
+    other = Cut({"w": TensorCut((len(left),), {0: second})})
+    both = one.then(other).tensors["w"]
+    assert both.kept(0).tolist() == np.delete(left, second).tolist()
+    assert both.shape_after == (len(left) - len(second),)
+
+
+def test_cuts_that_do_not_follow_each_other_are_refused():
+    with pytest.raises(CutError, match=r"a\.weight: expected a cut of shape \(2, 3\)"):
+        example().then(example())
+
+
+def test_in_words():
+    shown = example().explain()
+    row = next(line.split() for line in shown.splitlines() if line.startswith("a "))
+    assert row == ["a", "4", "2", "50.0", "%", "1-2"]
+    assert "parameters 20 -> 10 (50.0 % removed)" in shown
+    assert example().removed_channels == 2
+    assert not Cut()
