@@ -1,0 +1,224 @@
+"""Which models can be pruned: torchvision's classifiers and one of every timm module.
+
+    make coverage                                             # everything, writes docs/coverage.md
+    python benchmarks/coverage.py torchvision:resnet18        # some, printed
+    python benchmarks/coverage.py --tool theirs timm:resnet18
+
+Each model in a process of its own, one thread, two minutes at most: trace, cut half of the channels of
+every group by the L1 norm, apply, prove, one training step, save, load into a fresh model. No model gets
+any help. A model counts if at least 40 % of its parameters outside embeddings and classifier went, and
+the proof held (or the operations that make it inexact are named). Torch-Pruning gets the same, with the
+classifier among its ignored layers; it has no proof, so that its model runs and keeps its output's shape
+is all that is asked of it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
+import torch
+from support.tables import markdown, put
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+
+PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
+SMALLEST = Path(__file__).parent / "smallest_of_timm.json"
+CLASSES = 1000
+LIMIT = 120
+ENOUGH = 0.4
+EMBEDDINGS = ("pos_embed", "cls_token", "class_token", "position", "rel_pos", "dist_token")
+
+
+def names() -> list[str]:
+    import torchvision
+
+    ours = torchvision.models.list_models(module=torchvision.models)
+    theirs = json.loads(SMALLEST.read_text())
+    return [f"torchvision:{name}" for name in ours] + [f"timm:{name}" for name in theirs.values()]
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A model with random weights, from a fixed seed, and an image for it."""
+    torch.manual_seed(0)
+    source, _, model_name = name.partition(":")
+    if source == "torchvision":
+        import torchvision
+
+        quick = {"init_weights": False} if model_name in ("googlenet", "inception_v3") else {}
+        model = torchvision.models.get_model(model_name, weights=None, **quick)
+        size = (3, 299, 299) if model_name == "inception_v3" else (3, 224, 224)
+    else:
+        import timm
+
+        model = timm.create_model(model_name, pretrained=False)
+        size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    return model.eval(), torch.randn(1, *size)
+
+
+def countable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters outside embeddings and classifier."""
+    apart = {
+        id(parameter)
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+        if isinstance(module, nn.Embedding) or is_classifier(module)
+    }
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in apart and not any(word in name for word in EMBEDDINGS):
+            yield name, parameter
+
+
+def is_classifier(module: nn.Module) -> bool:
+    sizes = (getattr(module, "out_features", None), getattr(module, "out_channels", None))
+    return CLASSES in sizes
+
+
+def first_tensor(output: Any) -> torch.Tensor:
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output
+
+
+def train_one_step(model: nn.Module, x: torch.Tensor) -> None:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    output = first_tensor(model(torch.cat([x, x.flip(-1)])))
+    F.cross_entropy(output.flatten(1), torch.zeros(2, dtype=torch.long)).backward()
+    optimizer.step()
+    model.eval()
+
+
+def run_ours(name: str) -> dict[str, Any]:
+    model, x = build(name)
+    start = time.perf_counter()
+    network = sec.trace(model, x)
+    cut = sec.plan(network, sec.score(network, "l1"), amount=0.5, floor=1)
+    small = sec.apply(model, cut, x, network=network)
+    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        sec.save(small, Path(folder) / "small.safetensors")
+        loaded = sec.load(build(name)[0], Path(folder) / "small.safetensors").eval()
+    with torch.no_grad():
+        same = torch.equal(first_tensor(loaded(x)), first_tensor(small.eval()(x)))
+    train_one_step(small, x)
+    proof = small.report.proof
+    return {
+        "seconds": seconds,
+        **shares(model, small),
+        "difference": proof.max_difference,
+        "scale": proof.scale,
+        "inside": proof.inside,
+        "inexact": list(proof.inexact),
+        "loads": same,
+        "frozen": [[f.name, f.count, list(f.reasons)] for f in network.frozen],
+        "notes": list(network.notes),
+        "proven": proof.holds,
+    }
+
+
+def run_theirs(name: str) -> dict[str, Any]:
+    import torch_pruning as tp
+
+    model, x = build(name)
+    before = build(name)[0]
+    shape = first_tensor(model(x)).shape
+    start = time.perf_counter()
+    pruner = tp.pruner.BasePruner(
+        model,
+        x,
+        importance=tp.importance.GroupMagnitudeImportance(p=1),
+        pruning_ratio=0.5,
+        ignored_layers=[m for m in model.modules() if getattr(m, "out_features", 0) == CLASSES],
+    )
+    pruner.step()
+    seconds = time.perf_counter() - start
+    received = first_tensor(model.eval()(x)).shape
+    if received != shape:
+        raise ValueError(f"the output was {tuple(shape)} and is {tuple(received)}")
+    train_one_step(model, x)
+    return {"seconds": seconds, **shares(before, model)}
+
+
+def shares(dense: nn.Module, small: nn.Module) -> dict[str, Any]:
+    counted = dict(countable(dense))
+    left = dict(small.named_parameters())
+    before = sum(p.numel() for p in counted.values())
+    after = sum(left[name].numel() for name in counted if name in left)
+    return {
+        "before": sum(p.numel() for p in dense.parameters()),
+        "after": sum(p.numel() for p in small.parameters()),
+        "removed": 1 - after / max(1, before),
+    }
+
+
+def in_its_own_process(name: str, tool: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", "--tool", tool, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        return {"name": name, "error": f"did not end in {LIMIT} s"}
+    lines = done.stdout.strip().splitlines()
+    if not lines or not lines[-1].startswith("{"):
+        return {"name": name, "error": (done.stderr.strip().splitlines() or ["died"])[-1]}
+    return json.loads(lines[-1])
+
+
+def one(name: str, tool: str) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    try:
+        result = {"ours": run_ours, "theirs": run_theirs}[tool](name)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        result = {"error": f"{text} ({Path(where.filename).name}:{where.lineno})"}
+    print(json.dumps({"name": name, **result}))
+
+
+def counts(result: dict[str, Any]) -> bool:
+    fine = "error" not in result and result["removed"] >= ENOUGH
+    return fine and result.get("proven", True) and result.get("loads", True)
+
+
+def described(result: dict[str, Any]) -> str:
+    if "error" in result:
+        return f"{result['name']:45s} FAILED {result['error'][:150]}"
+    return (
+        f"{result['name']:45s} {'ok    ' if counts(result) else 'SHORT '} "
+        f"{result['seconds']:6.2f} s  removed {100 * result['removed']:3.0f} %  "
+        f"difference {result.get('difference', float('nan')):.1e}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--tool", choices=("ours", "theirs"), default="ours")
+    parser.add_argument("--one", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    if arguments.one:
+        one(arguments.names[0], arguments.tool)
+        return
+    results = []
+    for name in arguments.names or names():
+        results.append(in_its_own_process(name, arguments.tool))
+        print(described(results[-1]), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1))
+    print(f"{sum(counts(r) for r in results)} of {len(results)}")
+
+
+if __name__ == "__main__":
+    main()
