@@ -1,0 +1,26 @@
+"""Secateurs for Keras 3 models, on TensorFlow, JAX and PyTorch."""
+
+from secateurs.keras.apply import apply, delete_channels
+from secateurs.keras.edit import delete_layer, insert_layer, replace_layer
+from secateurs.keras.record import load, save
+from secateurs.keras.rules.registry import rule
+from secateurs.keras.trace import trace
+from secateurs.keras.tracer import Call, Place, Tracer
+
+__all__ = [
+    # as for PyTorch
+    "apply",
+    "delete_channels",
+    "load",
+    "save",
+    "trace",
+    # whole layers
+    "delete_layer",
+    "insert_layer",
+    "replace_layer",
+    # rules of one's own
+    "Call",
+    "Place",
+    "Tracer",
+    "rule",
+]

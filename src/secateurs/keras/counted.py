@@ -1,0 +1,110 @@
+"""Running a model's graph, one numbered call of a layer or operation after the other.
+
+The trace, the small model's run and the masked twin all go through the same graph. They must number
+its calls alike, so that what one finds can be used by the next: this is the part they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from secateurs.keras.internals import (
+    accepts_training,
+    graph_of,
+    is_model,
+    mask_of,
+    nodes_of,
+    set_mask,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One call in the graph.
+
+    Attributes:
+        index: its number.
+        path: dotted path of the layer or operation, 'encoder.conv1'.
+        operation: the layer or operation itself.
+    """
+
+    index: int
+    path: str
+    operation: Any
+
+
+Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
+
+
+class Counted:
+    """Numbers the calls of a graph and hands each to ``step``; models inside are gone through."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._index = -1
+        self._paths: dict[int, str] = {}
+
+    def run(self, model: Any, inputs: Sequence[Any]) -> list[Any]:
+        """The model's outputs, flat, in the order of ``model.outputs``.
+
+        Args:
+            model: sequential or functional.
+            inputs: flat, in the order of ``model.inputs``; whatever ``step`` can work with.
+        """
+        return self._through(model, "", inputs)
+
+    def _through(self, model: Any, prefix: str, inputs: Sequence[Any]) -> list[Any]:
+        graph = graph_of(model)
+        known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
+        for node in nodes_of(graph):
+            arguments, keywords = node.arguments.fill_in(known)
+            results = self._call(node.operation, prefix, arguments, keywords)
+            known.update(
+                (id(tensor), value) for tensor, value in zip(node.outputs, results, strict=True)
+            )
+        return [known[id(tensor)] for tensor in graph.outputs]
+
+    def _call(
+        self, operation: Any, prefix: str, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> list[Any]:
+        path = prefix + operation.name
+        if is_model(operation):
+            inner = inputs_of(operation, [*arguments, *keywords.values()][0])
+            return self._through(operation, f"{path}.", inner)
+        self._index += 1
+        # A layer shared between a model and one inside it goes by the first path it is met on.
+        site = Site(self._index, self._paths.setdefault(id(operation), path), operation)
+        results = self._step(site, arguments, keywords)
+        return list(keras.tree.flatten(results))
+
+
+def inputs_of(model: Any, given: Any) -> list[Any]:
+    """What a model was called on, flat, in the order of its inputs."""
+    inputs = graph_of(model).inputs
+    if isinstance(given, Mapping):
+        names = [tensor.name for tensor in inputs]
+        if set(names) <= set(given):
+            return [given[name] for name in names]
+    return list(keras.tree.flatten(given))
+
+
+def called(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Call it on real tensors, in inference mode."""
+    options = dict(keywords)
+    if accepts_training(operation):
+        options["training"] = False
+    return operation(*arguments, **options)
+
+
+def converted(model: Any, arrays: Sequence[Any]) -> list[Any]:
+    """Arrays as tensors of the types that the model's inputs have."""
+    tensors = []
+    for array, like in zip(arrays, graph_of(model).inputs, strict=True):
+        tensor = keras.ops.convert_to_tensor(array, dtype=like.dtype)
+        set_mask(tensor, mask_of(array))
+        tensors.append(tensor)
+    return tensors

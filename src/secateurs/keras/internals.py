@@ -1,0 +1,142 @@
+"""What Secateurs needs of Keras that Keras does not export: all of it, in this one place.
+
+A functional model's graph (its nodes, their arguments and order) and the classes of ``keras.ops``
+have had these names since Keras 3.0, but are not public. Where a later release moves one, this is
+the file to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import keras
+from keras.src import backend, ops
+from keras.src.layers.layer import Layer
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.numpy import GetItem
+from keras.src.ops.operation import Operation
+
+__all__ = [
+    "Functional",
+    "GetItem",
+    "Layer",
+    "Operation",
+    "accepts_training",
+    "compiled",
+    "compiled_with",
+    "functional_like_constructor",
+    "graph_of",
+    "infer",
+    "is_model",
+    "is_quantized",
+    "mask_of",
+    "named_classes",
+    "nodes_of",
+    "operation_classes",
+    "own_variables",
+    "set_mask",
+    "sublayers",
+    "variables_of",
+]
+
+
+def is_model(operation: Any) -> bool:
+    """Whether it is a model whose graph can be walked."""
+    return isinstance(operation, Functional) or (
+        isinstance(operation, keras.Sequential) and graph_of(operation) is not None
+    )
+
+
+def graph_of(model: Any) -> Any:
+    """The functional graph of a model; None for a sequential one that is not built."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """The calls of a graph in the order in which Keras runs them, without its inputs."""
+    by_depth = graph._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                yield node
+
+
+def own_variables(layer: Any) -> Iterator[tuple[Any, bool]]:
+    """(variable, whether it is a parameter) of a layer, those of its sublayers left out.
+
+    Being a parameter is a matter of how the variable was declared: it stays one while it is kept
+    from training.
+    """
+    for variable in getattr(layer, "_trainable_variables", ()):
+        yield variable, True
+    for variable in getattr(layer, "_non_trainable_variables", ()):
+        yield variable, False
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The layers that a layer keeps inside, one level deep."""
+    return list(getattr(layer, "_layers", ()))
+
+
+def accepts_training(operation: Any) -> bool:
+    """Whether a call may be told ``training=``."""
+    return bool(getattr(operation, "_call_has_training_arg", False))
+
+
+def is_quantized(layer: Any) -> bool:
+    """Whether the layer computes with something else than its kernel."""
+    return bool(getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))
+
+
+def infer(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+    """The shapes and types a layer gives, found by running its code on tensors without data."""
+    return Operation.compute_output_spec(layer, *arguments, **keywords)
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask (of padding) that travels with a tensor, if there is one."""
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Let a mask travel with a tensor."""
+    if mask is not None:
+        backend.set_keras_mask(tensor, mask)
+
+
+def operation_classes(*names: str) -> tuple[type, ...]:
+    """The classes behind functions of ``keras.ops``; names this release lacks are left out."""
+    modules: Sequence[ModuleType] = (ops.numpy, ops.nn, ops.core, ops.math, ops.image, ops.linalg)
+    return named_classes(modules, *names)
+
+
+def named_classes(places: Sequence[Any], *names: str) -> tuple[type, ...]:
+    """The classes of these names, wherever this release has them."""
+    return tuple(
+        found
+        for name in names
+        for place in places
+        if (found := getattr(place, name, None)) is not None
+    )
+
+
+def compiled_with(model: Any) -> dict[str, Any]:
+    """The arguments ``compile`` was called with, as objects."""
+    known = getattr(model, "_compile_config", None)
+    return dict(known.config) if known is not None else {}
+
+
+def variables_of(optimizer: Any) -> list[Any]:
+    """The model's variables that an optimizer was built for, in its order."""
+    return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled as a whole where running it piece by piece is slow (on JAX)."""
+    if keras.backend.backend() != "jax":
+        return function
+    whole: Callable[..., Any] = import_module("jax").jit(function)
+    return whole

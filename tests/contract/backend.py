@@ -1,0 +1,57 @@
+"""The Keras backend the tests run on: the one that was asked for, or a loud failure."""
+
+import os
+
+import numpy as np
+
+FILTERS = (
+    # TensorFlow and JAX, not ours: what they deprecate in each other and in NumPy.
+    "ignore::DeprecationWarning:tensorflow",
+    "ignore::DeprecationWarning:jax",
+    "ignore::DeprecationWarning:keras",
+    "ignore::FutureWarning:tensorflow",
+    # Keras on PyTorch: a tensor made from an array that NumPy will not let it write to.
+    "ignore:The given NumPy array is not writable:UserWarning",
+    # TensorFlow's layers keep NumPy scalars in protocol buffers.
+    "ignore:In the future `np.object` will be defined:FutureWarning",
+)
+
+
+def prepare(config) -> None:
+    """Before keras is imported: quiet logs, and warnings of others that we can do nothing about."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ["KERAS_BACKEND"] == "jax":
+        # A test compiles a program and runs it once: compiling quickly is all that counts.
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    for line in FILTERS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+def loaded() -> str:
+    """The backend that Keras runs on; it must be the one that was asked for."""
+    import keras
+
+    asked = os.environ["KERAS_BACKEND"]
+    assert keras.backend.backend() == asked, (
+        f"KERAS_BACKEND={asked} was asked for; keras runs on {keras.backend.backend()}"
+    )
+    tensor = keras.ops.convert_to_tensor(np.zeros(1))
+    made_by = type(tensor).__module__.partition(".")[0]
+    expected = {"torch": ("torch",), "tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
+    assert made_by in expected[asked], f"{asked} was asked for; its tensors are {made_by}'s"
+    return asked
+
+
+def draw_with_numpy(monkeypatch) -> None:
+    """Initialisers that draw with NumPy: on JAX each new shape would be a program to compile."""
+    import keras
+
+    random = np.random.default_rng(0)
+
+    def drawn(self, shape, dtype=None, **_):
+        values = random.normal(size=tuple(shape)) / max(1.0, np.prod(shape[:-1]) ** 0.5)
+        return keras.ops.convert_to_tensor(values, dtype=dtype)
+
+    for kind in ("VarianceScaling", "OrthogonalInitializer", "RandomUniform"):
+        monkeypatch.setattr(getattr(keras.initializers, kind), "__call__", drawn)
