@@ -1,10 +1,11 @@
 """Secateurs makes trained neural networks smaller and faster, and proves each cut."""
 
-from secateurs.api import Pruned, apply, delete_channels, load, prune, save, trace
+from secateurs.api import Pruned, apply, delete_channels, iterate, load, prune, save, trace
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Group, Network
+from secateurs.configuration import Pruning, Stop, Training
 from secateurs.criteria import Scores, score
 from secateurs.errors import (
     BudgetError,
@@ -16,12 +17,16 @@ from secateurs.errors import (
     StudyError,
     UnknownNameError,
 )
+from secateurs.history import History
+from secateurs.loop import Watcher
 from secateurs.plan import Budget, plan
+from secateurs.study import Iterated, Study
 
 __all__ = [
     # what can be done
     "apply",
     "delete_channels",
+    "iterate",
     "load",
     "plan",
     "prune",
@@ -34,10 +39,17 @@ __all__ = [
     "Cut",
     "CutReport",
     "Group",
+    "History",
+    "Iterated",
     "Network",
     "Proof",
     "Pruned",
+    "Pruning",
     "Scores",
+    "Stop",
+    "Study",
+    "Training",
+    "Watcher",
     # what can go wrong
     "BudgetError",
     "CheckpointError",

@@ -15,10 +15,13 @@ from typing import Any
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport
 from secateurs.channels.network import Network
+from secateurs.configuration import Pruning, Stop, Training
 from secateurs.criteria.facts import Facts
 from secateurs.criteria.score import score
 from secateurs.errors import ModelError
+from secateurs.loop import Watcher
 from secateurs.plan import Budget, plan
+from secateurs.study import Iterated, Sources, carry_out
 
 
 def backend(model: Any) -> ModuleType:
@@ -155,3 +158,65 @@ def prune(
     cut = plan(network, scores, budget, **planning)
     small = apply(model, cut, example_inputs, network=network)
     return Pruned(small, cut, small.report)
+
+
+def iterate(
+    model: Any,
+    train: Any,
+    validation: Any,
+    test: Any = None,
+    *,
+    step: float = 0.05,
+    criterion: str | Callable[[Facts], Any] = "l1",
+    training: Training | None = None,
+    stop: Stop | None = None,
+    directory: str | Path | None = None,
+    fresh: bool = False,
+    watcher: Watcher | None = None,
+    **pruning: Any,
+) -> Iterated:
+    """The loop: train, then remove a share of the channels and fine-tune, round after round.
+
+    Each round scores the channels that are left anew, removes some, proves the cut, and fine-tunes;
+    its best evaluation by validation accuracy is kept. The result is the smallest model within the
+    tolerance of the dense model's validation accuracy, or the dense one where no round recovered.
+    The test data are looked at once, at the end. Everything random depends on ``training.seed``.
+
+    Args:
+        model: the dense model; unchanged.
+        train: a ``secateurs.data.Split``; a pair of arrays (images as the model takes them,
+            labels from 0); or such pairs, one a batch: a list, a DataLoader.
+        validation: the same, to choose by.
+        test: the same, to report; or None.
+        step: share of the channels that remain, removed each round.
+        criterion: what ranks them: a name, or a function of ``Facts``.
+        training: how to train; None takes the dense model as trained.
+        stop: when to end; None: when a round does not come within half a point of accuracy.
+        directory: keeps the study there, with its report. One that was begun there with the same
+            settings goes on, after a crash too.
+        fresh: start over where the directory holds a study.
+        watcher: told what happens.
+        **pruning: ``rewind``, ``until_recovered``, ``scope``, ``floor``, ``multiple``, ``skip``,
+            ...: see ``Pruning``.
+
+    Returns:
+        The result: ``.model``, ``.cut``, ``.report``, ``.history``, ``.directory``.
+
+    Raises:
+        SecateursError: what was asked for cannot be done; where that can be known, before anything
+            is trained or written.
+        StudyError: the directory holds another study, or cannot be written.
+    """
+    own = criterion if callable(criterion) else None
+    name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
+    return carry_out(
+        model,
+        Sources(train, validation, test),
+        training=training or Training(),
+        pruning=Pruning(step=step, criterion=name, **pruning),
+        stop=stop or Stop(),
+        criterion=own,
+        directory=directory,
+        fresh=fresh,
+        watcher=watcher,
+    )

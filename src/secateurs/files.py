@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from secateurs.errors import StudyError
+
+_TEMPORARY = ".tmp"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``; a crash or a full disk leaves what was there before.
 
+    The file gets the permissions that the umask leaves, as any other.
+
     Raises:
         StudyError: the file cannot be written (no such folder, disk full, no permission).
     """
+    # Not mkstemp: its files can be read by their owner alone, and stay so when they are renamed.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be written: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        _remove(temporary)
         raise StudyError(
             f"{path}: cannot be written: {error.strerror or error}; "
             f"{len(content)} bytes are needed. What was there before is untouched."
         ) from error
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def remove_temporaries(folder: Path, of: str = "*") -> None:
+    """Remove what writers that were killed left in a folder and those in it.
+
+    Args:
+        folder: need not be there.
+        of: name of the file that was to be written; ``*`` is any.
+    """
+    for temporary in folder.rglob(f".{of}.*{_TEMPORARY}"):
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # there was no folder to write to, or it may not be changed: nothing to clean up

@@ -1,0 +1,5 @@
+"""The command line: ``secateurs run | prune | inspect | report | criteria``."""
+
+from secateurs.cli.main import ExitCode, main, run_from_shell
+
+__all__ = ["ExitCode", "main", "run_from_shell"]

@@ -1,0 +1,38 @@
+"""``secateurs criteria``: the ways to rank channels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateurs import text
+from secateurs.cli.show import console
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(criteria)
+
+
+def criteria(
+    name: Annotated[str | None, typer.Argument(help="One of them, to read all about it.")] = None,
+) -> None:
+    """List the ways to rank channels, or read the method card of one.
+
+    Try:
+
+      secateurs criteria
+
+      secateurs criteria l1
+    """
+    from secateurs.criteria import CRITERIA, find
+
+    out = console()
+    if name is not None:
+        chosen = find(name)
+        out.print(f"{chosen.name}\n\n{chosen.card}", markup=False)
+        return
+    rows = [(one.name, one.summary) for one in CRITERIA.values()]
+    out.print(text.table(("criterion", "what it is"), rows), markup=False)
+    out.print("\nMore about one: secateurs criteria NAME", markup=False)

@@ -1,0 +1,100 @@
+"""The one place where commands begin, and where everything that goes wrong ends."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import IntEnum
+
+import typer
+
+from secateurs.cli import criteria, inspect, prune, report, run
+from secateurs.cli.show import console, error_line
+from secateurs.errors import SecateursError
+
+HELP = """Make trained neural networks smaller and faster, and prove each cut.
+
+Secateurs removes whole channels, so what is left is an ordinary model that runs faster everywhere.
+
+[bold]Begin here[/bold]
+
+  secateurs run --preset demo                 a whole study, in a minute or two
+
+  secateurs inspect resnet50                  what can be pruned, what cannot
+
+  secateurs prune resnet50 --to size_mb=15    one cut that meets a budget
+
+[bold]Units[/bold]
+
+  A share lies between 0 and 1: 0.005 is half a point of accuracy.
+
+  Sizes are in megabytes of 1,000,000 bytes; MACs are multiply-accumulates of one image.
+
+  A batch is one step of training.
+"""
+
+# UsageError's own parent: typer has moved it about.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class ExitCode(IntEnum):
+    """What the command says to whoever called it."""
+
+    FINE = 0
+    UNEXPECTED = 1
+    """A fault of ours; the traceback is on stderr."""
+    BAD_INPUT = 2
+    """Something the user can put right; one line on stderr says what."""
+    INTERRUPTED = 130
+
+
+app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
+for command in (run, prune, inspect, report, criteria):
+    command.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: what follows the program's name; None takes the process's own.
+
+    Returns:
+        An ``ExitCode``.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # Commands return nothing; typer gives 0 for help, and 130 where it caught the interrupt.
+        code = app(given, prog_name="secateurs", standalone_mode=False) or ExitCode.FINE
+    except SecateursError as error:
+        error_line(str(error))
+        return ExitCode.BAD_INPUT
+    except _USAGE_ERROR as error:
+        return _misused(error, given)
+    except (KeyboardInterrupt, typer.Abort):
+        code = ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort, and nothing is hidden
+        traceback.print_exc()
+        error_line(
+            f"this is a fault of secateurs, please report it: {type(error).__name__}: {error}"
+        )
+        return ExitCode.UNEXPECTED
+    if code == ExitCode.INTERRUPTED:
+        console(stderr=True).print("interrupted")
+    return int(code)
+
+
+def _misused(error: Exception, given: Sequence[str]) -> int:
+    said = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    if not given:  # the "message" is the help, which has been asked for by asking for nothing
+        app(["--help"], prog_name="secateurs", standalone_mode=False)
+        return ExitCode.FINE
+    command = given[0] if not given[0].startswith("-") else ""
+    error_line(f"{said.rstrip('.')}. See: secateurs {command} --help".replace("  ", " "))
+    return ExitCode.BAD_INPUT
+
+
+def run_from_shell() -> None:
+    """The ``secateurs`` command."""
+    sys.exit(main())

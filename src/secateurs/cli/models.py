@@ -1,0 +1,49 @@
+"""Models as the command line names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secateurs.cli.options import pairs_from, shape_from
+
+_SMALL, _MIDDLING = 64, 128
+
+
+def built(
+    name: str, options: Sequence[str], classes: int | None, weights: str | None, shape: str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """(model, example input, options it was built with).
+
+    Args:
+        name: as ``secateurs.models.build`` takes it.
+        options: NAME=VALUE each.
+        classes: outputs; None leaves the model's own number.
+        weights: a file to load.
+        shape: of the example input, such as "1x3x224x224".
+    """
+    from secateurs import api, models
+
+    lengths = shape_from(shape)
+    wanted = pairs_from(options, "--option")
+    if classes is not None:
+        wanted["classes"] = classes
+    if len(lengths) == 4:
+        wanted = {"in_channels": lengths[1], "size": lengths[2]} | wanted
+        wanted = with_stem(name, wanted, lengths[2])
+    model = models.build(name, **wanted)
+    if weights is not None:
+        model = api.load(model, Path(weights))
+    example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
+    return model, example, wanted
+
+
+def with_stem(name: str, options: dict[str, Any], size: int) -> dict[str, Any]:
+    """The options, with the stem for images of this size where a ResNet of ours has none given."""
+    if not name.startswith("resnet") or "stem" in options:
+        return options
+    fitting = "small" if size < _SMALL else "small-stride2" if size < _MIDDLING else "imagenet"
+    return options | {"stem": fitting}

@@ -1,0 +1,174 @@
+"""Options of commands: read off the settings they set, or shared between commands."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from secateurs.configuration import Settings
+from secateurs.errors import ModelError, SecateursError
+
+Plain = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="resnet18, -34, -50, -101, -152, vanilla_cnn, torchvision:NAME, timm:NAME, or "
+        "package.module:function of your own.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights of the model: safetensors (cut or dense), or a PyTorch state_dict.",
+    ),
+]
+Input = Annotated[
+    str,
+    typer.Option(
+        "--input",
+        metavar="SHAPE",
+        help="Of what the model takes: images x channels x height x width. One image makes MACs "
+        "come out per image.",
+    ),
+]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="NAME=VALUE",
+        help="An option of the model, such as width=16, stem=small or through=false; may be "
+        "repeated.",
+    ),
+]
+Classes = Annotated[
+    int | None, typer.Option(metavar="N", help="Outputs of the model; its own default if left out.")
+]
+
+
+def options_of(
+    settings: type[Settings],
+    panel: str,
+    names: Mapping[str, str] = types.MappingProxyType({}),
+    only: Collection[str] | None = None,
+) -> Iterator[inspect.Parameter]:
+    """An option for each setting, with the help that the settings' own docstring gives.
+
+    Args:
+        settings: whose.
+        panel: heading in the help.
+        names: other names for some of them.
+        only: those that are wanted; None is all.
+    """
+    said = attributes_said(settings)
+    for name, field in settings.model_fields.items():
+        if only is not None and name not in only:
+            continue
+        kind = plain_type(field.annotation)
+        help_text, known_as = said[name], names.get(name, name)
+        if field.default is True:
+            known_as = f"no_{known_as}"
+            help_text = f"Do not {help_text[0].lower()}{help_text[1:]}"
+        elif field.default not in (None, False, ()):
+            help_text = f"{help_text} [dim]\\[default: {field.default}][/dim]"
+        yield option(known_as, kind, help_text, panel, choices_of(field.annotation))
+
+
+def option(
+    name: str, kind: Plain, help_text: str, panel: str, choices: Sequence[str] = ()
+) -> inspect.Parameter:
+    """An option that is None where it is not given."""
+    dashed = name.replace("_", "-")
+    told = typer.Option(
+        f"--{dashed}",
+        help=help_text,
+        rich_help_panel=panel,
+        metavar="|".join(choices) if choices else None,
+        show_default=False,
+    )
+    annotation = Annotated[kind | None, told]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def with_options(
+    function: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """The function, with these parameters in place of its ``**options``."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {one.name: one.annotation for one in parameters}
+    return function
+
+
+def attributes_said(settings: type[Settings]) -> dict[str, str]:
+    """What a docstring's "Attributes" say of each."""
+    text = inspect.getdoc(settings) or ""
+    section = text.partition("Attributes:\n")[2].partition("\n\n")[0]
+    said: dict[str, list[str]] = {}
+    name = ""
+    for line in section.splitlines():
+        begins = re.match(r"    (\w+): (.*)", line)
+        if begins:
+            name = begins[1]
+        said.setdefault(name, []).append(begins[2] if begins else line.strip())
+    return {name: " ".join(lines).replace("``", "") for name, lines in said.items()}
+
+
+def plain_type(annotation: Any) -> Plain:
+    """What a command line can be given for a setting: a number, yes or no, text, or texts."""
+    if annotation in (int, float, bool, str):
+        plain: Plain = annotation
+        return plain
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return plain_type(inner[0])
+    if origin in (Union, types.UnionType):
+        return plain_type(next(one for one in inner if one is not type(None)))
+    return list[str] if origin is tuple else str
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The texts that a setting may be; none where it is not one of a few."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(choice for inner in get_args(annotation) for choice in choices_of(inner))
+
+
+def shape_from(source: str) -> tuple[int, ...]:
+    """'1x3x224x224' -> (1, 3, 224, 224).
+
+    Raises:
+        ModelError: it is nothing of the kind.
+    """
+    parts = source.lower().replace(",", "x").split("x")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts) or len(parts) < 2:
+        raise ModelError(f"--input: expected a shape such as 1x3x224x224; received {source!r}")
+    return tuple(int(part) for part in parts)
+
+
+def pairs_from(given: Sequence[str], option_name: str) -> dict[str, Any]:
+    """('width=16', 'stem=small') -> {'width': 16, 'stem': 'small'}; values are JSON or text.
+
+    Raises:
+        SecateursError: one of them is no pair.
+    """
+    pairs: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise SecateursError(f"{option_name}: expected NAME=VALUE; received {item!r}")
+        try:
+            pairs[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            pairs[name] = value
+    return pairs

@@ -1,0 +1,38 @@
+"""Studies that are known to work, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateurs.errors import UnknownNameError, nearest
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # A ResNet-18 with through layers on handwritten digits: about a minute on two CPU cores.
+    "demo": {
+        "model": "resnet18",
+        "data": "digits",
+        "width": 8,
+        "validation": 0.25,
+        "train_batches": 600,
+        "fine_tune_batches": 120,
+        "batch_size": 64,
+        "learning_rate": 0.1,
+        "fine_tune_learning_rate": 0.05,
+        "shift": 1,
+        "step": 0.05,
+        "rounds": 18,
+        "patience": 4,
+    },
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The options of a preset.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    try:
+        return dict(PRESETS[name])
+    except KeyError:
+        raise UnknownNameError(f"no preset {name!r}{nearest(name, list(PRESETS))}") from None

@@ -1,0 +1,34 @@
+"""``secateurs report``: the figures and the page of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateurs.cli.show import console, waiting
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(report)
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The study's directory.")],
+) -> None:
+    """Draw the report of a study again, or that of one that is still running.
+
+    Writes DIR/report: report.html, which needs no other file, and the figures as PNG and SVG.
+
+    Try:
+
+      secateurs report runs/demo
+    """
+    from secateurs.study import Study
+
+    study = Study.open(directory)
+    with waiting("drawing the report"):
+        page = study.report()
+    console().print(str(page), markup=False)

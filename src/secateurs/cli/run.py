@@ -1,0 +1,241 @@
+"""``secateurs run``: a whole study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from secateurs import text
+from secateurs.cli.models import with_stem
+from secateurs.cli.options import option, options_of, pairs_from, with_options
+from secateurs.cli.presets import PRESETS, preset
+from secateurs.cli.show import console, rounds_table, waiting
+from secateurs.configuration import Configuration, Pruning, Settings, Stop, Task, Training
+from secateurs.errors import SecateursError, StudyError
+from secateurs.study import Iterated, Sources, Study, carry_out
+
+Chosen = TypeVar("Chosen", bound=Settings)
+
+DATA_OPTIONS = ("size", "limit", "validation", "test")
+MODEL_OPTIONS = ("width", "stem")
+# What a study is told, but for what its settings say: name, kind, panel, help.
+_WHAT = "What to prune, on what"
+_WHERE = "Where"
+_OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
+    ("preset", str, _WHAT, f"A whole study by name: {', '.join(PRESETS)}. Options change it."),
+    (
+        "model",
+        str,
+        _WHAT,
+        "resnet18, -34, -50, -101, -152 (with through layers), vanilla_cnn, torchvision:NAME, "
+        "timm:NAME, or package.module:function.",
+    ),
+    ("width", int, _WHAT, "Channels of the model's first stage."),
+    ("stem", str, _WHAT, "Of a ResNet: small, small-stride2 or imagenet; by the images' size."),
+    ("option", list[str], _WHAT, "NAME=VALUE: any other option of the model; may be repeated."),
+    ("weights", str, _WHAT, "Weights to begin with: safetensors or a PyTorch state_dict."),
+    (
+        "data",
+        str,
+        _WHAT,
+        "digits, fashion-mnist, vehicles, folder:PATH, or package.module:function.",
+    ),
+    ("size", int, _WHAT, "Height and width of the images in pixels; the data's own."),
+    ("limit", int, _WHAT, "Train on so many images only, of each class alike."),
+    ("validation", float, _WHAT, "Share of the images to choose by. [dim]\\[default: 0.15][/dim]"),
+    ("test", float, _WHAT, "Share kept for the end. [dim]\\[default: 0.15][/dim]"),
+    ("directory", str, _WHERE, "Of the study; runs/MODEL-DATA if not given."),
+    ("resume", str, _WHERE, "Go on with the study in this directory; takes no other option."),
+    ("fresh", bool, _WHERE, "Start over where the directory holds a study."),
+    ("quiet", bool, _WHERE, "Print the result only."),
+)
+_OTHER_NAMES = {"batches": "train_batches"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    own = [option(name, kind, said, panel) for name, kind, panel, said in _OWN_OPTIONS]
+    rounds = options_of(Pruning, "Each round")
+    stop = options_of(Stop, "When to stop")
+    training = options_of(Training, "Training", _OTHER_NAMES)
+    app.command()(with_options(run, [*own, *rounds, *stop, *training]))
+
+
+def run(**options: Any) -> None:
+    """Train a model, then cut, fine-tune and repeat, until accuracy no longer recovers; report.
+
+    Each round removes --step of the channels that remain, proves the cut, and fine-tunes. The
+    result is the smallest model whose validation accuracy is within --tolerance of the dense one's.
+
+    Try:
+
+      secateurs run --preset demo --directory runs/demo
+
+      secateurs run --model resnet18 --data vehicles --train-batches 4000 --fine-tune-batches 800
+
+      secateurs run --model resnet50 --weights mine.pt --data folder:photos --budget macs=0.3
+
+      secateurs run --resume runs/demo
+
+      accelerate launch -m secateurs run --preset demo     (several processes or GPUs)
+    """
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    quiet = bool(given.pop("quiet", False))
+    if "resume" in given:
+        directory, configuration = _resumed(given)
+        fresh = False
+    else:
+        configuration, directory = _told(given)
+        fresh = bool(given.get("fresh", False))
+    try:
+        result = _carried_out(configuration, directory, fresh=fresh, quiet=quiet)
+    except KeyboardInterrupt:
+        console(stderr=True).print(f"\ngo on with: secateurs run --resume {directory}")
+        raise
+    if result is not None:
+        _tell(result)
+
+
+def _resumed(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
+    others = [f"--{name.replace('_', '-')}" for name in given if name != "resume"]
+    if others:
+        raise SecateursError(
+            f"--resume goes on with what the study was told; received {', '.join(others)} too. "
+            "Leave that out, or begin another study."
+        )
+    study = Study.open(given["resume"])
+    if not study.configuration.task.by_name:
+        raise StudyError(
+            f"{study.directory}: was begun from Python, with a model and data that the command "
+            "line cannot build; go on with the same call of secateurs.iterate(..., "
+            f"directory={str(study.directory)!r})"
+        )
+    return study.directory, study.configuration
+
+
+def _told(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
+    """What the options say, on top of the preset's."""
+    chosen = preset(given["preset"]) if "preset" in given else {}
+    values = chosen | {name: value for name, value in given.items() if name != "preset"}
+    for name in ("model", "data"):
+        if name not in values:
+            raise SecateursError(
+                f"--{name}: expected a name; received none. Try: secateurs run --preset demo"
+            )
+    training = _settings(Training, values)
+    model_options = {name: values[name] for name in MODEL_OPTIONS if name in values}
+    data_options = {name: values[name] for name in DATA_OPTIONS if name in values}
+    configuration = Configuration(
+        task=Task(
+            model=values["model"],
+            model_options=model_options | pairs_from(values.get("option", ()), "--option"),
+            data=values["data"],
+            data_options=data_options | {"seed": training.seed},
+            weights=values.get("weights"),
+            by_name=True,
+        ),
+        training=training,
+        pruning=_settings(Pruning, values),
+        stop=_settings(Stop, values),
+        command=_command(given),
+    )
+    name = given.get("preset") or f"{values['model']}-{values['data']}"
+    default = Path("runs") / re.sub("[^A-Za-z0-9_.]+", "-", name)
+    return configuration, Path(values.get("directory", default))
+
+
+def _settings(kind: type[Chosen], values: Mapping[str, Any]) -> Chosen:
+    names = {field: _OTHER_NAMES.get(field, field) for field in kind.model_fields}
+    found = {field: values[name] for field, name in names.items() if name in values}
+    found |= {field: False for field in names if values.get(f"no_{field}")}
+    return kind(**found)
+
+
+def _command(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The command line that gives these options."""
+    words = ["secateurs", "run"]
+    for name, value in given.items():
+        dashed = name.replace("_", "-")
+        if name == "fresh":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{dashed}")
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{dashed}", str(one)]
+    return tuple(words)
+
+
+def _carried_out(
+    configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
+) -> Iterated:
+    with waiting("loading the data and the model"):
+        model, sources = _built(configuration)
+    with rounds_table(quiet=quiet) as watcher:
+        return carry_out(
+            model,
+            sources,
+            training=configuration.training,
+            pruning=configuration.pruning,
+            stop=configuration.stop,
+            task=configuration.task,
+            command=configuration.command,
+            directory=directory,
+            fresh=fresh,
+            watcher=watcher,
+        )
+
+
+def _built(configuration: Configuration) -> tuple[Any, Sources]:
+    from secateurs import api, data, models
+
+    task = configuration.task
+    loaded = data.load(task.data, **task.data_options)
+    images = {
+        "classes": len(loaded.classes),
+        "in_channels": loaded.shape[0],
+        "size": loaded.shape[1],
+    }
+    options = with_stem(task.model, images | task.model_options, loaded.shape[1])
+    import torch
+
+    torch.manual_seed(configuration.training.seed)  # of the model's initial weights
+    model = models.build(task.model, **options)
+    if task.weights is not None:
+        model = api.load(model, Path(task.weights))
+    return model, Sources(loaded.train, loaded.validation, loaded.test)
+
+
+def _tell(result: Iterated) -> None:
+    stop = result.history.last("stop")
+    if stop is None:
+        return  # only the main process keeps the history
+    out = console()
+    found = stop["best_round"]
+    lines = ["", f"Ended: {stop['reason']}."]
+    if found:
+        gain = 100 * (stop["accuracy"] - stop["dense_accuracy"])
+        lines.append(
+            f"Kept: round {found}, {text.percent(result.report.params_removed)} of the parameters "
+            f"removed; validation accuracy {text.percent(stop['dense_accuracy'])} -> "
+            f"{text.percent(stop['accuracy'])} ({gain:+.1f} points)" + _tested(stop)
+        )
+    else:
+        lines.append("Kept: the dense model; no round came within the tolerance.")
+    if result.directory is not None:
+        lines.append(f"Model: {Study.open(result.directory).best}")
+        lines.append(f"Report: {result.directory / 'report' / 'report.html'}")
+    out.print("\n".join(lines), markup=False)
+
+
+def _tested(stop: Mapping[str, Any]) -> str:
+    if stop["test_accuracy"] is None:
+        return "."
+    return (
+        f", test accuracy {text.percent(stop['dense_test_accuracy'])} -> "
+        f"{text.percent(stop['test_accuracy'])}."
+    )

@@ -1,0 +1,190 @@
+"""What a person sees: lines, tables, and bars while they wait."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from secateurs import text
+from secateurs.channels.network import Network
+from secateurs.history import Record
+from secateurs.loop import Watcher
+
+PATIENCE_IN_SECONDS = 2.0
+NOT_KNOWN = "-"
+
+COLUMNS = (
+    # heading, width
+    ("round", 5),
+    ("batch", 7),
+    ("channels", 8),
+    ("parameters", 10),
+    ("removed", 7),
+    ("MACs", 7),
+    ("after cut", 9),
+    ("accuracy", 8),
+    ("speed", 7),
+    ("proof", 6),
+)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print; made anew each time, so that whoever captures output gets it."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def error_line(message: str) -> None:
+    """One line on stderr, of the main process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        line = f"secateurs: error: {' '.join(message.split())}"
+        console(stderr=True).print(line, markup=False)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A sign of life while something takes long, on a terminal."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield
+        return
+    with out.status(what):
+        yield
+
+
+@contextmanager
+def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
+    """A watcher that prints a line a round, with bars while they last on a terminal."""
+    if quiet:
+        yield Watcher()
+        return
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield RoundTable(None)
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=out,
+        transient=True,
+    ) as bars:
+        yield RoundTable(bars)
+
+
+class RoundTable(Watcher):
+    """A line a round, as the rounds end; bars while they last."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self._out = console()
+        self._bars = bars
+        self._running: list[tuple[TaskID, float]] = []
+        self._dense: Record = {}
+        self._cut: Record = {}
+        self._trained: Record = {}
+
+    def begin(self, what: str, batches: int, done: int = 0) -> None:
+        """A bar, which shows itself if it takes long."""
+        if self._bars is not None:
+            task = self._bars.add_task(what, total=batches, completed=done, visible=False)
+            self._running.append((task, time.monotonic()))
+
+    def tick(self) -> None:
+        """The bar moves on."""
+        if self._bars is not None:
+            task, began = self._running[-1]
+            waited = time.monotonic() - began > PATIENCE_IN_SECONDS
+            self._bars.update(task, advance=1, visible=waited)
+
+    def end(self) -> None:
+        """The bar goes."""
+        if self._bars is not None:
+            self._bars.remove_task(self._running.pop()[0])
+
+    def recorded(self, record: Record) -> None:
+        """A line, where a round has come to its end."""
+        kind = record["kind"]
+        if kind == "dense":
+            self._dense = self._cut = record
+            self._print(name for name, _ in COLUMNS)
+        elif kind == "train":
+            best = max(record["accuracy"], self._trained.get("accuracy", 0.0))
+            self._trained = record | {"accuracy": best}
+        else:
+            self._round_ended(record if kind == "speed" else None)
+            self._cut = record if kind == "prune" else self._cut
+
+    def _round_ended(self, speed: Record | None) -> None:
+        if not self._trained:
+            return  # its line has been printed
+        cut = self._cut
+        self._print(
+            (
+                f"{self._trained['round']}",
+                f"{self._trained['batch']:,}",
+                f"{cut['channels']:,}",
+                text.count(cut["params"]),
+                text.percent(1 - cut["params"] / self._dense["params"]),
+                text.count(cut["macs"]),
+                text.percent(cut["accuracy"]) if "accuracy" in cut else NOT_KNOWN,
+                text.percent(self._trained["accuracy"]),
+                f"{speed['ratio']:.2f} x" if speed else NOT_KNOWN,
+                f"{cut['max_difference']:.0e}" if "max_difference" in cut else NOT_KNOWN,
+            )
+        )
+        self._trained = {}
+
+    def _print(self, cells: Iterable[str]) -> None:
+        line = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
+        self._out.print(line, markup=False)
+
+
+def print_network(network: Network, out: Console) -> None:
+    """The network's table; on a narrow terminal its long cells are folded."""
+    whole = str(network)
+    if not out.is_terminal or max(map(len, whole.splitlines())) <= out.width:
+        out.print(whole, markup=False)
+        return
+    total = network.cost()
+    out.print(whole.partition("\n")[0] + "\n", markup=False)
+    groups = _folding("group", "channels", "tensors it touches", "parameters", "MACs")
+    for group in network.groups:
+        left = network.cost_of(network.alive(group.channels))
+        groups.add_row(
+            group.name,
+            str(len(group)),
+            ", ".join(dict.fromkeys(member.layer for member in group.members)),
+            text.percent(1 - left.params / max(1, total.params)),
+            text.percent(1 - left.macs / max(1, total.macs)),
+        )
+    out.print(groups, soft_wrap=False)
+    if network.frozen:
+        out.print()
+        frozen = _folding("frozen", "indices", "tensors it touches", "why")
+        for one in network.frozen:
+            frozen.add_row(one.name, str(one.count), ", ".join(one.members), "; ".join(one.reasons))
+        out.print(frozen, soft_wrap=False)
+    for note in network.notes:
+        out.print(f"\n{note}", markup=False)
+
+
+def _folding(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(columns):
+        is_text = number == 0 or name in ("tensors it touches", "why")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+    return table
