@@ -9,7 +9,9 @@ import torch
 from secateurs.channels.network import Role
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.rules.registry import rule, unknown
-from secateurs.pytorch.tracer import Axes, Call, Place, Tracer
+from secateurs.pytorch.calls import Call
+from secateurs.pytorch.operations import Axes, Place
+from secateurs.pytorch.tracer import Tracer
 
 
 @rule(aten.embedding)
