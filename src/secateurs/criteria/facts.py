@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.network import Group, Member, Network, Role
+from secateurs.criteria.ablations import Ablation
+from secateurs.criteria.gathered import Gates, Gathered, Gram, Part, Reading, part_of
+from secateurs.errors import SecateursError
 
 Array = NDArray[np.floating[Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The weights of one group, arranged by channel.
+    """The weights of one group, arranged by channel, and what calibration data say about it.
 
     Attributes:
         network: the traced network.
         group: the group to score.
         random: for criteria that draw lots.
+        gathered: from calibration data, for criteria that need some.
     """
 
     network: Network
     group: Group
     random: np.random.Generator
+    gathered: Gathered = field(default_factory=Gathered)
 
     def __len__(self) -> int:
         return len(self.group)
@@ -53,14 +59,61 @@ class Facts:
         """What later layers do with each channel; (channels, numbers) for each weight."""
         return self._rows(self.group.with_role(Role.INPUT))
 
+    @property
+    def readings(self) -> list[tuple[Reading, Part]]:
+        """The values that consumers read, and which of their indices are the group's channels."""
+        readings = _given(self.gathered.readings, "activations")
+        parts = ((r, part_of(self.network, self.group, r.units)) for r in readings)
+        return [(reading, part) for reading, part in parts if len(part)]
+
+    @property
+    def grams(self) -> tuple[Gram, ...]:
+        """Products of the channels' values, for each reading."""
+        return _given(self.gathered.grams, "grams")[self.group.name]
+
+    @property
+    def gates(self) -> Gates:
+        """How the loss changes with a gate on each channel, by atom: index with ``atoms``."""
+        return _given(self.gathered.gates, "gates")
+
+    @property
+    def ablation(self) -> Ablation:
+        """What the loss does when a channel is removed, of all groups."""
+        return _given(self.gathered.ablation, "ablation")
+
+    def curved(self) -> list[tuple[Array, Array]]:
+        """(weights, mean squared gradients) by channel, of every parameter the channels run along.
+
+        Both are (channels, numbers). A tensor that the channels run along twice comes twice.
+        """
+        curvature = _given(self.gathered.curvature, "curvature")
+        members = [m for m in self.group.members if m.tensor in curvature]
+        return [
+            (self._by_channel(member), self._arranged(member, curvature[member.tensor]))
+            for member in members
+        ]
+
     def _rows(self, members: Sequence[Member]) -> list[Array]:
         return [self._by_channel(member) for member in members]
 
     def _by_channel(self, member: Member) -> Array:
-        values = np.moveaxis(self.network.source.array(member.tensor), member.axis, 0)
+        return self._arranged(member, self.network.source.array(member.tensor))
+
+    def _arranged(self, member: Member, array: Array) -> Array:
+        """An array of a tensor's shape, by channel."""
+        values = np.moveaxis(array, member.axis, 0)
         positions = self.network.positions(self.group, member)
         whole = positions.size == len(values) and np.array_equal(
             positions.ravel(), np.arange(len(values))
         )
         rows = values if whole else values[positions.ravel()]
         return rows.reshape(len(self.group), -1)
+
+
+def _given(value: T | None, what: str) -> T:
+    if value is None:
+        raise SecateursError(
+            f"expected {what} to be gathered before scoring; they were not. Register the criterion "
+            "with what it needs: @criterion(Need.ACTIVATIONS | ...), and pass data= to score()."
+        )
+    return value

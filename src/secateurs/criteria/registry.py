@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.channels.network import Network
 from secateurs.criteria.facts import Facts
+from secateurs.criteria.gathered import Gathered
 from secateurs.errors import UnknownNameError, nearest
 
 Score = NDArray[np.floating[Any]]
 Function = Callable[[Facts], Score]
+Caution = Callable[[Network, Gathered], str]
 
 
 class Need(Flag):
@@ -23,6 +26,21 @@ class Need(Flag):
 
     NOTHING = 0
     WEIGHTS = auto()
+    ACTIVATIONS = auto()
+    """Sums over the values that consumers read; see ``gathered.Reading``."""
+    GRAMS = auto()
+    """Products of those values, channel by channel; see ``gathered.Gram``."""
+    GATES = auto()
+    """How each image's loss changes with a gate on a channel; see ``gathered.Gates``."""
+    CURVATURE = auto()
+    """Squared gradients of the weights, image by image."""
+    ABLATION = auto()
+    """What the loss does when a channel is removed; see ``ablations.Ablation``."""
+
+    DATA = ACTIVATIONS | GRAMS | GATES | CURVATURE | ABLATION
+    """Any of these takes calibration images."""
+    LOSS = GATES | CURVATURE | ABLATION
+    """Any of these takes a loss, and so labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +51,15 @@ class Criterion:
         name: as users write it.
         function: facts about a group -> one score for each of its channels.
         needs: what has to be gathered first.
+        with_data: what is gathered besides where calibration data are given.
+        caution: network and what was gathered -> why the scores may mean little here, or ''.
     """
 
     name: str
     function: Function
     needs: Need
+    with_data: Need = Need.NOTHING
+    caution: Caution | None = None
 
     @property
     def card(self) -> str:
@@ -53,12 +75,18 @@ class Criterion:
 CRITERIA: dict[str, Criterion] = {}
 
 
-def criterion(needs: Need, name: str | None = None) -> Callable[[Function], Function]:
+def criterion(
+    needs: Need,
+    name: str | None = None,
+    *,
+    with_data: Need = Need.NOTHING,
+    caution: Caution | None = None,
+) -> Callable[[Function], Function]:
     """Register a function as a criterion under its own name, or another."""
 
     def register(function: Function) -> Function:
         known_as = name or function.__name__
-        CRITERIA[known_as] = Criterion(known_as, function, needs)
+        CRITERIA[known_as] = Criterion(known_as, function, needs, with_data, caution)
         return function
 
     return register
@@ -67,11 +95,15 @@ def criterion(needs: Need, name: str | None = None) -> Callable[[Function], Func
 def find(wanted: str | Function) -> Criterion:
     """The criterion of this name, or a user's own function as one.
 
+    A function that was registered is known with all it needs; any other is given the weights.
+
     Raises:
         UnknownNameError: no criterion has this name.
     """
     if callable(wanted):
-        return Criterion(getattr(wanted, "__name__", "own"), wanted, Need.WEIGHTS)
+        registered = (known for known in CRITERIA.values() if known.function is wanted)
+        own = Criterion(getattr(wanted, "__name__", "own"), wanted, Need.WEIGHTS)
+        return next(registered, own)
     try:
         return CRITERIA[wanted]
     except KeyError:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -10,8 +14,9 @@ from numpy.typing import NDArray
 
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.facts import Facts
-from secateurs.criteria.registry import Criterion, find
-from secateurs.errors import ModelError, SecateursError
+from secateurs.criteria.gathered import Gathered
+from secateurs.criteria.registry import Criterion, Need, find
+from secateurs.errors import DataError, ModelError, SecateursError
 
 
 class Scores(Mapping[str, NDArray[np.float64]]):
@@ -44,6 +49,7 @@ def score(
     criterion: str | Callable[[Facts], Any] = "l1",
     *,
     data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
 ) -> Scores:
     """Score every channel that can be pruned.
@@ -52,21 +58,97 @@ def score(
         network: as ``trace`` made it; weights are read as they are now.
         criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
             returns one number for each channel.
-        data: calibration data, for criteria that need it.
+        data: calibration data, for criteria that need it: (images, labels) as two arrays, images
+            alone where no labels are needed, or an iterable of such batches.
+        loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
+            cross-entropy.
         seed: for criteria that draw lots.
 
     Raises:
         UnknownNameError: no criterion has this name.
+        DataError: the criterion needs calibration data and got none, or none that it can use.
         ModelError: weights hold NaN; the message names the layer.
         SecateursError: a function of the user's returned the wrong number of scores.
     """
     found = find(criterion)
+    return score_many(network, [criterion], data=data, loss=loss, seed=seed)[found.name]
+
+
+def score_many(
+    network: Network,
+    criteria: Sequence[str | Callable[[Facts], Any]],
+    *,
+    data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Scores]:
+    """Score every channel by several criteria, with one pass over the calibration data.
+
+    Args:
+        network: as ``trace`` made it.
+        criteria: names, or functions as ``score`` takes them.
+        data: calibration data, as for ``score``; gone through once, whatever the criteria.
+        loss: as for ``score``.
+        seed: for criteria that draw lots.
+
+    Returns:
+        The name of each criterion -> its scores.
+    """
+    found = [find(criterion) for criterion in criteria]
+    gathered = _gathered(network, found, data, loss)
+    for criterion in found:
+        if criterion.caution is not None and (why := criterion.caution(network, gathered)):
+            warnings.warn(why, UserWarning, stacklevel=2)
+    return {each.name: _scores(network, each, gathered, seed) for each in found}
+
+
+def gather(
+    network: Network, needs: Need, data: Any, *, loss: Any = None, who: str = "gather"
+) -> Gathered:
+    """All that these needs take, in one pass over the calibration data.
+
+    Args:
+        network: as ``trace`` made it.
+        needs: what to gather.
+        data: calibration data, as for ``score``.
+        loss: as for ``score``.
+        who: what needs it, for messages.
+    """
+    # The network's own framework is imported already: its model is of it.
+    backend = importlib.import_module(f"secateurs.{network.source.framework}.gather")
+    gathered: Gathered = backend.gather(network, needs, data, loss=loss, who=who)
+    return gathered
+
+
+def _gathered(network: Network, criteria: Sequence[Criterion], data: Any, loss: Any) -> Gathered:
+    demanding = [criterion for criterion in criteria if criterion.needs & Need.DATA]
+    who = ", ".join(criterion.name for criterion in demanding)
+    if demanding and data is None:
+        labels = any(criterion.needs & Need.LOSS for criterion in demanding)
+        wanted = "data=(images, labels)" if labels else "data=images"
+        raise DataError(
+            f"{who}: expected calibration data; received none. Pass {wanted}, arrays or an "
+            "iterable of batches; or take a criterion that looks at weights alone, such as 'l1'."
+        )
+    needs = reduce(or_, (criterion.needs for criterion in criteria), Need.NOTHING)
+    if data is not None:
+        needs = reduce(or_, (criterion.with_data for criterion in criteria), needs)
+        demanding = demanding or [c for c in criteria if c.with_data]
+    if not needs & Need.DATA:
+        return Gathered()
+    names = ", ".join(criterion.name for criterion in demanding)
+    return gather(network, needs, data, loss=loss, who=names)
+
+
+def _scores(network: Network, criterion: Criterion, gathered: Gathered, seed: int) -> Scores:
     seeds = np.random.default_rng(seed).spawn(len(network.groups))
     values = {
-        group.name: _checked(found, group, found.function(Facts(network, group, generator)))
+        group.name: _checked(
+            criterion, group, criterion.function(Facts(network, group, generator, gathered))
+        )
         for group, generator in zip(network.groups, seeds, strict=True)
     }
-    return Scores(values, found.name)
+    return Scores(values, criterion.name)
 
 
 def _checked(criterion: Criterion, group: Group, values: Any) -> NDArray[np.float64]:
@@ -77,9 +159,9 @@ def _checked(criterion: Criterion, group: Group, values: Any) -> NDArray[np.floa
             f"received an array of shape {scores.shape}"
         )
     if np.isnan(scores).any():
+        channel = int(np.flatnonzero(np.isnan(scores))[0])
         raise ModelError(
-            f"{group.name}: expected finite weights; its channel "
-            f"{int(np.flatnonzero(np.isnan(scores))[0])} "
-            f"scores NaN by {criterion.name}. The weights hold NaN: load a sound checkpoint."
+            f"{group.name}: expected finite weights; its channel {channel} scores NaN by "
+            f"{criterion.name}. The weights hold NaN: load a sound checkpoint."
         )
     return scores

@@ -1,11 +1,13 @@
-"""Criteria that look at weights alone: no data, no forward pass."""
+"""Criteria that look at each channel's weights alone: no data, no forward pass."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from secateurs.channels.network import Role
 from secateurs.criteria.facts import Array, Facts
 from secateurs.criteria.registry import Need, criterion
+from secateurs.errors import ModelError
 
 
 @criterion(Need.WEIGHTS)
@@ -63,16 +65,29 @@ def linf(facts: Facts) -> Array:
     return largest
 
 
-@criterion(Need.NOTHING)
-def random(facts: Facts) -> Array:
-    """A number drawn for each channel: the control every other criterion has to beat.
+@criterion(Need.WEIGHTS)
+def bn_scale(facts: Facts) -> Array:
+    """Size of the factor that normalisation gives a channel.
 
-    Formula: s_j uniform in [0, 1), from the seed.
-    Cost: none.
-    When it hurts: without fine-tuning. With enough of it, random is often hard to beat.
-    Source: Mittal et al., Recovering from Random Pruning, WACV 2018.
+    Formula: s_j = mean |gamma_j|, over the normalisation layers that channel j runs through. A
+    group that runs through none scores 1, which is what no factor is.
+    Cost: one read of the factors.
+    When it hurts: unless the network was trained with a penalty on the factors they say little; the
+    next layer's weights can undo any factor. In a network that normalises only some of its groups,
+    the scores of the others mean nothing: leave those out (``skip=``).
+    Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV
+    2017.
     """
-    return facts.random.random(len(facts))
+    if not any(group.with_role(Role.SCALE) for group in facts.network.groups):
+        raise ModelError(
+            f"bn_scale: expected normalisation layers with factors; {facts.network.name} has none "
+            "along channels that can be pruned. Use another criterion, such as 'l1'."
+        )
+    scales = facts.scales
+    if not scales:
+        return np.ones(len(facts))
+    mean: Array = np.abs(np.concatenate(scales, axis=1)).mean(axis=1)
+    return mean
 
 
 def _total(parts: list[Array]) -> Array:

@@ -1,0 +1,70 @@
+"""Criteria that remove each channel and look what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.network import Network
+from secateurs.criteria.ablations import Ablation
+from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.registry import Need, criterion
+
+
+@criterion(Need.ABLATION)
+def oracle(facts: Facts) -> Array:
+    """Change of the loss when the channel is removed, measured.
+
+    Formula: s_j = mean over images of L_n(without channel j) - L_n. Below 0 the network is better
+    without it. Removed means: taken as zero wherever it is read, as a cut removes it.
+    Cost: exact, and still by far the dearest: for every channel, a forward pass of what follows
+    it (``oracle(network, data)`` reuses all that comes before, the first consumer's linearity, and
+    images on which the channel is zero; ``mode="racing"`` spends less again).
+    When it hurts: one channel at a time: two that stand in for each other both look free. Without
+    repair and retraining it overstates channels that the rest could make up for.
+    Source: "oracle pruning" in Molchanov et al., ICLR 2017, and in "Compressing a Keras CNN".
+    """
+    estimate: Array = facts.ablation.estimate[facts.group.name]
+    return estimate
+
+
+@criterion(Need.ABLATION)
+def critical(facts: Facts) -> Array:
+    """By how much the class that needs the channel most loses accuracy when it is removed.
+
+    Formula: s_j = max over classes c of D_jc; D_jc = accuracy on c - accuracy on c without channel
+    j. As accuracy moves in steps, ties are broken by the class's change of loss. As a selection,
+    ``critical_channels(network, ablation, best=t)``: keep the union, over classes, of the t
+    channels of each group with the largest D_jc, in one aggressive shot.
+    Cost: as ``oracle``, in the same pass: all classes come at once. Needs labels.
+    When it hurts: with few images of a class, D_jc is a handful of images; a channel that helps
+    every class a little is critical to none.
+    Source: Dimovska & Johnston, A Novel Pruning Method for Convolutional Neural Networks Based off
+    Identifying Critical Filters, PEARC 2019.
+    """
+    ablation = facts.ablation
+    damage = ablation.damage(facts.group.name)
+    largest: Array = damage[:, ablation.images > 0].max(axis=1)
+    return largest
+
+
+def critical_channels(
+    network: Network, ablation: Ablation, best: int = 3
+) -> Mapping[str, NDArray[np.int64]]:
+    """What goes when only the channels critical to some class stay, in one aggressive shot.
+
+    Args:
+        network: as traced.
+        ablation: of it, in exact mode, with labels.
+        best: how many channels each class keeps in each group; classes share many of them.
+
+    Returns:
+        Group name -> indices of channels that go; as ``network.cut`` takes them.
+    """
+    gone = {
+        group.name: np.setdiff1d(np.arange(len(group)), ablation.critical(group.name, best))
+        for group in network.groups
+    }
+    return {name: channels for name, channels in gone.items() if len(channels)}

@@ -1,0 +1,100 @@
+"""What the loss does when each channel is removed, one at a time, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.labels import Ids
+from secateurs.errors import DataError, SecateursError
+
+Sums = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ablation:
+    """For every channel: what removing it alone does to the loss and to the accuracy.
+
+    A channel is removed as a cut removes it: its values are taken as zero wherever they are read.
+    All arrays over channels are by group name.
+
+    Attributes:
+        loss: change of the loss, summed over the images of each class; (channels, classes).
+        correct: change of the number of images classified right; (channels, classes).
+        images: how many images of each class there were; (classes,). Without labels that are
+            classes, all images are one class.
+        dense_loss: mean loss of the dense model.
+        dense_correct: how many images of each class it classifies right; (classes,).
+        seen: how many images each channel was removed on; (channels,). All, in exact mode.
+        estimate: mean change of the loss over all images. In exact mode it follows from ``loss``;
+            in racing mode it is an estimate from the images seen; (channels,).
+        error: half the width of its confidence interval; 0 where all images were seen.
+        lowest: in racing mode, the channels found to be among the lowest; {} in exact mode.
+        confidence: that every interval holds its value, in racing mode.
+        classified: whether ``loss`` and ``correct`` are by class.
+        spent: share of the pairs of a channel and an image that were looked at.
+    """
+
+    loss: Mapping[str, Sums]
+    correct: Mapping[str, Sums]
+    images: Ids
+    dense_loss: float
+    dense_correct: Ids
+    seen: Mapping[str, Ids]
+    estimate: Mapping[str, Sums]
+    error: Mapping[str, Sums]
+    lowest: Mapping[str, Ids] = field(default_factory=dict)
+    confidence: float = 1.0
+    classified: bool = True
+    spent: float = 1.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether every channel was removed on every image."""
+        return all((seen == self.images.sum()).all() for seen in self.seen.values())
+
+    def accuracy_loss(self, group: str) -> Sums:
+        """D: by how much a class's accuracy falls without the channel; (channels, classes).
+
+        Raises:
+            DataError: there were no labels that are classes.
+            SecateursError: channels were not removed on all images.
+        """
+        if not self.classified:
+            raise DataError(
+                "critical: expected labels that are classes, whole numbers from 0; received none. "
+                "Pass data=(images, labels)."
+            )
+        if not self.exact:
+            raise SecateursError(
+                "critical: expected every channel to be removed on every image; received an "
+                "ablation in racing mode, which stops early. Ablate in exact mode."
+            )
+        fall: Sums = -self.correct[group] / np.maximum(self.images, 1)
+        return fall
+
+    def damage(self, group: str) -> Sums:
+        """``accuracy_loss``, ties broken by the class's mean change of loss; (channels, classes).
+
+        Accuracy on a finite number of images moves in steps, and for most channels and classes it
+        does not move at all; the loss always does.
+        """
+        loss = self.loss[group] / np.maximum(self.images, 1)
+        largest = max(float(np.abs(values).max(initial=0)) for values in self.loss.values())
+        # Below half of the smallest step any accuracy can make, whatever the loss.
+        step = 0.5 / float(np.maximum(self.images, 1).max()) ** 2
+        damage: Sums = self.accuracy_loss(group) + step * loss / max(largest, 1e-300)
+        return damage
+
+    def critical(self, group: str, best: int) -> Ids:
+        """The union, over classes, of the ``best`` channels whose removal hurts the class most."""
+        if best < 1:
+            raise SecateursError(
+                f"critical: expected at least one channel a class; received {best}"
+            )
+        damage = self.damage(group)[:, self.images > 0]
+        order = np.argsort(-damage, axis=0, kind="stable")
+        return np.unique(order[:best])

@@ -1,0 +1,120 @@
+"""Criteria on the values that consumers read, summed over calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from secateurs.channels.network import Group, Network
+from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.gathered import Gathered, Part, Reading, part_of
+from secateurs.criteria.registry import Need, criterion
+
+Sums = Callable[[Reading, Part], Array]
+
+HARDLY_EVER = 0.005
+"""Share of exact zeros below which values cannot come from a ReLU in any useful way."""
+
+
+def no_zeros(network: Network, gathered: Gathered) -> str:
+    """Why counting zeros may mean little here; '' where it does not."""
+    readings = gathered.readings or ()
+    sparse = [r for r in readings if r.zeros.sum() >= HARDLY_EVER * r.count * len(r.units)]
+
+    def is_read(group: Group, some: Sequence[Reading]) -> bool:
+        return any(len(part_of(network, group, reading.units)) for reading in some)
+
+    read = [group for group in network.groups if is_read(group, readings)]
+    smooth = [group.name for group in read if not is_read(group, sparse)]
+    if not smooth:
+        return ""
+    more = f" and {len(smooth) - 4} more" if len(smooth) > 4 else ""
+    return (
+        f"apoz counts values that are exactly zero, and of the values of {', '.join(smooth[:4])}"
+        f"{more} ({len(smooth)} of {len(read)} groups) hardly any are: they do not come out of a "
+        "ReLU (GELU, SiLU and leaky ReLU give no zeros), or are averaged before they are read. "
+        "There its scores are nearly all 1 and rank by chance. Use 'mean_activation', "
+        "'std_activation' or 'fisher'."
+    )
+
+
+@criterion(Need.ACTIVATIONS, caution=no_zeros)
+def apoz(facts: Facts) -> Array:
+    """How often a channel is not zero: 1 - APoZ, the average percentage of zeros.
+
+    Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero.
+    Where several layers read channel j at different places, the mean over those places.
+    Cost: one forward pass over the calibration images; no labels.
+    When it hurts: activations other than ReLU are hardly ever exactly zero (a warning says so); a
+    channel that is rarely on may be the one that tells a rare class.
+    Source: Hu et al., Network Trimming, 2016; the second criterion of "Compressing a Keras CNN".
+    """
+    return _mean(facts, lambda reading, part: part.total(reading.count - reading.zeros))
+
+
+@criterion(Need.ACTIVATIONS)
+def mean_activation(facts: Facts) -> Array:
+    """Mean size of a channel's values.
+
+    Formula: s_j = mean |h_j| over images and positions; after a ReLU, just the mean. Where several
+    layers read channel j at different places, the mean over those places.
+    Cost: one forward pass over the calibration images; no labels.
+    When it hurts: a channel that is always on and never changes scores high, though a bias could
+    take its place; layers of different scale do not compare.
+    Source: Polyak & Wolf, Channel-level Acceleration of Deep Face Representations, 2015.
+    """
+    return _mean(facts, lambda reading, part: part.total(reading.absolute))
+
+
+@criterion(Need.ACTIVATIONS)
+def std_activation(facts: Facts) -> Array:
+    """How much a channel's values vary.
+
+    Formula: s_j = standard deviation of h_j over images and positions. Where several layers read
+    channel j at different places, the root of the mean variance.
+    Cost: one forward pass over the calibration images; no labels.
+    When it hurts: a channel that hardly varies still carries its mean; without a repair of the next
+    layer's bias, removing it shifts what follows. Layers of different scale do not compare.
+    Source: Polyak & Wolf, 2015; the standard deviation of "Compressing a Keras CNN".
+    """
+
+    def variance(reading: Reading, part: Part) -> Array:
+        values = part.total(np.full(len(reading.units), reading.count))
+        values = np.where(values > 0, values, 1)
+        spread = part.total(reading.squares) - part.total(reading.total) ** 2 / values
+        return np.maximum(spread, 0)
+
+    return np.sqrt(_mean(facts, variance))
+
+
+@criterion(Need.ACTIVATIONS)
+def fluctuation(facts: Facts) -> Array:
+    """How much of what later layers give is a channel's fluctuation about its mean (FLAP).
+
+    Formula: s_j = sum over consumers of Var(h_j) * ||W[:, j]||^2, then standardised within the
+    group: (s - mean) / standard deviation.
+    Cost: one forward pass over the calibration images; no labels.
+    When it hurts: it presumes that the channel's mean is put into the next layer's bias; without
+    that repair, always-on channels that matter score low.
+    Source: An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI
+    2024.
+    """
+    raw = np.zeros(len(facts))
+    for reading, part in facts.readings:
+        raw += part.total(reading.variance * reading.strength)
+    spread = raw.std()
+    scores: Array = (raw - raw.mean()) / (spread if spread > 0 else 1)
+    return scores
+
+
+def _mean(facts: Facts, sums: Sums) -> Array:
+    """The mean over readings of sums over each channel's values, per value.
+
+    Channels that nothing reads score as if they were zero throughout.
+    """
+    means = []
+    for reading, part in facts.readings:
+        values = part.total(np.full(len(reading.units), reading.count))
+        means.append(sums(reading, part) / np.where(values > 0, values, 1))
+    return np.mean(means, axis=0) if means else np.zeros(len(facts))

@@ -1,0 +1,195 @@
+"""Calibration data as users give them, made into batches of NumPy arrays, and checked.
+
+Nothing here knows a framework: a tensor of any of them is turned into an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.data.sets import Split
+from secateurs.errors import DataError
+
+AT_A_TIME = 128
+"""Images a batch where the data come as whole arrays."""
+
+FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """Some images, as the model takes them, and their labels if there are any.
+
+    Attributes:
+        images: an array, or a tuple or dictionary of arrays, all with the images along axis 0.
+        labels: one entry for each image, or None.
+    """
+
+    images: Any
+    labels: NDArray[Any] | None
+
+    def __len__(self) -> int:
+        return len(_arrays(self.images)[0])
+
+    def rows(self, chosen: NDArray[np.int64] | slice) -> Batch:
+        """Some of its images."""
+        return Batch(
+            _each(self.images, lambda array: array[chosen]),
+            None if self.labels is None else self.labels[chosen],
+        )
+
+
+def batches(data: Any, example_inputs: Any, who: str, *, labels: bool) -> Iterator[Batch]:
+    """Calibration data, batch by batch, checked.
+
+    Args:
+        data: (images, labels) as two arrays or tensors, images alone, a ``secateurs.data.Split``,
+            or an iterable of batches, each (images, labels) or images alone.
+        example_inputs: what the network was traced with; images must be like these.
+        who: the criteria that need the data, for messages.
+        labels: whether labels are needed.
+
+    Raises:
+        DataError: there are none, they hold NaN, have no labels where some are needed, or are not
+            like the example inputs.
+    """
+    if data is None:
+        raise DataError(
+            f"{who}: expected calibration data; received none. {FIX}"
+            f"{'' if labels else '; labels may be left out'}."
+        )
+    like = _each(example_inputs, as_array)
+    number = -1
+    for number, given in enumerate(_given(data, like)):
+        yield _checked(given, like, f"{who}: calibration batch {number}", labels)
+    if number < 0:
+        raise DataError(f"{who}: expected calibration data; received no batch. {FIX}.")
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """An array of a tensor of any framework."""
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has no such type
+            value = value.float()
+    return np.asarray(value)
+
+
+def _each(value: Any, function: Any) -> Any:
+    """The function on an array, or on each in a tuple, list or dictionary."""
+    if isinstance(value, Mapping):
+        return {key: function(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(function(item) for item in value)
+    return function(value)
+
+
+def _arrays(images: Any) -> list[NDArray[Any]]:
+    if isinstance(images, Mapping):
+        return list(images.values())
+    return list(images) if isinstance(images, (tuple, list)) else [images]
+
+
+def _given(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
+    """(images, labels or None) of each batch, as yet unchecked."""
+    if isinstance(data, Split):
+        for start in range(0, len(data), AT_A_TIME):
+            yield data.batch(slice(start, start + AT_A_TIME))
+    elif isinstance(data, Mapping) or _is_array(data):
+        yield from _sliced(data, None)
+    elif isinstance(data, tuple) and len(data) == 2 and _is_pair(data, like):
+        yield from _sliced(*data)
+    elif isinstance(data, Iterable):
+        for batch in data:
+            yield _split(batch, like)
+    else:
+        raise DataError(f"expected calibration data; received {type(data).__name__}. {FIX}.")
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _is_pair(data: Any, like: Any) -> bool:
+    """Whether this is (images, labels) and not two batches, nor a batch of two inputs."""
+    images, labels = data
+    if isinstance(images, (tuple, list, Mapping)):
+        return not isinstance(labels, (tuple, list, Mapping))
+    two_inputs = isinstance(like, tuple) and len(like) == 2
+    return _is_array(images) and (labels is None or _is_array(labels)) and not two_inputs
+
+
+def _split(batch: Any, like: Any) -> tuple[Any, Any]:
+    """(images, labels or None) of one batch of an iterable."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and _is_pair(batch, like):
+        return batch[0], batch[1]
+    if isinstance(batch, (tuple, list)) and len(batch) == 1:
+        return batch[0], None
+    return batch, None
+
+
+def _sliced(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+    images = _each(images, as_array)
+    labels = None if labels is None else as_array(labels)
+    count = len(_arrays(images)[0]) if _arrays(images)[0].ndim else 0
+    if labels is not None and len(labels) != count:
+        raise DataError(
+            f"calibration data: expected as many labels as images; received {len(labels)} labels "
+            f"for {count} images"
+        )
+    for start in range(0, count, AT_A_TIME):
+        rows = slice(start, start + AT_A_TIME)
+        marks = None if labels is None else labels[rows]
+        yield _each(images, lambda array, rows=rows: array[rows]), marks
+
+
+def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) -> Batch:
+    images = _each(given[0], as_array)
+    marks = None if given[1] is None else as_array(given[1])
+    received, expected = _arrays(images), _arrays(like)
+    named = isinstance(like, Mapping)
+    if len(received) != len(expected) or (named and set(images) != set(like)):
+        raise DataError(
+            f"{where}: expected {len(expected)} inputs, as the network was traced with; received "
+            f"{len(received)}"
+        )
+    if named:
+        received = [images[key] for key in like]
+    for array, example in zip(received, expected, strict=True):
+        _check_images(array, example, where)
+    count = len(received[0])
+    if marks is None and needs_labels:
+        raise DataError(
+            f"{where}: expected labels; received images alone. {FIX}, or a loss= that needs none."
+        )
+    if marks is not None and (marks.ndim == 0 or len(marks) != count):
+        raise DataError(
+            f"{where}: expected {count} labels, one an image; received shape {marks.shape}"
+        )
+    if marks is not None and marks.dtype.kind == "f" and not np.isfinite(marks).all():
+        raise DataError(f"{where}: expected finite labels; received NaN or infinity")
+    return Batch(images, marks)
+
+
+def _check_images(array: NDArray[Any], example: NDArray[Any], where: str) -> None:
+    if array.ndim != example.ndim or array.shape[1:] != example.shape[1:] or not len(array):
+        shape = ", ".join(["N", *map(str, example.shape[1:])])
+        raise DataError(
+            f"{where}: expected images of shape ({shape}), like the example inputs the network "
+            f"was traced with; received {array.shape}"
+        )
+    if example.dtype.kind == "f" and array.dtype.kind != "f":
+        raise DataError(
+            f"{where}: expected floating-point images, normalised as in training; received "
+            f"{array.dtype}. Convert them: images.astype(np.float32) / 255."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
+        raise DataError(f"{where}: expected finite images; image {bad} of it holds NaN or infinity")

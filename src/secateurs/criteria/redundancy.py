@@ -1,0 +1,91 @@
+"""Criteria that look for channels that say the same thing, and keep one of each such set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.labels import Ids
+from secateurs.channels.network import Network
+from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.relations import cosines, stacked_filters
+from secateurs.errors import DataError
+
+
+@criterion(Need.WEIGHTS, with_data=Need.GRAMS)
+def cosine(facts: Facts) -> Array:
+    """How unlike all that stays a channel's output is: keeps one of each similar set.
+
+    Formula: of all pairs, take the most similar by |cos|, drop the one of smaller norm, repeat;
+    s_j = 1 - |cos| of the pair in which channel j was dropped; the last one left scores 1. So
+    ``plan(threshold=1 - t, scope="network")`` drops channels until no pair is more similar than
+    t; ``redundant(network, t)`` names them. What is compared: with calibration data, the values
+    that consumers read, less their means; without, what the filters give on random inputs, where
+    the cosine of two outputs is in expectation the cosine of the two filters, so that is taken.
+    Cost: without data one read of the weights, with data a forward pass; C^2 products for a group
+    of C channels.
+    When it hurts: two channels alike can both be needed where the next layer takes their
+    difference; without a repair that lets the one that stays speak for both, even exact copies
+    cannot go for free.
+    Source: Ayinde & Zurada, Building Efficient ConvNets using Redundant Feature Pruning, 2018.
+    """
+    if facts.gathered.grams is not None:
+        products = np.zeros((len(facts), len(facts)))
+        for gram in facts.grams:
+            products += gram.centred
+    else:
+        filters = stacked_filters(facts)
+        products = filters @ filters.T
+    return _scores_by_similarity(products)
+
+
+def redundant(
+    network: Network, similarity: float = 0.9, *, data: Any = None
+) -> dict[str, NDArray[np.int64]]:
+    """The channels that another one that stays is at least this similar to.
+
+    Args:
+        network: as traced.
+        similarity: |cosine| above which one of two channels goes, in (0, 1).
+        data: calibration images; without them filters are compared, see ``cosine``.
+
+    Returns:
+        Group name -> indices of channels that can go; as ``network.cut`` takes them.
+
+    Raises:
+        DataError: ``similarity`` is not in (0, 1).
+    """
+    from secateurs.criteria.score import score
+
+    if not 0 < similarity < 1:
+        raise DataError(f"redundant: expected a similarity in (0, 1); received {similarity}")
+    scores = score(network, "cosine", data=data)
+    found = {name: np.flatnonzero(own < 1 - similarity) for name, own in scores.items()}
+    return {name: channels for name, channels in found.items() if len(channels)}
+
+
+def _scores_by_similarity(products: Array) -> Array:
+    """1 - |cos| with what stays, at the moment each is dropped; see ``cosine``."""
+    norms = np.sqrt(np.maximum(np.diag(products), 0))
+    similar = np.abs(cosines(products))
+    # Nothing at all is a multiple of anything.
+    empty = norms <= 1e-12 * norms.max(initial=0)
+    similar[empty] = similar[:, empty] = 1
+    np.fill_diagonal(similar, -1)
+    scores = np.ones(len(norms))
+    if np.isnan(products).any():
+        return np.full(len(norms), np.nan)
+    partner: Ids = similar.argmax(axis=1)
+    for _ in range(len(norms) - 1):
+        best = similar[np.arange(len(norms)), partner]
+        one = int(best.argmax())
+        other = int(partner[one])
+        dropped = one if norms[one] < norms[other] else other
+        scores[dropped] = 1 - best[one]
+        similar[dropped] = similar[:, dropped] = -1
+        stale = partner == dropped
+        partner[stale] = similar[stale].argmax(axis=1)
+    return scores
