@@ -110,7 +110,10 @@ def numbers_of(call: Call) -> list[float]:
     numbers += [
         float(tensor)
         for tensor in call.tensors()
-        if tensor.dim() == 0 and not hasattr(tensor, "_secateurs_labels") and not tensor.is_meta and tensor.is_floating_point()
+        if tensor.dim() == 0
+        and not hasattr(tensor, "_secateurs_labels")
+        and not tensor.is_meta
+        and tensor.is_floating_point()
     ]
     if call.packet is torch.ops.aten.scaled_dot_product_attention and call.get("scale") is None:
         numbers.append(float(call["query"].shape[-1] ** -0.5))

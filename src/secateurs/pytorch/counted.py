@@ -56,8 +56,14 @@ MADE_OF_MOVEMENTS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
 }
 
 
-UNNUMBERED = {aten.contiguous, aten.lift_fresh, aten.alias, aten.detach}
-"""Operations that PyTorch leaves out where there is nothing to do, which depends on the sizes."""
+UNNUMBERED = {
+    aten.contiguous,  # left out where there is nothing to do, which depends on the sizes
+    aten.scalar_tensor,  # a number in the code: made so for tensors without data ...
+    aten.lift_fresh,  # ... and so for real ones
+    aten.alias,
+    aten.detach,
+}
+"""Operations that come or go with the kind or the size of a tensor, and change no value."""
 
 
 class Counted(TorchDispatchMode):

@@ -24,11 +24,21 @@ from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
 from secateurs.pytorch import rules
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import Counted, aten
 from secateurs.pytorch.inputs import as_call
-from secateurs.pytorch.trace import traced
-from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.operations import Axes, Operation
+from secateurs.pytorch.trace import traced
+
+
+class OtherPathError(Exception):
+    """A forward pass does not do the operations it was traced with."""
+
+    def __init__(self, index: int, name: str) -> None:
+        super().__init__(
+            f"operation {index} of its forward pass is {name}, and was another when it was traced: "
+            "its path depends on its input or its sizes"
+        )
 
 
 class Sampled(Counted):
@@ -48,13 +58,14 @@ class Sampled(Counted):
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = self._operations[self.index] if self.index < len(self._operations) else None
+        if operation is None or operation.name != str(function.overloadpacket):
+            raise OtherPathError(self.index, str(function.overloadpacket))
         output = self.do(Call(function, arguments, keywords), operation)
         first = next(iter(tensors_in(output)), None)
-        followed = operation is not None and operation.outputs
-        self.samples.append(self._sample(first, operation) if operation and followed else None)
+        self.samples.append(self._sample(first, operation) if operation.outputs else None)
         return output
 
-    def do(self, call: Call, operation: Operation | None) -> Any:
+    def do(self, call: Call, operation: Operation) -> Any:
         """The operation itself."""
         return call.function(*call.arguments, **call.keywords)
 
@@ -93,8 +104,8 @@ class MaskedTwin(Sampled):
         super().__init__(operations, stays)
         self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
 
-    def do(self, call: Call, operation: Operation | None) -> Any:
-        if operation is None or not (operation.masks or operation.mixed):
+    def do(self, call: Call, operation: Operation) -> Any:
+        if not (operation.masks or operation.mixed):
             return call.function(*call.arguments, **call.keywords)
         if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
             return self._on_kept_channels(call, operation)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from secateurs.pytorch.counted import aten
 from secateurs.pytorch.calls import Call
+from secateurs.pytorch.counted import aten
 
 UNARY = {
     aten.relu,

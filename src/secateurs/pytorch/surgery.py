@@ -35,7 +35,11 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
     memo: dict[int, Any] = {}
     rescaled = {rescaling.tensor for rescaling in cut.rescalings}
     for leaf in leaves:
-        if leaf.name in cut.tensors or leaf.name in rescaled or (without_data and leaf.can_carry_channels):
+        if (
+            leaf.name in cut.tensors
+            or leaf.name in rescaled
+            or (without_data and leaf.can_carry_channels)
+        ):
             memo[id(leaf.tensor)] = _cut_tensor(leaf, cut, without_data)
         elif (
             leaf.tensor.grad_fn is not None

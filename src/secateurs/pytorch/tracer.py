@@ -12,7 +12,14 @@ from torch._ops import OpOverload
 from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.labels import Equations, Ids
 from secateurs.channels.network import Mixing, Role
-from secateurs.pytorch.calls import Call, made_for_real, mapped, numbers_of, tensors_in, without_data
+from secateurs.pytorch.calls import (
+    Call,
+    made_for_real,
+    mapped,
+    numbers_of,
+    tensors_in,
+    without_data,
+)
 from secateurs.pytorch.counted import Counted, users_line
 from secateurs.pytorch.leaves import Leaf
 from secateurs.pytorch.operations import (

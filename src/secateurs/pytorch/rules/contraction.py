@@ -11,10 +11,10 @@ import torch
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Role
 from secateurs.pytorch import shapes
-from secateurs.pytorch.counted import aten
-from secateurs.pytorch.rules.registry import rule, unknown
 from secateurs.pytorch.calls import Call
+from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Place
+from secateurs.pytorch.rules.registry import rule, unknown
 from secateurs.pytorch.tracer import Tracer
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from secateurs.channels.network import Role
-from secateurs.pytorch.counted import aten
-from secateurs.pytorch.rules.registry import rule, unknown
 from secateurs.pytorch.calls import Call
+from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Axes, Place
+from secateurs.pytorch.rules.registry import rule, unknown
 from secateurs.pytorch.tracer import Tracer
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from secateurs.channels.labels import Equations, Ids
-from secateurs.pytorch.counted import aten
-from secateurs.pytorch.rules.registry import rule
 from secateurs.pytorch.calls import Call, tensors_in
+from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Axes, Place
+from secateurs.pytorch.rules.registry import rule
 from secateurs.pytorch.tracer import Tracer
 
 BY_POSITION = "picked by its position"

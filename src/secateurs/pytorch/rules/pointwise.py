@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from secateurs.channels.network import Role
-from secateurs.pytorch.counted import aten
-from secateurs.pytorch.rules.registry import CONSTANTS, pointwise, rule
 from secateurs.pytorch.calls import Call, made_for_real
+from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Place
+from secateurs.pytorch.rules.registry import CONSTANTS, pointwise, rule
 from secateurs.pytorch.tracer import Tracer
 
 

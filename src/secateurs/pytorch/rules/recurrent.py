@@ -62,9 +62,7 @@ def _has_projection(call: Call, weights: Sequence[torch.Tensor]) -> bool:
     return len(weights) != each * layers
 
 
-def _hidden_places(
-    weights: Sequence[torch.Tensor], step: int, directions: int
-) -> Iterator[Place]:
+def _hidden_places(weights: Sequence[torch.Tensor], step: int, directions: int) -> Iterator[Place]:
     """Where the hidden state is read again: one number says how wide it is everywhere."""
     for place in range(0, len(weights), step // directions):
         yield Place(weights[place + 1], 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.rules.registry import pointwise, rule
-from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.tracer import Tracer
 
 

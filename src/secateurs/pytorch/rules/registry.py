@@ -10,8 +10,8 @@ import torch
 from torch._ops import OpOverloadPacket
 
 from secateurs.pytorch import shapes
-from secateurs.pytorch.counted import aten
 from secateurs.pytorch.calls import Call, tensors_in
+from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import follow, is_followed, labels_of
 from secateurs.pytorch.tracer import Tracer
 
