@@ -61,7 +61,10 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     else:
         import timm
 
-        model = timm.create_model(model_name, pretrained=False)
+        try:
+            model = timm.create_model(model_name, pretrained=False, num_classes=CLASSES)
+        except TypeError:  # a few have no classifier to choose
+            model = timm.create_model(model_name, pretrained=False)
         size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
     return model.eval(), torch.randn(1, *size)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateurs.channels.cost import Cost
-from secateurs.channels.cut import ChannelCut, Cut, SizeChange, TensorCut
+from secateurs.channels.cut import ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CheckpointError, CutError
 
 
@@ -17,6 +17,7 @@ def example():
         {"a.weight": TensorCut((4, 3), {0: (1, 2)}), "b.weight": TensorCut((2, 4), {1: (1, 2)})},
         (SizeChange("a", "out_features", None, 4, 2), SizeChange("n", "normalized_shape", 0, 4, 2)),
         {"a": ChannelCut(4, (1, 2))},
+        (Rescaling("b.weight", 0, (1,), 0.5),),
         Cost(20, 200, 80, 4),
         Cost(10, 100, 40, 2),
     )
@@ -32,7 +33,7 @@ def test_json_and_back(tmp_path):
 
 
 def test_axes_that_lose_the_same_share_one_list():
-    assert json.loads(example().to_json())["sets"] == [[1, 2]]
+    assert json.loads(example().to_json())["sets"] == [[1, 2], [1]]
 
 
 @pytest.mark.parametrize(

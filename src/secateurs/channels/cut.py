@@ -80,6 +80,26 @@ class SizeChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescaling:
+    """A factor on part of a tensor that keeps something as it was: an attention's scale, say.
+
+    Where a layer computes a number from a size, the number changes with the size; multiplying the
+    weights before it by the inverse leaves the result alone.
+
+    Attributes:
+        tensor: the tensor's name.
+        axis: along which of its axes.
+        indices: which indices there, in the tensor before the cut.
+        factor: what to multiply by.
+    """
+
+    tensor: str
+    axis: int
+    indices: tuple[int, ...]
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelCut:
     """What leaves one group of channels: how many there were, and which go."""
 
@@ -95,6 +115,7 @@ class Cut:
         tensors: tensor name -> what leaves it; tensors that lose nothing are not listed.
         sizes: attributes of layers that change with it.
         channels: group name -> which of its channels go.
+        rescalings: factors on the weights that stay.
         before: cost of the network the cut was planned for.
         after: cost of what is left.
         origin: the network it was planned on, for as long as somebody keeps that; not part of the
@@ -104,6 +125,7 @@ class Cut:
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
     sizes: tuple[SizeChange, ...] = ()
     channels: Mapping[str, ChannelCut] = field(default_factory=dict)
+    rescalings: tuple[Rescaling, ...] = ()
     before: Cost | None = None
     after: Cost | None = None
     origin: weakref.ref[Network] | None = field(default=None, compare=False, repr=False)
@@ -140,6 +162,7 @@ class Cut:
             tensors,
             _sizes_in_turn(self.sizes, later.sizes),
             _channels_in_turn(self.channels, later.channels),
+            (*self.rescalings, *(_before(self, rescaling) for rescaling in later.rescalings)),
             self.before or later.before,
             later.after or self.after,
         )
@@ -201,6 +224,7 @@ class Cut:
             "tensors": tensors,
             "channels": channels,
             "sizes": [[s.owner, s.attribute, s.position, s.before, s.after] for s in self.sizes],
+            "rescalings": [[r.tensor, r.axis, shared(r.indices), r.factor] for r in self.rescalings],
             "before": _cost_to_list(self.before),
             "after": _cost_to_list(self.after),
             "sets": [list(indices) for indices in sets],
@@ -241,6 +265,10 @@ class Cut:
                 name: ChannelCut(of, sets[at]) for name, (of, at) in data["channels"].items()
             }
             sizes = tuple(SizeChange(*size) for size in data["sizes"])
+            rescalings = tuple(
+                Rescaling(tensor, axis, sets[at], factor)
+                for tensor, axis, at, factor in data["rescalings"]
+            )
             before, after = (
                 None if data[key] is None else Cost(*data[key]) for key in ("before", "after")
             )
@@ -248,7 +276,7 @@ class Cut:
             raise CheckpointError(
                 f"this cut is damaged: {type(error).__name__}: {error}"
             ) from error
-        return cls(tensors, sizes, channels, before, after)
+        return cls(tensors, sizes, channels, rescalings, before, after)
 
     def save(self, path: str | Path) -> None:
         """Write the cut as JSON; the file is whole or not there."""
@@ -273,6 +301,15 @@ def _removed_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int
     gone = first.removed.get(axis, ())
     then_gone = first.kept(axis)[list(later.removed.get(axis, ()))]
     return tuple(sorted({*gone, *then_gone.tolist()}))
+
+
+def _before(first: Cut, rescaling: Rescaling) -> Rescaling:
+    """A rescaling of what a cut leaves, said of what there was before it."""
+    cut = first.tensors.get(rescaling.tensor)
+    if cut is None:
+        return rescaling
+    indices = cut.kept(rescaling.axis)[list(rescaling.indices)]
+    return Rescaling(rescaling.tensor, rescaling.axis, tuple(indices.tolist()), rescaling.factor)
 
 
 def _sizes_in_turn(

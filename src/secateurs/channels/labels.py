@@ -84,6 +84,7 @@ class Equations:
     _right: list[Ids] = field(default_factory=list)
     _grids: list[Grid] = field(default_factory=list)
     _grid_by_key: dict[tuple[object, ...], tuple[Ids, ...]] = field(default_factory=dict)
+    _sides_by_cells: dict[bytes, tuple[Ids, ...]] = field(default_factory=dict)
     _frozen: list[tuple[Ids, str]] = field(default_factory=list)
 
     @property
@@ -136,6 +137,10 @@ class Equations:
             known = self._grid_by_key[key] = (cells,)
         return known[0]
 
+    def sides(self, cells: Ids) -> tuple[Ids, ...] | None:
+        """The sides of the grid that has exactly these cells, if there is one."""
+        return self._sides_by_cells.get(cells.tobytes())
+
     def _add_grid(self, cells: Ids, sides: tuple[Ids, ...]) -> None:
         if len(cells) != math.prod(len(side) for side in sides):
             raise ValueError(
@@ -143,6 +148,7 @@ class Equations:
                 f"{'x'.join(str(len(side)) for side in sides)}; received {len(cells)}"
             )
         self._grids.append(Grid(cells, sides))
+        self._sides_by_cells.setdefault(cells.tobytes(), sides)
 
     def solve(self) -> Solution:
         """All that follows from the statements."""

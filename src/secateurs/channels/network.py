@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from secateurs import text
 from secateurs.channels.cost import Contraction, Cost, Product, Products
-from secateurs.channels.cut import ChannelCut, Cut, SizeChange, TensorCut
+from secateurs.channels.cut import ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.labels import ALWAYS, Ids, Solution
 from secateurs.errors import CutError, UnknownNameError, nearest
 
@@ -85,6 +85,25 @@ class Size:
     attribute: str
     position: int | None
     value: Product
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Part of a tensor that must grow or shrink with a size, for what follows to stay as it was.
+
+    Attributes:
+        tensor: the tensor's name.
+        axis: along which of its axes.
+        indices: which indices there.
+        size: the size that changes, as a product of axis lengths.
+        power: the factor is (size after / size before) to this power.
+    """
+
+    tensor: str
+    axis: int
+    indices: Ids
+    size: Product
+    power: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +207,7 @@ class Network:
         source: Source,
         name: str = "network",
         notes: Sequence[str] = (),
+        scalings: Sequence[Scaling] = (),
     ) -> None:
         self.name = name
         self.tensors = {tensor.name: tensor for tensor in tensors}
@@ -197,6 +217,7 @@ class Network:
         self.solution = solution
         self.source = source
         self.notes = tuple(notes)
+        self.scalings = tuple(scalings)
 
     # -- what can be pruned, and what cannot
 
@@ -316,6 +337,7 @@ class Network:
                 for name, indices in chosen.items()
                 if indices
             },
+            self.rescalings(alive),
             self.cost(),
             self.cost_of(alive),
             weakref.ref(self),
@@ -374,6 +396,21 @@ class Network:
         return tuple(
             SizeChange(size.owner, size.attribute, size.position, int(old), int(new))
             for size, old, new in zip(self.sizes, before, after, strict=True)
+            if old != new
+        )
+
+    def rescalings(self, alive: NDArray[np.bool_]) -> tuple[Rescaling, ...]:
+        """The factors on weights that go with what stays."""
+        sizes = self._products([scaling.size for scaling in self.scalings])
+        before, after = sizes.values(self.alive()), sizes.values(alive)
+        return tuple(
+            Rescaling(
+                scaling.tensor,
+                scaling.axis,
+                tuple(scaling.indices.tolist()),
+                float(new / old) ** scaling.power,
+            )
+            for scaling, old, new in zip(self.scalings, before, after, strict=True)
             if old != new
         )
 

@@ -11,17 +11,18 @@ from secateurs.channels.cost import Product
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Size
 from secateurs.pytorch.leaves import Leaf
+from secateurs.pytorch.tracer import Tracer
 
 _Norm = nn.modules.batchnorm._NormBase
-_Conv = nn.modules.conv._ConvNd
+CONVOLUTION = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd
 
 FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
     # layer, attribute, the tensor it follows, along which axis
     (_Transposed, "in_channels", "weight", 0),
     (_Transposed, "out_channels", "weight", 1),
-    (_Conv, "out_channels", "weight", 0),
-    (_Conv, "in_channels", "weight", 1),
+    (CONVOLUTION, "out_channels", "weight", 0),
+    (CONVOLUTION, "in_channels", "weight", 1),
     (nn.Linear, "out_features", "weight", 0),
     (nn.Linear, "in_features", "weight", 1),
     (nn.Bilinear, "out_features", "weight", 0),
@@ -29,6 +30,8 @@ FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
     (nn.Bilinear, "in2_features", "weight", 2),
     (nn.Embedding, "num_embeddings", "weight", 0),
     (nn.Embedding, "embedding_dim", "weight", 1),
+    (nn.RNNBase, "input_size", "weight_ih_l0", 1),
+    (nn.RNNBase, "hidden_size", "weight_hh_l0", 1),
     (nn.PReLU, "num_parameters", "weight", 0),
     (nn.GroupNorm, "num_channels", "weight", 0),
     (_Norm, "num_features", "weight", 0),
@@ -86,3 +89,42 @@ def _normalized_shape(
         for axis, units in leaf.axes.items():
             if axis < len(shape) and shape[axis] == len(units):
                 yield axis, units
+
+
+def demand(model: nn.Module, leaves: Sequence[Leaf], tracer: Tracer) -> None:
+    """What PyTorch's own attention layer asks of its sizes, in checks that no operation shows.
+
+    Its embedding is heads times positions, and the queries, keys and values are as wide as that.
+    """
+    by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
+    for owner, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            _demand_of_attention(owner, module, by_tensor, tracer)
+
+
+def _demand_of_attention(
+    owner: str, module: nn.MultiheadAttention, by_tensor: Mapping[int, Leaf], tracer: Tracer
+) -> None:
+    equations = tracer.equations
+    width, heads = module.embed_dim, module.num_heads
+    output = by_tensor.get(id(module.out_proj.weight))
+    if output is None or not {0, 1} <= output.axes.keys() or heads == 1 or heads == width:
+        return
+    equations.equate(output.axes[0], output.axes[1])
+    rows, columns = equations.factor(output.axes[0], (heads, width // heads))
+    for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        leaf = by_tensor.get(id(getattr(module, name)))
+        made = None if leaf is None else leaf.axes.get(0)
+        if made is not None and len(made) == 3 * width:
+            parts, made = equations.factor(made, (3, width))
+            equations.freeze(parts, "queries, keys and values")
+        if made is not None:
+            equations.equate(made, output.axes[0])
+    tracer.counts |= {
+        (owner, "embed_dim"): output.axes[0],
+        (owner, "num_heads"): rows,
+        (owner, "head_dim"): columns,
+    }
+    for attribute in ("kdim", "vdim"):
+        if getattr(module, attribute) == width:
+            tracer.counts[owner, attribute] = output.axes[0]

@@ -6,6 +6,8 @@ operations alike, so that what one finds can be used by the next: this is the pa
 
 from __future__ import annotations
 
+import copy
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +56,16 @@ MADE_OF_MOVEMENTS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
 }
 
 
+UNNUMBERED = {
+    aten.contiguous,  # left out where there is nothing to do, which depends on the sizes
+    aten.scalar_tensor,  # a number in the code: made so for tensors without data ...
+    aten.lift_fresh,  # ... and so for real ones
+    aten.alias,
+    aten.detach,
+}
+"""Operations that come or go with the kind or the size of a tensor, and change no value."""
+
+
 class Counted(TorchDispatchMode):
     """Numbers the operations of a forward pass and hands each to ``step``.
 
@@ -93,12 +105,27 @@ class Counted(TorchDispatchMode):
         if not self._whole(packet) and is_composite(func):
             with self:
                 return func.decompose(*args, **keywords)
+        if packet in UNNUMBERED:
+            return self.pass_through(func, args, keywords)
         self.index += 1
         return self.step(func, args, keywords)
 
-    def run(self, model: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        """The model's forward pass in eval mode, watched; the model is left as it was."""
-        with evaluating(model), self._following(model), torch.inference_mode(), self:
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        """Do an operation that has no number."""
+        return function(*arguments, **keywords)
+
+    def run(
+        self,
+        model: nn.Module,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+        training: bool = False,
+    ) -> Any:
+        """The model's forward pass, in eval mode if not told otherwise; the model is left as it was."""
+        self.index = -1
+        with in_mode(model, training), self._following(model), torch.inference_mode(), self:
             return model(*arguments, **keywords)
 
     @contextmanager
@@ -131,20 +158,42 @@ def is_composite(function: OpOverload) -> bool:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, without fused attention that hides what it is made of; all is put back."""
-    training = {module: module.training for module in model.modules()}
+def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Eval or train mode, without fused attention that hides what it is made of; all is put back."""
+    before = {module: module.training for module in model.modules()}
+    kept = [_Before(module) for module in before]
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    for module in training:
-        module.training = False
+    for module in before:
+        module.training = training
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
-        for module, was_training in training.items():
+        for known in kept:
+            known.put_back()
+        for module, was_training in before.items():
             module.training = was_training
+
+
+class _Before:
+    """What a forward pass may replace: a model may keep things (position tables, caches) as it runs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        own = vars(module)
+        places = [own, *(value for value in own.values() if isinstance(value, (dict, list)))]
+        self._kept = [(place, copy.copy(place)) for place in places]
+
+    def put_back(self) -> None:
+        """Let every attribute, and every list and dictionary among them, hold what it held."""
+        for now, before in self._kept:
+            if isinstance(now, list):
+                if len(now) != len(before) or any(map(operator.is_not, now, before)):
+                    now[:] = before
+            elif now.keys() != before.keys() or any(now[key] is not before[key] for key in before):
+                now.clear()
+                now.update(before)
 
 
 def users_line() -> str:

@@ -22,9 +22,11 @@ from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.gathered import Gates, Gathered, Gram, Reading, part_of
 from secateurs.criteria.registry import Need
+from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.exact import ExactAblation
 from secateurs.pytorch.objective import Loss, Objective, on_device
+from secateurs.pytorch.operations import Mask
 from secateurs.pytorch.tape import (
     Rows,
     Source,
@@ -36,7 +38,6 @@ from secateurs.pytorch.tape import (
     with_operands,
 )
 from secateurs.pytorch.trace import TracedModel, traced
-from secateurs.pytorch.tracer import Call, Mask
 
 
 def gather(

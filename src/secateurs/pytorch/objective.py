@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from secateurs.criteria.calibration import Batch
 from secateurs.errors import DataError
+from secateurs.pytorch.calls import tensors_in
 from secateurs.pytorch.inputs import as_call
-from secateurs.pytorch.tracer import tensors_in
 
 Loss = Callable[[Any, Any], Any]
 

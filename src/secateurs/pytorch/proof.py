@@ -24,10 +24,21 @@ from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
 from secateurs.pytorch import rules
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import Counted, aten
 from secateurs.pytorch.inputs import as_call
+from secateurs.pytorch.operations import Axes, Operation
 from secateurs.pytorch.trace import traced
-from secateurs.pytorch.tracer import Axes, Call, Operation, tensors_in
+
+
+class OtherPathError(Exception):
+    """A forward pass does not do the operations it was traced with."""
+
+    def __init__(self, index: int, name: str) -> None:
+        super().__init__(
+            f"operation {index} of its forward pass is {name}, and was another when it was traced: "
+            "its path depends on its input or its sizes"
+        )
 
 
 class Sampled(Counted):
@@ -47,13 +58,14 @@ class Sampled(Counted):
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = self._operations[self.index] if self.index < len(self._operations) else None
+        if operation is None or operation.name != str(function.overloadpacket):
+            raise OtherPathError(self.index, str(function.overloadpacket))
         output = self.do(Call(function, arguments, keywords), operation)
         first = next(iter(tensors_in(output)), None)
-        followed = operation is not None and operation.outputs
-        self.samples.append(self._sample(first, operation) if operation and followed else None)
+        self.samples.append(self._sample(first, operation) if operation.outputs else None)
         return output
 
-    def do(self, call: Call, operation: Operation | None) -> Any:
+    def do(self, call: Call, operation: Operation) -> Any:
         """The operation itself."""
         return call.function(*call.arguments, **call.keywords)
 
@@ -92,8 +104,8 @@ class MaskedTwin(Sampled):
         super().__init__(operations, stays)
         self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
 
-    def do(self, call: Call, operation: Operation | None) -> Any:
-        if operation is None or not (operation.masks or operation.mixed):
+    def do(self, call: Call, operation: Operation) -> Any:
+        if not (operation.masks or operation.mixed):
             return call.function(*call.arguments, **call.keywords)
         if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
             return self._on_kept_channels(call, operation)
@@ -120,14 +132,14 @@ class MaskedTwin(Sampled):
             if len(gone):
                 present = changes.get(mask.operand, tensors[mask.operand])
                 changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
-        return _with_tensors(call, changes) if changes else call
+        return call.with_tensors(changes) if changes else call
 
     def _on_kept_channels(self, call: Call, operation: Operation) -> Any:
         tensors = call.tensors()
         changes = {
             number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
         }
-        small = _with_tensors(call, changes)
+        small = call.with_tensors(changes)
         if call.packet in (aten.layer_norm, aten.rms_norm, aten.native_layer_norm):
             rank = len(call["normalized_shape"])
             small = small.changed(normalized_shape=list(changes[0].shape[-rank:]))
@@ -159,24 +171,6 @@ class MaskedTwin(Sampled):
         if key not in self._indices:
             self._indices[key] = np.flatnonzero(self._stays[units] == kept)
         return torch.from_numpy(self._indices[key]).to(device)
-
-
-def _with_tensors(call: Call, changes: dict[int, torch.Tensor]) -> Call:
-    """The call with some of its tensor arguments (by number) replaced."""
-    number = -1
-
-    def replaced(value: Any) -> Any:
-        nonlocal number
-        if isinstance(value, torch.Tensor):
-            number += 1
-            return changes.get(number, value)
-        if isinstance(value, (list, tuple)):
-            return type(value)([replaced(item) for item in value])
-        return value
-
-    arguments = [replaced(value) for value in call.arguments]
-    keywords = {key: replaced(value) for key, value in call.keywords.items()}
-    return Call(call.function, arguments, keywords)
 
 
 def largest_difference(one: Any, other: Any) -> tuple[float, float]:
@@ -260,8 +254,11 @@ def _compare(
             f"the dense model's output is not finite on these inputs{_first_not_finite(dense)}; "
             "nothing can be proven. Check its weights and the example inputs."
         )
+    factors = [1.0, *{rescaling.factor for rescaling in network.rescalings(alive)}]
     relative = TOLERANCE.get(_precision(dense), 1e-4)
-    inside, where = _largest_inside(operations, sampled.samples, twin.samples, 10 * relative)
+    inside, where = _largest_inside(
+        operations, sampled.samples, twin.samples, 10 * relative, factors
+    )
     return Proof(
         difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
     )
@@ -272,8 +269,11 @@ def _largest_inside(
     received: Sequence[torch.Tensor | None],
     expected: Sequence[torch.Tensor | None],
     tolerance: float,
+    factors: Sequence[float],
 ) -> tuple[float, str]:
     """How far the samples of the operations are apart, and where they first come apart.
+
+    Between weights that were rescaled and the factor this makes up for, values are off by just that.
 
     Returns:
         (largest difference of an operation's samples relative to their size, the layer of the first
@@ -283,8 +283,7 @@ def _largest_inside(
     for operation, mine, theirs in zip(operations, received, expected, strict=False):
         if mine is None or theirs is None:
             continue
-        same = (mine == theirs) | (mine.isnan() & theirs.isnan())
-        gap = torch.where(same, 0, mine - theirs).abs().max().item()
+        gap = min_gap(mine, theirs, factors)
         size = torch.where(theirs.isfinite(), theirs, 0).abs().max().item()
         relative = gap / size if size > 0 else gap
         if not relative <= largest:
@@ -292,6 +291,15 @@ def _largest_inside(
         if first is None and not relative <= tolerance:
             first = operation.layer
     return largest, where if first is None else first
+
+
+def min_gap(mine: torch.Tensor, theirs: torch.Tensor, factors: Sequence[float]) -> float:
+    """The largest of the differences, each to the nearest multiple by one of the factors."""
+    gaps = []
+    for factor in factors:
+        same = (mine == theirs) | (mine.isnan() & theirs.isnan())
+        gaps.append(torch.where(same, 0, mine - factor * theirs).abs())
+    return float(torch.stack(gaps).amin(0).max())
 
 
 def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -1,37 +1,90 @@
 """A cut tried out on shapes alone, to find sizes that a forward pass has baked in.
 
-Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a
-cut of one channel from every group is made on tensors without data, the model is run, and each
-operation's result is held against the shape the labels foretell. Where they differ, an integer in
-the code did not follow; the channels concerned are frozen, with the line that blocks.
+Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a cut
+is made on tensors without data, the model is run, and each operation's result is held against the
+shape the labels foretell. Where they differ, an integer in the code did not follow. A wrong result is
+replaced by one of the foretold shape, so that one run finds every such place.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch._ops import OpOverload
 
-from secateurs.channels.labels import Ids, Solution
+from secateurs.channels.labels import Ids
 from secateurs.pytorch import rules
+from secateurs.pytorch.calls import Call, made_for_real, numbers_of, tensors_in
 from secateurs.pytorch.counted import Counted, users_line
+from secateurs.pytorch.operations import Axes, ForwardPass, Operation
 from secateurs.pytorch.rules.registry import CONSTANTS
-from secateurs.pytorch.tracer import Axes, Call, Operation, made_for_real, tensors_in
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """Channels that cannot go because a size did not follow, and where."""
+@dataclass(frozen=True, slots=True, eq=False)
+class WrongSize:
+    """An axis whose length is not the one foretold.
 
-    units: Ids
-    reason: str
+    Attributes:
+        key: (pass, operation, output, axis), the same in every rehearsal.
+        units: the channels along it; None where it carries none.
+        dense: its length in the dense model.
+        got: its length now; None where the operation failed and did not say.
+        line: the user's line that is running.
+        layers: the modules whose code is running, innermost first.
+    """
+
+    key: tuple[int, ...]
+    units: Ids | None
+    dense: int
+    got: int | None
+    line: str
+    layers: tuple[str, ...]
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it still has its dense length: a number was kept somewhere."""
+        return self.got == self.dense
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WrongNumber:
+    """A factor that is not what it was, because it was computed from a size that changed."""
+
+    key: tuple[int, ...]
+    dense: float
+    got: float
+    line: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raised:
+    """The forward pass ended early."""
+
+    operation: int
+    line: str
+    message: str
+    layers: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a rehearsal found to be wrong."""
+
+    sizes: list[WrongSize] = field(default_factory=list)
+    numbers: list[WrongNumber] = field(default_factory=list)
+    raised: Raised | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.sizes or self.numbers or self.raised)
 
 
 class OffCourseError(Exception):
@@ -39,47 +92,57 @@ class OffCourseError(Exception):
 
 
 class Rehearsal(Counted):
-    """Runs the small model on tensors without data and compares shapes with those foretold.
-
-    A wrong result is replaced by one of the foretold shape, so that one run finds every blocking
-    line.
-    """
+    """Runs the small model on tensors without data and compares it with what is foretold."""
 
     def __init__(
-        self, operations: Sequence[Operation], solution: Solution, alive: NDArray[np.bool_]
+        self, model: nn.Module, forward: ForwardPass, number: int, stays: NDArray[Any]
     ) -> None:
         super().__init__(rules.is_whole)
-        self._operations = operations
-        self._stays = solution.kept(alive)
-        self.blocked: list[Blocked] = []
-        self.foreign: list[str] = []
-        """Lines where a size went wrong that none of the channels there explains."""
+        self._model = model
+        self._forward = forward
+        self._pass = number
+        self._stays = stays
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self.findings = Findings()
+
+    def rehearse(self) -> Findings:
+        """Run it through, or to where it raises."""
+        try:
+            self.run(
+                self._model,
+                self._forward.arguments,
+                self._forward.keywords,
+                self._forward.training,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
+            self.findings.raised = Raised(
+                max(0, min(self.index, len(self._forward.operations) - 1)),
+                _line_of(error),
+                (str(error).splitlines() or [type(error).__name__])[0][:120],
+                tuple(self._layers_in(_frames_of(error))),
+            )
+        return self.findings
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         call = Call(function, arguments, keywords)
-        if self.index >= len(self._operations):
-            raise OffCourseError
-        operation = self._operations[self.index]
+        if self.index >= len(self._forward.operations):
+            raise OffCourseError("it does more than the dense model")
+        operation = self._forward.operations[self.index]
         if operation.name != str(function.overloadpacket):
-            raise OffCourseError
+            raise OffCourseError(f"it does {call.name} where the dense model did {operation.name}")
         if call.packet in CONSTANTS or not any(tensor.is_meta for tensor in call.tensors()):
             return made_for_real(call)
+        self._compare_numbers(call, operation)
         try:
             output = call.run()
         except (RuntimeError, IndexError, ValueError, TypeError):
-            self._block(call, operation, [])
+            self._note_sizes(call, operation, None)
             return self._foretold(call, operation)
-        tensors = list(tensors_in(output))
-        shapes = [tuple(tensor.shape) for tensor in tensors]
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(output)]
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
-            self._block(call, operation, shapes)
+            self._note_sizes(call, operation, shapes)
             return self._foretold(call, operation)
         return output
-
-    @property
-    def current(self) -> Operation:
-        """The operation that ran last."""
-        return self._operations[min(self.index, len(self._operations) - 1)]
 
     def _shape(self, dense: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         shape = list(dense)
@@ -97,60 +160,43 @@ class Rehearsal(Counted):
         ]
         return made[0] if len(made) == 1 else tuple(made)
 
-    def _block(self, call: Call, operation: Operation, shapes: list[tuple[int, ...]]) -> None:
-        """Blame the axes whose length is still the dense one; if none is, all that differ."""
-        wrong: list[Ids] = []
-        stuck: list[tuple[int, Ids]] = []
+    def _note_sizes(
+        self, call: Call, operation: Operation, shapes: list[tuple[int, ...]] | None
+    ) -> None:
+        line = users_line()
+        layers = tuple(self._layers_in(_running_frames()))
+        given = set(call.numbers(int))
         for place, (dense, axes) in enumerate(operation.outputs):
             foretold = self._shape(dense, axes)
-            got = shapes[place] if shapes else _asked_shape(call, len(dense))
-            for axis, units in axes.items():
-                if foretold[axis] == dense[axis] or (got and got[axis] == foretold[axis]):
+            got = _asked_shape(call, len(dense)) if shapes is None else _nth(shapes, place)
+            if got is not None and len(got) != len(dense):
+                got = None
+            for axis in range(len(dense)):
+                length = got[axis] if got is not None and got[axis] >= 0 else None
+                if length == foretold[axis] or (length is None and foretold[axis] == dense[axis]):
                     continue
-                if got[axis] == dense[axis] if got else dense[axis] in _integers(call.arguments):
-                    stuck.append((dense[axis], units))
-                else:
-                    wrong.append(units)
-        line = users_line()
-        self.blocked += [
-            Blocked(units, f"the number {size} is baked in at {line}") for size, units in stuck
-        ]
-        if not stuck:
-            reason = f"a size does not follow at {line}"
-            self.blocked += [Blocked(units, reason) for units in wrong]
-            self.foreign += [] if wrong else [reason]
+                if length is None and got is None and dense[axis] in given:
+                    length = dense[axis]
+                if length is None and got is not None:
+                    continue  # a -1, which follows
+                key = (self._pass, self.index, place, axis)
+                wrong = WrongSize(key, axes.get(axis), dense[axis], length, line, layers)
+                self.findings.sizes.append(wrong)
 
+    def _compare_numbers(self, call: Call, operation: Operation) -> None:
+        present = numbers_of(call)
+        for place, (dense, got) in enumerate(zip(operation.numbers, present, strict=False)):
+            if not math.isclose(dense, got, rel_tol=1e-6, abs_tol=1e-12):
+                key = (self._pass, self.index, place)
+                self.findings.numbers.append(WrongNumber(key, dense, got, users_line()))
 
-def rehearse(
-    small: nn.Module,
-    operations: Sequence[Operation],
-    solution: Solution,
-    alive: NDArray[np.bool_],
-    arguments: Sequence[Any],
-    keywords: dict[str, Any],
-) -> tuple[list[Blocked], list[str]]:
-    """What blocks this cut, and lines that block it for channels yet to be found.
-
-    Both are empty if the small model runs and every shape is as foretold.
-
-    Args:
-        small: the cut model, on the meta device.
-        operations: of the dense model's forward pass.
-        solution: of its equations.
-        alive: the atoms that stay.
-        arguments: of the forward pass, on the meta device.
-        keywords: likewise.
-    """
-    rehearsal = Rehearsal(operations, solution, alive)
-    try:
-        rehearsal.run(small, arguments, keywords)
-    except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
-        if not rehearsal.blocked and not rehearsal.foreign:
-            units = [u for _, axes in rehearsal.current.outputs for u in axes.values()]
-            reason = f"its forward raised at {_line_of(error)}: {_first_line(error)}"
-            rehearsal.blocked += [Blocked(u, reason) for u in units]
-            rehearsal.foreign += [] if units else [reason]
-    return rehearsal.blocked, rehearsal.foreign
+    def _layers_in(self, frames: Iterator[FrameType]) -> Iterator[str]:
+        seen = set()
+        for frame in frames:
+            path = self._paths.get(id(frame.f_locals.get("self")))
+            if path is not None and path not in seen:
+                seen.add(path)
+                yield path
 
 
 def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
@@ -162,13 +208,24 @@ def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
     return None
 
 
-def _integers(values: Any) -> Iterator[int]:
-    """The whole numbers among arguments, in lists too."""
-    if isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _integers(value)
-    elif isinstance(values, int) and not isinstance(values, bool):
-        yield values
+def _nth(shapes: list[tuple[int, ...]], place: int) -> tuple[int, ...] | None:
+    return shapes[place] if place < len(shapes) else None
+
+
+def _running_frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _frames_of(error: BaseException) -> Iterator[FrameType]:
+    trail = error.__traceback__
+    frames = []
+    while trail is not None:
+        frames.append(trail.tb_frame)
+        trail = trail.tb_next
+    yield from reversed(frames)
 
 
 def _line_of(error: BaseException) -> str:
@@ -181,7 +238,3 @@ def _line_of(error: BaseException) -> str:
             place = f"{trail.tb_frame.f_code.co_filename}:{trail.tb_lineno}"
         trail = trail.tb_next
     return place
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

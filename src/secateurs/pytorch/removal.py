@@ -25,8 +25,10 @@ from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.calibration import Batch
 from secateurs.criteria.gathered import part_of
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.objective import Objective, on_device
+from secateurs.pytorch.operations import Operation
 from secateurs.pytorch.proof import MaskedTwin
 from secateurs.pytorch.tape import (
     Input,
@@ -45,7 +47,6 @@ from secateurs.pytorch.tape import (
     with_operands,
 )
 from secateurs.pytorch.trace import traced
-from secateurs.pytorch.tracer import Call, Operation, tensors_in
 
 NUMBERS_AT_A_TIME = 2**20
 """Numbers in the largest value of a batch of pairs: as many as stay near the processor."""

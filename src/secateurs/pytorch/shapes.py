@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
-from secateurs.pytorch.tracer import Call
 
 UNARY = {
     aten.relu,
@@ -88,11 +88,11 @@ def convolution(call: Call) -> Any:
     channels = weight.shape[1] * call.get("groups", 1)
     if x.shape[1] != channels:
         return call.run()  # which says what is wrong
-    steps = [_per_axis(call.get(name, 1), rank) for name in ("stride", "dilation")]
+    steps = [per_axis(call.get(name, 1), rank) for name in ("stride", "dilation")]
     space = [
         (size + 2 * pad - hole * (tap - 1) - 1) // step + 1
         for size, pad, step, hole, tap in zip(
-            x.shape[2:], _per_axis(padding, rank), *steps, weight.shape[2:], strict=True
+            x.shape[2:], per_axis(padding, rank), *steps, weight.shape[2:], strict=True
         )
     ]
     if min(space) < 1:
@@ -100,6 +100,7 @@ def convolution(call: Call) -> Any:
     return x.new_empty((x.shape[0], weight.shape[0], *space))
 
 
-def _per_axis(value: Any, rank: int) -> list[int]:
+def per_axis(value: Any, rank: int) -> list[int]:
+    """A convolution's setting for each of its axes."""
     given = list(value) if isinstance(value, (list, tuple)) else [value]
     return given * rank if len(given) == 1 else given

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from secateurs.channels.cut import Cut, SizeChange, TensorCut
+from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
 from secateurs.pytorch.leaves import Leaf, leaves_of
 
@@ -33,9 +33,14 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
     # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
     # ties.
     memo: dict[int, Any] = {}
+    rescaled = {rescaling.tensor for rescaling in cut.rescalings}
     for leaf in leaves:
-        if leaf.name in cut.tensors or (without_data and leaf.can_carry_channels):
-            memo[id(leaf.tensor)] = _cut_tensor(leaf, cut.tensors.get(leaf.name), without_data)
+        if (
+            leaf.name in cut.tensors
+            or leaf.name in rescaled
+            or (without_data and leaf.can_carry_channels)
+        ):
+            memo[id(leaf.tensor)] = _cut_tensor(leaf, cut, without_data)
         elif (
             leaf.tensor.grad_fn is not None
         ):  # a result kept as an attribute; deepcopy refuses those
@@ -76,13 +81,16 @@ def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
             )
 
 
-def _cut_tensor(leaf: Leaf, cut: TensorCut | None, without_data: bool) -> torch.Tensor:
+def _cut_tensor(leaf: Leaf, cut: Cut, without_data: bool) -> torch.Tensor:
     whole = leaf.tensor.detach()
+    removal = cut.tensors.get(leaf.name, TensorCut(tuple(whole.shape), {}))
     if without_data:
-        shape = whole.shape if cut is None else cut.shape_after
-        small = torch.empty(shape, dtype=whole.dtype, device="meta")
+        small = torch.empty(removal.shape_after, dtype=whole.dtype, device="meta")
     else:
-        small = whole if cut is None else slice_tensor(whole, cut)
+        small = slice_tensor(whole, removal) if removal.removed else whole.clone()
+        for rescaling in cut.rescalings:
+            if rescaling.tensor == leaf.name:
+                _rescale_(small, removal, rescaling)
     if isinstance(leaf.tensor, nn.Parameter):
         return nn.Parameter(small, requires_grad=leaf.tensor.requires_grad)
     return small.requires_grad_(leaf.tensor.requires_grad and leaf.tensor.is_leaf)
@@ -98,6 +106,15 @@ def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return small.contiguous(memory_format=torch.channels_last)
     return small
+
+
+def _rescale_(small: torch.Tensor, removal: TensorCut, rescaling: Rescaling) -> None:
+    """Multiply what is left of a rescaling's indices."""
+    kept = removal.kept(rescaling.axis)
+    places = np.flatnonzero(np.isin(kept, rescaling.indices))
+    index = torch.from_numpy(places).to(small.device)
+    part = small.index_select(rescaling.axis, index)
+    small.index_copy_(rescaling.axis, index, part * rescaling.factor)
 
 
 def _keep(tensor: torch.Tensor, axis: int, kept: NDArray[np.int64]) -> torch.Tensor:

@@ -20,8 +20,9 @@ from torch._ops import OpOverload
 
 from secateurs.errors import DataError
 from secateurs.pytorch import rules
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import Counted, aten
-from secateurs.pytorch.tracer import Call, Operation, tensors_in
+from secateurs.pytorch.operations import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,16 @@ class _Recorder(Counted):
             f"{self.index} is another. The model's path depends on its input; trace it with an "
             "input like the calibration data."
         )
+
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        output = function(*arguments, **keywords)
+        source = self._sources.get(id(arguments[0])) if arguments else None
+        if source is not None:  # the same values, so they come from the same place
+            self._sources[id(output)] = source
+            self._alive.append(output)
+        return output
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = self._operations[self.index] if self.index < len(self._operations) else None

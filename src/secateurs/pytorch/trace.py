@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from secateurs.channels.network import Group, Network
+from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
 from secateurs.pytorch import rules
-from secateurs.pytorch.attributes import sizes_of
+from secateurs.pytorch.attributes import CONVOLUTION, demand, sizes_of
+from secateurs.pytorch.baked import BakedSizes
+from secateurs.pytorch.calls import mapped, tensors_in, without_data
 from secateurs.pytorch.inputs import as_call, checked_model, described
 from secateurs.pytorch.leaves import Leaf, leaves_of
-from secateurs.pytorch.rehearsal import Blocked, rehearse
-from secateurs.pytorch.surgery import cut_copy
-from secateurs.pytorch.tracer import NETWORK_OUTPUT, Operation, Tracer, tensors_in
+from secateurs.pytorch.operations import ForwardPass, Operation
+from secateurs.pytorch.tracer import NETWORK_OUTPUT, Tracer
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,142 +72,112 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
     """
     model = checked_model(model)
     leaves = leaves_of(model)
-    tracer = _traced(model, leaves, example_inputs)
-    network = _network(model, leaves, tracer, example_inputs)
-    if tracer.reads_sizes:
-        network = _rehearsed(
-            network, tracer, lambda: _network(model, leaves, tracer, example_inputs)
-        )
+    tracer = Tracer(leaves, rules)
+    tracer.convolutions = {
+        path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
+    }
+    arguments, keywords = as_call(example_inputs, model)
+    passes = [_watched(tracer, model, arguments, keywords, training=False)]
+    if any(leaf.is_parameter and leaf.can_carry_channels and not leaf.axes for leaf in leaves):
+        passes += _in_training(tracer, model, arguments, keywords)
+    demand(model, leaves, tracer)
+
+    def build(sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = ()) -> Network:
+        return _network(model, leaves, tracer, passes, example_inputs, sizes, scalings)
+
+    network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
+    for forward in passes:
+        for operation in forward.operations:
+            operation.operands = []
     return network
 
 
 def _network(
-    model: nn.Module, leaves: Sequence[Leaf], tracer: Tracer, example_inputs: Any
+    model: nn.Module,
+    leaves: Sequence[Leaf],
+    tracer: Tracer,
+    passes: Sequence[ForwardPass],
+    example_inputs: Any,
+    sizes: Sequence[Size],
+    scalings: Sequence[Scaling],
 ) -> Network:
+    known = sizes_of(model, leaves, tracer.counts)
+    found = {(size.owner, size.attribute, size.position) for size in known}
+    new = [size for size in sizes if (size.owner, size.attribute, size.position) not in found]
     return Network(
         [leaf.described() for leaf in leaves],
         tracer.contractions,
-        sizes_of(model, leaves, tracer.counts),
+        [*known, *new],
         tracer.mixings,
         tracer.equations.solve(),
         TracedModel(
-            model, example_inputs, tracer.operations, {leaf.name: leaf.tensor for leaf in leaves}
+            model,
+            example_inputs,
+            passes[0].operations,
+            {leaf.name: leaf.tensor for leaf in leaves},
         ),
         name=type(model).__name__,
+        scalings=scalings,
     )
 
 
-def _rehearsed(network: Network, tracer: Tracer, again: Callable[[], Network]) -> Network:
-    """Freeze what the model's own code keeps from being cut, until a trial cut runs as foretold.
-
-    Two cuts are tried: one channel from every group, and a different share from each, so that sizes
-    that should be independent do not agree by chance.
-    """
-    for shares in (_one_each, _different_shares):
-        while True:
-            blocked, foreign = _try_out(network, tracer, shares(network.groups))
-            stays = network.solution.kept(
-                network.alive(network.removed_by(network.cut(shares(network.groups))))
-            )
-            blocked = [block for block in blocked if not stays[block.units].all()]
-            if not blocked and foreign:
-                blocked = _culprits(network, tracer, shares(network.groups), foreign[0])
-            if not blocked:
-                break
-            for block in blocked:
-                tracer.equations.freeze(block.units, block.reason)
-            network = again()
-    return network
-
-
-def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
-    return {group.name: [0] for group in groups if len(group) > 1}
-
-
-def _different_shares(groups: Sequence[Group]) -> dict[str, list[int]]:
-    random = np.random.default_rng(0)
-    return {
-        group.name: random.permutation(len(group))[: random.integers(1, len(group))].tolist()
-        for group in groups
-        if len(group) > 1
-    }
-
-
-def _try_out(
-    network: Network, tracer: Tracer, channels: Mapping[str, Sequence[int]]
-) -> tuple[list[Blocked], list[str]]:
-    cut = network.cut(channels)
-    if not cut:
-        return [], []
-    source = traced(network)
-    arguments, keywords = as_call(source.example_inputs, source.model)
-    return rehearse(
-        cut_copy(source.model, cut, without_data=True),
-        tracer.operations,
-        network.solution,
-        network.alive(network.removed_by(cut)),
-        _mapped(arguments, _without_data),
-        _mapped(keywords, _without_data),
-    )
-
-
-def _culprits(
-    network: Network, tracer: Tracer, channels: Mapping[str, Sequence[int]], reason: str
-) -> list[Blocked]:
-    """The groups of this cut that block it, found by halving."""
-    if _try_out(network, tracer, channels) == ([], []):
-        return []
-    names = list(channels)
-    halves = (names[: len(names) // 2], names[len(names) // 2 :]) if len(names) > 1 else ()
-    found = [
-        block
-        for half in halves
-        for block in _culprits(network, tracer, {name: channels[name] for name in half}, reason)
-    ]
-    if found:
-        return found
-    # One group alone, or groups that only block together: none of them may be cut.
-    return [
-        Blocked(
-            np.flatnonzero(
-                np.isin(network.solution.atoms, network.group(name).channels).any(axis=1)
-            ),
-            reason,
-        )
-        for name in names
-    ]
-
-
-def _without_data(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(tensor, device="meta")
-
-
-def _traced(model: nn.Module, leaves: Sequence[Leaf], example_inputs: Any) -> Tracer:
-    arguments, keywords = as_call(example_inputs, model)
-    tracer = Tracer(leaves, rules)
-    follow = tracer.follow_input
+def _watched(
+    tracer: Tracer,
+    model: nn.Module,
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+    training: bool,
+) -> ForwardPass:
+    """One forward pass; what it gives may not change."""
+    operations = tracer.start_pass()
     try:
         outputs = tracer.run(
             model,
-            [_mapped(value, follow) for value in arguments],
-            {key: _mapped(value, follow) for key, value in keywords.items()},
+            [mapped(value, tracer.follow_input) for value in arguments],
+            {key: mapped(value, tracer.follow_input) for key, value in keywords.items()},
+            training,
         )
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
-            f"Received example_inputs of {described(example_inputs)}; "
+            f"Received example_inputs of {described([*arguments, *keywords.values()])}; "
             "expected inputs the model accepts."
         ) from error
     for tensor in tensors_in(outputs):
         tracer.freeze(tensor, NETWORK_OUTPUT)
-    return tracer
+    return ForwardPass(
+        [mapped(value, without_data) for value in arguments],
+        {key: mapped(value, without_data) for key, value in keywords.items()},
+        training,
+        operations,
+    )
 
 
-def _mapped(value: Any, function: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)([_mapped(item, function) for item in value])
-    if isinstance(value, dict):
-        return {key: _mapped(item, function) for key, item in value.items()}
-    return value
+def _in_training(
+    tracer: Tracer, model: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> list[ForwardPass]:
+    """A pass in train mode, for layers that only training uses (auxiliary classifiers).
+
+    It costs nothing at inference, so its contractions do not count. Batch normalisation wants more
+    than one value for each channel, so the batch is doubled. Where it cannot be run, those layers
+    stay as they are.
+    """
+    contractions, mixings = list(tracer.contractions), list(tracer.mixings)
+
+    def doubled(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor]) if tensor.dim() else tensor
+
+    try:
+        passes = [
+            _watched(
+                tracer,
+                model,
+                [mapped(value, doubled) for value in arguments],
+                {key: mapped(value, doubled) for key, value in keywords.items()},
+                training=True,
+            )
+        ]
+    except ModelError:
+        passes = []
+    tracer.contractions, tracer.mixings = contractions, mixings
+    return passes

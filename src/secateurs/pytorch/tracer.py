@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,149 +12,29 @@ from torch._ops import OpOverload
 from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.labels import Equations, Ids
 from secateurs.channels.network import Mixing, Role
+from secateurs.pytorch.calls import (
+    Call,
+    made_for_real,
+    mapped,
+    numbers_of,
+    tensors_in,
+    without_data,
+)
 from secateurs.pytorch.counted import Counted, users_line
 from secateurs.pytorch.leaves import Leaf
+from secateurs.pytorch.operations import (
+    Axes,
+    Labels,
+    Mask,
+    Operation,
+    Place,
+    follow,
+    is_followed,
+    labels_of,
+)
 
 NETWORK_INPUT = "the network's input"
 NETWORK_OUTPUT = "it is the network's output"
-NO_CHANNEL = "values that carry no channels"
-
-Axes = dict[int, Ids]
-
-
-class Place(NamedTuple):
-    """One axis of one tensor."""
-
-    tensor: torch.Tensor
-    axis: int
-
-
-@dataclass(slots=True)
-class Labels:
-    """What travels beside a tensor.
-
-    Attributes:
-        axes: axis -> the unit at each index; axes that are not listed carry no channels.
-        leaf: the model's tensor this is, if it is one (then ``axes`` is the leaf's own).
-        origin: the model's tensor it was made from without the help of the input, if there is one.
-        why: what it is, where it carries no channels.
-    """
-
-    axes: Axes = field(default_factory=dict)
-    leaf: Leaf | None = None
-    origin: Leaf | None = None
-    why: str = NO_CHANNEL
-
-    @property
-    def weight(self) -> Leaf | None:
-        """The weight it is or was made from."""
-        return self.leaf or self.origin
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """An operand whose removed channels the masked twin ignores.
-
-    Attributes:
-        operand: which tensor argument of the operation.
-        axis: along which of its axes.
-        units: the channels there.
-    """
-
-    operand: int
-    axis: int
-    units: Ids
-
-
-@dataclass(slots=True)
-class Operation:
-    """One operation of the forward pass, as the rehearsal and the masked twin need it.
-
-    Attributes:
-        name: of the aten operation.
-        layer: where it happened.
-        outputs: for each tensor it gave, its shape and the units along its axes.
-        masks: operands the masked twin changes.
-        mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all
-            operands; the masked twin runs it on the kept channels only.
-        groups: the units that a group normalisation counts.
-    """
-
-    name: str
-    layer: str
-    outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
-    masks: list[Mask] = field(default_factory=list)
-    mixed: list[tuple[int, Axes]] = field(default_factory=list)
-    groups: Ids | None = None
-
-
-class Call:
-    """An operation about to be run: its arguments by name."""
-
-    __slots__ = ("arguments", "function", "keywords", "named")
-
-    def __init__(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> None:
-        self.function = function
-        self.arguments = arguments
-        self.keywords = keywords
-        declared = function._schema.arguments
-        self.named = dict(zip((a.name for a in declared), arguments, strict=False)) | keywords
-
-    def __getitem__(self, name: str) -> Any:
-        return self.named[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The argument of this name, or ``default`` where it was left out or is None."""
-        value = self.named.get(name)
-        return default if value is None else value
-
-    @property
-    def packet(self) -> Any:
-        """The operation, whatever the types of its arguments."""
-        return self.function.overloadpacket
-
-    @property
-    def name(self) -> str:
-        """'layer_norm' for ``aten.layer_norm.default``."""
-        return str(self.packet._qualified_op_name).partition("::")[2]
-
-    def tensors(self) -> list[torch.Tensor]:
-        """All tensors among the arguments, those in lists too, in order."""
-        return list(tensors_in([*self.arguments, *self.keywords.values()]))
-
-    def run(self) -> Any:
-        """Run it; constants join the tensors without data."""
-        if any(tensor.is_meta for tensor in self.tensors()):
-            arguments = [_without_data(value) for value in self.arguments]
-            keywords = {key: _without_data(value) for key, value in self.keywords.items()}
-            return self.function(*arguments, **keywords)
-        return self.function(*self.arguments, **self.keywords)
-
-    def changed(self, **changes: Any) -> Call:
-        """The same call with some arguments, by name, replaced."""
-        return Call(self.function, (), self.named | changes)
-
-
-def _without_data(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value if value.is_meta else value.to("meta")
-    if isinstance(value, (list, tuple)):
-        return type(value)([_without_data(item) for item in value])
-    return value
-
-
-def tensors_in(values: Any) -> Iterable[torch.Tensor]:
-    """Every tensor in nested lists, tuples and dictionaries, in order."""
-    if isinstance(values, torch.Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from tensors_in(value)
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from tensors_in(value)
 
 
 class Tracer(Counted):
@@ -177,40 +56,54 @@ class Tracer(Counted):
         self.counts: dict[tuple[str, str], Ids] = {}
         self.reads_sizes = False
         """Whether an operation was given lengths of axes that carry channels as plain integers."""
+        self.convolutions: set[str] = set()
+        """Paths of PyTorch's own convolution layers, whose groups follow."""
         self._concrete = concrete
-        self._labels: dict[int, Labels] = {}
         self._stand_ins: dict[int, torch.Tensor] = {}
-        self._kept: list[torch.Tensor] = []
 
     # -- one operation
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = Operation(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
-        mutates = function._schema.is_mutable
-        arguments = [self._stand_in(value, mutates) for value in arguments]
-        keywords = {key: self._stand_in(value, mutates) for key, value in keywords.items()}
-        call = Call(function, arguments, keywords)
-        if not any(is_followed(tensor) for tensor in call.tensors()):
+        call = self._call(function, arguments, keywords)
+        followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
+        if not followed:
             return made_for_real(call)
+        operation.numbers = numbers_of(call)
+        operation.operands = [labels_of(tensor) for tensor in followed]
         output = self.rules.apply(self, call)
         for tensor in tensors_in(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
         return output
 
-    def _stand_in(self, value: Any, mutates: bool) -> Any:
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        call = self._call(function, arguments, keywords)
+        if not any(is_followed(tensor) for tensor in call.tensors()):
+            return made_for_real(call)
+        return self.rules.apply(self, call)
+
+    def _call(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Call:
+        """The operation with stand-ins for the model's tensors."""
+        mutates = function._schema.is_mutable
+
+        def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+            return self._stand_in(tensor, mutates)
+
+        arguments = [mapped(value, stand_in) for value in arguments]
+        return Call(function, arguments, {k: mapped(v, stand_in) for k, v in keywords.items()})
+
+    def _stand_in(self, tensor: torch.Tensor, mutates: bool) -> torch.Tensor:
         """The tensor without data that stands for a weight; a copy of what would be changed."""
-        if isinstance(value, torch.Tensor):
-            known = self._stand_ins.get(id(value))
-            if known is not None:
-                return known
-            leaf = self.leaves.get(id(value))
-            if leaf is not None:
-                return self._stand_in_for(leaf, mutates)
-            return value
-        if isinstance(value, (list, tuple)):
-            return type(value)([self._stand_in(item, mutates) for item in value])
-        return value
+        known = self._stand_ins.get(id(tensor))
+        if known is not None:
+            return known
+        leaf = self.leaves.get(id(tensor))
+        return tensor if leaf is None else self._stand_in_for(leaf, mutates)
 
     def _stand_in_for(self, leaf: Leaf, mutates: bool) -> torch.Tensor:
         with torch.inference_mode(
@@ -229,9 +122,15 @@ class Tracer(Counted):
         self._stand_ins[id(leaf.tensor)] = stand_in
         return stand_in
 
+    def start_pass(self) -> list[Operation]:
+        """Begin another forward pass over the same units; returns where its operations will be."""
+        self.operations = []
+        self._stand_ins = {}
+        return self.operations
+
     def follow_input(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor to run the model on instead of this input."""
-        stand_in = tensor if self._concrete else torch.empty_like(tensor, device="meta")
+        stand_in = tensor.clone() if self._concrete else without_data(tensor)
         follow(stand_in, Labels(why=NETWORK_INPUT))
         return stand_in
 
@@ -239,8 +138,7 @@ class Tracer(Counted):
 
     def labels(self, tensor: torch.Tensor) -> Labels:
         """What is known of a tensor's axes."""
-        known: Labels | None = getattr(tensor, "_secateurs_labels", None)
-        return known if known is not None else Labels()
+        return labels_of(tensor)
 
     def axes(self, tensor: torch.Tensor) -> Axes:
         """The labelled axes of a tensor; a weight's get units of their own if they had none."""
@@ -312,10 +210,12 @@ class Tracer(Counted):
 
     def freeze_known(self, tensor: torch.Tensor, what: str, axes: Iterable[int]) -> None:
         """Nothing may go along those of these axes that carry channels; ``what`` reads them."""
-        known = self.labels(tensor).axes
+        labels = self.labels(tensor)
         for axis in axes:
-            if axis in known:
-                self.equations.freeze(known[axis], f"{what} at {self.where()}")
+            if labels.leaf is not None and tensor.shape[axis] > 1:
+                self._own_units(labels.leaf, axis)
+            if axis in labels.axes:
+                self.equations.freeze(labels.axes[axis], f"{what} at {self.where()}")
 
     def freeze(self, tensor: torch.Tensor, reason: str, axes: Iterable[int] | None = None) -> None:
         """Nothing along these axes (all, if not given) may go."""
@@ -373,30 +273,7 @@ class Tracer(Counted):
         return users_line()
 
 
-def follow(tensor: torch.Tensor, labels: Labels) -> None:
-    """Let labels travel beside a tensor."""
-    tensor._secateurs_labels = labels  # type: ignore[attr-defined]
-
-
-def is_followed(tensor: torch.Tensor) -> bool:
-    """Whether a tensor depends on the input or the weights."""
-    return hasattr(tensor, "_secateurs_labels")
-
-
 def _is_uniform(constant: torch.Tensor, axis: int) -> bool:
     """Whether a constant is the same all along an axis, so that any of it could go."""
     first = constant.narrow(axis, 0, 1)
     return not constant.is_meta and bool((constant == first).all())
-
-
-def made_for_real(call: Call) -> Any:
-    """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
-    device = call.keywords.get("device")
-    if device is not None and torch.device(device).type == "meta":
-        call.keywords["device"] = torch.device("cpu")
-    if any(
-        tensor.is_meta for tensor in call.tensors()
-    ):  # new_zeros and the like: only the type counts
-        like = torch.empty(0, dtype=call.tensors()[0].dtype)
-        return call.function(like, *call.arguments[1:], **call.keywords)
-    return call.run()

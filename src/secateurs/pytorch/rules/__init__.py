@@ -7,6 +7,7 @@ from secateurs.pytorch.rules import (
     normalisation,
     pointwise,
     pooling,
+    recurrent,
     reduction,
 )
 from secateurs.pytorch.rules.registry import RULES, apply, is_whole
@@ -21,5 +22,6 @@ __all__ = [
     "normalisation",
     "pointwise",
     "pooling",
+    "recurrent",
     "reduction",
 ]

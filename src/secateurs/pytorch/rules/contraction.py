@@ -11,9 +11,11 @@ import torch
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Role
 from secateurs.pytorch import shapes
+from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
+from secateurs.pytorch.operations import Place
 from secateurs.pytorch.rules.registry import rule, unknown
-from secateurs.pytorch.tracer import Call, Place, Tracer
+from secateurs.pytorch.tracer import Tracer
 
 
 def contract(
@@ -171,9 +173,9 @@ def _convolve(tracer: Tracer, call: Call, transposed: bool) -> Any:
     x, weight = call["input"], call["weight"]
     output = shapes.convolution(call) if not transposed else call.run()
     channel = x.dim() - weight.dim() + 1
-    space = range(channel + 1, x.dim())
-    tracer.freeze_known(x, "a convolution slides over it", space)
-    tracer.freeze_known(weight, "a convolution's kernel", range(2, weight.dim()))
+    carried = _carry_space(tracer, call, x, weight, channel)
+    if tracer.labels(weight).leaf is None:  # a weight's own kernel carries no channels anyway
+        tracer.freeze_known(weight, "a convolution's kernel", range(2, weight.dim()))
     groups = call.get("groups", 1)
     into, out = (0, 1) if transposed else (1, 0)
     batch = tracer.labels(x).axes.get(0) if channel == 1 else None
@@ -186,10 +188,31 @@ def _convolve(tracer: Tracer, call: Call, transposed: bool) -> Any:
     tracer.mask(0, channel, read)
     tracer.play(Place(weight, into), Role.INPUT)
     tracer.play(Place(weight, out), Role.FILTER)
-    tracer.put(output, {0: batch, channel: made} if channel == 1 else {channel: made})
+    tracer.put(output, carried | ({0: batch, channel: made} if channel == 1 else {channel: made}))
     shift(tracer, call.get("bias"), output, channel)
     _count_convolution(tracer, x if transposed else output, weight, channel, batch, counted)
     return output
+
+
+def _carry_space(
+    tracer: Tracer, call: Call, x: torch.Tensor, weight: torch.Tensor, channel: int
+) -> dict[int, Ids | None]:
+    """Axes that a kernel of one does not slide over carry their channels; the others are frozen."""
+    rank = weight.dim() - 2
+    stride, padding = call.get("stride", 1), call.get("padding", 0)
+    carried: dict[int, Ids | None] = {}
+    for place in range(rank):
+        axis = channel + 1 + place
+        still = not isinstance(padding, str) and (
+            weight.shape[2 + place],
+            shapes.per_axis(stride, rank)[place],
+            shapes.per_axis(padding, rank)[place],
+        ) == (1, 1, 0)
+        if still:
+            carried[axis] = tracer.labels(x).axes.get(axis)
+        else:
+            tracer.freeze_known(x, "a convolution slides over it", (axis,))
+    return carried
 
 
 def _grouped(
@@ -212,6 +235,8 @@ def _grouped(
         tracer.freeze(weight, f"grouped convolution of {tracer.labels(x).why}", (0, 1))
         return None, None, []
     rows, inside = _sides(tracer, read, groups)
+    if weight_name(tracer, weight) not in tracer.convolutions:
+        tracer.reads_sizes = True  # somebody else's number of groups
     tracer.counts[weight_name(tracer, weight), "groups"] = rows
     tracer.counts[weight_name(tracer, weight), "in_channels"] = read
     if transposed:
@@ -292,10 +317,6 @@ def attention(tracer: Tracer, call: Call) -> Any:
         mask = call["attn_mask"]
         letters = f"{lead}qk"[len(lead) + 2 - mask.dim() :]
         places.append((mask, letters))
-    if call.get("scale") is None:
-        reason = f"attention's scale comes from the head's size at {tracer.where()}"
-        tracer.freeze(query, reason, (query.dim() - 1,))
-        tracer.freeze(key, reason, (key.dim() - 1,))
     units = {
         letter: tracer.unify([Place(t, word.index(letter)) for t, word in places if letter in word])
         for letter in f"{lead}qkdv"

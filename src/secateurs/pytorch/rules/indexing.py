@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from secateurs.channels.network import Role
+from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
+from secateurs.pytorch.operations import Axes, Place
 from secateurs.pytorch.rules.registry import rule, unknown
-from secateurs.pytorch.tracer import Axes, Call, Place, Tracer
+from secateurs.pytorch.tracer import Tracer
 
 
 @rule(aten.embedding)

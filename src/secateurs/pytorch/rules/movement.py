@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from secateurs.channels.labels import Equations, Ids
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
+from secateurs.pytorch.operations import Axes, Place
 from secateurs.pytorch.rules.registry import rule
-from secateurs.pytorch.tracer import Axes, Call, Place, Tracer, tensors_in
+from secateurs.pytorch.tracer import Tracer
 
 BY_POSITION = "picked by its position"
 
@@ -51,6 +53,8 @@ def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> An
 
 def _axes_of(tracer: Tracer, labels: torch.Tensor, units: Ids) -> Axes:
     """Along which axes a laid-out label varies, and the units there."""
+    if not labels.numel():
+        return {}
     strides = zip(labels.stride(), labels.shape, strict=True)
     varied = labels[tuple(0 if step == 0 or size == 1 else slice(None) for step, size in strides)]
     places = [
@@ -65,8 +69,7 @@ def _axes_of(tracer: Tracer, labels: torch.Tensor, units: Ids) -> Axes:
             values = values.take(0, axis=number)
             del places[number]
     if values.ndim == 0:
-        if labels.numel():
-            tracer.equations.freeze(values.reshape(1), f"{BY_POSITION} at {tracer.where()}")
+        tracer.equations.freeze(values.reshape(1), f"{BY_POSITION} at {tracer.where()}")
         return {}
     if values.ndim == 1:
         same = len(values) == len(units) and np.array_equal(values, units)

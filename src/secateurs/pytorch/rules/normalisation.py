@@ -8,9 +8,11 @@ import torch
 
 from secateurs.channels.network import Role
 from secateurs.pytorch import shapes
+from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
+from secateurs.pytorch.operations import Place
 from secateurs.pytorch.rules.registry import rule
-from secateurs.pytorch.tracer import Call, Place, Tracer
+from secateurs.pytorch.tracer import Tracer
 
 
 def _affine(
@@ -30,7 +32,7 @@ def _affine(
     aten.instance_norm,
 )
 def batch_norm(tracer: Tracer, call: Call) -> Any:
-    """Each channel on its own, with numbers kept for it."""
+    """Each channel on its own, with numbers kept for it; or measured, over all other axes."""
     x = call["input"]
     output = shapes.like_first(call) if call.packet is aten.batch_norm else call.run()
     axes = tracer.axes(x)
@@ -45,6 +47,8 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
     )
     if 1 in axes:
         tracer.counts[tracer.layer, "num_features"] = axes[1]
+    if call.get("training", call.get("use_input_stats", False)):
+        tracer.mixes(call, [units for axis, units in axes.items() if axis != 1])
     tracer.put(output[0] if isinstance(output, (tuple, list)) else output, axes)
     return output
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from secateurs.channels.network import Role
+from secateurs.pytorch.calls import Call, made_for_real
 from secateurs.pytorch.counted import aten
+from secateurs.pytorch.operations import Place
 from secateurs.pytorch.rules.registry import CONSTANTS, pointwise, rule
-from secateurs.pytorch.tracer import Call, Place, Tracer, made_for_real
+from secateurs.pytorch.tracer import Tracer
 
 
 def meet(tracer: Tracer, operands: Sequence[torch.Tensor], result: torch.Tensor) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.rules.registry import rule
-from secateurs.pytorch.tracer import Call, Tracer, tensors_in
+from secateurs.pytorch.tracer import Tracer
 
 
 def _carry(tracer: Tracer, call: Call, spatial: int) -> Any:

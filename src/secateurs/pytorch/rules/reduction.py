@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.rules.registry import pointwise, rule
-from secateurs.pytorch.tracer import Call, Tracer, tensors_in
+from secateurs.pytorch.tracer import Tracer
 
 
 def _axes_argument(call: Call, rank: int, name: str = "dim") -> Sequence[int]:

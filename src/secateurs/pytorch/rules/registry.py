@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch._ops import OpOverloadPacket
 
 from secateurs.pytorch import shapes
+from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
-from secateurs.pytorch.tracer import Call, Labels, Tracer, follow, is_followed, tensors_in
+from secateurs.pytorch.operations import follow, is_followed, labels_of
+from secateurs.pytorch.tracer import Tracer
 
 Rule = Callable[[Tracer, Call], Any]
 
@@ -43,21 +46,29 @@ def apply(tracer: Tracer, call: Call) -> Any:
         found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
     output = found(tracer, call)
     if call.packet not in CONSTANTS:
-        _follow_all(tracer, call, output)
+        _follow_all(call, output)
     return output
 
 
-def _follow_all(tracer: Tracer, call: Call, output: Any) -> None:
-    """Every result is followed, labelled or not; one without channels says where it is from."""
-    sources = [tracer.labels(tensor) for tensor in call.tensors() if is_followed(tensor)]
-    why = next((labels.why for labels in sources), "")
+def _follow_all(call: Call, output: Any) -> None:
+    """Every result is followed, labelled or not, and knows what it was made from."""
+    sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
     weights = [labels.weight for labels in sources]
-    for tensor in tensors_in(output):
+    results = list(tensors_in(output))
+    call.result = results[0] if results else None
+    for labels in sources:
+        labels.uses += 1
+    for place, tensor in enumerate(results):
+        labels = labels_of(tensor)
+        if labels.leaf is not None:
+            continue
+        # An operation in place gives back what it was given: what is known of that must not change.
+        made = replace(labels, call=call, sources=sources, place=place, uses=0)
         if not is_followed(tensor):
-            follow(tensor, Labels(why=why))
-        labels = tracer.labels(tensor)
-        if labels.leaf is None and weights and None not in weights:
-            labels.origin = weights[0]
+            made.why = next((source.why for source in sources), made.why)
+        if weights and None not in weights:
+            made.origin = weights[0]
+        follow(tensor, made)
 
 
 def pointwise(tracer: Tracer, call: Call) -> Any:

@@ -1,0 +1,349 @@
+"""Sizes baked into a forward pass: followed where that can be done, else frozen with the line.
+
+A model's code may hold sizes as plain integers: ``self.num_heads`` in a ``view``, ``C // heads``, a
+literal. They are found by rehearsing cuts on shapes (``rehearsal.py``) and then, in this order,
+
+1. *followed*: an integer attribute of a module whose code was running has the dense value; it is made
+   to follow the channels it counts, and the rehearsal shows whether that was right;
+2. *tied*: the wrong length is the number of some other channels; the two are made to go together, so
+   that the numbers agree again (a residual stream and the heads times positions that add to it);
+3. *frozen*: nothing explains it, so exactly the channels concerned stay, and the line is told.
+
+A factor computed from a size (an attention's scale) is put right in the weights before it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secateurs.channels.cost import Product
+from secateurs.channels.labels import Ids
+from secateurs.channels.network import Group, Network, Scaling, Size
+from secateurs.pytorch.operations import ForwardPass
+from secateurs.pytorch.rehearsal import Findings, Raised, Rehearsal, WrongNumber, WrongSize
+from secateurs.pytorch.scales import parts_before
+from secateurs.pytorch.surgery import cut_copy
+from secateurs.pytorch.tracer import Tracer
+
+Attribute = tuple[str, str, int | None]
+Shares = Callable[[Sequence[Group]], dict[str, list[int]]]
+Build = Callable[[Sequence[Size], Sequence[Scaling]], Network]
+
+MOST_ROUNDS = 24
+
+
+class BakedSizes:
+    """Tries cuts out and answers what goes wrong, until they run as foretold."""
+
+    def __init__(
+        self, model: nn.Module, tracer: Tracer, passes: Sequence[ForwardPass], build: Build
+    ) -> None:
+        self._model = model
+        self._modules = dict(model.named_modules())
+        self._tracer = tracer
+        self._passes = passes
+        self._build = build
+        self._links: dict[Attribute, Size] = {}
+        self._scalings: dict[tuple[int, ...], list[Scaling]] = {}
+        self._powers: dict[tuple[int, ...], tuple[Ids, float]] = {}
+        self._seen: dict[tuple[int, ...], list[tuple[NDArray[np.bool_], float]]] = {}
+        self._candidates: dict[tuple[int, ...], Iterator[Attribute]] = {}
+        self._linked_for: dict[tuple[int, ...], Attribute] = {}
+
+    def settle(self) -> Network:
+        """The network, with what the model's code keeps from being cut frozen."""
+        network = self._present()
+        for shares in (_different_shares(0), _one_each, _different_shares(1)):
+            for _ in range(MOST_ROUNDS):
+                findings, stays = self._try_out(network, shares(network.groups))
+                if not findings:
+                    break
+                self._answer(network, findings, stays, shares)
+                network = self._present()
+            else:
+                self._freeze_culprits(network, shares, "its forward pass cannot be made to follow")
+                network = self._present()
+        return network
+
+    def _present(self) -> Network:
+        # A pass in train mode meets the same factor again; the weights are put right once.
+        found = itertools.chain.from_iterable(self._scalings.values())
+        scalings = {(s.tensor, s.axis, s.indices.tobytes()): s for s in found}
+        return self._build(list(self._links.values()), list(scalings.values()))
+
+    def _try_out(
+        self, network: Network, channels: Mapping[str, Sequence[int]]
+    ) -> tuple[Findings, NDArray[np.bool_]]:
+        cut = network.cut(channels)
+        stays = network.solution.kept(network.alive(network.removed_by(cut)))
+        found = Findings()
+        if not cut:
+            return found, stays
+        small = cut_copy(self._model, cut, without_data=True)
+        for number, forward in enumerate(self._passes):
+            new = Rehearsal(small, forward, number, stays).rehearse()
+            found.sizes += new.sizes
+            found.numbers += [n for n in new.numbers if not self._is_put_right(n, stays)]
+            found.raised = found.raised or new.raised
+        return found, stays
+
+    # -- answers, the gentlest first
+
+    def _answer(
+        self, network: Network, findings: Findings, stays: NDArray[np.bool_], shares: Shares
+    ) -> None:
+        followed = [self._follow(wrong) for wrong in findings.sizes if wrong.is_stuck]
+        if any(followed):
+            return
+        # Each kind of answer changes what the others see, so one kind at a time.
+        answers: tuple[tuple[Callable[..., bool], Sequence[WrongSize | WrongNumber]], ...] = (
+            (self._freeze, [wrong for wrong in findings.sizes if wrong.is_stuck]),
+            (self._tie, findings.sizes),
+            (self._freeze, findings.sizes),
+            (self._rescale, findings.numbers if findings.raised is None else ()),
+        )
+        for answer, wrongs in answers:
+            if any([answer(wrong, stays) for wrong in wrongs]):
+                return
+        raised = findings.raised
+        if raised is not None and self._follow_after(raised):
+            return
+        line = next((w.line for w in [*findings.sizes, *findings.numbers]), "")
+        line = raised.line if raised is not None else line
+        said = f": {raised.message}" if raised is not None else ""
+        self._freeze_culprits(network, shares, f"a size does not follow at {line}{said}")
+
+    def _follow(self, wrong: WrongSize) -> bool:
+        """Let an attribute of the running modules follow the channels; the next, if one was tried."""
+        if wrong.units is None:
+            return False
+        failed = self._linked_for.pop(wrong.key, None)
+        if failed is not None:
+            self._links.pop(failed, None)
+        candidates = self._candidates.setdefault(wrong.key, self._attributes(wrong))
+        for attribute in candidates:
+            known = self._links.get(attribute)
+            if known is None:
+                self._links[attribute] = Size(*attribute, Product(1, (wrong.units,)))
+                self._linked_for[wrong.key] = attribute
+                return True
+            if len(known.value.axes[0]) == len(wrong.units):
+                # One number counts both: they go together.
+                self._tracer.equations.equate(known.value.axes[0], wrong.units)
+                return True
+        return False
+
+    def _attributes(self, wrong: WrongSize) -> Iterator[Attribute]:
+        for layer in wrong.layers:
+            for attribute, value in vars(self._modules[layer]).items():
+                if _is_integer(value) and value == wrong.dense:
+                    yield layer, attribute, None
+                elif isinstance(value, (list, tuple)) and all(map(_is_integer, value)):
+                    for place, item in enumerate(value):
+                        if item == wrong.dense:
+                            yield layer, attribute, place
+
+    def _tie(self, wrong: WrongSize, stays: NDArray[np.bool_]) -> bool:
+        """Make the channels go together with those whose number the wrong length is."""
+        if wrong.got is None or wrong.is_stuck:
+            return False
+        number, at, place, axis = wrong.key
+        axes = self._passes[number].operations[at].outputs[place][1]
+        rows = axes.get(axis - 1)  # heads before positions, in every layout there is
+        for units in self._arrays_before(wrong):
+            kept = int(stays[units].sum())
+            if len(units) == wrong.dense and kept == wrong.got and kept != len(units):
+                return self._equate(wrong, units, wrong.units)
+            if rows is not None and len(units) == wrong.dense * len(rows):
+                if kept // int(stays[rows].sum()) == wrong.got:
+                    return self._equate(wrong, units, wrong.units, rows)
+        return False
+
+    def _equate(
+        self, wrong: WrongSize, units: Ids, own: Ids | None, rows: Ids | None = None
+    ) -> bool:
+        """Two axes must keep the same number; so the same channels of both go.
+
+        Only the numbers matter, so heads and positions are paired in one order wherever they meet,
+        though one reshape may have the heads outside and the next one inside.
+        """
+        equations = self._tracer.equations
+        if own is None:
+            equations.freeze(units, f"their number must stay as it is at {wrong.line}")
+            return True
+        sides = equations.sides(own) if rows is None else (rows, own)
+        if sides is not None and len(sides) == 2:
+            own = equations.compose(sorted(sides, key=len))
+        equations.equate(units, own)
+        return True
+
+    def _arrays_before(self, wrong: WrongSize) -> Iterator[Ids]:
+        """Channels met so far, the latest first, each array once."""
+        seen: set[bytes] = set()
+        operations = self._passes[wrong.key[0]].operations[: wrong.key[1]]
+        for operation in reversed(operations):
+            for _, axes in operation.outputs:
+                for units in axes.values():
+                    if (key := units.tobytes()) not in seen:
+                        seen.add(key)
+                        yield units
+
+    def _rescale(self, wrong: WrongNumber, stays: NDArray[np.bool_]) -> bool:
+        """Put a factor that follows a size right in the weights before it; freeze the size if not."""
+        operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
+        seen = self._seen.setdefault(wrong.key, [])
+        seen.append((stays, wrong.got / wrong.dense if wrong.dense else math.nan))
+        size, power = _explanation(seen, list(self._sizes_before(wrong)))
+        if size is None:
+            size, _ = _explanation(seen[-1:], list(self._sizes_before(wrong)))
+            if size is not None:
+                self._tracer.equations.freeze(size, f"a factor computed from it at {wrong.line}")
+            return size is not None
+        scales = operation.name in ("aten.mul", "aten.mul_", "aten.scaled_dot_product_attention")
+        divides = operation.name in ("aten.div", "aten.div_")
+        parts = parts_before(operation.operands[0]) if scales or divides else None
+        if parts is None:
+            reason = f"a factor computed from their number at {wrong.line}"
+            self._tracer.equations.freeze(size, reason)
+            return True
+        sign = 1 if divides else -1
+        self._powers[wrong.key] = (size, power)
+        self._scalings[wrong.key] = [
+            Scaling(leaf.name, axis, indices, Product(1, (size,)), sign * power)
+            for leaf, axis, indices in parts
+        ]
+        return True
+
+    def _is_put_right(self, wrong: WrongNumber, stays: NDArray[np.bool_]) -> bool:
+        if wrong.key not in self._powers:
+            return False
+        units, power = self._powers[wrong.key]
+        share = float(stays[units].sum()) / len(units)
+        return math.isclose(share**power, wrong.got / wrong.dense, rel_tol=1e-6)
+
+    def _sizes_before(self, wrong: WrongNumber) -> Iterator[Ids]:
+        operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
+        for labels in operation.operands:
+            yield from labels.axes.values()
+        key = (*wrong.key[:2], 0, 0)
+        yield from self._arrays_before(WrongSize(key, None, 0, None, wrong.line, ()))
+
+    def _freeze(self, wrong: WrongSize, stays: NDArray[np.bool_]) -> bool:
+        if wrong.units is None or stays[wrong.units].all():
+            return False
+        what = f"the number {wrong.dense} is baked in" if wrong.is_stuck else "a size is baked in"
+        self._tracer.equations.freeze(wrong.units, f"{what} at {wrong.line}")
+        return True
+
+    def _follow_after(self, raised: Raised) -> bool:
+        """A check in the code failed: try the integers of the modules it was in, class by class."""
+        for layer in raised.layers:
+            module = self._modules[layer]
+            for attribute, value in vars(module).items():
+                if not _is_integer(value) or (layer, attribute, None) in self._links:
+                    continue
+                candidates = self._candidates.setdefault(
+                    (-1, *map(ord, f"{type(module).__name__}.{attribute}")),
+                    iter([(layer, attribute, None)]),
+                )
+                if next(candidates, None) is None:
+                    continue
+                if self._link_class(type(module), layer, attribute, value):
+                    return True
+        return False
+
+    def _link_class(self, kind: type, layer: str, attribute: str, value: int) -> bool:
+        """Let an attribute of every module of a class follow the same axis of its own weights."""
+        axis = next(self._own_axes(layer, value), None)
+        if axis is None:
+            return False
+        for path, module in self._modules.items():
+            if type(module) is kind and (path, attribute, None) not in self._links:
+                units = self._units_of(f"{path}.{axis[0]}".lstrip("."), axis[1])
+                if units is not None and getattr(module, attribute) == len(units):
+                    size = Size(path, attribute, None, Product(1, (units,)))
+                    self._links[path, attribute, None] = size
+        return True
+
+    def _own_axes(self, layer: str, length: int) -> Iterator[tuple[str, int]]:
+        prefix = f"{layer}." if layer else ""
+        for leaf in self._tracer.leaves.values():
+            if leaf.name.startswith(prefix):
+                for axis, units in leaf.axes.items():
+                    if len(units) == length:
+                        yield leaf.name.removeprefix(prefix), axis
+
+    def _units_of(self, name: str, axis: int) -> Ids | None:
+        for leaf in self._tracer.leaves.values():
+            if leaf.name == name:
+                return leaf.axes.get(axis)
+        return None
+
+    # -- the last resort
+
+    def _freeze_culprits(self, network: Network, shares: Shares, reason: str) -> None:
+        """Freeze the groups whose cut does not run, found by halving."""
+        channels = shares(network.groups)
+        for name in self._culprits(network, channels, list(channels)) or list(channels):
+            atoms = network.group(name).channels
+            touched = np.isin(network.solution.atoms, atoms).any(axis=1)
+            self._tracer.equations.freeze(np.flatnonzero(touched), reason)
+
+    def _culprits(
+        self, network: Network, channels: Mapping[str, Sequence[int]], names: list[str]
+    ) -> list[str]:
+        findings, _ = self._try_out(network, {name: channels[name] for name in names})
+        if not findings or not names:
+            return []
+        if len(names) == 1:
+            return names
+        middle = len(names) // 2
+        halves = (names[:middle], names[middle:])
+        found = [name for half in halves for name in self._culprits(network, channels, half)]
+        return found or names  # they only block each other together: none of them may go
+
+
+def _explanation(
+    seen: Sequence[tuple[NDArray[np.bool_], float]], arrays: Sequence[Ids]
+) -> tuple[Ids | None, float]:
+    """Channels and a power such that each ratio seen is (how many stay / how many there were)^power.
+
+    Square roots first: they are what attention divides by, and a whole power may fit by chance.
+    """
+    for power in (-0.5, 0.5, -1.0, 1.0):
+        for units in arrays:
+            if len(seen[-1][0]) <= units.max() or seen[-1][0][units].all():
+                continue
+            shares = [float(stays[units].sum()) / len(units) for stays, _ in seen]
+            pairs = zip(shares, seen, strict=True)
+            if all(math.isclose(share**power, ratio, rel_tol=1e-6) for share, (_, ratio) in pairs):
+                return units, power
+    return None, 0.0
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
+    return {group.name: [0] for group in groups if len(group) > 1}
+
+
+def _different_shares(seed: int) -> Shares:
+    """A share of each group, as different as can be, so that sizes do not agree by chance."""
+
+    def shares(groups: Sequence[Group]) -> dict[str, list[int]]:
+        random = np.random.default_rng(seed)
+        return {
+            group.name: random.permutation(len(group))[: random.integers(1, len(group))].tolist()
+            for group in groups
+            if len(group) > 1
+        }
+
+    return shares

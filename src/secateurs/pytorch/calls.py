@@ -1,0 +1,146 @@
+"""An operation about to be run, with its arguments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+
+class Call:
+    """An aten operation and what it is given."""
+
+    __slots__ = ("arguments", "function", "keywords", "named", "result")
+
+    def __init__(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.keywords = keywords
+        self.result: torch.Tensor | None = None
+        declared = function._schema.arguments
+        self.named = dict(zip((a.name for a in declared), arguments, strict=False)) | keywords
+
+    def __getitem__(self, name: str) -> Any:
+        return self.named[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument of this name, or ``default`` where it was left out or is None."""
+        value = self.named.get(name)
+        return default if value is None else value
+
+    @property
+    def packet(self) -> Any:
+        """The operation, whatever the types of its arguments."""
+        return self.function.overloadpacket
+
+    @property
+    def name(self) -> str:
+        """'layer_norm' for ``aten.layer_norm.default``."""
+        return str(self.packet._qualified_op_name).partition("::")[2]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors among the arguments, those in lists too, in order."""
+        return list(tensors_in([*self.arguments, *self.keywords.values()]))
+
+    def numbers(self, kind: type[int] | type[float]) -> list[Any]:
+        """The whole numbers, or the broken ones, among the arguments, those in lists too."""
+        return list(_numbers_in([*self.arguments, *self.keywords.values()], kind))
+
+    def run(self) -> Any:
+        """Run it; constants join the tensors without data."""
+        if any(tensor.is_meta for tensor in self.tensors()):
+            arguments = [mapped(value, _on_meta) for value in self.arguments]
+            keywords = {key: mapped(value, _on_meta) for key, value in self.keywords.items()}
+            return self.function(*arguments, **keywords)
+        return self.function(*self.arguments, **self.keywords)
+
+    def changed(self, **changes: Any) -> Call:
+        """The same call with some arguments, by name, replaced."""
+        return Call(self.function, (), self.named | changes)
+
+    def with_tensors(self, changes: dict[int, torch.Tensor]) -> Call:
+        """The same call with some of its tensors, by their place among them, replaced."""
+        place = iter(range(len(self.tensors())))
+
+        def replaced(tensor: torch.Tensor) -> torch.Tensor:
+            return changes.get(next(place), tensor)
+
+        arguments = [mapped(value, replaced) for value in self.arguments]
+        keywords = {key: mapped(value, replaced) for key, value in self.keywords.items()}
+        return Call(self.function, arguments, keywords)
+
+
+def tensors_in(values: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested lists, tuples and dictionaries, in order."""
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from tensors_in(value)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from tensors_in(value)
+
+
+def mapped(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    """The same nested lists, tuples and dictionaries with every tensor replaced."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(item, function) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)([mapped(item, function) for item in value])
+    if isinstance(value, dict):
+        return {key: mapped(item, function) for key, item in value.items()}
+    return value
+
+
+def without_data(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor like this one on the meta device."""
+    return torch.empty_like(tensor, device="meta")
+
+
+def numbers_of(call: Call) -> list[float]:
+    """The broken numbers an operation is given, also those it works out from a size by itself."""
+    numbers: list[float] = call.numbers(float)
+    numbers += [
+        float(tensor)
+        for tensor in call.tensors()
+        if tensor.dim() == 0
+        and not hasattr(tensor, "_secateurs_labels")
+        and not tensor.is_meta
+        and tensor.is_floating_point()
+    ]
+    if call.packet is torch.ops.aten.scaled_dot_product_attention and call.get("scale") is None:
+        numbers.append(float(call["query"].shape[-1] ** -0.5))
+    return numbers
+
+
+def made_for_real(call: Call) -> Any:
+    """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
+    arguments = [_on_cpu(value) for value in call.arguments]
+    keywords = {key: _on_cpu(value) for key, value in call.keywords.items()}
+    if any(tensor.is_meta for tensor in call.tensors()):  # new_zeros, ...: only the type counts
+        arguments[0] = torch.empty(0, dtype=call.tensors()[0].dtype)
+    return call.function(*arguments, **keywords)
+
+
+def _on_cpu(value: Any) -> Any:
+    is_meta = isinstance(value, torch.device) and value.type == "meta"
+    return torch.device("cpu") if is_meta else value
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else tensor.to("meta")
+
+
+def _numbers_in(values: Any, kind: type) -> Iterator[Any]:
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _numbers_in(value, kind)
+    elif isinstance(values, kind) and not isinstance(values, bool):
+        yield values

@@ -1,0 +1,136 @@
+"""Which weights a tensor is proportional to, so that a factor on it can be put into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from secateurs.channels.labels import Ids
+from secateurs.pytorch.calls import Call, tensors_in
+from secateurs.pytorch.counted import aten
+from secateurs.pytorch.leaves import Leaf
+from secateurs.pytorch.operations import Labels
+
+Part = tuple[Leaf, int, Ids]
+"""A weight, one of its axes, and the indices there."""
+
+PICKS = {
+    aten.select,
+    aten.unbind,
+    aten.chunk,
+    aten.split,
+    aten.split_with_sizes,
+    aten.tensor_split,
+    aten.slice,
+    aten.narrow,
+}
+MOVES = PICKS | {
+    aten.view,
+    aten._unsafe_view,
+    aten.reshape,
+    aten.permute,
+    aten.transpose,
+    aten.t,
+    aten.swapaxes,
+    aten.movedim,
+    aten.unsqueeze,
+    aten.squeeze,
+    aten.flatten,
+    aten.unflatten,
+    aten.roll,
+    aten.clone,
+    aten.contiguous,
+    aten.alias,
+    aten.detach,
+    aten.to,
+    aten.type_as,
+    aten.dropout,
+    aten.expand,
+    aten.repeat,
+}
+NORMS = {aten.layer_norm, aten.rms_norm, aten.batch_norm, aten.group_norm}
+
+
+def parts_before(labels: Labels) -> list[Part] | None:
+    """The weights that a tensor is proportional to; None where that cannot be told."""
+    return _walk(labels, [])
+
+
+def _walk(labels: Labels, moves: list[tuple[Call, Labels]]) -> list[Part] | None:
+    """Go back from a tensor; ``moves`` lead from here to it, first to last."""
+    call = labels.call
+    if labels.leaf is not None:
+        return [(labels.leaf, 0, np.arange(labels.leaf.tensor.shape[0]))]
+    if call is None:
+        return None
+    if call.packet in MOVES:
+        # Used twice, the factor would be seen twice; unless each use picks a part of its own.
+        picked = call.packet in PICKS
+        if labels.uses > 1 and not (moves and moves[0][0].packet in PICKS) and not picked:
+            return None
+        return _walk(labels.sources[0], [(call, labels), *moves])
+    if labels.uses > 1 and not (moves and any(m.packet in PICKS for m, _ in moves)):
+        return None
+    if call.packet is aten.linear:
+        return _rows(labels.sources[1:], _reached(call, moves, -1))
+    if call.packet in (aten.conv1d, aten.conv2d, aten.conv3d):
+        return _rows(labels.sources[1:], _reached(call, moves, 1))
+    if call.packet in NORMS:
+        affine = [source for source in labels.sources[1:] if source.leaf is not None]
+        affine = [s for s in affine if s.leaf is call_leaf(call, s)]
+        axis = 1 if call.packet in (aten.batch_norm, aten.group_norm) else -1
+        return _rows(affine, _reached(call, moves, axis)) if affine else None
+    if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
+        return _walk(labels.sources[0], moves)
+    if call.packet is aten.add and len(labels.sources) == 2:
+        return _both(labels.sources, moves)
+    return None
+
+
+def call_leaf(call: Call, source: Labels) -> Leaf | None:
+    """The leaf, if it is the normalisation's scale or shift and not one of its statistics."""
+    from secateurs.pytorch.operations import labels_of
+
+    for name in ("weight", "bias"):
+        tensor = call.get(name)
+        if tensor is not None and labels_of(tensor).leaf is source.leaf:
+            return source.leaf
+    return None
+
+
+def _both(sources: Sequence[Labels], moves: list[tuple[Call, Labels]]) -> list[Part] | None:
+    """A sum is proportional to what both of its terms are proportional to."""
+    if any(source.leaf is not None for source in sources):
+        leaf = next(source.leaf for source in sources if source.leaf is not None)
+        other = next(source for source in sources if source.leaf is None)
+        parts = _walk(other, moves)
+        own = (leaf, 0, np.arange(leaf.tensor.shape[0]))
+        return None if parts is None else [*parts, own]
+    first, second = (_walk(source, moves) for source in sources)
+    return first if first is not None and first == second else None
+
+
+def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[Part] | None:
+    leaves = [labels.leaf for labels in weights]
+    if rows is None or not leaves or any(leaf is None for leaf in leaves):
+        return None
+    return [(leaf, 0, rows) for leaf in leaves if leaf is not None]
+
+
+def _reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | None:
+    """Which filters of an operation reach the tensor at the end of the moves."""
+    output = call.result
+    if output is None:
+        return None
+    lengths = [1] * output.dim()
+    lengths[axis] = output.shape[axis]
+    labels = torch.arange(output.shape[axis]).view(lengths).expand(output.shape)
+    for move, made in moves:
+        function = aten.reshape.default if move.packet in (aten.view, aten._unsafe_view) else None
+        if move.packet in (aten.to, aten.type_as, aten.dropout):
+            continue
+        moved = (function or move.function)(labels, *move.arguments[1:], **move.keywords)
+        labels = list(tensors_in(moved))[made.place]
+    return np.unique(labels.numpy())
