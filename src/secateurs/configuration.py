@@ -22,9 +22,6 @@ from secateurs.errors import SecateursError, StudyError, nearest
 from secateurs.plan import Budget, Scope
 from secateurs.schedules import Schedule
 
-FORMAT = "secateurs-study"
-VERSION = 1
-
 Rewind = Literal["weights", "learning-rate", "lottery"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -172,7 +169,57 @@ class Task(Settings):
     by_name: bool = False
 
 
-class Configuration(Settings):
+class Document(Settings):
+    """Settings that are kept in a file, as JSON that says what it is.
+
+    A subclass has a ``format`` and a ``version``, both with their only value as default.
+    """
+
+    def to_json(self) -> str:
+        """The settings as JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            StudyError: it cannot be read, is something else, or is of a newer version.
+        """
+        kind, known = (cls.model_fields[name].default for name in ("format", "version"))
+        what = str(kind).removeprefix("secateurs-")
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"{path}: cannot be read as a {what}'s configuration: {error}"
+            ) from error
+        if not isinstance(values, dict) or values.get("format") != kind:
+            raise StudyError(
+                f"{path}: expected a {what}'s configuration (format {kind!r}); received "
+                "something else"
+            )
+        if values.get("version") != known:
+            raise StudyError(
+                f"{path}: expected version {known} of a {what}; received version "
+                f"{values.get('version')!r}. Go on with the release of secateurs that began it."
+            )
+        try:
+            return cls(**values)
+        except SecateursError as error:
+            raise StudyError(f"{path}: {error}") from error
+
+    def differences(self, other: Self) -> list[str]:
+        """'training.batch_size: 64, not 128' for each setting that differs."""
+        mine, theirs = (_flat(one.model_dump(mode="json")) for one in (self, other))
+        return [
+            f"{name}: {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
+            for name in dict.fromkeys((*mine, *theirs))
+            if mine.get(name) != theirs.get(name) and name.partition(".")[0] != "command"
+        ]
+
+
+class Configuration(Document):
     """All a study is told, as its ``config.json`` holds it.
 
     Attributes:
@@ -192,47 +239,6 @@ class Configuration(Settings):
     pruning: Pruning = Pruning()
     stop: Stop = Stop()
     command: tuple[str, ...] = ()
-
-    def to_json(self) -> str:
-        """The configuration as JSON text."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a ``config.json``.
-
-        Raises:
-            StudyError: it cannot be read, is not a study's, or is of a newer version.
-        """
-        try:
-            values = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StudyError(
-                f"{path}: cannot be read as a study's configuration: {error}"
-            ) from error
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise StudyError(
-                f"{path}: expected a study's configuration (format {FORMAT!r}); received "
-                "something else"
-            )
-        if values.get("version") != VERSION:
-            raise StudyError(
-                f"{path}: expected version {VERSION} of a study; received version "
-                f"{values.get('version')!r}. Go on with the release of secateurs that began it."
-            )
-        try:
-            return cls(**values)
-        except SecateursError as error:
-            raise StudyError(f"{path}: {error}") from error
-
-    def differences(self, other: Configuration) -> list[str]:
-        """'training.batch_size: 64, not 128' for each setting that differs."""
-        mine, theirs = (_flat(one.model_dump(mode="json")) for one in (self, other))
-        return [
-            f"{name}: {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
-            for name in dict.fromkeys((*mine, *theirs))
-            if mine.get(name) != theirs.get(name) and name.partition(".")[0] != "command"
-        ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

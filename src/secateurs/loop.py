@@ -26,7 +26,7 @@ from secateurs import text
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Network, Role
-from secateurs.configuration import Configuration
+from secateurs.configuration import Configuration, Training
 from secateurs.criteria.facts import Facts
 from secateurs.criteria.registry import find
 from secateurs.criteria.score import score
@@ -495,12 +495,7 @@ class Loop:
     def _round_rates(self) -> NDArray[np.float64]:
         if self._pruning.rewind:
             return self._dense_rates[self._rewind_to :]
-        training, batches = self._training, self._fine_tune_batches
-        peak = training.fine_tune_learning_rate
-        if peak is None:
-            short = batches < self._learner.batches_an_epoch
-            peak = training.learning_rate * (0.2 if short else 1.0)
-        return learning_rates(training.schedule, peak, batches, training.warm_up)
+        return fine_tuning_rates(self._training, self._learner.batches_an_epoch)
 
     @property
     def _fine_tune_batches(self) -> int:
@@ -696,6 +691,15 @@ def check(
     if stop.budget is not None:
         plan(network, level, stop.budget, **options)
     return network
+
+
+def fine_tuning_rates(training: Training, batches_an_epoch: int) -> NDArray[np.float64]:
+    """The learning rate of each batch of training after a cut."""
+    batches = training.fine_tune_batches or batches_an_epoch
+    peak = training.fine_tune_learning_rate
+    if peak is None:
+        peak = training.learning_rate * (0.2 if batches < batches_an_epoch else 1.0)
+    return learning_rates(training.schedule, peak, batches, training.warm_up)
 
 
 def proof_of(position: Position) -> Proof | None:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.cli.options import pairs_from, shape_from
-
-_SMALL, _MIDDLING = 64, 128
+from secateurs.task import with_stem
 
 
 def built(
@@ -39,11 +38,3 @@ def built(
         model = api.load(model, Path(weights))
     example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
     return model, example, wanted
-
-
-def with_stem(name: str, options: dict[str, Any], size: int) -> dict[str, Any]:
-    """The options, with the stem for images of this size where a ResNet of ours has none given."""
-    if not name.startswith("resnet") or "stem" in options:
-        return options
-    fitting = "small" if size < _SMALL else "small-stride2" if size < _MIDDLING else "imagenet"
-    return options | {"stem": fitting}

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import typer
 
 from secateurs import text
-from secateurs.cli.models import with_stem
 from secateurs.cli.options import option, options_of, pairs_from, with_options
 from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import console, rounds_table, waiting
 from secateurs.configuration import Configuration, Pruning, Settings, Stop, Task, Training
 from secateurs.errors import SecateursError, StudyError
-from secateurs.study import Iterated, Sources, Study, carry_out
+from secateurs.study import Iterated, Study, carry_out
+from secateurs.task import built
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -174,7 +174,7 @@ def _carried_out(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
     with waiting("loading the data and the model"):
-        model, sources = _built(configuration)
+        model, sources = built(configuration.task, configuration.training.seed)
     with rounds_table(quiet=quiet) as watcher:
         return carry_out(
             model,
@@ -188,26 +188,6 @@ def _carried_out(
             fresh=fresh,
             watcher=watcher,
         )
-
-
-def _built(configuration: Configuration) -> tuple[Any, Sources]:
-    from secateurs import api, data, models
-
-    task = configuration.task
-    loaded = data.load(task.data, **task.data_options)
-    images = {
-        "classes": len(loaded.classes),
-        "in_channels": loaded.shape[0],
-        "size": loaded.shape[1],
-    }
-    options = with_stem(task.model, images | task.model_options, loaded.shape[1])
-    import torch
-
-    torch.manual_seed(configuration.training.seed)  # of the model's initial weights
-    model = models.build(task.model, **options)
-    if task.weights is not None:
-        model = api.load(model, Path(task.weights))
-    return model, Sources(loaded.train, loaded.validation, loaded.test)
 
 
 def _tell(result: Iterated) -> None:

@@ -37,6 +37,12 @@ def call_factory(
         return factory(**fitting(name, factory, options, hints, failure))
 
 
+def function_named(name: str) -> Callable[..., Any]:
+    """``find_factory``, with the working directory to import from."""
+    with _working_directory_importable():
+        return find_factory(name)
+
+
 def find_factory(name: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names.
 
