@@ -1,4 +1,4 @@
-"""An independent route to the masked twin: Keras's own copy of a model, with weights set to zero."""
+"""An independent route to the masked twin: Keras's own copy of a model, with weights at zero."""
 
 import keras
 import numpy as np

@@ -1,6 +1,7 @@
 """The same small networks, with the same weights, for PyTorch and for Keras."""
 
 from collections import OrderedDict
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -138,7 +139,7 @@ def _inputs(architecture):
 class PyTorch:
     name = "pytorch"
     weight = "weight"
-    kinds = OrderedDict(
+    kinds: ClassVar = OrderedDict(
         plain=PlainNet,
         residual=ResidualNet,
         mobile=MobileNet,
@@ -188,7 +189,7 @@ class PyTorch:
 class Keras:
     name = "keras"
     weight = "kernel"
-    kinds = OrderedDict(
+    kinds: ClassVar = OrderedDict(
         plain=_plain,
         residual=_residual,
         mobile=_mobile,

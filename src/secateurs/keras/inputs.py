@@ -146,13 +146,13 @@ def made_up(model: Any, index_ranges: Mapping[int, int], examples: int = 2) -> l
         shape = (examples if tensor.shape[0] is None else tensor.shape[0], *tensor.shape[1:])
         _check_known(model, tensor)
         kind = keras.backend.standardize_dtype(tensor.dtype)
+        if kind == "string":
+            raise ModelError(_open(model, tensor, "it takes text"))
         if number in index_ranges or "int" in kind:
             most = index_ranges.get(number, 2)
             arrays.append(random.integers(0, most, shape).astype(_plain(kind)))
         elif kind == "bool":
             arrays.append(random.integers(0, 2, shape).astype(bool))
-        elif kind == "string":
-            raise ModelError(_open(model, tensor, "it takes text"))
         else:
             arrays.append(random.standard_normal(shape).astype("float32"))
     return arrays

@@ -127,7 +127,8 @@ def _stored(values: NDArray[Any]) -> NDArray[Any]:
 def _fill_(model: Any, state: dict[str, NDArray[Any]], path: Path) -> None:
     leaves = {leaf.name: leaf for leaf in leaves_of(model)}
     missing = [name for name in leaves if name not in state]
-    foreign = [name for name in state if name not in leaves]
+    # A file has them in no order of their own.
+    foreign = sorted(name for name in state if name not in leaves)
     if missing or foreign:
         raise CheckpointError(
             f"{path}: expected the tensors of {model.name}; "
