@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from secateurs import text
@@ -115,7 +116,7 @@ def write(
     dense = history.last("dense") or {}
     settings = dict(configuration or {})
     command = settings.pop("command", "")
-    page = _template().render(
+    page = template("page.html.j2").render(
         title=title or _title(dense),
         headline=_headline(summary),
         facts=list(_facts(summary)),
@@ -132,13 +133,18 @@ def write(
     return path
 
 
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this package; pages share their style."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["unbroken"] = _unbroken
-    source = files("secateurs.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    environment.globals["css"] = Markup(_source("page.css"))  # noqa: S704 - our own file
+    return environment.from_string(_source(name))
+
+
+def _source(name: str) -> str:
+    return files("secateurs.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _unbroken(sentence: str) -> str:
@@ -158,9 +164,14 @@ def _pictures(history: History, folder: Path) -> Iterator[Picture]:
     for name, draw, caption in FIGURES:
         if name == "speed" and not history.of("speed"):
             continue
-        _, svg = style.save(draw(history), folder, name)
-        source = base64.b64encode(svg.read_bytes()).decode()
-        yield Picture(name, f"data:image/svg+xml;base64,{source}", caption)
+        yield picture(name, draw(history), caption, folder)
+
+
+def picture(name: str, figure: Figure, caption: str, folder: Path) -> Picture:
+    """Save a figure, and hold it as a page does."""
+    _, svg = style.save(figure, folder, name)
+    source = base64.b64encode(svg.read_bytes()).decode()
+    return Picture(name, f"data:image/svg+xml;base64,{source}", caption)
 
 
 def _headline(summary: Summary) -> str:
@@ -293,13 +304,14 @@ def _settings(
 ) -> Iterator[tuple[str, str]]:
     """What the study was run with: what the history says, then the configuration, made flat."""
     told = {key: dense[key] for key in ("model", "data", "criterion", "seed") if key in dense}
-    yield from _flat({**told, **configuration})
+    yield from flat({**told, **configuration})
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Settings inside settings as 'outer.inner' and text."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             shown = value if isinstance(value, str) else json.dumps(value, default=str)
             yield f"{prefix}{name}", shown

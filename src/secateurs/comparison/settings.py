@@ -1,0 +1,107 @@
+"""What a comparison is told, and the jobs that follow from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from secateurs.configuration import Count, Document, Share, Task, Training
+from secateurs.criteria.registry import find
+from secateurs.criteria.tournament import AUTO
+from secateurs.errors import SecateursError
+from secateurs.models.factories import function_named
+from secateurs.plan import Scope
+
+SCOPE_MARK = "@"
+
+
+class Comparison(Document):
+    """Strategies, each at the same amounts and from the same dense models, trained the same way.
+
+    Attributes:
+        format: says what the file is.
+        version: of the format.
+        task: what is pruned, on what data.
+        training: how the dense models are trained, and all that is pruned after the cut.
+        strategies: Ways to rank channels: names (see: secateurs criteria) or your own, as
+            package.module:function; NAME@network and NAME@group set the scope of one. May be
+            repeated, or given with commas between them.
+        amounts: Shares of the parameters to remove. May be repeated, or given with commas.
+        seeds: How many: each has a dense model of its own, its own order of the images and lots.
+        scope: Whether to take from every group alike, or the lowest scores in the whole network.
+        floor: Never leave a group with less: a share of its channels, or a number if 1 or more.
+        multiple: Round the widths that stay to a multiple of this.
+        skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
+        calibration_batches: Training batches shown to a strategy that needs data.
+        judge_on: The images that accuracies are of.
+        command: the command line that began it, if one did.
+    """
+
+    format: Literal["secateurs-comparison"] = "secateurs-comparison"
+    version: Literal[1] = 1
+    task: Task
+    training: Training = Training()
+    strategies: Annotated[tuple[str, ...], Field(min_length=1)] = ("l1", "apoz", "random")
+    amounts: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.25, 0.5, 0.75, 0.9)
+    seeds: Count = 3
+    scope: Scope = "group"
+    floor: Annotated[float, Field(gt=0)] = 0.1
+    multiple: Count = 1
+    skip: tuple[str, ...] = ()
+    calibration_batches: Count = 4
+    judge_on: Literal["validation", "test"] = "validation"
+    command: tuple[str, ...] = ()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All of them, those that can share a model and its scores next to each other."""
+        first = self.training.seed
+        return [
+            Job(strategy, amount, seed)
+            for seed in range(first, first + self.seeds)
+            for strategy in dict.fromkeys(self.strategies)
+            for amount in dict.fromkeys(self.amounts)
+        ]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Job:
+    """One model to prune and to retrain.
+
+    Attributes:
+        strategy: as it was asked for.
+        amount: share of the parameters to remove.
+        seed: of the dense model it begins with, and of all that is random.
+    """
+
+    strategy: str
+    amount: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Fit for a file; two jobs never share one."""
+        plain = re.sub("[^A-Za-z0-9_.@-]+", "-", self.strategy)
+        return f"{plain}-{100 * self.amount:g}-seed{self.seed}"
+
+
+def parsed(strategy: str, scope: Scope) -> tuple[str | Callable[..., Any], Scope]:
+    """(criterion, scope) of a strategy as it was asked for.
+
+    Raises:
+        UnknownNameError: there is no such criterion, or no such function.
+        SecateursError: it has a scope that there is not.
+    """
+    name, mark, own = strategy.partition(SCOPE_MARK)
+    if mark and own not in ("group", "network"):
+        raise SecateursError(f"{strategy}: expected @group or @network; received {SCOPE_MARK}{own}")
+    chosen: Scope = own if mark else scope  # type: ignore[assignment]
+    if ":" in name:
+        return function_named(name), chosen
+    if name != AUTO:
+        find(name)
+    return name, chosen

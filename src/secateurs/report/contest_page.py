@@ -1,0 +1,209 @@
+"""A comparison's figures and its page, drawn from its results as plain data."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from secateurs import text
+from secateurs.files import write_atomically
+from secateurs.report.comparisons import Curve, accuracy_against_removed, norm_histogram
+from secateurs.report.page import Picture, flat, picture, template
+from secateurs.report.summary import plural, points
+
+FILE_NAME = "compare.html"
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with a title above it and a note below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
+    """Write a comparison's figures (PNG and SVG) and its page, ``compare.html``, into a folder.
+
+    Args:
+        found: with "comparison" (settings), "dense" (one a seed), "jobs" and "summary", as
+            ``secateurs.comparison.Results.to_plain`` gives them.
+        folder: made if it is not there.
+
+    Returns:
+        The page's path.
+    """
+    settings = dict(found["comparison"])
+    task, command = settings["task"], settings.pop("command", ())
+    page = template("comparison.html.j2").render(
+        title=f"Strategies compared: {task['model']} on {task['data']}",
+        headline=headline(found["summary"], dense_accuracy(found)),
+        told=_told(found),
+        pictures=list(_pictures(found, Path(folder))),
+        tables=list(_tables(found)),
+        failures=[
+            f"{one['strategy']} at {100 * one['amount']:g} %, seed {one['seed']}: {one['failure']}"
+            for one in found["jobs"]
+            if one["failure"]
+        ],
+        command=shlex.join(command),
+        settings=list(flat(settings)),
+    )
+    path = Path(folder) / FILE_NAME
+    write_atomically(path, page.encode())
+    return path
+
+
+def dense_accuracy(found: Mapping[str, Any]) -> float:
+    """Mean over the seeds' dense models."""
+    return float(np.mean([one["accuracy"] for one in found["dense"]]))
+
+
+def curves(found: Mapping[str, Any], against: str) -> dict[str, Curve]:
+    """Strategy -> (amounts, accuracies after training), both of shape (seeds, points).
+
+    The dense model is each curve's first point; a job that came to nothing is NaN.
+
+    Args:
+        found: as for ``write``.
+        against: "params_removed", or "bytes" for sizes in megabytes.
+    """
+    dense = {one["seed"]: one for one in found["dense"]}
+    amounts = sorted({one["amount"] for one in found["jobs"]})
+    cells = {(one["strategy"], one["seed"], one["amount"]): one for one in found["jobs"]}
+    names = dict.fromkeys(one["strategy"] for one in found["jobs"])
+
+    def row(name: str, seed: int, key: str) -> list[float]:
+        own = (cells.get((name, seed, amount)) for amount in amounts)
+        return [math.nan if one is None or one["failure"] else one[key] for one in own]
+
+    whole = {seed: one["bytes"] / 1e6 if against == "bytes" else 0.0 for seed, one in dense.items()}
+    scale = 1e-6 if against == "bytes" else 1.0
+    return {
+        name: (
+            [[whole[s], *(scale * x for x in row(name, s, against))] for s in dense],
+            [[one["accuracy"], *row(name, s, "accuracy")] for s, one in dense.items()],
+        )
+        for name in names
+    }
+
+
+def headline(summary: Rows, dense: float) -> str:
+    """Which strategy is best at the largest amount, and where random is as good."""
+    if not summary:
+        return "No job has come to a result."
+    amount = max(one["amount"] for one in summary)
+    own = [one for one in summary if one["amount"] == amount]
+    best = max(own, key=lambda one: one["accuracy"])
+    said = (
+        f"With {100 * amount:g} % of the parameters removed, {best['strategy']} is best: "
+        f"{text.percent(best['accuracy'])} after training ({points(best['accuracy'] - dense)})."
+    )
+    control = next((one for one in own if one["strategy"] == "random"), None)
+    if control is None or control is best:
+        return said
+    gap = best["accuracy"] - control["accuracy"]
+    spread = math.hypot(best["accuracy_std"], control["accuracy_std"])
+    if gap <= spread:
+        return f"{said} Random is as good, for all that these seeds can tell."
+    return f"{said} Random comes to {text.percent(control['accuracy'])}."
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    names = {one["strategy"] for one in found["jobs"]}
+    seeds, dense = len(found["dense"]), dense_accuracy(found)
+    return (
+        f"{len(names)} {'strategy' if len(names) == 1 else 'strategies'}, {plural(seeds, 'seed')}; each prunes the "
+        "same dense models and is trained in the same way afterwards. Accuracies are of the "
+        f"{found['comparison']['judge_on']} data; dense {text.percent(dense)}."
+    )
+
+
+def _pictures(found: Mapping[str, Any], folder: Path) -> Iterator[Picture]:
+    for name, figure, caption in figures(found):
+        yield picture(name, figure, caption, folder)
+
+
+def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Figure, str]]:
+    """(name, figure, caption) of each."""
+    dense = dense_accuracy(found)
+    if found["summary"]:
+        yield (
+            "accuracy-removed",
+            accuracy_against_removed(
+                curves(found, "params_removed"), dense, "share of the parameters removed"
+            ),
+            "Accuracy after pruning and training against the share of parameters removed. Lines "
+            "are means, bands the range over seeds; the dashed line is the dense model.",
+        )
+        yield (
+            "accuracy-size",
+            accuracy_against_removed(
+                curves(found, "bytes"), dense, "size of the model in MB", unit="MB"
+            ),
+            "The same against the size of the model.",
+        )
+    if found["dense"]:
+        yield (
+            "norms",
+            norm_histogram(found["dense"][0]["norms"], "L1 norm of a filter, divided by its size"),
+            "L1 norms of all filters of all layers of the first seed's dense model, each divided "
+            "by the numbers in the filter, so that layers compare.",
+        )
+
+
+def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
+    summary: Rows = found["summary"]
+    for key, title, note in (
+        ("accuracy", "After training", "Mean accuracy and standard deviation over seeds."),
+        ("before", "Right after the cut", "The same before any training."),
+    ):
+        columns, rows = by_amount(summary, key)
+        yield Table(title, columns, rows, note)
+    yield Table(
+        "What it took",
+        ("strategy", "amount", "parameters removed", "MACs removed", "size", "seconds to choose"),
+        tuple(
+            (
+                one["strategy"],
+                f"{100 * one['amount']:g} %",
+                text.percent(one["params_removed"]),
+                text.percent(one["macs_removed"]),
+                text.megabytes(one["bytes"]),
+                f"{one['seconds_to_choose']:.1f}",
+            )
+            for one in summary
+        ),
+        "Means over seeds. Seconds to choose: of scoring, planning, cutting and proving; what jobs "
+        "of one strategy and seed share is counted for the first of them.",
+    )
+
+
+def by_amount(summary: Rows, key: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """(columns, rows) of a table: a strategy a row, an amount a column."""
+    amounts = sorted({one["amount"] for one in summary})
+    cells = {(one["strategy"], one["amount"]): one for one in summary}
+
+    def cell(name: str, amount: float) -> str:
+        one = cells.get((name, amount))
+        if one is None:
+            return "\N{EN DASH}"
+        spread = f" \N{PLUS-MINUS SIGN} {100 * one[f'{key}_std']:.1f}" if one["seeds"] > 1 else ""
+        return f"{100 * one[key]:.1f}{spread}"
+
+    names = dict.fromkeys(one["strategy"] for one in summary)
+    return (
+        ("strategy", *(f"{100 * amount:g} % removed" for amount in amounts)),
+        tuple((name, *(cell(name, amount) for amount in amounts)) for name in names),
+    )
