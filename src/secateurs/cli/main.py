@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import typer
 
-from secateurs.cli import criteria, inspect, prune, report, run
+from secateurs.cli import compare, criteria, inspect, prune, report, run
 from secateurs.cli.show import console, error_line
 from secateurs.errors import SecateursError
 
@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
 
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
-for command in (run, prune, inspect, report, criteria):
+for command in (run, prune, compare, inspect, report, criteria):
     command.register(app)
 
 

@@ -10,44 +10,22 @@ from typing import Any, TypeVar
 import typer
 
 from secateurs import text
-from secateurs.cli.options import option, options_of, pairs_from, with_options
+from secateurs.cli.options import option, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import console, rounds_table, waiting
-from secateurs.configuration import Configuration, Pruning, Settings, Stop, Task, Training
+from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
+from secateurs.configuration import Configuration, Pruning, Settings, Stop, Training
 from secateurs.errors import SecateursError, StudyError
 from secateurs.study import Iterated, Study, carry_out
 from secateurs.task import built
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
-DATA_OPTIONS = ("size", "limit", "validation", "test")
-MODEL_OPTIONS = ("width", "stem")
 # What a study is told, but for what its settings say: name, kind, panel, help.
-_WHAT = "What to prune, on what"
 _WHERE = "Where"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
-    ("preset", str, _WHAT, f"A whole study by name: {', '.join(PRESETS)}. Options change it."),
-    (
-        "model",
-        str,
-        _WHAT,
-        "resnet18, -34, -50, -101, -152 (with through layers), vanilla_cnn, torchvision:NAME, "
-        "timm:NAME, or package.module:function.",
-    ),
-    ("width", int, _WHAT, "Channels of the model's first stage."),
-    ("stem", str, _WHAT, "Of a ResNet: small, small-stride2 or imagenet; by the images' size."),
-    ("option", list[str], _WHAT, "NAME=VALUE: any other option of the model; may be repeated."),
-    ("weights", str, _WHAT, "Weights to begin with: safetensors or a PyTorch state_dict."),
-    (
-        "data",
-        str,
-        _WHAT,
-        "digits, fashion-mnist, vehicles, folder:PATH, or package.module:function.",
-    ),
-    ("size", int, _WHAT, "Height and width of the images in pixels; the data's own."),
-    ("limit", int, _WHAT, "Train on so many images only, of each class alike."),
-    ("validation", float, _WHAT, "Share of the images to choose by. [dim]\\[default: 0.15][/dim]"),
-    ("test", float, _WHAT, "Share kept for the end. [dim]\\[default: 0.15][/dim]"),
+    ("preset", str, WHAT, f"A whole study by name: {', '.join(PRESETS)}. Options change it."),
+    *TASK_OPTIONS,
     ("directory", str, _WHERE, "Of the study; runs/MODEL-DATA if not given."),
     ("resume", str, _WHERE, "Go on with the study in this directory; takes no other option."),
     ("fresh", bool, _WHERE, "Start over where the directory holds a study."),
@@ -121,27 +99,13 @@ def _told(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
     """What the options say, on top of the preset's."""
     chosen = preset(given["preset"]) if "preset" in given else {}
     values = chosen | {name: value for name, value in given.items() if name != "preset"}
-    for name in ("model", "data"):
-        if name not in values:
-            raise SecateursError(
-                f"--{name}: expected a name; received none. Try: secateurs run --preset demo"
-            )
     training = _settings(Training, values)
-    model_options = {name: values[name] for name in MODEL_OPTIONS if name in values}
-    data_options = {name: values[name] for name in DATA_OPTIONS if name in values}
     configuration = Configuration(
-        task=Task(
-            model=values["model"],
-            model_options=model_options | pairs_from(values.get("option", ()), "--option"),
-            data=values["data"],
-            data_options=data_options | {"seed": training.seed},
-            weights=values.get("weights"),
-            by_name=True,
-        ),
+        task=task_from(values, training.seed, "secateurs run --preset demo"),
         training=training,
         pruning=_settings(Pruning, values),
         stop=_settings(Stop, values),
-        command=_command(given),
+        command=command_line("run", given),
     )
     name = given.get("preset") or f"{values['model']}-{values['data']}"
     default = Path("runs") / re.sub("[^A-Za-z0-9_.]+", "-", name)
@@ -153,21 +117,6 @@ def _settings(kind: type[Chosen], values: Mapping[str, Any]) -> Chosen:
     found = {field: values[name] for field, name in names.items() if name in values}
     found |= {field: False for field in names if values.get(f"no_{field}")}
     return kind(**found)
-
-
-def _command(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The command line that gives these options."""
-    words = ["secateurs", "run"]
-    for name, value in given.items():
-        dashed = name.replace("_", "-")
-        if name == "fresh":
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{dashed}")
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            words += [f"--{dashed}", str(one)]
-    return tuple(words)
 
 
 def _carried_out(

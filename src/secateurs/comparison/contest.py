@@ -17,8 +17,9 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.filesize import METADATA_KEY, metadata
 from secateurs.channels.network import Network, Role
 from secateurs.comparison.settings import Comparison, Job, parsed
+from secateurs.criteria.registry import AUTO
 from secateurs.criteria.score import Scores, score
-from secateurs.criteria.tournament import AUTO, Planner, tournament
+from secateurs.criteria.tournament import Planner, tournament
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
 from secateurs.loop import Evaluation, Learner, Snapshot, Watcher, fine_tuning_rates
 from secateurs.plan import Budget, plan

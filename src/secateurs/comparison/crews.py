@@ -130,7 +130,9 @@ class Cluster:
                 try:
                     result = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
-                    raise _unwrapped(error) from error
+                    if isinstance(error.cause, SecateursError):
+                        raise error.cause from error
+                    raise
                 yield running.pop(reference), result
 
 
@@ -208,11 +210,3 @@ def _connect(ray: Any, address: str) -> None:
             f"--ray: expected the address of a Ray cluster, auto or local; received {address!r} "
             f"({' '.join(str(error).split())})"
         ) from error
-
-
-def _unwrapped(error: Any) -> Exception:
-    """What a job raised on the other machine."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, SecateursError):
-        return cause
-    return SecateursError(f"a job failed on another machine: {' '.join(str(error).split())}")

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from secateurs.configuration import Count, Document, Share, Task, Training
-from secateurs.criteria.registry import find
-from secateurs.criteria.tournament import AUTO
+from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
 from secateurs.plan import Scope
@@ -102,6 +101,5 @@ def parsed(strategy: str, scope: Scope) -> tuple[str | Callable[..., Any], Scope
     chosen: Scope = own if mark else scope  # type: ignore[assignment]
     if ":" in name:
         return function_named(name), chosen
-    if name != AUTO:
-        find(name)
+    check_known(name)
     return name, chosen

@@ -14,8 +14,17 @@ from secateurs.criteria.ablations import Ablation
 from secateurs.criteria.facts import Facts
 from secateurs.criteria.gathered import Gates, Gathered, Gram, Part, Reading
 from secateurs.criteria.redundancy import redundant
-from secateurs.criteria.registry import CRITERIA, Criterion, Need, criterion, find
+from secateurs.criteria.registry import (
+    AUTO,
+    CRITERIA,
+    Criterion,
+    Need,
+    check_known,
+    criterion,
+    find,
+)
 from secateurs.criteria.score import Scores, gather, score, score_many
+from secateurs.criteria.tournament import Standing, Tournament, tournament
 
 __all__ = [
     # one family of criteria a module
@@ -27,9 +36,11 @@ __all__ = [
     "relations",
     "weights",
     # the list of them
+    "AUTO",
     "CRITERIA",
     "Criterion",
     "Need",
+    "check_known",
     "criterion",
     "find",
     # scoring
@@ -38,6 +49,10 @@ __all__ = [
     "gather",
     "score",
     "score_many",
+    # letting them compete
+    "Standing",
+    "Tournament",
+    "tournament",
     # selections
     "critical_channels",
     "redundant",

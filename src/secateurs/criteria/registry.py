@@ -74,6 +74,9 @@ class Criterion:
 
 CRITERIA: dict[str, Criterion] = {}
 
+AUTO = "auto"
+"""Asks for a tournament of several; see ``secateurs.criteria.tournament``."""
+
 
 def criterion(
     needs: Need,
@@ -108,5 +111,11 @@ def find(wanted: str | Function) -> Criterion:
         return CRITERIA[wanted]
     except KeyError:
         raise UnknownNameError(
-            f"no criterion named {wanted!r}{nearest(wanted, list(CRITERIA))}"
+            f"no criterion named {wanted!r}{nearest(wanted, [*CRITERIA, AUTO])}"
         ) from None
+
+
+def check_known(wanted: str | Function) -> None:
+    """Raise ``UnknownNameError`` unless this can be scored by."""
+    if wanted != AUTO:
+        find(wanted)

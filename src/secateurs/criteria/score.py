@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.facts import Facts
 from secateurs.criteria.gathered import Gathered
-from secateurs.criteria.registry import Criterion, Need, find
+from secateurs.criteria.registry import AUTO, Criterion, Need, find
 from secateurs.errors import DataError, ModelError, SecateursError
+
+if TYPE_CHECKING:
+    from secateurs.criteria.tournament import Tournament
 
 
 class Scores(Mapping[str, NDArray[np.float64]]):
@@ -24,11 +27,19 @@ class Scores(Mapping[str, NDArray[np.float64]]):
 
     Attributes:
         criterion: the name of what made them.
+        tournament: how that criterion was chosen, where ``"auto"`` was asked for; else None. Print
+            it for the ranking.
     """
 
-    def __init__(self, values: Mapping[str, NDArray[np.float64]], criterion: str) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, NDArray[np.float64]],
+        criterion: str,
+        tournament: Tournament | None = None,
+    ) -> None:
         self._values = dict(values)
         self.criterion = criterion
+        self.tournament = tournament
 
     def __getitem__(self, group: str) -> NDArray[np.float64]:
         return self._values[group]
@@ -57,7 +68,8 @@ def score(
     Args:
         network: as ``trace`` made it; weights are read as they are now.
         criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
-            returns one number for each channel.
+            returns one number for each channel; or "auto": several cut half of the parameters, and
+            the one whose cut has the lowest calibration loss is taken (see ``tournament``).
         data: calibration data, for criteria that need it: (images, labels) as two arrays, images
             alone where no labels are needed, or an iterable of such batches.
         loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
@@ -70,6 +82,10 @@ def score(
         ModelError: weights hold NaN; the message names the layer.
         SecateursError: a function of the user's returned the wrong number of scores.
     """
+    if criterion == AUTO:
+        from secateurs.criteria.tournament import scores_at_half
+
+        return scores_at_half(network, data, loss=loss, seed=seed)
     found = find(criterion)
     return score_many(network, [criterion], data=data, loss=loss, seed=seed)[found.name]
 

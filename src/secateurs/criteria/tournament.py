@@ -15,12 +15,10 @@ from secateurs import text
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
-from secateurs.criteria.registry import CRITERIA, Need, find
+from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
 from secateurs.criteria.score import Scores, score_many
 from secateurs.errors import BudgetError, DataError, ModelError
-
-AUTO = "auto"
-"""The name that asks for a tournament."""
+from secateurs.plan import Budget, plan
 
 CANDIDATES = ("l2", "whc", "geometric_median", "fluctuation", "taylor", "fisher", "random")
 """One of each family, the cheapest first, and the control."""
@@ -157,13 +155,20 @@ def tournament(
     winner = standings[0].criterion
     final = _scored(network, [winner], [*learning, *judging], loss, seed)[winner]
     cost = network.cost(cuts[winner])
-    return Tournament(
-        standings,
-        _own(final),
-        len(dense),
-        float(dense.mean()),
-        1 - cost.params / network.cost().params,
+    won = _own(final)
+    won.tournament = Tournament(
+        standings, won, len(dense), float(dense.mean()), 1 - cost.params / network.cost().params
     )
+    return won.tournament
+
+
+def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int = 0) -> Scores:
+    """The scores of the criterion that wins where half of the parameters go."""
+
+    def planner(scores: Scores) -> Cut:
+        return plan(network, scores, Budget(params=0.5))
+
+    return tournament(network, data, planner, loss=loss, seed=seed).scores
 
 
 def _halves(network: Network, data: Any, *, needs_labels: bool) -> tuple[list[Batch], list[Batch]]:

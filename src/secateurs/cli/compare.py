@@ -1,0 +1,204 @@
+"""``secateurs compare``: strategies held against each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from secateurs import text
+from secateurs.cli.options import option, options_of, with_options
+from secateurs.cli.show import console
+from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
+from secateurs.comparison import (
+    Alone,
+    Cluster,
+    Comparison,
+    Contest,
+    Crew,
+    Dense,
+    Ledger,
+    Onlooker,
+    Outcome,
+    Processes,
+    by_name,
+    carry_out,
+)
+from secateurs.configuration import Training
+from secateurs.errors import SecateursError
+
+_WHERE = "Where"
+_OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
+    *TASK_OPTIONS,
+    ("directory", str, _WHERE, "Of the results; runs/compare-MODEL-DATA if not given."),
+    ("resume", str, _WHERE, "Go on with the comparison in this directory."),
+    ("fresh", bool, _WHERE, "Start over where the directory holds a comparison."),
+    ("jobs", int, _WHERE, "So many side by side on this machine. [dim]\\[default: 1][/dim]"),
+    ("ray", str, _WHERE, "Over a Ray cluster: its address, auto, or local to begin one here."),
+    ("quiet", bool, _WHERE, "Print the result only."),
+)
+_LISTS = {"strategies": str, "amounts": float, "skip": str}
+_TOLD = (
+    *("strategies", "amounts", "seeds", "scope", "floor", "multiple", "skip"),
+    *("calibration_batches", "judge_on"),
+)
+_WITH_RESUME = {"resume", "jobs", "ray", "quiet"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    own = [option(name, kind, said, panel) for name, kind, panel, said in _OWN_OPTIONS]
+    told = options_of(Comparison, "What to compare", only=_TOLD)
+    training = options_of(Training, "Training", {"batches": "train_batches"})
+    app.command()(with_options(compare, [*own, *told, *training]))
+
+
+def compare(**options: Any) -> None:
+    """Prune the same models by several strategies, train them alike, and compare what is left.
+
+    Every strategy removes every amount from the dense model of every seed; each result is kept as
+    it comes, so that the same command goes on where it was interrupted. Writes tables (CSV, JSON),
+    figures (PNG, SVG) and compare.html.
+
+    Try:
+
+      secateurs compare --model vanilla_cnn --data digits --strategies l1,apoz,random
+
+      secateurs compare --model resnet18 --data fashion-mnist --strategies l2,fisher@network
+      --amounts 0.5,0.9 --seeds 3 --train-batches 2000 --fine-tune-batches 500 --jobs 2
+
+      secateurs compare --resume runs/compare-resnet18-fashion-mnist --ray auto
+    """
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    comparison, directory = _resumed(given) if "resume" in given else _told(given)
+    crew = _crew(given, comparison)
+    try:
+        with _progress(quiet=bool(given.get("quiet"))) as onlooker:
+            results = carry_out(
+                comparison,
+                directory,
+                crew,
+                fresh=bool(given.get("fresh", False)),
+                onlooker=onlooker,
+            )
+    except KeyboardInterrupt:
+        console(stderr=True).print(f"\ngo on with: secateurs compare --resume {directory}")
+        raise
+    out = console()
+    out.print(f"\n{results}", markup=False)
+    out.print(f"\nReport: {directory / 'compare.html'}", markup=False)
+
+
+def _resumed(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in _WITH_RESUME]
+    if others:
+        raise SecateursError(
+            f"--resume goes on with what the comparison was told; received {', '.join(others)} "
+            "too. Leave that out, or give the whole command without --resume to add strategies, "
+            "amounts or seeds."
+        )
+    ledger = Ledger.open(given["resume"])
+    return ledger.comparison, ledger.directory
+
+
+def _told(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
+    names = {
+        field: {"batches": "train_batches"}.get(field, field) for field in Training.model_fields
+    }
+    training = Training(**{field: given[name] for field, name in names.items() if name in given})
+    told = {name: given[name] for name in _TOLD if name in given}
+    told |= {name: _listed(name, told[name]) for name in _LISTS if name in told}
+    comparison = Comparison(
+        task=task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits"),
+        training=training,
+        command=command_line("compare", given),
+        **told,
+    )
+    default = f"compare-{given['model']}-{given['data']}"
+    plain = Path("runs") / re.sub("[^A-Za-z0-9_.]+", "-", default)
+    return comparison, Path(given.get("directory", plain))
+
+
+def _listed(name: str, values: list[Any]) -> list[Any]:
+    """['l1,apoz', 'random'] -> ['l1', 'apoz', 'random']."""
+    parts = [part.strip() for value in values for part in str(value).split(",") if part.strip()]
+    try:
+        return [_LISTS[name](part) for part in parts]
+    except ValueError as error:
+        raise SecateursError(
+            f"--{name}: expected numbers with commas between; received {', '.join(parts)}"
+        ) from error
+
+
+def _crew(given: Mapping[str, Any], comparison: Comparison) -> Crew:
+    count = given.get("jobs", 1)
+    if count < 1:
+        raise SecateursError(f"--jobs: expected a number of at least 1; received {count}")
+    if "ray" in given:
+        return Cluster(given["ray"])
+    if count > 1:
+        return Processes(count)
+    return Alone(Contest(comparison, by_name(comparison)))
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Onlooker]:
+    """A line a job; on a terminal a bar below them."""
+    if quiet:
+        yield Onlooker()
+        return
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield JobLines(None)
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=out,
+        transient=True,
+    ) as bars:
+        yield JobLines(bars)
+
+
+class JobLines(Onlooker):
+    """A line a job, as they end; a bar of all of them on a terminal."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self._out = console()
+        self._bars = bars
+        self._jobs = self._done = 0
+
+    def begin(self, jobs: int, done: int) -> None:
+        """How many there are."""
+        self._jobs, self._done = jobs, done
+        if self._bars is not None:
+            self._bars.add_task("jobs", total=jobs, completed=done)
+        if done:
+            self._out.print(f"{done} of {jobs} jobs are done already", markup=False)
+
+    def trained(self, dense: Dense) -> None:
+        """A line for a dense model."""
+        self._out.print(
+            f"dense model, seed {dense.seed}: {text.percent(dense.accuracy)}", markup=False
+        )
+
+    def finished(self, outcome: Outcome) -> None:
+        """A line for a job."""
+        self._done += 1
+        if self._bars is not None:
+            self._bars.advance(self._bars.task_ids[0])
+        job = outcome.job
+        said = f"{self._done:>{len(str(self._jobs))}}/{self._jobs}  {job.strategy}"
+        said += f" at {100 * job.amount:g} %, seed {job.seed}: "
+        if outcome.failure or outcome.before is None or outcome.accuracy is None:
+            said += f"not done: {outcome.failure}"
+        else:
+            said += f"{text.percent(outcome.before)} -> {text.percent(outcome.accuracy)}"
+        self._out.print(said, markup=False)
