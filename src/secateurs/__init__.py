@@ -1,12 +1,21 @@
 """Secateurs makes trained neural networks smaller and faster, and proves each cut."""
 
-from secateurs.api import Pruned, apply, delete_channels, iterate, load, prune, save, trace
+from secateurs.api import Pruned, ablate, apply, delete_channels, iterate, load, prune, save, trace
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Group, Network
 from secateurs.configuration import Pruning, Stop, Training
-from secateurs.criteria import Scores, score
+from secateurs.criteria import (
+    Ablation,
+    Scores,
+    Tournament,
+    critical_channels,
+    redundant,
+    score,
+    score_many,
+    tournament,
+)
 from secateurs.errors import (
     BudgetError,
     CheckpointError,
@@ -24,16 +33,22 @@ from secateurs.study import Iterated, Study
 
 __all__ = [
     # what can be done
+    "ablate",
     "apply",
+    "critical_channels",
     "delete_channels",
     "iterate",
     "load",
     "plan",
     "prune",
+    "redundant",
     "save",
     "score",
+    "score_many",
+    "tournament",
     "trace",
     # what it is done with
+    "Ablation",
     "Budget",
     "Cost",
     "Cut",
@@ -48,6 +63,7 @@ __all__ = [
     "Scores",
     "Stop",
     "Study",
+    "Tournament",
     "Training",
     "Watcher",
     # what can go wrong

@@ -5,6 +5,7 @@ Neither framework is imported here: a model can only be of one that its user has
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport
 from secateurs.channels.network import Network
 from secateurs.configuration import Pruning, Stop, Training
+from secateurs.criteria.ablations import Ablation
 from secateurs.criteria.facts import Facts
-from secateurs.criteria.score import score
+from secateurs.criteria.score import Scores
+from secateurs.criteria.tournament import score_for
 from secateurs.errors import ModelError
 from secateurs.loop import Watcher
 from secateurs.plan import Budget, plan
@@ -117,6 +120,27 @@ def load(model: Any, path: str | Path) -> Any:
     return backend(model).load(model, path)
 
 
+def ablate(network: Network, data: Any, **options: Any) -> Ablation:
+    """What the loss does when each channel is removed, alone, class by class.
+
+    Args:
+        network: as ``trace`` made it.
+        data: (images, labels) as two arrays, or an iterable of such batches.
+        **options: ``mode="racing"`` looks for the lowest ``share=`` of the channels only, with this
+            ``confidence=``, over the whole network or ``scope="group"`` by group; ``loss=`` is a
+            function (outputs, labels) -> one loss for each image.
+
+    Returns:
+        The ablation; ``critical_channels`` and ``report.critical_by_class`` take it.
+
+    Raises:
+        DataError: the data cannot be used, or an option is out of range.
+    """
+    module = importlib.import_module(f"secateurs.{network.source.framework}.ablation")
+    ablation: Ablation = module.oracle(network, data, **options)
+    return ablation
+
+
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """What ``prune`` gives.
@@ -125,11 +149,14 @@ class Pruned:
         model: the small model.
         cut: what was removed.
         report: the proof, and the costs before and after.
+        scores: how channels were ranked; with ``criterion="auto"``, ``scores.tournament`` says
+            which criterion won, and why.
     """
 
     model: Any
     cut: Cut
     report: CutReport
+    scores: Scores
 
 
 def prune(
@@ -139,6 +166,7 @@ def prune(
     *,
     criterion: str | Callable[[Facts], Any] = "l1",
     calibration: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
     **planning: Any,
 ) -> Pruned:
@@ -148,16 +176,23 @@ def prune(
         model: unchanged.
         example_inputs: what the model takes.
         budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
-        criterion: how to rank channels.
-        calibration: data, for criteria that need it.
+        criterion: how to rank channels; "auto" lets several make this very cut, and takes the one
+            that the calibration loss is lowest after.
+        calibration: data, for criteria that need it: (images, labels), or batches of such.
+        loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
+            cross-entropy.
         seed: for criteria that draw lots.
         **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
     """
     network = trace(model, example_inputs)
-    scores = score(network, criterion, data=calibration, seed=seed)
-    cut = plan(network, scores, budget, **planning)
+
+    def planner(scores: Scores) -> Cut:
+        return plan(network, scores, budget, **planning)
+
+    scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
+    cut = planner(scores)
     small = apply(model, cut, example_inputs, network=network)
-    return Pruned(small, cut, small.report)
+    return Pruned(small, cut, small.report, scores)
 
 
 def iterate(
@@ -170,6 +205,7 @@ def iterate(
     criterion: str | Callable[[Facts], Any] = "l1",
     training: Training | None = None,
     stop: Stop | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
@@ -189,8 +225,9 @@ def iterate(
         validation: the same, to choose by.
         test: the same, to report; or None.
         step: share of the channels that remain, removed each round.
-        criterion: what ranks them: a name, or a function of ``Facts``.
+        criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
         training: how to train; None takes the dense model as trained.
+        loss: as for ``prune``; training is by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
         directory: keeps the study there, with its report. One that was begun there with the same
             settings goes on, after a crash too.
@@ -203,9 +240,7 @@ def iterate(
         The result: ``.model``, ``.cut``, ``.report``, ``.history``, ``.directory``.
 
     Raises:
-        SecateursError: what was asked for cannot be done; where that can be known, before anything
-            is trained or written.
-        StudyError: the directory holds another study, or cannot be written.
+        SecateursError: what was asked for cannot be done; found, if it can be, before any training.
     """
     own = criterion if callable(criterion) else None
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
@@ -216,6 +251,7 @@ def iterate(
         pruning=Pruning(step=step, criterion=name, **pruning),
         stop=stop or Stop(),
         criterion=own,
+        loss=loss,
         directory=directory,
         fresh=fresh,
         watcher=watcher,

@@ -8,6 +8,8 @@ reports are drawn from nothing else:
   {layer: filters}
 - ``train``: batch (of all rounds together), round (0: dense), loss, validation_loss, accuracy
   (validation, 0 to 1), learning_rate, seconds
+- ``tournament``: round, winner, reason, images, standings [{criterion, loss, accuracy, behind,
+  error}, ...]; where the criterion is "auto"
 - ``prune``: batch, round, removed (channels, this round), channels, params, macs, bytes, widths,
   accuracy (validation, after the cut, before fine-tuning), max_difference, tolerance, inexact
   [text, ...]

@@ -28,8 +28,9 @@ from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Network, Role
 from secateurs.configuration import Configuration, Training
 from secateurs.criteria.facts import Facts
-from secateurs.criteria.registry import find
-from secateurs.criteria.score import score
+from secateurs.criteria.registry import check_known
+from secateurs.criteria.score import Scores
+from secateurs.criteria.tournament import score_for
 from secateurs.errors import SecateursError
 from secateurs.history import History, Record
 from secateurs.plan import plan
@@ -309,6 +310,7 @@ class Loop:
         configuration: Configuration,
         criterion: str | Callable[[Facts], Any],
         watcher: Watcher,
+        loss: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self._learner = learner
         self._journal = journal
@@ -317,6 +319,7 @@ class Loop:
         self._stop = configuration.stop
         self._task = configuration.task
         self._criterion = criterion
+        self._loss = loss
         self._watcher = watcher
         self._position = Position()
         self._best: Snapshot | None = None
@@ -564,13 +567,22 @@ class Loop:
         return None
 
     def _planned(self, network: Network) -> Cut:
-        scores = score(
+        def planner(scores: Scores) -> Cut:
+            return plan_round(network, scores, self._pruning, self._learner.cut, self._limits)
+
+        scores = score_for(
             network,
             self._criterion,
+            planner,
             data=self._learner.calibration(self._pruning.calibration_batches),
+            loss=self._loss,
             seed=self._training.seed + self._position.round,
         )
-        return plan_round(network, scores, self._pruning, self._learner.cut, self._limits)
+        if scores.tournament is not None:
+            self._record(
+                "tournament", round=self._position.round + 1, **scores.tournament.to_plain()
+            )
+        return planner(scores)
 
     def _cut(self, network: Network, cut: Cut) -> None:
         number = self._position.round + 1
@@ -673,7 +685,7 @@ def check(
             budget, there is no such criterion or layer, or there is nothing to rewind to.
     """
     pruning, stop = configuration.pruning, configuration.stop
-    find(criterion)
+    check_known(criterion)
     if pruning.rewind and not configuration.training.batches:
         raise SecateursError(
             f"rewind={pruning.rewind!r} goes back into dense training: expected training.batches "

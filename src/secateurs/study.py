@@ -365,6 +365,7 @@ def carry_out(
     task: Task | None = None,
     command: tuple[str, ...] = (),
     criterion: str | Callable[[Facts], Any] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
@@ -380,6 +381,7 @@ def carry_out(
         task: what the model and the data are called; None describes them.
         command: the command line, for the report.
         criterion: the one ``pruning`` names, if it is a function of the user's.
+        loss: of each image, for criteria that need one; None is cross-entropy.
         directory: where the study is kept; None keeps nothing.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
@@ -399,7 +401,7 @@ def carry_out(
     configuration = configuration.model_copy(update={"task": task, "command": command})
     journal = _journal(directory, configuration, learner, fresh)
     watcher = (watcher or Watcher()) if learner.is_main else Watcher()
-    position = Loop(learner, journal, configuration, wanted, watcher).run()
+    position = Loop(learner, journal, configuration, wanted, watcher, loss).run()
     report = CutReport(learner.cut, proof_of(position))
     small = learner.release()
     small.report = report

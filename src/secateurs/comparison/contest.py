@@ -19,7 +19,7 @@ from secateurs.channels.network import Network, Role
 from secateurs.comparison.settings import Comparison, Job, parsed
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.score import Scores, score
-from secateurs.criteria.tournament import Planner, tournament
+from secateurs.criteria.tournament import Planner, score_for
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
 from secateurs.loop import Evaluation, Learner, Snapshot, Watcher, fine_tuning_rates
 from secateurs.plan import Budget, plan
@@ -216,9 +216,9 @@ class Contest:
     ) -> Scores:
         """The same for all amounts, so made once for jobs that follow each other."""
         data = learner.calibration(self.comparison.calibration_batches)
-        if criterion == AUTO:  # who wins depends on the amount
-            return tournament(network, data, planner, seed=job.seed).scores
         key = (job.seed, job.strategy)
+        if criterion == AUTO:  # who wins depends on the amount
+            return score_for(network, criterion, planner, data=data, seed=job.seed)
         if self._scores is None or self._scores[0] != key:
             self._scores = (key, score(network, criterion, data=data, seed=job.seed))
         return self._scores[1]

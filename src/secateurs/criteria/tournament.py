@@ -15,8 +15,9 @@ from secateurs import text
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
+from secateurs.criteria.facts import Facts
 from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
-from secateurs.criteria.score import Scores, score_many
+from secateurs.criteria.score import Scores, score, score_many
 from secateurs.errors import BudgetError, DataError, ModelError
 from secateurs.plan import Budget, plan
 
@@ -92,6 +93,21 @@ class Tournament:
             f"{', '.join(close)}."
         )
 
+    def to_plain(self) -> dict[str, Any]:
+        """Who won and why, as JSON can hold it."""
+        keys = ("criterion", "loss", "accuracy", "behind", "error")
+        return {
+            "winner": self.winner,
+            "reason": self.reason,
+            "images": self.images,
+            "standings": [
+                {"criterion": one.criterion, "out": one.out}
+                if one.out
+                else {key: getattr(one, key) for key in keys}
+                for one in self.standings
+            ],
+        }
+
     def __str__(self) -> str:
         rows = [
             (
@@ -160,6 +176,30 @@ def tournament(
         standings, won, len(dense), float(dense.mean()), 1 - cost.params / network.cost().params
     )
     return won.tournament
+
+
+def score_for(
+    network: Network,
+    criterion: str | Callable[[Facts], Any],
+    planner: Planner,
+    *,
+    data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> Scores:
+    """``score``, but that ``"auto"`` is decided by the cut that is about to be made.
+
+    Args:
+        network: as for ``score``.
+        criterion: as for ``score``.
+        planner: scores -> that cut.
+        data: as for ``score``.
+        loss: as for ``score``.
+        seed: as for ``score``.
+    """
+    if criterion == AUTO:
+        return tournament(network, data, planner, loss=loss, seed=seed).scores
+    return score(network, criterion, data=data, loss=loss, seed=seed)
 
 
 def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int = 0) -> Scores:
