@@ -352,7 +352,7 @@ BAD = {
     "preset": (("run", "--preset", "dmo"), r"no preset 'dmo'; did you mean 'demo'"),
     "amount too large": ((*RUN, "--step", "1.5"), r"step: expected a number less than 1; .* 1\.5"),
     "amount too small": ((*RUN, "--step", "0"), r"step: expected a number greater than 0"),
-    "amount no number": ((*RUN, "--step", "much"), r"'--step': .*number"),
+    "amount no number": ((*RUN, "--step", "much"), r"'--step': .*number.*; received 'much'"),
     "budget": ((*PRUNE, "mac=.5"), r"received 'mac=\.5'; did you mean 'macs'"),
     "budget out of reach": ((*PRUNE, "params=.001"), r"the nearest that can be met is params="),
     "budget of a study": ((*RUN, "--budget", "params=.001"), r"nearest that can be met"),
@@ -387,7 +387,7 @@ BAD = {
     ),
     "no model": (("run", "--data", "digits"), r"--model: expected a name; received none"),
     "no such option": ((*RUN, "--stap", "1"), r"No such option: --stap.*secateurs run --help"),
-    "no such command": (("prun",), r"No such command 'prun'"),
+    "no such command": (("prun",), r"'prun'; did you mean 'prune'\? See: secateurs --help"),
 }
 
 

@@ -91,7 +91,9 @@ class Pruning(Settings):
     Attributes:
         step: Share of the channels that remain, removed in each round.
         criterion: What ranks channels; see: secateurs criteria.
-        scope: Whether to take from every group alike, or the lowest scores in the whole network.
+        scope: Whether to take the same share from every group, or the lowest scores in the whole
+            network. A group too narrow to lose a whole channel to a round is spared until the
+            others have come down to it, which is where accuracy is best kept.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
         multiple: Round the widths that stay to a multiple of this.

@@ -157,15 +157,15 @@ def test_unreadable_files_are_named(pictures: Path) -> None:
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere: .* a path that does not exist"):
         load(f"folder:{tmp_path}/nowhere")
-    with pytest.raises(DataError, match="received 0 folders and 0 images"):
+    with pytest.raises(DataError, match="received 0 folders, and 0 images"):
         load(f"folder:{tmp_path}")
     save(tmp_path / "loose.png", "red")
-    with pytest.raises(DataError, match="received 0 folders and 1 images"):
+    with pytest.raises(DataError, match="received 0 folders, and 1 image beside them"):
         load(f"folder:{tmp_path}")
     with pytest.raises(DataError, match=r"loose\.png: .* received a file"):
         load(f"folder:{tmp_path}/loose.png")
     save(tmp_path / "red" / "1.png", "red")
-    with pytest.raises(DataError, match="received 1 folder and 1 images"):
+    with pytest.raises(DataError, match="received 1 folder, and 1 image beside it"):
         load(f"folder:{tmp_path}")
     (tmp_path / "blue").mkdir()
     with pytest.raises(DataError, match=f"{tmp_path}/blue: expected at least one image .* none"):

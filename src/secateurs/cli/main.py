@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import typer
 
 from secateurs.cli import compare, criteria, inspect, prune, report, run
 from secateurs.cli.show import console, error_line
-from secateurs.errors import SecateursError
+from secateurs.errors import SecateursError, nearest
 
 HELP = """Make trained neural networks smaller and faster, and prove each cut.
 
@@ -52,6 +53,7 @@ class ExitCode(IntEnum):
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 for command in (run, prune, compare, inspect, report, criteria):
     command.register(app)
+_COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,12 +88,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _misused(error: Exception, given: Sequence[str]) -> int:
-    said = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
     if not given:  # the "message" is the help, which has been asked for by asking for nothing
         app(["--help"], prog_name="secateurs", standalone_mode=False)
         return ExitCode.FINE
-    command = given[0] if not given[0].startswith("-") else ""
-    error_line(f"{said.rstrip('.')}. See: secateurs {command} --help".replace("  ", " "))
+    named = re.search("Invalid value for '(-[^' /]+)", said)
+    if named and named[1] in given[:-1]:
+        last = len(given) - 1 - list(reversed(given)).index(named[1])
+        said += f"; received {given[last + 1]!r}"
+    unknown = re.fullmatch("No such command '(.*)'", said)
+    if unknown:
+        said += nearest(unknown[1], _COMMANDS)
+    command = f"{given[0]} " if given[0] in _COMMANDS else ""
+    said += "" if said.endswith("?") else "."
+    error_line(f"{said} See: secateurs {command}--help")
     return ExitCode.BAD_INPUT
 
 

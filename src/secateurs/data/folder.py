@@ -85,7 +85,8 @@ def _listing(folder: Path) -> _Listing:
         images = sum(_is_image(entry) for entry in folder.iterdir())
         raise DataError(
             f"{folder}: expected at least two folders, one for each class, with images in them; "
-            f"received {len(classes)} folder{'s' * (len(classes) != 1)} and {images} images. "
+            f"received {len(classes)} folder{'s' * (len(classes) != 1)}, and {images} "
+            f"image{'s' * (images != 1)} beside {'it' if len(classes) == 1 else 'them'}. "
             "Put the images of each class in a folder of its own."
         )
     listing = {

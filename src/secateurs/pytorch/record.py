@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,15 @@ def _looks_like_torch(content: bytes) -> bool:
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles; what matters is whether it reads
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # Only what PyTorch says first: it goes on to advise reading the file without the check.
+        reason = str(error).partition(". ")[0].splitlines()[0]
         raise CheckpointError(
             f"{path}: expected a checkpoint of plain tensors; it cannot be read with "
-            f"weights_only=True "
-            f"({str(error).splitlines()[0]}). Save the model's state_dict() instead of the model."
+            f"weights_only=True ({reason}). Save the model's state_dict() instead of the model."
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
