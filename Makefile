@@ -20,7 +20,7 @@ types: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,dev,bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,dev,bench,ray]'
 	# torchvision's and timm's wheels ask for a CUDA build of PyTorch; without their dependencies they do not.
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml

@@ -1,0 +1,38 @@
+"""A comparison small enough to be carried out many times."""
+
+import pytest
+
+from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
+from secateurs.configuration import Task, Training
+
+
+def told(**changes):
+    return Comparison(
+        **{
+            "task": Task(
+                model="vanilla_cnn",
+                model_options={"width": 4, "hidden": 12},
+                data="digits",
+                data_options={"limit": 200, "seed": 0},
+                by_name=True,
+            ),
+            "training": Training(batches=6, fine_tune_batches=3, batch_size=32, learning_rate=0.02),
+            "strategies": ("l1", "fisher@network"),
+            "amounts": (0.3, 0.6),
+            "seeds": 2,
+        }
+        | changes
+    )
+
+
+def carried_out(directory, comparison=None, **options):
+    comparison = comparison or told()
+    contest = Contest(comparison, by_name(comparison), options.get("pruners", {}))
+    return carry_out(comparison, directory, Alone(contest), **options)
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory):
+    """(results, directory) of a comparison that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("compared") / "whole"
+    return carried_out(directory), directory
