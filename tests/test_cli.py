@@ -387,7 +387,7 @@ BAD = {
     ),
     "no model": (("run", "--data", "digits"), r"--model: expected a name; received none"),
     "no such option": ((*RUN, "--stap", "1"), r"No such option: --stap.*secateurs run --help"),
-    "no such command": (("prun",), r"'prun'; did you mean 'prune'\? See: secateurs --help"),
+    "no such command": (("prun",), r"No such command 'prun'.* See: secateurs --help"),
 }
 
 

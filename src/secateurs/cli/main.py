@@ -12,7 +12,7 @@ import typer
 
 from secateurs.cli import compare, criteria, inspect, prune, report, run
 from secateurs.cli.show import console, error_line
-from secateurs.errors import SecateursError, nearest
+from secateurs.errors import SecateursError
 
 HELP = """Make trained neural networks smaller and faster, and prove each cut.
 
@@ -96,9 +96,6 @@ def _misused(error: Exception, given: Sequence[str]) -> int:
     if named and named[1] in given[:-1]:
         last = len(given) - 1 - list(reversed(given)).index(named[1])
         said += f"; received {given[last + 1]!r}"
-    unknown = re.fullmatch("No such command '(.*)'", said)
-    if unknown:
-        said += nearest(unknown[1], _COMMANDS)
     command = f"{given[0]} " if given[0] in _COMMANDS else ""
     said += "" if said.endswith("?") else "."
     error_line(f"{said} See: secateurs {command}--help")

@@ -86,7 +86,10 @@ def relative_size(history: History) -> Figure:
         labels.append(EndLabel(last, shares[-1], label, colour))
     if summary.rounds and summary.best is not summary.rounds[-1]:
         name = f"best: round {summary.best.number}" if summary.best.number else "best: dense"
-        style.ring(axes, summary.best.end, 1 - summary.params_removed, name, to_the="left")
+        left = 1 - summary.params_removed
+        style.ring(axes, summary.best.end, left)
+        label = f"{name}\n{text.percent(left)}"
+        labels.append(EndLabel(summary.best.end, left, label, style.GREEN))
     style.heading(axes, _size_title(summary), "Size relative to the dense model")
     _batches_below(axes)
     style.percent_axis(axes.yaxis)
@@ -128,7 +131,9 @@ def images_per_second(history: History) -> Figure:
     _rounds_below(axes, summary, speeds)
     best = summary.best.speed
     if best is not None and best != speeds[-1]:
-        style.ring(axes, best["round"], best["ratio"], f"best: round {best['round']}")
+        style.ring(axes, best["round"], best["ratio"])
+        label = f"best: round {best['round']}\n{best['ratio']:.2f} times"
+        labels.append(EndLabel(best["round"], best["ratio"], label, style.GREEN))
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     title = _speed_title(summary, speeds)
     style.heading(axes, title, "Images a second, as a multiple of the dense model's")

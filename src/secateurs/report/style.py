@@ -122,8 +122,8 @@ def baseline(axes: Axes, height: float) -> None:
     axes.axhline(height, color=MUTED, lw=1, ls=(0, (5, 3)), gid="dense", zorder=1.5)
 
 
-def ring(axes: Axes, x: float, y: float, label: str = "", *, to_the: str = "right") -> None:
-    """A ring around the point of the best model; a label, if given, below it to one side."""
+def ring(axes: Axes, x: float, y: float) -> None:
+    """A ring around the point of the best model."""
     axes.plot(
         [x],
         [y],
@@ -136,17 +136,6 @@ def ring(axes: Axes, x: float, y: float, label: str = "", *, to_the: str = "righ
         zorder=5,
         gid="best",
     )
-    if label:
-        axes.annotate(
-            label,
-            (x, y),
-            xytext=(7 if to_the == "right" else -7, -7),
-            textcoords="offset points",
-            va="top",
-            ha="left" if to_the == "right" else "right",
-            color=GREEN,
-            fontsize=SMALL,
-        )
 
 
 def short(name: str, longest: int = 32) -> str:
