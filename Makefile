@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/secateurs run --preset demo --directory runs/demo --fresh
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -18,11 +18,12 @@ types: .venv/ready
 	$(BIN)/mypy
 
 .venv/ready: pyproject.toml constraints.txt
+	@echo "Installing into .venv; this takes a few minutes, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,dev,bench,ray]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,keras,dev,bench,ray]'
 	# torchvision's and timm's wheels ask for a CUDA build of PyTorch; without their dependencies they do not.
-	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml
 	touch $@
 
