@@ -29,6 +29,7 @@ from secateurs.errors import (
 from secateurs.history import History
 from secateurs.loop import Watcher
 from secateurs.plan import Budget, plan
+from secateurs.sensitivity import Sensitivity, sensitivity
 from secateurs.study import Iterated, Study
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "save",
     "score",
     "score_many",
+    "sensitivity",
     "tournament",
     "trace",
     # what it is done with
@@ -61,6 +63,7 @@ __all__ = [
     "Pruned",
     "Pruning",
     "Scores",
+    "Sensitivity",
     "Stop",
     "Study",
     "Tournament",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from secateurs.channels.filesize import file_bytes
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from secateurs.sensitivity import Sensitivity
 
 Scope = Literal["group", "network"]
 
@@ -104,6 +107,7 @@ def plan(
     floor: float = 0.1,
     multiple: int = 1,
     skip: Sequence[str] = (),
+    sensitivity: Sensitivity | None = None,
 ) -> Cut:
     """Choose the channels to remove: those of the lowest scores, until the budget is met.
 
@@ -122,6 +126,9 @@ def plan(
             more.
         multiple: round the widths that stay to a multiple of this.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
+        sensitivity: as ``sensitivity`` measured it: every group is then cut as far as the same rise
+            of the loss allows, each alone, in place of what ``scope`` says. Scores still rank the
+            channels inside each group.
 
     Returns:
         The cut; ``cut.explain()`` says what goes.
@@ -135,7 +142,7 @@ def plan(
         raise BudgetError("expected exactly one of budget, amount and threshold")
     if amount is not None and not 0 < amount < 1:
         raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
-    queue = _Queue.of(network, scores, scope, floor, multiple, skip)
+    queue = _Queue.of(network, scores, scope, floor, multiple, skip, sensitivity)
     if threshold is not None:
         return queue.cut_of(queue.counts_at(queue.scores < threshold))
     if amount is not None:
@@ -173,9 +180,10 @@ class _Queue:
         floor: float,
         multiple: int,
         skip: Sequence[str],
+        sensitivity: Sensitivity | None,
     ) -> _Queue:
         groups = _allowed(network, skip)
-        keys, places, ranked, values = [], [], [], []
+        keys, ties, places, ranked, values = [], [], [], [], []
         for number, group in enumerate(groups):
             own = _scores_of(group, scores)
             order = np.argsort(own, kind="stable")
@@ -184,12 +192,16 @@ class _Queue:
             values.append(own[order[:may_go]])
             # The share of the group that is gone once this channel is.
             shares = (np.arange(may_go) + 1) / len(group)
-            keys.append(shares if scope == "group" else own[order[:may_go]])
+            if sensitivity is not None:
+                keys.append(sensitivity.damage(group.name, shares))
+            else:
+                keys.append(shares if scope == "group" else own[order[:may_go]])
+            # Where several groups can lose some for nothing, all lose the same share.
+            ties.append(shares if sensitivity is not None else np.zeros(may_go))
             places.append(np.full(may_go, number))
         if scope not in ("group", "network"):
             raise BudgetError(f"scope: expected 'group' or 'network'; received {scope!r}")
-        key = np.concatenate([*keys, np.zeros(0)])
-        queue = np.argsort(key, kind="stable")
+        queue = np.lexsort([np.concatenate([*row, np.zeros(0)]) for row in (ties, keys)])
         return cls(
             network,
             groups,
