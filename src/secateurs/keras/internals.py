@@ -7,17 +7,21 @@ the file to change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src import backend, ops
 from keras.src.layers.layer import Layer
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
+from numpy.typing import NDArray
 
 __all__ = [
     "Functional",
@@ -28,7 +32,9 @@ __all__ = [
     "compiled",
     "compiled_with",
     "functional_like_constructor",
+    "gradient_of",
     "graph_of",
+    "heard",
     "infer",
     "is_model",
     "is_quantized",
@@ -37,6 +43,7 @@ __all__ = [
     "nodes_of",
     "operation_classes",
     "own_variables",
+    "seeds_of",
     "set_mask",
     "sublayers",
     "variables_of",
@@ -140,3 +147,60 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     whole: Callable[..., Any] = import_module("jax").jit(function)
     return whole
+
+
+def gradient_of(function: Callable[..., Any]) -> Callable[..., list[NDArray[Any]]]:
+    """(tensors, *rest) -> the gradients of ``function(tensors, *rest)``, a single number."""
+    kind = keras.backend.backend()
+    if kind == "jax":
+        slopes = (jax := import_module("jax")).jit(jax.grad(function))
+        return lambda tensors, *rest: [np.asarray(slope) for slope in slopes(list(tensors), *rest)]
+    return partial(_by_torch if kind == "torch" else _by_tensorflow, function)
+
+
+def _by_torch(function: Any, tensors: Sequence[Any], *rest: Any) -> list[NDArray[Any]]:
+    torch = import_module("torch")
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        own = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+        value = function(own, *rest)
+        found = (
+            torch.autograd.grad(value, own, allow_unused=True)
+            if value.requires_grad
+            else [None] * len(own)
+        )
+    return [
+        np.zeros(tuple(tensor.shape), np.float32) if slope is None else slope.cpu().numpy()
+        for tensor, slope in zip(own, found, strict=True)
+    ]
+
+
+def _by_tensorflow(function: Any, tensors: Sequence[Any], *rest: Any) -> list[NDArray[Any]]:
+    tensorflow = import_module("tensorflow")
+    own = [tensorflow.convert_to_tensor(tensor) for tensor in tensors]
+    with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(own)
+        value = function(own, *rest)
+    found = tape.gradient(value, own, unconnected_gradients="zero")
+    return [tensorflow.convert_to_tensor(slope).numpy() for slope in found]
+
+
+@contextmanager
+def heard(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """For a while, calls of these layers go through functions: ``function(call, *arguments)``."""
+    for layer, around in layers.items():
+        own = layer.call
+        vars(layer)["call"] = partial(around, own)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["call"]
+
+
+def seeds_of(model: Any) -> list[Any]:
+    """The states of all random generators in a model, for dropout and the like."""
+    found: dict[int, Any] = {}
+    for layer in model._flatten_layers():
+        for generator in getattr(layer, "_seed_generators", ()):
+            found.setdefault(id(generator.state), generator.state)
+    return list(found.values())

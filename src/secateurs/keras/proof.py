@@ -255,6 +255,12 @@ def prove(
     return proof
 
 
+def outputs_without(network: Network, cut: Cut, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """What the masked twin gives: the dense model that ignores what the cut removes."""
+    alive = network.alive(network.removed_by(cut))
+    return Comparison.of(network, None, cut, alive, arrays).twins_outputs()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Comparison:
     """Two models, the same inputs, and what the twin needs.
@@ -299,6 +305,11 @@ class Comparison:
     def source(self) -> TracedModel:
         return traced(self.network)
 
+    def twins_outputs(self) -> list[NDArray[Any]]:
+        """What the masked twin gives."""
+        twin = MaskedTwin(self.source.operations, self.kept, self.stand_ins)
+        return self._run(self.source.model, twin, self._twins_values()).outputs
+
     def whole(self) -> Proof:
         """Each model run from its inputs to its outputs."""
         operations = self.source.operations
@@ -306,7 +317,7 @@ class Comparison:
         sampled = Sampled(operations, self.kept)
         expected = self._run(self.source.model, twin, self._twins_values())
         try:
-            received = self._run(self.small, sampled, _values(self.small))
+            received = self._run(self.small, sampled, present_values(self.small))
         except Exception as error:
             raise CutError(
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
@@ -319,14 +330,14 @@ class Comparison:
         calls = [operation for _, operation in calls_of(self.small)]
         changes = by_owner(self.cut.sizes)
         side_by_side = SideBySide(self.source.operations, self.kept, self.stand_ins, calls, changes)
-        values = {**self._twins_values(), **_values(self.small)}
+        values = {**self._twins_values(), **present_values(self.small)}
         expected = self._run(self.source.model, side_by_side, values)
         received = Results(expected.theirs, expected.their_samples)
         return self._proof(received, expected)
 
     def _twins_values(self) -> dict[int, tuple[Any, Any]]:
         """Every variable of the dense model, zero where it reads a channel that goes."""
-        values = _values(self.source.model)
+        values = present_values(self.source.model)
         for stand_in in self.stand_ins.values():
             values |= _values_of([stand_in])
         for (_, axis), leaf in self.source.read.items():
@@ -450,7 +461,8 @@ def _stand_in(source: TracedModel, cut: Cut, kept: Kept, operation: Operation, l
     return new
 
 
-def _values(model: Any) -> dict[int, tuple[Any, Any]]:
+def present_values(model: Any) -> dict[int, tuple[Any, Any]]:
+    """Every variable of a model, by ``id``, with its value."""
     return _values_of([operation for _, operation in named_operations(model)])
 
 

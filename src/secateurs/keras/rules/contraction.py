@@ -81,7 +81,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
         return unknown(tracer, call, "its kernel is not a variable of its own")
-    read, weight, result = _spelled_out(layer.equation, x.rank)
+    read, weight, result = spelled_out(layer.equation, x.rank)
     contract(tracer, call, [(x, read), (kernel, weight)], result)
     bias = tracer.weight(layer.bias)
     for axis in range(len(bias.shape)) if bias is not None else ():
@@ -97,7 +97,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
     return activate(tracer, call, layer.activation)
 
 
-def _spelled_out(equation: str, rank: int) -> tuple[str, str, str]:
+def spelled_out(equation: str, rank: int) -> tuple[str, str, str]:
     """(input, weight, output) letters, with letters of their own in the place of an ellipsis."""
     read, weight, result = re.split(",|->", equation.replace(" ", ""))
     free = [letter for letter in "αβγδεζηθικλμ" if letter not in equation]
