@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 
 import secateurs as sec
@@ -41,6 +40,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
 def build(name: str) -> nn.Module:
+    import torchvision
+
     torch.manual_seed(0)
     return getattr(torchvision.models, name)(weights=None).eval()
 
