@@ -19,7 +19,7 @@ from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.facts import Facts
 from secateurs.criteria.registry import find
-from secateurs.criteria.score import score
+from secateurs.criteria.score import Scores, score
 from secateurs.errors import SecateursError, StudyError, UnknownNameError, nearest
 from secateurs.files import write_atomically
 
@@ -183,6 +183,26 @@ def sensitivity(
     scores = score(
         network, criterion, data=[(b.images, b.labels) for b in images], loss=loss, seed=seed
     )
+    made = Sensitivity(
+        *_measured(network, scores, images, wanted, loss, tick),
+        name,
+        sum(map(len, images)),
+        made_from,
+    )
+    if cache is not None:
+        made.save(cache)
+    return made
+
+
+def _measured(
+    network: Network,
+    scores: Scores,
+    images: Sequence[Batch],
+    amounts: Sequence[float],
+    loss: Callable[[Any, Any], Any] | None,
+    tick: Callable[[], None],
+) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
+    """(shares, losses, accuracies) of each group."""
     trial = importlib.import_module(f"secateurs.{network.source.framework}.trial")
     dense = trial.judged(network, Cut(), images, images, loss)
     shares: dict[str, Floats] = {}
@@ -191,7 +211,7 @@ def sensitivity(
     for group in network.groups:
         rising = np.argsort(scores[group.name], kind="stable")
         found = [(0, *dense)]
-        for count in _counts(len(group), wanted):
+        for count in _counts(len(group), amounts):
             cut = network.cut({group.name: np.sort(rising[:count])})
             found.append((count, *trial.judged(network, cut, images, images, loss)))
             tick()
@@ -199,10 +219,7 @@ def sensitivity(
         losses[group.name] = np.array([one.mean() for _, one, _ in found])
         if dense[1] is not None:
             accuracies[group.name] = np.array([right for _, _, right in found], float)
-    made = Sensitivity(shares, losses, accuracies, name, len(dense[0]), made_from)
-    if cache is not None:
-        made.save(cache)
-    return made
+    return shares, losses, accuracies
 
 
 def measurements(network: Network, amounts: Sequence[float] = AMOUNTS) -> int:

@@ -1,4 +1,4 @@
-"""The command line: ``secateurs run | prune | inspect | report | criteria``."""
+"""The command line: ``secateurs run | prune | compare | inspect | ...``."""
 
 from secateurs.cli.main import ExitCode, main, run_from_shell
 

@@ -10,7 +10,16 @@ from enum import IntEnum
 
 import typer
 
-from secateurs.cli import compare, criteria, inspect, prune, report, run
+from secateurs.cli import (
+    ablate,
+    compare,
+    criteria,
+    inspect,
+    prune,
+    report,
+    run,
+    sensitivity,
+)
 from secateurs.cli.show import console, error_line
 from secateurs.errors import SecateursError
 
@@ -51,7 +60,7 @@ class ExitCode(IntEnum):
 
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
-for command in (run, prune, compare, inspect, report, criteria):
+for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria):
     command.register(app)
 _COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
 

@@ -23,7 +23,7 @@ from secateurs.cli.options import (
 )
 from secateurs.cli.show import console, waiting
 from secateurs.configuration import Pruning
-from secateurs.errors import StudyError
+from secateurs.errors import SecateursError, StudyError
 from secateurs.plan import Budget
 
 To = Annotated[
@@ -37,6 +37,25 @@ To = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Of the small model; MODEL-pruned.safetensors if left out."),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="Where calibration images are from, for criteria that need some; says what --input "
+        "and --classes would. As for 'secateurs run'.",
+    ),
+]
+Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        "--sensitivity",
+        metavar="FILE",
+        help="Of 'secateurs sensitivity': every group is cut as far as the same rise of the loss "
+        "allows.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace that file.")]
 _PLANNING = ("scope", "floor", "multiple", "skip")
@@ -56,6 +75,9 @@ def prune(
     shape: Input = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
+    data: DataName = None,
+    images: Images = 256,
+    sensitivity: Measured = None,
     output: Output = None,
     overwrite: Overwrite = False,
     **chosen: Any,
@@ -72,22 +94,52 @@ def prune(
       secateurs prune resnet50 --to macs=0.5 --weights mine.pt --output small.safetensors
 
       secateurs prune vanilla_cnn --to params=0.3 --input 1x3x64x64 --skip hidden
+
+      secateurs prune resnet18 --to params=0.5 --weights mine.pt --data fashion-mnist
+      --criterion auto
     """
     from secateurs import api
+    from secateurs.sensitivity import Sensitivity
 
     budget = Budget.parse(to)
     pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    measured = None if sensitivity is None else Sensitivity.load(sensitivity)
     with waiting("tracing, cutting and proving"):
+        calibration = None
+        if data is not None:
+            calibration, shape, classes = _calibration(data, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
-        planning = pruning.model_dump(include=set(_PLANNING))
-        pruned = api.prune(dense, example, budget, criterion=pruning.criterion, **planning)
+        pruned = api.prune(
+            dense,
+            example,
+            budget,
+            criterion=pruning.criterion,
+            calibration=calibration,
+            sensitivity=measured,
+            **pruning.model_dump(include=set(_PLANNING)),
+        )
         api.save(pruned.model, place)
+    if pruned.scores.tournament is not None:
+        console().print(f"{pruned.scores.tournament}\n", markup=False)
     _tell(pruned, place, model, options)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+
+
+def _calibration(
+    name: str, count: int, classes: int | None
+) -> tuple[tuple[Any, Any], str, int | None]:
+    """(images and labels, the shape of one of them, number of classes)."""
+    from secateurs import data
+
+    if count < 1:
+        raise SecateursError(f"--images: expected a number of at least 1; received {count}")
+    loaded = data.load(name)
+    shape = "x".join(map(str, (1, *loaded.shape)))
+    return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
 
 
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
 from secateurs.configuration import Task
 from secateurs.errors import SecateursError
@@ -63,6 +68,41 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
         weights=values.get("weights"),
         by_name=True,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A trained model and images to look at it with.
+
+    Attributes:
+        network: of the model.
+        images: some of the validation data, and their labels.
+        classes: the classes' names.
+    """
+
+    network: Network
+    images: tuple[NDArray[Any], NDArray[np.int64]]
+    classes: tuple[str, ...]
+
+
+def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
+    """The model that options name, traced, and the first validation images.
+
+    Args:
+        values: of the options that were given.
+        count: how many images; all, where there are not so many.
+        example: a command that works, for the message.
+    """
+    from secateurs import api, data
+    from secateurs.task import built
+
+    if count < 2:
+        raise SecateursError(f"--images: expected a number of at least 2; received {count}")
+    task = task_from(values, 0, example)
+    model, sources = built(task, 0)
+    images, labels = sources.validation.batch(slice(0, count))
+    classes = data.load(task.data, **task.data_options).classes
+    return Probe(api.trace(model, images[:1]), (images, labels), classes)
 
 
 def command_line(command: str, given: Mapping[str, Any]) -> tuple[str, ...]:

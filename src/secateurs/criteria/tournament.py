@@ -88,7 +88,7 @@ class Tournament:
         said += f", {next_best.behind:.3f} below {next_best.criterion}"
         close = [one.criterion for one in rivals if one.behind <= 2 * one.error]
         if not close:
-            return f"{said}, which is no chance."
+            return f"{said}: more than chance would do."
         return f"{said}. Within two standard errors, so as good for all that can be told: " + (
             f"{', '.join(close)}."
         )

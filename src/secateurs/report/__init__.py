@@ -3,6 +3,7 @@
 from secateurs.report.comparisons import (
     accuracy_against_removed,
     critical,
+    critical_by_class,
     matrix,
     norm_histogram,
     sensitivity,
@@ -23,6 +24,7 @@ __all__ = [
     "accuracy_against_removed",
     "accuracy_over_batches",
     "critical",
+    "critical_by_class",
     "images_per_second",
     "matrix",
     "norm_histogram",

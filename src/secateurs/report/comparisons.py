@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs import text
+from secateurs.criteria.ablations import Ablation
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
 from secateurs.report.summary import plural, points
@@ -212,8 +214,8 @@ def critical(
             aspect="auto",
             interpolation="nearest",
             cmap="Blues",  # what matters to no class is nearly white
-            vmin=min(0.0, threshold),
-            vmax=highest,
+            # By the root: beside a channel that a class hangs on, one that it misses still shows.
+            norm=PowerNorm(0.5, min(0.0, threshold), highest),
         )
         lowest_panel = place + across >= len(panels)
         _dress_panel(axes, name, values > threshold, classes if lowest_panel else None)
@@ -225,6 +227,32 @@ def critical(
     key = "a row a channel, the most needed on top; a column a class; darker: needed more"
     style.heading_of_panels(figure, title, key)
     return figure
+
+
+def critical_by_class(
+    ablation: Ablation, classes: Sequence[str] | None = None, *, best: int | None = None
+) -> Figure:
+    """Which channels each class needs, by what removing each alone does to the class's accuracy.
+
+    Args:
+        ablation: in exact mode, with labels; as ``secateurs.ablate`` makes it.
+        classes: names of the classes.
+        best: show just which channels are among the so many that a class needs most, in its layer:
+            those that ``critical_channels`` keeps. None shows how much accuracy each class loses.
+    """
+    seen: list[int] = np.flatnonzero(ablation.images > 0).tolist()
+    by_layer: dict[str, Floats] = {}
+    for name in ablation.loss:
+        if best is None:
+            by_layer[name] = np.maximum(ablation.accuracy_loss(name)[:, seen], 0)
+            continue
+        damage = ablation.damage(name)[:, seen]
+        order = np.argsort(-damage, axis=0, kind="stable")
+        needed = np.zeros(damage.shape)
+        np.put_along_axis(needed, order[:best], 1, axis=0)
+        by_layer[name] = needed
+    names = None if classes is None else [classes[one] for one in seen]
+    return critical(by_layer, names)
 
 
 def _over_seeds(curve: Curve) -> tuple[Floats, Floats, Floats, Floats]:

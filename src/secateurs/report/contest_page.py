@@ -124,8 +124,9 @@ def _told(found: Mapping[str, Any]) -> str:
     names = {one["strategy"] for one in found["jobs"]}
     seeds, dense = len(found["dense"]), dense_accuracy(found)
     return (
-        f"{len(names)} {'strategy' if len(names) == 1 else 'strategies'}, {plural(seeds, 'seed')}; each prunes the "
-        "same dense models and is trained in the same way afterwards. Accuracies are of the "
+        f"{len(names)} {'strategy' if len(names) == 1 else 'strategies'}, {plural(seeds, 'seed')}; "
+        "each prunes the same dense models and is trained in the same way afterwards. Accuracies "
+        "are of the "
         f"{found['comparison']['judge_on']} data; dense {text.percent(dense)}."
     )
 

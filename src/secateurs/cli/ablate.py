@@ -1,0 +1,128 @@
+"""``secateurs ablate``: what removing each channel alone does, class by class."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+
+from secateurs import text
+from secateurs.channels.network import Network
+from secateurs.cli.options import option, with_options
+from secateurs.cli.show import console, waiting
+from secateurs.cli.tasks import TASK_OPTIONS, probe_from
+from secateurs.criteria.ablations import Ablation
+from secateurs.files import write_atomically
+
+Images = Annotated[
+    int, typer.Option(metavar="N", help="Validation images to remove each channel on.")
+]
+Mode = Annotated[
+    Literal["exact", "racing"],
+    typer.Option(
+        help="exact removes every channel on every image; racing only finds the lowest --share, "
+        "in a fraction of the time."
+    ),
+]
+Share_ = Annotated[float, typer.Option(help="Of the channels, that racing is to find.")]
+Best = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        help="Draw which channels are among the T that each class needs most in a layer, in place "
+        "of how much accuracy each class loses.",
+    ),
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="For ablation.json and the picture.")]
+
+EXAMPLE = "secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    own = list(inspect.signature(ablate, eval_str=True).parameters.values())[:-1]
+    task = [option(name, kind, said, panel) for name, kind, panel, said in TASK_OPTIONS]
+    app.command()(with_options(ablate, [*task, *own]))
+
+
+def ablate(
+    *,
+    images: Images = 256,
+    mode: Mode = "exact",
+    share: Share_ = 0.2,
+    best: Best = None,
+    output: Output = Path("ablation"),
+    **options: Any,
+) -> None:
+    """Remove each channel of a trained model, alone, and see which classes miss it.
+
+    Writes ablation.json: by group and channel the change of the loss and, in exact mode, of each
+    class's accuracy; and critical.png and .svg, a panel a layer, channels by classes.
+
+    Try:
+
+      secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist --images 512
+
+      secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist --mode racing
+    """
+    from secateurs import api
+
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    with waiting("loading the data and the model"):
+        probe = probe_from(given, images, EXAMPLE)
+    with waiting("removing channels"):
+        ablation = api.ablate(probe.network, probe.images, mode=mode, share=share)
+    place = output / "ablation.json"
+    write_atomically(place, (json.dumps(_plain(ablation), indent=1) + "\n").encode())
+    written = [place]
+    if mode == "exact":
+        from secateurs import report
+
+        figure = report.critical_by_class(ablation, probe.classes, best=best)
+        written += report.save(figure, output, "critical")
+    out = console()
+    out.print(_table(probe.network, ablation), markup=False)
+    out.print("\n" + "\n".join(str(path) for path in written), markup=False)
+
+
+def _table(network: Network, ablation: Ablation) -> str:
+    rows = []
+    for group in network.groups:
+        change = ablation.estimate[group.name]
+        cells = [group.name, f"{len(group)}", f"{int((change <= 0).sum())}", f"{change.max():.3f}"]
+        if not ablation.lowest:
+            missed = (ablation.accuracy_loss(group.name) > 0).any(axis=1)
+            cells.append(f"{int(missed.sum())}")
+        else:
+            cells.append(f"{len(ablation.lowest[group.name])}")
+        rows.append(cells)
+    last = "among the lowest" if ablation.lowest else "missed by some class"
+    columns = ("group", "channels", "better without", "largest rise of the loss", last)
+    images = int(ablation.images.sum())
+    said = f"{images} images; loss {ablation.dense_loss:.3f}"
+    if ablation.lowest:
+        said += f"; {text.percent(ablation.spent)} of the channels were removed for real"
+    return f"{text.table(columns, rows, right=(1, 2, 3, 4))}\n\n{said}"
+
+
+def _plain(ablation: Ablation) -> dict[str, Any]:
+    """The ablation as JSON can hold it."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, estimate in ablation.estimate.items():
+        groups[name] = {"loss_change": estimate.tolist(), "error": ablation.error[name].tolist()}
+        if ablation.exact and ablation.classified:
+            groups[name]["accuracy_loss_by_class"] = ablation.accuracy_loss(name).tolist()
+        if ablation.lowest:
+            groups[name]["lowest"] = ablation.lowest[name].tolist()
+    return {
+        "images_by_class": ablation.images.tolist(),
+        "dense_loss": ablation.dense_loss,
+        "dense_accuracy": float(np.sum(ablation.dense_correct) / np.sum(ablation.images)),
+        "confidence": ablation.confidence,
+        "removed_for_real": ablation.spent,
+        "groups": groups,
+    }

@@ -1,0 +1,99 @@
+"""``secateurs sensitivity``: how much each group can lose on its own."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from secateurs.cli.options import option, with_options
+from secateurs.cli.show import console, waiting
+from secateurs.cli.tasks import TASK_OPTIONS, probe_from
+from secateurs.errors import SecateursError
+
+Images = Annotated[int, typer.Option(metavar="N", help="Validation images to measure on.")]
+Criterion = Annotated[str, typer.Option(help="What chooses the channels that go.")]
+Amounts = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Shares to remove. [dim]\\[default: 0.1 to 0.9][/dim]"),
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="For sensitivity.json and the picture.")]
+
+EXAMPLE = "secateurs sensitivity --model resnet18 --weights mine.pt --data fashion-mnist"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    own = list(inspect.signature(sensitivity, eval_str=True).parameters.values())[:-1]
+    task = [option(name, kind, said, panel) for name, kind, panel, said in TASK_OPTIONS]
+    app.command()(with_options(sensitivity, [*task, *own]))
+
+
+def sensitivity(
+    *,
+    images: Images = 512,
+    criterion: Criterion = "l1",
+    amounts: Amounts = None,
+    output: Output = Path("sensitivity"),
+    **options: Any,
+) -> None:
+    """Remove more and more of each group of a trained model alone; see what the loss does.
+
+    Writes sensitivity.json, which is taken as it is when the same is asked again, and which
+    'secateurs prune --sensitivity' plans by; and sensitivity.png and .svg.
+
+    Try:
+
+      secateurs sensitivity --model resnet18 --weights mine.pt --data fashion-mnist
+
+      secateurs prune resnet18 --weights mine.pt --data fashion-mnist --to params=0.3
+      --sensitivity sensitivity/sensitivity.json
+    """
+    from secateurs import report
+    from secateurs.sensitivity import AMOUNTS, measurements
+    from secateurs.sensitivity import sensitivity as measured
+
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    shares = AMOUNTS if amounts is None else _shares(amounts)
+    with waiting("loading the data and the model"):
+        probe = probe_from(given, images, EXAMPLE)
+    err = console(stderr=True)
+    steps = iter(
+        track(
+            range(measurements(probe.network, shares)),
+            "removing channels",
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+    )
+    place = output / "sensitivity.json"
+
+    def tick() -> None:
+        next(steps, None)
+
+    found = measured(
+        probe.network,
+        probe.images,
+        criterion=criterion,
+        amounts=shares,
+        cache=place,
+        tick=tick,
+    )
+    figure = report.sensitivity(found.curves, higher_is_better=bool(found.accuracies))
+    written = (place, *report.save(figure, output, "sensitivity"))
+    out = console()
+    out.print(str(found), markup=False)
+    out.print("\n" + "\n".join(str(path) for path in written), markup=False)
+
+
+def _shares(given: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in given.split(",") if part.strip())
+    except ValueError as error:
+        raise SecateursError(
+            f"--amounts: expected shares with commas between, such as 0.25,0.5; received {given!r}"
+        ) from error
