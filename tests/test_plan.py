@@ -90,7 +90,8 @@ def test_budgets_are_never_exceeded_and_met_within_one_channel(
     try:
         cut = sec.plan(network, scores, budget, scope=scope, multiple=multiple, floor=1)
     except (sec.BudgetError, sec.ModelError) as error:
-        assert not network.groups or "nearest that can be met" in str(error)
+        if network.groups and "nearest that can be met" not in str(error):
+            raise
         return
     small = sec.apply(model, cut, example(), network=network, proof=False)
     assert getattr(network.cost(cut), unit) <= limit

@@ -11,7 +11,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def put(page: Path, mark: str, content: str) -> None:
-    """Replace what stands between ``<!-- mark -->`` and ``<!-- /mark -->``, or add it at the end."""
+    """Replace what stands between ``<!-- mark -->`` and ``<!-- /mark -->``; else add it."""
     start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     present = page.read_text() if page.exists() else ""
     block = f"{start}\n{content}\n{end}"

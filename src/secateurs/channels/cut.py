@@ -224,7 +224,10 @@ class Cut:
             "tensors": tensors,
             "channels": channels,
             "sizes": [[s.owner, s.attribute, s.position, s.before, s.after] for s in self.sizes],
-            "rescalings": [[r.tensor, r.axis, shared(r.indices), r.factor] for r in self.rescalings],
+            "rescalings": [
+                [scaled.tensor, scaled.axis, shared(scaled.indices), scaled.factor]
+                for scaled in self.rescalings
+            ],
             "before": _cost_to_list(self.before),
             "after": _cost_to_list(self.after),
             "sets": [list(indices) for indices in sets],

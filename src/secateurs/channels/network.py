@@ -232,6 +232,14 @@ class Network:
         return tuple(_frozen(self.tensors.values(), self.solution))
 
     @cached_property
+    def frozen_for(self) -> dict[str, tuple[Frozen, ...]]:
+        """Why -> what cannot be pruned because of it."""
+        found: dict[str, list[Frozen]] = {}
+        for one in self.frozen:
+            found.setdefault("; ".join(one.reasons), []).append(one)
+        return {why: tuple(all_of_it) for why, all_of_it in found.items()}
+
+    @cached_property
     def _group_by_name(self) -> dict[str, Group]:
         return {group.name: group for group in self.groups}
 
@@ -488,12 +496,10 @@ class Network:
         ]
         if self.frozen:
             stuck = [
-                (f.name, str(f.count), _shown_members(f.members), "; ".join(f.reasons))
-                for f in self.frozen
+                (why, str(sum(f.count for f in all_of_it)), _shown_members(members(all_of_it)))
+                for why, all_of_it in self.frozen_for.items()
             ]
-            parts.append(
-                text.table(("frozen", "indices", "tensors it touches", "why"), stuck, (1,))
-            )
+            parts.append(text.table(("cannot be pruned because", "indices", "in"), stuck, (1,)))
         return "\n\n".join([*parts, *self.notes])
 
     def __repr__(self) -> str:
@@ -615,6 +621,11 @@ def _frozen(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
         Frozen(names[0], count, tuple(dict.fromkeys(names)), reasons)
         for (_, reasons), (count, names) in stuck.items()
     ]
+
+
+def members(frozen: Iterable[Frozen]) -> list[str]:
+    """Names of the tensors, each once."""
+    return list(dict.fromkeys(name for one in frozen for name in one.members))
 
 
 def _shown_members(layers: Sequence[str], most: int = 4) -> str:

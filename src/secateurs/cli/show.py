@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from secateurs import text
-from secateurs.channels.network import Network
+from secateurs.channels.network import Network, members
 from secateurs.history import Record
 from secateurs.loop import Watcher
 
@@ -174,9 +174,10 @@ def print_network(network: Network, out: Console) -> None:
     out.print(groups, soft_wrap=False)
     if network.frozen:
         out.print()
-        frozen = _folding("frozen", "indices", "tensors it touches", "why")
-        for one in network.frozen:
-            frozen.add_row(one.name, str(one.count), ", ".join(one.members), "; ".join(one.reasons))
+        frozen = _folding("cannot be pruned because", "indices", "in")
+        for why, all_of_it in network.frozen_for.items():
+            indices = sum(one.count for one in all_of_it)
+            frozen.add_row(why, str(indices), ", ".join(members(all_of_it)))
         out.print(frozen, soft_wrap=False)
     for note in network.notes:
         out.print(f"\n{note}", markup=False)
@@ -185,6 +186,6 @@ def print_network(network: Network, out: Console) -> None:
 def _folding(*columns: str) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
-        is_text = number == 0 or name in ("tensors it touches", "why")
+        is_text = number == 0 or name in ("tensors it touches", "in")
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table

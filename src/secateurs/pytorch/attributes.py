@@ -108,7 +108,7 @@ def _demand_of_attention(
     equations = tracer.equations
     width, heads = module.embed_dim, module.num_heads
     output = by_tensor.get(id(module.out_proj.weight))
-    if output is None or not {0, 1} <= output.axes.keys() or heads == 1 or heads == width:
+    if output is None or not {0, 1} <= output.axes.keys() or heads in {1, width}:
         return
     equations.equate(output.axes[0], output.axes[1])
     rows, columns = equations.factor(output.axes[0], (heads, width // heads))

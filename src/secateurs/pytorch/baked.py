@@ -3,9 +3,11 @@
 A model's code may hold sizes as plain integers: ``self.num_heads`` in a ``view``, ``C // heads``, a
 literal. They are found by rehearsing cuts on shapes (``rehearsal.py``) and then, in this order,
 
-1. *followed*: an integer attribute of a module whose code was running has the dense value; it is made
+1. *followed*: an integer attribute of a module whose code was running has the dense value; it is
+made
    to follow the channels it counts, and the rehearsal shows whether that was right;
-2. *tied*: the wrong length is the number of some other channels; the two are made to go together, so
+2. *tied*: the wrong length is the number of some other channels; the two are made to go together,
+so
    that the numbers agree again (a residual stream and the heads times positions that add to it);
 3. *frozen*: nothing explains it, so exactly the channels concerned stay, and the line is told.
 
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.channels.cost import Product
+from secateurs.channels.cut import Cut
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group, Network, Scaling, Size
 from secateurs.pytorch.operations import ForwardPass
@@ -55,6 +58,7 @@ class BakedSizes:
         self._seen: dict[tuple[int, ...], list[tuple[NDArray[np.bool_], float]]] = {}
         self._candidates: dict[tuple[int, ...], Iterator[Attribute]] = {}
         self._linked_for: dict[tuple[int, ...], Attribute] = {}
+        self._is_runnable: bool | None = None
 
     def settle(self) -> Network:
         """The network, with what the model's code keeps from being cut frozen."""
@@ -64,6 +68,8 @@ class BakedSizes:
                 findings, stays = self._try_out(network, shares(network.groups))
                 if not findings:
                     break
+                if findings.raised is not None and not self._runs_uncut(network):
+                    return self._present()  # nothing to be learnt; the proof will have to do
                 self._answer(network, findings, stays, shares)
                 network = self._present()
             else:
@@ -82,16 +88,26 @@ class BakedSizes:
     ) -> tuple[Findings, NDArray[np.bool_]]:
         cut = network.cut(channels)
         stays = network.solution.kept(network.alive(network.removed_by(cut)))
-        found = Findings()
         if not cut:
-            return found, stays
+            return Findings(), stays
+        return self._rehearsed(cut, stays), stays
+
+    def _runs_uncut(self, network: Network) -> bool:
+        """Whether the dense model runs without data; if not, no rehearsal of a cut tells."""
+        if self._is_runnable is None:
+            stays = np.ones(len(network.solution.atoms), dtype=np.bool_)
+            self._is_runnable = self._rehearsed(network.cut({}), stays).raised is None
+        return self._is_runnable
+
+    def _rehearsed(self, cut: Cut, stays: NDArray[np.bool_]) -> Findings:
+        found = Findings()
         small = cut_copy(self._model, cut, without_data=True)
         for number, forward in enumerate(self._passes):
             new = Rehearsal(small, forward, number, stays).rehearse()
             found.sizes += new.sizes
             found.numbers += [n for n in new.numbers if not self._is_put_right(n, stays)]
             found.raised = found.raised or new.raised
-        return found, stays
+        return found
 
     # -- answers, the gentlest first
 
@@ -109,18 +125,21 @@ class BakedSizes:
             (self._rescale, findings.numbers if findings.raised is None else ()),
         )
         for answer, wrongs in answers:
-            if any([answer(wrong, stays) for wrong in wrongs]):
+            given = [answer(wrong, stays) for wrong in wrongs]  # all of them, not only the first
+            if any(given):
                 return
         raised = findings.raised
         if raised is not None and self._follow_after(raised):
             return
-        line = next((w.line for w in [*findings.sizes, *findings.numbers]), "")
-        line = raised.line if raised is not None else line
+        lines = [raised.line] if raised is not None else []
+        lines += [wrong.line for wrong in findings.sizes]
+        lines += [wrong.line for wrong in findings.numbers]
+        line = lines[0] if lines else ""
         said = f": {raised.message}" if raised is not None else ""
         self._freeze_culprits(network, shares, f"a size does not follow at {line}{said}")
 
     def _follow(self, wrong: WrongSize) -> bool:
-        """Let an attribute of the running modules follow the channels; the next, if one was tried."""
+        """Let an attribute of the running modules follow the channels; if one was, the next."""
         if wrong.units is None:
             return False
         failed = self._linked_for.pop(wrong.key, None)
@@ -160,9 +179,9 @@ class BakedSizes:
             kept = int(stays[units].sum())
             if len(units) == wrong.dense and kept == wrong.got and kept != len(units):
                 return self._equate(wrong, units, wrong.units)
-            if rows is not None and len(units) == wrong.dense * len(rows):
-                if kept // int(stays[rows].sum()) == wrong.got:
-                    return self._equate(wrong, units, wrong.units, rows)
+            is_product = rows is not None and len(units) == wrong.dense * len(rows)
+            if is_product and kept // int(stays[rows].sum()) == wrong.got:
+                return self._equate(wrong, units, wrong.units, rows)
         return False
 
     def _equate(
@@ -195,7 +214,7 @@ class BakedSizes:
                         yield units
 
     def _rescale(self, wrong: WrongNumber, stays: NDArray[np.bool_]) -> bool:
-        """Put a factor that follows a size right in the weights before it; freeze the size if not."""
+        """Put a factor that follows a size right in the weights before it, or freeze the size."""
         operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
         seen = self._seen.setdefault(wrong.key, [])
         seen.append((stays, wrong.got / wrong.dense if wrong.dense else math.nan))
@@ -312,7 +331,7 @@ class BakedSizes:
 def _explanation(
     seen: Sequence[tuple[NDArray[np.bool_], float]], arrays: Sequence[Ids]
 ) -> tuple[Ids | None, float]:
-    """Channels and a power such that each ratio seen is (how many stay / how many there were)^power.
+    """Channels and a power: each ratio seen is (how many stay / how many there were)^power.
 
     Square roots first: they are what attention divides by, and a whole power may fit by chance.
     """

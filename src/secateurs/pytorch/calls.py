@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+aten = torch.ops.aten
+
+MADE_NEW = {aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}
+"""Operations whose result does not depend on the tensor they are called on."""
+
 
 class Call:
     """An aten operation and what it is given."""
@@ -104,6 +109,23 @@ def without_data(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(tensor, device="meta")
 
 
+def is_decided_by_data(call: Call) -> bool:
+    """Whether the values of a tensor decide what comes out or how large it is."""
+    if call.packet is aten.index:
+        return any(t is not None and t.dtype is torch.bool for t in call.arguments[1])
+    tags = call.function.tags
+    return (
+        torch.Tag.data_dependent_output in tags
+        or torch.Tag.dynamic_output_shape in tags
+        or call.name == "nms"
+    )
+
+
+def without_values(tensor: torch.Tensor) -> torch.Tensor:
+    """An input for a rehearsal: whole numbers and masks as they are, others without data."""
+    return without_data(tensor) if tensor.is_floating_point() or tensor.is_complex() else tensor
+
+
 def numbers_of(call: Call) -> list[float]:
     """The broken numbers an operation is given, also those it works out from a size by itself."""
     numbers: list[float] = call.numbers(float)
@@ -115,7 +137,7 @@ def numbers_of(call: Call) -> list[float]:
         and not tensor.is_meta
         and tensor.is_floating_point()
     ]
-    if call.packet is torch.ops.aten.scaled_dot_product_attention and call.get("scale") is None:
+    if call.packet is aten.scaled_dot_product_attention and call.get("scale") is None:
         numbers.append(float(call["query"].shape[-1] ** -0.5))
     return numbers
 
@@ -124,7 +146,7 @@ def made_for_real(call: Call) -> Any:
     """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
     arguments = [_on_cpu(value) for value in call.arguments]
     keywords = {key: _on_cpu(value) for key, value in call.keywords.items()}
-    if any(tensor.is_meta for tensor in call.tensors()):  # new_zeros, ...: only the type counts
+    if call.packet in MADE_NEW and call.tensors()[0].is_meta:  # only the type counts
         arguments[0] = torch.empty(0, dtype=call.tensors()[0].dtype)
     return call.function(*arguments, **keywords)
 

@@ -62,6 +62,8 @@ UNNUMBERED = {
     aten.lift_fresh,  # ... and so for real ones
     aten.alias,
     aten.detach,
+    aten.to,  # where a tensor is on the device it should be on, only its type may change ...
+    aten._to_copy,  # ... and nothing, if it has the type, too
 }
 """Operations that come or go with the kind or the size of a tensor, and change no value."""
 
@@ -123,7 +125,7 @@ class Counted(TorchDispatchMode):
         keywords: dict[str, Any],
         training: bool = False,
     ) -> Any:
-        """The model's forward pass, in eval mode if not told otherwise; the model is left as it was."""
+        """The model's forward pass, in eval mode if not told otherwise; it is left as it was."""
         self.index = -1
         with in_mode(model, training), self._following(model), torch.inference_mode(), self:
             return model(*arguments, **keywords)
@@ -159,7 +161,7 @@ def is_composite(function: OpOverload) -> bool:
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Eval or train mode, without fused attention that hides what it is made of; all is put back."""
+    """Eval or train mode, without fused attention, which hides its parts; all is put back."""
     before = {module: module.training for module in model.modules()}
     kept = [_Before(module) for module in before]
     fast_attention = torch.backends.mha.get_fastpath_enabled()
@@ -178,7 +180,7 @@ def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
 
 
 class _Before:
-    """What a forward pass may replace: a model may keep things (position tables, caches) as it runs."""
+    """What a forward pass may replace: models keep things (position tables, caches) as they run."""
 
     def __init__(self, module: nn.Module) -> None:
         own = vars(module)
@@ -191,9 +193,13 @@ class _Before:
             if isinstance(now, list):
                 if len(now) != len(before) or any(map(operator.is_not, now, before)):
                     now[:] = before
-            elif now.keys() != before.keys() or any(now[key] is not before[key] for key in before):
+            elif isinstance(before, dict) and _differ(now, before):
                 now.clear()
                 now.update(before)
+
+
+def _differ(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
+    return now.keys() != before.keys() or any(now[key] is not before[key] for key in before)
 
 
 def users_line() -> str:
@@ -203,6 +209,11 @@ def users_line() -> str:
         name = frame.f_globals.get("__name__", "")
         if not name.startswith(("torch.", "secateurs.pytorch")) and name != "torch":
             code = frame.f_code
-            return f"{code.co_filename}:{frame.f_lineno} (in {code.co_name})"
+            return f"{_short(code.co_filename)}:{frame.f_lineno} (in {code.co_name})"
         frame = frame.f_back
     return "an unknown line"
+
+
+def _short(path: str) -> str:
+    """A file in a package by its path in there; any other in full."""
+    return path.rpartition("/site-packages/")[2]

@@ -80,6 +80,8 @@ class Operation:
         masks: operands the masked twin changes.
         mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all
             operands; the masked twin runs it on the kept channels only.
+        types: of the elements of each tensor it gave.
+        value: what it gave where that is no tensor: a number read from one.
         groups: the units that a group normalisation counts.
         numbers: the broken numbers it was given, such as an attention's scale.
         operands: what travelled beside its operands; forgotten once the trace is done.
@@ -88,6 +90,8 @@ class Operation:
     name: str
     layer: str
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
+    types: list[torch.dtype] = field(default_factory=list)
+    value: Any = None
     masks: list[Mask] = field(default_factory=list)
     mixed: list[tuple[int, Axes]] = field(default_factory=list)
     groups: Ids | None = None
@@ -97,7 +101,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """A forward pass that was traced: what it was given, on the meta device, and what it did."""
+    """A forward pass that was traced: what it was given, without data, and what it did."""
 
     arguments: Sequence[Any]
     keywords: dict[str, Any]

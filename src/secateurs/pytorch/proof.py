@@ -273,7 +273,8 @@ def _largest_inside(
 ) -> tuple[float, str]:
     """How far the samples of the operations are apart, and where they first come apart.
 
-    Between weights that were rescaled and the factor this makes up for, values are off by just that.
+    Between weights that were rescaled and the factor this makes up for, values are off by just
+    that.
 
     Returns:
         (largest difference of an operation's samples relative to their size, the layer of the first

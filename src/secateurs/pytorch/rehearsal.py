@@ -1,9 +1,9 @@
 """A cut tried out on shapes alone, to find sizes that a forward pass has baked in.
 
-Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a cut
-is made on tensors without data, the model is run, and each operation's result is held against the
-shape the labels foretell. Where they differ, an integer in the code did not follow. A wrong result is
-replaced by one of the foretold shape, so that one run finds every such place.
+Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a
+cut is made on tensors without data, the model is run, and each operation's result is held against
+the shape the labels foretell. Where they differ, an integer in the code did not follow. A wrong
+result is replaced by one of the foretold shape, so that one run finds every such place.
 """
 
 from __future__ import annotations
@@ -23,10 +23,16 @@ from torch._ops import OpOverload
 
 from secateurs.channels.labels import Ids
 from secateurs.pytorch import rules
-from secateurs.pytorch.calls import Call, made_for_real, numbers_of, tensors_in
+from secateurs.pytorch.calls import (
+    MADE_NEW,
+    Call,
+    is_decided_by_data,
+    made_for_real,
+    numbers_of,
+    tensors_in,
+)
 from secateurs.pytorch.counted import Counted, users_line
 from secateurs.pytorch.operations import Axes, ForwardPass, Operation
-from secateurs.pytorch.rules.registry import CONSTANTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,8 +136,12 @@ class Rehearsal(Counted):
         operation = self._forward.operations[self.index]
         if operation.name != str(function.overloadpacket):
             raise OffCourseError(f"it does {call.name} where the dense model did {operation.name}")
-        if call.packet in CONSTANTS or not any(tensor.is_meta for tensor in call.tensors()):
+        if call.packet in MADE_NEW or not any(tensor.is_meta for tensor in call.tensors()):
             return made_for_real(call)
+        if not operation.outputs and operation.value is None:
+            return call.run()  # of constants alone, made where the input is
+        if is_decided_by_data(call):
+            return operation.value if operation.value is not None else self._made(call, operation)
         self._compare_numbers(call, operation)
         try:
             output = call.run()
@@ -144,6 +154,13 @@ class Rehearsal(Counted):
             return self._foretold(call, operation)
         return output
 
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        call = Call(function, arguments, keywords)
+        has_data = not any(tensor.is_meta for tensor in call.tensors())
+        return made_for_real(call) if has_data else call.run()
+
     def _shape(self, dense: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         shape = list(dense)
         for axis, units in axes.items():
@@ -154,11 +171,18 @@ class Rehearsal(Counted):
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
+        return self._made(call, operation)
+
+    def _made(self, call: Call, operation: Operation) -> Any:
+        """Results of the foretold shapes."""
         made = [
-            torch.empty(self._shape(shape, axes), dtype=first.dtype, device="meta")
-            for shape, axes in operation.outputs
+            torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")
+            for (shape, axes), dtype in zip(operation.outputs, operation.types, strict=True)
         ]
-        return made[0] if len(made) == 1 else tuple(made)
+        returns = call.function._schema.returns
+        if len(returns) == 1 and isinstance(returns[0].type, torch.TensorType):
+            return made[0]
+        return made if len(returns) == 1 else tuple(made)
 
     def _note_sizes(
         self, call: Call, operation: Operation, shapes: list[tuple[int, ...]] | None

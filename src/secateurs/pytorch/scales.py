@@ -51,6 +51,17 @@ MOVES = PICKS | {
     aten.repeat,
 }
 NORMS = {aten.layer_norm, aten.rms_norm, aten.batch_norm, aten.group_norm}
+CHANNEL_AXIS = {
+    aten.linear: -1,
+    aten.conv1d: 1,
+    aten.conv2d: 1,
+    aten.conv3d: 1,
+    aten.layer_norm: -1,
+    aten.rms_norm: -1,
+    aten.batch_norm: 1,
+    aten.group_norm: 1,
+}
+"""Operations whose result is proportional to weights of theirs, and where their filters lie."""
 
 
 def parts_before(labels: Labels) -> list[Part] | None:
@@ -71,22 +82,24 @@ def _walk(labels: Labels, moves: list[tuple[Call, Labels]]) -> list[Part] | None
         if labels.uses > 1 and not (moves and moves[0][0].packet in PICKS) and not picked:
             return None
         return _walk(labels.sources[0], [(call, labels), *moves])
-    if labels.uses > 1 and not (moves and any(m.packet in PICKS for m, _ in moves)):
+    if labels.uses > 1 and not any(move.packet in PICKS for move, _ in moves):
         return None
-    if call.packet is aten.linear:
-        return _rows(labels.sources[1:], _reached(call, moves, -1))
-    if call.packet in (aten.conv1d, aten.conv2d, aten.conv3d):
-        return _rows(labels.sources[1:], _reached(call, moves, 1))
-    if call.packet in NORMS:
-        affine = [source for source in labels.sources[1:] if source.leaf is not None]
-        affine = [s for s in affine if s.leaf is call_leaf(call, s)]
-        axis = 1 if call.packet in (aten.batch_norm, aten.group_norm) else -1
-        return _rows(affine, _reached(call, moves, axis)) if affine else None
+    if call.packet in CHANNEL_AXIS:
+        return _rows(_scaled(labels), _reached(call, moves, CHANNEL_AXIS[call.packet]))
     if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
         return _walk(labels.sources[0], moves)
     if call.packet is aten.add and len(labels.sources) == 2:
         return _both(labels.sources, moves)
     return None
+
+
+def _scaled(labels: Labels) -> list[Labels]:
+    """The weights of an operation that its result is proportional to: all, or scale and shift."""
+    call, weights = labels.call, labels.sources[1:]
+    if call is None or call.packet not in NORMS:
+        return list(weights)
+    known = [source for source in weights if source.leaf is not None]
+    return [source for source in known if source.leaf is call_leaf(call, source)]
 
 
 def call_leaf(call: Call, source: Labels) -> Leaf | None:

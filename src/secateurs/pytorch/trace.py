@@ -15,7 +15,7 @@ from secateurs.errors import CutError, ModelError
 from secateurs.pytorch import rules
 from secateurs.pytorch.attributes import CONVOLUTION, demand, sizes_of
 from secateurs.pytorch.baked import BakedSizes
-from secateurs.pytorch.calls import mapped, tensors_in, without_data
+from secateurs.pytorch.calls import mapped, tensors_in, without_values
 from secateurs.pytorch.inputs import as_call, checked_model, described
 from secateurs.pytorch.leaves import Leaf, leaves_of
 from secateurs.pytorch.operations import ForwardPass, Operation
@@ -71,14 +71,37 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
         ModelError: its forward raises on these inputs, or it is not a module.
     """
     model = checked_model(model)
+    try:
+        return _traced(model, example_inputs)
+    except ModelError as error:
+        if any(tensor.is_meta for tensor in model.parameters()):
+            raise
+        reason = error.__cause__
+    network = _traced(model, example_inputs, concrete=True)
+    said = (str(reason).splitlines() or [""])[0][:120]
+    network.notes = (
+        "Traced on real tensors, since its forward reads values "
+        f"({type(reason).__name__}: {said}); what it decides by them was decided as it is for "
+        "these example inputs.",
+    )
+    return network
+
+
+def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Network:
+    """The network, found on tensors without data or, ``concrete``, on real ones.
+
+    Real ones are for models whose forward pass reads values: where a value decides what is done or
+    how many there are, the rehearsals go by what was read here.
+    """
     leaves = leaves_of(model)
-    tracer = Tracer(leaves, rules)
+    tracer = Tracer(leaves, rules, concrete)
     tracer.convolutions = {
         path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
     }
     arguments, keywords = as_call(example_inputs, model)
     passes = [_watched(tracer, model, arguments, keywords, training=False)]
-    if any(leaf.is_parameter and leaf.can_carry_channels and not leaf.axes for leaf in leaves):
+    unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
+    if not concrete and any(leaf.can_carry_channels for leaf in unused):
         passes += _in_training(tracer, model, arguments, keywords)
     demand(model, leaves, tracer)
 
@@ -140,17 +163,23 @@ def _watched(
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
-            f"Received example_inputs of {described([*arguments, *keywords.values()])}; "
+            f"Received example_inputs of {described(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
     for tensor in tensors_in(outputs):
         tracer.freeze(tensor, NETWORK_OUTPUT)
     return ForwardPass(
-        [mapped(value, without_data) for value in arguments],
-        {key: mapped(value, without_data) for key, value in keywords.items()},
+        [mapped(value, without_values) for value in arguments],
+        {key: mapped(value, without_values) for key, value in keywords.items()},
         training,
         operations,
     )
+
+
+def _as_given(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    if keywords:
+        return {**{str(place): value for place, value in enumerate(arguments)}, **keywords}
+    return arguments[0] if len(arguments) == 1 else arguments
 
 
 def _in_training(

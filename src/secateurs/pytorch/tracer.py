@@ -75,6 +75,9 @@ class Tracer(Counted):
         output = self.rules.apply(self, call)
         for tensor in tensors_in(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
+            operation.types.append(tensor.dtype)
+        if not operation.outputs:
+            operation.value = output
         return output
 
     def pass_through(
@@ -110,8 +113,8 @@ class Tracer(Counted):
             mode=False
         ):  # PyTorch wants views of weights to be ordinary tensors
             tensor = leaf.tensor.detach()
-            if leaf.can_carry_channels and not self._concrete:
-                tensor = torch.empty_like(tensor, device="meta")
+            if leaf.can_carry_channels:
+                tensor = tensor.clone() if self._concrete else without_data(tensor)
         if leaf.can_carry_channels:
             stand_in = tensor
             follow(stand_in, Labels(leaf.axes, leaf))
@@ -129,7 +132,13 @@ class Tracer(Counted):
         return self.operations
 
     def follow_input(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor to run the model on instead of this input."""
+        """The tensor to run the model on instead of this input.
+
+        Whole numbers and masks stay what they are: tokens and positions carry no channels, and
+        what is looked up by them may be read.
+        """
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            return tensor
         stand_in = tensor.clone() if self._concrete else without_data(tensor)
         follow(stand_in, Labels(why=NETWORK_INPUT))
         return stand_in

@@ -308,19 +308,22 @@ def attention(tracer: Tracer, call: Call) -> Any:
     query, key, value = call["query"], call["key"], call["value"]
     output = call.run()
     lead = "abcdefgh"[: query.dim() - 2]
-    if call.get("enable_gqa", False) or key.shape[:-2] != query.shape[:-2]:
-        return unknown(tracer, call)
+    shared = lead
+    if call.get("enable_gqa", False) and key.shape[-3] != query.shape[-3]:
+        shared = f"{lead[:-1]}h"  # the heads of keys and values, each read by several of queries
     tracer.freeze_known(key, "attention sums over it", (key.dim() - 2,))
     tracer.freeze_known(value, "attention sums over it", (value.dim() - 2,))
-    places = [(query, f"{lead}qd"), (key, f"{lead}kd"), (value, f"{lead}kv")]
+    places = [(query, f"{lead}qd"), (key, f"{shared}kd"), (value, f"{shared}kv")]
     if call.get("attn_mask") is not None:
         mask = call["attn_mask"]
         letters = f"{lead}qk"[len(lead) + 2 - mask.dim() :]
         places.append((mask, letters))
     units = {
         letter: tracer.unify([Place(t, word.index(letter)) for t, word in places if letter in word])
-        for letter in f"{lead}qkdv"
+        for letter in dict.fromkeys(f"{lead}{shared}qkdv")
     }
+    if shared != lead:
+        _join_heads(tracer, units[lead[-1]], units["h"])
     tracer.mask(0, query.dim() - 1, units["d"])
     tracer.put(output, {axis: units[letter] for axis, letter in enumerate(f"{lead}qv")})
     sizes = dict(zip(f"{lead}qd", query.shape, strict=True)) | {
@@ -331,3 +334,15 @@ def attention(tracer: Tracer, call: Call) -> Any:
         fixed = math.prod(sizes[letter] for letter in letters if units[letter] is None)
         tracer.costs("", fixed, [u for letter in letters if (u := units[letter]) is not None])
     return output
+
+
+def _join_heads(tracer: Tracer, queries: Ids | None, keys: Ids | None) -> None:
+    """Grouped queries: a head of the keys goes with all its queries, or one query of every head."""
+    equations = tracer.equations
+    if queries is None or keys is None:
+        for units in (queries, keys):
+            if units is not None:
+                equations.freeze(units, "grouped attention with heads that stay")
+        return
+    rows, _ = equations.factor(queries, (len(keys), len(queries) // len(keys)))
+    equations.equate(rows, keys)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from secateurs.channels.network import Role
-from secateurs.pytorch.calls import Call, made_for_real
+from secateurs.pytorch.calls import MADE_NEW, Call, made_for_real
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Place
-from secateurs.pytorch.rules.registry import CONSTANTS, pointwise, rule
+from secateurs.pytorch.rules.registry import pointwise, rule
 from secateurs.pytorch.tracer import Tracer
 
 
@@ -113,7 +113,7 @@ def glu(tracer: Tracer, call: Call) -> Any:
     return output
 
 
-@rule(*CONSTANTS)
+@rule(*MADE_NEW)
 def new(_: Tracer, call: Call) -> Any:
     """A constant that only takes a tensor's type: made for real, so that rules can read it."""
     return made_for_real(call)

@@ -59,7 +59,7 @@ def recurrent(tracer: Tracer, call: Call) -> Any:
 def _has_projection(call: Call, weights: Sequence[torch.Tensor]) -> bool:
     each = 4 if call["has_biases"] else 2
     layers = call["num_layers"] * (2 if call["bidirectional"] else 1)
-    return len(weights) != each * layers
+    return bool(len(weights) != each * layers)
 
 
 def _hidden_places(weights: Sequence[torch.Tensor], step: int, directions: int) -> Iterator[Place]:

@@ -10,17 +10,13 @@ import torch
 from torch._ops import OpOverloadPacket
 
 from secateurs.pytorch import shapes
-from secateurs.pytorch.calls import Call, tensors_in
-from secateurs.pytorch.counted import aten
+from secateurs.pytorch.calls import MADE_NEW, Call, tensors_in
 from secateurs.pytorch.operations import follow, is_followed, labels_of
 from secateurs.pytorch.tracer import Tracer
 
 Rule = Callable[[Tracer, Call], Any]
 
 RULES: dict[OpOverloadPacket, Rule] = {}
-
-CONSTANTS = {aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}
-"""Operations whose result does not depend on the tensor they are called on."""
 
 
 def rule(*packets: OpOverloadPacket) -> Callable[[Rule], Rule]:
@@ -45,7 +41,7 @@ def apply(tracer: Tracer, call: Call) -> Any:
     if found is None:
         found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
     output = found(tracer, call)
-    if call.packet not in CONSTANTS:
+    if call.packet not in MADE_NEW:
         _follow_all(call, output)
     return output
 

@@ -1,0 +1,113 @@
+"""docs/coverage.md: what the coverage benchmark found, in tables."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from support.tables import markdown, put
+
+Result = Mapping[str, Any]
+MARK = "coverage"
+LONGEST = 160
+
+
+def write(page: Path, results: Mapping[str, Result], counts: Callable[[Result], bool]) -> None:
+    """Put the tables between their marks on the page; what is written around them stays."""
+    names = list(dict.fromkeys(result["name"] for result in results.values()))
+    parts = [_summary(results, names, counts)]
+    for source, title in (("torchvision", "torchvision's classifiers"), ("timm", "timm's modules")):
+        own = [name for name in names if name.startswith(source)]
+        parts.append(f"## {title}\n\n{_table(results, own, counts)}")
+    put(page, MARK, "\n\n".join(parts))
+
+
+def _summary(
+    results: Mapping[str, Result], names: Iterable[str], counts: Callable[[Result], bool]
+) -> str:
+    rows = []
+    for source in ("torchvision", "timm"):
+        own = [name for name in names if name.startswith(source)]
+        tools = [[results.get(f"{tool} {name}") for name in own] for tool in ("ours", "theirs")]
+        both = [
+            pair
+            for pair in zip(*tools, strict=True)
+            if all(result is not None and "error" not in result for result in pair)
+        ]
+        times = [median([pair[place]["seconds"] for pair in both]) for place in (0, 1)]
+        ratio = median([pair[0]["seconds"] / pair[1]["seconds"] for pair in both])
+        covered = [sum(result is not None and counts(result) for result in tool) for tool in tools]
+        rows.append(
+            [source, len(own), *covered, *(f"{seconds:.2f} s" for seconds in times), f"{ratio:.2f}"]
+        )
+    columns = (
+        "models of",
+        "tried",
+        "Secateurs",
+        "Torch-Pruning",
+        "median time, Secateurs",
+        "median time, Torch-Pruning",
+        "median ratio of times",
+    )
+    return markdown(columns, rows)
+
+
+def _table(
+    results: Mapping[str, Result], names: Iterable[str], counts: Callable[[Result], bool]
+) -> str:
+    columns = (
+        "model",
+        "counts",
+        "time",
+        "parameters before",
+        "after",
+        "largest difference",
+        "what stayed, and why",
+        "Torch-Pruning",
+    )
+    rows = []
+    for name in names:
+        ours, theirs = results[f"ours {name}"], results.get(f"theirs {name}")
+        rows.append([name.partition(":")[2], *_ours(ours, counts), _theirs(theirs, counts)])
+    return markdown(columns, rows)
+
+
+def _ours(result: Result, counts: Callable[[Result], bool]) -> list[str]:
+    if "error" in result:
+        return ["no", "", "", "", "", _short(result["error"])]
+    return [
+        "yes" if counts(result) else "no",
+        f"{result['seconds']:.2f} s",
+        f"{result['before']:,}",
+        f"{result['after']:,} (-{100 * result['removed']:.0f} %)",
+        f"{result['difference']:.1e}",
+        _short(_why(result)),
+    ]
+
+
+def _theirs(result: Result | None, counts: Callable[[Result], bool]) -> str:
+    if result is None:
+        return "not run"
+    if "error" in result:
+        return f"no: {_short(result['error'], 70)}"
+    said = "yes" if counts(result) else "no"
+    return f"{said}, {result['seconds']:.2f} s, -{100 * result['removed']:.0f} %"
+
+
+def _why(result: Result) -> str:
+    """The reasons, those that hold most channels first; and what makes the proof inexact."""
+    held: dict[str, int] = {}
+    for _, count, reasons in result["frozen"]:
+        for reason in reasons[:1]:
+            held[reason] = held.get(reason, 0) + count
+    most = sorted(held.items(), key=lambda item: -item[1])
+    said = [f"{count}: {reason}" for reason, count in most[:2]]
+    if result["inexact"]:
+        said.append(f"inexact: {', '.join(result['inexact'])}")
+    return "; ".join(said)
+
+
+def _short(text: str, longest: int = LONGEST) -> str:
+    """One line without the marks of a table, cut where it is too long."""
+    text = " ".join(text.replace("|", "/").split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
