@@ -198,6 +198,17 @@ def test_the_command_in_the_report_repeats_the_study(place, without_drawing, cap
     assert told(directory) == before
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_studies_of_five_percent_rounds(name, place, capsys, monkeypatch):
+    chosen = {}
+    monkeypatch.setattr(run, "_carried_out", lambda c, d, **_: chosen.update(one=c, place=d))
+    assert main(["run", "--preset", name]) == ExitCode.FINE
+    assert chosen["one"].pruning.step == 0.05
+    assert chosen["one"].training.batches == PRESETS[name]["train_batches"]
+    assert chosen["one"].task.model == "resnet18"
+    assert chosen["place"] == Path("runs") / name
+
+
 def test_a_preset_is_changed_by_options(monkeypatch):
     chosen = {}
 
