@@ -226,7 +226,8 @@ def iterate(
         test: the same, to report; or None.
         step: share of the channels that remain, removed each round.
         criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
-        training: how to train; None takes the dense model as trained.
+        training: how to train; None takes the dense model as trained, and retrains a Keras model
+            as it was compiled.
         loss: as for ``prune``; training is by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
         directory: keeps the study there, with its report. One that was begun there with the same
@@ -247,7 +248,7 @@ def iterate(
     return carry_out(
         model,
         Sources(train, validation, test),
-        training=training or Training(),
+        training=training or _training_of(model),
         pruning=Pruning(step=step, criterion=name, **pruning),
         stop=stop or Stop(),
         criterion=own,
@@ -256,3 +257,11 @@ def iterate(
         fresh=fresh,
         watcher=watcher,
     )
+
+
+def _training_of(model: Any) -> Training:
+    """How to train where nothing is said."""
+    training: Callable[[Any], Training] = getattr(
+        backend(model), "training_of", lambda _: Training()
+    )
+    return training(model)

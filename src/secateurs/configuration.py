@@ -47,7 +47,8 @@ class Training(Settings):
         fine_tune_batches: Batches of training after each cut; an epoch if left out.
         evaluate_every: Batches between looks at the validation data; an epoch if left out.
         batch_size: Images a batch, of all processes together. A loader has its own.
-        optimizer: SGD (with Nesterov momentum) or AdamW.
+        optimizer: SGD (with Nesterov momentum), AdamW, or the optimizer and the loss that a Keras
+            model was compiled with.
         learning_rate: The highest while the dense model is trained.
         fine_tune_learning_rate: The highest after a cut. If left out, the dense model's, or a
             fifth of it where a round is shorter than an epoch: a large rate recovers more, but
@@ -71,7 +72,7 @@ class Training(Settings):
     fine_tune_batches: Count | None = None
     evaluate_every: Count | None = None
     batch_size: Count = 64
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "compiled"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -6,6 +6,7 @@ from secateurs.keras.record import load, save
 from secateurs.keras.rules.registry import rule
 from secateurs.keras.trace import trace
 from secateurs.keras.tracer import Call, Place, Tracer
+from secateurs.keras.train import Learner, training_of
 
 __all__ = [
     # as for PyTorch
@@ -14,6 +15,9 @@ __all__ = [
     "load",
     "save",
     "trace",
+    # training
+    "Learner",
+    "training_of",
     # whole layers
     "delete_layer",
     "insert_layer",

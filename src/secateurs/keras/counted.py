@@ -100,6 +100,11 @@ def called(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
     return operation(*arguments, **options)
 
 
+def as_it_is(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """A step that changes nothing."""
+    return called(site.operation, arguments, keywords)
+
+
 def converted(model: Any, arrays: Sequence[Any]) -> list[Any]:
     """Arrays as tensors of the types that the model's inputs have."""
     tensors = []

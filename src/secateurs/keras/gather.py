@@ -21,14 +21,14 @@ from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.gathered import Gates, Gathered, Gram, Reading, part_of
 from secateurs.criteria.registry import Need
 from secateurs.errors import DataError
-from secateurs.keras.counted import Site, called
+from secateurs.keras.counted import as_it_is
 from secateurs.keras.exact import ExactAblation
 from secateurs.keras.inputs import as_arrays, made_up
 from secateurs.keras.internals import compiled, gradient_of, graph_of
 from secateurs.keras.objective import Loss, Objective
 from secateurs.keras.proof import present_values
 from secateurs.keras.reads import Listening, Place, Unseen, places_of, run
-from secateurs.keras.trace import TracedModel, traced
+from secateurs.keras.trace import traced
 
 
 def gather(
@@ -49,22 +49,16 @@ def gather(
     """
     source = traced(network)
     objective = Objective(loss, who, source.model)
+    if source.example_inputs is None:
+        made_up(source.model, {})  # it says why there are none
     labels = bool(needs & Need.LOSS) and objective.needs_labels
-    stream = batches(data, examples_of(source), who, labels=labels)
+    stream = batches(data, source.example_inputs, who, labels=labels)
     first = next(stream)  # there is one, or it has raised
     work = Pass(network, needs, objective, first, who)
     work.add(first)
     for batch in stream:
         work.add(batch)
     return work.gathered()
-
-
-def examples_of(source: TracedModel) -> Any:
-    """What calibration data have to look like: the example inputs, or some made up."""
-    if source.example_inputs is not None:
-        return source.example_inputs
-    arrays = made_up(source.model, source.index_ranges, 1)
-    return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -175,7 +169,7 @@ class Pass:
         """What the model gives, flat."""
         values = self._values if values is None else values
         outputs: list[Any] = run(
-            self.source.model, step or _as_it_is, self._variables, values, arrays
+            self.source.model, step or as_it_is, self._variables, values, arrays
         )
         return outputs
 
@@ -341,10 +335,6 @@ class Pass:
             for variable, value in zip(self._variables, values, strict=True)
         ]
         return keras.ops.sum(self.objective.losses(self.outputs(arrays, None, mixed), labels))
-
-
-def _as_it_is(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-    return called(site.operation, arguments, keywords)
 
 
 def _check_seen(

@@ -8,7 +8,7 @@ the file to change.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -31,6 +31,7 @@ __all__ = [
     "accepts_training",
     "compiled",
     "compiled_with",
+    "device",
     "functional_like_constructor",
     "gradient_of",
     "graph_of",
@@ -43,9 +44,11 @@ __all__ = [
     "nodes_of",
     "operation_classes",
     "own_variables",
-    "seeds_of",
+    "seed_",
     "set_mask",
     "sublayers",
+    "sync_",
+    "undisturbed_backend",
     "variables_of",
 ]
 
@@ -197,10 +200,35 @@ def heard(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
             del vars(layer)["call"]
 
 
-def seeds_of(model: Any) -> list[Any]:
-    """The states of all random generators in a model, for dropout and the like."""
-    found: dict[int, Any] = {}
+def seed_(model: Any, random: np.random.Generator) -> None:
+    """Let dropout and the like draw from these random numbers alone, from now on."""
+    seen: set[int] = set()
     for layer in model._flatten_layers():
         for generator in getattr(layer, "_seed_generators", ()):
-            found.setdefault(id(generator.state), generator.state)
-    return list(found.values())
+            state = generator.state
+            if id(state) not in seen:
+                seen.add(id(state))
+                state.assign(random.integers(2**31, size=tuple(state.shape)).astype("uint32"))
+    if keras.backend.backend() == "torch":  # its dropout draws from one generator for all
+        import_module("torch").manual_seed(int(random.integers(2**62)))
+
+
+def undisturbed_backend() -> AbstractContextManager[Any]:
+    """What is drawn inside leaves the backend's own random numbers as they were."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    fork: AbstractContextManager[Any] = import_module("torch").random.fork_rng()
+    return fork
+
+
+def device() -> str:
+    """What the backend computes on."""
+    if keras.backend.backend() != "torch":
+        return str(keras.distribution.list_devices()[0])
+    return str(import_module("keras.src.backend.torch.core").get_device())
+
+
+def sync_(model: Any) -> None:
+    """In the middle of ``fit``: let the model's variables have their present values (on JAX)."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()

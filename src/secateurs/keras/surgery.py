@@ -367,7 +367,7 @@ def cut_optimizer(optimizer: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) 
     State that has neither the shape of the variable it belongs to nor that of the new state is
     left as a new optimizer starts it.
     """
-    new = _same_optimizer(optimizer)
+    new = same_optimizer(optimizer)
     if not optimizer.built:
         return new
     names = {id(leaf.variable): leaf.name for leaf in leaves}
@@ -389,7 +389,8 @@ def _cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorC
     return known if known is not None and known.shape == shape else None
 
 
-def _same_optimizer(optimizer: Any) -> Any:
+def same_optimizer(optimizer: Any) -> Any:
+    """A new optimizer of the same settings."""
     config = optimizer.get_config()
     rate = getattr(optimizer, "_learning_rate", None)
     if "learning_rate" in config and rate is not None and not hasattr(rate, "assign"):

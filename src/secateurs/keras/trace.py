@@ -14,7 +14,7 @@ from secateurs.channels.network import Network, Size
 from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras import rules
 from secateurs.keras.counted import Counted
-from secateurs.keras.inputs import as_arrays, checked_model, described, shapes_of
+from secateurs.keras.inputs import as_arrays, checked_model, described, made_up, shapes_of
 from secateurs.keras.internals import graph_of
 from secateurs.keras.leaves import Leaf, leaves_of
 from secateurs.keras.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Operation, Tracer, Value
@@ -26,7 +26,7 @@ class TracedModel:
 
     Attributes:
         model: the user's own model, unchanged.
-        example_inputs: what it was traced with; None, if nothing.
+        example_inputs: what it was traced with, or some made up; None for a model that takes text.
         operations: the calls of its graph, in order, for the masked twin.
         leaves: its tensors, by name.
         read: weights whose removed channels the masked twin takes as zero, by (name, axis).
@@ -80,7 +80,7 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
     ]
     source = TracedModel(
         model,
-        example_inputs,
+        _examples(model, tracer) if example_inputs is None else example_inputs,
         tracer.operations,
         {leaf.name: leaf for leaf in leaves},
         tracer.read,
@@ -95,6 +95,14 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
         source,
         name=model.name,
     )
+
+
+def _examples(model: Any, tracer: Tracer) -> Any:
+    try:
+        arrays = made_up(model, tracer.index_ranges)
+    except ModelError:  # where numbers are needed, they are asked for then
+        return None
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
 def _follow(

@@ -423,6 +423,11 @@ def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
             "frozen (requires_grad=False)"
         )
     rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "compiled":
+        raise ModelError(
+            f"{type(model).__name__}: expected optimizer 'sgd' or 'adamw'; received 'compiled', "
+            "which only a Keras model can be"
+        )
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, rate, weight_decay=decay)
     momentum = training.momentum
