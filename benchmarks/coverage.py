@@ -1,4 +1,4 @@
-"""Which models can be pruned: torchvision's classifiers and one of every timm module.
+"""Which models can be pruned: torchvision's classifiers, one of every timm module, and others.
 
     make coverage                                         # everything; writes docs/coverage.md
     python benchmarks/coverage.py torchvision:resnet18    # some, printed
@@ -23,22 +23,21 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import secateurs as sec
-import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
 from secateurs import files
-from support import coverage_page
+from secateurs.pytorch.calls import mapped
+from secateurs.pytorch.inputs import as_call
+from support import coverage_page, zoo
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 SMALLEST = Path(__file__).parent / "smallest_of_timm.json"
-CLASSES = 1000
 LIMIT = 120
 ENOUGH = 0.4
 EMBEDDINGS = ("pos_embed", "cls_token", "class_token", "position", "rel_pos", "dist_token")
@@ -49,28 +48,8 @@ def names() -> list[str]:
 
     ours = torchvision.models.list_models(module=torchvision.models)
     theirs = json.loads(SMALLEST.read_text())
-    return [f"torchvision:{name}" for name in ours] + [f"timm:{name}" for name in theirs.values()]
-
-
-def build(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """A model with random weights, from a fixed seed, and an image for it."""
-    torch.manual_seed(0)
-    source, _, model_name = name.partition(":")
-    if source == "torchvision":
-        import torchvision
-
-        quick = {"init_weights": False} if model_name in ("googlenet", "inception_v3") else {}
-        model = torchvision.models.get_model(model_name, weights=None, **quick)
-        size = (3, 299, 299) if model_name == "inception_v3" else (3, 224, 224)
-    else:
-        import timm
-
-        try:
-            model = timm.create_model(model_name, pretrained=False, num_classes=CLASSES)
-        except TypeError:  # a few have no classifier to choose
-            model = timm.create_model(model_name, pretrained=False)
-        size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
-    return model.eval(), torch.randn(1, *size)
+    classifiers = [f"torchvision:{name}" for name in ours]
+    return [*classifiers, *(f"timm:{name}" for name in theirs.values()), *zoo.OTHERS]
 
 
 def countable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -88,26 +67,37 @@ def countable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def is_classifier(module: nn.Module) -> bool:
     sizes = (getattr(module, "out_features", None), getattr(module, "out_channels", None))
-    return CLASSES in sizes
+    return zoo.CLASSES in sizes
 
 
-def first_tensor(output: Any) -> torch.Tensor:
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output
+def floats_in(output: Any) -> Iterator[torch.Tensor]:
+    """Tensors of an output that training could act on."""
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, (Mapping, list, tuple)):
+        for value in output.values() if isinstance(output, Mapping) else output:
+            yield from floats_in(value)
 
 
-def train_one_step(model: nn.Module, x: torch.Tensor) -> None:
-    model.train()
+def result(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    arguments, keywords = as_call(inputs, model)
+    return list(floats_in(model(*arguments, **keywords)))
+
+
+def train_one_step(model: nn.Module, inputs: Any) -> None:
+    """One step of gradient descent; a detector, which trains on boxes, in eval mode."""
+    is_detector = isinstance(inputs, tuple) and isinstance(inputs[0], list)
+    model.train(not is_detector)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    output = first_tensor(model(torch.cat([x, x.flip(-1)])))
-    F.cross_entropy(output.flatten(1), torch.zeros(2, dtype=torch.long)).backward()
+    inputs = inputs if is_detector else mapped(inputs, lambda x: torch.cat([x, x.flip(-1)]))
+    sum(tensor.square().mean() for tensor in result(model, inputs)).backward()
     optimizer.step()
     model.eval()
 
 
 def run_ours(name: str) -> dict[str, Any]:
-    model, x = build(name)
+    model, x = zoo.build(name)
     start = time.process_time()
     network = sec.trace(model, x)
     cut = sec.plan(network, sec.score(network, "l1"), amount=0.5, floor=1)
@@ -115,9 +105,9 @@ def run_ours(name: str) -> dict[str, Any]:
     seconds = time.process_time() - start
     with tempfile.TemporaryDirectory() as folder:
         sec.save(small, Path(folder) / "small.safetensors")
-        loaded = sec.load(build(name)[0], Path(folder) / "small.safetensors").eval()
+        loaded = sec.load(zoo.build(name)[0], Path(folder) / "small.safetensors").eval()
     with torch.no_grad():
-        same = torch.equal(first_tensor(loaded(x)), first_tensor(small.eval()(x)))
+        same = all(map(torch.equal, result(loaded, x), result(small.eval(), x)))
     train_one_step(small, x)
     proof = small.report.proof
     return {
@@ -137,22 +127,22 @@ def run_ours(name: str) -> dict[str, Any]:
 def run_theirs(name: str) -> dict[str, Any]:
     import torch_pruning as tp
 
-    model, x = build(name)
-    before = build(name)[0]
-    shape = first_tensor(model(x)).shape
+    model, x = zoo.build(name)
+    before = zoo.build(name)[0]
+    shapes = [tensor.shape for tensor in result(model, x)]
     start = time.process_time()
     pruner = tp.pruner.BasePruner(
         model,
         x,
         importance=tp.importance.GroupMagnitudeImportance(p=1),
         pruning_ratio=0.5,
-        ignored_layers=[m for m in model.modules() if getattr(m, "out_features", 0) == CLASSES],
+        ignored_layers=[m for m in model.modules() if is_classifier(m)],
     )
     pruner.step()
     seconds = time.process_time() - start
-    received = first_tensor(model.eval()(x)).shape
-    if received != shape:
-        raise ValueError(f"the output was {tuple(shape)} and is {tuple(received)}")
+    received = [tensor.shape for tensor in result(model.eval(), x)]
+    if received != shapes:
+        raise ValueError(f"the output was {shapes} and is {received}")
     train_one_step(model, x)
     return {"seconds": seconds, **shares(before, model)}
 

@@ -1,10 +1,13 @@
 """docs/coverage.md: what the coverage benchmark found, in tables."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from support import zoo
 from support.tables import markdown, put
 
 Result = Mapping[str, Any]
@@ -16,32 +19,45 @@ def write(page: Path, results: Mapping[str, Result], counts: Callable[[Result], 
     """Put the tables between their marks on the page; what is written around them stays."""
     names = list(dict.fromkeys(result["name"] for result in results.values()))
     parts = [_summary(results, names, counts)]
-    for source, title in (("torchvision", "torchvision's classifiers"), ("timm", "timm's modules")):
-        own = [name for name in names if name.startswith(source)]
+    for title, own in _sections(names).items():
         parts.append(f"## {title}\n\n{_table(results, own, counts)}")
     put(page, MARK, "\n\n".join(parts))
+
+
+def _sections(names: Iterable[str]) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {
+        "torchvision's classifiers": [],
+        "one of every timm module": [],
+        "other models": [],
+    }
+    classifiers, modules, others = sections.values()
+    for name in names:
+        if name in zoo.OTHERS:
+            others.append(name)
+        else:
+            (modules if name.startswith("timm") else classifiers).append(name)
+    return {title: own for title, own in sections.items() if own}
 
 
 def _summary(
     results: Mapping[str, Result], names: Iterable[str], counts: Callable[[Result], bool]
 ) -> str:
     rows = []
-    for source in ("torchvision", "timm"):
-        own = [name for name in names if name.startswith(source)]
+    for title, own in _sections(names).items():
         tools = [[results.get(f"{tool} {name}") for name in own] for tool in ("ours", "theirs")]
         both = [
             pair
             for pair in zip(*tools, strict=True)
             if all(result is not None and "error" not in result for result in pair)
         ]
-        times = [median([pair[place]["seconds"] for pair in both]) for place in (0, 1)]
-        ratio = median([pair[0]["seconds"] / pair[1]["seconds"] for pair in both])
+        times = [median([pair[place]["seconds"] for pair in both] or [nan]) for place in (0, 1)]
+        ratio = median([pair[0]["seconds"] / pair[1]["seconds"] for pair in both] or [nan])
         covered = [sum(result is not None and counts(result) for result in tool) for tool in tools]
         rows.append(
-            [source, len(own), *covered, *(f"{seconds:.2f} s" for seconds in times), f"{ratio:.2f}"]
+            [title, len(own), *covered, *(f"{seconds:.2f} s" for seconds in times), f"{ratio:.2f}"]
         )
     columns = (
-        "models of",
+        "",
         "tried",
         "Secateurs",
         "Torch-Pruning",
@@ -68,7 +84,8 @@ def _table(
     rows = []
     for name in names:
         ours, theirs = results[f"ours {name}"], results.get(f"theirs {name}")
-        rows.append([name.partition(":")[2], *_ours(ours, counts), _theirs(theirs, counts)])
+        short = name if name in zoo.OTHERS else name.partition(":")[2]
+        rows.append([short, *_ours(ours, counts), _theirs(theirs, counts)])
     return markdown(columns, rows)
 
 
@@ -109,5 +126,6 @@ def _why(result: Result) -> str:
 
 def _short(text: str, longest: int = LONGEST) -> str:
     """One line without the marks of a table, cut where it is too long."""
-    text = " ".join(text.replace("|", "/").split())
+    text = re.sub(r"\S*/site-packages/", "", text.replace("|", "/"))
+    text = " ".join(text.split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -207,6 +207,8 @@ def users_line() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
+        if name == "secateurs.api":
+            return "no line of the model's own"
         if not name.startswith(("torch.", "secateurs.pytorch")) and name != "torch":
             code = frame.f_code
             return f"{_short(code.co_filename)}:{frame.f_lineno} (in {code.co_name})"

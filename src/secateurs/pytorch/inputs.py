@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,61 @@ def described(example_inputs: Any) -> str:
 
 
 def checked_model(model: Any) -> nn.Module:
-    """The model, unless it is something that cannot be traced; then the error says what to pass."""
+    """The model itself, out of what compiles it or spreads it over devices.
+
+    Raises:
+        ModelError: it cannot be traced; the message says what to pass instead.
+    """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module; received {type(model).__name__}")
+    inner = _unwrapped(model)
+    kind = type(inner).__name__
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise ModelError(
+            f"{kind}: expected a model in Python; received a scripted one, whose code cannot "
+            "change. Prune the nn.Module it was made from, and script the result."
+        )
+    if "FullyShardedDataParallel" in (c.__name__ for c in type(inner).__mro__):
+        raise ModelError(
+            f"{kind}: expected a whole model; received one that FSDP has spread in shards. Prune "
+            "it before it is wrapped."
+        )
+    for name, tensor in itertools.chain(inner.named_parameters(), inner.named_buffers()):
+        _check_tensor(name, tensor)
+    _check_modules(inner)
+    return inner
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]
     return model
+
+
+def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise ModelError(
+            f"{name}: expected a parameter with a shape; received one that is made at the first "
+            "forward pass. Run the model once on the example inputs, then prune it."
+        )
+    if tensor.layout is not torch.strided:
+        raise ModelError(
+            f"{name}: expected a dense tensor; received a {str(tensor.layout).partition('.')[2]} "
+            "one. Make it dense (tensor.to_dense()) first."
+        )
+    if tensor.is_quantized:
+        raise ModelError(f"{name}: {_QUANTISED}")
+
+
+def _check_modules(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        where = type(module).__module__
+        if "quantized" in where and where.startswith(("torch.ao.nn", "torch.nn.quantized")):
+            raise ModelError(f"{path or type(module).__name__}: {_QUANTISED}")
+
+
+_QUANTISED = (
+    "expected floating-point weights; received quantised ones. Prune the model before it is "
+    "quantised."
+)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,16 +55,45 @@ class Sampled(Counted):
         super().__init__(rules.is_whole)
         self._operations = operations
         self._stays = stays
-        self.samples: list[torch.Tensor | None] = []
+        self._done: Counter[tuple[str, str]] = Counter()
+        self._by_layer: dict[tuple[str, str], list[Operation]] | None = None
+        self.samples: list[tuple[str, torch.Tensor | None]] = []
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        operation = self._operations[self.index] if self.index < len(self._operations) else None
-        if operation is None or operation.name != str(function.overloadpacket):
-            raise OtherPathError(self.index, str(function.overloadpacket))
-        output = self.do(Call(function, arguments, keywords), operation)
+        call = Call(function, arguments, keywords)
+        operation = self._traced(str(function.overloadpacket))
+        if operation is None or not operation.outputs:
+            self.samples.append((self.layer, None))
+            return call.function(*call.arguments, **call.keywords)
+        output = self.do(call, operation)
         first = next(iter(tensors_in(output)), None)
-        self.samples.append(self._sample(first, operation) if operation.outputs else None)
+        self.samples.append((operation.layer, self._sample(first, operation)))
         return output
+
+    def _traced(self, name: str) -> Operation | None:
+        """What is known of the operation that is being done.
+
+        It is known by its number, until the path is another than when it was traced (values decide
+        what a detector does); from there on as its layer's first, second, ... of its kind.
+
+        Raises:
+            OtherPathError: its layer does more of its kind than it did, and channels go there.
+        """
+        key = (self.layer, name)
+        nth = self._done[key]
+        self._done[key] += 1
+        if self._by_layer is None:
+            if self.index < len(self._operations) and self._operations[self.index].name == name:
+                return self._operations[self.index]
+            self._by_layer = {}
+            for operation in self._operations:
+                self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
+        known = self._by_layer.get(key, [])
+        if nth < len(known):
+            return known[nth]
+        if any(operation.masks or operation.mixed for operation in known):
+            raise OtherPathError(self.index, name)
+        return None
 
     def do(self, call: Call, operation: Operation) -> Any:
         """The operation itself."""
@@ -240,7 +270,10 @@ def _compare(
     operations = traced(network).operations
     stays = network.solution.kept(alive)
     twin, sampled = MaskedTwin(operations, stays), Sampled(operations, stays)
-    expected = twin.run(dense, arguments, keywords)
+    try:
+        expected = twin.run(dense, arguments, keywords)
+    except OtherPathError as error:
+        raise CutError(f"nothing can be proven: {error}. Nothing was changed.") from error
     try:
         received = sampled.run(small, arguments, keywords)
     except Exception as error:
@@ -256,18 +289,15 @@ def _compare(
         )
     factors = [1.0, *{rescaling.factor for rescaling in network.rescalings(alive)}]
     relative = TOLERANCE.get(_precision(dense), 1e-4)
-    inside, where = _largest_inside(
-        operations, sampled.samples, twin.samples, 10 * relative, factors
-    )
+    inside, where = _largest_inside(sampled.samples, twin.samples, 10 * relative, factors)
     return Proof(
         difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
     )
 
 
 def _largest_inside(
-    operations: Sequence[Operation],
-    received: Sequence[torch.Tensor | None],
-    expected: Sequence[torch.Tensor | None],
+    received: Sequence[tuple[str, torch.Tensor | None]],
+    expected: Sequence[tuple[str, torch.Tensor | None]],
     tolerance: float,
     factors: Sequence[float],
 ) -> tuple[float, str]:
@@ -281,16 +311,16 @@ def _largest_inside(
         operation beyond the tolerance, or else of the largest difference).
     """
     largest, where, first = 0.0, "", None
-    for operation, mine, theirs in zip(operations, received, expected, strict=False):
-        if mine is None or theirs is None:
+    for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
+        if mine is None or theirs is None or mine.shape != theirs.shape:
             continue
         gap = min_gap(mine, theirs, factors)
         size = torch.where(theirs.isfinite(), theirs, 0).abs().max().item()
         relative = gap / size if size > 0 else gap
         if not relative <= largest:
-            largest, where = relative, operation.layer
+            largest, where = relative, layer
         if first is None and not relative <= tolerance:
-            first = operation.layer
+            first = layer
     return largest, where if first is None else first
 
 

@@ -92,3 +92,15 @@ def group_norm(tracer: Tracer, call: Call) -> Any:
         tracer.mixes(call, [inside] if len(inside) else [])
     tracer.put(output, axes)
     return output
+
+
+@rule(aten._weight_norm_interface)
+def weight_norm(tracer: Tracer, call: Call) -> Any:
+    """``g v / |v|``, the length of each filter over all its inputs."""
+    v, axis = call["v"], call.get("dim", 0)
+    tracer.unify([Place(v, axis), Place(call["g"], axis)])
+    axes = dict(tracer.axes(v))
+    tracer.mixes(call, [units for at, units in axes.items() if at != axis])
+    output = call.run()
+    tracer.put(output[0], axes)
+    return output

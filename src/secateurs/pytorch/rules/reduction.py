@@ -66,12 +66,22 @@ def statistic(tracer: Tracer, call: Call) -> Any:
     return _reduce(tracer, call, exact=False)
 
 
-@rule(aten.softmax, aten._softmax, aten.log_softmax, aten._log_softmax, aten.cumsum, aten.cumprod)
+@rule(
+    aten.softmax,
+    aten._softmax,
+    aten.log_softmax,
+    aten._log_softmax,
+    aten.cumsum,
+    aten.cumprod,
+    aten._fft_r2c,
+    aten._fft_c2r,
+    aten._fft_c2c,
+)
 def along(tracer: Tracer, call: Call) -> Any:
     """Each result along the axis depends on all of it: nothing there may go."""
     x = call.tensors()[0]
-    axis = call["dim"] % x.dim()
-    tracer.freeze_known(x, f"{call.name} over it", (axis,))
+    over = _axes_argument(call, x.dim())
+    tracer.freeze_known(x, f"{call.name} over it", over)
     output = call.run()
-    tracer.put(output, {at: units for at, units in tracer.axes(x).items() if at != axis})
+    tracer.put(output, {at: units for at, units in tracer.axes(x).items() if at not in over})
     return output
