@@ -323,7 +323,9 @@ class Removals:
             return output.addcmul_(values[..., None], by_output, value=-1)
         for channel, rows in pairs.runs():
             index = read.index[channel]
-            part = operand.index_select(read.axis, index).index_select(0, pairs.images[rows])
+            # Narrowed first: to select along the channels would lay all of the operand out anew.
+            slices = [operand.narrow(read.axis, place, 1) for place in index.tolist()]
+            part = torch.cat(slices, read.axis).index_select(0, pairs.images[rows])
             output[rows] -= _summand(call, part, index)
         return output
 
