@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -37,6 +38,14 @@ MODELS = (
     "efficientnet_b0",
     "vgg16",
 )
+SAYS = """## The tool's own speed
+
+`python benchmarks/tool_speed.py`: half of the channels of every layer cut by the L1 norm, from the
+same fresh torchvision model at 224 x 224, beside Torch-Pruning {version} (which does not prove what
+it cut). Seconds of processor time, one thread, medians with their range; memory in MB, the peak
+above the process with the model built. A forward pass, which no proof can do without, is measured
+alone beside it.
+"""
 # Of what the peak is measured; a forward pass is what neither can do without.
 MEMORY = ("forward", "ours", "theirs")
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -194,7 +203,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
     if tuple(arguments.models) == MODELS:
-        put(PAGE, "tool speed", table(results))
+        says = SAYS.format(version=version("torch-pruning"))
+        put(PAGE, "tool speed", f"{says}\n{table(results)}")
 
 
 if __name__ == "__main__":
