@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from secateurs.configuration import Task
+from secateurs.errors import ModelError, UnknownNameError
 from secateurs.study import Sources
 
 _SMALL, _MIDDLING = 64, 128
@@ -29,14 +34,51 @@ def built(task: Task, seed: int) -> tuple[Any, Sources]:
         "in_channels": loaded.shape[0],
         "size": loaded.shape[1],
     }
-    options = with_stem(task.model, images | task.model_options, loaded.shape[1])
-    import torch
-
-    torch.manual_seed(seed)
-    model = models.build(task.model, **options)
+    if models.is_keras_file(task.model):
+        model = _from_keras_file(task)
+    else:
+        options = with_stem(task.model, images | task.model_options, loaded.shape[1])
+        with _seeded(seed):
+            model = models.build(task.model, **options)
     if task.weights is not None:
         model = api.load(model, Path(task.weights))
     return model, Sources(loaded.train, loaded.validation, loaded.test)
+
+
+def _from_keras_file(task: Task) -> Any:
+    """The model in a ``.keras`` file, compiled as it was saved."""
+    if task.model_options:
+        raise ModelError(
+            f"{task.model}: expected no options of the model, which is built already; received "
+            f"{', '.join(task.model_options)}"
+        )
+    if not Path(task.model).exists():
+        raise UnknownNameError(f"{task.model}: no such file")
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{task.model}: needs Keras; pip install 'secateurs[keras]'") from error
+    try:
+        return keras.saving.load_model(task.model)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{task.model}: cannot be read as a Keras model: {' '.join(str(error).split())}"
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initial weights from a seed: PyTorch's own, and Python's, which Keras draws seeds from."""
+    state = random.getstate()
+    random.seed(seed)
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def with_stem(name: str, options: dict[str, Any], size: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from secateurs.channels.filesize import METADATA_KEY, metadata
 from secateurs.channels.network import Network, Role
 from secateurs.comparison.settings import Comparison, Job, parsed
 from secateurs.criteria.registry import AUTO
-from secateurs.criteria.score import Scores, score
+from secateurs.criteria.score import Scores
 from secateurs.criteria.tournament import Planner, score_for
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
 from secateurs.loop import Evaluation, Learner, Snapshot, Watcher, fine_tuning_rates
@@ -80,6 +81,7 @@ class Outcome:
         seconds_to_train: that training took.
         criterion: the criterion that chose, where the strategy leaves that open.
         failure: why there are no numbers; '' where there are.
+        caution: why the strategy may mean little here, or ''.
     """
 
     strategy: str
@@ -98,6 +100,7 @@ class Outcome:
     seconds_to_train: float = 0.0
     criterion: str = ""
     failure: str = ""
+    caution: str = ""
 
     @property
     def job(self) -> Job:
@@ -121,7 +124,7 @@ class Contest:
     pruners: Mapping[str, Pruner] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
     _learner: tuple[int, Learner] | None = None
-    _scores: tuple[tuple[int, str], Scores] | None = None
+    _scores: tuple[tuple[int, str], Scores, str] | None = None
 
     def train_dense(self, seed: int) -> tuple[Dense, bytes]:
         """Train the dense model of a seed; what it is, and its values as a safetensors file."""
@@ -159,7 +162,7 @@ class Contest:
 
     def _competed(self, job: Job, dense: bytes) -> Outcome:
         start = time.monotonic()
-        learner, criterion, max_difference = self._pruned(job, dense)
+        learner, chosen_by, max_difference, caution = self._pruned(job, dense)
         chosen = time.monotonic()
         cost, before = learner.trace().cost(), self._judge(learner)
         rates = fine_tuning_rates(self.comparison.training, learner.batches_an_epoch).tolist()
@@ -179,15 +182,16 @@ class Contest:
             max_difference=max_difference,
             seconds_to_choose=round(chosen - start, 3),
             seconds_to_train=round(trained - began, 3),
-            criterion=criterion,
+            criterion=chosen_by,
+            caution=caution,
         )
 
-    def _pruned(self, job: Job, dense: bytes) -> tuple[Learner, str, float | None]:
-        """(learner of the pruned model, the criterion that chose, the proof's difference)."""
+    def _pruned(self, job: Job, dense: bytes) -> tuple[Learner, str, float | None, str]:
+        """(learner of the pruned model, criterion that chose, the proof's difference, caution)."""
         learner = self._learner_of(job.seed)
         learner.restore(unpacked(learner, dense))
         if job.strategy in self.pruners:
-            return self.pruners[job.strategy](learner, job, self.comparison), "", None
+            return self.pruners[job.strategy](learner, job, self.comparison), "", None, ""
         criterion, scope = parsed(job.strategy, self.comparison.scope)
         network = learner.trace()
 
@@ -202,9 +206,9 @@ class Contest:
                 skip=self.comparison.skip,
             )
 
-        scores = self._scored(job, learner, network, criterion, planner)
+        scores, caution = self._scored(job, learner, network, criterion, planner)
         report = learner.apply(planner(scores), network)
-        return learner, scores.criterion, report.max_difference
+        return learner, scores.criterion, report.max_difference, caution
 
     def _scored(
         self,
@@ -213,15 +217,17 @@ class Contest:
         network: Network,
         criterion: str | Callable[..., Any],
         planner: Planner,
-    ) -> Scores:
-        """The same for all amounts, so made once for jobs that follow each other."""
-        data = learner.calibration(self.comparison.calibration_batches)
+    ) -> tuple[Scores, str]:
+        """(scores, why they may mean little): the same for all amounts, so made once for them."""
         key = (job.seed, job.strategy)
-        if criterion == AUTO:  # who wins depends on the amount
-            return score_for(network, criterion, planner, data=data, seed=job.seed)
-        if self._scores is None or self._scores[0] != key:
-            self._scores = (key, score(network, criterion, data=data, seed=job.seed))
-        return self._scores[1]
+        if self._scores is None or self._scores[0] != key or criterion == AUTO:
+            data = learner.calibration(self.comparison.calibration_batches)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", UserWarning)
+                scores = score_for(network, criterion, planner, data=data, seed=job.seed)
+            cautions = [str(one.message) for one in said if one.category is UserWarning]
+            self._scores = (key, scores, " ".join(cautions))
+        return self._scores[1:]
 
     def _train(self, learner: Learner, what: str, rates: Sequence[float]) -> None:
         self.watcher.begin(what, len(rates))

@@ -120,6 +120,8 @@ class Results:
             + f". Dense: {text.percent(self.dense_accuracy)}.",
         ]
         lines += [f"{one.job.name}: {one.failure}" for one in self.failures]
+        cautions = {one.strategy: one.caution for one in self.outcomes if one.caution}
+        lines += [f"{strategy}: {caution}" for strategy, caution in cautions.items()]
         return "\n".join(lines)
 
 

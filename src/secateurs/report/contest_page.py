@@ -57,6 +57,9 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
             for one in found["jobs"]
             if one["failure"]
         ],
+        cautions=sorted(
+            {f"{o['strategy']}: {o['caution']}" for o in found["jobs"] if o["caution"]}
+        ),
         command=shlex.join(command),
         settings=list(flat(settings)),
     )
