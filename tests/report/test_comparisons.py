@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 
 from report.drawn import artist, overlaps, texts, title
+from secateurs.criteria import Ablation
 from secateurs.report import (
     accuracy_against_removed,
     critical,
+    critical_by_class,
     matrix,
     norm_histogram,
     sensitivity,
 )
+from secateurs.report.style import EDGE
 
 REMOVED = np.array([0.0, 0.2, 0.45, 0.69])
 APOZ = np.array([[0.76, 0.77, 0.775, 0.765], [0.77, 0.775, 0.785, 0.775]])
@@ -48,6 +51,43 @@ def test_points_that_only_some_seeds_have():
     drawn = artist(figure.axes[0], "apoz").get_xydata()
     assert np.allclose(drawn, [[0, 0.765], [0.2, 0.7725], [0.45, 0.785]])
     assert title(figure).startswith("All strategies lose accuracy, apoz least (")
+
+
+def test_of_many_strategies_some_are_named():
+    many = {f"s{n}": (REMOVED, APOZ - 0.01 * n * np.array([0, 1, 1, 1])) for n in range(9)}
+    many["random"] = (REMOVED, APOZ - 0.02)
+    figure = accuracy_against_removed(many, 0.765, "removed")
+    colours = {name: artist(figure.axes[0], name).get_color() for name in many}
+    named = {name for name, colour in colours.items() if colour != EDGE}
+    assert named == {"s0", "s1", "s2", "s3", "random", "s8"}
+    assert len({colours[name] for name in named}) == 6
+    assert not any(text.startswith("s5") for text in texts(figure))
+    assert overlaps(figure) == []
+
+
+def test_what_each_class_needs_is_drawn_from_an_ablation():
+    correct = np.array([[-4, 0, 0], [0, -1, 0], [0, 0, 0], [2, 0, 0]], float)
+    loss = np.array([[8, 0, 0], [0, 4, 0], [1, 3, 0], [-2, 0, 0]], float)
+    zeros = {"conv": np.zeros(4)}
+    ablation = Ablation(
+        {"conv": loss},
+        {"conv": correct},
+        np.array([8, 4, 0]),
+        1.0,
+        np.array([6, 3, 0]),
+        {"conv": np.full(4, 12)},
+        zeros,
+        zeros,
+    )
+    figure = critical_by_class(ablation, ["cat", "dog", "none"])
+    drawn = figure.axes[0].images[0].get_array()
+    # Most needed on top; the class without images is left out; a gain is no need.
+    np.testing.assert_allclose(drawn, [[0.5, 0], [0, 0.25], [0, 0], [0, 0]])
+    assert title(figure).startswith("2 of 4 channels")
+    drawn = critical_by_class(ablation, best=2).axes[0].images[0].get_array()
+    assert {tuple(row) for row in np.asarray(drawn)} == {(1, 0), (0, 1), (1, 1), (0, 0)}
+    kept = ablation.critical("conv", 2)
+    assert int(np.asarray(drawn).any(axis=1).sum()) == len(kept) == 3
 
 
 def test_histogram_counts_every_filter():

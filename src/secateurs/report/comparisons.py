@@ -23,6 +23,7 @@ Curve = tuple[ArrayLike, ArrayLike]
 Floats = NDArray[np.float64]
 
 NAMED_GROUPS = 4
+CONTROL = "random"
 ROW_LABELS = 60
 
 
@@ -31,6 +32,9 @@ def accuracy_against_removed(
     curves: Mapping[str, Curve], baseline: float, x_label: str, *, unit: str | None = None
 ) -> Figure:
     """Accuracy of several strategies against how much they removed: mean, and range over seeds.
+
+    Of more than six, the four that end best, the control and the one that ends worst are named; the
+    others are thin grey lines.
 
     Args:
         curves: strategy -> (amounts, accuracies), each of shape (points,) or (seeds, points);
@@ -41,12 +45,17 @@ def accuracy_against_removed(
     """
     figure, axes = style.canvas()
     labels, means = [], {}
-    for colour, (name, curve) in zip(style.cycle(len(curves)), curves.items(), strict=True):
-        x, mean, low, high = _over_seeds(curve)
+    drawn = {name: _over_seeds(curve) for name, curve in curves.items()}
+    named = _named({name: mean for name, (_, mean, _, _) in drawn.items()})
+    for name, (x, mean, low, high) in drawn.items():
+        means[name] = (x, mean)
+        if name not in named:
+            axes.plot(x, mean, color=style.EDGE, lw=0.7, gid=name, zorder=2)
+            continue
+        colour = named[name]
         if not np.array_equal(low, high):
             axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0)
         axes.plot(x, mean, marker="o", ms=3.5, color=colour, gid=name, zorder=3)
-        means[name] = (x, mean)
         end = int(np.argmin(x) if unit else np.argmax(x))
         labels.append(EndLabel(x[end], mean[end], f"{name}\n{text.percent(mean[end])}", colour))
     style.baseline(axes, baseline)
@@ -253,6 +262,17 @@ def critical_by_class(
         by_layer[name] = needed
     names = None if classes is None else [classes[one] for one in seen]
     return critical(by_layer, names)
+
+
+def _named(means: Mapping[str, Floats]) -> dict[str, str]:
+    """Curve -> its colour, for those that have one: all, if they are few."""
+    if len(means) <= len(style.CYCLE):
+        return dict(zip(means, style.CYCLE, strict=False))
+    control = [name for name in means if name == CONTROL]
+    others = [name for name in means if name != CONTROL]
+    others.sort(key=lambda name: -float(means[name][-1]))
+    chosen = [*others[: len(style.CYCLE) - 1 - len(control)], *control, others[-1]]
+    return dict(zip(chosen, style.CYCLE, strict=True))
 
 
 def _over_seeds(curve: Curve) -> tuple[Floats, Floats, Floats, Floats]:
