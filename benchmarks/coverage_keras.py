@@ -1,7 +1,7 @@
 """Which models can be pruned: every architecture of keras.applications.
 
-    make coverage-keras                                    # everything; writes docs/coverage-keras.md
-    KERAS_BACKEND=jax python benchmarks/coverage_keras.py ResNet50        # some, printed
+    make coverage-keras                              # everything; writes docs/coverage-keras.md
+    python benchmarks/coverage_keras.py ResNet50     # some, printed
 
 Random weights and the smallest input that the architecture takes. Each model in a process of its
 own, one thread, ten minutes of processor time at most: trace, cut half of the channels of every

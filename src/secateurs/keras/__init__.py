@@ -1,6 +1,7 @@
 """Secateurs for Keras 3 models, on TensorFlow, JAX and PyTorch."""
 
 from secateurs.keras.apply import apply, delete_channels
+from secateurs.keras.callbacks import Progress, PruneOnSchedule
 from secateurs.keras.edit import delete_layer, insert_layer, replace_layer
 from secateurs.keras.record import load, save
 from secateurs.keras.rules.registry import rule
@@ -17,6 +18,8 @@ __all__ = [
     "trace",
     # training
     "Learner",
+    "Progress",
+    "PruneOnSchedule",
     "training_of",
     # whole layers
     "delete_layer",

@@ -21,6 +21,7 @@ from keras.src.layers.layer import Layer
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
+from keras.src.utils.io_utils import print_msg
 from numpy.typing import NDArray
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "nodes_of",
     "operation_classes",
     "own_variables",
+    "say",
     "seed_",
     "set_mask",
     "sublayers",
@@ -232,3 +234,8 @@ def sync_(model: Any) -> None:
     """In the middle of ``fit``: let the model's variables have their present values (on JAX)."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
+
+
+def say(line: str) -> None:
+    """A line where Keras writes its own."""
+    print_msg(line)
