@@ -159,3 +159,51 @@ def test_no_cut_and_no_recalibration_is_the_dense_loss():
     expected = F.cross_entropy(outputs, torch.from_numpy(Y), reduction="none")
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert right == pytest.approx((outputs.argmax(1).numpy() == Y).mean())
+
+
+def test_the_loop_lets_them_compete_every_round_and_writes_down_who_won():
+    model = Residual()
+    data = (X, Y)
+    result = sec.iterate(
+        model,
+        data,
+        data,
+        step=0.3,
+        criterion="auto",
+        training=sec.Training(fine_tune_batches=1, batch_size=24),
+        stop=sec.Stop(rounds=2, tolerance=None),
+        measure_speed=False,
+        calibration_batches=1,
+    )
+    held = result.history.of("tournament")
+    assert held[:, "round"] == [1, 2]
+    first = held[0]
+    assert first["winner"] == first["standings"][0]["criterion"]
+    assert "has the lowest calibration loss" in first["reason"]
+    losses = [one["loss"] for one in first["standings"]]
+    assert losses == sorted(losses)
+    # What the first round removed is the lowest by the winner's scores.
+    network = sec.trace(model, X[:1])
+    scores = score(network, first["winner"], data=data)
+    cut = sec.plan(network, scores, amount=0.3, floor=1)
+    removed = result.history.of("prune")[0]["widths"]
+    assert removed["conv1"] == cut.tensors["conv1.weight"].shape_after[0]
+
+
+def test_a_loss_of_ones_own_reaches_the_loop():
+    seen = []
+
+    def loss(outputs, labels):
+        seen.append(len(outputs))
+        return F.cross_entropy(outputs, labels, reduction="none")
+
+    options = {"stop": sec.Stop(rounds=1, tolerance=None), "measure_speed": False}
+    training = sec.Training(fine_tune_batches=1, batch_size=24)
+    sec.iterate(
+        Plain(), (X, Y), (X, Y), criterion="taylor", loss=loss, training=training, **options
+    )
+    assert seen
+    sec.prune(
+        Plain(), X[:1], sec.Budget(params=0.7), criterion="fisher", calibration=(X, Y), loss=loss
+    )
+    assert len(seen) > 1

@@ -124,6 +124,9 @@ class RoundTable(Watcher):
         elif kind == "train":
             best = max(record["accuracy"], self._trained.get("accuracy", 0.0))
             self._trained = record | {"accuracy": best}
+        elif kind == "tournament":
+            self._round_ended(None)
+            self._out.print(f"auto, round {record['round']}: {record['reason']}", markup=False)
         else:
             self._round_ended(record if kind == "speed" else None)
             self._cut = record if kind == "prune" else self._cut
