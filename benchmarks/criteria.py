@@ -16,6 +16,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from secateurs.comparison import (
@@ -31,7 +32,6 @@ from secateurs.comparison import (
 )
 from secateurs.configuration import Task, Training
 from secateurs.criteria import CRITERIA
-from secateurs.report.contest_page import by_amount
 from support.tables import markdown, put
 from support.torch_pruning import PRUNERS
 
@@ -151,11 +151,38 @@ def write(results: Results, directory: Path) -> None:
         place = DOCS / "figures" / f"criteria-{name}.svg"
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(directory / f"{name}.svg", place)
-    tables = []
-    for key, title in (("accuracy", "After fine-tuning"), ("before", "Right after the cut")):
-        columns, rows = by_amount(results.summary, key)
-        tables.append(f"{title}, % of the test images:\n\n{markdown(columns, rows)}")
-    put(DOCS / "results.md", "criteria", "\n\n".join(tables))
+    seeds = len(results.denses)
+    dense = ", ".join(f"{100 * one.accuracy:.1f} %" for one in results.denses)
+    said = [
+        f"{seeds} seeds; the dense models have {results.denses[0].params:,} parameters and put "
+        f"{dense} of the test images into the right class. After fine-tuning, in % of the test "
+        "images, mean and standard deviation; in italics what is not above `random` by more than "
+        "both deviations together:",
+        table(results.summary, "accuracy"),
+        "Right after the cut, before any fine-tuning:",
+        table(results.summary, "before"),
+    ]
+    put(DOCS / "results.md", "criteria", "\n\n".join(said))
+
+
+def table(summary: list[dict], key: str) -> str:
+    """A strategy a row, the best on average first."""
+    cells = {(one["strategy"], one["amount"]): one for one in summary}
+    amounts = sorted({amount for _, amount in cells})
+    names = {name for name, _ in cells}
+    level = {name: np.mean([cells[name, a]["accuracy"] for a in amounts]) for name in names}
+    rows = []
+    for name in sorted(names, key=lambda name: -level[name]):
+        own = [cells[name, amount] for amount in amounts]
+        row = [f"`{name}`"]
+        for one in own:
+            control = cells["random", one["amount"]]
+            gap = one[key] - control[key]
+            clear = gap > np.hypot(one[f"{key}_std"], control[f"{key}_std"])
+            shown = f"{100 * one[key]:.1f} ± {100 * one[f'{key}_std']:.1f}"
+            row.append(shown if clear or name == "random" else f"*{shown}*")
+        rows.append(row)
+    return markdown(["strategy", *(f"{100 * amount:g} %" for amount in amounts)], rows)
 
 
 if __name__ == "__main__":
