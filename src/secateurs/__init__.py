@@ -5,6 +5,7 @@ from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Group, Network
+from secateurs.comparison import compare
 from secateurs.configuration import Pruning, Stop, Training
 from secateurs.criteria import (
     Ablation,
@@ -36,6 +37,7 @@ __all__ = [
     # what can be done
     "ablate",
     "apply",
+    "compare",
     "critical_channels",
     "delete_channels",
     "iterate",

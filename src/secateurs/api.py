@@ -230,12 +230,10 @@ def iterate(
             as it was compiled.
         loss: as for ``prune``; training is by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
-        directory: keeps the study there, with its report. One that was begun there with the same
-            settings goes on, after a crash too.
+        directory: keeps the study there, with its report; one that was begun there goes on.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
-        **pruning: ``rewind``, ``until_recovered``, ``scope``, ``floor``, ``multiple``, ``skip``,
-            ...: see ``Pruning``.
+        **pruning: ``rewind``, ``until_recovered``, ``scope``, ``floor``, ...: see ``Pruning``.
 
     Returns:
         The result: ``.model``, ``.cut``, ``.report``, ``.history``, ``.directory``.

@@ -397,7 +397,7 @@ def carry_out(
     )
     network = check(learner, configuration, wanted)
     if task is None:
-        task = _described(network, learner, sources)
+        task = described(network, learner, sources)
     configuration = configuration.model_copy(update={"task": task, "command": command})
     journal = _journal(directory, configuration, learner, fresh)
     watcher = (watcher or Watcher()) if learner.is_main else Watcher()
@@ -421,7 +421,7 @@ def _journal(
     return Files(place, learner)
 
 
-def _described(network: Network, learner: Learner, sources: Sources) -> Task:
+def described(network: Network, learner: Learner, sources: Sources) -> Task:
     """What can be said of a model and data that have no name."""
     shapes = sorted((tensor.name, tensor.shape) for tensor in network.tensors.values())
     return Task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -26,13 +27,17 @@ def criteria(
 
       secateurs criteria l1
     """
-    from secateurs.criteria import CRITERIA, find
+    from secateurs.criteria import AUTO, CRITERIA, find, tournament
 
     out = console()
+    if name == AUTO:
+        out.print(f"{AUTO}\n\n{inspect.getdoc(tournament)}", markup=False)
+        return
     if name is not None:
         chosen = find(name)
         out.print(f"{chosen.name}\n\n{chosen.card}", markup=False)
         return
     rows = [(one.name, one.summary) for one in CRITERIA.values()]
+    rows.append((AUTO, "Several of them make the same cut, and the calibration loss decides."))
     out.print(text.table(("criterion", "what it is"), rows), markup=False)
     out.print("\nMore about one: secateurs criteria NAME", markup=False)

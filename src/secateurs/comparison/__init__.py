@@ -1,6 +1,7 @@
 """Strategies held against each other: the same models, amounts, images and training for all."""
 
 from secateurs.comparison.carry_out import Onlooker, carry_out, write
+from secateurs.comparison.compare import compare
 from secateurs.comparison.contest import Contest, Dense, Outcome, Pruner
 from secateurs.comparison.crews import Alone, Cluster, Crew, Order, Processes, by_name
 from secateurs.comparison.ledger import Ledger
@@ -22,6 +23,7 @@ __all__ = [
     "Pruner",
     "by_name",
     "carry_out",
+    "compare",
     # what it comes to
     "Dense",
     "Ledger",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from secateurs.comparison.contest import Dense, Outcome, Pruner
 from secateurs.comparison.crews import Crew, Order, Result
 from secateurs.comparison.ledger import Ledger
 from secateurs.comparison.results import Results
-from secateurs.comparison.settings import Comparison, parsed
+from secateurs.comparison.settings import NOTHING, Comparison, parsed
 from secateurs.files import write_atomically
-
-NO_PRUNERS: Mapping[str, Pruner] = {}
 
 
 class Onlooker:
@@ -33,7 +32,8 @@ def carry_out(
     directory: str | Path,
     crew: Crew,
     *,
-    pruners: Mapping[str, Pruner] = NO_PRUNERS,
+    pruners: Mapping[str, Pruner] = NOTHING,
+    own: Mapping[str, Callable[..., Any]] = NOTHING,
     fresh: bool = False,
     onlooker: Onlooker | None = None,
 ) -> Results:
@@ -44,6 +44,7 @@ def carry_out(
         directory: where results are kept; a comparison begun there goes on, after a crash too.
         crew: who does the work.
         pruners: strategies that are not criteria, by name.
+        own: criteria of the user's, by name; the crew knows them too.
         fresh: start over where the directory holds a comparison.
         onlooker: told what happens.
 
@@ -54,7 +55,7 @@ def carry_out(
     """
     for strategy in comparison.strategies:
         if strategy not in pruners:
-            parsed(strategy, comparison.scope)
+            parsed(strategy, comparison.scope, own)
     ledger = Ledger.begin(directory, comparison, fresh=fresh)
     told, onlooker = comparison.to_json(), onlooker or Onlooker()
     jobs = comparison.jobs

@@ -117,12 +117,14 @@ class Contest:
         make: seed -> a learner of the dense model as it is before training.
         pruners: strategies that are not criteria.
         watcher: told what happens.
+        own: criteria of the user's, by name.
     """
 
     comparison: Comparison
     make: Callable[[int], Learner]
     pruners: Mapping[str, Pruner] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
+    own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     _learner: tuple[int, Learner] | None = None
     _scores: tuple[tuple[int, str], Scores, str] | None = None
 
@@ -192,7 +194,7 @@ class Contest:
         learner.restore(unpacked(learner, dense))
         if job.strategy in self.pruners:
             return self.pruners[job.strategy](learner, job, self.comparison), "", None, ""
-        criterion, scope = parsed(job.strategy, self.comparison.scope)
+        criterion, scope = parsed(job.strategy, self.comparison.scope, self.own)
         network = learner.trace()
 
         def planner(scores: Scores) -> Cut:

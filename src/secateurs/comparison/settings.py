@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from secateurs.models.factories import function_named
 from secateurs.plan import Scope
 
 SCOPE_MARK = "@"
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Comparison(Document):
@@ -88,17 +90,26 @@ class Job:
         return f"{plain}-{100 * self.amount:g}-seed{self.seed}"
 
 
-def parsed(strategy: str, scope: Scope) -> tuple[str | Callable[..., Any], Scope]:
+def parsed(
+    strategy: str, scope: Scope, own: Mapping[str, Callable[..., Any]] = NOTHING
+) -> tuple[str | Callable[..., Any], Scope]:
     """(criterion, scope) of a strategy as it was asked for.
+
+    Args:
+        strategy: a criterion's name, or a function's, with a scope behind ``@`` or without.
+        scope: where it has none.
+        own: functions of the user's, by name.
 
     Raises:
         UnknownNameError: there is no such criterion, or no such function.
         SecateursError: it has a scope that there is not.
     """
-    name, mark, own = strategy.partition(SCOPE_MARK)
-    if mark and own not in ("group", "network"):
-        raise SecateursError(f"{strategy}: expected @group or @network; received {SCOPE_MARK}{own}")
-    chosen: Scope = own if mark else scope  # type: ignore[assignment]
+    name, mark, after = strategy.partition(SCOPE_MARK)
+    if mark and after not in ("group", "network"):
+        raise SecateursError(f"{strategy}: expected @group or @network; received @{after}")
+    chosen: Scope = after if mark else scope  # type: ignore[assignment]
+    if name in own:
+        return own[name], chosen
     if ":" in name:
         return function_named(name), chosen
     check_known(name)
