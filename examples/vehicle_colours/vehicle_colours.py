@@ -73,7 +73,7 @@ def table(history: History, speed: measure.Ratio) -> str:
     rows = (
         ("", "the document", "here"),
         ("---", "---", "---"),
-        ("rounds of 5%", "about 15", f"{found.best.number}"),
+        ("rounds of 5%", "not given", f"{found.best.number}"),
         (
             "parameters removed",
             f"{DOCUMENT['removed']:.1%}",
