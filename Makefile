@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types coverage-keras clean
 
 demo: .venv/ready
 	$(BIN)/secateurs run --preset demo --directory runs/demo --fresh
@@ -25,6 +25,17 @@ types: .venv/ready
 	# torchvision's and timm's wheels ask for a CUDA build of PyTorch; without their dependencies they do not.
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml
+	touch $@
+
+# All of keras.applications, on all three backends; goes on where it was stopped.
+coverage-keras: .venv-keras/ready
+	PYTHONPATH=benchmarks .venv-keras/bin/python benchmarks/coverage_keras.py --write
+
+.venv-keras/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-keras
+	.venv-keras/bin/python -m pip install --quiet --upgrade pip
+	.venv-keras/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,keras]' tensorflow-cpu jax
+	.venv-keras/bin/python -m pip install --quiet --no-deps torchvision==0.28.0
 	touch $@
 
 clean:

@@ -25,6 +25,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ IN_TORCHVISION = {
 
 
 def names() -> list[str]:
+    os.environ.setdefault("KERAS_BACKEND", MAIN)
     import keras
 
     found = vars(keras.applications)
@@ -124,10 +126,9 @@ def run_keras(name: str) -> dict[str, Any]:
 
 
 def run_torchvision(name: str) -> dict[str, Any]:
+    import_module("support.torchvision_on_cpu")  # before torchvision
     import torch
     import torchvision
-
-    import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
 
     model = torchvision.models.get_model(IN_TORCHVISION[name], weights=None).eval()
     x = torch.randn(1, 3, side(name), side(name))
