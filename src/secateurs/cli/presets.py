@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fine_tune_learning_rate": 0.05,
         "shift": 1,
         "step": 0.05,
-        "rounds": 24,
+        "rounds": 26,
         "patience": 4,
     },
     # The experiment of "Pruning ResNets for Fun and Profit", scaled to one CPU core.
