@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 import secateurs as sec
 from secateurs import data, files, report
+from secateurs.criteria.activations import apoz
+from secateurs.criteria.facts import Facts
+from secateurs.criteria.registry import Need, criterion
 from secateurs.keras import Progress
 from secateurs.report.matrices import apoz_matrix, l1_matrix
 
@@ -35,8 +38,11 @@ CRITERIA = {
     "std": "std_activation",
     "oracle": "oracle",
     "APoZ, neurons too": "apoz",
+    "APoZ per weight": "apoz_per_weight",
 }
-"""What ranks; the last one takes the dense layer's neurons as well as filters."""
+"""What ranks. "Neurons too" takes the dense layer's neurons as well as filters."""
+FLOORS = {"APoZ per weight": 0.2}
+"""The share of a layer's filters that stays in any case; one filter, if not said."""
 ONE_MORE = "one more epoch"
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 CALIBRATION = 512
@@ -86,7 +92,20 @@ def retrained(model: Any, train: Images) -> None:
     model.fit(*train, batch_size=BATCH, epochs=1, verbose=0)
 
 
-def filters_cut(network: Any, scores: Any, share: float, skip: tuple[str, ...]) -> Any:
+@criterion(Need.ACTIVATIONS)
+def apoz_per_weight(facts: Facts) -> NDArray[np.float64]:
+    """A criterion of one's own: how busy a filter is for the weights it takes.
+
+    Formula: (1 - APoZ) / the number of weights that leave with the filter.
+    """
+    shapes = {member: facts.network.tensors[member.tensor].shape for member in facts.group.members}
+    weights = sum(np.prod(s) * member.each / s[member.axis] for member, s in shapes.items())
+    return apoz(facts) / float(weights)
+
+
+def filters_cut(
+    network: Any, scores: Any, share: float, skip: tuple[str, ...], floor: float = 1
+) -> Any:
     """Remove this share of all filters, the lowest scores in the whole network.
 
     Args:
@@ -94,11 +113,12 @@ def filters_cut(network: Any, scores: Any, share: float, skip: tuple[str, ...]) 
         scores: of its channels.
         share: of the channels of the layers that are not left alone.
         skip: layers to leave alone.
+        floor: as for ``secateurs.plan``.
     """
     total = sum(len(group) for group in network.groups)
     taken = sum(len(group) for group in network.groups if group.name not in skip)
     budget = sec.Budget(channels=total - round(share * taken))
-    return sec.plan(network, scores, budget, scope="network", floor=1, skip=skip)
+    return sec.plan(network, scores, budget, scope="network", floor=floor, skip=skip)
 
 
 def dense_model(place: Path, seed: int, loaded: Any, train: Images, epochs: int) -> Any:
@@ -153,14 +173,14 @@ def compare(model: Any, seed: int, results: Results, train: Images, test: Images
         retrained(same, train)
         cost, after = network.cost(), accuracy(same, test)
         results.add(Point(seed, ONE_MORE, 0.0, cost.params, cost.bytes / 1e6, dense, after, 0.0))
-    for name, criterion in CRITERIA.items():
+    for name, ranking in CRITERIA.items():
         missing = [share for share in SHARES if not results.has(seed, name, share)]
         if not missing:
             continue
         skip = () if name.endswith("too") else ("hidden",)
-        scores = sec.score(network, criterion, data=calibration, seed=seed)
+        scores = sec.score(network, ranking, data=calibration, seed=seed)
         for share in missing:
-            cut = filters_cut(network, scores, share, skip)
+            cut = filters_cut(network, scores, share, skip, FLOORS.get(name, 1))
             small = sec.apply(model, cut, train[0][:2], network=network)
             before = accuracy(small, test)
             keras.utils.set_random_seed(seed)
@@ -192,10 +212,10 @@ def draw(results: Results, model: Any, train: Images, place: Path) -> None:
     network = sec.trace(model, train[0][:1])
     layers, norms = l1_matrix(network, CONVOLUTIONS)
     figure = report.matrix(norms, layers, "Normalised L1 norm of every filter")
-    report.save(figure, place / "keras-l1")
+    report.save(figure, place, "keras-l1")
     layers, zeros = apoz_matrix(network, train[0][:CALIBRATION], CONVOLUTIONS)
     figure = report.matrix(zeros, layers, "Average percentage of zeros of every filter")
-    report.save(figure, place / "keras-apoz")
+    report.save(figure, place, "keras-apoz")
     dense = [point for point in results.points if point.criterion == "dense"]
     baseline = float(np.mean([point.accuracy for point in dense]))
     for attribute, label, unit in (
@@ -204,7 +224,30 @@ def draw(results: Results, model: Any, train: Images, place: Path) -> None:
     ):
         curves = {name: curve(results, name, dense, attribute) for name in CRITERIA}
         figure = report.accuracy_against_removed(curves, baseline, label, unit=unit)
-        report.save(figure, place / f"keras-accuracy-{attribute.removesuffix('_mb')}")
+        report.save(figure, place, f"keras-accuracy-{attribute.removesuffix('_mb')}")
+
+
+def tables(results: Results) -> str:
+    """What was measured, as Markdown: means over seeds."""
+    lines = [
+        "| ranked by | filters removed | weights removed | accuracy after the cut | after one epoch |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    seeds = {p.seed for p in results.points if p.criterion == list(CRITERIA)[-1]}
+    for name in ("dense", ONE_MORE, *CRITERIA):
+        for share in (0.0, *SHARES):
+            own = [
+                p
+                for p in results.points
+                if (p.criterion, p.share) == (name, share) and p.seed in seeds
+            ]
+            if not own:
+                continue
+            dense = {p.seed: p for p in results.points if p.criterion == "dense"}
+            gone = np.mean([1 - p.weights / dense[p.seed].weights for p in own])
+            before, after = np.mean([p.before for p in own]), np.mean([p.accuracy for p in own])
+            lines.append(f"| {name} | {share:.0%} | {gone:.1%} | {before:.2%} | {after:.2%} |")
+    return "\n".join(lines) + "\n"
 
 
 def curve(results: Results, name: str, dense: list[Point], attribute: str) -> Any:
@@ -252,6 +295,7 @@ def main() -> None:
         compare(model, seed, results, train, test)
     first = dense_model(place, 0, loaded, train, arguments.epochs)
     draw(results, first, train, arguments.figures or place)
+    files.write_atomically(place / "table.md", tables(results).encode())
     if arguments.loop:
         result = until_too_much_is_lost(first, loaded, place)
         result.model.save(place / "small.keras")
