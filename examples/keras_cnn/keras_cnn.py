@@ -230,7 +230,7 @@ def draw(results: Results, model: Any, train: Images, place: Path) -> None:
 def tables(results: Results) -> str:
     """What was measured, as Markdown: means over seeds."""
     lines = [
-        "| ranked by | filters removed | weights removed | accuracy after the cut | after one epoch |",
+        "| ranked by | filters removed | weights removed | after the cut | after one epoch |",
         "| --- | --- | --- | --- | --- |",
     ]
     seeds = {p.seed for p in results.points if p.criterion == list(CRITERIA)[-1]}
