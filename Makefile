@@ -4,8 +4,9 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types coverage-keras clean
 
+# One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
-	$(BIN)/secateurs run --preset demo --directory runs/demo --fresh
+	OMP_NUM_THREADS=1 $(BIN)/secateurs run --preset demo --directory runs/demo --fresh
 
 test: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2
