@@ -192,7 +192,7 @@ def compare(model: Any, seed: int, results: Results, train: Images, test: Images
 
 
 def until_too_much_is_lost(model: Any, loaded: Any, place: Path) -> Any:
-    """Rank, prune, retrain, repeat, with the loop: until a round loses more than a point."""
+    """Rank, prune, retrain, repeat: until two rounds in a row lose more than a point."""
     return sec.iterate(
         model,
         loaded.train,
@@ -201,7 +201,7 @@ def until_too_much_is_lost(model: Any, loaded: Any, place: Path) -> Any:
         step=0.15,
         criterion="apoz",
         scope="network",
-        stop=sec.Stop(tolerance=0.01),
+        stop=sec.Stop(tolerance=0.01, patience=2),
         directory=place / "loop",
         watcher=Progress(),
     )
