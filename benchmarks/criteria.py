@@ -161,6 +161,8 @@ def write(results: Results, directory: Path) -> None:
         table(results.summary, "accuracy"),
         "Right after the cut, before any fine-tuning:",
         table(results.summary, "before"),
+        "MACs removed, in %: the same parameters are not the same work.",
+        macs_table(results.summary),
     ]
     put(DOCS / "results.md", "criteria", "\n\n".join(said))
 
@@ -183,6 +185,17 @@ def table(summary: list[dict], key: str) -> str:
             row.append(shown if clear or name == "random" else f"*{shown}*")
         rows.append(row)
     return markdown(["strategy", *(f"{100 * amount:g} %" for amount in amounts)], rows)
+
+
+def macs_table(summary: list[dict]) -> str:
+    """What share of the MACs went; strategies that take the same share are one row."""
+    amounts = sorted({one["amount"] for one in summary})
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for name in dict.fromkeys(one["strategy"] for one in summary):
+        own = {one["amount"]: one["macs_removed"] for one in summary if one["strategy"] == name}
+        rows.setdefault(tuple(f"{100 * own[a]:.0f}" for a in amounts), []).append(f"`{name}`")
+    cells = [[", ".join(names), *shares] for shares, names in rows.items()]
+    return markdown(["strategies", *(f"{100 * amount:g} %" for amount in amounts)], cells)
 
 
 if __name__ == "__main__":
