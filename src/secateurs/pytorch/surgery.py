@@ -123,7 +123,9 @@ def _keep(tensor: torch.Tensor, axis: int, kept: NDArray[np.int64]) -> torch.Ten
     After a flatten, one channel is many neighbouring inputs; copying them block by block is ten
     times quicker than one by one.
     """
-    block = _block_length(kept, tensor.shape[axis]) if tensor.dim() == axis + 1 else 1
+    # A vector (a bias, a norm's weight) is copied sooner than its blocks are found.
+    is_last = tensor.dim() == axis + 1 > 1
+    block = _block_length(kept, tensor.shape[axis]) if is_last else 1
     index = torch.from_numpy(kept[::block] // block).to(tensor.device)
     if block == 1:
         return tensor.index_select(axis, index)
