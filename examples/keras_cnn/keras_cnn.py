@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist", help="as secateurs.data.load takes it")
     parser.add_argument("--size", type=int)
     parser.add_argument("--limit", type=int, default=10_000, help="training images")
-    parser.add_argument("--epochs", type=int, default=10, help="of the dense model")
+    parser.add_argument("--epochs", type=int, default=12, help="of the dense model")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--directory", type=Path, default=Path("runs/keras_cnn"))
     parser.add_argument(
