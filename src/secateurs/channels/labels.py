@@ -170,6 +170,8 @@ class _Solver:
     grids: list[Grid]
     frozen: list[tuple[Ids, str]]
     settled: set[tuple[int, int]] = field(default_factory=set)
+    is_frozen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """For each class, whether it has a reason to stay."""
 
     def solve(self) -> Solution:
         classes = self._classes()
@@ -248,11 +250,15 @@ class _Solver:
     def _reasons(self, classes: Ids) -> dict[int, tuple[str, ...]]:
         """Class -> why it is frozen. A frozen cell freezes its row and its column."""
         reasons: dict[int, tuple[str, ...]] = {}
+        self.is_frozen = np.zeros(int(classes.max(initial=-1)) + 1, bool)
         for units, reason in self.frozen:
-            for number in np.unique(classes[units]).tolist():
-                known = reasons.get(number, ())
-                if reason not in known:
-                    reasons[number] = (*known, reason)
+            numbers = np.unique(classes[units])
+            is_known = self.is_frozen[numbers]
+            reasons.update(dict.fromkeys(numbers[~is_known].tolist(), (reason,)))
+            for number in numbers[is_known].tolist():
+                if reason not in reasons[number]:
+                    reasons[number] = (*reasons[number], reason)
+            self.is_frozen[numbers] = True
         while sum(self._spread_frozen(grid, classes, reasons) for grid in self.grids):
             pass
         return reasons
@@ -260,10 +266,11 @@ class _Solver:
     def _spread_frozen(self, grid: Grid, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> bool:
         """Freeze the row and the column of each frozen cell. True if that said anything new."""
         cells = classes[grid.cells]
-        at = np.flatnonzero(np.isin(cells, list(reasons)))
+        at = np.flatnonzero(self.is_frozen[cells])
         known = len(reasons)
         for side in grid.sides_of(at) if len(at) else ():
             numbers, first = np.unique(classes[side], return_index=True)
+            self.is_frozen[numbers] = True
             for number, cell in zip(numbers.tolist(), cells[at[first]].tolist(), strict=True):
                 reasons.setdefault(number, reasons[cell])
         return len(reasons) > known
@@ -294,7 +301,7 @@ class _Solver:
         table = np.arange(1, int(classes.max(initial=-1)) + 2)[:, None]
         for grid in ordered:
             table = self._with_needs_of(grid, classes, table, reasons)
-        table[list(reasons)] = ALWAYS
+        table[self.is_frozen] = ALWAYS
         return table
 
     def _with_needs_of(
@@ -302,13 +309,15 @@ class _Solver:
     ) -> Ids:
         cells = classes[grid.cells]
         sides = grid.sides_of(np.arange(len(cells)))
-        is_frozen = np.zeros(len(table), bool)
-        is_frozen[list(reasons)] = True
-        needs = [np.where(is_frozen[classes[s], None], ALWAYS, table[classes[s]]) for s in sides]
+        needs = [
+            np.where(self.is_frozen[classes[side], None], ALWAYS, table[classes[side]])
+            for side in sides
+        ]
         rows = _distinct_first(np.concatenate(needs, axis=1))
         for at in np.flatnonzero(~rows.any(axis=1)).tolist():
             stuck = [reasons[k] for side in sides if (k := int(classes[side[at]])) in reasons]
             reasons.setdefault(int(cells[at]), stuck[0])
+            self.is_frozen[cells[at]] = True
         if rows.shape[1] > table.shape[1]:
             table = np.pad(table, ((0, 0), (0, rows.shape[1] - table.shape[1])))
         table[cells] = ALWAYS

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,7 @@ class BakedSizes:
         self._seen: dict[tuple[int, ...], list[tuple[NDArray[np.bool_], float]]] = {}
         self._candidates: dict[tuple[int, ...], Iterator[Attribute]] = {}
         self._linked_for: dict[tuple[int, ...], Attribute] = {}
+        self._places: dict[int, dict[tuple[str, str], list[int]]] = {}
         self._is_runnable: bool | None = None
 
     def settle(self) -> Network:
@@ -147,16 +149,57 @@ class BakedSizes:
             self._links.pop(failed, None)
         candidates = self._candidates.setdefault(wrong.key, self._attributes(wrong))
         for attribute in candidates:
-            known = self._links.get(attribute)
-            if known is None:
-                self._links[attribute] = Size(*attribute, Product(1, (wrong.units,)))
-                self._linked_for[wrong.key] = attribute
-                return True
-            if len(known.value.axes[0]) == len(wrong.units):
-                # One number counts both: they go together.
-                self._tracer.equations.equate(known.value.axes[0], wrong.units)
+            if self._link(attribute, wrong.key, wrong.units):
+                self._link_alike(attribute, wrong)
                 return True
         return False
+
+    def _link(self, attribute: Attribute, key: tuple[int, ...], units: Ids) -> bool:
+        """Let an attribute follow these channels; False if it follows something else."""
+        known = self._links.get(attribute)
+        if known is None:
+            self._links[attribute] = Size(*attribute, Product(1, (units,)))
+            self._linked_for[key] = attribute
+            return True
+        if len(known.value.axes[0]) == len(units):
+            # One number counts both: they go together.
+            self._tracer.equations.equate(known.value.axes[0], units)
+            return True
+        return False
+
+    def _link_alike(self, attribute: Attribute, wrong: WrongSize) -> None:
+        """What one layer needed, others of its kind will: a rehearsal may not get as far as them.
+
+        The same operation is the one that is as far on in its layer; the next rehearsal shows
+        whether this was right, as for any other attribute.
+        """
+        owner, name, item = attribute
+        number, at, place, axis = wrong.key
+        places = self._places_in(number)
+        operation = self._passes[number].operations[at]
+        if operation.layer != owner:
+            return
+        nth = places[owner, operation.name].index(at)
+        for path, module in self._modules.items():
+            same = places.get((path, operation.name), [])[nth : nth + 1]
+            if path == owner or type(module) is not type(self._modules[owner]) or not same:
+                continue
+            shapes = self._passes[number].operations[same[0]].outputs
+            shape, axes = shapes[place] if place < len(shapes) else ((), {})
+            key = (number, same[0], place, axis)
+            if key in self._candidates or axis not in axes or shape[axis] != wrong.dense:
+                continue
+            if _item_of(module, name, item) == wrong.dense:
+                self._link((path, name, item), key, axes[axis])
+
+    def _places_in(self, number: int) -> dict[tuple[str, str], list[int]]:
+        """(layer, operation) -> where that operation is done there in a pass."""
+        if number not in self._places:
+            found: dict[tuple[str, str], list[int]] = {}
+            for at, operation in enumerate(self._passes[number].operations):
+                found.setdefault((operation.layer, operation.name), []).append(at)
+            self._places[number] = found
+        return self._places[number]
 
     def _attributes(self, wrong: WrongSize) -> Iterator[Attribute]:
         for layer in wrong.layers:
@@ -326,6 +369,14 @@ class BakedSizes:
         halves = (names[:middle], names[middle:])
         found = [name for half in halves for name in self._culprits(network, channels, half)]
         return found or names  # they only block each other together: none of them may go
+
+
+def _item_of(module: nn.Module, name: str, item: int | None) -> Any:
+    """An attribute, or an item of one; None where there is none."""
+    value = vars(module).get(name)
+    if item is None:
+        return value
+    return value[item] if isinstance(value, (list, tuple)) and item < len(value) else None
 
 
 def _explanation(

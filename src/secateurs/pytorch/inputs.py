@@ -80,7 +80,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(tensor):
         raise ModelError(
             f"{name}: expected a parameter with a shape; received one that is made at the first "
             "forward pass. Run the model once on the example inputs, then prune it."

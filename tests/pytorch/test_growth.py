@@ -1,0 +1,70 @@
+"""How the work grows with the model: linearly, so counted here in calls and not in seconds."""
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+import secateurs as sec
+
+
+def chain(layers: int) -> nn.Module:
+    parts = [part for _ in range(layers) for part in (nn.Conv2d(4, 4, 1), nn.ReLU())]
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(16, 2)).eval()
+
+
+def seconds_for(layers: int) -> float:
+    model, x = chain(layers), torch.randn(1, 4, 2, 2)
+    start = time.process_time()
+    network = sec.trace(model, x)
+    sec.plan(network, sec.score(network, "l1"), sec.Budget(params=0.5))
+    return time.process_time() - start
+
+
+def test_a_chain_ten_times_as_long_takes_ten_times_as_long():
+    seconds_for(10)
+    short, long = (min(seconds_for(layers) for _ in range(2)) for layers in (60, 600))
+    assert long < 30 * short  # quadratic would be 100 times
+
+
+class Attention(nn.Module):
+    """A head size kept at construction, and a path that depends on shapes being equal."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.head_dim = width // heads
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        q, k, v = (make(x).view(shape).transpose(1, 2) for make in (self.q, self.k, self.v))
+        if k.shape[-1] != v.shape[-1]:
+            raise ValueError("keys and values of one size are needed")
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return x + self.out(mixed.reshape(*x.shape[:-1], -1))
+
+
+def test_what_one_layer_needed_is_done_for_all_of_its_kind(monkeypatch):
+    """Each rehearsal ends in the first layer that raises; one must do for forty layers."""
+    from secateurs.pytorch import baked
+
+    rehearsals = 0
+    rehearse = baked.Rehearsal.rehearse
+
+    def counted(self):
+        nonlocal rehearsals
+        rehearsals += 1
+        return rehearse(self)
+
+    monkeypatch.setattr(baked.Rehearsal, "rehearse", counted)
+    model = nn.Sequential(*(Attention(8, 2) for _ in range(40)), nn.Linear(8, 2)).eval()
+    x = torch.randn(1, 3, 8)
+    network = sec.trace(model, x)
+    assert rehearsals < 10
+    assert {len(group) for group in network.groups} >= {2, 4}
+    sides = {group.name: np.arange(len(group)) for group in network.groups}
+    small = sec.apply(model, sec.plan(network, sides, amount=0.5), x, network=network)
+    assert small[39].head_dim == 2
+    assert small.report.proof.holds
