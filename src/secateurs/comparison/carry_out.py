@@ -66,7 +66,8 @@ def carry_out(
     for _, result in crew.carry_out(untrained):
         _keep(ledger, result, onlooker)
     contents = {seed: ledger.dense_content(seed) for seed in seeds}
-    orders = [Order(told, job.seed, job, contents[job.seed], pruners) for job in open_jobs]
+    travelling = dict(pruners)  # a read-only view of them cannot be sent to another process
+    orders = [Order(told, job.seed, job, contents[job.seed], travelling) for job in open_jobs]
     for _, result in crew.carry_out(orders):
         _keep(ledger, result, onlooker)
     results = Results(comparison, ledger.denses, ledger.outcomes)
