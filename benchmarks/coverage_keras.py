@@ -272,7 +272,9 @@ def _summary(results: dict[str, dict[str, Any]]) -> str:
         f"Models that are traced, cut, proven, trained for a step, saved and loaded: "
         f"{'; '.join(said)}. Seconds of processor time from trace to proof, on PyTorch's backend; "
         f"the PyTorch path's are for torchvision's model of the architecture on the same size of "
-        f"image (median of Keras's time to it: {median}, {len(ratios)} architectures)."
+        f"image (median of Keras's time to it: {median}, {len(ratios)} architectures). The largest "
+        "difference is the output's, of its largest value, and that of the samples of every layer "
+        "inside, relative to their size: on so small an image some outputs are all alike."
     )
 
 
@@ -288,7 +290,7 @@ def _row(name: str, results: dict[str, dict[str, Any]]) -> list[str]:
         f"{theirs['seconds']:.1f} s" if "seconds" in theirs else "",
         f"{result['before']:,}",
         f"{result['after']:,}",
-        f"{result['difference']:.1e} of {result['scale']:.2g}",
+        f"{result['difference']:.1e} of {result['scale']:.2g}; inside {result['inside']:.1e}",
         _frozen(result),
     ]
 
