@@ -164,7 +164,12 @@ def test_it_survives_a_kill(found, tmp_path):
     done = len(list(place.glob("jobs/*.json")))
     assert done >= 2
     results = carried_out(place)
-    assert numbers(results.outcomes) == numbers(found[0].outcomes)
+    # Another process may compute with another number of threads, which round differently.
+    pairs = zip(numbers(results.outcomes), numbers(found[0].outcomes), strict=True)
+    for present, expected in pairs:
+        for name, value in expected.items():
+            near = pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value
+            assert present[name] == near
 
 
 def test_a_half_written_result_is_no_result(tmp_path):
