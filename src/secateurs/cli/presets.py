@@ -54,10 +54,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "learning_rate": 0.1,
         "precision": "bf16",
-        "step": 0.1,
+        "step": 0.05,
         "tolerance": 0.005,
-        "rounds": 12,
-        "patience": 4,
+        "rounds": 26,
+        "patience": 8,
     },
 }
 
