@@ -52,13 +52,10 @@ def _summary(
         ]
         times = [median([pair[place]["seconds"] for pair in both] or [nan]) for place in (0, 1)]
         ratio = median([pair[0]["seconds"] / pair[1]["seconds"] for pair in both] or [nan])
-        covered = [sum(result is not None and counts(result) for result in tool) for tool in tools]
-        rows.append(
-            [title, len(own), *covered, *(f"{seconds:.2f} s" for seconds in times), f"{ratio:.2f}"]
-        )
+        shown = [*(f"{seconds:.2f} s" for seconds in times), f"{ratio:.2f}"] if both else [""] * 3
+        rows.append([title, *(_covered(tool, counts) for tool in tools), *shown])
     columns = (
         "",
-        "tried",
         "Secateurs",
         "Torch-Pruning",
         "median time, Secateurs",
@@ -66,6 +63,11 @@ def _summary(
         "median ratio of times",
     )
     return markdown(columns, rows)
+
+
+def _covered(results: Iterable[Result | None], counts: Callable[[Result], bool]) -> str:
+    tried = [result for result in results if result is not None]
+    return f"{sum(map(counts, tried))} of {len(tried)}" if tried else "not run"
 
 
 def _table(
