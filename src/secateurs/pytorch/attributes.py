@@ -74,8 +74,10 @@ def _followed(
         if layer == owner:
             yield attribute, (units,)
     for kind, attribute, tensor, axis in FOLLOWS:
+        if not isinstance(module, kind):
+            continue
         leaf = by_tensor.get(id(getattr(module, tensor, None)))
-        if isinstance(module, kind) and leaf is not None and axis in leaf.axes:
+        if leaf is not None and axis in leaf.axes:
             yield attribute, (leaf.axes[axis],)
 
 

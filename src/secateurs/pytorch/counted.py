@@ -6,10 +6,9 @@ operations alike, so that what one finds can be used by the next: this is the pa
 
 from __future__ import annotations
 
-import copy
 import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType
@@ -185,21 +184,28 @@ class _Before:
     def __init__(self, module: nn.Module) -> None:
         own = vars(module)
         places = [own, *(value for value in own.values() if isinstance(value, (dict, list)))]
-        self._kept = [(place, copy.copy(place)) for place in places]
+        self._kept = [
+            (place, dict(place) if isinstance(place, dict) else list(place)) for place in places
+        ]
 
     def put_back(self) -> None:
         """Let every attribute, and every list and dictionary among them, hold what it held."""
         for now, before in self._kept:
+            if not now and not before:
+                continue
             if isinstance(now, list):
-                if len(now) != len(before) or any(map(operator.is_not, now, before)):
+                if _differ(now, before):
                     now[:] = before
-            elif isinstance(before, dict) and _differ(now, before):
+            elif isinstance(before, dict) and (
+                _differ(now, before) or _differ(now.values(), before.values())
+            ):
                 now.clear()
                 now.update(before)
 
 
-def _differ(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
-    return now.keys() != before.keys() or any(now[key] is not before[key] for key in before)
+def _differ(now: Collection[Any], before: Collection[Any]) -> bool:
+    """Whether these are other objects, or in another order."""
+    return len(now) != len(before) or any(map(operator.is_not, now, before))
 
 
 def users_line() -> str:

@@ -12,6 +12,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,17 +103,15 @@ class Sampled(Counted):
     def _sample(self, tensor: torch.Tensor | None, operation: Operation) -> torch.Tensor | None:
         """Values at places that depend on the small model's shape alone."""
         dense, axes = operation.outputs[0]
-        small = [
-            int(self._stays[axes[axis]].sum()) if axis in axes else size
+        small = tuple(
+            int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
             for axis, size in enumerate(dense)
-        ]
-        total = math.prod(small)
-        if tensor is None or not tensor.is_floating_point() or not total:
+        )
+        if tensor is None or not tensor.is_floating_point() or not math.prod(small):
             return None
         if not small:
             return tensor.reshape(1)
-        flat = np.random.default_rng(total).integers(0, total, min(total, self.samples_each))
-        return self._at(tensor, np.unravel_index(flat, small), dense, axes)
+        return self._at(tensor, places_in(small, self.samples_each), dense, axes)
 
     def _at(
         self,
@@ -125,6 +124,14 @@ class Sampled(Counted):
             return None
         index = tuple(torch.from_numpy(at).to(tensor.device) for at in places)
         return tensor[index]
+
+
+@lru_cache(maxsize=4096)
+def places_in(shape: tuple[int, ...], count: int) -> Sequence[NDArray[np.int64]]:
+    """Indices along each axis of ``count`` places in a tensor of this shape, always the same."""
+    total = math.prod(shape)
+    flat = np.random.default_rng(total).integers(0, total, min(total, count))
+    return np.unravel_index(flat, shape)
 
 
 class MaskedTwin(Sampled):
