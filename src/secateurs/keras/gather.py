@@ -8,7 +8,7 @@ these values. The user's model is not touched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
-from secateurs.criteria.gathered import Gates, Gathered, Gram, Reading, part_of
+from secateurs.criteria.gathered import Gathered, part_of
+from secateurs.criteria.gathering import Gathering
 from secateurs.criteria.registry import Need
 from secateurs.errors import DataError
 from secateurs.keras.counted import as_it_is
@@ -77,29 +78,21 @@ class Read:
 
 
 @dataclass(eq=False)
-class Pass:
+class Pass(Gathering):
     """The sums of one pass, batch by batch.
 
     Attributes:
-        network: as traced.
-        needs: what to gather.
         objective: the loss.
         first: the first batch, to learn from how the model treats images.
         who: what needs it, for messages.
-        images: how many went through.
     """
 
-    network: Network
-    needs: Need
     objective: Objective
     first: Batch
     who: str = "gather"
-    images: int = 0
-    readings: list[Reading] = field(default_factory=list)
-    grams: dict[str, dict[int, Gram]] = field(default_factory=dict)
-    curvature: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.source = traced(self.network)
         known = list(present_values(self.source.model).values())
         self._variables = [variable for variable, _ in known]
@@ -107,9 +100,8 @@ class Pass:
         self._places, unseen = places_of(self.network)
         self.reads = self._looked_around()
         _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
-        self._note_readings()
-        self.gates = Gates(self.network.solution)
-        self.grams = {group.name: {} for group in self.network.groups}
+        for number, place in ((read.number, read.place) for read in self.reads.values()):
+            self.note_reader(number, place.layer, place.units, place.strength)
         self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
         self._statistics = compiled(self._summed_up)
         self._gate_slopes = gradient_of(self._gated_loss)
@@ -121,35 +113,6 @@ class Pass:
         ]
         self._weight_slopes = gradient_of(self._loss_of_weights)
         self.ablation = ExactAblation(self)
-
-    def add(self, batch: Batch) -> None:
-        """Go through one batch, for everything that is needed."""
-        self.images += len(batch)
-        if self.needs & (Need.ACTIVATIONS | Need.GRAMS):
-            self._add_statistics(batch)
-        if self.needs & Need.GATES:
-            self._add_gates(batch)
-        if self.needs & Need.CURVATURE:
-            for image in range(len(batch)):
-                self._add_squared_gradients(batch.rows(slice(image, image + 1)))
-        if self.needs & Need.ABLATION:
-            self.ablation.add(batch)
-
-    def gathered(self) -> Gathered:
-        """All of it."""
-        needs = self.needs
-        return Gathered(
-            self.images,
-            tuple(self.readings) if needs & Need.ACTIVATIONS else None,
-            {name: tuple(own.values()) for name, own in self.grams.items()}
-            if needs & Need.GRAMS
-            else None,
-            self.gates if needs & Need.GATES else None,
-            {name: squares / self.images for name, squares in self.curvature.items()}
-            if needs & Need.CURVATURE
-            else None,
-            self.ablation.ablation() if needs & Need.ABLATION else None,
-        )
 
     # -- running the model
 
@@ -235,36 +198,25 @@ class Pass:
         )
         return found
 
-    def _note_readings(self) -> None:
-        for read in self.reads.values():
-            place = read.place
-            if read.number == len(self.readings):
-                zeros = np.zeros(len(place.units))
-                self.readings.append(Reading(place.layer, place.units, zeros))
-            self.readings[read.number].strength += place.strength
-
     def _where_groups_lie(self) -> dict[int, list[tuple[str, NDArray[Any]]]]:
         """Reading -> (group, indices of each channel) of the groups whose channels are read."""
-        found: dict[int, list[tuple[str, NDArray[Any]]]] = {}
-        for number, reading in enumerate(self.readings):
-            for group in self.network.groups:
-                rows = part_of(self.network, group, reading.units).rows
-                if rows is not None:
-                    found.setdefault(number, []).append((group.name, rows))
-        return found
+        return {
+            number: list(self.groups_among(reading.units))
+            for number, reading in enumerate(self.readings)
+        }
 
     # -- values
 
-    def _add_statistics(self, batch: Batch) -> None:
+    def add_values(self, batch: Batch) -> None:
+        """Add to the readings, the grams or both, as is needed."""
         for number, (sums, tables) in enumerate(self._statistics(self.arrays(batch), self._values)):
             reading = self.readings[number]
             count, *totals = (_numpy(total) for total in sums)
             if self.needs & Need.ACTIVATIONS:
                 reading.add(int(count), *(total.sum(0) for total in totals))
-            for (name, rows), table in zip(self._rows.get(number, ()), tables, strict=True):
-                gram = self.grams[name].setdefault(number, Gram.empty(len(rows)))
+            for (name, _), table in zip(self._rows.get(number, ()), tables, strict=True):
                 seen = _numpy(table)  # in double precision: what is left of a mean is small
-                gram.add(len(seen), seen.sum(0), seen.T @ seen)
+                self.add_products(name, number, len(seen), seen.sum(0), seen.T @ seen)
 
     def _summed_up(self, arrays: Sequence[Any], values: Sequence[Any]) -> list[Any]:
         """For each reading: sums of its values, image by image, and its values by group."""
@@ -300,7 +252,8 @@ class Pass:
 
     # -- gradients
 
-    def _add_gates(self, batch: Batch) -> None:
+    def add_gates(self, batch: Batch) -> None:
+        """Add to the gates."""
         if all(read.by_image for read in self.reads.values()):
             self.gates.add(self._slopes(batch, len(batch)))
         else:
@@ -319,7 +272,8 @@ class Pass:
     ) -> Any:
         return keras.ops.sum(self.objective.losses(self.gated(gates, arrays, values), labels))
 
-    def _add_squared_gradients(self, image: Batch) -> None:
+    def add_squared_gradients(self, image: Batch) -> None:
+        """Add to the curvature; of one image."""
         weights = [keras.ops.stop_gradient(leaf.variable.value) for leaf in self._weights]
         found = self._weight_slopes(weights, self.arrays(image), self.labels(image), self._values)
         for leaf, slope in zip(self._weights, found, strict=True):

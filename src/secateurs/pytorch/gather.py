@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
-from secateurs.criteria.gathered import Gates, Gathered, Gram, Reading, part_of
+from secateurs.criteria.gathered import Gathered
+from secateurs.criteria.gathering import Gathering
 from secateurs.criteria.registry import Need
 from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
@@ -111,69 +112,31 @@ def _recorded(source: TracedModel, batch: Batch) -> tuple[Tape, torch.Tensor | N
 
 
 @dataclass(eq=False)
-class Pass:
+class Pass(Gathering):
     """The sums of one pass, batch by batch.
 
     Attributes:
-        network: as traced.
-        needs: what to gather.
         objective: the loss.
         first: the first batch, to learn from how the model treats images.
-        images: how many went through.
     """
 
-    network: Network
-    needs: Need
     objective: Objective
     first: Batch
-    images: int = 0
-    readings: list[Reading] = field(default_factory=list)
-    grams: dict[str, dict[int, Gram]] = field(default_factory=dict)
-    curvature: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.source = traced(self.network)
         self.places = places_of(self.source, self.first)
-        self.gates = Gates(self.network.solution)
         self.ablation = ExactAblation(self.network, self.objective)
         self._at: dict[int, list[Place]] = {}
         for place in self.places:
             self._at.setdefault(place.step, []).append(place)
-        self.grams = {group.name: {} for group in self.network.groups}
         self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
-
-    def add(self, batch: Batch) -> None:
-        """Go through one batch, for everything that is needed."""
-        self.images += len(batch)
-        if self.needs & (Need.ACTIVATIONS | Need.GRAMS):
-            self._sum_values(batch)
-        if self.needs & Need.GATES:
-            self._sum_gates(batch)
-        if self.needs & Need.CURVATURE:
-            for image in range(len(batch)):
-                self._sum_squared_gradients(batch.rows(slice(image, image + 1)))
-        if self.needs & Need.ABLATION:
-            self.ablation.add(batch)
-
-    def gathered(self) -> Gathered:
-        """All of it."""
-        needs = self.needs
-        return Gathered(
-            self.images,
-            tuple(self.readings) if needs & Need.ACTIVATIONS else None,
-            {name: tuple(own.values()) for name, own in self.grams.items()}
-            if needs & Need.GRAMS
-            else None,
-            self.gates if needs & Need.GATES else None,
-            {name: _numpy(squares) / self.images for name, squares in self.curvature.items()}
-            if needs & Need.CURVATURE
-            else None,
-            self.ablation.ablation() if needs & Need.ABLATION else None,
-        )
 
     # -- values
 
-    def _sum_values(self, batch: Batch) -> None:
+    def add_values(self, batch: Batch) -> None:
+        """Add to the readings, the grams or both, as is needed."""
         arguments, keywords, _ = on_device(batch, self.source.model)
         fresh = not self.readings
         seen: set[int] = set()
@@ -182,19 +145,14 @@ class Pass:
             tensors = call.tensors()
             for place in self._at.get(number, ()):
                 if fresh:
-                    self._note_reader(place, call)
+                    layer = self.source.operations[number].layer
+                    strength = _strength(call, place.mask)
+                    self.note_reader(place.reading, layer, place.mask.units, strength)
                 if place.reading not in seen:
                     seen.add(place.reading)
                     self._sum_operand(place, tensors[place.mask.operand])
 
         record(self.source.model, self.source.operations, arguments, keywords, watch, keep=False)
-
-    def _note_reader(self, place: Place, call: Call) -> None:
-        units = place.mask.units
-        if place.reading == len(self.readings):
-            layer = self.source.operations[place.step].layer
-            self.readings.append(Reading(layer, units, np.zeros(len(units))))
-        self.readings[place.reading].strength += _strength(call, place.mask)
 
     def _sum_operand(self, place: Place, operand: torch.Tensor) -> None:
         values = operand.movedim(place.mask.axis, -1).flatten(0, -2)
@@ -214,10 +172,8 @@ class Pass:
         """(group, reading, indices of each channel) where a group's channels are read."""
         found: dict[tuple[str, int], torch.Tensor] = {}
         for place in self.places:
-            for group in self.network.groups:
-                rows = part_of(self.network, group, place.mask.units).rows
-                if rows is not None:
-                    found[group.name, place.reading] = torch.from_numpy(rows)
+            for name, rows in self.groups_among(place.mask.units):
+                found[name, place.reading] = torch.from_numpy(rows)
         return [(name, number, rows) for (name, number), rows in found.items()]
 
     def _sum_products(
@@ -225,12 +181,12 @@ class Pass:
     ) -> None:
         channels, each = shape
         table = values.reshape(-1, each, channels).flatten(0, 1).double()
-        gram = self.grams[name].setdefault(number, Gram.empty(channels))
-        gram.add(len(table), _numpy(table.sum(0)), _numpy(table.T @ table))
+        self.add_products(name, number, len(table), _numpy(table.sum(0)), _numpy(table.T @ table))
 
     # -- gradients
 
-    def _sum_gates(self, batch: Batch) -> None:
+    def add_gates(self, batch: Batch) -> None:
+        """Add to the gates."""
         if any(place.rows is None or place.rows.axis == place.mask.axis for place in self.places):
             # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
             for image in range(len(batch)):
@@ -262,7 +218,8 @@ class Pass:
             for (number, gate), slope in zip(gated.gates.items(), found, strict=True)
         ]
 
-    def _sum_squared_gradients(self, image: Batch) -> None:
+    def add_squared_gradients(self, image: Batch) -> None:
+        """Add to the curvature; of one image."""
         tape, labels = _recorded(self.source, image)
         wanted = {
             id(tensor): (name, tensor)
@@ -285,12 +242,10 @@ class Pass:
                 else [None] * len(own)
             )
         for name, _ in wanted.values():
-            self.curvature.setdefault(
-                name, torch.zeros(self.source.tensors[name].shape, dtype=torch.float64)
-            )
+            self.curvature.setdefault(name, np.zeros(self.source.tensors[name].shape))
         for name, slope in zip(own, found, strict=True):
             if slope is not None:
-                self.curvature[name] += slope.double().square().cpu()
+                self.curvature[name] += np.square(_numpy(slope))
 
 
 @dataclass(eq=False)
