@@ -10,8 +10,8 @@ import numpy as np
 from keras import layers
 
 from secateurs.channels.labels import Ids
+from secateurs.channels.layout import axes_of, frozen_side, laid_out, merged
 from secateurs.keras.internals import GetItem, operation_classes
-from secateurs.keras.rules.layout import axes_of, frozen_side, laid_out, merged
 from secateurs.keras.rules.registry import rule, unknown
 from secateurs.keras.tracer import Axes, Call, Place, Tracer, Value
 

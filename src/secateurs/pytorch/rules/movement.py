@@ -1,9 +1,6 @@
 """Operations that only move elements about: run on the labels, they say themselves what they do.
 
-The label of an axis is laid out as a tensor of whole numbers of the operand's shape, constant along
-all other axes and so of no size; the operation is run on it; the axes along which the result varies
-are the ones that carry the channels now. If two do, a reshape has divided the axis, and it is a
-grid.
+See ``secateurs.channels.layout``.
 """
 
 from __future__ import annotations
@@ -15,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateurs.channels.labels import Equations, Ids
+from secateurs.channels.labels import Ids
+from secateurs.channels.layout import axes_of, frozen_side, merged
 from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Axes, Place
 from secateurs.pytorch.rules.registry import rule
 from secateurs.pytorch.tracer import Tracer
-
-BY_POSITION = "picked by its position"
 
 
 def move(tracer: Tracer, call: Call) -> Any:
@@ -30,13 +26,16 @@ def move(tracer: Tracer, call: Call) -> Any:
     source = call.arguments[0]
     output = call.run()
     results = list(tensors_in(output))
-    layers: list[list[Axes]] = [[] for _ in results]
+    found: list[list[Axes]] = [[] for _ in results]
+    where = tracer.where()
     for axis, units in list(tracer.axes(source).items()):
-        laid_out = list(tensors_in(_moved_labels(call, source.shape, axis, units)))
-        for place, labels in enumerate(laid_out):
-            layers[place].append(_axes_of(tracer, labels, units))
-    for result, found in zip(results, layers, strict=True):
-        tracer.put(result, _merged(tracer, result, found))
+        moved = tensors_in(_moved_labels(call, source.shape, axis, units))
+        reason = f"picked by its position at {where}"
+        for place, labels in enumerate(moved):
+            found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))
+    reason = f"a reshape that cannot be followed, at {where}"
+    for result, layers in zip(results, found, strict=True):
+        tracer.put(result, merged(tracer.equations, result.dim(), layers, reason))
     return output
 
 
@@ -49,96 +48,6 @@ def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> An
         aten.reshape.default if call.packet in (aten.view, aten._unsafe_view) else call.function
     )
     return function(labels, *call.arguments[1:], **call.keywords)
-
-
-def _axes_of(tracer: Tracer, labels: torch.Tensor, units: Ids) -> Axes:
-    """Along which axes a laid-out label varies, and the units there."""
-    if not labels.numel():
-        return {}
-    strides = zip(labels.stride(), labels.shape, strict=True)
-    varied = labels[tuple(0 if step == 0 or size == 1 else slice(None) for step, size in strides)]
-    places = [
-        axis
-        for axis, (step, size) in enumerate(zip(labels.stride(), labels.shape, strict=True))
-        if step != 0 and size != 1
-    ]
-    values = varied.numpy()
-    for number in reversed(range(values.ndim)):
-        first = values.take([0], axis=number)
-        if (values == first).all():
-            values = values.take(0, axis=number)
-            del places[number]
-    if values.ndim == 0:
-        tracer.equations.freeze(values.reshape(1), f"{BY_POSITION} at {tracer.where()}")
-        return {}
-    if values.ndim == 1:
-        same = len(values) == len(units) and np.array_equal(values, units)
-        return {places[0]: units if same else np.ascontiguousarray(values)}
-    sides = tracer.equations.factor(np.ascontiguousarray(values).ravel(), values.shape)
-    return dict(zip(places, sides, strict=True))
-
-
-def _merged(tracer: Tracer, result: torch.Tensor, found: Sequence[Axes]) -> Axes:
-    """One label an axis: where several came together, they are the sides of a grid."""
-    axes: Axes = {}
-    for axis in range(result.dim()):
-        layers = [layer[axis] for layer in found if axis in layer]
-        if len(layers) == 1:
-            axes[axis] = layers[0]
-        elif layers:
-            merged = _composed(tracer.equations, layers)
-            if merged is None:
-                reason = f"a reshape that cannot be followed, at {tracer.where()}"
-                for units in layers:
-                    tracer.equations.freeze(units, reason)
-            else:
-                axes[axis] = merged
-    return axes
-
-
-def _composed(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
-    """The axis of a grid whose rows, columns, ... these labels name; None if it is no grid.
-
-    Between two sides there may be axes without channels: they become sides that are frozen.
-    """
-    patterns = sorted((_pattern(layer) for layer in layers), key=lambda p: -p[1])
-    if any(base is None for base, _ in patterns):
-        return None
-    sides: list[Ids] = []
-    rest = len(layers[0])
-    for base, run in patterns:
-        size = len(base) * run  # type: ignore[arg-type]
-        if size == 0 or rest % size:
-            return None
-        if rest != size:
-            sides.append(_frozen_side(equations, rest // size))
-        sides.append(base)  # type: ignore[arg-type]
-        rest = run
-    if rest != 1:
-        sides.append(_frozen_side(equations, rest))
-    return equations.compose(sides)
-
-
-def _pattern(labels: Ids) -> tuple[Ids | None, int]:
-    """(base, run) such that ``labels`` is base, each entry ``run`` times, over and over."""
-    changes = np.flatnonzero(labels[1:] != labels[:-1])
-    run = int(changes[0]) + 1 if len(changes) else len(labels)
-    if len(labels) % run:
-        return None, 1
-    steps = labels[::run]
-    again = np.flatnonzero(steps[1:] == steps[0])
-    period = int(again[0]) + 1 if len(again) else len(steps)
-    base = steps[:period]
-    whole = len(steps) % period == 0 and np.array_equal(
-        np.tile(np.repeat(base, run), len(steps) // period), labels
-    )
-    return (base if whole else None), run
-
-
-def _frozen_side(equations: Equations, size: int) -> Ids:
-    side = equations.units(size)
-    equations.freeze(side, "positions that carry no channels")
-    return side
 
 
 rule(
@@ -226,7 +135,7 @@ def cat(tracer: Tracer, call: Call) -> Any:
         # A part without channels keeps its place: units of its own that nothing may remove.
         axes[axis] = np.concatenate(
             [
-                _frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
+                frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
                 for tensor, part in zip(tensors, parts, strict=True)
             ]
         )
@@ -264,7 +173,7 @@ def pad(tracer: Tracer, call: Call) -> Any:
         if before == after == 0:
             axes[axis] = units
         elif mode == "constant" and before >= 0 and after >= 0:
-            ends = [_frozen_side(tracer.equations, size) for size in (before, after)]
+            ends = [frozen_side(tracer.equations, size) for size in (before, after)]
             axes[axis] = np.concatenate([ends[0], units, ends[1]])
         else:
             tracer.equations.freeze(units, f"padded by {mode} at {tracer.where()}")

@@ -3,8 +3,6 @@
 The label of an axis is laid out as an array of unit numbers of the operand's shape, constant along
 all other axes; the movement is done to it; the axes along which the result varies are the ones that
 carry the channels now. If two do, a reshape has divided the axis, and it is a grid.
-
-NumPy alone: this file knows no framework.
 """
 
 from __future__ import annotations
@@ -36,11 +34,12 @@ def axes_of(equations: Equations, moved: Labels, units: Ids, reason: str) -> dic
         units: along that axis, before it.
         reason: why a unit that was picked by its position is frozen.
     """
+    if not moved.size:
+        return {}
     varying, places = _varying(moved)
     values: Ids = np.ascontiguousarray(varying, np.int64)
     if not places:
-        if moved.size:
-            equations.freeze(values.reshape(1), reason)
+        equations.freeze(values.reshape(1), reason)
         return {}
     if len(places) == 1:
         return {places[0]: units if np.array_equal(values, units) else values}
@@ -49,13 +48,15 @@ def axes_of(equations: Equations, moved: Labels, units: Ids, reason: str) -> dic
 
 def _varying(moved: Labels) -> tuple[Labels, list[int]]:
     """The label without the axes along which it is constant, and the numbers of the others."""
-    values, places = moved, list(range(moved.ndim))
     # Axes that were broadcast cost nothing to look at; they go first.
-    for axis in sorted(range(moved.ndim), key=lambda axis: moved.strides[axis] != 0):
-        number = places.index(axis)
-        first = values.take([0], axis=number) if values.shape[number] else values
-        if values.shape[number] == 1 or moved.strides[axis] == 0 or (values == first).all():
-            values = first.reshape(*values.shape[:number], *values.shape[number + 1 :])
+    steps = zip(moved.strides, moved.shape, strict=True)
+    places = [axis for axis, (step, size) in enumerate(steps) if step != 0 and size != 1]
+    index = tuple(slice(None) if axis in places else 0 for axis in range(moved.ndim))
+    values: Labels = moved[index]
+    for number in reversed(range(len(places))):
+        first = values.take([0], axis=number)
+        if (values == first).all():
+            values = first.squeeze(number)
             del places[number]
     return values, places
 
