@@ -30,7 +30,8 @@ def recurrent(tracer: Tracer, call: Call) -> Any:
     gates = GATES[call.packet]
     step = (4 if call["has_biases"] else 2) * directions
     first = next(i for i, t in enumerate(call.tensors()) if t is weights[0])
-    hidden = tracer.unify(list(_hidden_places(weights, step, directions)))
+    given = [Place(state, state.dim() - 1) for state in tensors_in(call["hx"])]
+    hidden = tracer.unify([*_hidden_places(weights, step, directions), *given])
     read = tracer.labels(x).axes.get(x.dim() - 1)
     sources = [Place(x, x.dim() - 1)]
     for place in range(0, len(weights), step):
