@@ -1,4 +1,4 @@
-"""Layers that are one operation: recurrent ones.
+"""Layers that are one operation: recurrent ones, attention, normed weights, Fourier transforms.
 
 Each cut is held against the dense model whose readers of the removed channels are zeroed by hand.
 """
@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import secateurs as sec
 
@@ -117,3 +118,116 @@ def test_a_recurrent_layer_with_a_projection_is_left_alone():
             return self.rec(self.into(x))[0]
 
     assert not sec.trace(Projected(), torch.randn(6, 2, 3)).groups
+
+
+# -- attention
+
+
+class Heads(nn.Module):
+    """Attention with several query heads for each head of keys and values."""
+
+    def __init__(self, queries, shared, masked=False):
+        super().__init__()
+        self.shared, self.masked = shared, masked
+        self.q = nn.Linear(6, queries * 4)
+        self.k, self.v = (nn.Linear(6, shared * 4) for _ in range(2))
+        self.out = nn.Linear(queries * 4, 3)
+
+    def forward(self, x):
+        q, k, v = (
+            make(x).unflatten(-1, (-1, 4)).transpose(1, 2) for make in (self.q, self.k, self.v)
+        )
+        mask = torch.ones(5, 5, dtype=torch.bool).tril() if self.masked else None
+        grouped = q.shape[1] != k.shape[1]
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_head_of_keys_goes_with_all_its_queries(masked):
+    model, x = Heads(6, 3, masked).eval(), torch.randn(2, 5, 6)
+    network = sec.trace(model, x)
+    found = channels_of(network)
+    assert sorted(found.values()) == [2, 3]
+    name = next(name for name, number in found.items() if number == 3)
+    small = sec.apply(model, network.cut({name: [1]}), x, network=network)
+    heads = torch.arange(24).view(6, 4)
+    assert torch.equal(small.k.weight, model.k.weight[heads[[0, 2]].flatten()])
+    assert torch.equal(small.q.weight, model.q.weight[heads[[0, 1, 4, 5]].flatten()])
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.out.weight[:, heads[[2, 3]].flatten()] = 0
+    assert agree(small, dense, x)
+
+
+def test_one_query_of_every_head_of_keys_goes():
+    model, x = Heads(6, 2).eval(), torch.randn(2, 5, 6)
+    network = sec.trace(model, x)
+    name = next(name for name, number in channels_of(network).items() if number == 3)
+    small = sec.apply(model, network.cut({name: [1]}), x, network=network)
+    heads = torch.arange(24).view(6, 4)
+    assert torch.equal(small.q.weight, model.q.weight[heads[[0, 2, 3, 5]].flatten()])
+    assert torch.equal(small.k.weight, model.k.weight)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.out.weight[:, heads[[1, 4]].flatten()] = 0
+    assert agree(small, dense, x)
+
+
+@pytest.mark.parametrize("shared", [6, 3])
+def test_attention_costs_two_products_of_every_query_head(shared):
+    model, x = Heads(6, shared).eval(), torch.randn(2, 5, 6)
+    projections = 10 * 6 * (24 + 2 * 4 * shared) + 10 * 24 * 3
+    products = 2 * (2 * 6 * 5 * 5 * 4)
+    assert sec.trace(model, x).cost().macs == projections + products
+
+
+def test_heads_that_share_a_fixed_one_stay():
+    class Fixed(Heads):
+        def forward(self, x):
+            q = self.q(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+            keys = torch.linspace(-1, 1, 120).view(1, 2, 15, 4)
+            mixed = F.scaled_dot_product_attention(q, keys, keys, enable_gqa=True)
+            return self.out(mixed.transpose(1, 2).flatten(2))
+
+    network = sec.trace(Fixed(6, 2).eval(), torch.randn(2, 5, 6))
+    assert not network.groups
+
+
+# -- weights that are computed, and transforms
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_weight_norm_keeps_the_lengths_of_what_stays(axis):
+    """Along the filters a cut is exact; along their inputs the lengths are those of what stays."""
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 4, 3), dim=axis)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), conv, nn.ReLU(), nn.Conv2d(4, 2, 1))
+    with torch.no_grad():
+        conv.parametrizations.weight.original0.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 8, 8)
+    network = sec.trace(model, x)
+    assert sorted(channels_of(network).values()) == [4, 6]
+    names = {number: name for name, number in channels_of(network).items()}
+    small = sec.apply(model, network.cut({names[6]: [0], names[4]: [2]}), x, network=network)
+    g, v = (getattr(conv.parametrizations.weight, f"original{i}").detach() for i in range(2))
+    v = v[[0, 1, 3]][:, 1:]
+    g = g[[0, 1, 3]] if axis == 0 else g[:, 1:]
+    lengths = torch.linalg.vector_norm(v, dim=[a for a in range(4) if a != axis], keepdim=True)
+    assert torch.allclose(small[2].weight, g * v / lengths, atol=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "free"), [(1, False), (2, True)])
+def test_a_transform_freezes_what_it_runs_along(axis, free):
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 2, 1)
+
+        def forward(self, x):
+            spectrum = torch.fft.rfft(self.conv(x), dim=axis)
+            return self.head(torch.fft.irfft(spectrum, x.shape[-1] if free else 8, dim=axis))
+
+    network = sec.trace(Spectral(), torch.randn(2, 3, 6))
+    assert list(channels_of(network).values()) == ([8] if free else [])
+    reasons = [reason for one in network.frozen for reason in one.reasons]
+    assert any("_fft_r2c over it" in reason for reason in reasons) == (not free)
