@@ -83,10 +83,27 @@ def test_parametrised_weights_are_cut_or_left_alone(parametrised):
         small = halved(model)
         assert small[0].weight.shape[0] == small[4].in_features == 4
         assert small.report.proof.holds
+        assert small[0].out_channels == 4
     else:  # the largest stretch of a matrix is that of all its channels together
         assert not network.groups
         assert any("0.parametrizations" in name for f in network.frozen for name in f.members)
     assert torch.equal(before(IMAGE), model(IMAGE))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("normalised", [parametrizations.weight_norm, nn.utils.weight_norm])
+def test_sizes_follow_weights_that_are_computed(normalised):
+    model = nn.Sequential(
+        normalised(nn.Conv2d(3, 8, 3)),
+        normalised(nn.Conv2d(8, 6, 1)),
+        nn.Flatten(),
+        normalised(nn.Linear(6 * 36, 10)),
+        normalised(nn.Linear(10, 2)),
+    )
+    small = halved(model)
+    sizes = [(layer.in_channels, layer.out_channels) for layer in small[:2]]
+    assert sizes == [(3, 4), (4, 3)]
+    assert [(layer.in_features, layer.out_features) for layer in small[3:]] == [(108, 5), (5, 2)]
 
 
 class TwoInputs(nn.Module):

@@ -96,6 +96,12 @@ def linear(tracer: Tracer, call: Call) -> Any:
         return output
     contract(tracer, [(x, f"{lead}i"), (weight, "oi")], f"{lead}o", output)
     shift(tracer, call.get("bias"), output, output.dim() - 1)
+    _count_sides(
+        tracer,
+        weight,
+        in_features=tracer.labels(x).axes.get(x.dim() - 1),
+        out_features=tracer.labels(output).axes.get(output.dim() - 1),
+    )
     return output
 
 
@@ -185,6 +191,7 @@ def _convolve(tracer: Tracer, call: Call, transposed: bool) -> Any:
         counted = [units for units in (read, made) if units is not None]
     else:
         read, made, counted = _grouped(tracer, x, weight, channel, groups, transposed)
+    _count_sides(tracer, weight, in_channels=read, out_channels=made)
     tracer.mask(0, channel, read)
     tracer.play(Place(weight, into), Role.INPUT)
     tracer.play(Place(weight, out), Role.FILTER)
@@ -278,6 +285,16 @@ def _sides(tracer: Tracer, read: Ids, groups: int) -> tuple[Ids, Ids | None]:
         return read, None
     rows, inside = tracer.equations.factor(read, (groups, len(read) // groups))
     return rows, inside
+
+
+def _count_sides(tracer: Tracer, weight: torch.Tensor, **sides: Ids | None) -> None:
+    """Which channels a layer's sizes count where its weight is computed, as by weight norm.
+
+    Otherwise they follow the weight.
+    """
+    if tracer.labels(weight).leaf is None:
+        known = {(tracer.layer, name): units for name, units in sides.items() if units is not None}
+        tracer.counts |= known
 
 
 def weight_name(tracer: Tracer, weight: torch.Tensor) -> str:
