@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from secateurs import text
 from secateurs.cli.options import option, options_of, with_options
-from secateurs.cli.show import console
+from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
 from secateurs.comparison import (
     Alone,
@@ -152,19 +152,8 @@ def _progress(*, quiet: bool) -> Iterator[Onlooker]:
     if quiet:
         yield Onlooker()
         return
-    out = console(stderr=True)
-    if not out.is_terminal:
-        yield JobLines(None)
-        return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=out,
-        transient=True,
-    ) as bars:
-        yield JobLines(bars)
+    with bars() as shown:
+        yield JobLines(shown)
 
 
 class JobLines(Onlooker):

@@ -66,14 +66,11 @@ def waiting(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
-    """A watcher that prints a line a round, with bars while they last on a terminal."""
-    if quiet:
-        yield Watcher()
-        return
+def bars() -> Iterator[Progress | None]:
+    """Bars below what is printed, on a terminal; None elsewhere."""
     out = console(stderr=True)
     if not out.is_terminal:
-        yield RoundTable(None)
+        yield None
         return
     with Progress(
         TextColumn("{task.description}"),
@@ -82,8 +79,18 @@ def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
         TimeRemainingColumn(),
         console=out,
         transient=True,
-    ) as bars:
-        yield RoundTable(bars)
+    ) as shown:
+        yield shown
+
+
+@contextmanager
+def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
+    """A watcher that prints a line a round, with bars while they last on a terminal."""
+    if quiet:
+        yield Watcher()
+        return
+    with bars() as shown:
+        yield RoundTable(shown)
 
 
 class RoundTable(Watcher):
