@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from secateurs.errors import StudyError
+from safetensors import SafetensorError
+
+from secateurs.errors import CheckpointError, StudyError
 
 _TEMPORARY = ".tmp"
+
+Tensors = TypeVar("Tensors")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -37,6 +45,44 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def content_of(path: Path) -> bytes:
+    """What a model's file holds.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def unpacked(
+    content: bytes,
+    load: Callable[[bytes], Tensors],
+    expected: str = "expected a safetensors file",
+) -> tuple[Tensors, dict[str, str]]:
+    """The tensors and the text of a safetensors file.
+
+    Args:
+        content: of the file.
+        load: how a framework reads its tensors.
+        expected: how the message begins if they cannot be read.
+
+    Raises:
+        CheckpointError: it is damaged, or no such file.
+    """
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    except (SafetensorError, ValueError, struct.error) as error:
+        raise CheckpointError(
+            f"{expected}; received {len(content)} bytes that are damaged or something else "
+            f"({error})"
+        ) from error
+    return tensors, header.get("__metadata__", {})
 
 
 def remove_temporaries(folder: Path, of: str = "*") -> None:

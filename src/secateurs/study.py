@@ -31,7 +31,7 @@ from secateurs.channels.network import Network
 from secateurs.configuration import Configuration, Pruning, Stop, Task, Training
 from secateurs.criteria.facts import Facts
 from secateurs.errors import CheckpointError, StudyError
-from secateurs.files import remove_temporaries, write_atomically
+from secateurs.files import content_of, remove_temporaries, write_atomically
 from secateurs.history import History
 from secateurs.loop import (
     Journal,
@@ -296,10 +296,9 @@ class Files:
             write_atomically(path, content())
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        content = content_of(path)
         try:
-            return self._unpack(path.read_bytes())
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+            return self._unpack(content)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
 

@@ -7,6 +7,7 @@ tensors.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from secateurs.channels.cut import Cut
@@ -18,6 +19,12 @@ METADATA_KEY = "secateurs"
 def metadata(cut: Cut) -> dict[str, str]:
     """What a file says of itself: the cut that leads from the dense model to it."""
     return {"format": "pt", METADATA_KEY: cut.to_json()}
+
+
+def cut_in(said: Mapping[str, str]) -> Cut:
+    """The cut inside what a file says of itself; an empty one where there is none."""
+    inside = said.get(METADATA_KEY)
+    return Cut() if inside is None else Cut.from_json(inside)
 
 
 def file_bytes(network: Network, cut: Cut) -> int:

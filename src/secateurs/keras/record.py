@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import tempfile
 import zipfile
 from pathlib import Path
@@ -12,15 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport
-from secateurs.channels.filesize import METADATA_KEY, metadata
+from secateurs.channels.filesize import cut_in, metadata
 from secateurs.errors import CheckpointError
-from secateurs.files import write_atomically
+from secateurs.files import content_of, unpacked, write_atomically
 from secateurs.keras.inputs import checked_model
 from secateurs.keras.leaves import leaves_of
 from secateurs.keras.surgery import cut_copy, finalize_
@@ -104,20 +101,10 @@ def _load_keras(path: Path) -> tuple[Any, Cut]:
 def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
     """A safetensors file's tensors, and the cut inside (an empty one where there is none)."""
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        state = load_tensors(content)
-        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    except (SafetensorError, ValueError, struct.error) as error:
-        raise CheckpointError(
-            f"{path}: expected a safetensors or a .keras file; received {len(content)} bytes that "
-            f"are neither, or are damaged ({error})"
-        ) from error
-    inside = header.get("__metadata__", {}).get(METADATA_KEY)
-    return state, Cut() if inside is None else Cut.from_json(inside)
+    content = content_of(path)
+    expected = f"{path}: expected a safetensors or a .keras file"
+    state, said = unpacked(content, load_tensors, expected)
+    return state, cut_in(said)
 
 
 def _stored(values: NDArray[Any]) -> NDArray[Any]:

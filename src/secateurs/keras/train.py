@@ -8,15 +8,12 @@ retraining goes on with the model's own optimizer, loss and learning rate.
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -27,6 +24,7 @@ from secateurs.channels.network import Network
 from secateurs.configuration import Training
 from secateurs.errors import CheckpointError, DataError, ModelError
 from secateurs.feed import Augmentation, Batch, Feed, as_feed, consecutive
+from secateurs.files import unpacked
 from secateurs.history import Record
 from secateurs.keras.apply import apply
 from secateurs.keras.inputs import checked_model
@@ -277,15 +275,7 @@ class Learner:
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
-        try:
-            tensors = load_tensors(content)
-            header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-        except (SafetensorError, ValueError, struct.error) as error:
-            raise CheckpointError(
-                f"expected a safetensors file; received {len(content)} bytes that are damaged or "
-                f"something else ({error})"
-            ) from error
-        return tensors, header.get("__metadata__", {})
+        return unpacked(content, load_tensors)
 
     # -- data
 

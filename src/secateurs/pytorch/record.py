@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport
-from secateurs.channels.filesize import METADATA_KEY, metadata
+from secateurs.channels.filesize import cut_in, metadata
 from secateurs.errors import CheckpointError
-from secateurs.files import write_atomically
+from secateurs.files import content_of, unpacked, write_atomically
 from secateurs.pytorch.surgery import cut_copy
 
 
@@ -63,22 +60,12 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 def read(path: str | Path) -> tuple[dict[str, torch.Tensor], Cut]:
     """A file's tensors, and the cut inside (an empty one where there is none)."""
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    content = content_of(path)
     if _looks_like_torch(content):
         return _read_torch(path), Cut()
-    try:
-        state = load_tensors(content)
-        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    except (SafetensorError, ValueError, struct.error) as error:
-        raise CheckpointError(
-            f"{path}: expected a safetensors file or a PyTorch checkpoint; received "
-            f"{len(content)} bytes that are neither, or are damaged ({error})"
-        ) from error
-    inside = header.get("__metadata__", {}).get(METADATA_KEY)
-    return state, Cut() if inside is None else Cut.from_json(inside)
+    expected = f"{path}: expected a safetensors file or a PyTorch checkpoint"
+    state, said = unpacked(content, load_tensors, expected)
+    return state, cut_in(said)
 
 
 def to_bytes(state: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:

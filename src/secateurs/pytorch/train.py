@@ -9,16 +9,13 @@ by its own part.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
@@ -30,6 +27,7 @@ from secateurs.channels.network import Network
 from secateurs.configuration import Training
 from secateurs.errors import CheckpointError, DataError, ModelError, SecateursError
 from secateurs.feed import Augmentation, Batch, Feed, Share, as_feed, consecutive
+from secateurs.files import unpacked
 from secateurs.history import Record
 from secateurs.loop import Evaluation, Part, Snapshot
 from secateurs.pytorch.apply import apply
@@ -297,15 +295,7 @@ class Learner:
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
-        try:
-            tensors = load_tensors(content)
-            header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-        except (SafetensorError, ValueError, struct.error) as error:
-            raise CheckpointError(
-                f"expected a safetensors file; received {len(content)} bytes that are damaged or "
-                f"something else ({error})"
-            ) from error
-        return tensors, header.get("__metadata__", {})
+        return unpacked(content, load_tensors)
 
     # -- inside
 
