@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.labels import Ids
+from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
 
 Sums = NDArray[np.float64]
+Row = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,3 +101,72 @@ class Ablation:
         damage = self.damage(group)[:, self.images > 0]
         order = np.argsort(-damage, axis=0, kind="stable")
         return np.unique(order[:best])
+
+
+class Tally:
+    """Sums of what removing channels did, by class; memory does not grow with the images.
+
+    Args:
+        network: whose channels.
+        classes: how many; 0 where labels are no classes.
+    """
+
+    def __init__(self, network: Network, classes: int) -> None:
+        shapes = {group.name: (len(group), max(1, classes)) for group in network.groups}
+        self.loss: dict[str, Sums] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        self.correct: dict[str, Sums] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        self.seen: dict[str, Ids] = {g.name: np.zeros(len(g), np.int64) for g in network.groups}
+        self.images: Ids = np.zeros(max(1, classes), np.int64)
+        self.dense_correct: Ids = np.zeros(max(1, classes), np.int64)
+        self.dense_loss = 0.0
+        self.classified = classes > 0
+
+    def add_dense(self, losses: Row, right: Row | None, labels: Ids | None) -> None:
+        """The dense network on one batch: each image's loss, 1 where it is classified right."""
+        member = self._members(len(losses), labels)
+        self.images += member.sum(axis=0).astype(np.int64)
+        self.dense_loss += float(losses.sum())
+        if right is not None:
+            self.dense_correct += (right.astype(np.float64) @ member).astype(np.int64)
+
+    def add(self, name: str, channels: Ids, loss: Row, right: Row, labels: Ids | None) -> None:
+        """What removing some channels of a group did on that batch.
+
+        Args:
+            name: of the group.
+            channels: which of it.
+            loss: change of the loss, shape (channels, images).
+            right: 1 where an image is now classified right and was not, -1 the other way round;
+                of the same shape.
+            labels: of the images.
+        """
+        member = self._members(loss.shape[1], labels)
+        self.loss[name][channels] += loss @ member
+        self.correct[name][channels] += right.astype(np.float64) @ member
+        self.seen[name][channels] += loss.shape[1]
+
+    def mean(self, name: str) -> Sums:
+        """Mean change of the loss, over the images that each channel was removed on."""
+        mean: Sums = self.loss[name].sum(axis=1) / np.maximum(self.seen[name], 1)
+        return mean
+
+    def ablation(self) -> Ablation:
+        """All of it, as it is when every channel was removed on every image."""
+        return Ablation(
+            self.loss,
+            self.correct,
+            self.images,
+            self.dense_loss / max(1, int(self.images.sum())),
+            self.dense_correct,
+            self.seen,
+            estimate={name: self.mean(name) for name in self.loss},
+            error={name: np.zeros(len(seen)) for name, seen in self.seen.items()},
+            classified=self.classified,
+        )
+
+    def _members(self, images: int, labels: Ids | None) -> Sums:
+        """1 where an image is of a class; (images, classes)."""
+        if not self.classified or labels is None:
+            return np.ones((images, 1))
+        members: Sums = np.eye(len(self.images))[labels.astype(np.int64)]
+        return members

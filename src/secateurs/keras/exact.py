@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.network import Group
-from secateurs.criteria.ablations import Ablation
+from secateurs.criteria.ablations import Ablation, Tally
 from secateurs.criteria.calibration import Batch
 from secateurs.criteria.gathered import part_of
 from secateurs.keras.counted import Site
@@ -46,12 +46,7 @@ class ExactAblation:
             for group in self._network.groups
             if len(group) > 1 and any(np.isin(group.channels, atoms).any() for atoms in mixed)
         }
-        self._loss: dict[str, Sums] = {}
-        self._correct: dict[str, Sums] = {}
-        self._images = np.zeros(0, np.int64)
-        self._dense_correct = np.zeros(0, np.int64)
-        self._dense_loss = 0.0
-        self._classified = False
+        self._tally: Tally | None = None
 
     def add(self, batch: Batch) -> None:
         """One batch."""
@@ -59,49 +54,22 @@ class ExactAblation:
         arrays, labels = work.arrays(batch), work.labels(batch)
         saved = Saved() if keras.backend.backend() != "jax" else None
         dense, right = self._run(arrays, labels, batch, None, saved)
-        member = self._members(batch, right)
-        self._images += member.sum(axis=0).astype(np.int64)
-        self._dense_loss += float(dense.sum())
-        if right is not None:
-            self._dense_correct += (right @ member).astype(np.int64)
+        if self._tally is None:
+            classes = 0 if right is None else work.source.model.outputs[0].shape[-1]
+            self._tally = Tally(self._network, classes)
+        self._tally.add_dense(dense, right, batch.labels)
         for group in self._network.groups:
+            loss, correct = np.zeros((2, len(group), len(batch)))
             for channel in range(len(group)):
                 losses, now = self._run(arrays, labels, batch, (group, channel), saved)
-                self._loss[group.name][channel] += (losses - dense) @ member
+                loss[channel] = losses - dense
                 if right is not None and now is not None:
-                    self._correct[group.name][channel] += (now - right) @ member
+                    correct[channel] = now - right
+            self._tally.add(group.name, np.arange(len(group)), loss, correct, batch.labels)
 
     def ablation(self) -> Ablation:
         """All of it."""
-        images = max(1, int(self._images.sum()))
-        lengths = {group.name: len(group) for group in self._network.groups}
-        return Ablation(
-            self._loss,
-            self._correct,
-            self._images,
-            self._dense_loss / images,
-            self._dense_correct,
-            {name: np.full(n, self._images.sum()) for name, n in lengths.items()},
-            estimate={name: sums.sum(axis=1) / images for name, sums in self._loss.items()},
-            error={name: np.zeros(n) for name, n in lengths.items()},
-            classified=self._classified,
-        )
-
-    def _members(self, batch: Batch, right: Sums | None) -> Sums:
-        """1 where an image is of a class; (images, classes)."""
-        if not self._loss:
-            self._classified = right is not None
-            outputs = self._work.source.model.outputs
-            classes = outputs[0].shape[-1] if self._classified else 1
-            self._images = np.zeros(classes, np.int64)
-            self._dense_correct = np.zeros(classes, np.int64)
-            for group in self._network.groups:
-                self._loss[group.name] = np.zeros((len(group), classes))
-                self._correct[group.name] = np.zeros((len(group), classes))
-        if not self._classified or batch.labels is None:
-            return np.ones((len(batch), 1))
-        member: Sums = np.eye(len(self._images))[batch.labels.astype(np.int64)]
-        return member
+        return (self._tally or Tally(self._network, 0)).ablation()
 
     def _run(
         self,

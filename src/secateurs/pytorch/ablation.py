@@ -12,7 +12,7 @@ expected share of channels on the wrong side is as small as was asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +21,11 @@ from scipy.stats import norm
 
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
-from secateurs.criteria.ablations import Ablation
+from secateurs.criteria.ablations import Ablation, Tally
 from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.registry import Need
 from secateurs.errors import DataError
-from secateurs.pytorch.exact import ExactAblation, Tally
+from secateurs.pytorch.exact import ExactAblation, tally_changes_, tally_dense_
 from secateurs.pytorch.gather import Pass
 from secateurs.pytorch.objective import Loss, Objective
 from secateurs.pytorch.removal import Removals
@@ -199,12 +199,12 @@ class _Race:
             if self.tally is None:
                 self.tally = Tally(self.network, dense.classes)
             if self.tally.images.sum() < sum(len(part) for part in self.parts):
-                self.tally.add_dense(dense)
+                tally_dense_(self.tally, dense)
             for number, group in enumerate(self.network.groups):
                 channels = np.sort(self.place[chosen[self.group_of[chosen] == number]])
                 if len(channels):
                     changes = self.removals.without(dense, group, channels)
-                    self.tally.add(dense, group, channels, changes)
+                    tally_changes_(self.tally, dense, group, channels, changes)
         self.known[chosen] = True
         means = [self.tally.mean(g.name) for g in self.network.groups] if self.tally else []
         self.truth = np.concatenate([*means, np.zeros(0)])
@@ -222,17 +222,11 @@ class _Race:
             own = (row[self.group_of == n] for n in range(len(self.network.groups)))
             return dict(zip((g.name for g in self.network.groups), own, strict=True))
 
-        return Ablation(
-            tally.loss,
-            tally.correct,
-            tally.images,
-            tally.dense_loss / max(1, int(tally.images.sum())),
-            tally.dense_correct,
-            tally.seen,
+        return replace(
+            tally.ablation(),
             estimate=by_group(values),
             error=by_group(errors),
             lowest={name: np.flatnonzero(own) for name, own in by_group(lowest).items()},
             confidence=self.confidence,
-            classified=tally.classified,
             spent=float(self.known.mean()) if len(self.known) else 0.0,
         )
