@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,7 @@ import typer
 
 from secateurs import text
 from secateurs.channels.network import Network
-from secateurs.cli.options import option, with_options
+from secateurs.cli.options import options_in, own_options, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.criteria.ablations import Ablation
@@ -44,9 +43,7 @@ EXAMPLE = "secateurs ablate --model resnet18 --weights mine.pt --data fashion-mn
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    own = list(inspect.signature(ablate, eval_str=True).parameters.values())[:-1]
-    task = [option(name, kind, said, panel) for name, kind, panel, said in TASK_OPTIONS]
-    app.command()(with_options(ablate, [*task, *own]))
+    app.command()(with_options(ablate, [*options_in(TASK_OPTIONS), *own_options(ablate)]))
 
 
 def ablate(

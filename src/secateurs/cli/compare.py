@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress
 
 from secateurs import text
-from secateurs.cli.options import option, options_of, with_options
+from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
 from secateurs.comparison import (
@@ -52,10 +52,9 @@ _WITH_RESUME = {"resume", "jobs", "ray", "quiet"}
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    own = [option(name, kind, said, panel) for name, kind, panel, said in _OWN_OPTIONS]
     told = options_of(Comparison, "What to compare", only=_TOLD)
     training = options_of(Training, "Training", {"batches": "train_batches"})
-    app.command()(with_options(compare, [*own, *told, *training]))
+    app.command()(with_options(compare, [*options_in(_OWN_OPTIONS), *told, *training]))
 
 
 def compare(**options: Any) -> None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -99,6 +99,16 @@ def option(
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
+
+
+def options_in(table: Iterable[tuple[str, Any, str, str]]) -> list[inspect.Parameter]:
+    """The options of a table: name, kind, panel and help of each."""
+    return [option(name, kind, said, panel) for name, kind, panel, said in table]
+
+
+def own_options(function: Callable[..., None]) -> list[inspect.Parameter]:
+    """What a command takes besides its ``**options``, which come last."""
+    return list(inspect.signature(function, eval_str=True).parameters.values())[:-1]
 
 
 def with_options(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from secateurs.cli.options import (
     ModelOptions,
     Weights,
     options_of,
+    own_options,
     with_options,
 )
 from secateurs.cli.show import console, waiting
@@ -63,9 +63,8 @@ _PLANNING = ("scope", "floor", "multiple", "skip")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    parameters = list(inspect.signature(prune, eval_str=True).parameters.values())
     planning = options_of(Pruning, "What goes", only=("criterion", *_PLANNING))
-    app.command()(with_options(prune, [*parameters[:-1], *planning]))
+    app.command()(with_options(prune, [*own_options(prune), *planning]))
 
 
 def prune(

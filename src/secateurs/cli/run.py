@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import typer
 
 from secateurs import text
-from secateurs.cli.options import option, options_of, with_options
+from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import console, rounds_table, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
@@ -36,11 +36,10 @@ _OTHER_NAMES = {"batches": "train_batches"}
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    own = [option(name, kind, said, panel) for name, kind, panel, said in _OWN_OPTIONS]
     rounds = options_of(Pruning, "Each round")
     stop = options_of(Stop, "When to stop")
     training = options_of(Training, "Training", _OTHER_NAMES)
-    app.command()(with_options(run, [*own, *rounds, *stop, *training]))
+    app.command()(with_options(run, [*options_in(_OWN_OPTIONS), *rounds, *stop, *training]))
 
 
 def run(**options: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import track
 
-from secateurs.cli.options import option, with_options
+from secateurs.cli.options import options_in, own_options, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.errors import SecateursError
@@ -27,9 +26,7 @@ EXAMPLE = "secateurs sensitivity --model resnet18 --weights mine.pt --data fashi
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    own = list(inspect.signature(sensitivity, eval_str=True).parameters.values())[:-1]
-    task = [option(name, kind, said, panel) for name, kind, panel, said in TASK_OPTIONS]
-    app.command()(with_options(sensitivity, [*task, *own]))
+    app.command()(with_options(sensitivity, [*options_in(TASK_OPTIONS), *own_options(sensitivity)]))
 
 
 def sensitivity(
