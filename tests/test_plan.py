@@ -34,6 +34,18 @@ def test_the_lowest_of_each_group_or_of_all():
     assert removed(everywhere) == {"0": (1, 3)}
 
 
+def test_for_any_number_the_lowest_of_all_go():
+    network = network_of(2, 6, 7, 2)
+    order = np.random.default_rng(0).permutation(13)
+    scores = {"0": order[:6].astype(float), "2": order[6:].astype(float)}
+    best = {scores["0"].max(), scores["2"].max()}  # one of each stays
+    may_go = [score for score in range(13) if score not in best]
+    for number in range(1, 12):
+        cut = sec.plan(network, scores, amount=number / 13, scope="network", floor=1)
+        gone = [scores[name][i] for name, indices in removed(cut).items() for i in indices]
+        assert sorted(gone) == may_go[:number]
+
+
 def test_a_threshold_removes_all_below_it():
     network = network_of(2, 4, 4, 2)
     scores = {"0": np.array([4.0, 1, 3, 2]), "2": np.array([10.0, 40, 30, 20])}
@@ -127,6 +139,20 @@ def test_absolute_numbers_and_sizes():
     assert 99_000 <= file_bytes(network, cut) <= 100_000
     half = sec.plan(network, scores, sec.Budget(size_mb=0.5))
     assert 0.48 * dense <= half.after.bytes <= 0.5 * dense
+
+
+@pytest.mark.parametrize("widths", [(2, 200, 2), (2, 60, 60, 2)])
+def test_a_file_is_never_larger_than_asked_for(widths):
+    """The cut itself is in the file: the more goes, the more there is to say."""
+    from secateurs.channels.filesize import file_bytes
+
+    network = network_of(*widths)
+    scores = sec.score(network, "random")
+    dense, channel = file_bytes(network, sec.Cut()), 4 * (widths[-3] + widths[-1] + 1)
+    for share in np.linspace(0.4, 0.95, 12):
+        limit = int(share * dense)
+        cut = sec.plan(network, scores, sec.Budget(size_mb=f"{limit / 1e3} kB"), floor=1)
+        assert limit - 2 * channel < file_bytes(network, cut) <= limit
 
 
 def test_a_budget_that_cannot_be_met_says_the_nearest():

@@ -292,7 +292,7 @@ def _least(width: int, floor: float) -> int:
 def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
     limits = budget.absolute(_measures(network, network.cost(), Cut()))
     tensor_limit = limits.get("size_mb")
-    for _ in range(4):
+    while True:
         holds = _test(limits, tensor_limit)
         counts = _shortest(queue, holds)
         if counts is None:
@@ -300,12 +300,11 @@ def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
         cut = queue.cut_of(_given_back(queue, counts, holds, _test(limits, tensor_limit, 0.999)))
         if tensor_limit is None:
             return cut
-        # A file is its tensors and a header; the header is known once the cut is.
+        # A file is its tensors and a header, which is known once the cut is, and grows with it.
         excess = file_bytes(network, cut) - limits["size_mb"]
         if excess <= 0:
             return cut
-        tensor_limit -= excess
-    return cut
+        tensor_limit = network.cost(cut).bytes - excess
 
 
 def _test(
