@@ -69,6 +69,38 @@ def test_in_turn_is_indexing_in_turn(data):
     assert both.shape_after == (len(left) - len(second),)
 
 
+def test_in_turn_everything_is_told_of_the_dense_model():
+    later = Cut(
+        {"a.weight": TensorCut((2, 3), {1: (0,)})},
+        (SizeChange("a", "out_features", None, 2, 1), SizeChange("b", "in_features", None, 4, 3)),
+        {"a": ChannelCut(2, (1,)), "b": ChannelCut(5, (0,))},
+        (Rescaling("a.weight", 0, (0, 1), 2.0), Rescaling("c.weight", 0, (1,), 3.0)),
+        Cost(10, 100, 40, 2),
+        Cost(5, 50, 20, 1),
+    )
+    both = example().then(later)
+    assert both.tensors["a.weight"] == TensorCut((4, 3), {0: (1, 2), 1: (0,)})
+    assert both.sizes == (
+        SizeChange("a", "out_features", None, 4, 1),
+        SizeChange("n", "normalized_shape", 0, 4, 2),
+        SizeChange("b", "in_features", None, 4, 3),
+    )
+    # Of what stayed, 0 and 3, the second goes.
+    assert both.channels == {"a": ChannelCut(4, (1, 2, 3)), "b": ChannelCut(5, (0,))}
+    assert both.rescalings == (
+        Rescaling("b.weight", 0, (1,), 0.5),
+        Rescaling("a.weight", 0, (0, 3), 2.0),
+        Rescaling("c.weight", 0, (1,), 3.0),
+    )
+    assert (both.before, both.after) == (Cost(20, 200, 80, 4), Cost(5, 50, 20, 1))
+
+
+def test_a_group_that_is_another_now_is_told_of_as_it_is():
+    """Where heads go, what was a group of 4 may be one of 3: its numbers are not those before."""
+    later = Cut({}, (), {"a": ChannelCut(3, (0,))})
+    assert example().then(later).channels == {"a": ChannelCut(3, (0,))}
+
+
 def test_cuts_that_do_not_follow_each_other_are_refused():
     with pytest.raises(CutError, match=r"a\.weight: expected a cut of shape \(2, 3\)"):
         example().then(example())

@@ -1,10 +1,11 @@
 """The algebra, against brute force over every possible removal."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateurs.channels.labels import DISAGREEING_GRIDS, Equations
@@ -196,3 +197,58 @@ def test_without_grids_it_finds_the_finest_classes(case):
         together = leader[a] == leader[b] and leader[a] not in stuck
         both = solution.atoms[a, 0] == solution.atoms[b, 0] != 0
         assert together == both
+
+
+SHAPES = {4: [(2, 2)], 6: [(2, 3), (3, 2)], 12: [(2, 6), (3, 4), (4, 3), (2, 2, 3)]}
+
+
+@st.composite
+def nested_statements(draw):
+    """Grids over axes, over sides of grids and made of axes; parts of axes equal; frozen units."""
+    equations, grids, equal, frozen = Equations(), [], [], []
+    axes = [
+        equations.units(length)
+        for length in draw(st.lists(st.sampled_from([2, 3, 4, 6, 12]), min_size=1, max_size=3))
+    ]
+    kinds = st.sampled_from(["factor", "compose", "equate", "freeze"])
+    for kind in draw(st.lists(kinds, max_size=6)):
+        one, other = draw(st.sampled_from(axes)), draw(st.sampled_from(axes))
+        if kind == "factor" and len(one) in SHAPES:
+            sides = equations.factor(one, draw(st.sampled_from(SHAPES[len(one)])))
+            grids.append((one, sides))
+            axes += sides
+        elif kind == "compose" and len(one) * len(other) <= 12:
+            axes.append(equations.compose((one, other)))
+            grids.append((axes[-1], (one, other)))
+        elif kind == "equate":
+            number = draw(st.integers(1, min(len(one), len(other))))
+            left, right = (
+                axis[draw(st.permutations(range(len(axis))))[:number]] for axis in (one, other)
+            )
+            equations.equate(left, right)
+            equal.append((left, right))
+        elif kind == "freeze":
+            frozen.append(int(draw(st.sampled_from(one.tolist()))))
+            equations.freeze(np.array(frozen), "fixed")
+    return equations, grids, equal, frozen
+
+
+@settings(max_examples=400)
+@given(nested_statements(), st.integers(0, 99))
+def test_grids_of_grids_stay_grids_whatever_goes(case, seed):
+    """A cell stays exactly while all its sides do, however the grids are made of each other."""
+    equations, grids, equal, frozen = case
+    solution = equations.solve()
+    random = np.random.default_rng(seed)
+    for share in (0.3, 0.6, 0.9, 0.9):
+        alive = random.random(solution.count) < share
+        alive[0] = True
+        kept = solution.kept(alive)
+        for left, right in equal:
+            assert (kept[left] == kept[right]).all()
+        for cells, sides in grids:
+            expected = functools.reduce(np.logical_and.outer, (kept[side] for side in sides))
+            assert (kept[cells] == expected.ravel()).all()
+        assert kept[np.array(frozen, np.int64)].all()
+    for needs in solution.atoms:
+        assert len(set(needs[needs != 0])) == (needs != 0).sum()  # none is listed twice
