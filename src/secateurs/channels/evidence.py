@@ -61,6 +61,12 @@ class CutReport:
     cut: Cut
     proof: Proof | None = None
 
+    @classmethod
+    def after(cls, model: object, cut: Cut, proof: Proof | None) -> CutReport:
+        """Of what this cut leaves of a model, which may have been cut before."""
+        earlier = getattr(model, "report", None)
+        return cls(earlier.cut.then(cut) if isinstance(earlier, CutReport) else cut, proof)
+
     @property
     def max_difference(self) -> float:
         """The proof's largest difference; NaN if the proof was left out."""
@@ -76,3 +82,9 @@ class CutReport:
     def __str__(self) -> str:
         lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
         return "\n".join(lines)
+
+
+def cut_of(model: object) -> Cut:
+    """Everything that was removed from a model; an empty cut where it is dense."""
+    report = getattr(model, "report", None)
+    return report.cut if isinstance(report, CutReport) else Cut()

@@ -51,9 +51,7 @@ def apply(
         network = _network_of(model, example_inputs, network, cut)
         alive = network.alive(network.removed_by(cut))
         evidence = prove(network, small, cut, alive, example_inputs)
-    earlier = getattr(model, "report", None)
-    total = earlier.cut.then(cut) if isinstance(earlier, CutReport) else cut
-    small.report = CutReport(total, evidence)
+    small.report = CutReport.after(model, cut, evidence)
     return small
 
 

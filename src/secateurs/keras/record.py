@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport
+from secateurs.channels.evidence import CutReport, cut_of
 from secateurs.channels.filesize import cut_in, metadata
 from secateurs.errors import CheckpointError
 from secateurs.files import content_of, unpacked, write_atomically
@@ -39,8 +39,7 @@ def save(model: Any, path: str | Path) -> None:
         StudyError: the file cannot be written.
     """
     path = Path(path)
-    report = getattr(model, "report", None)
-    cut = report.cut if isinstance(report, CutReport) else Cut()
+    cut = cut_of(model)
     if path.suffix == ".keras":
         write_atomically(path, _keras_bytes(model, cut))
     else:

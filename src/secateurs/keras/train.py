@@ -19,7 +19,7 @@ from safetensors.numpy import save as save_tensors
 
 from secateurs import measure
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport
+from secateurs.channels.evidence import CutReport, cut_of
 from secateurs.channels.network import Network
 from secateurs.configuration import Training
 from secateurs.errors import CheckpointError, DataError, ModelError
@@ -109,8 +109,7 @@ class Learner:
     @property
     def cut(self) -> Cut:
         """What has gone since the dense model."""
-        report = getattr(self._model, "report", None)
-        return report.cut if isinstance(report, CutReport) else Cut()
+        return cut_of(self._model)
 
     @property
     def is_main(self) -> bool:

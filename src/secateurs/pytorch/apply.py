@@ -75,9 +75,7 @@ def apply(
     if proof:
         network = _network_of(model, example_inputs, network, cut)
         evidence = prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
-    earlier = getattr(model, "report", None)
-    total = earlier.cut.then(cut) if isinstance(earlier, CutReport) else cut
-    small.report = CutReport(total, evidence)  # type: ignore[assignment]
+    small.report = CutReport.after(model, cut, evidence)  # type: ignore[assignment]
     if optimizer is None:
         return small
     return small, cut_optimizer(optimizer, model, small, cut)

@@ -13,7 +13,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport
+from secateurs.channels.evidence import CutReport, cut_of
 from secateurs.channels.filesize import cut_in, metadata
 from secateurs.errors import CheckpointError
 from secateurs.files import content_of, unpacked, write_atomically
@@ -30,9 +30,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     Raises:
         StudyError: the file cannot be written.
     """
-    report = getattr(model, "report", None)
-    cut = report.cut if isinstance(report, CutReport) else Cut()
-    write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut)))
+    write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from secateurs import errors, measure
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport
+from secateurs.channels.evidence import CutReport, cut_of
 from secateurs.channels.network import Network
 from secateurs.configuration import Training
 from secateurs.errors import CheckpointError, DataError, ModelError, SecateursError
@@ -86,8 +86,7 @@ class Learner:
     @property
     def cut(self) -> Cut:
         """What has gone since the dense model."""
-        report = getattr(self._model, "report", None)
-        return report.cut if isinstance(report, CutReport) else Cut()
+        return cut_of(self._model)
 
     @property
     def is_main(self) -> bool:
