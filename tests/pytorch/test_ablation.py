@@ -210,14 +210,16 @@ def test_options_out_of_range_are_refused(options, said):
         oracle(sec.trace(Plain(), X[:1]), (X, Y), **options)
 
 
-class Views(torch.nn.Module):
-    """Writes through a view into memory that another name shares."""
-
+class Three(torch.nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.one, self.two = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 5, 1)
         self.three = torch.nn.Conv2d(5, CLASSES, 3)
+
+
+class Views(Three):
+    """Writes through a view into memory that another name shares."""
 
     def forward(self, x):
         x = self.two(torch.relu(self.one(x)))
@@ -225,14 +227,8 @@ class Views(torch.nn.Module):
         return self.three(x).mean((2, 3))
 
 
-class Twice(torch.nn.Module):
+class Twice(Three):
     """Reads a value again after it has gone through a ReLU, and fills a table of its own."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.one, self.two = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 5, 1)
-        self.three = torch.nn.Conv2d(5, CLASSES, 3)
 
     def forward(self, x):
         x = self.two(torch.relu(self.one(x)))
