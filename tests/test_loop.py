@@ -8,7 +8,8 @@ import torch
 
 import secateurs as sec
 from secateurs.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.loop import Stage, check
+from secateurs.journal import Stage
+from secateurs.loop import check
 from secateurs.schedules import learning_rates
 from support.scripted import Recorded, Scripted, run
 

@@ -14,17 +14,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import text
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Network, Role
 from secateurs.configuration import Configuration, Training
 from secateurs.criteria.facts import Facts
@@ -32,256 +30,14 @@ from secateurs.criteria.registry import check_known
 from secateurs.criteria.score import Scores
 from secateurs.criteria.tournament import score_for
 from secateurs.errors import SecateursError
-from secateurs.history import History, Record
+from secateurs.history import Record
+from secateurs.journal import Journal, Name, Position, Stage
+from secateurs.learner import Evaluation, Learner, Part, Snapshot
 from secateurs.plan import plan
 from secateurs.rounds import fits, limits_of, plan_round
 from secateurs.schedules import learning_rates
 
-Part = Literal["validation", "test"]
-Name = Literal["dense", "rewind", "best"]
-
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """How well a model does.
-
-    Attributes:
-        accuracy: share of the images put into the right class.
-        loss: mean cross-entropy.
-    """
-
-    accuracy: float
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A model's values at some moment, and its optimizer's.
-
-    Attributes:
-        tensors: of the model, in the framework's own kind, by name.
-        cut: what leads from the dense model to it.
-        optimizer: tensors of the optimizer's state, by name; empty where it was not kept.
-        settings: the rest of the optimizer's state, as JSON can hold it.
-    """
-
-    tensors: Mapping[str, Any]
-    cut: Cut
-    optimizer: Mapping[str, Any] = field(default_factory=dict)
-    settings: Any = None
-
-    def without_optimizer(self) -> Snapshot:
-        """The model's values alone."""
-        return Snapshot(self.tensors, self.cut)
-
-
-class Learner(Protocol):
-    """A model in training: everything a framework has to do for the loop.
-
-    Several processes may hold one each and train together; then every method but ``speed`` is
-    called by all of them, in the same order.
-    """
-
-    @property
-    def model(self) -> Any:
-        """The model as it is now: the user's own kind, wrapped in nothing."""
-        ...
-
-    @property
-    def cut(self) -> Cut:
-        """What has gone since the dense model."""
-        ...
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files and plans cuts; one does."""
-        ...
-
-    @property
-    def batches_an_epoch(self) -> int:
-        """Batches in which every training image is seen once."""
-        ...
-
-    @property
-    def has_test(self) -> bool:
-        """Whether there is a test split."""
-        ...
-
-    def agree(self, decide: Callable[[], str]) -> str:
-        """What ``decide`` returns in the main process, or raises there; the same in all others."""
-        ...
-
-    def wait(self) -> None:
-        """Return once every process has come this far."""
-        ...
-
-    def trace(self) -> Network:
-        """The network of the model as it is now, for one image."""
-        ...
-
-    def calibration(self, batches: int) -> Iterable[tuple[NDArray[Any], NDArray[np.int64]]]:
-        """Training batches (images, labels), as they are; can be gone through again."""
-        ...
-
-    def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train on batches number ``first`` and on, one for each learning rate; their mean loss.
-
-        Calls ``tick`` after each. What is random in the model depends on the seed and ``first``
-        alone.
-        """
-        ...
-
-    def batches_of(self, part: Part) -> int:
-        """Batches in which a split is evaluated."""
-        ...
-
-    def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
-        """How well the model does on all images of a split; calls ``tick`` after each batch."""
-        ...
-
-    def apply(self, cut: Cut, network: Network | None = None) -> CutReport:
-        """Make a cut, the optimizer's state sliced along.
-
-        Proven where the network is given that the cut was planned on.
-        """
-        ...
-
-    def snapshot(self) -> Snapshot:
-        """A copy of the model's and the optimizer's values."""
-        ...
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Make the model, and where it was kept the optimizer, what they were."""
-        ...
-
-    def release(self) -> Any:
-        """The model, back on the device it came from; the learner is of no more use."""
-        ...
-
-    def speed(self, dense: Snapshot) -> Record:
-        """Images a second, as a history's ``speed`` record holds them, but for the round."""
-        ...
-
-    def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:
-        """Tensors and text as the content of a safetensors file."""
-        ...
-
-    def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-        """What ``pack`` was given.
-
-        Raises:
-            CheckpointError: the content is damaged, or something else.
-        """
-        ...
-
-
-class Stage(StrEnum):
-    """What a study does next."""
-
-    DENSE = "dense"
-    """Train the dense model."""
-    CUT = "cut"
-    """Stop, or cut and begin a round."""
-    FINE_TUNE = "fine-tune"
-    """Train the model of a round."""
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a study is: with the values of the model, all that is needed to go on.
-
-    Attributes:
-        stage: what comes next.
-        round: number of the round; 0 is dense training.
-        batch: batches of training so far, all rounds together.
-        done: batches of this stage.
-        best: accuracy of the stage's best evaluation; below 0 if there was none.
-        best_loss: its loss.
-        best_batch: where it was.
-        dense_accuracy: on the validation data; None until known.
-        result_round: round of the smallest model within the tolerance so far.
-        result_accuracy: its accuracy.
-        misses: rounds in a row that did not recover.
-        proof: of the latest cut, as plain data.
-        result_proof: of the result's cut.
-    """
-
-    stage: Stage = Stage.DENSE
-    round: int = 0
-    batch: int = 0
-    done: int = 0
-    best: float = -1.0
-    best_loss: float = sys.float_info.max
-    best_batch: int = 0
-    dense_accuracy: float | None = None
-    result_round: int = 0
-    result_accuracy: float = 0.0
-    misses: int = 0
-    proof: Mapping[str, Any] | None = None
-    result_proof: Mapping[str, Any] | None = None
-
-
-class Journal(Protocol):
-    """Where a study keeps what it must not lose."""
-
-    @property
-    def history(self) -> History:
-        """What happened."""
-        ...
-
-    def keep(self, name: Name, snapshot: Snapshot) -> None:
-        """Keep a model, in place of an earlier one of that name."""
-        ...
-
-    def fetch(self, name: Name) -> Snapshot:
-        """A model that was kept."""
-        ...
-
-    def keep_cut(self, number: int, cut: Cut) -> None:
-        """Keep the cut that a round made of the model before it."""
-        ...
-
-    def checkpoint(
-        self, position: Position, present: Callable[[], Snapshot], best: Snapshot | None
-    ) -> None:
-        """Keep what is needed to go on from here. All else that is kept follows from it."""
-        ...
-
-    def resume(self) -> tuple[Position, Snapshot, Snapshot | None] | None:
-        """What the latest ``checkpoint`` kept, if there was one."""
-        ...
-
-
-class Memory:
-    """A journal that nothing of is left when the process ends."""
-
-    def __init__(self) -> None:
-        self._history = History()
-        self._kept: dict[Name, Snapshot] = {}
-
-    @property
-    def history(self) -> History:
-        return self._history
-
-    def keep(self, name: Name, snapshot: Snapshot) -> None:
-        self._kept[name] = snapshot
-
-    def fetch(self, name: Name) -> Snapshot:
-        return self._kept[name]
-
-    def keep_cut(self, number: int, cut: Cut) -> None:
-        pass
-
-    def checkpoint(
-        self, position: Position, present: Callable[[], Snapshot], best: Snapshot | None
-    ) -> None:
-        pass
-
-    def resume(self) -> None:
-        return None
 
 
 class Watcher:
@@ -712,14 +468,6 @@ def fine_tuning_rates(training: Training, batches_an_epoch: int) -> NDArray[np.f
     if peak is None:
         peak = training.learning_rate * (0.2 if batches < batches_an_epoch else 1.0)
     return learning_rates(training.schedule, peak, batches, training.warm_up)
-
-
-def proof_of(position: Position) -> Proof | None:
-    """The proof of the cut that made the study's result."""
-    if position.result_proof is None:
-        return None
-    # JSON knows no tuples.
-    return Proof(**{**position.result_proof, "inexact": tuple(position.result_proof["inexact"])})
 
 
 def widths(network: Network, cut: Cut | None = None) -> dict[str, int]:

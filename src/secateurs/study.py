@@ -33,19 +33,9 @@ from secateurs.criteria.facts import Facts
 from secateurs.errors import CheckpointError, StudyError
 from secateurs.files import content_of, remove_temporaries, write_atomically
 from secateurs.history import History
-from secateurs.loop import (
-    Journal,
-    Learner,
-    Loop,
-    Memory,
-    Name,
-    Position,
-    Snapshot,
-    Stage,
-    Watcher,
-    check,
-    proof_of,
-)
+from secateurs.journal import Journal, Memory, Name, Position, Stage, proof_of
+from secateurs.learner import Learner, Snapshot
+from secateurs.loop import Loop, Watcher, check
 
 CONFIGURATION = "config.json"
 HISTORY = "history.jsonl"

@@ -8,7 +8,9 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.loop import Evaluation, Loop, Memory, Snapshot
+from secateurs.journal import Memory
+from secateurs.learner import Evaluation, Snapshot
+from secateurs.loop import Loop
 from secateurs.pytorch.surgery import cut_copy
 from secateurs.pytorch.trace import trace
 

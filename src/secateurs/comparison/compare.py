@@ -13,7 +13,7 @@ from secateurs.comparison.crews import Alone
 from secateurs.comparison.results import Results
 from secateurs.comparison.settings import Comparison
 from secateurs.configuration import Training
-from secateurs.loop import Learner
+from secateurs.learner import Learner
 from secateurs.study import Sources, described
 
 Strategy = str | Callable[..., Any]

@@ -22,7 +22,8 @@ from secateurs.criteria.registry import AUTO
 from secateurs.criteria.score import Scores
 from secateurs.criteria.tournament import Planner, score_for
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
-from secateurs.loop import Evaluation, Learner, Snapshot, Watcher, fine_tuning_rates
+from secateurs.learner import Evaluation, Learner, Snapshot
+from secateurs.loop import Watcher, fine_tuning_rates
 from secateurs.plan import Budget, plan
 from secateurs.schedules import learning_rates
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from secateurs.comparison.contest import Contest, Dense, Outcome, Pruner
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import SecateursError
-from secateurs.loop import Learner
+from secateurs.learner import Learner
 
 Result = tuple[Dense, bytes] | Outcome
 

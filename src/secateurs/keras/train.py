@@ -40,7 +40,7 @@ from secateurs.keras.leaves import leaves_of
 from secateurs.keras.objective import LEAST, gives_probabilities
 from secateurs.keras.surgery import cut_copy, finalize_, same_optimizer, undisturbed
 from secateurs.keras.trace import trace
-from secateurs.loop import Evaluation, Part, Snapshot
+from secateurs.learner import Evaluation, Part, Snapshot
 
 _EVALUATION_BATCH = 256
 _SPEED_PASSES, _SPEED_SECONDS = 7, 0.05

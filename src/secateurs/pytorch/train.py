@@ -29,7 +29,7 @@ from secateurs.errors import CheckpointError, DataError, ModelError, SecateursEr
 from secateurs.feed import Augmentation, Batch, Feed, Share, as_feed, consecutive
 from secateurs.files import unpacked
 from secateurs.history import Record
-from secateurs.loop import Evaluation, Part, Snapshot
+from secateurs.learner import Evaluation, Part, Snapshot
 from secateurs.pytorch.apply import apply
 from secateurs.pytorch.inputs import checked_model
 from secateurs.pytorch.record import to_bytes
