@@ -61,7 +61,7 @@ def test_the_networks_here_take_both_ways():
     for model in MODELS:
         network = sec.trace(model(), X[:1])
         removals = Removals(network, Objective(None, "test"), Batch(X, Y))
-        ways[model] = [removals._route(group) is not None for group in network.groups]
+        ways[model] = [removals.routes.of(group) is not None for group in network.groups]
     for model in (Residual, Grouped, Plain, heads):
         assert all(ways[model])
     assert len(set(ways[Attention])) == 2

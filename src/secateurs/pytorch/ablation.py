@@ -116,7 +116,8 @@ class _Race:
         self.truth = np.zeros(len(self.place))
         self.known = np.zeros(len(self.place), bool)
         self.removals = Removals(self.network, self.objective, self.parts[0])
-        self.price = np.array([self.removals.price(group) for group in groups])[self.group_of]
+        prices = [self.removals.routes.price(group) for group in groups]
+        self.price = np.array(prices)[self.group_of]
         self.tally: Tally | None = None
 
     def run(self) -> Ablation:
