@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,168 +14,24 @@ from numpy.typing import NDArray
 from secateurs import text
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import ChannelCut, Cut, Rescaling, SizeChange, TensorCut
+from secateurs.channels.groups import Frozen, Group, Member, frozen_in, groups_of, members
 from secateurs.channels.labels import ALWAYS, Ids, Solution
+from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
 from secateurs.errors import CutError, UnknownNameError, nearest
 
-NOT_REACHED = "the forward pass never reads it"
-
-
-class Role(StrEnum):
-    """What an axis of a tensor does for the channels along it."""
-
-    FILTER = "filter"
-    """One filter, neuron, ... a channel: a weight's output axis."""
-    INPUT = "input"
-    """What a later layer does with the channel: a weight's input axis."""
-    SCALE = "scale"
-    """A factor per channel, such as batch normalisation's weight."""
-    SHIFT = "shift"
-    """A bias per channel."""
-    MEAN = "mean"
-    """A running mean per channel."""
-    VARIANCE = "variance"
-    """A running variance per channel."""
-    OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A parameter or buffer of the model.
-
-    Attributes:
-        name: dotted, as in the model's state.
-        shape: its lengths.
-        itemsize: bytes a number.
-        is_parameter: False for buffers.
-        aliases: other names of the same tensor (tied weights).
-        axes: axis -> the unit at each index; an axis that is not listed keeps its length.
-        roles: axis -> what it does.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    itemsize: int
-    is_parameter: bool
-    aliases: tuple[str, ...] = ()
-    axes: Mapping[int, Ids] = field(default_factory=dict)
-    roles: Mapping[int, Role] = field(default_factory=dict)
-
-    @property
-    def layer(self) -> str:
-        """The layer it belongs to; the tensor's own name where it stands alone."""
-        return self.name.rpartition(".")[0] or self.name
-
-    @property
-    def size(self) -> Product:
-        """Numbers in it, as a product that follows any cut."""
-        constant = 1
-        for axis, length in enumerate(self.shape):
-            constant *= 1 if axis in self.axes else length
-        return Product(constant, tuple(self.axes.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """An integer attribute of a layer that follows axis lengths: their product."""
-
-    owner: str
-    attribute: str
-    position: int | None
-    value: Product
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """Part of a tensor that must grow or shrink with a size, for what follows to stay as it was.
-
-    Attributes:
-        tensor: the tensor's name.
-        axis: along which of its axes.
-        indices: which indices there.
-        size: the size that changes, as a product of axis lengths.
-        power: the factor is (size after / size before) to this power.
-    """
-
-    tensor: str
-    axis: int
-    indices: Ids
-    size: Product
-    power: float
-
-
-@dataclass(frozen=True, slots=True)
-class Mixing:
-    """An operation whose result for a channel depends on the others: removal is not exact.
-
-    Attributes:
-        operation: such as 'layer_norm'.
-        layer: where it happens.
-        units: the channels it mixes.
-    """
-
-    operation: str
-    layer: str
-    units: Ids
-
-    def __str__(self) -> str:
-        return f"{self.operation} over channels in {self.layer or 'the model'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An axis that a group's channels run along.
-
-    Attributes:
-        tensor: the tensor's name.
-        axis: which of its axes.
-        role: what the axis does.
-        each: how many of its indices one channel covers.
-    """
-
-    tensor: str
-    axis: int
-    role: Role
-    each: int
-
-    @property
-    def layer(self) -> str:
-        """The layer the tensor belongs to."""
-        return self.tensor.rpartition(".")[0] or self.tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Channels that touch the same axes: the 'layer' a user sees.
-
-    Attributes:
-        name: after the first layer whose filters these are.
-        channels: the atoms, in the order of that layer's filters.
-        members: every axis they run along.
-        inexact: operations that mix these channels, so that removing some changes what the others
-            give.
-    """
-
-    name: str
-    channels: Ids
-    members: tuple[Member, ...]
-    inexact: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.channels)
-
-    def with_role(self, *roles: Role) -> tuple[Member, ...]:
-        """Its members that play one of these roles."""
-        return tuple(member for member in self.members if member.role in roles)
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """Indices of axes that may not be removed, and why."""
-
-    name: str
-    count: int
-    members: tuple[str, ...]
-    reasons: tuple[str, ...]
+__all__ = [
+    "Frozen",
+    "Group",
+    "Member",
+    "Mixing",
+    "Network",
+    "Role",
+    "Scaling",
+    "Size",
+    "Source",
+    "Tensor",
+    "members",
+]
 
 
 class Source(Protocol):
@@ -224,12 +77,12 @@ class Network:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The groups of channels that can be pruned, in the order of the model's tensors."""
-        return tuple(_groups(self.tensors.values(), self.solution, self.mixings))
+        return tuple(groups_of(self.tensors.values(), self.solution, self.mixings))
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
         """What cannot be pruned, and why."""
-        return tuple(_frozen(self.tensors.values(), self.solution))
+        return tuple(frozen_in(self.tensors.values(), self.solution))
 
     @cached_property
     def frozen_for(self) -> dict[str, tuple[Frozen, ...]]:
@@ -520,113 +373,6 @@ def _checked_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tupl
             "Remove fewer."
         )
     return tuple(sorted(given))
-
-
-def _groups(
-    tensors: Collection[Tensor], solution: Solution, mixings: Sequence[Mixing]
-) -> list[Group]:
-    """Atoms that touch the same axes, equally often, make a group."""
-    users: dict[int, list[tuple[Tensor, int]]] = {}
-    arrays: list[Ids] = []
-    for tensor in tensors:
-        for axis, units in sorted(tensor.axes.items()):
-            if id(units) not in users:
-                users[id(units)] = []
-                arrays.append(units)
-            users[id(units)].append((tensor, axis))
-    inexact = _inexact(solution, mixings)
-    groups = []
-    lengths = {tensor.name: tensor.shape for tensor in tensors}
-    used_names: Counter[str] = Counter()
-    for signature, alike in _atoms_by_signature(arrays, solution).items():
-        touched = np.frombuffer(signature, np.int64).reshape(-1, 2).tolist()
-        members = tuple(
-            Member(tensor.name, axis, tensor.roles.get(axis, Role.OTHER), each)
-            for number, each in touched
-            for tensor, axis in users[id(arrays[number])]
-        )
-        if any(member.each == lengths[member.tensor][member.axis] for member in members):
-            continue  # one channel that is all of some axis: without it nothing would be left
-        for channels in _sides(alike, solution.atoms[arrays[touched[0][0]]]):
-            name = _group_name(members, len(channels))
-            used_names[name] += 1
-            if used_names[name] > 1:
-                name = f"{name}#{used_names[name]}"
-            mixed = sorted({text for atom in channels for text in inexact.get(atom, ())})
-            groups.append(Group(name, np.array(channels), members, tuple(mixed)))
-    return groups
-
-
-def _sides(alike: list[int], needs: Ids) -> Iterator[list[int]]:
-    """Atoms that touch the same axes, the rows of a grid apart from its columns.
-
-    A square grid's rows and columns touch the same axes equally often; but a row and a column meet
-    in a cell, and two rows never do.
-    """
-    if needs.shape[1] == 1:
-        yield alike
-        return
-    rest = alike
-    while rest:
-        meets = np.unique(needs[(needs == rest[0]).any(axis=1)])
-        others = np.isin(rest, meets[meets != rest[0]])
-        yield [atom for atom, other in zip(rest, others, strict=True) if not other]
-        rest = [atom for atom, other in zip(rest, others, strict=True) if other]
-
-
-def _atoms_by_signature(arrays: Sequence[Ids], solution: Solution) -> dict[bytes, list[int]]:
-    """(array number, indices in it) pairs as bytes -> the atoms that touch exactly these."""
-    entries = []
-    for number, units in enumerate(arrays):
-        atoms = solution.atoms[units].ravel()
-        found, times = np.unique(atoms[atoms != ALWAYS], return_counts=True)
-        entries.append(np.stack([found, np.full(len(found), number), times], axis=1))
-    table = np.concatenate([*entries, np.zeros((0, 3), np.int64)])
-    table = np.ascontiguousarray(table[np.lexsort((table[:, 1], table[:, 0]))])
-    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
-    pairs = np.ascontiguousarray(table[:, 1:])
-    by_signature: dict[bytes, list[int]] = {}
-    for start, stop in pairwise([*starts.tolist(), len(table)]):
-        by_signature.setdefault(pairs[start:stop].tobytes(), []).append(int(table[start, 0]))
-    return by_signature
-
-
-def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str]]:
-    mixed: dict[int, set[str]] = {}
-    for mixing in mixings:
-        said = str(mixing)
-        for atom in np.unique(solution.atoms[mixing.units]).tolist():
-            mixed.setdefault(atom, set()).add(said)
-    return mixed
-
-
-def _group_name(members: Sequence[Member], count: int) -> str:
-    first = next((m for m in members if m.role is Role.FILTER), members[0])
-    return first.layer if first.each == 1 else f"{first.layer}/{count}x{first.each}"
-
-
-def _frozen(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
-    stuck: dict[tuple[bytes, tuple[str, ...]], tuple[int, list[str]]] = {}
-    for tensor in tensors:
-        if not tensor.axes and tensor.is_parameter and tensor.shape:
-            stuck[tensor.name.encode(), (NOT_REACHED,)] = (tensor.shape[0], [tensor.layer])
-        for axis, units in sorted(tensor.axes.items()):
-            still = units[~solution.atoms[units].any(axis=1)]
-            if len(still):
-                why = {r: None for u in still.tolist() for r in solution.reasons.get(u, ())}
-                key = (still.tobytes(), tuple(why))
-                role = tensor.roles.get(axis)
-                suffix = " (input)" if role is Role.INPUT else ""
-                stuck.setdefault(key, (len(still), []))[1].append(tensor.layer + suffix)
-    return [
-        Frozen(names[0], count, tuple(dict.fromkeys(names)), reasons)
-        for (_, reasons), (count, names) in stuck.items()
-    ]
-
-
-def members(frozen: Iterable[Frozen]) -> list[str]:
-    """Names of the tensors, each once."""
-    return list(dict.fromkeys(name for one in frozen for name in one.members))
 
 
 def _shown_members(layers: Sequence[str], most: int = 4) -> str:
