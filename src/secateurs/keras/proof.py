@@ -251,7 +251,7 @@ def prove(
         again = comparison.call_by_call()
         proof = again if again.holds else proof
     if not proof.holds:
-        raise CutError(_explained(network, proof))
+        raise CutError(proof.refusal(network.name, "A layer"))
     return proof
 
 
@@ -541,14 +541,3 @@ def _first_not_finite(source: TracedModel) -> str:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f" ({name} holds NaN or infinity)"
     return ""
-
-
-def _explained(network: Network, proof: Proof) -> str:
-    return (
-        f"{network.name}: the cut model does not do what the dense one does without these "
-        f"channels: expected a largest difference of {proof.tolerance:.2g} or less, received "
-        f"{proof.max_difference:.2g} (largest output {proof.scale:.3g}); inside, they come apart "
-        f"in {proof.layer or 'the model'} (by up to {proof.inside:.2g} of the size of what is "
-        "compared). The cut was not made. A layer there does something else than its rule says: "
-        "leave its channels out of the cut, and please report it."
-    )

@@ -266,7 +266,7 @@ def prove(
         )
         proof = exact if exact.holds else proof
     if not proof.holds:
-        raise CutError(_explained(network, proof))
+        raise CutError(proof.refusal(network.name, "An operation"))
     return proof
 
 
@@ -369,16 +369,3 @@ def _first_not_finite(model: nn.Module) -> str:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return f" ({name} holds NaN or infinity)"
     return ""
-
-
-def _explained(network: Network, proof: Proof) -> str:
-    return (
-        f"{network.name}: the cut model does not do what the dense one does without these "
-        f"channels: "
-        f"expected a largest difference of {proof.tolerance:.2g} or less, received "
-        f"{proof.max_difference:.2g} (largest output {proof.scale:.3g}); inside, they come apart "
-        f"in "
-        f"{proof.layer or 'the model'} (by up to {proof.inside:.2g} of the size of what is "
-        "compared). The cut was not made. An operation there does something else than its rule "
-        "says: leave its channels out of the cut, and please report it."
-    )
