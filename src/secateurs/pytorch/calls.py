@@ -10,6 +10,9 @@ from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
+SCALING = {aten.mul, aten.mul_, aten.div, aten.div_}
+"""Operations whose result is proportional to a number they are given."""
+
 MADE_NEW = {aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}
 """Operations whose result does not depend on the tensor they are called on."""
 
@@ -127,8 +130,13 @@ def without_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def numbers_of(call: Call) -> list[float]:
-    """The broken numbers an operation is given, also those it works out from a size by itself."""
+    """The broken numbers an operation is given, also those it works out from a size by itself.
+
+    A factor is one too where it is a whole number: a length that a sum is divided by.
+    """
     numbers: list[float] = call.numbers(float)
+    if call.packet in SCALING:
+        numbers += map(float, call.numbers(int))
     numbers += [
         float(tensor)
         for tensor in call.tensors()

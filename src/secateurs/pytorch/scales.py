@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,31 +66,43 @@ CHANNEL_AXIS = {
 
 
 def parts_before(labels: Labels) -> list[Part] | None:
-    """The weights that a tensor is proportional to; None where that cannot be told."""
-    return _walk(labels, [])
+    """The weights that a tensor is proportional to; None where that cannot be told.
+
+    All that these weights make has to end there: what is read elsewhere too would see the factor.
+    """
+    met: list[Labels] = []
+    parts = _walk(labels, [], met)
+    times = Counter(map(id, met))
+    return None if any(known.uses > times[id(known)] for known in met) else parts
 
 
-def _walk(labels: Labels, moves: list[tuple[Call, Labels]]) -> list[Part] | None:
-    """Go back from a tensor; ``moves`` lead from here to it, first to last."""
+def _walk(
+    labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]
+) -> list[Part] | None:
+    """Go back from a tensor; ``moves`` lead from here to it, first to last.
+
+    ``met`` gets the tensors on the way, each as often as it is come by, but for those of which
+    each reader picks a part of its own.
+    """
     call = labels.call
     if labels.leaf is not None:
         return [(labels.leaf, 0, np.arange(labels.leaf.tensor.shape[0]))]
     if call is None:
         return None
     if call.packet in MOVES:
-        # Used twice, the factor would be seen twice; unless each use picks a part of its own.
-        picked = call.packet in PICKS
-        if labels.uses > 1 and not (moves and moves[0][0].packet in PICKS) and not picked:
-            return None
-        return _walk(labels.sources[0], [(call, labels), *moves])
-    if labels.uses > 1 and not any(move.packet in PICKS for move, _ in moves):
-        return None
+        if not (moves and moves[0][0].packet in PICKS):
+            met.append(labels)
+        return _walk(labels.sources[0], [(call, labels), *moves], met)
+    if not any(move.packet in PICKS for move, _ in moves):
+        met.append(labels)
     if call.packet in CHANNEL_AXIS:
         return _rows(_scaled(labels), _reached(call, moves, CHANNEL_AXIS[call.packet]))
     if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
-        return _walk(labels.sources[0], moves)
+        return _walk(labels.sources[0], moves, met)
+    if call.packet in (aten.matmul, aten.bmm) and not any(m.packet in PICKS for m, _ in moves):
+        return _walk(labels.sources[0], [], met)  # all of it, whatever moved the products
     if call.packet is aten.add and len(labels.sources) == 2:
-        return _both(labels.sources, moves)
+        return _both(labels.sources, moves, met)
     return None
 
 
@@ -113,16 +126,22 @@ def call_leaf(call: Call, source: Labels) -> Leaf | None:
     return None
 
 
-def _both(sources: Sequence[Labels], moves: list[tuple[Call, Labels]]) -> list[Part] | None:
+def _both(
+    sources: Sequence[Labels], moves: list[tuple[Call, Labels]], met: list[Labels]
+) -> list[Part] | None:
     """A sum is proportional to what both of its terms are proportional to."""
     if any(source.leaf is not None for source in sources):
         leaf = next(source.leaf for source in sources if source.leaf is not None)
         other = next(source for source in sources if source.leaf is None)
-        parts = _walk(other, moves)
+        parts = _walk(other, moves, met)
         own = (leaf, 0, np.arange(leaf.tensor.shape[0]))
         return None if parts is None else [*parts, own]
-    first, second = (_walk(source, moves) for source in sources)
-    return first if first is not None and first == second else None
+    first, second = (_walk(source, moves, met) for source in sources)
+    if first is None or second is None or len(first) != len(second):
+        return None
+    pairs = zip(first, second, strict=True)
+    same = all(a[0] is b[0] and a[1] == b[1] and np.array_equal(a[2], b[2]) for a, b in pairs)
+    return first if same else None
 
 
 def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[Part] | None:

@@ -13,6 +13,7 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.labels import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.pytorch.calls import (
+    SCALING,
     Call,
     made_for_real,
     mapped,
@@ -20,7 +21,7 @@ from secateurs.pytorch.calls import (
     tensors_in,
     without_data,
 )
-from secateurs.pytorch.counted import Counted, users_line
+from secateurs.pytorch.counted import Counted, aten, users_line
 from secateurs.pytorch.leaves import Leaf
 from secateurs.pytorch.operations import (
     Axes,
@@ -55,7 +56,8 @@ class Tracer(Counted):
         self.operations: list[Operation] = []
         self.counts: dict[tuple[str, str], Ids] = {}
         self.reads_sizes = False
-        """Whether an operation was given lengths of axes that carry channels as plain integers."""
+        """Whether an operation was given lengths of axes that carry channels, or maybe a factor
+        computed from one, as plain numbers."""
         self.convolutions: set[str] = set()
         """Paths of PyTorch's own convolution layers, whose groups follow."""
         self._concrete = concrete
@@ -72,6 +74,8 @@ class Tracer(Counted):
             return made_for_real(call)
         operation.numbers = numbers_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
+        if operation.numbers and call.packet in SCALING | {aten.scaled_dot_product_attention}:
+            self.reads_sizes = True  # a factor may be computed from one
         output = self.rules.apply(self, call)
         for tensor in tensors_in(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))

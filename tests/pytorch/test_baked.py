@@ -1,0 +1,198 @@
+"""Sizes and factors in a forward pass's code: followed, put right in the weights, or frozen.
+
+Each cut is held against the dense model whose readers of the removed channels are zeroed by hand.
+"""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+
+X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+HEADS, SIZE = 2, 8
+
+
+def turned(q):
+    """Each channel's value read twice, as by a rotation of positions."""
+    angles = torch.arange(5.0)[:, None]
+    return q * angles.cos() + q.neg() * angles.sin()
+
+
+WAYS = {
+    "products divided": lambda q, k: q @ k.mT / math.sqrt(q.shape[-1]),
+    "products multiplied": lambda q, k: (q @ k.mT) * k.shape[-1] ** -0.5,
+    "queries multiplied": lambda q, k: (q * q.shape[-1] ** -0.5) @ k.mT,
+    "queries divided": lambda q, k: q.div(math.sqrt(k.shape[-1])) @ k.mT,
+    "by the size itself": lambda q, k: q @ k.mT / q.shape[-1],
+    "turned before": lambda q, k: turned(q) @ turned(k).mT / math.sqrt(q.shape[-1]),
+}
+SEEN_TWICE = {
+    "as keys": lambda q, k: (q * q.shape[-1] ** -0.5) @ q.mT + (k * 0).sum(),
+    "in a sum": lambda q, k: (q * q.shape[-1] ** -0.5) @ k.mT + q.sum(-1).unsqueeze(-2),
+}
+
+
+class Attention(nn.Module):
+    """Attention written out, its factor computed from what the head's size is then."""
+
+    def __init__(self, scores, packed):
+        super().__init__()
+        self.scores, self.packed = scores, packed
+        if packed:
+            self.qkv = nn.Linear(6, 3 * HEADS * SIZE)
+        else:
+            self.q, self.k, self.v = (nn.Linear(6, HEADS * SIZE) for _ in range(3))
+        self.out = nn.Linear(HEADS * SIZE, 3)
+
+    def forward(self, x):
+        if self.packed:
+            split = self.qkv(x).unflatten(-1, (3, HEADS, -1))
+            q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            layers = (self.q, self.k, self.v)
+            q, k, v = (layer(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in layers)
+        mixed = self.scores(q, k).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def without(dense, gone):
+    """The dense model, in which these places in each head's queries and keys are zero."""
+    dense = copy.deepcopy(dense)
+    with torch.no_grad():
+        for layer in [dense.qkv] if dense.packed else [dense.q, dense.k]:
+            heads = (-1, HEADS, SIZE)
+            for tensor in (layer.weight, layer.bias):
+                tensor.unflatten(0, heads)[:2, :, gone] = 0
+        if dense.packed:
+            dense.out.weight.unflatten(1, (HEADS, SIZE))[..., gone] = 0
+    return dense
+
+
+def network_and_group(model):
+    network = sec.trace(model, X)
+    names = [g.name for g in network.groups if any("q" in m.tensor for m in g.members)]
+    return network, names[0] if names else None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_factor_computed_from_a_size_is_what_it_was(way, packed):
+    model = Attention(WAYS[way], packed).eval()
+    network, name = network_and_group(model)
+    assert len(network.group(name)) == SIZE
+    small = sec.apply(model, network.cut({name: [0, 3, 5]}), X, network=network)
+    with torch.no_grad():
+        expected, without_factor = without(model, [0, 3, 5])(X), model(X)
+        assert torch.allclose(small(X), expected, atol=1e-6)
+        assert not torch.allclose(small(X), without_factor, atol=1e-3)
+    power = 1 if way == "by the size itself" else 0.5
+    factors = [rescaling.factor for rescaling in small.report.cut.rescalings]
+    assert factors == pytest.approx([(5 / 8) ** power] * 2)  # the weight and the bias
+    # Cut again, it is as if it had been cut at once.
+    again, name = network_and_group(small)
+    smaller = sec.apply(small, again.cut({name: [1]}), X, network=again)  # what was number 2
+    with torch.no_grad():
+        assert torch.allclose(smaller(X), without(model, [0, 2, 3, 5])(X), atol=1e-6)
+    rebuilt = sec.apply(Attention(WAYS[way], packed).eval(), smaller.report.cut, proof=False)
+    assert {n: p.shape for n, p in rebuilt.named_parameters()} == {
+        n: p.shape for n, p in smaller.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("way", SEEN_TWICE)
+def test_what_is_read_elsewhere_too_keeps_its_size(way, packed):
+    """Put into the weights, the factor would be seen by the other reader as well."""
+    model = Attention(SEEN_TWICE[way], packed).eval()
+    network, _ = network_and_group(model)
+    frozen = {m.layer for g in network.groups for m in g.members}
+    assert ("qkv" if packed else "q") not in frozen
+    for group in network.groups:
+        assert sec.apply(model, network.cut({group.name: [0]}), X).report.proof.holds
+
+
+class Centred(nn.Module):
+    """A mean written as a sum divided by how many there are: nothing else reads a size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(F.relu(x - x.sum(-1, keepdim=True) / x.shape[-1]))
+
+
+def test_a_mean_by_hand_is_frozen_with_its_line():
+    network = sec.trace(Centred(), X)
+    assert not network.groups
+    reasons = [reason for one in network.frozen for reason in one.reasons]
+    assert any("a factor computed from their number" in r and "test_baked.py" in r for r in reasons)
+
+
+class Kept(nn.Module):
+    """Heads and their size kept at construction, beside numbers that are the same by chance."""
+
+    def __init__(self, **numbers):
+        super().__init__()
+        vars(self).update(numbers)
+        self.q, self.k, self.v = (nn.Linear(6, HEADS * SIZE) for _ in range(3))
+        self.out = nn.Linear(HEADS * SIZE, 3)
+
+    def forward(self, x):
+        shape = self.sizes[1:] if hasattr(self, "sizes") else (self.heads, self.size)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (layer(x).view(2, 5, *shape).transpose(1, 2) for layer in layers)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.4)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "after"),
+    [
+        (
+            {"depth": 2, "patch": 8, "heads": 2, "size": 8},
+            {"depth": 2, "patch": 8, "heads": 1, "size": 6},
+        ),
+        ({"sizes": [2, 2, 8]}, {"sizes": [2, 1, 6]}),
+    ],
+)
+def test_of_several_numbers_alike_the_one_that_counts_follows(numbers, after):
+    model = Kept(**numbers).eval()
+    network = sec.trace(model, X)
+    assert sorted(len(group) for group in network.groups) == [HEADS, SIZE]
+    cut = network.cut({g.name: [1] if len(g) == HEADS else [1, 2] for g in network.groups})
+    small = sec.apply(model, cut, X, network=network)
+    assert {name: vars(small)[name] for name in after} == after
+
+
+class Stream(nn.Module):
+    """What attention gives is added to what it was given, without a projection between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.v = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        v = self.v(x).view(2, 5, 2, -1).transpose(1, 2)
+        return self.head(x + v.transpose(1, 2).reshape(2, 5, -1))
+
+
+def test_a_stream_loses_the_same_place_of_every_head():
+    model = Stream().eval()
+    network = sec.trace(model, X)
+    (group,) = network.groups
+    assert len(group) == 4
+    small = sec.apply(model, network.cut({group.name: [1]}), X, network=network)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.head.weight[:, [1, 5]] = 0
+        dense.v.weight[:, [1, 5]] = 0
+        assert torch.allclose(small(X), dense(X), atol=1e-6)
