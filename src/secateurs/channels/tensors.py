@@ -1,4 +1,4 @@
-"""What a framework says of a model it has traced: its tensors, sizes, and what mixes channels."""
+"""What a framework says of a model it has traced: tensors, sizes, and what operations read."""
 
 from __future__ import annotations
 
@@ -109,3 +109,18 @@ class Mixing:
 
     def __str__(self) -> str:
         return f"{self.operation} over channels in {self.layer or 'the model'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """An operand whose removed channels the masked twin ignores.
+
+    Attributes:
+        operand: which tensor argument of the operation.
+        axis: along which of its axes.
+        units: the channels there.
+    """
+
+    operand: int
+    axis: int
+    units: Ids

@@ -22,6 +22,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import Proof
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
+from secateurs.channels.tensors import Mask
 from secateurs.errors import CutError
 from secateurs.keras.attributes import Changes, by_owner, with_positions
 from secateurs.keras.counted import Counted, Site, called, converted
@@ -30,7 +31,7 @@ from secateurs.keras.internals import compiled, mask_of, set_mask
 from secateurs.keras.leaves import calls_of, named_operations, named_variables
 from secateurs.keras.surgery import remade, undisturbed
 from secateurs.keras.trace import TracedModel, traced
-from secateurs.keras.tracer import Axes, Mask, Operation
+from secateurs.keras.tracer import Axes, Operation
 
 SAMPLES_EACH = 64
 

@@ -15,6 +15,7 @@ import numpy as np
 from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.labels import Equations, Ids
 from secateurs.channels.network import Mixing, Role
+from secateurs.channels.tensors import Mask
 from secateurs.keras.counted import Site
 from secateurs.keras.internals import infer
 from secateurs.keras.leaves import Leaf
@@ -69,21 +70,6 @@ class Place(NamedTuple):
     @property
     def length(self) -> int:
         return self.thing.shape[self.axis]
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """An operand whose removed channels the masked twin ignores.
-
-    Attributes:
-        operand: which tensor argument of the call.
-        axis: along which of its axes.
-        units: the channels there.
-    """
-
-    operand: int
-    axis: int
-    units: Ids
 
 
 @dataclass(slots=True)

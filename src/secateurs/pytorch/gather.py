@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
+from secateurs.channels.tensors import Mask
 from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.gathered import Gathered
 from secateurs.criteria.gathering import Gathering
@@ -27,7 +28,6 @@ from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.exact import ExactAblation
 from secateurs.pytorch.objective import Loss, Objective, on_device
-from secateurs.pytorch.operations import Mask
 from secateurs.pytorch.tape import (
     Rows,
     Source,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from secateurs.channels.labels import Ids
+from secateurs.channels.tensors import Mask
 from secateurs.pytorch.calls import Call
 from secateurs.pytorch.leaves import Leaf
 
@@ -52,21 +53,6 @@ class Labels:
     def weight(self) -> Leaf | None:
         """The weight it is or was made from."""
         return self.leaf or self.origin
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """An operand whose removed channels the masked twin ignores.
-
-    Attributes:
-        operand: which tensor argument of the operation.
-        axis: along which of its axes.
-        units: the channels there.
-    """
-
-    operand: int
-    axis: int
-    units: Ids
 
 
 @dataclass(slots=True, eq=False)

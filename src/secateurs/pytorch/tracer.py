@@ -12,6 +12,7 @@ from torch._ops import OpOverload
 from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.labels import Equations, Ids
 from secateurs.channels.network import Mixing, Role
+from secateurs.channels.tensors import Mask
 from secateurs.pytorch.calls import (
     SCALING,
     Call,
@@ -26,7 +27,6 @@ from secateurs.pytorch.leaves import Leaf
 from secateurs.pytorch.operations import (
     Axes,
     Labels,
-    Mask,
     Operation,
     Place,
     follow,
