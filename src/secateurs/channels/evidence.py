@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 
@@ -63,6 +67,43 @@ class Proof:
         if self.inexact:
             shown += f"; exact but for {', '.join(self.inexact)}"
         return shown
+
+
+def furthest_apart(
+    layers: Sequence[str],
+    received: Sequence[NDArray[np.float64]],
+    expected: Sequence[NDArray[np.float64]],
+    tolerance: float,
+    factors: Sequence[float] = (1.0,),
+) -> tuple[float, str]:
+    """How far the samples of two models' operations are apart, and where they first come apart.
+
+    Args:
+        layers: the layer of each operation.
+        received: its samples in the small model, one axis, at least one each.
+        expected: as many in the twin.
+        tolerance: what rounding explains, relative to the largest of the operation's samples.
+        factors: a sample may be off by any of these. Between weights that were rescaled and the
+            factor that makes up for it, values are off by just that.
+
+    Returns:
+        (largest difference of an operation's samples relative to their size, the layer of the first
+        operation beyond the tolerance, or else of the largest difference).
+    """
+    if not layers:
+        return 0.0, ""
+    starts = np.cumsum([0, *(len(samples) for samples in expected[:-1])])
+    mine, theirs = np.concatenate(received), np.concatenate(expected)
+    same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+    with np.errstate(invalid="ignore"):
+        gaps = np.min([np.abs(mine - factor * theirs) for factor in factors], axis=0)
+    gaps = np.where(same, 0.0, np.where(np.isnan(gaps), np.inf, gaps))
+    gap = np.maximum.reduceat(gaps, starts)
+    size = np.maximum.reduceat(np.where(np.isfinite(theirs), np.abs(theirs), 0.0), starts)
+    relative = np.divide(gap, size, out=gap.copy(), where=size > 0)
+    beyond = np.flatnonzero(relative > tolerance)
+    first = int(beyond[0]) if len(beyond) else int(relative.argmax())
+    return float(relative.max()), layers[first] if relative[first] > 0 else ""
 
 
 @dataclass(frozen=True, slots=True)

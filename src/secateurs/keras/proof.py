@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import Proof
+from secateurs.channels.evidence import Proof, furthest_apart
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
@@ -513,21 +513,17 @@ def _largest_inside(
         (largest difference of a call's samples relative to their size, the layer of the first call
         beyond the tolerance, or else of the largest difference).
     """
-    largest, where, first = 0.0, "", None
-    for operation, mine, theirs in zip(operations, received, expected, strict=True):
+    pairs = list(zip(operations, received, expected, strict=True))
+    for operation, mine, theirs in pairs:
         if mine.shape != theirs.shape:
             return math.inf, operation.layer
-        if not mine.size:
-            continue
-        same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
-        gap = float(np.abs(np.where(same, 0, mine - theirs)).max())
-        size = float(np.abs(np.where(np.isfinite(theirs), theirs, 0)).max())
-        relative = gap / size if size > 0 else gap
-        if not relative <= largest:
-            largest, where = relative, operation.layer
-        if first is None and not relative <= tolerance:
-            first = operation.layer
-    return largest, where if first is None else first
+    filled = [pair for pair in pairs if pair[1].size]
+    return furthest_apart(
+        [operation.layer for operation, _, _ in filled],
+        [mine for _, mine, _ in filled],
+        [theirs for _, _, theirs in filled],
+        tolerance,
+    )
 
 
 def _precision(model: Any) -> str:

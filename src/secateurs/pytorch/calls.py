@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,8 +30,7 @@ class Call:
         self.arguments = arguments
         self.keywords = keywords
         self.result: torch.Tensor | None = None
-        declared = function._schema.arguments
-        self.named = dict(zip((a.name for a in declared), arguments, strict=False)) | keywords
+        self.named = dict(zip(_names(function), arguments, strict=False)) | keywords
 
     def __getitem__(self, name: str) -> Any:
         return self.named[name]
@@ -80,6 +80,12 @@ class Call:
         arguments = [mapped(value, replaced) for value in self.arguments]
         keywords = {key: mapped(value, replaced) for key, value in self.keywords.items()}
         return Call(self.function, arguments, keywords)
+
+
+@cache
+def _names(function: OpOverload) -> tuple[str, ...]:
+    """Of an operation's arguments, in order."""
+    return tuple(argument.name for argument in function._schema.arguments)
 
 
 def tensors_in(values: Any) -> Iterator[torch.Tensor]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch._ops import OpOverload
 
-from secateurs.channels.evidence import Proof
+from secateurs.channels.evidence import Proof, furthest_apart
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
@@ -58,15 +58,15 @@ class Sampled(Counted):
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
         self._by_layer: dict[tuple[str, str], list[Operation]] | None = None
+        self._places: dict[Any, torch.Tensor | None] = {}
         self.samples: list[tuple[str, torch.Tensor | None]] = []
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        call = Call(function, arguments, keywords)
         operation = self._traced(str(function.overloadpacket))
         if operation is None or not operation.outputs:
             self.samples.append((self.layer, None))
-            return call.function(*call.arguments, **call.keywords)
-        output = self.do(call, operation)
+            return function(*arguments, **keywords)
+        output = self.do(operation, function, arguments, keywords)
         first = next(iter(tensors_in(output)), None)
         self.samples.append((operation.layer, self._sample(first, operation)))
         return output
@@ -96,39 +96,58 @@ class Sampled(Counted):
             raise OtherPathError(self.index, name)
         return None
 
-    def do(self, call: Call, operation: Operation) -> Any:
+    def do(
+        self,
+        operation: Operation,
+        function: OpOverload,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
         """The operation itself."""
-        return call.function(*call.arguments, **call.keywords)
+        del operation
+        return function(*arguments, **keywords)
 
     def _sample(self, tensor: torch.Tensor | None, operation: Operation) -> torch.Tensor | None:
         """Values at places that depend on the small model's shape alone."""
+        if tensor is None or not tensor.is_floating_point():
+            return None
         dense, axes = operation.outputs[0]
+        units = tuple((axis, id(of)) for axis, of in axes.items())  # the operations keep these
+        key = (dense, units, tensor.shape)
+        if key not in self._places:
+            self._places[key] = self._places_in(dense, axes, tensor.shape)
+        places = self._places[key]
+        return None if places is None else tensor.take(places.to(tensor.device))
+
+    def _places_in(
+        self, dense: Sequence[int], axes: Axes, shape: Sequence[int]
+    ) -> torch.Tensor | None:
+        """Where to sample, as flat indices; None where this model's result is not as traced."""
         small = tuple(
             int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
             for axis, size in enumerate(dense)
         )
-        if tensor is None or not tensor.is_floating_point() or not math.prod(small):
+        if not math.prod(small):
             return None
-        if not small:
-            return tensor.reshape(1)
-        return self._at(tensor, places_in(small, self.samples_each), dense, axes)
+        places = self._moved(places_in(small, self.samples_each), axes)
+        if len(places) != len(shape) or any(
+            at.max() >= size for at, size in zip(places, shape, strict=True)
+        ):
+            return None
+        flat = np.ravel_multi_index(places, tuple(shape)) if small else [0]
+        return torch.as_tensor(flat)
 
-    def _at(
-        self,
-        tensor: torch.Tensor,
-        places: Sequence[NDArray[np.int64]],
-        dense: Sequence[int],
-        axes: Axes,
-    ) -> torch.Tensor | None:
-        if any(len(at) and at.max() >= size for at, size in zip(places, tensor.shape, strict=True)):
-            return None
-        index = tuple(torch.from_numpy(at).to(tensor.device) for at in places)
-        return tensor[index]
+    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+        """Where this model has what the small one has at these places."""
+        del axes
+        return tuple(places)
 
 
 @lru_cache(maxsize=4096)
-def places_in(shape: tuple[int, ...], count: int) -> Sequence[NDArray[np.int64]]:
+def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
     """Indices along each axis of ``count`` places in a tensor of this shape, always the same."""
+    if not shape:
+        return ()
     total = math.prod(shape)
     flat = np.random.default_rng(total).integers(0, total, min(total, count))
     return np.unravel_index(flat, shape)
@@ -141,25 +160,28 @@ class MaskedTwin(Sampled):
         super().__init__(operations, stays)
         self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
 
-    def do(self, call: Call, operation: Operation) -> Any:
+    def do(
+        self,
+        operation: Operation,
+        function: OpOverload,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
         if not (operation.masks or operation.mixed):
-            return call.function(*call.arguments, **call.keywords)
+            return function(*arguments, **keywords)
+        return self.ignoring_removed(Call(function, arguments, keywords), operation)
+
+    def ignoring_removed(self, call: Call, operation: Operation) -> Any:
+        """The operation's result without the removed channels."""
         if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
             return self._on_kept_channels(call, operation)
         return self._ignoring(call, operation).run()
 
-    def _at(
-        self,
-        tensor: torch.Tensor,
-        places: Sequence[NDArray[np.int64]],
-        dense: Sequence[int],
-        axes: Axes,
-    ) -> torch.Tensor | None:
-        moved = [
+    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+        return tuple(
             np.flatnonzero(self._stays[axes[axis]])[at] if axis in axes else at
             for axis, at in enumerate(places)
-        ]
-        return super()._at(tensor, moved, dense, axes)
+        )
 
     def _ignoring(self, call: Call, operation: Operation) -> Call:
         changes: dict[int, torch.Tensor] = {}
@@ -308,36 +330,14 @@ def _largest_inside(
     tolerance: float,
     factors: Sequence[float],
 ) -> tuple[float, str]:
-    """How far the samples of the operations are apart, and where they first come apart.
-
-    Between weights that were rescaled and the factor this makes up for, values are off by just
-    that.
-
-    Returns:
-        (largest difference of an operation's samples relative to their size, the layer of the first
-        operation beyond the tolerance, or else of the largest difference).
-    """
-    largest, where, first = 0.0, "", None
+    """How far the samples are apart of those operations that both models do alike."""
+    layers, ours, twins = [], [], []
     for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
-        if mine is None or theirs is None or mine.shape != theirs.shape:
-            continue
-        gap = min_gap(mine, theirs, factors)
-        size = torch.where(theirs.isfinite(), theirs, 0).abs().max().item()
-        relative = gap / size if size > 0 else gap
-        if not relative <= largest:
-            largest, where = relative, layer
-        if first is None and not relative <= tolerance:
-            first = layer
-    return largest, where if first is None else first
-
-
-def min_gap(mine: torch.Tensor, theirs: torch.Tensor, factors: Sequence[float]) -> float:
-    """The largest of the differences, each to the nearest multiple by one of the factors."""
-    gaps = []
-    for factor in factors:
-        same = (mine == theirs) | (mine.isnan() & theirs.isnan())
-        gaps.append(torch.where(same, 0, mine - factor * theirs).abs())
-    return float(torch.stack(gaps).amin(0).max())
+        if mine is not None and theirs is not None and mine.shape == theirs.shape:
+            layers.append(layer)
+            ours.append(mine.cpu().double().numpy())
+            twins.append(theirs.cpu().double().numpy())
+    return furthest_apart(layers, ours, twins, tolerance, factors)
 
 
 def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -299,7 +299,7 @@ class Removals:
             return values[source] if source in values else tape.find(source)
 
         for step in steps:
-            output = twin.do(step.call(find), self.source.operations[step.number])
+            output = twin.ignoring_removed(step.call(find), self.source.operations[step.number])
             for item, tensor in enumerate(tensors_in(output)):
                 values[Ref(step.number, item)] = tensor
         return filled(tape.output, lambda source: values.get(source, tape.find(source)))
