@@ -26,8 +26,8 @@ from secateurs.history import Record
 from secateurs.keras.apply import apply
 from secateurs.keras.internals import say, sync_
 from secateurs.keras.leaves import Leaf
-from secateurs.keras.proof import Kept
 from secateurs.keras.trace import TracedModel, trace, traced
+from secateurs.keras.twin import Kept
 from secateurs.loop import Watcher
 from secateurs.plan import Scope, plan
 

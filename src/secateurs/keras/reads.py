@@ -22,10 +22,10 @@ from secateurs.channels.network import Network
 from secateurs.keras.counted import Counted, Site, called, converted
 from secateurs.keras.internals import heard, own_variables, sublayers
 from secateurs.keras.leaves import Leaf, calls_of
-from secateurs.keras.proof import with_tensors
 from secateurs.keras.rules.contraction import channel_axis, spelled_out
 from secateurs.keras.trace import TracedModel, traced
 from secateurs.keras.tracer import Operation
+from secateurs.keras.twin import with_tensors
 
 RESULT = -1
 """In the place of an operand's number: what the layer inside gives."""
