@@ -155,6 +155,23 @@ def test_a_file_is_never_larger_than_asked_for(widths):
         assert limit - 2 * channel < file_bytes(network, cut) <= limit
 
 
+def test_what_a_dear_channel_overshoots_is_given_back_in_cheap_ones():
+    network = network_of(300, 10, 300, 2)  # a channel of the first: 601 parameters, else 13
+    scores = {"0": np.arange(10.0), "2": np.arange(300.0)}
+    dense = network.cost().params
+    for share in np.linspace(0.4, 0.9, 9):
+        cut = sec.plan(network, scores, sec.Budget(params=share), floor=1)
+        assert 0.998 * share * dense < cut.after.params <= share * dense
+
+
+def test_a_number_below_one_or_broken_is_a_share():
+    dense = {"channels": 40.0, "params": 500.0, "size_mb": 3e6}
+    for asked, limit in ((0.5, 20), (1.0, 40), (1, 1), (2, 2), (2.5, 2.5)):
+        assert sec.Budget(channels=asked).absolute(dense) == {"channels": limit}
+    for asked, limit in ((0.5, 1.5e6), (1.0, 3e6), (1, 1e6), (2.5, 2.5e6), ("0.5 MB", 5e5)):
+        assert sec.Budget(size_mb=asked).absolute(dense) == {"size_mb": limit}
+
+
 def test_a_budget_that_cannot_be_met_says_the_nearest():
     network = network_of(2, 20, 2)
     with pytest.raises(sec.BudgetError, match=r"nearest that can be met is params=12\b"):

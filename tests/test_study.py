@@ -311,6 +311,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         files.write_atomically(path / "below" / "a file", b"new")
 
 
+def test_a_write_that_is_interrupted_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(tmp_path / "file", b"new")
+    assert files_of(tmp_path) == {}
+
+
 def test_the_users_arrays_and_model_are_left_as_they_were():
     dense, (images, labels) = model(), killed.examples(80, 1)
     before = {name: value.clone() for name, value in dense.state_dict().items()}

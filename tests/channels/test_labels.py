@@ -75,6 +75,18 @@ def test_a_frozen_cell_freezes_its_row_and_column_only():
     assert set(solution.atoms[cells[3]]) - {0} == set(solution.atoms[rows[1]]) - {0}
 
 
+def test_a_frozen_cell_freezes_the_sides_of_its_sides():
+    equations = Equations()
+    inner = equations.units(4)
+    rows, columns = equations.factor(inner, (2, 2))
+    outer = equations.compose((inner, equations.units(3)))
+    equations.freeze(outer[:1], "fixed")
+    solution = equations.solve()
+    for side in (rows, columns):
+        assert [bool(needs.any()) for needs in solution.atoms[side]] == [False, True]
+        assert solution.reasons[int(side[0])] == ("fixed",)
+
+
 def test_frozen_rows_leave_plain_columns():
     equations = Equations()
     cells = equations.units(8)
@@ -108,14 +120,27 @@ def test_grids_that_nothing_reconciles_are_never_half_cut():
     assert len(needs) == 1  # all or nothing
 
 
-def test_grids_of_different_rank_that_do_not_fit_are_frozen():
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 2, 6)])
+def test_grids_of_different_rank_that_do_not_fit_are_frozen(shape):
+    """Backwards, not even the shape that would be a finer grid is one."""
     equations = Equations()
     cells = equations.units(24)
     equations.factor(cells, (4, 6))
-    equations.factor(cells[::-1].copy(), (2, 3, 4))
+    equations.factor(cells[::-1].copy(), shape)
     solution = equations.solve()
     assert not solution.atoms[cells].any()
     assert solution.reasons[int(cells[0])] == (DISAGREEING_GRIDS,)
+
+
+def test_equal_cells_make_equal_sides_and_these_the_sides_of_theirs():
+    equations = Equations()
+    one, other = equations.units(12), equations.units(12)
+    (one_rows, _), (other_rows, _) = (equations.factor(axis, (4, 3)) for axis in (one, other))
+    inside = [equations.factor(rows, (2, 2)) for rows in (one_rows, other_rows)]
+    equations.equate(one, other)
+    solution = equations.solve()
+    for first, second in zip(*inside, strict=True):
+        assert atoms_of(solution, first) == atoms_of(solution, second) != [(), ()]
 
 
 def test_composing_what_was_divided_needs_the_same_atoms():

@@ -56,6 +56,19 @@ def test_a_subset_has_every_class_and_the_size_asked_for(
     assert set(labels[rows]) == set(labels)
 
 
+def test_rare_classes_stay_in_a_subset_of_one_each() -> None:
+    labels = np.repeat([0, 1, 2, 3, 4], [76, 1, 1, 1, 1])
+    assert np.bincount(labels[stratified_subset(labels, 6, 0)]).tolist() == [2, 1, 1, 1, 1]
+
+
+def test_rows_are_drawn_at_random_and_mixed() -> None:
+    labels = np.repeat([0, 1], 50)
+    one, other = (stratified_subset(labels, 20, seed) for seed in (0, 1))
+    assert set(one.tolist()) != set(other.tolist())
+    for rows in (one, *stratified_split(labels, 0.4, 0.2, 0)):
+        assert 0 < labels[rows][: len(rows) // 2].mean() < 1  # not one class behind the other
+
+
 def test_a_subset_is_proportional() -> None:
     labels = np.repeat([0, 1, 2], [600, 300, 101])
     assert np.bincount(labels[stratified_subset(labels, 100, 0)]).tolist() == [60, 30, 10]
