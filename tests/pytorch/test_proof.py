@@ -9,8 +9,9 @@ from torch.nn import functional as F
 import secateurs as sec
 from secateurs.pytorch import rules
 from secateurs.pytorch.counted import aten
-from secateurs.pytorch.proof import MaskedTwin, largest_difference, prove
+from secateurs.pytorch.proof import largest_difference, prove
 from secateurs.pytorch.surgery import cut_copy
+from secateurs.pytorch.twin import MaskedTwin
 
 
 class Deep(nn.Module):

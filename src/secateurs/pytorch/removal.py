@@ -28,7 +28,6 @@ from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.objective import Objective, on_device
 from secateurs.pytorch.operations import Operation
-from secateurs.pytorch.proof import MaskedTwin
 from secateurs.pytorch.routes import (
     CONVOLUTIONS,
     Read,
@@ -51,6 +50,7 @@ from secateurs.pytorch.tape import (
     with_operands,
 )
 from secateurs.pytorch.trace import traced
+from secateurs.pytorch.twin import MaskedTwin
 
 NUMBERS_AT_A_TIME = 2**20
 """Numbers in the largest value of a batch of pairs: as many as stay near the processor."""

@@ -1,0 +1,223 @@
+"""The masked twin: the dense model run as if the removed channels were not there.
+
+What a run keeps to be compared is here too; what is compared with what, and what rounding explains,
+is the proof's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch._ops import OpOverload
+
+from secateurs.channels.labels import Ids
+from secateurs.pytorch import rules
+from secateurs.pytorch.calls import Call, tensors_in
+from secateurs.pytorch.counted import Counted, aten
+from secateurs.pytorch.operations import Axes, Operation
+
+
+class OtherPathError(Exception):
+    """A forward pass does not do the operations it was traced with."""
+
+    def __init__(self, index: int, name: str) -> None:
+        super().__init__(
+            f"operation {index} of its forward pass is {name}, and was another when it was traced: "
+            "its path depends on its input or its sizes"
+        )
+
+
+class Sampled(Counted):
+    """Runs a model and keeps a few values of every operation's result.
+
+    A model's output alone can prove nothing where it hardly depends on the weights (a head that
+    starts at zero, activations that have died away), so the proof also compares what is inside.
+    """
+
+    samples_each = 64
+
+    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+        super().__init__(rules.is_whole)
+        self._operations = operations
+        self._stays = stays
+        self._done: Counter[tuple[str, str]] = Counter()
+        self._by_layer: dict[tuple[str, str], list[Operation]] | None = None
+        self._places: dict[Any, torch.Tensor | None] = {}
+        self.samples: list[tuple[str, torch.Tensor | None]] = []
+
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        operation = self._traced(str(function.overloadpacket))
+        if operation is None or not operation.outputs:
+            self.samples.append((self.layer, None))
+            return function(*arguments, **keywords)
+        output = self.do(operation, function, arguments, keywords)
+        first = next(iter(tensors_in(output)), None)
+        self.samples.append((operation.layer, self._sample(first, operation)))
+        return output
+
+    def _traced(self, name: str) -> Operation | None:
+        """What is known of the operation that is being done.
+
+        It is known by its number, until the path is another than when it was traced (values decide
+        what a detector does); from there on as its layer's first, second, ... of its kind.
+
+        Raises:
+            OtherPathError: its layer does more of its kind than it did, and channels go there.
+        """
+        key = (self.layer, name)
+        nth = self._done[key]
+        self._done[key] += 1
+        if self._by_layer is None:
+            if self.index < len(self._operations) and self._operations[self.index].name == name:
+                return self._operations[self.index]
+            self._by_layer = {}
+            for operation in self._operations:
+                self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
+        known = self._by_layer.get(key, [])
+        if nth < len(known):
+            return known[nth]
+        if any(operation.masks or operation.mixed for operation in known):
+            raise OtherPathError(self.index, name)
+        return None
+
+    def do(
+        self,
+        operation: Operation,
+        function: OpOverload,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
+        """The operation itself."""
+        del operation
+        return function(*arguments, **keywords)
+
+    def _sample(self, tensor: torch.Tensor | None, operation: Operation) -> torch.Tensor | None:
+        """Values at places that depend on the small model's shape alone."""
+        if tensor is None or not tensor.is_floating_point():
+            return None
+        dense, axes = operation.outputs[0]
+        units = tuple((axis, id(of)) for axis, of in axes.items())  # the operations keep these
+        key = (dense, units, tensor.shape)
+        if key not in self._places:
+            self._places[key] = self._places_in(dense, axes, tensor.shape)
+        places = self._places[key]
+        return None if places is None else tensor.take(places.to(tensor.device))
+
+    def _places_in(
+        self, dense: Sequence[int], axes: Axes, shape: Sequence[int]
+    ) -> torch.Tensor | None:
+        """Where to sample, as flat indices; None where this model's result is not as traced."""
+        small = tuple(
+            int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
+            for axis, size in enumerate(dense)
+        )
+        if not math.prod(small):
+            return None
+        places = self._moved(places_in(small, self.samples_each), axes)
+        if len(places) != len(shape) or any(
+            at.max() >= size for at, size in zip(places, shape, strict=True)
+        ):
+            return None
+        flat = np.ravel_multi_index(places, tuple(shape)) if small else [0]
+        return torch.as_tensor(flat)
+
+    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+        """Where this model has what the small one has at these places."""
+        del axes
+        return tuple(places)
+
+
+@lru_cache(maxsize=4096)
+def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
+    """Indices along each axis of ``count`` places in a tensor of this shape, always the same."""
+    if not shape:
+        return ()
+    total = math.prod(shape)
+    flat = np.random.default_rng(total).integers(0, total, min(total, count))
+    return np.unravel_index(flat, shape)
+
+
+class MaskedTwin(Sampled):
+    """Runs the dense model as if the removed channels were not there."""
+
+    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+        super().__init__(operations, stays)
+        self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
+
+    def do(
+        self,
+        operation: Operation,
+        function: OpOverload,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
+        if not (operation.masks or operation.mixed):
+            return function(*arguments, **keywords)
+        return self.ignoring_removed(Call(function, arguments, keywords), operation)
+
+    def ignoring_removed(self, call: Call, operation: Operation) -> Any:
+        """The operation's result without the removed channels."""
+        if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
+            return self._on_kept_channels(call, operation)
+        return self._ignoring(call, operation).run()
+
+    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+        return tuple(
+            np.flatnonzero(self._stays[axes[axis]])[at] if axis in axes else at
+            for axis, at in enumerate(places)
+        )
+
+    def _ignoring(self, call: Call, operation: Operation) -> Call:
+        changes: dict[int, torch.Tensor] = {}
+        tensors = call.tensors()
+        for mask in operation.masks:
+            gone = self._index(mask.units, kept=False, device=tensors[mask.operand].device)
+            if len(gone):
+                present = changes.get(mask.operand, tensors[mask.operand])
+                changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
+        return call.with_tensors(changes) if changes else call
+
+    def _on_kept_channels(self, call: Call, operation: Operation) -> Any:
+        tensors = call.tensors()
+        changes = {
+            number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
+        }
+        small = call.with_tensors(changes)
+        if call.packet in (aten.layer_norm, aten.rms_norm, aten.native_layer_norm):
+            rank = len(call["normalized_shape"])
+            small = small.changed(normalized_shape=list(changes[0].shape[-rank:]))
+        elif call.packet is aten.group_norm and operation.groups is not None:
+            small = small.changed(num_groups=int(self._stays[operation.groups].sum()))
+        output = small.run()
+        for tensor, (shape, axes) in zip(tensors_in(output), operation.outputs, strict=True):
+            whole = self._expanded(tensor, shape, axes)
+            if isinstance(output, torch.Tensor):
+                return whole
+            output = type(output)(whole if item is tensor else item for item in output)
+        return output
+
+    def _compressed(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:
+        for axis, units in axes.items():
+            tensor = tensor.index_select(axis, self._index(units, True, tensor.device))
+        return tensor
+
+    def _expanded(self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes) -> torch.Tensor:
+        for axis, units in axes.items():
+            longer = list(tensor.shape)
+            longer[axis] = shape[axis]
+            index = self._index(units, True, tensor.device)
+            tensor = tensor.new_zeros(longer).index_copy(axis, index, tensor)
+        return tensor
+
+    def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
+        key = (id(units), kept)  # the operations keep these arrays alive
+        if key not in self._indices:
+            self._indices[key] = np.flatnonzero(self._stays[units] == kept)
+        return torch.from_numpy(self._indices[key]).to(device)
