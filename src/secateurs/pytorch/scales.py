@@ -76,9 +76,7 @@ def parts_before(labels: Labels) -> list[Part] | None:
     return None if any(known.uses > times[id(known)] for known in met) else parts
 
 
-def _walk(
-    labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]
-) -> list[Part] | None:
+def _walk(labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]) -> list[Part] | None:
     """Go back from a tensor; ``moves`` lead from here to it, first to last.
 
     ``met`` gets the tensors on the way, each as often as it is come by, but for those of which
