@@ -7,7 +7,7 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.criteria.tournament import score_for
-from secateurs.keras import Learner, training_of
+from secateurs.keras import Learner, train, training_of
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(60) % 3
@@ -97,6 +97,54 @@ def test_a_model_is_trained_as_told(optimizer):
     assert not result.model.compiled
     rates = [r["learning_rate"] for r in result.history if r["kind"] == "train"]
     assert len(set(rates)) > 1
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_its_loss_is_smoothed_cross_entropy(probabilities):
+    scores, labels = np.random.default_rng(1).normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    wanted = 0.8 * np.eye(3)[labels] + 0.2 / 3
+    loss = train._loss(sec.Training(label_smoothing=0.2), probabilities)
+    found = loss(labels, keras.ops.convert_to_tensor(shares if probabilities else scores))
+    expected = -(wanted * np.log(shares)).sum(axis=1)
+    assert np.allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5)
+
+
+def test_its_steps_of_sgd_look_ahead_and_decay_apart_from_the_gradient():
+    training = sec.Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
+    optimizer, weight = train._optimizer(training), keras.Variable([2.0])
+    optimizer.build([weight])
+    by_hand, speed = 2.0, 0.0
+    for gradient in (1.0, -3.0):
+        optimizer.apply([keras.ops.convert_to_tensor([gradient])])
+        by_hand -= 0.1 * 0.5 * by_hand
+        speed = 0.9 * speed - 0.1 * gradient
+        by_hand += 0.9 * speed - 0.1 * gradient
+    assert keras.ops.convert_to_numpy(weight.value) == pytest.approx(by_hand)
+
+
+def learner_of(model, **training):
+    options = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 60}
+    return Learner(model, DATA, DATA, None, sec.Training(**(options | training)))
+
+
+def test_its_batches_have_rates_of_their_own():
+    learners = [learner_of(cnn(), batch_size=20) for _ in range(2)]
+    learners[0].train(0, [0.1, 0.0, 0.0], lambda: None)
+    learners[1].train(0, [0.1], lambda: None)
+    one, other = (state(learner.model) for learner in learners)
+    assert same(one, other)
+    assert not same(one, state(cnn()))
+
+
+def test_its_dropout_depends_on_the_seed_and_the_batch_alone():
+    """Each batch is the whole set and no step moves a weight: only what is dropped tells."""
+    learner = learner_of(cnn(dropout=0.5))
+    first, again, second = (learner.train(at, [0.0], lambda: None) for at in (0, 0, 1))
+    other = learner_of(cnn(dropout=0.5), seed=1).train(0, [0.0], lambda: None)
+    assert first == pytest.approx(again, abs=1e-6)
+    assert abs(first - second) > 1e-3
+    assert abs(first - other) > 1e-3
 
 
 def test_a_study_goes_on_where_it_was(tmp_path):

@@ -126,9 +126,9 @@ def test_a_recurrent_layer_with_a_projection_is_left_alone():
 class Heads(nn.Module):
     """Attention with several query heads for each head of keys and values."""
 
-    def __init__(self, queries, shared, masked=False):
+    def __init__(self, queries, shared, mask=None):
         super().__init__()
-        self.shared, self.masked = shared, masked
+        self.mask = mask
         self.q = nn.Linear(6, queries * 4)
         self.k, self.v = (nn.Linear(6, shared * 4) for _ in range(2))
         self.out = nn.Linear(queries * 4, 3)
@@ -137,15 +137,21 @@ class Heads(nn.Module):
         q, k, v = (
             make(x).unflatten(-1, (-1, 4)).transpose(1, 2) for make in (self.q, self.k, self.v)
         )
-        mask = torch.ones(5, 5, dtype=torch.bool).tril() if self.masked else None
         grouped = q.shape[1] != k.shape[1]
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
+        mixed = F.scaled_dot_product_attention(q, k, v, self.mask, enable_gqa=grouped)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_head_of_keys_goes_with_all_its_queries(masked):
-    model, x = Heads(6, 3, masked).eval(), torch.randn(2, 5, 6)
+MASKS = {
+    "none": lambda: None,
+    "causal": lambda: torch.ones(5, 5, dtype=torch.bool).tril(),
+    "learned for each head": lambda: nn.Parameter(torch.randn(6, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_head_of_keys_goes_with_all_its_queries(mask):
+    model, x = Heads(6, 3, MASKS[mask]()).eval(), torch.randn(2, 5, 6)
     network = sec.trace(model, x)
     found = channels_of(network)
     assert sorted(found.values()) == [2, 3]
@@ -154,6 +160,8 @@ def test_a_head_of_keys_goes_with_all_its_queries(masked):
     heads = torch.arange(24).view(6, 4)
     assert torch.equal(small.k.weight, model.k.weight[heads[[0, 2]].flatten()])
     assert torch.equal(small.q.weight, model.q.weight[heads[[0, 1, 4, 5]].flatten()])
+    if mask == "learned for each head":
+        assert torch.equal(small.mask, model.mask[[0, 1, 4, 5]])
     dense = copy.deepcopy(model)
     with torch.no_grad():
         dense.out.weight[:, heads[[2, 3]].flatten()] = 0
@@ -192,6 +200,8 @@ def test_heads_that_share_a_fixed_one_stay():
 
     network = sec.trace(Fixed(6, 2).eval(), torch.randn(2, 5, 6))
     assert not network.groups
+    reasons = [reason for one in network.frozen for reason in one.reasons]
+    assert any("grouped attention with heads that stay" in reason for reason in reasons)
 
 
 # -- weights that are computed, and transforms
