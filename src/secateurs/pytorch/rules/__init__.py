@@ -9,6 +9,7 @@ from secateurs.pytorch.rules import (
     pooling,
     recurrent,
     reduction,
+    vision,
 )
 from secateurs.pytorch.rules.registry import RULES, apply, is_whole
 
@@ -24,4 +25,5 @@ __all__ = [
     "pooling",
     "recurrent",
     "reduction",
+    "vision",
 ]

@@ -166,18 +166,18 @@ def convolution(tracer: Tracer, call: Call) -> Any:
     """y[n, o, ...] = x[n, i, ...] w[o, i, ...]; with groups, each side's channels form a grid."""
     if call.packet is aten.convolution and call["transposed"]:
         return transposed_convolution(tracer, call)
-    return _convolve(tracer, call, transposed=False)
+    return convolve(tracer, call, shapes.convolution(call))
 
 
 @rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
 def transposed_convolution(tracer: Tracer, call: Call) -> Any:
     """As a convolution, but the weight is (input, output / groups, ...)."""
-    return _convolve(tracer, call, transposed=True)
+    return convolve(tracer, call, call.run(), transposed=True)
 
 
-def _convolve(tracer: Tracer, call: Call, transposed: bool) -> Any:
+def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool = False) -> Any:
+    """Label what a convolution gave, of any number of dimensions and groups."""
     x, weight = call["input"], call["weight"]
-    output = shapes.convolution(call) if not transposed else call.run()
     channel = x.dim() - weight.dim() + 1
     carried = _carry_space(tracer, call, x, weight, channel)
     if tracer.labels(weight).leaf is None:  # a weight's own kernel carries no channels anyway

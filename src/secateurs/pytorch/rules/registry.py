@@ -17,14 +17,19 @@ from secateurs.pytorch.tracer import Tracer
 Rule = Callable[[Tracer, Call], Any]
 
 RULES: dict[OpOverloadPacket, Rule] = {}
+NAMED: dict[str, Rule] = {}
+"""Rules for operations that other packages bring, by name: they may not be there yet."""
 
 
-def rule(*packets: OpOverloadPacket) -> Callable[[Rule], Rule]:
-    """Register the rule for these operations."""
+def rule(*operations: OpOverloadPacket | str) -> Callable[[Rule], Rule]:
+    """Register the rule for these operations; another package's by name, 'package::operation'."""
 
     def register(function: Rule) -> Rule:
-        for packet in packets:
-            RULES[packet] = function
+        for operation in operations:
+            if isinstance(operation, str):
+                NAMED[operation] = function
+            else:
+                RULES[operation] = function
         return function
 
     return register
@@ -37,7 +42,7 @@ def is_whole(packet: OpOverloadPacket) -> bool:
 
 def apply(tracer: Tracer, call: Call) -> Any:
     """Run an operation and label its result; an unknown one freezes what it touches."""
-    found = RULES.get(call.packet)
+    found = RULES.get(call.packet) or NAMED.get(call.packet._qualified_op_name)
     if found is None:
         found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
     output = found(tracer, call)
