@@ -84,8 +84,10 @@ def test_batch_norm_scales():
     np.testing.assert_allclose(
         score(network, "bn_scale")["conv1"], model.norm1.weight.detach().abs(), rtol=1e-6
     )
-    stream = score(sec.trace(Residual(), X[:1]), "bn_scale")["stem"]
     residual = Residual()
+    with torch.no_grad():
+        residual.norm2.weight[:3] *= -1
+    stream = score(sec.trace(residual, X[:1]), "bn_scale")["stem"]
     both = (residual.norm0.weight.abs() + residual.norm2.weight.abs()) / 2
     np.testing.assert_allclose(stream, both.detach(), rtol=1e-6)
 
@@ -95,6 +97,8 @@ def test_coupled_filters_are_one_long_filter():
     network = sec.trace(model, X[:1])
     rows = torch.cat([model.stem.weight.flatten(1), model.conv2.weight.flatten(1)], 1).detach()
     np.testing.assert_allclose(score(network, "l2")["stem"], rows.norm(dim=1), rtol=1e-5)
+    np.testing.assert_allclose(score(network, "l1_mean")["stem"], rows.abs().mean(1), rtol=1e-5)
+    np.testing.assert_allclose(score(network, "linf")["stem"], rows.abs().amax(1), rtol=1e-5)
     np.testing.assert_allclose(
         score(network, "geometric_median")["stem"], torch.cdist(rows, rows).sum(1), rtol=1e-4
     )

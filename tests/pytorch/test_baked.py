@@ -196,3 +196,25 @@ def test_a_stream_loses_the_same_place_of_every_head():
         dense.head.weight[:, [1, 5]] = 0
         dense.v.weight[:, [1, 5]] = 0
         assert torch.allclose(small(X), dense(X), atol=1e-6)
+
+
+class Choosing(Kept):
+    """Sizes kept in the code, and a path that values decide: rehearsed with what they decided."""
+
+    def forward(self, x):
+        mixed = super().forward(x)
+        found = mixed[mixed.sum(-1) < 1e6]  # all of them; a mask freezes what it picks from
+        found = self.wide(found) if found.sum() < 1e6 else self.wide(found).flatten().sum()
+        where = torch.nonzero(found.sum(-1) < 1e6)[:, 0]
+        return self.head(found[where])
+
+
+def test_what_values_decide_is_decided_alike_in_a_rehearsal():
+    model = Choosing(heads=2, size=8)
+    model.out, model.wide, model.head = nn.Linear(16, 7), nn.Linear(7, 9), nn.Linear(9, 2)
+    network = sec.trace(model.eval(), X)
+    assert network.notes[0].startswith("Traced on real tensors")
+    assert sorted(len(group) for group in network.groups) == [2, 8, 9]
+    cut = network.cut({group.name: [1] for group in network.groups})
+    small = sec.apply(model, cut, X, network=network)
+    assert (small.heads, small.size) == (1, 7)

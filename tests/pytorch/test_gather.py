@@ -159,6 +159,9 @@ def test_activation_statistics_are_those_a_hook_sees():
     np.testing.assert_allclose(
         found["mean_activation"]["stem"], np.mean([np.abs(s).mean(0) for s in stream], 0), rtol=1e-5
     )
+    np.testing.assert_allclose(
+        found["std_activation"]["stem"], np.sqrt(sum(s.var(0) for s in stream) / 2), rtol=1e-5
+    )
     flaps = sum(
         s.var(0) * (getattr(model, name).weight.detach().double() ** 2).sum((0, 2, 3)).numpy()
         for s, name in zip(stream, ("conv1", "last"), strict=True)

@@ -164,3 +164,13 @@ def test_complex_weights_are_followed():
     small = halved(Spectral())
     assert small.filter.shape == (4, 8, 5)
     assert small.report.proof.holds
+
+
+def test_complex_inputs_are_the_networks_input():
+    layers = (nn.Linear(i, o, dtype=torch.complex64) for i, o in ((3, 8), (8, 2)))
+    model, x = nn.Sequential(*layers), torch.randn(4, 3, dtype=torch.complex64)
+    frozen = {one.name: one.reasons for one in sec.trace(model, x).frozen}
+    assert frozen["0 (input)"] == ("meets the network's input",)
+    small = halved(model, x)
+    assert small[0].out_features == 4
+    assert small.report.proof.holds

@@ -4,6 +4,7 @@ Each cut is held against the dense model whose readers of the removed channels a
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -208,21 +209,23 @@ def test_heads_that_share_a_fixed_one_stay():
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_weight_norm_keeps_the_lengths_of_what_stays(axis):
+@pytest.mark.parametrize("layer", [nn.Linear, partial(nn.Conv2d, kernel_size=3)])
+def test_weight_norm_keeps_the_lengths_of_what_stays(layer, axis):
     """Along the filters a cut is exact; along their inputs the lengths are those of what stays."""
-    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 4, 3), dim=axis)
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), conv, nn.ReLU(), nn.Conv2d(4, 2, 1))
+    normed = nn.utils.parametrizations.weight_norm(layer(6, 4), dim=axis)
+    model = nn.Sequential(layer(3, 6), nn.ReLU(), normed, nn.ReLU(), layer(4, 2))
     with torch.no_grad():
-        conv.parametrizations.weight.original0.uniform_(0.5, 2)
-    x = torch.randn(2, 3, 8, 8)
+        normed.parametrizations.weight.original0.uniform_(0.5, 2)
+    x = torch.randn(2, 3) if layer is nn.Linear else torch.randn(2, 3, 8, 8)
     network = sec.trace(model, x)
-    assert sorted(channels_of(network).values()) == [4, 6]
     names = {number: name for name, number in channels_of(network).items()}
+    assert sorted(names) == [4, 6]
     small = sec.apply(model, network.cut({names[6]: [0], names[4]: [2]}), x, network=network)
-    g, v = (getattr(conv.parametrizations.weight, f"original{i}").detach() for i in range(2))
+    g, v = (getattr(normed.parametrizations.weight, f"original{i}").detach() for i in range(2))
     v = v[[0, 1, 3]][:, 1:]
     g = g[[0, 1, 3]] if axis == 0 else g[:, 1:]
-    lengths = torch.linalg.vector_norm(v, dim=[a for a in range(4) if a != axis], keepdim=True)
+    others = [at for at in range(v.dim()) if at != axis]
+    lengths = torch.linalg.vector_norm(v, dim=others, keepdim=True)
     assert torch.allclose(small[2].weight, g * v / lengths, atol=1e-6)
 
 

@@ -574,6 +574,33 @@ def test_control_flow_and_in_place_operations():
     check_cut_of_everything(model, network, image())
 
 
+class Keeps(nn.Module):
+    """Keeps things as it runs, as models do with positions and caches."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.steps, self.cache, self.last = [1, 2], {"a": 0}, None
+
+    def forward(self, x):
+        self.last = self.new = x
+        self.steps[0] = self.cache["a"] = self.cache["b"] = 5
+        self.steps.append(3)
+        return self.b(self.a(x))
+
+
+def test_what_a_forward_pass_keeps_is_put_back():
+    model, x = Keeps(), torch.randn(2, 3)
+    steps, cache, fast = model.steps, model.cache, torch.backends.mha.get_fastpath_enabled()
+    small = sec.delete_channels(model, {"a": [0]}, x)
+    assert (model.steps, model.cache, model.last) == ([1, 2], {"a": 0}, None)
+    assert model.steps is steps
+    assert model.cache is cache
+    assert not hasattr(model, "new")
+    assert (small.steps, small.cache, small.last) == ([1, 2], {"a": 0}, None)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
 def test_the_table_can_be_read():
     _, network = trace(
         lambda m, x: m.head(F.relu(m.norm(m.first(x))).mean((2, 3))),
