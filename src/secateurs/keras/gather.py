@@ -7,9 +7,10 @@ these values. The user's model is not touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import keras
@@ -21,14 +22,15 @@ from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.gathered import Gathered, part_of
 from secateurs.criteria.gathering import Gathering
 from secateurs.criteria.registry import Need
+from secateurs.criteria.removing import ExactAblation
 from secateurs.errors import DataError
 from secateurs.keras.counted import as_it_is
-from secateurs.keras.exact import ExactAblation
 from secateurs.keras.inputs import as_arrays, made_up
 from secateurs.keras.internals import compiled, gradient_of, graph_of
 from secateurs.keras.objective import Loss, Objective
 from secateurs.keras.proof import present_values
 from secateurs.keras.reads import Listening, Place, Unseen, places_of, run
+from secateurs.keras.removal import Removals
 from secateurs.keras.trace import traced
 
 
@@ -48,6 +50,16 @@ def gather(
     Raises:
         DataError: the data cannot be used; the message says why and what would help.
     """
+    work, stream = started(network, needs, data, loss, who)
+    for batch in stream:
+        work.add(batch)
+    return work.gathered()
+
+
+def started(
+    network: Network, needs: Need, data: Any, loss: Loss | None, who: str
+) -> tuple[Pass, Iterator[Batch]]:
+    """A pass that went through nothing yet, and the batches, for it to go through."""
     source = traced(network)
     objective = Objective(loss, who, source.model)
     if source.example_inputs is None:
@@ -55,11 +67,7 @@ def gather(
     labels = bool(needs & Need.LOSS) and objective.needs_labels
     stream = batches(data, source.example_inputs, who, labels=labels)
     first = next(stream)  # there is one, or it has raised
-    work = Pass(network, needs, objective, first, who)
-    work.add(first)
-    for batch in stream:
-        work.add(batch)
-    return work.gathered()
+    return Pass(network, needs, objective, first, who), chain([first], stream)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -112,7 +120,7 @@ class Pass(Gathering):
             and keras.backend.is_float_dtype(leaf.variable.dtype)
         ]
         self._weight_slopes = gradient_of(self._loss_of_weights)
-        self.ablation = ExactAblation(self)
+        self.ablation = ExactAblation(self.network, lambda _: Removals(self))
 
     # -- running the model
 

@@ -1,48 +1,20 @@
-"""Oracle pruning made affordable: what the loss does without each channel, exactly or by racing.
-
-Racing asks less: which channels are the lowest? One backward pass gives, for every channel and
-image, the derivative t of the loss with respect to the channel's gate, and from it a forecast of
-what removing the channel does: -t + b t^2 / 2, its mean taken over all images (the square stands
-for the curvature, as the Fisher information does; b is learned). Only channels whose forecast
-leaves in doubt on which side of the boundary they lie are then removed for real, on all images,
-most doubt for least work first, and each teaches how far forecasts are off. It stops when the
-expected share of channels on the wrong side is as small as was asked for.
-"""
+"""Oracle pruning made affordable: what the loss does without each channel, exactly or by racing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import norm
-
-from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
-from secateurs.criteria.ablations import Ablation, Tally
-from secateurs.criteria.calibration import Batch, batches
+from secateurs.criteria.ablations import Ablation
+from secateurs.criteria.calibration import batches
+from secateurs.criteria.race import Mode, Race, Scope, check_options
 from secateurs.criteria.registry import Need
-from secateurs.errors import DataError
-from secateurs.pytorch.exact import ExactAblation, tally_changes_, tally_dense_
+from secateurs.criteria.removing import ExactAblation
 from secateurs.pytorch.gather import Pass
 from secateurs.pytorch.objective import Loss, Objective
 from secateurs.pytorch.removal import Removals
 from secateurs.pytorch.trace import traced
-
-Mode = Literal["exact", "racing"]
-Scope = Literal["network", "group"]
-Floats = NDArray[np.float64]
-
-FIRST = 0.04
-"""Share of the channels that is removed for real before forecasts are trusted at all."""
-
-FEWEST = 24
-"""The same as a number."""
-
-UNTRIED = (1.0, 0.5)
-"""(b, how far forecasts are off in units of t^2 / 2) before any channel was removed."""
 
 
 def oracle(
@@ -75,159 +47,18 @@ def oracle(
     Raises:
         DataError: the data cannot be used, or an argument is out of range.
     """
-    for name, value in (("share", share), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise DataError(f"oracle: expected {name} in (0, 1); received {value}")
-    if mode not in ("exact", "racing") or scope not in ("network", "group"):
-        raise DataError(
-            f"oracle: expected mode 'exact' or 'racing' and scope 'network' or 'group'; received "
-            f"{mode!r} and {scope!r}"
-        )
+    check_options(mode, share, scope, confidence)
     objective = Objective(loss, "oracle")
     source = traced(network)
     stream = batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
     if mode == "exact":
-        work = ExactAblation(network, objective)
+        exact = ExactAblation(network, partial(Removals, network, objective))
         for batch in stream:
-            work.add(batch)
-        return work.ablation()
-    return _Race(network, objective, list(stream), share, scope, confidence).run()
-
-
-@dataclass(eq=False)
-class _Race:
-    """Channels of all groups in one row, each with a forecast or, once removed, with the truth."""
-
-    network: Network
-    objective: Objective
-    parts: Sequence[Batch]
-    share: float
-    scope: Scope
-    confidence: float
-    slope: Floats = field(init=False)
-    bend: Floats = field(init=False)
-    truth: Floats = field(init=False)
-    known: NDArray[np.bool_] = field(init=False)
-
-    def __post_init__(self) -> None:
-        groups = self.network.groups
-        self.group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        self.place = np.concatenate([*(np.arange(len(g)) for g in groups), np.zeros(0, np.int64)])
-        self.truth = np.zeros(len(self.place))
-        self.known = np.zeros(len(self.place), bool)
-        self.removals = Removals(self.network, self.objective, self.parts[0])
-        prices = [self.removals.routes.price(group) for group in groups]
-        self.price = np.array(prices)[self.group_of]
-        self.tally: Tally | None = None
-
-    def run(self) -> Ablation:
-        """Forecast, remove the most doubtful, learn, and so on until enough is sure."""
-        self._forecast()
-        while True:
-            doubt = self._doubt()
-            allowed = 2 * (1 - self.confidence) * sum(self._wanted())
-            first = not self.known.any()
-            if (doubt.sum() <= allowed and not first) or self.known.all():
-                return self._ablation()
-            self._remove(self._most_doubtful(doubt, allowed, first=first))
-
-    def _forecast(self) -> None:
-        gates = Pass(self.network, Need.GATES, self.objective, self.parts[0])
-        for batch in self.parts:
-            gates.add(batch)
-        atoms = np.concatenate([*(g.channels for g in self.network.groups), np.zeros(0, np.int64)])
-        self.slope = -gates.gates.signed[atoms] / gates.images
-        self.bend = gates.gates.squares[atoms] / (2 * gates.images)
-
-    def _learned(self) -> tuple[float, float]:
-        """(b, how far forecasts are off in units of t^2 / 2), from the channels removed so far."""
-        usable = self.known & (self.bend > 0)
-        if not usable.any():
-            return UNTRIED
-        ratio = (self.truth[usable] - self.slope[usable]) / self.bend[usable]
-        middle = float(np.median(ratio))
-        # A high quantile, scaled to a normal's deviation: the errors' tails are heavy.
-        off = float(np.quantile(np.abs(ratio - middle), 0.9)) / float(norm.ppf(0.95))
-        return middle, max(off, 0.02)
-
-    def _values(self) -> tuple[Floats, Floats]:
-        """(mean change of the loss, its deviation) of every channel, known or forecast."""
-        middle, off = self._learned()
-        forecast = self.slope + middle * self.bend
-        return (
-            np.where(self.known, self.truth, forecast),
-            np.where(self.known, 0.0, off * self.bend),
-        )
-
-    def _teams(self) -> list[Ids]:
-        """Channels that are ranked among each other."""
-        if self.scope == "network":
-            return [np.arange(len(self.place))]
-        return [np.flatnonzero(self.group_of == n) for n in range(len(self.network.groups))]
-
-    def _wanted(self) -> list[int]:
-        return [max(1, round(self.share * len(team))) for team in self._teams()]
-
-    def _doubt(self) -> Floats:
-        """The probability of each channel to lie on the other side of its boundary."""
-        values, deviations = self._values()
-        doubt = np.zeros(len(values))
-        for team, wanted in zip(self._teams(), self._wanted(), strict=True):
-            rising = np.sort(values[team])
-            if wanted >= len(rising):
-                continue
-            boundary = (rising[wanted - 1] + rising[wanted]) / 2
-            distance = np.abs(values[team] - boundary)
-            # Laplace's law rather than the normal one: the errors' tails are heavy.
-            scale = np.maximum(deviations[team], 1e-300)
-            doubt[team] = 0.5 * np.exp(-np.sqrt(2) * distance / scale)
-        return np.where(self.known | (deviations == 0), 0.0, doubt)
-
-    def _most_doubtful(self, doubt: Floats, allowed: float, *, first: bool) -> Ids:
-        """Whom to remove next: as many as would leave no more doubt than allowed."""
-        order = np.argsort(-doubt / self.price, kind="stable")
-        order = order[~self.known[order]]
-        few = max(FEWEST, round(FIRST * len(doubt)))
-        if first:
-            return order[:few]
-        left = doubt.sum() - np.cumsum(doubt[order])
-        enough = int(np.argmax(left <= allowed)) + 1 if (left <= allowed).any() else len(order)
-        return order[:enough]
-
-    def _remove(self, chosen: Ids) -> None:
-        for batch in self.parts:
-            dense = self.removals.dense(batch)
-            if self.tally is None:
-                self.tally = Tally(self.network, dense.classes)
-            if self.tally.images.sum() < sum(len(part) for part in self.parts):
-                tally_dense_(self.tally, dense)
-            for number, group in enumerate(self.network.groups):
-                channels = np.sort(self.place[chosen[self.group_of[chosen] == number]])
-                if len(channels):
-                    changes = self.removals.without(dense, group, channels)
-                    tally_changes_(self.tally, dense, group, channels, changes)
-        self.known[chosen] = True
-        means = [self.tally.mean(g.name) for g in self.network.groups] if self.tally else []
-        self.truth = np.concatenate([*means, np.zeros(0)])
-
-    def _ablation(self) -> Ablation:
-        tally = self.tally or Tally(self.network, 0)
-        values, deviations = self._values()
-        # Half of the interval that holds the value with this confidence, under Laplace's law.
-        errors = deviations / np.sqrt(2) * np.log(1 / (1 - self.confidence))
-        lowest = np.zeros(len(values), bool)
-        for team, wanted in zip(self._teams(), self._wanted(), strict=True):
-            lowest[team[np.argsort(values[team], kind="stable")[:wanted]]] = True
-
-        def by_group(row: NDArray[Any]) -> dict[str, NDArray[Any]]:
-            own = (row[self.group_of == n] for n in range(len(self.network.groups)))
-            return dict(zip((g.name for g in self.network.groups), own, strict=True))
-
-        return replace(
-            tally.ablation(),
-            estimate=by_group(values),
-            error=by_group(errors),
-            lowest={name: np.flatnonzero(own) for name, own in by_group(lowest).items()},
-            confidence=self.confidence,
-            spent=float(self.known.mean()) if len(self.known) else 0.0,
-        )
+            exact.add(batch)
+        return exact.ablation()
+    parts = list(stream)
+    work = Pass(network, Need.GATES, objective, parts[0])
+    for batch in parts:
+        work.add(batch)
+    removals = Removals(network, objective, parts[0])
+    return Race(network, removals, parts, work.gates, share, scope, confidence).run()

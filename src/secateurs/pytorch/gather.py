@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from secateurs.criteria.calibration import Batch, batches
 from secateurs.criteria.gathered import Gathered
 from secateurs.criteria.gathering import Gathering
 from secateurs.criteria.registry import Need
+from secateurs.criteria.removing import ExactAblation
 from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
-from secateurs.pytorch.exact import ExactAblation
 from secateurs.pytorch.objective import Loss, Objective, on_device
+from secateurs.pytorch.removal import Removals
 from secateurs.pytorch.tape import (
     Rows,
     Source,
@@ -127,7 +129,7 @@ class Pass(Gathering):
         super().__post_init__()
         self.source = traced(self.network)
         self.places = places_of(self.source, self.first)
-        self.ablation = ExactAblation(self.network, self.objective)
+        self.ablation = ExactAblation(self.network, partial(Removals, self.network, self.objective))
         self._at: dict[int, list[Place]] = {}
         for place in self.places:
             self._at.setdefault(place.step, []).append(place)

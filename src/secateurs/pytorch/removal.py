@@ -171,6 +171,10 @@ class Removals:
                     self._compare(dense, outputs, pairs.images, at)
         return changes
 
+    def price(self, group: Group) -> float:
+        """About how much work it is to remove one of the group's channels on one image."""
+        return self.routes.price(group)
+
     def _compare(
         self, dense: Dense, outputs: Any, images: torch.Tensor | None, at: tuple[Changes, Any, Any]
     ) -> None:
