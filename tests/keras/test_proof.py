@@ -12,6 +12,7 @@ from secateurs.keras import proof as proofs
 from secateurs.keras.internals import operation_classes
 from secateurs.keras.rules.pointwise import pointwise
 from secateurs.keras.rules.registry import RULES
+from secateurs.keras.surgery import cut_copy
 
 
 def flipped(head_weights=True):
@@ -42,6 +43,21 @@ def test_a_head_that_starts_at_zero_hides_nothing(lying):
     cut = sec.trace(model).cut({"a": [0]})
     with pytest.raises(sec.CutError, match="come apart in flip"):
         sec.apply(model, cut)
+
+
+@pytest.mark.parametrize("unit", range(6))
+def test_of_few_values_each_is_compared(unit):
+    i = keras.Input((3,))
+    x = L.Dense(7, activation="sigmoid", name="a")(i)
+    model = keras.Model(i, L.Dense(2, kernel_initializer="zeros", name="head")(x))
+    network = sec.trace(model)
+    cut = network.cut({"a": [6]})
+    small = cut_copy(model, cut)
+    bias = small.get_layer("a").bias
+    bias.assign(0.5 * np.eye(6)[unit])
+    alive = network.alive(network.removed_by(cut))
+    with pytest.raises(sec.CutError, match="come apart in a "):
+        proofs.prove(network, small, cut, alive, np.ones((1, 3), np.float32))
 
 
 def test_biases_behind_a_relu_are_no_trouble():

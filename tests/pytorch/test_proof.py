@@ -1,5 +1,7 @@
 """The proof finds what is wrong, wherever it is, and names the layer."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from torch.nn import functional as F
 import secateurs as sec
 from secateurs.pytorch import rules
 from secateurs.pytorch.counted import aten
-from secateurs.pytorch.proof import largest_difference, prove
+from secateurs.pytorch.proof import _precision, largest_difference, prove
 from secateurs.pytorch.surgery import cut_copy
-from secateurs.pytorch.twin import MaskedTwin
+from secateurs.pytorch.twin import MaskedTwin, places_in
 
 
 class Deep(nn.Module):
@@ -82,6 +84,94 @@ def test_a_wrong_weight_is_found_and_its_layer_named(layer, zero_head):
         weight.copy_(weight.flip(0))
     with pytest.raises(sec.CutError, match=layer):
         prove(network, small, alive, x())
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "holds"),
+    [("head", 1e-3, False), ("head", 1e-6, True), ("first", 2e-2, False), ("first", 1e-5, True)],
+)
+def test_errors_larger_than_rounding_are_refused(layer, error, holds):
+    """A ten-thousandth of the output; a thousandth of what is inside, where the head is zero."""
+    model = Deep(zero_head=layer == "first")
+    network, cut, alive = traced(model)
+    small, inputs = cut_copy(model, cut), x()
+    with torch.no_grad():
+        getattr(small, layer).weight.mul_(1 + error)
+        if layer == "head":
+            small.head.bias.mul_(1 + error)
+    if holds:
+        assert prove(network, small, alive, inputs).holds
+    else:
+        with pytest.raises(sec.CutError, match=layer):
+            prove(network, small, alive, inputs)
+
+
+def test_the_layer_named_is_where_it_begins_not_where_it_is_worst():
+    model = Deep()
+    network, cut, alive = traced(model)
+    small = cut_copy(model, cut)
+    with torch.no_grad():
+        small.first.weight.mul_(1.02)
+        small.second.weight.mul_(-3)
+    with pytest.raises(sec.CutError, match=r"come apart in first \(by up to [1-9]"):
+        prove(network, small, alive, x())
+
+
+def test_samples_are_from_all_over():
+    places = places_in((8, 9, 10), 64)
+    assert [len(at) for at in places] == [64] * 3
+    assert [len(np.unique(at)) for at in places] == [8, 9, 10]
+
+
+@pytest.mark.parametrize("unit", range(6))
+def test_of_few_values_each_is_compared(unit):
+    model = nn.Sequential(nn.Linear(3, 7), nn.Sigmoid(), nn.Linear(7, 2))
+    nn.init.zeros_(model[2].weight)
+    inputs = torch.randn(1, 3)
+    network = sec.trace(model, inputs)
+    cut = network.cut({"0": [6]})
+    small = cut_copy(model, cut)
+    with torch.no_grad():
+        small[0].bias[unit] += 0.5
+    with pytest.raises(sec.CutError, match="come apart in 0"):
+        prove(network, small, network.alive(network.removed_by(cut)), inputs)
+
+
+def test_the_coarsest_type_says_what_rounding_explains():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).double())
+    assert _precision(model) == torch.bfloat16
+
+
+class Winding(nn.Module):
+    """Products of the model's own weights; how many, and what is before, values decide."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = (
+            nn.Parameter(torch.randn(shape)) for shape in ((3, 8), (8, 6), (6, 2))
+        )
+
+    def forward(self, x):
+        if x.sum() > 0:
+            x = x * 2
+        x = torch.relu(torch.relu(x @ self.one) @ self.two) @ self.three
+        return x if x.abs().sum() < 1e6 else (x @ self.three.T) @ self.three
+
+
+def test_on_another_path_an_operation_is_known_by_its_place_in_its_layer():
+    model, inputs = Winding().eval(), -torch.rand(4, 3)
+    network = sec.trace(model, inputs)
+    cut = network.cut({"one": [1, 2, 5], "two": [0]})
+    small = sec.apply(model, cut, -inputs, network=network)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.two[[1, 2, 5]] = 0
+        dense.three[[0]] = 0
+        assert torch.allclose(small(-inputs), dense(-inputs), atol=1e-5)
+    assert small.report.proof.holds
+    assert small.report.proof.inside < 1e-3
+    with pytest.raises(sec.CutError, match=r"nothing can be proven: operation \d+ .* aten.matmul"):
+        sec.apply(model, cut, 1e9 * inputs, network=network)
 
 
 def test_a_wrong_rule_is_caught_and_nothing_is_left_behind(monkeypatch):

@@ -124,7 +124,9 @@ class Sampled:
         is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
         if not is_float or not total:
             return keras.ops.zeros((0,))
-        flat = np.random.default_rng(total).integers(0, total, min(total, SAMPLES_EACH))
+        random = np.random.default_rng(total)
+        few = total <= SAMPLES_EACH
+        flat = np.arange(total) if few else random.integers(0, total, SAMPLES_EACH)
         places = np.unravel_index(flat, small) if small else ()
         own = self.shape_of(dense, small)
         index = np.ravel_multi_index(self.moved(places, axes), own) if small else flat

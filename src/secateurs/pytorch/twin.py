@@ -136,11 +136,15 @@ class Sampled(Counted):
 
 @lru_cache(maxsize=4096)
 def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
-    """Indices along each axis of ``count`` places in a tensor of this shape, always the same."""
+    """Indices along each axis of ``count`` places in a tensor of this shape, always the same.
+
+    Of a tensor of no more values, all of them.
+    """
     if not shape:
         return ()
     total = math.prod(shape)
-    flat = np.random.default_rng(total).integers(0, total, min(total, count))
+    random = np.random.default_rng(total)
+    flat = np.arange(total) if total <= count else random.integers(0, total, count)
     return np.unravel_index(flat, shape)
 
 
