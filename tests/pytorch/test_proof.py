@@ -117,6 +117,27 @@ def test_the_layer_named_is_where_it_begins_not_where_it_is_worst():
         prove(network, small, alive, x())
 
 
+def test_where_two_axes_are_summed_over_both_are_masked():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(3, 5)
+            self.table = nn.Parameter(torch.randn(4, 5, 2))
+
+        def forward(self, x):
+            pairs = self.a(x).exp()[:, :, None] * self.b(x).exp()[:, None, :]
+            return torch.einsum("nij,ijo->no", pairs, self.table)
+
+    model, inputs = Pairs().eval(), torch.randn(2, 3)
+    network = sec.trace(model, inputs)
+    cut = network.cut({"a": [0], "b": [1, 3]})
+    small = sec.apply(model, cut, inputs, network=network)
+    with torch.no_grad():
+        dense = copy.deepcopy(model)
+        dense.table[0] = dense.table[:, [1, 3]] = 0
+        assert torch.allclose(small(inputs), dense(inputs), atol=1e-5)
+
+
 def test_samples_are_from_all_over():
     places = places_in((8, 9, 10), 64)
     assert [len(at) for at in places] == [64] * 3
