@@ -43,7 +43,35 @@ def axes_of(equations: Equations, moved: Labels, units: Ids, reason: str) -> dic
         return {}
     if len(places) == 1:
         return {places[0]: units if np.array_equal(values, units) else values}
-    return dict(zip(places, equations.factor(values.ravel(), values.shape), strict=True))
+    once, repeats = _without_repeats(values)
+    sides = equations.factor(once.ravel(), once.shape)
+    return {
+        place: side if repeat is None else side[repeat]
+        for place, side, repeat in zip(places, sides, repeats, strict=True)
+    }
+
+
+def _without_repeats(values: Ids) -> tuple[Ids, list[NDArray[np.intp] | None]]:
+    """A grid without the rows, columns, ... that it has more than once.
+
+    They come from axes without channels that were merged into one with channels, such as a batch
+    into the heads.
+
+    Returns:
+        (each different slice once, for each axis which of them is where; None where all differ).
+    """
+    repeats: list[NDArray[np.intp] | None] = []
+    for axis in range(values.ndim):
+        slices = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+        repeats.append(None)
+        if len(np.unique(slices[:, 0])) == len(slices):
+            continue  # they differ in their first entries already
+        _, first, where = np.unique(slices, axis=0, return_index=True, return_inverse=True)
+        if len(first) < len(slices):
+            order = np.argsort(first)  # in the order of their first places
+            values = values.take(first[order], axis=axis)
+            repeats[-1] = np.argsort(order)[where.ravel()]
+    return values, repeats
 
 
 def _varying(moved: Labels) -> tuple[Labels, list[int]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 
 from secateurs.channels.cost import Product
-from secateurs.channels.labels import Ids
+from secateurs.channels.labels import Equations, Ids
 from secateurs.channels.network import Size
 from secateurs.pytorch.leaves import Leaf
 from secateurs.pytorch.tracer import Tracer
@@ -93,6 +93,22 @@ def _normalized_shape(
                 yield axis, units
 
 
+def _parts_of(equations: Equations, made: Ids, width: int) -> list[Ids]:
+    """What queries, keys and values there are in a projection, as its forward pass divides it.
+
+    Together where they are made of the same values, else those of the keys and values, or each.
+    """
+    if len(made) != 3 * width:
+        return [made]
+    for first in (0, width):
+        fused = made[first:]
+        if equations.sides(fused) is not None:
+            parts, columns = equations.factor(fused, (len(fused) // width, width))
+            equations.freeze(parts, "queries, keys and values")
+            return [made[:first], columns] if first else [columns]
+    return [made[:width], made[width : 2 * width], made[2 * width :]]
+
+
 def demand(model: nn.Module, leaves: Sequence[Leaf], tracer: Tracer) -> None:
     """What PyTorch's own attention layer asks of its sizes, in checks that no operation shows.
 
@@ -117,11 +133,8 @@ def _demand_of_attention(
     for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
         leaf = by_tensor.get(id(getattr(module, name)))
         made = None if leaf is None else leaf.axes.get(0)
-        if made is not None and len(made) == 3 * width:
-            parts, made = equations.factor(made, (3, width))
-            equations.freeze(parts, "queries, keys and values")
-        if made is not None:
-            equations.equate(made, output.axes[0])
+        for part in () if made is None else _parts_of(equations, made, width):
+            equations.equate(part, output.axes[0])
     tracer.counts |= {
         (owner, "embed_dim"): output.axes[0],
         (owner, "num_heads"): rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,13 +30,11 @@ def embedding(tracer: Tracer, call: Call) -> Any:
 def index(tracer: Tracer, call: Call) -> Any:
     """``x[i, :, j]``: indexed axes may not change; those before and behind are carried."""
     x, indices = call.arguments[:2]
-    indexed = [axis for axis, tensor in enumerate(indices) if tensor is not None]
-    masks = any(tensor is not None and tensor.dtype is torch.bool for tensor in indices)
-    if masks or indexed != list(range(indexed[0], indexed[-1] + 1)):
+    indexed, width = _indexed(indices)
+    if not indexed or indexed != list(range(indexed[0], indexed[-1] + 1)):
         return unknown(tracer, call)
     tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
     output = call.run()
-    width = len(torch.broadcast_shapes(*(t.shape for t in indices if t is not None)))
     axes: Axes = {}
     for axis, units in tracer.axes(x).items():
         if axis < indexed[0]:
@@ -43,6 +42,61 @@ def index(tracer: Tracer, call: Call) -> Any:
         elif axis > indexed[-1]:
             axes[axis - len(indexed) + width] = units
     tracer.put(output, axes)
+    return output
+
+
+def _indexed(indices: Sequence[torch.Tensor | None]) -> tuple[list[int], int]:
+    """(axes looked into, how many axes the result has in their place); a mask takes all of its."""
+    indexed: list[int] = []
+    found = []
+    axis = 0
+    for tensor in indices:
+        is_mask = tensor is not None and tensor.dtype is torch.bool
+        span = tensor.dim() if tensor is not None and is_mask else 1
+        if tensor is not None:
+            indexed += range(axis, axis + span)
+            found.append(torch.Size([1]) if is_mask else tensor.shape)
+        axis += span
+    return indexed, len(torch.broadcast_shapes(*found))
+
+
+@rule(aten.index_put, aten.index_put_)
+def index_put(tracer: Tracer, call: Call) -> Any:
+    """``x[i] = y``: indexed axes may not change; those behind are one with the last of y."""
+    x, indices, values = call.arguments[:3]
+    indexed, _ = _indexed(indices)
+    if not indexed or indexed != list(range(len(indexed))):
+        return unknown(tracer, call)
+    why = f"written to by position at {tracer.where()}"
+    tracer.freeze(x, why, indexed)
+    behind = x.dim() - len(indexed)
+    tracer.freeze(values, why, range(max(0, values.dim() - behind)))
+    return _written(tracer, call, x, values, range(len(indexed), x.dim()))
+
+
+@rule(aten.index_add, aten.index_add_)
+def index_add(tracer: Tracer, call: Call) -> Any:
+    """Slices added to those of these numbers: that axis may not change, the others are one."""
+    x, source = call["self"], call["source"]
+    axis = call["dim"] % max(1, x.dim())
+    for tensor in (x, source):
+        tracer.freeze(tensor, f"added to by position at {tracer.where()}", (axis,))
+    return _written(tracer, call, x, source, [at for at in range(x.dim()) if at != axis])
+
+
+def _written(
+    tracer: Tracer, call: Call, x: torch.Tensor, values: torch.Tensor, axes: Iterable[int]
+) -> Any:
+    """The result of writing into a tensor; these axes of it are the values', from the last on."""
+    units: Axes = {}
+    for axis in axes:
+        at = axis - x.dim() + values.dim()
+        places = [Place(x, axis), *([Place(values, at)] if at >= 0 else [])]
+        known = tracer.unify(places)
+        if known is not None:
+            units[axis] = known
+    output = call.run()
+    tracer.put(output, units)
     return output
 
 
