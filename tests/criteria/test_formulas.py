@@ -194,6 +194,12 @@ def test_the_union_of_the_best_of_each_class_stays():
         found.critical("g", 0)
 
 
+def test_a_channel_is_as_critical_as_to_the_class_that_needs_it_most():
+    found = ablation([[-5, -3], [-1, -2], [4, 0]], images=(10, 10))
+    facts = SimpleNamespace(ablation=found, group=SimpleNamespace(name="g"))
+    np.testing.assert_allclose(CRITERIA["critical"].function(facts), [0.5, 0.2, 0])
+
+
 def test_ties_of_accuracy_are_broken_by_loss_but_never_more_than_ties():
     loss = [[1, 0], [5, 0], [900, 900], [0, 0]]
     found = ablation([[-1, 0], [-1, 0], [0, 0], [0, -1]], loss=loss)

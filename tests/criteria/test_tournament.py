@@ -10,7 +10,13 @@ from torch.nn import functional as F
 import secateurs as sec
 from secateurs.criteria import CRITERIA, score
 from secateurs.criteria.calibration import Batch
-from secateurs.criteria.tournament import CANDIDATES, tournament
+from secateurs.criteria.tournament import (
+    CANDIDATES,
+    Standing,
+    Tournament,
+    _ranked,
+    tournament,
+)
 from secateurs.errors import BudgetError, DataError, UnknownNameError
 from secateurs.pytorch.trial import judged
 from support.small_networks import Plain, Residual, images, labels
@@ -69,6 +75,26 @@ def test_the_lowest_loss_wins_and_its_scores_are_from_all_images():
     whole = score(network, found.winner, data=(X, Y))
     for name, own in found.scores.items():
         np.testing.assert_allclose(own, whole[name], rtol=1e-4, atol=1e-7)
+
+
+def test_standings_are_of_differences_image_by_image():
+    losses = {"far": [1.0, 4, 7], "near": [2.0, 1, 3], "best": [1.0, 1, 1], "broken": [np.nan] * 3}
+    found = {name: (np.array(own), None) for name, own in losses.items()}
+    first, second, third, fourth, fifth = _ranked(found, {"none": "no labels"})
+    assert (first.criterion, first.behind, first.error) == ("best", 0, 0)
+    assert (second.criterion, second.loss, second.behind) == ("near", 2, 1)
+    assert second.error == pytest.approx(np.sqrt(1 / 3))  # of 1, 0 and 2
+    assert (third.criterion, third.behind) == ("far", 3)
+    assert third.error == pytest.approx(3 / np.sqrt(3))  # of 0, 3 and 6
+    assert (fourth.criterion, fifth.criterion, fifth.out) == ("broken", "none", "no labels")
+
+
+@pytest.mark.parametrize(("behind", "is_close"), [(0.039, True), (0.041, False)])
+def test_within_two_standard_errors_it_is_as_good(behind, is_close):
+    standings = (Standing("one", 1.0, None), Standing("two", 1 + behind, None, behind, 0.02))
+    reason = Tournament(standings, None, 8, 0.5, 0.5).reason
+    assert ("Within two standard errors" in reason) == is_close
+    assert ("more than chance would do" in reason) != is_close
 
 
 def test_it_says_who_won_and_why():
