@@ -158,6 +158,23 @@ def test_an_activation_of_the_users_freezes_its_channels():
     assert "nobody knows whether its activation" in why_frozen(network, "d")[0]
 
 
+@pytest.mark.parametrize(
+    ("shift", "axis", "stay"),
+    [(1, -1, {7}), (-2, -1, {0, 1}), ((3, 1), (1, 2), {7}), (2, 1, set())],
+)
+def test_what_is_rolled_round_the_end_stays(shift, axis, stay):
+    i = keras.Input((5, 6))
+    rolled = keras.ops.roll(L.Dense(8, name="a")(i), shift, axis=axis)
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(rolled)))
+    network = sec.trace(model)
+    (group,) = network.groups
+    (kernel,) = [m for m in group.members if (m.tensor, m.axis) == ("a.kernel", 1)]
+    rows = network.positions(group, kernel)
+    assert {int(row[0]) for row in rows} == set(range(8)) - stay
+    for channel in range(len(group)):
+        assert sec.apply(model, network.cut({"a": [channel]}), network=network).report.proof.holds
+
+
 def test_what_mixes_channels_is_noted():
     network = sec.trace(model(L.Conv2D(4, 3, name="a"), L.LayerNormalization(name="ln")))
     (group,) = network.groups

@@ -148,3 +148,10 @@ def frozen_side(equations: Equations, size: int) -> Ids:
     side = equations.units(size)
     equations.freeze(side, "positions that carry no channels")
     return side
+
+
+def round_the_end(units: Ids, shift: int) -> Ids:
+    """The units that a roll takes round the end: were one of these gone, another would go round."""
+    if abs(shift) >= len(units):
+        return units
+    return units[len(units) - shift :] if shift > 0 else units[:-shift]

@@ -30,7 +30,14 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group, Network, Scaling, Size
 from secateurs.pytorch.operations import ForwardPass
-from secateurs.pytorch.rehearsal import Findings, Raised, Rehearsal, WrongNumber, WrongSize
+from secateurs.pytorch.rehearsal import (
+    START,
+    Findings,
+    Raised,
+    Rehearsal,
+    WrongNumber,
+    WrongSize,
+)
 from secateurs.pytorch.scales import parts_before
 from secateurs.pytorch.surgery import cut_copy
 from secateurs.pytorch.tracer import Tracer
@@ -177,7 +184,7 @@ class BakedSizes:
         number, at, place, axis = wrong.key
         places = self._places_in(number)
         operation = self._passes[number].operations[at]
-        if operation.layer != owner:
+        if operation.layer != owner or place == START:
             return
         nth = places[owner, operation.name].index(at)
         for path, module in self._modules.items():
@@ -213,7 +220,7 @@ class BakedSizes:
 
     def _tie(self, wrong: WrongSize, stays: NDArray[np.bool_]) -> bool:
         """Make the channels go together with those whose number the wrong length is."""
-        if wrong.got is None or wrong.is_stuck:
+        if wrong.got is None or wrong.is_stuck or wrong.key[2] == START:
             return False
         number, at, place, axis = wrong.key
         axes = self._passes[number].operations[at].outputs[place][1]

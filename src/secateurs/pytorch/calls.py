@@ -156,6 +156,21 @@ def numbers_of(call: Call) -> list[float]:
     return numbers
 
 
+STARTS = {aten.slice: "start", aten.select: "index", aten.narrow: "start"}
+"""Operations that take what is from a position on, and what they call the position."""
+
+
+def start_of(call: Call) -> tuple[int, int] | None:
+    """(axis, position), both counted from the front, where an operation takes from there on."""
+    name = STARTS.get(call.packet)
+    at = call.get(name, 0) if name is not None else None
+    if not isinstance(at, int):
+        return None
+    x = call.tensors()[0]
+    axis = call.get("dim", 0) % x.dim()
+    return axis, max(0, at + x.shape[axis]) if at < 0 else min(at, x.shape[axis])
+
+
 def made_for_real(call: Call) -> Any:
     """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
     arguments = [_on_cpu(value) for value in call.arguments]

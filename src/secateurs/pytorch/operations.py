@@ -70,6 +70,7 @@ class Operation:
         value: what it gave where that is no tensor: a number read from one.
         groups: the units that a group normalisation counts.
         numbers: the broken numbers it was given, such as an attention's scale.
+        start: for one that takes what is from a position on: along which axis, and from where.
         operands: what travelled beside its operands; forgotten once the trace is done.
     """
 
@@ -82,6 +83,7 @@ class Operation:
     mixed: list[tuple[int, Axes]] = field(default_factory=list)
     groups: Ids | None = None
     numbers: list[float] = field(default_factory=list)
+    start: tuple[int, int] | None = None
     operands: list[Labels] = field(default_factory=list)
 
 

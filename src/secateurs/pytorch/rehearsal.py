@@ -29,6 +29,7 @@ from secateurs.pytorch.calls import (
     is_decided_by_data,
     made_for_real,
     numbers_of,
+    start_of,
     tensors_in,
 )
 from secateurs.pytorch.counted import Counted, users_line
@@ -59,6 +60,10 @@ class WrongSize:
     def is_stuck(self) -> bool:
         """Whether it still has its dense length: a number was kept somewhere."""
         return self.got == self.dense
+
+
+START = -1
+"""In the place of a result's number: it is the position from which something is taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +148,7 @@ class Rehearsal(Counted):
         if is_decided_by_data(call):
             return operation.value if operation.value is not None else self._made(call, operation)
         self._compare_numbers(call, operation)
+        self._compare_starts(call, operation)
         try:
             output = call.run()
         except (RuntimeError, IndexError, ValueError, TypeError):
@@ -213,6 +219,20 @@ class Rehearsal(Counted):
             if not math.isclose(dense, got, rel_tol=1e-6, abs_tol=1e-12):
                 key = (self._pass, self.index, place)
                 self.findings.numbers.append(WrongNumber(key, dense, got, users_line()))
+
+    def _compare_starts(self, call: Call, operation: Operation) -> None:
+        """What is taken from a position on begins behind as many channels as stay before it."""
+        found = start_of(call)
+        if operation.start is None or found is None:
+            return
+        axis, dense = operation.start
+        units = operation.operands[0].axes.get(axis)
+        if units is None or found[1] == self._stays[units[:dense]].sum():
+            return
+        key = (self._pass, self.index, START, axis)
+        layers = tuple(self._layers_in(_running_frames()))
+        wrong = WrongSize(key, units[:dense], dense, found[1], users_line(), layers)
+        self.findings.sizes.append(wrong)
 
     def _layers_in(self, frames: Iterator[FrameType]) -> Iterator[str]:
         seen = set()

@@ -19,6 +19,7 @@ from secateurs.pytorch.calls import (
     made_for_real,
     mapped,
     numbers_of,
+    start_of,
     tensors_in,
     without_data,
 )
@@ -73,6 +74,7 @@ class Tracer(Counted):
         if not followed:
             return made_for_real(call)
         operation.numbers = numbers_of(call)
+        operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
         if operation.numbers and call.packet in SCALING | {aten.scaled_dot_product_attention}:
             self.reads_sizes = True  # a factor may be computed from one

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers
 
 from secateurs.channels.labels import Ids
-from secateurs.channels.layout import axes_of, frozen_side, laid_out, merged
+from secateurs.channels.layout import axes_of, frozen_side, laid_out, merged, round_the_end
 from secateurs.keras.internals import GetItem, operation_classes
 from secateurs.keras.rules.registry import rule, unknown
 from secateurs.keras.tracer import Axes, Call, Place, Tracer, Value
@@ -136,7 +136,6 @@ def _on_labels(call: Call) -> Movement:
         "Moveaxis",
         "Ravel",
         "Repeat",
-        "Roll",
         "Rot90",
         "Squeeze",
         "Swapaxes",
@@ -150,6 +149,22 @@ def rearrange(tracer: Tracer, call: Call) -> None:
     if len(call.inputs) > 1:
         return unknown(tracer, call, "it is told by a tensor what to do")
     return move(tracer, call, _on_labels(call))
+
+
+@rule(*operation_classes("Roll"))
+def roll(tracer: Tracer, call: Call) -> None:
+    """As many come round the end as were asked for; these stay."""
+    shifts, axes = (
+        value if isinstance(value, (list, tuple)) else (value,)
+        for value in (call.layer.shift, call.layer.axis)
+    )
+    if axes == (None,):
+        tracer.freeze_known(call.input, f"{call} of all values", range(call.input.rank))
+    for shift, axis in zip(shifts * len(axes) if len(shifts) == 1 else shifts, axes, strict=True):
+        units = None if axis is None else call.input.axes.get(axis % call.input.rank)
+        if units is not None:
+            tracer.equations.freeze(round_the_end(units, shift), f"{call} takes it round the end")
+    rearrange(tracer, call)
 
 
 @rule(*operation_classes("Reshape", "BroadcastTo"))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from secateurs.channels.labels import Ids
-from secateurs.channels.layout import axes_of, frozen_side, merged
+from secateurs.channels.layout import axes_of, frozen_side, merged, round_the_end
 from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Axes, Place
@@ -63,12 +63,25 @@ rule(
     aten.squeeze,
     aten.flatten,
     aten.flip,
-    aten.roll,
     aten.rot90,
-    aten.select,
     aten.unbind,
     aten.diagonal,
 )(move)
+
+
+@rule(aten.roll)
+def roll(tracer: Tracer, call: Call) -> Any:
+    """As many come round the end as were asked for; these stay."""
+    x, shifts, dims = call["self"], call["shifts"], call.get("dims", ())
+    known = tracer.axes(x)
+    reason = f"rolled round the end at {tracer.where()}"
+    if not dims:
+        tracer.freeze_known(x, "roll of all values", range(x.dim()))
+    for shift, axis in zip(shifts, dims, strict=False):
+        units = known.get(axis % x.dim())
+        if units is not None:
+            tracer.equations.freeze(round_the_end(units, shift), reason)
+    return move(tracer, call)
 
 
 @rule(
@@ -84,13 +97,14 @@ rule(
     aten.tile,
     aten.repeat_interleave,
     aten.slice,
+    aten.select,
     aten.narrow,
     aten.unfold,
     aten.split_with_sizes,
     aten.tensor_split,
 )
 def move_by_sizes(tracer: Tracer, call: Call) -> Any:
-    """A movement that is told lengths as integers, which the user's code may have baked in."""
+    """A movement that is told lengths or places, which the user's code may have baked in."""
     if tracer.axes(call.arguments[0]):
         tracer.reads_sizes = True
     return move(tracer, call)

@@ -6,6 +6,7 @@ from typing import Any
 
 from secateurs.pytorch.calls import Call, tensors_in
 from secateurs.pytorch.counted import aten
+from secateurs.pytorch.operations import Place
 from secateurs.pytorch.rules.registry import rule
 from secateurs.pytorch.tracer import Tracer
 
@@ -47,7 +48,6 @@ def carry_1d(tracer: Tracer, call: Call) -> Any:
     aten._adaptive_avg_pool2d,
     aten.adaptive_max_pool2d,
     aten.fractional_max_pool2d,
-    aten.max_unpool2d,
     aten.upsample_nearest2d,
     aten._upsample_nearest_exact2d,
     aten.upsample_bilinear2d,
@@ -56,8 +56,6 @@ def carry_1d(tracer: Tracer, call: Call) -> Any:
     aten._upsample_bicubic2d_aa,
     aten.reflection_pad2d,
     aten.replication_pad2d,
-    aten.grid_sampler,
-    aten.grid_sampler_2d,
 )
 def carry_2d(tracer: Tracer, call: Call) -> Any:
     """Over images."""
@@ -80,3 +78,23 @@ def carry_2d(tracer: Tracer, call: Call) -> Any:
 def carry_3d(tracer: Tracer, call: Call) -> Any:
     """Over volumes and videos."""
     return _carry(tracer, call, 3)
+
+
+@rule(aten.max_unpool2d, aten.max_unpool3d)
+def put_back(tracer: Tracer, call: Call) -> Any:
+    """Each channel's values go where a pooling of as many channels found them."""
+    x, indices = call.tensors()[:2]
+    first = x.dim() - (2 if call.packet is aten.max_unpool2d else 3)
+    for axis in range(first):
+        tracer.unify([Place(x, axis), Place(indices, axis)])
+    tracer.freeze_known(indices, f"{call.name} reads every position", range(first, x.dim()))
+    return _carry(tracer, call, x.dim() - first)
+
+
+@rule(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)
+def sampled(tracer: Tracer, call: Call) -> Any:
+    """Channels are read at places that the grid gives as so many coordinates."""
+    x, grid = call.tensors()[:2]
+    tracer.unify([Place(x, 0), Place(grid, 0)])
+    tracer.freeze_known(grid, f"{call.name} reads places from it", range(1, grid.dim()))
+    return _carry(tracer, call, x.dim() - 2)
