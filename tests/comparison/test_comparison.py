@@ -197,6 +197,26 @@ def test_strategies_may_be_added_and_nothing_else_may_change(tmp_path):
     assert [path.stem for path in (tmp_path / "jobs").glob("*")] == ["l2-30-seed0"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scope", "network"),
+        ("floor", 0.2),
+        ("multiple", 4),
+        ("skip", ("head",)),
+        ("calibration_batches", 2),
+        ("judge_on", "test"),
+    ],
+)
+def test_a_ledger_takes_more_jobs_of_the_same_conditions_alone(tmp_path, name, value):
+    Ledger.begin(tmp_path, told())
+    more = told(strategies=("l2",), amounts=(0.5,), seeds=5, command=("again",))
+    assert Ledger.begin(tmp_path, more).comparison == Ledger.open(tmp_path).comparison == more
+    with pytest.raises(StudyError, match=f"another comparison .{name}"):
+        Ledger.begin(tmp_path, told(**{name: value}))
+    assert Ledger.open(tmp_path).comparison == more
+
+
 def test_what_cannot_be_done_is_part_of_the_result(tmp_path):
     results = carried_out(
         tmp_path, told(strategies=("bn_scale", "l1"), amounts=(0.3, 0.97), floor=0.5, seeds=1)

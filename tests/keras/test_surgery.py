@@ -59,6 +59,11 @@ def test_a_cut_of_key_channels_leaves_the_scores_of_attention_as_they_were():
         if any((m.tensor, m.axis) == ("att.key.kernel", 2) for m in g.members)
     ]
     small = sec.apply(model, network.cut({keys.name: [0, 2]}), network=network)
+    dense, cut = dict(_weights(model)), dict(_weights(small))
+    for name in ("kernel", "bias"):  # divided by the root of 2 now, not of 4
+        expected = dense[f"att.query.{name}"][..., [1, 3]] * np.sqrt(2 / 4)
+        assert np.allclose(cut[f"att.query.{name}"], expected, rtol=1e-6)
+        assert np.array_equal(cut[f"att.key.{name}"], dense[f"att.key.{name}"][..., [1, 3]])
     assert small.get_layer("att").key_dim == 2
     assert small.report.proof.holds
     assert not small.report.proof.inexact
@@ -156,6 +161,13 @@ def test_flags_are_kept():
     assert not small.get_layer("head").bias.trainable
     assert small.get_layer("head").kernel.trainable
     assert len(small.trainable_variables) == len(model.trainable_variables)
+
+
+def test_initialisers_are_kept():
+    """While layers are made again they begin at zero, quickly; what they are told is theirs."""
+    small = sec.delete_channels(classifier(kernel_initializer="he_normal"), {"conv": [0]})
+    assert isinstance(small.get_layer("conv").kernel_initializer, keras.initializers.HeNormal)
+    assert isinstance(small.get_layer("head").kernel_initializer, keras.initializers.GlorotUniform)
 
 
 def test_types_are_kept():
