@@ -7,6 +7,7 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.keras import Progress, PruneOnSchedule
+from secateurs.keras.callbacks import Silent
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((24, 8, 8, 3)).astype("float32")
@@ -45,16 +46,25 @@ def test_the_cut_model_does_what_the_silenced_one_does():
 
 
 def test_what_is_silent_stays_so():
-    model = cnn()
-    callback = PruneOnSchedule({1: 0.2, 2: 0.4}, "random")
-    cuts = []
+    """However the others are ranked later: here, the other way round."""
+    model, sign, cuts = cnn(), [1], []
+    callback = PruneOnSchedule({1: 0.2, 2: 0.4}, lambda facts: sign[0] * np.arange(len(facts)))
 
     class Watching(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             cuts.append({name: set(c.removed) for name, c in callback.cut.channels.items()})
+            sign[0] = -1
 
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback, Watching()])
+    assert cuts[0]["c"] == {0, 1}
+    assert cuts[1]["c"] == {0, 1, 8, 9}
     assert all(first <= cuts[1][name] for name, first in cuts[0].items())
+
+
+def test_a_constraint_of_the_users_holds_as_well():
+    held = Silent(np.array([1.0, 0.0, 1.0]), keras.constraints.NonNeg())
+    weight = keras.ops.convert_to_tensor([-1.0, 2.0, 3.0])
+    assert keras.ops.convert_to_numpy(held(weight)).tolist() == [0, 0, 3]
 
 
 def test_channels_that_not_only_weights_read_are_left_alone():

@@ -15,6 +15,8 @@ import secateurs as sec
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
 HEADS, SIZE = 2, 8
+PARTS = (2, 2, 2), (0, 1, 2)
+PACKED = (None, "unbound", "picked one by one")
 
 
 def turned(q):
@@ -33,6 +35,7 @@ WAYS = {
 }
 SEEN_TWICE = {
     "as keys": lambda q, k: (q * q.shape[-1] ** -0.5) @ q.mT + (k * 0).sum(),
+    "of two layers": lambda q, k: ((q + k) * q.shape[-1] ** -0.5).sum(-1).unsqueeze(-2),
     "in a sum": lambda q, k: (q * q.shape[-1] ** -0.5) @ k.mT + q.sum(-1).unsqueeze(-2),
 }
 
@@ -51,8 +54,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         if self.packed:
-            split = self.qkv(x).unflatten(-1, (3, HEADS, -1))
-            q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+            split = self.qkv(x).unflatten(-1, (3, HEADS, -1)).transpose(1, 3)
+            q, k, v = split.unbind(2) if self.packed == "unbound" else map(split.select, *PARTS)
         else:
             layers = (self.q, self.k, self.v)
             q, k, v = (layer(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in layers)
@@ -79,7 +82,7 @@ def network_and_group(model):
     return network, names[0] if names else None
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_factor_computed_from_a_size_is_what_it_was(way, packed):
     model = Attention(WAYS[way], packed).eval()
@@ -104,7 +107,7 @@ def test_a_factor_computed_from_a_size_is_what_it_was(way, packed):
     }
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("way", SEEN_TWICE)
 def test_what_is_read_elsewhere_too_keeps_its_size(way, packed):
     """Put into the weights, the factor would be seen by the other reader as well."""
@@ -114,6 +117,53 @@ def test_what_is_read_elsewhere_too_keeps_its_size(way, packed):
     assert ("qkv" if packed else "q") not in frozen
     for group in network.groups:
         assert sec.apply(model, network.cut({group.name: [0]}), X).report.proof.holds
+
+
+class Shifted(nn.Module):
+    """A bias of its own added to the queries: the factor is on it too."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 8, bias=False) for _ in range(3))
+        self.bias, self.out = nn.Parameter(torch.randn(8)), nn.Linear(8, 3)
+
+    def forward(self, x):
+        q = self.q(x) + self.bias
+        return self.out((q * q.shape[-1] ** -0.5 @ self.k(x).mT).softmax(-1) @ self.v(x))
+
+
+def test_a_factor_is_put_into_a_bias_that_is_added():
+    model = Shifted().eval()
+    network, name = network_and_group(model)
+    small = sec.apply(model, network.cut({name: [2, 7]}), X, network=network)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.k.weight[[2, 7]] = 0
+        assert torch.allclose(small(X), dense(X), atol=1e-6)
+        assert torch.allclose(small.bias, model.bias[[0, 1, 3, 4, 5, 6]] * (6 / 8) ** 0.5)
+
+
+class Tied(nn.Module):
+    """Heads times places are laid out as wide as something else is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.c, self.d = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        wide = self.a(x)
+        heads = self.b(x).view(2, 5, 2, -1).transpose(1, 2).relu()
+        return self.c(heads.transpose(1, 2).reshape(2, 5, wide.shape[-1])) + self.d(wide)
+
+
+def test_two_numbers_that_must_agree_go_together():
+    model = Tied().eval()
+    network = sec.trace(model, X)
+    assert network.groups
+    for group in network.groups:
+        small = sec.apply(model, network.cut({group.name: [0]}), X, network=network)
+        assert small.a.out_features == small.b.out_features < 8
 
 
 class Centred(nn.Module):
