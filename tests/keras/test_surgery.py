@@ -11,7 +11,9 @@ from keras import layers as L
 
 import secateurs as sec
 from contract.zoo import ZOO, noisy
+from secateurs.channels.cut import Cut, TensorCut
 from secateurs.keras.leaves import leaves_of
+from secateurs.keras.surgery import _cut_of_slot
 
 
 def classifier(**conv):
@@ -98,6 +100,15 @@ def test_the_optimizer_goes_along(optimizer):
     small.fit(X, Y, batch_size=4, verbose=0)
     if not (mine.use_ema and keras.backend.backend() == "jax"):  # Keras 3.15 cannot fit it twice
         model.fit(X, Y, batch_size=4, verbose=0)
+
+
+def test_only_state_of_its_variables_shape_is_sliced():
+    """A factored second moment has another: of 3 by 4, a row of 4 is no row to cut by axis 0."""
+    of_kernel = TensorCut((3, 4), {0: (1,)})
+    cut = Cut({"kernel": of_kernel})
+    assert _cut_of_slot(cut, "kernel", (3, 4)) is of_kernel
+    assert _cut_of_slot(cut, "kernel", (4,)) is None
+    assert _cut_of_slot(cut, "bias", (4,)) is _cut_of_slot(cut, None, (3, 4)) is None
 
 
 def test_training_goes_on_as_it_would_have_from_a_step_of_the_dense_model():
