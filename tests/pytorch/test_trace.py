@@ -581,10 +581,11 @@ class Keeps(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
         self.steps, self.cache, self.last = [1, 2], {"a": 0}, None
+        self.table = {"a": 0}
 
     def forward(self, x):
         self.last = self.new = x
-        self.steps[0] = self.cache["a"] = self.cache["b"] = 5
+        self.steps[0] = self.cache["a"] = self.cache["b"] = self.table["a"] = 5
         self.steps.append(3)
         return self.b(self.a(x))
 
@@ -594,6 +595,7 @@ def test_what_a_forward_pass_keeps_is_put_back():
     steps, cache, fast = model.steps, model.cache, torch.backends.mha.get_fastpath_enabled()
     small = sec.delete_channels(model, {"a": [0]}, x)
     assert (model.steps, model.cache, model.last) == ([1, 2], {"a": 0}, None)
+    assert model.table == small.table == {"a": 0}
     assert model.steps is steps
     assert model.cache is cache
     assert not hasattr(model, "new")
