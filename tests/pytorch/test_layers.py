@@ -121,6 +121,39 @@ def test_a_recurrent_layer_with_a_projection_is_left_alone():
     assert not sec.trace(Projected(), torch.randn(6, 2, 3)).groups
 
 
+class Steps(nn.Module):
+    """A cell that the model's own loop runs, one step at a time."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.into, self.cell, self.head = nn.Linear(3, 5), kind(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = memory = x.new_zeros(len(x), self.cell.hidden_size)
+        for step in self.into(x).unbind(1):
+            if isinstance(self.cell, nn.LSTMCell):
+                hidden, memory = self.cell(step, (hidden, memory))
+            else:
+                hidden = self.cell(step, hidden)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_cell_loses_units_and_inputs(kind):
+    torch.manual_seed(0)
+    model, x = Steps(kind).eval(), torch.randn(2, 6, 3)
+    network = sec.trace(model, x)
+    into, hidden = channels_of(network)
+    assert channels_of(network) == {into: 5, hidden: 4}
+    small = sec.apply(model, network.cut({into: [4], hidden: [1, 2]}), x, network=network)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.head.weight[:, [1, 2]] = dense.cell.weight_hh[:, [1, 2]] = 0
+        dense.cell.weight_ih[:, 4] = 0
+    assert agree(small, dense, x)
+    assert (small.cell.input_size, small.cell.hidden_size) == (4, 2)
+
+
 # -- attention
 
 

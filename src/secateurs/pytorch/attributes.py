@@ -32,6 +32,8 @@ FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
     (nn.Embedding, "embedding_dim", "weight", 1),
     (nn.RNNBase, "input_size", "weight_ih_l0", 1),
     (nn.RNNBase, "hidden_size", "weight_hh_l0", 1),
+    (nn.RNNCellBase, "input_size", "weight_ih", 1),
+    (nn.RNNCellBase, "hidden_size", "weight_hh", 1),
     (nn.PReLU, "num_parameters", "weight", 0),
     (nn.GroupNorm, "num_channels", "weight", 0),
     (_Norm, "num_features", "weight", 0),

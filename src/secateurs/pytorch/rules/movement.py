@@ -110,7 +110,7 @@ def move_by_sizes(tracer: Tracer, call: Call) -> Any:
     return move(tracer, call)
 
 
-@rule(aten.chunk, aten.split)
+@rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split)
 def divide(tracer: Tracer, call: Call) -> Any:
     """Equal pieces of an axis: all lose the same channels, so that they stay equal.
 
@@ -123,8 +123,9 @@ def divide(tracer: Tracer, call: Call) -> Any:
         return move(tracer, call)
     if isinstance(amount, (list, tuple)):
         return move_by_sizes(tracer, call)
-    pieces = amount if call.packet is aten.chunk else -(-len(units) // amount)
-    if call.packet is aten.split:
+    is_chunk = call.packet in (aten.chunk, aten.unsafe_chunk)
+    pieces = amount if is_chunk else -(-len(units) // amount)
+    if not is_chunk:
         tracer.reads_sizes = True
     if pieces > 1 and len(units) % pieces == 0:
         rows, _ = tracer.equations.factor(units, (pieces, len(units) // pieces))
