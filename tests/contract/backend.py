@@ -44,13 +44,16 @@ def loaded() -> str:
 
 
 def draw_with_numpy(monkeypatch) -> None:
-    """Initialisers that draw with NumPy: on JAX each new shape would be a program to compile."""
+    """Initialisers that draw with NumPy: on JAX each new shape would be a program to compile.
+
+    They draw from NumPy's own state, as ``keras.utils.set_random_seed`` sets it.
+    """
     import keras
 
-    random = np.random.default_rng(0)
+    np.random.seed(0)
 
     def drawn(self, shape, dtype=None, **_):
-        values = random.normal(size=tuple(shape)) / max(1.0, np.prod(shape[:-1]) ** 0.5)
+        values = np.random.normal(size=tuple(shape)) / max(1.0, np.prod(shape[:-1]) ** 0.5)
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
     for kind in ("VarianceScaling", "OrthogonalInitializer", "RandomUniform"):
