@@ -153,6 +153,30 @@ def test_composing_what_was_divided_needs_the_same_atoms():
     assert atoms_of(solution, shuffled) == [atoms_of(solution, cells)[i] for i in expected]
 
 
+@pytest.mark.parametrize("rows_stay", [True, False])
+def test_a_row_that_is_a_grid_itself_divides_the_columns(rows_stay):
+    # Queries, keys and values, each of two heads of three positions.
+    equations = Equations()
+    packed = equations.units(18)
+    rows, columns = equations.factor(packed, (3, 6))
+    parts = [equations.factor(part, (2, 3)) for part in packed.reshape(3, 6)]
+    for heads, positions in parts[1:]:
+        equations.equate(parts[0][0], heads)
+        equations.equate(parts[0][1], positions)
+    if rows_stay:
+        equations.freeze(rows, "three pieces")
+    solution = equations.solve()
+    free = {atom for unit in packed for atom in atoms_of(solution, [unit])[0]}
+    if rows_stay:
+        assert len(free) == 5
+        heads, positions = (atoms_of(solution, side) for side in parts[0])
+        assert atoms_of(solution, columns) == [
+            tuple(sorted(head + position)) for head in heads for position in positions
+        ]
+    else:  # a row could go without its heads: rows and heads are one, positions go from all
+        assert len(free) == 1 + 3
+
+
 def test_unequal_lengths_are_refused():
     equations = Equations()
     with pytest.raises(ValueError, match="received 2 and 3"):

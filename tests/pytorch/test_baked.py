@@ -268,3 +268,59 @@ def test_what_values_decide_is_decided_alike_in_a_rehearsal():
     cut = network.cut({group.name: [1] for group in network.groups})
     small = sec.apply(model, cut, X, network=network)
     assert (small.heads, small.size) == (1, 7)
+
+
+class Kinds(nn.Module):
+    """Attention whose heads and positions are attributes, laid out in one of many ways."""
+
+    def __init__(self, heads, size, way):
+        super().__init__()
+        self.heads, self.size, self.way = heads, size, way
+        self.qkv, self.out = nn.Linear(6, 3 * heads * size), nn.Linear(heads * size, 3)
+
+    def forward(self, x):
+        shape = (2, 5, self.heads, self.size)
+        if self.way == "in one view":
+            parts = self.qkv(x).view(2, 5, 3, *shape[2:]).unbind(2)
+        elif self.way == "in pieces":
+            parts = [part.view(shape) for part in self.qkv(x).chunk(3, -1)]
+        else:
+            parts = [self.divided(part) for part in self.qkv(x).chunk(3, -1)]
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        found = (q @ k.mT / 2).softmax(-1) @ v
+        return self.out(found.transpose(1, 2).reshape(2, 5, self.heads * self.size))
+
+    def divided(self, part):
+        """As libraries do that check what they are asked for first."""
+        if part.shape[-1] % self.heads:
+            raise ValueError(f"{part.shape[-1]} cannot be divided by {self.heads}")
+        return part.reshape(2, 5, self.heads, part.shape[-1] // self.heads)
+
+
+def columns_of(network, group, weight):
+    """Which of a weight's columns the first channel of a group is."""
+    (member,) = (one for one in group.members if one.tensor == weight)
+    return network.positions(group, member)[0]
+
+
+@pytest.mark.parametrize("way", ["in one view", "in pieces", "checked first"])
+@pytest.mark.parametrize(("heads", "size"), [(3, 4), (4, 4), (4, 3)])
+def test_heads_and_positions_can_both_go_however_many_there_are_of_each(heads, size, way):
+    torch.manual_seed(0)
+    model = Kinds(heads, size, way).eval()
+    network = sec.trace(model, X)
+    assert sorted(len(group) for group in network.groups) == sorted((heads, size))
+    reads = {group.name: columns_of(network, group, "out.weight") for group in network.groups}
+    of_heads = next(name for name, first in reads.items() if len(set(first // size)) == 1)
+    of_positions = next(name for name in reads if name != of_heads)
+    cut = network.cut({of_heads: [1], of_positions: [0, 2]})
+    small = sec.apply(model, cut, X, network=network)
+    dense = copy.deepcopy(model)
+    rows = [h * size + p for h in range(heads) for p in range(size) if h == 1 or p in (0, 2)]
+    with torch.no_grad():
+        dense.out.weight[:, rows] = 0
+        for part in range(2):  # queries and keys meet along the positions
+            dense.qkv.weight[[part * heads * size + row for row in rows]] = 0
+            dense.qkv.bias[[part * heads * size + row for row in rows]] = 0
+    assert torch.allclose(small(X), dense(X), atol=1e-6)
+    assert (small.heads, small.size) == (heads - 1, size - 2)

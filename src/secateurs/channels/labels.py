@@ -213,7 +213,12 @@ class _Solver:
         finer = _common_refinement(one.shape, other.shape) if whole else None
         if finer is not None:
             self._refine(one, other, finer)
-        elif len(one.shape) == len(other.shape):
+            return
+        if self._divide_line(classes, one, other, at_first, at_second):
+            return
+        if self._divide_line(classes, other, one, at_second, at_first):
+            return
+        if len(one.shape) == len(other.shape):
             self._equate_sides(classes, one, other, at_first, at_second)
         else:
             self.frozen.append((one.cells, DISAGREEING_GRIDS))
@@ -228,6 +233,31 @@ class _Solver:
             new = classes[left] != classes[right]
             if new.any():
                 self.equal.append((left[new], right[new]))
+
+    def _divide_line(
+        self, classes: Ids, one: Grid, other: Grid, at_one: Ids, at_other: Ids
+    ) -> bool:
+        """Where one grid divides a line of another, divide that side of it. False if it does not.
+
+        Queries, keys and values are rows of one grid, and each of them is a grid of heads by
+        positions. As long as the row cannot go, its cells go with their columns, so the columns are
+        heads by positions themselves.
+        """
+        places = np.unravel_index(at_one[np.argsort(at_other)], one.shape)
+        along = [axis for axis, at in enumerate(places) if (at != at[0]).any()]
+        if len(along) != 1 or len(at_other) != len(other.cells):
+            return False
+        line = one.sides[along[0]][places[along[0]]]
+        fixed = [side[at[0]] for side, at in zip(one.sides, places, strict=True)]
+        del fixed[along[0]]
+        frozen = [classes[units] for units, _ in self.frozen]
+        if (
+            len(np.unique(line)) != len(line)
+            or not np.isin(classes[fixed], np.concatenate([*frozen, np.zeros(0, np.int64)])).all()
+        ):
+            return False
+        self.grids.append(Grid(line, other.sides))
+        return True
 
     def _refine(self, one: Grid, other: Grid, finer: tuple[int, ...]) -> None:
         """Express the sides of two grids over the same cells by the sides of a finer one."""

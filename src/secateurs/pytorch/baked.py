@@ -4,11 +4,9 @@ A model's code may hold sizes as plain integers: ``self.num_heads`` in a ``view`
 literal. They are found by rehearsing cuts on shapes (``rehearsal.py``) and then, in this order,
 
 1. *followed*: an integer attribute of a module whose code was running has the dense value; it is
-made
-   to follow the channels it counts, and the rehearsal shows whether that was right;
+   made to follow the channels it counts, and the rehearsal shows whether that was right;
 2. *tied*: the wrong length is the number of some other channels; the two are made to go together,
-so
-   that the numbers agree again (a residual stream and the heads times positions that add to it);
+   so that the numbers agree again (a residual stream and the heads times positions that add to it);
 3. *frozen*: nothing explains it, so exactly the channels concerned stay, and the line is told.
 
 A factor computed from a size (an attention's scale) is put right in the weights before it.
@@ -19,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,12 +122,22 @@ class BakedSizes:
     def _answer(
         self, network: Network, findings: Findings, stays: NDArray[np.bool_], shares: Shares
     ) -> None:
-        followed = [self._follow(wrong) for wrong in findings.sizes if wrong.is_stuck]
+        raised = findings.raised
+        stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
+        # A check in the code that failed: perhaps of what it was about to ask for.
+        guesses = raised.next if raised is not None and not findings.sizes else ()
+        # All that was wrong is free again before anything else is tried.
+        for wrong in (*stuck, *guesses):
+            self._let_go(wrong)
+        followed = [self._follow(wrong) for wrong in (*stuck, *guesses)]
+        if any(followed):
+            return
+        followed = [self._follow_factor(wrong, stays) for wrong in findings.sizes]
         if any(followed):
             return
         # Each kind of answer changes what the others see, so one kind at a time.
         answers: tuple[tuple[Callable[..., bool], Sequence[WrongSize | WrongNumber]], ...] = (
-            (self._freeze, [wrong for wrong in findings.sizes if wrong.is_stuck]),
+            (self._freeze, stuck),
             (self._tie, findings.sizes),
             (self._freeze, findings.sizes),
             (self._rescale, findings.numbers if findings.raised is None else ()),
@@ -137,7 +146,6 @@ class BakedSizes:
             given = [answer(wrong, stays) for wrong in wrongs]  # all of them, not only the first
             if any(given):
                 return
-        raised = findings.raised
         if raised is not None and self._follow_after(raised):
             return
         lines = [raised.line] if raised is not None else []
@@ -147,19 +155,58 @@ class BakedSizes:
         said = f": {raised.message}" if raised is not None else ""
         self._freeze_culprits(network, shares, f"a size does not follow at {line}{said}")
 
+    def _let_go(self, wrong: WrongSize) -> None:
+        failed = self._linked_for.pop(wrong.key, None)
+        if failed is not None:
+            self._links.pop(failed, None)
+
+    def _follow_factor(self, wrong: WrongSize, stays: NDArray[np.bool_]) -> bool:
+        """A product of two lengths, one of which did not follow: that one is to."""
+        sides = None if wrong.units is None else self._tracer.equations.sides(wrong.units)
+        if wrong.is_stuck or wrong.got is None or sides is None:
+            return False
+        foretold = int(stays[wrong.units].sum())
+        for number, side in enumerate(sides):
+            kept, size = int(stays[side].sum()), len(side)
+            if kept != size and wrong.got * kept == foretold * size:
+                key = (*wrong.key, number)
+                factor = replace(wrong, key=key, units=side, dense=size, got=size)
+                self._let_go(factor)
+                return self._follow(factor)
+        return False
+
     def _follow(self, wrong: WrongSize) -> bool:
         """Let an attribute of the running modules follow the channels; if one was, the next."""
         if wrong.units is None:
             return False
-        failed = self._linked_for.pop(wrong.key, None)
-        if failed is not None:
-            self._links.pop(failed, None)
-        candidates = self._candidates.setdefault(wrong.key, self._attributes(wrong))
-        for attribute in candidates:
+        if wrong.key not in self._candidates:
+            order = sorted(self._attributes(wrong), key=lambda one: self._distance(one, wrong))
+            self._candidates[wrong.key] = iter(order)
+        for attribute in self._candidates[wrong.key]:
             if self._link(attribute, wrong.key, wrong.units):
                 self._link_alike(attribute, wrong)
                 return True
         return False
+
+    def _distance(self, attribute: Attribute, wrong: WrongSize) -> int:
+        """How far-fetched it is that a wrong length is this attribute.
+
+        There may be as many heads as positions in each. Nearest is what the same axis of such an
+        operation follows in the same layer (keys after queries), then what nothing follows yet.
+        """
+        alike = (
+            key
+            for key, linked in self._linked_for.items()
+            if linked == attribute and self._kind(key) == self._kind(wrong.key)
+        )
+        if next(alike, None) is not None:
+            return 0
+        return 2 if attribute in self._links else 1
+
+    def _kind(self, key: tuple[int, ...]) -> tuple[object, ...]:
+        number, at, *where = key
+        operation = self._passes[number].operations[at]
+        return (operation.layer, operation.name, *where)
 
     def _link(self, attribute: Attribute, key: tuple[int, ...], units: Ids) -> bool:
         """Let an attribute follow these channels; False if it follows something else."""
@@ -181,7 +228,9 @@ class BakedSizes:
         whether this was right, as for any other attribute.
         """
         owner, name, item = attribute
-        number, at, place, axis = wrong.key
+        number, at, place, axis, *factor = wrong.key
+        if factor:
+            return
         places = self._places_in(number)
         operation = self._passes[number].operations[at]
         if operation.layer != owner or place == START:

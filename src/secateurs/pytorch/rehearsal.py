@@ -41,7 +41,8 @@ class WrongSize:
     """An axis whose length is not the one foretold.
 
     Attributes:
-        key: (pass, operation, output, axis), the same in every rehearsal.
+        key: (pass, operation, output, axis), the same in every rehearsal; behind it the number of
+            the side where it is one of a grid along that axis.
         units: the channels along it; None where it carries none.
         dense: its length in the dense model.
         got: its length now; None where the operation failed and did not say.
@@ -78,12 +79,21 @@ class WrongNumber:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Raised:
-    """The forward pass ended early."""
+    """The forward pass ended early.
+
+    Attributes:
+        operation: the last one that was done.
+        line: the user's line that raised.
+        message: what it said.
+        layers: the modules whose code was running, innermost first.
+        next: the sizes that the operation it did not get to would have had to change.
+    """
 
     operation: int
     line: str
     message: str
     layers: tuple[str, ...]
+    next: tuple[WrongSize, ...] = ()
 
 
 @dataclass(slots=True)
@@ -126,13 +136,26 @@ class Rehearsal(Counted):
                 self._forward.training,
             )
         except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
+            line, layers = _line_of(error), tuple(self._layers_in(_frames_of(error)))
             self.findings.raised = Raised(
                 max(0, min(self.index, len(self._forward.operations) - 1)),
-                _line_of(error),
+                line,
                 (str(error).splitlines() or [type(error).__name__])[0][:120],
-                tuple(self._layers_in(_frames_of(error))),
+                layers,
+                () if isinstance(error, OffCourseError) else tuple(self._next(line, layers)),
             )
         return self.findings
+
+    def _next(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
+        """Lengths that change in the operation after the last one."""
+        for operation in self._forward.operations[self.index + 1 : self.index + 2]:
+            for place, (dense, axes) in enumerate(operation.outputs):
+                small = self._shape(dense, axes)
+                for axis, units in axes.items():
+                    if small[axis] != dense[axis]:
+                        key = (self._pass, self.index + 1, place, axis)
+                        size = dense[axis]
+                        yield WrongSize(key, units, size, size, line, layers)
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         call = Call(function, arguments, keywords)
