@@ -37,17 +37,31 @@ def test_a_forecast_is_the_loss_to_second_order():
     assert deviations.tolist() == [1, 2, 0.5, 0.5]
 
 
-def test_it_learns_how_far_forecasts_are_off():
-    found = race([0] * 12, [8] * 12)  # no slope, a bend of 1
+def test_it_learns_how_far_forecasts_are_off_of_each_group_and_of_all():
+    found = race([0] * 12, [8] * 12)  # no slope, a bend of 1: the truths are the ratios
     found.known[:11] = True
-    found.truth[:11] = np.arange(11)  # the ratios: their median is 5, nine tenths are within 4.x
-    middle, off = found._learned()
-    assert middle == 5
-    assert off == pytest.approx(np.quantile([0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], 0.9) / 1.6448536)
+    found.truth[:11] = np.arange(11)
+    middle, off = found._learned(0.9)
+    # All: a median of 5, nine tenths within 5. The first two, of a group of their own, are 0 and
+    # 1: two parts their median of 0.5, three that of all. The others' are 2 to 10: three to one.
+    assert middle.tolist() == pytest.approx([3.2] * 2 + [5.75] * 10)
+    assert off[0] == pytest.approx(0.4 * 3.1 + 0.6 * 5)
+    assert off[2] == pytest.approx(0.75 * 3.85 + 0.25 * 5)
     values, deviations = found._values()
-    assert values.tolist() == [*range(11), 5]
+    assert values.tolist() == [*range(11), 5.75]
     assert deviations[:11].tolist() == [0] * 11
-    assert deviations[11] == off
+    assert deviations[11] == pytest.approx(off[2] / 1.6448536)
+
+
+def test_the_first_are_some_of_each_group_from_low_to_high_and_those_in_doubt():
+    found = race([0] * 42, [8 * n for n in range(42)])
+    a, b = found._of_each()[:2], found._of_each()[2:]
+    assert a.tolist() == [0, 1]
+    assert b.tolist() == [2 + place for place in (4, 12, 20, 28, 36)]
+    first = found._most_doubtful(np.linspace(0, 1, 42), 0, first=True).tolist()
+    assert first[:7] == [*a, *b]
+    assert set(range(42 - FEWEST, 42)) <= set(first)
+    assert len(first) == len(set(first))
 
 
 def test_doubt_is_the_chance_to_lie_beyond_the_boundary():
@@ -71,7 +85,3 @@ def test_those_in_most_doubt_for_least_work_are_removed_until_little_is_left():
     assert found._most_doubtful(doubt, 0.9, first=False).tolist() == [4, 5, 2]
     assert found._most_doubtful(doubt, 0.45, first=False).tolist() == [4, 5, 2, 0]
     assert found._most_doubtful(doubt, -1, first=False).tolist() == [4, 5, 2, 0, 1]
-    many = race([0] * 100, [8] * 100)
-    assert many._most_doubtful(np.linspace(0, 1, 100), 0, first=True).tolist() == [
-        *range(99, 99 - FEWEST, -1)
-    ]

@@ -35,8 +35,8 @@ class Ablation:
         estimate: mean change of the loss over all images. In exact mode it follows from ``loss``;
             in racing mode it is an estimate from the images seen; (channels,).
         error: half the width of its confidence interval; 0 where all images were seen. How far
-            forecasts are off is learned over all groups: for one unlike the others, a dense layer
-            after convolutions, the interval may be too narrow.
+            forecasts are off is learned from the channels of its group that were removed, and where
+            these are few, from all.
         lowest: in racing mode, the channels found to be among the lowest; {} in exact mode.
         confidence: that every interval holds its value, in racing mode.
         classified: whether ``loss`` and ``correct`` are by class.

@@ -5,7 +5,7 @@ the channel's gate, and from it a forecast of what removing the channel does: -t
 mean taken over all images (the square stands for the curvature, as the Fisher information does; b
 is learned). Only channels whose forecast leaves in doubt on which side of the boundary they lie are
 then removed for real, on all images, most doubt for least work first, and each teaches how far
-forecasts are off. It stops when the expected share of channels on the wrong side is as small as was
+forecasts of its group are off; a few of each group go first, from low to high. It stops when the expected share of channels on the wrong side is as small as was
 asked for.
 """
 
@@ -37,8 +37,20 @@ FIRST = 0.04
 FEWEST = 24
 """The same as a number."""
 
+OF_EACH = 5
+"""Channels of each group that are among the first: low, middling and high by their forecasts."""
+
 UNTRIED = (1.0, 0.5)
 """(b, how far forecasts are off in units of t^2 / 2) before any channel was removed."""
+
+HIGH = 0.9
+"""The share of errors that a deviation is taken from."""
+
+LEAST_OFF = 0.03
+"""Errors that agree by chance are not believed to be smaller than this."""
+
+OTHERS_WEIGH = 3
+"""As many removals of its own weigh as much for a group as what all groups together teach."""
 
 
 def check_options(mode: str, share: float, scope: str, confidence: float) -> None:
@@ -109,24 +121,40 @@ class Race(Generic[Run]):
                 return self._ablation()
             self._remove(self._most_doubtful(doubt, allowed, first=first))
 
-    def _learned(self) -> tuple[float, float]:
-        """(b, how far forecasts are off in units of t^2 / 2), from the channels removed so far."""
-        usable = self.known & (self.bend > 0)
-        if not usable.any():
-            return UNTRIED
+    def _learned(self, share: float) -> tuple[Floats, Floats]:
+        """(b, how far off this share of the forecasts is at most, in units of t^2 / 2), a channel.
+
+        From the group's channels removed so far, and where these are few, from all: layers differ.
+        """
+        usable = np.flatnonzero(self.known & (self.bend > 0))
+        if not len(usable):
+            middle, deviation = UNTRIED
+            off = deviation * float(norm.ppf((1 + share) / 2))
+            return np.full(len(self.bend), middle), np.full(len(self.bend), off)
         ratio = (self.truth[usable] - self.slope[usable]) / self.bend[usable]
-        middle = float(np.median(ratio))
-        # A high quantile, scaled to a normal's deviation: the errors' tails are heavy.
-        off = float(np.quantile(np.abs(ratio - middle), 0.9)) / float(norm.ppf(0.95))
-        return middle, max(off, 0.02)
+        of_all = float(np.median(ratio))
+        middles = np.full(len(self.network.groups), of_all)
+        off = np.full(len(middles), np.quantile(np.abs(ratio - of_all), share))
+        for number in range(len(middles)):
+            own = ratio[self.group_of[usable] == number]
+            if len(own):
+                trust = len(own) / (len(own) + OTHERS_WEIGH)
+                middles[number] += trust * (np.median(own) - of_all)
+                reach = np.quantile(np.abs(own - middles[number]), share)
+                off[number] += trust * (reach - off[number])
+        return middles[self.group_of], np.maximum(off, LEAST_OFF)[self.group_of]
 
     def _values(self) -> tuple[Floats, Floats]:
-        """(mean change of the loss, its deviation) of every channel, known or forecast."""
-        middle, off = self._learned()
+        """(mean change of the loss, its deviation) of every channel, known or forecast.
+
+        The deviation is a normal law's that has as much of it as far off: the tails are heavy.
+        """
+        middle, off = self._learned(HIGH)
         forecast = self.slope + middle * self.bend
+        deviation = off / float(norm.ppf((1 + HIGH) / 2)) * self.bend
         return (
             np.where(self.known, self.truth, forecast),
-            np.where(self.known, 0.0, off * self.bend),
+            np.where(self.known, 0.0, deviation),
         )
 
     def _teams(self) -> list[Ids]:
@@ -157,12 +185,24 @@ class Race(Generic[Run]):
         """Whom to remove next: as many as would leave no more doubt than allowed."""
         order = np.argsort(-doubt / self.price, kind="stable")
         order = order[~self.known[order]]
-        few = max(FEWEST, round(FIRST * len(doubt)))
         if first:
-            return order[:few]
+            few = max(FEWEST, round(FIRST * len(doubt)))
+            chosen = np.concatenate([self._of_each(), order[:few]])
+            return chosen[np.sort(np.unique(chosen, return_index=True)[1])]
         left = doubt.sum() - np.cumsum(doubt[order])
         enough = int(np.argmax(left <= allowed)) + 1 if (left <= allowed).any() else len(order)
         return order[:enough]
+
+    def _of_each(self) -> Ids:
+        """A few of each group, from the lowest forecasts to the highest: forecasts err on both."""
+        values, _ = self._values()
+        parts = []
+        for number in range(len(self.network.groups)):
+            own = np.flatnonzero(self.group_of == number)
+            rising = own[np.argsort(values[own], kind="stable")]
+            places = (np.arange(OF_EACH) + 0.5) / OF_EACH * len(own)
+            parts.append(rising[np.unique(places.astype(np.int64))])
+        return np.concatenate([*parts, np.zeros(0, np.int64)])
 
     def _remove(self, chosen: Ids) -> None:
         for batch in self.parts:
@@ -182,9 +222,8 @@ class Race(Generic[Run]):
 
     def _ablation(self) -> Ablation:
         tally = self.tally or Tally(self.network, 0)
-        values, deviations = self._values()
-        # Half of the interval that holds the value with this confidence, under Laplace's law.
-        errors = deviations / np.sqrt(2) * np.log(1 / (1 - self.confidence))
+        values, _ = self._values()
+        errors = np.where(self.known, 0.0, self._learned((1 + self.confidence) / 2)[1] * self.bend)
         lowest = np.zeros(len(values), bool)
         for team, wanted in zip(self._teams(), self._wanted(), strict=True):
             lowest[team[np.argsort(values[team], kind="stable")[:wanted]]] = True
