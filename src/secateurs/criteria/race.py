@@ -5,8 +5,8 @@ the channel's gate, and from it a forecast of what removing the channel does: -t
 mean taken over all images (the square stands for the curvature, as the Fisher information does; b
 is learned). Only channels whose forecast leaves in doubt on which side of the boundary they lie are
 then removed for real, on all images, most doubt for least work first, and each teaches how far
-forecasts of its group are off; a few of each group go first, from low to high. It stops when the expected share of channels on the wrong side is as small as was
-asked for.
+forecasts of its group are off; a few of each group go first, from low to high. It stops when the
+expected share of channels on the wrong side is as small as was asked for.
 """
 
 from __future__ import annotations
