@@ -129,18 +129,18 @@ class Race(Generic[Run]):
         usable = np.flatnonzero(self.known & (self.bend > 0))
         if not len(usable):
             middle, deviation = UNTRIED
-            off = deviation * float(norm.ppf((1 + share) / 2))
-            return np.full(len(self.bend), middle), np.full(len(self.bend), off)
+            reach = deviation * float(norm.ppf((1 + share) / 2))
+            return np.full(len(self.bend), middle), np.full(len(self.bend), reach)
         ratio = (self.truth[usable] - self.slope[usable]) / self.bend[usable]
         of_all = float(np.median(ratio))
         middles = np.full(len(self.network.groups), of_all)
-        off = np.full(len(middles), np.quantile(np.abs(ratio - of_all), share))
+        off = np.full(len(middles), float(np.quantile(np.abs(ratio - of_all), share)))
         for number in range(len(middles)):
             own = ratio[self.group_of[usable] == number]
             if len(own):
                 trust = len(own) / (len(own) + OTHERS_WEIGH)
                 middles[number] += trust * (np.median(own) - of_all)
-                reach = np.quantile(np.abs(own - middles[number]), share)
+                reach = float(np.quantile(np.abs(own - middles[number]), share))
                 off[number] += trust * (reach - off[number])
         return middles[self.group_of], np.maximum(off, LEAST_OFF)[self.group_of]
 

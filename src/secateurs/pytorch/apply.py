@@ -12,7 +12,8 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
-from secateurs.pytorch.inputs import checked_model
+from secateurs.pytorch.caches import forget_caches_
+from secateurs.pytorch.inputs import as_call, checked_model
 from secateurs.pytorch.leaves import leaves_of
 from secateurs.pytorch.proof import prove
 from secateurs.pytorch.surgery import cut_copy, cut_optimizer
@@ -70,6 +71,7 @@ def apply(
             behind.
     """
     model = checked_model(model)
+    forget_caches_(model, *as_call(example_inputs, model))
     small = cut_copy(model, cut)
     evidence = None
     if proof:

@@ -15,6 +15,7 @@ from secateurs.errors import CutError, ModelError
 from secateurs.pytorch import rules
 from secateurs.pytorch.attributes import CONVOLUTION, demand, sizes_of
 from secateurs.pytorch.baked import BakedSizes
+from secateurs.pytorch.caches import forget_caches_
 from secateurs.pytorch.calls import mapped, tensors_in, without_values
 from secateurs.pytorch.inputs import as_call, checked_model, described
 from secateurs.pytorch.leaves import Leaf, leaves_of
@@ -60,7 +61,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: in train or eval mode, on any device; it comes back exactly as it was.
+        model: in train or eval mode, on any device; it comes back exactly as it was, but for what
+            it keeps of a pass and makes again by itself.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as its forward takes.
             A batch of one makes MACs come out per example.
 
@@ -71,6 +73,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
         ModelError: its forward raises on these inputs, or it is not a module.
     """
     model = checked_model(model)
+    forget_caches_(model, *as_call(example_inputs, model))
     try:
         return _traced(model, example_inputs)
     except ModelError as error:
