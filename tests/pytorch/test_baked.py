@@ -324,3 +324,33 @@ def test_heads_and_positions_can_both_go_however_many_there_are_of_each(heads, s
             dense.qkv.bias[[part * heads * size + row for row in rows]] = 0
     assert torch.allclose(small(X), dense(X), atol=1e-6)
     assert (small.heads, small.size) == (heads - 1, size - 2)
+
+
+class Decoy(nn.Module):
+    """A number that is no size, as large as there are heads, beside one that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.turns, self.heads = 4, 4
+        self.qkv, self.out = nn.Linear(6, 3 * 4 * 3), nn.Linear(4 * 3, 3)
+        self.steep = nn.Linear(2, 4)
+
+    def forward(self, x):
+        x = x.roll(self.turns, 1)
+        q, k, v = self.qkv(x).reshape(2, 5, 3, self.heads, -1).transpose(1, 3).unbind(2)
+        steep = self.steep(x[:, 0, :2]).reshape(2, self.heads, 1, 1)
+        found = (q @ k.mT * steep).softmax(-1) @ v
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+def test_a_number_that_is_no_size_is_left_alone():
+    torch.manual_seed(0)
+    model = Decoy().eval()
+    network = sec.trace(model, X)
+    of_heads = next(g.name for g in network.groups if len(g) == 4)
+    small = sec.apply(model, network.cut({of_heads: [1, 2]}), X, network=network)
+    assert (small.turns, small.heads) == (4, 2)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.out.weight[:, 3:9] = 0
+    assert torch.allclose(small(X), dense(X), atol=1e-6)

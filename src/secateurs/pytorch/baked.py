@@ -67,6 +67,7 @@ class BakedSizes:
         self._linked_for: dict[tuple[int, ...], Attribute] = {}
         self._places: dict[int, dict[tuple[str, str], list[int]]] = {}
         self._is_runnable: bool | None = None
+        self._atoms = np.zeros((0, 1), np.int64)
 
     def settle(self) -> Network:
         """The network, with what the model's code keeps from being cut frozen."""
@@ -123,6 +124,7 @@ class BakedSizes:
         self, network: Network, findings: Findings, stays: NDArray[np.bool_], shares: Shares
     ) -> None:
         raised = findings.raised
+        self._atoms = network.solution.atoms
         stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
         # A check in the code that failed: perhaps of what it was about to ask for.
         guesses = raised.next if raised is not None and not findings.sizes else ()
@@ -191,17 +193,25 @@ class BakedSizes:
     def _distance(self, attribute: Attribute, wrong: WrongSize) -> int:
         """How far-fetched it is that a wrong length is this attribute.
 
-        There may be as many heads as positions in each. Nearest is what the same axis of such an
-        operation follows in the same layer (keys after queries), then what nothing follows yet.
+        Nearest is what these channels follow already; then what the same axis of such an operation
+        of the layer follows (keys after queries, where there are as many heads as positions); then
+        what nothing follows yet.
         """
-        alike = (
-            key
-            for key, linked in self._linked_for.items()
-            if linked == attribute and self._kind(key) == self._kind(wrong.key)
-        )
-        if next(alike, None) is not None:
+        known = self._links.get(attribute)
+        if known is None:
+            return 2
+        if self._are_one(known.value.axes[0], wrong.units):
             return 0
-        return 2 if attribute in self._links else 1
+        kind = self._kind(wrong.key)
+        linked = (key for key, link in self._linked_for.items() if link == attribute)
+        return 1 if any(self._kind(key) == kind for key in linked) else 3
+
+    def _are_one(self, units: Ids, others: Ids | None) -> bool:
+        """Whether these channels go together as things are."""
+        if others is None or len(units) != len(others):
+            return False
+        known = max(units.max(initial=0), others.max(initial=0)) < len(self._atoms)
+        return known and np.array_equal(self._atoms[units], self._atoms[others])
 
     def _kind(self, key: tuple[int, ...]) -> tuple[object, ...]:
         number, at, *where = key
