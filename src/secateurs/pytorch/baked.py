@@ -128,10 +128,13 @@ class BakedSizes:
         stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
         # A check in the code that failed: perhaps of what it was about to ask for.
         guesses = raised.next if raised is not None and not findings.sizes else ()
-        # All that was wrong is free again before anything else is tried.
-        for wrong in (*stuck, *guesses):
+        # What followed something and is wrong all the same was not that. All of it is free again
+        # before anything else is tried: two may have followed each other's number.
+        again = [wrong for wrong in findings.sizes if wrong.key in self._linked_for]
+        sought = {wrong.key: wrong for wrong in (*stuck, *again, *guesses)}.values()
+        for wrong in sought:
             self._let_go(wrong)
-        followed = [self._follow(wrong) for wrong in (*stuck, *guesses)]
+        followed = [self._follow(wrong) for wrong in sought]
         if any(followed):
             return
         followed = [self._follow_factor(wrong, stays) for wrong in findings.sizes]
