@@ -56,6 +56,35 @@ def test_what_is_kept_of_a_weight_is_made_again_of_what_stays_of_it(in_a_diction
             assert torch.allclose(small(X), dense(X), atol=1e-6)
 
 
+class Sized(nn.Module):
+    """Positions made anew where there are more or fewer of them than last time, as ConViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.where = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(4, 8)
+        self.places = torch.zeros(1, 4)
+
+    def forward(self, x):
+        if self.places.shape[0] != x.shape[1]:
+            self.places = torch.arange(4.0 * x.shape[1]).reshape(x.shape[1], 4)
+        return self.last((self.first(x) + self.where(self.places)).relu())
+
+
+def test_a_table_that_is_made_to_measure_is_no_weight():
+    torch.manual_seed(0)
+    model = Sized().eval()
+    model(X)
+    network = sec.trace(model, X)
+    assert [len(group) for group in network.groups] == [8]
+    small = sec.delete_channels(model, {"first": [2, 5]}, X)
+    assert "places" not in small.report.cut.tensors
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.last.weight[:, [2, 5]] = 0
+    for x in (X, X[:, 1:]):
+        assert torch.allclose(small(x), dense(x), atol=1e-6)
+
+
 class Shifted(nn.Module):
     """Tensors that a pass does not make again, or not alike."""
 

@@ -12,8 +12,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.evidence import CutReport
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
-from secateurs.pytorch.caches import forget_caches_
-from secateurs.pytorch.inputs import as_call, checked_model
+from secateurs.pytorch.inputs import checked_model
 from secateurs.pytorch.leaves import leaves_of
 from secateurs.pytorch.proof import prove
 from secateurs.pytorch.surgery import cut_copy, cut_optimizer
@@ -71,11 +70,11 @@ def apply(
             behind.
     """
     model = checked_model(model)
-    forget_caches_(model, *as_call(example_inputs, model))
-    small = cut_copy(model, cut)
-    evidence = None
     if proof:
         network = _network_of(model, example_inputs, network, cut)
+    small = cut_copy(model, cut)
+    evidence = None
+    if proof and network is not None:
         evidence = prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
     small.report = CutReport.after(model, cut, evidence)  # type: ignore[assignment]
     if optimizer is None:

@@ -5,7 +5,7 @@ A copy that was made of a weight before the cut would be read in the weight's pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,38 +18,65 @@ Place = tuple[dict[str, Any], str, torch.Tensor]
 """(a module's attributes or a dictionary among them, the key there, what is kept)."""
 
 
-def forget_caches_(model: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+def forget_caches_(
+    model: nn.Module,
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+    suspects: Collection[torch.Tensor],
+) -> bool:
     """Empty what the model's forward pass fills again with the same values by itself.
 
-    Tensors that are neither parameters nor buffers are taken away and the model is run: those that
-    are there again, with the same values, were a cache. All others are put back.
+    The suspects are taken away and the model is run: those that are there again, with the same
+    values, were a cache. All others are put back.
+
+    Args:
+        model: changed in that alone; nobody who runs it sees a difference.
+        arguments: for its forward.
+        keywords: for its forward.
+        suspects: tensors of the model that its state does not hold.
+
+    Returns:
+        Whether there was any.
     """
+    ids = {id(tensor) for tensor in suspects}
     found: dict[Kind, list[Place]] = {}
     for kind, place in _kept(model):
-        found.setdefault(kind, []).append(place)
-    if not found:
-        return
+        if id(place[2]) in ids:
+            found.setdefault(kind, []).append(place)
     everything = [place for places in found.values() for place in places]
-    if not _forgotten(model, arguments, keywords, everything):
-        for places in found.values() if len(found) > 1 else ():
-            _forgotten(model, arguments, keywords, places)
+    forgotten = _forgotten(model, arguments, keywords, everything, _nothing)
+    for places in found.values() if forgotten is None else ():
+        for stand_in in (_nothing, _too_small):
+            these = _forgotten(model, arguments, keywords, places, stand_in)
+            forgotten = (forgotten or 0) + (these or 0)
+            if these is not None:
+                break
+    return bool(forgotten)
+
+
+def _nothing(kept: torch.Tensor) -> None:
+    """What some models have before their first pass."""
+    del kept
+
+
+def _too_small(kept: torch.Tensor) -> torch.Tensor:
+    """What others have, that look whether the size is right."""
+    return kept.new_zeros([1] * kept.dim())
 
 
 def _kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
     for module in model.modules():
         own = vars(module)
         for name, value in own.items():
-            if name in ("_parameters", "_buffers", "_modules"):
+            if name in ("_parameters", "_modules"):
                 continue
-            kind = (type(module), name)
             if isinstance(value, torch.Tensor):
-                yield kind, (own, name, value)
+                yield (type(module), name), (own, name, value)
             elif isinstance(value, dict):
-                yield from (
-                    (kind, (value, key, item))
-                    for key, item in value.items()
-                    if isinstance(item, torch.Tensor)
-                )
+                for key, item in value.items():
+                    if isinstance(item, torch.Tensor):
+                        inner = key if name == "_buffers" else name
+                        yield (type(module), inner), (value, key, item)
 
 
 def _forgotten(
@@ -57,12 +84,18 @@ def _forgotten(
     arguments: Sequence[Any],
     keywords: Mapping[str, Any],
     places: Sequence[Place],
-) -> bool:
-    """Take these away; those that a pass does not bring back are put back. False if it raises."""
-    attributes = {id(vars(module)) for module in model.modules()}
-    for holder, key, _ in places:
-        if id(holder) in attributes:
-            holder[key] = None
+    stand_in: Callable[[torch.Tensor], Any],
+) -> int | None:
+    """Take these away and put back those that a pass does not bring back.
+
+    Returns:
+        How many it did; None where it raises.
+    """
+    named = (name for module in model.modules() for name in (vars(module), module._buffers))
+    of_modules = {id(holder) for holder in named}
+    for holder, key, kept in places:
+        if id(holder) in of_modules:
+            holder[key] = stand_in(kept)
         else:
             del holder[key]
     again: list[bool] = []
@@ -71,14 +104,14 @@ def _forgotten(
             model(*arguments, **keywords)
             again = [_is_same(holder.get(key), kept) for holder, key, kept in places]
     except Exception:  # noqa: BLE001 - whatever a forward does without what it kept
-        return False
+        return None
     finally:
         for (holder, key, kept), is_back in zip(
             places, again or [False] * len(places), strict=True
         ):
             if not is_back:
                 holder[key] = kept
-    return True
+    return sum(again)
 
 
 def _is_same(one: Any, other: torch.Tensor) -> bool:

@@ -73,7 +73,32 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
         ModelError: its forward raises on these inputs, or it is not a module.
     """
     model = checked_model(model)
-    forget_caches_(model, *as_call(example_inputs, model))
+    network = _traced_somehow(model, example_inputs)
+    suspects = _perhaps_caches(model, network)
+    if suspects and forget_caches_(model, *as_call(example_inputs, model), suspects):
+        return _traced_somehow(model, example_inputs)
+    return network
+
+
+def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
+    """Tensors beside the model's state that channels lie along, or that the trace never read.
+
+    What is kept by device, for one, is not found again by a pass on tensors without data.
+    """
+    cut = {member.tensor for group in network.groups for member in group.members}
+    state = model.state_dict().keys()
+    return [
+        tensor
+        for name, tensor in traced(network).tensors.items()
+        if name not in state
+        and tensor.is_floating_point()
+        and tensor.numel() > 1
+        and (name in cut or not network.tensors[name].axes)
+    ]
+
+
+def _traced_somehow(model: nn.Module, example_inputs: Any) -> Network:
+    """On tensors without data, or on real ones where the forward pass reads values."""
     try:
         return _traced(model, example_inputs)
     except ModelError as error:
