@@ -15,7 +15,7 @@ from secateurs.errors import CutError
 from secateurs.pytorch.inputs import checked_model
 from secateurs.pytorch.leaves import leaves_of
 from secateurs.pytorch.proof import prove
-from secateurs.pytorch.surgery import cut_copy, cut_optimizer
+from secateurs.pytorch.surgery import check_tensors, cut_copy, cut_optimizer
 from secateurs.pytorch.trace import TracedModel, trace
 
 
@@ -70,6 +70,7 @@ def apply(
             behind.
     """
     model = checked_model(model)
+    check_tensors(leaves_of(model), cut)
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)

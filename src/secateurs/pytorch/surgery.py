@@ -29,7 +29,7 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
         CutError: a tensor or layer that the cut names is missing, or has another size.
     """
     leaves = leaves_of(model)
-    _check_tensors(leaves, cut)
+    check_tensors(leaves, cut)
     # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
     # ties.
     memo: dict[int, Any] = {}
@@ -64,7 +64,12 @@ def _empty_containers(model: nn.Module) -> dict[int, Any]:
     }
 
 
-def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
+def check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
+    """Refuse a cut of tensors that are not there, or of another shape.
+
+    Raises:
+        CutError: with the tensor's name.
+    """
     shapes = {leaf.name: tuple(leaf.tensor.shape) for leaf in leaves}
     for name, tensor_cut in cut.tensors.items():
         if name not in shapes:
