@@ -119,8 +119,8 @@ def _compare(
 
 
 def _largest_inside(
-    received: Sequence[tuple[str, torch.Tensor | None]],
-    expected: Sequence[tuple[str, torch.Tensor | None]],
+    received: Sequence[tuple[str, NDArray[np.float64] | None]],
+    expected: Sequence[tuple[str, NDArray[np.float64] | None]],
     tolerance: float,
     factors: Sequence[float],
 ) -> tuple[float, str]:
@@ -129,8 +129,8 @@ def _largest_inside(
     for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
         if mine is not None and theirs is not None and mine.shape == theirs.shape:
             layers.append(layer)
-            ours.append(mine.cpu().double().numpy())
-            twins.append(theirs.cpu().double().numpy())
+            ours.append(mine)
+            twins.append(theirs)
     return furthest_apart(layers, ours, twins, tolerance, factors)
 
 

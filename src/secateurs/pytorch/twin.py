@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,9 @@ class Sampled(Counted):
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
         self._by_layer: dict[tuple[str, str], list[Operation]] | None = None
-        self._places: dict[Any, torch.Tensor | None] = {}
-        self.samples: list[tuple[str, torch.Tensor | None]] = []
+        self._places: dict[Any, Ids | None] = {}
+        self._rows = Rows(self.samples_each)
+        self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = self._traced(str(function.overloadpacket))
@@ -98,7 +98,9 @@ class Sampled(Counted):
         del operation
         return function(*arguments, **keywords)
 
-    def _sample(self, tensor: torch.Tensor | None, operation: Operation) -> torch.Tensor | None:
+    def _sample(
+        self, tensor: torch.Tensor | None, operation: Operation
+    ) -> NDArray[np.float64] | None:
         """Values at places that depend on the small model's shape alone."""
         if tensor is None or not tensor.is_floating_point():
             return None
@@ -106,13 +108,15 @@ class Sampled(Counted):
         units = tuple((axis, id(of)) for axis, of in axes.items())  # the operations keep these
         key = (dense, units, tensor.shape)
         if key not in self._places:
-            self._places[key] = self._places_in(dense, axes, tensor.shape)
+            flat = self._places_in(dense, axes, tensor.shape)
+            self._places[key] = None if flat is None else self._rows.of(flat)
         places = self._places[key]
-        return None if places is None else tensor.take(places.to(tensor.device))
+        if places is None:
+            return None
+        found = tensor.take(torch.from_numpy(places).to(tensor.device))
+        return self._rows.of(found.cpu().double().numpy())
 
-    def _places_in(
-        self, dense: Sequence[int], axes: Axes, shape: Sequence[int]
-    ) -> torch.Tensor | None:
+    def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
         """Where to sample, as flat indices; None where this model's result is not as traced."""
         small = tuple(
             int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
@@ -125,8 +129,7 @@ class Sampled(Counted):
             at.max() >= size for at, size in zip(places, shape, strict=True)
         ):
             return None
-        flat = np.ravel_multi_index(places, tuple(shape)) if small else [0]
-        return torch.as_tensor(flat)
+        return np.ravel_multi_index(places, tuple(shape)) if small else np.zeros(1, np.int64)
 
     def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         """Where this model has what the small one has at these places."""
@@ -134,7 +137,34 @@ class Sampled(Counted):
         return tuple(places)
 
 
-@lru_cache(maxsize=4096)
+class Rows:
+    """Short rows of numbers, many to a block.
+
+    Small pieces of memory that outlive the large ones around them keep these from being given back.
+    """
+
+    number = 1024
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._used: dict[Any, int] = {}
+        self._blocks: dict[Any, NDArray[Any]] = {}
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A copy of these, no more than the width."""
+        kind = values.dtype
+        used = self._used.get(kind, 0)
+        if used % self.number == 0:
+            self._blocks[kind] = np.empty((self.number, self._width), kind)
+        self._used[kind] = used + 1
+        row = self._blocks[kind][used % self.number, : len(values)]
+        row[:] = values
+        return row
+
+
+FRACTIONS = np.random.default_rng(0).random(1024)
+
+
 def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
     """Indices along each axis of ``count`` places in a tensor of this shape, always the same.
 
@@ -143,9 +173,8 @@ def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
     if not shape:
         return ()
     total = math.prod(shape)
-    random = np.random.default_rng(total)
-    flat = np.arange(total) if total <= count else random.integers(0, total, count)
-    return np.unravel_index(flat, shape)
+    drawn = (FRACTIONS[:count] * total).astype(np.int64)
+    return np.unravel_index(np.arange(total) if total <= count else drawn, shape)
 
 
 class MaskedTwin(Sampled):
