@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed import fsdp
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils import parametrizations
 
 import secateurs as sec
@@ -47,6 +49,28 @@ def test_wrappers_are_taken_off(wrap):
 def refused(model, match, inputs=IMAGE):
     with pytest.raises(ModelError, match=match):
         sec.trace(model, inputs)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """This process alone, as one of one."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about shards on a CPU
+@pytest.mark.usefixtures("process_group")
+def test_parallel_models_are_unwrapped_and_sharded_ones_refused():
+    parallel = nn.parallel.DistributedDataParallel(plain())
+    assert halved(parallel)[0].out_channels == 4
+    whole = r"expected a whole model.*Prune it before it is wrapped"
+    refused(fsdp.FullyShardedDataParallel(plain(), device_id=torch.device("cpu")), whole)
+    sharded = plain()
+    fsdp.fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    refused(sharded, whole)
 
 
 def test_scripted_models_are_refused():

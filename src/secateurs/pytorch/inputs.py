@@ -12,6 +12,9 @@ from torch import nn
 
 from secateurs.errors import ModelError
 
+SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
+"""Classes of both kinds of FSDP: the wrapper, and what ``fully_shard`` makes of a module."""
+
 
 def as_call(example_inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(positional, keyword) arguments: a tensor or array, or a tuple, list or dictionary of them.
@@ -61,7 +64,7 @@ def checked_model(model: Any) -> nn.Module:
             f"{kind}: expected a model in Python; received a scripted one, whose code cannot "
             "change. Prune the nn.Module it was made from, and script the result."
         )
-    if "FullyShardedDataParallel" in (c.__name__ for c in type(inner).__mro__):
+    if SHARDED & {base.__name__ for part in inner.modules() for base in type(part).__mro__}:
         raise ModelError(
             f"{kind}: expected a whole model; received one that FSDP has spread in shards. Prune "
             "it before it is wrapped."
