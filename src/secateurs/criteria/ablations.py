@@ -131,7 +131,15 @@ class Tally:
         if right is not None:
             self.dense_correct += (right.astype(np.float64) @ member).astype(np.int64)
 
-    def add(self, name: str, channels: Ids, loss: Row, right: Row, labels: Ids | None) -> None:
+    def add(
+        self,
+        name: str,
+        channels: Ids,
+        loss: Row,
+        right: Row,
+        labels: Ids | None,
+        where: NDArray[np.bool_] | None = None,
+    ) -> None:
         """What removing some channels of a group did on that batch.
 
         Args:
@@ -141,11 +149,13 @@ class Tally:
             right: 1 where an image is now classified right and was not, -1 the other way round;
                 of the same shape.
             labels: of the images.
+            where: which of these count, of the same shape; None where all do.
         """
         member = self._members(loss.shape[1], labels)
-        self.loss[name][channels] += loss @ member
-        self.correct[name][channels] += right.astype(np.float64) @ member
-        self.seen[name][channels] += loss.shape[1]
+        counts = np.ones(loss.shape, bool) if where is None else where
+        self.loss[name][channels] += np.where(counts, loss, 0) @ member
+        self.correct[name][channels] += np.where(counts, right, 0).astype(np.float64) @ member
+        self.seen[name][channels] += counts.sum(axis=1)
 
     def mean(self, name: str) -> Sums:
         """Mean change of the loss, over the images that each channel was removed on."""

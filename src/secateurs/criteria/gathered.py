@@ -24,6 +24,8 @@ from secateurs.criteria.ablations import Ablation
 
 Array = NDArray[np.floating[Any]]
 Sums = NDArray[np.float64]
+Slopes = list[tuple[Ids, Array]]
+"""For each consumer: its units, and h * dL/dh summed over space, of shape (images, indices)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -127,15 +129,8 @@ class Gates:
         self.images = 0
         self.signed, self.absolute, self.squares = np.zeros((3, solution.count))
 
-    def add(self, parts: list[tuple[Ids, Array]]) -> Sums:
-        """One batch: for each consumer, its units and h * dL/dh summed over space.
-
-        Args:
-            parts: (units along the axis that is read, array of shape (images, indices)).
-
-        Returns:
-            t for each image and atom.
-        """
+    def add(self, parts: Slopes) -> Sums:
+        """Some images; returns t for each of them and each atom."""
         terms = self.terms(parts)
         self.images += len(terms)
         self.signed += terms.sum(axis=0)
@@ -143,7 +138,7 @@ class Gates:
         self.squares += np.einsum("na,na->a", terms, terms)
         return terms
 
-    def terms(self, parts: list[tuple[Ids, Array]]) -> Sums:
+    def terms(self, parts: Slopes) -> Sums:
         """T for each image and atom; shape (images, atoms)."""
         terms: Sums = np.zeros((len(parts[0][1]) if parts else 0, self._solution.count))
         for units, gates in parts:

@@ -1,12 +1,14 @@
 """Which channels cost least to remove, found without removing them all.
 
 One backward pass gives, for every channel and image, the derivative t of the loss with respect to
-the channel's gate, and from it a forecast of what removing the channel does: -t + b t^2 / 2, its
-mean taken over all images (the square stands for the curvature, as the Fisher information does; b
-is learned). Only channels whose forecast leaves in doubt on which side of the boundary they lie are
-then removed for real, on all images, most doubt for least work first, and each teaches how far
-forecasts of its group are off; a few of each group go first, from low to high. It stops when the
-expected share of channels on the wrong side is as small as was asked for.
+the channel's gate, and from it a forecast of what removing the channel does: -t + b c, where c is
+t^2 / 2 times the loss's curvature (see ``curvature``) and b is learned. Only channels whose
+forecast leaves in doubt on which side of the boundary they lie are then removed for real, most
+doubt for least work first: on the images of the largest t^2, which are few and hold most of the
+doubt; then, if the channel is in doubt still, on more and on all. For the images not tried the
+forecast stays. A few channels of each group, from low to high, are removed on all images first:
+they teach how far forecasts are off, over all images and over those left after each step. It stops
+when the expected share of channels on the wrong side is as small as was asked for.
 """
 
 from __future__ import annotations
@@ -17,31 +19,36 @@ from typing import Any, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
 from secateurs.criteria.ablations import Ablation, Tally
-from secateurs.criteria.calibration import Batch
-from secateurs.criteria.gathered import Gates
+from secateurs.criteria.calibration import Batch, as_array
 from secateurs.criteria.removing import Removals, Run, tally_changes_, tally_dense_
 from secateurs.errors import DataError
 
 Mode = Literal["exact", "racing"]
 Scope = Literal["network", "group"]
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
-FIRST = 0.04
-"""Share of the channels that is removed for real before forecasts are trusted at all."""
+STEPS = (1 / 8, 3 / 8, 1.0)
+"""Shares of the images that a channel in doubt is removed on, one after the other."""
 
-FEWEST = 24
-"""The same as a number."""
+LAST = len(STEPS)
 
-OF_EACH = 5
-"""Channels of each group that are among the first: low, middling and high by their forecasts."""
+OF_EACH = 3
+"""Channels of each group that are removed first: of a low, a middling and a high forecast."""
+
+FEWEST = 16
+"""Channels of all groups together that are removed first: where groups are few, more of each."""
 
 UNTRIED = (1.0, 0.5)
-"""(b, how far forecasts are off in units of t^2 / 2) before any channel was removed."""
+"""(b, how far forecasts are off in units of c) before any channel was removed."""
+
+SUREST, LEAST_SURE = 1e-6, 50.0
+"""Cross-entropies are taken for no less and no more than these."""
 
 HIGH = 0.9
 """The share of errors that a deviation is taken from."""
@@ -69,80 +76,158 @@ def check_options(mode: str, share: float, scope: str, confidence: float) -> Non
         )
 
 
+def curvature(losses: Floats) -> Floats:
+    """How fast the slope of each image's cross-entropy grows, by the square of the slope.
+
+    With a probability p = exp(-L) for the image's class, a margin m over the others as one and
+    L = log(1 + exp(-m)), dL/dm = -(1 - p) and d2L/dm2 = p (1 - p) = (dL/dm)^2 p / (1 - p).
+    """
+    known: Floats = 1 / np.expm1(np.clip(losses, SUREST, LEAST_SURE))
+    return known
+
+
+def _for_few(number: int, share: float) -> float:
+    """How much wider Student's law is, learned from so few, than the normal one."""
+    level = (1 + share) / 2
+    return float(t.ppf(level, number - 1) / norm.ppf(level))
+
+
 @dataclass(eq=False)
 class Race(Generic[Run]):
-    """Channels of all groups in one row, each with a forecast or, once removed, with the truth.
+    """Channels of all groups in one row; what is forecast of each, and what removing it has shown.
+
+    A channel takes its images in steps, those of the largest t^2 first. After each step some are
+    left, for which the forecast stands; step 0 is before any was taken.
 
     Attributes:
         network: as traced.
         removals: of its channels.
         parts: all images.
-        gates: how the loss changes with a gate on each channel, over all images.
         share: of the channels, to be found; in (0, 1).
         scope: whether they are the lowest of the whole network or of each group.
         confidence: the expected share of those found that are right; in (0, 1).
-        slope: change of the loss when a channel is removed, to first order.
-        bend: the mean of t^2 / 2.
-        truth: change of the loss, of channels removed.
-        known: which were.
+        step_of: the step that takes the image; (channels, images).
+        slope: sum of -t over the images left after each step; (channels, 1 + steps). This and the
+            next two are divided by the number of all images.
+        bend: sum of c over the same.
+        gained: change of the loss on the images of each step taken; (channels, 1 + steps).
+        done: how many steps each channel has taken; (channels,).
+        tally: what removing channels did, by class.
     """
 
     network: Network
     removals: Removals[Run]
     parts: Sequence[Batch]
-    gates: Gates
     share: float
     scope: Scope
     confidence: float
+    step_of: NDArray[np.int8] = field(init=False)
     slope: Floats = field(init=False)
     bend: Floats = field(init=False)
-    truth: Floats = field(init=False)
-    known: NDArray[np.bool_] = field(init=False)
+    gained: Floats = field(init=False)
+    done: Ids = field(init=False)
+    tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
         groups = self.network.groups
         self.group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         self.place = np.concatenate([*(np.arange(len(g)) for g in groups), np.zeros(0, np.int64)])
-        atoms = np.concatenate([*(g.channels for g in groups), np.zeros(0, np.int64)])
-        self.slope = -self.gates.signed[atoms] / self.gates.images
-        self.bend = self.gates.squares[atoms] / (2 * self.gates.images)
-        self.truth = np.zeros(len(self.place))
-        self.known = np.zeros(len(self.place), bool)
         self.price = np.array([self.removals.price(group) for group in groups])[self.group_of]
-        self.tally: Tally | None = None
+        in_steps = np.array([self.removals.takes_some(group) for group in groups], bool)
+        self._in_steps = in_steps[self.group_of]
+        self._runs: dict[int, Run] = {}
+        self._share_out(*self._seen_dense())
+        self.gained = np.zeros_like(self.slope)
+        self.done = np.zeros(len(self.place), np.int64)
+
+    def _seen_dense(self) -> tuple[Singles, Floats]:
+        """(t of each channel and image, curvature of each image's loss); the network is tallied."""
+        atoms = np.concatenate([*(g.channels for g in self.network.groups), np.zeros(0, np.int64)])
+        gates, curved = [], []
+        for number in range(len(self.parts)):
+            dense = self._dense(number)
+            if number == 0:
+                self.tally = Tally(self.network, dense.classes)
+            tally_dense_(self.tally, dense)
+            losses = as_array(dense.losses).astype(np.float64)
+            curved.append(curvature(losses) if dense.classes else np.ones(len(losses)))
+            gates.append(self.removals.slopes(dense)[:, atoms].T.astype(np.float32))
+        return np.concatenate(gates, axis=1), np.concatenate(curved)
+
+    def _share_out(self, gates: Singles, curved: Floats) -> None:
+        """Share each channel's images out among the steps.
+
+        Args:
+            gates: t; (channels, images).
+            curved: curvature of each image's loss.
+        """
+        images = gates.shape[1]
+        ends = [max(1, round(share * images)) for share in STEPS]
+        steps = (1 + np.searchsorted(ends, np.arange(images), side="right")).astype(np.int8)
+        order = np.argsort(-np.abs(gates), axis=1, kind="stable")
+        self.step_of = np.empty(gates.shape, np.int8)
+        np.put_along_axis(self.step_of, order, np.broadcast_to(steps, gates.shape), axis=1)
+        bends = gates**2 * (curved / 2)
+        left = [self.step_of > step for step in range(LAST + 1)]
+        for name, values in (("slope", -gates), ("bend", bends)):
+            sums = [np.where(own, values, 0).sum(1, dtype=np.float64) for own in left]
+            setattr(self, name, np.stack(sums, axis=1) / images)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which channels were removed on all images."""
+        known: NDArray[np.bool_] = self.done == LAST
+        return known
 
     def run(self) -> Ablation:
         """Forecast, remove the most doubtful, learn, and so on until enough is sure."""
+        self._remove(self._first(), whole=True)
         while True:
             doubt = self._doubt()
             allowed = 2 * (1 - self.confidence) * sum(self._wanted())
-            first = not self.known.any()
-            if (doubt.sum() <= allowed and not first) or self.known.all():
+            if doubt.sum() <= allowed or self.known.all():
                 return self._ablation()
-            self._remove(self._most_doubtful(doubt, allowed, first=first))
+            self._remove(self._most_doubtful(doubt, allowed))
+
+    def _left(self, of_steps: Floats) -> Floats:
+        """What is left of each channel, after the steps it has taken."""
+        left: Floats = np.take_along_axis(of_steps, self.done[:, None], axis=1)[:, 0]
+        return left
 
     def _learned(self, share: float) -> tuple[Floats, Floats]:
-        """(b, how far off this share of the forecasts is at most, in units of t^2 / 2), a channel.
+        """(b, how far off this share of the forecasts is at most, in units of c), a channel.
 
-        From the group's channels removed so far, and where these are few, from all: layers differ.
+        Of the images it has left, from channels removed on all images: what they did on the images
+        they had left at that step. From the group's own, and where these are few, from all: layers
+        differ.
         """
-        usable = np.flatnonzero(self.known & (self.bend > 0))
+        middles, off = np.empty((2, LAST + 1, len(self.network.groups)))
+        for step in range(LAST + 1):
+            middles[step], off[step] = self._learned_after(step, share)
+        return middles[self.done, self.group_of], off[self.done, self.group_of]
+
+    def _learned_after(self, step: int, share: float) -> tuple[Floats, Floats]:
+        """The same after a step, a group."""
+        groups = len(self.network.groups)
+        usable = np.flatnonzero(self.known & (self.bend[:, step] > 0))
         if not len(usable):
             middle, deviation = UNTRIED
             reach = deviation * float(norm.ppf((1 + share) / 2))
-            return np.full(len(self.bend), middle), np.full(len(self.bend), reach)
-        ratio = (self.truth[usable] - self.slope[usable]) / self.bend[usable]
+            return np.full(groups, middle), np.full(groups, reach)
+        truth = self.gained[usable, step + 1 :].sum(1)
+        ratio = (truth - self.slope[usable, step]) / self.bend[usable, step]
         of_all = float(np.median(ratio))
-        middles = np.full(len(self.network.groups), of_all)
-        off = np.full(len(middles), float(np.quantile(np.abs(ratio - of_all), share)))
-        for number in range(len(middles)):
+        middles = np.full(groups, of_all)
+        off = np.full(groups, float(np.quantile(np.abs(ratio - of_all), share)))
+        for number in range(groups):
             own = ratio[self.group_of[usable] == number]
             if len(own):
                 trust = len(own) / (len(own) + OTHERS_WEIGH)
                 middles[number] += trust * (np.median(own) - of_all)
                 reach = float(np.quantile(np.abs(own - middles[number]), share))
                 off[number] += trust * (reach - off[number])
-        return middles[self.group_of], np.maximum(off, LEAST_OFF)[self.group_of]
+                off[number] *= _for_few(len(own) + OTHERS_WEIGH, share)
+        return middles, np.maximum(off, LEAST_OFF * max(1.0, abs(of_all)))
 
     def _values(self) -> tuple[Floats, Floats]:
         """(mean change of the loss, its deviation) of every channel, known or forecast.
@@ -150,12 +235,9 @@ class Race(Generic[Run]):
         The deviation is a normal law's that has as much of it as far off: the tails are heavy.
         """
         middle, off = self._learned(HIGH)
-        forecast = self.slope + middle * self.bend
-        deviation = off / float(norm.ppf((1 + HIGH) / 2)) * self.bend
-        return (
-            np.where(self.known, self.truth, forecast),
-            np.where(self.known, 0.0, deviation),
-        )
+        bend = self._left(self.bend)
+        forecast = self._left(self.slope) + middle * bend
+        return self.gained.sum(1) + forecast, off / float(norm.ppf((1 + HIGH) / 2)) * bend
 
     def _teams(self) -> list[Ids]:
         """Channels that are ranked among each other."""
@@ -179,51 +261,60 @@ class Race(Generic[Run]):
             # Laplace's law rather than the normal one: the errors' tails are heavy.
             scale = np.maximum(deviations[team], 1e-300)
             doubt[team] = 0.5 * np.exp(-np.sqrt(2) * distance / scale)
-        return np.where(self.known | (deviations == 0), 0.0, doubt)
+        return np.where(deviations > 0, doubt, 0.0)
 
-    def _most_doubtful(self, doubt: Floats, allowed: float, *, first: bool) -> Ids:
+    def _most_doubtful(self, doubt: Floats, allowed: float) -> Ids:
         """Whom to remove next: as many as would leave no more doubt than allowed."""
         order = np.argsort(-doubt / self.price, kind="stable")
         order = order[~self.known[order]]
-        if first:
-            few = max(FEWEST, round(FIRST * len(doubt)))
-            chosen = np.concatenate([self._of_each(), order[:few]])
-            return chosen[np.sort(np.unique(chosen, return_index=True)[1])]
         left = doubt.sum() - np.cumsum(doubt[order])
         enough = int(np.argmax(left <= allowed)) + 1 if (left <= allowed).any() else len(order)
         return order[:enough]
 
-    def _of_each(self) -> Ids:
+    def _first(self) -> Ids:
         """A few of each group, from the lowest forecasts to the highest: forecasts err on both."""
         values, _ = self._values()
+        each = max(OF_EACH, -(-FEWEST // max(1, len(self.network.groups))))
         parts = []
         for number in range(len(self.network.groups)):
             own = np.flatnonzero(self.group_of == number)
             rising = own[np.argsort(values[own], kind="stable")]
-            places = (np.arange(OF_EACH) + 0.5) / OF_EACH * len(own)
+            places = (np.arange(each) + 0.5) / each * len(own)
             parts.append(rising[np.unique(places.astype(np.int64))])
         return np.concatenate([*parts, np.zeros(0, np.int64)])
 
-    def _remove(self, chosen: Ids) -> None:
-        for batch in self.parts:
-            dense = self.removals.dense(batch)
-            if self.tally is None:
-                self.tally = Tally(self.network, dense.classes)
-            if self.tally.images.sum() < sum(len(part) for part in self.parts):
-                tally_dense_(self.tally, dense)
-            for number, group in enumerate(self.network.groups):
-                channels = np.sort(self.place[chosen[self.group_of[chosen] == number]])
-                if len(channels):
-                    changes = self.removals.without(dense, group, channels)
-                    tally_changes_(self.tally, dense, group, channels, changes)
-        self.known[chosen] = True
-        means = [self.tally.mean(g.name) for g in self.network.groups] if self.tally else []
-        self.truth = np.concatenate([*means, np.zeros(0)])
+    def _remove(self, chosen: Ids, *, whole: bool = False) -> None:
+        """Let channels take their next step, or all of them."""
+        until = np.where(self._in_steps & (not whole), self.done + 1, LAST)
+        ends = np.cumsum([0, *map(len, self.parts)]).tolist()
+        for number in sorted(range(len(self.parts)), key=lambda part: part not in self._runs):
+            dense = self._dense(number)
+            step_of = self.step_of[:, ends[number] : ends[number + 1]]
+            for place, group in enumerate(self.network.groups):
+                own = np.sort(chosen[self.group_of[chosen] == place])
+                steps = step_of[own]
+                where = (steps > self.done[own, None]) & (steps <= until[own, None])
+                if where.any():
+                    changes = self.removals.without(dense, group, self.place[own], where)
+                    tally_changes_(self.tally, dense, group, self.place[own], changes, where)
+                    self._gain(own, as_array(changes.loss), np.where(where, steps, 0))
+        self.done[chosen] = until[chosen]
+
+    def _gain(self, own: Ids, losses: Floats, steps: NDArray[np.int8]) -> None:
+        """Add the changes of the loss to those of the steps that they were found in."""
+        for step in range(1, LAST + 1):
+            gained = np.where(steps == step, losses, 0).sum(1)
+            self.gained[own, step] += gained / self.step_of.shape[1]
+
+    def _dense(self, number: int) -> Run:
+        """The dense network on a part; it is kept until another part's turn comes."""
+        if number not in self._runs:
+            self._runs = {number: self.removals.dense(self.parts[number])}
+        return self._runs[number]
 
     def _ablation(self) -> Ablation:
-        tally = self.tally or Tally(self.network, 0)
         values, _ = self._values()
-        errors = np.where(self.known, 0.0, self._learned((1 + self.confidence) / 2)[1] * self.bend)
+        errors = self._learned((1 + self.confidence) / 2)[1] * self._left(self.bend)
         lowest = np.zeros(len(values), bool)
         for team, wanted in zip(self._teams(), self._wanted(), strict=True):
             lowest[team[np.argsort(values[team], kind="stable")[:wanted]]] = True
@@ -232,11 +323,13 @@ class Race(Generic[Run]):
             own = (row[self.group_of == n] for n in range(len(self.network.groups)))
             return dict(zip((g.name for g in self.network.groups), own, strict=True))
 
+        ablation = self.tally.ablation()
+        seen = sum(int(own.sum()) for own in ablation.seen.values())
         return replace(
-            tally.ablation(),
+            ablation,
             estimate=by_group(values),
             error=by_group(errors),
             lowest={name: np.flatnonzero(own) for name, own in by_group(lowest).items()},
             confidence=self.confidence,
-            spent=float(self.known.mean()) if len(self.known) else 0.0,
+            spent=seen / max(1, self.step_of.size),
         )

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group, Network
-from secateurs.criteria.ablations import Ablation, Tally
+from secateurs.criteria.ablations import Ablation, Sums, Tally
 from secateurs.criteria.calibration import Batch, as_array
 
 
@@ -54,8 +55,19 @@ class Removals(Protocol[Run]):
     def dense(self, batch: Batch) -> Run:
         """The dense network's run on a batch."""
 
-    def without(self, dense: Run, group: Group, channels: Ids) -> Changes:
-        """Remove each of these channels of a group, alone, on the batch of that run."""
+    def without(
+        self, dense: Run, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+    ) -> Changes:
+        """Remove each of these channels of a group, alone, on the batch of that run.
+
+        Where ``where``, of shape (channels, images), is given, only what it names has to be right.
+        """
+
+    def slopes(self, dense: Run) -> Sums:
+        """The derivative of each image's loss with respect to each atom's gate; (images, atoms)."""
+
+    def takes_some(self, group: Group) -> bool:
+        """Whether a channel of the group is removed on some images for less than on all."""
 
     def price(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels on one image."""
@@ -100,11 +112,16 @@ def tally_dense_(tally: Tally, dense: Dense) -> None:
 
 
 def tally_changes_(
-    tally: Tally, dense: Dense, group: Group, channels: Ids, changes: Changes
+    tally: Tally,
+    dense: Dense,
+    group: Group,
+    channels: Ids,
+    changes: Changes,
+    where: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Add what removing channels did on that batch."""
+    """Add what removing channels did on that batch, or on the images that ``where`` names."""
     loss, right = as_array(changes.loss), as_array(changes.right)
-    tally.add(group.name, channels, loss, right, _labels(dense))
+    tally.add(group.name, channels, loss, right, _labels(dense), where)
 
 
 def _labels(dense: Dense) -> Ids | None:

@@ -44,13 +44,9 @@ def oracle(
         DataError: the data cannot be used, or an argument is out of range.
     """
     check_options(mode, share, scope, confidence)
-    need = Need.ABLATION if mode == "exact" else Need.GATES
-    work, stream = started(network, need, data, loss, "oracle")
+    work, stream = started(network, Need.ABLATION, data, loss, "oracle")
     if mode == "exact":
         for batch in stream:
             work.add(batch)
         return work.ablation.ablation()
-    parts = list(stream)
-    for batch in parts:
-        work.add(batch)
-    return Race(network, Removals(work), parts, work.gates, share, scope, confidence).run()
+    return Race(network, Removals(work), list(stream), share, scope, confidence).run()

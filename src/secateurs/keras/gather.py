@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.network import Network
 from secateurs.criteria.calibration import Batch, batches
-from secateurs.criteria.gathered import Gathered, part_of
+from secateurs.criteria.gathered import Gathered, Slopes, part_of
 from secateurs.criteria.gathering import Gathering
 from secateurs.criteria.registry import Need
 from secateurs.criteria.removing import ExactAblation
@@ -262,14 +262,19 @@ class Pass(Gathering):
 
     def add_gates(self, batch: Batch) -> None:
         """Add to the gates."""
-        if all(read.by_image for read in self.reads.values()):
-            self.gates.add(self._slopes(batch, len(batch)))
-        else:
-            # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
-            for image in range(len(batch)):
-                self.gates.add(self._slopes(batch.rows(slice(image, image + 1)), 1))
+        for slopes in self.slopes(batch):
+            self.gates.add(slopes)
 
-    def _slopes(self, batch: Batch, rows: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    def slopes(self, batch: Batch) -> Iterator[Slopes]:
+        """How each image's loss changes with gates, for as many images at a time as can be."""
+        if all(read.by_image for read in self.reads.values()):
+            yield self._slopes(batch, len(batch))
+            return
+        # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
+        for image in range(len(batch)):
+            yield self._slopes(batch.rows(slice(image, image + 1)), 1)
+
+    def _slopes(self, batch: Batch, rows: int) -> Slopes:
         """(units, derivative of each image's loss with respect to each index's gate) by reading."""
         gates = [keras.ops.ones((rows, width)) for width in self.widths]
         found = self._gate_slopes(gates, self.arrays(batch), self.labels(batch), self._values)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group
 from secateurs.criteria.calibration import Batch
-from secateurs.criteria.gathered import part_of
+from secateurs.criteria.gathered import Gates, part_of
 from secateurs.keras.counted import Site
 from secateurs.keras.internals import compiled
 from secateurs.keras.proof import outputs_without
@@ -99,13 +99,21 @@ class Removals:
         classes = 0 if right is None else scores.shape[1]
         return Dense(batch, arrays, targets, saved, losses, right, classes)
 
-    def without(self, dense: Dense, group: Group, channels: Ids) -> Changes:
+    def slopes(self, dense: Dense) -> Sums:
+        """How each image's loss changes with a gate on each atom; (images, atoms)."""
+        gates = Gates(self._network.solution)
+        return np.concatenate([gates.terms(slopes) for slopes in self._work.slopes(dense.batch)])
+
+    def without(
+        self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+    ) -> Changes:
         """Remove each of these channels of a group, one at a time, on a batch.
 
         Args:
             dense: the dense network's run on the batch.
             group: whose channels.
             channels: which of them.
+            where: on which images the changes are wanted, (channels, images); all are found.
         """
         changes = Changes(*np.zeros((2, len(channels), len(dense.losses))))
         for place, channel in enumerate(channels.tolist()):
@@ -115,6 +123,10 @@ class Removals:
             if right is not None and dense.right is not None:
                 changes.right[place] = right - dense.right
         return changes
+
+    def takes_some(self, group: Group) -> bool:
+        """Whether a channel of the group is removed on some images for less than on all: never."""
+        return False
 
     def price(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels: calls to be run."""

@@ -9,9 +9,7 @@ from secateurs.channels.network import Network
 from secateurs.criteria.ablations import Ablation
 from secateurs.criteria.calibration import batches
 from secateurs.criteria.race import Mode, Race, Scope, check_options
-from secateurs.criteria.registry import Need
 from secateurs.criteria.removing import ExactAblation
-from secateurs.pytorch.gather import Pass
 from secateurs.pytorch.objective import Loss, Objective
 from secateurs.pytorch.removal import Removals
 from secateurs.pytorch.trace import traced
@@ -57,8 +55,5 @@ def oracle(
             exact.add(batch)
         return exact.ablation()
     parts = list(stream)
-    work = Pass(network, Need.GATES, objective, parts[0])
-    for batch in parts:
-        work.add(batch)
     removals = Removals(network, objective, parts[0])
-    return Race(network, removals, parts, work.gates, share, scope, confidence).run()
+    return Race(network, removals, parts, share, scope, confidence).run()

@@ -20,24 +20,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.calibration import Batch
+from secateurs.criteria.gathered import Gates, Sums
 from secateurs.pytorch.calls import Call, tensors_in
-from secateurs.pytorch.counted import aten
-from secateurs.pytorch.objective import Objective, on_device
+from secateurs.pytorch.gates import Places, recorded, runs_of_two_and_three
+from secateurs.pytorch.objective import Objective
 from secateurs.pytorch.operations import Operation
 from secateurs.pytorch.routes import (
-    CONVOLUTIONS,
     Read,
     Route,
     Routes,
     channels_last,
     depending_on,
     in_place_of,
-    weight_of,
 )
+from secateurs.pytorch.summands import subtract_
 from secateurs.pytorch.tape import (
     Length,
     Ref,
@@ -46,7 +47,6 @@ from secateurs.pytorch.tape import (
     Step,
     Tape,
     filled,
-    record,
     with_operands,
 )
 from secateurs.pytorch.trace import traced
@@ -63,6 +63,7 @@ class Dense:
     """The dense network's run on one batch.
 
     Attributes:
+        batch: as given.
         tape: what every operation gave.
         labels: of the images, where the model is.
         losses: of the images.
@@ -70,6 +71,7 @@ class Dense:
         classes: how many classes the outputs score; 0 where labels are not classes.
     """
 
+    batch: Batch
     tape: Tape
     labels: torch.Tensor | None
     losses: torch.Tensor
@@ -125,34 +127,45 @@ class Removals:
         self.network = network
         self.objective = objective
         self.source = traced(network)
-        tapes = [self._record(first.rows(np.arange(number) % len(first)))[0] for number in (2, 3)]
+        tapes = runs_of_two_and_three(self.source, first)
         self.routes = Routes(network, *tapes)
+        self.places = Places(self.source, *tapes)
+        self._gates = Gates(network.solution)
 
     # -- the dense run
 
-    def _record(self, batch: Batch) -> tuple[Tape, torch.Tensor | None]:
-        arguments, keywords, labels = on_device(batch, self.source.model)
-        tape = record(self.source.model, self.source.operations, arguments, keywords)
-        return tape, labels
-
     def dense(self, batch: Batch) -> Dense:
         """The dense network's run on a batch."""
-        tape, labels = self._record(batch)
+        tape, labels = recorded(self.source, batch)
         with torch.inference_mode():
             outputs = filled(tape.output, tape.find)
             losses = self.objective.losses(outputs, labels).double()
             right = self.objective.right(outputs, labels)
-            return Dense(tape, labels, losses, right, 0 if right is None else outputs.shape[1])
+            return Dense(
+                batch, tape, labels, losses, right, 0 if right is None else outputs.shape[1]
+            )
+
+    def slopes(self, dense: Dense) -> Sums:
+        """How each image's loss changes with a gate on each atom; (images, atoms)."""
+        if self.places.by_image:
+            run = dense.tape, self.objective, dense.labels, len(dense)
+            return self._gates.terms(self.places.slopes_of_run(*run))
+        slopes = self.places.slopes(dense.batch, self.objective)
+        return np.concatenate([self._gates.terms(part) for part in slopes])
 
     # -- without channels
 
-    def without(self, dense: Dense, group: Group, channels: Ids) -> Changes:
+    def without(
+        self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+    ) -> Changes:
         """Remove each of these channels of a group, one at a time, on a batch.
 
         Args:
             dense: the dense network's run on the batch.
             group: whose channels.
             channels: which of them.
+            where: on which images, (channels, images); None is all. The others' changes mean
+                nothing.
         """
         changes = Changes(
             torch.zeros((len(channels), len(dense)), dtype=torch.float64),
@@ -165,11 +178,15 @@ class Removals:
                     outputs = self._twin(dense, group, channel)
                     self._compare(dense, outputs, None, (changes, place, slice(None)))
             elif route.ends:
-                for pairs in self._pairs(dense, group, route, channels):
+                for pairs in self._pairs(dense, group, route, channels, where):
                     outputs = self._run(dense, route, pairs)
                     at = (changes, pairs.places, pairs.images)
                     self._compare(dense, outputs, pairs.images, at)
         return changes
+
+    def takes_some(self, group: Group) -> bool:
+        """Whether a channel of the group is removed on some images for less than on all."""
+        return self.routes.of(group) is not None
 
     def price(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels on one image."""
@@ -194,7 +211,14 @@ class Removals:
 
     # -- pairs
 
-    def _pairs(self, dense: Dense, group: Group, route: Route, channels: Ids) -> Iterator[_Pairs]:
+    def _pairs(
+        self,
+        dense: Dense,
+        group: Group,
+        route: Route,
+        channels: Ids,
+        where: NDArray[np.bool_] | None,
+    ) -> Iterator[_Pairs]:
         """The pairs of a channel and an image for which anything changes, in batches."""
         chosen = torch.from_numpy(channels)
         active = torch.zeros((len(dense), len(group)), dtype=torch.bool)
@@ -204,7 +228,10 @@ class Removals:
                 operand = step.operands[read.operand]
                 nonzero = dense.nonzero(operand, read.axis, self.routes.rows[operand])
                 active |= nonzero.cpu()[:, read.index].any(2)
-        places, images = active[:, chosen].T.nonzero(as_tuple=True)
+        wanted = active[:, chosen].T
+        if where is not None:
+            wanted = wanted & torch.from_numpy(where)
+        places, images = wanted.nonzero(as_tuple=True)
         size = int(np.clip(NUMBERS_AT_A_TIME // max(1, route.numbers), 16, MOST_PAIRS))
         for start in range(0, len(places), size):
             rows = slice(start, start + size)
@@ -272,18 +299,7 @@ class Removals:
         output = select(dense.value(ref), self.routes.rows[ref], pairs.images)
         operand = dense.value(step.operands[read.operand])
         call = Call(step.function, step.arguments, step.keywords)
-        if call.packet not in CONVOLUTIONS and read.index.shape[1] == 1:
-            weight = _inputs_first(call)
-            column = read.index[pairs.channels, 0]
-            values = operand[pairs.images, ..., column]
-            by_output = weight[column].reshape(len(pairs), *[1] * (values.dim() - 1), -1)
-            return output.addcmul_(values[..., None], by_output, value=-1)
-        for channel, rows in pairs.runs():
-            index = read.index[channel]
-            # Narrowed first: to select along the channels would lay all of the operand out anew.
-            slices = [operand.narrow(read.axis, place, 1) for place in index.tolist()]
-            part = torch.cat(slices, read.axis).index_select(0, pairs.images[rows])
-            output[rows] -= _summand(call, part, index)
+        subtract_(output, call, operand, pairs.images, read.index[pairs.channels])
         return output
 
     # -- one by one
@@ -326,14 +342,6 @@ class _Pairs:
     def __len__(self) -> int:
         return len(self.images)
 
-    def runs(self) -> Iterator[tuple[int, slice]]:
-        """Each channel, and where its pairs are."""
-        channels, counts = torch.unique_consecutive(self.channels, return_counts=True)
-        start = 0
-        for channel, count in zip(channels.tolist(), counts.tolist(), strict=True):
-            yield channel, slice(start, start + count)
-            start += count
-
 
 def select(value: torch.Tensor, rows: Rows, images: torch.Tensor) -> torch.Tensor:
     """A new tensor of these images' values, in the same memory layout."""
@@ -346,19 +354,3 @@ def _touches(operation: Operation, stays: Any) -> bool:
     arrays = [mask.units for mask in operation.masks]
     arrays += [units for _, axes in operation.mixed for units in axes.values()]
     return any(not stays[units].all() for units in arrays)
-
-
-def _inputs_first(call: Call) -> torch.Tensor:
-    """The weight of a matrix product as (inputs, outputs)."""
-    weight: torch.Tensor = weight_of(call).detach()
-    return weight.T if call.packet is aten.linear else weight
-
-
-def _summand(call: Call, part: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """What some input channels add to the result of a convolution or matrix product."""
-    if call.packet in CONVOLUTIONS:
-        weight = channels_last(call["weight"].detach().index_select(1, index))
-        small = call.changed(input=channels_last(part), weight=weight, bias=None)
-        result: torch.Tensor = small.run()
-        return result
-    return part @ _inputs_first(call).index_select(0, index)
