@@ -6,9 +6,10 @@ t^2 / 2 times the loss's curvature (see ``curvature``) and b is learned. Only ch
 forecast leaves in doubt on which side of the boundary they lie are then removed for real, most
 doubt for least work first: on the images of the largest t^2, which are few and hold most of the
 doubt; then, if the channel is in doubt still, on more and on all. For the images not tried the
-forecast stays. A few channels of each group, from low to high, are removed on all images first:
-they teach how far forecasts are off, over all images and over those left after each step. It stops
-when the expected share of channels on the wrong side is as small as was asked for.
+forecast stays. A few channels of each group, from low to high, are removed first, on the images of
+the largest t^2 and on every fourth of the others: they teach how far forecasts are off, over all
+images and over those left after each step. It stops when the expected share of channels on the
+wrong side is as small as was asked for.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ Scope = Literal["network", "group"]
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-STEPS = (1 / 8, 3 / 8, 1.0)
-"""Shares of the images that a channel in doubt is removed on, one after the other."""
+STEEPEST = (1 / 8, 3 / 8)
+"""Shares of the images that a channel in doubt is removed on in its first steps, steepest first."""
 
-LAST = len(STEPS)
+ONE_IN = 4
+"""Of the other images, one in so many are a step, as a sample of them; then come all."""
 
-OF_EACH = 3
-"""Channels of each group that are removed first: of a low, a middling and a high forecast."""
+SAMPLED = len(STEEPEST) + 1
+LAST = SAMPLED + 1
+
+OF_EACH = 4
+"""Channels of each group that are removed first, from a low to a high forecast."""
 
 FEWEST = 16
 """Channels of all groups together that are removed first: where groups are few, more of each."""
@@ -96,8 +101,9 @@ def _for_few(number: int, share: float) -> float:
 class Race(Generic[Run]):
     """Channels of all groups in one row; what is forecast of each, and what removing it has shown.
 
-    A channel takes its images in steps, those of the largest t^2 first. After each step some are
-    left, for which the forecast stands; step 0 is before any was taken.
+    A channel takes its images in steps: those of the largest t^2 first, then a sample of the
+    others, then all. After each step some are left, for which the forecast stands; step 0 is before
+    any was taken.
 
     Attributes:
         network: as traced.
@@ -162,8 +168,11 @@ class Race(Generic[Run]):
             curved: curvature of each image's loss.
         """
         images = gates.shape[1]
-        ends = [max(1, round(share * images)) for share in STEPS]
-        steps = (1 + np.searchsorted(ends, np.arange(images), side="right")).astype(np.int8)
+        rank = np.arange(images)
+        ends = [max(1, round(share * images)) for share in STEEPEST]
+        steps = 1 + np.searchsorted(ends, rank, side="right")
+        steps[(steps == SAMPLED) & (rank % ONE_IN != ONE_IN - 1)] = LAST
+        steps = steps.astype(np.int8)
         order = np.argsort(-np.abs(gates), axis=1, kind="stable")
         self.step_of = np.empty(gates.shape, np.int8)
         np.put_along_axis(self.step_of, order, np.broadcast_to(steps, gates.shape), axis=1)
@@ -181,13 +190,15 @@ class Race(Generic[Run]):
 
     def run(self) -> Ablation:
         """Forecast, remove the most doubtful, learn, and so on until enough is sure."""
-        self._remove(self._first(), whole=True)
+        first = self._first()
+        self._remove(first, np.where(self._in_steps[first], SAMPLED, LAST))
         while True:
             doubt = self._doubt()
             allowed = 2 * (1 - self.confidence) * sum(self._wanted())
             if doubt.sum() <= allowed or self.known.all():
                 return self._ablation()
-            self._remove(self._most_doubtful(doubt, allowed))
+            chosen = self._most_doubtful(doubt, allowed)
+            self._remove(chosen, np.where(self._in_steps[chosen], self.done[chosen] + 1, LAST))
 
     def _left(self, of_steps: Floats) -> Floats:
         """What is left of each channel, after the steps it has taken."""
@@ -197,30 +208,52 @@ class Race(Generic[Run]):
     def _learned(self, share: float) -> tuple[Floats, Floats]:
         """(b, how far off this share of the forecasts is at most, in units of c), a channel.
 
-        Of the images it has left, from channels removed on all images: what they did on the images
-        they had left at that step. From the group's own, and where these are few, from all: layers
-        differ.
+        Of the images it has left, from what others did on the images they had left at that step:
+        those of its group, and where these are few, those of all, as layers differ.
         """
         middles, off = np.empty((2, LAST + 1, len(self.network.groups)))
+        taught = self._surprises()
         for step in range(LAST + 1):
-            middles[step], off[step] = self._learned_after(step, share)
+            middles[step], off[step] = self._learned_after(step, share, *taught)
         return middles[self.done, self.group_of], off[self.done, self.group_of]
 
-    def _learned_after(self, step: int, share: float) -> tuple[Floats, Floats]:
+    def _surprises(self) -> tuple[Ids, Floats]:
+        """(channels, what the slope did not foretell of the images they had left after each step).
+
+        Of channels removed on the sample at least, which then stands for all that it is one of.
+        """
+        taught = np.flatnonzero(self.done >= SAMPLED)
+        gained = self.gained[taught, 1:] + np.diff(self.slope[taught])
+        bends = -np.diff(self.bend[taught])
+        sampled, rest = SAMPLED - 1, LAST - 1
+        likewise = np.divide(
+            gained[:, sampled] * bends[:, rest],
+            bends[:, sampled],
+            out=np.zeros(len(taught)),
+            where=bends[:, sampled] > 0,
+        )
+        gained[:, rest] = np.where(self.known[taught], gained[:, rest], likewise)
+        left = np.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
+        return taught, np.hstack([left, np.zeros((len(taught), 1))])
+
+    def _learned_after(
+        self, step: int, share: float, taught: Ids, surprises: Floats
+    ) -> tuple[Floats, Floats]:
         """The same after a step, a group."""
         groups = len(self.network.groups)
-        usable = np.flatnonzero(self.known & (self.bend[:, step] > 0))
-        if not len(usable):
+        bends = self.bend[taught, step]
+        usable = bends > 0
+        if not usable.any():
             middle, deviation = UNTRIED
             reach = deviation * float(norm.ppf((1 + share) / 2))
             return np.full(groups, middle), np.full(groups, reach)
-        truth = self.gained[usable, step + 1 :].sum(1)
-        ratio = (truth - self.slope[usable, step]) / self.bend[usable, step]
+        ratio = surprises[usable, step] / bends[usable]
+        group_of = self.group_of[taught[usable]]
         of_all = float(np.median(ratio))
         middles = np.full(groups, of_all)
         off = np.full(groups, float(np.quantile(np.abs(ratio - of_all), share)))
         for number in range(groups):
-            own = ratio[self.group_of[usable] == number]
+            own = ratio[group_of == number]
             if len(own):
                 trust = len(own) / (len(own) + OTHERS_WEIGH)
                 middles[number] += trust * (np.median(own) - of_all)
@@ -283,9 +316,10 @@ class Race(Generic[Run]):
             parts.append(rising[np.unique(places.astype(np.int64))])
         return np.concatenate([*parts, np.zeros(0, np.int64)])
 
-    def _remove(self, chosen: Ids, *, whole: bool = False) -> None:
-        """Let channels take their next step, or all of them."""
-        until = np.where(self._in_steps & (not whole), self.done + 1, LAST)
+    def _remove(self, chosen: Ids, steps_until: Ids) -> None:
+        """Let channels take steps until each has taken so many."""
+        until = self.done.copy()
+        until[chosen] = steps_until
         ends = np.cumsum([0, *map(len, self.parts)]).tolist()
         for number in sorted(range(len(self.parts)), key=lambda part: part not in self._runs):
             dense = self._dense(number)
@@ -298,7 +332,7 @@ class Race(Generic[Run]):
                     changes = self.removals.without(dense, group, self.place[own], where)
                     tally_changes_(self.tally, dense, group, self.place[own], changes, where)
                     self._gain(own, as_array(changes.loss), np.where(where, steps, 0))
-        self.done[chosen] = until[chosen]
+        self.done = until
 
     def _gain(self, own: Ids, losses: Floats, steps: NDArray[np.int8]) -> None:
         """Add the changes of the loss to those of the steps that they were found in."""
