@@ -22,9 +22,11 @@ CONVOLUTIONS = [
 ]
 
 
+@pytest.mark.parametrize("long", [1, summands.LONG])
 @pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize(("function", "shape", "space", "options"), CONVOLUTIONS)
-def test_of_a_convolution(function, shape, space, options, each):
+def test_of_a_convolution(function, shape, space, options, each, long, monkeypatch):
+    monkeypatch.setattr(summands, "LONG", long)
     torch.manual_seed(0)
     x = channels_last(torch.randn(3, shape[1], *space))
     weight = torch.randn(shape)

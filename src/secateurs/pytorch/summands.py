@@ -16,6 +16,9 @@ from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.routes import CONVOLUTIONS, channels_last, weight_of
 
+LONG = 16
+"""Pairs of the same channel from which on they are multiplied on their own, with its kernels."""
+
 
 def subtract_(
     output: torch.Tensor,
@@ -77,7 +80,18 @@ def _subtract_patches_(
     values = last_first[images[:, None], ..., index]  # (pairs, each, *space)
     patches = _patches(values, call)
     by_input = call["weight"].detach().transpose(0, 1).flatten(2).contiguous()
-    kernels = by_input[index].transpose(1, 2).flatten(2)  # (pairs, outputs, taps)
+    parts = list(_runs(index[:, 0]))
+    if len(index) < LONG * len(parts):
+        _subtract_products_(output, patches, by_input[index].transpose(1, 2).flatten(2))
+        return
+    for rows in parts:
+        kernels = by_input[index[rows][0]].transpose(0, 1).flatten(1)
+        same = kernels.expand(len(patches[rows]), *kernels.shape)  # nothing is copied
+        _subtract_products_(output[rows], patches[rows], same)
+
+
+def _subtract_products_(output: torch.Tensor, patches: torch.Tensor, kernels: torch.Tensor) -> None:
+    """From each pair's output, its kernels (outputs, taps) times its patches (taps, places)."""
     if output.dim() == 4:
         rows = output.permute(0, 2, 3, 1).flatten(1, 2)
         rows.baddbmm_(patches.transpose(1, 2), kernels.transpose(1, 2), alpha=-1)
