@@ -231,7 +231,7 @@ def said(results: dict[str, dict[str, object]], arguments: argparse.Namespace) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("networks", nargs="*", help=", ".join(NETWORKS))
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
@@ -243,7 +243,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
-    for network in arguments.networks:
+    for network in arguments.networks or NETWORKS:
         torch.manual_seed(0)
         data = loaded(network)
         model = build(network, data, arguments.width)

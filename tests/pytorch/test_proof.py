@@ -1,6 +1,7 @@
 """The proof finds what is wrong, wherever it is, and names the layer."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
+from secateurs.channels.tensors import Mask
 from secateurs.pytorch import rules
+from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.proof import _precision, largest_difference, prove
 from secateurs.pytorch.surgery import cut_copy
@@ -69,6 +72,26 @@ def test_the_masked_twin_is_the_model_with_consumers_masked():
         model.first.weight[[0, 3]] = 0
         model.first.bias[[0, 3]] = 0
         assert not torch.allclose(received, model(inputs), atol=1e-3)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_convolution_ignores_channels_in_its_weight_or_its_input(groups, size):
+    """Whichever is smaller: the result is that of an input without these channels."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 8, size, size), torch.randn(8, 8 // groups, 3, 3)
+    units, gone = np.arange(8), np.array([1, 2, 6])
+    options = {"padding": [1, 1], "groups": groups}
+    call = Call(aten.conv2d.default, (x, weight, torch.randn(8)), options)
+    operation = SimpleNamespace(masks=[Mask(0, 1, units)], mixed=())
+    twin = MaskedTwin([], ~np.isin(units, gone))
+    without = x.clone()
+    without[:, gone] = 0
+    received = twin.ignoring_removed(call, operation)
+    torch.testing.assert_close(received, call.changed(input=without).run())
+    changed = twin._ignoring(call, operation)
+    assert (changed["weight"] is weight) == (x.numel() <= weight.numel())
+    assert (changed["input"] is x) == (x.numel() > weight.numel())
 
 
 @pytest.mark.parametrize("zero_head", [False, True])

@@ -212,7 +212,11 @@ class MaskedTwin(Sampled):
         tensors = call.tensors()
         for mask in operation.masks:
             gone = self._index(mask.units, kept=False, device=tensors[mask.operand].device)
-            if len(gone):
+            if not len(gone):
+                continue
+            if mask.operand == 0 and mask.axis == 1 and _has_small_weight(call):
+                call = call.changed(weight=_deaf_to(call, gone))
+            else:
                 present = changes.get(mask.operand, tensors[mask.operand])
                 changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
         return call.with_tensors(changes) if changes else call
@@ -254,3 +258,20 @@ class MaskedTwin(Sampled):
         if key not in self._indices:
             self._indices[key] = np.flatnonzero(self._stays[units] == kept)
         return torch.from_numpy(self._indices[key]).to(device)
+
+
+def _has_small_weight(call: Call) -> bool:
+    """Whether to ignore channels takes less memory in a convolution's weight than in its input."""
+    if call.packet not in (aten.conv1d, aten.conv2d, aten.conv3d):
+        return False
+    x, weight = call["input"], call["weight"]
+    return bool(x.dim() == weight.dim() and weight.numel() < x.numel())
+
+
+def _deaf_to(call: Call, gone: torch.Tensor) -> torch.Tensor:
+    """The convolution's weight with zeros for what it reads of these input channels."""
+    weight: torch.Tensor = call["weight"].detach().clone()
+    groups = call.get("groups", 1)
+    inside = weight.shape[1]  # input channels of each group
+    weight.unflatten(0, (groups, -1))[gone // inside, :, gone % inside] = 0
+    return weight
