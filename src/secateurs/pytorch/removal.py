@@ -242,8 +242,11 @@ class Removals:
         values: dict[Ref, torch.Tensor] = {}
         find = self._finder(dense, pairs, values)
         for step in route.steps:
+            product = None if step.number in route.reads else self.routes.product(step)
             if step.number in route.subtract:
                 output = self._less_one(dense, step, route.reads[step.number][0], pairs)
+            elif product is not None:
+                output = product(find(step.operands[0]))
             else:
                 call = step.call(find)
                 if step.number in route.reads:

@@ -18,6 +18,7 @@ from secateurs.criteria.gathered import part_of
 from secateurs.pytorch.calls import Call
 from secateurs.pytorch.counted import aten
 from secateurs.pytorch.operations import Operation
+from secateurs.pytorch.products import Product, is_mostly_padding
 from secateurs.pytorch.tape import (
     Input,
     Program,
@@ -100,6 +101,24 @@ class Routes:
         if self._program is not None:
             self._steps, self._reading = _folded(self._program)
         self._known: dict[str, Route | None] = {}
+        self._products: dict[int, Product | None] = {}
+
+    def product(self, step: Step) -> Product | None:
+        """The step as a matrix product; None where it is none, or none that is worth it."""
+        if step.number not in self._products:
+            self._products[step.number] = self._found_product(step)
+        return self._products[step.number]
+
+    def _found_product(self, step: Step) -> Product | None:
+        call = Call(step.function, step.arguments, step.keywords)
+        if call.packet is not aten.conv2d or call["input"] not in self.rows:
+            return None
+        weight, source, result = call["weight"], call["input"], Ref(step.number)
+        alone = self.rows[source] == self.rows.get(result) == Rows(0)
+        if not alone or not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
+            return None
+        space = self.sample.find(source).shape[2:]
+        return Product(call, space) if is_mostly_padding(call, space) else None
 
     def price(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels on one image."""
