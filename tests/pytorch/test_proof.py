@@ -84,7 +84,7 @@ def test_a_convolution_ignores_channels_in_its_weight_or_its_input(groups, size)
     options = {"padding": [1, 1], "groups": groups}
     call = Call(aten.conv2d.default, (x, weight, torch.randn(8)), options)
     operation = SimpleNamespace(masks=[Mask(0, 1, units)], mixed=())
-    twin = MaskedTwin([], ~np.isin(units, gone))
+    twin = MaskedTwin([], ~np.isin(units, gone), frugal=True)
     without = x.clone()
     without[:, gone] = 0
     received = twin.ignoring_removed(call, operation)
@@ -92,6 +92,17 @@ def test_a_convolution_ignores_channels_in_its_weight_or_its_input(groups, size)
     changed = twin._ignoring(call, operation)
     assert (changed["weight"] is weight) == (x.numel() <= weight.numel())
     assert (changed["input"] is x) == (x.numel() > weight.numel())
+    assert MaskedTwin([], ~np.isin(units, gone))._ignoring(call, operation)["weight"] is weight
+
+
+def test_a_removed_channel_that_is_not_finite_is_silenced_all_the_same():
+    model = Deep().eval()
+    with torch.no_grad():
+        model.first.bias[0] = torch.inf
+    network = sec.trace(model, x())
+    small = sec.apply(model, network.cut({"first": [0]}), x(), network=network)
+    assert small(x()).isfinite().all()
+    assert not model(x()).isfinite().all()
 
 
 @pytest.mark.parametrize("zero_head", [False, True])

@@ -25,7 +25,8 @@ class Ablation:
     All arrays over channels are by group name.
 
     Attributes:
-        loss: change of the loss, summed over the images of each class; (channels, classes).
+        loss: change of the loss, summed over the images of each class that the channel was removed
+            on; (channels, classes).
         correct: change of the number of images classified right; (channels, classes).
         images: how many images of each class there were; (classes,). Without labels that are
             classes, all images are one class.

@@ -178,10 +178,20 @@ def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
 
 
 class MaskedTwin(Sampled):
-    """Runs the dense model as if the removed channels were not there."""
+    """Runs the dense model as if the removed channels were not there.
 
-    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+    Args:
+        operations: of its trace.
+        stays: which units do.
+        frugal: whether to silence a convolution's weight rather than its input where that is
+            smaller. A removed channel that is infinite or NaN is not silenced that way.
+    """
+
+    def __init__(
+        self, operations: Sequence[Operation], stays: NDArray[np.bool_], *, frugal: bool = False
+    ) -> None:
         super().__init__(operations, stays)
+        self._frugal = frugal
         self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
 
     def do(
@@ -214,7 +224,8 @@ class MaskedTwin(Sampled):
             gone = self._index(mask.units, kept=False, device=tensors[mask.operand].device)
             if not len(gone):
                 continue
-            if mask.operand == 0 and mask.axis == 1 and _has_small_weight(call):
+            of_input = mask.operand == 0 and mask.axis == 1
+            if self._frugal and of_input and _has_small_weight(call):
                 call = call.changed(weight=_deaf_to(call, gone))
             else:
                 present = changes.get(mask.operand, tensors[mask.operand])
