@@ -145,6 +145,15 @@ def test_what_is_left_after_a_step_is_forecast_from_what_was_left_of_others():
     assert deviations[3] > 0
 
 
+def test_errors_that_agree_by_chance_are_not_believed():
+    found = alike([1] * 20, first=0)
+    found.done[:] = LAST
+    found.gained[:, 1] = 10.0  # all forecasts are off by the same
+    middle, off = learned(found, 0)
+    assert middle == pytest.approx([10])
+    assert off == pytest.approx([0.3])
+
+
 def test_a_sample_stands_for_what_it_is_one_of():
     found = alike([1] * 3, [2] * 3, first=0)
     found.done[:] = [SAMPLED, SAMPLED, 0]
@@ -216,6 +225,8 @@ def test_a_race_asks_for_each_pair_once_and_adds_up_what_it_was_told(parts, in_s
     )
     assert number.tolist() == seen.sum(1).tolist()
     assert set(number) <= ({0, 3, 9, 13, 24} if in_steps else {0, 24})
+    firsts = removing.asked[: 2 * parts]  # both groups, part by part
+    assert sum(where.sum() for _, _, where in firsts) == 16 * (13 if in_steps else 24)
     assert ablation.spent == seen.mean() < 1
     whole = number == 24
     assert whole.any()
@@ -241,6 +252,11 @@ def test_a_part_is_run_again_only_when_another_was_run_since():
     assert len(one.runs) == 1
     assert len(one.asked) > 4
     two = Removing(gates, gates**2)
-    race(two, parts=2, first=10).run()
+    racing = race(two, parts=2, first=10)
+    rounds = []
+    remove = racing._remove
+    racing._remove = lambda *given: rounds.append(0) or remove(*given)
+    racing.run()
+    assert len(two.runs) == 2 + len(rounds)  # of two parts, one is there from the last round
     starts = [int(part[0]) for part in two.runs]
     assert all(start != following for start, following in itertools.pairwise(starts))

@@ -62,9 +62,25 @@ def test_the_networks_here_take_both_ways():
         network = sec.trace(model(), X[:1])
         removals = Removals(network, Objective(None, "test"), Batch(X, Y))
         ways[model] = [removals.routes.of(group) is not None for group in network.groups]
+        assert [removals.takes_some(group) for group in network.groups] == ways[model]
     for model in (Residual, Grouped, Plain, heads):
         assert all(ways[model])
     assert len(set(ways[Attention])) == 2
+
+
+def test_only_the_pairs_that_are_asked_for_are_run():
+    network = sec.trace(Plain(), X[:1])
+    removals = Removals(network, Objective(None, "test"), Batch(X, Y))
+    dense, group = removals.dense(Batch(X, Y)), network.groups[0]
+    every = np.arange(len(group))
+    whole = removals.without(dense, group, every)
+    where = np.random.default_rng(0).random(whole.loss.shape) < 0.3
+    route = removals.routes.of(group)
+    run = sum(len(pairs) for pairs in removals._pairs(dense, group, route, every, where))
+    assert 0 < run <= where.sum()
+    some = removals.without(dense, group, every, where)
+    torch.testing.assert_close(some.loss[where], whole.loss[where], rtol=1e-4, atol=1e-6)
+    assert (some.loss[~where] == 0).all()
 
 
 @settings(max_examples=40)

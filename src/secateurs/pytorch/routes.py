@@ -113,11 +113,10 @@ class Routes:
         call = Call(step.function, step.arguments, step.keywords)
         if call.packet is not aten.conv2d or call["input"] not in self.rows:
             return None
-        weight, source, result = call["weight"], call["input"], Ref(step.number)
-        alone = self.rows[source] == self.rows.get(result) == Rows(0)
-        if not alone or not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
+        weight = call["weight"]
+        if not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
             return None
-        space = self.sample.find(source).shape[2:]
+        space = self.sample.find(call["input"]).shape[2:]
         return Product(call, space) if is_mostly_padding(call, space) else None
 
     def price(self, group: Group) -> float:
