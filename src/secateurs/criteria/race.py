@@ -20,7 +20,8 @@ from typing import Any, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from secateurs.channels.labels import Ids
 from secateurs.channels.network import Network
@@ -94,7 +95,7 @@ def curvature(losses: Floats) -> Floats:
 def _for_few(number: int, share: float) -> float:
     """How much wider Student's law is, learned from so few, than the normal one."""
     level = (1 + share) / 2
-    return float(t.ppf(level, number - 1) / norm.ppf(level))
+    return float(student.ppf(level, number - 1) / norm.ppf(level))
 
 
 @dataclass(eq=False)
@@ -176,11 +177,15 @@ class Race(Generic[Run]):
         order = np.argsort(-np.abs(gates), axis=1, kind="stable")
         self.step_of = np.empty(gates.shape, np.int8)
         np.put_along_axis(self.step_of, order, np.broadcast_to(steps, gates.shape), axis=1)
-        bends = gates**2 * (curved / 2)
+        self.slope = self._over_those_left(-gates)
+        self.bend = self._over_those_left(gates**2 * (curved / 2))
+
+    def _over_those_left(self, values: NDArray[np.floating[Any]]) -> Floats:
+        """Their sum over the images left after each step, divided by the number of all images."""
         left = [self.step_of > step for step in range(LAST + 1)]
-        for name, values in (("slope", -gates), ("bend", bends)):
-            sums = [np.where(own, values, 0).sum(1, dtype=np.float64) for own in left]
-            setattr(self, name, np.stack(sums, axis=1) / images)
+        sums = [np.where(own, values, 0).sum(1, dtype=np.float64) for own in left]
+        over: Floats = np.stack(sums, axis=1) / self.step_of.shape[1]
+        return over
 
     @property
     def known(self) -> NDArray[np.bool_]:

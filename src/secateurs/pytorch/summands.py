@@ -42,7 +42,8 @@ def subtract_(
             _subtract_outer_products_(output, call, operand[images, ..., index[:, 0]], index[:, 0])
             return
     elif _has_small_kernels(call, index):
-        _subtract_patches_(output, call, operand, images, index)
+        last = operand.movedim(1, -1)  # nothing is copied
+        _subtract_patches_(output, call, last[images[:, None], ..., index], index)
         return
     axis = 1 if call.packet in CONVOLUTIONS else operand.dim() - 1
     for rows in _runs(index[:, 0]):
@@ -69,15 +70,12 @@ def _has_small_kernels(call: Call, index: torch.Tensor) -> bool:
 
 
 def _subtract_patches_(
-    output: torch.Tensor,
-    call: Call,
-    operand: torch.Tensor,
-    images: torch.Tensor,
-    index: torch.Tensor,
+    output: torch.Tensor, call: Call, values: torch.Tensor, index: torch.Tensor
 ) -> None:
-    """The convolution of each pair's channel as one matrix product: its patches by its kernels."""
-    last_first = operand.movedim(1, -1)  # nothing is copied
-    values = last_first[images[:, None], ..., index]  # (pairs, each, *space)
+    """The convolution of each pair's channel as one matrix product: its patches by its kernels.
+
+    The values of the channels have the shape (pairs, each, *space).
+    """
     patches = _patches(values, call)
     by_input = call["weight"].detach().transpose(0, 1).flatten(2).contiguous()
     parts = list(_runs(index[:, 0]))
