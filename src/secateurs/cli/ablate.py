@@ -102,7 +102,8 @@ def _table(network: Network, ablation: Ablation) -> str:
     images = int(ablation.images.sum())
     said = f"{images} images; loss {ablation.dense_loss:.3f}"
     if ablation.lowest:
-        said += f"; {text.percent(ablation.spent)} of the channels were removed for real"
+        spent = text.percent(ablation.spent)
+        said += f"; {spent} of all removals, channel by channel and image by image, were done"
     return f"{text.table(columns, rows, right=(1, 2, 3, 4))}\n\n{said}"
 
 
