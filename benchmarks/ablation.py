@@ -37,7 +37,7 @@ import secateurs as sec
 from secateurs.channels.network import Network, Role
 from secateurs.data import Data, load
 from secateurs.models.resnet import resnet18
-from secateurs.pytorch.ablation import oracle
+from secateurs.pytorch.ablation.oracle import oracle
 from support.tables import markdown, put
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"

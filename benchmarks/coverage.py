@@ -35,8 +35,8 @@ from torch import nn
 
 import secateurs as sec
 from secateurs import files
-from secateurs.pytorch.calls import mapped
-from secateurs.pytorch.inputs import as_call
+from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.tracing.op_call import mapped
 from support import coverage_page, zoo
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
@@ -124,7 +124,7 @@ def run_ours(name: str) -> dict[str, Any]:
     with torch.no_grad():
         same = all(map(torch.equal, result(loaded, x), result(small.eval(), x)))
     train_one_step(small, x)
-    proof = small.report.proof
+    proof = sec.report_of(small).proof
     return {
         "seconds": seconds,
         **shares(model, small),

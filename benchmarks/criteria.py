@@ -30,8 +30,8 @@ from secateurs.comparison import (
     by_name,
     carry_out,
 )
-from secateurs.configuration import Task, Training
 from secateurs.criteria import CRITERIA
+from secateurs.settings.configuration import Task, Training
 from support.tables import markdown, put
 from support.torch_pruning import PRUNERS
 

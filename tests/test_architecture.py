@@ -20,11 +20,31 @@ def imports(path):
 
 
 @pytest.mark.parametrize(
-    "place", ["channels", "criteria", "report", "plan.py", "history.py", "data"]
+    "place",
+    [
+        "api.py",
+        "backends.py",
+        "calibration",
+        "channels",
+        "comparison",
+        "criteria",
+        "data",
+        "errors.py",
+        "files.py",
+        "formatting.py",
+        "measurement",
+        "planning",
+        "report",
+        "settings",
+        "study",
+        "training",
+    ],
 )
 def test_the_core_knows_no_framework(place):
     files = sorted((HOUSE / place).rglob("*.py")) if (HOUSE / place).is_dir() else [HOUSE / place]
     for path in files:
+        if path.name == "building.py":  # builds the model that a task names, of either framework
+            continue
         found = {name.partition(".")[0] for name in imports(path)} & FRAMEWORKS
         inside = [
             n for n in imports(path) if n.startswith(("secateurs.pytorch", "secateurs.keras"))

@@ -17,7 +17,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
 from secateurs.comparison import Comparison, Job
 from secateurs.errors import BudgetError
-from secateurs.learner import Learner
+from secateurs.training.learner import Learner
 
 STEPS = 8
 """Of the search: shares are found to 1/256."""

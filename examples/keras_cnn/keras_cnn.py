@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import secateurs as sec
 from secateurs import data, files, report
 from secateurs.criteria.activations import apoz
-from secateurs.criteria.facts import Facts
+from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import Need, criterion
 from secateurs.keras import Progress
 from secateurs.report.matrices import apoz_matrix, l1_matrix
@@ -113,7 +113,7 @@ def filters_cut(
         scores: of its channels.
         share: of the channels of the layers that are not left alone.
         skip: layers to leave alone.
-        floor: as for ``secateurs.plan``.
+        floor: as for ``secateurs.planning.planner``.
     """
     total = sum(len(group) for group in network.groups)
     taken = sum(len(group) for group in network.groups if group.name not in skip)
@@ -186,7 +186,7 @@ def compare(model: Any, seed: int, results: Results, train: Images, test: Images
             keras.utils.set_random_seed(seed)
             retrained(small, train)
             cost, after = network.cost(cut), accuracy(small, test)
-            proof = small.report.max_difference
+            proof = sec.report_of(small).max_difference
             size = cost.bytes / 1e6
             results.add(Point(seed, name, share, cost.params, size, before, after, proof))
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateurs import History, cli, data, load, measure, models, report
+from secateurs import History, cli, data, load, models, report
 from secateurs.cli.models import with_stem
-from secateurs.study import Study
+from secateurs.measurement import speed
+from secateurs.study.directory import Study
 
 DOCUMENT = {"removed": 0.791, "faster": 1.65}
 FIGURES = {
@@ -33,7 +34,7 @@ def draw(history: History, preset: str, folder: Path) -> None:
         svg.unlink()
 
 
-def speed_of(study: Study) -> measure.Ratio:
+def speed_of(study: Study) -> speed.Ratio:
     """How many times as fast the result is as the dense model, pass by pass; one thread."""
     torch.set_num_threads(1)
     task = study.configuration.task
@@ -57,11 +58,11 @@ def speed_of(study: Study) -> measure.Ratio:
         "dense": runner(load(dense, study.directory / "snapshots" / "dense.safetensors")),
         "pruned": runner(load(dense, study.best)),
     }
-    speeds = measure.throughput(runs, batch, repeats=21, seconds=0.3)
-    return measure.ratio(speeds["pruned"], speeds["dense"])
+    speeds = speed.throughput(runs, batch, repeats=21, seconds=0.3)
+    return speed.ratio(speeds["pruned"], speeds["dense"])
 
 
-def table(history: History, speed: measure.Ratio) -> str:
+def table(history: History, speed: speed.Ratio) -> str:
     """Both headlines, side by side, as Markdown."""
     found = report.summarise(history)
     stop = found.stop or {}

@@ -1,21 +1,28 @@
 """Secateurs makes trained neural networks smaller and faster, and proves each cut."""
 
-from secateurs.api import Pruned, ablate, apply, delete_channels, iterate, load, prune, save, trace
+from secateurs.api import (
+    Pruned,
+    ablate,
+    apply,
+    delete_channels,
+    iterate,
+    load,
+    prune,
+    save,
+    score,
+    trace,
+)
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport, Proof
 from secateurs.channels.network import Group, Network
+from secateurs.channels.proof import CutReport, Proof, report_of
 from secateurs.comparison import compare
-from secateurs.configuration import Pruning, Stop, Training
 from secateurs.criteria import (
     Ablation,
     Scores,
-    Tournament,
     critical_channels,
     redundant,
-    score,
     score_many,
-    tournament,
 )
 from secateurs.errors import (
     BudgetError,
@@ -27,11 +34,13 @@ from secateurs.errors import (
     StudyError,
     UnknownNameError,
 )
-from secateurs.history import History
-from secateurs.loop import Watcher
-from secateurs.plan import Budget, plan
-from secateurs.sensitivity import Sensitivity, sensitivity
-from secateurs.study import Iterated, Study
+from secateurs.planning.auto_criterion import Tournament, tournament
+from secateurs.planning.damage_curves import Sensitivity, sensitivity
+from secateurs.planning.planner import Budget, plan
+from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.study.directory import Iterated, Study
+from secateurs.study.history import History
+from secateurs.training.callbacks import Watcher
 
 __all__ = [
     # what can be done
@@ -45,6 +54,7 @@ __all__ = [
     "plan",
     "prune",
     "redundant",
+    "report_of",
     "save",
     "score",
     "score_many",

@@ -5,48 +5,25 @@ Neither framework is imported here: a model can only be of one that its user has
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from secateurs.backends import backend_named, backend_of
+from secateurs.calibration.ablation import Ablation
 from secateurs.channels.cut import Cut
-from secateurs.channels.evidence import CutReport
 from secateurs.channels.network import Network
-from secateurs.configuration import Pruning, Stop, Training
-from secateurs.criteria.ablations import Ablation
-from secateurs.criteria.facts import Facts
-from secateurs.criteria.score import Scores
-from secateurs.criteria.tournament import score_for
-from secateurs.errors import ModelError
-from secateurs.loop import Watcher
-from secateurs.plan import Budget, plan
-from secateurs.study import Iterated, Sources, carry_out
-
-
-def backend(model: Any) -> ModuleType:
-    """The package that handles this model: ``secateurs.pytorch`` or ``secateurs.keras``.
-
-    Raises:
-        ModelError: it is neither a PyTorch module nor a Keras 3 model.
-    """
-    keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
-    # Keras first: on the PyTorch backend its models are PyTorch modules too.
-    if keras is not None and hasattr(keras, "Model") and isinstance(model, keras.Model):
-        import secateurs.keras
-
-        return secateurs.keras
-    if torch is not None and isinstance(model, torch.nn.Module):
-        import secateurs.pytorch
-
-        return secateurs.pytorch
-    raise ModelError(
-        f"expected a torch.nn.Module or a keras.Model; received {type(model).__name__}. "
-        "Pass the model itself, not its name, path or state."
-    )
+from secateurs.channels.proof import CutReport, report_of
+from secateurs.criteria import scoring
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.registry import AUTO
+from secateurs.criteria.scoring import Scores
+from secateurs.planning.auto_criterion import score_for, scores_at_half
+from secateurs.planning.planner import Budget, plan
+from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.study.directory import Iterated, Sources, carry_out
+from secateurs.training.callbacks import Watcher
 
 
 def trace(model: Any, example_inputs: Any = None) -> Network:
@@ -63,8 +40,7 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
     Raises:
         ModelError: the model's forward raises on these inputs, or it is no model.
     """
-    network: Network = backend(model).trace(model, example_inputs)
-    return network
+    return backend_of(model).trace(model, example_inputs)
 
 
 def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> Any:
@@ -78,12 +54,44 @@ def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> A
             ``proof=False`` to leave the proof out.
 
     Returns:
-        The small model; ``.report`` holds the proof and everything removed so far.
+        The small model; ``report_of`` gives the proof and everything removed so far.
 
     Raises:
         CutError: the cut does not fit, or the proof does not hold. Nothing is left behind.
     """
-    return backend(model).apply(model, cut, example_inputs, **options)
+    return backend_of(model).apply(model, cut, example_inputs, **options)
+
+
+def score(
+    network: Network,
+    criterion: str | Callable[[Facts], Any] = "l1",
+    *,
+    data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score every channel that can be pruned.
+
+    Args:
+        network: as ``trace`` made it; weights are read as they are now.
+        criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
+            returns one number for each channel; or "auto": several cut half of the parameters, and
+            the one whose cut has the lowest calibration loss is taken (see ``tournament``).
+        data: calibration data, for criteria that need it: (images, labels) as two arrays, images
+            alone where no labels are needed, or an iterable of such batches.
+        loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
+            cross-entropy.
+        seed: for criteria that draw lots.
+
+    Raises:
+        UnknownNameError: no criterion has this name.
+        DataError: the criterion needs calibration data and got none, or none that it can use.
+        ModelError: weights hold NaN; the message names the layer.
+        SecateursError: a function of the user's returned the wrong number of scores.
+    """
+    if criterion == AUTO:
+        return scores_at_half(network, data, loss=loss, seed=seed)
+    return scoring.score(network, criterion, data=data, loss=loss, seed=seed)
 
 
 def delete_channels(
@@ -103,12 +111,12 @@ def delete_channels(
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
     """
-    return backend(model).delete_channels(model, channels, example_inputs)
+    return backend_of(model).delete_channels(model, channels, example_inputs)
 
 
 def save(model: Any, path: str | Path) -> None:
     """Write a model's weights, with the cut that leads to it from the dense model; no pickle."""
-    backend(model).save(model, path)
+    backend_of(model).save(model, path)
 
 
 def load(model: Any, path: str | Path) -> Any:
@@ -117,7 +125,7 @@ def load(model: Any, path: str | Path) -> Any:
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
-    return backend(model).load(model, path)
+    return backend_of(model).load(model, path)
 
 
 def ablate(network: Network, data: Any, **options: Any) -> Ablation:
@@ -136,9 +144,7 @@ def ablate(network: Network, data: Any, **options: Any) -> Ablation:
     Raises:
         DataError: the data cannot be used, or an option is out of range.
     """
-    module = importlib.import_module(f"secateurs.{network.source.framework}.ablation")
-    ablation: Ablation = module.oracle(network, data, **options)
-    return ablation
+    return backend_named(network.source.framework).oracle(network, data, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,7 @@ def prune(
     scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
     cut = planner(scores)
     small = apply(model, cut, example_inputs, network=network)
-    return Pruned(small, cut, small.report, scores)
+    return Pruned(small, cut, report_of(small), scores)
 
 
 def iterate(
@@ -259,7 +265,4 @@ def iterate(
 
 def _training_of(model: Any) -> Training:
     """How to train where nothing is said."""
-    training: Callable[[Any], Training] = getattr(
-        backend(model), "training_of", lambda _: Training()
-    )
-    return training(model)
+    return backend_of(model).training_of(model)

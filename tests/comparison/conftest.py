@@ -3,7 +3,7 @@
 import pytest
 
 from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
-from secateurs.configuration import Task, Training
+from secateurs.settings.configuration import Task, Training
 
 
 def told(**changes):

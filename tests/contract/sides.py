@@ -181,7 +181,8 @@ class PyTorch:
 
     def mislead(self, monkeypatch):
         """From now on a flip is taken for an operation that works element by element."""
-        from secateurs.pytorch.rules.registry import RULES, pointwise
+        from secateurs.pytorch.tracing.rules.pointwise import pointwise
+        from secateurs.pytorch.tracing.rules.registry import RULES
 
         monkeypatch.setitem(RULES, torch.ops.aten.flip, pointwise)
 
@@ -231,8 +232,8 @@ class Keras:
 
     def mislead(self, monkeypatch):
         from secateurs.keras.internals import operation_classes
-        from secateurs.keras.rules.pointwise import pointwise
-        from secateurs.keras.rules.registry import RULES
+        from secateurs.keras.tracing.rules.pointwise import pointwise
+        from secateurs.keras.tracing.rules.registry import RULES
 
         monkeypatch.setitem(RULES, operation_classes("Flip")[0], pointwise)
 

@@ -102,9 +102,9 @@ def test_a_cut_is_proven_and_costs_what_was_foretold(side, architecture):
     before = side.state(model)
     cut = half(network)
     small = sec.apply(model, cut, side.inputs(architecture), network=network)
-    assert small.report.proof.holds
-    assert small.report.cut == cut
-    assert bool(small.report.proof.inexact) == (architecture == "gated")
+    assert sec.report_of(small).proof.holds
+    assert sec.report_of(small).cut == cut
+    assert bool(sec.report_of(small).proof.inexact) == (architecture == "gated")
     assert side.params(small) == network.params(cut)
     again = sec.trace(small, side.inputs(architecture))
     assert (again.params(), again.macs()) == (network.params(cut), network.macs(cut))
@@ -131,7 +131,7 @@ def test_two_cuts_in_turn_are_one(side, architecture):
     second = again.cut({g.name: [0] for g in again.groups if len(g) > 1})
     after = sec.apply(between, second, x, network=again)
     both = sec.Cut.from_json(first.then(second).to_json())
-    assert both == after.report.cut
+    assert both == sec.report_of(after).cut
     at_once = sec.apply(model, both, x, proof=False)
     assert np.array_equal(side.outputs(at_once, architecture), side.outputs(after, architecture))
 
@@ -144,7 +144,7 @@ def test_what_is_saved_is_loaded(side, architecture, tmp_path):
     sec.save(small, tmp_path / "small.safetensors")
     loaded = sec.load(side.build(architecture), tmp_path / "small.safetensors")
     assert np.array_equal(side.outputs(loaded, architecture), side.outputs(small, architecture))
-    assert loaded.report.cut == small.report.cut
+    assert sec.report_of(loaded).cut == sec.report_of(small).cut
 
 
 @on_both
@@ -152,11 +152,11 @@ def test_couplings_are_followed_by_hand_too(side):
     model = side.build("residual")
     x = side.inputs("residual")
     small = sec.delete_channels(model, {"conv2": [0, 3], "bn1": [5]}, x)
-    shapes = {name: cut.shape_after for name, cut in small.report.cut.tensors.items()}
+    shapes = {name: cut.shape_after for name, cut in sec.report_of(small).cut.tensors.items()}
     assert sorted(shapes[f"stem.{side.weight}"])[-2:] == [3, 6]
     assert sorted(shapes[f"conv1.{side.weight}"])[-2:] == [5, 6]
     assert 6 in shapes[f"head.{side.weight}"]
-    assert small.report.proof.holds
+    assert sec.report_of(small).proof.holds
 
 
 @on_both

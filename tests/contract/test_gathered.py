@@ -6,7 +6,7 @@ import pytest
 import secateurs as sec
 from contract.sides import SIDES
 from secateurs.criteria.registry import CRITERIA, Need
-from secateurs.criteria.score import gather
+from secateurs.criteria.scoring import gather
 
 IMAGES = 11
 CLASSES = 4

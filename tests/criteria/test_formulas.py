@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.channels.labels import Equations
+from secateurs.calibration.statistics import Gates, Part
+from secateurs.channels.equations import Equations
 from secateurs.criteria import (
     CRITERIA,
     Ablation,
@@ -21,7 +22,6 @@ from secateurs.criteria import (
     redundant,
     score,
 )
-from secateurs.criteria.gathered import Gates, Part
 from secateurs.criteria.redundancy import _scores_by_similarity
 from secateurs.errors import DataError, SecateursError
 from support.small_networks import Plain, Residual, images, labels
@@ -147,7 +147,7 @@ def test_a_similarity_is_an_alternative_to_an_amount():
     scores = score(network, "cosine")
     planned = sec.plan(network, scores, threshold=0.05, scope="network", floor=1)
     assert {name: list(cut.removed) for name, cut in planned.channels.items()} == {"conv1": [2, 3]}
-    assert sec.apply(model, network.cut(gone), X[:1]).report.proof.holds
+    assert sec.report_of(sec.apply(model, network.cut(gone), X[:1])).proof.holds
     with pytest.raises(DataError, match=r"similarity in \(0, 1\)"):
         redundant(network, 1.5)
 

@@ -45,11 +45,20 @@ def test_reads_a_file_made_by_hand(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"not gzipped", "expected a gzipped IDX file"),
-        (gzip.compress(b"\x00\x00\x08\x01" + b"\x00" * 40)[:-12], "expected a gzipped IDX file"),
-        (gzip.compress(b"\x00\x00\x0d\x01" + bytes(8)), "beginning 00 00 08; received 00 00 0d 01"),
-        (gzip.compress(b""), "beginning 00 00 08"),
-        (gzip.compress(b"\x00\x00\x08\x03\x00\x00"), "its header ends after 6 bytes"),
-        (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abc"), "expected 5 bytes.*received 3"),
+        (
+            gzip.compress(b"\x00\x00\x08\x01" + b"\x00" * 40, mtime=0)[:-12],
+            "expected a gzipped IDX file",
+        ),
+        (
+            gzip.compress(b"\x00\x00\x0d\x01" + bytes(8), mtime=0),
+            "beginning 00 00 08; received 00 00 0d 01",
+        ),
+        (gzip.compress(b"", mtime=0), "beginning 00 00 08"),
+        (gzip.compress(b"\x00\x00\x08\x03\x00\x00", mtime=0), "its header ends after 6 bytes"),
+        (
+            gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abc", mtime=0),
+            "expected 5 bytes.*received 3",
+        ),
     ],
 )
 def test_broken_files_are_named(content: bytes, message: str, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from keras import layers as L
 import secateurs as sec
 from secateurs import data
 from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
-from secateurs.configuration import Task, Training
 from secateurs.errors import ModelError, UnknownNameError
+from secateurs.settings.configuration import Task, Training
 
 TASK = {"data": "digits", "data_options": {"limit": 200, "seed": 0}, "by_name": True}
 

@@ -47,7 +47,7 @@ def test_two_cuts_in_turn_are_one_cut(recipe, first_seed, second_seed):
     second = random_cut(sec.trace(between), second_seed)
     after = sec.apply(between, second, proof=False)
     both = sec.Cut.from_json(first.then(second).to_json())
-    assert both == after.report.cut
+    assert both == sec.report_of(after).cut
     at_once = sec.apply(model, both, proof=False)
     for mine, theirs in zip(at_once.get_weights(), after.get_weights(), strict=True):
         assert np.array_equal(mine, theirs)

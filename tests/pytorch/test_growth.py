@@ -48,17 +48,17 @@ class Attention(nn.Module):
 
 def test_what_one_layer_needed_is_done_for_all_of_its_kind(monkeypatch):
     """Each rehearsal ends in the first layer that raises; one must do for forty layers."""
-    from secateurs.pytorch import baked
+    from secateurs.pytorch.sizes import hardcoded
 
     rehearsals = 0
-    rehearse = baked.Rehearsal.rehearse
+    rehearse = hardcoded.Rehearsal.rehearse
 
     def counted(self):
         nonlocal rehearsals
         rehearsals += 1
         return rehearse(self)
 
-    monkeypatch.setattr(baked.Rehearsal, "rehearse", counted)
+    monkeypatch.setattr(hardcoded.Rehearsal, "rehearse", counted)
     model = nn.Sequential(*(Attention(8, 2) for _ in range(40)), nn.Linear(8, 2)).eval()
     x = torch.randn(1, 3, 8)
     network = sec.trace(model, x)
@@ -67,4 +67,4 @@ def test_what_one_layer_needed_is_done_for_all_of_its_kind(monkeypatch):
     sides = {group.name: np.arange(len(group)) for group in network.groups}
     small = sec.apply(model, sec.plan(network, sides, amount=0.5), x, network=network)
     assert small[39].head_dim == 2
-    assert small.report.proof.holds
+    assert sec.report_of(small).proof.holds

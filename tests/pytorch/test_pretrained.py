@@ -27,7 +27,7 @@ def test_a_pretrained_model_is_cut_to_a_budget_and_proven(tmp_path):
     network = sec.trace(model, image)
     cut = sec.plan(network, sec.score(network, "l1_mean"), sec.Budget(macs=0.7))
     small = sec.apply(model, cut, image, network=network)
-    proof = small.report.proof
+    proof = sec.report_of(small).proof
     assert proof.holds
     assert proof.max_difference < 1e-4 * proof.scale
     assert 0.69 < network.cost(cut).macs / network.cost().macs <= 0.7

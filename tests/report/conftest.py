@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from secateurs.history import History
+from secateurs.study.history import History
 
 RESNET18 = {
     "conv1": 64,

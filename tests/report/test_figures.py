@@ -5,13 +5,13 @@ import pytest
 
 from report.drawn import artist, boxes, colliding, overlaps, texts, title
 from secateurs.errors import StudyError
-from secateurs.history import History
 from secateurs.report import (
     accuracy_over_batches,
     images_per_second,
     relative_size,
     widths,
 )
+from secateurs.study.history import History
 
 ALL = (accuracy_over_batches, relative_size, images_per_second, widths)
 

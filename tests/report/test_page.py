@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from secateurs.errors import StudyError
-from secateurs.history import History
 from secateurs.report import write
+from secateurs.study.history import History
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 

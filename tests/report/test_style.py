@@ -63,7 +63,7 @@ def test_users_settings_neither_change_nor_matter(make_history):
 
 def test_neither_pyplot_nor_a_framework_is_imported():
     seen = (
-        "import sys, secateurs.report, secateurs.measure, secateurs.history;"
+        "import sys, secateurs.report, secateurs.measurement.speed, secateurs.study.history;"
         "print([n for n in ('matplotlib.pyplot', 'torch', 'keras') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)

@@ -1,9 +1,9 @@
 import pytest
 
 from secateurs.errors import StudyError
-from secateurs.history import History
 from secateurs.report import summarise
 from secateurs.report.summary import conditions, faster, points
+from secateurs.study.history import History
 
 
 def test_rounds_say_what_the_history_says(make_history):

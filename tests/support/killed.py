@@ -17,7 +17,7 @@ import torch
 
 import secateurs as sec
 from secateurs import models
-from secateurs.study import Study
+from secateurs.study.directory import Study
 
 TRAINING = sec.Training(
     batches=12, fine_tune_batches=6, evaluate_every=4, batch_size=16, learning_rate=0.05, shift=1

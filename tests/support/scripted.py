@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.journal import Memory
-from secateurs.learner import Evaluation, Snapshot
-from secateurs.loop import Loop
-from secateurs.pytorch.surgery import cut_copy
-from secateurs.pytorch.trace import trace
+from secateurs.channels.proof import keep_report_
+from secateurs.pytorch.surgery.slicing import cut_copy
+from secateurs.pytorch.trace_model import trace
+from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
+from secateurs.study.checkpoints import Memory
+from secateurs.study.loop import Loop
+from secateurs.training.learner import Evaluation, Snapshot
 
 
 class Scripted:
@@ -40,7 +41,7 @@ class Scripted:
 
     @property
     def cut(self):
-        return self.model.report.cut if hasattr(self.model, "report") else sec.Cut()
+        return sec.report_of(self.model).cut
 
     @property
     def counted(self):
@@ -81,7 +82,7 @@ class Scripted:
         self.model = sec.apply(self.model, cut, torch.zeros(1, 3), **options)
         self.latest += network is not None  # without proof it is a rewound model that is cut
         self.round, self.done = self.latest, 0
-        return self.model.report
+        return sec.report_of(self.model)
 
     def snapshot(self):
         tensors = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -92,7 +93,7 @@ class Scripted:
         self.model = cut_copy(self.origin, snapshot.cut)
         self.model.load_state_dict(snapshot.tensors)
         if snapshot.cut:
-            self.model.report = sec.CutReport(snapshot.cut)
+            keep_report_(self.model, sec.CutReport(snapshot.cut))
         if snapshot.settings:
             self.round, self.done = snapshot.settings["round"], snapshot.settings["done"]
             self.latest = self.round or self.latest

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.channels.labels import Ids, Solution
+from secateurs.channels.equations import Ids, Solution
 
 
 @dataclass(frozen=True, slots=True)

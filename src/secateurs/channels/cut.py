@@ -8,21 +8,18 @@ freshly built model without tracing it again.
 from __future__ import annotations
 
 import json
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs import text
+from secateurs import formatting
 from secateurs.channels.cost import Cost
 from secateurs.errors import CheckpointError, CutError
-
-if TYPE_CHECKING:
-    from secateurs.channels.network import Network
+from secateurs.formatting import megabytes, percent
 
 FORMAT = "secateurs-cut"
 VERSION = 1
@@ -118,8 +115,6 @@ class Cut:
         rescalings: factors on the weights that stay.
         before: cost of the network the cut was planned for.
         after: cost of what is left.
-        origin: the network it was planned on, for as long as somebody keeps that; not part of the
-            record.
     """
 
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
@@ -128,11 +123,6 @@ class Cut:
     rescalings: tuple[Rescaling, ...] = ()
     before: Cost | None = None
     after: Cost | None = None
-    origin: weakref.ref[Network] | None = field(default=None, compare=False, repr=False)
-
-    def planned_on(self) -> Network | None:
-        """The network it was planned on, if that is still around."""
-        return None if self.origin is None else self.origin()
 
     def __bool__(self) -> bool:
         return bool(self.tensors)
@@ -174,13 +164,13 @@ class Cut:
                 name,
                 str(cut.of),
                 str(cut.of - len(cut.removed)),
-                text.percent(len(cut.removed) / cut.of),
-                _shortened(text.ranges(cut.removed)),
+                percent(len(cut.removed) / cut.of),
+                _shortened(formatting.ranges(cut.removed)),
             )
             for name, cut in self.channels.items()
             if cut.removed
         ]
-        shown = text.table(("group", "channels", "stay", "removed", "which"), rows, (1, 2, 3))
+        shown = formatting.table(("group", "channels", "stay", "removed", "which"), rows, (1, 2, 3))
         if self.before is None or self.after is None:
             return shown
         return f"{shown}\n\n{self.summary()}"
@@ -191,11 +181,11 @@ class Cut:
             return f"{self.removed_channels} channels removed"
         before, after = self.before, self.after
         return (
-            f"parameters {text.count(before.params)} -> {text.count(after.params)} "
-            f"({text.percent(1 - after.params / max(1, before.params))} removed), "
-            f"MACs {text.count(before.macs)} -> {text.count(after.macs)} "
-            f"({text.percent(1 - after.macs / max(1, before.macs))} removed), "
-            f"weights {text.megabytes(before.bytes)} -> {text.megabytes(after.bytes)}"
+            f"parameters {formatting.count(before.params)} -> {formatting.count(after.params)} "
+            f"({percent(1 - after.params / max(1, before.params))} removed), "
+            f"MACs {formatting.count(before.macs)} -> {formatting.count(after.macs)} "
+            f"({percent(1 - after.macs / max(1, before.macs))} removed), "
+            f"weights {megabytes(before.bytes)} -> {megabytes(after.bytes)}"
         )
 
     def to_json(self) -> str:

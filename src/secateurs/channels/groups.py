@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from secateurs.channels.labels import ALWAYS, Ids, Solution
+from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.tensors import Mixing, Role, Tensor
 
 NOT_REACHED = "the forward pass never reads it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -11,13 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs import text
+from secateurs import formatting
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import ChannelCut, Cut, Rescaling, SizeChange, TensorCut
+from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.groups import Frozen, Group, Member, frozen_in, groups_of, members
-from secateurs.channels.labels import ALWAYS, Ids, Solution
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
 from secateurs.errors import CutError, UnknownNameError, nearest
+from secateurs.formatting import megabytes, percent
 
 __all__ = [
     "Frozen",
@@ -201,7 +201,6 @@ class Network:
             self.rescalings(alive),
             self.cost(),
             self.cost_of(alive),
-            weakref.ref(self),
         )
 
     def cut_of_layers(self, layers: Mapping[str, Sequence[int]]) -> Cut:
@@ -293,7 +292,7 @@ class Network:
             raise CutError(
                 f"{layer}: its filters form a grid (heads or convolution groups), of which only "
                 f"whole "
-                f"rows or columns can go; received {text.ranges(wanted)}. "
+                f"rows or columns can go; received {formatting.ranges(wanted)}. "
                 f"Its smallest removable sets: {self._removable_sets(atoms)}"
             )
         return whole
@@ -301,7 +300,7 @@ class Network:
     def _removable_sets(self, atoms: Ids, most: int = 4) -> str:
         numbers = [atom for atom in np.unique(atoms).tolist() if atom != ALWAYS]
         sets = [np.flatnonzero((atoms == atom).any(axis=1)).tolist() for atom in numbers[:most]]
-        shown = "; ".join(f"[{text.ranges(indices)}]" for indices in sets)
+        shown = "; ".join(f"[{formatting.ranges(indices)}]" for indices in sets)
         return f"{shown}{'; ...' if len(numbers) > most else ''}"
 
     def _filter_axis(self, layer: str) -> tuple[Tensor, int]:
@@ -333,8 +332,8 @@ class Network:
                     group.name,
                     str(len(group)),
                     _shown_members([m.layer for m in group.members]),
-                    text.percent(1 - left.params / max(1, total.params)),
-                    text.percent(1 - left.macs / max(1, total.macs)),
+                    percent(1 - left.params / max(1, total.params)),
+                    percent(1 - left.macs / max(1, total.macs)),
                 ]
             )
         if any(group.inexact for group in self.groups):
@@ -342,17 +341,20 @@ class Network:
             for row, group in zip(rows, self.groups, strict=True):
                 row.append(_shown_members(group.inexact, 1))
         parts = [
-            f"{self.name}: {text.count(total.params)} parameters, {text.count(total.macs)} MACs, "
-            f"{text.megabytes(total.bytes)}, {len(self.groups)} groups of "
+            f"{self.name}: {formatting.count(total.params)} parameters, "
+            f"{formatting.count(total.macs)} MACs, "
+            f"{megabytes(total.bytes)}, {len(self.groups)} groups of "
             f"{total.channels} channels that can be pruned",
-            text.table(columns, rows, (1, 3, 4)),
+            formatting.table(columns, rows, (1, 3, 4)),
         ]
         if self.frozen:
             stuck = [
                 (why, str(sum(f.count for f in all_of_it)), _shown_members(members(all_of_it)))
                 for why, all_of_it in self.frozen_for.items()
             ]
-            parts.append(text.table(("cannot be pruned because", "indices", "in"), stuck, (1,)))
+            parts.append(
+                formatting.table(("cannot be pruned because", "indices", "in"), stuck, (1,))
+            )
         return "\n\n".join([*parts, *self.notes])
 
     def __repr__(self) -> str:

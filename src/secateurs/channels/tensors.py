@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from secateurs.channels.cost import Product
-from secateurs.channels.labels import Ids
+from secateurs.channels.equations import Ids
 
 
 class Role(StrEnum):

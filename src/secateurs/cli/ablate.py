@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from secateurs import text
+from secateurs import formatting
+from secateurs.calibration.ablation import Ablation
 from secateurs.channels.network import Network
 from secateurs.cli.options import options_in, own_options, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
-from secateurs.criteria.ablations import Ablation
 from secateurs.files import write_atomically
+from secateurs.formatting import percent
 
 Images = Annotated[
     int, typer.Option(metavar="N", help="Validation images to remove each channel on.")
@@ -102,9 +103,9 @@ def _table(network: Network, ablation: Ablation) -> str:
     images = int(ablation.images.sum())
     said = f"{images} images; loss {ablation.dense_loss:.3f}"
     if ablation.lowest:
-        spent = text.percent(ablation.spent)
+        spent = percent(ablation.spent)
         said += f"; {spent} of all removals, channel by channel and image by image, were done"
-    return f"{text.table(columns, rows, right=(1, 2, 3, 4))}\n\n{said}"
+    return f"{formatting.table(columns, rows, right=(1, 2, 3, 4))}\n\n{said}"
 
 
 def _plain(ablation: Ablation) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import typer
 from rich.progress import Progress
 
-from secateurs import text
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
@@ -29,8 +28,9 @@ from secateurs.comparison import (
     by_name,
     carry_out,
 )
-from secateurs.configuration import Training
 from secateurs.errors import SecateursError
+from secateurs.formatting import percent
+from secateurs.settings.configuration import Training
 
 _WHERE = "Where"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
@@ -173,9 +173,7 @@ class JobLines(Onlooker):
 
     def trained(self, dense: Dense) -> None:
         """A line for a dense model."""
-        self._out.print(
-            f"dense model, seed {dense.seed}: {text.percent(dense.accuracy)}", markup=False
-        )
+        self._out.print(f"dense model, seed {dense.seed}: {percent(dense.accuracy)}", markup=False)
 
     def finished(self, outcome: Outcome) -> None:
         """A line for a job."""
@@ -188,5 +186,5 @@ class JobLines(Onlooker):
         if outcome.failure or outcome.before is None or outcome.accuracy is None:
             said += f"not done: {outcome.failure}"
         else:
-            said += f"{text.percent(outcome.before)} -> {text.percent(outcome.accuracy)}"
+            said += f"{percent(outcome.before)} -> {percent(outcome.accuracy)}"
         self._out.print(said, markup=False)

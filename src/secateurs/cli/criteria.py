@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs import text
+from secateurs import formatting
 from secateurs.cli.show import console
 
 
@@ -27,7 +27,8 @@ def criteria(
 
       secateurs criteria l1
     """
-    from secateurs.criteria import AUTO, CRITERIA, find, tournament
+    from secateurs.criteria import AUTO, CRITERIA, find
+    from secateurs.planning.auto_criterion import tournament
 
     out = console()
     if name == AUTO:
@@ -39,5 +40,5 @@ def criteria(
         return
     rows = [(one.name, one.summary) for one in CRITERIA.values()]
     rows.append((AUTO, "Several of them make the same cut, and the calibration loss decides."))
-    out.print(text.table(("criterion", "what it is"), rows), markup=False)
+    out.print(formatting.table(("criterion", "what it is"), rows), markup=False)
     out.print("\nMore about one: secateurs criteria NAME", markup=False)

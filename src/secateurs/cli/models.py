@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.cli.options import pairs_from, shape_from
-from secateurs.task import with_stem
+from secateurs.study.building import with_stem
 
 
 def built(

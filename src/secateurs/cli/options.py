@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from secateurs.configuration import Settings
 from secateurs.errors import ModelError, SecateursError
+from secateurs.settings.configuration import Settings
 
 Plain = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from secateurs import text
 from secateurs.api import Pruned
 from secateurs.cli.models import built
 from secateurs.cli.options import (
@@ -22,9 +21,10 @@ from secateurs.cli.options import (
     with_options,
 )
 from secateurs.cli.show import console, waiting
-from secateurs.configuration import Pruning
 from secateurs.errors import SecateursError, StudyError
-from secateurs.plan import Budget
+from secateurs.formatting import megabytes
+from secateurs.planning.planner import Budget
+from secateurs.settings.configuration import Pruning
 
 To = Annotated[
     str,
@@ -98,7 +98,7 @@ def prune(
       --criterion auto
     """
     from secateurs import api
-    from secateurs.sensitivity import Sensitivity
+    from secateurs.planning.damage_curves import Sensitivity
 
     budget = Budget.parse(to)
     pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
@@ -146,7 +146,7 @@ def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> N
     lines = (
         pruned.cut.explain(),
         str(pruned.report.proof),
-        f"{place}: {text.megabytes(place.stat().st_size)}",
+        f"{place}: {megabytes(place.stat().st_size)}",
         "",
         "In Python:",
         "    import secateurs as sec",

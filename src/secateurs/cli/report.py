@@ -26,7 +26,7 @@ def report(
 
       secateurs report runs/demo
     """
-    from secateurs.study import Study
+    from secateurs.study.directory import Study
 
     study = Study.open(directory)
     with waiting("drawing the report"):

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 import typer
 
-from secateurs import text
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import console, rounds_table, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
-from secateurs.configuration import Configuration, Pruning, Settings, Stop, Training
 from secateurs.errors import SecateursError, StudyError
-from secateurs.study import Iterated, Study, carry_out
-from secateurs.task import built
+from secateurs.formatting import percent
+from secateurs.settings.configuration import Configuration, Pruning, Settings, Stop, Training
+from secateurs.study.building import built
+from secateurs.study.directory import Iterated, Study, carry_out
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -148,9 +148,9 @@ def _tell(result: Iterated) -> None:
     if found:
         gain = 100 * (stop["accuracy"] - stop["dense_accuracy"])
         lines.append(
-            f"Kept: round {found}, {text.percent(result.report.params_removed)} of the parameters "
-            f"removed; validation accuracy {text.percent(stop['dense_accuracy'])} -> "
-            f"{text.percent(stop['accuracy'])} ({gain:+.1f} points)" + _tested(stop)
+            f"Kept: round {found}, {percent(result.report.params_removed)} of the parameters "
+            f"removed; validation accuracy {percent(stop['dense_accuracy'])} -> "
+            f"{percent(stop['accuracy'])} ({gain:+.1f} points)" + _tested(stop)
         )
     else:
         lines.append("Kept: the dense model; no round came within the tolerance.")
@@ -164,6 +164,6 @@ def _tested(stop: Mapping[str, Any]) -> str:
     if stop["test_accuracy"] is None:
         return "."
     return (
-        f", test accuracy {text.percent(stop['dense_test_accuracy'])} -> "
-        f"{text.percent(stop['test_accuracy'])}."
+        f", test accuracy {percent(stop['dense_test_accuracy'])} -> "
+        f"{percent(stop['test_accuracy'])}."
     )

@@ -50,8 +50,8 @@ def sensitivity(
       --sensitivity sensitivity/sensitivity.json
     """
     from secateurs import report
-    from secateurs.sensitivity import AMOUNTS, measurements
-    from secateurs.sensitivity import sensitivity as measured
+    from secateurs.planning.damage_curves import AMOUNTS, measurements
+    from secateurs.planning.damage_curves import sensitivity as measured
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
     shares = AMOUNTS if amounts is None else _shares(amounts)

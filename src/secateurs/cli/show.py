@@ -19,10 +19,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from secateurs import text
+from secateurs import formatting
 from secateurs.channels.network import Network, members
-from secateurs.history import Record
-from secateurs.loop import Watcher
+from secateurs.formatting import percent
+from secateurs.study.history import Record
+from secateurs.training.callbacks import Watcher
 
 PATIENCE_IN_SECONDS = 2.0
 NOT_KNOWN = "-"
@@ -147,11 +148,11 @@ class RoundTable(Watcher):
                 f"{self._trained['round']}",
                 f"{self._trained['batch']:,}",
                 f"{cut['channels']:,}",
-                text.count(cut["params"]),
-                text.percent(1 - cut["params"] / self._dense["params"]),
-                text.count(cut["macs"]),
-                text.percent(cut["accuracy"]) if "accuracy" in cut else NOT_KNOWN,
-                text.percent(self._trained["accuracy"]),
+                formatting.count(cut["params"]),
+                percent(1 - cut["params"] / self._dense["params"]),
+                formatting.count(cut["macs"]),
+                percent(cut["accuracy"]) if "accuracy" in cut else NOT_KNOWN,
+                percent(self._trained["accuracy"]),
                 f"{speed['ratio']:.2f} x" if speed else NOT_KNOWN,
                 f"{cut['max_difference']:.0e}" if "max_difference" in cut else NOT_KNOWN,
             )
@@ -178,8 +179,8 @@ def print_network(network: Network, out: Console) -> None:
             group.name,
             str(len(group)),
             ", ".join(dict.fromkeys(member.layer for member in group.members)),
-            text.percent(1 - left.params / max(1, total.params)),
-            text.percent(1 - left.macs / max(1, total.macs)),
+            percent(1 - left.params / max(1, total.params)),
+            percent(1 - left.macs / max(1, total.macs)),
         )
     out.print(groups, soft_wrap=False)
     if network.frozen:

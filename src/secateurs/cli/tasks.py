@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
-from secateurs.configuration import Task
 from secateurs.errors import SecateursError
+from secateurs.settings.configuration import Task
 
 DATA_OPTIONS = ("size", "limit", "validation", "test")
 MODEL_OPTIONS = ("width", "stem")
@@ -94,7 +94,7 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
         example: a command that works, for the message.
     """
     from secateurs import api, data
-    from secateurs.task import built
+    from secateurs.study.building import built
 
     if count < 2:
         raise SecateursError(f"--images: expected a number of at least 2; received {count}")

@@ -1,12 +1,12 @@
 """Strategies held against each other: the same models, amounts, images and training for all."""
 
-from secateurs.comparison.carry_out import Onlooker, carry_out, write
-from secateurs.comparison.compare import compare
-from secateurs.comparison.contest import Contest, Dense, Outcome, Pruner
-from secateurs.comparison.crews import Alone, Cluster, Crew, Order, Processes, by_name
-from secateurs.comparison.ledger import Ledger
+from secateurs.comparison.entry import compare
+from secateurs.comparison.executors import Alone, Cluster, Crew, Order, Processes, by_name
+from secateurs.comparison.job_runner import Contest, Dense, Outcome, Pruner
 from secateurs.comparison.results import Results
+from secateurs.comparison.runner import Onlooker, carry_out, write
 from secateurs.comparison.settings import Comparison, Job, parsed
+from secateurs.comparison.store import Ledger
 
 __all__ = [
     # what is asked for

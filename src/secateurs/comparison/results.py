@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from secateurs import text
-from secateurs.comparison.contest import Dense, Outcome
+from secateurs import formatting
+from secateurs.comparison.job_runner import Dense, Outcome
 from secateurs.comparison.settings import Comparison
+from secateurs.formatting import percent
 
 Row = dict[str, Any]
 
@@ -112,12 +113,12 @@ class Results:
         columns, rows = self.table
         seeds = len(self.denses)
         lines = [
-            text.table(columns, rows, right=range(1, len(columns))),
+            formatting.table(columns, rows, right=range(1, len(columns))),
             "",
             f"Accuracy on the {self.comparison.judge_on} data after training and, in brackets, "
             f"right after the cut"
             + (f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else "")
-            + f". Dense: {text.percent(self.dense_accuracy)}.",
+            + f". Dense: {percent(self.dense_accuracy)}.",
         ]
         lines += [f"{one.job.name}: {one.failure}" for one in self.failures]
         cautions = {one.strategy: one.caution for one in self.outcomes if one.caution}

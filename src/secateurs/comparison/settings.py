@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from secateurs.configuration import Count, Document, Share, Task, Training
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
-from secateurs.plan import Scope
+from secateurs.planning.planner import Scope
+from secateurs.settings.configuration import Count, Document, Share, Task, Training
 
 SCOPE_MARK = "@"
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})

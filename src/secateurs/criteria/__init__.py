@@ -1,18 +1,18 @@
 """Ways to rank channels. Importing this package registers every criterion."""
 
+from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.statistics import Gates, Gathered, Gram, Part, Reading
 from secateurs.criteria import (
     ablation,
     activations,
-    chance,
+    control,
     gradients,
     redundancy,
-    relations,
+    similarity,
     weights,
 )
 from secateurs.criteria.ablation import critical_channels
-from secateurs.criteria.ablations import Ablation
-from secateurs.criteria.facts import Facts
-from secateurs.criteria.gathered import Gates, Gathered, Gram, Part, Reading
+from secateurs.criteria.group_data import Facts
 from secateurs.criteria.redundancy import redundant
 from secateurs.criteria.registry import (
     AUTO,
@@ -23,17 +23,16 @@ from secateurs.criteria.registry import (
     criterion,
     find,
 )
-from secateurs.criteria.score import Scores, gather, score, score_many
-from secateurs.criteria.tournament import Standing, Tournament, tournament
+from secateurs.criteria.scoring import Scores, gather, score, score_many
 
 __all__ = [
     # one family of criteria a module
     "ablation",
     "activations",
-    "chance",
+    "control",
     "gradients",
     "redundancy",
-    "relations",
+    "similarity",
     "weights",
     # the list of them
     "AUTO",
@@ -49,10 +48,6 @@ __all__ = [
     "gather",
     "score",
     "score_many",
-    # letting them compete
-    "Standing",
-    "Tournament",
-    "tournament",
     # selections
     "critical_channels",
     "redundant",

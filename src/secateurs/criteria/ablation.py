@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.ablation import Ablation
 from secateurs.channels.network import Network
-from secateurs.criteria.ablations import Ablation
-from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from secateurs.calibration.statistics import Gathered, Part, Reading, part_of
 from secateurs.channels.network import Group, Network
-from secateurs.criteria.facts import Array, Facts
-from secateurs.criteria.gathered import Gathered, Part, Reading, part_of
+from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 
 Sums = Callable[[Reading, Part], Array]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 
 

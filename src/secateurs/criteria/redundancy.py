@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.channels.labels import Ids
+from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
-from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
-from secateurs.criteria.relations import cosines, stacked_filters
+from secateurs.criteria.similarity import cosines, stacked_filters
 from secateurs.errors import DataError
 
 
@@ -58,7 +58,7 @@ def redundant(
     Raises:
         DataError: ``similarity`` is not in (0, 1).
     """
-    from secateurs.criteria.score import score
+    from secateurs.criteria.scoring import score
 
     if not 0 < similarity < 1:
         raise DataError(f"redundant: expected a similarity in (0, 1); received {similarity}")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.statistics import Gathered
 from secateurs.channels.network import Network
-from secateurs.criteria.facts import Facts
-from secateurs.criteria.gathered import Gathered
+from secateurs.criteria.group_data import Facts
 from secateurs.errors import UnknownNameError, nearest
 
 Score = NDArray[np.floating[Any]]
@@ -75,7 +75,7 @@ class Criterion:
 CRITERIA: dict[str, Criterion] = {}
 
 AUTO = "auto"
-"""Asks for a tournament of several; see ``secateurs.criteria.tournament``."""
+"""Asks for a tournament of several; see ``secateurs.planning.auto_criterion``."""
 
 
 def criterion(

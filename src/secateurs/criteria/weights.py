@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from secateurs.channels.network import Role
-from secateurs.criteria.facts import Array, Facts
+from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 from secateurs.errors import ModelError
 

@@ -1,19 +1,25 @@
 """Secateurs for Keras 3 models, on TensorFlow, JAX and PyTorch."""
 
-from secateurs.keras.apply import apply, delete_channels
-from secateurs.keras.callbacks import Progress, PruneOnSchedule
-from secateurs.keras.edit import delete_layer, insert_layer, replace_layer
-from secateurs.keras.record import load, save
-from secateurs.keras.rules.registry import rule
-from secateurs.keras.trace import trace
-from secateurs.keras.tracer import Call, Place, Tracer
-from secateurs.keras.train import Learner, training_of
+from secateurs.keras.ablation.oracle import oracle
+from secateurs.keras.cutting import apply, delete_channels
+from secateurs.keras.saving import load, save
+from secateurs.keras.statistics.collector import gather
+from secateurs.keras.statistics.cut_evaluation import judged
+from secateurs.keras.surgery.layers import delete_layer, insert_layer, replace_layer
+from secateurs.keras.trace_model import trace
+from secateurs.keras.tracing.rules.registry import rule
+from secateurs.keras.tracing.tracer import Call, Place, Tracer
+from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
+from secateurs.keras.training.learner import Learner, training_of
 
 __all__ = [
     # as for PyTorch
     "apply",
     "delete_channels",
+    "gather",
+    "judged",
     "load",
+    "oracle",
     "save",
     "trace",
     # training

@@ -1,9 +1,24 @@
 """Secateurs for PyTorch models."""
 
-from secateurs.pytorch.apply import apply, delete_channels
-from secateurs.pytorch.record import load, save
-from secateurs.pytorch.surgery import cut_optimizer
-from secateurs.pytorch.trace import trace
-from secateurs.pytorch.train import Learner
+from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.cutting import apply, delete_channels
+from secateurs.pytorch.saving import load, save
+from secateurs.pytorch.statistics.collector import gather
+from secateurs.pytorch.statistics.cut_evaluation import judged
+from secateurs.pytorch.surgery.slicing import cut_optimizer
+from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.learner import Learner, training_of
 
-__all__ = ["Learner", "apply", "cut_optimizer", "delete_channels", "load", "save", "trace"]
+__all__ = [
+    "Learner",
+    "apply",
+    "cut_optimizer",
+    "delete_channels",
+    "gather",
+    "judged",
+    "load",
+    "oracle",
+    "save",
+    "trace",
+    "training_of",
+]

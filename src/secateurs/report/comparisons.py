@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
-from secateurs import text
-from secateurs.criteria.ablations import Ablation
+from secateurs.calibration.ablation import Ablation
+from secateurs.formatting import percent
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
 from secateurs.report.summary import plural, points
@@ -57,7 +57,7 @@ def accuracy_against_removed(
             axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0)
         axes.plot(x, mean, marker="o", ms=3.5, color=colour, gid=name, zorder=3)
         end = int(np.argmin(x) if unit else np.argmax(x))
-        labels.append(EndLabel(x[end], mean[end], f"{name}\n{text.percent(mean[end])}", colour))
+        labels.append(EndLabel(x[end], mean[end], f"{name}\n{percent(mean[end])}", colour))
     style.baseline(axes, baseline)
     axes.margins(x=0.02)
     axes.set_xlabel(x_label)
@@ -66,7 +66,7 @@ def accuracy_against_removed(
     else:
         style.percent_axis(axes.xaxis)
     style.percent_axis(axes.yaxis)
-    dense = f"dense\n{text.percent(baseline)}"
+    dense = f"dense\n{percent(baseline)}"
     labels.append(EndLabel(axes.get_xlim()[1], baseline, dense, style.MUTED))
     seeds = max(np.atleast_2d(np.asarray(accuracies)).shape[0] for _, accuracies in curves.values())
     spread = f", mean and range of {seeds} seeds" if seeds > 1 else ""
@@ -104,7 +104,7 @@ def norm_histogram(
         color=style.VERMILION,
         fontsize=style.SMALL,
     )
-    share = text.percent(middle / norms.max()) if norms.max() > 0 else "any"
+    share = percent(middle / norms.max()) if norms.max() > 0 else "any"
     title = f"Half of the {norms.size:,} filters have less than {share} of the largest norm"
     style.heading(axes, title, f"Number of filters, over {plural(len(layers), 'layer')}")
     axes.set_xlabel(x_label)
@@ -298,7 +298,7 @@ def _strategy_title(
         lost = points(float(means[least][1][-1]) - baseline)
         return f"All strategies lose accuracy, {least} least ({lost})"
     best = max(held, key=lambda name: held[name])
-    share = f"up to {text.percent(held[best])} removed"
+    share = f"up to {percent(held[best])} removed"
     reached = f"down to {-held[best]:.3g} {unit}" if unit else share
     return f"{best} keeps the dense accuracy {reached}"
 

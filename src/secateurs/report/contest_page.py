@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from secateurs import text
 from secateurs.files import write_atomically
+from secateurs.formatting import megabytes, percent
 from secateurs.report.comparisons import Curve, accuracy_against_removed, norm_histogram
 from secateurs.report.page import Picture, flat, picture, template
 from secateurs.report.summary import plural, points
@@ -111,7 +111,7 @@ def headline(summary: Rows, dense: float) -> str:
     best = max(own, key=lambda one: one["accuracy"])
     said = (
         f"With {100 * amount:g} % of the parameters removed, {best['strategy']} is best: "
-        f"{text.percent(best['accuracy'])} after training ({points(best['accuracy'] - dense)})."
+        f"{percent(best['accuracy'])} after training ({points(best['accuracy'] - dense)})."
     )
     control = next((one for one in own if one["strategy"] == "random"), None)
     if control is None or control is best:
@@ -120,7 +120,7 @@ def headline(summary: Rows, dense: float) -> str:
     spread = math.hypot(best["accuracy_std"], control["accuracy_std"])
     if gap <= spread:
         return f"{said} Random is as good, for all that these seeds can tell."
-    return f"{said} Random comes to {text.percent(control['accuracy'])}."
+    return f"{said} Random comes to {percent(control['accuracy'])}."
 
 
 def _told(found: Mapping[str, Any]) -> str:
@@ -130,7 +130,7 @@ def _told(found: Mapping[str, Any]) -> str:
         f"{len(names)} {'strategy' if len(names) == 1 else 'strategies'}, {plural(seeds, 'seed')}; "
         "each prunes the same dense models and is trained in the same way afterwards. Accuracies "
         "are of the "
-        f"{found['comparison']['judge_on']} data; dense {text.percent(dense)}."
+        f"{found['comparison']['judge_on']} data; dense {percent(dense)}."
     )
 
 
@@ -182,9 +182,9 @@ def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
             (
                 one["strategy"],
                 f"{100 * one['amount']:g} %",
-                text.percent(one["params_removed"]),
-                text.percent(one["macs_removed"]),
-                text.megabytes(one["bytes"]),
+                percent(one["params_removed"]),
+                percent(one["macs_removed"]),
+                megabytes(one["bytes"]),
                 f"{one['seconds_to_choose']:.1f}",
             )
             for one in summary

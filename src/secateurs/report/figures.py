@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from secateurs import text
-from secateurs.history import History
+from secateurs.formatting import percent
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
 from secateurs.report.summary import Summary, conditions, faster, summarise
+from secateurs.study.history import History
 
 Floats = NDArray[np.float64]
 
@@ -82,13 +82,13 @@ def relative_size(history: History) -> Figure:
         edges = np.concatenate([[0.0], cuts, [last]])
         heights = np.append(shares, shares[-1])
         axes.step(edges, heights, where="post", color=colour, gid=field, zorder=3)
-        label = f"{name}\n{text.percent(shares[-1])}"
+        label = f"{name}\n{percent(shares[-1])}"
         labels.append(EndLabel(last, shares[-1], label, colour))
     if summary.rounds and summary.best is not summary.rounds[-1]:
         name = f"best: round {summary.best.number}" if summary.best.number else "best: dense"
         left = 1 - summary.params_removed
         style.ring(axes, summary.best.end, left)
-        label = f"{name}\n{text.percent(left)}"
+        label = f"{name}\n{percent(left)}"
         labels.append(EndLabel(summary.best.end, left, label, style.GREEN))
     style.heading(axes, _size_title(summary), "Size relative to the dense model")
     _batches_below(axes)
@@ -206,8 +206,8 @@ def _shade_dense(axes: Axes, history: History, note: str = "", *, below: bool = 
 def _size_title(summary: Summary) -> str:
     if not summary.rounds:
         return summary.headline()
-    left = text.percent(1 - summary.params_removed)
-    of_macs = text.percent(1 - summary.macs_removed)
+    left = percent(1 - summary.params_removed)
+    of_macs = percent(1 - summary.macs_removed)
     return f"{left} of the parameters and {of_macs} of the MACs are left"
 
 
@@ -246,7 +246,7 @@ def _cuts_label(axes: Axes, cuts: Floats, dips: Floats) -> EndLabel:
             zorder=5,
             gid="after-cut-below",
         )
-    label = f"just after a cut,\nat worst {text.percent(dips.min())}"
+    label = f"just after a cut,\nat worst {percent(dips.min())}"
     return EndLabel(cuts[-1], max(dips[-1], bottom), label, style.VERMILION)
 
 
@@ -260,13 +260,13 @@ def _mark_best(axes: Axes, summary: Summary, history: History) -> list[EndLabel]
     batch = summary.best.end if nearest is None else nearest["batch"]
     style.ring(axes, batch, accuracy)
     name = f"round {summary.best.number}" if summary.best.number else "dense"
-    return [EndLabel(batch, accuracy, f"best: {name}\n{text.percent(accuracy)}", style.GREEN)]
+    return [EndLabel(batch, accuracy, f"best: {name}\n{percent(accuracy)}", style.GREEN)]
 
 
 def _dense_label(axes: Axes, summary: Summary) -> list[EndLabel]:
     if summary.dense_accuracy is None or (summary.stop and not summary.best.number):
         return []  # not known, or labelled as the best
-    label = f"dense\n{text.percent(summary.dense_accuracy)}"
+    label = f"dense\n{percent(summary.dense_accuracy)}"
     return [EndLabel(axes.get_xlim()[1], summary.dense_accuracy, label, style.MUTED)]
 
 
@@ -286,7 +286,7 @@ def _speed_title(summary: Summary, speeds: History) -> str:
     """The gain of the best model, or of the latest that was measured."""
     speed = summary.best.speed or speeds[-1]
     removed = summary.shares_removed().get(speed["round"], 0.0)
-    return f"{faster(speed['ratio'])} with {text.percent(removed)} of the parameters removed"
+    return f"{faster(speed['ratio'])} with {percent(removed)} of the parameters removed"
 
 
 def _draw_widths(axes: Axes, changes: Mapping[str, tuple[int, int]]) -> None:
@@ -331,4 +331,4 @@ def _widths_title(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     if was == now:
         return f"{was:,} filters, none removed"
     arrow = "\N{RIGHTWARDS ARROW}"
-    return f"{was:,} {arrow} {now:,} filters, {text.percent(1 - now / was)} removed"
+    return f"{was:,} {arrow} {now:,} filters, {percent(1 - now / was)} removed"

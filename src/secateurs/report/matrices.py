@@ -62,7 +62,7 @@ def l1_matrix(network: Network, layers: Sequence[str] | None = None) -> tuple[li
         network: as traced.
         layers: which; all that can be pruned, if not given.
     """
-    from secateurs.criteria.score import score
+    from secateurs.criteria.scoring import score
 
     return layers_by_filters(by_layer(network, score(network, "l1_mean")), layers)
 
@@ -77,7 +77,7 @@ def apoz_matrix(
         data: calibration images, as ``secateurs.score`` takes them.
         layers: which; all that can be pruned, if not given.
     """
-    from secateurs.criteria.score import score
+    from secateurs.criteria.scoring import score
 
     busy = score(network, "apoz", data=data)  # 1 - APoZ, as the lowest score goes first
     shares = {name: 1 - values for name, values in busy.items()}

@@ -15,11 +15,12 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from secateurs import text
+from secateurs import formatting
 from secateurs.files import write_atomically
-from secateurs.history import History
+from secateurs.formatting import megabytes, percent
 from secateurs.report import figures, style
 from secateurs.report.summary import Round, Summary, conditions, faster, plural, points, summarise
+from secateurs.study.history import History
 
 NOT_KNOWN = "\N{EN DASH}"
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -179,13 +180,13 @@ def _headline(summary: Summary) -> str:
     if not summary.best.number:
         return f"{summary.headline()}."
     parts = [
-        f"{text.percent(summary.params_removed)} of the parameters and "
-        f"{text.percent(summary.macs_removed)} of the MACs removed"
+        f"{percent(summary.params_removed)} of the parameters and "
+        f"{percent(summary.macs_removed)} of the MACs removed"
     ]
     if summary.best.speed:
         parts.append(faster(summary.best.speed["ratio"]))
     for name, (accuracy, dense) in _accuracies(summary).items():
-        parts.append(f"{name} accuracy {text.percent(accuracy)} ({points(accuracy - dense)})")
+        parts.append(f"{name} accuracy {percent(accuracy)} ({points(accuracy - dense)})")
     return ", ".join(parts) + ("." if summary.stop else " so far.")
 
 
@@ -206,21 +207,23 @@ def _accuracies(summary: Summary) -> dict[str, tuple[float, float]]:
 def _facts(summary: Summary) -> Iterator[Fact]:
     dense, best, minus = summary.dense, summary.best, "\N{MINUS SIGN}"
     if best.number:
-        sizes = f"{text.count(dense.params)} {ARROW} {text.count(best.params)}"
-        megabytes = f"{text.megabytes(dense.bytes)} {ARROW} {text.megabytes(best.bytes)}"
-        removed = f"{minus}{text.percent(summary.params_removed)}"
-        yield Fact("Parameters", removed, f"{sizes}; {megabytes}")
-        macs = f"{text.count(dense.macs)} {ARROW} {text.count(best.macs)}"
+        sizes = f"{formatting.count(dense.params)} {ARROW} {formatting.count(best.params)}"
+        weights = f"{megabytes(dense.bytes)} {ARROW} {megabytes(best.bytes)}"
+        removed = f"{minus}{percent(summary.params_removed)}"
+        yield Fact("Parameters", removed, f"{sizes}; {weights}")
+        macs = f"{formatting.count(dense.macs)} {ARROW} {formatting.count(best.macs)}"
         yield Fact(
-            "Multiply-accumulates (MACs)", f"{minus}{text.percent(summary.macs_removed)}", macs
+            "Multiply-accumulates (MACs)",
+            f"{minus}{percent(summary.macs_removed)}",
+            macs,
         )
     if best.speed:
         was, now = best.speed["dense_images_per_second"], best.speed["images_per_second"]
         detail = f"{was:,.0f} {ARROW} {now:,.0f}; {conditions(best.speed)}"
         yield Fact("Images a second", _times(best.speed["ratio"]), detail)
     for name, (accuracy, before) in _accuracies(summary).items():
-        detail = f"dense {text.percent(before)}, {points(accuracy - before)}" if best.number else ""
-        yield Fact(f"{name.capitalize()} accuracy", text.percent(accuracy), detail)
+        detail = f"dense {percent(before)}, {points(accuracy - before)}" if best.number else ""
+        yield Fact(f"{name.capitalize()} accuracy", percent(accuracy), detail)
 
 
 def _ending(summary: Summary) -> str:
@@ -282,10 +285,10 @@ def _round_cells(one: Round, removed: float) -> tuple[str, ...]:
         f"{one.number}",
         f"{one.channels:,}",
         f"{one.params:,}",
-        text.percent(removed),
+        percent(removed),
         f"{one.macs:,}",
-        _or_not_known(one.after_cut, text.percent),
-        _or_not_known(one.accuracy, text.percent),
+        _or_not_known(one.after_cut, formatting.percent),
+        _or_not_known(one.accuracy, formatting.percent),
         NOT_KNOWN if one.speed is None else f"{one.speed['ratio']:.2f}",
         _or_not_known(one.max_difference, "{:.1e}".format),
     )
@@ -295,7 +298,7 @@ def _widths(summary: Summary) -> Table:
     rows = []
     for layer, before in summary.dense.widths.items():
         after = summary.best.widths.get(layer, 0)
-        rows.append((layer, f"{before:,}", f"{after:,}", text.percent(1 - after / before)))
+        rows.append((layer, f"{before:,}", f"{after:,}", percent(1 - after / before)))
     return Table(("layer", "filters before", "after", "removed"), tuple(rows))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateurs import text
 from secateurs.errors import StudyError
-from secateurs.history import History, Record
+from secateurs.formatting import percent
+from secateurs.study.history import History, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ class Summary:
     def headline(self) -> str:
         """The finding, in one line."""
         if not self.rounds:
-            reached = "" if self.dense_accuracy is None else f" {text.percent(self.dense_accuracy)}"
+            reached = "" if self.dense_accuracy is None else f" {percent(self.dense_accuracy)}"
             return f"The dense model, not pruned yet{':' if reached else ''}{reached}"
         if self.best.number == 0:
             return f"The dense model is still the best after {plural(len(self.rounds), 'round')}"
-        found = f"{text.percent(self.params_removed)} of the parameters removed"
+        found = f"{percent(self.params_removed)} of the parameters removed"
         if self.gain is not None:
             found += f", {points(self.gain)} of accuracy"
         return found if self.stop else f"{found} so far"
@@ -142,7 +142,7 @@ def points(change: float) -> str:
 
 def faster(ratio: float) -> str:
     """1.65 -> '65.0 % more images a second'."""
-    return f"{text.percent(abs(ratio - 1))} {'more' if ratio >= 1 else 'fewer'} images a second"
+    return f"{percent(abs(ratio - 1))} {'more' if ratio >= 1 else 'fewer'} images a second"
 
 
 def conditions(speed: Record) -> str:

@@ -1,0 +1,185 @@
+"""What the loss does when each channel is removed, one at a time, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network
+from secateurs.errors import DataError, SecateursError
+
+Sums = NDArray[np.float64]
+Row = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ablation:
+    """For every channel: what removing it alone does to the loss and to the accuracy.
+
+    A channel is removed as a cut removes it: its values are taken as zero wherever they are read.
+    All arrays over channels are by group name.
+
+    Attributes:
+        loss: change of the loss, summed over the images of each class that the channel was removed
+            on; (channels, classes).
+        correct: change of the number of images classified right; (channels, classes).
+        images: how many images of each class there were; (classes,). Without labels that are
+            classes, all images are one class.
+        dense_loss: mean loss of the dense model.
+        dense_correct: how many images of each class it classifies right; (classes,).
+        seen: how many images each channel was removed on; (channels,). All, in exact mode.
+        estimate: mean change of the loss over all images. In exact mode it follows from ``loss``;
+            in racing mode it is an estimate from the images seen; (channels,).
+        error: half the width of its confidence interval; 0 where all images were seen. How far
+            forecasts are off is learned from the channels of its group that were removed, and where
+            these are few, from all.
+        lowest: in racing mode, the channels found to be among the lowest; {} in exact mode.
+        confidence: that every interval holds its value, in racing mode.
+        classified: whether ``loss`` and ``correct`` are by class.
+        spent: share of the pairs of a channel and an image that were looked at.
+    """
+
+    loss: Mapping[str, Sums]
+    correct: Mapping[str, Sums]
+    images: Ids
+    dense_loss: float
+    dense_correct: Ids
+    seen: Mapping[str, Ids]
+    estimate: Mapping[str, Sums]
+    error: Mapping[str, Sums]
+    lowest: Mapping[str, Ids] = field(default_factory=dict)
+    confidence: float = 1.0
+    classified: bool = True
+    spent: float = 1.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether every channel was removed on every image."""
+        return all((seen == self.images.sum()).all() for seen in self.seen.values())
+
+    def accuracy_loss(self, group: str) -> Sums:
+        """D: by how much a class's accuracy falls without the channel; (channels, classes).
+
+        Raises:
+            DataError: there were no labels that are classes.
+            SecateursError: channels were not removed on all images.
+        """
+        if not self.classified:
+            raise DataError(
+                "critical: expected labels that are classes, whole numbers from 0; received none. "
+                "Pass data=(images, labels)."
+            )
+        if not self.exact:
+            raise SecateursError(
+                "critical: expected every channel to be removed on every image; received an "
+                "ablation in racing mode, which stops early. Ablate in exact mode."
+            )
+        fall: Sums = -self.correct[group] / np.maximum(self.images, 1)
+        return fall
+
+    def damage(self, group: str) -> Sums:
+        """``accuracy_loss``, ties broken by the class's mean change of loss; (channels, classes).
+
+        Accuracy on a finite number of images moves in steps, and for most channels and classes it
+        does not move at all; the loss always does.
+        """
+        loss = self.loss[group] / np.maximum(self.images, 1)
+        largest = max(float(np.abs(values).max(initial=0)) for values in self.loss.values())
+        # Below half of the smallest step any accuracy can make, whatever the loss.
+        step = 0.5 / float(np.maximum(self.images, 1).max()) ** 2
+        damage: Sums = self.accuracy_loss(group) + step * loss / max(largest, 1e-300)
+        return damage
+
+    def critical(self, group: str, best: int) -> Ids:
+        """The union, over classes, of the ``best`` channels whose removal hurts the class most."""
+        if best < 1:
+            raise SecateursError(
+                f"critical: expected at least one channel a class; received {best}"
+            )
+        damage = self.damage(group)[:, self.images > 0]
+        order = np.argsort(-damage, axis=0, kind="stable")
+        return np.unique(order[:best])
+
+
+class Tally:
+    """Sums of what removing channels did, by class; memory does not grow with the images.
+
+    Args:
+        network: whose channels.
+        classes: how many; 0 where labels are no classes.
+    """
+
+    def __init__(self, network: Network, classes: int) -> None:
+        shapes = {group.name: (len(group), max(1, classes)) for group in network.groups}
+        self.loss: dict[str, Sums] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        self.correct: dict[str, Sums] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        self.seen: dict[str, Ids] = {g.name: np.zeros(len(g), np.int64) for g in network.groups}
+        self.images: Ids = np.zeros(max(1, classes), np.int64)
+        self.dense_correct: Ids = np.zeros(max(1, classes), np.int64)
+        self.dense_loss = 0.0
+        self.classified = classes > 0
+
+    def add_dense(self, losses: Row, right: Row | None, labels: Ids | None) -> None:
+        """The dense network on one batch: each image's loss, 1 where it is classified right."""
+        member = self._members(len(losses), labels)
+        self.images += member.sum(axis=0).astype(np.int64)
+        self.dense_loss += float(losses.sum())
+        if right is not None:
+            self.dense_correct += (right.astype(np.float64) @ member).astype(np.int64)
+
+    def add(
+        self,
+        name: str,
+        channels: Ids,
+        loss: Row,
+        right: Row,
+        labels: Ids | None,
+        where: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """What removing some channels of a group did on that batch.
+
+        Args:
+            name: of the group.
+            channels: which of it.
+            loss: change of the loss, shape (channels, images).
+            right: 1 where an image is now classified right and was not, -1 the other way round;
+                of the same shape.
+            labels: of the images.
+            where: which of these count, of the same shape; None where all do.
+        """
+        member = self._members(loss.shape[1], labels)
+        counts = np.ones(loss.shape, bool) if where is None else where
+        self.loss[name][channels] += np.where(counts, loss, 0) @ member
+        self.correct[name][channels] += np.where(counts, right, 0).astype(np.float64) @ member
+        self.seen[name][channels] += counts.sum(axis=1)
+
+    def mean(self, name: str) -> Sums:
+        """Mean change of the loss, over the images that each channel was removed on."""
+        mean: Sums = self.loss[name].sum(axis=1) / np.maximum(self.seen[name], 1)
+        return mean
+
+    def ablation(self) -> Ablation:
+        """All of it, as it is when every channel was removed on every image."""
+        return Ablation(
+            self.loss,
+            self.correct,
+            self.images,
+            self.dense_loss / max(1, int(self.images.sum())),
+            self.dense_correct,
+            self.seen,
+            estimate={name: self.mean(name) for name in self.loss},
+            error={name: np.zeros(len(seen)) for name, seen in self.seen.items()},
+            classified=self.classified,
+        )
+
+    def _members(self, images: int, labels: Ids | None) -> Sums:
+        """1 where an image is of a class; (images, classes)."""
+        if not self.classified or labels is None:
+            return np.ones((images, 1))
+        members: Sums = np.eye(len(self.images))[labels.astype(np.int64)]
+        return members

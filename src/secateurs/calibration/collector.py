@@ -1,0 +1,121 @@
+"""One pass over the calibration data, batch by batch: what of it is the same in all frameworks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.statistics import Array, Gates, Gathered, Gram, Reading, Sums, part_of
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network
+from secateurs.criteria.registry import Need
+
+
+class Ablating(Protocol):
+    """Removes channels, batch by batch."""
+
+    def add(self, batch: Batch) -> None:
+        """One batch."""
+
+    def ablation(self) -> Ablation:
+        """All of it."""
+
+
+@dataclass(eq=False)
+class Gathering(ABC):
+    """The sums of one pass. A framework says how each is taken from a batch.
+
+    Attributes:
+        network: as traced.
+        needs: what to gather.
+        images: how many went through.
+        readings: the values that consumers read, in the order of the forward pass.
+        grams: group name -> number of the reading -> products of the group's channels there.
+        curvature: tensor name -> the squared gradients of all images' losses.
+        gates: on all channels at once.
+        ablation: removes every channel.
+    """
+
+    network: Network
+    needs: Need
+    images: int = field(init=False, default=0)
+    readings: list[Reading] = field(init=False, default_factory=list)
+    grams: dict[str, dict[int, Gram]] = field(init=False)
+    curvature: dict[str, Sums] = field(init=False, default_factory=dict)
+    gates: Gates = field(init=False)
+    ablation: Ablating = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grams = {group.name: {} for group in self.network.groups}
+        self.gates = Gates(self.network.solution)
+
+    def add(self, batch: Batch) -> None:
+        """Go through one batch, for everything that is needed."""
+        self.images += len(batch)
+        if self.needs & (Need.ACTIVATIONS | Need.GRAMS):
+            self.add_values(batch)
+        if self.needs & Need.GATES:
+            self.add_gates(batch)
+        if self.needs & Need.CURVATURE:
+            for image in range(len(batch)):
+                self.add_squared_gradients(batch.rows(slice(image, image + 1)))
+        if self.needs & Need.ABLATION:
+            self.ablation.add(batch)
+
+    def gathered(self) -> Gathered:
+        """All of it."""
+        needs = self.needs
+        return Gathered(
+            self.images,
+            tuple(self.readings) if needs & Need.ACTIVATIONS else None,
+            {name: tuple(own.values()) for name, own in self.grams.items()}
+            if needs & Need.GRAMS
+            else None,
+            self.gates if needs & Need.GATES else None,
+            {name: squares / self.images for name, squares in self.curvature.items()}
+            if needs & Need.CURVATURE
+            else None,
+            self.ablation.ablation() if needs & Need.ABLATION else None,
+        )
+
+    # -- what a framework does with a batch
+
+    @abstractmethod
+    def add_values(self, batch: Batch) -> None:
+        """Add to the readings, the grams or both, as is needed."""
+
+    @abstractmethod
+    def add_gates(self, batch: Batch) -> None:
+        """Add to the gates."""
+
+    @abstractmethod
+    def add_squared_gradients(self, image: Batch) -> None:
+        """Add to the curvature; of one image."""
+
+    # -- what helps it
+
+    def note_reader(self, number: int, layer: str, units: Ids, strength: Sums) -> None:
+        """One more consumer of a reading's values; a reading's first comes after the last one's."""
+        if number == len(self.readings):
+            self.readings.append(Reading(layer, units, np.zeros(len(units))))
+        self.readings[number].strength += strength
+
+    def groups_among(self, units: Ids) -> Iterator[tuple[str, Ids]]:
+        """(group, indices of each channel) of the groups whose channels lie along an axis."""
+        for group in self.network.groups:
+            rows = part_of(self.network, group, units).rows
+            if rows is not None:
+                yield group.name, rows
+
+    def add_products(
+        self, name: str, number: int, count: int, total: Array, products: Array
+    ) -> None:
+        """A batch's sums for the gram of a group at a reading."""
+        gram = self.grams[name].setdefault(number, Gram.empty(len(total)))
+        gram.add(count, total, products)

@@ -1,0 +1,169 @@
+"""What is known of a cut that was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How far the small model is from the masked twin of the dense one, on the same inputs.
+
+    Attributes:
+        max_difference: the largest absolute difference over all outputs.
+        scale: the largest absolute output of the twin, which the difference is to be held against.
+        tolerance: the largest difference that rounding explains; beyond it the cut is refused.
+        inside: the largest difference of values sampled from every operation's result, relative to
+            the largest of that operation's; it proves the cut where the output hardly depends on
+            the weights.
+        inside_tolerance: the largest such difference that rounding explains.
+        layer: where ``inside`` was found.
+        inexact: operations that mix channels. There the twin mixes the kept channels only, so the
+            proof holds for the surgery, but the dense model itself would have mixed all of them.
+    """
+
+    max_difference: float
+    scale: float
+    tolerance: float
+    inside: float = 0.0
+    inside_tolerance: float = 1e-3
+    layer: str = ""
+    inexact: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.max_difference <= self.tolerance and self.inside <= self.inside_tolerance
+
+    def refusal(self, network: str, what: str) -> str:
+        """Why a cut was not made.
+
+        Args:
+            network: its name.
+            what: 'A layer' or 'An operation': what the framework has rules for.
+        """
+        return (
+            f"{network}: the cut model does not do what the dense one does without these "
+            f"channels: expected a largest difference of {self.tolerance:.2g} or less, received "
+            f"{self.max_difference:.2g} (largest output {self.scale:.3g}); inside, they come apart "
+            f"in {self.layer or 'the model'} (by up to {self.inside:.2g} of the size of what is "
+            f"compared). The cut was not made. {what} there does something else than its rule "
+            "says: leave its channels out of the cut, and please report it."
+        )
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "does not hold"
+        shown = (
+            f"proof {verdict}: largest difference {self.max_difference:.2g} "
+            f"(tolerance {self.tolerance:.2g}, largest output {self.scale:.3g}); "
+            f"inside {self.inside:.2g} of the size of what is compared"
+        )
+        if self.inexact:
+            shown += f"; exact but for {', '.join(self.inexact)}"
+        return shown
+
+
+def furthest_apart(
+    layers: Sequence[str],
+    received: Sequence[NDArray[np.float64]],
+    expected: Sequence[NDArray[np.float64]],
+    tolerance: float,
+    factors: Sequence[float] = (1.0,),
+) -> tuple[float, str]:
+    """How far the samples of two models' operations are apart, and where they first come apart.
+
+    Args:
+        layers: the layer of each operation.
+        received: its samples in the small model, one axis, at least one each.
+        expected: as many in the twin.
+        tolerance: what rounding explains, relative to the largest of the operation's samples.
+        factors: a sample may be off by any of these. Between weights that were rescaled and the
+            factor that makes up for it, values are off by just that.
+
+    Returns:
+        (largest difference of an operation's samples relative to their size, the layer of the first
+        operation beyond the tolerance, or else of the largest difference).
+    """
+    if not layers:
+        return 0.0, ""
+    starts = np.cumsum([0, *(len(samples) for samples in expected[:-1])])
+    mine, theirs = np.concatenate(received), np.concatenate(expected)
+    same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+    with np.errstate(invalid="ignore"):
+        gaps = np.min([np.abs(mine - factor * theirs) for factor in factors], axis=0)
+    gaps = np.where(same, 0.0, np.where(np.isnan(gaps), np.inf, gaps))
+    gap = np.maximum.reduceat(gaps, starts)
+    size = np.maximum.reduceat(np.where(np.isfinite(theirs), np.abs(theirs), 0.0), starts)
+    relative = np.divide(gap, size, out=gap.copy(), where=size > 0)
+    beyond = np.flatnonzero(relative > tolerance)
+    first = int(beyond[0]) if len(beyond) else int(relative.argmax())
+    return float(relative.max()), layers[first] if relative[first] > 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class CutReport:
+    """What was removed from a model, and the proof of it; ``secateurs.report_of`` gives it.
+
+    Attributes:
+        cut: everything that was removed since the dense model, all cuts in one.
+        proof: of the last cut; None if the proof was left out.
+    """
+
+    cut: Cut
+    proof: Proof | None = None
+
+    @classmethod
+    def after(cls, model: object, cut: Cut, proof: Proof | None) -> CutReport:
+        """Of what this cut leaves of a model, which may have been cut before."""
+        return cls(report_of(model).cut.then(cut), proof)
+
+    @property
+    def max_difference(self) -> float:
+        """The proof's largest difference; NaN if the proof was left out."""
+        return float("nan") if self.proof is None else self.proof.max_difference
+
+    @property
+    def params_removed(self) -> float:
+        """Share of the parameters that are gone."""
+        if self.cut.before is None or self.cut.after is None:
+            return float("nan")
+        return 1 - self.cut.after.params / self.cut.before.params
+
+    def __str__(self) -> str:
+        lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
+        return "\n".join(lines)
+
+
+# Under one private name in the small model's own dictionary, never through its ``__setattr__``: a
+# layer or a method of the user's that is called ``report`` stays what it is, and the evidence goes
+# wherever the model goes: into a deep copy, a pickle, a spawned worker.
+_ATTRIBUTE = "_secateurs_report"
+
+
+def report_of(model: object) -> CutReport:
+    """What was removed from a model that this library made, and the proof of it.
+
+    Args:
+        model: as ``apply``, ``delete_channels``, ``prune`` or ``load`` gave it, or a copy of that.
+
+    Returns:
+        The evidence; of a model that nothing was removed from, a report of an empty cut.
+    """
+    report = vars(model).get(_ATTRIBUTE)
+    return report if isinstance(report, CutReport) else CutReport(Cut())
+
+
+def keep_report_(model: object, report: CutReport) -> None:
+    """Let ``report_of`` give this for a model that the library made itself."""
+    vars(model)[_ATTRIBUTE] = report
+
+
+def cut_of(model: object) -> Cut:
+    """Everything that was removed from a model; an empty cut where it is dense."""
+    return report_of(model).cut

@@ -1,0 +1,97 @@
+"""Comparing strategies on a model and data of one's own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from secateurs.comparison.executors import Alone
+from secateurs.comparison.job_runner import Contest
+from secateurs.comparison.results import Results
+from secateurs.comparison.runner import Onlooker, carry_out
+from secateurs.comparison.settings import Comparison
+from secateurs.settings.configuration import Training
+from secateurs.study.directory import Sources, described
+from secateurs.training.learner import Learner
+
+Strategy = str | Callable[..., Any]
+
+
+def compare(
+    model: Any,
+    train: Any,
+    validation: Any,
+    test: Any = None,
+    *,
+    strategies: Sequence[Strategy] = ("l1", "apoz", "random"),
+    amounts: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+    seeds: int = 3,
+    training: Training | None = None,
+    directory: str | Path,
+    fresh: bool = False,
+    onlooker: Onlooker | None = None,
+    **told: Any,
+) -> Results:
+    """Prune the same models by several strategies, train them alike, and compare what is left.
+
+    Args:
+        model: the dense model, unchanged; or a function of a seed that returns one, to have one a
+            seed: where ``training.batches`` is above 0 each is trained first.
+        train: as for ``iterate``.
+        validation: the same, to judge by.
+        test: the same, for ``judge_on="test"``.
+        strategies: criteria: names, with ``@network`` or ``@group`` behind them to set the scope of
+            one, or functions of ``Facts``; "auto" is one of them.
+        amounts: shares of the parameters to remove.
+        seeds: how many; of the order of the images and the lots, and of the model if it is made.
+        training: how to train, all alike.
+        directory: where results are kept, and the page; a comparison begun there goes on.
+        fresh: start over where the directory holds a comparison.
+        onlooker: told what happens.
+        **told: ``scope``, ``floor``, ``multiple``, ``skip``, ``calibration_batches``,
+            ``judge_on``: see ``secateurs.comparison.Comparison``.
+
+    Returns:
+        The results; ``print`` shows a table, ``directory`` holds compare.html.
+
+    Raises:
+        SecateursError: what was asked for cannot be done.
+        StudyError: the directory holds something else, or cannot be written.
+    """
+    own = {_name(one): one for one in strategies if callable(one)}
+    chosen = training or Training()
+    sources = Sources(train, validation, test)
+    make = functools.partial(_learner, model, sources, chosen)
+    first = make(chosen.seed)
+    comparison = Comparison(
+        task=described(first.trace(), first, sources),
+        training=chosen,
+        strategies=tuple(_name(one) for one in strategies),
+        amounts=tuple(amounts),
+        seeds=seeds,
+        **told,
+    )
+    crew = Alone(Contest(comparison, make, own=own))
+    return carry_out(comparison, directory, crew, own=own, fresh=fresh, onlooker=onlooker)
+
+
+def _learner(model: Any, sources: Sources, training: Training, seed: int) -> Learner:
+    from secateurs.backends import backend_of
+
+    built = model(seed) if _makes_models(model) else model
+    seeded = training.model_copy(update={"seed": seed})
+    learner: Learner = backend_of(built).Learner(
+        built, sources.train, sources.validation, sources.test, seeded
+    )
+    return learner
+
+
+def _name(strategy: Strategy) -> str:
+    return getattr(strategy, "__name__", "own") if callable(strategy) else strategy
+
+
+def _makes_models(model: Any) -> bool:
+    """Whether this is a function, and not a model, which can be called too."""
+    return callable(model) and not hasattr(model, "get_weights") and not hasattr(model, "modules")

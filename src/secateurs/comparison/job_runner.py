@@ -1,0 +1,281 @@
+"""The work of one job: a dense model trained, or pruned and trained again.
+
+Everything goes through ``secateurs.training.learner.Learner``, so models of either
+framework can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import METADATA_KEY, metadata
+from secateurs.channels.network import Network, Role
+from secateurs.comparison.settings import Comparison, Job, parsed
+from secateurs.criteria.registry import AUTO
+from secateurs.criteria.scoring import Scores
+from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
+from secateurs.planning.auto_criterion import Planner, score_for
+from secateurs.planning.planner import Budget, plan
+from secateurs.study.loop import fine_tuning_rates
+from secateurs.training.callbacks import Watcher
+from secateurs.training.learner import Evaluation, Learner, Snapshot
+from secateurs.training.schedules import learning_rates
+
+Pruner = Callable[[Learner, Job, Comparison], Learner]
+"""Prunes a learner's model by a strategy that is not a criterion; returns a learner of the result.
+
+For other libraries, to be held against under the same conditions.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """What a seed's dense model is.
+
+    Attributes:
+        seed: of its weights and its training.
+        params: numbers in its parameters.
+        macs: multiply-accumulates of one image.
+        bytes: of its parameters and buffers.
+        channels: of the groups that can be pruned.
+        accuracy: on the images that accuracies are of.
+        loss: mean cross-entropy on them.
+        norms: layer -> the L1 norm of each of its filters, divided by the numbers in one.
+        seconds: that its training took.
+    """
+
+    seed: int
+    params: int
+    macs: int
+    bytes: int
+    channels: int
+    accuracy: float
+    loss: float
+    norms: Mapping[str, Sequence[float]]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job came to.
+
+    Attributes:
+        strategy: as it was asked for.
+        amount: share of the parameters that was to go.
+        seed: of all that is random.
+        params: numbers in the parameters that are left.
+        macs: multiply-accumulates of one image.
+        bytes: of parameters and buffers.
+        channels: that stay in the groups that can be pruned.
+        before: accuracy after the cut, before any training.
+        before_loss: mean cross-entropy then.
+        accuracy: after training.
+        loss: mean cross-entropy then.
+        max_difference: of the proof; None where there was none.
+        seconds_to_choose: that scoring, planning and cutting took.
+        seconds_to_train: that training took.
+        criterion: the criterion that chose, where the strategy leaves that open.
+        failure: why there are no numbers; '' where there are.
+        caution: why the strategy may mean little here, or ''.
+    """
+
+    strategy: str
+    amount: float
+    seed: int
+    params: int = 0
+    macs: int = 0
+    bytes: int = 0
+    channels: int = 0
+    before: float | None = None
+    before_loss: float | None = None
+    accuracy: float | None = None
+    loss: float | None = None
+    max_difference: float | None = None
+    seconds_to_choose: float = 0.0
+    seconds_to_train: float = 0.0
+    criterion: str = ""
+    failure: str = ""
+    caution: str = ""
+
+    @property
+    def job(self) -> Job:
+        """Whose it is."""
+        return Job(self.strategy, self.amount, self.seed)
+
+
+@dataclass(eq=False)
+class Contest:
+    """Carries jobs out one after the other, keeping what the next may use again.
+
+    Attributes:
+        comparison: what all jobs are told.
+        make: seed -> a learner of the dense model as it is before training.
+        pruners: strategies that are not criteria.
+        watcher: told what happens.
+        own: criteria of the user's, by name.
+    """
+
+    comparison: Comparison
+    make: Callable[[int], Learner]
+    pruners: Mapping[str, Pruner] = field(default_factory=dict)
+    watcher: Watcher = field(default_factory=Watcher)
+    own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    _learner: tuple[int, Learner] | None = None
+    _scores: tuple[tuple[int, str], Scores, str] | None = None
+
+    def train_dense(self, seed: int) -> tuple[Dense, bytes]:
+        """Train the dense model of a seed; what it is, and its values as a safetensors file."""
+        learner, training = self._learner_of(seed), self.comparison.training
+        start = time.monotonic()
+        if training.batches:
+            rates = learning_rates(
+                training.schedule, training.learning_rate, training.batches, training.warm_up
+            )
+            self._train(learner, f"dense model, seed {seed}", rates.tolist())
+        seconds = time.monotonic() - start
+        judged = self._judge(learner)
+        network = learner.trace()
+        content = packed(learner, learner.snapshot())
+        cost = asdict(network.cost())
+        return Dense(
+            seed,
+            **cost,
+            accuracy=judged.accuracy,
+            loss=judged.loss,
+            norms=filter_norms(network),
+            seconds=round(seconds, 3),
+        ), content
+
+    def compete(self, job: Job, dense: bytes) -> Outcome:
+        """Prune a seed's dense model by a strategy, and train it again.
+
+        What cannot be done, such as an amount that the floors forbid, is a failure of the job and
+        part of the result; the other jobs go on.
+        """
+        try:
+            return self._competed(job, dense)
+        except (BudgetError, CutError, DataError, ModelError, _DivergedError) as error:
+            return Outcome(job.strategy, job.amount, job.seed, failure=str(error))
+
+    def _competed(self, job: Job, dense: bytes) -> Outcome:
+        start = time.monotonic()
+        learner, chosen_by, max_difference, caution = self._pruned(job, dense)
+        chosen = time.monotonic()
+        cost, before = learner.trace().cost(), self._judge(learner)
+        rates = fine_tuning_rates(self.comparison.training, learner.batches_an_epoch).tolist()
+        began = time.monotonic()
+        self._train(learner, job.name, rates)
+        trained = time.monotonic()
+        after = self._judge(learner)
+        return Outcome(
+            job.strategy,
+            job.amount,
+            job.seed,
+            **asdict(cost),
+            before=before.accuracy,
+            before_loss=before.loss,
+            accuracy=after.accuracy,
+            loss=after.loss,
+            max_difference=max_difference,
+            seconds_to_choose=round(chosen - start, 3),
+            seconds_to_train=round(trained - began, 3),
+            criterion=chosen_by,
+            caution=caution,
+        )
+
+    def _pruned(self, job: Job, dense: bytes) -> tuple[Learner, str, float | None, str]:
+        """(learner of the pruned model, criterion that chose, the proof's difference, caution)."""
+        learner = self._learner_of(job.seed)
+        learner.restore(unpacked(learner, dense))
+        if job.strategy in self.pruners:
+            return self.pruners[job.strategy](learner, job, self.comparison), "", None, ""
+        criterion, scope = parsed(job.strategy, self.comparison.scope, self.own)
+        network = learner.trace()
+
+        def planner(scores: Scores) -> Cut:
+            return plan(
+                network,
+                scores,
+                Budget(params=1 - job.amount),
+                scope=scope,
+                floor=self.comparison.floor,
+                multiple=self.comparison.multiple,
+                skip=self.comparison.skip,
+            )
+
+        scores, caution = self._scored(job, learner, network, criterion, planner)
+        report = learner.apply(planner(scores), network)
+        return learner, scores.criterion, report.max_difference, caution
+
+    def _scored(
+        self,
+        job: Job,
+        learner: Learner,
+        network: Network,
+        criterion: str | Callable[..., Any],
+        planner: Planner,
+    ) -> tuple[Scores, str]:
+        """(scores, why they may mean little): the same for all amounts, so made once for them."""
+        key = (job.seed, job.strategy)
+        if self._scores is None or self._scores[0] != key or criterion == AUTO:
+            data = learner.calibration(self.comparison.calibration_batches)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", UserWarning)
+                scores = score_for(network, criterion, planner, data=data, seed=job.seed)
+            cautions = [str(one.message) for one in said if one.category is UserWarning]
+            self._scores = (key, scores, " ".join(cautions))
+        return self._scores[1:]
+
+    def _train(self, learner: Learner, what: str, rates: Sequence[float]) -> None:
+        self.watcher.begin(what, len(rates))
+        loss = learner.train(0, rates, self.watcher.tick)
+        self.watcher.end()
+        if not math.isfinite(loss):
+            raise _DivergedError(
+                f"training diverged: its mean loss is {loss}. Lower the learning rate (it was "
+                f"{max(rates):.3g}), or warm it up for longer."
+            )
+
+    def _judge(self, learner: Learner) -> Evaluation:
+        return learner.evaluate(self.comparison.judge_on, lambda: None)
+
+    def _learner_of(self, seed: int) -> Learner:
+        if self._learner is None or self._learner[0] != seed:
+            self._learner = None  # one at a time: a learner holds its data
+            self._learner = (seed, self.make(seed))
+        return self._learner[1]
+
+
+class _DivergedError(SecateursError):
+    """Training came to nothing."""
+
+
+def packed(learner: Learner, snapshot: Snapshot) -> bytes:
+    """A model's values as the content of a file that ``secateurs.load`` can read."""
+    return learner.pack(snapshot.tensors, metadata(snapshot.cut))
+
+
+def unpacked(learner: Learner, content: bytes) -> Snapshot:
+    """What ``packed`` was given."""
+    tensors, said = learner.unpack(content)
+    return Snapshot(tensors, Cut.from_json(said[METADATA_KEY]))
+
+
+def filter_norms(network: Network) -> dict[str, list[float]]:
+    """Layer -> the L1 norm of each of its filters, divided by the numbers in one."""
+    found: dict[str, list[float]] = {}
+    for tensor in network.tensors.values():
+        for axis, role in tensor.roles.items():
+            if role is Role.FILTER and tensor.layer not in found:
+                values = np.abs(np.moveaxis(network.source.array(tensor.name), axis, 0))
+                norms = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+                found[tensor.layer] = [float(norm) for norm in norms]
+    return found

@@ -1,0 +1,94 @@
+"""Carrying a comparison out, or what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from secateurs.comparison.executors import Crew, Order, Result
+from secateurs.comparison.job_runner import Dense, Outcome, Pruner
+from secateurs.comparison.results import Results
+from secateurs.comparison.settings import NOTHING, Comparison, parsed
+from secateurs.comparison.store import Ledger
+from secateurs.files import write_atomically
+
+
+class Onlooker:
+    """Told how far a comparison is; does nothing with it."""
+
+    def begin(self, jobs: int, done: int) -> None:
+        """There are so many jobs, and so many of them are done already."""
+
+    def trained(self, dense: Dense) -> None:
+        """A dense model is ready."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A job is done."""
+
+
+def carry_out(
+    comparison: Comparison,
+    directory: str | Path,
+    crew: Crew,
+    *,
+    pruners: Mapping[str, Pruner] = NOTHING,
+    own: Mapping[str, Callable[..., Any]] = NOTHING,
+    fresh: bool = False,
+    onlooker: Onlooker | None = None,
+) -> Results:
+    """Carry out every job that has no result yet, and write tables, figures and the page.
+
+    Args:
+        comparison: what to compare.
+        directory: where results are kept; a comparison begun there goes on, after a crash too.
+        crew: who does the work.
+        pruners: strategies that are not criteria, by name.
+        own: criteria of the user's, by name; the crew knows them too.
+        fresh: start over where the directory holds a comparison.
+        onlooker: told what happens.
+
+    Raises:
+        SecateursError: what was asked for cannot be done; found before anything is trained where
+            it can be.
+        StudyError: the directory holds something else, or cannot be written.
+    """
+    for strategy in comparison.strategies:
+        if strategy not in pruners:
+            parsed(strategy, comparison.scope, own)
+    ledger = Ledger.begin(directory, comparison, fresh=fresh)
+    told, onlooker = comparison.to_json(), onlooker or Onlooker()
+    jobs = comparison.jobs
+    open_jobs = [job for job in jobs if ledger.outcome(job) is None]
+    onlooker.begin(len(jobs), len(jobs) - len(open_jobs))
+    seeds = dict.fromkeys(job.seed for job in open_jobs)
+    untrained = [Order(told, seed) for seed in seeds if ledger.dense(seed) is None]
+    for _, result in crew.carry_out(untrained):
+        _keep(ledger, result, onlooker)
+    contents = {seed: ledger.dense_content(seed) for seed in seeds}
+    travelling = dict(pruners)  # a read-only view of them cannot be sent to another process
+    orders = [Order(told, job.seed, job, contents[job.seed], travelling) for job in open_jobs]
+    for _, result in crew.carry_out(orders):
+        _keep(ledger, result, onlooker)
+    results = Results(comparison, ledger.denses, ledger.outcomes)
+    write(results, ledger.directory)
+    return results
+
+
+def write(results: Results, directory: Path) -> Path:
+    """Write tables, figures and the page of what was found; the page's path."""
+    from secateurs.report import contest_page
+
+    write_atomically(directory / "results.csv", results.to_csv().encode())
+    write_atomically(directory / "results.json", results.to_json().encode())
+    write_atomically(directory / "summary.csv", results.summary_to_csv().encode())
+    return contest_page.write(results.to_plain(), directory)
+
+
+def _keep(ledger: Ledger, result: Result, onlooker: Onlooker) -> None:
+    if isinstance(result, Outcome):
+        ledger.keep(result)
+        onlooker.finished(result)
+    else:
+        ledger.keep_dense(*result)
+        onlooker.trained(result[0])

@@ -1,0 +1,167 @@
+"""A comparison on disk: it can be killed at any time and goes on from what is there.
+
+Its directory holds::
+
+    comparison.json           what it was told
+    dense/seed-0.safetensors  a seed's dense model; ``secateurs.load`` reads it
+    dense/seed-0.json         what it is
+    jobs/NAME.json            what a job came to
+    results.csv, results.json every job, one a row
+    summary.csv               mean and spread over seeds
+    *.png, *.svg, compare.html
+
+Each file is whole or not there, so a job that has its file is done and every other is to be done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from secateurs.comparison.job_runner import Dense, Outcome
+from secateurs.comparison.settings import Comparison, Job
+from secateurs.errors import StudyError
+from secateurs.files import remove_temporaries, write_atomically
+
+COMPARISON = "comparison.json"
+DENSE = "dense"
+JOBS = "jobs"
+_OWN = (JOBS, DENSE, COMPARISON)
+
+Kind = TypeVar("Kind", Dense, Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The files of one comparison.
+
+    Attributes:
+        directory: where they are.
+        comparison: what it was told.
+    """
+
+    directory: Path
+    comparison: Comparison
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Self:
+        """A comparison that was begun.
+
+        Raises:
+            StudyError: there is none.
+        """
+        place = Path(directory)
+        if not (place / COMPARISON).exists():
+            raise StudyError(
+                f"{place}: expected a comparison's directory; there is no {COMPARISON} in it. "
+                f"Begin one with: secateurs compare --directory {place} ..."
+            )
+        return cls(place, Comparison.load(place / COMPARISON))
+
+    @classmethod
+    def begin(cls, directory: str | Path, comparison: Comparison, *, fresh: bool = False) -> Self:
+        """A new comparison, or one that goes on; strategies, amounts and seeds may be added.
+
+        Args:
+            directory: made if it is not there.
+            comparison: what it is told.
+            fresh: start over where the directory holds one.
+
+        Raises:
+            StudyError: the directory holds one whose jobs were told something else, or something
+                that is no comparison.
+        """
+        place = Path(directory)
+        if (place / COMPARISON).exists():
+            if fresh:
+                _remove(place)
+            else:
+                _refuse_another(cls.open(place), comparison)
+        elif place.is_dir() and any(place.iterdir()):
+            raise StudyError(
+                f"{place}: expected an empty or a new directory, or a comparison's; received one "
+                "that holds something else"
+            )
+        remove_temporaries(place)
+        write_atomically(place / COMPARISON, comparison.to_json().encode())
+        return cls(place, comparison)
+
+    def keep_dense(self, dense: Dense, content: bytes) -> None:
+        """Keep a seed's dense model."""
+        place = self._dense(dense.seed)
+        write_atomically(place.with_suffix(".safetensors"), content)
+        write_atomically(place.with_suffix(".json"), _json(dense))
+
+    def dense(self, seed: int) -> Dense | None:
+        """What a seed's dense model is, if it has been trained."""
+        return _read(Dense, self._dense(seed).with_suffix(".json"))
+
+    def dense_content(self, seed: int) -> bytes:
+        """Its values, as a safetensors file."""
+        return self._dense(seed).with_suffix(".safetensors").read_bytes()
+
+    def keep(self, outcome: Outcome) -> None:
+        """Keep what a job came to."""
+        write_atomically(self._job(outcome.job), _json(outcome))
+
+    def outcome(self, job: Job) -> Outcome | None:
+        """What a job came to, if it is done."""
+        return _read(Outcome, self._job(job))
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of all jobs that are done."""
+        found = (self.outcome(job) for job in self.comparison.jobs)
+        return [outcome for outcome in found if outcome is not None]
+
+    @property
+    def denses(self) -> list[Dense]:
+        """Of all seeds whose dense model has been trained."""
+        seeds = dict.fromkeys(job.seed for job in self.comparison.jobs)
+        return [dense for dense in map(self.dense, seeds) if dense is not None]
+
+    def _dense(self, seed: int) -> Path:
+        return self.directory / DENSE / f"seed-{seed}"
+
+    def _job(self, job: Job) -> Path:
+        return self.directory / JOBS / f"{job.name}.json"
+
+
+def _json(what: Dense | Outcome) -> bytes:
+    return (json.dumps(asdict(what), indent=1) + "\n").encode()
+
+
+def _read(kind: type[Kind], path: Path) -> Kind | None:
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+        return kind(**values)
+    except (OSError, ValueError, TypeError) as error:
+        raise StudyError(
+            f"{path}: cannot be read as a comparison's result: {error}. Delete it to have it done "
+            "again."
+        ) from error
+
+
+def _refuse_another(ledger: Ledger, comparison: Comparison) -> None:
+    free = ("strategies", "amounts", "seeds")
+    same = comparison.model_copy(update={name: getattr(ledger.comparison, name) for name in free})
+    differences = ledger.comparison.differences(same)
+    if differences:
+        raise StudyError(
+            f"{ledger.directory}: holds another comparison ({'; '.join(differences)}). Start over "
+            "in its place: --fresh; or choose another directory."
+        )
+
+
+def _remove(directory: Path) -> None:
+    for name in _OWN:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

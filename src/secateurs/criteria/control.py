@@ -1,0 +1,18 @@
+"""The control."""
+
+from __future__ import annotations
+
+from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.registry import Need, criterion
+
+
+@criterion(Need.NOTHING)
+def random(facts: Facts) -> Array:
+    """A number drawn for each channel: the control every other criterion has to beat.
+
+    Formula: s_j uniform in [0, 1), from the seed.
+    Cost: none.
+    When it hurts: without fine-tuning. With enough of it, random is often hard to beat.
+    Source: Mittal et al., Recovering from Random Pruning, WACV 2018.
+    """
+    return facts.random.random(len(facts))

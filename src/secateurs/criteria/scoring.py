@@ -1,0 +1,176 @@
+"""Scoring every channel of a network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.backends import backend_named
+from secateurs.calibration.statistics import Gathered
+from secateurs.channels.network import Group, Network
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.registry import Criterion, Need, find
+from secateurs.errors import DataError, ModelError, SecateursError
+
+if TYPE_CHECKING:
+    from secateurs.planning.auto_criterion import Tournament
+
+
+class Scores(Mapping[str, NDArray[np.float64]]):
+    """A score for each channel of each group; the lowest is pruned first.
+
+    Attributes:
+        criterion: the name of what made them.
+        tournament: how that criterion was chosen, where ``"auto"`` was asked for; else None. Print
+            it for the ranking.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, NDArray[np.float64]],
+        criterion: str,
+        tournament: Tournament | None = None,
+    ) -> None:
+        self._values = dict(values)
+        self.criterion = criterion
+        self.tournament = tournament
+
+    def __getitem__(self, group: str) -> NDArray[np.float64]:
+        return self._values[group]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        channels = sum(len(values) for values in self._values.values())
+        return f"<Scores by {self.criterion}: {channels} channels in {len(self)} groups>"
+
+
+def score(
+    network: Network,
+    criterion: str | Callable[[Facts], Any] = "l1",
+    *,
+    data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score every channel that can be pruned.
+
+    Args:
+        network: as ``trace`` made it; weights are read as they are now.
+        criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
+            returns one number for each channel.
+        data: calibration data, for criteria that need it: (images, labels) as two arrays, images
+            alone where no labels are needed, or an iterable of such batches.
+        loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
+            cross-entropy.
+        seed: for criteria that draw lots.
+
+    Raises:
+        UnknownNameError: no criterion has this name.
+        DataError: the criterion needs calibration data and got none, or none that it can use.
+        ModelError: weights hold NaN; the message names the layer.
+        SecateursError: a function of the user's returned the wrong number of scores.
+    """
+    found = find(criterion)
+    return score_many(network, [criterion], data=data, loss=loss, seed=seed)[found.name]
+
+
+def score_many(
+    network: Network,
+    criteria: Sequence[str | Callable[[Facts], Any]],
+    *,
+    data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Scores]:
+    """Score every channel by several criteria, with one pass over the calibration data.
+
+    Args:
+        network: as ``trace`` made it.
+        criteria: names, or functions as ``score`` takes them.
+        data: calibration data, as for ``score``; gone through once, whatever the criteria.
+        loss: as for ``score``.
+        seed: for criteria that draw lots.
+
+    Returns:
+        The name of each criterion -> its scores.
+    """
+    found = [find(criterion) for criterion in criteria]
+    gathered = _gathered(network, found, data, loss)
+    for criterion in found:
+        if criterion.caution is not None and (why := criterion.caution(network, gathered)):
+            warnings.warn(why, UserWarning, stacklevel=2)
+    return {each.name: _scores(network, each, gathered, seed) for each in found}
+
+
+def gather(
+    network: Network, needs: Need, data: Any, *, loss: Any = None, who: str = "gather"
+) -> Gathered:
+    """All that these needs take, in one pass over the calibration data.
+
+    Args:
+        network: as ``trace`` made it.
+        needs: what to gather.
+        data: calibration data, as for ``score``.
+        loss: as for ``score``.
+        who: what needs it, for messages.
+    """
+    backend = backend_named(network.source.framework)
+    return backend.gather(network, needs, data, loss=loss, who=who)
+
+
+def _gathered(network: Network, criteria: Sequence[Criterion], data: Any, loss: Any) -> Gathered:
+    demanding = [criterion for criterion in criteria if criterion.needs & Need.DATA]
+    who = ", ".join(criterion.name for criterion in demanding)
+    if demanding and data is None:
+        labels = any(criterion.needs & Need.LOSS for criterion in demanding)
+        wanted = "data=(images, labels)" if labels else "data=images"
+        raise DataError(
+            f"{who}: expected calibration data; received none. Pass {wanted}, arrays or an "
+            "iterable of batches; or take a criterion that looks at weights alone, such as 'l1'."
+        )
+    needs = reduce(or_, (criterion.needs for criterion in criteria), Need.NOTHING)
+    if data is not None:
+        needs = reduce(or_, (criterion.with_data for criterion in criteria), needs)
+        demanding = demanding or [c for c in criteria if c.with_data]
+    if not needs & Need.DATA:
+        return Gathered()
+    names = ", ".join(criterion.name for criterion in demanding)
+    return gather(network, needs, data, loss=loss, who=names)
+
+
+def _scores(network: Network, criterion: Criterion, gathered: Gathered, seed: int) -> Scores:
+    seeds = np.random.default_rng(seed).spawn(len(network.groups))
+    values = {
+        group.name: _checked(
+            criterion, group, criterion.function(Facts(network, group, generator, gathered))
+        )
+        for group, generator in zip(network.groups, seeds, strict=True)
+    }
+    return Scores(values, criterion.name)
+
+
+def _checked(criterion: Criterion, group: Group, values: Any) -> NDArray[np.float64]:
+    scores = np.asarray(values, np.float64)
+    if scores.shape != (len(group),):
+        raise SecateursError(
+            f"{criterion.name}: expected {len(group)} scores for {group.name}, one a channel; "
+            f"received an array of shape {scores.shape}"
+        )
+    if np.isnan(scores).any():
+        channel = int(np.flatnonzero(np.isnan(scores))[0])
+        raise ModelError(
+            f"{group.name}: expected finite weights; its channel {channel} scores NaN by "
+            f"{criterion.name}. The weights hold NaN: load a sound checkpoint."
+        )
+    return scores

@@ -1,0 +1,83 @@
+"""Criteria that hold each filter against the others of its group. Weights alone, no data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.registry import Need, criterion
+
+
+@criterion(Need.WEIGHTS)
+def geometric_median(facts: Facts) -> Array:
+    """How far a filter is from all others: one near the middle can be stood in for by them (FPGM).
+
+    Formula: s_j = sum_i ||F_i - F_j||_2, on filters with their signs; coupled filters are one long
+    filter.
+    Cost: one read of the weights, and C^2 / 2 distances for a group of C channels.
+    When it hurts: a filter near the middle of all is not near the span of any few; where the others
+    are large and few, it drops small filters as ``l2`` would. Across layers it does not compare.
+    Source: He et al., Filter Pruning via Geometric Median, CVPR 2019.
+    """
+    filters = stacked_filters(facts)
+    squares = np.einsum("cn,cn->c", filters, filters)
+    distances = np.empty(len(filters))
+    for j, row in enumerate(filters):
+        # Differences, not the expanded square: that loses half of the digits for like filters.
+        gaps = filters - row
+        distances[j] = np.sqrt(np.einsum("cn,cn->c", gaps, gaps)).sum()
+    return np.where(np.isnan(squares), np.nan, distances)
+
+
+@criterion(Need.WEIGHTS)
+def lamp(facts: Facts) -> Array:
+    """A filter's share of all that is at least as large in its layer: layers become comparable.
+
+    Formula: s_j = ||F_j||^2 / sum of ||F_v||^2 over all v with ||F_v|| >= ||F_j||.
+    Cost: one read of the weights.
+    When it hurts: within a group it ranks as ``l2`` does, so it only matters across layers
+    (``scope="network"``); made for single weights, on channels it is often no better than random.
+    The largest filter of every group scores 1, so a global threshold never empties a layer.
+    Source: Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021.
+    """
+    squares = np.sum([np.einsum("cn,cn->c", rows, rows) for rows in facts.filters], axis=0)
+    order = np.argsort(squares, kind="stable")
+    rising = squares[order]
+    from_here_up = np.cumsum(rising[::-1])[::-1]
+    # Equal filters share one denominator, whatever their order: the sum from the first of them.
+    first = np.searchsorted(rising, rising, side="left")
+    shares = np.empty(len(facts))
+    shares[order] = rising / np.where(from_here_up[first] > 0, from_here_up[first], 1)
+    return shares
+
+
+@criterion(Need.WEIGHTS)
+def whc(facts: Facts) -> Array:
+    """Large filters unlike the others: norm times dissimilarity, weighted by the others' norms.
+
+    Formula: s_j = ||F_j|| * sum_{i != j} ||F_i|| (1 - |cos(F_i, F_j)|).
+    Cost: one read of the weights, and C^2 / 2 cosines for a group of C channels.
+    When it hurts: norms of different layers do not compare, and here they enter squared; rank
+    within groups.
+    Source: Chen & Wang, WHC: Weighted Hybrid Criterion for Filter Pruning on Convolutional Neural
+    Networks, ICASSP 2023.
+    """
+    filters = stacked_filters(facts)
+    norms = np.linalg.norm(filters, axis=1)
+    unlike = 1 - np.abs(cosines(filters @ filters.T))
+    np.fill_diagonal(unlike, 0)
+    scores: Array = norms * (unlike @ norms)
+    return scores
+
+
+def stacked_filters(facts: Facts) -> Array:
+    """All that makes each channel as one long signed filter, in double precision."""
+    return np.concatenate([rows.astype(np.float64) for rows in facts.filters], axis=1)
+
+
+def cosines(products: Array) -> Array:
+    """From inner products of all pairs to cosines; a vector of zeros is unlike all others."""
+    norms = np.sqrt(np.maximum(np.diag(products), 0))
+    safe = np.where(norms > 0, norms, 1)
+    found: Array = np.clip(products / np.outer(safe, safe), -1, 1)
+    return found

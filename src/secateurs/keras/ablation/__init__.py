@@ -1,0 +1,1 @@
+"""Removing channels one at a time."""

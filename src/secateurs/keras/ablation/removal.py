@@ -1,0 +1,231 @@
+"""Running a network without one channel, many times over.
+
+A channel is removed by a gate of zero on all that consumers read of it. On TensorFlow and PyTorch
+everything before its first consumer is taken from one dense run; on JAX one program, compiled once,
+runs the whole network. Where an operation mixes channels (a layer normalisation), the masked twin
+is run in their place: it normalises what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.statistics import Gates, part_of
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Group
+from secateurs.keras.internals import compiled
+from secateurs.keras.proof.prove import outputs_without
+from secateurs.keras.tracing.interpreter import Site
+
+if TYPE_CHECKING:
+    from secateurs.keras.statistics.collector import Pass
+
+Sums = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dense:
+    """The dense network's run on one batch.
+
+    Attributes:
+        batch: as given.
+        arrays: its images, as the model takes them.
+        targets: its labels, as the loss takes them.
+        saved: what every call gave; None where that is of no use.
+        losses: of the images.
+        right: which images are classified right; None where labels are not classes.
+        classes: how many classes the outputs score; 0 where labels are not classes.
+    """
+
+    batch: Batch
+    arrays: Sequence[Any]
+    targets: Any
+    saved: Saved | None
+    losses: Sums
+    right: Sums | None
+    classes: int
+
+    @property
+    def labels(self) -> NDArray[Any] | None:
+        """Of the images, where there are any."""
+        return self.batch.labels
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Changes:
+    """What removing channels did, image by image.
+
+    Attributes:
+        loss: change of the loss, shape (channels, images).
+        right: 1 where an image is now classified right and was not, -1 the other way round.
+    """
+
+    loss: Sums
+    right: Sums
+
+
+class Removals:
+    """Removes channels of a network one at a time and says what that does to each image's loss.
+
+    Args:
+        work: a pass over the same network, which knows what is read where.
+    """
+
+    def __init__(self, work: Pass) -> None:
+        self._work = work
+        self._network = work.network
+        self._evaluated = compiled(self._evaluate)
+        mixed = [np.unique(self._network.solution.atoms[m.units]) for m in self._network.mixings]
+        self._mixed = {
+            group.name
+            for group in self._network.groups
+            if len(group) > 1 and any(np.isin(group.channels, atoms).any() for atoms in mixed)
+        }
+
+    def dense(self, batch: Batch) -> Dense:
+        """The dense network's run on a batch."""
+        arrays, targets = self._work.arrays(batch), self._work.labels(batch)
+        saved = None if self._runs_whole else Saved()
+        losses, outputs = self._gated(self._open(), arrays, targets, saved)
+        scores = _numpy(outputs[0])
+        right = self._right(outputs, batch)
+        classes = 0 if right is None else scores.shape[1]
+        return Dense(batch, arrays, targets, saved, losses, right, classes)
+
+    def slopes(self, dense: Dense) -> Sums:
+        """How each image's loss changes with a gate on each atom; (images, atoms)."""
+        gates = Gates(self._network.solution)
+        return np.concatenate([gates.terms(slopes) for slopes in self._work.slopes(dense.batch)])
+
+    def without(
+        self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+    ) -> Changes:
+        """Remove each of these channels of a group, one at a time, on a batch.
+
+        Args:
+            dense: the dense network's run on the batch.
+            group: whose channels.
+            channels: which of them.
+            where: on which images the changes are wanted, (channels, images); all are found.
+        """
+        changes = Changes(*np.zeros((2, len(channels), len(dense.losses))))
+        for place, channel in enumerate(channels.tolist()):
+            losses, outputs = self._without(dense, group, channel)
+            changes.loss[place] = losses - dense.losses
+            right = self._right(outputs, dense.batch)
+            if right is not None and dense.right is not None:
+                changes.right[place] = right - dense.right
+        return changes
+
+    def takes_some(self, group: Group) -> bool:
+        """Whether a channel of the group is removed on some images for less than on all: never."""
+        return False
+
+    def price(self, group: Group) -> float:
+        """About how much work it is to remove one of the group's channels: calls to be run."""
+        calls = len(self._work.source.operations)
+        if self._runs_whole or group.name in self._mixed:
+            return 1.0 + calls
+        first = min((self._close_(self._open(), group, n) for n in range(len(group))), default=0)
+        return 1.0 + calls - first
+
+    @property
+    def _runs_whole(self) -> bool:
+        """Whether the whole network is one compiled program."""
+        return bool(keras.backend.backend() == "jax")
+
+    def _without(self, dense: Dense, group: Group, channel: int) -> tuple[Sums, Sequence[Any]]:
+        """(each image's loss, the outputs) without a channel."""
+        if group.name in self._mixed:
+            return self._by_twin(dense, group, channel)
+        gates = self._open()
+        first = self._close_(gates, group, channel)
+        if dense.saved is not None:
+            dense.saved.until = first
+        return self._gated(gates, dense.arrays, dense.targets, dense.saved)
+
+    def _by_twin(self, dense: Dense, group: Group, channel: int) -> tuple[Sums, Sequence[Any]]:
+        cut = self._network.cut({group.name: [channel]})
+        without = outputs_without(self._network, cut, list(dense.arrays))
+        outputs = [keras.ops.convert_to_tensor(output) for output in without]
+        losses = self._work.objective.losses(outputs, dense.targets)
+        return _numpy(losses).astype(np.float64), outputs
+
+    def _right(self, outputs: Sequence[Any], batch: Batch) -> Sums | None:
+        """1 where an image is classified right; None where labels are not classes."""
+        scores = _numpy(outputs[0])
+        if len(outputs) > 1 or not self._work.objective.classifies(scores.shape, batch.labels):
+            return None
+        right: Sums = (scores.argmax(axis=1) == batch.labels).astype(np.float64)
+        return right
+
+    def _open(self) -> list[NDArray[Any]]:
+        """Gates through which everything goes."""
+        return [np.ones((1, width), np.float32) for width in self._work.widths]
+
+    def _close_(self, gates: list[NDArray[Any]], group: Group, channel: int) -> int:
+        """Zero the gates of a channel; the number of the call that reads it first."""
+        for gate, reading in zip(gates, self._work.readings, strict=True):
+            part = part_of(self._network, group, reading.units)
+            gate[0, part.index[part.channel == channel]] = 0
+        steps = [
+            read.place.step for read in self._work.reads.values() if not gates[read.number].all()
+        ]
+        return min(steps, default=len(self._work.source.operations))
+
+    def _gated(
+        self,
+        gates: Sequence[Any],
+        arrays: Sequence[Any],
+        targets: Any,
+        saved: Saved | None,
+    ) -> tuple[Sums, Sequence[Any]]:
+        losses, outputs = self._evaluated(gates, arrays, targets, self._work.values, saved)
+        return _numpy(losses).astype(np.float64), outputs
+
+    def _evaluate(
+        self,
+        gates: Sequence[Any],
+        arrays: Sequence[Any],
+        targets: Any,
+        values: Sequence[Any],
+        saved: Saved | None,
+    ) -> tuple[Any, list[Any]]:
+        tensors = [keras.ops.convert_to_tensor(gate) for gate in gates]
+        around = None if saved is None else saved.around
+        outputs = self._work.gated(tensors, arrays, values, around)
+        return self._work.objective.losses(outputs, targets), outputs
+
+
+class Saved:
+    """What every call of a dense run gave; later runs take it from here up to some call.
+
+    Attributes:
+        until: the number of the first call to be run; None saves all of them.
+    """
+
+    def __init__(self) -> None:
+        self.until: int | None = None
+        self._given: dict[int, Any] = {}
+
+    def around(
+        self, step: Any, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        """One call of the graph."""
+        if self.until is not None:
+            if site.index < self.until:
+                return self._given[site.index]
+            return step(site, arguments, keywords)
+        self._given[site.index] = step(site, arguments, keywords)
+        return self._given[site.index]
+
+
+def _numpy(tensor: Any) -> NDArray[Any]:
+    return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -1,0 +1,141 @@
+"""Making a cut and proving it: the public functions for Keras models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.latest import latest_network
+from secateurs.channels.network import Network
+from secateurs.channels.proof import CutReport, keep_report_
+from secateurs.errors import CutError
+from secateurs.keras.model.example_inputs import checked_model
+from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.keras.proof.prove import prove
+from secateurs.keras.surgery.rebuilding import cut_copy
+from secateurs.keras.trace_model import TracedModel, trace
+
+
+def apply(
+    model: Any,
+    cut: Cut,
+    example_inputs: Any = None,
+    *,
+    network: Network | None = None,
+    proof: bool = True,
+) -> Any:
+    """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
+
+    A compiled model gives a compiled one: same loss and metrics, an optimizer of the same settings
+    whose state (momentum, ...) is sliced along.
+
+    Args:
+        model: the model the cut was planned for.
+        cut: what goes.
+        example_inputs: what to run both models on for the proof; made up where there are none.
+        network: the model's trace, if there is one already; without it the model is traced again.
+        proof: False leaves the proof out.
+
+    Returns:
+        The small model, of the same class and with layers of the same names;
+        ``secateurs.report_of`` gives the proof and everything removed so far.
+
+    Raises:
+        CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
+            behind.
+    """
+    model = checked_model(model)
+    small = cut_copy(model, cut)
+    evidence = None
+    if proof:
+        network = _network_of(model, example_inputs, network, cut)
+        alive = network.alive(network.removed_by(cut))
+        evidence = prove(network, small, cut, alive, example_inputs)
+    keep_report_(small, CutReport.after(model, cut, evidence))
+    return small
+
+
+def delete_channels(
+    model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any = None
+) -> Any:
+    """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
+
+    Args:
+        model: unchanged.
+        channels: layer name -> indices of the filters to remove, ``{"conv1": [0, 4]}``.
+        example_inputs: what the model takes; may be left out where it knows its shapes.
+
+    Returns:
+        A new, smaller model; ``secateurs.report_of`` gives the proof.
+
+    Raises:
+        UnknownNameError: no such layer.
+        CutError: a filter that may not go, and why.
+    """
+    network = trace(model, example_inputs)
+    for name in channels:
+        _check_has_weights(model, name)
+    return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
+
+
+def _check_has_weights(model: Any, name: str) -> None:
+    """A layer that has no weights makes no channels; say which layer makes those it passes on."""
+    operations = dict(named_operations(model))
+    layer = operations.get(name)
+    if layer is None or _has_weights(layer):
+        return
+    made_by = _maker(operations, layer)
+    raise CutError(
+        f"{name}: expected a layer with weights, whose filters are channels; received "
+        f"{type(layer).__name__}, which has none. "
+        + (f"Its channels are made by {made_by!r}: name that layer." if made_by else "")
+    )
+
+
+def _has_weights(operation: Any) -> bool:
+    return bool(getattr(operation, "weights", []))
+
+
+def _maker(operations: Mapping[str, Any], layer: Any) -> str:
+    """The nearest layer before this one that has weights."""
+    paths = {id(operation): path for path, operation in operations.items()}
+    seen: set[int] = set()
+    waiting = [layer]
+    while waiting:
+        operation = waiting.pop(0)
+        for node in operation._inbound_nodes:
+            for tensor in node.input_tensors:
+                before = tensor._keras_history.operation
+                if id(before) in seen or before is None:
+                    continue
+                if _has_weights(before) and id(before) in paths:
+                    return paths[id(before)]
+                seen.add(id(before))
+                waiting.append(before)
+    return ""
+
+
+def _network_of(model: Any, example_inputs: Any, network: Network | None, cut: Cut) -> Network:
+    """The trace to prove with: the one given, the latest of this model, or a new one."""
+    if network is not None and _is_of(network, model):
+        return network
+    known = latest_network(model)
+    fresh = known if known and _is_of(known, model) else trace(model, example_inputs)
+    if fresh.cut({name: c.removed for name, c in cut.channels.items()}).tensors != cut.tensors:
+        raise CutError(
+            f"{model.name}: expected a cut whose channels and tensors agree on this model; "
+            "received one planned for another. Plan it again on this model."
+        )
+    return fresh
+
+
+def _is_of(network: Network, model: Any) -> bool:
+    """Whether the network was traced from exactly this model, as it is now."""
+    source = network.source
+    if not isinstance(source, TracedModel) or source.model is not model:
+        return False
+    present = {leaf.name: leaf.variable for leaf in leaves_of(model)}
+    return present.keys() == source.leaves.keys() and all(
+        variable is source.leaves[name].variable for name, variable in present.items()
+    )

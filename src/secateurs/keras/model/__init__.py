@@ -1,0 +1,1 @@
+"""A Keras model's example inputs and named tensors."""

@@ -1,0 +1,197 @@
+"""Example inputs, as users give them, made into what a model takes; or made up, where none are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import ModelError
+from secateurs.keras.internals import Functional, functional_like_constructor, graph_of
+from secateurs.keras.model.tensors import named_operations
+
+FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
+
+
+def checked_model(model: Any) -> Any:
+    """The model, unless it is something that cannot be traced; then the error says what to pass.
+
+    Raises:
+        ModelError: it is no Keras model, is not built, is subclassed, or is of another backend.
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(_what_it_is(model))
+    name, kind = model.name, type(model).__name__
+    if isinstance(model, keras.Sequential):
+        if type(model).call is not keras.Sequential.call or not _plain_constructor(model):
+            raise ModelError(_subclassed(name, kind, "keras.Sequential(model.layers)"))
+        if graph_of(model) is None:
+            raise ModelError(
+                f"{name}: expected a model that is built; received a {kind} without input shape. "
+                f"Begin it with keras.Input(shape=...), or call {name}.build(input_shape) first."
+            )
+    elif not isinstance(model, Functional) or type(model).call is not Functional.call:
+        raise ModelError(
+            _subclassed(name, kind, "x = keras.Input(shape=...); keras.Model(x, model.call(x))")
+        )
+    elif not functional_like_constructor(type(model)):
+        raise ModelError(_subclassed(name, kind, "keras.Model(model.inputs, model.outputs)"))
+    _check_backend(model)
+    return model
+
+
+def _plain_constructor(model: Any) -> bool:
+    return type(model).__init__ is keras.Sequential.__init__
+
+
+def _subclassed(name: str, kind: str, way_out: str) -> str:
+    return (
+        f"{name}: expected a sequential or functional model; received {kind}, a subclass with code "
+        "of its own, which Keras cannot build again with other sizes. Where its layers are "
+        f"Keras's, its graph can be had: {way_out}"
+    )
+
+
+def _what_it_is(model: Any) -> str:
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__}
+    if any(kind.startswith("keras.") and kind.endswith(".Model") for kind in kinds):
+        return (
+            f"expected a model of the Keras that is running now (backend "
+            f"{keras.backend.backend()!r}); received one made before Keras was loaded anew, for "
+            "another backend. Set KERAS_BACKEND before keras is imported, and build it again."
+        )
+    return f"expected a keras.Model; received {type(model).__name__}"
+
+
+def _check_backend(model: Any) -> None:
+    for path, operation in named_operations(model):
+        if type(operation).__name__ in ("TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"):
+            continue  # its own backend's, or Keras would not have built it
+        for variable in getattr(operation, "variables", ()):
+            if not keras.ops.is_tensor(variable.value):
+                raise ModelError(
+                    f"{path}: expected tensors of the backend {keras.backend.backend()!r}; "
+                    f"received a variable that holds {type(variable.value).__module__}."
+                    f"{type(variable.value).__name__}. Build the model and use it on one backend."
+                )
+
+
+def as_arrays(example_inputs: Any, model: Any) -> list[NDArray[Any]]:
+    """The inputs as arrays, flat, in the order of ``model.inputs``.
+
+    Args:
+        example_inputs: an array or tensor, or a tuple, list or dictionary (by name) of them.
+        model: what they are for.
+
+    Raises:
+        ModelError: too many or too few, of the wrong shape, or tensors of another framework.
+    """
+    expected = graph_of(model).inputs
+    if isinstance(example_inputs, Mapping):
+        lacking = [tensor.name for tensor in expected if tensor.name not in example_inputs]
+        if lacking:
+            raise ModelError(
+                f"{model.name}: expected an input named {lacking[0]!r}; received inputs named "
+                f"{', '.join(map(repr, example_inputs))}"
+            )
+        given = [example_inputs[tensor.name] for tensor in expected]
+    elif isinstance(example_inputs, (list, tuple)):
+        given = list(keras.tree.flatten(example_inputs))
+    else:
+        given = [example_inputs]
+    if len(given) != len(expected):
+        raise ModelError(
+            f"{model.name}: expected {len(expected)} inputs "
+            f"({', '.join(tensor.name for tensor in expected)}); received {len(given)}"
+        )
+    return [_as_array(value, tensor) for value, tensor in zip(given, expected, strict=True)]
+
+
+def _as_array(value: Any, expected: Any) -> NDArray[Any]:
+    if keras.ops.is_tensor(value):
+        array = np.asarray(keras.ops.convert_to_numpy(value))
+    elif type(value).__module__.partition(".")[0] in FRAMEWORKS:
+        raise ModelError(
+            f"{expected.name}: expected a NumPy array or a tensor of the backend "
+            f"{keras.backend.backend()!r}; received a {type(value).__module__}."
+            f"{type(value).__name__}. Pass np.asarray(x)."
+        )
+    else:
+        array = np.asarray(value)
+    wanted = tuple(expected.shape)
+    fits = array.ndim == len(wanted) and all(
+        want in (None, have) for want, have in zip(wanted, array.shape, strict=True)
+    )
+    if not fits:
+        raise ModelError(
+            f"{expected.name}: expected an input of shape {wanted}; received {array.shape}"
+        )
+    return array
+
+
+def made_up(model: Any, index_ranges: Mapping[int, int], examples: int = 2) -> list[NDArray[Any]]:
+    """Inputs for a model that knows its own shapes: the same ones every time.
+
+    Args:
+        model: what they are for.
+        index_ranges: number of an input -> below what its numbers must be, for indices.
+        examples: how many, where the batch's size is open.
+    """
+    random = np.random.default_rng(0)
+    arrays: list[NDArray[Any]] = []
+    for number, tensor in enumerate(graph_of(model).inputs):
+        shape = (examples if tensor.shape[0] is None else tensor.shape[0], *tensor.shape[1:])
+        _check_known(model, tensor)
+        kind = keras.backend.standardize_dtype(tensor.dtype)
+        if kind == "string":
+            raise ModelError(_open(model, tensor, "it takes text"))
+        if number in index_ranges or "int" in kind:
+            most = index_ranges.get(number, 2)
+            arrays.append(random.integers(0, most, shape).astype(_plain(kind)))
+        elif kind == "bool":
+            arrays.append(random.integers(0, 2, shape).astype(bool))
+        else:
+            arrays.append(random.standard_normal(shape).astype("float32"))
+    return arrays
+
+
+def _plain(kind: str) -> str:
+    return "float32" if kind in ("bfloat16", "float16") else kind
+
+
+def _check_known(model: Any, tensor: Any) -> None:
+    if None in tensor.shape[1:]:
+        raise ModelError(_open(model, tensor, f"its shape {tuple(tensor.shape)} is open"))
+
+
+def _open(model: Any, tensor: Any, why: str) -> str:
+    return (
+        f"{model.name}: expected example_inputs, because of the input {tensor.name!r}: {why}. "
+        "Pass a small batch of what the model sees: sec.trace(model, x[:1])"
+    )
+
+
+def shapes_of(model: Any, arrays: Sequence[NDArray[Any]] | None) -> list[tuple[int, ...]]:
+    """Shapes to trace with: those of the examples; without them, of a batch of one."""
+    if arrays is not None:
+        return [tuple(array.shape) for array in arrays]
+    shapes = []
+    for tensor in graph_of(model).inputs:
+        _check_known(model, tensor)
+        shapes.append((1 if tensor.shape[0] is None else tensor.shape[0], *tensor.shape[1:]))
+    return shapes
+
+
+def described(example_inputs: Any) -> str:
+    """'(1, 224, 224, 3) float32' for error messages."""
+    if isinstance(example_inputs, Mapping):
+        return "{" + ", ".join(f"{k}: {described(v)}" for k, v in example_inputs.items()) + "}"
+    if isinstance(example_inputs, (tuple, list)):
+        return "(" + ", ".join(described(value) for value in example_inputs) + ")"
+    if hasattr(example_inputs, "shape") and hasattr(example_inputs, "dtype"):
+        kind = keras.backend.standardize_dtype(example_inputs.dtype)
+        return f"{tuple(example_inputs.shape)} {kind}"
+    return type(example_inputs).__name__

@@ -1,0 +1,144 @@
+"""A model's tensors: its layers' variables, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Role, Tensor
+from secateurs.keras.internals import graph_of, is_model, nodes_of, own_variables, sublayers
+
+
+@dataclass(eq=False, slots=True)
+class Leaf:
+    """One variable of the model, and the units found along its axes so far.
+
+    Attributes:
+        name: the layer's path and the variable's name, 'encoder.conv1.kernel'.
+        variable: the variable itself.
+        is_parameter: False for running statistics, states, ...
+        aliases: its other names.
+        axes: axis -> unit at each index, for the axes that carry channels.
+        roles: axis -> what it does.
+    """
+
+    name: str
+    variable: Any
+    is_parameter: bool
+    aliases: list[str] = field(default_factory=list)
+    axes: dict[int, Ids] = field(default_factory=dict)
+    roles: dict[int, Role] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> str:
+        """The layer it belongs to."""
+        return self.name.rpartition(".")[0] or self.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its lengths."""
+        return tuple(self.variable.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a number."""
+        return size_of(keras.backend.standardize_dtype(self.variable.dtype))
+
+    def described(self) -> Tensor:
+        """The leaf in the algebra's terms."""
+        return Tensor(
+            self.name,
+            self.shape,
+            self.itemsize,
+            self.is_parameter,
+            tuple(self.aliases),
+            dict(sorted(self.axes.items())),
+            dict(sorted(self.roles.items())),
+        )
+
+    def array(self) -> NDArray[Any]:
+        """Its present values; half precision comes as single."""
+        values = self.variable.value
+        if keras.backend.standardize_dtype(self.variable.dtype) in ("float16", "bfloat16"):
+            values = keras.ops.cast(values, "float32")
+        numbers: NDArray[Any] = np.asarray(keras.ops.convert_to_numpy(values))
+        return numbers
+
+
+def size_of(dtype: str) -> int:
+    """Bytes of one number of a Keras type ('bfloat16' is unknown to NumPy)."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def leaves_of(model: Any) -> list[Leaf]:
+    """Every variable of the model once, in the order of its layers, each with all its names."""
+    leaves: dict[int, Leaf] = {}
+    first = paths_of(model)
+    for path, operation in named_operations(model):
+        for own in dict.fromkeys((first[id(operation)], path)):
+            for name, variable, is_parameter in named_variables(operation, own):
+                known = leaves.setdefault(id(variable), Leaf(name, variable, is_parameter))
+                if name != known.name and name not in known.aliases:
+                    known.aliases.append(name)
+    return list(leaves.values())
+
+
+def named_operations(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, operation) of all that a model calls, in the models inside it too, each once.
+
+    In the order of ``model.layers``. A layer that is reached on several paths (shared with a model
+    inside) comes once for each.
+    """
+    graph = graph_of(model)
+    called = {id(node.operation) for node in nodes_of(graph)}
+    for operation in graph.operations:
+        path = prefix + operation.name
+        if id(operation) in called and is_model(operation):
+            yield from named_operations(operation, f"{path}.")
+        elif id(operation) in called:
+            yield path, operation
+
+
+def calls_of(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, operation) of each call of a model's graph, in the order in which they are run."""
+    for node in nodes_of(graph_of(model)):
+        path = prefix + node.operation.name
+        if is_model(node.operation):
+            yield from calls_of(node.operation, f"{path}.")
+        else:
+            yield path, node.operation
+
+
+def paths_of(model: Any) -> dict[int, str]:
+    """Operation (by ``id``) -> the first path it is reached on, models inside included."""
+    paths: dict[int, str] = {}
+    for path, operation in calls_of(model):
+        paths.setdefault(id(operation), path)
+    return paths
+
+
+def named_variables(layer: Any, path: str) -> Iterator[tuple[str, Any, bool]]:
+    """(name, variable, whether a parameter) of a layer and the layers inside it.
+
+    The cell of a recurrent layer is no layer to its users: its variables go by the layer's name.
+    """
+    used: dict[str, int] = {}
+    for variable, is_parameter in sorted(own_variables(layer), key=_rank):
+        name = f"{path}.{variable.name}"
+        used[name] = used.get(name, 0) + 1
+        again = f"_{used[name] - 1}" if used[name] > 1 else ""
+        yield name + again, variable, is_parameter
+    for child in sublayers(layer):
+        own = path if child is getattr(layer, "cell", None) else f"{path}.{child.name}"
+        yield from named_variables(child, own)
+
+
+def _rank(entry: tuple[Any, bool]) -> int:
+    """A separable convolution's filters are those of its second step, so these come first."""
+    return int(entry[0].name == "depthwise_kernel")

@@ -1,0 +1,291 @@
+"""The masked twin: the dense model run as if the removed channels were not there.
+
+What a run keeps to be compared, and running the small model beside the twin, are here too; what is
+compared with what, and what rounding explains, is the proof's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.equations import Ids
+from secateurs.channels.tensors import Mask
+from secateurs.keras.internals import mask_of, set_mask
+from secateurs.keras.model.tensors import calls_of, named_variables
+from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
+from secateurs.keras.surgery.rebuilding import remade, undisturbed
+from secateurs.keras.trace_model import TracedModel
+from secateurs.keras.tracing.interpreter import Site, called
+from secateurs.keras.tracing.tracer import Axes, Operation
+
+SAMPLES_EACH = 64
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kept:
+    """Which units stay, and where.
+
+    Attributes:
+        stays: for each unit, whether it does.
+    """
+
+    stays: NDArray[np.bool_]
+
+    def places(self, units: Ids) -> NDArray[np.int32]:
+        """Places along an axis of these units that stay."""
+        return np.flatnonzero(self.stays[units]).astype(np.int32)
+
+    def shape(self, dense: Sequence[int], axes: Axes) -> tuple[int, ...]:
+        """The shape of what stays of a tensor."""
+        return tuple(
+            int(self.stays[axes[axis]].sum()) if axis in axes else length
+            for axis, length in enumerate(dense)
+        )
+
+    def laid_out(self, units: Ids, rank: int, axis: int) -> NDArray[np.bool_]:
+        """Whether each unit stays, along one axis of a tensor of this rank."""
+        shape = [1] * rank
+        shape[axis] = len(units)
+        return self.stays[units].reshape(shape)
+
+    def all(self, axes: Axes) -> bool:
+        """Whether nothing goes along these axes."""
+        return all(bool(self.stays[units].all()) for units in axes.values())
+
+    def compressed(self, tensor: Any, axes: Axes) -> Any:
+        """The tensor without the removed channels."""
+        small = tensor
+        for axis, units in axes.items():
+            if not self.stays[units].all():
+                small = keras.ops.take(small, self.places(units), axis=axis)
+        if small is not tensor:
+            set_mask(small, mask_of(tensor))
+        return small
+
+    def expanded(self, tensor: Any, axes: Axes) -> Any:
+        """The tensor with something, that nobody reads, at the removed channels."""
+        for axis, units in axes.items():
+            if not self.stays[units].all():
+                back = np.cumsum(self.stays[units]).astype(np.int32) - 1
+                tensor = keras.ops.take(tensor, np.maximum(back, 0), axis=axis)
+        return tensor
+
+
+class Sampled:
+    """Runs a model and keeps a few values of every call's result.
+
+    A model's output alone can prove nothing where it hardly depends on the weights (a head that
+    starts at zero, activations that have died away), so the proof also compares what is inside.
+    """
+
+    def __init__(self, operations: Sequence[Operation], kept: Kept) -> None:
+        self._operations = operations
+        self._kept = kept
+        self.samples: list[Any] = []
+
+    def begin(self) -> None:
+        """Forget the samples of a run before this one."""
+        self.samples = []
+
+    def beside(self, outputs: Sequence[Any]) -> tuple[list[Any], ...]:
+        """What was found beside the outputs themselves."""
+        del outputs
+        return ()
+
+    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        operation = self._operations[site.index]
+        output = self.do(operation, site, arguments, keywords)
+        self.samples.append(self.sample(keras.tree.flatten(output)[0], operation))
+        return output
+
+    def do(
+        self, operation: Operation, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        """The call itself."""
+        del operation
+        return called(site.operation, arguments, keywords)
+
+    def sample(self, tensor: Any, operation: Operation) -> Any:
+        """Values at places that depend on the small model's shape alone."""
+        shape, axes = operation.outputs[0]
+        batch = tuple(tensor.shape)[:1] if shape and 0 not in axes else ()
+        dense = (*batch, *shape[len(batch) :])
+        small = self._kept.shape(dense, axes)
+        total = math.prod(small)
+        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
+        if not is_float or not total:
+            return keras.ops.zeros((0,))
+        random = np.random.default_rng(total)
+        few = total <= SAMPLES_EACH
+        flat = np.arange(total) if few else random.integers(0, total, SAMPLES_EACH)
+        places = np.unravel_index(flat, small) if small else ()
+        own = self.shape_of(dense, small)
+        index = np.ravel_multi_index(self.moved(places, axes), own) if small else flat
+        values = keras.ops.reshape(tensor, (-1,))
+        return keras.ops.cast(keras.ops.take(values, index.astype(np.int32), axis=0), "float32")
+
+    def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
+        """The shape that this model's result has."""
+        del dense
+        return small
+
+    def moved(self, places: Sequence[NDArray[Any]], axes: Axes) -> tuple[NDArray[Any], ...]:
+        """Where this model has what the small one has at these places."""
+        del axes
+        return tuple(places)
+
+
+class MaskedTwin(Sampled):
+    """Runs the dense model as if the removed channels were not there."""
+
+    def __init__(
+        self, operations: Sequence[Operation], kept: Kept, stand_ins: dict[int, Any]
+    ) -> None:
+        super().__init__(operations, kept)
+        self._stand_ins = stand_ins
+
+    def do(
+        self, operation: Operation, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        if site.index in self._stand_ins:
+            layer = self._stand_ins[site.index]
+            return self._on_kept_channels(operation, layer, arguments, keywords)
+        if operation.masks:
+            ignoring = partial(self._ignoring, operation.masks)
+            arguments, keywords = with_tensors(operation, arguments, keywords, ignoring)
+        return called(site.operation, arguments, keywords)
+
+    def _ignoring(self, masks: Sequence[Mask], number: int, tensor: Any) -> Any:
+        masked = tensor
+        for mask in masks:
+            if mask.operand == number and not self._kept.stays[mask.units].all():
+                stays = self._kept.laid_out(mask.units, len(tensor.shape), mask.axis)
+                masked = keras.ops.where(stays, masked, keras.ops.zeros_like(masked))
+        set_mask(masked, mask_of(tensor))
+        return masked
+
+    def _on_kept_channels(
+        self,
+        operation: Operation,
+        layer: Any,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
+        padding: list[Any] = []
+
+        def compressed(number: int, tensor: Any) -> Any:
+            padding.append(mask_of(tensor))
+            return self._kept.compressed(tensor, operation.inputs[number][1])
+
+        arguments, keywords = with_tensors(operation, arguments, keywords, compressed)
+        output = called(layer, arguments, keywords)
+        flat = [
+            self._kept.expanded(tensor, axes)
+            for tensor, (_, axes) in zip(keras.tree.flatten(output), operation.outputs, strict=True)
+        ]
+        set_mask(flat[0], padding[0])
+        return keras.tree.pack_sequence_as(output, flat)
+
+    def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
+        return dense
+
+    def moved(self, places: Sequence[NDArray[Any]], axes: Axes) -> tuple[NDArray[Any], ...]:
+        return tuple(
+            self._kept.places(axes[axis])[at] if axis in axes else at
+            for axis, at in enumerate(places)
+        )
+
+
+def with_tensors(
+    operation: Operation,
+    arguments: Sequence[Any],
+    keywords: dict[str, Any],
+    change: Callable[[int, Any], Any],
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call with its tensors changed; ``change`` is told which tensor it is."""
+    structure = [list(arguments), keywords]
+    flat = list(keras.tree.flatten(structure))
+    for number, slot in enumerate(operation.slots):
+        flat[slot] = change(number, flat[slot])
+    changed = keras.tree.pack_sequence_as(structure, flat)
+    return list(changed[0]), dict(changed[1])
+
+
+class SideBySide(MaskedTwin):
+    """The masked twin, with each call of the small model run beside it on the twin's values."""
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        kept: Kept,
+        stand_ins: dict[int, Any],
+        calls: Sequence[Any],
+        changes: Changes,
+    ) -> None:
+        super().__init__(operations, kept, stand_ins)
+        self._calls = calls
+        self._changes = changes
+        self.begin()
+
+    def begin(self) -> None:
+        super().begin()
+        self._theirs: dict[int, Any] = {}
+        self._their_samples: list[Any] = []
+        self._theirs_sampled = Sampled(self._operations, self._kept)
+
+    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        output = super().__call__(site, arguments, keywords)
+        operation = self._operations[site.index]
+
+        def compressed(number: int, tensor: Any) -> Any:
+            return self._kept.compressed(tensor, operation.inputs[number][1])
+
+        layer = self._calls[site.index]
+        less, options = with_tensors(operation, arguments, keywords, compressed)
+        less = with_positions(layer, less, self._changes.get(site.path, ()))
+        theirs = keras.tree.flatten(called(layer, less, options))
+        for mine, other in zip(keras.tree.flatten(output), theirs, strict=True):
+            self._theirs[id(mine)] = other
+        self._their_samples.append(self._theirs_sampled.sample(theirs[0], operation))
+        return output
+
+    def beside(self, outputs: Sequence[Any]) -> tuple[list[Any], ...]:
+        return [self._theirs.get(id(tensor), tensor) for tensor in outputs], self._their_samples
+
+
+def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Any]:
+    """For each call that mixes channels of which some go: its layer, made for those that stay."""
+    layers: dict[int, Any] = {}
+    for index, (_, layer) in enumerate(calls_of(source.model)):
+        operation = source.operations[index]
+        if operation.mixes and not all(kept.all(axes) for _, axes in operation.inputs):
+            layers[index] = _stand_in(source, cut, kept, operation, layer)
+    return layers
+
+
+def _stand_in(source: TracedModel, cut: Cut, kept: Kept, operation: Operation, layer: Any) -> Any:
+    if not hasattr(layer, "build"):
+        return layer  # an operation of keras.ops: it takes what it is given
+    path = operation.layer
+    with undisturbed():
+        new = remade(layer, path, by_owner(cut.sizes))
+        shapes = [kept.shape(shape, axes) for shape, axes in operation.inputs]
+        new.build(shapes[0] if len(shapes) == 1 else shapes)
+    own = zip(named_variables(layer, path), named_variables(new, path), strict=True)
+    leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
+    for (_, old, _), (_, made, _) in own:
+        leaf = leaves[id(old)]
+        numbers = np.asarray(keras.ops.convert_to_numpy(old.value))
+        for axis, units in leaf.axes.items():
+            numbers = np.take(numbers, kept.places(units), axis=axis)
+        made.assign(numbers)
+    return new

@@ -1,0 +1,276 @@
+"""The proof of a cut: the small model against the masked twin of the dense one.
+
+The masked twin is the dense model whose *consumers* ignore the removed channels: the slices of
+their weights that read these are zero. (Zeroing the filters that make them would be wrong: after
+batch normalisation and ReLU a zero is no longer zero.) A layer that mixes channels, such as layer
+normalisation, is run by the twin on the kept channels alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.channels.proof import Proof, furthest_apart
+from secateurs.errors import CutError
+from secateurs.keras.internals import compiled
+from secateurs.keras.model.example_inputs import as_arrays, made_up
+from secateurs.keras.model.tensors import calls_of, named_operations, named_variables
+from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
+from secateurs.keras.sizes.layer_sizes import by_owner
+from secateurs.keras.trace_model import TracedModel, traced
+from secateurs.keras.tracing.interpreter import Counted, converted
+from secateurs.keras.tracing.tracer import Operation
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest difference that rounding explains, relative to the largest output."""
+
+
+def prove(
+    network: Network, small: Any, cut: Cut, alive: NDArray[np.bool_], example_inputs: Any = None
+) -> Proof:
+    """Run the small model and the masked twin on the same inputs.
+
+    A difference that rounding along many layers may explain is looked at again call by call, each
+    on the twin's own values, where rounding cannot add up.
+
+    Args:
+        network: the dense model's, as traced.
+        small: the cut model.
+        cut: what went.
+        alive: the atoms that stay.
+        example_inputs: as the model takes; made up where there are none.
+
+    Raises:
+        CutError: the small model cannot run, the difference is larger than rounding explains, or
+            the outputs are not finite, so that nothing can be proven.
+    """
+    comparison = Comparison.of(network, small, cut, alive, example_inputs)
+    proof = comparison.whole()
+    if not proof.holds:
+        again = comparison.call_by_call()
+        proof = again if again.holds else proof
+    if not proof.holds:
+        raise CutError(proof.refusal(network.name, "A layer"))
+    return proof
+
+
+def outputs_without(network: Network, cut: Cut, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """What the masked twin gives: the dense model that ignores what the cut removes."""
+    alive = network.alive(network.removed_by(cut))
+    return Comparison.of(network, None, cut, alive, arrays).twins_outputs()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Comparison:
+    """Two models, the same inputs, and what the twin needs.
+
+    Attributes:
+        network: the dense model's, as traced.
+        small: the cut model.
+        cut: what went.
+        kept: what stays.
+        arrays: the inputs.
+        stand_ins: call -> a layer of the kept channels alone, for those that mix channels.
+    """
+
+    network: Network
+    small: Any
+    cut: Cut
+    kept: Kept
+    arrays: list[NDArray[Any]]
+    stand_ins: dict[int, Any]
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        small: Any,
+        cut: Cut,
+        alive: NDArray[np.bool_],
+        example_inputs: Any,
+    ) -> Comparison:
+        """Make the inputs and the stand-ins."""
+        source = traced(network)
+        given = source.example_inputs if example_inputs is None else example_inputs
+        arrays = (
+            made_up(source.model, source.index_ranges)
+            if given is None
+            else as_arrays(given, source.model)
+        )
+        kept = Kept(network.solution.kept(alive))
+        return cls(network, small, cut, kept, arrays, stand_ins_of(source, cut, kept))
+
+    @property
+    def source(self) -> TracedModel:
+        return traced(self.network)
+
+    def twins_outputs(self) -> list[NDArray[Any]]:
+        """What the masked twin gives."""
+        twin = MaskedTwin(self.source.operations, self.kept, self.stand_ins)
+        return self._run(self.source.model, twin, self._twins_values()).outputs
+
+    def whole(self) -> Proof:
+        """Each model run from its inputs to its outputs."""
+        operations = self.source.operations
+        twin = MaskedTwin(operations, self.kept, self.stand_ins)
+        sampled = Sampled(operations, self.kept)
+        expected = self._run(self.source.model, twin, self._twins_values())
+        try:
+            received = self._run(self.small, sampled, present_values(self.small))
+        except Exception as error:
+            raise CutError(
+                f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
+                f"{error}. Nothing was changed."
+            ) from error
+        return self._proof(received, expected)
+
+    def call_by_call(self) -> Proof:
+        """Each call of the small model on the values that the twin has there."""
+        calls = [operation for _, operation in calls_of(self.small)]
+        changes = by_owner(self.cut.sizes)
+        side_by_side = SideBySide(self.source.operations, self.kept, self.stand_ins, calls, changes)
+        values = {**self._twins_values(), **present_values(self.small)}
+        expected = self._run(self.source.model, side_by_side, values)
+        received = Results(expected.theirs, expected.their_samples)
+        return self._proof(received, expected)
+
+    def _twins_values(self) -> dict[int, tuple[Any, Any]]:
+        """Every variable of the dense model, zero where it reads a channel that goes."""
+        values = present_values(self.source.model)
+        for stand_in in self.stand_ins.values():
+            values |= _values_of([stand_in])
+        for (_, axis), leaf in self.source.read.items():
+            units = leaf.axes.get(axis)
+            if units is not None and not self.kept.stays[units].all():
+                variable, value = values[id(leaf.variable)]
+                stays = self.kept.laid_out(units, len(leaf.shape), axis)
+                numbers = np.asarray(keras.ops.convert_to_numpy(value))
+                masked = np.where(stays, numbers, np.zeros_like(numbers))
+                tensor = keras.ops.convert_to_tensor(masked, dtype=variable.dtype)
+                values[id(leaf.variable)] = (variable, tensor)
+        return values
+
+    def _run(self, model: Any, step: Sampled, values: dict[int, tuple[Any, Any]]) -> Results:
+        variables = [variable for variable, _ in values.values()]
+
+        def forward(present: list[Any], arrays: list[Any]) -> tuple[list[Any], ...]:
+            step.begin()
+            with keras.StatelessScope(state_mapping=list(zip(variables, present, strict=True))):
+                outputs = Counted(step).run(model, converted(model, arrays))
+            return outputs, step.samples, *step.beside(outputs)
+
+        numbers = compiled(forward)([value for _, value in values.values()], self.arrays)
+        return Results(*([_as_numbers(item) for item in part] for part in numbers))
+
+    def _proof(self, received: Results, expected: Results) -> Proof:
+        difference, scale = largest_difference(received.outputs, expected.outputs)
+        if not math.isfinite(scale):
+            raise CutError(
+                f"{self.network.name}: the dense model's output is not finite on these inputs"
+                f"{_first_not_finite(self.source)}; nothing can be proven. Check its weights and "
+                "the example inputs."
+            )
+        relative = TOLERANCE[_precision(self.source.model)]
+        inside, where = _largest_inside(
+            self.source.operations, received.samples, expected.samples, 10 * relative
+        )
+        mixings = (m for m in self.network.mixings if not self.kept.stays[m.units].all())
+        inexact = tuple(dict.fromkeys(str(mixing) for mixing in mixings))
+        return Proof(difference, scale, relative * scale, inside, 10 * relative, where, inexact)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Results:
+    """What a run gave: outputs and samples, and those of what was run beside it."""
+
+    outputs: list[NDArray[Any]]
+    samples: list[NDArray[Any]]
+    theirs: list[NDArray[Any]] = field(default_factory=list)
+    their_samples: list[NDArray[Any]] = field(default_factory=list)
+
+
+def present_values(model: Any) -> dict[int, tuple[Any, Any]]:
+    """Every variable of a model, by ``id``, with its value."""
+    return _values_of([operation for _, operation in named_operations(model)])
+
+
+def _values_of(operations: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
+    """Variables (by ``id``) and their present values, out of which no gradient is to be had."""
+    return {
+        id(variable): (variable, keras.ops.stop_gradient(variable.value))
+        for operation in operations
+        for _, variable, _ in named_variables(operation, "")
+    }
+
+
+def _as_numbers(tensor: Any) -> NDArray[Any]:
+    kind = keras.backend.standardize_dtype(tensor.dtype)
+    if kind in ("bfloat16", "float16"):
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def largest_difference(
+    received: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
+) -> tuple[float, float]:
+    """(largest absolute difference, largest absolute value) over all outputs of two runs."""
+    difference = scale = 0.0
+    for mine, theirs in zip(received, expected, strict=True):
+        if mine.shape != theirs.shape:
+            return math.inf, scale
+        if mine.size and mine.dtype.kind == "f":
+            difference = max(difference, _finite_or_inf(np.abs(mine - theirs).max()))
+            scale = max(scale, _finite_or_inf(np.abs(theirs).max()))
+    return difference, scale
+
+
+def _finite_or_inf(number: float) -> float:
+    return math.inf if math.isnan(number) else float(number)
+
+
+def _largest_inside(
+    operations: Sequence[Operation],
+    received: Sequence[NDArray[Any]],
+    expected: Sequence[NDArray[Any]],
+    tolerance: float,
+) -> tuple[float, str]:
+    """How far the samples of the calls are apart, and where they first come apart.
+
+    Returns:
+        (largest difference of a call's samples relative to their size, the layer of the first call
+        beyond the tolerance, or else of the largest difference).
+    """
+    pairs = list(zip(operations, received, expected, strict=True))
+    for operation, mine, theirs in pairs:
+        if mine.shape != theirs.shape:
+            return math.inf, operation.layer
+    filled = [pair for pair in pairs if pair[1].size]
+    return furthest_apart(
+        [operation.layer for operation, _, _ in filled],
+        [mine for _, mine, _ in filled],
+        [theirs for _, _, theirs in filled],
+        tolerance,
+    )
+
+
+def _precision(model: Any) -> str:
+    """The coarsest floating-point type that a layer of the model computes with."""
+    types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
+    return max(types & set(TOLERANCE), key=TOLERANCE.__getitem__, default="float32")
+
+
+def _first_not_finite(source: TracedModel) -> str:
+    for name, leaf in source.leaves.items():
+        values = leaf.array()
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            return f" ({name} holds NaN or infinity)"
+    return ""

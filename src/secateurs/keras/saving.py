@@ -1,0 +1,136 @@
+"""Models on disk: Keras's own format, or safetensors with the cut inside. No pickle anywhere."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import cut_in, metadata
+from secateurs.channels.proof import CutReport, cut_of, keep_report_
+from secateurs.errors import CheckpointError
+from secateurs.files import content_of, unpacked, write_atomically
+from secateurs.keras.model.example_inputs import checked_model
+from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
+
+CUT_INSIDE = "secateurs.json"
+"""The name of the cut inside a ``.keras`` file; Keras reads past it."""
+
+
+def save(model: Any, path: str | Path) -> None:
+    """Write a model.
+
+    Args:
+        model: cut or not.
+        path: the file; it is whole or not there. A path that ends in ``.keras`` gets Keras's own
+            format, which ``keras.saving.load_model`` reads without Secateurs; any other gets the
+            weights as safetensors, with the cut that leads from the dense model to it.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
+    path = Path(path)
+    cut = cut_of(model)
+    if path.suffix == ".keras":
+        write_atomically(path, _keras_bytes(model, cut))
+    else:
+        state = {leaf.name: _stored(leaf.array()) for leaf in leaves_of(model)}
+        write_atomically(path, save_tensors(state, metadata(cut)))
+
+
+def load(model: Any, path: str | Path) -> Any:
+    """Load what ``save`` wrote.
+
+    Args:
+        model: the dense model, built as before; unchanged. A ``.keras`` file holds its own model,
+            and this one only says that it is Keras's.
+        path: a file that ``save`` wrote, or any safetensors file of the model's weights.
+
+    Returns:
+        A new model, cut as the saved one was, with its weights.
+
+    Raises:
+        CheckpointError: the file is corrupted, foreign, or does not fit the model.
+    """
+    path = Path(path)
+    if path.suffix == ".keras":
+        made, cut = _load_keras(path)
+    else:
+        state, cut = read(path)
+        made = cut_copy(checked_model(model), cut)
+        _fill_(made, state, path)
+    if cut:
+        keep_report_(made, CutReport(cut))
+    return made
+
+
+def _keras_bytes(model: Any, cut: Cut) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "model.keras"
+        model.save(whole)
+        if cut:
+            with zipfile.ZipFile(whole, "a", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(CUT_INSIDE, cut.to_json())
+        return whole.read_bytes()
+
+
+def _load_keras(path: Path) -> tuple[Any, Cut]:
+    try:
+        made = keras.saving.load_model(path)
+        with zipfile.ZipFile(path) as archive:
+            inside = CUT_INSIDE in archive.namelist()
+            text = archive.read(CUT_INSIDE).decode() if inside else None
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: expected a .keras file; it cannot be loaded ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]})"
+        ) from error
+    return made, Cut() if text is None else Cut.from_json(text)
+
+
+def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
+    """A safetensors file's tensors, and the cut inside (an empty one where there is none)."""
+    path = Path(path)
+    content = content_of(path)
+    expected = f"{path}: expected a safetensors or a .keras file"
+    state, said = unpacked(content, load_tensors, expected)
+    return state, cut_in(said)
+
+
+def _stored(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(values)
+
+
+def _fill_(model: Any, state: dict[str, NDArray[Any]], path: Path) -> None:
+    leaves = {leaf.name: leaf for leaf in leaves_of(model)}
+    missing = [name for name in leaves if name not in state]
+    # A file has them in no order of their own.
+    foreign = sorted(name for name in state if name not in leaves)
+    if missing or foreign:
+        raise CheckpointError(
+            f"{path}: expected the tensors of {model.name}; "
+            + "; ".join(
+                f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for what, names in (("missing", missing), ("not in the model", foreign))
+                if names
+            )
+            + ". Build the model as it was built before it was saved, with the same layer names."
+        )
+    for name, leaf in leaves.items():
+        if leaf.shape != state[name].shape:
+            raise CheckpointError(
+                f"{path}: {name}: expected shape {leaf.shape}; received {state[name].shape}. Build "
+                "the model as it was built before it was saved."
+            )
+    for name, leaf in leaves.items():
+        leaf.variable.assign(state[name])
+    finalize_(model)

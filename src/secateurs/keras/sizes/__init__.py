@@ -1,0 +1,1 @@
+"""Sizes that a model's layers keep as integers."""

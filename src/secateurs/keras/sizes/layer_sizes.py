@@ -1,0 +1,108 @@
+"""The sizes that layers keep in their configurations, and how they are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from secateurs.channels.cut import SizeChange
+from secateurs.errors import CutError
+from secateurs.keras.internals import GetItem
+from secateurs.keras.tracing.rules.movement import PARTS
+
+Changes = Mapping[str, Sequence[SizeChange]]
+"""Owner -> what changes in its configuration."""
+
+
+INDEX = "key"
+"""The argument of ``x[key]``: no configuration has it, the call itself does."""
+
+
+def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:
+    """The changes of each layer, or layer inside a layer."""
+    owners: dict[str, list[SizeChange]] = {}
+    for size in sizes:
+        owners.setdefault(size.owner, []).append(size)
+    return owners
+
+
+def with_sizes(config: Mapping[str, Any], path: str, changes: Changes) -> dict[str, Any]:
+    """A layer's configuration with other sizes, in the layers it has inside too.
+
+    Args:
+        config: as ``layer.get_config()`` gives it; unchanged.
+        path: of the layer.
+        changes: by path.
+
+    Raises:
+        CutError: the layer does not have the size the cut expects.
+    """
+    changed = {key: _inside(value, path, changes) for key, value in config.items()}
+    for change in changes.get(path, ()):
+        if change.attribute == INDEX:
+            continue
+        changed[change.attribute] = _changed(changed.get(change.attribute), change)
+    return changed
+
+
+def _inside(value: Any, path: str, changes: Changes) -> Any:
+    """The same, where a value describes a layer or a list of layers."""
+    if isinstance(value, (list, tuple)) and any(_is_layer(item) for item in value):
+        return [_inside(item, path, changes) for item in value]
+    if not _is_layer(value):
+        return value
+    inner = value["config"]
+    changed = dict(value, config=with_sizes(inner, f"{path}.{inner['name']}", changes))
+    # It says which shapes the layer was built for; those may be others now, and are found anew.
+    changed.pop("build_config", None)
+    return changed
+
+
+def _is_layer(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and "class_name" in value
+        and isinstance(value.get("config"), Mapping)
+        and "name" in value["config"]
+    )
+
+
+def _changed(present: Any, change: SizeChange) -> Any:
+    if change.position is None:
+        _check(present, change)
+        return change.after
+    if present is None:  # the size followed another one by itself: now it stands on its own
+        return [change.after]
+    items = list(present) if isinstance(present, (list, tuple)) else [present]
+    _check(items[change.position], change)
+    items[change.position] = change.after
+    return type(present)(items) if isinstance(present, (list, tuple)) else items[0]
+
+
+def _check(present: Any, change: SizeChange) -> None:
+    if present != change.before:
+        raise CutError(
+            f"{change.owner}.{change.attribute}: expected {change.before}; received a model with "
+            f"{present}. Apply the cut to the model it was planned for, or to one built alike."
+        )
+
+
+def with_positions(
+    operation: Any, arguments: Sequence[Any], changes: Sequence[SizeChange]
+) -> list[Any]:
+    """The arguments of a call in which an index has positions along an axis of channels."""
+    given = list(arguments)
+    if not isinstance(operation, GetItem) or not changes:
+        return given
+    tensor, key = given
+    entries = list(key) if isinstance(key, (tuple, list)) else [key]
+    for change in changes:
+        number, part = divmod(change.position or 0, len(PARTS))
+        entry = entries[number]
+        if PARTS[part] == "start":
+            entries[number] = slice(change.after, entry.stop, entry.step)
+        elif PARTS[part] == "stop":
+            entries[number] = slice(entry.start, change.after, entry.step)
+        else:
+            entries[number] = change.after
+    return [tensor, tuple(entries)]

@@ -1,0 +1,250 @@
+"""Where a Keras model reads channels: the values that removing a channel would take away.
+
+Most of these are what a layer is called on. Inside attention and separable convolutions channels
+are read as well; these are listened to from within. The state that a recurrent layer hands from
+step to step is not seen: its channels are judged by what later layers read of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from secateurs.channels.equations import Ids, Solution
+from secateurs.channels.network import Network
+from secateurs.keras.internals import heard, own_variables, sublayers
+from secateurs.keras.model.tensors import Leaf, calls_of
+from secateurs.keras.proof.masked_twin import with_tensors
+from secateurs.keras.trace_model import TracedModel, traced
+from secateurs.keras.tracing.interpreter import Counted, Site, called, converted
+from secateurs.keras.tracing.rules.contraction import channel_axis, spelled_out
+from secateurs.keras.tracing.tracer import Operation
+
+RESULT = -1
+"""In the place of an operand's number: what the layer inside gives."""
+
+Change = Callable[["Place", Any], Any]
+"""(where, tensor) -> what is read instead."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Place:
+    """One value that is read along an axis of channels.
+
+    Attributes:
+        step: the number of the call.
+        layer: its path.
+        operand: which of the tensors the call is given; ``RESULT`` for what an inner layer gives.
+        axis: along which of its axes; counted from the end inside layers.
+        units: the channels there.
+        strength: for each index, the squared norm of what the consumer's weight does with it; 1
+            where no weight meets it.
+        inner: the layer inside the call's layer that reads; None where the call itself does.
+    """
+
+    step: int
+    layer: str
+    operand: int
+    axis: int
+    units: Ids
+    strength: NDArray[np.float64]
+    inner: Any = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unseen:
+    """A weight that reads channels where nothing can listen."""
+
+    layer: str
+    units: Ids
+
+
+def places_of(network: Network) -> tuple[list[Place], list[Unseen]]:
+    """Every place of a model's graph where channels are read, in the order of its calls."""
+    source = traced(network)
+    places: list[Place] = []
+    unseen: list[Unseen] = []
+    for number, (path, layer) in enumerate(calls_of(source.model)):
+        operation = source.operations[number]
+        for mask in operation.masks:
+            ones = np.ones(len(mask.units))
+            places.append(Place(number, path, mask.operand, mask.axis, mask.units, ones))
+        for owner, leaf, axis in _readers(source, layer):
+            found = _found(network.solution, operation, layer, owner, leaf, axis)
+            if found is None:
+                unseen.append(Unseen(path, leaf.axes[axis]))
+            elif len(found.units):
+                places.append(Place(number, path, *found.where, found.units, *found.how))
+    return places, unseen
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Found:
+    where: tuple[int, int]
+    units: Ids
+    how: tuple[NDArray[np.float64], Any]
+
+
+NOTHING = _Found((0, 0), np.zeros(0, np.int64), (np.zeros(0), None))
+
+
+def _readers(source: TracedModel, layer: Any) -> Iterator[tuple[Any, Leaf, int]]:
+    """(layer, weight, axis) of each weight of a call that reads channels along an axis."""
+    reads: dict[int, list[tuple[Leaf, int]]] = {}
+    for (_, axis), leaf in source.read.items():
+        if axis in leaf.axes:
+            reads.setdefault(id(leaf.variable), []).append((leaf, axis))
+    for owner in _with_inner(layer):
+        for variable, _ in own_variables(owner):
+            for leaf, axis in reads.get(id(variable), ()):
+                yield owner, leaf, axis
+
+
+def _with_inner(layer: Any) -> Iterator[Any]:
+    yield layer
+    for child in sublayers(layer):
+        yield from _with_inner(child)
+
+
+def _found(
+    solution: Solution, operation: Operation, layer: Any, owner: Any, leaf: Leaf, axis: int
+) -> _Found | None:
+    """Where what this weight reads can be seen; None where it cannot."""
+    attention = isinstance(layer, (layers.MultiHeadAttention, layers.GroupQueryAttention))
+    if attention and isinstance(owner, layers.EinsumDense):
+        return _in_einsum(owner, leaf, axis)
+    if isinstance(owner, (layers.SeparableConv1D, layers.SeparableConv2D)):
+        how = (_strength(leaf, axis), owner)
+        at = channel_axis(owner, len(leaf.shape)) - len(leaf.shape)
+        causal = owner.padding == "causal"
+        return None if causal else _Found((0, at), leaf.axes[axis], how)
+    if getattr(owner, "groups", 1) > 1 and owner is layer:
+        at = channel_axis(owner, len(operation.inputs[0][0]))
+        units = operation.inputs[0][1][at]
+        return _Found((0, at), units, (_grouped_strength(leaf, owner.groups), None))
+    for number, (_, axes) in enumerate(operation.inputs):
+        for at, units in axes.items():
+            if _same(solution, units, leaf.axes[axis]):
+                return _Found((number, at), units, (_strength(leaf, axis), None))
+    return None
+
+
+def _same(solution: Solution, one: Ids, other: Ids) -> bool:
+    return len(one) == len(other) and np.array_equal(solution.atoms[one], solution.atoms[other])
+
+
+def _in_einsum(owner: Any, leaf: Leaf, axis: int) -> _Found:
+    """A projection inside attention: it reads what it is given, or is silenced in what it gives."""
+    if len(leaf.shape) < 2 or leaf.variable is not owner.kernel:
+        return NOTHING  # the bias goes with its kernel
+    # Attention's own equations have no ellipsis; ranks follow from their letters.
+    read, weight, result = spelled_out(owner.equation, len(owner.equation.partition(",")[0]))
+    letter, units = weight[axis], leaf.axes[axis]
+    if letter in read:
+        at = read.index(letter) - len(read)
+        return _Found((0, at), units, (_strength(leaf, axis), owner))
+    at = result.index(letter) - len(result)
+    return _Found((RESULT, at), units, (np.ones(len(units)), owner))
+
+
+def _strength(leaf: Leaf, axis: int) -> NDArray[np.float64]:
+    values = np.square(leaf.array().astype(np.float64))
+    total: NDArray[np.float64] = np.moveaxis(values, axis, 0).reshape(leaf.shape[axis], -1).sum(1)
+    return total
+
+
+def _grouped_strength(leaf: Leaf, groups: int) -> NDArray[np.float64]:
+    squares = np.square(leaf.array().astype(np.float64)).reshape(-1, *leaf.shape[-2:]).sum(0)
+    inside = squares.reshape(leaf.shape[-2], groups, -1).sum(2)
+    strength: NDArray[np.float64] = inside.T.ravel()
+    return strength
+
+
+class Listening:
+    """Runs a model's graph and shows, and lets change, what is read at some places."""
+
+    def __init__(
+        self, operations: Sequence[Operation], places: Sequence[Place], change: Change
+    ) -> None:
+        self._operations = operations
+        self._change = change
+        self._at: dict[int, list[Place]] = {}
+        for place in places:
+            self._at.setdefault(place.step, []).append(place)
+
+    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        places = self._at.get(site.index, ())
+        given = [place for place in places if place.inner is None]
+        inside = [place for place in places if place.inner is not None]
+
+        def changed(number: int, tensor: Any) -> Any:
+            for place in given:
+                if place.operand == number:
+                    tensor = self._change(place, tensor)
+            return tensor
+
+        layer = site.operation
+        if given:
+            operation = self._operations[site.index]
+            arguments, keywords = with_tensors(operation, arguments, keywords, changed)
+        if any(place.inner is layer for place in inside):
+            return _separable(layer, arguments[0], partial(self._all, inside))
+        with heard(self._around(inside)):
+            return called(layer, arguments, keywords)
+
+    def _all(self, places: Sequence[Place], tensor: Any) -> Any:
+        for place in places:
+            tensor = self._change(place, tensor)
+        return tensor
+
+    def _around(self, places: Sequence[Place]) -> Mapping[Any, Callable[..., Any]]:
+        owners = {id(place.inner): place.inner for place in places}
+
+        def around(own: Any, first: Any, *rest: Any, mine: Sequence[Place], **options: Any) -> Any:
+            first = self._all([place for place in mine if place.operand != RESULT], first)
+            given = own(first, *rest, **options)
+            return self._all([place for place in mine if place.operand == RESULT], given)
+
+        return {
+            owner: partial(_listen, around, [place for place in places if place.inner is owner])
+            for owner in owners.values()
+        }
+
+
+def _listen(
+    around: Callable[..., Any], mine: Sequence[Place], own: Any, *arguments: Any, **options: Any
+) -> Any:
+    return around(own, *arguments, mine=mine, **options)
+
+
+def _separable(layer: Any, x: Any, change: Callable[[Any], Any]) -> Any:
+    """A separable convolution in its two steps."""
+    between = keras.ops.depthwise_conv(
+        x,
+        layer.depthwise_kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+    result = keras.ops.conv(
+        change(between), layer.pointwise_kernel, padding="valid", data_format=layer.data_format
+    )
+    if layer.bias is not None:
+        shape = [1] * len(result.shape)
+        shape[channel_axis(layer, len(shape))] = -1
+        result = result + keras.ops.reshape(layer.bias, shape)
+    return result if layer.activation is None else layer.activation(result)
+
+
+def run(model: Any, step: Any, variables: Sequence[Any], values: Sequence[Any], arrays: Any) -> Any:
+    """The model's outputs, flat, its variables taken to have these values."""
+    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        return Counted(step).run(model, converted(model, arrays))

@@ -1,0 +1,325 @@
+"""One pass of calibration data through a Keras model, for all that criteria ask of it.
+
+What is looked at are the values that consumers read, in every call of the model's graph. Sums of
+values are taken while the model runs; gradients come from running it with a gate of ones on each of
+these values. The user's model is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch, batches
+from secateurs.calibration.collector import Gathering
+from secateurs.calibration.removal import ExactAblation
+from secateurs.calibration.statistics import Gathered, Slopes, part_of
+from secateurs.channels.network import Network
+from secateurs.criteria.registry import Need
+from secateurs.errors import DataError
+from secateurs.keras.ablation.removal import Removals
+from secateurs.keras.internals import compiled, gradient_of, graph_of
+from secateurs.keras.model.example_inputs import as_arrays, made_up
+from secateurs.keras.proof.prove import present_values
+from secateurs.keras.statistics.activation_sites import Listening, Place, Unseen, places_of, run
+from secateurs.keras.statistics.loss import Loss, Objective
+from secateurs.keras.trace_model import traced
+from secateurs.keras.tracing.interpreter import as_it_is
+
+
+def gather(
+    network: Network, needs: Need, data: Any, *, loss: Loss | None = None, who: str = "gather"
+) -> Gathered:
+    """All that these needs take, in one pass over the calibration data and in bounded memory.
+
+    Args:
+        network: as ``trace`` made it; its model comes back exactly as it was.
+        needs: what to gather.
+        data: calibration data, as ``secateurs.calibration.batches.batches`` takes them.
+        loss: (outputs, labels) -> one loss for each image, with ``keras.ops``; None is
+            cross-entropy.
+        who: what needs it, for messages.
+
+    Raises:
+        DataError: the data cannot be used; the message says why and what would help.
+    """
+    work, stream = started(network, needs, data, loss, who)
+    for batch in stream:
+        work.add(batch)
+    return work.gathered()
+
+
+def started(
+    network: Network, needs: Need, data: Any, loss: Loss | None, who: str
+) -> tuple[Pass, Iterator[Batch]]:
+    """A pass that went through nothing yet, and the batches, for it to go through."""
+    source = traced(network)
+    objective = Objective(loss, who, source.model)
+    if source.example_inputs is None:
+        made_up(source.model, {})  # it says why there are none
+    labels = bool(needs & Need.LOSS) and objective.needs_labels
+    stream = batches(data, source.example_inputs, who, labels=labels)
+    first = next(stream)  # there is one, or it has raised
+    return Pass(network, needs, objective, first, who), chain([first], stream)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Read:
+    """A place, and what was learnt of it from a run.
+
+    Attributes:
+        place: where.
+        number: of the reading; consumers of the same values share it.
+        by_image: whether the images lie along the first axis of what is read.
+    """
+
+    place: Place
+    number: int
+    by_image: bool
+
+
+@dataclass(eq=False)
+class Pass(Gathering):
+    """The sums of one pass, batch by batch.
+
+    Attributes:
+        objective: the loss.
+        first: the first batch, to learn from how the model treats images.
+        who: what needs it, for messages.
+    """
+
+    objective: Objective
+    first: Batch
+    who: str = "gather"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.source = traced(self.network)
+        known = list(present_values(self.source.model).values())
+        self._variables = [variable for variable, _ in known]
+        self._values = [value for _, value in known]
+        self._places, unseen = places_of(self.network)
+        self.reads = self._looked_around()
+        _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
+        for number, place in ((read.number, read.place) for read in self.reads.values()):
+            self.note_reader(number, place.layer, place.units, place.strength)
+        self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
+        self._statistics = compiled(self._summed_up)
+        self._gate_slopes = gradient_of(self._gated_loss)
+        self._weights = [
+            leaf
+            for leaf in self.source.leaves.values()
+            if self.network.tensors[leaf.name].is_parameter
+            and keras.backend.is_float_dtype(leaf.variable.dtype)
+        ]
+        self._weight_slopes = gradient_of(self._loss_of_weights)
+        self.ablation = ExactAblation(self.network, lambda _: Removals(self))
+
+    # -- running the model
+
+    def arrays(self, batch: Batch) -> list[NDArray[Any]]:
+        """A batch's images, flat, as the model takes them."""
+        return as_arrays(batch.images, self.source.model)
+
+    def labels(self, batch: Batch) -> Any:
+        """A batch's labels as a tensor, checked; None where there are none."""
+        shapes = [(len(batch), *tensor.shape[1:]) for tensor in graph_of(self.source.model).outputs]
+        if None in shapes[0]:
+            shapes = [tuple(output.shape) for output in self.outputs(self.arrays(batch))]
+        labels = self.objective.checked(shapes, batch.labels)
+        return None if labels is None else keras.ops.convert_to_tensor(labels)
+
+    def outputs(self, arrays: Sequence[Any], step: Any = None, values: Any = None) -> list[Any]:
+        """What the model gives, flat."""
+        values = self._values if values is None else values
+        outputs: list[Any] = run(
+            self.source.model, step or as_it_is, self._variables, values, arrays
+        )
+        return outputs
+
+    def gated(
+        self, gates: Sequence[Any], arrays: Sequence[Any], values: Any, around: Any = None
+    ) -> list[Any]:
+        """What the model gives with gates on what is read.
+
+        Args:
+            gates: one for each reading, of shape (images or 1, indices).
+            arrays: the inputs.
+            values: of the model's variables.
+            around: runs a step in the place of the step itself.
+        """
+
+        def gate(place: Place, tensor: Any) -> Any:
+            own = gates[self.reads[id(place)].number]
+            sizes = [1] * len(tensor.shape)
+            sizes[place.axis] = own.shape[1]
+            if place.axis % len(sizes):
+                sizes[0] = own.shape[0]
+            return tensor * keras.ops.cast(keras.ops.reshape(own, sizes), tensor.dtype)
+
+        step = self.listening(gate)
+        return self.outputs(arrays, step if around is None else partial(around, step), values)
+
+    def listening(self, change: Any) -> Listening:
+        """A step that shows what is read."""
+        places = [read.place for read in self.reads.values()]
+        return Listening(self.source.operations, places, change)
+
+    @property
+    def widths(self) -> list[int]:
+        """Indices of each reading."""
+        return [len(reading.units) for reading in self.readings]
+
+    @property
+    def values(self) -> list[Any]:
+        """The present values of the model's variables."""
+        return self._values
+
+    # -- what is read where
+
+    def _looked_around(self) -> dict[int, Read]:
+        """Place (by ``id``) -> what a run of three images says of it; in the order of the run."""
+        batch = self.first.rows(np.arange(3) % len(self.first))
+        numbers: dict[tuple[int, int, bytes], int] = {}
+        found: dict[int, Read] = {}
+        alive: list[Any] = []  # so that no two tensors have one id
+
+        def look(place: Place, tensor: Any) -> Any:
+            alive.append(tensor)
+            axis = place.axis % len(tensor.shape)
+            key = (id(tensor), axis, place.units.tobytes())
+            number = numbers.setdefault(key, len(numbers))
+            by_image = axis > 0 and tensor.shape[0] == 3
+            found.setdefault(id(place), Read(place, number, by_image))
+            return tensor
+
+        step = Listening(self.source.operations, self._places, look)
+        compiled(lambda arrays, values: self.outputs(arrays, step, values))(
+            self.arrays(batch), self._values
+        )
+        return found
+
+    def _where_groups_lie(self) -> dict[int, list[tuple[str, NDArray[Any]]]]:
+        """Reading -> (group, indices of each channel) of the groups whose channels are read."""
+        return {
+            number: list(self.groups_among(reading.units))
+            for number, reading in enumerate(self.readings)
+        }
+
+    # -- values
+
+    def add_values(self, batch: Batch) -> None:
+        """Add to the readings, the grams or both, as is needed."""
+        for number, (sums, tables) in enumerate(self._statistics(self.arrays(batch), self._values)):
+            reading = self.readings[number]
+            count, *totals = (_numpy(total) for total in sums)
+            if self.needs & Need.ACTIVATIONS:
+                reading.add(int(count), *(total.sum(0) for total in totals))
+            for (name, _), table in zip(self._rows.get(number, ()), tables, strict=True):
+                seen = _numpy(table)  # in double precision: what is left of a mean is small
+                self.add_products(name, number, len(seen), seen.sum(0), seen.T @ seen)
+
+    def _summed_up(self, arrays: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+        """For each reading: sums of its values, image by image, and its values by group."""
+        found: dict[int, Any] = {}
+
+        def look(place: Place, tensor: Any) -> Any:
+            number = self.reads[id(place)].number
+            if number not in found:
+                found[number] = self._sums(number, place, tensor)
+            return tensor
+
+        self.outputs(arrays, self.listening(look), values)
+        return [found[number] for number in range(len(self.readings))]
+
+    def _sums(self, number: int, place: Place, tensor: Any) -> Any:
+        ops = keras.ops
+        images = tensor.shape[0] if place.axis % len(tensor.shape) else 1
+        seen = ops.cast(ops.moveaxis(tensor, place.axis, -1), "float32")
+        # Image by image, then in double precision: single sums over all would round too much.
+        seen = ops.reshape(seen, (images, -1, len(place.units)))
+        sums = (
+            seen.shape[0] * seen.shape[1],
+            ops.sum(ops.cast(seen == 0, "float32"), axis=1),
+            ops.sum(ops.abs(seen), axis=1),
+            ops.sum(seen, axis=1),
+            ops.sum(ops.square(seen), axis=1),
+        )
+        tables = []
+        for _, rows in self._rows.get(number, ()):
+            own = ops.take(seen, rows.T.ravel().astype(np.int32), axis=2)
+            tables.append(ops.reshape(own, (-1, len(rows))))
+        return sums, tables
+
+    # -- gradients
+
+    def add_gates(self, batch: Batch) -> None:
+        """Add to the gates."""
+        for slopes in self.slopes(batch):
+            self.gates.add(slopes)
+
+    def slopes(self, batch: Batch) -> Iterator[Slopes]:
+        """How each image's loss changes with gates, for as many images at a time as can be."""
+        if all(read.by_image for read in self.reads.values()):
+            yield self._slopes(batch, len(batch))
+            return
+        # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
+        for image in range(len(batch)):
+            yield self._slopes(batch.rows(slice(image, image + 1)), 1)
+
+    def _slopes(self, batch: Batch, rows: int) -> Slopes:
+        """(units, derivative of each image's loss with respect to each index's gate) by reading."""
+        gates = [keras.ops.ones((rows, width)) for width in self.widths]
+        found = self._gate_slopes(gates, self.arrays(batch), self.labels(batch), self._values)
+        return [(reading.units, slope) for reading, slope in zip(self.readings, found, strict=True)]
+
+    def _gated_loss(
+        self, gates: Sequence[Any], arrays: Sequence[Any], labels: Any, values: Sequence[Any]
+    ) -> Any:
+        return keras.ops.sum(self.objective.losses(self.gated(gates, arrays, values), labels))
+
+    def add_squared_gradients(self, image: Batch) -> None:
+        """Add to the curvature; of one image."""
+        weights = [keras.ops.stop_gradient(leaf.variable.value) for leaf in self._weights]
+        found = self._weight_slopes(weights, self.arrays(image), self.labels(image), self._values)
+        for leaf, slope in zip(self._weights, found, strict=True):
+            known = self.curvature.setdefault(leaf.name, np.zeros(leaf.shape))
+            known += np.square(np.asarray(slope, np.float64))
+
+    def _loss_of_weights(
+        self, weights: Sequence[Any], arrays: Sequence[Any], labels: Any, values: Sequence[Any]
+    ) -> Any:
+        own = {id(leaf.variable): value for leaf, value in zip(self._weights, weights, strict=True)}
+        mixed = [
+            own.get(id(variable), value)
+            for variable, value in zip(self._variables, values, strict=True)
+        ]
+        return keras.ops.sum(self.objective.losses(self.outputs(arrays, None, mixed), labels))
+
+
+def _check_seen(
+    network: Network, places: Sequence[Place], unseen: Sequence[Unseen], who: str
+) -> None:
+    """Refuse to score channels by values that nobody can see."""
+    for hidden in unseen:
+        for group in network.groups:
+            if not len(part_of(network, group, hidden.units)):
+                continue
+            if not any(len(part_of(network, group, place.units)) for place in places):
+                raise DataError(
+                    f"{who}: expected values of {group.name} that can be seen; they are read "
+                    f"inside {hidden.layer} alone. Rank by weights, with 'l1' or the like."
+                )
+
+
+def _numpy(tensor: Any) -> NDArray[np.float64]:
+    return np.asarray(
+        keras.ops.convert_to_numpy(tensor) if keras.ops.is_tensor(tensor) else tensor, np.float64
+    )

@@ -1,0 +1,81 @@
+"""What a cut does to the loss, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.keras.model.example_inputs import as_arrays
+from secateurs.keras.statistics.loss import Loss, Objective
+from secateurs.keras.surgery.rebuilding import cut_copy
+from secateurs.keras.trace_model import traced
+from secateurs.keras.tracing.interpreter import Counted, Site, as_it_is, called, converted
+
+
+def judged(
+    network: Network,
+    cut: Cut,
+    images: Sequence[Batch],
+    recalibrate: Sequence[Batch] = (),
+    loss: Loss | None = None,
+) -> tuple[NDArray[np.float64], float | None]:
+    """(the loss of each image, the share put into the right class or None) after a cut.
+
+    Args:
+        network: as traced; its model is not changed.
+        cut: what goes.
+        images: to judge by.
+        recalibrate: images from which batch normalisation takes its statistics anew; none leaves
+            them as they were.
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+    """
+    model = cut_copy(traced(network).model, cut)
+    objective = Objective(loss, "auto", model)
+    if recalibrate:
+        _recalibrate_(model, recalibrate)
+    losses: list[NDArray[np.float64]] = []
+    right, counted = 0.0, 0
+    for batch in images:
+        outputs = Counted(as_it_is).run(model, converted(model, as_arrays(batch.images, model)))
+        labels = objective.checked([tuple(output.shape) for output in outputs], batch.labels)
+        marks = None if labels is None else keras.ops.convert_to_tensor(labels)
+        found = keras.ops.convert_to_numpy(objective.losses(outputs, marks))
+        losses.append(np.asarray(found, np.float64))
+        scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
+        if len(outputs) == 1 and objective.classifies(scores.shape, labels):
+            right, counted = right + (scores.argmax(axis=1) == labels).sum(), counted + len(scores)
+    return np.concatenate(losses), float(right / counted) if counted else None
+
+
+def _recalibrate_(model: Any, batches: Sequence[Batch]) -> None:
+    """Statistics of batch normalisation as these images have them: the plain mean over batches."""
+    means: dict[int, list[tuple[Any, Any]]] = {}
+    norms: dict[int, Any] = {}
+
+    def step(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        layer = site.operation
+        if isinstance(layer, keras.layers.BatchNormalization):
+            x = arguments[0]
+            axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+            mean, spread = keras.ops.moments(keras.ops.cast(x, "float32"), axes)
+            norms[id(layer)] = layer
+            means.setdefault(id(layer), []).append((mean, spread))
+            # As in training: what follows is normalised by this batch.
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(spread)
+        return called(layer, arguments, keywords)
+
+    for batch in batches:
+        Counted(step).run(model, converted(model, as_arrays(batch.images, model)))
+    for key, layer in norms.items():
+        pairs = zip(*means[key], strict=True)
+        mean, spread = (sum(values) / len(values) for values in pairs)
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(spread)

@@ -1,0 +1,1 @@
+"""Building layers anew in other sizes, slicing their weights, editing whole layers."""

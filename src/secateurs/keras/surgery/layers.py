@@ -1,0 +1,133 @@
+"""Whole layers: taken out, put in, or changed for others. The weights of all others are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.errors import ModelError, UnknownNameError, nearest
+from secateurs.keras.internals import Layer
+from secateurs.keras.model.example_inputs import checked_model
+from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.keras.surgery.rebuilding import (
+    Make,
+    compile_like_,
+    copy_flags_,
+    finalize_,
+    rebuilt,
+    remade,
+    slice_tensor,
+    undisturbed,
+)
+
+
+def delete_layer(model: Any, name: str) -> Any:
+    """The model without a layer: what read its result reads its input instead.
+
+    Args:
+        model: sequential or functional; unchanged.
+        name: of the layer; 'encoder.conv1' for one in a model inside.
+
+    Returns:
+        A new model with the weights of all other layers, compiled anew if the model was compiled.
+
+    Raises:
+        UnknownNameError: no such layer.
+        ModelError: the layers behind it do not fit what they would read.
+    """
+    target = _found(model, name)
+    return _edited(
+        model, name, lambda path, layer: [] if layer is target else [remade(layer, path)]
+    )
+
+
+def insert_layer(model: Any, after: str, layer: Any) -> Any:
+    """The model with one more layer, called on the result of another.
+
+    Args:
+        model: sequential or functional; unchanged.
+        after: the name of the layer whose result it is called on.
+        layer: to be put in; it becomes part of the new model.
+
+    Raises:
+        UnknownNameError: no such layer.
+        ModelError: the layer's name is taken, it does not fit what it would read, or the layers
+            behind it do not fit its result.
+    """
+    target = _found(model, after)
+    _check_new(model, layer)
+    return _edited(
+        model,
+        layer.name,
+        lambda path, old: [remade(old, path), layer] if old is target else [remade(old, path)],
+    )
+
+
+def replace_layer(model: Any, name: str, layer: Any) -> Any:
+    """The model with a layer changed for another.
+
+    Args:
+        model: sequential or functional; unchanged.
+        name: of the layer that goes.
+        layer: that comes in its place, with its own weights (it may have the same name).
+
+    Raises:
+        UnknownNameError: no such layer.
+        ModelError: it does not fit what it would read, or the layers behind it do not fit its
+            result.
+    """
+    target = _found(model, name)
+    _check_new(model, layer, but=name)
+    return _edited(model, name, lambda path, old: [layer] if old is target else [remade(old, path)])
+
+
+def _found(model: Any, name: str) -> Any:
+    operations = dict(named_operations(checked_model(model)))
+    if name not in operations:
+        raise UnknownNameError(f"no layer named {name!r}{nearest(name, list(operations))}")
+    return operations[name]
+
+
+def _check_new(model: Any, layer: Any, but: str = "") -> None:
+    if not isinstance(layer, Layer):
+        raise ModelError(f"expected a keras.Layer; received {type(layer).__name__}")
+    taken = {operation.name for path, operation in named_operations(model) if path != but}
+    if layer.name in taken:
+        raise ModelError(
+            f"{layer.name}: expected a layer with a name of its own; the model has one of this "
+            f"name already. Give it another: {type(layer).__name__}(..., name=...)"
+        )
+
+
+def _edited(model: Any, name: str, make: Make) -> Any:
+    try:
+        with undisturbed():
+            new = rebuilt(model, make)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{name}: the layers around it do not fit together any more: {type(error).__name__}: "
+            f"{error}"
+        ) from error
+    _keep_weights_(model, new, name)
+    copy_flags_(model, new)
+    compile_like_(model, new, (), Cut())
+    return new
+
+
+def _keep_weights_(model: Any, new: Any, name: str) -> None:
+    """The weights of the layers that are in both; a layer that was put in keeps its own."""
+    present = {leaf.name: leaf for leaf in leaves_of(new)}
+    for leaf in leaves_of(model):
+        other = present.get(leaf.name)
+        if other is None or leaf.layer == name or leaf.layer.startswith(f"{name}."):
+            continue
+        if other.shape != leaf.shape:
+            raise ModelError(
+                f"{name}: expected its result to be as wide as before; {leaf.name} would have to "
+                f"change from shape {leaf.shape} to {other.shape}. Put in a layer of the same "
+                "width, or change that layer too."
+            )
+        other.variable.assign(slice_tensor(leaf.variable.value, None))
+    finalize_(new)

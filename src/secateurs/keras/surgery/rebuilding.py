@@ -1,0 +1,417 @@
+"""Making a cut: a new model of smaller layers. The user's model is not touched."""
+
+from __future__ import annotations
+
+import random
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut, TensorCut
+from secateurs.errors import CutError, ModelError
+from secateurs.keras.internals import (
+    Layer,
+    compiled_with,
+    graph_of,
+    is_model,
+    nodes_of,
+    sublayers,
+    variables_of,
+)
+from secateurs.keras.model.tensors import Leaf, leaves_of, named_operations, paths_of
+from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
+from secateurs.keras.tracing.interpreter import inputs_of
+from secateurs.keras.tracing.rules.attention import SCALED_BY
+
+Make = Callable[[str, Any], Sequence[Any]]
+"""(path, layer) -> the layers to call in its place, one after the other."""
+
+
+def cut_copy(model: Any, cut: Cut) -> Any:
+    """A copy of the model with the cut made, compiled as the model is.
+
+    Args:
+        model: what to cut; unchanged.
+        cut: planned for this model, or for another built alike.
+
+    Raises:
+        CutError: a tensor or layer that the cut names is missing, or has another size.
+        ModelError: a layer cannot be made again from its configuration.
+    """
+    leaves = leaves_of(model)
+    _check_tensors(leaves, cut)
+    changes = by_owner(cut.sizes)
+    blank = Blank()
+    with undisturbed():
+        small = rebuilt(
+            model, lambda path, layer: [blank.blanked(remade(layer, path, changes))], changes
+        )
+    blank.restore()
+    _fill_(small, leaves, cut)
+    for change in cut.sizes:
+        if change.attribute in SCALED_BY:
+            _keep_scale_(small, change.owner, change.before, change.after)
+    copy_flags_(model, small)
+    compile_like_(model, small, leaves, cut)
+    return small
+
+
+def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
+    shapes = {leaf.name: leaf.shape for leaf in leaves}
+    for name, tensor_cut in cut.tensors.items():
+        if name not in shapes:
+            raise CutError(
+                f"{name}: expected a tensor of shape {tensor_cut.shape}; the model has none of "
+                "this name. Apply the cut to the model it was planned for, or to one built alike: "
+                "layers without names are numbered as they are made, so give them names or call "
+                "keras.utils.clear_session() before building the model again."
+            )
+        if shapes[name] != tensor_cut.shape:
+            raise CutError(
+                f"{name}: expected shape {tensor_cut.shape}; received a model with shape "
+                f"{shapes[name]}. Apply the cut to the model it was planned for, or to one built "
+                "alike."
+            )
+
+
+# -- the graph, made again
+
+
+def rebuilt(model: Any, make: Make, changes: Changes | None = None) -> Any:
+    """A model of the same class and graph, of other layers.
+
+    Args:
+        model: sequential or functional, with any models inside.
+        make: what to call in the place of each layer; a shared layer is asked for once.
+        changes: positions in the arguments of calls that change.
+    """
+    return _Rebuilding(model, make, changes or {}).model(model, None)
+
+
+class _Rebuilding:
+    def __init__(self, model: Any, make: Make, changes: Changes) -> None:
+        self._make = make
+        self._changes = changes
+        self._paths = paths_of(model)
+        self._made: dict[int, list[Any]] = {}
+
+    def model(self, model: Any, called_on: Sequence[Any] | None) -> Any:
+        """The model again; one inside another is told what it is called on now."""
+        graph = graph_of(model)
+        inputs = [
+            _input_like(tensor, None if called_on is None else called_on[number])
+            for number, tensor in enumerate(graph.inputs)
+        ]
+        if isinstance(model, keras.Sequential):
+            return self._sequential(model, inputs[0])
+        known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
+        for node in nodes_of(graph):
+            outputs = keras.tree.flatten(self._call(node, known))
+            known.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
+
+        def found(tensor: Any) -> Any:
+            return known[id(tensor)]
+
+        return type(model)(
+            keras.tree.map_structure(found, model.input),
+            keras.tree.map_structure(found, model.output),
+            name=model.name,
+        )
+
+    def _sequential(self, model: Any, begin: Any) -> Any:
+        made = [layer for old in model.layers for layer in self._layers(old, None)]
+        return type(model)([begin, *made], name=model.name)
+
+    def _call(self, node: Any, known: dict[int, Any]) -> Any:
+        arguments, keywords = node.arguments.fill_in(known)
+        operation = node.operation
+        changes = self._changes.get(self._paths.get(id(operation), ""), ())
+        arguments = with_positions(operation, arguments, changes)
+        called_on = (
+            inputs_of(operation, [*arguments, *keywords.values()][0])
+            if is_model(operation)
+            else None
+        )
+        result: Any = None
+        made = self._layers(operation, called_on)
+        for number, layer in enumerate(made):
+            result = layer(*arguments, **keywords) if number == 0 else layer(result)
+        return result if made else arguments[0]
+
+    def _layers(self, operation: Any, called_on: Sequence[Any] | None) -> list[Any]:
+        if id(operation) not in self._made:
+            if is_model(operation):
+                self._made[id(operation)] = [self.model(operation, called_on)]
+            else:
+                path = self._paths[id(operation)]
+                self._made[id(operation)] = list(self._make(path, operation))
+        return self._made[id(operation)]
+
+
+def _input_like(tensor: Any, called_on: Any) -> Any:
+    """A new input; lengths that were given are those of what it is called on now."""
+    layer = tensor._keras_history.operation
+    config = layer.get_config()
+    if called_on is not None:
+        config["batch_shape"] = tuple(
+            None if old is None else new
+            for old, new in zip(tensor.shape, called_on.shape, strict=True)
+        )
+    return type(layer).from_config(config).output
+
+
+def remade(layer: Any, path: str, changes: Changes | None = None) -> Any:
+    """A new layer (or operation) of the same class and configuration, but for some sizes.
+
+    Raises:
+        ModelError: it cannot be made from its configuration.
+    """
+    try:
+        with keras.saving.custom_object_scope(_own_objects(layer)):
+            config = with_sizes(layer.get_config(), path, changes or {})
+            if isinstance(layer, keras.layers.Lambda):
+                return type(layer)(**_with_function(config, layer))
+            new = type(layer).from_config(config)
+    except CutError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path}: expected a layer that can be made again from its get_config(); "
+            f"{type(layer).__name__} raised {type(error).__name__}: {error}. Give it get_config() "
+            "and from_config(), as saving it needs."
+        ) from error
+    if hasattr(layer, "get_vocabulary") and not new.get_config().get("vocabulary"):
+        new.set_vocabulary(layer.get_vocabulary(include_special_tokens=False))
+    return new
+
+
+def _with_function(config: Mapping[str, Any], layer: Any) -> dict[str, Any]:
+    """A lambda's own function: code of the user's is not written out and read back."""
+    shape = layer._output_shape if config.get("output_shape") is not None else None
+    return {**config, "function": layer.function, "mask": layer.mask, "output_shape": shape}
+
+
+def _own_objects(layer: Any) -> dict[str, Any]:
+    """Classes and functions of the user's that a layer's configuration may name."""
+    found: dict[str, Any] = {}
+    for inner in [layer, *_all_sublayers(layer)]:
+        values = [type(inner), *vars(inner).values()]
+        for value in values:
+            known = value if isinstance(value, (type, types.FunctionType)) else type(value)
+            if not known.__module__.startswith(("keras.", "builtins")):
+                found[known.__name__] = known
+    return found
+
+
+def _all_sublayers(layer: Any) -> Iterator[Any]:
+    for child in sublayers(layer):
+        yield child
+        yield from _all_sublayers(child)
+
+
+# -- weights and flags
+
+
+def slice_tensor(tensor: Any, cut: TensorCut | None) -> NDArray[Any]:
+    """A copy of a tensor without the removed indices, as an array.
+
+    A copy in any case: on JAX a variable takes the very array it is given, and training one model
+    would free the other's.
+    """
+    values = np.asarray(keras.ops.convert_to_numpy(tensor))
+    for axis in sorted(cut.removed) if cut is not None else ():
+        values = np.take(values, cut.kept(axis), axis=axis)  # type: ignore[union-attr]
+    return np.array(values)
+
+
+def _fill_(small: Any, leaves: Iterable[Leaf], cut: Cut) -> None:
+    present = {leaf.name: leaf for leaf in leaves_of(small)}
+    for leaf in leaves:
+        value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
+        for name in (leaf.name, *leaf.aliases):
+            if name not in present:
+                continue
+            if present[name].shape != tuple(value.shape):
+                raise CutError(
+                    f"{name}: expected shape {tuple(value.shape)} after the cut; Keras made it "
+                    f"{present[name].shape}. A size of its layer does not follow its channels: "
+                    "leave these out of the cut, and please report it."
+                )
+            present[name].variable.assign(value)
+    finalize_(small)
+
+
+def finalize_(model: Any) -> None:
+    """Let layers that derive something from their weights do so."""
+    for _, operation in named_operations(model):
+        if callable(getattr(operation, "finalize_state", None)):
+            operation.finalize_state()
+
+
+def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
+    """Make up for the root of the head's size that attention divides its scores by.
+
+    Without it a smaller head would sharpen the attention; with it, the scores are exactly the sums
+    over the channels that stay.
+    """
+    for leaf in leaves_of(model):
+        if leaf.name in (f"{layer}.query.kernel", f"{layer}.query.bias"):
+            leaf.variable.assign(leaf.variable.value * (after / before) ** 0.5)
+
+
+def copy_flags_(model: Any, small: Any) -> None:
+    """What may be trained, layer by layer and variable by variable."""
+    _copy_trainable_(model, small)
+    present = {leaf.name: leaf for leaf in leaves_of(small)}
+    for leaf in leaves_of(model):
+        if leaf.name in present:
+            present[leaf.name].variable.trainable = leaf.variable.trainable
+
+
+def _copy_trainable_(layer: Any, other: Any) -> None:
+    """From the outside in: setting a layer's flag sets those of the layers inside it."""
+    if isinstance(layer, Layer) and isinstance(other, Layer):
+        if other.trainable != layer.trainable:
+            other.trainable = layer.trainable
+        theirs = {child.name: child for child in sublayers(other)}
+        for child in sublayers(layer):
+            if child.name in theirs:
+                _copy_trainable_(child, theirs[child.name])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """New layers draw seeds; the user's random numbers are left as they were."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+class Zeros:
+    """An initialiser without arithmetic: JAX compiles a program for each shape Keras's own draw."""
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None, **_: Any) -> Any:
+        return keras.ops.convert_to_tensor(np.zeros(tuple(shape), np.float32), dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing to configure; some layers make initialisers anew for the layers inside them."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Zeros:
+        """Another one."""
+        del config
+        return cls()
+
+
+class Blank:
+    """Lets layers start from zeros for a while: what they would draw is thrown away at once."""
+
+    def __init__(self) -> None:
+        self._own: list[tuple[Any, str, Any]] = []
+
+    def blanked(self, layer: Any) -> Any:
+        """The layer, with zeros for initialisers, in the layers inside it too."""
+        for inner in [layer, *_all_sublayers(layer)]:
+            for name, value in list(vars(inner).items()):
+                if isinstance(value, keras.initializers.Initializer):
+                    self._own.append((inner, name, value))
+                    setattr(inner, name, Zeros())
+        return layer
+
+    def restore(self) -> None:
+        """Give every layer its own initialisers back."""
+        for layer, name, value in self._own:
+            setattr(layer, name, value)
+        self._own.clear()
+
+
+# -- training
+
+
+def compile_like_(model: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) -> None:
+    """Compile the small model as the model is; its optimizer's state (momentum, ...) is sliced."""
+    if not model.compiled:
+        return
+    if type(model).compile is not keras.Model.compile:  # a class of the user's says how
+        small.compile_from_config(model.get_compile_config())
+        return
+    settings = compiled_with(model)
+    settings["metrics"] = _fresh(settings.get("metrics"))
+    settings["weighted_metrics"] = _fresh(settings.get("weighted_metrics"))
+    settings["optimizer"] = cut_optimizer(model.optimizer, small, leaves, cut)
+    small.compile(**settings)
+
+
+def _fresh(metrics: Any) -> Any:
+    """Metrics that count from zero and are not shared with the user's model."""
+
+    def fresh(metric: Any) -> Any:
+        if not isinstance(metric, keras.metrics.Metric):
+            return metric
+        return type(metric).from_config(metric.get_config())
+
+    return keras.tree.map_structure(fresh, metrics)
+
+
+def cut_optimizer(optimizer: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) -> Any:
+    """The optimizer for the cut model: same settings, its state (momentum, ...) sliced along.
+
+    State that has neither the shape of the variable it belongs to nor that of the new state is
+    left as a new optimizer starts it.
+    """
+    new = same_optimizer(optimizer)
+    if not optimizer.built:
+        return new
+    names = {id(leaf.variable): leaf.name for leaf in leaves}
+    theirs = {leaf.name: leaf.variable for leaf in leaves_of(small)}
+    references = _built_with_references(
+        new, [theirs[names[id(v)]] for v in variables_of(optimizer)]
+    )
+    owners = {id(variable): name for name, variable in theirs.items()}
+    for old, made in zip(optimizer.variables, new.variables, strict=True):
+        owner = owners.get(id(references.get(id(made))))
+        value = slice_tensor(old.value, _cut_of_slot(cut, owner, tuple(old.shape)))
+        if tuple(value.shape) == tuple(made.shape):
+            made.assign(value)
+    return new
+
+
+def _cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorCut | None:
+    known = cut.tensors.get(owner) if owner is not None else None
+    return known if known is not None and known.shape == shape else None
+
+
+def same_optimizer(optimizer: Any) -> Any:
+    """A new optimizer of the same settings."""
+    config = optimizer.get_config()
+    rate = getattr(optimizer, "_learning_rate", None)
+    if "learning_rate" in config and rate is not None and not hasattr(rate, "assign"):
+        config["learning_rate"] = rate  # a schedule or function, maybe the user's own
+    return type(optimizer).from_config(config)
+
+
+def _built_with_references(optimizer: Any, variables: Sequence[Any]) -> dict[int, Any]:
+    """Build the optimizer; state (by ``id``) -> the variable of the model that it belongs to."""
+    keeper = getattr(optimizer, "inner_optimizer", optimizer)
+    references: dict[int, Any] = {}
+    made = keeper.add_variable_from_reference
+
+    def noted(reference_variable: Any, *arguments: Any, **keywords: Any) -> Any:
+        state = made(reference_variable, *arguments, **keywords)
+        references[id(state)] = reference_variable
+        return state
+
+    keeper.add_variable_from_reference = noted
+    try:
+        optimizer.build(list(variables))
+    finally:
+        del keeper.add_variable_from_reference
+    return references

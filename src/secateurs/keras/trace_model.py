@@ -1,0 +1,135 @@
+"""From a Keras model to a ``Network``: one walk through its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from numpy.typing import NDArray
+
+from secateurs.channels.cost import Product
+from secateurs.channels.latest import remember
+from secateurs.channels.network import Network, Size
+from secateurs.errors import CutError, ModelError, SecateursError
+from secateurs.keras.internals import graph_of
+from secateurs.keras.model.example_inputs import (
+    as_arrays,
+    checked_model,
+    described,
+    made_up,
+    shapes_of,
+)
+from secateurs.keras.model.tensors import Leaf, leaves_of
+from secateurs.keras.tracing import rules
+from secateurs.keras.tracing.interpreter import Counted
+from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Operation, Tracer, Value
+
+
+@dataclass(frozen=True, eq=False)
+class TracedModel:
+    """What a ``Network`` knows of the Keras model it came from.
+
+    Attributes:
+        model: the user's own model, unchanged.
+        example_inputs: what it was traced with, or some made up; None for a model that takes text.
+        operations: the calls of its graph, in order, for the masked twin.
+        leaves: its tensors, by name.
+        read: weights whose removed channels the masked twin takes as zero, by (name, axis).
+        index_ranges: input -> below what its numbers must be, where they are indices.
+    """
+
+    model: Any
+    example_inputs: Any
+    operations: Sequence[Operation]
+    leaves: Mapping[str, Leaf]
+    read: Mapping[tuple[str, int], Leaf]
+    index_ranges: Mapping[int, int]
+    framework: str = "keras"
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor's present values; half precision comes as single."""
+        return self.leaves[name].array()
+
+
+def traced(network: Network) -> TracedModel:
+    """What the network knows of the Keras model it came from."""
+    if not isinstance(network.source, TracedModel):
+        raise CutError(
+            f"expected a network traced from Keras; received one from {network.source.framework}"
+        )
+    return network.source
+
+
+def trace(model: Any, example_inputs: Any = None) -> Network:
+    """Find the channels of a model and everything that is coupled to them.
+
+    Args:
+        model: sequential or functional, built; it comes back exactly as it was.
+        example_inputs: an array or tensor, or a tuple or dictionary of them. May be left out where
+            the model knows all shapes but the batch's: MACs then come out per example.
+
+    Returns:
+        The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
+
+    Raises:
+        ModelError: it is no Keras model, is not built, is subclassed, or these inputs do not fit.
+    """
+    model = checked_model(model)
+    arrays = None if example_inputs is None else as_arrays(example_inputs, model)
+    leaves = leaves_of(model)
+    tracer = Tracer(leaves, rules.apply)
+    _follow(model, tracer, shapes_of(model, arrays), example_inputs)
+    sizes = [
+        Size(owner, attribute, position, Product(1, units))
+        for (owner, attribute, position), units in tracer.sizes.items()
+    ]
+    source = TracedModel(
+        model,
+        _examples(model, tracer) if example_inputs is None else example_inputs,
+        tracer.operations,
+        {leaf.name: leaf for leaf in leaves},
+        tracer.read,
+        tracer.index_ranges,
+    )
+    network = Network(
+        [leaf.described() for leaf in leaves],
+        tracer.contractions,
+        sizes,
+        tracer.mixings,
+        tracer.equations.solve(),
+        source,
+        name=model.name,
+    )
+    return remember(model, network)
+
+
+def _examples(model: Any, tracer: Tracer) -> Any:
+    try:
+        arrays = made_up(model, tracer.index_ranges)
+    except ModelError:  # where numbers are needed, they are asked for then
+        return None
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def _follow(
+    model: Any, tracer: Tracer, shapes: Sequence[tuple[int, ...]], example_inputs: Any
+) -> None:
+    inputs = [
+        Value(keras.KerasTensor(shape, dtype=like.dtype), why=NETWORK_INPUT, source=number)
+        for number, (shape, like) in enumerate(zip(shapes, graph_of(model).inputs, strict=True))
+    ]
+    try:
+        outputs = Counted(tracer.step).run(model, inputs)
+    except SecateursError:
+        raise
+    except Exception as error:
+        where = tracer.operations[-1].layer if tracer.operations else model.name
+        raise ModelError(
+            f"{model.name}: its layer {where!r} raised {type(error).__name__}: {error}. "
+            f"Received example_inputs of {described(example_inputs)}; expected inputs the model "
+            "accepts."
+        ) from error
+    for value in outputs:
+        tracer.freeze(value, NETWORK_OUTPUT)

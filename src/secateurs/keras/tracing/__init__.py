@@ -1,0 +1,1 @@
+"""One walk through a model's graph, and the rules of what each layer does."""

@@ -1,0 +1,241 @@
+"""Attention: heads, key and value channels are axes of the kernels; positions are summed over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Role
+from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
+
+SCALED_BY = ("key_dim", "head_dim")
+"""Sizes whose root attention divides by: a cut of one is made up for in the query's weights."""
+
+
+def _arguments(call: Call) -> tuple[Value, Value, Value]:
+    """(query, key, value); the key is the value where none is given."""
+    named = call.named
+    query, value = named["query"], named["value"]
+    key = named.get("key")
+    return query, value if key is None else key, value
+
+
+def _project(tracer: Tracer, x: Value, kernel: Leaf) -> Ids | None:
+    """The channels a projection reads, from the last axis of its input."""
+    read = tracer.unify([Place(x, -1), Place(kernel, 0)])
+    tracer.reads(kernel, 0)
+    return read
+
+
+def _bias(tracer: Tracer, dense: Any, units: Iterable[Ids | None]) -> None:
+    bias = tracer.weight(dense.bias)
+    for axis, along in enumerate(units):
+        if bias is not None and along is not None:
+            tracer.join(bias, axis, along, Role.SHIFT)
+
+
+def _filters(tracer: Tracer, *leaves: Leaf) -> None:
+    """The last two axes of a projection make channels."""
+    for leaf in leaves:
+        tracer.play(Place(leaf, -1), Role.FILTER)
+        tracer.play(Place(leaf, -2), Role.FILTER)
+
+
+def _freeze_positions(tracer: Tracer, call: Call) -> None:
+    for value in call.inputs:
+        tracer.freeze_known(value, f"{call} sums over positions", range(1, value.rank - 1))
+
+
+def _dense_layers(layer: Any) -> list[Any]:
+    parts = [layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense]
+    return [*parts, *([layer._gate_dense] if getattr(layer, "_gate_dense", None) else [])]
+
+
+def _kernels(tracer: Tracer, call: Call) -> list[Leaf] | None:
+    """The kernels of query, key, value, output (and gate); None if they cannot be followed."""
+    base = (
+        layers.GroupQueryAttention
+        if isinstance(call.layer, layers.GroupQueryAttention)
+        else layers.MultiHeadAttention
+    )
+    own = type(call.layer)._compute_attention is base._compute_attention
+    found = [tracer.weight(dense.kernel) for dense in _dense_layers(call.layer)]
+    return [leaf for leaf in found if leaf is not None] if own and None not in found else None
+
+
+@rule(layers.MultiHeadAttention)
+def multi_head_attention(tracer: Tracer, call: Call) -> None:
+    """softmax(q k^T / sqrt(d)) v, with projections before and behind."""
+    kernels = _kernels(tracer, call)
+    if kernels is None:
+        return unknown(tracer, call, "its projections or its attention are not Keras's own")
+    query, key, value, output, *gate = kernels
+    into = [_project(tracer, x, k) for x, k in zip(_arguments(call), kernels[:3], strict=True)]
+    heads = tracer.unify([Place(k, -2) for k in (query, key, value, *gate)] + [Place(output, 0)])
+    inner = tracer.unify([Place(query, -1), Place(key, -1)])
+    carried = tracer.unify([Place(value, -1), *(Place(g, -1) for g in gate), Place(output, 1)])
+    if keras.backend.backend() == "jax" and not call.layer.dropout:
+        # JAX's own attention, which Keras calls there, wants values as wide as keys.
+        tracer.unify([Place(query, -1), Place(value, -1)])
+    units = _Units(heads, heads, inner, carried)
+    into += [_project(tracer, call.named["query"], kernel) for kernel in gate]
+    _filters(tracer, query, key, value, *gate)
+    _wire(tracer, call, units)
+    _give(tracer, call, output, units)
+    tracer.counts(call.path, "num_heads", heads)
+    tracer.counts(call.path, "key_dim", inner)
+    tracer.counts(call.path, "value_dim", carried)
+    for axis in range(2, len(output.shape)):
+        tracer.counts(call.path, "output_shape", output.axes.get(axis), axis - 2)
+    _count(tracer, call, kernels, into, units)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """The units of an attention layer.
+
+    Attributes:
+        heads: of the queries.
+        shared: heads of keys and values; fewer, where several heads of queries share one.
+        inner: channels of each head that queries and keys meet in.
+        carried: channels of each head that values carry.
+    """
+
+    heads: Ids | None
+    shared: Ids | None
+    inner: Ids | None
+    carried: Ids | None
+
+
+def _wire(tracer: Tracer, call: Call, units: _Units) -> None:
+    """Biases, what the masked twin ignores, and axes that may not change."""
+    layer = call.layer
+    query, key, value, _, *gate = _dense_layers(layer)
+    _bias(tracer, query, (units.heads, units.inner))
+    _bias(tracer, key, (units.shared, units.inner))
+    _bias(tracer, value, (units.shared, units.carried))
+    for dense in gate:
+        _bias(tracer, dense, (units.heads, units.carried))
+    # A sum of products of two activations: with the query's part zero, a channel does not count.
+    tracer.silences(tracer.weight(query.kernel), -1)
+    tracer.silences(tracer.weight(query.bias), -1)
+    output = tracer.weight(layer._output_dense.kernel)
+    if output is not None:
+        tracer.reads(output, 0)
+        tracer.reads(output, 1)
+    _freeze_positions(tracer, call)
+
+
+def _give(tracer: Tracer, call: Call, output: Leaf, units: _Units) -> None:
+    """The result's channels; the attention's scores, where they are asked for, have heads."""
+    axes = {}
+    made = range(2, len(output.shape))
+    for axis in made:
+        axes[call.output.rank - len(output.shape) + axis] = tracer.unify([Place(output, axis)])
+        tracer.play(Place(output, axis), Role.FILTER)
+    tracer.put(call.output, axes)
+    _bias(tracer, call.layer._output_dense, [output.axes.get(axis) for axis in made])
+    for scores in call.outputs[1:]:
+        tracer.put(scores, {1: units.heads})
+
+
+def _count(
+    tracer: Tracer,
+    call: Call,
+    kernels: list[Leaf],
+    into: list[Ids | None],
+    units: _Units,
+) -> None:
+    query, key, value, output, *gate = kernels
+    x, source, _ = _arguments(call)
+    ahead, behind = math.prod(x.shape[:-1]), math.prod(source.shape[:-1])
+    sides = (
+        (units.heads, units.inner),
+        (units.shared, units.inner),
+        (units.shared, units.carried),
+        (units.heads, units.carried),
+    )
+    rows = (ahead, behind, behind, ahead)
+    for leaf, side, times, read in zip((query, key, value, *gate), sides, rows, into, strict=False):
+        tracer.costs(call.path, times * math.prod(leaf.shape), [read, *side])
+    made = [output.axes.get(axis) for axis in range(2, len(output.shape))]
+    total = ahead * math.prod(output.shape)
+    tracer.costs(call.path, total, [units.heads, units.carried, *made])
+    pairs = ahead * math.prod(source.shape[1:-1]) * query.shape[-2]
+    tracer.costs(call.path, pairs * query.shape[-1], [units.heads, units.inner])
+    tracer.costs(call.path, pairs * value.shape[-1], [units.heads, units.carried])
+
+
+@rule(layers.GroupQueryAttention)
+def group_query_attention(tracer: Tracer, call: Call) -> None:
+    """Several heads of queries share one of keys and values: the heads of queries form a grid."""
+    kernels = _kernels(tracer, call)
+    if kernels is None:
+        return unknown(tracer, call, "its projections or its attention are not Keras's own")
+    query, key, value, output, *gate = kernels
+    into = [_project(tracer, x, k) for x, k in zip(_arguments(call), kernels[:3], strict=True)]
+    shared = tracer.unify([Place(key, -2), Place(value, -2)])
+    heads = tracer.unify([Place(k, -2) for k in (query, *gate)] + [Place(output, 0)])
+    if heads is not None:
+        _share(tracer, call, heads, shared)
+    # One size, head_dim, is the width of queries, keys and values alike.
+    inner = tracer.unify([Place(k, -1) for k in (query, key, value, *gate)] + [Place(output, 1)])
+    units = _Units(heads, shared, inner, inner)
+    into += [_project(tracer, call.named["query"], kernel) for kernel in gate]
+    # The result is as wide as the query's input; nothing in the configuration says otherwise.
+    tracer.unify([Place(call.named["query"], -1), Place(output, 2)])
+    _filters(tracer, query, key, value, *gate)
+    _wire(tracer, call, units)
+    _give(tracer, call, output, units)
+    tracer.counts(call.path, "num_query_heads", heads)
+    tracer.counts(call.path, "num_key_value_heads", shared)
+    tracer.counts(call.path, "head_dim", inner)
+    _count(tracer, call, kernels, into, units)
+    return None
+
+
+def _share(tracer: Tracer, call: Call, heads: Ids, shared: Ids | None) -> None:
+    groups, each = call.layer.num_key_value_heads, call.layer.num_repeats
+    if shared is None:  # a single head of keys and values, which all queries share
+        return
+    if each == 1:
+        tracer.equations.equate(heads, shared)
+        return
+    rows, _ = tracer.equations.factor(heads, (groups, each))
+    tracer.equations.equate(rows, shared)
+
+
+@rule(layers.Attention, layers.AdditiveAttention)
+def attention(tracer: Tracer, call: Call) -> None:
+    """Without projections: queries and keys meet in their last axis, values are carried."""
+    query, value, *rest = call.inputs[:3]
+    key = rest[0] if rest else value
+    layer = call.layer
+    scale = tracer.weight(layer.scale) if isinstance(layer, layers.AdditiveAttention) else None
+    units = tracer.unify(
+        [Place(query, -1), Place(key, -1), *([Place(scale, 0)] if scale is not None else [])]
+    )
+    if scale is not None:
+        tracer.reads(scale, 0)
+    elif key is value and units is not None:
+        # The twin would silence the values with the keys: as removed ones, nobody reads them.
+        tracer.mask(call, query, -1)
+        if isinstance(layer, layers.AdditiveAttention) or layer.score_mode != "dot":
+            tracer.mask(call, key, -1)
+    else:
+        tracer.mask(call, query, -1)
+        tracer.mask(call, key, -1)
+    _freeze_positions(tracer, call)
+    tracer.put(call.output, {call.output.rank - 1: value.axes.get(value.rank - 1)})
+    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
+    tracer.costs(call.path, pairs * query.shape[-1], [units])
+    tracer.costs(call.path, pairs * value.shape[-1], [value.axes.get(value.rank - 1)])

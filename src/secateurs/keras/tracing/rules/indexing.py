@@ -1,0 +1,50 @@
+"""Looking things up by number: the axis looked into may not change, the others are carried."""
+
+from __future__ import annotations
+
+from keras import layers
+
+from secateurs.channels.network import Role
+from secateurs.keras.internals import named_classes
+from secateurs.keras.tracing.rules.contraction import contract
+from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.tracer import Call, Place, Tracer
+
+
+@rule(layers.Embedding)
+def embedding(tracer: Tracer, call: Call) -> None:
+    """A row for each number: rows are picked by the data, columns are channels."""
+    table = tracer.weight(call.layer.embeddings)
+    if table is None:
+        return unknown(tracer, call, "its table is not a variable of its own")
+    tracer.freeze(table, f"{call}: looked up by the data", (0,))
+    units = tracer.unify([Place(table, 1)])
+    tracer.play(Place(table, 1), Role.FILTER)
+    tracer.put(call.output, {-1: units})
+    tracer.counts(call.path, "output_dim", units)
+    if call.input.source is not None:
+        known = tracer.index_ranges.get(call.input.source, call.layer.input_dim)
+        tracer.index_ranges[call.input.source] = min(known, call.layer.input_dim)
+    return None
+
+
+@rule(*named_classes([layers], "ReversibleEmbedding"))
+def reversible_embedding(tracer: Tracer, call: Call) -> None:
+    """An embedding; called in reverse, a matrix product with the same table or one of its own."""
+    if not call.named.get("reverse", False):
+        return embedding(tracer, call)
+    layer, x = call.layer, call.input
+    table = tracer.weight(layer.embeddings if layer.tie_weights else layer.reverse_embeddings)
+    if table is None:
+        return unknown(tracer, call, "its table is not a variable of its own")
+    lead = "abcdefgh"[: x.rank - 1]
+    letters = "oi" if layer.tie_weights else "io"
+    contract(tracer, call, [(x, f"{lead}i"), (table, letters)], f"{lead}o")
+    return None
+
+
+@rule(layers.Masking)
+def masking(tracer: Tracer, call: Call) -> None:
+    """A step is masked where all its features have one value, so that it reads all of them."""
+    tracer.freeze_known(call.input, f"{call} reads all features of a step", [-1])
+    tracer.carry(call)

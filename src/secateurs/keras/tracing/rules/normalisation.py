@@ -1,0 +1,93 @@
+"""Normalisation: the channels of the input, the scale, the shift and the statistics are one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers
+
+from secateurs.channels.network import Role
+from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.tracer import Call, Place, Tracer
+
+
+def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Any, Role]) -> None:
+    """Vectors along one axis of the input."""
+    for variable, role in weights:
+        leaf = tracer.weight(variable)
+        if leaf is not None:
+            tracer.unify([Place(call.input, axis), Place(leaf, 0)])
+            tracer.play(Place(leaf, 0), role)
+
+
+@rule(layers.BatchNormalization)
+def batch_normalization(tracer: Tracer, call: Call) -> None:
+    """Each channel on its own, with numbers kept for it."""
+    layer = call.layer
+    _affine(
+        tracer,
+        call,
+        layer.axis,
+        (layer.moving_mean, Role.MEAN),
+        (layer.moving_variance, Role.VARIANCE),
+        (layer.gamma, Role.SCALE),
+        (layer.beta, Role.SHIFT),
+    )
+    tracer.carry(call)
+
+
+@rule(layers.LayerNormalization, *named_classes([layers], "RMSNormalization"))
+def layer_normalization(tracer: Tracer, call: Call) -> None:
+    """The mean and variance over some axes: each channel's result depends on all of them."""
+    layer, x = call.layer, call.input
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    vectors = (
+        (getattr(layer, "gamma", None), Role.SCALE),
+        (getattr(layer, "scale", None), Role.SCALE),  # of RMSNormalization
+        (getattr(layer, "beta", None), Role.SHIFT),
+    )
+    for variable, role in vectors:
+        leaf = None if isinstance(variable, bool) else tracer.weight(variable)
+        for place, axis in enumerate(axes) if leaf is not None else ():
+            tracer.unify([Place(x, axis), Place(leaf, place)])  # type: ignore[arg-type]
+            tracer.play(Place(leaf, place), role)  # type: ignore[arg-type]
+    tracer.mixes(call, [x.axes.get(axis % x.rank) for axis in axes])
+    tracer.carry(call)
+
+
+@rule(layers.GroupNormalization)
+def group_normalization(tracer: Tracer, call: Call) -> None:
+    """Channels form a grid of groups by channels in each; only those in one group are mixed."""
+    layer = call.layer
+    _affine(tracer, call, layer.axis, (layer.gamma, Role.SCALE), (layer.beta, Role.SHIFT))
+    units = call.input.axes.get(layer.axis % call.input.rank)
+    if units is not None:
+        rows = inside = units
+        if layer.groups == len(units):
+            inside = units[:0]
+        elif layer.groups > 1:
+            shape = (layer.groups, len(units) // layer.groups)
+            rows, inside = tracer.equations.factor(units, shape)
+        if layer.groups > 1:
+            tracer.counts(call.path, "groups", rows)
+        tracer.mixes(call, [inside])
+    tracer.carry(call)
+
+
+@rule(layers.UnitNormalization, *operation_classes("Normalize"))
+def unit_normalization(tracer: Tracer, call: Call) -> None:
+    """Divided by the norm over some axes."""
+    axis = call.layer.axis
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    x = call.input
+    tracer.mixes(call, [x.axes.get(at % x.rank) for at in axes])
+    tracer.carry(call)
+
+
+@rule(layers.Normalization)
+def normalization(tracer: Tracer, call: Call) -> None:
+    """Preprocessing by statistics of the data: it stands before everything that has channels."""
+    if call.input.axes:
+        return unknown(tracer, call, "it keeps statistics of the data it was adapted to")
+    return tracer.carry(call)

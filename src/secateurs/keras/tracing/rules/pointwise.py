@@ -1,0 +1,327 @@
+"""Layers that work element by element, and those that change nothing when a model is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import keras
+from keras import layers
+
+from secateurs.channels.network import Role
+from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
+
+ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
+CHANGES_SHAPE = ("glu",)
+
+
+def meet(tracer: Tracer, operands: Sequence[Value], result: Value) -> None:
+    """Axes of the operands that meet in one axis of the result, counted from the last, are one."""
+    tracer.put(
+        result,
+        {
+            axis: tracer.unify(
+                [
+                    Place(value, at)
+                    for value in operands
+                    if (at := axis - result.rank + value.rank) >= 0
+                ]
+            )
+            for axis in range(result.rank)
+        },
+    )
+
+
+@cache
+def elementwise_functions() -> frozenset[Callable[..., Any]]:
+    """Keras's own activation functions that work element by element."""
+    names = [name for name in dir(keras.activations) if not name.startswith("_")]
+    others = {*ALONG_THE_LAST_AXIS, *CHANGES_SHAPE, "get", "serialize", "deserialize"}
+    functions = [getattr(keras.activations, name) for name in names if name not in others]
+    ops = [getattr(keras.ops, name, None) for name in names if name not in others]
+    return frozenset([f for f in (*functions, *ops) if f is not None])
+
+
+@cache
+def along_the_last_axis() -> frozenset[Callable[..., Any]]:
+    """Keras's activation functions in which results along the last axis depend on each other."""
+    places = (keras.activations, keras.ops)
+    found = (getattr(place, name, None) for place in places for name in ALONG_THE_LAST_AXIS)
+    return frozenset(function for function in found if function is not None)
+
+
+def activate(tracer: Tracer, call: Call, function: Any) -> None:
+    """What a layer's activation function does to its result."""
+    if function is None or function in elementwise_functions():
+        return
+    for output in call.outputs:
+        if function in along_the_last_axis():
+            over_the_last(tracer, call, output, f"{function.__name__} over it")
+        else:
+            name = getattr(function, "__name__", type(function).__name__)
+            reason = f"{call}: nobody knows whether its activation {name} works element by element"
+            tracer.freeze(output, reason)
+
+
+def over_the_last(tracer: Tracer, call: Call, value: Value, what: str, axis: int = -1) -> None:
+    """Each result along the axis depends on all of it: nothing there may go."""
+    tracer.freeze_known(value, f"{what} in {call}", [axis])
+
+
+@rule(layers.Activation)
+def activation(tracer: Tracer, call: Call) -> None:
+    """Any of Keras's functions, or one of the user's."""
+    tracer.carry(call)
+    activate(tracer, call, call.layer.activation)
+
+
+@rule(layers.Softmax, *operation_classes("Softmax", "LogSoftmax", "Sparsemax"))
+def softmax(tracer: Tracer, call: Call) -> None:
+    """Over one axis or several."""
+    tracer.carry(call)
+    axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else [call.layer.axis]
+    for axis in axes:
+        over_the_last(tracer, call, call.output, "softmax over it", axis)
+
+
+@rule(
+    layers.Identity,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.AlphaDropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    *named_classes(
+        [layers],
+        "RandomBrightness",
+        "RandomColorDegeneration",
+        "RandomColorJitter",
+        "RandomContrast",
+        "RandomElasticTransform",
+        "RandomErasing",
+        "RandomFlip",
+        "RandomGaussianBlur",
+        "RandomGrayscale",
+        "RandomHue",
+        "RandomInvert",
+        "RandomPerspective",
+        "RandomPosterization",
+        "RandomRotation",
+        "RandomSaturation",
+        "RandomSharpness",
+        "RandomShear",
+        "RandomTranslation",
+        "RandomZoom",
+        "AugMix",
+        "CutMix",
+        "MixUp",
+        "RandAugment",
+    ),
+)
+def unchanged(tracer: Tracer, call: Call) -> None:
+    """The result has the input's channels: dropout, noise and augmentation only act in training."""
+    tracer.carry(call)
+
+
+@rule(layers.Rescaling)
+def rescaling(tracer: Tracer, call: Call) -> None:
+    """A factor and an offset: numbers for all, or one a channel."""
+    each = [v for v in (call.layer.scale, call.layer.offset) if isinstance(v, (list, tuple))]
+    if each and call.input.axes:
+        return unknown(tracer, call, "it has a factor for each channel in its configuration")
+    return tracer.carry(call)
+
+
+@rule(layers.PReLU)
+def prelu(tracer: Tracer, call: Call) -> None:
+    """A slope for each place along the axes that are not shared."""
+    slopes = tracer.weight(call.layer.alpha)
+    for axis in range(1, call.input.rank):
+        if slopes is not None and axis in call.input.axes:
+            tracer.unify([Place(call.input, axis), Place(slopes, axis - 1)])
+            tracer.play(Place(slopes, axis - 1), Role.SCALE)
+    tracer.carry(call)
+
+
+@rule(
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+)
+def merge(tracer: Tracer, call: Call) -> None:
+    """Element by element; values of a lower rank get axes of length one behind the batch."""
+    axes = {}
+    for axis in range(call.output.rank):
+        lacking = [(value, call.output.rank - value.rank) for value in call.inputs]
+        axes[axis] = tracer.unify(
+            [
+                Place(value, axis - fewer if axis else 0)
+                for value, fewer in lacking
+                if axis == 0 or axis - fewer > 0
+            ]
+        )
+    tracer.put(call.output, axes)
+
+
+@rule(
+    *operation_classes(
+        "Abs",
+        "Absolute",
+        "Add",
+        "Arccos",
+        "Arccosh",
+        "Arcsin",
+        "Arcsinh",
+        "Arctan",
+        "Arctan2",
+        "Arctanh",
+        "Cast",
+        "Cbrt",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Conj",
+        "Conjugate",
+        "Copy",
+        "Cos",
+        "Cosh",
+        "Deg2rad",
+        "Divide",
+        "DivideNoNan",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Erfc",
+        "Erfinv",
+        "Exp",
+        "Exp2",
+        "Expm1",
+        "Fabs",
+        "Floor",
+        "FloorDivide",
+        "Fmax",
+        "Fmin",
+        "Fmod",
+        "Gelu",
+        "Greater",
+        "GreaterEqual",
+        "HardShrink",
+        "HardSigmoid",
+        "HardSilu",
+        "HardTanh",
+        "Heaviside",
+        "Hypot",
+        "Isfinite",
+        "Isinf",
+        "Isnan",
+        "LeakyRelu",
+        "Less",
+        "LessEqual",
+        "Log",
+        "Log10",
+        "Log1p",
+        "Log2",
+        "LogSigmoid",
+        "Logaddexp",
+        "Logaddexp2",
+        "LogicalAnd",
+        "LogicalNot",
+        "LogicalOr",
+        "LogicalXor",
+        "Maximum",
+        "Minimum",
+        "Mod",
+        "Multiply",
+        "NanToNum",
+        "Negative",
+        "NotEqual",
+        "OnesLike",
+        "Power",
+        "Rad2deg",
+        "Real",
+        "Reciprocal",
+        "Relu",
+        "Relu6",
+        "Round",
+        "Rsqrt",
+        "SaturateCast",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Signbit",
+        "Silu",
+        "Sin",
+        "Sinc",
+        "Sinh",
+        "SoftShrink",
+        "Softplus",
+        "Softsign",
+        "SparsePlus",
+        "SparseSigmoid",
+        "Sqrt",
+        "Square",
+        "Squareplus",
+        "StopGradient",
+        "Subtract",
+        "Tan",
+        "Tanh",
+        "TanhShrink",
+        "Threshold",
+        "TrueDivide",
+        "Trunc",
+        "Where",
+        "ZerosLike",
+    )
+)
+def pointwise(tracer: Tracer, call: Call) -> None:
+    """Element by element, with broadcasting; numbers alone do not count."""
+    meet(tracer, call.operands, call.output)
+
+
+@rule(*operation_classes("Glu"))
+def glu(tracer: Tracer, call: Call) -> None:
+    """Half of an axis times the sigmoid of the other: both lose the same channels."""
+    x = call.input
+    axis = call.layer.axis % x.rank
+    axes = dict(x.axes)
+    if axis in axes:
+        units = axes[axis]
+        half = len(units) // 2
+        halves, _ = tracer.equations.factor(units, (2, half))
+        tracer.equations.freeze(halves, f"{call} needs both halves")
+        tracer.equations.equate(units[:half], units[half:])
+        axes[axis] = units[:half]
+    tracer.put(call.output, axes)
+
+
+def _register_the_applications() -> None:
+    """The layers that ``keras.applications`` define for themselves."""
+    from keras.src.applications import convnext, inception_resnet_v2
+
+    rule(*named_classes([convnext], "StochasticDepth"))(unchanged)
+    rule(*named_classes([inception_resnet_v2], "CustomScaleLayer"))(merge)
+
+    @rule(*named_classes([convnext], "LayerScale"))
+    def layer_scale(tracer: Tracer, call: Call) -> None:
+        """A factor for each channel."""
+        scale = tracer.weight(call.layer.gamma)
+        if scale is not None:
+            units = tracer.unify([Place(call.input, -1), Place(scale, 0)])
+            tracer.play(Place(scale, 0), Role.SCALE)
+            tracer.counts(call.path, "projection_dim", units)
+        tracer.carry(call)
+
+
+_register_the_applications()

@@ -1,0 +1,83 @@
+"""Pooling, padding, cropping and resampling: channels are carried, positions are read."""
+
+from __future__ import annotations
+
+from keras import layers
+
+from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.tracing.rules.contraction import channel_axis
+from secateurs.keras.tracing.rules.registry import rule
+from secateurs.keras.tracing.tracer import Call, Tracer
+
+
+def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> None:
+    """The batch and the channels are carried; all other axes may not change."""
+    x = call.input
+    space = [axis for axis in range(1, x.rank) if axis != channel]
+    tracer.freeze_known(x, f"{call} reads every position", space)
+    tracer.carry(call, {0: 0, channel: result})
+
+
+@rule(
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.MaxPooling3D,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    layers.AveragePooling3D,
+    layers.UpSampling2D,
+    layers.UpSampling3D,
+    layers.Cropping2D,
+    layers.Cropping3D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
+    layers.Resizing,
+    layers.CenterCrop,
+    layers.RandomCrop,
+    *named_classes(
+        [layers],
+        "AdaptiveAveragePooling1D",
+        "AdaptiveAveragePooling2D",
+        "AdaptiveAveragePooling3D",
+        "AdaptiveMaxPooling1D",
+        "AdaptiveMaxPooling2D",
+        "AdaptiveMaxPooling3D",
+    ),
+    *operation_classes(
+        "MaxPool",
+        "AveragePool",
+        "AdaptiveMaxPool",
+        "AdaptiveAveragePool",
+        "Resize",
+        "PadImages",
+        "CropImages",
+    ),
+)
+def windows(tracer: Tracer, call: Call) -> None:
+    """Over images, sequences and volumes, in either data format."""
+    rank = call.input.rank
+    first = getattr(call.layer, "data_format", None) == "channels_first"
+    channel = (rank - 3 if rank == 3 and call.kind == "Resize" else 1) if first else rank - 1
+    _carry_channels(tracer, call, channel, channel)
+
+
+@rule(layers.UpSampling1D, layers.Cropping1D)
+def steps(tracer: Tracer, call: Call) -> None:
+    """Over sequences; these have their channels last, always."""
+    last = call.input.rank - 1
+    _carry_channels(tracer, call, last, last)
+
+
+@rule(
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.GlobalMaxPooling3D,
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalAveragePooling3D,
+)
+def everything(tracer: Tracer, call: Call) -> None:
+    """Over all positions."""
+    channel = channel_axis(call.layer, call.input.rank)
+    _carry_channels(tracer, call, channel, channel if call.layer.keepdims else 1)

@@ -1,0 +1,196 @@
+"""Recurrent layers: a unit is its state, its row of the recurrent kernel, and a column a gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import layers
+from keras.src.layers.rnn import conv_lstm
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Role
+from secateurs.errors import ModelError
+from secateurs.keras.internals import named_classes
+from secateurs.keras.tracing.rules.contraction import channel_axis
+from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, elementwise_functions
+from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value, values_in
+
+GATES: dict[type, int] = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
+"""How many blocks of as many columns as there are units a cell's kernels have."""
+
+
+CONVOLUTIONAL = named_classes([conv_lstm], "ConvLSTMCell")
+GATES |= dict.fromkeys(CONVOLUTIONAL, 4)
+
+TWO_STATES = (layers.LSTMCell, *CONVOLUTIONAL)
+"""Cells that hand on two states, not one."""
+
+
+def _cells_of(layer: Any) -> list[Any] | None:
+    """The cells of a recurrent layer, in the order they are run; None if one is unknown."""
+    cell = layer.cell
+    cells = list(cell.cells) if isinstance(cell, layers.StackedRNNCells) else [cell]
+    return cells if all(type(one) in GATES for one in cells) else None
+
+
+@rule(
+    layers.RNN,
+    layers.LSTM,
+    layers.GRU,
+    layers.SimpleRNN,
+    layers.ConvLSTM1D,
+    layers.ConvLSTM2D,
+    layers.ConvLSTM3D,
+)
+def recurrent(tracer: Tracer, call: Call) -> None:
+    """The result and the states have the units of the last cell, and of each."""
+    layer = call.layer
+    cells = _cells_of(layer)
+    if cells is None:
+        return unknown(tracer, call, f"its cell {type(layer.cell).__name__} has no rule")
+    if layer.stateful:
+        return unknown(tracer, call, "it keeps its state from one batch to the next")
+    x, initial = call.named["sequences"], values_in(call.named.get("initial_state"))
+    channel = _channel_axis(layer, x)
+    others = [axis for axis in range(1, x.rank) if axis != channel]
+    tracer.freeze_known(x, f"{call} runs along it", others)
+    place: Place | Ids | None = Place(x, channel)
+    states: list[Ids | None] = []
+    for cell in cells:
+        units = _cell(tracer, call, cell, place)
+        states += [units] * (2 if isinstance(cell, TWO_STATES) else 1)
+        place = units
+    _give(tracer, call, states, initial, channel - 1)
+    return None
+
+
+def _channel_axis(layer: Any, x: Value) -> int:
+    """Behind the batch and the steps, where the cell has its channels."""
+    if isinstance(layer.cell, CONVOLUTIONAL):
+        return 1 + channel_axis(layer.cell, x.rank - 1)
+    return x.rank - 1
+
+
+def _give(
+    tracer: Tracer,
+    call: Call,
+    states: Sequence[Ids | None],
+    initial: Sequence[Value],
+    axis: int,
+) -> None:
+    """Label the result and the states; ``axis`` is where a state has its channels."""
+    last = states[-1]
+    for value, units in zip(initial, states, strict=False):
+        given = value.axes.get(axis)
+        if units is not None and given is not None:
+            tracer.equations.equate(units, given)
+        elif units is not None:
+            tracer.equations.freeze(units, f"{call} starts from {value.why}")
+    result, *handed_on = call.outputs
+    tracer.put(result, {axis + int(bool(call.layer.return_sequences)): last})
+    for value, units in zip(handed_on, states, strict=False):
+        tracer.put(value, {axis: units})
+
+
+def _cell(tracer: Tracer, call: Call, cell: Any, place: Place | Ids | None) -> Ids | None:
+    """The units of a cell that reads the channels at a place (or of the cell before it)."""
+    kernel, recurrent_kernel = tracer.weight(cell.kernel), tracer.weight(cell.recurrent_kernel)
+    if kernel is None or recurrent_kernel is None:
+        raise ModelError(f"{call}: expected a cell whose kernels are variables of the model")
+    if isinstance(place, np.ndarray):
+        read: Ids | None = place
+        tracer.join(kernel, -2, place, Role.INPUT)
+    else:
+        read = tracer.unify([place, Place(kernel, -2)])
+    tracer.reads(kernel, -2)
+    units = tracer.unify([Place(recurrent_kernel, -2)])
+    columns = None if units is None else _columns(tracer, call, cell, units)
+    if units is not None and columns is not None:
+        tracer.reads(recurrent_kernel, -2)
+        for leaf in (kernel, recurrent_kernel):
+            tracer.join(leaf, -1, columns)
+        tracer.join(tracer.weight(cell.bias), -1, columns, Role.SHIFT)
+        _check_activations(tracer, call, cell, units)
+        _count(tracer, call, cell, units)
+    times = _positions(call, cell)
+    tracer.costs(call.path, times * math.prod(kernel.shape), [read, columns])
+    tracer.costs(call.path, times * math.prod(recurrent_kernel.shape), [units, columns])
+    return units
+
+
+def _columns(tracer: Tracer, call: Call, cell: Any, units: Ids) -> Ids:
+    """The columns of a cell's kernels: a block of units for each gate, and no gate may go."""
+    gates = GATES[type(cell)]
+    if gates == 1:
+        return units
+    blocks = tracer.remembered((id(cell), "gates"), lambda: tracer.equations.units(gates))
+    tracer.equations.freeze(blocks, f"{call}: all gates are needed")
+    return tracer.equations.compose((blocks, units))
+
+
+def _check_activations(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
+    for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
+        if function is not None and function not in elementwise_functions():
+            along = function in along_the_last_axis()
+            what = "mixes units" if along else "is not known to work element by element"
+            name = getattr(function, "__name__", type(function).__name__)
+            tracer.equations.freeze(units, f"{call}: its activation {name} {what}")
+
+
+def _count(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
+    """The number of units stands in the layer's own configuration, or in that of its cell."""
+    attribute = "filters" if hasattr(cell, "filters") else "units"
+    owner = call.path
+    if attribute not in call.layer.get_config():
+        inside = "" if cell is call.layer.cell else f".{call.layer.cell.name}"
+        owner = f"{call.path}{inside}.{cell.name}"
+    tracer.counts(owner, attribute, units)
+
+
+def _positions(call: Call, cell: Any) -> int:
+    """How often a cell's kernels are applied: batch times steps times positions."""
+    x = call.input
+    positions = x.shape[0] * x.shape[1]
+    if hasattr(cell, "filters"):
+        space = list(call.output.shape[1 + int(bool(call.layer.return_sequences)) :])
+        del space[0 if cell.data_format == "channels_first" else -1]
+        positions *= math.prod(space)
+    return positions
+
+
+@rule(layers.Bidirectional)
+def bidirectional(tracer: Tracer, call: Call) -> None:
+    """Two recurrent layers. Keras wants them of equal width, so both lose the same units."""
+    layer = call.layer
+    if isinstance(getattr(layer.forward_layer, "cell", None), CONVOLUTIONAL):
+        return unknown(tracer, call, "convolutional cells in both directions are not followed")
+    x, initial = call.named["sequences"], values_in(call.named.get("initial_state"))
+    half = len(initial) // 2
+    given = [initial[:half], initial[half:]]
+    runs = []
+    for inner, states in zip((layer.forward_layer, layer.backward_layer), given, strict=True):
+        keywords = {"initial_state": list(states)} if states else {}
+        runs.append(tracer.inside(f"{call.path}.{inner.name}", inner, [x], keywords))
+    forward, backward = (run[0] for run in runs)
+    axis = forward.rank - 1
+    one, other = forward.axes.get(axis), backward.axes.get(axis)
+    if one is not None and other is not None:
+        tracer.equations.equate(one, other)
+    elif one is not None or other is not None:
+        return unknown(tracer, call, "only one of its directions can be followed")
+    results = call.outputs
+    if layer.merge_mode == "concat" and one is not None and other is not None:
+        tracer.put(results[0], {axis: np.concatenate([one, other])})
+    else:
+        tracer.put(results[0], {axis: one})
+    rest = 1
+    if layer.merge_mode is None:
+        tracer.put(results[1], {axis: other})
+        rest = 2
+    for value, state in zip(results[rest:], [*runs[0][1:], *runs[1][1:]], strict=True):
+        tracer.put(value, dict(state.axes))
+    return None

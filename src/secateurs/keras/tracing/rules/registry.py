@@ -1,0 +1,84 @@
+"""Which rule goes with which layer or operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from secateurs.keras.internals import is_quantized, own_variables, sublayers
+from secateurs.keras.tracing.tracer import Call, Tracer
+
+Rule = Callable[[Tracer, Call], None]
+
+RULES: dict[type, Rule] = {}
+
+
+def rule(*layers: type) -> Callable[[Rule], Rule]:
+    """Register what layers of these classes do to channels.
+
+    A rule reads ``call.input`` (or ``call.inputs``) and labels ``call.output`` (or
+    ``call.outputs``). A layer that scales each channel by a weight of its own::
+
+        @secateurs.keras.rule(LayerScale)
+        def layer_scale(tracer, call):
+            x, gamma = call.input, tracer.weight(call.layer.gamma)
+            units = tracer.unify([Place(x, -1), Place(gamma, 0)])    # gamma's axis is x's channels
+            tracer.counts(call.path, "projection_dim", units)        # a size in its get_config()
+            tracer.carry(call)                                       # the result has x's channels
+
+    Args:
+        *layers: classes of layers (or of ``keras.ops`` operations).
+    """
+
+    def register(function: Rule) -> Rule:
+        for layer in layers:
+            RULES[layer] = function
+        return function
+
+    return register
+
+
+def apply(tracer: Tracer, call: Call) -> None:
+    """Label what a call gives; a layer without a rule freezes what it touches."""
+    found = rule_for(type(call.layer))
+    if found is None or is_quantized(call.layer):
+        unknown(tracer, call)
+    else:
+        found(tracer, call)
+
+
+def rule_for(kind: type) -> Rule | None:
+    """The rule of this class, or of one it stems from without computing anything else."""
+    for ancestor in kind.__mro__:
+        if ancestor in RULES:
+            same = getattr(kind, "call", None) is getattr(ancestor, "call", None)
+            return RULES[ancestor] if same else None
+    return None
+
+
+def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
+    """Nobody knows what it does, so nothing that it reads may change."""
+    reason = f"{call}: {why or _why_unknown(call)}"
+    for value in call.inputs:
+        tracer.freeze(value, reason)
+    freeze_weights(tracer, call.layer, reason)
+    for value in call.outputs:
+        tracer.put(value, {}, why=f"what {call} gave")
+
+
+def freeze_weights(tracer: Tracer, layer: object, reason: str) -> None:
+    """Nothing of the weights of a layer and the layers inside it may change."""
+    for variable, _ in own_variables(layer):
+        tracer.freeze(tracer.weight(variable), reason)
+    for child in sublayers(layer):
+        freeze_weights(tracer, child, reason)
+
+
+def _why_unknown(call: Call) -> str:
+    if is_quantized(call.layer):
+        return "it is quantized or carries LoRA weights; merge or dequantize it first"
+    if call.kind == "Lambda":
+        return "a Lambda's function cannot be followed; write it with keras.ops instead"
+    return (
+        f"no rule for {call.kind}; say what it does with @secateurs.keras.rule({call.kind}), "
+        "or write it with keras.ops"
+    )

@@ -1,0 +1,43 @@
+"""Layers around a layer."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from secateurs.keras.internals import is_model
+from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
+
+
+@rule(layers.TimeDistributed)
+def time_distributed(tracer: Tracer, call: Call) -> None:
+    """The layer inside, once a step: seen as one call on a batch of batch times steps."""
+    x, inner = call.input, call.layer.layer
+    if is_model(inner):
+        return unknown(tracer, call, "a model inside it is not followed; call the model on its own")
+    tracer.freeze_known(x, f"{call} runs along it", [1])
+    merged = (x.shape[0] * x.shape[1], *x.shape[2:])
+    step = Value(keras.KerasTensor(merged, dtype=x.spec.dtype), _without_steps(x), x.why)
+    results = tracer.inside(f"{call.path}.{inner.name}", inner, [step], {})
+    for output, result in zip(call.outputs, results, strict=True):
+        tracer.put(output, {axis + 1: units for axis, units in result.axes.items() if axis})
+    return None
+
+
+def _without_steps(x: Value) -> Axes:
+    return {axis - 1: units for axis, units in x.axes.items() if axis > 1}
+
+
+@rule(layers.SpectralNormalization)
+def spectral_normalization(tracer: Tracer, call: Call) -> None:
+    """Acts in training only; its vector runs along the kernel's last axis."""
+    inner = call.layer.layer
+    results = tracer.inside(f"{call.path}.{inner.name}", inner, [call.input], {})
+    vector, kernel = tracer.weight(call.layer.vector_u), tracer.weight(call.layer.kernel)
+    if vector is None or kernel is None:
+        return unknown(tracer, call, "its kernel is not a variable of its own")
+    tracer.unify([Place(kernel, -1), Place(vector, 1)])
+    for output, result in zip(call.outputs, results, strict=True):
+        tracer.put(output, dict(result.axes))
+    return None

@@ -1,0 +1,400 @@
+"""Following channels through a model's graph: the state that the rules work on."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import keras
+import numpy as np
+
+from secateurs.channels.cost import Contraction, Product
+from secateurs.channels.equations import Equations, Ids
+from secateurs.channels.network import Mixing, Role
+from secateurs.channels.tensors import Mask
+from secateurs.keras.internals import infer
+from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.tracing.interpreter import Site
+
+NETWORK_INPUT = "the network's input"
+NETWORK_OUTPUT = "it is the network's output"
+NO_CHANNEL = "values that carry no channels"
+
+Axes = dict[int, Ids]
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """What travels through the graph in place of a tensor.
+
+    Attributes:
+        spec: its shape and type.
+        axes: axis -> the unit at each index; axes that are not listed carry no channels.
+        why: what it is, where it carries no channels.
+        source: the number of the network's input that its numbers are picked from, if it is one
+            that carries no channels (so that indices into a table can be made up).
+    """
+
+    spec: Any
+    axes: Axes = field(default_factory=dict)
+    why: str = NO_CHANNEL
+    source: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its lengths, the batch's too."""
+        return tuple(self.spec.shape)
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.spec.shape)
+
+
+class Place(NamedTuple):
+    """One axis of a value or a weight; negative axes count from the end."""
+
+    thing: Value | Leaf
+    axis: int
+
+    @property
+    def at(self) -> int:
+        """The axis, counted from the front."""
+        return self.axis % len(self.thing.shape)
+
+    @property
+    def length(self) -> int:
+        return self.thing.shape[self.axis]
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call of the forward pass, as the masked twin needs it.
+
+    Attributes:
+        name: of the layer's or operation's class.
+        layer: its path.
+        slots: which of its arguments, flat, are tensors.
+        inputs: for each of these, its shape and the units along its axes.
+        outputs: likewise, for each tensor it gave.
+        masks: operands the masked twin changes.
+        mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
+            channels only.
+    """
+
+    name: str
+    layer: str
+    slots: list[int] = field(default_factory=list)
+    inputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
+    outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
+    masks: list[Mask] = field(default_factory=list)
+    mixes: bool = False
+
+
+class Call:
+    """One call of a layer or operation, with values in the places of tensors.
+
+    Attributes:
+        path: of the layer, 'encoder.conv1'.
+        layer: the layer or operation.
+        inputs: the values among its arguments, flat, in order.
+        outputs: what it gives, flat; a rule labels them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        layer: Any,
+        arguments: Sequence[Any],
+        keywords: Mapping[str, Any],
+        outputs: Sequence[Value],
+    ) -> None:
+        self.path = path
+        self.layer = layer
+        self.arguments = arguments
+        self.keywords = keywords
+        self.inputs = values_in([list(arguments), dict(keywords)])
+        self.outputs = list(outputs)
+
+    @property
+    def input(self) -> Value:
+        """The first value it reads."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Value:
+        """The first value it gives."""
+        return self.outputs[0]
+
+    @cached_property
+    def named(self) -> dict[str, Any]:
+        """Its arguments by name, as ``layer.call`` declares them."""
+        signature = inspect.signature(self.layer.call)
+        return dict(signature.bind(*self.arguments, **self.keywords).arguments)
+
+    @property
+    def operands(self) -> list[Value]:
+        """Everything it computes with: values, and constants as values without channels."""
+        flat = keras.tree.flatten([self.arguments, dict(self.keywords)])
+        return [
+            item if isinstance(item, Value) else Value(item, why=f"a constant in {self}")
+            for item in flat
+            if isinstance(item, Value) or hasattr(item, "shape")
+        ]
+
+    @property
+    def kind(self) -> str:
+        """The class of the layer."""
+        return type(self.layer).__name__
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.kind})"
+
+
+def values_in(structure: Any) -> list[Value]:
+    """Every value in nested lists, tuples and dictionaries, in order."""
+    return [item for item in keras.tree.flatten(structure) if isinstance(item, Value)]
+
+
+Run = Callable[[Call], None]
+
+
+class Tracer:
+    """Goes through a model's graph and collects the equations between its units.
+
+    A rule for each kind of layer says what it does to the labels; a layer without a rule freezes
+    what it touches.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf], apply_rule: Callable[[Tracer, Call], None]) -> None:
+        self.equations = Equations()
+        self.leaves = {id(leaf.variable): leaf for leaf in leaves}
+        self.contractions: list[Contraction] = []
+        self.mixings: list[Mixing] = []
+        self.operations: list[Operation] = []
+        self.read: dict[tuple[str, int], Leaf] = {}
+        """Weights whose removed channels the masked twin takes as zero, by (name, axis)."""
+        self.sizes: dict[tuple[str, str, int | None], tuple[Ids, ...]] = {}
+        self.index_ranges: dict[int, int] = {}
+        """Network input -> how many rows the table has that its numbers are indices into."""
+        self._apply_rule = apply_rule
+        self._remembered: dict[tuple[Any, ...], Any] = {}
+        self._inside = 0
+
+    # -- one call
+
+    def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        """Label what one call of the graph gives."""
+        self.operations.append(Operation(type(site.operation).__name__, site.path))
+        operation = self.operations[-1]
+        outputs = self.call(site.path, site.operation, arguments, keywords)
+        flat = keras.tree.flatten([list(arguments), keywords])
+        operation.slots = [at for at, item in enumerate(flat) if isinstance(item, Value)]
+        operation.inputs = [_recorded(flat[at]) for at in operation.slots]
+        operation.outputs = [_recorded(value) for value in values_in(outputs)]
+        return outputs
+
+    def call(
+        self, path: str, layer: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> Any:
+        """What a layer gives for these values, labelled by its rule."""
+        specs = _with_specs([list(arguments), dict(keywords)])
+        made = layer.compute_output_spec(*specs[0], **specs[1])
+        if any(None in spec.shape for spec in keras.tree.flatten(made)):
+            # Some layers tell their shape from their configuration alone; their code knows better.
+            made = infer(layer, *specs[0], **specs[1])
+        outputs = keras.tree.map_structure(Value, made)
+        call = Call(path, layer, arguments, keywords, values_in(outputs))
+        self._apply_rule(self, call)
+        self._say_where_from(call)
+        return outputs
+
+    def inside(
+        self, path: str, layer: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> list[Value]:
+        """What a layer inside another gives. The masked twin sees the outer one only."""
+        self._inside += 1
+        try:
+            return values_in(self.call(path, layer, arguments, keywords))
+        finally:
+            self._inside -= 1
+
+    def _say_where_from(self, call: Call) -> None:
+        """A result without channels says what it is, as what it was made from did."""
+        if not call.inputs:
+            return
+        first = call.inputs[0]
+        for output in call.outputs:
+            if output.why == NO_CHANNEL:
+                output.why = first.why
+            if len(call.inputs) == 1 and not first.axes:
+                output.source = first.source
+
+    # -- labels
+
+    def weight(self, variable: Any) -> Leaf | None:
+        """The model's tensor that a layer's variable is; None where there is none."""
+        return None if variable is None else self.leaves.get(id(variable))
+
+    def put(self, value: Value, axes: Mapping[int, Ids | None], why: str = "") -> None:
+        """Label a result; axes of length one or without units stay unlabelled."""
+        value.axes = {
+            axis % value.rank: units
+            for axis, units in axes.items()
+            if units is not None and value.shape[axis] > 1
+        }
+        value.why = why or value.why
+
+    def carry(self, call: Call, axes: Mapping[int, int] | None = None) -> None:
+        """Every result has the labels of the first input: input axis -> axis of the result."""
+        known = call.input.axes
+        moved = {axis: axis for axis in known} if axes is None else axes
+        for output in call.outputs:
+            self.put(output, {new: known[old] for old, new in moved.items() if old in known})
+
+    def _own_units(self, leaf: Leaf, axis: int) -> Ids:
+        """The units of a weight's axis; new ones if it has none yet."""
+        if axis not in leaf.axes:
+            leaf.axes[axis] = self.equations.units(leaf.shape[axis])
+            leaf.roles.setdefault(axis, Role.OTHER)
+        return leaf.axes[axis]
+
+    def remembered(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What was made under this key before, or is made now: for layers that are called twice."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        made: T = self._remembered[key]
+        return made
+
+    # -- equations
+
+    def unify(self, places: Iterable[Place | None]) -> Ids | None:
+        """These axes are one: the same units lie along all of them. Returns these; None if none do.
+
+        Axes of length one are broadcast and do not count. An axis that carries no channels has a
+        fixed length, so all that meet it are frozen.
+        """
+        known: list[Ids] = []
+        unbound: list[tuple[Leaf, int]] = []
+        fixed: Value | None = None
+        for place in places:
+            if place is None or place.length == 1:
+                continue
+            thing, axis = place.thing, place.at
+            if axis in thing.axes:
+                known.append(thing.axes[axis])
+            elif isinstance(thing, Leaf):
+                unbound.append((thing, axis))
+            else:
+                fixed = thing
+        if fixed is not None:
+            for units in [*known, *(self._own_units(leaf, axis) for leaf, axis in unbound)]:
+                self.equations.freeze(units, f"meets {fixed.why}")
+            return None
+        if not known and unbound:
+            known.append(self._own_units(*unbound.pop(0)))
+        for units in known[1:]:
+            self.equations.equate(known[0], units)
+        for leaf, axis in unbound:
+            # Twice the same leaf: the first time has bound it.
+            self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
+        return known[0] if known else None
+
+    def join(self, leaf: Leaf | None, axis: int, units: Ids, role: Role = Role.FILTER) -> None:
+        """A weight's axis carries these units: bound to them if it had none, else equal to them."""
+        if leaf is None:
+            return
+        place = Place(leaf, axis)
+        if place.length != len(units):
+            raise ValueError(f"{leaf.name}: expected {len(units)} along axis {axis}")
+        self.equations.equate(leaf.axes.setdefault(place.at, units), units)
+        self.play(place, role)
+
+    def freeze_known(self, thing: Value | Leaf, reason: str, axes: Iterable[int]) -> None:
+        """Nothing may go along those of these axes that carry channels."""
+        for axis in axes:
+            if (units := thing.axes.get(axis % len(thing.shape))) is not None:
+                self.equations.freeze(units, reason)
+
+    def freeze(
+        self, thing: Value | Leaf | None, reason: str, axes: Iterable[int] | None = None
+    ) -> None:
+        """Nothing along these axes (all, if not given) may go."""
+        if thing is None:
+            return
+        chosen = range(len(thing.shape)) if axes is None else axes
+        if isinstance(thing, Leaf):
+            for axis in chosen:
+                if Place(thing, axis).length > 1:
+                    self._own_units(thing, Place(thing, axis).at)
+        self.freeze_known(thing, reason, chosen)
+
+    def play(self, place: Place, role: Role) -> None:
+        """Note what an axis of a weight does."""
+        leaf = place.thing
+        if isinstance(leaf, Leaf) and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
+            leaf.roles[place.at] = role
+
+    # -- notes for what comes after
+
+    def reads(self, leaf: Leaf, axis: int) -> None:
+        """Along this axis a weight reads channels; the masked twin ignores removed ones."""
+        place = Place(leaf, axis)
+        self.read[leaf.name, place.at] = leaf
+        self.play(place, Role.INPUT)
+
+    def silences(self, leaf: Leaf | None, axis: int) -> None:
+        """The masked twin takes the weight as zero at removed channels, which makes these zero."""
+        if leaf is not None:
+            self.read[leaf.name, Place(leaf, axis).at] = leaf
+
+    def mask(self, call: Call, value: Value, axis: int) -> None:
+        """The masked twin ignores the removed channels of this operand here."""
+        units = value.axes.get(axis % value.rank)
+        if units is None:
+            return
+        if self._inside:
+            self.equations.freeze(units, f"summed over inside {self.operations[-1].layer}")
+            return
+        numbers = [number for number, known in enumerate(call.inputs) if known is value]
+        self.operations[-1].masks += [Mask(n, axis % value.rank, units) for n in numbers]
+
+    def mixes(self, call: Call, units: Iterable[Ids | None]) -> None:
+        """The result for a channel depends on the others along these axes."""
+        arrays = [array for array in units if array is not None and len(array)]
+        if not arrays:
+            return
+        if self._inside:
+            for array in arrays:
+                self.equations.freeze(array, f"{call} mixes them inside another layer")
+            return
+        self.operations[-1].mixes = True
+        self.mixings.append(Mixing(call.kind, call.path, np.unique(np.concatenate(arrays))))
+
+    def counts(
+        self, owner: str, attribute: str, units: Ids | None, position: int | None = None
+    ) -> None:
+        """A layer's configuration keeps the number of these units."""
+        if units is not None:
+            self.sizes.setdefault((owner, attribute, position), (units,))
+
+    def costs(self, layer: str, total: int, axes: Iterable[Ids | None]) -> None:
+        """A contraction of so many multiply-accumulates; they follow the lengths of these axes."""
+        followed = tuple(units for units in axes if units is not None)
+        constant = total // math.prod(len(units) for units in followed)
+        self.contractions.append(Contraction(layer, Product(constant, followed)))
+
+
+def _recorded(value: Value) -> tuple[tuple[int, ...], Axes]:
+    return value.shape, dict(value.axes)
+
+
+def _with_specs(structure: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda item: item.spec if isinstance(item, Value) else item, structure
+    )

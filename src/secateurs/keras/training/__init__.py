@@ -1,0 +1,1 @@
+"""Training Keras models: the learner of the loop, and callbacks for ``fit``."""

@@ -1,0 +1,233 @@
+"""Pruning while ``fit`` runs, as far as Keras allows it, and progress in Keras's own style.
+
+Keras compiles a training step for tensors of fixed shapes and builds the optimizer for the
+variables it began with, so no layer can change its size before ``fit`` is over. What can be done is
+to silence channels: what reads them is held at zero, which trains exactly what the cut model would
+have trained, only not faster. When ``fit`` is over, ``pruned`` makes the cut. For a loop whose
+training gets faster from round to round there is ``secateurs.iterate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Group, Network
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.scoring import score
+from secateurs.errors import ModelError, SecateursError
+from secateurs.keras.cutting import apply
+from secateurs.keras.internals import say, sync_
+from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.proof.masked_twin import Kept
+from secateurs.keras.trace_model import TracedModel, trace, traced
+from secateurs.planning.planner import Scope, plan
+from secateurs.study.history import Record
+from secateurs.training.callbacks import Watcher
+
+
+class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
+    """Silences channels while ``fit`` runs; ``pruned()`` then gives the cut model.
+
+    Attributes:
+        cut: what has been silenced so far.
+        skipped: groups left alone, because something else than a layer's weights reads them.
+    """
+
+    def __init__(
+        self,
+        schedule: Mapping[int, float],
+        criterion: str | Callable[[Facts], Any] = "l1_mean",
+        data: Any = None,
+        *,
+        example_inputs: Any = None,
+        scope: Scope = "group",
+        floor: float = 0.1,
+        skip: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        """When to silence how many.
+
+        Args:
+            schedule: number of epochs done -> share of the dense model's channels that is silent
+                from then on, such as {1: 0.1, 2: 0.2, 3: 0.3}; the shares rise.
+            criterion: what ranks the channels, anew each time.
+            data: calibration data, for criteria that need it.
+            example_inputs: as for ``secateurs.trace``.
+            scope: as for ``secateurs.planning.planner``.
+            floor: likewise.
+            skip: likewise.
+            seed: for criteria that draw lots.
+
+        Raises:
+            SecateursError: the shares do not rise, or are not between 0 and 1.
+        """
+        super().__init__()
+        self._schedule = dict(sorted(schedule.items()))
+        shares = [0.0, *self._schedule.values(), 1.0]
+        if not self._schedule or any(b <= a for a, b in pairwise(shares)):
+            raise SecateursError(
+                "PruneOnSchedule: expected shares between 0 and 1 that rise from epoch to epoch, "
+                f"such as {{1: 0.1, 2: 0.2}}; received {dict(schedule)}"
+            )
+        self._criterion, self._data, self._seed = criterion, data, seed
+        self._example_inputs = example_inputs
+        self._options: dict[str, Any] = {"scope": scope, "floor": floor}
+        self._skip = tuple(skip)
+        self._network: Network | None = None
+        self._own: dict[int, tuple[Any, Any]] = {}
+        self.cut = Cut()
+        self.skipped: list[str] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Find the channels."""
+        del logs
+        self._network = network = trace(self.model, self._example_inputs)
+        self.skipped = [group.name for group in network.groups if not _silenceable(network, group)]
+        if len(self.skipped) == len(network.groups):
+            raise ModelError(
+                f"{self.model.name}: expected channels that only layers' weights read; received "
+                "none such. Use secateurs.prune between two calls of fit."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Silence what is due."""
+        del logs
+        share = self._schedule.get(epoch + 1)
+        if share is None or self._network is None:
+            return
+        sync_(self.model)
+        self.cut = self._planned(self._network, share)
+        self._silence_(self._network)
+        # The step was compiled without what holds these weights at zero.
+        self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Let go of the weights; they are zero where they are to be."""
+        del logs
+        for variable, constraint in self._own.values():
+            variable.constraint = constraint
+        self._own.clear()
+
+    def pruned(self, example_inputs: Any = None) -> Any:
+        """The cut model, proven, with the optimizer's state sliced along.
+
+        Args:
+            example_inputs: what to run both models on for the proof.
+
+        Raises:
+            SecateursError: nothing was silenced yet.
+        """
+        if not self.cut:
+            raise SecateursError(
+                "PruneOnSchedule: expected a model in which channels are silent; received one in "
+                f"which none are. Fit it for at least {min(self._schedule)} epochs with "
+                "callbacks=[callback], then call callback.pruned()."
+            )
+        return apply(self.model, self.cut, example_inputs)
+
+    def _planned(self, network: Network, share: float) -> Cut:
+        found = score(network, self._criterion, data=self._data, seed=self._seed)
+        scores = dict(found)
+        for name, channels in self.cut.channels.items():
+            scores[name] = scores[name].copy()
+            scores[name][list(channels.removed)] = -np.inf  # what is silent stays so
+        skip = (*self._skip, *self.skipped)
+        return plan(network, scores, amount=share, skip=skip, **self._options)
+
+    def _silence_(self, network: Network) -> None:
+        alive = network.alive(network.removed_by(self.cut))
+        for leaf, mask in silencing(network, alive):
+            variable = leaf.variable
+            _, own = self._own.setdefault(id(variable), (variable, variable.constraint))
+            variable.constraint = Silent(mask, own)
+            variable.assign(leaf.variable.value * keras.ops.cast(mask, variable.dtype))
+
+
+class Silent(keras.constraints.Constraint):  # type: ignore[misc]
+    """Holds a weight at zero where it reads channels that are silent."""
+
+    def __init__(self, mask: NDArray[Any], own: Any) -> None:
+        """Where the mask is 0.
+
+        Args:
+            mask: 0 or 1, of the weight's shape.
+            own: the user's constraint, which holds as well; or None.
+        """
+        self._mask = mask
+        self._own = own
+
+    def __call__(self, w: Any) -> Any:
+        """The weight, constrained."""
+        held = w if self._own is None else self._own(w)
+        return held * keras.ops.cast(keras.ops.convert_to_tensor(self._mask), w.dtype)
+
+
+def silencing(network: Network, alive: NDArray[np.bool_]) -> list[tuple[Leaf, NDArray[Any]]]:
+    """(weight, 0 where it reads a channel that is gone) of every weight that does."""
+    kept = Kept(network.solution.kept(alive))
+    masks: dict[str, tuple[Leaf, NDArray[Any]]] = {}
+    for (name, axis), leaf in traced(network).read.items():
+        units = leaf.axes.get(axis)
+        if units is not None and not kept.stays[units].all():
+            stays = kept.laid_out(units, len(leaf.shape), axis).astype(np.float32)
+            known = masks[name][1] if name in masks else np.ones(leaf.shape, np.float32)
+            masks[name] = (leaf, known * stays)
+    return list(masks.values())
+
+
+def _silenceable(network: Network, group: Group) -> bool:
+    """Whether weights at zero do all that removing the group's channels would do."""
+    source = network.source
+    atoms = network.solution.atoms
+    touched = [mixing.units for mixing in network.mixings]
+    if isinstance(source, TracedModel):
+        touched += [mask.units for operation in source.operations for mask in operation.masks]
+    return not any(np.isin(atoms[units], group.channels).any() for units in touched)
+
+
+class Progress(Watcher):
+    """Shows ``secateurs.iterate`` at work as ``fit`` shows itself: ``watcher=Progress()``."""
+
+    def __init__(self) -> None:
+        self._bars: list[Any] = []
+
+    def begin(self, what: str, batches: int, done: int = 0) -> None:
+        """A bar; what begins inside something else has none of its own."""
+        if self._bars:
+            self._bars.append(None)
+            return
+        say(f"{what[:1].upper()}{what[1:]}")
+        self._bars.append(keras.utils.Progbar(batches))
+        self._done = done
+
+    def tick(self) -> None:
+        """One more batch."""
+        if len(self._bars) == 1:
+            self._done += 1
+            self._bars[0].update(self._done)
+
+    def end(self) -> None:
+        """The bar is done."""
+        bar = self._bars.pop()
+        if bar is not None and self._done < (bar.target or 0):
+            bar.update(self._done, finalize=True)
+
+    def recorded(self, record: Record) -> None:
+        """A line for each cut and each look at the validation data."""
+        known = {
+            key: record[key]
+            for key in ("round", "channels", "params", "macs", "accuracy", "loss", "reason")
+            if record.get(key) is not None
+        }
+        said = " - ".join(
+            f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}"
+            for key, value in known.items()
+        )
+        say(f"{record['kind']} - {said}")

@@ -1,0 +1,1 @@
+"""Measuring a model: its speed and its size on disk."""

@@ -1,0 +1,277 @@
+"""``criterion="auto"``: several criteria cut the same network, and the calibration loss decides."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs import formatting
+from secateurs.backends import backend_named
+from secateurs.calibration.batches import Batch, batches
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
+from secateurs.criteria.scoring import Scores, score, score_many
+from secateurs.errors import BudgetError, DataError, ModelError
+from secateurs.formatting import percent
+from secateurs.planning.planner import Budget, plan
+
+CANDIDATES = ("l2", "whc", "geometric_median", "fluctuation", "taylor", "fisher", "random")
+"""One of each family, the cheapest first, and the control."""
+
+Planner = Callable[[Scores], Cut]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Standing:
+    """How one criterion did.
+
+    Attributes:
+        criterion: its name.
+        loss: mean over the judging images, of the cut model with its normalisation statistics taken
+            anew; NaN where it could not take part.
+        accuracy: share of the judging images put into the right class; None where labels are none.
+        behind: by how much its loss is above the winner's, mean over images.
+        error: standard error of that difference, image by image.
+        out: why it could not take part, or ''.
+    """
+
+    criterion: str
+    loss: float
+    accuracy: float | None
+    behind: float = 0.0
+    error: float = 0.0
+    out: str = ""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tournament:
+    """Who won, and why.
+
+    Attributes:
+        standings: the winner first; those that could not take part last.
+        scores: the winner's, made from all calibration images.
+        images: how many the cut models were judged on; not those that the scores were made from.
+        dense_loss: the uncut model's mean loss on them.
+        removed: share of the parameters that the winner's cut removes.
+    """
+
+    standings: tuple[Standing, ...]
+    scores: Scores
+    images: int
+    dense_loss: float
+    removed: float
+
+    @property
+    def winner(self) -> str:
+        """The criterion whose cut has the lowest loss."""
+        return self.standings[0].criterion
+
+    @property
+    def reason(self) -> str:
+        """Who won and why, in a sentence or two."""
+        first, *rest = self.standings
+        said = (
+            f"{first.criterion} has the lowest calibration loss after {percent(self.removed)} "
+            f"of the parameters are cut: {first.loss:.3f} on {self.images} images (dense "
+            f"{self.dense_loss:.3f})"
+        )
+        rivals = [one for one in rest if not one.out]
+        if not rivals:
+            return f"{said}; no other criterion could take part."
+        next_best = rivals[0]
+        said += f", {next_best.behind:.3f} below {next_best.criterion}"
+        close = [one.criterion for one in rivals if one.behind <= 2 * one.error]
+        if not close:
+            return f"{said}: more than chance would do."
+        return f"{said}. Within two standard errors, so as good for all that can be told: " + (
+            f"{', '.join(close)}."
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Who won and why, as JSON can hold it."""
+        keys = ("criterion", "loss", "accuracy", "behind", "error")
+        return {
+            "winner": self.winner,
+            "reason": self.reason,
+            "images": self.images,
+            "standings": [
+                {"criterion": one.criterion, "out": one.out}
+                if one.out
+                else {key: getattr(one, key) for key in keys}
+                for one in self.standings
+            ],
+        }
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                one.criterion,
+                "-" if one.out else f"{one.loss:.4f}",
+                "-" if one.accuracy is None else percent(one.accuracy),
+                one.out or ("" if one.criterion == self.winner else _behind(one)),
+            )
+            for one in self.standings
+        ]
+        columns = ("criterion", "loss", "accuracy", "behind the first")
+        return f"{formatting.table(columns, rows, right=(1, 2))}\n\n{self.reason}"
+
+
+def tournament(
+    network: Network,
+    data: Any,
+    planner: Planner,
+    *,
+    candidates: Sequence[str] = CANDIDATES,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> Tournament:
+    """Let criteria cut a network, and take the one whose cut has the lowest calibration loss.
+
+    Every second image is kept to judge by, so that a criterion that looks at data is not judged on
+    what it looked at. As a cut shifts what batch normalisation sees, and any training puts that
+    right at once, its statistics are taken anew from the other images before a cut is judged: of
+    what is left, the loss says more.
+
+    Args:
+        network: as ``trace`` made it; its model comes back as it was.
+        data: calibration data with labels, as for ``score``.
+        planner: scores -> the cut that is judged.
+        candidates: names of criteria.
+        loss: as for ``score``.
+        seed: for criteria that draw lots.
+
+    Raises:
+        DataError: there are no data, no labels, or fewer than two images.
+        BudgetError: no candidate's cut can be made.
+    """
+    for name in candidates:
+        find(name)
+    learning, judging = _halves(network, data, needs_labels=loss is None)
+    backend = backend_named(network.source.framework)
+    dense, _ = backend.judged(network, Cut(), judging, (), loss)
+    scores = _scored(network, candidates, learning, loss, seed)
+    cuts: dict[str, Cut] = {}
+    found: dict[str, tuple[NDArray[np.float64], float | None]] = {}
+    out: dict[str, str] = {}
+    for name in candidates:
+        try:
+            cuts[name] = planner(_own(scores[name]))
+            found[name] = backend.judged(network, cuts[name], judging, learning, loss)
+        except (BudgetError, ModelError, DataError) as error:
+            out[name] = str(error)
+    if not found:
+        raise BudgetError(f"auto: no criterion could take part: {next(iter(out.values()))}")
+    standings = _ranked(found, out)
+    winner = standings[0].criterion
+    final = _scored(network, [winner], [*learning, *judging], loss, seed)[winner]
+    cost = network.cost(cuts[winner])
+    won = _own(final)
+    won.tournament = Tournament(
+        standings, won, len(dense), float(dense.mean()), 1 - cost.params / network.cost().params
+    )
+    return won.tournament
+
+
+def score_for(
+    network: Network,
+    criterion: str | Callable[[Facts], Any],
+    planner: Planner,
+    *,
+    data: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+) -> Scores:
+    """``score``, but that ``"auto"`` is decided by the cut that is about to be made.
+
+    Args:
+        network: as for ``score``.
+        criterion: as for ``score``.
+        planner: scores -> that cut.
+        data: as for ``score``.
+        loss: as for ``score``.
+        seed: as for ``score``.
+    """
+    if criterion == AUTO:
+        return tournament(network, data, planner, loss=loss, seed=seed).scores
+    return score(network, criterion, data=data, loss=loss, seed=seed)
+
+
+def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int = 0) -> Scores:
+    """The scores of the criterion that wins where half of the parameters go."""
+
+    def planner(scores: Scores) -> Cut:
+        return plan(network, scores, Budget(params=0.5))
+
+    return tournament(network, data, planner, loss=loss, seed=seed).scores
+
+
+def _halves(network: Network, data: Any, *, needs_labels: bool) -> tuple[list[Batch], list[Batch]]:
+    """(images to score by, images to judge by): every second one."""
+    source: Any = network.source  # both frameworks keep what they were traced with
+    example = source.example_inputs
+    given = list(batches(data, example, AUTO, labels=needs_labels))
+    learning, judging = [], []
+    for batch in given:
+        rows = np.arange(len(batch))
+        learning += [batch.rows(rows[::2])]
+        judging += [batch.rows(rows[1::2])] if len(batch) > 1 else []
+    if not judging:
+        raise DataError(
+            "auto: expected at least two calibration images in a batch, one to score by and one to "
+            f"judge by; received {sum(map(len, given))} in {len(given)} batches"
+        )
+    return learning, judging
+
+
+def _scored(
+    network: Network, names: Sequence[str], parts: Sequence[Batch], loss: Any, seed: int
+) -> dict[str, Scores | Exception]:
+    """Scores by every criterion that can give some, else the error it ends in."""
+    data = [(part.images, part.labels) for part in parts]
+    able: dict[str, Scores | Exception] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a criterion that means little here loses
+        try:
+            return dict(score_many(network, names, data=data, loss=loss, seed=seed))
+        except (ModelError, DataError):
+            pass
+        for name in names:  # one of them cannot: find out which
+            needs = CRITERIA[name].needs & Need.DATA
+            own = data if needs else None
+            try:
+                able[name] = score_many(network, [name], data=own, loss=loss, seed=seed)[name]
+            except (ModelError, DataError) as error:
+                able[name] = error
+    return able
+
+
+def _own(found: Scores | Exception) -> Scores:
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _ranked(
+    found: dict[str, tuple[NDArray[np.float64], float | None]], out: dict[str, str]
+) -> tuple[Standing, ...]:
+    means = {name: float(losses.mean()) for name, (losses, _) in found.items()}
+    order = sorted(found, key=lambda name: np.inf if np.isnan(means[name]) else means[name])
+    best = found[order[0]][0]
+    standings = []
+    for name in order:
+        losses, accuracy = found[name]
+        apart = losses - best
+        error = float(apart.std(ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else 0.0
+        standings.append(Standing(name, means[name], accuracy, float(apart.mean()), error))
+    return (*standings, *(Standing(name, np.nan, None, out=why) for name, why in out.items()))
+
+
+def _behind(one: Standing) -> str:
+    return f"{one.behind:+.4f} +- {one.error:.4f}"

@@ -1,0 +1,260 @@
+"""How much each group of channels can lose on its own: measured once, kept, used by later plans."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs import formatting
+from secateurs.backends import backend_named
+from secateurs.calibration.batches import Batch, batches
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.registry import find
+from secateurs.criteria.scoring import Scores, score
+from secateurs.errors import SecateursError, StudyError, UnknownNameError, nearest
+from secateurs.files import write_atomically
+
+FORMAT, VERSION = "secateurs-sensitivity", 1
+AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sensitivity:
+    """What the loss does when more and more of one group alone is removed.
+
+    Attributes:
+        shares: group -> shares of its channels that were removed, rising from 0.
+        losses: group -> mean loss at each.
+        accuracies: group -> accuracy at each; {} where labels are not classes.
+        criterion: what chose the channels.
+        images: how many it was measured on.
+        made_from: tells one model, criterion and set of images from another.
+    """
+
+    shares: Mapping[str, Floats]
+    losses: Mapping[str, Floats]
+    accuracies: Mapping[str, Floats]
+    criterion: str
+    images: int
+    made_from: str = ""
+
+    def damage(self, group: str, shares: Floats) -> Floats:
+        """By how much the loss rises when these shares of a group are removed; never falling.
+
+        Between the shares that were measured it is taken to be straight, and below 0, where the
+        network does better without, to be 0.
+
+        Raises:
+            UnknownNameError: the group was not measured.
+        """
+        if group not in self.losses:
+            raise UnknownNameError(
+                f"sensitivity: {group} was not measured{nearest(group, list(self.losses))}. "
+                "Measure the network that is planned for."
+            )
+        rises = self.losses[group] - self.losses[group][0]
+        # Groups may lose more than was measured: as it went on between the last two.
+        rising = np.maximum.accumulate(np.maximum(rises, 0))
+        measured = self.shares[group]
+        found: Floats = np.interp(shares, measured, rising)
+        if len(measured) > 1:
+            slope = (rising[-1] - rising[-2]) / (measured[-1] - measured[-2])
+            found += np.maximum(shares - measured[-1], 0) * slope
+        return found
+
+    def limits(self, rise: float) -> dict[str, float]:
+        """Group -> the largest share measured at which the loss has risen by no more than this."""
+        return {
+            name: float(own[self.damage(name, own) <= rise].max())
+            for name, own in self.shares.items()
+        }
+
+    @property
+    def curves(self) -> dict[str, tuple[Floats, Floats]]:
+        """Group -> (shares, accuracies, or losses where there are none), to be drawn."""
+        values = self.accuracies or self.losses
+        return {name: (self.shares[name], values[name]) for name in self.shares}
+
+    def __str__(self) -> str:
+        some = (0.25, 0.5, 0.75)
+        harm = {name: float(self.damage(name, np.array([0.5]))[0]) for name in self.losses}
+        rows = [
+            (name, *(f"{value:+.3f}" for value in self.damage(name, np.array(some))))
+            for name in sorted(harm, key=lambda name: -harm[name])
+        ]
+        columns = ("group", *(f"at {100 * share:g} %" for share in some))
+        return (
+            f"{formatting.table(columns, rows, right=(1, 2, 3))}\n\nBy how much the loss "
+            f"rises when that share of one group alone is removed by {self.criterion}; "
+            f"{self.images} images."
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file."""
+        arrays = {
+            name: {group: values.tolist() for group, values in getattr(self, name).items()}
+            for name in ("shares", "losses", "accuracies")
+        }
+        plain = {
+            "format": FORMAT,
+            "version": VERSION,
+            "criterion": self.criterion,
+            "images": self.images,
+            "made_from": self.made_from,
+            **arrays,
+        }
+        write_atomically(Path(path), (json.dumps(plain, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            StudyError: it cannot be read, or is something else.
+        """
+        try:
+            plain = json.loads(Path(path).read_bytes())
+            if plain["format"] != FORMAT or plain["version"] != VERSION:
+                raise ValueError(f"its format is {plain['format']} {plain['version']}")
+            shares, losses, accuracies = (
+                {group: np.array(values, float) for group, values in plain[name].items()}
+                for name in ("shares", "losses", "accuracies")
+            )
+            said = plain["criterion"], plain["images"], plain["made_from"]
+            return cls(shares, losses, accuracies, *said)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StudyError(
+                f"{path}: cannot be read as a sensitivity: {error}. Measure it anew: "
+                "sensitivity(network, data, cache=...)"
+            ) from error
+
+
+def sensitivity(
+    network: Network,
+    data: Any,
+    *,
+    criterion: str | Callable[[Facts], Any] = "l1",
+    amounts: Sequence[float] = AMOUNTS,
+    loss: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Sensitivity:
+    """Remove more and more of each group alone, and see what the loss does.
+
+    What batch normalisation sees shifts with a cut, and training puts that right at once; so its
+    statistics are taken anew from the same images before each measurement, the dense one too.
+
+    Args:
+        network: as ``trace`` made it; its model comes back as it was.
+        data: calibration data with labels, as for ``score``.
+        criterion: what chooses the channels; as for ``score``.
+        amounts: shares of the group to remove, in (0, 1).
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        seed: for criteria that draw lots.
+        cache: a file. If it holds the sensitivity of this model, criterion and images, that is
+            taken; else it is written.
+        tick: called after each measurement; there is one for each group and amount.
+
+    Raises:
+        DataError: the data cannot be used.
+        SecateursError: an amount is out of range.
+    """
+    wanted = sorted(set(amounts))
+    if not wanted or not all(0 < amount < 1 for amount in wanted):
+        raise SecateursError(f"sensitivity: expected amounts in (0, 1); received {list(amounts)}")
+    source: Any = network.source
+    images = list(batches(data, source.example_inputs, "sensitivity", labels=loss is None))
+    name = find(criterion).name
+    made_from = _fingerprint(network, images, name, wanted, seed)
+    known = _cached(cache, made_from)
+    if known is not None:
+        return known
+    scores = score(
+        network, criterion, data=[(b.images, b.labels) for b in images], loss=loss, seed=seed
+    )
+    made = Sensitivity(
+        *_measured(network, scores, images, wanted, loss, tick),
+        name,
+        sum(map(len, images)),
+        made_from,
+    )
+    if cache is not None:
+        made.save(cache)
+    return made
+
+
+def _measured(
+    network: Network,
+    scores: Scores,
+    images: Sequence[Batch],
+    amounts: Sequence[float],
+    loss: Callable[[Any, Any], Any] | None,
+    tick: Callable[[], None],
+) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
+    """(shares, losses, accuracies) of each group."""
+    backend = backend_named(network.source.framework)
+    dense = backend.judged(network, Cut(), images, images, loss)
+    shares: dict[str, Floats] = {}
+    losses: dict[str, Floats] = {}
+    accuracies: dict[str, Floats] = {}
+    for group in network.groups:
+        rising = np.argsort(scores[group.name], kind="stable")
+        found = [(0, *dense)]
+        for count in _counts(len(group), amounts):
+            cut = network.cut({group.name: np.sort(rising[:count])})
+            found.append((count, *backend.judged(network, cut, images, images, loss)))
+            tick()
+        shares[group.name] = np.array([count / len(group) for count, _, _ in found])
+        losses[group.name] = np.array([one.mean() for _, one, _ in found])
+        if dense[1] is not None:
+            accuracies[group.name] = np.array([right for _, _, right in found], float)
+    return shares, losses, accuracies
+
+
+def measurements(network: Network, amounts: Sequence[float] = AMOUNTS) -> int:
+    """How many ``sensitivity`` makes."""
+    return sum(len(list(_counts(len(group), amounts))) for group in network.groups)
+
+
+def _counts(width: int, amounts: Sequence[float]) -> Iterator[int]:
+    """How many channels to remove for each amount; none twice, and never all."""
+    yield from sorted({min(max(1, round(amount * width)), width - 1) for amount in amounts} - {0})
+
+
+def _fingerprint(
+    network: Network, images: Sequence[Batch], criterion: str, amounts: Sequence[float], seed: int
+) -> str:
+    weights = 0
+    for name in sorted(network.tensors):
+        weights = zlib.crc32(network.source.array(name).tobytes(), weights)
+    seen = 0
+    for batch in images:
+        for array in (*_arrays(batch.images), *([] if batch.labels is None else [batch.labels])):
+            seen = zlib.crc32(array.tobytes(), seen)
+    told = json.dumps([criterion, list(amounts), seed])
+    return f"{weights:08x}-{seen:08x}-{zlib.crc32(told.encode()):08x}"
+
+
+def _arrays(images: Any) -> list[NDArray[Any]]:
+    if isinstance(images, Mapping):
+        return list(images.values())
+    return list(images) if isinstance(images, tuple) else [images]
+
+
+def _cached(cache: str | Path | None, made_from: str) -> Sensitivity | None:
+    if cache is None or not Path(cache).exists():
+        return None
+    known = Sensitivity.load(cache)
+    return known if known.made_from == made_from else None

@@ -1,0 +1,327 @@
+"""How a group's channels reach the output: which steps, and what may be spared on the way.
+
+Found once for each group, on a sample of images, and good for any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateurs.calibration.statistics import part_of
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Group, Network
+from secateurs.pytorch.ablation.dense_convolution import Product, is_mostly_padding
+from secateurs.pytorch.replay.tape import (
+    Input,
+    Program,
+    Ref,
+    Rows,
+    Step,
+    Tape,
+    last_readers,
+    operands_in,
+    rows_between,
+)
+from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_record import Operation
+
+CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution}
+PRODUCTS = {aten.linear, aten.addmm, aten.mm, aten.matmul}
+MAKE_NEW = CONVOLUTIONS | PRODUCTS | {aten.batch_norm, aten.add, aten.mul, aten.sub, aten.relu}
+"""Operations whose result shares no memory with anything."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Read:
+    """Where one step reads a group's channels.
+
+    Attributes:
+        operand: which of its tensor arguments.
+        axis: along which axis of it.
+        index: the indices of each channel, shape (channels, each).
+    """
+
+    operand: int
+    axis: int
+    index: torch.Tensor
+
+
+@dataclass(eq=False, slots=True)
+class Route:
+    """How a group's channels reach the output.
+
+    Attributes:
+        steps: the steps that depend on the group's channels, in order.
+        reads: step number -> where it reads them.
+        subtract: numbers of steps that read them from values that do not depend on them yet, and
+            are linear: their results are less one summand.
+        in_place: numbers of steps that may write over their first operand.
+        drop: step number -> values that nobody reads after it.
+        ends: whether the output depends on them at all.
+        numbers: in the largest value a pair needs.
+    """
+
+    steps: list[Step]
+    reads: dict[int, list[Read]]
+    subtract: set[int]
+    in_place: set[int]
+    drop: dict[int, list[Ref]]
+    ends: bool
+    numbers: int
+
+
+class Routes:
+    """The routes of all groups of a network.
+
+    Args:
+        network: as traced.
+        sample: the network's run on two images.
+        other: its run on three.
+
+    Attributes:
+        sample: as given.
+        rows: value -> where the images lie in it.
+    """
+
+    def __init__(self, network: Network, sample: Tape, other: Tape) -> None:
+        self._network = network
+        self._operations = traced(network).operations
+        self.sample = sample
+        self.rows = rows_between(sample, other)
+        self._program = Program.between(sample, other)
+        self._steps: list[Step] = []
+        self._reading: dict[int, int] = {}
+        if self._program is not None:
+            self._steps, self._reading = _folded(self._program)
+        self._known: dict[str, Route | None] = {}
+        self._products: dict[int, Product | None] = {}
+
+    def product(self, step: Step) -> Product | None:
+        """The step as a matrix product; None where it is none, or none that is worth it."""
+        if step.number not in self._products:
+            self._products[step.number] = self._found_product(step)
+        return self._products[step.number]
+
+    def _found_product(self, step: Step) -> Product | None:
+        call = Call(step.function, step.arguments, step.keywords)
+        if call.packet is not aten.conv2d or call["input"] not in self.rows:
+            return None
+        weight = call["weight"]
+        if not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
+            return None
+        space = self.sample.find(call["input"]).shape[2:]
+        return Product(call, space) if is_mostly_padding(call, space) else None
+
+    def price(self, group: Group) -> float:
+        """About how much work it is to remove one of the group's channels on one image."""
+        route = self.of(group)
+        steps = self.sample.steps if route is None else route.steps
+        skipped = set() if route is None else route.subtract
+        return 1.0 + sum(self._macs(step) for step in steps if step.number not in skipped)
+
+    def _macs(self, step: Step) -> float:
+        call = Call(step.function, step.arguments, step.keywords)
+        weight = call.get("weight") if call.packet in CONVOLUTIONS | {aten.linear} else None
+        if not isinstance(weight, torch.Tensor):
+            return 0.0
+        return self.sample.values[Ref(step.number)].numel() / 2 * weight[0].numel()
+
+    def step(self, number: int) -> Step:
+        """The step of this number."""
+        return next(step for step in self._steps if step.number == number)
+
+    def of(self, group: Group) -> Route | None:
+        """The group's route; None where its channels have to be removed one by one."""
+        if group.name not in self._known:
+            self._known[group.name] = self._found(group)
+        return self._known[group.name]
+
+    def _found(self, group: Group) -> Route | None:
+        if self._program is None or self._is_mixed(group):
+            return None
+        reads: dict[int, list[Read]] = {}
+        for step in self._steps:
+            operation = self._operations[self._reading.get(step.number, step.number)]
+            for mask in operation.masks:
+                part = part_of(self._network, group, mask.units)
+                if not len(part):
+                    continue
+                rows = self.rows.get(step.operands[mask.operand])
+                if part.rows is None or rows is None or rows.axis == mask.axis:
+                    return None
+                index = torch.from_numpy(part.rows)
+                if not self._is_idle(group, step, operation, part.rows):
+                    reads.setdefault(step.number, []).append(Read(mask.operand, mask.axis, index))
+        steps = depending_on(self._steps, set(reads))
+        changed = {Ref(step.number, item) for step in steps for item in range(step.results)}
+        if any(ref not in self.rows for ref in changed):
+            return None
+        subtract = {
+            step.number
+            for step in steps
+            if step.number in reads
+            and not changed.intersection(step.reads)
+            and self._is_linear(step, reads[step.number])
+        }
+        largest = max((self.sample.values[ref].numel() // 2 for ref in changed), default=0)
+        return Route(
+            steps,
+            reads,
+            subtract,
+            {step.number for step in steps if self._may_overwrite(step, steps, changed)},
+            last_readers(steps, self.sample.output),
+            not changed.isdisjoint(operands_in(self.sample.output)),
+            largest,
+        )
+
+    def _is_mixed(self, group: Group) -> bool:
+        """Whether an operation's result for a channel depends on which others there are."""
+        stays = self._network.solution.kept(self._network.alive(group.channels))
+        return any(
+            not stays[units].all()
+            for operation in self._operations
+            for _, axes in operation.mixed
+            for units in axes.values()
+        )
+
+    def _is_idle(self, group: Group, step: Step, operation: Operation, index: Ids) -> bool:
+        """Whether what a step reads of a channel only goes to that same channel.
+
+        A depthwise convolution reads a channel to make the channel: it need not be masked, as
+        everything that reads what it makes is.
+        """
+        call = Call(step.function, step.arguments, step.keywords)
+        groups = call.get("groups", 1)
+        if call.packet not in CONVOLUTIONS or groups == 1 or call.get("transposed"):
+            return False
+        units = operation.outputs[0][1].get(1)
+        made = None if units is None else part_of(self._network, group, units)
+        if made is None:
+            return False
+        filters, inside = call["weight"].shape[:2]
+        each = filters // groups
+        own = np.zeros((len(group), filters), bool)
+        own[made.channel, made.index] = True
+        outputs = (index // inside)[:, :, None] * each + np.arange(each)
+        reached = np.zeros_like(own)
+        np.put_along_axis(reached, outputs.reshape(len(group), -1), True, axis=1)
+        return bool((own | ~reached).all())
+
+    def _is_linear(self, step: Step, reads: Sequence[Read]) -> bool:
+        """Whether the step's result is a sum over what it reads, with a weight of the model's."""
+        call = Call(step.function, step.arguments, step.keywords)
+        if len(reads) > 1 or call.packet not in CONVOLUTIONS | PRODUCTS:
+            return False
+        operand, result = step.operands[reads[0].operand], Ref(step.number)
+        if any(self.rows[source] != Rows(0) for source in (operand, result)):
+            return False
+        if call.packet in CONVOLUTIONS:
+            plain = call.get("groups", 1) == 1 and not call.get("transposed")
+            return plain and isinstance(call["weight"], torch.Tensor) and reads[0].axis == 1
+        weight = weight_of(call)
+        plain = not {"alpha", "beta"} & call.keywords.keys()
+        return plain and isinstance(weight, torch.Tensor) and weight.dim() == 2
+
+    def _may_overwrite(self, step: Step, steps: Sequence[Step], changed: set[Ref]) -> bool:
+        """Whether the step may write over its first operand, which is new and read by it alone."""
+        if in_place_of(step.function) is None or not step.reads:
+            return False
+        first = step.operands[0]
+        if first not in changed or first in set(operands_in(self.sample.output)):
+            return False
+        maker = next(s for s in steps if s.number == first.step)
+        alone = sum(s.reads.count(first) for s in steps) == 1
+        result = self.sample.values.get(Ref(step.number))
+        old = self.sample.values.get(first)
+        same = (
+            result is not None
+            and old is not None
+            and result.shape == old.shape
+            and result.dtype == old.dtype
+        )
+        return alone and same and maker.function.overloadpacket in MAKE_NEW
+
+
+def depending_on(steps: Sequence[Step], first: set[int]) -> list[Step]:
+    """The steps numbered in ``first`` and all that depend on what they give."""
+    changed: set[Any] = set()
+    found = []
+    for step in steps:
+        if step.number in first or not changed.isdisjoint(step.reads):
+            changed.update(Ref(step.number, item) for item in range(step.results))
+            found.append(step)
+    return found
+
+
+def channels_last(value: torch.Tensor) -> torch.Tensor:
+    """The same values, with the channels of images next to each other in memory."""
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+
+
+def in_place_of(function: Any) -> Any:
+    """``aten.relu_`` for ``aten.relu``; None where there is none."""
+    packet = getattr(aten, f"{function._schema.name.partition('::')[2]}_", None)
+    return getattr(packet, function._overloadname, None) if packet is not None else None
+
+
+def weight_of(call: Call) -> Any:
+    """The weight of a matrix product."""
+    return call["weight"] if call.packet is aten.linear else call.arguments[-1]
+
+
+def _folded(program: Program) -> tuple[list[Step], dict[int, int]]:
+    """The program's steps, with batch normalisation folded into the convolution before it.
+
+    Returns:
+        (steps, number of a folded step -> number of the operation whose channels it reads)
+    """
+    readers: dict[Any, int] = {}
+    everything = [s for step in program.steps for s in step.reads]
+    for source in [*everything, *operands_in(program.output)]:
+        readers[source] = readers.get(source, 0) + 1
+    by_number = {step.number: step for step in program.steps}
+    gone: set[int] = set()
+    folded: dict[int, Step] = {}
+    for step in program.steps:
+        first = step.operands[0] if step.reads else None
+        if not isinstance(first, Ref) or readers[first] > 1:
+            continue
+        merged = _merged(by_number[first.step], step)
+        if merged is not None:
+            gone.add(first.step)
+            folded[step.number] = merged
+    steps = [folded.get(s.number, s) for s in program.steps if s.number not in gone]
+    return steps, {number: by_number[number].operands[0].step for number in folded}
+
+
+def _merged(convolution: Step, norm: Step) -> Step | None:
+    """One convolution that does both; None where these are not such a pair."""
+    first = Call(convolution.function, convolution.arguments, convolution.keywords)
+    second = Call(norm.function, norm.arguments, norm.keywords)
+    if first.packet not in CONVOLUTIONS or second.packet is not aten.batch_norm:
+        return None
+    weight, mean, variance = first["weight"], second.get("running_mean"), second.get("running_var")
+    bias, scale, shift = first.get("bias"), second.get("weight"), second.get("bias")
+    fixed = all(isinstance(value, torch.Tensor) for value in (weight, mean, variance))
+    if second["training"] or not fixed or first.get("transposed"):
+        return None
+    if any(isinstance(value, Ref | Input) for value in (bias, scale, shift)):
+        return None
+    factor = torch.rsqrt(variance.detach().double() + second["eps"])
+    factor = factor if scale is None else factor * scale.detach().double()
+    offset = (0.0 if bias is None else bias.detach().double()) - mean.detach().double()
+    offset = offset * factor if shift is None else offset * factor + shift.detach().double()
+    weight = weight.detach()
+    shape = (-1, *[1] * (weight.dim() - 1))
+    keywords = first.named | {
+        "weight": channels_last((weight.double() * factor.reshape(shape)).to(weight.dtype)),
+        "bias": offset.to(weight.dtype),
+    }
+    return Step(norm.number, convolution.function, (), keywords, norm.results)

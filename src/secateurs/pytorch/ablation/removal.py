@@ -1,0 +1,359 @@
+"""Running a network without one channel, many times over, as cheaply as that can be exact.
+
+Removing a channel changes nothing before the first operation that reads it, so everything up to
+there is taken from one dense run (prefix caching). That first operation is linear in what it reads:
+what it gives without the channel is what it gave, less one summand, and the summand is a
+convolution of one channel, or an outer product. On images where the channel is zero wherever it is
+read, nothing changes at all, so they are left out. What remains are pairs of a channel and an
+image; they go through the rest of the network together, whatever their channels, in batches as
+large as suits the machine, with batch normalisation folded into the convolutions before it.
+
+Where a model does not allow that (images that cannot be told apart, operations that mix channels),
+its channels are removed one by one, as the masked twin does, from the first consumer on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.statistics import Gates, Sums
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Group, Network
+from secateurs.pytorch.ablation.contributions import subtract_
+from secateurs.pytorch.ablation.downstream import (
+    Read,
+    Route,
+    Routes,
+    channels_last,
+    depending_on,
+    in_place_of,
+)
+from secateurs.pytorch.proof.masked_twin import MaskedTwin
+from secateurs.pytorch.replay.tape import (
+    Length,
+    Ref,
+    Rows,
+    Source,
+    Step,
+    Tape,
+    filled,
+    with_operands,
+)
+from secateurs.pytorch.statistics.gates import Places, recorded, runs_of_two_and_three
+from secateurs.pytorch.statistics.loss import Objective
+from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Operation
+
+NUMBERS_AT_A_TIME = 2**20
+"""Numbers in the largest value of a batch of pairs: as many as stay near the processor."""
+
+MOST_PAIRS = 4096
+
+
+@dataclass(eq=False, slots=True)
+class Dense:
+    """The dense network's run on one batch.
+
+    Attributes:
+        batch: as given.
+        tape: what every operation gave.
+        labels: of the images, where the model is.
+        losses: of the images.
+        right: which images are classified right; None where labels are not classes.
+        classes: how many classes the outputs score; 0 where labels are not classes.
+    """
+
+    batch: Batch
+    tape: Tape
+    labels: torch.Tensor | None
+    losses: torch.Tensor
+    right: torch.Tensor | None
+    classes: int
+    _laid_out: dict[Source, torch.Tensor] = field(default_factory=dict)
+    _nonzero: dict[tuple[Source, int], torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def value(self, source: Source) -> torch.Tensor:
+        """A recorded value; images with their channels last, which convolutions like best."""
+        known = self._laid_out.get(source)
+        if known is None:
+            known = channels_last(self.tape.find(source))
+            self._laid_out[source] = known
+        return known
+
+    def nonzero(self, source: Source, axis: int, rows: Rows) -> torch.Tensor:
+        """Where along an axis each image has a value other than zero; (images, indices)."""
+        key = (source, axis)
+        if key not in self._nonzero:
+            value = self.tape.find(source).movedim((rows.axis, axis), (0, 1))
+            value = value.unflatten(0, (-1, rows.each)).movedim(2, 1)
+            self._nonzero[key] = (value != 0).flatten(2).any(2)
+        return self._nonzero[key]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Changes:
+    """What removing channels did, image by image.
+
+    Attributes:
+        loss: change of the loss, shape (channels, images), double.
+        right: 1 where an image is now classified right and was not, -1 the other way round.
+    """
+
+    loss: torch.Tensor
+    right: torch.Tensor
+
+
+class Removals:
+    """Removes channels of a network one at a time and says what that does to each image's loss.
+
+    Args:
+        network: as traced; its model comes back exactly as it was.
+        objective: the loss.
+        first: some images, to learn from how the model treats them.
+    """
+
+    def __init__(self, network: Network, objective: Objective, first: Batch) -> None:
+        self.network = network
+        self.objective = objective
+        self.source = traced(network)
+        tapes = runs_of_two_and_three(self.source, first)
+        self.routes = Routes(network, *tapes)
+        self.places = Places(self.source, *tapes)
+        self._gates = Gates(network.solution)
+
+    # -- the dense run
+
+    def dense(self, batch: Batch) -> Dense:
+        """The dense network's run on a batch."""
+        tape, labels = recorded(self.source, batch)
+        with torch.inference_mode():
+            outputs = filled(tape.output, tape.find)
+            losses = self.objective.losses(outputs, labels).double()
+            right = self.objective.right(outputs, labels)
+            return Dense(
+                batch, tape, labels, losses, right, 0 if right is None else outputs.shape[1]
+            )
+
+    def slopes(self, dense: Dense) -> Sums:
+        """How each image's loss changes with a gate on each atom; (images, atoms)."""
+        if self.places.by_image:
+            run = dense.tape, self.objective, dense.labels, len(dense)
+            return self._gates.terms(self.places.slopes_of_run(*run))
+        slopes = self.places.slopes(dense.batch, self.objective)
+        return np.concatenate([self._gates.terms(part) for part in slopes])
+
+    # -- without channels
+
+    def without(
+        self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+    ) -> Changes:
+        """Remove each of these channels of a group, one at a time, on a batch.
+
+        Args:
+            dense: the dense network's run on the batch.
+            group: whose channels.
+            channels: which of them.
+            where: on which images, (channels, images); None is all. The others' changes mean
+                nothing.
+        """
+        changes = Changes(
+            torch.zeros((len(channels), len(dense)), dtype=torch.float64),
+            torch.zeros((len(channels), len(dense)), dtype=torch.int8),
+        )
+        route = self.routes.of(group)
+        with torch.inference_mode():
+            if route is None:
+                for place, channel in enumerate(channels.tolist()):
+                    outputs = self._twin(dense, group, channel)
+                    self._compare(dense, outputs, None, (changes, place, slice(None)))
+            elif route.ends:
+                for pairs in self._pairs(dense, group, route, channels, where):
+                    outputs = self._run(dense, route, pairs)
+                    at = (changes, pairs.places, pairs.images)
+                    self._compare(dense, outputs, pairs.images, at)
+        return changes
+
+    def takes_some(self, group: Group) -> bool:
+        """Whether a channel of the group is removed on some images for less than on all."""
+        return self.routes.of(group) is not None
+
+    def price(self, group: Group) -> float:
+        """About how much work it is to remove one of the group's channels on one image."""
+        return self.routes.price(group)
+
+    def _compare(
+        self, dense: Dense, outputs: Any, images: torch.Tensor | None, at: tuple[Changes, Any, Any]
+    ) -> None:
+        """Write down what became of these images' losses."""
+
+        def chosen(values: torch.Tensor) -> torch.Tensor:
+            return values if images is None else values[images]
+
+        labels = None if dense.labels is None else chosen(dense.labels)
+        losses = self.objective.losses(outputs, labels).double()
+        changes, places, columns = at
+        changes.loss[places, columns] = (losses - chosen(dense.losses)).cpu()
+        right = self.objective.right(outputs, labels)
+        if right is not None and dense.right is not None:
+            gained = right.to(torch.int8) - chosen(dense.right).to(torch.int8)
+            changes.right[places, columns] = gained.cpu()
+
+    # -- pairs
+
+    def _pairs(
+        self,
+        dense: Dense,
+        group: Group,
+        route: Route,
+        channels: Ids,
+        where: NDArray[np.bool_] | None,
+    ) -> Iterator[_Pairs]:
+        """The pairs of a channel and an image for which anything changes, in batches."""
+        chosen = torch.from_numpy(channels)
+        active = torch.zeros((len(dense), len(group)), dtype=torch.bool)
+        for number, reads in route.reads.items():
+            step = self.routes.step(number)
+            for read in reads:
+                operand = step.operands[read.operand]
+                nonzero = dense.nonzero(operand, read.axis, self.routes.rows[operand])
+                active |= nonzero.cpu()[:, read.index].any(2)
+        wanted = active[:, chosen].T
+        if where is not None:
+            wanted = wanted & torch.from_numpy(where)
+        places, images = wanted.nonzero(as_tuple=True)
+        size = int(np.clip(NUMBERS_AT_A_TIME // max(1, route.numbers), 16, MOST_PAIRS))
+        for start in range(0, len(places), size):
+            rows = slice(start, start + size)
+            yield _Pairs(places[rows], chosen[places[rows]], images[rows])
+
+    def _run(self, dense: Dense, route: Route, pairs: _Pairs) -> Any:
+        """The model's output for pairs."""
+        values: dict[Ref, torch.Tensor] = {}
+        find = self._finder(dense, pairs, values)
+        for step in route.steps:
+            product = None if step.number in route.reads else self.routes.product(step)
+            if step.number in route.subtract:
+                output = self._less_one(dense, step, route.reads[step.number][0], pairs)
+            elif product is not None:
+                output = product(find(step.operands[0]))
+            else:
+                call = step.call(find)
+                if step.number in route.reads:
+                    call = self._masked(call, step, route.reads[step.number], pairs)
+                function = in_place_of(step.function) if step.number in route.in_place else None
+                output = (function or call.function)(*call.arguments, **call.keywords)
+            for item, tensor in enumerate(tensors_in(output)):
+                values[Ref(step.number, item)] = tensor
+            for ref in route.drop.get(step.number, ()):
+                values.pop(ref, None)
+        return filled(self.routes.sample.output, find)
+
+    def _finder(
+        self, dense: Dense, pairs: _Pairs, values: dict[Ref, torch.Tensor]
+    ) -> Callable[[Any], Any]:
+        """What a source is for these pairs: computed for them, or taken from the dense run."""
+        taken: dict[Source, torch.Tensor] = {}
+
+        def find(source: Any) -> Any:
+            if isinstance(source, Length):
+                return source.each * len(pairs)
+            if isinstance(source, torch.Tensor):
+                return source
+            if source in values:
+                return values[source]
+            if source not in self.routes.rows:
+                return dense.tape.find(source)
+            if source not in taken:
+                taken[source] = select(dense.value(source), self.routes.rows[source], pairs.images)
+            return taken[source]
+
+        return find
+
+    def _masked(self, call: Call, step: Step, reads: Sequence[Read], pairs: _Pairs) -> Call:
+        """The operation with each pair's channel taken as zero."""
+        changes: dict[int, torch.Tensor] = {}
+        tensors = call.tensors()
+        for read in reads:
+            operand = changes.get(read.operand)
+            if operand is None:
+                operand = changes[read.operand] = tensors[read.operand].clone()
+            rows = self.routes.rows[step.operands[read.operand]]
+            axis = read.axis + (read.axis > rows.axis)
+            by_pair = operand.unflatten(rows.axis, (len(pairs), rows.each))
+            by_pair = by_pair.movedim((rows.axis, axis), (0, 1))
+            own = torch.arange(len(pairs))[:, None]
+            by_pair[own, read.index[pairs.channels]] = 0
+        return with_operands(call, changes)
+
+    def _less_one(self, dense: Dense, step: Step, read: Read, pairs: _Pairs) -> torch.Tensor:
+        """What a linear step gives without each pair's channel: what it gave, less one summand."""
+        ref = Ref(step.number)
+        output = select(dense.value(ref), self.routes.rows[ref], pairs.images)
+        operand = dense.value(step.operands[read.operand])
+        call = Call(step.function, step.arguments, step.keywords)
+        subtract_(output, call, operand, pairs.images, read.index[pairs.channels])
+        return output
+
+    # -- one by one
+
+    def _twin(self, dense: Dense, group: Group, channel: int) -> Any:
+        """The model's output for the whole batch without one channel, as the masked twin has it."""
+        network, tape = self.network, dense.tape
+        stays = network.solution.kept(network.alive([group.channels[channel]]))
+        twin = MaskedTwin(self.source.operations, stays)
+        steps = tape.steps
+        if tape.resumable:
+            touched = {n for n, o in enumerate(self.source.operations) if _touches(o, stays)}
+            steps = depending_on(tape.steps, touched)
+        values: dict[Ref, torch.Tensor] = {}
+
+        def find(source: Any) -> Any:
+            return values[source] if source in values else tape.find(source)
+
+        for step in steps:
+            output = twin.ignoring_removed(step.call(find), self.source.operations[step.number])
+            for item, tensor in enumerate(tensors_in(output)):
+                values[Ref(step.number, item)] = tensor
+        return filled(tape.output, lambda source: values.get(source, tape.find(source)))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Pairs:
+    """Pairs of a channel and an image, by channel.
+
+    Attributes:
+        places: the channel's place among those asked for.
+        channels: the channel's number in its group.
+        images: the image's number in the batch.
+    """
+
+    places: torch.Tensor
+    channels: torch.Tensor
+    images: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def select(value: torch.Tensor, rows: Rows, images: torch.Tensor) -> torch.Tensor:
+    """A new tensor of these images' values, in the same memory layout."""
+    if value.dim() == 4 and rows == Rows(0):  # index_select would lay it out anew
+        return value.permute(0, 2, 3, 1).index_select(0, images).permute(0, 3, 1, 2)
+    return rows.select(value, images)
+
+
+def _touches(operation: Operation, stays: Any) -> bool:
+    arrays = [mask.units for mask in operation.masks]
+    arrays += [units for _, axes in operation.mixed for units in axes.values()]
+    return any(not stays[units].all() for units in arrays)

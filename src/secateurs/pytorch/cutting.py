@@ -1,0 +1,134 @@
+"""Making a cut and proving it: the public functions for PyTorch models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.latest import latest_network
+from secateurs.channels.network import Network
+from secateurs.channels.proof import CutReport, keep_report_
+from secateurs.errors import CutError
+from secateurs.pytorch.model.example_inputs import checked_model
+from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.proof.prove import prove
+from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
+from secateurs.pytorch.trace_model import TracedModel, trace
+
+
+@overload
+def apply(
+    model: nn.Module,
+    cut: Cut,
+    example_inputs: Any,
+    *,
+    network: Network | None = ...,
+    proof: bool = ...,
+) -> nn.Module: ...
+
+
+@overload
+def apply(
+    model: nn.Module,
+    cut: Cut,
+    example_inputs: Any,
+    *,
+    optimizer: torch.optim.Optimizer,
+    network: Network | None = ...,
+    proof: bool = ...,
+) -> tuple[nn.Module, torch.optim.Optimizer]: ...
+
+
+def apply(
+    model: nn.Module,
+    cut: Cut,
+    example_inputs: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    network: Network | None = None,
+    proof: bool = True,
+) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer]:
+    """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
+
+    Args:
+        model: the model the cut was planned for.
+        cut: what goes.
+        example_inputs: what to run both models on for the proof.
+        optimizer: of the model, if it is being trained; its state is sliced along.
+        network: the model's trace, if there is one already; without it the model is traced again.
+        proof: False leaves the proof out.
+
+    Returns:
+        The small model; ``secateurs.report_of`` gives the proof and everything removed so far.
+        With an optimizer, (small model, its optimizer).
+
+    Raises:
+        CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
+            behind.
+    """
+    model = checked_model(model)
+    check_tensors(leaves_of(model), cut)
+    if proof:
+        network = _network_of(model, example_inputs, network, cut)
+    small = cut_copy(model, cut)
+    evidence = None
+    if proof and network is not None:
+        evidence = prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
+    keep_report_(small, CutReport.after(model, cut, evidence))
+    if optimizer is None:
+        return small
+    return small, cut_optimizer(optimizer, model, small, cut)
+
+
+def delete_channels(
+    model: nn.Module, channels: Mapping[str, Sequence[int]], example_inputs: Any
+) -> nn.Module:
+    """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
+
+    Args:
+        model: unchanged.
+        channels: layer name -> indices of the filters to remove, such as ``{"layer1.0.conv1": [0,
+            4]}``.
+        example_inputs: what the model's forward takes.
+
+    Returns:
+        A new, smaller model; ``secateurs.report_of`` gives the proof.
+
+    Raises:
+        UnknownNameError: no such layer.
+        CutError: a filter that may not go, and why.
+    """
+    network = trace(model, example_inputs)
+    return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
+
+
+def _network_of(
+    model: nn.Module, example_inputs: Any, network: Network | None, cut: Cut
+) -> Network:
+    """The trace to prove with: the one given, the latest of this model, or a new one."""
+    if network is not None and _is_of(network, model):
+        return network
+    known = latest_network(model)
+    fresh = known if known and _is_of(known, model) else trace(model, example_inputs)
+    if fresh.cut({name: c.removed for name, c in cut.channels.items()}).tensors != cut.tensors:
+        raise CutError(
+            "expected a cut whose channels and tensors agree on this model; received one planned "
+            "for "
+            "another. Plan it again on this model."
+        )
+    return fresh
+
+
+def _is_of(network: Network, model: nn.Module) -> bool:
+    """Whether the network was traced from exactly this model, as it is now."""
+    source = network.source
+    if not isinstance(source, TracedModel) or source.model is not model:
+        return False
+    present = {leaf.name: leaf.tensor for leaf in leaves_of(model)}
+    return present.keys() == source.tensors.keys() and all(
+        present[name] is tensor for name, tensor in source.tensors.items()
+    )

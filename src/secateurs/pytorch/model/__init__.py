@@ -1,0 +1,1 @@
+"""A PyTorch model's example inputs, named tensors and caches."""

@@ -1,0 +1,92 @@
+"""A model's tensors: parameters, buffers, and tensors it merely keeps as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Role, Tensor
+
+
+@dataclass(eq=False, slots=True)
+class Leaf:
+    """One tensor of the model, and the units found along its axes so far.
+
+    Attributes:
+        name: its first name in the model's state.
+        tensor: the tensor itself.
+        is_parameter: False for buffers and bare tensors.
+        aliases: its other names.
+        axes: axis -> unit at each index, for the axes that carry channels.
+        roles: axis -> what it does.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    is_parameter: bool
+    aliases: list[str] = field(default_factory=list)
+    axes: dict[int, Ids] = field(default_factory=dict)
+    roles: dict[int, Role] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> str:
+        """The layer it belongs to."""
+        return self.name.rpartition(".")[0] or self.name
+
+    @property
+    def can_carry_channels(self) -> bool:
+        """Whole numbers are indices and counters, whose lengths are no channels."""
+        return self.tensor.is_floating_point() or self.tensor.is_complex()
+
+    def described(self) -> Tensor:
+        """The leaf in the algebra's terms."""
+        return Tensor(
+            self.name,
+            tuple(self.tensor.shape),
+            self.tensor.element_size(),
+            self.is_parameter,
+            tuple(self.aliases),
+            dict(sorted(self.axes.items())),
+            dict(sorted(self.roles.items())),
+        )
+
+
+def leaves_of(model: nn.Module) -> list[Leaf]:
+    """Every tensor of the model once, parameters first, each with all its names."""
+    leaves: dict[int, Leaf] = {}
+    for name, tensor, is_parameter in named_tensors(model):
+        known = leaves.get(id(tensor))
+        if known is None:
+            leaves[id(tensor)] = Leaf(name, tensor, is_parameter)
+        elif name != known.name:
+            known.aliases.append(name)
+    return list(leaves.values())
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """(name, tensor, whether a parameter) of all a model's tensors, repeats included."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, parameter, True
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        yield name, buffer, False
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, value in vars(module).items():
+            if not attribute.startswith("_") or attribute in vars(type(module)):
+                yield from _bare_tensors(f"{path}.{attribute}".lstrip("."), value)
+
+
+def _bare_tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """Tensors in an attribute: alone, or in a list, tuple or dictionary."""
+    if isinstance(value, torch.Tensor):
+        yield name, value, isinstance(value, nn.Parameter)
+    elif isinstance(value, (list, tuple)):
+        for place, item in enumerate(value):
+            yield from _bare_tensors(f"{name}.{place}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _bare_tensors(f"{name}.{key}", item)

@@ -1,0 +1,287 @@
+"""The masked twin: the dense model run as if the removed channels were not there.
+
+What a run keeps to be compared is here too; what is compared with what, and what rounding explains,
+is the proof's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch._ops import OpOverload
+
+from secateurs.channels.equations import Ids
+from secateurs.pytorch.tracing import rules
+from secateurs.pytorch.tracing.interpreter import Counted, aten
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Axes, Operation
+
+
+class OtherPathError(Exception):
+    """A forward pass does not do the operations it was traced with."""
+
+    def __init__(self, index: int, name: str) -> None:
+        super().__init__(
+            f"operation {index} of its forward pass is {name}, and was another when it was traced: "
+            "its path depends on its input or its sizes"
+        )
+
+
+class Sampled(Counted):
+    """Runs a model and keeps a few values of every operation's result.
+
+    A model's output alone can prove nothing where it hardly depends on the weights (a head that
+    starts at zero, activations that have died away), so the proof also compares what is inside.
+    """
+
+    samples_each = 64
+
+    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+        super().__init__(rules.is_whole)
+        self._operations = operations
+        self._stays = stays
+        self._done: Counter[tuple[str, str]] = Counter()
+        self._by_layer: dict[tuple[str, str], list[Operation]] | None = None
+        self._places: dict[Any, Ids | None] = {}
+        self._rows = Rows(self.samples_each)
+        self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
+
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        operation = self._traced(str(function.overloadpacket))
+        if operation is None or not operation.outputs:
+            self.samples.append((self.layer, None))
+            return function(*arguments, **keywords)
+        output = self.do(operation, function, arguments, keywords)
+        first = next(iter(tensors_in(output)), None)
+        self.samples.append((operation.layer, self._sample(first, operation)))
+        return output
+
+    def _traced(self, name: str) -> Operation | None:
+        """What is known of the operation that is being done.
+
+        It is known by its number, until the path is another than when it was traced (values decide
+        what a detector does); from there on as its layer's first, second, ... of its kind.
+
+        Raises:
+            OtherPathError: its layer does more of its kind than it did, and channels go there.
+        """
+        key = (self.layer, name)
+        nth = self._done[key]
+        self._done[key] += 1
+        if self._by_layer is None:
+            if self.index < len(self._operations) and self._operations[self.index].name == name:
+                return self._operations[self.index]
+            self._by_layer = {}
+            for operation in self._operations:
+                self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
+        known = self._by_layer.get(key, [])
+        if nth < len(known):
+            return known[nth]
+        if any(operation.masks or operation.mixed for operation in known):
+            raise OtherPathError(self.index, name)
+        return None
+
+    def do(
+        self,
+        operation: Operation,
+        function: OpOverload,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
+        """The operation itself."""
+        del operation
+        return function(*arguments, **keywords)
+
+    def _sample(
+        self, tensor: torch.Tensor | None, operation: Operation
+    ) -> NDArray[np.float64] | None:
+        """Values at places that depend on the small model's shape alone."""
+        if tensor is None or not tensor.is_floating_point():
+            return None
+        dense, axes = operation.outputs[0]
+        units = tuple((axis, id(of)) for axis, of in axes.items())  # the operations keep these
+        key = (dense, units, tensor.shape)
+        if key not in self._places:
+            flat = self._places_in(dense, axes, tensor.shape)
+            self._places[key] = None if flat is None else self._rows.of(flat)
+        places = self._places[key]
+        if places is None:
+            return None
+        found = tensor.take(torch.from_numpy(places).to(tensor.device))
+        return self._rows.of(found.cpu().double().numpy())
+
+    def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
+        """Where to sample, as flat indices; None where this model's result is not as traced."""
+        small = tuple(
+            int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
+            for axis, size in enumerate(dense)
+        )
+        if not math.prod(small):
+            return None
+        places = self._moved(places_in(small, self.samples_each), axes)
+        if len(places) != len(shape) or any(
+            at.max() >= size for at, size in zip(places, shape, strict=True)
+        ):
+            return None
+        return np.ravel_multi_index(places, tuple(shape)) if small else np.zeros(1, np.int64)
+
+    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+        """Where this model has what the small one has at these places."""
+        del axes
+        return tuple(places)
+
+
+class Rows:
+    """Short rows of numbers, many to a block.
+
+    Small pieces of memory that outlive the large ones around them keep these from being given back.
+    """
+
+    number = 1024
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._used: dict[Any, int] = {}
+        self._blocks: dict[Any, NDArray[Any]] = {}
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A copy of these, no more than the width."""
+        kind = values.dtype
+        used = self._used.get(kind, 0)
+        if used % self.number == 0:
+            self._blocks[kind] = np.empty((self.number, self._width), kind)
+        self._used[kind] = used + 1
+        row = self._blocks[kind][used % self.number, : len(values)]
+        row[:] = values
+        return row
+
+
+FRACTIONS = np.random.default_rng(0).random(1024)
+
+
+def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
+    """Indices along each axis of ``count`` places in a tensor of this shape, always the same.
+
+    Of a tensor of no more values, all of them.
+    """
+    if not shape:
+        return ()
+    total = math.prod(shape)
+    drawn = (FRACTIONS[:count] * total).astype(np.int64)
+    return np.unravel_index(np.arange(total) if total <= count else drawn, shape)
+
+
+class MaskedTwin(Sampled):
+    """Runs the dense model as if the removed channels were not there.
+
+    Args:
+        operations: of its trace.
+        stays: which units do.
+        frugal: whether to silence a convolution's weight rather than its input where that is
+            smaller. A removed channel that is infinite or NaN is not silenced that way.
+    """
+
+    def __init__(
+        self, operations: Sequence[Operation], stays: NDArray[np.bool_], *, frugal: bool = False
+    ) -> None:
+        super().__init__(operations, stays)
+        self._frugal = frugal
+        self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
+
+    def do(
+        self,
+        operation: Operation,
+        function: OpOverload,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+    ) -> Any:
+        if not (operation.masks or operation.mixed):
+            return function(*arguments, **keywords)
+        return self.ignoring_removed(Call(function, arguments, keywords), operation)
+
+    def ignoring_removed(self, call: Call, operation: Operation) -> Any:
+        """The operation's result without the removed channels."""
+        if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
+            return self._on_kept_channels(call, operation)
+        return self._ignoring(call, operation).run()
+
+    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+        return tuple(
+            np.flatnonzero(self._stays[axes[axis]])[at] if axis in axes else at
+            for axis, at in enumerate(places)
+        )
+
+    def _ignoring(self, call: Call, operation: Operation) -> Call:
+        changes: dict[int, torch.Tensor] = {}
+        tensors = call.tensors()
+        for mask in operation.masks:
+            gone = self._index(mask.units, kept=False, device=tensors[mask.operand].device)
+            if not len(gone):
+                continue
+            of_input = mask.operand == 0 and mask.axis == 1
+            if self._frugal and of_input and _has_small_weight(call):
+                call = call.changed(weight=_deaf_to(call, gone))
+            else:
+                present = changes.get(mask.operand, tensors[mask.operand])
+                changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
+        return call.with_tensors(changes) if changes else call
+
+    def _on_kept_channels(self, call: Call, operation: Operation) -> Any:
+        tensors = call.tensors()
+        changes = {
+            number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
+        }
+        small = call.with_tensors(changes)
+        if call.packet in (aten.layer_norm, aten.rms_norm, aten.native_layer_norm):
+            rank = len(call["normalized_shape"])
+            small = small.changed(normalized_shape=list(changes[0].shape[-rank:]))
+        elif call.packet is aten.group_norm and operation.groups is not None:
+            small = small.changed(num_groups=int(self._stays[operation.groups].sum()))
+        output = small.run()
+        for tensor, (shape, axes) in zip(tensors_in(output), operation.outputs, strict=True):
+            whole = self._expanded(tensor, shape, axes)
+            if isinstance(output, torch.Tensor):
+                return whole
+            output = type(output)(whole if item is tensor else item for item in output)
+        return output
+
+    def _compressed(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:
+        for axis, units in axes.items():
+            tensor = tensor.index_select(axis, self._index(units, True, tensor.device))
+        return tensor
+
+    def _expanded(self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes) -> torch.Tensor:
+        for axis, units in axes.items():
+            longer = list(tensor.shape)
+            longer[axis] = shape[axis]
+            index = self._index(units, True, tensor.device)
+            tensor = tensor.new_zeros(longer).index_copy(axis, index, tensor)
+        return tensor
+
+    def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
+        key = (id(units), kept)  # the operations keep these arrays alive
+        if key not in self._indices:
+            self._indices[key] = np.flatnonzero(self._stays[units] == kept)
+        return torch.from_numpy(self._indices[key]).to(device)
+
+
+def _has_small_weight(call: Call) -> bool:
+    """Whether to ignore channels takes less memory in a convolution's weight than in its input."""
+    if call.packet not in (aten.conv1d, aten.conv2d, aten.conv3d):
+        return False
+    return bool(call["weight"].numel() < call["input"].numel())
+
+
+def _deaf_to(call: Call, gone: torch.Tensor) -> torch.Tensor:
+    """The convolution's weight with zeros for what it reads of these input channels."""
+    weight: torch.Tensor = call["weight"].detach().clone()
+    groups = call.get("groups", 1)
+    inside = weight.shape[1]  # input channels of each group
+    weight.unflatten(0, (groups, -1))[gone // inside, :, gone % inside] = 0
+    return weight

@@ -1,0 +1,175 @@
+"""The proof of a cut: the small model against the masked twin of the dense one.
+
+The masked twin is the dense model whose *consumers* ignore the removed channels: at each
+convolution and matrix product their values are taken as zero. (Zeroing the filters that make them
+would be wrong: after batch normalisation and ReLU a zero is no longer zero.) An operation that
+mixes channels, such as layer normalisation, is run by the twin on the kept channels alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from secateurs.channels.network import Network
+from secateurs.channels.proof import Proof, furthest_apart
+from secateurs.errors import CutError
+from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
+from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.op_call import tensors_in
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference that rounding explains, relative to the largest output."""
+
+
+def largest_difference(one: Any, other: Any) -> tuple[float, float]:
+    """(largest absolute difference, largest absolute value) over all tensors of two results."""
+    difference = scale = 0.0
+    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+        if mine.shape != theirs.shape:
+            return float("inf"), scale
+        if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
+            difference = max(difference, _finite_or_inf((mine - theirs).abs().max().item()))
+            scale = max(scale, _finite_or_inf(theirs.abs().max().item()))
+    return difference, scale
+
+
+def _finite_or_inf(number: float) -> float:
+    return math.inf if math.isnan(number) else number
+
+
+def prove(
+    network: Network,
+    small: nn.Module,
+    alive: NDArray[np.bool_],
+    example_inputs: Any,
+) -> Proof:
+    """Run the small model and the masked twin on the same inputs.
+
+    A difference that single precision may explain is looked at again in double precision.
+
+    Args:
+        network: the dense model's, as traced.
+        small: the cut model.
+        alive: the atoms that stay.
+        example_inputs: as the models' forward takes.
+
+    Raises:
+        CutError: the small model cannot run, the difference is larger than rounding explains, or
+            the outputs are not finite, so that nothing can be proven.
+    """
+    source = traced(network)
+    proof = _compare(network, source.model, small, alive, example_inputs, frugal=True)
+    if not proof.holds:
+        proof = _compare(network, source.model, small, alive, example_inputs)
+    if not proof.holds and _precision(source.model) in (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+    ):
+        exact = _compare(
+            network,
+            copy.deepcopy(source.model).double(),
+            copy.deepcopy(small).double(),
+            alive,
+            _in_double(example_inputs),
+        )
+        proof = exact if exact.holds else proof
+    if not proof.holds:
+        raise CutError(proof.refusal(network.name, "An operation"))
+    return proof
+
+
+def _compare(
+    network: Network,
+    dense: nn.Module,
+    small: nn.Module,
+    alive: NDArray[np.bool_],
+    inputs: Any,
+    *,
+    frugal: bool = False,
+) -> Proof:
+    arguments, keywords = as_call(inputs, dense)
+    operations = traced(network).operations
+    stays = network.solution.kept(alive)
+    twin, sampled = MaskedTwin(operations, stays, frugal=frugal), Sampled(operations, stays)
+    try:
+        expected = twin.run(dense, arguments, keywords)
+    except OtherPathError as error:
+        raise CutError(f"nothing can be proven: {error}. Nothing was changed.") from error
+    try:
+        received = sampled.run(small, arguments, keywords)
+    except Exception as error:
+        raise CutError(
+            f"the cut model does not run: {type(error).__name__}: {error}. "
+            "A size is baked into its forward pass. Nothing was changed."
+        ) from error
+    difference, scale = largest_difference(received, expected)
+    if not math.isfinite(scale):
+        if frugal:
+            return _compare(network, dense, small, alive, inputs)
+        raise CutError(
+            f"the dense model's output is not finite on these inputs{_first_not_finite(dense)}; "
+            "nothing can be proven. Check its weights and the example inputs."
+        )
+    factors = [1.0, *{rescaling.factor for rescaling in network.rescalings(alive)}]
+    relative = TOLERANCE.get(_precision(dense), 1e-4)
+    inside, where = _largest_inside(sampled.samples, twin.samples, 10 * relative, factors)
+    return Proof(
+        difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
+    )
+
+
+def _largest_inside(
+    received: Sequence[tuple[str, NDArray[np.float64] | None]],
+    expected: Sequence[tuple[str, NDArray[np.float64] | None]],
+    tolerance: float,
+    factors: Sequence[float],
+) -> tuple[float, str]:
+    """How far the samples are apart of those operations that both models do alike."""
+    layers, ours, twins = [], [], []
+    for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
+        if mine is not None and theirs is not None and mine.shape == theirs.shape:
+            layers.append(layer)
+            ours.append(mine)
+            twins.append(theirs)
+    return furthest_apart(layers, ours, twins, tolerance, factors)
+
+
+def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Operations that mix channels of which some go."""
+    stays = network.solution.kept(alive)
+    return tuple(dict.fromkeys(str(m) for m in network.mixings if not stays[m.units].all()))
+
+
+def _precision(model: nn.Module) -> torch.dtype:
+    """The coarsest floating-point type of the model's parameters."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)
+
+
+def _in_double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float64) if value.dtype.kind == "f" else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_in_double(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _in_double(item) for key, item in value.items()}
+    return value
+
+
+def _first_not_finite(model: nn.Module) -> str:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f" ({name} holds NaN or infinity)"
+    return ""

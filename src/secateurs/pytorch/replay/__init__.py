@@ -1,0 +1,1 @@
+"""A forward pass on tape, played again. PyTorch only: a Keras model is a graph already."""

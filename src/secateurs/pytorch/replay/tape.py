@@ -1,0 +1,517 @@
+"""A forward pass as a flat list of operations, to be played again from any of them.
+
+What a tape holds is below Python: no module, no control flow, only operations of PyTorch's and
+where each takes its arguments from. So the part of any model that depends on a changed value can be
+run alone (that is all that ablating a channel needs), with another number of images, or under
+autograd with gates put in, and the user's model is not touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+
+from secateurs.errors import DataError
+from secateurs.pytorch.tracing import rules
+from secateurs.pytorch.tracing.interpreter import Counted, aten
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The ``item``-th tensor that step number ``step`` gave."""
+
+    step: int
+    item: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The ``number``-th tensor that the model was given."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A whole number that is ``each`` times the number of images."""
+
+    each: int
+
+
+Source = Ref | Input
+
+
+@dataclass(slots=True)
+class Step:
+    """One operation, and where its arguments come from.
+
+    Attributes:
+        number: its place on the tape, and in the trace's operations.
+        function: what is run; an operation that writes in place is replaced by its twin that does
+            not, where nothing else shares the memory.
+        arguments: with ``Ref``, ``Input`` and ``Length`` in the place of what differs from run to
+            run.
+        keywords: likewise.
+        results: how many tensors it gives.
+        mutates: whether it writes in place all the same.
+    """
+
+    number: int
+    function: OpOverload
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    results: int = 1
+    mutates: bool = False
+
+    @property
+    def operands(self) -> list[Any]:
+        """Its tensor arguments, in the order in which masks number them."""
+        return list(operands_in([*self.arguments, *self.keywords.values()]))
+
+    @property
+    def reads(self) -> list[Source]:
+        """Those of them that depend on the run."""
+        return [operand for operand in self.operands if isinstance(operand, Ref | Input)]
+
+    def call(self, find: Callable[[Any], Any]) -> Call:
+        """The operation with arguments for one run."""
+        arguments = [filled(value, find) for value in self.arguments]
+        keywords = {key: filled(value, find) for key, value in self.keywords.items()}
+        return Call(self.function, arguments, keywords)
+
+
+@dataclass(eq=False, slots=True)
+class Tape:
+    """A recorded forward pass.
+
+    Attributes:
+        steps: its operations, in order.
+        values: what each gave.
+        inputs: the tensors that the model was given.
+        output: what the model returned, with sources in the place of tensors.
+    """
+
+    steps: list[Step]
+    values: dict[Ref, torch.Tensor]
+    inputs: list[torch.Tensor]
+    output: Any
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can be played from the middle: nothing writes into memory others share.
+
+        Tables that a model fills in before it looks at its input are never played again.
+        """
+        live = self.depending_on_inputs()
+        return not any(step.mutates and not live.isdisjoint(step.reads) for step in self.steps)
+
+    def depending_on_inputs(self) -> set[Source]:
+        """The inputs and all that was made from them."""
+        live: set[Source] = {Input(number) for number in range(len(self.inputs))}
+        for step in self.steps:
+            if not live.isdisjoint(step.reads):
+                live.update(Ref(step.number, item) for item in range(step.results))
+        return live
+
+    def find(self, source: Any) -> Any:
+        """The recorded value of a source."""
+        if isinstance(source, Ref):
+            return self.values[source]
+        return self.inputs[source.number] if isinstance(source, Input) else source
+
+
+def record(
+    model: nn.Module,
+    operations: Sequence[Operation],
+    arguments: Sequence[Any],
+    keywords: dict[str, Any],
+    watch: Callable[[int, Call], None] | None = None,
+    *,
+    keep: bool = True,
+) -> Tape:
+    """Run the model in eval mode and write down what it does.
+
+    Args:
+        model: comes back exactly as it was.
+        operations: of its trace; the run must take the same path.
+        arguments: of its forward.
+        keywords: likewise.
+        watch: called before each operation that the trace knows masks of, with its number.
+        keep: whether to keep the tape; without, only ``watch`` is of use.
+
+    Raises:
+        DataError: the model takes another path on these inputs than on the example inputs.
+    """
+    inputs = list(tensors_in([list(arguments), keywords]))
+    recorder = _Recorder(operations, inputs, watch, keep)
+    returned = recorder.run(model, arguments, keywords)
+    if recorder.index + 1 != len(operations):
+        raise DataError(recorder.off_course())
+    return Tape(recorder.steps, recorder.values, inputs, recorder.sources_of(returned))
+
+
+class _Recorder(Counted):
+    """Writes down each operation as it runs."""
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        inputs: Sequence[torch.Tensor],
+        watch: Callable[[int, Call], None] | None,
+        keep: bool,
+    ) -> None:
+        super().__init__(rules.is_whole)
+        self.steps: list[Step] = []
+        self.values: dict[Ref, torch.Tensor] = {}
+        self._operations = operations
+        self._watch = watch
+        self._keep = keep
+        self._sources: dict[int, Source] = {id(x): Input(n) for n, x in enumerate(inputs)}
+        self._sharing: dict[int, set[int]] = {}
+        self._copies: dict[int, torch.Tensor] = {}
+        self._alive: list[torch.Tensor] = list(inputs)  # so that no id is used twice
+
+    def off_course(self) -> str:
+        """That the model took another path than when it was traced."""
+        return (
+            f"calibration data: expected the forward pass that was traced "
+            f"({len(self._operations)} operations); received images for which operation "
+            f"{self.index} is another. The model's path depends on its input; trace it with an "
+            "input like the calibration data."
+        )
+
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        output = function(*arguments, **keywords)
+        source = self._sources.get(id(arguments[0])) if arguments else None
+        if source is not None:  # the same values, so they come from the same place
+            self._sources[id(output)] = source
+            self._alive.append(output)
+        return output
+
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        operation = self._operations[self.index] if self.index < len(self._operations) else None
+        if operation is None or operation.name != str(function.overloadpacket):
+            raise DataError(self.off_course())
+        call = Call(function, arguments, keywords)
+        if self._watch is not None and operation.masks:
+            self._watch(self.index, call)
+        if not self._keep:
+            return function(*arguments, **keywords)
+        return self._written_down(call)
+
+    def _written_down(self, call: Call) -> Any:
+        call = self._sparing(call)
+        step = Step(
+            self.index,
+            call.function,
+            tuple(self.sources_of(value) for value in call.arguments),
+            {key: self.sources_of(value) for key, value in call.keywords.items()},
+        )
+        target = _written(call)
+        if target is not None:
+            self._make_functional(step, target)
+        output = call.function(*call.arguments, **call.keywords)
+        made = list(tensors_in(output))
+        for item, tensor in enumerate(made):
+            self._note(Ref(self.index, item), tensor, hold=bool(call.tensors()))
+        step.results = len(made)
+        self.steps.append(step)
+        return output
+
+    def sources_of(self, value: Any) -> Any:
+        """The value with sources in the place of tensors that were given or made."""
+
+        def source(tensor: torch.Tensor) -> Any:
+            made_of_nothing = getattr(tensor, "_secateurs_source", tensor)
+            return self._sources.get(id(tensor), made_of_nothing)
+
+        return filled(value, source)
+
+    def _note(self, ref: Ref, tensor: torch.Tensor, *, hold: bool) -> None:
+        if hold:
+            self._alive.append(tensor)
+            self._sources[id(tensor)] = ref
+            self.values[ref] = tensor
+        else:
+            # PyTorch adds an operation where somebody holds what torch.zeros and the like made.
+            tensor._secateurs_source = ref  # type: ignore[attr-defined]
+            self.values[ref] = tensor.view_as(tensor)
+        self._sharing.setdefault(tensor.untyped_storage()._cdata, set()).add(id(tensor))
+
+    def _sparing(self, call: Call) -> Call:
+        """Write into a copy of what is the user's: a buffer, an input."""
+        if self._copies:
+            call = self._with_copies(call)
+        target = _written(call)
+        if target is None or isinstance(self.sources_of(target), Ref):
+            return call
+        copy = target.clone()
+        self._alive.append(target)
+        self._copies[id(target)] = copy
+        if (source := self._sources.get(id(target))) is not None:
+            self._sources[id(copy)] = source
+        self._alive.append(copy)
+        return self._with_copies(call)
+
+    def _with_copies(self, call: Call) -> Call:
+        def spared(value: Any) -> Any:
+            return self._copies.get(id(value), value)
+
+        arguments = [filled(value, spared) for value in call.arguments]
+        keywords = {key: filled(value, spared) for key, value in call.keywords.items()}
+        return Call(call.function, arguments, keywords)
+
+    def _make_functional(self, step: Step, target: torch.Tensor) -> None:
+        """Let the step give a new tensor instead; from now on the old one's name means that."""
+        twin = _twin(step.function)
+        shared = self._sharing.get(target.untyped_storage()._cdata, set())
+        if twin is None or shared - {id(target)}:
+            step.mutates = True
+            return
+        step.function = twin
+        old = self.sources_of(target)
+        if isinstance(old, Ref):
+            self.values[old] = target.clone()  # as it was, for whoever starts from there
+
+
+def _written(call: Call) -> torch.Tensor | None:
+    """The tensor that an operation writes into; None where it writes into none."""
+    if not call.function._schema.is_mutable:
+        return None
+    for argument in call.function._schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = call.get(argument.name)
+            if isinstance(value, torch.Tensor):
+                return value
+    return None
+
+
+def _twin(function: OpOverload) -> OpOverload | None:
+    """``aten.relu`` for ``aten.relu_``; None where there is none."""
+    name = function._schema.name.partition("::")[2]
+    packet = getattr(aten, name[:-1], None) if name.endswith("_") else None
+    twin = getattr(packet, function._overloadname, None) if packet is not None else None
+    if twin is None or twin._schema.is_mutable:
+        return None
+    names = [[argument.name for argument in f._schema.arguments[1:]] for f in (twin, function)]
+    return twin if names[0] == names[1] else None
+
+
+def filled(value: Any, find: Callable[[Any], Any]) -> Any:
+    """``find`` of each tensor, source and length in nested lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor | Ref | Input | Length):
+        return find(value)
+    if isinstance(value, list | tuple):
+        items = [filled(item, find) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: filled(item, find) for key, item in value.items()}
+    return value
+
+
+def operands_in(values: Any) -> Iterator[Any]:
+    """Every tensor or source in nested lists, tuples and dictionaries, in order."""
+    if isinstance(values, torch.Tensor | Ref | Input):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from operands_in(value)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from operands_in(value)
+
+
+def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
+    """The call with some of its tensor arguments, by number, replaced."""
+    numbers = itertools.count()
+
+    def replaced(tensor: torch.Tensor) -> torch.Tensor:
+        return changes.get(next(numbers), tensor)
+
+    arguments = [filled(value, replaced) for value in call.arguments]
+    keywords = {key: filled(value, replaced) for key, value in call.keywords.items()}
+    return Call(call.function, arguments, keywords)
+
+
+def play(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], Any]) -> Any:
+    """Play a whole tape again; returns what the model would.
+
+    Args:
+        tape: as recorded.
+        change: an operation about to be run -> the one to run instead.
+        own: a tensor that no operation gave (a weight, a constant, an input) -> the one to use.
+    """
+    values: dict[Ref, torch.Tensor] = {}
+
+    def find(source: Any) -> Any:
+        return values[source] if isinstance(source, Ref) else own(tape.find(source))
+
+    last = last_readers(tape.steps, tape.output)
+    for step in tape.steps:
+        call = change(step, step.call(find))
+        output = call.function(*call.arguments, **call.keywords)
+        for item, tensor in enumerate(tensors_in(output)):
+            values[Ref(step.number, item)] = tensor
+        for ref in last.get(step.number, ()):
+            values.pop(ref, None)
+    return filled(tape.output, find)
+
+
+def last_readers(steps: Iterable[Step], output: Any) -> dict[int, list[Ref]]:
+    """Step number -> what nobody reads after it."""
+    last: dict[Ref, int] = {}
+    for step in steps:
+        for source in step.reads:
+            if isinstance(source, Ref):
+                last[source] = step.number
+    for source in operands_in(output):
+        last.pop(source, None)
+    by_step: dict[int, list[Ref]] = {}
+    for ref, number in last.items():
+        by_step.setdefault(number, []).append(ref)
+    return by_step
+
+
+# -- any number of images
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the images lie in a tensor: ``each`` neighbouring indices of ``axis`` are one image."""
+
+    axis: int
+    each: int = 1
+
+    def select(self, tensor: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The part of the tensor that belongs to these images, in this order."""
+        if self.each == 1:
+            return tensor.index_select(self.axis, images)
+        offsets = torch.arange(self.each, device=images.device)
+        index = (images[:, None] * self.each + offsets).flatten()
+        return tensor.index_select(self.axis, index)
+
+
+@dataclass(eq=False, slots=True)
+class Program:
+    """A tape that can be played with any number of images.
+
+    Attributes:
+        steps: with ``Length`` in the place of whole numbers that count images.
+        output: what the model returns.
+        rows: where the images lie in each value; values that are not listed hold none.
+    """
+
+    steps: list[Step]
+    output: Any
+    rows: dict[Source, Rows] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, one: Tape, other: Tape) -> Program | None:
+        """What two tapes of the same model, with different numbers of images, have in common.
+
+        None where they cannot be made into one another: the images do not lie along one axis, a
+        number in between is no multiple of theirs, or operations write into shared memory.
+        """
+        sizes = one.inputs[0].shape[0], other.inputs[0].shape[0]
+        same = [s.function for s in one.steps] == [s.function for s in other.steps]
+        if not same or not (one.resumable and other.resumable):
+            return None
+        program = cls([], one.output)
+        try:
+            for left, right in zip(one.steps, other.steps, strict=True):
+                merged = (
+                    _merged([*left.arguments], [*right.arguments], sizes),
+                    _merged(left.keywords, right.keywords, sizes),
+                )
+                program.steps.append(
+                    Step(left.number, left.function, tuple(merged[0]), merged[1], left.results)
+                )
+            program.rows = rows_between(one, other, strict=True)
+        except _ImagesElsewhereError:
+            return None
+        return program
+
+
+class _ImagesElsewhereError(Exception):
+    """Images do not lie along one axis."""
+
+
+def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Source, Rows]:
+    """Where the images lie in each value: the axis whose length follows their number.
+
+    Args:
+        one: a tape.
+        other: of the same model, with another number of images.
+        strict: refuse values in which images do not lie along one axis, instead of leaving them
+            out.
+    """
+    sizes = one.inputs[0].shape[0], other.inputs[0].shape[0]
+    pairs: list[tuple[Source, torch.Tensor, torch.Tensor]] = [
+        (Input(number), *pair)
+        for number, pair in enumerate(zip(one.inputs, other.inputs, strict=True))
+    ]
+    pairs += [(ref, value, other.values[ref]) for ref, value in one.values.items()]
+    rows: dict[Source, Rows] = {}
+    for source, mine, theirs in pairs:
+        try:
+            found = _rows(mine.shape, theirs.shape, sizes)
+        except _ImagesElsewhereError:
+            if strict:
+                raise
+            continue
+        if found is not None:
+            rows[source] = found
+    return rows
+
+
+def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> Rows | None:
+    """Where the images lie, given the shapes for two numbers of them; None where there are none."""
+    differ = [axis for axis, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(one) == len(other) and not differ:
+        return None
+    axis = differ[0] if differ else 0
+    each, rest = divmod(one[axis], sizes[0]) if one else (0, 1)
+    if len(one) != len(other) or len(differ) > 1 or rest or other[axis] != each * sizes[1]:
+        raise _ImagesElsewhereError
+    return Rows(axis, each)
+
+
+def _merged(one: Any, other: Any, sizes: tuple[int, int]) -> Any:
+    """The arguments of one step on both tapes as one, with ``Length`` where they count images."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            raise _ImagesElsewhereError
+        return type(one)([_merged(a, b, sizes) for a, b in zip(one, other, strict=True)])
+    if isinstance(one, dict):
+        return {key: _merged(value, other[key], sizes) for key, value in one.items()}
+    if isinstance(one, torch.Tensor):
+        return _merged_constant(one, other)
+    if type(one) is int and type(other) is int and one != other:
+        each, rest = divmod(one, sizes[0])
+        if rest or other != each * sizes[1]:
+            raise _ImagesElsewhereError
+        return Length(each)
+    if one != other and not (isinstance(one, float) and math.isnan(one)):
+        raise _ImagesElsewhereError
+    return one
+
+
+def _merged_constant(one: torch.Tensor, other: Any) -> torch.Tensor:
+    """A weight, or a constant made anew in each run, which must then be the same."""
+    same = isinstance(other, torch.Tensor) and (
+        one is other or (one.shape == other.shape and torch.equal(one, other))
+    )
+    if not same:
+        raise _ImagesElsewhereError
+    return one

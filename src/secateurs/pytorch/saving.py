@@ -1,0 +1,148 @@
+"""Models on disk: safetensors with the cut inside. No pickle anywhere."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import cut_in, metadata
+from secateurs.channels.proof import CutReport, cut_of, keep_report_
+from secateurs.errors import CheckpointError
+from secateurs.files import content_of, unpacked, write_atomically
+from secateurs.pytorch.surgery.slicing import cut_copy
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write a model's weights, and the cut that leads to it from the dense model.
+
+    Args:
+        model: cut or not.
+        path: the file; it is whole or not there.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
+    write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
+
+
+def load(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load what ``save`` wrote into a freshly built dense model.
+
+    Args:
+        model: the dense model, built as before; unchanged.
+        path: a file that ``save`` wrote, any safetensors file of the model's weights, or a plain
+            PyTorch checkpoint (read with ``weights_only=True``).
+
+    Returns:
+        A new model, cut as the saved one was, with its weights.
+
+    Raises:
+        CheckpointError: the file is corrupted, foreign, or does not fit the model.
+    """
+    state, cut = read(path)
+    made = cut_copy(model, cut)
+    _fill_(made, state, Path(path))
+    if cut:
+        keep_report_(made, CutReport(cut))
+    return made
+
+
+def read(path: str | Path) -> tuple[dict[str, torch.Tensor], Cut]:
+    """A file's tensors, and the cut inside (an empty one where there is none)."""
+    path = Path(path)
+    content = content_of(path)
+    if _looks_like_torch(content):
+        return _read_torch(path), Cut()
+    expected = f"{path}: expected a safetensors file or a PyTorch checkpoint"
+    state, said = unpacked(content, load_tensors, expected)
+    return state, cut_in(said)
+
+
+def to_bytes(state: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:
+    """A safetensors file's content; a tensor under several names is written once."""
+    return save_tensors(_distinct(state), dict(said))
+
+
+def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
+    kept = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() == 0 or key not in seen:
+            kept[name] = tensor.detach().cpu().contiguous()
+            seen.add(key)
+    return kept
+
+
+def _looks_like_torch(content: bytes) -> bool:
+    return content[:2] == b"PK" or content[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles; what matters is whether it reads
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Only what PyTorch says first: it goes on to advise reading the file without the check.
+        reason = str(error).partition(". ")[0].splitlines()[0]
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of plain tensors; it cannot be read with "
+            f"weights_only=True ({reason}). Save the model's state_dict() instead of the model."
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise CheckpointError(
+            f"{path}: expected a dictionary of tensors; received {type(content).__name__}"
+        )
+    return content
+
+
+def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    own = model.state_dict()
+    tied = _ties(own)
+    missing = [
+        name for name in own if name not in state and not any(t in state for t in tied[name])
+    ]
+    foreign = [name for name in state if name not in own]
+    if missing or foreign:
+        raise CheckpointError(
+            f"{path}: expected the tensors of {type(model).__name__}; "
+            + "; ".join(
+                f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for what, names in (("missing", missing), ("not in the model", foreign))
+                if names
+            )
+            + ". Build the model as it was built before it was saved."
+        )
+    for name in own:
+        if name in state and own[name].shape != state[name].shape:
+            raise CheckpointError(
+                f"{path}: {name}: expected shape {tuple(own[name].shape)}; "
+                f"received {tuple(state[name].shape)}. Build the model as it was built before it "
+                f"was "
+                f"saved."
+            )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """For each name, all names of the same tensor."""
+    by_place: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in state.items():
+        by_place.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+    return {name: by_place[tensor.data_ptr(), tensor.shape] for name, tensor in state.items()}

@@ -1,0 +1,307 @@
+"""A cut tried out on shapes alone, to find sizes that a forward pass has baked in.
+
+Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a
+cut is made on tensors without data, the model is run, and each operation's result is held against
+the shape the labels foretell. Where they differ, an integer in the code did not follow. A wrong
+result is replaced by one of the foretold shape, so that one run finds every such place.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch._ops import OpOverload
+
+from secateurs.channels.equations import Ids
+from secateurs.pytorch.tracing import rules
+from secateurs.pytorch.tracing.interpreter import Counted, users_line
+from secateurs.pytorch.tracing.op_call import (
+    MADE_NEW,
+    Call,
+    is_decided_by_data,
+    made_for_real,
+    numbers_of,
+    start_of,
+    tensors_in,
+)
+from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, Operation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WrongSize:
+    """An axis whose length is not the one foretold.
+
+    Attributes:
+        key: (pass, operation, output, axis), the same in every rehearsal; behind it the number of
+            the side where it is one of a grid along that axis.
+        units: the channels along it; None where it carries none.
+        dense: its length in the dense model.
+        got: its length now; None where the operation failed and did not say.
+        line: the user's line that is running.
+        layers: the modules whose code is running, innermost first.
+    """
+
+    key: tuple[int, ...]
+    units: Ids | None
+    dense: int
+    got: int | None
+    line: str
+    layers: tuple[str, ...]
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it still has its dense length: a number was kept somewhere."""
+        return self.got == self.dense
+
+
+START = -1
+"""In the place of a result's number: it is the position from which something is taken."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WrongNumber:
+    """A factor that is not what it was, because it was computed from a size that changed."""
+
+    key: tuple[int, ...]
+    dense: float
+    got: float
+    line: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raised:
+    """The forward pass ended early.
+
+    Attributes:
+        operation: the last one that was done.
+        line: the user's line that raised.
+        message: what it said.
+        layers: the modules whose code was running, innermost first.
+        next: the sizes that the operation it did not get to would have had to change.
+    """
+
+    operation: int
+    line: str
+    message: str
+    layers: tuple[str, ...]
+    next: tuple[WrongSize, ...] = ()
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a rehearsal found to be wrong."""
+
+    sizes: list[WrongSize] = field(default_factory=list)
+    numbers: list[WrongNumber] = field(default_factory=list)
+    raised: Raised | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.sizes or self.numbers or self.raised)
+
+
+class OffCourseError(Exception):
+    """The small model's operations are no longer those of the dense one."""
+
+
+class Rehearsal(Counted):
+    """Runs the small model on tensors without data and compares it with what is foretold."""
+
+    def __init__(
+        self, model: nn.Module, forward: ForwardPass, number: int, stays: NDArray[Any]
+    ) -> None:
+        super().__init__(rules.is_whole)
+        self._model = model
+        self._forward = forward
+        self._pass = number
+        self._stays = stays
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self.findings = Findings()
+
+    def rehearse(self) -> Findings:
+        """Run it through, or to where it raises."""
+        try:
+            self.run(
+                self._model,
+                self._forward.arguments,
+                self._forward.keywords,
+                self._forward.training,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
+            line, layers = _line_of(error), tuple(self._layers_in(_frames_of(error)))
+            self.findings.raised = Raised(
+                max(0, min(self.index, len(self._forward.operations) - 1)),
+                line,
+                (str(error).splitlines() or [type(error).__name__])[0][:120],
+                layers,
+                () if isinstance(error, OffCourseError) else tuple(self._next(line, layers)),
+            )
+        return self.findings
+
+    def _next(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
+        """Lengths that change in the operation after the last one."""
+        for operation in self._forward.operations[self.index + 1 : self.index + 2]:
+            for place, (dense, axes) in enumerate(operation.outputs):
+                small = self._shape(dense, axes)
+                for axis, units in axes.items():
+                    if small[axis] != dense[axis]:
+                        key = (self._pass, self.index + 1, place, axis)
+                        size = dense[axis]
+                        yield WrongSize(key, units, size, size, line, layers)
+
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        call = Call(function, arguments, keywords)
+        if self.index >= len(self._forward.operations):
+            raise OffCourseError("it does more than the dense model")
+        operation = self._forward.operations[self.index]
+        if operation.name != str(function.overloadpacket):
+            raise OffCourseError(f"it does {call.name} where the dense model did {operation.name}")
+        if call.packet in MADE_NEW or not any(tensor.is_meta for tensor in call.tensors()):
+            return made_for_real(call)
+        if not operation.outputs and operation.value is None:
+            return call.run()  # of constants alone, made where the input is
+        if is_decided_by_data(call):
+            return operation.value if operation.value is not None else self._made(call, operation)
+        self._compare_numbers(call, operation)
+        self._compare_starts(call, operation)
+        try:
+            output = call.run()
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            self._note_sizes(call, operation, None)
+            return self._foretold(call, operation)
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(output)]
+        if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
+            self._note_sizes(call, operation, shapes)
+            return self._foretold(call, operation)
+        return output
+
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        call = Call(function, arguments, keywords)
+        has_data = not any(tensor.is_meta for tensor in call.tensors())
+        return made_for_real(call) if has_data else call.run()
+
+    def _shape(self, dense: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+        shape = list(dense)
+        for axis, units in axes.items():
+            shape[axis] = int(self._stays[units].sum())
+        return tuple(shape)
+
+    def _foretold(self, call: Call, operation: Operation) -> Any:
+        first = call.tensors()[0]
+        if call.function._schema.is_mutable:
+            return first
+        return self._made(call, operation)
+
+    def _made(self, call: Call, operation: Operation) -> Any:
+        """Results of the foretold shapes."""
+        made = [
+            torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")
+            for (shape, axes), dtype in zip(operation.outputs, operation.types, strict=True)
+        ]
+        returns = call.function._schema.returns
+        if len(returns) == 1 and isinstance(returns[0].type, torch.TensorType):
+            return made[0]
+        return made if len(returns) == 1 else tuple(made)
+
+    def _note_sizes(
+        self, call: Call, operation: Operation, shapes: list[tuple[int, ...]] | None
+    ) -> None:
+        line = users_line()
+        layers = tuple(self._layers_in(_running_frames()))
+        given = set(call.numbers(int))
+        for place, (dense, axes) in enumerate(operation.outputs):
+            foretold = self._shape(dense, axes)
+            got = _asked_shape(call, len(dense)) if shapes is None else _nth(shapes, place)
+            if got is not None and len(got) != len(dense):
+                got = None
+            for axis in range(len(dense)):
+                length = got[axis] if got is not None and got[axis] >= 0 else None
+                if length == foretold[axis] or (length is None and foretold[axis] == dense[axis]):
+                    continue
+                if length is None and got is None and dense[axis] in given:
+                    length = dense[axis]
+                if length is None and got is not None:
+                    continue  # a -1, which follows
+                key = (self._pass, self.index, place, axis)
+                wrong = WrongSize(key, axes.get(axis), dense[axis], length, line, layers)
+                self.findings.sizes.append(wrong)
+
+    def _compare_numbers(self, call: Call, operation: Operation) -> None:
+        present = numbers_of(call)
+        for place, (dense, got) in enumerate(zip(operation.numbers, present, strict=False)):
+            if not math.isclose(dense, got, rel_tol=1e-6, abs_tol=1e-12):
+                key = (self._pass, self.index, place)
+                self.findings.numbers.append(WrongNumber(key, dense, got, users_line()))
+
+    def _compare_starts(self, call: Call, operation: Operation) -> None:
+        """What is taken from a position on begins behind as many channels as stay before it."""
+        found = start_of(call)
+        if operation.start is None or found is None:
+            return
+        axis, dense = operation.start
+        units = operation.operands[0].axes.get(axis)
+        if units is None or found[1] == self._stays[units[:dense]].sum():
+            return
+        key = (self._pass, self.index, START, axis)
+        layers = tuple(self._layers_in(_running_frames()))
+        wrong = WrongSize(key, units[:dense], dense, found[1], users_line(), layers)
+        self.findings.sizes.append(wrong)
+
+    def _layers_in(self, frames: Iterator[FrameType]) -> Iterator[str]:
+        seen = set()
+        for frame in frames:
+            path = self._paths.get(id(frame.f_locals.get("self")))
+            if path is not None and path not in seen:
+                seen.add(path)
+                yield path
+
+
+def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
+    """The shape a failed reshape, view or expand was told to make."""
+    for value in [*call.arguments[1:], *call.keywords.values()]:
+        is_shape = isinstance(value, (list, tuple)) and len(value) == rank
+        if is_shape and all(isinstance(size, int) for size in value):
+            return tuple(value)
+    return None
+
+
+def _nth(shapes: list[tuple[int, ...]], place: int) -> tuple[int, ...] | None:
+    return shapes[place] if place < len(shapes) else None
+
+
+def _running_frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _frames_of(error: BaseException) -> Iterator[FrameType]:
+    trail = error.__traceback__
+    frames = []
+    while trail is not None:
+        frames.append(trail.tb_frame)
+        trail = trail.tb_next
+    yield from reversed(frames)
+
+
+def _line_of(error: BaseException) -> str:
+    """Where, in the user's code, a forward pass raised."""
+    trail = error.__traceback__
+    place = "an unknown line"
+    while trail is not None:
+        name = trail.tb_frame.f_globals.get("__name__", "")
+        if not re.match(r"torch(\.|$)|secateurs\.pytorch", name):
+            place = f"{trail.tb_frame.f_code.co_filename}:{trail.tb_lineno}"
+        trail = trail.tb_next
+    return place

@@ -1,0 +1,147 @@
+"""The sizes that PyTorch's layers keep as integers, and the axes they follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
+
+from secateurs.channels.cost import Product
+from secateurs.channels.equations import Equations, Ids
+from secateurs.channels.network import Size
+from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.tracing.tracer import Tracer
+
+_Norm = nn.modules.batchnorm._NormBase
+CONVOLUTION = nn.modules.conv._ConvNd
+_Transposed = nn.modules.conv._ConvTransposeNd
+
+FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
+    # layer, attribute, the tensor it follows, along which axis
+    (_Transposed, "in_channels", "weight", 0),
+    (_Transposed, "out_channels", "weight", 1),
+    (CONVOLUTION, "out_channels", "weight", 0),
+    (CONVOLUTION, "in_channels", "weight", 1),
+    (nn.Linear, "out_features", "weight", 0),
+    (nn.Linear, "in_features", "weight", 1),
+    (nn.Bilinear, "out_features", "weight", 0),
+    (nn.Bilinear, "in1_features", "weight", 1),
+    (nn.Bilinear, "in2_features", "weight", 2),
+    (nn.Embedding, "num_embeddings", "weight", 0),
+    (nn.Embedding, "embedding_dim", "weight", 1),
+    (nn.RNNBase, "input_size", "weight_ih_l0", 1),
+    (nn.RNNBase, "hidden_size", "weight_hh_l0", 1),
+    (nn.RNNCellBase, "input_size", "weight_ih", 1),
+    (nn.RNNCellBase, "hidden_size", "weight_hh", 1),
+    (nn.PReLU, "num_parameters", "weight", 0),
+    (nn.GroupNorm, "num_channels", "weight", 0),
+    (_Norm, "num_features", "weight", 0),
+    (_Norm, "num_features", "running_mean", 0),
+)
+
+
+def sizes_of(
+    model: nn.Module, leaves: Sequence[Leaf], counts: Mapping[tuple[str, str], Ids]
+) -> list[Size]:
+    """Every integer attribute that a cut must keep in step.
+
+    Args:
+        model: the traced model.
+        leaves: its tensors, with the units along their axes.
+        counts: (layer, attribute) -> units that it counts, found while tracing (convolution groups,
+            ...).
+    """
+    by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
+    sizes: dict[tuple[str, str, int | None], Size] = {}
+    for owner, module in model.named_modules():
+        for attribute, units in _followed(owner, module, by_tensor, counts):
+            if getattr(module, attribute, None) == math.prod(len(u) for u in units):
+                sizes.setdefault(
+                    (owner, attribute, None), Size(owner, attribute, None, Product(1, units))
+                )
+        for place, axis_units in _normalized_shape(module, by_tensor):
+            size = Size(owner, "normalized_shape", place, Product(1, (axis_units,)))
+            sizes.setdefault((owner, "normalized_shape", place), size)
+    return list(sizes.values())
+
+
+def _followed(
+    owner: str,
+    module: nn.Module,
+    by_tensor: Mapping[int, Leaf],
+    counts: Mapping[tuple[str, str], Ids],
+) -> Iterator[tuple[str, tuple[Ids, ...]]]:
+    for (layer, attribute), units in counts.items():
+        if layer == owner:
+            yield attribute, (units,)
+    for kind, attribute, tensor, axis in FOLLOWS:
+        if not isinstance(module, kind):
+            continue
+        leaf = by_tensor.get(id(getattr(module, tensor, None)))
+        if leaf is not None and axis in leaf.axes:
+            yield attribute, (leaf.axes[axis],)
+
+
+def _normalized_shape(
+    module: nn.Module, by_tensor: Mapping[int, Leaf]
+) -> Iterator[tuple[int, Ids]]:
+    """A tuple that follows every axis of the weight (layer norm and its relatives)."""
+    shape = getattr(module, "normalized_shape", None)
+    leaf = by_tensor.get(id(getattr(module, "weight", None)))
+    if isinstance(shape, (tuple, list)) and leaf is not None:
+        for axis, units in leaf.axes.items():
+            if axis < len(shape) and shape[axis] == len(units):
+                yield axis, units
+
+
+def _parts_of(equations: Equations, made: Ids, width: int) -> list[Ids]:
+    """What queries, keys and values there are in a projection, as its forward pass divides it.
+
+    Together where they are made of the same values, else those of the keys and values, or each.
+    """
+    if len(made) != 3 * width:
+        return [made]
+    for first in (0, width):
+        fused = made[first:]
+        if equations.sides(fused) is not None:
+            parts, columns = equations.factor(fused, (len(fused) // width, width))
+            equations.freeze(parts, "queries, keys and values")
+            return [made[:first], columns] if first else [columns]
+    return [made[:width], made[width : 2 * width], made[2 * width :]]
+
+
+def demand(model: nn.Module, leaves: Sequence[Leaf], tracer: Tracer) -> None:
+    """What PyTorch's own attention layer asks of its sizes, in checks that no operation shows.
+
+    Its embedding is heads times positions, and the queries, keys and values are as wide as that.
+    """
+    by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
+    for owner, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            _demand_of_attention(owner, module, by_tensor, tracer)
+
+
+def _demand_of_attention(
+    owner: str, module: nn.MultiheadAttention, by_tensor: Mapping[int, Leaf], tracer: Tracer
+) -> None:
+    equations = tracer.equations
+    width, heads = module.embed_dim, module.num_heads
+    output = by_tensor.get(id(module.out_proj.weight))
+    if output is None or not {0, 1} <= output.axes.keys() or heads in {1, width}:
+        return
+    equations.equate(output.axes[0], output.axes[1])
+    rows, columns = equations.factor(output.axes[0], (heads, width // heads))
+    for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        leaf = by_tensor.get(id(getattr(module, name)))
+        made = None if leaf is None else leaf.axes.get(0)
+        for part in () if made is None else _parts_of(equations, made, width):
+            equations.equate(part, output.axes[0])
+    tracer.counts |= {
+        (owner, "embed_dim"): output.axes[0],
+        (owner, "num_heads"): rows,
+        (owner, "head_dim"): columns,
+    }
+    for attribute in ("kdim", "vdim"):
+        if getattr(module, attribute) == width:
+            tracer.counts[owner, attribute] = output.axes[0]

@@ -1,0 +1,166 @@
+"""Which weights a tensor is proportional to, so that a factor on it can be put into them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from secateurs.channels.equations import Ids
+from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Labels
+
+Part = tuple[Leaf, int, Ids]
+"""A weight, one of its axes, and the indices there."""
+
+PICKS = {
+    aten.select,
+    aten.unbind,
+    aten.chunk,
+    aten.split,
+    aten.split_with_sizes,
+    aten.tensor_split,
+    aten.slice,
+    aten.narrow,
+}
+MOVES = PICKS | {
+    aten.view,
+    aten._unsafe_view,
+    aten.reshape,
+    aten.permute,
+    aten.transpose,
+    aten.t,
+    aten.swapaxes,
+    aten.movedim,
+    aten.unsqueeze,
+    aten.squeeze,
+    aten.flatten,
+    aten.unflatten,
+    aten.roll,
+    aten.clone,
+    aten.contiguous,
+    aten.alias,
+    aten.detach,
+    aten.to,
+    aten.type_as,
+    aten.dropout,
+    aten.expand,
+    aten.repeat,
+}
+NORMS = {aten.layer_norm, aten.rms_norm, aten.batch_norm, aten.group_norm}
+CHANNEL_AXIS = {
+    aten.linear: -1,
+    aten.conv1d: 1,
+    aten.conv2d: 1,
+    aten.conv3d: 1,
+    aten.layer_norm: -1,
+    aten.rms_norm: -1,
+    aten.batch_norm: 1,
+    aten.group_norm: 1,
+}
+"""Operations whose result is proportional to weights of theirs, and where their filters lie."""
+
+
+def parts_before(labels: Labels) -> list[Part] | None:
+    """The weights that a tensor is proportional to; None where that cannot be told.
+
+    All that these weights make has to end there: what is read elsewhere too would see the factor.
+    """
+    met: list[Labels] = []
+    parts = _walk(labels, [], met)
+    times = Counter(map(id, met))
+    return None if any(known.uses > times[id(known)] for known in met) else parts
+
+
+def _walk(labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]) -> list[Part] | None:
+    """Go back from a tensor; ``moves`` lead from here to it, first to last.
+
+    ``met`` gets the tensors on the way, each as often as it is come by, but for those of which
+    each reader picks a part of its own.
+    """
+    call = labels.call
+    if labels.leaf is not None:
+        return [(labels.leaf, 0, np.arange(labels.leaf.tensor.shape[0]))]
+    if call is None:
+        return None
+    if call.packet in MOVES:
+        if not (moves and moves[0][0].packet in PICKS):
+            met.append(labels)
+        return _walk(labels.sources[0], [(call, labels), *moves], met)
+    if not any(move.packet in PICKS for move, _ in moves):
+        met.append(labels)
+    if call.packet in CHANNEL_AXIS:
+        return _rows(_scaled(labels), _reached(call, moves, CHANNEL_AXIS[call.packet]))
+    if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
+        return _walk(labels.sources[0], moves, met)
+    if call.packet in (aten.matmul, aten.bmm) and not any(m.packet in PICKS for m, _ in moves):
+        return _walk(labels.sources[0], [], met)  # all of it, whatever moved the products
+    if call.packet is aten.add and len(labels.sources) == 2:
+        return _both(labels.sources, moves, met)
+    return None
+
+
+def _scaled(labels: Labels) -> list[Labels]:
+    """The weights of an operation that its result is proportional to: all, or scale and shift."""
+    call, weights = labels.call, labels.sources[1:]
+    if call is None or call.packet not in NORMS:
+        return list(weights)
+    known = [source for source in weights if source.leaf is not None]
+    return [source for source in known if source.leaf is call_leaf(call, source)]
+
+
+def call_leaf(call: Call, source: Labels) -> Leaf | None:
+    """The leaf, if it is the normalisation's scale or shift and not one of its statistics."""
+    from secateurs.pytorch.tracing.op_record import labels_of
+
+    for name in ("weight", "bias"):
+        tensor = call.get(name)
+        if tensor is not None and labels_of(tensor).leaf is source.leaf:
+            return source.leaf
+    return None
+
+
+def _both(
+    sources: Sequence[Labels], moves: list[tuple[Call, Labels]], met: list[Labels]
+) -> list[Part] | None:
+    """A sum is proportional to what both of its terms are proportional to."""
+    if any(source.leaf is not None for source in sources):
+        leaf = next(source.leaf for source in sources if source.leaf is not None)
+        other = next(source for source in sources if source.leaf is None)
+        parts = _walk(other, moves, met)
+        own = (leaf, 0, np.arange(leaf.tensor.shape[0]))
+        return None if parts is None else [*parts, own]
+    first, second = (_walk(source, moves, met) for source in sources)
+    if first is None or second is None or len(first) != len(second):
+        return None
+    pairs = zip(first, second, strict=True)
+    same = all(a[0] is b[0] and a[1] == b[1] and np.array_equal(a[2], b[2]) for a, b in pairs)
+    return first if same else None
+
+
+def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[Part] | None:
+    leaves = [labels.leaf for labels in weights]
+    if rows is None or not leaves or any(leaf is None for leaf in leaves):
+        return None
+    return [(leaf, 0, rows) for leaf in leaves if leaf is not None]
+
+
+def _reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | None:
+    """Which filters of an operation reach the tensor at the end of the moves."""
+    output = call.result
+    if output is None:
+        return None
+    lengths = [1] * output.dim()
+    lengths[axis] = output.shape[axis]
+    labels = torch.arange(output.shape[axis]).view(lengths).expand(output.shape)
+    for move, made in moves:
+        function = aten.reshape.default if move.packet in (aten.view, aten._unsafe_view) else None
+        if move.packet in (aten.to, aten.type_as, aten.dropout):
+            continue
+        moved = (function or move.function)(labels, *move.arguments[1:], **move.keywords)
+        labels = list(tensors_in(moved))[made.place]
+    return np.unique(labels.numpy())

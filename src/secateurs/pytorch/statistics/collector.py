@@ -1,0 +1,191 @@
+"""One pass of calibration data through a PyTorch model, for all that criteria ask of it.
+
+What is looked at are the operands that consumers read: the places where the trace noted masks.
+Sums of values are taken while the model runs; gradients come from playing its tape again under
+autograd, with a gate of ones on each operand, so the user's model, its modes, its gradients and
+what it keeps frozen are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch, batches
+from secateurs.calibration.collector import Gathering
+from secateurs.calibration.removal import ExactAblation
+from secateurs.calibration.statistics import Gathered
+from secateurs.channels.network import Network
+from secateurs.channels.tensors import Mask
+from secateurs.criteria.registry import Need
+from secateurs.pytorch.ablation.removal import Removals
+from secateurs.pytorch.replay.tape import play, record
+from secateurs.pytorch.statistics.gates import Place, Places, as_numbers, autograd, own, recorded
+from secateurs.pytorch.statistics.loss import Loss, Objective, on_device
+from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call
+
+
+def gather(
+    network: Network, needs: Need, data: Any, *, loss: Loss | None = None, who: str = "gather"
+) -> Gathered:
+    """All that these needs take, in one pass over the calibration data and in bounded memory.
+
+    Args:
+        network: as ``trace`` made it; its model comes back exactly as it was.
+        needs: what to gather.
+        data: calibration data, as ``secateurs.calibration.batches.batches`` takes them.
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        who: what needs it, for messages.
+
+    Raises:
+        DataError: the data cannot be used; the message says why and what would help.
+    """
+    source = traced(network)
+    objective = Objective(loss, who)
+    labels = bool(needs & Need.LOSS) and objective.needs_labels
+    stream = batches(data, source.example_inputs, who, labels=labels)
+    first = next(stream)  # there is one, or it has raised
+    work = Pass(network, needs, objective, first)
+    work.add(first)
+    for batch in stream:
+        work.add(batch)
+    return work.gathered()
+
+
+@dataclass(eq=False)
+class Pass(Gathering):
+    """The sums of one pass, batch by batch.
+
+    Attributes:
+        objective: the loss.
+        first: the first batch, to learn from how the model treats images.
+    """
+
+    objective: Objective
+    first: Batch
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.source = traced(self.network)
+        self.places = Places.found(self.source, self.first)
+        self.ablation = ExactAblation(self.network, partial(Removals, self.network, self.objective))
+        self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
+
+    # -- values
+
+    def add_values(self, batch: Batch) -> None:
+        """Add to the readings, the grams or both, as is needed."""
+        arguments, keywords, _ = on_device(batch, self.source.model)
+        fresh = not self.readings
+        seen: set[int] = set()
+
+        def watch(number: int, call: Call) -> None:
+            tensors = call.tensors()
+            for place in self.places.at.get(number, ()):
+                if fresh:
+                    layer = self.source.operations[number].layer
+                    strength = _strength(call, place.mask)
+                    self.note_reader(place.reading, layer, place.mask.units, strength)
+                if place.reading not in seen:
+                    seen.add(place.reading)
+                    self._sum_operand(place, tensors[place.mask.operand])
+
+        record(self.source.model, self.source.operations, arguments, keywords, watch, keep=False)
+
+    def _sum_operand(self, place: Place, operand: torch.Tensor) -> None:
+        values = operand.movedim(place.mask.axis, -1).flatten(0, -2)
+        if self.needs & Need.ACTIVATIONS:
+            self.readings[place.reading].add(
+                len(values),
+                as_numbers((values == 0).sum(0)),
+                as_numbers(values.abs().sum(0, dtype=torch.float64)),
+                as_numbers(values.sum(0, dtype=torch.float64)),
+                as_numbers(values.square().sum(0, dtype=torch.float64)),
+            )
+        for name, number, rows in self._rows_of_groups:
+            if number == place.reading:
+                self._sum_products(name, number, values[:, rows.T.flatten()], rows.shape)
+
+    def _where_groups_lie(self) -> list[tuple[str, int, torch.Tensor]]:
+        """(group, reading, indices of each channel) where a group's channels are read."""
+        found: dict[tuple[str, int], torch.Tensor] = {}
+        for place in self.places.all:
+            for name, rows in self.groups_among(place.mask.units):
+                found[name, place.reading] = torch.from_numpy(rows)
+        return [(name, number, rows) for (name, number), rows in found.items()]
+
+    def _sum_products(
+        self, name: str, number: int, values: torch.Tensor, shape: Sequence[int]
+    ) -> None:
+        channels, each = shape
+        table = values.reshape(-1, each, channels).flatten(0, 1).double()
+        self.add_products(
+            name, number, len(table), as_numbers(table.sum(0)), as_numbers(table.T @ table)
+        )
+
+    # -- gradients
+
+    def add_gates(self, batch: Batch) -> None:
+        """Add to the gates."""
+        for slopes in self.places.slopes(batch, self.objective):
+            self.gates.add(slopes)
+
+    def add_squared_gradients(self, image: Batch) -> None:
+        """Add to the curvature; of one image."""
+        tape, labels = recorded(self.source, image)
+        wanted = {
+            id(tensor): (name, tensor)
+            for name, tensor in self.source.tensors.items()
+            if self.network.tensors[name].is_parameter and tensor.is_floating_point()
+        }
+        leaves: dict[str, torch.Tensor] = {}
+
+        def find(tensor: torch.Tensor) -> torch.Tensor:
+            name, _ = wanted.get(id(tensor), ("", None))
+            if not name:
+                return own(tensor)
+            return leaves.setdefault(name, tensor.detach().requires_grad_())
+
+        with autograd():
+            loss = self.objective.losses(play(tape, lambda _, call: call, find), labels).sum()
+            found = (
+                torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                if loss.requires_grad
+                else [None] * len(leaves)
+            )
+        for name, _ in wanted.values():
+            self.curvature.setdefault(name, np.zeros(self.source.tensors[name].shape))
+        for name, slope in zip(leaves, found, strict=True):
+            if slope is not None:
+                self.curvature[name] += np.square(as_numbers(slope))
+
+
+def _strength(call: Call, mask: Mask) -> NDArray[np.float64]:
+    """For each index of what is read, the squared norm of what the consumer's weight does with it.
+
+    1 where no weight meets it.
+    """
+    length = len(mask.units)
+    ones = np.ones(length)
+    if "weight" in call.named and mask.operand == 0:
+        squares = call["weight"].detach().double().square()
+        if call.packet is aten.linear:
+            return as_numbers(squares.sum(0)) if squares.dim() == 2 else as_numbers(squares)
+        groups = call.get("groups", 1)
+        if call.get("transposed") or "conv_transpose" in call.name:
+            return as_numbers(squares.flatten(1).sum(1))
+        inside = squares.flatten(2).sum(2)  # (filters, channels of their group)
+        return as_numbers(inside.unflatten(0, (groups, -1)).sum(1).flatten())
+    tensors = call.tensors()
+    other = tensors[mask.operand + 1] if mask.operand + 1 < len(tensors) else None
+    if call.packet in (aten.matmul, aten.mm, aten.addmm) and other is not None and other.dim() == 2:
+        return as_numbers(other.detach().double().square().sum(1))
+    return ones

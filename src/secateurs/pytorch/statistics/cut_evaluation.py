@@ -1,0 +1,69 @@
+"""What a cut does to the loss, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateurs.calibration.batches import Batch
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.pytorch.statistics.loss import Loss, Objective, on_device
+from secateurs.pytorch.surgery.slicing import cut_copy
+from secateurs.pytorch.trace_model import traced
+
+
+def judged(
+    network: Network,
+    cut: Cut,
+    images: Sequence[Batch],
+    recalibrate: Sequence[Batch] = (),
+    loss: Loss | None = None,
+) -> tuple[NDArray[np.float64], float | None]:
+    """(the loss of each image, the share put into the right class or None) after a cut.
+
+    Args:
+        network: as traced; its model is not changed.
+        cut: what goes.
+        images: to judge by.
+        recalibrate: images from which batch normalisation takes its statistics anew; none leaves
+            them as they were.
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+    """
+    model = cut_copy(traced(network).model, cut).eval()
+    objective = Objective(loss, "auto")
+    losses, right, counted = [], 0, 0
+    with torch.inference_mode():
+        if recalibrate:
+            _recalibrate_(model, recalibrate)
+        for batch in images:
+            arguments, keywords, labels = on_device(batch, model)
+            outputs = model(*arguments, **keywords)
+            losses.append(objective.losses(outputs, labels).double().cpu().numpy())
+            hits = objective.right(outputs, labels)
+            if hits is not None:
+                right, counted = right + int(hits.sum()), counted + len(hits)
+    return np.concatenate(losses), right / counted if counted else None
+
+
+def _recalibrate_(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """Statistics of batch normalisation as these images have them: the plain mean over batches."""
+    norms = [one for one in model.modules() if isinstance(one, _BatchNorm)]
+    norms = [one for one in norms if one.running_mean is not None]
+    momenta = [one.momentum for one in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch's name for the plain mean
+        norm.train()
+    for batch in batches:
+        arguments, keywords, _ = on_device(batch, model)
+        if len(batch) > 1:
+            model(*arguments, **keywords)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum

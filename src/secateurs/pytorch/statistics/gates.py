@@ -1,0 +1,210 @@
+"""How each image's loss changes with a gate on what consumers read.
+
+A gate of ones is put on each operand that a consumer reads channels of, and the model's tape is
+played again under autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.statistics import Slopes
+from secateurs.channels.tensors import Mask
+from secateurs.pytorch.replay.tape import (
+    Rows,
+    Source,
+    Step,
+    Tape,
+    play,
+    record,
+    rows_between,
+    with_operands,
+)
+from secateurs.pytorch.statistics.loss import Objective, on_device
+from secateurs.pytorch.trace_model import TracedModel
+from secateurs.pytorch.tracing.op_call import Call
+
+
+def recorded(source: TracedModel, batch: Batch) -> tuple[Tape, torch.Tensor | None]:
+    """The model's tape on a batch, and the batch's labels."""
+    arguments, keywords, labels = on_device(batch, source.model)
+    return record(source.model, source.operations, arguments, keywords), labels
+
+
+def runs_of_two_and_three(source: TracedModel, batch: Batch) -> tuple[Tape, Tape]:
+    """The model's tapes on two images and on three: where they differ, images lie."""
+    two, three = (recorded(source, batch.rows(np.arange(n) % len(batch)))[0] for n in (2, 3))
+    return two, three
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One operand that a consumer reads channels of.
+
+    Attributes:
+        step: the operation's number.
+        mask: which operand, along which axis, which units.
+        reading: the number of the values that are read; consumers of the same values share it.
+        rows: where the images lie in the operand; None where that cannot be told.
+    """
+
+    step: int
+    mask: Mask
+    reading: int
+    rows: Rows | None
+
+    @property
+    def by_image(self) -> bool:
+        """Whether every image can have a gate of its own."""
+        return self.rows is not None and self.rows.axis != self.mask.axis
+
+
+class Places:
+    """Every operand that depends on the images and that a consumer reads channels of.
+
+    Args:
+        source: the traced model.
+        one: its run on some images.
+        other: its run on another number of them.
+
+    Attributes:
+        all: the places, in the order of the run.
+        at: number of an operation -> the places it reads.
+    """
+
+    def __init__(self, source: TracedModel, one: Tape, other: Tape) -> None:
+        self._source = source
+        rows = rows_between(one, other)
+        live = one.depending_on_inputs()
+        numbers: dict[tuple[Source, int, bytes], int] = {}
+        self.all: list[Place] = []
+        self.at: dict[int, list[Place]] = {}
+        for step in one.steps:
+            for mask in source.operations[step.number].masks:
+                operand = step.operands[mask.operand]
+                if operand in live:
+                    key = (operand, mask.axis, mask.units.tobytes())
+                    number = numbers.setdefault(key, len(numbers))
+                    place = Place(step.number, mask, number, rows.get(operand))
+                    self.all.append(place)
+                    self.at.setdefault(step.number, []).append(place)
+
+    @classmethod
+    def found(cls, source: TracedModel, batch: Batch) -> Places:
+        """The places of a model, found on some images."""
+        return cls(source, *runs_of_two_and_three(source, batch))
+
+    @property
+    def by_image(self) -> bool:
+        """Whether every image of a batch can have gates of its own; if not, it has to be alone."""
+        return all(place.by_image for place in self.all)
+
+    def slopes(self, batch: Batch, objective: Objective) -> Iterator[Slopes]:
+        """How each image's loss changes with gates, for as many images at a time as can be."""
+        parts = [batch]
+        if not self.by_image:
+            # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
+            parts = [batch.rows(slice(image, image + 1)) for image in range(len(batch))]
+        for part in parts:
+            tape, labels = recorded(self._source, part)
+            yield self.slopes_of_run(tape, objective, labels, len(part))
+
+    def slopes_of_run(
+        self, tape: Tape, objective: Objective, labels: torch.Tensor | None, images: int
+    ) -> Slopes:
+        """The same for a recorded run.
+
+        Args:
+            tape: the run.
+            objective: the loss.
+            labels: of the images.
+            images: how many have gates of their own; one, where the batch cannot be told apart.
+        """
+        gated = _Gated(self.at, images, not self.by_image)
+        with autograd():
+            outputs = play(tape, gated.change, own)
+            loss = objective.losses(outputs, labels).sum()
+            gates = list(gated.gates.values())
+            found = (
+                torch.autograd.grad(loss, gates, allow_unused=True)
+                if loss.requires_grad
+                else [None] * len(gates)
+            )
+        units = {place.reading: place.mask.units for place in self.all}
+        return [
+            (units[number], as_numbers(torch.zeros_like(gate) if slope is None else slope))
+            for (number, gate), slope in zip(gated.gates.items(), found, strict=True)
+        ]
+
+
+@dataclass(eq=False)
+class _Gated:
+    """Puts a gate of ones on what consumers read, one for each reading.
+
+    Attributes:
+        at: operation number -> what it reads.
+        images: in the batch.
+        whole: whether all images share a gate.
+        gates: reading -> its gate, of shape (images, indices).
+    """
+
+    at: Mapping[int, Sequence[Place]]
+    images: int
+    whole: bool
+    gates: dict[int, torch.Tensor] = field(default_factory=dict)
+    _gated: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def change(self, step: Step, call: Call) -> Call:
+        """The operation with gates on what it reads."""
+        changes: dict[int, torch.Tensor] = {}
+        for place in self.at.get(step.number, ()):
+            number = place.mask.operand
+            if number in changes:  # two axes of one operand: a second gate on the first
+                changes[number] = changes[number] * self._factor(place, changes[number])
+                continue
+            if place.reading not in self._gated:
+                operand = call.tensors()[number]
+                self._gated[place.reading] = operand * self._factor(place, operand)
+            changes[number] = self._gated[place.reading]
+        return with_operands(call, changes) if changes else call
+
+    def _factor(self, place: Place, operand: torch.Tensor) -> torch.Tensor:
+        """The reading's gate, in a shape that broadcasts against the operand."""
+        axis = place.mask.axis
+        gate = self.gates.get(place.reading)
+        if gate is None:
+            shape = (self.images, operand.shape[axis])
+            gate = torch.ones(shape, dtype=operand.dtype, device=operand.device).requires_grad_()
+            self.gates[place.reading] = gate
+        sizes = [1] * operand.dim()
+        sizes[axis] = operand.shape[axis]
+        if self.whole or place.rows is None:
+            return gate.reshape(sizes)
+        sizes[place.rows.axis] = operand.shape[place.rows.axis]
+        spread = gate.repeat_interleave(place.rows.each, 0)
+        return (spread if place.rows.axis < axis else spread.T).reshape(sizes)
+
+
+@contextmanager
+def autograd() -> Iterator[None]:
+    """Gradients, whatever the caller has switched off."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the model's or the user's that takes no gradient here."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def as_numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
+    """A tensor as NumPy's, in double precision."""
+    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values

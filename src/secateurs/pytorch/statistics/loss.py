@@ -1,0 +1,114 @@
+"""The loss of each image, and whether it is classified right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from secateurs.calibration.batches import Batch
+from secateurs.errors import DataError
+from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.tracing.op_call import tensors_in
+
+Loss = Callable[[Any, Any], Any]
+
+
+class Objective:
+    """Cross-entropy with labels, or a loss of the user's own, image by image.
+
+    Args:
+        loss: (outputs, labels) -> a tensor with one loss for each image; None is cross-entropy.
+        who: what needs it, for messages.
+    """
+
+    def __init__(self, loss: Loss | None, who: str) -> None:
+        self._loss = loss
+        self._who = who
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether there is no loss without labels."""
+        return self._loss is None
+
+    def losses(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor:
+        """One loss for each image.
+
+        Raises:
+            DataError: the outputs and labels do not make one.
+        """
+        if self._loss is None:
+            return self._cross_entropy(outputs, labels)
+        losses = self._loss(outputs, labels)
+        images = next(iter(tensors_in(outputs))).shape[0]
+        if not isinstance(losses, torch.Tensor) or losses.shape != (images,):
+            received = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses)
+            raise DataError(
+                f"{self._who}: expected loss(outputs, labels) to return one loss for each image, "
+                f"shape ({images},); received {received}. Leave out its mean: reduction='none'."
+            )
+        return losses
+
+    def right(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor | None:
+        """Which images are classified right; None where labels are not classes."""
+        if not self.classifies(outputs, labels):
+            return None
+        found: torch.Tensor = outputs.argmax(1) == labels
+        return found
+
+    def classifies(self, outputs: Any, labels: torch.Tensor | None) -> bool:
+        """Whether outputs are scores of classes and labels are classes."""
+        return (
+            isinstance(outputs, torch.Tensor)
+            and outputs.dim() == 2
+            and labels is not None
+            and labels.dim() == 1
+            and not labels.is_floating_point()
+            and int(labels.min()) >= 0
+            and int(labels.max()) < outputs.shape[1]
+        )
+
+    def _cross_entropy(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor:
+        if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
+            raise DataError(
+                f"{self._who}: expected a model that gives scores of shape (N, classes); received "
+                f"{type(outputs).__name__}. Pass loss=, a function (outputs, labels) -> one loss "
+                "for each image."
+            )
+        expected = (outputs.shape[0], *outputs.shape[2:])
+        if labels is None or labels.is_floating_point() or tuple(labels.shape) != expected:
+            received = "none" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
+            raise DataError(
+                f"{self._who}: expected labels that are whole numbers of shape {expected}; "
+                f"received {received}"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= outputs.shape[1]:
+            raise DataError(
+                f"{self._who}: expected labels from 0 to {outputs.shape[1] - 1}, the model's "
+                f"classes; received {low if low < 0 else high}"
+            )
+        losses = F.cross_entropy(outputs, labels, reduction="none")
+        return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def on_device(
+    batch: Batch, model: nn.Module
+) -> tuple[tuple[Any, ...], dict[str, Any], torch.Tensor | None]:
+    """(arguments, keywords, labels) of a batch, where the model is."""
+    arguments, keywords = as_call(batch.images, model)
+    labels = None if batch.labels is None else _labels(batch.labels)
+    like = next(model.parameters(), None)
+    if labels is not None and like is not None:
+        labels = labels.to(like.device)
+    return arguments, keywords, labels
+
+
+def _labels(labels: NDArray[Any]) -> torch.Tensor:
+    whole = labels.dtype.kind in "iub"
+    return torch.from_numpy(np.ascontiguousarray(labels.astype(np.int64) if whole else labels))

@@ -1,0 +1,1 @@
+"""Slicing a model's tensors and its optimizer's state."""

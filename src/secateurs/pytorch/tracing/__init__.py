@@ -1,0 +1,1 @@
+"""One forward pass, watched below Python, and the rules of what each operation does."""

@@ -1,0 +1,225 @@
+"""Running a model's forward pass below Python, one numbered operation after the other.
+
+The trace, the rehearsal and the masked twin all watch the same forward pass. They must number its
+operations alike, so that what one finds can be used by the next: this is the part they share.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload, OpOverloadPacket
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+def pixel_shuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """``aten.pixel_shuffle`` as the movements it is made of."""
+    *batch, channels, height, width = x.shape
+    rank = len(batch)
+    blocks = x.reshape(*batch, channels // factor**2, factor, factor, height, width)
+    moved = blocks.permute(*range(rank), rank, rank + 3, rank + 1, rank + 4, rank + 2)
+    return moved.reshape(*batch, channels // factor**2, height * factor, width * factor)
+
+
+def pixel_unshuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """``aten.pixel_unshuffle`` as the movements it is made of."""
+    *batch, channels, height, width = x.shape
+    rank = len(batch)
+    blocks = x.reshape(*batch, channels, height // factor, factor, width // factor, factor)
+    moved = blocks.permute(*range(rank), rank, rank + 2, rank + 4, rank + 1, rank + 3)
+    return moved.reshape(*batch, channels * factor**2, height // factor, width // factor)
+
+
+def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """``aten.channel_shuffle`` as the movements it is made of."""
+    batch, channels, *space = x.shape
+    rows = x.reshape(batch, groups, channels // groups, *space)
+    return rows.transpose(1, 2).reshape(batch, channels, *space)
+
+
+MADE_OF_MOVEMENTS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
+    aten.pixel_shuffle: pixel_shuffle,
+    aten.pixel_unshuffle: pixel_unshuffle,
+    aten.channel_shuffle: channel_shuffle,
+    aten.native_channel_shuffle: channel_shuffle,
+}
+
+
+UNNUMBERED = {
+    aten.contiguous,  # left out where there is nothing to do, which depends on the sizes
+    aten.scalar_tensor,  # a number in the code: made so for tensors without data ...
+    aten.lift_fresh,  # ... and so for real ones
+    aten.alias,
+    aten.detach,
+    aten.to,  # where a tensor is on the device it should be on, only its type may change ...
+    aten._to_copy,  # ... and nothing, if it has the type, too
+}
+"""Operations that come or go with the kind or the size of a tensor, and change no value."""
+
+
+class Counted(TorchDispatchMode):
+    """Numbers the operations of a forward pass and hands each to ``step``.
+
+    Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``,
+    ``chunk``, ``flatten``, ...): those in ``whole`` are taken as they are, others as what they are
+    composed of.
+    """
+
+    def __init__(self, whole: Callable[[OpOverloadPacket], bool]) -> None:
+        super().__init__()
+        self._whole = whole
+        self._layers: list[str] = []
+        self.index = -1
+
+    @property
+    def layer(self) -> str:
+        """Dotted path of the innermost module that is running."""
+        return self._layers[-1] if self._layers else ""
+
+    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        """Do one operation; ``self.index`` is its number."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        keywords = kwargs or {}
+        packet = func.overloadpacket
+        movements = MADE_OF_MOVEMENTS.get(packet)
+        if movements is not None:
+            with self:
+                return movements(*args, **keywords)
+        if not self._whole(packet) and is_composite(func):
+            with self:
+                return func.decompose(*args, **keywords)
+        if packet in UNNUMBERED:
+            return self.pass_through(func, args, keywords)
+        self.index += 1
+        return self.step(func, args, keywords)
+
+    def pass_through(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> Any:
+        """Do an operation that has no number."""
+        return function(*arguments, **keywords)
+
+    def run(
+        self,
+        model: nn.Module,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+        training: bool = False,
+    ) -> Any:
+        """The model's forward pass, in eval mode if not told otherwise; it is left as it was."""
+        self.index = -1
+        with in_mode(model, training), self._following(model), torch.inference_mode(), self:
+            return model(*arguments, **keywords)
+
+    @contextmanager
+    def _following(self, model: nn.Module) -> Iterator[None]:
+        """Keep ``self.layer`` up to date while the model runs."""
+        paths = {id(module): path for path, module in model.named_modules()}
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self._layers.append(paths.get(id(module), self.layer))
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            self._layers.pop()
+
+        handles = (
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._layers.clear()
+
+
+@cache
+def is_composite(function: OpOverload) -> bool:
+    """Whether PyTorch defines the operation by others alone."""
+    return bool(function._can_decompose())
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Eval or train mode, without fused attention, which hides its parts; all is put back."""
+    before = {module: module.training for module in model.modules()}
+    kept = [_Before(module) for module in before]
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for module in before:
+        module.training = training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+        for known in kept:
+            known.put_back()
+        for module, was_training in before.items():
+            module.training = was_training
+
+
+class _Before:
+    """What a forward pass may replace: models keep things (position tables, caches) as they run."""
+
+    def __init__(self, module: nn.Module) -> None:
+        own = vars(module)
+        places = [own, *(value for value in own.values() if isinstance(value, (dict, list)))]
+        self._kept = [
+            (place, dict(place) if isinstance(place, dict) else list(place)) for place in places
+        ]
+
+    def put_back(self) -> None:
+        """Let every attribute, and every list and dictionary among them, hold what it held."""
+        for now, before in self._kept:
+            if not now and not before:
+                continue
+            if isinstance(now, list):
+                if _differ(now, before):
+                    now[:] = before
+            elif isinstance(before, dict) and (
+                _differ(now, before) or _differ(now.values(), before.values())
+            ):
+                now.clear()
+                now.update(before)
+
+
+def _differ(now: Collection[Any], before: Collection[Any]) -> bool:
+    """Whether these are other objects, or in another order."""
+    return len(now) != len(before) or any(map(operator.is_not, now, before))
+
+
+def users_line() -> str:
+    """'file.py:12 (in forward)': the innermost line that is neither PyTorch's nor ours."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] not in ("torch", "secateurs"):
+            code = frame.f_code
+            return f"{_short(code.co_filename)}:{frame.f_lineno} (in {code.co_name})"
+        frame = frame.f_back
+    return "an unknown line"
+
+
+def _short(path: str) -> str:
+    """A file in a package by its path in there; any other in full."""
+    return path.rpartition("/site-packages/")[2]

@@ -1,0 +1,113 @@
+"""What travels beside a tensor, and what is remembered of each operation of a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.tensors import Mask
+from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.tracing.op_call import Call
+
+NO_CHANNEL = "values that carry no channels"
+
+Axes = dict[int, Ids]
+
+
+class Place(NamedTuple):
+    """One axis of one tensor."""
+
+    tensor: torch.Tensor
+    axis: int
+
+
+@dataclass(slots=True, eq=False)
+class Labels:
+    """What travels beside a tensor.
+
+    Attributes:
+        axes: axis -> the unit at each index; axes that are not listed carry no channels.
+        leaf: the model's tensor this is, if it is one (then ``axes`` is the leaf's own).
+        origin: the model's tensor it was made from without the help of the input, if any.
+        why: what it is, where it carries no channels.
+        call: the operation that made it.
+        sources: what travelled beside that operation's operands.
+        place: which of that operation's results it is.
+        uses: how many operations read it.
+    """
+
+    axes: Axes = field(default_factory=dict)
+    leaf: Leaf | None = None
+    origin: Leaf | None = None
+    why: str = NO_CHANNEL
+    call: Call | None = None
+    sources: list[Labels] = field(default_factory=list)
+    place: int = 0
+    uses: int = 0
+
+    @property
+    def weight(self) -> Leaf | None:
+        """The weight it is or was made from."""
+        return self.leaf or self.origin
+
+
+@dataclass(slots=True, eq=False)
+class Operation:
+    """One operation of the forward pass, as the rehearsal and the masked twin need it.
+
+    Attributes:
+        name: of the aten operation.
+        layer: where it happened.
+        outputs: for each tensor it gave, its shape and the units along its axes.
+        masks: operands the masked twin changes.
+        mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all
+            operands; the masked twin runs it on the kept channels only.
+        types: of the elements of each tensor it gave.
+        value: what it gave where that is no tensor: a number read from one.
+        groups: the units that a group normalisation counts.
+        numbers: the broken numbers it was given, such as an attention's scale.
+        start: for one that takes what is from a position on: along which axis, and from where.
+        operands: what travelled beside its operands; forgotten once the trace is done.
+    """
+
+    name: str
+    layer: str
+    outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
+    types: list[torch.dtype] = field(default_factory=list)
+    value: Any = None
+    masks: list[Mask] = field(default_factory=list)
+    mixed: list[tuple[int, Axes]] = field(default_factory=list)
+    groups: Ids | None = None
+    numbers: list[float] = field(default_factory=list)
+    start: tuple[int, int] | None = None
+    operands: list[Labels] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPass:
+    """A forward pass that was traced: what it was given, without data, and what it did."""
+
+    arguments: Sequence[Any]
+    keywords: dict[str, Any]
+    training: bool
+    operations: Sequence[Operation]
+
+
+def follow(tensor: torch.Tensor, labels: Labels) -> None:
+    """Let labels travel beside a tensor."""
+    tensor._secateurs_labels = labels  # type: ignore[attr-defined]
+
+
+def is_followed(tensor: torch.Tensor) -> bool:
+    """Whether a tensor depends on the input or the weights."""
+    return hasattr(tensor, "_secateurs_labels")
+
+
+def labels_of(tensor: torch.Tensor) -> Labels:
+    """What is known of a tensor."""
+    known: Labels | None = getattr(tensor, "_secateurs_labels", None)
+    return known if known is not None else Labels()

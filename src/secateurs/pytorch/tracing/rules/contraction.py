@@ -1,0 +1,365 @@
+"""Convolutions and matrix products: the axis summed over is one axis, the others are carried on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Role
+from secateurs.pytorch.tracing import shape_inference
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_record import Place
+from secateurs.pytorch.tracing.rules.registry import rule, unknown
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+def contract(
+    tracer: Tracer,
+    operands: Sequence[tuple[torch.Tensor, str]],
+    result: str,
+    output: torch.Tensor,
+) -> None:
+    """An einsum: axes of one letter are one; letters that the result lacks are summed over.
+
+    The masked twin ignores removed channels in the first operand that has the summed axis.
+    """
+    places: dict[str, list[Place]] = {}
+    for tensor, letters in operands:
+        for axis, letter in enumerate(letters):
+            places.setdefault(letter, []).append(Place(tensor, axis))
+    units = {letter: tracer.unify(at) for letter, at in places.items()}
+    for letter in places:
+        if letter not in result:
+            _mask(tracer, operands, letter, units[letter])
+    _note_roles(tracer, operands, result)
+    tracer.put(output, {axis: units[letter] for axis, letter in enumerate(result)})
+    if len(operands) > 1:
+        lengths = {
+            letter: max(place.tensor.shape[place.axis] for place in at)
+            for letter, at in places.items()
+        }
+        _count(tracer, operands, lengths, units)
+
+
+def _mask(
+    tracer: Tracer, operands: Sequence[tuple[torch.Tensor, str]], letter: str, units: Ids | None
+) -> None:
+    for number, (_, letters) in enumerate(operands):
+        if letter in letters:
+            tracer.mask(number, letters.index(letter), units)
+            return
+
+
+def _note_roles(tracer: Tracer, operands: Sequence[tuple[torch.Tensor, str]], result: str) -> None:
+    """A weight that meets an activation reads along summed axes, makes filters along others."""
+    weights = [tracer.labels(tensor).weight for tensor, _ in operands]
+    if all(weights):
+        return
+    for (tensor, letters), weight in zip(operands, weights, strict=True):
+        for axis, letter in enumerate(letters) if weight is not None else ():
+            role = Role.FILTER if letter in result else Role.INPUT
+            tracer.play(Place(tensor, axis), role)
+
+
+def _count(
+    tracer: Tracer,
+    operands: Sequence[tuple[torch.Tensor, str]],
+    lengths: Mapping[str, int],
+    units: Mapping[str, Ids | None],
+) -> None:
+    weights = [w for tensor, _ in operands if (w := tracer.labels(tensor).weight) is not None]
+    fixed = math.prod(size for letter, size in lengths.items() if units[letter] is None)
+    layer = weights[0].layer if weights else ""
+    tracer.costs(layer, fixed, [u for letter in lengths if (u := units[letter]) is not None])
+
+
+def shift(tracer: Tracer, bias: torch.Tensor | None, output: torch.Tensor, axis: int) -> None:
+    """A bias along an axis of the result."""
+    if bias is not None and bias.dim() == 1:
+        tracer.unify([Place(output, axis), Place(bias, 0)])
+        tracer.play(Place(bias, 0), Role.SHIFT)
+
+
+@rule(aten.linear)
+def linear(tracer: Tracer, call: Call) -> Any:
+    """y[..., o] = x[..., i] w[o, i] + b[o]."""
+    x, weight = call["input"], call["weight"]
+    output = call.run()
+    lead = "abcdefgh"[: x.dim() - 1]
+    if weight.dim() == 1:
+        contract(tracer, [(x, f"{lead}i"), (weight, "i")], lead, output)
+        return output
+    contract(tracer, [(x, f"{lead}i"), (weight, "oi")], f"{lead}o", output)
+    shift(tracer, call.get("bias"), output, output.dim() - 1)
+    _count_sides(
+        tracer,
+        weight,
+        in_features=tracer.labels(x).axes.get(x.dim() - 1),
+        out_features=tracer.labels(output).axes.get(output.dim() - 1),
+    )
+    return output
+
+
+@rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot)
+def matmul(tracer: Tracer, call: Call) -> Any:
+    """Matrix products of every shape; leading axes are broadcast."""
+    left, right = call.arguments[:2]
+    output = call.run()
+    contract(tracer, *_matmul_letters(left, right), output)
+    return output
+
+
+def _matmul_letters(
+    left: torch.Tensor, right: torch.Tensor
+) -> tuple[list[tuple[torch.Tensor, str]], str]:
+    lead = "abcdefgh"[: max(left.dim() - 2, right.dim() - 2, 0)]
+    rows = "r" if left.dim() > 1 else ""
+    columns = "s" if right.dim() > 1 else ""
+    left_lead = lead[len(lead) - max(left.dim() - 2, 0) :]
+    right_lead = lead[len(lead) - max(right.dim() - 2, 0) :]
+    operands = [(left, f"{left_lead}{rows}k"), (right, f"{right_lead}k{columns}")]
+    return operands, f"{lead}{rows}{columns}"
+
+
+@rule(aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm)
+def addmm(tracer: Tracer, call: Call) -> Any:
+    """A matrix product added to a tensor."""
+    bias, left, right = call.arguments[:3]
+    if call.packet is aten.addbmm:
+        return unknown(tracer, call)
+    output = call.run()
+    operands, letters = _matmul_letters(left, right)
+    contract(tracer, operands, letters, output)
+    for axis in range(output.dim()):
+        at = axis - output.dim() + bias.dim()
+        if at >= 0:
+            tracer.unify([Place(output, axis), Place(bias, at)])
+            tracer.play(Place(bias, at), Role.SHIFT)
+    # The masked twin counts tensor arguments: here the product's first operand is the second of
+    # them.
+    operation = tracer.operations[-1]
+    operation.masks = [type(m)(m.operand + 1, m.axis, m.units) for m in operation.masks]
+    return output
+
+
+@rule(aten.einsum)
+def einsum(tracer: Tracer, call: Call) -> Any:
+    """Any einsum without repeated letters inside one operand; others are taken apart."""
+    equation, operands = call.arguments[0].replace(" ", ""), list(call.arguments[1])
+    inputs, arrow, result = equation.partition("->")
+    letters = inputs.split(",")
+    if not arrow or "." in equation or any(len(set(word)) < len(word) for word in letters):
+        with tracer:
+            return call.function.decompose(*call.arguments, **call.keywords)
+    output = call.run()
+    contract(tracer, list(zip(operands, letters, strict=True)), result, output)
+    return output
+
+
+@rule(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution)
+def convolution(tracer: Tracer, call: Call) -> Any:
+    """y[n, o, ...] = x[n, i, ...] w[o, i, ...]; with groups, each side's channels form a grid."""
+    if call.packet is aten.convolution and call["transposed"]:
+        return transposed_convolution(tracer, call)
+    return convolve(tracer, call, shape_inference.convolution(call))
+
+
+@rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+def transposed_convolution(tracer: Tracer, call: Call) -> Any:
+    """As a convolution, but the weight is (input, output / groups, ...)."""
+    return convolve(tracer, call, call.run(), transposed=True)
+
+
+def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool = False) -> Any:
+    """Label what a convolution gave, of any number of dimensions and groups."""
+    x, weight = call["input"], call["weight"]
+    channel = x.dim() - weight.dim() + 1
+    carried = _carry_space(tracer, call, x, weight, channel)
+    if tracer.labels(weight).leaf is None:  # a weight's own kernel carries no channels anyway
+        tracer.freeze_known(weight, "a convolution's kernel", range(2, weight.dim()))
+    groups = call.get("groups", 1)
+    into, out = (0, 1) if transposed else (1, 0)
+    batch = tracer.labels(x).axes.get(0) if channel == 1 else None
+    if groups == 1:
+        read = tracer.unify([Place(x, channel), Place(weight, into)])
+        made = tracer.unify([Place(weight, out)])
+        counted = [units for units in (read, made) if units is not None]
+    else:
+        read, made, counted = _grouped(tracer, x, weight, channel, groups, transposed)
+    _count_sides(tracer, weight, in_channels=read, out_channels=made)
+    tracer.mask(0, channel, read)
+    tracer.play(Place(weight, into), Role.INPUT)
+    tracer.play(Place(weight, out), Role.FILTER)
+    tracer.put(output, carried | ({0: batch, channel: made} if channel == 1 else {channel: made}))
+    shift(tracer, call.get("bias"), output, channel)
+    _count_convolution(tracer, x if transposed else output, weight, channel, batch, counted)
+    return output
+
+
+def _carry_space(
+    tracer: Tracer, call: Call, x: torch.Tensor, weight: torch.Tensor, channel: int
+) -> dict[int, Ids | None]:
+    """Axes that a kernel of one does not slide over carry their channels; the others are frozen."""
+    rank = weight.dim() - 2
+    stride, padding = call.get("stride", 1), call.get("padding", 0)
+    carried: dict[int, Ids | None] = {}
+    for place in range(rank):
+        axis = channel + 1 + place
+        still = not isinstance(padding, str) and (
+            weight.shape[2 + place],
+            shape_inference.per_axis(stride, rank)[place],
+            shape_inference.per_axis(padding, rank)[place],
+        ) == (1, 1, 0)
+        if still:
+            carried[axis] = tracer.labels(x).axes.get(axis)
+        else:
+            tracer.freeze_known(x, "a convolution slides over it", (axis,))
+    return carried
+
+
+def _grouped(
+    tracer: Tracer,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    channel: int,
+    groups: int,
+    transposed: bool,
+) -> tuple[Ids | None, Ids | None, list[Ids]]:
+    """(units read, units made, units that its cost counts).
+
+    Read: a grid of groups by channels in each. Made: a grid of the same groups by filters in each.
+    """
+    equations = tracer.equations
+    read = tracer.unify(
+        [Place(x, channel), Place(weight, 0)] if transposed else [Place(x, channel)]
+    )
+    if read is None:
+        tracer.freeze(weight, f"grouped convolution of {tracer.labels(x).why}", (0, 1))
+        return None, None, []
+    rows, inside = _sides(tracer, read, groups)
+    if weight_name(tracer, weight) not in tracer.convolutions:
+        tracer.reads_sizes = True  # somebody else's number of groups
+    tracer.counts[weight_name(tracer, weight), "groups"] = rows
+    tracer.counts[weight_name(tracer, weight), "in_channels"] = read
+    if transposed:
+        columns = tracer.unify([Place(weight, 1)])
+        made = rows if columns is None else equations.compose((rows, columns))
+        tracer.counts[weight_name(tracer, weight), "out_channels"] = made
+        counted = [read] if columns is None else [read, columns]
+        return read, made, counted
+    if inside is not None:
+        _join(tracer, weight, 1, inside)
+    filters = weight.shape[0] // groups
+    if filters == 1:
+        made = rows
+    else:
+        own = tracer.labels(weight).axes.get(0)
+        columns = (
+            equations.units(filters) if own is None else equations.factor(own, (groups, filters))[1]
+        )
+        made = equations.compose((rows, columns))
+    _join(tracer, weight, 0, made)
+    return read, made, [made] if inside is None else [made, inside]
+
+
+def _join(tracer: Tracer, weight: torch.Tensor, axis: int, units: Ids) -> None:
+    """A weight's axis carries these units: bound to them if it had none, else equal to them."""
+    labels = tracer.labels(weight)
+    if labels.leaf is not None and axis not in labels.leaf.axes:
+        labels.leaf.axes[axis] = units
+        return
+    known = labels.axes.get(axis)
+    if known is None:
+        tracer.equations.freeze(units, f"meets {labels.why}")
+    else:
+        tracer.equations.equate(known, units)
+
+
+def _sides(tracer: Tracer, read: Ids, groups: int) -> tuple[Ids, Ids | None]:
+    if len(read) == groups:
+        return read, None
+    rows, inside = tracer.equations.factor(read, (groups, len(read) // groups))
+    return rows, inside
+
+
+def _count_sides(tracer: Tracer, weight: torch.Tensor, **sides: Ids | None) -> None:
+    """Which channels a layer's sizes count where its weight is computed, as by weight norm.
+
+    Otherwise they follow the weight.
+    """
+    if tracer.labels(weight).leaf is None:
+        known = {(tracer.layer, name): units for name, units in sides.items() if units is not None}
+        tracer.counts |= known
+
+
+def weight_name(tracer: Tracer, weight: torch.Tensor) -> str:
+    """The layer whose weight this is, or '' where it was computed."""
+    leaf = tracer.labels(weight).leaf
+    return leaf.layer if leaf is not None else ""
+
+
+def _count_convolution(
+    tracer: Tracer,
+    positions: torch.Tensor,
+    weight: torch.Tensor,
+    channel: int,
+    batch: Ids | None,
+    counted: Sequence[Ids],
+) -> None:
+    """Batch times positions times what the weight holds."""
+    axes = [*counted, *([batch] if batch is not None else [])]
+    size = positions.numel() // positions.shape[channel] * weight.numel()
+    constant = size // math.prod(len(units) for units in axes)
+    known = tracer.labels(weight).weight
+    tracer.costs(known.layer if known is not None else "", constant, axes)
+
+
+@rule(aten.scaled_dot_product_attention)
+def attention(tracer: Tracer, call: Call) -> Any:
+    """softmax(q k^T / sqrt(d)) v, whole."""
+    query, key, value = call["query"], call["key"], call["value"]
+    output = call.run()
+    lead = "abcdefgh"[: query.dim() - 2]
+    shared = lead
+    if call.get("enable_gqa", False) and key.shape[-3] != query.shape[-3]:
+        shared = f"{lead[:-1]}h"  # the heads of keys and values, each read by several of queries
+    tracer.freeze_known(key, "attention sums over it", (key.dim() - 2,))
+    tracer.freeze_known(value, "attention sums over it", (value.dim() - 2,))
+    places = [(query, f"{lead}qd"), (key, f"{shared}kd"), (value, f"{shared}kv")]
+    if call.get("attn_mask") is not None:
+        mask = call["attn_mask"]
+        letters = f"{lead}qk"[len(lead) + 2 - mask.dim() :]
+        places.append((mask, letters))
+    units = {
+        letter: tracer.unify([Place(t, word.index(letter)) for t, word in places if letter in word])
+        for letter in dict.fromkeys(f"{lead}{shared}qkdv")
+    }
+    if shared != lead:
+        _join_heads(tracer, units[lead[-1]], units["h"])
+    tracer.mask(0, query.dim() - 1, units["d"])
+    tracer.put(output, {axis: units[letter] for axis, letter in enumerate(f"{lead}qv")})
+    sizes = dict(zip(f"{lead}qd", query.shape, strict=True)) | {
+        "k": key.shape[-2],
+        "v": value.shape[-1],
+    }
+    for letters in (f"{lead}qkd", f"{lead}qkv"):
+        fixed = math.prod(sizes[letter] for letter in letters if units[letter] is None)
+        tracer.costs("", fixed, [u for letter in letters if (u := units[letter]) is not None])
+    return output
+
+
+def _join_heads(tracer: Tracer, queries: Ids | None, keys: Ids | None) -> None:
+    """Grouped queries: a head of the keys goes with all its queries, or one query of every head."""
+    equations = tracer.equations
+    if queries is None or keys is None:
+        for units in (queries, keys):
+            if units is not None:
+                equations.freeze(units, "grouped attention with heads that stay")
+        return
+    rows, _ = equations.factor(queries, (len(keys), len(queries) // len(keys)))
+    equations.equate(rows, keys)

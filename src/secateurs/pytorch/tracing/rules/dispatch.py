@@ -1,0 +1,46 @@
+"""From an operation to its rule: run it, label what it gives, and note what it was made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from secateurs.pytorch.tracing.op_call import MADE_NEW, Call, tensors_in
+from secateurs.pytorch.tracing.op_record import follow, is_followed, labels_of
+from secateurs.pytorch.tracing.rules.pointwise import pointwise
+from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+def apply(tracer: Tracer, call: Call) -> Any:
+    """Run an operation and label its result; an unknown one freezes what it touches."""
+    found = RULES.get(call.packet) or NAMED.get(call.packet._qualified_op_name)
+    if found is None:
+        found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
+    output = found(tracer, call)
+    if call.packet not in MADE_NEW:
+        _follow_all(call, output)
+    return output
+
+
+def _follow_all(call: Call, output: Any) -> None:
+    """Every result is followed, labelled or not, and knows what it was made from."""
+    sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
+    weights = [labels.weight for labels in sources]
+    results = list(tensors_in(output))
+    call.result = results[0] if results else None
+    for labels in sources:
+        labels.uses += 1
+    for place, tensor in enumerate(results):
+        labels = labels_of(tensor)
+        if labels.leaf is not None:
+            continue
+        # An operation in place gives back what it was given: what is known of that must not change.
+        made = replace(labels, call=call, sources=sources, place=place, uses=0)
+        if not is_followed(tensor):
+            made.why = next((source.why for source in sources), made.why)
+        if weights and None not in weights:
+            made.origin = weights[0]
+        follow(tensor, made)

@@ -1,0 +1,225 @@
+"""Operations that only move elements about: run on the labels, they say themselves what they do.
+
+See ``secateurs.channels.moved_labels``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.moved_labels import axes_of, frozen_side, merged, round_the_end
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Axes, Place
+from secateurs.pytorch.tracing.rules.registry import rule
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+def move(tracer: Tracer, call: Call) -> Any:
+    """The rule for all movements of one tensor."""
+    source = call.arguments[0]
+    output = call.run()
+    results = list(tensors_in(output))
+    found: list[list[Axes]] = [[] for _ in results]
+    where = tracer.where()
+    for axis, units in list(tracer.axes(source).items()):
+        moved = tensors_in(_moved_labels(call, source.shape, axis, units))
+        reason = f"picked by its position at {where}"
+        for place, labels in enumerate(moved):
+            found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))
+    reason = f"a reshape that cannot be followed, at {where}"
+    for result, layers in zip(results, found, strict=True):
+        tracer.put(result, merged(tracer.equations, result.dim(), layers, reason))
+    return output
+
+
+def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> Any:
+    lengths = [1] * len(shape)
+    lengths[axis] = len(units)
+    labels = torch.from_numpy(units).view(lengths).expand(shape)
+    # A view of the labels may need a copy where a view of the operand does not.
+    function = (
+        aten.reshape.default if call.packet in (aten.view, aten._unsafe_view) else call.function
+    )
+    return function(labels, *call.arguments[1:], **call.keywords)
+
+
+rule(
+    aten.permute,
+    aten.transpose,
+    aten.t,
+    aten.numpy_T,
+    aten.mT,
+    aten.swapaxes,
+    aten.swapdims,
+    aten.movedim,
+    aten.unsqueeze,
+    aten.squeeze,
+    aten.flatten,
+    aten.flip,
+    aten.rot90,
+    aten.unbind,
+    aten.diagonal,
+)(move)
+
+
+@rule(aten.roll)
+def roll(tracer: Tracer, call: Call) -> Any:
+    """As many come round the end as were asked for; these stay."""
+    x, shifts, dims = call["self"], call["shifts"], call.get("dims", ())
+    known = tracer.axes(x)
+    reason = f"rolled round the end at {tracer.where()}"
+    if not dims:
+        tracer.freeze_known(x, "roll of all values", range(x.dim()))
+    for shift, axis in zip(shifts, dims, strict=False):
+        units = known.get(axis % x.dim())
+        if units is not None:
+            tracer.equations.freeze(round_the_end(units, shift), reason)
+    return move(tracer, call)
+
+
+@rule(
+    aten.view,
+    aten._unsafe_view,
+    aten.reshape,
+    aten.view_as,
+    aten.reshape_as,
+    aten.unflatten,
+    aten.expand,
+    aten.expand_as,
+    aten.repeat,
+    aten.tile,
+    aten.repeat_interleave,
+    aten.slice,
+    aten.select,
+    aten.narrow,
+    aten.unfold,
+    aten.split_with_sizes,
+    aten.tensor_split,
+)
+def move_by_sizes(tracer: Tracer, call: Call) -> Any:
+    """A movement that is told lengths or places, which the user's code may have baked in."""
+    if tracer.axes(call.arguments[0]):
+        tracer.reads_sizes = True
+    return move(tracer, call)
+
+
+@rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split)
+def divide(tracer: Tracer, call: Call) -> Any:
+    """Equal pieces of an axis: all lose the same channels, so that they stay equal.
+
+    ``chunk`` divides whatever length there is; ``split`` is told the length of a piece.
+    """
+    source, amount = call.arguments[:2]
+    axis = (call.arguments[2] if len(call.arguments) > 2 else call.get("dim", 0)) % source.dim()
+    units = tracer.axes(source).get(axis)
+    if units is None:
+        return move(tracer, call)
+    if isinstance(amount, (list, tuple)):
+        return move_by_sizes(tracer, call)
+    is_chunk = call.packet in (aten.chunk, aten.unsafe_chunk)
+    pieces = amount if is_chunk else -(-len(units) // amount)
+    if not is_chunk:
+        tracer.reads_sizes = True
+    if pieces > 1 and len(units) % pieces == 0:
+        rows, _ = tracer.equations.factor(units, (pieces, len(units) // pieces))
+        tracer.equations.freeze(rows, f"{call.name} at {tracer.where()} needs {pieces} pieces")
+    elif pieces > 1:
+        tracer.equations.freeze(units, f"{call.name} into unequal pieces at {tracer.where()}")
+    return move(tracer, call)
+
+
+@rule(aten.cat, aten.concat, aten.concatenate)
+def cat(tracer: Tracer, call: Call) -> Any:
+    """One axis is put end to end; the others are one."""
+    tensors = [t for t in call.arguments[0] if t.dim() > 1 or t.numel()]
+    output = call.run()
+    axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
+    axes: dict[int, Ids | None] = {}
+    for other in range(output.dim()):
+        if other != axis:
+            axes[other] = tracer.unify([Place(tensor, other) for tensor in tensors])
+    parts = [tracer.axes(tensor).get(axis) for tensor in tensors]
+    if any(part is not None for part in parts):
+        # A part without channels keeps its place: units of its own that nothing may remove.
+        axes[axis] = np.concatenate(
+            [
+                frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
+                for tensor, part in zip(tensors, parts, strict=True)
+            ]
+        )
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten.stack)
+def stack(tracer: Tracer, call: Call) -> Any:
+    """A new axis without channels; the others are one."""
+    tensors = list(call.arguments[0])
+    output = call.run()
+    axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
+    others = itertools.chain(range(axis), range(axis + 1, output.dim()))
+    axes = {
+        new: tracer.unify([Place(tensor, old) for tensor in tensors])
+        for old, new in enumerate(others)
+    }
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten.pad, aten.constant_pad_nd)
+def pad(tracer: Tracer, call: Call) -> Any:
+    """Along an axis of channels, a constant pad adds positions that nothing may remove."""
+    x, amounts = call.arguments[:2]
+    mode = call.get("mode", "constant") if call.packet is aten.pad else "constant"
+    if len(call.arguments) > 2 and isinstance(call.arguments[2], str):
+        mode = call.arguments[2]
+    output = call.run()
+    axes: Axes = {}
+    for axis, units in tracer.axes(x).items():
+        place = 2 * (x.dim() - 1 - axis)
+        before, after = amounts[place : place + 2] if place < len(amounts) else (0, 0)
+        if before == after == 0:
+            axes[axis] = units
+        elif mode == "constant" and before >= 0 and after >= 0:
+            ends = [frozen_side(tracer.equations, size) for size in (before, after)]
+            axes[axis] = np.concatenate([ends[0], units, ends[1]])
+        else:
+            tracer.equations.freeze(units, f"padded by {mode} at {tracer.where()}")
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten.im2col)
+def im2col(tracer: Tracer, call: Call) -> Any:
+    """Patches: each channel becomes as many entries as the kernel has taps."""
+    x, kernel = call.arguments[:2]
+    output = call.run()
+    channel = x.dim() - 3
+    units = tracer.axes(x).get(channel)
+    tracer.freeze_known(x, "im2col slides over it", (channel + 1, channel + 2))
+    taps = int(np.prod(kernel))
+    tracer.put(output, {channel: None if units is None else np.repeat(units, taps)})
+    return output
+
+
+@rule(aten.col2im)
+def col2im(tracer: Tracer, call: Call) -> Any:
+    """Patches put back: as many entries as the kernel has taps become one channel."""
+    x, _, kernel = call.arguments[:3]
+    output = call.run()
+    channel = x.dim() - 2
+    units = tracer.axes(x).get(channel)
+    tracer.freeze_known(x, "col2im reads every position", (channel + 1,))
+    if units is not None:
+        taps = int(np.prod(kernel))
+        sides = tracer.equations.factor(units, (len(units) // taps, taps))
+        tracer.equations.freeze(sides[1], "taps of a kernel")
+        tracer.put(output, {channel: sides[0]})
+    return output

@@ -1,0 +1,106 @@
+"""Normalisation: the channels of the input, the scale, the shift and the statistics are one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateurs.channels.network import Role
+from secateurs.pytorch.tracing import shape_inference
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_record import Place
+from secateurs.pytorch.tracing.rules.registry import rule
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+def _affine(
+    tracer: Tracer, x: torch.Tensor, axis: int, *tensors: tuple[torch.Tensor | None, Role]
+) -> None:
+    """Vectors along one axis of the input."""
+    for tensor, role in tensors:
+        if tensor is not None:
+            tracer.unify([Place(x, axis), Place(tensor, 0)])
+            tracer.play(Place(tensor, 0), role)
+
+
+@rule(
+    aten.batch_norm,
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit_no_training,
+    aten.instance_norm,
+)
+def batch_norm(tracer: Tracer, call: Call) -> Any:
+    """Each channel on its own, with numbers kept for it; or measured, over all other axes."""
+    x = call["input"]
+    output = shape_inference.like_first(call) if call.packet is aten.batch_norm else call.run()
+    axes = tracer.axes(x)
+    _affine(
+        tracer,
+        x,
+        1,
+        (call.get("running_mean"), Role.MEAN),
+        (call.get("running_var"), Role.VARIANCE),
+        (call.get("weight"), Role.SCALE),
+        (call.get("bias"), Role.SHIFT),
+    )
+    if 1 in axes:
+        tracer.counts[tracer.layer, "num_features"] = axes[1]
+    if call.get("training", call.get("use_input_stats", False)):
+        tracer.mixes(call, [units for axis, units in axes.items() if axis != 1])
+    tracer.put(output[0] if isinstance(output, (tuple, list)) else output, axes)
+    return output
+
+
+@rule(aten.layer_norm, aten.native_layer_norm, aten.rms_norm)
+def layer_norm(tracer: Tracer, call: Call) -> Any:
+    """The mean and variance over the last axes: each channel's result depends on all of them."""
+    x, shape = call["input"], call["normalized_shape"]
+    output = call.run()
+    first = x.dim() - len(shape)
+    for name, role in (("weight", Role.SCALE), ("bias", Role.SHIFT)):
+        tensor = call.get(name)
+        for place in range(len(shape)) if tensor is not None else ():
+            tracer.unify([Place(x, first + place), Place(tensor, place)])
+            tracer.play(Place(tensor, place), role)
+    axes = tracer.axes(x)
+    tracer.mixes(call, [axes[axis] for axis in range(first, x.dim()) if axis in axes])
+    tracer.put(output[0] if isinstance(output, (tuple, list)) else output, axes)
+    return output
+
+
+@rule(aten.group_norm)
+def group_norm(tracer: Tracer, call: Call) -> Any:
+    """Channels form a grid of groups by channels in each; only those in one group are mixed."""
+    x, groups = call["input"], call["num_groups"]
+    output = call.run()
+    weight = call.get("weight")
+    _affine(tracer, x, 1, (weight, Role.SCALE), (call.get("bias"), Role.SHIFT))
+    axes = tracer.axes(x)
+    units = axes.get(1)
+    if units is not None:
+        inside = units
+        if groups == len(units):
+            inside = units[:0]
+            rows = units
+        elif groups > 1:
+            rows, inside = tracer.equations.factor(units, (groups, len(units) // groups))
+        if groups > 1:
+            tracer.counts[tracer.layer, "num_groups"] = rows
+            tracer.operations[-1].groups = rows
+        tracer.mixes(call, [inside] if len(inside) else [])
+    tracer.put(output, axes)
+    return output
+
+
+@rule(aten._weight_norm_interface)
+def weight_norm(tracer: Tracer, call: Call) -> Any:
+    """``g v / |v|``, the length of each filter over all its inputs."""
+    v, axis = call["v"], call.get("dim", 0)
+    tracer.unify([Place(v, axis), Place(call["g"], axis)])
+    axes = dict(tracer.axes(v))
+    tracer.mixes(call, [units for at, units in axes.items() if at != axis])
+    output = call.run()
+    tracer.put(output[0], axes)
+    return output

@@ -1,0 +1,128 @@
+"""Operations that work element by element, and those that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from secateurs.channels.network import Role
+from secateurs.pytorch.tracing import shape_inference
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import MADE_NEW, Call, made_for_real, tensors_in
+from secateurs.pytorch.tracing.op_record import Place
+from secateurs.pytorch.tracing.rules.registry import rule
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+def meet(tracer: Tracer, operands: Sequence[torch.Tensor], result: torch.Tensor) -> None:
+    """Axes of the operands that meet in one axis of the result are one."""
+    axes = {}
+    for axis in range(result.dim()):
+        places = [
+            Place(tensor, at)
+            for tensor in operands
+            if (at := axis - result.dim() + tensor.dim()) >= 0
+        ]
+        axes[axis] = tracer.unify(places)
+        _note_roles(tracer, places)
+    tracer.put(result, axes)
+
+
+def _note_roles(tracer: Tracer, places: Sequence[Place]) -> None:
+    """A bare weight that meets an activation scales or shifts it; which, does not matter."""
+    if any(tracer.labels(place.tensor).weight is None for place in places):
+        for place in places:
+            tracer.play(place, Role.SCALE)
+
+
+def pointwise(tracer: Tracer, call: Call) -> Any:
+    """Element by element: axes that meet, counted from the last, are one."""
+    output = shape_inference.pointwise(call)
+    for tensor in tensors_in(output):
+        meet(tracer, call.tensors(), tensor)
+    return output
+
+
+# Element by element, but not tagged so in every release.
+rule(
+    aten.hardswish,
+    aten.hardswish_,
+    aten.copy_,
+    aten.where,
+    aten.masked_fill,
+    aten.masked_fill_,
+    aten.lerp,
+    aten.addcmul,
+    aten.addcdiv,
+    aten.rrelu,
+    aten.bernoulli,
+    aten.bernoulli_,
+    aten.dropout,
+    aten.dropout_,
+    aten.feature_dropout,
+    aten.alpha_dropout,
+    aten.native_dropout,
+    aten.clone,
+    aten.contiguous,
+    aten.detach,
+    aten.detach_,
+    aten.alias,
+    aten.lift_fresh,
+    aten.to,
+    aten._to_copy,
+    aten.type_as,
+    aten.zeros_like,
+    aten.ones_like,
+    aten.empty_like,
+    aten.full_like,
+    aten.rand_like,
+    aten.randn_like,
+    aten.zero_,
+    aten.fill_,
+    aten.square,
+    aten.softplus,
+    aten.selu,
+    aten.float_power,
+    aten.conj,
+    aten.resolve_conj,
+    aten.resolve_neg,
+)(pointwise)
+
+
+@rule(aten.prelu, aten._prelu_kernel)
+def prelu(tracer: Tracer, call: Call) -> Any:
+    """A slope for each channel, or one for all."""
+    output = call.run()
+    x, weight = call.tensors()
+    meet(tracer, [x], output)
+    axis = 1 if x.dim() > 1 else 0
+    if weight.numel() > 1:
+        own = weight.shape.index(max(weight.shape))
+        tracer.unify([Place(x, axis), Place(weight, own)])
+        tracer.play(Place(weight, own), Role.SCALE)
+    return output
+
+
+@rule(aten.glu)
+def glu(tracer: Tracer, call: Call) -> Any:
+    """Half of an axis times the sigmoid of the other: both lose the same channels."""
+    x = call["self"]
+    axis = call.get("dim", -1) % x.dim()
+    output = call.run()
+    axes = dict(tracer.axes(x))
+    if axis in axes:
+        units = axes[axis]
+        halves, _ = tracer.equations.factor(units, (2, len(units) // 2))
+        tracer.equations.freeze(halves, f"glu at {tracer.where()} needs both halves")
+        tracer.equations.equate(units[: len(units) // 2], units[len(units) // 2 :])
+        axes[axis] = units[: len(units) // 2]
+    tracer.put(output, axes)
+    return output
+
+
+@rule(*MADE_NEW)
+def new(_: Tracer, call: Call) -> Any:
+    """A constant that only takes a tensor's type: made for real, so that rules can read it."""
+    return made_for_real(call)

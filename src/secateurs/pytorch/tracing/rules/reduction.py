@@ -1,0 +1,88 @@
+"""Sums, means, maxima and the like over some axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.rules.pointwise import pointwise
+from secateurs.pytorch.tracing.rules.registry import rule
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+def _axes_argument(call: Call, rank: int, name: str = "dim") -> Sequence[int]:
+    given = call.get(name)
+    if given is None or (isinstance(given, (list, tuple)) and not given):
+        return range(rank)
+    return [axis % rank for axis in (given if isinstance(given, (list, tuple)) else [given])]
+
+
+def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
+    """The other axes are carried. A sum over channels ignores removed ones; a mean does not."""
+    x = call.tensors()[0]
+    output = call.run()
+    gone = set(_axes_argument(call, x.dim()))
+    axes = tracer.axes(x)
+    over = [axes[axis] for axis in sorted(gone) if axis in axes]
+    if exact:
+        for axis in gone:
+            tracer.mask(0, axis, axes.get(axis))
+    else:
+        tracer.mixes(call, over)
+    for tensor in tensors_in(output):
+        kept = {axis: units for axis, units in axes.items() if axis not in gone}
+        if tensor.dim() < x.dim():
+            kept = {axis - sum(at < axis for at in gone): units for axis, units in kept.items()}
+        tracer.put(tensor, kept)
+    return output
+
+
+@rule(aten.sum, aten.linalg_vector_norm, aten.norm)
+def total(tracer: Tracer, call: Call) -> Any:
+    """Zeros do not count."""
+    return _reduce(tracer, call, exact=True)
+
+
+@rule(
+    aten.mean,
+    aten.amax,
+    aten.amin,
+    aten.max,
+    aten.min,
+    aten.var,
+    aten.std,
+    aten.var_mean,
+    aten.std_mean,
+    aten.logsumexp,
+    aten.prod,
+    aten.any,
+    aten.all,
+)
+def statistic(tracer: Tracer, call: Call) -> Any:
+    """Depends on how many there are, or on zeros too."""
+    if len(call.tensors()) > 1:  # max(x, y), element by element
+        return pointwise(tracer, call)
+    return _reduce(tracer, call, exact=False)
+
+
+@rule(
+    aten.softmax,
+    aten._softmax,
+    aten.log_softmax,
+    aten._log_softmax,
+    aten.cumsum,
+    aten.cumprod,
+    aten._fft_r2c,
+    aten._fft_c2r,
+    aten._fft_c2c,
+)
+def along(tracer: Tracer, call: Call) -> Any:
+    """Each result along the axis depends on all of it: nothing there may go."""
+    x = call.tensors()[0]
+    over = _axes_argument(call, x.dim())
+    tracer.freeze_known(x, f"{call.name} over it", over)
+    output = call.run()
+    tracer.put(output, {at: units for at, units in tracer.axes(x).items() if at not in over})
+    return output

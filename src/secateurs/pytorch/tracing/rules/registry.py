@@ -1,0 +1,47 @@
+"""Which rule goes with which operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch._ops import OpOverloadPacket
+
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.tracer import Tracer
+
+Rule = Callable[[Tracer, Call], Any]
+
+RULES: dict[OpOverloadPacket, Rule] = {}
+NAMED: dict[str, Rule] = {}
+"""Rules for operations that other packages bring, by name: they may not be there yet."""
+
+
+def rule(*operations: OpOverloadPacket | str) -> Callable[[Rule], Rule]:
+    """Register the rule for these operations; another package's by name, 'package::operation'."""
+
+    def register(function: Rule) -> Rule:
+        for operation in operations:
+            if isinstance(operation, str):
+                NAMED[operation] = function
+            else:
+                RULES[operation] = function
+        return function
+
+    return register
+
+
+def is_whole(packet: OpOverloadPacket) -> bool:
+    """Whether the operation has a rule, so that it must not be taken apart."""
+    return packet in RULES
+
+
+def unknown(tracer: Tracer, call: Call) -> Any:
+    """Nobody knows what it does, so nothing that it reads may change."""
+    reason = f"no rule for {call.packet._qualified_op_name} at {tracer.where()}"
+    for tensor in call.tensors():
+        tracer.freeze(tensor, reason)
+    output = call.run()
+    for tensor in tensors_in(output):
+        tracer.put(tensor, {}, why=f"what {call.packet._qualified_op_name} gave")
+    return output

@@ -1,0 +1,45 @@
+"""The operations that torchvision brings. It need not be installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.rules.contraction import convolve, weight_name
+from secateurs.pytorch.tracing.rules.registry import rule
+from secateurs.pytorch.tracing.tracer import Tracer
+
+
+@rule("torchvision::deform_conv2d")
+def deformable_convolution(tracer: Tracer, call: Call) -> Any:
+    """A convolution that looks where ``offset`` says, weighing by ``mask`` what it finds.
+
+    Offsets and weights are one for each place of the kernel, so their channels stay; so do those
+    of the input where groups of them have offsets of their own.
+    """
+    x, weight = call["input"], call["weight"]
+    what = "a deformable convolution"
+    tracer.freeze_known(x, f"{what} slides over it", (2, 3))
+    for name in ("offset", "mask"):
+        tracer.freeze_known(call[name], f"the places {what} looks at", range(call[name].dim()))
+    if call["offset_groups"] > 1:
+        tracer.freeze_known(x, f"groups of channels with offsets of their own in {what}", (1,))
+    output = convolve(tracer, call, call.run())
+    sides = {"in_channels": (x, 1), "out_channels": (output, 1)}
+    for attribute, (tensor, axis) in sides.items():
+        units = tracer.labels(tensor).axes.get(axis)
+        if units is not None:
+            tracer.counts[weight_name(tracer, weight) or tracer.layer, attribute] = units
+    return output
+
+
+@rule("torchvision::roi_align", "torchvision::roi_pool")
+def regions(tracer: Tracer, call: Call) -> Any:
+    """Regions of an image, each resampled to one size; channels are carried."""
+    x = call["input"]
+    tracer.freeze_known(x, f"{call.name} looks for regions in it", (0, 2, 3))
+    tracer.freeze_known(call["rois"], f"regions for {call.name}", (0, 1))
+    output = call.run()
+    for tensor in tensors_in(output):
+        tracer.put(tensor, {1: tracer.axes(x).get(1)})
+    return output

@@ -1,0 +1,1 @@
+"""Training PyTorch models, through Hugging Face Accelerate."""

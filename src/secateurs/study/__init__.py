@@ -1,0 +1,1 @@
+"""One study: the loop of rounds, its history, its checkpoints, its directory."""

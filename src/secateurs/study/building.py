@@ -1,0 +1,90 @@
+"""From what a task is called to its model and its data."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from secateurs.backends import backend_of
+from secateurs.errors import ModelError, UnknownNameError
+from secateurs.settings.configuration import Task
+from secateurs.study.directory import Sources
+
+_SMALL, _MIDDLING = 64, 128
+
+
+def built(task: Task, seed: int) -> tuple[Any, Sources]:
+    """The model and the data of a task that says all that is needed.
+
+    Args:
+        task: by name.
+        seed: of the model's initial weights.
+
+    Raises:
+        SecateursError: the model or the data cannot be had; the message says why.
+    """
+    from secateurs import data, models
+
+    loaded = data.load(task.data, **task.data_options)
+    images = {
+        "classes": len(loaded.classes),
+        "in_channels": loaded.shape[0],
+        "size": loaded.shape[1],
+    }
+    if models.is_keras_file(task.model):
+        model = _from_keras_file(task)
+    else:
+        options = with_stem(task.model, images | task.model_options, loaded.shape[1])
+        with _seeded(seed):
+            model = models.build(task.model, **options)
+    if task.weights is not None:
+        model = backend_of(model).load(model, Path(task.weights))
+    return model, Sources(loaded.train, loaded.validation, loaded.test)
+
+
+def _from_keras_file(task: Task) -> Any:
+    """The model in a ``.keras`` file, compiled as it was saved."""
+    if task.model_options:
+        raise ModelError(
+            f"{task.model}: expected no options of the model, which is built already; received "
+            f"{', '.join(task.model_options)}"
+        )
+    if not Path(task.model).exists():
+        raise UnknownNameError(f"{task.model}: no such file")
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{task.model}: needs Keras; pip install 'secateurs[keras]'") from error
+    try:
+        return keras.saving.load_model(task.model)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{task.model}: cannot be read as a Keras model: {' '.join(str(error).split())}"
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initial weights from a seed: PyTorch's own, and Python's, which Keras draws seeds from."""
+    state = random.getstate()
+    random.seed(seed)
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def with_stem(name: str, options: dict[str, Any], size: int) -> dict[str, Any]:
+    """The options, with the stem for images of this size where a ResNet of ours has none given."""
+    if not name.startswith("resnet") or "stem" in options:
+        return options
+    fitting = "small" if size < _SMALL else "small-stride2" if size < _MIDDLING else "imagenet"
+    return options | {"stem": fitting}

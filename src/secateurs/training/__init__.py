@@ -1,0 +1,1 @@
+"""What training is, for any framework: the learner's protocol, batches, schedules, callbacks."""

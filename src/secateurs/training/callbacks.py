@@ -1,0 +1,21 @@
+"""Who is told what happens in a loop; on the ground, so that both frameworks can tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Watcher:
+    """Told what happens, as it happens; does nothing with it. For progress bars and tables."""
+
+    def begin(self, what: str, batches: int, done: int = 0) -> None:
+        """Work on so many batches begins, or goes on after the first ``done``."""
+
+    def tick(self) -> None:
+        """One more batch of what began last is done."""
+
+    def end(self) -> None:
+        """What began last is done, and what began before it goes on."""
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        """The history has a new record."""

@@ -1,0 +1,153 @@
+"""The proof: what it compares, what it finds, and what it says."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+
+import secateurs as sec
+from contract.zoo import noisy
+from secateurs.keras.internals import operation_classes
+from secateurs.keras.proof import prove as proofs
+from secateurs.keras.surgery.rebuilding import cut_copy
+from secateurs.keras.tracing.rules.pointwise import pointwise
+from secateurs.keras.tracing.rules.registry import RULES
+
+
+def flipped(head_weights=True):
+    i = keras.Input((6,))
+    x = L.Dense(8, activation="relu", name="a")(i)
+    x = L.Dense(5, activation="relu", name="b")(ops.flip(x, axis=-1))
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
+    if not head_weights:
+        head = model.get_layer("head")
+        head.set_weights([np.zeros_like(w) for w in head.get_weights()])
+    return model
+
+
+@pytest.fixture
+def lying(monkeypatch):
+    monkeypatch.setitem(RULES, operation_classes("Flip")[0], pointwise)
+
+
+def test_a_lie_is_found_out_and_the_layer_named(lying):
+    model = flipped()
+    cut = sec.trace(model).cut({"a": [0]})
+    with pytest.raises(sec.CutError, match="come apart in flip"):
+        sec.apply(model, cut)
+
+
+def test_a_head_that_starts_at_zero_hides_nothing(lying):
+    model = flipped(head_weights=False)
+    cut = sec.trace(model).cut({"a": [0]})
+    with pytest.raises(sec.CutError, match="come apart in flip"):
+        sec.apply(model, cut)
+
+
+@pytest.mark.parametrize("unit", range(6))
+def test_of_few_values_each_is_compared(unit):
+    i = keras.Input((3,))
+    x = L.Dense(7, activation="sigmoid", name="a")(i)
+    model = keras.Model(i, L.Dense(2, kernel_initializer="zeros", name="head")(x))
+    network = sec.trace(model)
+    cut = network.cut({"a": [6]})
+    small = cut_copy(model, cut)
+    bias = small.get_layer("a").bias
+    bias.assign(0.5 * np.eye(6)[unit])
+    alive = network.alive(network.removed_by(cut))
+    with pytest.raises(sec.CutError, match="come apart in a "):
+        proofs.prove(network, small, cut, alive, np.ones((1, 3), np.float32))
+
+
+def test_biases_behind_a_relu_are_no_trouble():
+    """Zeroing the filters that make a channel would be wrong: relu(bn(0)) is not zero."""
+    i = keras.Input((6, 6, 3))
+    x = L.ReLU()(L.BatchNormalization(name="bn")(L.Conv2D(4, 3, name="a")(i)))
+    model = noisy(keras.Model(i, L.Conv2D(2, 1, name="head")(x)))
+    assert sec.report_of(sec.delete_channels(model, {"a": [0, 1]})).proof.holds
+
+
+def test_what_mixes_channels_is_said_and_checked_on_those_that_stay():
+    i = keras.Input((6,))
+    x = L.LayerNormalization(name="ln")(L.Dense(8, name="a")(i))
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
+    proof = sec.report_of(sec.delete_channels(model, {"a": [0, 1]})).proof
+    assert proof.holds
+    assert proof.inexact == ("LayerNormalization over channels in ln",)
+
+
+def test_padding_masks_go_through_what_mixes_channels():
+    i = keras.Input((6,), dtype="int32")
+    x = L.LayerNormalization(name="ln")(L.Embedding(9, 8, mask_zero=True, name="e")(i))
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(L.LSTM(4, name="l")(x))))
+    ids = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 1]])
+    network = sec.trace(model)
+    small = sec.apply(model, network.cut({"e": [0, 5]}), ids, network=network)
+    assert sec.report_of(small).proof.holds
+
+
+def test_weights_that_hold_nan_prove_nothing():
+    model = flipped()
+    kernel, bias = model.get_layer("b").get_weights()
+    kernel[0, 0] = np.nan
+    model.get_layer("b").set_weights([kernel, bias])
+    cut = sec.trace(model).cut({"a": [0]})
+    with pytest.raises(sec.CutError, match=r"not finite.*b\.kernel holds NaN"):
+        sec.apply(model, cut)
+
+
+def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
+    """Beyond the tolerance at the end, but call by call nothing is wrong: the proof holds."""
+    model = flipped()
+    network = sec.trace(model)
+    cut = network.cut({"a": [0], "b": [1]})
+    asked = []
+    whole = proofs.Comparison.whole
+
+    def far_off(self):
+        proof = whole(self)
+        return type(proof)(1e9, proof.scale, proof.tolerance, proof.inside)
+
+    def noted(self):
+        asked.append(True)
+        return call_by_call(self)
+
+    call_by_call = proofs.Comparison.call_by_call
+    monkeypatch.setattr(proofs.Comparison, "whole", far_off)
+    monkeypatch.setattr(proofs.Comparison, "call_by_call", noted)
+    small = sec.apply(model, cut, network=network)
+    assert asked
+    assert sec.report_of(small).proof.holds
+    assert sec.report_of(small).proof.max_difference < 1e-4
+
+
+def test_call_by_call_finds_a_lie_too(lying):
+    model = flipped()
+    network = sec.trace(model)
+    cut = network.cut({"a": [0]})
+    small = sec.apply(model, cut, network=network, proof=False)
+    alive = network.alive(network.removed_by(cut))
+    comparison = proofs.Comparison.of(network, small, cut, alive, None)
+    proof = comparison.call_by_call()
+    assert not proof.holds
+    assert proof.layer.startswith("flip")
+
+
+@pytest.mark.parametrize("kind", ["operations", "norms", "nested", "masks"])
+def test_call_by_call_agrees_where_all_is_well(kind):
+    from contract.zoo import ZOO
+
+    model = noisy(ZOO[kind]())
+    network = sec.trace(model)
+    cut = network.cut({group.name: [0] for group in network.groups if len(group) > 1})
+    small = sec.apply(model, cut, network=network, proof=False)
+    alive = network.alive(network.removed_by(cut))
+    assert proofs.Comparison.of(network, small, cut, alive, None).call_by_call().holds
+
+
+def test_the_proof_can_be_left_out():
+    model = flipped()
+    assert (
+        sec.report_of(sec.apply(model, sec.trace(model).cut({"a": [0]}), proof=False)).proof is None
+    )

@@ -1,0 +1,297 @@
+"""The small model: configuration, weights, flags, optimizer, and a user's model left alone."""
+
+import random
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+from contract.zoo import ZOO, noisy
+from secateurs.channels.cut import Cut, TensorCut
+from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.surgery.rebuilding import _cut_of_slot
+
+
+def classifier(**conv):
+    i = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3, name="conv", **conv)(i)
+    x = L.BatchNormalization(name="bn")(x)
+    x = L.Dense(5, activation="relu", name="hidden")(L.Flatten()(x))
+    return keras.Model(i, L.Dense(2, name="head")(x), name="classifier")
+
+
+DATA = np.random.default_rng(0)
+X = DATA.standard_normal((8, 6, 6, 3)).astype("float32")
+Y = DATA.standard_normal((8, 2)).astype("float32")
+
+
+def test_sizes_are_those_of_a_model_that_was_built_small():
+    small = sec.delete_channels(classifier(), {"conv": [0, 3], "hidden": [1]})
+    assert small.get_layer("conv").filters == 6
+    assert small.get_layer("hidden").units == 4
+    assert small.get_config() == type(small).from_config(small.get_config()).get_config()
+    assert small.name == "classifier"
+
+
+def test_weights_are_those_of_the_channels_that_stay():
+    model = noisy(classifier())
+    small = sec.delete_channels(model, {"conv": [0, 3]})
+    kept = [1, 2, 4, 5, 6, 7]
+    before, after = (dict(_weights(m)) for m in (model, small))
+    assert np.array_equal(after["conv.kernel"], before["conv.kernel"][..., kept])
+    assert np.array_equal(after["bn.moving_mean"], before["bn.moving_mean"][kept])
+    rows = before["hidden.kernel"].reshape(16, 8, 5)[:, kept].reshape(-1, 5)
+    assert np.array_equal(after["hidden.kernel"], rows)
+
+
+def _weights(model):
+    return [(leaf.name, np.asarray(leaf.array())) for leaf in leaves_of(model)]
+
+
+def test_a_cut_of_key_channels_leaves_the_scores_of_attention_as_they_were():
+    model = noisy(ZOO["wide_output"]())
+    network = sec.trace(model)
+    (keys,) = [
+        g
+        for g in network.groups
+        if any((m.tensor, m.axis) == ("att.key.kernel", 2) for m in g.members)
+    ]
+    small = sec.apply(model, network.cut({keys.name: [0, 2]}), network=network)
+    dense, cut = dict(_weights(model)), dict(_weights(small))
+    for name in ("kernel", "bias"):  # divided by the root of 2 now, not of 4
+        expected = dense[f"att.query.{name}"][..., [1, 3]] * np.sqrt(2 / 4)
+        assert np.allclose(cut[f"att.query.{name}"], expected, rtol=1e-6)
+        assert np.array_equal(cut[f"att.key.{name}"], dense[f"att.key.{name}"][..., [1, 3]])
+    assert small.get_layer("att").key_dim == 2
+    assert sec.report_of(small).proof.holds
+    assert not sec.report_of(small).proof.inexact
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+        lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)),
+        lambda: keras.optimizers.AdamW(0.01, use_ema=True),
+        lambda: keras.optimizers.Adafactor(0.01),
+    ],
+    ids=["momentum", "schedule", "average", "factored"],
+)
+def test_the_optimizer_goes_along(optimizer):
+    model = classifier()
+    model.compile(optimizer(), "mse", metrics=["mae"])
+    model.fit(X, Y, batch_size=4, verbose=0)
+    small = sec.delete_channels(model, {"conv": [0, 3], "hidden": [1]})
+    mine, theirs = model.optimizer, small.optimizer
+    assert theirs.get_config() == mine.get_config()
+    assert int(theirs.iterations) == int(mine.iterations) == 2
+    # Adafactor names some of its state after nothing: the order is what tells it apart.
+    for variable, other in zip(mine.variables, theirs.variables, strict=True):
+        before, after = (np.asarray(keras.ops.convert_to_numpy(v.value)) for v in (variable, other))
+        if variable.path.endswith(("conv_kernel_momentum", "conv_kernel_velocity")):
+            kept = [1, 2, 4, 5, 6, 7]
+            assert np.array_equal(after, before[..., kept])
+        elif after.shape == before.shape and "conv" not in variable.path:
+            assert np.array_equal(after, before)
+    small.fit(X, Y, batch_size=4, verbose=0)
+    if not (mine.use_ema and keras.backend.backend() == "jax"):  # Keras 3.15 cannot fit it twice
+        model.fit(X, Y, batch_size=4, verbose=0)
+
+
+def test_only_state_of_its_variables_shape_is_sliced():
+    """A factored second moment has another: of 3 by 4, a row of 4 is no row to cut by axis 0."""
+    of_kernel = TensorCut((3, 4), {0: (1,)})
+    cut = Cut({"kernel": of_kernel})
+    assert _cut_of_slot(cut, "kernel", (3, 4)) is of_kernel
+    assert _cut_of_slot(cut, "kernel", (4,)) is None
+    assert _cut_of_slot(cut, "bias", (4,)) is _cut_of_slot(cut, None, (3, 4)) is None
+
+
+def test_training_goes_on_as_it_would_have_from_a_step_of_the_dense_model():
+    """With the momentum sliced along, a step of the small model is a slice of the dense one's."""
+    model = classifier()
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    model.fit(X, Y, batch_size=4, verbose=0, shuffle=False)
+    network = sec.trace(model)
+    # Nothing reads a channel whose weights in the next layer are zero: the cut changes nothing.
+    hidden = model.get_layer("head")
+    kernel, bias = hidden.get_weights()
+    kernel[2] = 0
+    hidden.set_weights([kernel, bias])
+    small = sec.apply(model, network.cut({"hidden": [2]}), network=network)
+    model.fit(X, Y, batch_size=8, verbose=0, shuffle=False)
+    small.fit(X, Y, batch_size=8, verbose=0, shuffle=False)
+    kept = [0, 1, 3, 4]
+    dense, cut = dict(_weights(model)), dict(_weights(small))
+    assert np.allclose(cut["conv.kernel"], dense["conv.kernel"], atol=1e-6)
+    assert np.allclose(cut["head.kernel"], dense["head.kernel"][kept], atol=1e-6)
+
+
+def test_it_is_compiled_as_the_model_is():
+    def near(y, prediction):
+        return keras.ops.mean(keras.ops.abs(y - prediction) < 1)
+
+    def loss(y, prediction):
+        return keras.ops.mean(keras.ops.square(y - prediction))
+
+    i = keras.Input((6,))
+    x = L.Dense(8, name="d")(i)
+    model = keras.Model(i, {"a": L.Dense(1, name="a")(x), "b": L.Dense(1, name="b")(x)})
+    model.compile(
+        keras.optimizers.RMSprop(0.003, clipnorm=1.0),
+        loss={"a": loss, "b": "mae"},
+        loss_weights={"a": 0.2, "b": 0.8},
+        metrics={"a": [near, keras.metrics.MeanSquaredError(name="mse")]},
+        run_eagerly=True,
+    )
+    small = sec.delete_channels(model, {"d": [0]})
+    assert small.optimizer.get_config() == model.optimizer.get_config()
+    assert small.run_eagerly
+    assert small.jit_compile == model.jit_compile
+    x, y = np.ones((4, 6), "float32"), {"a": np.ones((4, 1)), "b": np.ones((4, 1))}
+    found = small.evaluate(x, y, verbose=0, return_dict=True)
+    assert set(found) == set(model.evaluate(x, y, verbose=0, return_dict=True))
+    total = 0.2 * found["a_loss"] + 0.8 * found["b_loss"]
+    assert found["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_an_uncompiled_model_stays_uncompiled():
+    assert not sec.delete_channels(classifier(), {"conv": [0]}).compiled
+
+
+def test_flags_are_kept():
+    model = classifier()
+    model.get_layer("conv").trainable = False
+    model.get_layer("head").bias.trainable = False
+    small = sec.delete_channels(model, {"conv": [0]})
+    assert not small.get_layer("conv").trainable
+    assert not small.get_layer("head").bias.trainable
+    assert small.get_layer("head").kernel.trainable
+    assert len(small.trainable_variables) == len(model.trainable_variables)
+
+
+def test_initialisers_are_kept():
+    """While layers are made again they begin at zero, quickly; what they are told is theirs."""
+    small = sec.delete_channels(classifier(kernel_initializer="he_normal"), {"conv": [0]})
+    assert isinstance(small.get_layer("conv").kernel_initializer, keras.initializers.HeNormal)
+    assert isinstance(small.get_layer("head").kernel_initializer, keras.initializers.GlorotUniform)
+
+
+def test_types_are_kept():
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    i = keras.Input((6,))
+    x = L.Dense(8, dtype=policy, name="d")(i)
+    model = keras.Model(i, L.Dense(2, dtype="float32", name="head")(x))
+    small = sec.delete_channels(model, {"d": [0, 1]})
+    assert small.get_layer("d").dtype_policy.name == "mixed_bfloat16"
+    assert small.get_layer("head").compute_dtype == "float32"
+
+
+def test_half_precision_weights_are_cut_too():
+    i = keras.Input((6,))
+    x = L.Dense(8, dtype="bfloat16", name="d")(i)
+    model = keras.Model(i, L.Dense(2, dtype="bfloat16", name="head")(x))
+    network = sec.trace(model)
+    assert network.bytes() == 2 * network.params()
+    assert sec.score(network)["d"].shape == (8,)
+    assert sec.report_of(sec.apply(model, network.cut({"d": [0]}), network=network)).proof.holds
+
+
+def test_shared_layers_stay_shared():
+    small = sec.delete_channels(ZOO["shared_layers"](), {"c": [0]})
+    assert len([layer for layer in small.layers if layer.name == "c"]) == 1
+    assert len(small.get_layer("c")._inbound_nodes) == 2
+
+
+def test_a_model_inside_stays_a_model_of_its_name():
+    small = sec.delete_channels(ZOO["nested"](), {"encoder.c": [0], "a": [1]})
+    encoder = small.get_layer("encoder")
+    assert isinstance(encoder, keras.Model)
+    assert encoder.input_shape == (None, 8, 8, 5)
+    assert encoder.get_layer("c").filters == 4
+    assert isinstance(small.get_layer("tail"), keras.Sequential)
+
+
+def test_functions_of_the_users_come_along():
+    i = keras.Input((6,))
+    x = L.Lambda(lambda t: 2 * t, name="double")(i)
+    x = L.Dense(6, activation=_squared, name="odd")(x)
+    model = keras.Model(i, L.Dense(2, name="head")(L.Dense(4, name="d")(x)))
+    small = sec.delete_channels(model, {"d": [0]})
+    assert small.get_layer("odd").activation is _squared
+
+
+def _squared(x):
+    return x * x
+
+
+def test_a_layer_that_cannot_be_made_again():
+    class Closed(L.Layer):
+        def __init__(self, function):
+            super().__init__(name="closed")
+            self.function = function
+
+        def call(self, x):
+            return self.function(x)
+
+    i = keras.Input((6,))
+    model = keras.Model(i, L.Dense(2, name="head")(L.Dense(4, name="d")(Closed(abs)(i))))
+    with pytest.raises(sec.ModelError, match=r"closed: expected a layer that can be made again"):
+        sec.delete_channels(model, {"d": [0]})
+
+
+def test_the_users_random_numbers_are_left_as_they_were():
+    model = classifier()
+    random.seed(3)
+    state = random.getstate()
+    sec.delete_channels(model, {"conv": [0]})
+    assert random.getstate() == state
+
+
+def test_training_the_small_model_leaves_the_dense_one_alone():
+    model = classifier()
+    model.compile("adam", "mse")
+    model.fit(X, Y, verbose=0)
+    before = model.get_weights()
+    small = sec.delete_channels(model, {"hidden": [0]})
+    small.fit(X, Y, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+    model.fit(X, Y, verbose=0)
+
+
+def test_keras_alone_loads_what_was_saved(tmp_path):
+    model = noisy(ZOO["transformer"]())
+    network = sec.trace(model)
+    cut = network.cut({group.name: [0] for group in network.groups})
+    small = sec.apply(model, cut, network=network, proof=False)
+    small.save(tmp_path / "small.keras")
+    x = np.array([[1, 2, 3, 4, 5]])
+    np.save(tmp_path / "x.npy", x)
+    code = (
+        "import sys, keras, numpy as np\n"
+        f"model = keras.saving.load_model(r'{tmp_path / 'small.keras'}')\n"
+        f"y = model(np.load(r'{tmp_path / 'x.npy'}'))\n"
+        f"np.save(r'{tmp_path / 'y.npy'}', keras.ops.convert_to_numpy(y))\n"
+        "assert 'secateurs' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True)
+    y = keras.ops.convert_to_numpy(small(x))
+    assert np.allclose(np.load(tmp_path / "y.npy"), y, atol=1e-6)
+
+
+def test_a_cut_fits_a_model_that_was_built_alike():
+    cut = sec.report_of(sec.delete_channels(classifier(), {"conv": [0]})).cut
+    assert sec.report_of(sec.apply(classifier(), cut)).proof.holds
+    with pytest.raises(sec.CutError, match=r"conv.kernel: expected shape .* received a model with"):
+        sec.apply(classifier(use_bias=False, kernel_size=2) if False else _wider(), cut)
+
+
+def _wider():
+    i = keras.Input((6, 6, 3))
+    x = L.BatchNormalization(name="bn")(L.Conv2D(9, 3, name="conv")(i))
+    x = L.Dense(5, activation="relu", name="hidden")(L.Flatten()(x))
+    return keras.Model(i, L.Dense(2, name="head")(x))

@@ -1,0 +1,106 @@
+"""Channels that are silenced while fit runs, and progress in Keras's own style."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+from secateurs.keras import Progress, PruneOnSchedule
+from secateurs.keras.training.callbacks import Silent
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((24, 8, 8, 3)).astype("float32")
+Y = RANDOM.integers(0, 3, 24)
+
+
+def cnn(optimizer="adam"):
+    i = keras.Input((8, 8, 3))
+    x = L.Conv2D(6, 3, activation="relu", name="a", kernel_constraint="non_neg")(i)
+    x = L.BatchNormalization(name="bn")(L.Conv2D(8, 3, name="b", kernel_constraint="max_norm")(x))
+    x = L.Dense(10, activation="relu", name="c")(L.Flatten()(L.ReLU()(x)))
+    model = keras.Model(i, L.Dense(3, name="head")(x), name="cnn")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss)
+    return model
+
+
+def given(model):
+    return np.asarray(keras.ops.convert_to_numpy(model(X, training=False)))
+
+
+def test_the_cut_model_does_what_the_silenced_one_does():
+    model = cnn(keras.optimizers.AdamW(0.01))
+    callback = PruneOnSchedule({1: 0.2, 3: 0.4})
+    history = model.fit(X, Y, epochs=4, batch_size=8, verbose=0, callbacks=[callback])
+    assert len(history.history["loss"]) == 4
+    small = callback.pruned(X[:2])
+    assert sec.report_of(small).proof.holds
+    removed = sum(len(c.removed) for c in callback.cut.channels.values())
+    assert removed == round(0.4 * 24)
+    # Adam would have moved the weights at zero, had nothing held them there.
+    assert np.allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+    assert small.compiled
+    assert int(small.optimizer.iterations) == 12
+    assert isinstance(model.get_layer("b").kernel.constraint, keras.constraints.MaxNorm)
+
+
+def test_what_is_silent_stays_so():
+    """However the others are ranked later: here, the other way round."""
+    model, sign, cuts = cnn(), [1], []
+    callback = PruneOnSchedule({1: 0.2, 2: 0.4}, lambda facts: sign[0] * np.arange(len(facts)))
+
+    class Watching(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            cuts.append({name: set(c.removed) for name, c in callback.cut.channels.items()})
+            sign[0] = -1
+
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback, Watching()])
+    assert cuts[0]["c"] == {0, 1}
+    assert cuts[1]["c"] == {0, 1, 8, 9}
+    assert all(first <= cuts[1][name] for name, first in cuts[0].items())
+
+
+def test_a_constraint_of_the_users_holds_as_well():
+    held = Silent(np.array([1.0, 0.0, 1.0]), keras.constraints.NonNeg())
+    weight = keras.ops.convert_to_tensor([-1.0, 2.0, 3.0])
+    assert keras.ops.convert_to_numpy(held(weight)).tolist() == [0, 0, 3]
+
+
+def test_channels_that_not_only_weights_read_are_left_alone():
+    i = keras.Input((6,))
+    x = L.LayerNormalization(name="ln")(L.Dense(8, name="a")(i))
+    x = L.Dense(8, name="b", activation="relu")(x)
+    model = keras.Model(i, L.Dense(1, name="head")(x))
+    model.compile("sgd", "mse")
+    callback = PruneOnSchedule({1: 0.25})
+    model.fit(X[:, 0, 0, [0, 1, 2, 0, 1, 2]], Y, epochs=1, verbose=0, callbacks=[callback])
+    assert callback.skipped == ["a"]
+    assert set(callback.cut.channels) == {"b"}
+    assert sec.report_of(callback.pruned()).proof.holds
+
+
+def test_schedules_that_make_no_sense():
+    for schedule in ({}, {1: 0.3, 2: 0.2}, {1: 1.0}, {1: 0.0}):
+        with pytest.raises(sec.SecateursError, match="PruneOnSchedule: expected shares"):
+            PruneOnSchedule(schedule)
+    with pytest.raises(sec.SecateursError, match="Fit it for at least 3 epochs"):
+        PruneOnSchedule({3: 0.5}).pruned()
+
+
+def test_progress_looks_like_keras(capsys):
+    training = sec.Training(batches=2, batch_size=12, learning_rate=0.01)
+    sec.iterate(
+        cnn(),
+        (X, Y),
+        (X, Y),
+        step=0.3,
+        training=training,
+        stop=sec.Stop(rounds=1, tolerance=None),
+        measure_speed=False,
+        watcher=Progress(),
+    )
+    said = capsys.readouterr().out
+    assert "Round 1\n" in said
+    assert "2/2" in said
+    assert "prune - round: 1 - " in said

@@ -1,0 +1,251 @@
+"""The loop for Keras models: trained by fit, kept, gone on with, handed back."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+from secateurs.keras import Learner, training_of
+from secateurs.keras.training import learner as train
+from secateurs.planning.auto_criterion import score_for
+
+RANDOM = np.random.default_rng(0)
+LABELS = np.arange(60) % 3
+IMAGES = RANDOM.standard_normal((60, 8, 8, 1)).astype("float32") * 0.3
+IMAGES[np.arange(60), LABELS * 2 + 1] += 1.0  # a row that tells the class
+DATA = (IMAGES, LABELS)
+
+
+def cnn(*, softmax=True, compiled="adam", dropout=0.0):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            L.Conv2D(6, 3, activation="relu", name="conv1"),
+            L.MaxPooling2D(name="pool"),
+            L.Conv2D(8, 2, activation="relu", name="conv2"),
+            L.Flatten(name="flat"),
+            L.Dropout(dropout, name="drop"),
+            L.Dense(10, activation="relu", name="hidden"),
+            L.Dense(3, activation="softmax" if softmax else None, name="head"),
+        ],
+        name="cnn",
+    )
+    if compiled:
+        optimizer = keras.optimizers.Adam(0.01) if compiled == "adam" else compiled
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
+        model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+def state(model):
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_compiled_model_is_retrained_as_it_was_compiled():
+    model = cnn()
+    model.fit(*DATA, epochs=3, batch_size=20, verbose=0)
+    before = state(model)
+    result = sec.iterate(
+        model, DATA, DATA, DATA, step=0.2, criterion="apoz", stop=sec.Stop(rounds=2, tolerance=None)
+    )
+    small = result.model
+    assert same(state(model), before)
+    assert small.optimizer.get_config() == model.optimizer.get_config()
+    assert small.get_layer("conv1").filters == 4
+    assert result.report.proof.holds
+    assert sec.trace(small).params() == result.history.last("prune")["params"]
+    later = [r for r in result.history if r["kind"] == "train" and r["round"] > 0]
+    assert [r["learning_rate"] for r in later] == pytest.approx([0.01] * len(later))
+    measured = small.evaluate(*DATA, verbose=0)[1]
+    assert measured == pytest.approx(result.history.last("stop")["test_accuracy"], abs=1e-6)
+
+
+def test_retraining_is_what_fit_would_have_done():
+    """One epoch by the loop is one epoch of fit on the same batches, with Adam's state sliced."""
+    model = cnn(softmax=False)
+    model.fit(*DATA, epochs=1, batch_size=60, verbose=0)
+    learner = Learner(
+        model, DATA, DATA, None, training_of(model).model_copy(update={"batch_size": 60})
+    )
+    network = learner.trace()
+    cut = network.cut({"conv1": [0, 3]})
+    by_hand = sec.apply(model, cut)
+    learner.apply(cut, network)
+    learner.train(0, [0.01, 0.01], lambda: None)
+    for _ in range(2):  # a batch is the whole set: its order changes nothing but rounding
+        by_hand.fit(*DATA, epochs=1, batch_size=60, verbose=0)
+    for mine, theirs in zip(state(learner.model), state(by_hand), strict=True):
+        assert np.allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_model_is_trained_as_told(optimizer):
+    training = sec.Training(
+        batches=45, batch_size=10, optimizer=optimizer, learning_rate=0.02, label_smoothing=0.1
+    )
+    model = cnn(compiled=None, dropout=0.2)
+    result = sec.iterate(
+        model, DATA, DATA, step=0.3, training=training, stop=sec.Stop(rounds=1, tolerance=None)
+    )
+    accuracies = [record["accuracy"] for record in result.history if record["kind"] == "train"]
+    assert max(accuracies) > 0.8
+    assert not result.model.compiled
+    rates = [r["learning_rate"] for r in result.history if r["kind"] == "train"]
+    assert len(set(rates)) > 1
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_its_loss_is_smoothed_cross_entropy(probabilities):
+    scores, labels = np.random.default_rng(1).normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    wanted = 0.8 * np.eye(3)[labels] + 0.2 / 3
+    loss = train._loss(sec.Training(label_smoothing=0.2), probabilities)
+    found = loss(labels, keras.ops.convert_to_tensor(shares if probabilities else scores))
+    expected = -(wanted * np.log(shares)).sum(axis=1)
+    assert np.allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5)
+
+
+def test_its_steps_of_sgd_look_ahead_and_decay_apart_from_the_gradient():
+    training = sec.Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
+    optimizer, weight = train._optimizer(training), keras.Variable([2.0])
+    optimizer.build([weight])
+    by_hand, speed = 2.0, 0.0
+    for gradient in (1.0, -3.0):
+        optimizer.apply([keras.ops.convert_to_tensor([gradient])])
+        by_hand -= 0.1 * 0.5 * by_hand
+        speed = 0.9 * speed - 0.1 * gradient
+        by_hand += 0.9 * speed - 0.1 * gradient
+    assert keras.ops.convert_to_numpy(weight.value) == pytest.approx(by_hand)
+
+
+def learner_of(model, **training):
+    options = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 60}
+    return Learner(model, DATA, DATA, None, sec.Training(**(options | training)))
+
+
+def test_its_batches_have_rates_of_their_own():
+    learners = [learner_of(cnn(), batch_size=20) for _ in range(2)]
+    learners[0].train(0, [0.1, 0.0, 0.0], lambda: None)
+    learners[1].train(0, [0.1], lambda: None)
+    one, other = (state(learner.model) for learner in learners)
+    assert same(one, other)
+    assert not same(one, state(cnn()))
+
+
+def test_its_dropout_depends_on_the_seed_and_the_batch_alone():
+    """Each batch is the whole set, all of it loses the same and no weight moves: that tells."""
+    layers = [L.Flatten(), L.Dropout(0.5, noise_shape=(1, 64)), L.Dense(3, name="head")]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    learner = learner_of(model)
+    first, again, second = (learner.train(at, [0.0], lambda: None) for at in (0, 0, 1))
+    other = learner_of(model, seed=1).train(0, [0.0], lambda: None)
+    assert first == pytest.approx(again, abs=1e-6)
+    assert abs(first - second) > 1e-3
+    assert abs(first - other) > 1e-3
+
+
+def test_a_study_goes_on_where_it_was(tmp_path):
+    """A study that is broken off after its first round ends with the very same model."""
+    settings = {
+        "step": 0.2,
+        "training": sec.Training(batches=6, batch_size=20, learning_rate=0.02, seed=3),
+        "stop": sec.Stop(rounds=2, tolerance=None),
+        "measure_speed": False,
+    }
+
+    class BrokenOffError(Exception):
+        pass
+
+    class Breaking(sec.Watcher):
+        def recorded(self, record):
+            if record["kind"] == "train" and record["round"] == 2:
+                raise BrokenOffError
+
+    model = cnn(dropout=0.3)
+    whole = sec.iterate(model, DATA, DATA, directory=tmp_path / "whole", **settings)
+    with pytest.raises(BrokenOffError):
+        sec.iterate(model, DATA, DATA, directory=tmp_path / "b", watcher=Breaking(), **settings)
+    again = sec.iterate(model, DATA, DATA, directory=tmp_path / "b", **settings)
+    assert same(state(again.model), state(whole.model))
+    loaded = sec.load(cnn(), tmp_path / "b" / "best.safetensors")
+    assert same(state(loaded), state(again.model))
+    assert (tmp_path / "b" / "report" / "report.html").exists()
+
+
+def test_what_is_kept_comes_back():
+    learner = Learner(cnn(dropout=0.5), DATA, DATA, None, sec.Training(batch_size=20))
+    learner.train(0, [0.05, 0.04], lambda: None)
+    kept = learner.snapshot()
+    packed = learner.pack(kept.tensors, {"a": "b"})
+    tensors, said = learner.unpack(packed)
+    assert said["a"] == "b"
+    assert set(tensors) == set(kept.tensors)
+    first = [learner.train(2, [0.05] * 3, lambda: None), state(learner.model)]
+    learner.restore(kept)
+    second = [learner.train(2, [0.05] * 3, lambda: None), state(learner.model)]
+    assert first[0] == pytest.approx(second[0], rel=1e-5)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(first[1], second[1], strict=True))
+    with pytest.raises(sec.CheckpointError, match="expected a safetensors file"):
+        learner.unpack(b"nothing")
+
+
+def test_losses_of_every_kind_of_label():
+    for loss in ("categorical_crossentropy", "sparse_categorical_crossentropy"):
+        model = cnn(compiled=None)
+        model.compile("adam", loss)
+        learner = Learner(model, DATA, DATA, None, training_of(model))
+        value = learner.train(0, [0.001], lambda: None)
+        chance = np.asarray(model.predict_on_batch(IMAGES))
+        assert value == pytest.approx(-np.log(chance[np.arange(60), LABELS]).mean(), rel=0.2)
+
+
+def test_splits_have_their_channels_first():
+    from secateurs import data
+
+    loaded = data.load("digits")
+    learner = Learner(
+        cnn_of_ten(), loaded.train, loaded.validation, None, sec.Training(shift=1, batch_size=64)
+    )
+    images, labels = next(iter(learner.calibration(1)))
+    assert images.shape[1:] == (8, 8, 1)
+    raw, same_labels = loaded.train.batch(slice(0, len(labels)))
+    assert np.array_equal(images[..., 0], raw[:, 0])
+    assert np.array_equal(labels, same_labels)
+    learner.train(0, [0.1], lambda: None)
+
+
+def cnn_of_ten():
+    return keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(12), L.Dense(10)])
+
+
+def test_every_criterion_competes():
+    network = sec.trace(cnn())
+
+    def planner(scores):
+        return sec.plan(network, scores, amount=0.3)
+
+    scores = score_for(network, "auto", planner, data=DATA)
+    assert scores.tournament is not None
+
+
+def test_what_cannot_be_trained():
+    with pytest.raises(sec.ModelError, match=r"cnn: expected a compiled model.*cnn.compile\("):
+        sec.iterate(cnn(compiled=None), DATA, DATA)
+    with pytest.raises(sec.DataError, match=r"train: expected images of shape \(8, 8, 1\)"):
+        sec.iterate(cnn(), (IMAGES[:, :4], LABELS), DATA)
+    with pytest.raises(sec.DataError, match="expected labels of 0 to 2"):
+        sec.iterate(cnn(), DATA, (IMAGES, LABELS + 1))
+    frozen = cnn()
+    frozen.trainable = False
+    with pytest.raises(sec.ModelError, match=r"cnn: expected weights that can be trained"):
+        sec.iterate(frozen, DATA, DATA)
+    i = keras.Input((8, 8, 1))
+    boxes = keras.Model(i, L.Conv2D(4, 3)(i), name="boxes")
+    with pytest.raises(sec.ModelError, match=r"boxes: expected a model of one input"):
+        sec.iterate(boxes, DATA, DATA, training=sec.Training())

@@ -1,0 +1,266 @@
+"""Ablation, exact and by racing, against real surgery and against brute force."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import secateurs as sec
+from secateurs.calibration.batches import Batch
+from secateurs.criteria import critical_channels
+from secateurs.errors import DataError
+from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.ablation.removal import Removals
+from secateurs.pytorch.statistics.loss import Objective
+from support.random_networks import RandomNetwork, example, recipes
+from support.small_networks import CLASSES, Attention, Grouped, Plain, Residual, images, labels
+
+X, Y = images(), labels()
+
+
+def heads():
+    return Attention(norm=False, whole_heads=True)
+
+
+MODELS = [Residual, Grouped, Attention, heads, Plain]
+
+
+def losses(model, x=X, y=Y):
+    with torch.no_grad():
+        return F.cross_entropy(
+            model(torch.from_numpy(x)), torch.from_numpy(y), reduction="none"
+        ).double()
+
+
+def right(model, x=X, y=Y):
+    with torch.no_grad():
+        return (model(torch.from_numpy(x)).argmax(1) == torch.from_numpy(y)).numpy()
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+def test_removing_a_channel_alone_is_the_real_cut_of_it(model):
+    model = model()
+    network = sec.trace(model, X[:1])
+    ablation = oracle(network, (X, Y))
+    dense = losses(model)
+    assert ablation.dense_loss == pytest.approx(dense.mean().item(), rel=1e-5)
+    for group in network.groups:
+        for channel in range(len(group)):
+            small = sec.apply(model, network.cut({group.name: [channel]}), X[:1], network=network)
+            expected = (losses(small) - dense).mean().item()
+            assert ablation.estimate[group.name][channel] == pytest.approx(
+                expected, rel=1e-3, abs=2e-6
+            )
+
+
+def test_the_networks_here_take_both_ways():
+    """Pairs where images can be told apart and nothing is mixed, one by one elsewhere."""
+    ways = {}
+    for model in MODELS:
+        network = sec.trace(model(), X[:1])
+        removals = Removals(network, Objective(None, "test"), Batch(X, Y))
+        ways[model] = [removals.routes.of(group) is not None for group in network.groups]
+        assert [removals.takes_some(group) for group in network.groups] == ways[model]
+    for model in (Residual, Grouped, Plain, heads):
+        assert all(ways[model])
+    assert len(set(ways[Attention])) == 2
+
+
+def test_only_the_pairs_that_are_asked_for_are_run():
+    network = sec.trace(Plain(), X[:1])
+    removals = Removals(network, Objective(None, "test"), Batch(X, Y))
+    dense, group = removals.dense(Batch(X, Y)), network.groups[0]
+    every = np.arange(len(group))
+    whole = removals.without(dense, group, every)
+    where = np.random.default_rng(0).random(whole.loss.shape) < 0.3
+    route = removals.routes.of(group)
+    run = sum(len(pairs) for pairs in removals._pairs(dense, group, route, every, where))
+    assert 0 < run <= where.sum()
+    some = removals.without(dense, group, every, where)
+    torch.testing.assert_close(some.loss[where], whole.loss[where], rtol=1e-4, atol=1e-6)
+    assert (some.loss[~where] == 0).all()
+
+
+@settings(max_examples=40)
+@given(recipes(), st.integers(0, 2**16))
+def test_any_channel_of_any_network_is_removed_exactly(recipe, seed):
+    model = RandomNetwork(recipe).eval()
+    x = torch.cat([example(), example() * -0.5 + 0.1]).numpy()
+    network = sec.trace(model, x[:1])
+    objective = Objective(lambda out, _: out.flatten(1).square().mean(1), "test")
+    removals = Removals(network, objective, Batch(x, None))
+    dense = removals.dense(Batch(x, None))
+    random = np.random.default_rng(seed)
+    for group in network.groups:
+        if len(group) < 2:
+            continue
+        channel = int(random.integers(len(group)))
+        changes = removals.without(dense, group, np.array([channel]))
+        small = sec.apply(model, network.cut({group.name: [channel]}), x[:1], network=network)
+        with torch.no_grad():
+            expected = small(torch.from_numpy(x)).flatten(1).square().mean(1) - dense.losses
+        scale = 1e-4 * (1 + dense.losses.abs().max().item())
+        torch.testing.assert_close(changes.loss[0], expected.double(), rtol=1e-3, atol=scale)
+
+
+def test_all_classes_come_at_once():
+    model = Residual()
+    network = sec.trace(model, X[:1])
+    ablation = oracle(network, [(X[:3], Y[:3]), (X[3:], Y[3:])])
+    before, dense = right(model), losses(model).numpy()
+    np.testing.assert_array_equal(ablation.images, np.bincount(Y, minlength=CLASSES))
+    np.testing.assert_array_equal(ablation.dense_correct, np.bincount(Y[before], minlength=CLASSES))
+    for channel in range(3):
+        small = sec.apply(model, network.cut({"stem": [channel]}), X[:1], network=network)
+        after, loss = right(small), losses(small).numpy()
+        for label in range(CLASSES):
+            of = label == Y
+            fall = before[of].mean() - after[of].mean() if of.any() else 0
+            assert ablation.accuracy_loss("stem")[channel, label] == pytest.approx(fall)
+            change = (loss - dense)[of].sum()
+            assert ablation.loss["stem"][channel, label] == pytest.approx(
+                change, rel=1e-3, abs=1e-5
+            )
+
+
+def test_the_critical_channels_of_every_class_stay():
+    model = Residual(width=8)
+    network = sec.trace(model, X[:1])
+    ablation = oracle(network, (X, Y))
+    gone = critical_channels(network, ablation, best=2)
+    for group in network.groups:
+        kept = np.setdiff1d(np.arange(len(group)), gone.get(group.name, []))
+        damage = ablation.damage(group.name)[:, ablation.images > 0]
+        worst = np.argsort(-damage, axis=0, kind="stable")[:2]
+        assert set(kept) == set(worst.ravel())
+    small = sec.apply(model, network.cut(gone), X[:1], network=network)
+    assert sec.report_of(small).proof.holds
+
+
+def test_a_dead_channel_changes_nothing_at_all():
+    model = Residual()
+    with torch.no_grad():
+        model.norm1.weight[3] = 0
+        model.norm1.bias[3] = -1
+    ablation = oracle(sec.trace(model, X[:1]), (X, Y))
+    assert ablation.estimate["conv1"][3] == 0
+    assert (ablation.correct["conv1"][3] == 0).all()
+    assert (ablation.estimate["conv1"][[0, 1, 2]] != 0).all()
+
+
+def trained():
+    """A network that has learned something: the quarter of the image that is brightest."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(512, 3, 6, 6)).astype(np.float32)
+    y = random.integers(0, CLASSES, 512)
+    for image, label in enumerate(y):
+        row, column = divmod(label, 2)
+        x[image, :, row * 3 : row * 3 + 3, column * 3 : column * 3 + 3] += 0.8
+    model = Residual(width=16).train()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(60):
+        rows = np.arange(step * 64, step * 64 + 64) % 512
+        loss = F.cross_entropy(model(torch.from_numpy(x[rows])), torch.from_numpy(y[rows]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval(), x, y
+
+
+@pytest.mark.parametrize("scope", ["network", "group"])
+def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
+    model, x, y = trained()
+    network = sec.trace(model, x[:1])
+    exact = oracle(network, (x, y))
+    raced = oracle(network, (x, y), mode="racing", share=0.3, scope=scope, confidence=0.95)
+    names = [group.name for group in network.groups]
+    flat = np.concatenate([exact.estimate[name] for name in names])
+    if scope == "network":
+        limit = np.sort(flat)[round(0.3 * len(flat)) - 1]
+        true = {(n, c) for n in names for c in np.flatnonzero(exact.estimate[n] <= limit)}
+    else:
+        true = {
+            (n, int(c))
+            for n in names
+            for c in np.argsort(exact.estimate[n])[: max(1, round(0.3 * len(exact.estimate[n])))]
+        }
+    found = {(n, int(c)) for n in names for c in raced.lowest[n]}
+    assert len(found) == len(true)
+    assert len(found & true) >= 0.85 * len(true)
+    within = total = 0
+    for name in names:
+        known = raced.seen[name] == len(x)
+        np.testing.assert_allclose(
+            raced.estimate[name][known], exact.estimate[name][known], rtol=1e-4, atol=1e-7
+        )
+        assert (raced.error[name][known] == 0).all()
+        gap = np.abs(raced.estimate[name] - exact.estimate[name])[~known]
+        within += (gap <= raced.error[name][~known]).sum()
+        total += gap.size
+    assert within >= 0.85 * total > 0
+    assert exact.exact
+    assert not raced.exact
+    assert raced.spent < 1
+
+
+def test_racing_cannot_say_what_is_critical():
+    model, x, y = trained()
+    network = sec.trace(model, x[:1])
+    raced = oracle(network, (x, y), mode="racing", share=0.1, confidence=0.5)
+    with pytest.raises(sec.SecateursError, match="in exact mode"):
+        critical_channels(network, raced)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mode": "fast"}, "mode"),
+        ({"mode": "racing", "share": 1.5}, "share"),
+        ({"confidence": 0}, "confidence"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, said):
+    with pytest.raises(DataError, match=said):
+        oracle(sec.trace(Plain(), X[:1]), (X, Y), **options)
+
+
+class Three(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 5, 1)
+        self.three = torch.nn.Conv2d(5, CLASSES, 3)
+
+
+class Views(Three):
+    """Writes through a view into memory that another name shares."""
+
+    def forward(self, x):
+        x = self.two(torch.relu(self.one(x)))
+        x.view(len(x), -1).relu_()
+        return self.three(x).mean((2, 3))
+
+
+class Twice(Three):
+    """Reads a value again after it has gone through a ReLU, and fills a table of its own."""
+
+    def forward(self, x):
+        x = self.two(torch.relu(self.one(x)))
+        table = torch.zeros(4)
+        table[1:3].fill_(0.5)
+        x = torch.relu(x) - 0.4 * x * table
+        return self.three(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("model", [Views, Twice])
+def test_code_that_writes_in_place_or_reads_again_is_ablated_exactly(model):
+    model = model().eval()
+    network = sec.trace(model, X[:1])
+    ablation = oracle(network, (X, Y))
+    assert {"one", "two"} <= {group.name for group in network.groups}
+    for name in ("one", "two"):
+        small = sec.apply(model, network.cut({name: [2]}), X[:1], network=network)
+        expected = (losses(small) - losses(model)).mean().item()
+        assert ablation.estimate[name][2] == pytest.approx(expected, rel=1e-3, abs=1e-6)
