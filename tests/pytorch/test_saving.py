@@ -1,5 +1,7 @@
 """Files: what goes in comes out, and what is damaged or foreign is refused."""
 
+import copy
+import multiprocessing
 import os
 import pickle
 
@@ -124,3 +126,69 @@ def test_foreign_files_are_refused_with_what_does_not_fit(small, tmp_path):
     sec.save(Tied(8), tmp_path / "wide.safetensors")
     with pytest.raises(sec.CheckpointError, match=r"a\.weight: expected shape \(6, 3, 3, 3\)"):
         sec.load(Tied(6), tmp_path / "wide.safetensors")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_a_wrapper_is_left_out(small, wrap, tmp_path):
+    path = tmp_path / "small.safetensors"
+    sec.save(wrap(small), path)
+    inputs = x()
+    for around in (Tied(), wrap(Tied())):
+        loaded = sec.load(around, path)
+        assert type(loaded) is Tied
+        assert torch.equal(loaded.eval()(inputs), small.eval()(inputs))
+    assert sec.report_of(wrap(small)).cut == sec.report_of(small).cut
+
+
+def test_a_flipped_bit_of_the_weights_is_noticed(small, tmp_path):
+    path = tmp_path / "small.safetensors"
+    sec.save(small, path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(sec.CheckpointError, match="damaged or changed since"):
+        sec.load(Tied(), path)
+
+
+def _answers(pipe):
+    small, inputs = pipe.recv()
+    pipe.send((small.eval()(inputs).detach().numpy(), sec.report_of(small).cut.to_json()))
+
+
+def test_a_cut_model_goes_wherever_a_module_goes(small, tmp_path):
+    """Into a deep copy, a pickle, a file of PyTorch's, a process that was spawned."""
+    inputs = x()
+    torch.save(small, tmp_path / "whole.pt")
+    copies = [
+        copy.deepcopy(small),
+        pickle.loads(pickle.dumps(small)),  # noqa: S301 - what was pickled here
+        torch.load(tmp_path / "whole.pt", weights_only=False),
+    ]
+    for other in copies:
+        assert torch.equal(other.eval()(inputs), small.eval()(inputs))
+        assert sec.report_of(other) == sec.report_of(small)
+
+
+def test_a_cut_model_goes_into_a_spawned_process():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    inputs = torch.rand(2, 4)
+    small = sec.prune(model, inputs, amount=0.5).model
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=_answers, args=(there,))
+    worker.start()
+    here.send((small, inputs))
+    assert here.poll(60)
+    answers, cut = here.recv()
+    worker.join()
+    assert answers.tolist() == small(inputs).tolist()
+    assert cut == sec.report_of(small).cut.to_json()
+
+
+def test_what_prune_gives_is_pickled():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    pruned = sec.prune(model, torch.rand(2, 4), amount=0.5)
+    again = pickle.loads(pickle.dumps(pruned))  # noqa: S301 - what was pickled here
+    assert again.cut == pruned.cut
+    assert again.report == pruned.report
+    assert all((again.scores[g] == pruned.scores[g]).all() for g in ("0",))

@@ -97,6 +97,25 @@ class Rescaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """A tensor that a layer keeps of a pass for the next one, and makes again where it is gone.
+
+    The cut model must not go on with the one that the dense model has kept.
+
+    Attributes:
+        owner: dotted path of the layer; '' is the model itself.
+        attribute: where it is kept: an attribute or a buffer, or a dictionary there.
+        key: where it is in the dictionary; None is no dictionary, or all of it.
+        is_sized: whether the layer looks at its size, and wants a small one where it is gone.
+    """
+
+    owner: str
+    attribute: str
+    key: str | None = None
+    is_sized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelCut:
     """What leaves one group of channels: how many there were, and which go."""
 
@@ -115,6 +134,7 @@ class Cut:
         rescalings: factors on the weights that stay.
         before: cost of the network the cut was planned for.
         after: cost of what is left.
+        caches: what layers keep of a pass and the cut model has to make anew.
     """
 
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
@@ -123,6 +143,7 @@ class Cut:
     rescalings: tuple[Rescaling, ...] = ()
     before: Cost | None = None
     after: Cost | None = None
+    caches: tuple[Cache, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.tensors)
@@ -155,6 +176,7 @@ class Cut:
             (*self.rescalings, *(_before(self, rescaling) for rescaling in later.rescalings)),
             self.before or later.before,
             later.after or self.after,
+            tuple(dict.fromkeys((*self.caches, *later.caches))),
         )
 
     def explain(self) -> str:
@@ -208,6 +230,7 @@ class Cut:
             for name, cut in self.channels.items()
             if cut.removed
         }
+        caches = [[c.owner, c.attribute, c.key, c.is_sized] for c in self.caches]
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -220,6 +243,7 @@ class Cut:
             ],
             "before": _cost_to_list(self.before),
             "after": _cost_to_list(self.after),
+            **({"caches": caches} if caches else {}),
             "sets": [list(indices) for indices in sets],
         }
 
@@ -265,11 +289,12 @@ class Cut:
             before, after = (
                 None if data[key] is None else Cost(*data[key]) for key in ("before", "after")
             )
+            caches = tuple(Cache(*cache) for cache in data.get("caches", ()))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
                 f"this cut is damaged: {type(error).__name__}: {error}"
             ) from error
-        return cls(tensors, sizes, channels, rescalings, before, after)
+        return cls(tensors, sizes, channels, rescalings, before, after, caches)
 
     def save(self, path: str | Path) -> None:
         """Write the cut as JSON; the file is whole or not there."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secateurs import formatting
 from secateurs.channels.cost import Contraction, Cost, Product, Products
-from secateurs.channels.cut import ChannelCut, Cut, Rescaling, SizeChange, TensorCut
+from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.groups import Frozen, Group, Member, frozen_in, groups_of, members
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
@@ -61,6 +61,7 @@ class Network:
         name: str = "network",
         notes: Sequence[str] = (),
         scalings: Sequence[Scaling] = (),
+        caches: Sequence[Cache] = (),
     ) -> None:
         self.name = name
         self.tensors = {tensor.name: tensor for tensor in tensors}
@@ -71,6 +72,7 @@ class Network:
         self.source = source
         self.notes = tuple(notes)
         self.scalings = tuple(scalings)
+        self.caches = tuple(caches)
 
     # -- what can be pruned, and what cannot
 
@@ -201,6 +203,7 @@ class Network:
             self.rescalings(alive),
             self.cost(),
             self.cost_of(alive),
+            self.caches,
         )
 
     def cut_of_layers(self, layers: Mapping[str, Sequence[int]]) -> Cut:

@@ -145,17 +145,29 @@ class CutReport:
 # wherever the model goes: into a deep copy, a pickle, a spawned worker.
 _ATTRIBUTE = "_secateurs_report"
 
+_INSIDE = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+"""Where PyTorch's wrappers keep the model itself."""
+
 
 def report_of(model: object) -> CutReport:
     """What was removed from a model that this library made, and the proof of it.
 
     Args:
-        model: as ``apply``, ``delete_channels``, ``prune`` or ``load`` gave it, or a copy of that.
+        model: as ``apply``, ``delete_channels``, ``prune`` or ``load`` gave it, or a copy of that;
+            also inside what compiles it or spreads it over devices.
 
     Returns:
         The evidence; of a model that nothing was removed from, a report of an empty cut.
     """
-    report = vars(model).get(_ATTRIBUTE)
+    own = vars(model)
+    inner = own.get("_modules", {}).get(_INSIDE.get(type(model).__name__))
+    if inner is not None:
+        return report_of(inner)
+    report = own.get(_ATTRIBUTE)
     return report if isinstance(report, CutReport) else CutReport(Cut())
 
 

@@ -13,7 +13,8 @@ from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
-from secateurs.pytorch.model.example_inputs import checked_model
+from secateurs.pytorch.model.copies import share_tensors
+from secateurs.pytorch.model.example_inputs import as_call, checked_model
 from secateurs.pytorch.model.tensors import leaves_of
 from secateurs.pytorch.proof.prove import prove
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
@@ -78,6 +79,8 @@ def apply(
     evidence = None
     if proof and network is not None:
         evidence = prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
+    if cut.caches:
+        _fill_caches_(small, example_inputs)
     keep_report_(small, CutReport.after(model, cut, evidence))
     if optimizer is None:
         return small
@@ -106,6 +109,18 @@ def delete_channels(
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
 
 
+def _fill_caches_(small: nn.Module, example_inputs: Any) -> None:
+    """Let a first pass make what the dense model had kept of one, such as a normed weight."""
+    arguments, keywords = as_call(example_inputs, small)
+    modes = {module: module.training for module in small.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            small.eval()(*arguments, **keywords)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def _network_of(
     model: nn.Module, example_inputs: Any, network: Network | None, cut: Cut
 ) -> Network:
@@ -128,7 +143,7 @@ def _is_of(network: Network, model: nn.Module) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.tensor for leaf in leaves_of(model)}
+    present = {leaf.name: leaf.tensor for leaf in leaves_of(share_tensors(model, source.caches))}
     return present.keys() == source.tensors.keys() and all(
         present[name] is tensor for name, tensor in source.tensors.items()
     )

@@ -17,6 +17,7 @@ from secateurs.channels.file_size import cut_in, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
 from secateurs.files import content_of, is_safetensors, sealed, unpacked, write_atomically
+from secateurs.pytorch.model.example_inputs import unwrapped
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -24,12 +25,14 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Write a model's weights, and the cut that leads to it from the dense model.
 
     Args:
-        model: cut or not.
+        model: cut or not; inside ``DataParallel``, ``DistributedDataParallel`` or what
+            ``torch.compile`` gives, the model itself is saved.
         path: the file; it is whole or not there.
 
     Raises:
         StudyError: the file cannot be written.
     """
+    model = unwrapped(model)
     write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
@@ -37,7 +40,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     """Load what ``save`` wrote into a freshly built dense model.
 
     Args:
-        model: the dense model, built as before; unchanged.
+        model: the dense model, built as before; unchanged. A wrapper around it is left out.
         path: a file that ``save`` wrote, any safetensors file of the model's weights, or a plain
             PyTorch checkpoint (read with ``weights_only=True``).
 
@@ -48,7 +51,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
     state, cut = read(path)
-    made = cut_copy(model, cut)
+    made = cut_copy(unwrapped(model), cut)
     _fill_(made, state, Path(path))
     if cut:
         keep_report_(made, CutReport(cut))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.channels.cut import Cache
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.model.caches import forget_caches_
+from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
 from secateurs.pytorch.model.tensors import Leaf, leaves_of
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
@@ -32,13 +34,20 @@ class TracedModel:
         model: the user's own model, unchanged.
         example_inputs: what it was traced with.
         operations: of its forward pass, in order, for the rehearsal and the masked twin.
+        tensors: its tensors, by name.
+        caches: what it keeps of a pass for the next one; none of it was there when it was traced.
     """
 
     model: nn.Module
     example_inputs: Any
     operations: Sequence[Operation]
     tensors: dict[str, torch.Tensor]
+    caches: tuple[Cache, ...] = ()
     framework: str = "pytorch"
+
+    def to_run(self) -> nn.Module:
+        """A copy of the model around its very own tensors, to be run as it was traced."""
+        return share_tensors(self.model, self.caches)
 
     def array(self, name: str) -> NDArray[Any]:
         """A tensor's present values; half precision comes as single."""
@@ -62,8 +71,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: in train or eval mode, on any device; it comes back exactly as it was, but for what
-            it keeps of a pass and makes again by itself.
+        model: in train or eval mode, on any device; it is not touched, nor run: a copy of its
+            modules is, around the same tensors.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as its forward takes.
             A batch of one makes MACs come out per example.
 
@@ -74,10 +83,15 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
         ModelError: its forward raises on these inputs, or it is not a module.
     """
     model = checked_model(model)
-    network = _traced_somehow(model, example_inputs)
-    suspects = _perhaps_caches(model, network)
-    if suspects and forget_caches_(model, *as_call(example_inputs, model), suspects):
-        network = _traced_somehow(model, example_inputs)
+    own = share_tensors(model)
+    network = _traced_somehow(own, example_inputs)
+    suspects = _perhaps_caches(own, network)
+    if suspects:
+        caches = forget_caches_(own, *as_call(example_inputs, own), suspects)
+        if caches:
+            network = _traced_somehow(own, example_inputs)
+            network.caches = caches
+    network.source = replace(traced(network), model=model, caches=network.caches)
     return remember(model, network)
 
 

@@ -6,16 +6,42 @@ A copy that was made of a weight before the cut would be read in the weight's pl
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from secateurs.channels.cut import Cache
 from secateurs.pytorch.tracing.interpreter import in_mode
 
 Kind = tuple[type, str]
-Place = tuple[dict[str, Any], str, torch.Tensor]
-"""(a module's attributes or a dictionary among them, the key there, what is kept)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a tensor is kept.
+
+    Attributes:
+        owner: path of the module.
+        attribute: of the module: the tensor, or the dictionary that it is in.
+        holder: the module's attributes, its buffers, or that dictionary.
+        key: where it is in there.
+        tensor: what is kept.
+        is_in_dictionary: whether that is of the module's own making.
+    """
+
+    owner: str
+    attribute: str
+    holder: dict[Any, Any]
+    key: Any
+    tensor: torch.Tensor
+    is_in_dictionary: bool = False
+
+    def cache(self, is_sized: bool = False) -> Cache:
+        """The place in terms that hold for any copy of the model."""
+        key = self.key if self.is_in_dictionary and isinstance(self.key, str) else None
+        return Cache(self.owner, self.attribute, key, is_sized and not self.is_in_dictionary)
 
 
 def forget_caches_(
@@ -23,35 +49,38 @@ def forget_caches_(
     arguments: Sequence[Any],
     keywords: Mapping[str, Any],
     suspects: Collection[torch.Tensor],
-) -> bool:
+) -> tuple[Cache, ...]:
     """Empty what the model's forward pass fills again with the same values by itself.
 
     The suspects are taken away and the model is run: those that are there again, with the same
     values, were a cache. All others are put back.
 
     Args:
-        model: changed in that alone; nobody who runs it sees a difference.
+        model: a copy of the caller's own, changed in that alone.
         arguments: for its forward.
         keywords: for its forward.
         suspects: tensors of the model that its state does not hold.
 
     Returns:
-        Whether there was any.
+        What is gone now.
     """
     ids = {id(tensor) for tensor in suspects}
     found: dict[Kind, list[Place]] = {}
     for kind, place in _kept(model):
-        if id(place[2]) in ids:
+        if id(place.tensor) in ids:
             found.setdefault(kind, []).append(place)
     everything = [place for places in found.values() for place in places]
     forgotten = _forgotten(model, arguments, keywords, everything, _nothing)
-    for places in found.values() if forgotten is None else ():
+    if forgotten is not None:
+        return tuple(place.cache() for place in forgotten)
+    gone: list[Cache] = []
+    for places in found.values():
         for stand_in in (_nothing, _too_small):
-            these = _forgotten(model, arguments, keywords, places, stand_in)
-            forgotten = (forgotten or 0) + (these or 0)
-            if these is not None:
+            forgotten = _forgotten(model, arguments, keywords, places, stand_in)
+            if forgotten is not None:
+                gone += [place.cache(is_sized=stand_in is _too_small) for place in forgotten]
                 break
-    return bool(forgotten)
+    return tuple(gone)
 
 
 def _nothing(kept: torch.Tensor) -> None:
@@ -65,18 +94,19 @@ def _too_small(kept: torch.Tensor) -> torch.Tensor:
 
 
 def _kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
-    for module in model.modules():
+    for path, module in model.named_modules():
         own = vars(module)
         for name, value in own.items():
             if name in ("_parameters", "_modules"):
                 continue
             if isinstance(value, torch.Tensor):
-                yield (type(module), name), (own, name, value)
+                yield (type(module), name), Place(path, name, own, name, value)
             elif isinstance(value, dict):
                 for key, item in value.items():
                     if isinstance(item, torch.Tensor):
-                        inner = key if name == "_buffers" else name
-                        yield (type(module), inner), (value, key, item)
+                        is_own = name != "_buffers"
+                        inner = name if is_own else key
+                        yield (type(module), inner), Place(path, inner, value, key, item, is_own)
 
 
 def _forgotten(
@@ -85,33 +115,29 @@ def _forgotten(
     keywords: Mapping[str, Any],
     places: Sequence[Place],
     stand_in: Callable[[torch.Tensor], Any],
-) -> int | None:
+) -> list[Place] | None:
     """Take these away and put back those that a pass does not bring back.
 
     Returns:
-        How many it did; None where it raises.
+        Those that it did; None where it raises.
     """
-    named = (name for module in model.modules() for name in (vars(module), module._buffers))
-    of_modules = {id(holder) for holder in named}
-    for holder, key, kept in places:
-        if id(holder) in of_modules:
-            holder[key] = stand_in(kept)
+    for place in places:
+        if place.is_in_dictionary:
+            del place.holder[place.key]
         else:
-            del holder[key]
+            place.holder[place.key] = stand_in(place.tensor)
     again: list[bool] = []
     try:
-        with in_mode(model), torch.inference_mode():
+        with in_mode(model), torch.random.fork_rng(devices=[]), torch.inference_mode():
             model(*arguments, **keywords)
-            again = [_is_same(holder.get(key), kept) for holder, key, kept in places]
+            again = [_is_same(place.holder.get(place.key), place.tensor) for place in places]
     except Exception:  # noqa: BLE001 - whatever a forward does without what it kept
         return None
     finally:
-        for (holder, key, kept), is_back in zip(
-            places, again or [False] * len(places), strict=True
-        ):
+        for place, is_back in zip(places, again or [False] * len(places), strict=True):
             if not is_back:
-                holder[key] = kept
-    return sum(again)
+                place.holder[place.key] = place.tensor
+    return [place for place, is_back in zip(places, again, strict=True) if is_back]
 
 
 def _is_same(one: Any, other: torch.Tensor) -> bool:

@@ -57,7 +57,7 @@ def checked_model(model: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module; received {type(model).__name__}")
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     kind = type(inner).__name__
     if isinstance(inner, torch.jit.ScriptModule):
         raise ModelError(
@@ -75,7 +75,8 @@ def checked_model(model: Any) -> nn.Module:
     return inner
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, out of what compiles it or spreads it over devices."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]

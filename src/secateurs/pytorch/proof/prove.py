@@ -21,6 +21,7 @@ from torch import nn
 from secateurs.channels.network import Network
 from secateurs.channels.proof import Proof, furthest_apart
 from secateurs.errors import CutError
+from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
 from secateurs.pytorch.trace_model import traced
@@ -67,9 +68,10 @@ def prove(
             the outputs are not finite, so that nothing can be proven.
     """
     source = traced(network)
-    proof = _compare(network, source.model, small, alive, example_inputs, frugal=True)
+    dense, small = source.to_run(), share_tensors(small)
+    proof = _compare(network, dense, small, alive, example_inputs, frugal=True)
     if not proof.holds:
-        proof = _compare(network, source.model, small, alive, example_inputs)
+        proof = _compare(network, dense, small, alive, example_inputs)
     if not proof.holds and _precision(source.model) in (
         torch.float32,
         torch.float16,

@@ -141,7 +141,7 @@ def record(
     """Run the model in eval mode and write down what it does.
 
     Args:
-        model: comes back exactly as it was.
+        model: a copy of the caller's own (``TracedModel.to_run``).
         operations: of its trace; the run must take the same path.
         arguments: of its forward.
         keywords: likewise.

@@ -98,7 +98,7 @@ class Pass(Gathering):
                     seen.add(place.reading)
                     self._sum_operand(place, tensors[place.mask.operand])
 
-        record(self.source.model, self.source.operations, arguments, keywords, watch, keep=False)
+        record(self.source.to_run(), self.source.operations, arguments, keywords, watch, keep=False)
 
     def _sum_operand(self, place: Place, operand: torch.Tensor) -> None:
         values = operand.movedim(place.mask.axis, -1).flatten(0, -2)

@@ -35,7 +35,7 @@ from secateurs.pytorch.tracing.op_call import Call
 def recorded(source: TracedModel, batch: Batch) -> tuple[Tape, torch.Tensor | None]:
     """The model's tape on a batch, and the batch's labels."""
     arguments, keywords, labels = on_device(batch, source.model)
-    return record(source.model, source.operations, arguments, keywords), labels
+    return record(source.to_run(), source.operations, arguments, keywords), labels
 
 
 def runs_of_two_and_three(source: TracedModel, batch: Batch) -> tuple[Tape, Tape]:

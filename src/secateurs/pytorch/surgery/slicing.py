@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
+from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import Leaf, leaves_of
 
 
@@ -45,23 +45,10 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
             leaf.tensor.grad_fn is not None
         ):  # a result kept as an attribute; deepcopy refuses those
             memo[id(leaf.tensor)] = leaf.tensor.detach().clone()
-    memo |= _empty_containers(model)
-    small = copy.deepcopy(model, memo)
+    small = copy_modules(model, memo)
+    empty_caches_(small, cut.caches)
     set_sizes_(small, cut.sizes)
     return small
-
-
-def _empty_containers(model: nn.Module) -> dict[int, Any]:
-    """New ones for a module's many empty dictionaries (of hooks, mostly).
-
-    ``deepcopy`` takes longer over these than over everything else in a model.
-    """
-    return {
-        id(value): type(value)()
-        for module in model.modules()
-        for value in vars(module).values()
-        if type(value) in (dict, OrderedDict) and not value
-    }
 
 
 def check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:

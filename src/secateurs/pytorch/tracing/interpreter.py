@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,9 @@ import torch
 from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateurs.pytorch.model.copies import tensors_of
+from secateurs.pytorch.tracing.op_call import tensors_in
 
 aten = torch.ops.aten
 
@@ -79,6 +83,9 @@ class Counted(TorchDispatchMode):
         super().__init__()
         self._whole = whole
         self._layers: list[str] = []
+        self._given: dict[int, torch.Tensor] = {}
+        self._before: dict[int, tuple[torch.Tensor, torch.UntypedStorage]] = {}
+        self._random_state: torch.Tensor | None = None
         self.index = -1
 
     @property
@@ -106,6 +113,8 @@ class Counted(TorchDispatchMode):
         if not self._whole(packet) and is_composite(func):
             with self:
                 return func.decompose(*args, **keywords)
+        if func._schema.is_mutable or _draws(func):
+            self._spare(func, args, keywords)
         if packet in UNNUMBERED:
             return self.pass_through(func, args, keywords)
         self.index += 1
@@ -124,10 +133,23 @@ class Counted(TorchDispatchMode):
         keywords: dict[str, Any],
         training: bool = False,
     ) -> Any:
-        """The model's forward pass, in eval mode if not told otherwise; it is left as it was."""
+        """The model's forward pass, in eval mode if not told otherwise.
+
+        Args:
+            model: a copy of the caller's own (``share_tensors``): it is switched and hooked while
+                it runs. Its tensors may be shared; what is written into them is put back.
+            arguments: for its forward; what is written into them is put back, too.
+            keywords: likewise.
+            training: whether in train mode.
+        """
         self.index = -1
-        with in_mode(model, training), self._following(model), torch.inference_mode(), self:
-            return model(*arguments, **keywords)
+        tensors = [*tensors_of(model), *tensors_in([list(arguments), keywords])]
+        self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
+        try:
+            with in_mode(model, training), self._following(model), torch.inference_mode(), self:
+                return model(*arguments, **keywords)
+        finally:
+            self._put_back()
 
     @contextmanager
     def _following(self, model: nn.Module) -> Iterator[None]:
@@ -137,19 +159,45 @@ class Counted(TorchDispatchMode):
         def enter(module: nn.Module, _: Any) -> None:
             self._layers.append(paths.get(id(module), self.layer))
 
-        def leave(module: nn.Module, _: Any, __: Any) -> None:
+        def leave(_: nn.Module, __: Any, ___: Any) -> None:
             self._layers.pop()
 
-        handles = (
-            nn.modules.module.register_module_forward_pre_hook(enter),
-            nn.modules.module.register_module_forward_hook(leave, always_call=True),
-        )
+        # Hooks of these modules alone: those of all modules would be called for other threads' too.
+        handles = [
+            handle
+            for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+            for handle in (
+                module.register_forward_pre_hook(enter, prepend=True),
+                module.register_forward_hook(leave, prepend=True, always_call=True),
+            )
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
             self._layers.clear()
+
+    def _spare(
+        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
+    ) -> None:
+        """Remember what an operation is about to change that is not this pass's own."""
+        if self._random_state is None and _draws(function) and not _is_idle(function, arguments):
+            self._random_state = torch.get_rng_state()
+        for tensor in tensors_in([*arguments[:1], *keywords.values()]):  # what it may write into
+            if not _has_memory(tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in self._given and storage._cdata not in self._before:
+                self._before[storage._cdata] = (self._given[storage._cdata], storage.clone())
+
+    def _put_back(self) -> None:
+        for tensor, before in self._before.values():
+            tensor.untyped_storage().copy_(before)
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+        self._given, self._before, self._random_state = {}, {}, None
 
 
 @cache
@@ -158,20 +206,66 @@ def is_composite(function: OpOverload) -> bool:
     return bool(function._can_decompose())
 
 
+def _has_memory(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta
+
+
+@cache
+def _draws(function: OpOverload) -> bool:
+    """Whether the operation may draw random numbers."""
+    return torch.Tag.nondeterministic_seeded in function.tags
+
+
+_DROPOUT = {aten.dropout, aten.dropout_, aten.feature_dropout, aten.alpha_dropout}
+
+
+def _is_idle(function: OpOverload, arguments: Sequence[Any]) -> bool:
+    """Whether it is a dropout that drops nothing: (input, share, whether training)."""
+    return function.overloadpacket in _DROPOUT and len(arguments) > 2 and not arguments[2]
+
+
+class _SlowAttention:
+    """Fused attention switched off for as long as anybody needs that, in whatever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_slow_attention = _SlowAttention()
+
+
 @contextmanager
 def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Eval or train mode, without fused attention, which hides its parts; all is put back."""
+    """Eval or train mode, without fused attention, which hides its parts; all is put back.
+
+    Args:
+        model: a copy of the caller's own.
+        training: which of the two.
+    """
     before = {module: module.training for module in model.modules()}
     kept = [_Before(module) for module in before]
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     for module in before:
         module.training = training
     try:
-        with torch.random.fork_rng(devices=[]):
+        # The switch is the process's: other threads' attention is unfused meanwhile, and as right.
+        with _slow_attention:
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
         for known in kept:
             known.put_back()
         for module, was_training in before.items():

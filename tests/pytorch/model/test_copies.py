@@ -1,0 +1,158 @@
+"""A model is the same after a call as before it, and may answer in another thread meanwhile."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.utils.prune as masks
+from torch import nn
+
+import secateurs as sec
+from secateurs.channels.cut import Cache, Cut
+from secateurs.pytorch.model.copies import share_tensors
+
+
+def convolutions(wrap=lambda layer: layer):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), wrap(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 4, 3)).eval()
+
+
+X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: masks.ln_structured(layer, "weight", 0.5, 2, 0),
+    ],
+)
+def test_a_weight_that_a_hook_makes_is_there_before_and_after_in_both_models(wrap):
+    model = convolutions(wrap)
+    model(X)
+    before = model[1].weight
+    small = sec.delete_channels(model, {"0": [1, 4]}, X)
+    assert model[1].weight is before
+    assert small[1].weight.shape == (8, 6, 3, 3)
+    again = sec.apply(model, Cut.from_json(sec.report_of(small).cut.to_json()), X, proof=False)
+    assert torch.equal(again(X), small(X))
+
+
+def test_a_copy_shares_tensors_and_nothing_else():
+    model = convolutions()
+    model.table, model.kept = {"a": torch.ones(2)}, [1]
+    copy = share_tensors(model)
+    assert copy[0] is not model[0]
+    assert copy[0].weight is model[0].weight
+    assert copy.table["a"] is model.table["a"]
+    copy.kept.append(2)
+    copy.eval()[0].training = True
+    assert model.kept == [1]
+    assert not model[0].training
+    assert share_tensors(model, [Cache("", "table", "a")]).table == {}
+
+
+class Counting(nn.Module):
+    """Counts its passes in a buffer, in place, and in an attribute, and writes into its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+        self.register_buffer("last", torch.zeros(2, 4))
+        self.calls = 0
+
+    def forward(self, x):
+        self.passes += 1
+        self.calls += 1
+        x.mul_(2)
+        self.last[:, :2] = x[:2, :2]
+        return self.b(self.a(x).relu()) + self.passes
+
+
+def test_what_a_forward_pass_writes_into_is_put_back():
+    torch.manual_seed(0)
+    model, inputs = Counting(), torch.rand(2, 4)
+    given, state = inputs.clone(), {k: v.clone() for k, v in model.state_dict().items()}
+    network = sec.trace(model, inputs)
+    small = sec.apply(model, network.cut({"a": [0, 2]}), inputs, network=network)
+    assert torch.equal(inputs, given)
+    assert model.calls == 0
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert int(small.passes) == 0
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_done():
+    class Noisy(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x + torch.rand_like(x) * 0 + torch.randperm(x.shape[-1]) * 0)
+
+    model = Noisy(nn.Linear(4, 6), nn.Dropout(), nn.Linear(6, 2))
+    inputs = torch.rand(2, 4)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    sec.delete_channels(model, {"0": [1]}, inputs)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_what_cannot_be_copied_is_shared():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    model.lock, model[1].all = threading.Lock(), {"a": [(n for n in range(3))]}
+    small = sec.delete_channels(model, {"0": [1]}, torch.rand(2, 4))
+    assert small.lock is model.lock
+    assert small[0].out_features == 5
+
+
+def test_threads_that_prune_one_model_at_once_leave_each_other_alone():
+    model, results, wrong = convolutions().train(), {}, []
+    gate = threading.Barrier(4)
+    expected = sec.prune(convolutions(), X, amount=0.5).model(X)
+
+    def work(number):
+        try:
+            gate.wait(10)
+            for _ in range(3):
+                results[number] = sec.prune(model, X, amount=0.5).model
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert all(torch.equal(small(X), expected) for small in results.values())
+    assert all(module.training for module in model.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_another_threads_model_is_not_hooked():
+    """Its layer runs from before one pass of the model that is pruned to after it."""
+    inside, go_on, seen = threading.Event(), threading.Event(), []
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            inside.set()
+            go_on.wait(10)
+            return x
+
+    class Pruned(nn.Sequential):
+        def forward(self, x):
+            if not inside.is_set():
+                serving.start()
+                inside.wait(10)
+            elif not go_on.is_set():
+                go_on.set()
+                serving.join()
+            return super().forward(x)
+
+    served = nn.Sequential(Slow(), nn.Identity())
+    serving = threading.Thread(target=lambda: seen.append(served(X)))
+    small = sec.prune(Pruned(*convolutions()), X, amount=0.5).model
+    assert small[0].out_channels == 4
+    assert seen[0] is X
