@@ -261,7 +261,7 @@ class MaskedTwin(Sampled):
             longer = list(tensor.shape)
             longer[axis] = shape[axis]
             index = self._index(units, True, tensor.device)
-            tensor = tensor.new_zeros(longer).index_copy(axis, index, tensor)
+            tensor = tensor.new_ones(longer).index_copy(axis, index, tensor)  # nobody divides by 0
         return tensor
 
     def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:

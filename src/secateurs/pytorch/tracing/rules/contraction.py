@@ -14,29 +14,35 @@ from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 from secateurs.pytorch.tracing.op_record import Place
+from secateurs.pytorch.tracing.rules.computed_weights import is_of_weights_alone
 from secateurs.pytorch.tracing.rules.registry import rule, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def contract(
     tracer: Tracer,
+    call: Call,
     operands: Sequence[tuple[torch.Tensor, str]],
     result: str,
     output: torch.Tensor,
 ) -> None:
     """An einsum: axes of one letter are one; letters that the result lacks are summed over.
 
-    The masked twin ignores removed channels in the first operand that has the summed axis.
+    The masked twin ignores removed channels in the first operand that has the summed axis; where
+    it is a number computed of weights that is summed up, removal is not exact.
     """
     places: dict[str, list[Place]] = {}
     for tensor, letters in operands:
         for axis, letter in enumerate(letters):
             places.setdefault(letter, []).append(Place(tensor, axis))
     units = {letter: tracer.unify(at) for letter, at in places.items()}
-    for letter in places:
-        if letter not in result:
+    summed = [letter for letter in places if letter not in result]
+    if is_of_weights_alone(operands):
+        tracer.mixes(call, [u for letter in summed if (u := units[letter]) is not None])
+    else:
+        for letter in summed:
             _mask(tracer, operands, letter, units[letter])
-    _note_roles(tracer, operands, result)
+        _note_roles(tracer, operands, result)
     tracer.put(output, {axis: units[letter] for axis, letter in enumerate(result)})
     if len(operands) > 1:
         lengths = {
@@ -92,9 +98,9 @@ def linear(tracer: Tracer, call: Call) -> Any:
     output = call.run()
     lead = "abcdefgh"[: x.dim() - 1]
     if weight.dim() == 1:
-        contract(tracer, [(x, f"{lead}i"), (weight, "i")], lead, output)
+        contract(tracer, call, [(x, f"{lead}i"), (weight, "i")], lead, output)
         return output
-    contract(tracer, [(x, f"{lead}i"), (weight, "oi")], f"{lead}o", output)
+    contract(tracer, call, [(x, f"{lead}i"), (weight, "oi")], f"{lead}o", output)
     shift(tracer, call.get("bias"), output, output.dim() - 1)
     _count_sides(
         tracer,
@@ -105,12 +111,12 @@ def linear(tracer: Tracer, call: Call) -> Any:
     return output
 
 
-@rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot)
+@rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot)
 def matmul(tracer: Tracer, call: Call) -> Any:
     """Matrix products of every shape; leading axes are broadcast."""
     left, right = call.arguments[:2]
     output = call.run()
-    contract(tracer, *_matmul_letters(left, right), output)
+    contract(tracer, call, *_matmul_letters(left, right), output)
     return output
 
 
@@ -134,7 +140,7 @@ def addmm(tracer: Tracer, call: Call) -> Any:
         return unknown(tracer, call)
     output = call.run()
     operands, letters = _matmul_letters(left, right)
-    contract(tracer, operands, letters, output)
+    contract(tracer, call, operands, letters, output)
     for axis in range(output.dim()):
         at = axis - output.dim() + bias.dim()
         if at >= 0:
@@ -157,7 +163,7 @@ def einsum(tracer: Tracer, call: Call) -> Any:
         with tracer:
             return call.function.decompose(*call.arguments, **call.keywords)
     output = call.run()
-    contract(tracer, list(zip(operands, letters, strict=True)), result, output)
+    contract(tracer, call, list(zip(operands, letters, strict=True)), result, output)
     return output
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.rules.computed_weights import measures_size
 from secateurs.pytorch.tracing.rules.pointwise import pointwise
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -25,6 +26,7 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
     output = call.run()
     gone = set(_axes_argument(call, x.dim()))
     axes = tracer.axes(x)
+    exact = exact and not measures_size(tracer.labels(x))
     over = [axes[axis] for axis in sorted(gone) if axis in axes]
     if exact:
         for axis in gone:
@@ -39,13 +41,15 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
     return output
 
 
-@rule(aten.sum, aten.linalg_vector_norm, aten.norm)
+@rule(aten.sum)
 def total(tracer: Tracer, call: Call) -> Any:
     """Zeros do not count."""
     return _reduce(tracer, call, exact=True)
 
 
 @rule(
+    aten.linalg_vector_norm,
+    aten.norm,
     aten.mean,
     aten.amax,
     aten.amin,
@@ -61,7 +65,7 @@ def total(tracer: Tracer, call: Call) -> Any:
     aten.all,
 )
 def statistic(tracer: Tracer, call: Call) -> Any:
-    """Depends on how many there are, or on zeros too."""
+    """Depends on how many there are, or on zeros too; or is a length that others are divided by."""
     if len(call.tensors()) > 1:  # max(x, y), element by element
         return pointwise(tracer, call)
     return _reduce(tracer, call, exact=False)
