@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from secateurs.backends import backend_named, backend_of
 from secateurs.calibration.ablation import Ablation
@@ -51,7 +51,8 @@ def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> A
         cut: what goes.
         example_inputs: what to run both models on for the proof.
         **options: ``optimizer=`` to have its state sliced along (then a pair is returned),
-            ``proof=False`` to leave the proof out.
+            ``proof=False`` to leave the proof out, ``proof="independent"`` (PyTorch) for a second
+            one that shares nothing with the rules.
 
     Returns:
         The small model; ``report_of`` gives the proof and everything removed so far.
@@ -174,6 +175,7 @@ def prune(
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
+    proof: bool | Literal["independent"] = True,
     **planning: Any,
 ) -> Pruned:
     """Trace, score, plan, cut and prove, all in one.
@@ -188,6 +190,7 @@ def prune(
         loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
             cross-entropy.
         seed: for criteria that draw lots.
+        proof: as for ``apply``.
         **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
     """
     network = trace(model, example_inputs)
@@ -197,7 +200,7 @@ def prune(
 
     scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
     cut = planner(scores)
-    small = apply(model, cut, example_inputs, network=network)
+    small = apply(model, cut, example_inputs, network=network, proof=proof)
     return Pruned(small, cut, report_of(small), scores)
 
 

@@ -19,7 +19,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from secateurs.errors import ModelError
 
@@ -60,7 +60,7 @@ class Backend(Protocol):
         *,
         optimizer: Any = None,
         network: Network | None = None,
-        proof: bool = True,
+        proof: bool | Literal["independent"] = True,
     ) -> Any:
         """Make a cut: a new model, proven against the masked twin of the old one."""
 

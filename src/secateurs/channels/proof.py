@@ -12,6 +12,33 @@ from secateurs.channels.cut import Cut
 
 
 @dataclass(frozen=True, slots=True)
+class Independent:
+    """What the second proof found, which knows nothing of the rules (``proof="independent"``).
+
+    The small model is held against the dense one in which the weights that read the channels are
+    zero; nothing else there may look at them.
+
+    Attributes:
+        channels: how many went that could be judged so: those that no operation mixes.
+        max_difference: the largest absolute difference of the answers.
+        scale: the largest absolute answer.
+        tolerance: the largest difference that rounding explains.
+    """
+
+    channels: int
+    max_difference: float
+    scale: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        return (
+            f"independent proof of {self.channels} channels: largest difference "
+            f"{self.max_difference:.2g} (tolerance {self.tolerance:.2g}) from the dense model with "
+            "their readers at zero"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """How far the small model is from the masked twin of the dense one, on the same inputs.
 
@@ -26,6 +53,7 @@ class Proof:
         layer: where ``inside`` was found.
         inexact: operations that mix channels. There the twin mixes the kept channels only, so the
             proof holds for the surgery, but the dense model itself would have mixed all of them.
+        independent: the second proof, where it was asked for.
     """
 
     max_difference: float
@@ -35,6 +63,7 @@ class Proof:
     inside_tolerance: float = 1e-3
     layer: str = ""
     inexact: tuple[str, ...] = ()
+    independent: Independent | None = None
 
     @property
     def holds(self) -> bool:
@@ -66,6 +95,8 @@ class Proof:
         )
         if self.inexact:
             shown += f"; exact but for {', '.join(self.inexact)}"
+        if self.independent is not None:
+            shown += f"; {self.independent}"
         return shown
 
 

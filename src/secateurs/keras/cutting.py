@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.latest import latest_network
@@ -23,7 +23,7 @@ def apply(
     example_inputs: Any = None,
     *,
     network: Network | None = None,
-    proof: bool = True,
+    proof: bool | Literal["independent"] = True,
 ) -> Any:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
@@ -46,6 +46,8 @@ def apply(
             behind.
     """
     model = checked_model(model)
+    if proof not in (True, False):
+        raise CutError(f"proof: expected True or False of a Keras model; received {proof!r}")
     small = cut_copy(model, cut)
     evidence = None
     if proof:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.channels.tensors import Mask
+from secateurs.pytorch.proof.compare import largest_difference, precision_of
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, places_in
-from secateurs.pytorch.proof.prove import _precision, largest_difference, prove
+from secateurs.pytorch.proof.prove import prove
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import aten
@@ -194,7 +195,7 @@ def test_of_few_values_each_is_compared(unit):
 
 def test_the_coarsest_type_says_what_rounding_explains():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).double())
-    assert _precision(model) == torch.bfloat16
+    assert precision_of(model) == torch.bfloat16
 
 
 class Winding(nn.Module):

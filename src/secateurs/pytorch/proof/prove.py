@@ -23,28 +23,14 @@ from secateurs.channels.proof import Proof, furthest_apart
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.proof.compare import (
+    TOLERANCE,
+    has_values,
+    largest_difference,
+    precision_of,
+)
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
 from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_call import tensors_in
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference that rounding explains, relative to the largest output."""
-
-
-def largest_difference(one: Any, other: Any) -> tuple[float, float]:
-    """(largest absolute difference, largest absolute value) over all tensors of two results."""
-    difference = scale = 0.0
-    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
-        if mine.shape != theirs.shape:
-            return float("inf"), scale
-        if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
-            difference = max(difference, _finite_or_inf((mine - theirs).abs().max().item()))
-            scale = max(scale, _finite_or_inf(theirs.abs().max().item()))
-    return difference, scale
-
-
-def _finite_or_inf(number: float) -> float:
-    return math.inf if math.isnan(number) else number
 
 
 def prove(
@@ -72,22 +58,29 @@ def prove(
     proof = _compare(network, dense, small, alive, example_inputs, frugal=True)
     if not proof.holds:
         proof = _compare(network, dense, small, alive, example_inputs)
-    if not proof.holds and _precision(source.model) in (
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-    ):
-        exact = _compare(
-            network,
-            copy.deepcopy(source.model).double(),
-            copy.deepcopy(small).double(),
-            alive,
-            _in_double(example_inputs),
-        )
-        proof = exact if exact.holds else proof
+    if not proof.holds and precision_of(dense) is not torch.float64:
+        proof = _in_double_precision(network, small, alive, example_inputs) or proof
     if not proof.holds:
         raise CutError(proof.refusal(network.name, "An operation"))
     return proof
+
+
+def _in_double_precision(
+    network: Network, small: nn.Module, alive: NDArray[np.bool_], example_inputs: Any
+) -> Proof | None:
+    """The proof in double precision where it holds there; None where it does not, or cannot run.
+
+    Some models make tensors of single precision themselves, or cannot be copied: that says nothing
+    of the cut, so it is the first look that counts then.
+    """
+    try:
+        dense = copy.deepcopy(traced(network).to_run()).double()
+        exact = _compare(
+            network, dense, copy.deepcopy(small).double(), alive, _in_double(example_inputs)
+        )
+    except Exception:  # noqa: BLE001 - whatever a forward raises of types that it does not expect
+        return None
+    return exact if exact.holds else None
 
 
 def _compare(
@@ -114,6 +107,11 @@ def _compare(
             f"the cut model does not run: {type(error).__name__}: {error}. "
             "A size is baked into its forward pass. Nothing was changed."
         ) from error
+    if not has_values(received, expected):
+        raise CutError(
+            "expected answers with numbers in them, to compare; received none from these example "
+            "inputs. Nothing can be proven; nothing was changed. Pass a batch of one or more."
+        )
     difference, scale = largest_difference(received, expected)
     if not math.isfinite(scale):
         if frugal:
@@ -123,7 +121,7 @@ def _compare(
             "nothing can be proven. Check its weights and the example inputs."
         )
     factors = [1.0, *{rescaling.factor for rescaling in network.rescalings(alive)}]
-    relative = TOLERANCE.get(_precision(dense), 1e-4)
+    relative = TOLERANCE.get(precision_of(dense), 1e-4)
     inside, where = _largest_inside(sampled.samples, twin.samples, 10 * relative, factors)
     return Proof(
         difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
@@ -150,12 +148,6 @@ def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
     """Operations that mix channels of which some go."""
     stays = network.solution.kept(alive)
     return tuple(dict.fromkeys(str(m) for m in network.mixings if not stays[m.units].all()))
-
-
-def _precision(model: nn.Module) -> torch.dtype:
-    """The coarsest floating-point type of the model's parameters."""
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)
 
 
 def _in_double(value: Any) -> Any:

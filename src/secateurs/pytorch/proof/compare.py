@@ -1,0 +1,48 @@
+"""How far two models' answers are apart, and what rounding explains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateurs.pytorch.tracing.op_call import tensors_in
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference that rounding explains, relative to the largest output."""
+
+
+def largest_difference(one: Any, other: Any) -> tuple[float, float]:
+    """(largest absolute difference, largest absolute value) over all tensors of two results."""
+    difference = scale = 0.0
+    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+        if mine.shape != theirs.shape:
+            return float("inf"), scale
+        if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
+            difference = max(difference, _finite_or_inf((mine - theirs).abs().max().item()))
+            scale = max(scale, _finite_or_inf(theirs.abs().max().item()))
+    return difference, scale
+
+
+def has_values(one: Any, other: Any) -> bool:
+    """Whether there is any value in two results that tells something.
+
+    Whole numbers do where they agree: an index may be another one by rounding alone.
+    """
+    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+        is_number = mine.is_floating_point() or mine.is_complex()
+        if mine.numel() and (is_number or torch.equal(mine, theirs)):
+            return True
+    return False
+
+
+def precision_of(model: nn.Module) -> torch.dtype:
+    """The coarsest floating-point type of the model's parameters."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)
+
+
+def _finite_or_inf(number: float) -> float:
+    return math.inf if math.isnan(number) else number

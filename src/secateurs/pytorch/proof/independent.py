@@ -1,0 +1,331 @@
+"""A second proof that shares nothing with the rules: silence who reads, and nothing may change.
+
+The masked twin ignores what the rules say is read, so a mistake in a rule may be in twin and cut
+alike. Here nothing is asked of the rules but which slices of which tensors go. In a copy of the
+dense model the *readers* among these slices are set to zero; who is one is seen by poking at the
+weights and watching values. Then
+
+1. poking at every other slice that goes must leave the answers as they are: nobody reads it; and
+2. the small model must answer what this copy answers.
+
+Where the first fails, something besides a consumer's weights still looks at the channels: a norm of
+weights, a sum, a normalisation. Channels that the rules themselves call mixed are left out, and are
+named in the proof as ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.proof import Independent
+from secateurs.errors import CutError
+from secateurs.pytorch.model.copies import share_tensors
+from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.proof.compare import TOLERANCE, largest_difference, precision_of
+from secateurs.pytorch.surgery.slicing import cut_copy
+from secateurs.pytorch.tracing.interpreter import in_mode
+from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+
+_HEARD = 1e-4
+"""A value has changed if it did by this share of the largest change, or of the largest value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Part of a tensor: these indices along one axis."""
+
+    tensor: str
+    axis: int
+    indices: tuple[int, ...]
+
+    @property
+    def layer(self) -> str:
+        """The layer that the tensor belongs to."""
+        return self.tensor.rpartition(".")[0] or self.tensor
+
+
+def prove_independently(model: nn.Module, cut: Cut, example_inputs: Any) -> Independent:
+    """Silence what reads the channels that go, and compare.
+
+    Args:
+        model: the dense model; unchanged.
+        cut: of channels that no operation mixes.
+        example_inputs: as its forward takes; real ones: what they do not reach proves nothing.
+
+    Raises:
+        CutError: something else reads the channels, or the answers are not the same.
+    """
+    if not cut:
+        return Independent(0, 0.0, 0.0, 0.0)
+    silent = _Silenced(model, cut, example_inputs)
+    loud = silent.silence()
+    if loud:
+        names = ", ".join(dict.fromkeys(part.layer for part in loud))
+        raise CutError(
+            f"{names}: expected channels that nobody reads once their readers' weights are zero; "
+            "the answers still depend on them, through an operation without weights of its own (a "
+            "sum, a norm, weights computed of others). Nothing was changed: leave them out of the "
+            "cut, or take proof=True, which holds the small model against what is left of them."
+        )
+    small = cut_copy(model, cut)
+    received = silent.answers_of(small)
+    difference, scale = largest_difference(received, silent.answers())
+    tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
+    if not difference <= tolerance:
+        raise CutError(
+            f"{type(model).__name__}: with nobody reading these channels (weights of "
+            f"{', '.join(silent.readers())} at zero) the dense model does not do what the cut one "
+            f"does: expected a largest difference of {tolerance:.2g} or less, received "
+            f"{difference:.2g}. The cut was not made. Please report it."
+        )
+    return Independent(cut.removed_channels, difference, scale, tolerance)
+
+
+class _Silenced:
+    """A copy of the dense model, and which of the slices that go read the others."""
+
+    def __init__(self, model: nn.Module, cut: Cut, example_inputs: Any) -> None:
+        self._model = cut_copy(model, Cut(caches=cut.caches)).eval()
+        self._tensors = {leaf.name: leaf.tensor for leaf in leaves_of(self._model)}
+        self._call = as_call(example_inputs, model)
+        self._random = torch.Generator().manual_seed(0)
+        self._parts = [
+            Slice(name, axis, indices)
+            for name, removal in cut.tensors.items()
+            for axis, indices in removal.removed.items()
+            if indices and self._tensors[name].is_floating_point()
+        ]
+        self._zero: list[Slice] = []
+
+    # -- answers
+
+    def answers(self) -> Any:
+        """What the copy answers as it is now."""
+        return self.answers_of(self._model)
+
+    def answers_of(self, model: nn.Module) -> Any:
+        """What a model answers in eval mode; it and the inputs stay as they are."""
+        own = share_tensors(model)
+        arguments, keywords = self._inputs()
+        with in_mode(own), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return own(*arguments, **keywords)
+
+    def _inputs(self) -> tuple[Any, Any]:
+        arguments, keywords = self._call
+        given = mapped(list(arguments), lambda t: t.clone())
+        return given, mapped(dict(keywords), lambda t: t.clone())
+
+    # -- who reads
+
+    def silence(self) -> list[Slice]:
+        """Set the readers to zero; returns the slices that the answers depend on all the same."""
+        kinds = {part: self._kind(part) for part in self._parts if self._is_matrix(part)}
+        for part, kind in kinds.items():
+            if kind == "reader":
+                self._keep_zero(part)
+        loud = self._loud()
+        # Of weights that others are computed of, either side may look like the reader; and where
+        # two activations are multiplied, each reads the other. It was one if others fall silent.
+        unsure = [part for part, kind in kinds.items() if kind == "unsure"]
+        tries = [[part] for part in reversed(unsure)] + list(self._factors(loud))
+        for parts in tries if loud else ():
+            with self._changed(parts, lambda part, _: torch.zeros_like(part)):
+                still = self._loud(but=parts)
+            others = [part for part in loud if not _touches(part, parts)]
+            if len([part for part in still if part in others]) < len(others):
+                for part in parts:
+                    self._keep_zero(part)
+                loud = self._loud()
+        return loud
+
+    def readers(self) -> list[str]:
+        """The layers whose slices are zero."""
+        return list(dict.fromkeys(part.layer for part in self._zero))
+
+    def _is_matrix(self, part: Slice) -> bool:
+        return sum(size > 1 for size in self._tensors[part.tensor].shape) > 1
+
+    def _keep_zero(self, part: Slice) -> None:
+        self._zero.append(part)
+        tensor = self._tensors[part.tensor]
+        with torch.no_grad():
+            tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
+
+    def _factors(self, loud: Sequence[Slice]) -> Iterator[list[Slice]]:
+        """Filters and biases of a layer, or of its halves or thirds, that may be one factor."""
+        layers = list(dict.fromkeys(part.layer for part in loud))
+        for pieces in (1, 2, 3):
+            for layer in reversed(layers):
+                own = [p for p in self._parts if p.layer == layer and p.axis == 0]
+                for number in range(pieces):
+                    piece = [self._piece(part, number, pieces) for part in own]
+                    if all(part.indices for part in piece) and piece:
+                        yield piece
+
+    def _piece(self, part: Slice, number: int, pieces: int) -> Slice:
+        length = self._tensors[part.tensor].shape[part.axis]
+        inside = tuple(i for i in part.indices if i * pieces // length == number)
+        return Slice(part.tensor, part.axis, inside)
+
+    def _kind(self, part: Slice) -> str:
+        """'filter', 'reader', or 'unsure': by where values change when it does, and when others do.
+
+        What filters make lies apart from what the filters that stay make; what is read goes into
+        the same sums as what stays.
+        """
+        rest = self._rest_of(part)
+        before = self._watched(None)
+        with self._changed([part], self._poked):
+            here = self._watched(before)
+        with self._changed([rest], self._poked):
+            there = self._watched(before)
+        weights = [n for n in here.keys() & there.keys() if not before[n][0]]
+        if any(bool((here[number] & there[number]).any()) for number in weights):
+            return "unsure"  # weights computed of others: what goes moves what stays
+        first = {n for found in (here, there) for n in found if before[n][0]}
+        if len(first) != 1 or not first <= here.keys() & there.keys():
+            return "unsure"  # what is read there is zero for these inputs, say
+        (number,) = first
+        return "filter" if _lie_apart(here[number], there[number]) else "reader"
+
+    def _rest_of(self, part: Slice) -> Slice:
+        length = self._tensors[part.tensor].shape[part.axis]
+        gone = set(part.indices)
+        return Slice(part.tensor, part.axis, tuple(i for i in range(length) if i not in gone))
+
+    def _watched(self, before: Mapping[int, Any] | None) -> dict[int, Any]:
+        """Each operation's result; or, held against those before, where it has changed."""
+        own = share_tensors(self._model)
+        arguments, keywords = self._inputs()
+        for tensor in tensors_in([arguments, keywords]):
+            tensor._secateurs_from_input = True  # type: ignore[attr-defined]
+        watch = _Watch(before)
+        with in_mode(own), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                with watch:
+                    own(*arguments, **keywords)
+            except _SeenEnoughError:
+                pass
+        return watch.found
+
+    # -- what is heard
+
+    def _loud(self, but: Sequence[Slice] = ()) -> list[Slice]:
+        """Of the slices that are not zero, those that change the answers when they change."""
+        zero = [*self._zero, *but]
+        parts = [part for part in self._parts if not any(part == other for other in zero)]
+        expected = self.answers()
+        if not self._is_heard(parts, expected, but):
+            return []
+        return [part for part in parts if self._is_heard([part], expected, but)]
+
+    def _is_heard(self, parts: Sequence[Slice], expected: Any, but: Sequence[Slice]) -> bool:
+        with self._changed(parts, self._poked, spare=[*self._zero, *but]):
+            difference, scale = largest_difference(self.answers(), expected)
+        rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
+        return difference > rounding * max(scale, 1e-12)
+
+    def _poked(self, values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        noise = torch.rand(values.shape, generator=self._random).to(values)
+        size = whole.abs().mean() + (whole == 0).all()
+        return values + size * (0.5 + noise)
+
+    @contextmanager
+    def _changed(
+        self, parts: Sequence[Slice], change: Any, spare: Sequence[Slice] = ()
+    ) -> Iterator[None]:
+        """With other values in these slices, but not in those spared."""
+        before = {name: self._tensors[name].detach().clone() for name in {p.tensor for p in parts}}
+        with torch.no_grad():
+            for part in parts:
+                tensor = self._tensors[part.tensor]
+                index = torch.tensor(part.indices, device=tensor.device)
+                values = tensor.index_select(part.axis, index)
+                tensor.index_copy_(part.axis, index, change(values, before[part.tensor]))
+            for part in spare:
+                if part.tensor in before:
+                    tensor = self._tensors[part.tensor]
+                    index = torch.tensor(part.indices, device=tensor.device)
+                    values = before[part.tensor].index_select(part.axis, index)
+                    tensor.index_copy_(part.axis, index, values)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, values in before.items():
+                    self._tensors[name].copy_(values)
+
+
+class _SeenEnoughError(Exception):
+    """The first value that depends on the input has changed: nothing more is to be learnt."""
+
+
+class _Watch(TorchDispatchMode):
+    """What each operation gives, whether it depends on the input, and where it has changed."""
+
+    def __init__(self, before: Mapping[int, Any] | None) -> None:
+        super().__init__()
+        self._before = before
+        self._number = -1
+        self.found: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = list(tensors_in([list(args), kwargs or {}]))
+        is_live = any(hasattr(tensor, "_secateurs_from_input") for tensor in given)
+        output = func(*args, **(kwargs or {}))
+        self._number += 1
+        for tensor in tensors_in(output):
+            if is_live:
+                tensor._secateurs_from_input = True  # type: ignore[attr-defined]
+        first = next(tensors_in(output), None)
+        if first is not None and first.is_floating_point():
+            self._note(first, is_live)
+        return output
+
+    def _note(self, result: torch.Tensor, is_live: bool) -> None:
+        if self._before is None:
+            self.found[self._number] = (is_live, result.detach().clone())
+            return
+        known = self._before.get(self._number)
+        if known is None or known[1].shape != result.shape:
+            return
+        change = (result - known[1]).abs()
+        most = max(change.max().item() if change.numel() else 0.0, 0.0)
+        if not math.isfinite(most) or most <= 1e-6 * max(known[1].abs().max().item(), 1e-12):
+            return
+        self.found[self._number] = change > _HEARD * most
+        if is_live:
+            raise _SeenEnoughError
+
+
+def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether along some axis no index changes in both."""
+    for axis in range(one.dim()):
+        rest = [at for at in range(one.dim()) if at != axis]
+        mine, others = (mask.any(dim=rest) if rest else mask for mask in (one, other))
+        if not bool((mine & others).any()):
+            return True
+    return False
+
+
+def _touches(part: Slice, parts: Sequence[Slice]) -> bool:
+    return any(part.tensor == other.tensor for other in parts)
