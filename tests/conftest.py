@@ -18,6 +18,24 @@ settings.load_profile("secateurs")
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--independent",
+        action="store_true",
+        help="prove every cut of a PyTorch model twice, the second time without the rules",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _proven_twice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.config.getoption("--independent"):
+        from secateurs.pytorch import cutting
+
+        if request.node.get_closest_marker("read_without_weights"):
+            return  # what these cut is read by an operation that has no weights to silence
+        monkeypatch.setitem(cutting.apply.__kwdefaults__, "proof", "independent")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     import torch

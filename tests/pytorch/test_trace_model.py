@@ -476,6 +476,7 @@ def test_matrix_products_of_every_kind(multiply):
     check_cut_of_everything(model, network, (torch.randn(4, 3),))
 
 
+@pytest.mark.read_without_weights
 def test_a_sum_over_channels_ignores_what_is_removed():
     model, network = trace(
         lambda m, x: m.b(m.a(x) * m.c(x).square().sum(1, keepdim=True)),

@@ -15,7 +15,7 @@ from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.rules import contraction, reduction
 from support.random_networks import RandomNetwork, example, recipes
-from support.small_networks import Attention, Grouped, Residual
+from support.small_networks import Attention, Grouped, Residual, images
 
 
 class Computed(nn.Linear):
@@ -126,7 +126,7 @@ def test_a_reader_of_which_another_column_goes_is_found():
 def test_sums_groups_and_heads_hold(make):
     torch.manual_seed(0)
     model = make().eval()
-    inputs = {"Attention": torch.randn(2, 5, 12)}.get(type(model).__name__, torch.randn(2, 3, 8, 8))
+    inputs = torch.from_numpy(images(3))
     network = sec.trace(model, inputs)
     for number, group in enumerate(network.groups):
         if len(group) > 1:

@@ -247,24 +247,58 @@ class Flip(nn.Module):
         return x.flip(1)
 
 
-def test_rounding_is_told_from_mistakes_in_double_precision():
-    """Huge activations that cancel: single precision differs, double does not."""
+class Cancels(nn.Module):
+    """Two sums that are the same but for a ten-thousandth: single precision loses the rest."""
 
-    class Cancels(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Linear(64, 4096)
-            self.b = nn.Linear(4096, 3)
+    def __init__(self, own_type=None):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 512), nn.Linear(512, 3), nn.Linear(512, 3)
+        self.own_type = own_type
+        with torch.no_grad():
+            self.b.weight.abs_()
+            self.c.weight.copy_(self.b.weight + 1e-5 * torch.randn(3, 512))
+            self.c.bias.copy_(self.b.bias)
 
-        def forward(self, x):
-            wide = self.a(x) * 1e4
-            return self.b(torch.relu(wide)) - self.b(torch.relu(wide)).detach() + self.b.bias
+    def forward(self, x):
+        if self.own_type is not None:
+            x = x @ torch.eye(64, dtype=self.own_type)
+        wide = torch.relu(self.a(x))
+        return self.b(wide) - self.c(wide)
 
-    model = Cancels()
-    inputs = torch.randn(2, 64)
+
+def test_rounding_is_told_from_mistakes_in_double_precision(monkeypatch):
+    torch.manual_seed(0)
+    model, inputs = Cancels(), torch.randn(2, 64)
     network = sec.trace(model, inputs)
-    small = sec.apply(model, network.cut({"a": range(0, 4096, 2)}), inputs, network=network)
-    assert sec.report_of(small).proof.holds
+    cut = network.cut({"a": range(0, 512, 2)})
+    proof = sec.report_of(sec.apply(model, cut, inputs, network=network)).proof
+    assert proof.holds
+    assert proof.max_difference < 1e-9 * proof.scale == proof.tolerance  # of double precision
+    monkeypatch.setattr("secateurs.pytorch.proof.prove._in_double_precision", lambda *_: None)
+    with pytest.raises(sec.CutError, match="the cut model does not do what the dense one does"):
+        sec.apply(model, cut, inputs, network=network)
+
+
+def test_a_second_look_that_cannot_be_had_does_not_count():
+    """The model makes a table of single precision, which double does not multiply with."""
+    torch.manual_seed(0)
+    model, inputs = Cancels(torch.float32), torch.randn(2, 64)
+    network = sec.trace(model, inputs)
+    cut = network.cut({"a": [0]})
+    small = cut_copy(model, cut)
+    alive = network.alive(network.removed_by(cut))
+    with torch.no_grad():
+        small.b.weight.mul_(1.001)
+    with pytest.raises(sec.CutError, match="the cut model does not do what the dense one does"):
+        prove(network, small, alive, inputs)
+
+
+def test_answers_without_values_prove_nothing():
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    network = sec.trace(model, torch.randn(2, 3))
+    cut = network.cut({"0": [1]})
+    with pytest.raises(sec.CutError, match="Nothing can be proven"):
+        sec.apply(model, cut, torch.randn(0, 3), network=network)
 
 
 def test_weights_that_are_not_finite_prove_nothing():

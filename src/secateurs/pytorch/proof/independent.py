@@ -136,18 +136,20 @@ class _Silenced:
             if kind == "reader":
                 self._keep_zero(part)
         loud = self._loud()
+        if not loud:
+            return []
         # Of weights that others are computed of, either side may look like the reader; and where
-        # two activations are multiplied, each reads the other. It was one if others fall silent.
+        # two activations are multiplied, each reads the other. It was one if filters fall silent.
+        kinds |= {part: self._kind(part) for part in loud if part not in kinds}
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
-        tries = [[part] for part in reversed(unsure)] + list(self._factors(loud))
-        for parts in tries if loud else ():
+        for parts in [*([part] for part in reversed(unsure)), *self._factors(loud)]:
             with self._changed(parts, lambda part, _: torch.zeros_like(part)):
                 still = self._loud(but=parts)
-            others = [part for part in loud if not _touches(part, parts)]
-            if len([part for part in still if part in others]) < len(others):
+            others = [p for p in loud if kinds[p] == "filter" and not _are_all_in(p, parts)]
+            if any(part not in still for part in others):
                 for part in parts:
                     self._keep_zero(part)
-                loud = self._loud()
+                loud = [part for part in loud if part in self._loud()]
         return loud
 
     def readers(self) -> list[str]:
@@ -226,7 +228,7 @@ class _Silenced:
     def _loud(self, but: Sequence[Slice] = ()) -> list[Slice]:
         """Of the slices that are not zero, those that change the answers when they change."""
         zero = [*self._zero, *but]
-        parts = [part for part in self._parts if not any(part == other for other in zero)]
+        parts = [part for part in self._parts if not _are_all_in(part, zero)]
         expected = self.answers()
         if not self._is_heard(parts, expected, but):
             return []
@@ -327,5 +329,7 @@ def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
     return False
 
 
-def _touches(part: Slice, parts: Sequence[Slice]) -> bool:
-    return any(part.tensor == other.tensor for other in parts)
+def _are_all_in(part: Slice, parts: Sequence[Slice]) -> bool:
+    """Whether all of a slice is in others of its axis."""
+    here = [p for p in parts if (p.tensor, p.axis) == (part.tensor, part.axis)]
+    return set(part.indices) <= {index for p in here for index in p.indices}

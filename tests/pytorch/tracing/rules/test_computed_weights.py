@@ -103,6 +103,7 @@ def test_spectral_norm_old_and_new_is_named(norm, layer):
     assert any("over channels in 2" in name for name in named)
 
 
+@pytest.mark.read_without_weights
 def test_low_rank_factors_stay_exact():
     """A product of two weights is a third: the inner channels are read by one of them."""
 
