@@ -40,8 +40,9 @@ from secateurs.planning.planner import Budget, plan
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Stop
 from secateurs.settings.training import Training
-from secateurs.study.directory import Iterated, Study
+from secateurs.study.directory import Study
 from secateurs.study.history import History
+from secateurs.study.run import Iterated
 from secateurs.training.callbacks import Watcher
 
 __all__ = [

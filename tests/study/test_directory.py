@@ -72,7 +72,10 @@ def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     assert {one["fatal"] for one in others} >= {1, whole["steps"]}
     expected, _ = read(tmp_path / "whole" / "best.safetensors")
     for one in others:
-        assert one["ended"] == ["killed", "killed", "exit 0"], one
+        # One that was killed while it let go of its directory has hardly a step left to take.
+        again = ("killed", "exit 0") if one["fatal"] >= whole["steps"] - 2 else ("killed",)
+        assert one["ended"][::2] == ["killed", "exit 0"], one
+        assert one["ended"][1] in again, one
         directory = tmp_path / one["name"]
         assert told(directory) == told(tmp_path / "whole"), one
         received, cut = read(directory / "best.safetensors")

@@ -19,8 +19,9 @@ from secateurs.settings.base import Settings
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
-from secateurs.study.building import built
-from secateurs.study.directory import Iterated, Study, carry_out
+from secateurs.study.building import build_task
+from secateurs.study.directory import Study
+from secateurs.study.run import Iterated, run_study
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -125,19 +126,10 @@ def _carried_out(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
     with waiting("loading the data and the model"):
-        model, sources = built(configuration.task, configuration.training.seed)
+        model, sources = build_task(configuration.task, configuration.training.seed)
     with rounds_table(quiet=quiet) as watcher:
-        return carry_out(
-            model,
-            sources,
-            training=configuration.training,
-            pruning=configuration.pruning,
-            stop=configuration.stop,
-            task=configuration.task,
-            command=configuration.command,
-            directory=directory,
-            fresh=fresh,
-            watcher=watcher,
+        return run_study(
+            model, sources, configuration, directory=directory, fresh=fresh, watcher=watcher
         )
 
 

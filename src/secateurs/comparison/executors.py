@@ -149,9 +149,9 @@ def by_name(comparison: Comparison) -> Callable[[int], Learner]:
 
     def make(seed: int) -> Learner:
         from secateurs.backends import backend_of
-        from secateurs.study.building import built
+        from secateurs.study.building import build_task
 
-        model, sources = built(comparison.task, seed)
+        model, sources = build_task(comparison.task, seed)
         training = comparison.training.model_copy(update={"seed": seed})
         learner: Learner = backend_of(model).Learner(
             model, sources.train, sources.validation, sources.test, training

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateurs.errors import SecateursError, StudyError, nearest
+from secateurs.files import open_json, seal_json, write_atomically
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -38,9 +39,17 @@ class Document(Settings):
         """The settings as JSON text."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
+    def save(self, path: Path) -> None:
+        """Write the settings, with a checksum of them; the file is whole or not there.
+
+        Raises:
+            StudyError: it cannot be written.
+        """
+        write_atomically(path, seal_json(self.model_dump(mode="json")).encode())
+
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what ``to_json`` wrote.
+        """Read what ``save`` wrote, or a file of what ``to_json`` gives.
 
         Raises:
             StudyError: it cannot be read, is something else, or is of a newer version.
@@ -48,7 +57,7 @@ class Document(Settings):
         kind, known = (cls.model_fields[name].default for name in ("format", "version"))
         what = str(kind).removeprefix("secateurs-")
         try:
-            values = json.loads(path.read_bytes())
+            values = open_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StudyError(
                 f"{path}: cannot be read as a {what}'s configuration: {error}"

@@ -48,7 +48,8 @@ class Task(Settings):
     """What is pruned, and on what data.
 
     Attributes:
-        model: its name, as ``secateurs.models.build`` takes it, or its class's.
+        model: its name, as ``secateurs.models.build`` takes it, or its class's; "" until it is
+            described.
         model_options: as ``build`` takes them.
         data: its name, as ``secateurs.data.load`` takes it, or what it is.
         data_options: as ``load`` takes them.
@@ -56,9 +57,9 @@ class Task(Settings):
         by_name: whether the names say all that is needed to build both again.
     """
 
-    model: str
+    model: str = ""
     model_options: dict[str, Any] = Field(default_factory=dict)
-    data: str
+    data: str = ""
     data_options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
     by_name: bool = False
@@ -79,7 +80,7 @@ class Configuration(Document):
 
     format: Literal["secateurs-study"] = "secateurs-study"
     version: Literal[1] = 1
-    task: Task
+    task: Task = Task()
     training: Training = Training()
     pruning: Pruning = Pruning()
     stop: Stop = Stop()

@@ -12,12 +12,12 @@ from typing import Any
 from secateurs.backends import backend_of
 from secateurs.errors import ModelError, UnknownNameError
 from secateurs.settings.study import Task
-from secateurs.study.directory import Sources
+from secateurs.study.sources import Sources
 
 _SMALL, _MIDDLING = 64, 128
 
 
-def built(task: Task, seed: int) -> tuple[Any, Sources]:
+def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
     """The model and the data of a task that says all that is needed.
 
     Args:
