@@ -10,8 +10,8 @@ import secateurs as sec
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration, Stop, Task
 from secateurs.settings.training import Training
-from secateurs.study.position import Stage
 from secateurs.study.check import check
+from secateurs.study.position import Stage
 from secateurs.training.schedules import learning_rates
 from support.scripted import Recorded, Scripted, run
 

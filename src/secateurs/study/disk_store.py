@@ -26,7 +26,7 @@ from typing import Any
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.errors import CheckpointError, StudyError
-from secateurs.files import content_of, write_atomically
+from secateurs.files import content_of, header_of_file, write_atomically
 from secateurs.study.checkpoints import Name
 from secateurs.study.history import History
 from secateurs.study.position import Position, Stage
@@ -103,8 +103,7 @@ class DiskStore:
                     f"{path}: expected version {_CHECKPOINT_VERSION} of a checkpoint; received "
                     f"version {described['version']!r}"
                 )
-            values = described["position"]
-            position = Position(**(values | {"stage": Stage(values["stage"])}))
+            position = _position(described["position"])
             present = _snapshot(tensors, described["present"], _PRESENT)
             best = described["best"]
             if best is not None:
@@ -152,6 +151,19 @@ class DiskStore:
             return self._unpack(content)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+
+def kept_position(directory: Path) -> Position | None:
+    """Where the study in a directory would go on from; None where nothing is kept, or readable."""
+    try:
+        metadata = header_of_file(directory / CHECKPOINT).get("__metadata__", {})
+        return _position(json.loads(metadata[CHECKPOINT_KEY])["position"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _position(values: Mapping[str, Any]) -> Position:
+    return Position(**{**values, "stage": Stage(values["stage"])})
 
 
 def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:

@@ -23,7 +23,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError
-from secateurs.files import unpacked
+from secateurs.files import checksum_of_tensors, unpacked
 from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
 from secateurs.pytorch.model.example_inputs import checked_model
@@ -218,6 +218,8 @@ class Learner:
             proof=network is not None,
         )
         self._take(small, optimizer)
+        if self._processes.share.of > 1:
+            self._processes.check_agreement("the cut model", _digest(small))
         return report_of(small)
 
     def snapshot(self) -> Snapshot:
@@ -301,6 +303,14 @@ class Learner:
     def _first_images(self, part: str, count: int) -> torch.Tensor:
         feed = self._train_feed if part == "train" else self._feeds["validation"]
         return self._images(next(feed.in_order()).images[:count])
+
+
+def _digest(model: nn.Module) -> str:
+    """A checksum of a model's cut and values."""
+    state = model.state_dict().items()
+    values = {name: copy_to_cpu(t).contiguous().reshape(-1) for name, t in state}
+    pieces = {name: t.view(torch.uint8).numpy().tobytes() for name, t in values.items()}
+    return checksum_of_tensors({**pieces, "cut of": cut_of(model).to_json().encode()})
 
 
 class _Shell(nn.Module):
