@@ -230,8 +230,13 @@ def remove_temporaries(folder: Path, of: str = "*") -> None:
         folder: need not be there.
         of: name of the file that was to be written; ``*`` is any.
     """
-    for temporary in folder.glob(f".{of}.{_RANDOM}{_TEMPORARY}"):
+    for temporary in find_temporaries(folder, of):
         _remove(temporary)
+
+
+def find_temporaries(folder: Path, of: str = "*") -> list[Path]:
+    """What writers that were killed left in a folder; see ``remove_temporaries``."""
+    return list(folder.glob(f".{of}.{_RANDOM}{_TEMPORARY}"))
 
 
 def _remove(path: Path) -> None:

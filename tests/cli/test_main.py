@@ -444,6 +444,9 @@ def test_studies_that_cannot_go_on_are_left_as_they_are(place, without_drawing, 
     changed = json.loads(before[Path("study/config.json")])
     changed["task"]["by_name"] = False
     Path("study/config.json").write_text(json.dumps(changed))
+    refused(["run", "--resume", "study"], r"values that it was written with .*remove \"checksum\"")
+    del changed["checksum"]
+    Path("study/config.json").write_text(json.dumps(changed))
     refused(["run", "--resume", "study"], r"was begun from Python")
     Path("study/config.json").write_bytes(before[Path("study/config.json")])
     checkpoint = Path("study/checkpoint.safetensors")

@@ -26,6 +26,7 @@ from secateurs.cli import (
 from secateurs.cli.show import console, error_line
 from secateurs.cli.signals import ending_signals, is_main_process
 from secateurs.errors import SecateursError
+from secateurs.training.memory import is_out_of_memory
 
 HELP = """Make trained neural networks smaller and faster, and prove each cut.
 
@@ -120,6 +121,10 @@ def _run(given: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort, and nothing is hidden
+        if is_out_of_memory(error):
+            said = " ".join(str(error).split())[:200]
+            error_line(f"out of memory: expected sizes that this machine can hold; {said}")
+            return ExitCode.BAD_INPUT
         if is_main_process():
             traceback.print_exc()
         error_line(

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
 
+from secateurs.errors import BudgetError
 from secateurs.planning.planner import Budget
 from secateurs.settings.base import Count, Document, Settings
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
 
 
+def parse_budget(source: str) -> Budget:
+    """Read ``"macs=0.5,size_mb=15"``: each unit once, each number finite.
+
+    Raises:
+        BudgetError: it is none.
+    """
+    pairs = [[piece.strip() for piece in part.split("=", 1)] for part in source.split(",")]
+    names = [pair[0] for pair in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BudgetError(f"expected each unit once; received {twice[0]} twice, in {source!r}")
+    for name, *value in pairs:
+        with suppress(ValueError):  # what is no number is for Budget to say
+            if value and not math.isfinite(float(value[0])):
+                raise BudgetError(f"{name}: expected a finite number; received {value[0]!r}")
+    return Budget.parse(source)
+
+
 def _as_budget(value: Any) -> Any:
     if isinstance(value, str):
-        return Budget.parse(value)
+        return parse_budget(value)
     return Budget(**value) if isinstance(value, Mapping) else value
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from secateurs.settings.base import Count, Settings
+from secateurs.settings.base import Count, Seed, Settings
 from secateurs.training.schedules import Schedule
 
 
@@ -54,4 +54,4 @@ class Training(Settings):
     flip: bool = False
     shift: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from secateurs.channels.cut import FORMAT as CUT_FORMAT
 from secateurs.channels.file_size import METADATA_KEY
 from secateurs.errors import StudyError
-from secateurs.files import remove_temporaries
+from secateurs.files import find_temporaries, remove_temporaries
 from secateurs.settings.study import Configuration
 from secateurs.study.disk_store import (
     BEST,
@@ -23,7 +23,7 @@ from secateurs.study.disk_store import (
     SNAPSHOTS,
 )
 from secateurs.study.history import History
-from secateurs.study.lock import LOCK, lock
+from secateurs.study.lock import LOCK, occupy
 from secateurs.study.ownership import (
     Recognize,
     is_drawn,
@@ -104,22 +104,24 @@ class Study:
                 or another process is at work in it.
         """
         place = Path(directory)
-        made = _make(place)
-        begun = False
-        try:
-            with lock(place):
-                begun = _clear(place, configuration, fresh=fresh)
-                if begun:
-                    configuration.save(place / CONFIGURATION)
-                yield cls(place, configuration)
-        except Exception:
-            if begun and not (place / CHECKPOINT).exists():
-                with suppress(StudyError):
-                    remove(place)
-            for folder in reversed(made):
-                with suppress(OSError):  # there is something in it
-                    folder.rmdir()
-            raise
+
+        def begin() -> bool:
+            begun = _clear(place, configuration, fresh=fresh)
+            if begun:
+                configuration.save(place / CONFIGURATION)
+            return begun
+
+        def give_up() -> None:
+            if not (place / CHECKPOINT).exists():
+                remove(place)
+
+        with occupy(
+            place,
+            refuse=lambda: _refuse(place, configuration, fresh=fresh),
+            begin=begin,
+            give_up=give_up,
+        ):
+            yield cls(place, configuration)
 
     @property
     def history(self) -> History:
@@ -162,18 +164,6 @@ def remove(directory: Path) -> bool:
     return True
 
 
-def _make(place: Path) -> list[Path]:
-    """Make a directory; those that were not there, the outermost first."""
-    missing = [folder for folder in (place, *place.parents) if not folder.exists()]
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(
-            f"{place}: cannot be made a study's directory: {error.strerror or error}"
-        ) from error
-    return missing[::-1]
-
-
 def _clear(place: Path, configuration: Configuration, *, fresh: bool) -> bool:
     """Find out whether a study is to be begun here, after removing one that is in its place.
 
@@ -182,15 +172,25 @@ def _clear(place: Path, configuration: Configuration, *, fresh: bool) -> bool:
     """
     if fresh and remove(place):
         return True
+    _refuse(place, configuration, fresh=False)
     if (place / CONFIGURATION).exists():
-        study = Study.open(place)
-        _refuse_another(study, configuration)
         for folder in (place, place / CUTS, place / SNAPSHOTS, place / REPORT):
             remove_temporaries(folder)
         return False
     remove_temporaries(place, CONFIGURATION)
-    _refuse_something_else(place)
     return True
+
+
+def _refuse(place: Path, configuration: Configuration, *, fresh: bool) -> None:
+    """Find out whether this study can be here, before anything is written; see ``Study.hold``."""
+    try:
+        is_study, is_there = (place / CONFIGURATION).exists(), place.exists()
+    except (OSError, ValueError):
+        return  # the name is no directory's; making it says so
+    if is_study and not fresh:
+        _refuse_another(Study.open(place), configuration)
+    elif is_there and not is_study:
+        _refuse_something_else(place)
 
 
 def _refuse_another(study: Study, configuration: Configuration) -> None:
@@ -205,7 +205,8 @@ def _refuse_another(study: Study, configuration: Configuration) -> None:
 
 def _refuse_something_else(directory: Path) -> None:
     try:
-        found = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+        own = {LOCK, *(path.name for path in find_temporaries(directory, CONFIGURATION))}
+        found = sorted({path.name for path in directory.iterdir()} - own)
     except OSError as error:
         raise StudyError(f"{directory}: cannot be used: {error.strerror or error}") from error
     if found:

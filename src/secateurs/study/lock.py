@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +27,53 @@ LOCK = ".lock"
 # The kernel's lock is the process's: it does not tell two studies of one process apart.
 _guard = threading.Lock()
 _held: set[tuple[int, Path]] = set()
+
+
+@contextmanager
+def occupy(
+    place: Path,
+    *,
+    refuse: Callable[[], None],
+    begin: Callable[[], bool],
+    give_up: Callable[[], None],
+) -> Iterator[None]:
+    """Work in a directory, alone; where that fails at once, leave things as they were.
+
+    Args:
+        place: made if it is not there.
+        refuse: raises where the work cannot be done here; called before anything is written.
+        begin: makes the directory ready; whether the work is new.
+        give_up: removes what new work has written, unless it is worth keeping.
+
+    Raises:
+        StudyError: somebody else is at work there, or it cannot be made.
+    """
+    refuse()
+    made = _make(place)
+    begun = False
+    try:
+        with lock(place):
+            begun = begin()
+            yield
+    except Exception:
+        if begun:
+            with suppress(StudyError):
+                give_up()
+        for folder in reversed(made):
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+        raise
+
+
+def _make(place: Path) -> list[Path]:
+    """Make a directory; those that were not there, the outermost first."""
+    try:
+        missing = [folder for folder in (place, *place.parents) if not folder.exists()]
+        place.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        said = getattr(error, "strerror", None) or error
+        raise StudyError(f"{str(place)!r}: cannot be made a directory: {said}") from error
+    return missing[::-1]
 
 
 @contextmanager
@@ -62,11 +109,11 @@ def check_free(directory: Path) -> None:
     Raises:
         StudyError: it is.
     """
-    if not _HAS_LOCKS or not (directory / LOCK).exists():
-        return
-    if (os.getpid(), directory.resolve()) in _held:
-        raise StudyError(_refusal(directory, "another call in this process"))
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # a name that no file can have is for others to say
+        if not _HAS_LOCKS or not (directory / LOCK).exists():
+            return
+        if (os.getpid(), directory.resolve()) in _held:
+            raise StudyError(_refusal(directory, "another call in this process"))
         handle = os.open(directory / LOCK, os.O_RDWR)
         try:
             _try(handle, directory)

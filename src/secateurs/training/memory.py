@@ -14,6 +14,8 @@ _SIGNS = (
     "failed to allocate memory",
     "resource_exhausted",
     "oom when allocating",
+    "storage size calculation overflowed",
+    "unable to allocate",
 )
 
 
