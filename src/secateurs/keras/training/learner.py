@@ -104,6 +104,8 @@ class Learner:
             self._take_data("test", test, larger)
         self._example = self._first_images("train", 1)
         self._model = cut_copy(model, Cut())
+        if cut_of(model):  # it goes on from there
+            keep_report_(self._model, CutReport(cut_of(model)))
         if training.optimizer != "compiled":
             self._compile_(self._model)
 

@@ -77,6 +77,7 @@ class Learner:
         self._training = training
         self._processes = Processes(training)
         self._dtype = _floating_dtype(model)
+        self._sum_dtype = torch.float64 if self._dtype is torch.float64 else torch.float32
         self._train_feed = self._feed(train, "train", training.batch_size)
         larger = max(EVALUATION_BATCH, training.batch_size)
         self._feeds: dict[Part, Feed] = {"validation": self._feed(validation, "validation", larger)}
@@ -132,7 +133,7 @@ class Learner:
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
         """Train on batches number ``first`` and on, one for each learning rate; their mean loss."""
         self._prepared.train()
-        total = torch.zeros((), device=self._processes.device)
+        total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         batches = consecutive(self._train_feed, first, len(rates), self._processes.share)
         with _seeded(self._training.seed, first, self._processes.share.index):
             for batch, rate in zip(batches, rates, strict=True):
