@@ -37,9 +37,12 @@ from secateurs.errors import (
 from secateurs.planning.auto_criterion import Tournament, tournament
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
 from secateurs.planning.planner import Budget, plan
-from secateurs.settings.configuration import Pruning, Stop, Training
-from secateurs.study.directory import Iterated, Study
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Stop
+from secateurs.settings.training import Training
+from secateurs.study.directory import Study
 from secateurs.study.history import History
+from secateurs.study.run import Iterated
 from secateurs.training.callbacks import Watcher
 
 __all__ = [

@@ -21,8 +21,11 @@ from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for, scores_at_half
 from secateurs.planning.planner import Budget, plan
-from secateurs.settings.configuration import Pruning, Stop, Training
-from secateurs.study.directory import Iterated, Sources, carry_out
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop
+from secateurs.settings.training import Training
+from secateurs.study.run import Iterated, run_study
+from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
 
 
@@ -250,22 +253,18 @@ def iterate(
     Raises:
         SecateursError: what was asked for cannot be done; found, if it can be, before any training.
     """
-    own = criterion if callable(criterion) else None
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
-    return carry_out(
+    return run_study(
         model,
         Sources(train, validation, test),
-        training=training or _training_of(model),
-        pruning=Pruning(step=step, criterion=name, **pruning),
-        stop=stop or Stop(),
-        criterion=own,
+        Configuration(
+            training=training or backend_of(model).training_of(model),
+            pruning=Pruning(step=step, criterion=name, **pruning),
+            stop=stop or Stop(),
+        ),
+        criterion=criterion if callable(criterion) else None,
         loss=loss,
         directory=directory,
         fresh=fresh,
         watcher=watcher,
     )
-
-
-def _training_of(model: Any) -> Training:
-    """How to train where nothing is said."""
-    return backend_of(model).training_of(model)

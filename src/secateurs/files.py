@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from secateurs.errors import CheckpointError, StudyError
 
 _TEMPORARY = ".tmp"
+_RANDOM = "[0-9a-f]" * 8
 
 CHECKSUM = "checksum"
 """What a safetensors file's metadata call the checksum of all the rest of the file."""
@@ -177,15 +178,65 @@ def _checksum_of(content: bytes) -> str:
     return checksum_of_tensors({"header": text, "numbers": _numbers_in(content)})
 
 
+def header_of_file(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, its numbers unread.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(MOST_HEADER_BYTES, path.stat().st_size):
+            raise ValueError(f"{path}: no safetensors file: its header would be {length} bytes")
+        return _header_of(struct.pack("<Q", length) + file.read(length))
+
+
+def seal_json(values: Mapping[str, Any]) -> str:
+    """An object as JSON text for people to read, with a checksum of its values in it."""
+    return json.dumps({**values, CHECKSUM: _checksum_of_values(values)}, indent=1) + "\n"
+
+
+def open_json(content: bytes) -> Any:
+    """What ``seal_json`` was given; anything else that is JSON, as it is.
+
+    Raises:
+        ValueError: it is no JSON, or its values are not those it was written with.
+    """
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("brackets within brackets, too deep to be read") from error
+    if not isinstance(values, dict) or CHECKSUM not in values:
+        return values
+    written = values.pop(CHECKSUM)
+    if written != _checksum_of_values(values):
+        raise ValueError(
+            f"expected the values that it was written with (checksum {written!r}); received "
+            f'others: it was damaged or changed. If the change is meant, remove "{CHECKSUM}"'
+        )
+    return values
+
+
+def _checksum_of_values(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def remove_temporaries(folder: Path, of: str = "*") -> None:
-    """Remove what writers that were killed left in a folder and those in it.
+    """Remove what writers that were killed left in a folder, not in those below it.
 
     Args:
         folder: need not be there.
         of: name of the file that was to be written; ``*`` is any.
     """
-    for temporary in folder.rglob(f".{of}.*{_TEMPORARY}"):
+    for temporary in find_temporaries(folder, of):
         _remove(temporary)
+
+
+def find_temporaries(folder: Path, of: str = "*") -> list[Path]:
+    """What writers that were killed left in a folder; see ``remove_temporaries``."""
+    return list(folder.glob(f".{of}.{_RANDOM}{_TEMPORARY}"))
 
 
 def _remove(path: Path) -> None:

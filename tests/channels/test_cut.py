@@ -113,3 +113,48 @@ def test_in_words():
     assert "parameters 20 -> 10 (50.0 % removed)" in shown
     assert example().removed_channels == 2
     assert not Cut()
+
+
+@given(st.data())
+def test_what_a_cut_does_beyond_an_earlier_one(data):
+    """``earlier.then(cut.since(earlier))`` is ``cut``, and indexing says the same."""
+
+    def some(size):
+        return tuple(sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))))
+
+    size = data.draw(st.integers(2, 12))
+    gone = some(size)
+    left = size - len(gone)
+    then_gone = some(left)
+    values = np.arange(size)
+
+    def cut(size, gone, factor):
+        tensors = {"w": TensorCut((size,), {0: gone})} if gone else {}
+        sizes = (SizeChange("l", "out", None, size, size - len(gone)),) if gone else ()
+        channels = {"l": ChannelCut(size, gone)} if gone else {}
+        scaled = (Rescaling("w", 0, tuple(range(size - len(gone))), factor),)
+        cost = Cost(size, size, size, size), Cost(*[size - len(gone)] * 4)
+        return Cut(tensors, sizes, channels, scaled, *cost)
+
+    first, second = cut(size, gone, 0.5), cut(left, then_gone, 2.0)
+    whole = first.then(second)
+    assert first.then(whole.since(first)) == whole
+    since = whole.since(first).tensors.get("w")
+    expected = np.delete(np.delete(values, list(gone)), list(then_gone))
+    received = np.delete(values, list(gone))
+    if since is not None:
+        assert since.shape == (left,)
+        received = received[since.kept(0)]
+    np.testing.assert_array_equal(received, expected)
+    assert not whole.since(whole)
+
+
+def test_a_cut_that_does_not_go_on_from_another_is_refused():
+    first = Cut({"w": TensorCut((4,), {0: (1,)})})
+    for other in (
+        Cut(),
+        Cut({"w": TensorCut((4,), {0: (2,)})}),
+        Cut({"w": TensorCut((5,), {0: (1,)})}),
+    ):
+        with pytest.raises(CutError, match=r"w: expected a cut that goes on"):
+            other.since(first)

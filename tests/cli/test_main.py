@@ -24,7 +24,8 @@ from secateurs.cli.options import attributes_said, pairs_from, shape_from
 from secateurs.cli.presets import PRESETS
 from secateurs.cli.show import print_network
 from secateurs.criteria import CRITERIA
-from secateurs.settings.configuration import Pruning, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.training import Training
 from secateurs.study.directory import Study
 
 ON_DIGITS = (
@@ -227,12 +228,20 @@ def test_a_preset_is_changed_by_options(monkeypatch):
 
 
 def test_interrupting_says_how_to_go_on(monkeypatch, capsys, place):
+    begun = []
+
     def interrupted(*_, **__):
+        if begun:
+            Path("study").mkdir()
+            Path("study/config.json").write_text("{}")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_carried_out", interrupted)
     assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.INTERRUPTED
-    assert "secateurs run --resume study" in said(capsys)[1]
+    assert said(capsys)[1] == "interrupted\n"  # there is nothing to go on with
+    begun.append(True)
+    assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.INTERRUPTED
+    assert "nothing is kept yet; go on with: secateurs run --resume study" in said(capsys)[1]
 
 
 def test_a_fault_of_ours_shows_its_traceback(monkeypatch, capsys):
@@ -443,6 +452,9 @@ def test_studies_that_cannot_go_on_are_left_as_they_are(place, without_drawing, 
     changed = json.loads(before[Path("study/config.json")])
     changed["task"]["by_name"] = False
     Path("study/config.json").write_text(json.dumps(changed))
+    refused(["run", "--resume", "study"], r"values that it was written with .*remove \"checksum\"")
+    del changed["checksum"]
+    Path("study/config.json").write_text(json.dumps(changed))
     refused(["run", "--resume", "study"], r"was begun from Python")
     Path("study/config.json").write_bytes(before[Path("study/config.json")])
     checkpoint = Path("study/checkpoint.safetensors")
@@ -473,10 +485,17 @@ def test_a_full_disk_is_one_line_and_the_study_goes_on_later(
     assert Study.open("study").has_ended
 
 
-def test_only_the_main_process_complains(capsys, monkeypatch):
+def test_another_process_complains_only_where_the_main_one_does_not(capsys, monkeypatch):
+    """Its launcher ends it while it waits, if the main one has failed too."""
+    waited = []
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("secateurs.cli.show.time.sleep", waited.append)
     assert main(["criteria", "nope"]) == ExitCode.BAD_INPUT
-    assert said(capsys) == ("", "")
+    out, error = said(capsys)
+    assert out == ""
+    assert error.startswith("secateurs: error: process 1: no criterion named 'nope'")
+    assert error.count("\n") == 1
+    assert waited == [3.0]
 
 
 def test_shapes_and_pairs_as_people_write_them():

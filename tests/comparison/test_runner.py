@@ -30,7 +30,8 @@ from secateurs.comparison import (
 )
 from secateurs.errors import BudgetError, SecateursError, StudyError, UnknownNameError
 from secateurs.pytorch.training.learner import Learner
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
+from secateurs.training.feed import ALL
 from secateurs.training.schedules import learning_rates
 
 TIMES = ("seconds_to_choose", "seconds_to_train")
@@ -76,7 +77,7 @@ def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(found):
     )
     learner = Learner(pruned.model, train, validation, None, Training(batch_size=32, seed=1))
     pruned.model.train()
-    for batch, rate in zip(learner._train_feed.shuffled(0, 0, learner._share), rates, strict=False):
+    for batch, rate in zip(learner._train_feed.shuffled(0, 0, ALL), rates, strict=False):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss = F.cross_entropy(

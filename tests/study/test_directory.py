@@ -13,7 +13,7 @@ from torch import nn
 import secateurs as sec
 from secateurs import files, models
 from secateurs.pytorch.saving import read
-from secateurs.settings.configuration import Configuration, Task
+from secateurs.settings.study import Configuration, Task
 from secateurs.study.directory import Study
 from support import killed
 
@@ -72,7 +72,10 @@ def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     assert {one["fatal"] for one in others} >= {1, whole["steps"]}
     expected, _ = read(tmp_path / "whole" / "best.safetensors")
     for one in others:
-        assert one["ended"] == ["killed", "killed", "exit 0"], one
+        # One that was killed while it let go of its directory has hardly a step left to take.
+        again = ("killed", "exit 0") if one["fatal"] >= whole["steps"] - 2 else ("killed",)
+        assert one["ended"][::2] == ["killed", "exit 0"], one
+        assert one["ended"][1] in again, one
         directory = tmp_path / one["name"]
         assert told(directory) == told(tmp_path / "whole"), one
         received, cut = read(directory / "best.safetensors")

@@ -1,5 +1,6 @@
 import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,9 @@ def test_appended_record_is_on_disk_at_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", synced.append)
     for number in range(3):
         history.append("train", batch=number)
-        assert json.loads(path.read_text().splitlines()[-1]) == {"kind": "train", "batch": number}
+        written = json.loads(path.read_text().splitlines()[-1])
+        body = json.dumps({"kind": "train", "batch": number})
+        assert written == json.loads(body) | {"crc32": f"{zlib.crc32(body.encode()):08x}"}
     assert len(synced) == 3
     assert records(History.load(path)) == records(history)
 

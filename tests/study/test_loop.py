@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import secateurs as sec
-from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.study.checkpoints import Stage
-from secateurs.study.loop import check
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop, Task
+from secateurs.settings.training import Training
+from secateurs.study.check import check
+from secateurs.study.position import Stage
 from secateurs.training.schedules import learning_rates
 from support.scripted import Recorded, Scripted, run
 
@@ -29,8 +31,8 @@ def without_times(history):
 
 
 def test_each_round_removes_a_share_of_what_remains():
-    _, journal = run(Scripted(recovers_until(9)), stop={"rounds": 9}, pruning={"step": 0.2})
-    left = [40, *journal.history.of("prune")[:, "channels"]]
+    _, store = run(Scripted(recovers_until(9)), stop={"rounds": 9}, pruning={"step": 0.2})
+    left = [40, *store.history.of("prune")[:, "channels"]]
     assert left == [40, 32, 26, 21, 17, 14, 11, 9, 7, 6]
     for before, after in itertools.pairwise(left):
         assert before - after == round(0.2 * before)
@@ -38,18 +40,18 @@ def test_each_round_removes_a_share_of_what_remains():
 
 def test_a_share_of_few_channels_is_one_channel():
     learner = Scripted(recovers_until(99), widths=(3, 3))
-    _, journal = run(learner, stop={"rounds": 3}, pruning={"step": 0.05})
-    assert journal.history.of("prune")[:, "channels"] == [5, 4, 3]
+    _, store = run(learner, stop={"rounds": 3}, pruning={"step": 0.05})
+    assert store.history.of("prune")[:, "channels"] == [5, 4, 3]
 
 
 def test_it_goes_on_while_accuracy_recovers_and_keeps_the_smallest_that_did():
     learner = Scripted(recovers_until(3))
-    position, journal = run(learner)
-    stop = journal.history.last("stop")
+    position, store = run(learner)
+    stop = store.history.last("stop")
     assert (stop["best_round"], stop["round"]) == (3, 4)
     assert stop["accuracy"] == stop["dense_accuracy"] == 0.9
     assert "round 4 did not recover: 80.0 % validation accuracy, 89.5 % needed" in stop["reason"]
-    kept = journal.history.of("prune")[2]
+    kept = store.history.of("prune")[2]
     assert sum(p.numel() for p in learner.model.parameters()) == kept["params"]
     assert learner.cut.after.params == kept["params"]
     assert position.stage is Stage.ENDED
@@ -57,8 +59,8 @@ def test_it_goes_on_while_accuracy_recovers_and_keeps_the_smallest_that_did():
 
 def test_where_no_round_recovers_the_dense_model_is_the_result():
     learner = Scripted(recovers_until(0))
-    position, journal = run(learner)
-    assert journal.history.last("stop")["best_round"] == 0
+    position, store = run(learner)
+    assert store.history.last("stop")["best_round"] == 0
     assert not learner.cut
     assert position.result_proof is None
     assert [p.shape for p in learner.model.parameters()] == [
@@ -69,20 +71,20 @@ def test_where_no_round_recovers_the_dense_model_is_the_result():
 @pytest.mark.parametrize(("accuracy", "recovers"), [(0.895, True), (0.8949, False), (0.95, True)])
 def test_the_tolerance_is_of_the_dense_accuracy(accuracy, recovers):
     learner = Scripted(lambda round_, done: accuracy if round_ else 0.9)
-    _, journal = run(learner, stop={"rounds": 1, "tolerance": 0.005})
-    assert journal.history.last("stop")["best_round"] == (1 if recovers else 0)
+    _, store = run(learner, stop={"rounds": 1, "tolerance": 0.005})
+    assert store.history.last("stop")["best_round"] == (1 if recovers else 0)
 
 
 def test_with_patience_a_round_may_miss():
     learner = Scripted(lambda round_, done: 0.8 if round_ in (2, 4, 5) else 0.9)
-    _, journal = run(learner, stop={"patience": 2})
-    stop = journal.history.last("stop")
+    _, store = run(learner, stop={"patience": 2})
+    stop = store.history.last("stop")
     assert (stop["best_round"], stop["round"]) == (3, 5)
 
 
 def test_without_a_tolerance_it_goes_on_to_the_end():
-    _, journal = run(Scripted(recovers_until(0)), stop={"rounds": 3, "tolerance": None})
-    stop = journal.history.last("stop")
+    _, store = run(Scripted(recovers_until(0)), stop={"rounds": 3, "tolerance": None})
+    stop = store.history.last("stop")
     assert (stop["best_round"], stop["reason"]) == (3, "3 rounds were asked for")
 
 
@@ -91,43 +93,43 @@ def test_without_a_tolerance_it_goes_on_to_the_end():
 )
 def test_a_budget_ends_it_and_is_met_without_overshooting(budget, limit):
     learner = Scripted(recovers_until(99))
-    _, journal = run(learner, stop={"budget": budget}, pruning={"step": 0.1})
-    cuts = journal.history.of("prune")
-    assert "the budget is met" in journal.history.last("stop")["reason"]
+    _, store = run(learner, stop={"budget": budget}, pruning={"step": 0.1})
+    cuts = store.history.of("prune")
+    assert "the budget is met" in store.history.last("stop")["reason"]
     name = budget.partition("=")[0]
     assert cuts[-1, name] <= limit < cuts[-2, name]
 
 
 def test_a_budget_may_be_of_the_file(tmp_path):
     learner = Scripted(recovers_until(99), widths=(200, 200))
-    _, journal = run(learner, stop={"budget": "size_mb=80 kB"}, pruning={"step": 0.1})
-    assert "the budget is met" in journal.history.last("stop")["reason"]
+    _, store = run(learner, stop={"budget": "size_mb=80 kB"}, pruning={"step": 0.1})
+    assert "the budget is met" in store.history.last("stop")["reason"]
     sec.save(learner.model, tmp_path / "small.safetensors")
     assert 75_000 < (tmp_path / "small.safetensors").stat().st_size <= 80_000
 
 
 def test_the_last_round_removes_no_more_than_the_budget_asks():
     learner = Scripted(recovers_until(99))
-    _, journal = run(learner, stop={"budget": "channels=31"}, pruning={"step": 0.2})
-    assert journal.history.of("prune")[:, "channels"] == [32, 31]
+    _, store = run(learner, stop={"budget": "channels=31"}, pruning={"step": 0.2})
+    assert store.history.of("prune")[:, "channels"] == [32, 31]
 
 
 def test_floors_are_of_the_dense_model():
     learner = Scripted(recovers_until(999), widths=(20, 10))
-    _, journal = run(learner, pruning={"step": 0.3, "floor": 0.4})
-    assert journal.history.last("stop")["reason"] == (
+    _, store = run(learner, pruning={"step": 0.3, "floor": 0.4})
+    assert store.history.last("stop")["reason"] == (
         "nothing more may go: every group is at its floor"
     )
-    assert journal.history.of("prune")[-1, "widths"] == {"0": 8, "2": 4, "4": 2}
+    assert store.history.of("prune")[-1, "widths"] == {"0": 8, "2": 4, "4": 2}
 
 
 def test_the_best_evaluation_of_a_round_is_kept():
     learner = Scripted(lambda round_, done: 0.91 if done == 10 else 0.9)
-    _, journal = run(learner, training={"evaluate_every": 5}, stop={"rounds": 1})
+    _, store = run(learner, training={"evaluate_every": 5}, stop={"rounds": 1})
     # Dense training went back to its batch 10 of 20, and the round went on from there.
     assert learner.counted == 20
-    assert journal.history.last("stop")["accuracy"] == 0.91
-    assert [r["batch"] for r in journal.history.of("train")] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert store.history.last("stop")["accuracy"] == 0.91
+    assert [r["batch"] for r in store.history.of("train")] == [5, 10, 15, 20, 25, 30, 35, 40]
 
 
 def test_of_equally_good_evaluations_the_later_is_kept_where_it_is_surer():
@@ -139,10 +141,10 @@ def test_of_equally_good_evaluations_the_later_is_kept_where_it_is_surer():
 def test_a_round_ends_as_soon_as_it_has_recovered_if_asked():
     learner = Scripted(lambda round_, done: 0.9 if not round_ or done >= 10 else 0.5)
     options = {"training": {"evaluate_every": 5}, "stop": {"rounds": 2}}
-    _, journal = run(learner, pruning={"until_recovered": True}, **options)
-    assert [r["batch"] for r in journal.history.of("train") if r["round"]] == [25, 30, 35, 40]
-    _, journal = run(Scripted(learner.accuracy), **options)
-    assert [r["batch"] for r in journal.history.of("train") if r["round"]][-1] == 60
+    _, store = run(learner, pruning={"until_recovered": True}, **options)
+    assert [r["batch"] for r in store.history.of("train") if r["round"]] == [25, 30, 35, 40]
+    _, store = run(Scripted(learner.accuracy), **options)
+    assert [r["batch"] for r in store.history.of("train") if r["round"]][-1] == 60
 
 
 def test_the_test_data_are_looked_at_once_at_the_very_end():
@@ -153,9 +155,9 @@ def test_the_test_data_are_looked_at_once_at_the_very_end():
     assert "test" not in parts[:-2]
     learner = Scripted(recovers_until(2))
     learner.has_test = False
-    _, journal = run(learner)
+    _, store = run(learner)
     assert ("evaluate", "test") not in learner.log
-    assert journal.history.last("stop")["test_accuracy"] is None
+    assert store.history.last("stop")["test_accuracy"] is None
 
 
 def rates_by_round(learner, of):
@@ -239,12 +241,12 @@ def test_every_round_is_scored_anew():
         seen.append((facts.group.name, len(facts)))
         return np.arange(len(facts))
 
-    _, journal = run(
+    _, store = run(
         Scripted(recovers_until(99)), criterion=own, stop={"rounds": 2}, pruning={"step": 0.5}
     )
     assert seen == [("0", 20), ("2", 20), ("0", 10), ("2", 10)]
     # The lowest scores went: the first half, twice.
-    last = journal.checkpoints[-1][1].cut
+    last = store.checkpoints[-1][1].cut
     assert last.channels["0"].removed == tuple(range(15))
 
 
@@ -273,10 +275,10 @@ def test_whoever_watches_is_told_of_every_batch_and_record():
 
     watcher = Watching()
     learner = Scripted(recovers_until(99))
-    _, journal = run(learner, stop={"rounds": 2}, watcher=watcher)
+    _, store = run(learner, stop={"rounds": 2}, watcher=watcher)
     evaluations = sum(entry[0] == "evaluate" for entry in learner.log)
     assert (watcher.ticks, watcher.open) == (60 + evaluations, 0)
-    assert watcher.records == list(journal.history)
+    assert watcher.records == list(store.history)
 
 
 @pytest.mark.parametrize("rewind", [None, "weights", "lottery"])
@@ -290,18 +292,18 @@ def test_from_every_checkpoint_it_decides_as_it_would_have(rewind):
         "stop": {"patience": 2},
     }
     learner = Scripted(accuracy)
-    position, journal = run(learner, **options)
+    position, store = run(learner, **options)
     assert 0 < position.result_round < position.round
-    assert len(journal.checkpoints) > 20
+    assert len(store.checkpoints) > 20
     # A crash loses at most the batches since the last look at the validation data.
-    batches = [checkpoint[0].batch for checkpoint in journal.checkpoints]
+    batches = [checkpoint[0].batch for checkpoint in store.checkpoints]
     assert max(np.diff([0, *batches])) == 5
-    for number in range(len(journal.checkpoints)):
+    for number in range(len(store.checkpoints)):
         again = Scripted(accuracy)
         again.origin = learner.origin
-        end, finished = run(again, journal.back_to(number), **options)
+        end, finished = run(again, store.back_to(number), **options)
         assert end == position
-        assert without_times(finished.history) == without_times(journal.history)
+        assert without_times(finished.history) == without_times(store.history)
         for mine, theirs in zip(again.model.parameters(), learner.model.parameters(), strict=True):
             assert torch.equal(mine, theirs)
 
@@ -336,6 +338,6 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(settings, criter
 
 def test_a_journal_of_the_test_keeps_what_it_is_given():
     # The tests above stand on it.
-    _, journal = run(Scripted(recovers_until(1)))
-    assert isinstance(journal, Recorded)
-    assert journal.checkpoints[-1][0].stage is Stage.ENDED
+    _, store = run(Scripted(recovers_until(1)))
+    assert isinstance(store, Recorded)
+    assert store.checkpoints[-1][0].stage is Stage.ENDED

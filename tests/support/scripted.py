@@ -8,10 +8,13 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.channels.proof import keep_report_
+from secateurs.measurement.speed import SpeedComparison
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
-from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.study.checkpoints import Memory
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop, Task
+from secateurs.settings.training import Training
+from secateurs.study.checkpoints import InMemoryStore
 from secateurs.study.loop import Loop
 from secateurs.training.learner import Evaluation, Snapshot
 
@@ -102,11 +105,11 @@ class Scripted:
         return self.model
 
     def speed(self, dense):
-        return {"ratio": 1.0}
+        return SpeedComparison(2.0, 2.0, 1.0, 1.0, 1.0, 1, "cpu", 1)
 
 
-class Recorded(Memory):
-    """A journal that remembers every checkpoint, and can be taken back to one."""
+class Recorded(InMemoryStore):
+    """A store that remembers every checkpoint, and can be taken back to one."""
 
     def __init__(self):
         super().__init__()
@@ -129,14 +132,14 @@ class Recorded(Memory):
         return earlier
 
 
-def run(learner, journal=None, *, training=(), pruning=(), stop=(), watcher=None, criterion="l1"):
-    """(position, journal) at the end of a study."""
+def run(learner, store=None, *, training=(), pruning=(), stop=(), watcher=None, criterion="l1"):
+    """(position, store) at the end of a study."""
     configuration = Configuration(
         task=Task(model="scripted", data="none"),
         training=Training(**{"batches": 20, "fine_tune_batches": 20} | dict(training)),
         pruning=Pruning(**{"measure_speed": False} | dict(pruning)),
         stop=Stop(**dict(stop)),
     )
-    journal = journal or Recorded()
-    loop = Loop(learner, journal, configuration, criterion, watcher or sec.Watcher())
-    return loop.run(), journal
+    store = store or Recorded()
+    loop = Loop(learner, store, configuration, criterion, watcher or sec.Watcher())
+    return loop.run(), store

@@ -179,6 +179,36 @@ class Cut:
             tuple(dict.fromkeys((*self.caches, *later.caches))),
         )
 
+    def since(self, earlier: Cut) -> Cut:
+        """What this cut does beyond ``earlier``: ``earlier.then(cut.since(earlier))`` is ``cut``.
+
+        Args:
+            earlier: a cut that this one goes on from, such as that of a model which was cut before.
+
+        Raises:
+            CutError: this cut does not begin with ``earlier``.
+        """
+        tensors = {}
+        for name in earlier.tensors:
+            if name not in self.tensors:
+                raise _not_begun_with(name)
+        for name, cut in self.tensors.items():
+            known = earlier.tensors.get(name)
+            left = cut if known is None else _tensor_since(name, cut, known)
+            if any(left.removed.values()):
+                tensors[name] = left
+        count = len(earlier.rescalings)
+        if self.rescalings[:count] != earlier.rescalings:
+            raise _not_begun_with("its rescalings")
+        return Cut(
+            tensors,
+            _sizes_since(self.sizes, earlier.sizes),
+            _channels_since(self.channels, earlier.channels),
+            tuple(_after(earlier, scaled) for scaled in self.rescalings[count:]),
+            earlier.after if earlier else self.before,
+            self.after,
+        )
+
     def explain(self) -> str:
         """A table: for each group, how many channels stay, and which go."""
         rows = [
@@ -327,6 +357,64 @@ def _before(first: Cut, rescaling: Rescaling) -> Rescaling:
     if cut is None:
         return rescaling
     indices = cut.kept(rescaling.axis)[list(rescaling.indices)]
+    return Rescaling(rescaling.tensor, rescaling.axis, tuple(indices.tolist()), rescaling.factor)
+
+
+def _not_begun_with(where: str) -> CutError:
+    return CutError(
+        f"{where}: expected a cut that goes on from the one that this model was cut by before; "
+        "received another one's. Take the model that the later cut was made of."
+    )
+
+
+def _tensor_since(name: str, cut: TensorCut, earlier: TensorCut) -> TensorCut:
+    """What leaves a tensor beyond an earlier cut of it, said of what that one leaves."""
+    removed = {}
+    for axis in {*cut.removed, *earlier.removed}:
+        gone, before = cut.removed.get(axis, ()), earlier.removed.get(axis, ())
+        if cut.shape != earlier.shape or not {*before} <= {*gone}:
+            raise _not_begun_with(name)
+        more = np.flatnonzero(np.isin(earlier.kept(axis), gone))
+        if len(more):
+            removed[axis] = tuple(more.tolist())
+    return TensorCut(earlier.shape_after, dict(sorted(removed.items())))
+
+
+def _sizes_since(
+    sizes: Iterable[SizeChange], earlier: Iterable[SizeChange]
+) -> tuple[SizeChange, ...]:
+    known = {(s.owner, s.attribute, s.position): s.after for s in earlier}
+    changes = (
+        SizeChange(s.owner, s.attribute, s.position, known.get(key, s.before), s.after)
+        for s in sizes
+        if (key := (s.owner, s.attribute, s.position))
+    )
+    return tuple(s for s in changes if s.before != s.after)
+
+
+def _channels_since(
+    channels: Mapping[str, ChannelCut], earlier: Mapping[str, ChannelCut]
+) -> dict[str, ChannelCut]:
+    found = {}
+    for name, cut in channels.items():
+        known = earlier.get(name)
+        if known is None or known.of != cut.of or not {*known.removed} <= {*cut.removed}:
+            found[name] = cut  # the groups were named anew in between
+            continue
+        left = _tensor_since(
+            name, TensorCut((cut.of,), {0: cut.removed}), TensorCut((known.of,), {0: known.removed})
+        )
+        if left.removed:
+            found[name] = ChannelCut(left.shape[0], left.removed[0])
+    return found
+
+
+def _after(first: Cut, rescaling: Rescaling) -> Rescaling:
+    """A rescaling of what there was before a cut, said of what it leaves."""
+    cut = first.tensors.get(rescaling.tensor)
+    if cut is None:
+        return rescaling
+    indices = np.flatnonzero(np.isin(cut.kept(rescaling.axis), rescaling.indices))
     return Rescaling(rescaling.tensor, rescaling.axis, tuple(indices.tolist()), rescaling.factor)
 
 

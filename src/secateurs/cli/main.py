@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from enum import IntEnum
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -14,6 +16,7 @@ from secateurs.cli import (
     ablate,
     compare,
     criteria,
+    doctor,
     inspect,
     prune,
     report,
@@ -21,7 +24,9 @@ from secateurs.cli import (
     sensitivity,
 )
 from secateurs.cli.show import console, error_line
+from secateurs.cli.signals import ending_signals, is_main_process
 from secateurs.errors import SecateursError
+from secateurs.training.memory import is_out_of_memory
 
 HELP = """Make trained neural networks smaller and faster, and prove each cut.
 
@@ -60,8 +65,27 @@ class ExitCode(IntEnum):
 
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
-for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria):
+for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria, doctor):
     command.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console().print(f"secateurs {version('secateurs')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def secateurs(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """What all commands share."""
+    del show_version
+
+
 _COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
 
 
@@ -75,6 +99,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         An ``ExitCode``.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with ending_signals() as signals:
+        code = _run(given)
+    if code == ExitCode.INTERRUPTED:
+        if is_main_process():
+            by = f" by {signals.received.name}" if signals.received else ""
+            console(stderr=True).print(f"interrupted{by}")
+        return 128 + signals.received if signals.received else code
+    return code
+
+
+def _run(given: list[str]) -> int:
     try:
         # Commands return nothing; typer gives 0 for help, and 130 where it caught the interrupt.
         code = app(given, prog_name="secateurs", standalone_mode=False) or ExitCode.FINE
@@ -86,13 +121,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort, and nothing is hidden
-        traceback.print_exc()
+        if is_out_of_memory(error):
+            said = " ".join(str(error).split())[:200]
+            error_line(f"out of memory: expected sizes that this machine can hold; {said}")
+            return ExitCode.BAD_INPUT
+        if is_main_process():
+            traceback.print_exc()
         error_line(
             f"this is a fault of secateurs, please report it: {type(error).__name__}: {error}"
         )
         return ExitCode.UNEXPECTED
-    if code == ExitCode.INTERRUPTED:
-        console(stderr=True).print("interrupted")
     return int(code)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.cli.options import pairs_from, shape_from
-from secateurs.study.building import with_stem
+from secateurs.study.building import explain_build_errors, with_stem
 
 
 def built(
@@ -33,7 +33,8 @@ def built(
     if len(lengths) == 4:
         wanted = {"in_channels": lengths[1], "size": lengths[2]} | wanted
         wanted = with_stem(name, wanted, lengths[2])
-    model = models.build(name, **wanted)
+    with explain_build_errors(name):
+        model = models.build(name, **wanted)
     if weights is not None:
         model = api.load(model, Path(weights))
     example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from secateurs.errors import ModelError, SecateursError
-from secateurs.settings.configuration import Settings
+from secateurs.settings.base import Settings
 
 Plain = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
 
@@ -161,7 +161,7 @@ def shape_from(source: str) -> tuple[int, ...]:
         ModelError: it is nothing of the kind.
     """
     parts = source.lower().replace(",", "x").split("x")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts) or len(parts) < 2:
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", part.strip()) for part in parts) or len(parts) < 2:
         raise ModelError(f"--input: expected a shape such as 1x3x224x224; received {source!r}")
     return tuple(int(part) for part in parts)
 
@@ -179,6 +179,6 @@ def pairs_from(given: Sequence[str], option_name: str) -> dict[str, Any]:
             raise SecateursError(f"{option_name}: expected NAME=VALUE; received {item!r}")
         try:
             pairs[name] = json.loads(value.lower() if value in ("True", "False") else value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pairs[name] = value
     return pairs

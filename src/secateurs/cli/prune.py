@@ -23,8 +23,8 @@ from secateurs.cli.options import (
 from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import megabytes
-from secateurs.planning.planner import Budget
-from secateurs.settings.configuration import Pruning
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import parse_budget
 
 To = Annotated[
     str,
@@ -100,7 +100,7 @@ def prune(
     from secateurs import api
     from secateurs.planning.damage_curves import Sensitivity
 
-    budget = Budget.parse(to)
+    budget = parse_budget(to)
     pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     if place.exists() and not overwrite:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 
+from secateurs.cli.launch import start_missing_processes
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import console, rounds_table, waiting
+from secateurs.cli.signals import is_main_process
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
-from secateurs.settings.configuration import Configuration, Pruning, Settings, Stop, Training
-from secateurs.study.building import built
-from secateurs.study.directory import Iterated, Study, carry_out
+from secateurs.settings.base import Settings
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop
+from secateurs.settings.training import Training
+from secateurs.study.building import build_task
+from secateurs.study.directory import Study
+from secateurs.study.disk_store import CONFIGURATION, kept_position
+from secateurs.study.lock import check_free
+from secateurs.study.run import Iterated, run_study
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -68,10 +78,14 @@ def run(**options: Any) -> None:
     else:
         configuration, directory = _told(given)
         fresh = bool(given.get("fresh", False))
+    check_free(directory)
+    status = start_missing_processes(sys.argv[1:])
+    if status is not None:
+        raise typer.Exit(status)
     try:
         result = _carried_out(configuration, directory, fresh=fresh, quiet=quiet)
     except KeyboardInterrupt:
-        console(stderr=True).print(f"\ngo on with: secateurs run --resume {directory}")
+        _say_how_to_go_on(directory)
         raise
     if result is not None:
         _tell(result)
@@ -122,26 +136,27 @@ def _carried_out(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
     with waiting("loading the data and the model"):
-        model, sources = built(configuration.task, configuration.training.seed)
+        model, sources = build_task(configuration.task, configuration.training.seed)
     with rounds_table(quiet=quiet) as watcher:
-        return carry_out(
-            model,
-            sources,
-            training=configuration.training,
-            pruning=configuration.pruning,
-            stop=configuration.stop,
-            task=configuration.task,
-            command=configuration.command,
-            directory=directory,
-            fresh=fresh,
-            watcher=watcher,
+        return run_study(
+            model, sources, configuration, directory=directory, fresh=fresh, watcher=watcher
         )
+
+
+def _say_how_to_go_on(directory: Path) -> None:
+    if not (is_main_process() and (directory / CONFIGURATION).exists()):
+        return
+    kept = "nothing is kept yet"
+    if (position := kept_position(directory)) is not None:
+        kept = f"kept up to batch {position.batch}, round {position.round}"
+    line = f"\n{kept}; go on with: secateurs run --resume {shlex.quote(str(directory))}"
+    console(stderr=True).print(line, markup=False)
 
 
 def _tell(result: Iterated) -> None:
     stop = result.history.last("stop")
-    if stop is None:
-        return  # only the main process keeps the history
+    if stop is None or not is_main_process():
+        return
     out = console()
     found = stop["best_round"]
     lines = ["", f"Ended: {stop['reason']}."]

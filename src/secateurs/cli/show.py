@@ -21,11 +21,13 @@ from rich.table import Table
 
 from secateurs import formatting
 from secateurs.channels.network import Network, members
+from secateurs.cli.signals import is_main_process
 from secateurs.formatting import percent
 from secateurs.study.history import Record
 from secateurs.training.callbacks import Watcher
 
 PATIENCE_IN_SECONDS = 2.0
+_LAUNCHERS_PATIENCE_IN_SECONDS = 3.0
 NOT_KNOWN = "-"
 
 COLUMNS = (
@@ -49,10 +51,15 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def error_line(message: str) -> None:
-    """One line on stderr, of the main process alone."""
-    if os.environ.get("RANK", "0") == "0":
-        line = f"secateurs: error: {' '.join(message.split())}"
-        console(stderr=True).print(line, markup=False)
+    """One line on stderr, of one process of several."""
+    who = ""
+    if not is_main_process():
+        # Processes that were given the same bad input fail together, and their launcher ends them
+        # all as soon as it has seen one. One that is still here then has failed alone.
+        time.sleep(_LAUNCHERS_PATIENCE_IN_SECONDS)
+        who = f"process {os.environ.get('RANK')}: "
+    line = f"secateurs: error: {who}{' '.join(message.split())}"
+    console(stderr=True).print(line, markup=False)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
 from secateurs.errors import SecateursError
-from secateurs.settings.configuration import Task
+from secateurs.settings.study import Task
 
 DATA_OPTIONS = ("size", "limit", "validation", "test")
 MODEL_OPTIONS = ("width", "stem")
@@ -94,12 +94,12 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
         example: a command that works, for the message.
     """
     from secateurs import api, data
-    from secateurs.study.building import built
+    from secateurs.study.building import build_task
 
     if count < 2:
         raise SecateursError(f"--images: expected a number of at least 2; received {count}")
     task = task_from(values, 0, example)
-    model, sources = built(task, 0)
+    model, sources = build_task(task, 0)
     images, labels = sources.validation.batch(slice(0, count))
     classes = data.load(task.data, **task.data_options).classes
     return Probe(api.trace(model, images[:1]), (images, labels), classes)

@@ -12,8 +12,8 @@ from secateurs.comparison.job_runner import Contest
 from secateurs.comparison.results import Results
 from secateurs.comparison.runner import Onlooker, carry_out
 from secateurs.comparison.settings import Comparison
-from secateurs.settings.configuration import Training
-from secateurs.study.directory import Sources, described
+from secateurs.settings.training import Training
+from secateurs.study.sources import Sources, describe_task
 from secateurs.training.learner import Learner
 
 Strategy = str | Callable[..., Any]
@@ -66,7 +66,7 @@ def compare(
     make = functools.partial(_learner, model, sources, chosen)
     first = make(chosen.seed)
     comparison = Comparison(
-        task=described(first.trace(), first, sources),
+        task=describe_task(first.trace(), first, sources),
         training=chosen,
         strategies=tuple(_name(one) for one in strategies),
         amounts=tuple(amounts),

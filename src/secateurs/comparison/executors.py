@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -17,6 +18,9 @@ from secateurs.errors import SecateursError
 from secateurs.training.learner import Learner
 
 Result = tuple[Dense, bytes] | Outcome
+
+_LIVES = 3
+"""Times that a job is tried whose process is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +79,15 @@ class Processes:
 
     def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
         """Each order with what it came to, as they are done."""
-        threads = max(1, (os.cpu_count() or 1) // self.count)
-        # Not forked: a child of a process in which a framework has begun threads can hang.
-        pool = ProcessPoolExecutor(
-            min(self.count, max(1, len(orders))), get_context("spawn"), _prepare, (threads,)
-        )
+        waiting = list(orders)
         try:
-            running = {pool.submit(carry_out_order, order): order for order in orders}
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for one in done:
-                    yield running.pop(one), _result_of(one)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            for order, result in _side_by_side(orders, self.count):
+                waiting.remove(order)
+                yield order, result
+        except BrokenProcessPool:
+            # One of them takes its process with it; which, is found out one at a time.
+            for order in waiting:
+                yield order, _apart(order, self.count)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Cluster:
                 ray.shutdown()
 
     def _carried_out(self, ray: Any, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
-        carry_out = ray.remote(num_cpus=self.cores)(carry_out_order)
+        carry_out = ray.remote(num_cpus=self.cores, max_retries=_LIVES - 1)(carry_out_order)
         shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with every job
         running = {}
         for order in orders:
@@ -129,6 +129,8 @@ class Cluster:
             for reference in done:
                 try:
                     result = ray.get(reference)
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                    result = _lost(running[reference])
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, SecateursError):
                         raise error.cause from error
@@ -149,9 +151,9 @@ def by_name(comparison: Comparison) -> Callable[[int], Learner]:
 
     def make(seed: int) -> Learner:
         from secateurs.backends import backend_of
-        from secateurs.study.building import built
+        from secateurs.study.building import build_task
 
-        model, sources = built(comparison.task, seed)
+        model, sources = build_task(comparison.task, seed)
         training = comparison.training.model_copy(update={"seed": seed})
         learner: Learner = backend_of(model).Learner(
             model, sources.train, sources.validation, sources.test, training
@@ -179,14 +181,55 @@ def _prepare(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _result_of(future: Future[Result]) -> Result:
+def _side_by_side(orders: Sequence[Order], count: int) -> Iterator[tuple[Order, Result]]:
+    """Each order with what it came to, in processes that are kept; they share the cores evenly.
+
+    Raises:
+        BrokenProcessPool: one of them was killed, and took the others' work along.
+    """
+    threads = max(1, (os.cpu_count() or 1) // count)
+    # Not forked: a child of a process in which a framework has begun threads can hang.
+    pool = ProcessPoolExecutor(
+        min(count, max(1, len(orders))), get_context("spawn"), _prepare, (threads,)
+    )
     try:
-        return future.result()
-    except BrokenProcessPool as error:
+        running = {pool.submit(carry_out_order, order): order for order in orders}
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for one in done:
+                yield running.pop(one), one.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _apart(order: Order, count: int) -> Result:
+    """What an order comes to in a process of its own, tried again where that is killed."""
+    for _ in range(_LIVES):
+        try:
+            return next(_side_by_side([order], count))[1]
+        except BrokenProcessPool:
+            continue
+    return _lost(order)
+
+
+def _lost(order: Order) -> Outcome:
+    """A job whose process is killed again and again: it is lost, the others are not.
+
+    Raises:
+        SecateursError: it is a dense model, which all jobs of its seed need.
+    """
+    said = f"the process that worked on it was killed {_LIVES} times, for lack of memory perhaps"
+    if order.job is None:
         raise SecateursError(
-            "a process was killed while it worked, for lack of memory perhaps. What is done is "
-            "kept: give the same command again, with fewer --jobs"
-        ) from error
+            f"{order.name}: {said}. What is done is kept: give the same command again, with fewer "
+            "--jobs"
+        )
+    return Outcome(
+        order.job.strategy,
+        order.job.amount,
+        order.job.seed,
+        failure=f"{said}; delete jobs/{order.job.name}.json to have it done again",
+    )
 
 
 def _ray() -> Any:
@@ -200,6 +243,7 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options["include_dashboard"] = False
@@ -209,4 +253,18 @@ def _connect(ray: Any, address: str) -> None:
         raise SecateursError(
             f"--ray: expected the address of a Ray cluster, auto or local; received {address!r} "
             f"({' '.join(str(error).split())})"
+        ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for a minute for a machine that is not there."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise SecateursError(
+            f"--ray: expected the address of a Ray cluster, auto or local; received {address!r}, "
+            f"where nobody answers ({error})"
         ) from error

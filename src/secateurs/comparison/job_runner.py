@@ -24,7 +24,7 @@ from secateurs.criteria.scoring import Scores
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
 from secateurs.planning.auto_criterion import Planner, score_for
 from secateurs.planning.planner import Budget, plan
-from secateurs.study.loop import fine_tuning_rates
+from secateurs.study.training_schedule import fine_tuning_rates
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Evaluation, Learner, Snapshot
 from secateurs.training.schedules import learning_rates

@@ -56,9 +56,16 @@ def carry_out(
     for strategy in comparison.strategies:
         if strategy not in pruners:
             parsed(strategy, comparison.scope, own)
-    ledger = Ledger.begin(directory, comparison, fresh=fresh)
-    told, onlooker = comparison.to_json(), onlooker or Onlooker()
-    jobs = comparison.jobs
+    with Ledger.hold(directory, comparison, fresh=fresh) as ledger:
+        _do_jobs(ledger, crew, pruners, onlooker or Onlooker())
+        results = Results(comparison, ledger.denses, ledger.outcomes)
+        write(results, ledger.directory)
+    return results
+
+
+def _do_jobs(ledger: Ledger, crew: Crew, pruners: Mapping[str, Pruner], onlooker: Onlooker) -> None:
+    """Do, and keep, whatever has no result yet: dense models first, then what is cut from them."""
+    told, jobs = ledger.comparison.to_json(), ledger.comparison.jobs
     open_jobs = [job for job in jobs if ledger.outcome(job) is None]
     onlooker.begin(len(jobs), len(jobs) - len(open_jobs))
     seeds = dict.fromkeys(job.seed for job in open_jobs)
@@ -70,9 +77,6 @@ def carry_out(
     orders = [Order(told, job.seed, job, contents[job.seed], travelling) for job in open_jobs]
     for _, result in crew.carry_out(orders):
         _keep(ledger, result, onlooker)
-    results = Results(comparison, ledger.denses, ledger.outcomes)
-    write(results, ledger.directory)
-    return results
 
 
 def write(results: Results, directory: Path) -> Path:

@@ -15,21 +15,35 @@ Each file is whole or not there, so a job that has its file is done and every ot
 
 from __future__ import annotations
 
-import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from secateurs.channels.file_size import METADATA_KEY
 from secateurs.comparison.job_runner import Dense, Outcome
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import StudyError
-from secateurs.files import remove_temporaries, write_atomically
+from secateurs.files import open_json, remove_temporaries, seal_json, write_atomically
+from secateurs.study.lock import LOCK, occupy
+from secateurs.study.ownership import (
+    Recognize,
+    is_json_of,
+    is_json_with,
+    is_safetensors_with,
+    remove_files,
+)
 
 COMPARISON = "comparison.json"
 DENSE = "dense"
 JOBS = "jobs"
-_OWN = (JOBS, DENSE, COMPARISON)
+_WRITTEN: dict[str, Recognize] = {
+    f"{JOBS}/*.json": is_json_with("strategy", "amount", "seed"),
+    f"{DENSE}/seed-*.json": is_json_with("seed", "norms"),
+    f"{DENSE}/seed-*.safetensors": is_safetensors_with(METADATA_KEY),
+    COMPARISON: is_json_of("secateurs-comparison"),
+}
 
 Kind = TypeVar("Kind", Dense, Outcome)
 
@@ -75,19 +89,41 @@ class Ledger:
                 that is no comparison.
         """
         place = Path(directory)
-        if (place / COMPARISON).exists():
-            if fresh:
-                _remove(place)
-            else:
-                _refuse_another(cls.open(place), comparison)
-        elif place.is_dir() and any(place.iterdir()):
-            raise StudyError(
-                f"{place}: expected an empty or a new directory, or a comparison's; received one "
-                "that holds something else"
-            )
-        remove_temporaries(place)
-        write_atomically(place / COMPARISON, comparison.to_json().encode())
+        _refuse(place, comparison, fresh=fresh)
+        if fresh and (place / COMPARISON).exists():
+            remove_files(place, _WRITTEN)
+        for folder in (place, place / DENSE, place / JOBS):
+            remove_temporaries(folder)
+        comparison.save(place / COMPARISON)
         return cls(place, comparison)
+
+    @classmethod
+    @contextmanager
+    def hold(
+        cls, directory: str | Path, comparison: Comparison, *, fresh: bool = False
+    ) -> Iterator[Self]:
+        """``begin``, and keep others out for as long as the context lasts.
+
+        Where it fails before anything is done, nothing of it is left.
+        """
+        place = Path(directory)
+
+        def begin() -> bool:
+            is_new = fresh or not (place / COMPARISON).exists()
+            cls.begin(place, comparison, fresh=fresh)
+            return is_new
+
+        def give_up() -> None:
+            if not any((place / DENSE).glob("*.json")):
+                remove_files(place, _WRITTEN)
+
+        with occupy(
+            place,
+            refuse=lambda: _refuse(place, comparison, fresh=fresh),
+            begin=begin,
+            give_up=give_up,
+        ):
+            yield cls(place, comparison)
 
     def keep_dense(self, dense: Dense, content: bytes) -> None:
         """Keep a seed's dense model."""
@@ -131,20 +167,35 @@ class Ledger:
 
 
 def _json(what: Dense | Outcome) -> bytes:
-    return (json.dumps(asdict(what), indent=1) + "\n").encode()
+    return seal_json(asdict(what)).encode()
 
 
 def _read(kind: type[Kind], path: Path) -> Kind | None:
     if not path.exists():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
+        values: dict[str, Any] = open_json(path.read_bytes())
         return kind(**values)
     except (OSError, ValueError, TypeError) as error:
         raise StudyError(
             f"{path}: cannot be read as a comparison's result: {error}. Delete it to have it done "
             "again."
         ) from error
+
+
+def _refuse(place: Path, comparison: Comparison, *, fresh: bool) -> None:
+    """Find out whether this comparison can be here, before anything is written."""
+    try:
+        is_one, is_there = (place / COMPARISON).exists(), place.is_dir()
+    except (OSError, ValueError):
+        return  # the name is no directory's; making it says so
+    if is_one and not fresh:
+        _refuse_another(Ledger.open(place), comparison)
+    elif is_there and not is_one and any(path.name != LOCK for path in place.iterdir()):
+        raise StudyError(
+            f"{place}: expected an empty or a new directory, or a comparison's; received one "
+            "that holds something else"
+        )
 
 
 def _refuse_another(ledger: Ledger, comparison: Comparison) -> None:
@@ -156,12 +207,3 @@ def _refuse_another(ledger: Ledger, comparison: Comparison) -> None:
             f"{ledger.directory}: holds another comparison ({'; '.join(differences)}). Start over "
             "in its place: --fresh; or choose another directory."
         )
-
-
-def _remove(directory: Path) -> None:
-    for name in _OWN:
-        path = directory / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

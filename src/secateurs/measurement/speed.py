@@ -19,6 +19,8 @@ from secateurs.errors import UnknownNameError
 
 Clock = Callable[[], float]
 
+_STUDY_PASSES, _STUDY_SECONDS = 7, 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -58,6 +60,62 @@ class Ratio(Spread):
     """How many times as fast one is as the other."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedComparison:
+    """Images a second of a model and of the one it was cut from, measured in turns.
+
+    Attributes:
+        images_per_second: of the cut model, median of the passes.
+        dense_images_per_second: of the other.
+        ratio: how many times as fast the cut model is, median of the passes' ratios.
+        low: lower quartile of the ratio.
+        high: upper quartile.
+        batch_size: images a call.
+        device: what both ran on.
+        threads: that they had, on a CPU; None where that is not known.
+    """
+
+    images_per_second: float
+    dense_images_per_second: float
+    ratio: float
+    low: float
+    high: float
+    batch_size: int
+    device: str
+    threads: int | None
+
+
+def compare_speed(
+    pruned: Callable[[], object],
+    dense: Callable[[], object],
+    images: int,
+    device: str,
+    threads: int | None = None,
+) -> SpeedComparison:
+    """Measure two models in turns, briefly: this happens after every round of a study.
+
+    Args:
+        pruned: puts one batch through the cut model, and waits for the result.
+        dense: the same with the other.
+        images: in that batch.
+        device: what both run on.
+        threads: that they have; None where that is not known.
+    """
+    runs = {"dense": dense, "pruned": pruned}
+    speeds = throughput(runs, images, repeats=_STUDY_PASSES, seconds=_STUDY_SECONDS)
+    faster = ratio(speeds["pruned"], speeds["dense"])
+    return SpeedComparison(
+        images_per_second=speeds["pruned"].median,
+        dense_images_per_second=speeds["dense"].median,
+        ratio=faster.median,
+        low=faster.low,
+        high=faster.high,
+        batch_size=images,
+        device=device,
+        threads=threads,
+    )
 
 
 def throughput(

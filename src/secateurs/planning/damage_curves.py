@@ -133,7 +133,14 @@ class Sensitivity:
             )
             said = plain["criterion"], plain["images"], plain["made_from"]
             return cls(shares, losses, accuracies, *said)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise StudyError(
                 f"{path}: cannot be read as a sensitivity: {error}. Measure it anew: "
                 "sensitivity(network, data, cache=...)"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from secateurs.backends import backend_of
-from secateurs.errors import ModelError, UnknownNameError
-from secateurs.settings.configuration import Task
-from secateurs.study.directory import Sources
+from secateurs.errors import ModelError, SecateursError, UnknownNameError
+from secateurs.settings.study import Task
+from secateurs.study.sources import Sources
 
 _SMALL, _MIDDLING = 64, 128
 
 
-def built(task: Task, seed: int) -> tuple[Any, Sources]:
+def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
     """The model and the data of a task that says all that is needed.
 
     Args:
@@ -39,7 +40,7 @@ def built(task: Task, seed: int) -> tuple[Any, Sources]:
         model = _from_keras_file(task)
     else:
         options = with_stem(task.model, images | task.model_options, loaded.shape[1])
-        with _seeded(seed):
+        with _seeded(seed), explain_build_errors(task.model):
             model = models.build(task.model, **options)
     if task.weights is not None:
         model = backend_of(model).load(model, Path(task.weights))
@@ -64,6 +65,26 @@ def _from_keras_file(task: Task) -> Any:
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"{task.model}: cannot be read as a Keras model: {' '.join(str(error).split())}"
+        ) from error
+
+
+@contextmanager
+def explain_build_errors(name: str) -> Iterator[None]:
+    """Say in one line what went wrong while a model of this name was made, and where.
+
+    Raises:
+        ModelError: in place of whatever its code raises.
+    """
+    try:
+        yield
+    except SecateursError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(
+            f"{name}: expected a model that can be built with these options; its code raised "
+            f"{type(error).__name__}: {' '.join(str(error).split())} (line {place.lineno} of "
+            f"{Path(place.filename).name})"
         ) from error
 
 

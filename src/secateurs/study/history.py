@@ -1,8 +1,9 @@
 """What happened in a study, as an append-only list of records that can be sliced.
 
 A record is a dict with a ``kind``. On disk a history is JSON lines: one record a line, so that a
-killed process loses at most the line it was writing. The loop writes these kinds, and figures and
-reports are drawn from nothing else:
+killed process loses at most the line it was writing; its last field is a checksum of the others,
+which is looked at when it is read and is no part of the record. The loop writes these kinds, and
+figures and reports are drawn from nothing else:
 
 - ``dense``: round (0), batch, model, data, criterion, seed, params, macs, bytes, channels, widths
   {layer: filters}
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, overload
@@ -33,6 +35,8 @@ from secateurs.errors import StudyError, nearest
 from secateurs.files import write_atomically
 
 Record = dict[str, Any]
+_CHECKSUM = "crc32"
+_SEAL = f', "{_CHECKSUM}": "'
 Fields = str | tuple[str, ...]
 
 
@@ -105,17 +109,18 @@ class History:
             StudyError: the file cannot be written; neither it nor the history has changed.
             TypeError: a value cannot be written as JSON.
         """
-        line = json.dumps({"kind": kind, **values}, default=_plain)
+        line = _sealed(json.dumps({"kind": kind, **values}, default=_plain))
         if self._path is not None:
             self._whole = _write_line(self._path, self._whole, line)
         # Through JSON and back, so that what is in memory is what the file will say.
         record: Record = json.loads(line)
+        del record[_CHECKSUM]
         self._records.append(record)
         return record
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all records to a file, whole or not at all; does not bind the history to it."""
-        lines = [json.dumps(record, default=_plain) + "\n" for record in self]
+        lines = [_sealed(json.dumps(record, default=_plain)) + "\n" for record in self]
         write_atomically(Path(path), "".join(lines).encode())
         return Path(path)
 
@@ -191,6 +196,21 @@ def _plain(value: object) -> object:
     )
 
 
+def _sealed(line: str) -> str:
+    """The line of a record, with its checksum as the last field."""
+    return f'{line[:-1]}{_SEAL}{zlib.crc32(line.encode()):08x}"}}'
+
+
+def _check_seal(line: str, checksum: object, place: str) -> None:
+    body = line.rstrip().rpartition(_SEAL)[0] + "}"
+    if checksum != f"{zlib.crc32(body.encode()):08x}":
+        raise StudyError(
+            f"{place}: expected the record that was written, with checksum {checksum}; received "
+            f"another one: it was damaged or changed. If the change is meant, remove its "
+            f'"{_CHECKSUM}".'
+        )
+
+
 def _read_line(line: bytes, place: str) -> Record | None:
     """The record on a line; None where the line was cut short."""
     try:
@@ -203,6 +223,8 @@ def _read_line(line: bytes, place: str) -> Record | None:
         ) from error
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
         raise StudyError(f"{place}: expected a JSON object with a 'kind'; received {line[:60]!r}")
+    if _CHECKSUM in record:
+        _check_seal(line.decode(), record.pop(_CHECKSUM), place)
     return record
 
 

@@ -24,6 +24,9 @@ Labels = NDArray[np.int64]
 _ORDER, _AUGMENTATION = 3, 4
 _BATCHES_LOOKED_AT = 20
 
+EVALUATION_BATCH = 256
+"""Images that are evaluated at a time, if a training batch is not larger."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -110,9 +113,9 @@ class LabelledImages(Protocol):
 class Arrays:
     """Images and labels in two arrays, as they are."""
 
-    def __init__(self, images: Any, labels: Any, what: str = "data") -> None:
-        self.images = _as_models_take(np.asarray(images))
-        self.labels = np.asarray(labels).astype(np.int64)
+    def __init__(self, images: Any, labels: Any, what: str = "data", *, wide: bool = False) -> None:
+        self.images = _as_models_take(as_array(images), wide)
+        self.labels = as_array(labels).astype(np.int64)
         if self.labels.shape != (len(self.images),):
             raise DataError(
                 f"{what}: expected as many labels as images; received images of shape "
@@ -177,6 +180,8 @@ class LoaderFeed:
         source: Iterable[Any],
         what: str = "data",
         seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
+        *,
+        wide: bool = False,
     ) -> None:
         """Batches from an iterable that can be gone through again and again.
 
@@ -184,7 +189,9 @@ class LoaderFeed:
             source: such as a ``torch.utils.data.DataLoader``.
             what: for messages.
             seeded: makes a context in which a loader's shuffling depends on the epoch alone.
+            wide: keep images in double precision.
         """
+        self._wide = wide
         self._source = source
         self._what = what
         self._seeded = seeded or (lambda epoch: nullcontext())
@@ -213,7 +220,7 @@ class LoaderFeed:
             items = iter(self._source)
             first = next(items, None)
         for item in items if first is None else itertools.chain([first], items):
-            yield _as_batch(item, self._what)
+            yield _as_batch(item, self._what, self._wide)
 
     def _looked_at(self) -> int:
         """Batches in an epoch.
@@ -245,6 +252,8 @@ def as_feed(
     augmentation: Augmentation = Augmentation(),
     what: str = "data",
     seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
+    *,
+    wide: bool = False,
 ) -> Feed:
     """Whatever the user has, as a feed.
 
@@ -256,17 +265,18 @@ def as_feed(
         augmentation: of training images; a loader does its own.
         what: for messages, such as "train".
         seeded: see ``LoaderFeed``.
+        wide: keep arrays and loaders in double precision, for models of it.
 
     Raises:
         DataError: it is empty, of one class, or nothing of the kind.
     """
     if isinstance(source, tuple) and len(source) == 2:
-        source = Arrays(*source, what)
+        source = Arrays(*source, what, wide=wide)
     if hasattr(source, "batch") and hasattr(source, "labels"):
         check_classes(set(np.unique(source.labels).tolist()), what)
         return ArrayFeed(source, batch_size, seed, augmentation)
     if isinstance(source, Iterable) and not isinstance(source, (str, bytes)):
-        return LoaderFeed(source, what, seeded)
+        return LoaderFeed(source, what, seeded, wide=wide)
     raise DataError(
         f"{what}: expected a secateurs.data.Split, a pair (images, labels) or an iterable of such "
         f"pairs; received {type(source).__name__}"
@@ -316,6 +326,35 @@ def augmented(
     return images
 
 
+class FirstBatches:
+    """The first batches of a feed as (images, labels), as often as they are asked for."""
+
+    def __init__(
+        self, feed: Feed, count: int, images_of: Callable[[Batch], Images] = lambda b: b.images
+    ) -> None:
+        """Batches for calibration.
+
+        Args:
+            feed: gone through in order, not augmented.
+            count: how many batches, at most.
+            images_of: a batch's images as the model takes them.
+        """
+        self._feed, self._count, self._images_of = feed, count, images_of
+
+    def __iter__(self) -> Iterator[tuple[Images, Labels]]:
+        for batch in itertools.islice(self._feed.in_order(), self._count):
+            yield self._images_of(batch), batch.labels
+
+
+def check_labels(labels: Labels, classes: int) -> None:
+    """Raise ``DataError`` where a model of so many outputs has none for a label."""
+    if labels.max(initial=0) >= classes or labels.min(initial=0) < 0:
+        raise DataError(
+            f"expected labels of 0 to {classes - 1}, as the model has {classes} outputs; received "
+            f"labels of {labels.min()} to {labels.max()}"
+        )
+
+
 def check_classes(classes: set[int], what: str) -> None:
     """Raise ``DataError`` where there is nothing to tell apart."""
     if not classes:
@@ -327,13 +366,13 @@ def check_classes(classes: set[int], what: str) -> None:
         )
 
 
-def _as_batch(item: Any, what: str) -> tuple[Images, Labels]:
+def _as_batch(item: Any, what: str, wide: bool) -> tuple[Images, Labels]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(
             f"{what}: expected batches that are pairs (images, labels); received "
             f"{type(item).__name__}"
         )
-    images, labels = _as_models_take(np.asarray(item[0])), np.asarray(item[1])
+    images, labels = _as_models_take(as_array(item[0]), wide), as_array(item[1])
     if labels.shape != (len(images),):
         raise DataError(
             f"{what}: expected labels of shape ({len(images)},), one an image; received shape "
@@ -342,5 +381,19 @@ def _as_batch(item: Any, what: str) -> tuple[Images, Labels]:
     return images, labels.astype(np.int64)
 
 
-def _as_models_take(images: Images) -> Images:
-    return images.astype(np.float32) if images.dtype in (np.float64, np.uint8) else images
+def as_array(values: Any) -> NDArray[Any]:
+    """An array of whatever holds numbers: lists, arrays, tensors of any framework on any device."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+    array = np.asarray(values)
+    # NumPy has no such type of its own, and few of its functions take the guests' one.
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _as_models_take(images: Images, wide: bool) -> Images:
+    """Images in the precision that training runs in: single, or double for double models."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float64 if wide else np.float32)
+    return images.astype(np.float32) if images.dtype == np.float64 and not wide else images

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport
-from secateurs.study.history import Record
+from secateurs.measurement.speed import SpeedComparison
 
 Part = Literal["validation", "test"]
 
@@ -134,8 +134,8 @@ class Learner(Protocol):
         """The model, back on the device it came from; the learner is of no more use."""
         ...
 
-    def speed(self, dense: Snapshot) -> Record:
-        """Images a second, as a history's ``speed`` record holds them, but for the round."""
+    def speed(self, dense: Snapshot) -> SpeedComparison:
+        """Images a second of the model and of the dense one, measured in turns."""
         ...
 
     def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:

@@ -1,5 +1,6 @@
 """Training through Accelerate: one process, several, and what is carried over a cut."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_speed_is_measured_beside_the_dense_model():
     dense = mine.snapshot()
     network = mine.trace()
     mine.apply(sec.plan(network, sec.score(network, "l1"), amount=0.3), network)
-    record = mine.speed(dense)
+    record = dataclasses.asdict(mine.speed(dense))
     assert record["batch_size"] == 16
     assert record["device"] == "cpu"
     assert record["threads"] == torch.get_num_threads()

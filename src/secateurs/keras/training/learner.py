@@ -21,7 +21,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError
-from secateurs.files import unpacked
+from secateurs.files import sealed, unpacked
 from secateurs.keras.cutting import apply
 from secateurs.keras.internals import (
     compiled_with,
@@ -37,13 +37,19 @@ from secateurs.keras.statistics.loss import LEAST, gives_probabilities
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, same_optimizer, undisturbed
 from secateurs.keras.trace_model import trace
 from secateurs.measurement import speed
-from secateurs.settings.configuration import Training
-from secateurs.study.history import Record
-from secateurs.training.feed import Augmentation, Batch, Feed, as_feed, consecutive
+from secateurs.settings.training import Training
+from secateurs.training.feed import (
+    EVALUATION_BATCH,
+    Augmentation,
+    Batch,
+    Feed,
+    FirstBatches,
+    as_feed,
+    check_labels,
+    consecutive,
+)
 from secateurs.training.learner import Evaluation, Part, Snapshot
 
-_EVALUATION_BATCH = 256
-_SPEED_PASSES, _SPEED_SECONDS = 7, 0.05
 _DROPOUT = 5
 
 
@@ -91,13 +97,15 @@ class Learner:
         self._probabilities = gives_probabilities(model)
         self._feeds: dict[str, Feed] = {}
         self._turned: dict[str, bool] = {}
-        larger = max(_EVALUATION_BATCH, training.batch_size)
+        larger = max(EVALUATION_BATCH, training.batch_size)
         self._take_data("train", train, training.batch_size)
         self._take_data("validation", validation, larger)
         if test is not None:
             self._take_data("test", test, larger)
         self._example = self._first_images("train", 1)
         self._model = cut_copy(model, Cut())
+        if cut_of(model):  # it goes on from there
+            keep_report_(self._model, CutReport(cut_of(model)))
         if training.optimizer != "compiled":
             self._compile_(self._model)
 
@@ -139,7 +147,9 @@ class Learner:
 
     def calibration(self, batches: int) -> Iterable[tuple[NDArray[Any], NDArray[np.int64]]]:
         """Training batches (images, labels), as they are; can be gone through again."""
-        return _Calibration(self, batches)
+        return FirstBatches(
+            self._feeds["train"], batches, lambda batch: self.images("train", batch)
+        )
 
     # -- training
 
@@ -196,31 +206,21 @@ class Learner:
         normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return normal
 
-    def speed(self, dense: Snapshot) -> Record:
+    def speed(self, dense: Snapshot) -> speed.SpeedComparison:
         """Images a second of the model and of the dense one, measured in turns."""
         images = self._first_images("validation", self._training.batch_size)
-        runs = {
-            name: _runner(model, images)
-            for name, model in (("dense", self._built(dense)), ("pruned", self._model))
-        }
-        speeds = speed.throughput(runs, len(images), repeats=_SPEED_PASSES, seconds=_SPEED_SECONDS)
-        ratio = speed.ratio(speeds["pruned"], speeds["dense"])
-        return {
-            "images_per_second": speeds["pruned"].median,
-            "dense_images_per_second": speeds["dense"].median,
-            "ratio": ratio.median,
-            "low": ratio.low,
-            "high": ratio.high,
-            "batch_size": len(images),
-            "device": f"{keras.backend.backend()}, {device()}",
-            "threads": None,
-        }
+        return speed.compare_speed(
+            _runner(self._model, images),
+            _runner(self._build(dense), images),
+            len(images),
+            f"{keras.backend.backend()}, {device()}",
+        )
 
     def release(self) -> Any:
         """The model, compiled as the user's was; the learner is of no more use."""
         if self._training.optimizer == "compiled":
             return self._model
-        whole = cut_copy(self._origin, self.cut)
+        whole = cut_copy(self._origin, self.cut.since(cut_of(self._origin)))
         _fill_(whole, self.snapshot().tensors)
         keep_report_(whole, CutReport(self.cut))
         return whole
@@ -248,10 +248,11 @@ class Learner:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make the model, and where it was kept the optimizer, what they were."""
-        self._model = self._built(snapshot)
+        self._model = self._build(snapshot)
 
-    def _built(self, snapshot: Snapshot) -> Any:
-        model = cut_copy(self._origin, snapshot.cut)
+    def _build(self, snapshot: Snapshot) -> Any:
+        # The model that training began with may have been cut before: its own cut comes first.
+        model = cut_copy(self._origin, snapshot.cut.since(cut_of(self._origin)))
         _fill_(model, snapshot.tensors)
         if snapshot.cut:
             keep_report_(model, CutReport(snapshot.cut))
@@ -267,7 +268,7 @@ class Learner:
     def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
         arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        return save_tensors(arrays, dict(said))
+        return sealed(save_tensors(arrays, dict(said)))
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
@@ -302,25 +303,8 @@ class Learner:
         return np.ascontiguousarray(self.images(part, batch)[:count])
 
     def _checked_labels(self, batch: Batch) -> NDArray[np.int64]:
-        labels = batch.labels
-        if labels.max(initial=0) >= self._classes or labels.min(initial=0) < 0:
-            raise DataError(
-                f"expected labels of 0 to {self._classes - 1}, as the model has {self._classes} "
-                f"outputs; received labels of {labels.min()} to {labels.max()}"
-            )
-        return labels
-
-
-class _Calibration:
-    """The first batches of the training data, as often as they are asked for."""
-
-    def __init__(self, learner: Learner, batches: int) -> None:
-        self._learner, self._batches = learner, batches
-
-    def __iter__(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        feed = self._learner.feed("train").in_order()
-        for batch, _ in zip(feed, range(self._batches), strict=False):
-            yield self._learner.images("train", batch), batch.labels
+        check_labels(batch.labels, self._classes)
+        return batch.labels
 
 
 class _Rates(keras.callbacks.Callback):  # type: ignore[misc]

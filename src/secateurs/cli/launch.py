@@ -1,0 +1,115 @@
+"""Several processes on a machine without accelerators, where ``accelerate launch`` starts one.
+
+``accelerate launch --num_processes 2 -m secateurs run ...`` starts processes itself on GPUs only;
+on CPUs it starts one (unless it is given hosts for mpirun) and says nothing. What was asked for is
+read off the launcher's own command line, and done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from secateurs.cli.show import console
+from secateurs.errors import SecateursError
+
+_LOOK_EVERY, _PATIENCE = 0.1, 10.0
+
+
+def start_missing_processes(arguments: Sequence[str]) -> int | None:
+    """Start the processes that were asked for where the launcher started this one alone.
+
+    Args:
+        arguments: of the command, without the program's name.
+
+    Returns:
+        The exit status of the processes, once they are done; None where this one is to go on.
+
+    Raises:
+        SecateursError: it cannot be found out how many were asked for.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:  # not below accelerate launch
+        return None
+    from secateurs.pytorch.training.processes import was_launched_alone
+
+    if not was_launched_alone():
+        return None
+    count, machines = _asked_for()
+    if count is None or machines != 1:
+        raise SecateursError(
+            "accelerate launch: expected one process for each that was asked for; it started one, "
+            "as it does on CPUs. Start them with: torchrun --nproc-per-node 2 -m secateurs "
+            f"{' '.join(arguments[:1])} ..."
+        )
+    console(stderr=True).print(f"accelerate launch starts one process on CPUs; starting {count}")
+    return run_together([sys.executable, "-m", "secateurs", *arguments], count)
+
+
+def run_together(command: Sequence[str], count: int) -> int:
+    """Run a command in several processes that find one another; end all when one fails.
+
+    Args:
+        command: what each runs.
+        count: how many.
+
+    Returns:
+        0, or the exit status of the first that failed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    together |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(  # noqa: S603 - this very command
+            command, env=os.environ | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(count)
+    ]
+    try:
+        return _first_failure(running)
+    finally:
+        _end(running)
+
+
+def _first_failure(running: Sequence[subprocess.Popen[bytes]]) -> int:
+    while True:
+        ended = [process.poll() for process in running]
+        failed = [status for status in ended if status]
+        if failed:
+            return failed[0] if failed[0] > 0 else 128 - failed[0]
+        if None not in ended:
+            return 0
+        time.sleep(_LOOK_EVERY)
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
+        if process.poll() is None:
+            process.kill()
+
+
+def _asked_for() -> tuple[int | None, int]:
+    """(processes, machines) that the launcher above this process was asked for."""
+    from accelerate.commands import launch
+    from psutil import Error, Process
+
+    try:
+        words = Process(os.getppid()).cmdline()
+        at = next(n for n, word in enumerate(words) if word.endswith("launch"))
+        parsed = launch.launch_command_parser().parse_args(words[at + 1 :])
+        settings, _, _ = launch._validate_launch_command(parsed)
+    except (Error, StopIteration, SystemExit, ValueError, OSError):
+        return None, 1
+    return settings.num_processes, settings.num_machines or 1

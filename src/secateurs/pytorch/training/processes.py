@@ -1,0 +1,188 @@
+"""The processes that train a model together, one or several, through Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from secateurs import errors
+from secateurs.errors import SecateursError
+from secateurs.settings.training import Training
+from secateurs.training.feed import Share
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        share: this process's part of every batch.
+    """
+
+    def __init__(self, training: Training) -> None:
+        """Find the others, or that there are none.
+
+        Raises:
+            SecateursError: fewer processes train together than were asked for.
+        """
+        check_launch()
+        self._accelerator = _accelerator(training)
+        _check_processes(self._accelerator)
+        self.share = Share(self._accelerator.process_index, self._accelerator.num_processes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self._accelerator.device
+        return device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and plans cuts."""
+        return bool(self._accelerator.is_main_process)
+
+    def agree(self, decide: Callable[[], str]) -> str:
+        """What ``decide`` returns in the main process, or raises there; the same in all others."""
+        if self.share.of == 1:
+            return decide()
+        from accelerate.utils import broadcast_object_list
+
+        said: list[Any] = [None, ""]
+        if self.is_main:
+            try:
+                said = [None, decide()]
+            except SecateursError as error:
+                said = [type(error).__name__, str(error)]
+        kind, value = broadcast_object_list(said)
+        if kind is not None:
+            raise getattr(errors, kind, SecateursError)(value)
+        return str(value)
+
+    def check_agreement(self, what: str, value: str) -> None:
+        """Make sure that all processes hold the same.
+
+        Args:
+            what: for the message.
+            value: this process's.
+
+        Raises:
+            SecateursError: in all processes, if two hold different values.
+        """
+        if self.share.of == 1:
+            return
+        from accelerate.utils import gather_object
+
+        held = gather_object([value])
+        if len(set(held)) > 1:
+            other = next(rank for rank, one in enumerate(held) if one != held[0])
+            raise SecateursError(
+                f"{what}: expected the same in all {self.share.of} processes; process {other} has "
+                f"{held[other]}, process 0 {held[0]}. What was kept last is still good; go on from "
+                "there, and please report it."
+            )
+
+    def wait(self) -> None:
+        """Return once every process has come this far."""
+        self._accelerator.wait_for_everyone()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of all processes' tensors, in each of them."""
+        if self.share.of == 1:
+            return tensor
+        summed: torch.Tensor = self._accelerator.reduce(tensor, reduction="sum")
+        return summed
+
+    def average_buffers_(self, model: nn.Module) -> None:
+        """Running statistics of all processes, made one: each has seen its own images."""
+        if self.share.of == 1:
+            return
+        from accelerate.utils import reduce
+
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(reduce(buffer.clone(), reduction="mean"))
+
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Wrap both so that gradients are those of all processes' images."""
+        wrapped, stepped = self._accelerator.prepare(model, optimizer)
+        return wrapped, stepped
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of the sum of all processes' losses."""
+        # They are averaged over processes: times their number is the sum, of the whole batch.
+        self._accelerator.backward(loss * self.share.of)
+
+    def forget_prepared(self) -> None:
+        """Let go of earlier models: Accelerate keeps all that it prepares."""
+        if self._accelerator.device.type != "cpu":
+            self._accelerator.free_memory()
+            return
+        # The same but for a quarter of a second of garbage collection.
+        self._accelerator._models.clear()
+        self._accelerator._optimizers.clear()
+
+
+def check_launch() -> None:
+    """Refuse to do alone what several processes were asked for.
+
+    ``accelerate launch --num_processes 2`` starts one process on a machine without accelerators and
+    says nothing; all that is left of the number is that it names a place to meet.
+
+    Raises:
+        SecateursError: that is what happened.
+    """
+    if was_launched_alone():
+        raise SecateursError(
+            "accelerate launch was asked for several processes, but without accelerators (and "
+            "without mpirun) it starts one. Start them with torchrun instead: torchrun "
+            "--nproc-per-node 2 -m secateurs run ..."
+        )
+
+
+def was_launched_alone() -> bool:
+    """Whether ``accelerate launch`` was asked for several processes and started this one alone."""
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    return by_accelerate and not any(name in os.environ for name in _WORLD_SIZES)
+
+
+def _accelerator(training: Training) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state:  # somebody's program has one already; there can be but one
+        return Accelerator()
+    # Left to itself, Accelerate takes several processes on CPUs for as many single ones.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = several and not torch.accelerator.is_available()
+    precision = {"fp32": "no", "bf16": "bf16"}.get(training.precision)
+    if precision is None:
+        asked_for = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        on_cuda = torch.cuda.is_available() and not _cpu_asked_for()
+        able = on_cuda and torch.cuda.is_bf16_supported()
+        precision = asked_for if asked_for != "no" else "bf16" if able else "no"
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Refuse to let processes that were started together each do everything alone."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise SecateursError(
+            f"{started} processes were started, but Accelerate was set up for "
+            f"{accelerator.num_processes} before: create Accelerator(cpu=True) for several "
+            "processes on CPUs, or leave it to secateurs"
+        )
+
+
+def _cpu_asked_for() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")

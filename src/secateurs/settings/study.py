@@ -1,0 +1,108 @@
+"""What a whole study is told: its task, its training, its rounds, its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
+
+from secateurs.errors import BudgetError
+from secateurs.planning.planner import Budget
+from secateurs.settings.base import Count, Document, Settings
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.training import Training
+
+
+def parse_budget(source: str) -> Budget:
+    """Read ``"macs=0.5,size_mb=15"``: each unit once, each number finite.
+
+    Raises:
+        BudgetError: it is none.
+    """
+    pairs = [[piece.strip() for piece in part.split("=", 1)] for part in source.split(",")]
+    names = [pair[0] for pair in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BudgetError(f"expected each unit once; received {twice[0]} twice, in {source!r}")
+    for name, *value in pairs:
+        with suppress(ValueError):  # what is no number is for Budget to say
+            if value and not math.isfinite(float(value[0])):
+                raise BudgetError(f"{name}: expected a finite number; received {value[0]!r}")
+    return Budget.parse(source)
+
+
+def _as_budget(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_budget(value)
+    return Budget(**value) if isinstance(value, Mapping) else value
+
+
+class Stop(Settings):
+    """When a study ends; whichever comes first.
+
+    Attributes:
+        rounds: After that many.
+        tolerance: When validation accuracy stays further below the dense model's than this share
+            (0.005 is half a point). In Python, None goes on however much is lost.
+        budget: When the model fits it: channels, params, macs, size_mb, each a fraction of the
+            dense model or absolute, such as "macs=0.3,size_mb=2".
+        patience: Rounds in a row that may miss the tolerance before that ends the study.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = 0.005
+    budget: (
+        Annotated[
+            InstanceOf[Budget],
+            BeforeValidator(_as_budget),
+            PlainSerializer(lambda budget: budget.limits),
+        ]
+        | None
+    ) = None
+    patience: Count = 1
+
+
+class Task(Settings):
+    """What is pruned, and on what data.
+
+    Attributes:
+        model: its name, as ``secateurs.models.build`` takes it, or its class's; "" until it is
+            described.
+        model_options: as ``build`` takes them.
+        data: its name, as ``secateurs.data.load`` takes it, or what it is.
+        data_options: as ``load`` takes them.
+        weights: a file the model's weights are read from.
+        by_name: whether the names say all that is needed to build both again.
+    """
+
+    model: str = ""
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    data: str = ""
+    data_options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    by_name: bool = False
+
+
+class Configuration(Document):
+    """All a study is told, as its ``config.json`` holds it.
+
+    Attributes:
+        format: says what the file is.
+        version: of the format.
+        task: what is pruned, on what data.
+        training: how to train.
+        pruning: what each round removes.
+        stop: when it ends.
+        command: the command line that began it, if one did.
+    """
+
+    format: Literal["secateurs-study"] = "secateurs-study"
+    version: Literal[1] = 1
+    task: Task = Task()
+    training: Training = Training()
+    pruning: Pruning = Pruning()
+    stop: Stop = Stop()
+    command: tuple[str, ...] = ()

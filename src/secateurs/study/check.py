@@ -1,0 +1,50 @@
+"""What cannot be done, found out before anything is written or hours are spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from secateurs.channels.network import Network
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.registry import check_known
+from secateurs.errors import SecateursError
+from secateurs.planning.planner import plan
+from secateurs.settings.study import Configuration
+from secateurs.training.learner import Learner
+
+
+def check(
+    learner: Learner, configuration: Configuration, criterion: str | Callable[[Facts], Any]
+) -> Network:
+    """Find out what cannot be done.
+
+    Returns:
+        The network of the model that the study begins with.
+
+    Raises:
+        SecateursError: the model's forward raises, nothing in it can be pruned, no cut meets the
+            budget, there is no such criterion or layer, or there is nothing to rewind to.
+    """
+    pruning, stop = configuration.pruning, configuration.stop
+    check_known(criterion)
+    if pruning.rewind and not configuration.training.batches:
+        raise SecateursError(
+            f"rewind={pruning.rewind!r} goes back into dense training: expected training.batches "
+            "above 0; received 0. Train the dense model here, or leave rewind out."
+        )
+    network = learner.trace()
+    level = {group.name: np.zeros(len(group)) for group in network.groups}
+    options: dict[str, Any] = {
+        "scope": pruning.scope,
+        "floor": pruning.floor,
+        "multiple": pruning.multiple,
+        "skip": pruning.skip,
+    }
+    plan(network, level, threshold=math.inf, **options)
+    if stop.budget is not None:
+        plan(network, level, stop.budget, **options)
+    return network

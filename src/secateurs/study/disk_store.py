@@ -1,0 +1,189 @@
+"""A study's files: written whole, read back only as they were written.
+
+A study's directory holds::
+
+    config.json               what it was told
+    history.jsonl             what happened
+    checkpoint.safetensors    all that is needed to go on
+    best.safetensors          the smallest model within the tolerance so far; ``secateurs.load``
+    cuts/round-001.json       what each round removed from the model before it
+    snapshots/*.safetensors   the dense model; the values that rounds are taken back to
+    report/                   figures and report.html
+
+Each file is whole or not there, and holds a checksum of what is in it. The checkpoint is what
+counts: the rest is either made again from it, or, like the last lines of the history, dropped when
+the study goes on from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import METADATA_KEY, metadata
+from secateurs.errors import CheckpointError, StudyError
+from secateurs.files import content_of, header_of_file, write_atomically
+from secateurs.study.checkpoints import Name
+from secateurs.study.history import History
+from secateurs.study.position import Position, Stage
+from secateurs.training.learner import Learner, Snapshot
+
+CONFIGURATION = "config.json"
+HISTORY = "history.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+CUTS = "cuts"
+SNAPSHOTS = "snapshots"
+REPORT = "report"
+
+CHECKPOINT_KEY = "secateurs-checkpoint"
+_CHECKPOINT_VERSION = 1
+_OPTIMIZER_KEY = "optimizer"
+_OPTIMIZER_PREFIX = "optimizer:"
+_PRESENT, _BEST = "present:", "best:"
+
+
+class DiskStore:
+    """A study's files as the loop's checkpoint store."""
+
+    def __init__(self, directory: Path, learner: Learner) -> None:
+        self._directory = directory
+        self._pack, self._unpack = learner.pack, learner.unpack
+        self._writes = learner.is_main
+        self.history = History()
+
+    def keep(self, name: Name, snapshot: Snapshot) -> None:
+        tensors, said = _flat(snapshot)
+        self._write(self._path(name), lambda: self._pack(tensors, metadata(snapshot.cut) | said))
+
+    def fetch(self, name: Name) -> Snapshot:
+        tensors, said = self._read(self._path(name))
+        return _snapshot(tensors, said)
+
+    def keep_cut(self, number: int, cut: Cut) -> None:
+        path = self._directory / CUTS / f"round-{number:03}.json"
+        self._write(path, lambda: cut.to_json().encode())
+
+    def checkpoint(
+        self, position: Position, present: Callable[[], Snapshot], best: Snapshot | None
+    ) -> None:
+        if not self._writes:
+            return
+        now = present()
+        tensors, said = _flat(now, _PRESENT)
+        described: dict[str, Any] = {
+            "version": _CHECKPOINT_VERSION,
+            "position": asdict(position),
+            "records": len(self.history),
+            "present": said,
+            "best": None,
+        }
+        if best is now:
+            described["best"] = "present"
+        elif best is not None:
+            more, described["best"] = _flat(best, _BEST)
+            tensors |= more
+        content = self._pack(tensors, {"format": "pt", CHECKPOINT_KEY: json.dumps(described)})
+        write_atomically(self._directory / CHECKPOINT, content)
+
+    def resume(self) -> tuple[Position, Snapshot, Snapshot | None] | None:
+        path = self._directory / CHECKPOINT
+        if not path.exists():
+            self._begin_history(None)
+            return None
+        tensors, said = self._read(path)
+        try:
+            described = json.loads(said[CHECKPOINT_KEY])
+            if described["version"] != _CHECKPOINT_VERSION:
+                raise CheckpointError(
+                    f"{path}: expected version {_CHECKPOINT_VERSION} of a checkpoint; received "
+                    f"version {described['version']!r}"
+                )
+            position = _position(described["position"])
+            present = _snapshot(tensors, described["present"], _PRESENT)
+            best = described["best"]
+            if best is not None:
+                best = present if best == "present" else _snapshot(tensors, best, _BEST)
+            records = int(described["records"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: expected a checkpoint of this study; received something else "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        self._begin_history(records)
+        return position, present, best
+
+    def _begin_history(self, records: int | None) -> None:
+        """Drop what was recorded after the checkpoint, all of it where there was none."""
+        if not self._writes:
+            return
+        path = self._directory / HISTORY
+        if records is None:
+            path.unlink(missing_ok=True)
+            self.history = History.create(path)
+            return
+        history = History.load(path)
+        if len(history) < records:
+            raise StudyError(
+                f"{path}: expected at least {records} records, as the checkpoint was written after "
+                f"so many; received {len(history)}. Start over with --fresh."
+            )
+        if len(history) > records:
+            history[:records].save(path)
+        self.history = History.load(path)
+
+    def _path(self, name: Name) -> Path:
+        if name == "best":
+            return self._directory / BEST
+        return self._directory / SNAPSHOTS / f"{name}.safetensors"
+
+    def _write(self, path: Path, content: Callable[[], bytes]) -> None:
+        if self._writes:
+            write_atomically(path, content())
+
+    def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        content = content_of(path)
+        try:
+            return self._unpack(content)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+
+def kept_position(directory: Path) -> Position | None:
+    """Where the study in a directory would go on from; None where nothing is kept, or readable."""
+    try:
+        metadata = header_of_file(directory / CHECKPOINT).get("__metadata__", {})
+        return _position(json.loads(metadata[CHECKPOINT_KEY])["position"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _position(values: Mapping[str, Any]) -> Position:
+    return Position(**{**values, "stage": Stage(values["stage"])})
+
+
+def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+    """A snapshot's tensors under names of a file, and the rest of it as text."""
+    tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
+    for name, tensor in snapshot.optimizer.items():
+        tensors[f"{prefix}{_OPTIMIZER_PREFIX}{name}"] = tensor
+    said = {METADATA_KEY: snapshot.cut.to_json()}
+    if snapshot.settings is not None:
+        said[_OPTIMIZER_KEY] = json.dumps(snapshot.settings)
+    return tensors, said
+
+
+def _snapshot(tensors: Mapping[str, Any], said: Mapping[str, str], prefix: str = "") -> Snapshot:
+    """What ``_flat`` was given."""
+    own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    optimizer = {
+        name.removeprefix(_OPTIMIZER_PREFIX): own.pop(name)
+        for name in list(own)
+        if name.startswith(_OPTIMIZER_PREFIX)
+    }
+    settings = json.loads(said[_OPTIMIZER_KEY]) if _OPTIMIZER_KEY in said else None
+    return Snapshot(own, Cut.from_json(said[METADATA_KEY]), optimizer, settings)

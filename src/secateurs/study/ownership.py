@@ -1,0 +1,113 @@
+"""Which files of a directory a study or a comparison wrote: told by what is in them, not by name.
+
+Starting over removes them, and nothing else. A file that bears one of the names but not the mark is
+somebody's: starting over stops there, before anything is removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from secateurs.errors import StudyError
+from secateurs.files import header_of_file, remove_temporaries
+
+Recognize = Callable[[Path], bool]
+
+_LOOKED_AT = 4096
+"""Bytes at the beginning of a page or a picture in which its mark is looked for."""
+_GENERATOR = b"secateurs"
+
+
+def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
+    """Remove the files that were written here, and the folders that are empty then.
+
+    Args:
+        directory: where they are.
+        patterns: what they are called, as ``Path.glob`` takes it -> whether a file is what its name
+            says.
+
+    Raises:
+        StudyError: a file bears such a name and is something else (then nothing is removed), or
+            cannot be removed.
+    """
+    found = {path: known for name, known in patterns.items() for path in directory.glob(name)}
+    foreign = [path for path, known in found.items() if not _is_known(path, known)]
+    if foreign:
+        names = ", ".join(str(path.relative_to(directory)) for path in sorted(foreign)[:3])
+        raise StudyError(
+            f"{directory}: expected files that were written here before, to start over in their "
+            f"place; received something else, or something damaged, under the name of {names}"
+            f"{', ...' if len(foreign) > 3 else ''}. Nothing was removed. Move it away, or choose "
+            "another directory."
+        )
+    try:
+        for path in found:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StudyError(f"{error.filename}: cannot be removed: {error.strerror}") from error
+    for folder in {path.parent for path in found} - {directory}:
+        remove_temporaries(folder)
+        with suppress(OSError):  # somebody else's files are in it
+            folder.rmdir()
+    remove_temporaries(directory)
+
+
+def _is_known(path: Path, known: Recognize) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and known(path)
+    except (OSError, ValueError):
+        return False
+
+
+def is_json_of(*formats: str) -> Recognize:
+    """Whether a file is a JSON document of one of these formats, of whatever version."""
+
+    def known(path: Path) -> bool:
+        values = json.loads(path.read_bytes())
+        return isinstance(values, dict) and values.get("format") in formats
+
+    return known
+
+
+def is_json_with(*keys: str) -> Recognize:
+    """Whether a file is a JSON object that holds all of these."""
+
+    def known(path: Path) -> bool:
+        values: Any = json.loads(path.read_bytes())
+        return isinstance(values, dict) and values.keys() >= set(keys)
+
+    return known
+
+
+def is_safetensors_with(key: str) -> Recognize:
+    """Whether a file is of safetensors, with this entry in its metadata."""
+
+    def known(path: Path) -> bool:
+        return key in header_of_file(path).get("__metadata__", {})
+
+    return known
+
+
+def is_history(path: Path) -> bool:
+    """Whether a file is of lines that a history wrote; the last may be torn."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return all(isinstance(record, dict) and "kind" in record for record in whole) and (
+        bool(whole) or not lines or lines[0].startswith(b'{"kind"')
+    )
+
+
+def is_table(header: Iterable[str]) -> Recognize:
+    """Whether a file is a table of comma-separated values with these names in its first line."""
+    expected = ",".join(header)
+    return lambda path: path.read_text().splitlines()[0] == expected
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a page or a picture says that this library made it."""
+    with path.open("rb") as file:
+        return _GENERATOR in file.read(_LOOKED_AT).lower()

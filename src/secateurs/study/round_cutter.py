@@ -1,0 +1,123 @@
+"""One round's cut: scored, planned by the main process, made and proven by all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network, Role
+from secateurs.criteria.group_data import Facts
+from secateurs.criteria.scoring import Scores
+from secateurs.planning.auto_criterion import score_for
+from secateurs.settings.study import Configuration
+from secateurs.study.position import Stage
+from secateurs.study.rounds import plan_round
+from secateurs.study.session import Session
+from secateurs.study.training_schedule import TrainingSchedule
+
+Loss = Callable[[Any, Any], Any]
+
+
+class RoundCutter:
+    """Plans and makes the cuts of a study."""
+
+    def __init__(
+        self,
+        session: Session,
+        configuration: Configuration,
+        schedule: TrainingSchedule,
+        criterion: str | Callable[[Facts], Any],
+        loss: Loss | None,
+    ) -> None:
+        self._session = session
+        self._configuration = configuration
+        self._schedule = schedule
+        self._criterion = criterion
+        self._loss = loss
+
+    def plan(self, network: Network, limits: Mapping[str, float]) -> Cut:
+        """The round's cut, the same in all processes; empty where nothing more may go.
+
+        Args:
+            network: of the model as it is now.
+            limits: absolute ones, at which cutting ends; see ``rounds.limits_of``.
+        """
+        agreed = self._session.learner.agree(lambda: self._plan(network, limits).to_json())
+        return Cut.from_json(agreed)
+
+    def _plan(self, network: Network, limits: Mapping[str, float]) -> Cut:
+        session, pruning = self._session, self._configuration.pruning
+        so_far = session.learner.cut
+
+        def planner(scores: Scores) -> Cut:
+            return plan_round(network, scores, pruning, so_far, limits)
+
+        scores = score_for(
+            network,
+            self._criterion,
+            planner,
+            data=session.learner.calibration(pruning.calibration_batches),
+            loss=self._loss,
+            seed=self._configuration.training.seed + session.position.round,
+        )
+        if scores.tournament is not None:
+            session.record(
+                "tournament", round=session.position.round + 1, **scores.tournament.to_plain()
+            )
+        return planner(scores)
+
+    def cut(self, network: Network, cut: Cut) -> None:
+        """Make the cut, record it, rewind where the study does; the round's training is next."""
+        session = self._session
+        number = session.position.round + 1
+        report = session.learner.apply(cut, network)
+        proof = report.proof
+        evaluation = session.evaluate("validation")
+        session.record(
+            "prune",
+            round=number,
+            batch=session.position.batch,
+            removed=cut.removed_channels,
+            **asdict(network.cost(cut)),
+            widths=widths(network, cut),
+            accuracy=evaluation.accuracy,
+            max_difference=report.max_difference,
+            tolerance=None if proof is None else proof.tolerance,
+            inexact=[] if proof is None else list(proof.inexact),
+        )
+        session.store.keep_cut(number, cut)
+        if self._schedule.rewinds_weights:
+            self._rewind()
+        session.best = None
+        session.move(
+            stage=Stage.FINE_TUNE,
+            round=number,
+            done=0,
+            best=-1.0,
+            best_loss=sys.float_info.max,
+            best_batch=session.position.batch,
+            proof=None if proof is None else asdict(proof),
+        )
+        session.checkpoint()
+
+    def _rewind(self) -> None:
+        """The survivors' values, and their optimizer's, at the batch that is gone back to."""
+        learner = self._session.learner
+        so_far = learner.cut
+        learner.restore(self._session.fetch("rewind"))
+        learner.apply(so_far.since(learner.cut))
+
+
+def widths(network: Network, cut: Cut | None = None) -> dict[str, int]:
+    """Layer -> its filters, after ``cut``."""
+    cuts = {} if cut is None else cut.tensors
+    found: dict[str, int] = {}
+    for tensor in network.tensors.values():
+        shape = cuts[tensor.name].shape_after if tensor.name in cuts else tensor.shape
+        for axis, role in tensor.roles.items():
+            if role is Role.FILTER:
+                found.setdefault(tensor.layer, shape[axis])
+    return found

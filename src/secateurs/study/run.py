@@ -1,0 +1,125 @@
+"""Carrying a study out, or what is left of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateurs.backends import backend_of
+from secateurs.channels.cut import Cut
+from secateurs.channels.proof import CutReport, keep_report_
+from secateurs.criteria.group_data import Facts
+from secateurs.settings.study import Configuration
+from secateurs.study.check import check
+from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
+from secateurs.study.directory import Study
+from secateurs.study.disk_store import DiskStore
+from secateurs.study.history import History
+from secateurs.study.loop import Loop
+from secateurs.study.position import proof_of
+from secateurs.study.sources import Sources, describe_task
+from secateurs.training.callbacks import Watcher
+from secateurs.training.learner import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Iterated:
+    """What ``iterate`` gives.
+
+    Attributes:
+        model: the smallest model within the tolerance; the one that it began with where no round
+            recovered.
+        cut: everything that was removed from the dense model, before the study too.
+        report: the cut, and the proof of the last of its rounds.
+        history: what happened.
+        directory: of the study, if it is on disk; its page is ``report/report.html``.
+    """
+
+    model: Any
+    cut: Cut
+    report: CutReport
+    history: History
+    directory: Path | None
+
+
+def run_study(
+    model: Any,
+    sources: Sources,
+    configuration: Configuration,
+    *,
+    criterion: Callable[[Facts], Any] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    directory: str | Path | None = None,
+    fresh: bool = False,
+    watcher: Watcher | None = None,
+) -> Iterated:
+    """Carry a study out, or what is left of it. ``secateurs.iterate`` and the command line do this.
+
+    Args:
+        model: the model to begin with, dense or cut before; unchanged.
+        sources: the data.
+        configuration: all that the study is told; a task without a name is described.
+        criterion: the one that ``configuration.pruning`` names, if it is a function of the user's.
+        loss: of each image, for criteria that need one; None is cross-entropy.
+        directory: where the study is kept; None keeps nothing.
+        fresh: start over where the directory holds a study.
+        watcher: told what happens.
+
+    Returns:
+        The result. A report that cannot be drawn is a warning: it costs nobody the result.
+
+    Raises:
+        SecateursError: what was asked for cannot be done; found, if it can be, before any training.
+    """
+    learner: Learner = backend_of(model).Learner(
+        model, sources.train, sources.validation, sources.test, configuration.training
+    )
+    wanted = criterion or configuration.pruning.criterion
+    network = check(learner, configuration, wanted)
+    if not configuration.task.model:
+        task = describe_task(network, learner, sources)
+        configuration = configuration.model_copy(update={"task": task})
+    watcher = (watcher or Watcher()) if learner.is_main else Watcher()
+    with _store(directory, configuration, learner, fresh=fresh) as store:
+        position = Loop(learner, store, configuration, wanted, watcher, loss).run()
+        if directory is not None and learner.is_main:
+            _draw(Study(Path(directory), configuration))
+    report = CutReport(learner.cut, proof_of(position))
+    small = learner.release()
+    keep_report_(small, report)
+    place = None if directory is None else Path(directory)
+    return Iterated(small, report.cut, report, store.history, place)
+
+
+@contextmanager
+def _store(
+    directory: str | Path | None, configuration: Configuration, learner: Learner, *, fresh: bool
+) -> Iterator[CheckpointStore]:
+    """Where this study is kept. The main process holds its directory; the others follow it."""
+    if directory is None:
+        yield InMemoryStore()
+        return
+    place = Path(directory)
+    with ExitStack() as stack:
+
+        def hold() -> str:
+            study = stack.enter_context(Study.hold(place, configuration, fresh=fresh))
+            return str(study.directory)
+
+        learner.agree(hold)
+        yield DiskStore(place, learner)
+
+
+def _draw(study: Study) -> None:
+    try:
+        study.report()
+    except Exception as error:  # noqa: BLE001 - whatever a font, a disk or a name does to a figure
+        warnings.warn(
+            f"{study.directory}: its report cannot be drawn ({' '.join(str(error).split())}). The "
+            f"result is kept; try again with: secateurs report {study.directory}",
+            stacklevel=4,
+        )

@@ -1,0 +1,92 @@
+"""A study as it stands: what its stages share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from secateurs.study.checkpoints import CheckpointStore, Name
+from secateurs.study.position import Position, Stage
+from secateurs.training.callbacks import Watcher
+from secateurs.training.learner import Evaluation, Learner, Part, Snapshot
+
+
+class Session:
+    """The model in training, the study's position, and where both are kept.
+
+    Attributes:
+        learner: the model in training.
+        store: what is kept of it.
+        watcher: told what happens.
+        position: where the study is.
+        best: the model's values at the best evaluation of this stage; None if there was none.
+    """
+
+    def __init__(self, learner: Learner, store: CheckpointStore, watcher: Watcher) -> None:
+        self.learner = learner
+        self.store = store
+        self.watcher = watcher
+        self.position = Position()
+        self.best: Snapshot | None = None
+        self._last_record = time.monotonic()
+
+    def resume(self) -> bool:
+        """Go on from the store's checkpoint; whether there is one."""
+        resumed = self.store.resume()
+        if resumed is None:
+            return False
+        self.position, present, self.best = resumed
+        self.learner.restore(present)
+        for record in self.store.history:
+            self.watcher.recorded(record)
+        return True
+
+    def move(self, **changes: Any) -> None:
+        """Change the position."""
+        self.position = replace(self.position, **changes)
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Add to the history."""
+        self.watcher.recorded(self.store.history.append(kind, **values))
+
+    def seconds_since_last(self) -> float:
+        """Seconds since this was last asked."""
+        now = time.monotonic()
+        seconds, self._last_record = now - self._last_record, now
+        return seconds
+
+    def evaluate(self, part: Part) -> Evaluation:
+        """How well the model does on a split."""
+        self.watcher.begin(f"evaluating on the {part} data", self.learner.batches_of(part))
+        evaluation = self.learner.evaluate(part, self.watcher.tick)
+        self.watcher.end()
+        return evaluation
+
+    def checkpoint(self) -> None:
+        """Keep all that is needed to go on from here."""
+        self.store.checkpoint(self.position, self.present, self.best)
+
+    def keep(self, name: Name) -> None:
+        """Keep the model's values, without its optimizer's."""
+        self.store.keep(name, self.present().without_optimizer())
+
+    def fetch(self, name: Name) -> Snapshot:
+        """A model that was kept."""
+        self.learner.wait()  # the main process may be writing it
+        return self.store.fetch(name)
+
+    def fetch_result(self) -> Snapshot:
+        """The smallest model within the tolerance so far, or the one that the study began with."""
+        return self.fetch("best" if self.position.result_round else "dense")
+
+    def present(self) -> Snapshot:
+        """The model's values; those at hand where they are the stage's best."""
+        position = self.position
+        settled = position.stage is Stage.CUT or position.best_batch == position.batch
+        return self.best if self.best is not None and settled else self.learner.snapshot()
+
+    def restore_best(self) -> None:
+        """Go back to the stage's best evaluation."""
+        if self.best is not None and self.position.best_batch != self.position.batch:
+            self.learner.restore(self.best)

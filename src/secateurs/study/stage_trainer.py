@@ -1,0 +1,115 @@
+"""Training one stage of a study: from evaluation to evaluation, the best of them kept."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import SecateursError
+from secateurs.study.position import Stage
+from secateurs.study.session import Session
+from secateurs.study.training_schedule import TrainingSchedule
+from secateurs.training.memory import explain_memory_errors
+
+
+class DivergedError(SecateursError):
+    """Training came to nothing: its loss is no number, or infinite."""
+
+
+class StageTrainer:
+    """Trains a session's model to the end of the stage it is in."""
+
+    def __init__(self, session: Session, schedule: TrainingSchedule) -> None:
+        self._session = session
+        self._schedule = schedule
+
+    def train(self, what: str, rates: NDArray[np.float64], goal: float | None = None) -> None:
+        """Train from where the position is to the end of ``rates``, or to the goal.
+
+        The position, a checkpoint after each evaluation, and the best of them are kept.
+
+        Args:
+            what: for whoever watches.
+            rates: the learning rate of each batch of the stage, shape (batches,).
+            goal: accuracy at which the stage ends early.
+
+        Raises:
+            DivergedError: the loss is no finite number. What was kept last is still good.
+        """
+        session = self._session
+        every = self._schedule.evaluate_every
+        session.watcher.begin(what, len(rates), session.position.done)
+        try:
+            while session.position.done < len(rates):
+                upto = min(len(rates), (session.position.done // every + 1) * every)
+                loss = self._train_until(upto, rates)
+                accuracy = self.evaluate(loss, float(rates[upto - 1]))
+                if goal is not None and accuracy >= goal:
+                    break
+                if session.position.done < len(rates):
+                    session.checkpoint()
+        finally:
+            session.watcher.end()
+
+    def evaluate(self, loss: float | None = None, rate: float | None = None) -> float:
+        """Evaluate, record, and keep the model if it is the stage's best; its accuracy."""
+        session = self._session
+        evaluation = session.evaluate("validation")
+        if not math.isfinite(evaluation.loss):
+            raise DivergedError(
+                f"training diverged: the validation loss at batch {session.position.batch} is "
+                f"{evaluation.loss}. Lower the learning rate, or warm it up for longer."
+            )
+        session.record(
+            "train",
+            round=session.position.round,
+            batch=session.position.batch,
+            loss=loss,
+            validation_loss=evaluation.loss,
+            accuracy=evaluation.accuracy,
+            learning_rate=rate,
+            seconds=round(session.seconds_since_last(), 3),
+        )
+        position = session.position
+        # Of evaluations that are equally accurate, the surest.
+        if (evaluation.accuracy, -evaluation.loss) > (position.best, -position.best_loss):
+            session.best = session.learner.snapshot()
+            session.move(
+                best=evaluation.accuracy, best_loss=evaluation.loss, best_batch=position.batch
+            )
+        return evaluation.accuracy
+
+    def _train_until(self, upto: int, rates: NDArray[np.float64]) -> float:
+        """Train to batch ``upto`` of this stage; the mean loss on the way."""
+        session = self._session
+        total, start = 0.0, session.position.done
+        self._keep_rewind_point()
+        while session.position.done < upto:
+            done = session.position.done
+            end = self._rewind_point if done < self._rewind_point < upto else upto
+            part = rates[done:end].tolist()
+            with explain_memory_errors(self._schedule.training.batch_size):
+                loss = session.learner.train(session.position.batch, part, session.watcher.tick)
+            total += loss * len(part)
+            batch = session.position.batch + len(part)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"training diverged: the mean loss of the {len(part)} batches before batch "
+                    f"{batch} is {loss}. Lower the learning rate (it was {max(part):.3g}), or warm "
+                    "it up for longer."
+                )
+            session.move(batch=batch, done=end)
+            self._keep_rewind_point()
+        return total / (upto - start)
+
+    @property
+    def _rewind_point(self) -> int:
+        """The batch of this stage at which values are to be kept; below 0 if there is none."""
+        kept = self._schedule.rewinds_weights and self._session.position.stage is Stage.DENSE
+        return self._schedule.rewind_to if kept else -1
+
+    def _keep_rewind_point(self) -> None:
+        if self._session.position.done == self._rewind_point:
+            self._session.store.keep("rewind", self._session.learner.snapshot())

@@ -1,0 +1,69 @@
+"""How long each stage of a study trains, at which learning rates, and where rounds go back to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.training import Training
+from secateurs.training.schedules import learning_rates
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSchedule:
+    """The batches and learning rates of a study.
+
+    Attributes:
+        training: how to train.
+        pruning: whether rounds go back, and to what.
+        batches_an_epoch: of the training data.
+    """
+
+    training: Training
+    pruning: Pruning
+    batches_an_epoch: int
+
+    @property
+    def evaluate_every(self) -> int:
+        """Batches from one look at the validation data to the next."""
+        return self.training.evaluate_every or self.batches_an_epoch
+
+    @property
+    def dense_rates(self) -> NDArray[np.float64]:
+        """The learning rate of each batch of dense training, shape (batches,)."""
+        training = self.training
+        return learning_rates(
+            training.schedule, training.learning_rate, training.batches, training.warm_up
+        )
+
+    @property
+    def round_rates(self) -> NDArray[np.float64]:
+        """The learning rate of each batch of a round, shape (batches,)."""
+        if self.pruning.rewind:
+            return self.dense_rates[self.rewind_to :]
+        return fine_tuning_rates(self.training, self.batches_an_epoch)
+
+    @property
+    def rewinds_weights(self) -> bool:
+        """Whether rounds go back to earlier weights, and not to earlier learning rates alone."""
+        return self.pruning.rewind in ("weights", "lottery")
+
+    @property
+    def rewind_to(self) -> int:
+        """The batch of dense training that rounds go back to."""
+        if self.pruning.rewind == "lottery":
+            return 0
+        batches = self.training.fine_tune_batches or self.batches_an_epoch
+        return max(0, self.training.batches - batches)
+
+
+def fine_tuning_rates(training: Training, batches_an_epoch: int) -> NDArray[np.float64]:
+    """The learning rate of each batch of training after a cut, shape (batches,)."""
+    batches = training.fine_tune_batches or batches_an_epoch
+    peak = training.fine_tune_learning_rate
+    if peak is None:
+        peak = training.learning_rate * (0.2 if batches < batches_an_epoch else 1.0)
+    return learning_rates(training.schedule, peak, batches, training.warm_up)

@@ -1,0 +1,56 @@
+"""Running out of memory, said in one line with the way out, whichever framework it happens in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from secateurs.errors import SecateursError
+
+# PyTorch on GPUs and on CPUs, TensorFlow, JAX.
+_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "failed to allocate memory",
+    "resource_exhausted",
+    "oom when allocating",
+    "storage size calculation overflowed",
+    "unable to allocate",
+)
+
+
+@contextmanager
+def explain_memory_errors(batch_size: int) -> Iterator[None]:
+    """Propose a smaller batch where what runs inside runs out of memory.
+
+    Args:
+        batch_size: images a batch, now.
+
+    Raises:
+        SecateursError: in place of the framework's own error; all others pass.
+    """
+    try:
+        yield
+    except SecateursError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = max(1, batch_size // 2)
+        advice = (
+            f"Try a smaller batch: --batch-size {smaller}, or sec.Training(batch_size={smaller})."
+            if batch_size > 1
+            else "The batch is of one image already: take smaller images, or a smaller model."
+        )
+        raise SecateursError(
+            f"out of memory in a batch of {batch_size} images. What was kept last is still good. "
+            f"{advice}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or of a framework says that memory has run out."""
+    if isinstance(error, MemoryError):
+        return True
+    said = f"{type(error).__name__} {error}".lower()
+    return any(sign in said for sign in _SIGNS)

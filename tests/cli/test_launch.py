@@ -1,0 +1,79 @@
+"""Several processes from the shell, on a machine without accelerators."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import secateurs as sec
+from secateurs.cli import launch
+from secateurs.errors import SecateursError
+from secateurs.pytorch.training import processes
+
+STUDY = (
+    *("run", "--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12"),
+    *("--data", "digits", "--limit", "200", "--no-measure-speed", "--batch-size", "32"),
+    *("--train-batches", "6", "--fine-tune-batches", "3", "--rounds", "1", "--tolerance", "0.9"),
+)
+LAUNCH = Path(sys.executable).parent / "accelerate-launch"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """As if below ``accelerate launch`` that was asked for several processes."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate starts them itself")
+@pytest.mark.skipif(not LAUNCH.exists(), reason="accelerate's command is not installed")
+def test_accelerate_launch_of_two_is_two_that_end_as_one(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def study(name, *launcher):
+        done = subprocess.run(
+            [*launcher, "-m", "secateurs", *STUDY, "--directory", str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done, sec.History.load(tmp_path / name / "history.jsonl")
+
+    _, single = study("one", sys.executable)
+    done, together = study("two", LAUNCH, "--num_processes", "2")
+    assert "starts one process on CPUs; starting 2" in done.stderr
+    assert done.stdout.count("Ended: ") == 1
+    assert together[:, "accuracy"] == pytest.approx(single[:, "accuracy"], abs=0.01)
+    losses = together[:, "validation_loss"]
+    assert losses == pytest.approx(single[:, "validation_loss"], rel=1e-3)
+    assert losses != single[:, "validation_loss"]  # sums of parts are rounded otherwise
+    assert together[-1, "best_round"] == single[-1, "best_round"]
+
+
+def test_one_process_of_several_is_refused_in_python(launched):
+    with pytest.raises(SecateursError, match=r"it starts one.*torchrun --nproc-per-node"):
+        processes.check_launch()
+
+
+def test_one_process_that_is_meant_goes_on(launched, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launch.start_missing_processes(["run"]) is None
+    processes.check_launch()
+
+
+def test_what_was_asked_for_cannot_be_found_out(launched):
+    with pytest.raises(SecateursError, match=r"torchrun --nproc-per-node 2 -m secateurs run"):
+        launch.start_missing_processes(["run", "--preset", "demo"])
+
+
+def test_one_that_fails_ends_the_others():
+    code = "import os, sys, time; os.environ['RANK'] == '1' and sys.exit(2); time.sleep(300)"
+    assert launch.run_together([sys.executable, "-c", code], 2) == 2
+    together = "import os; assert os.environ['WORLD_SIZE'] == '3' and os.environ['MASTER_PORT']"
+    assert launch.run_together([sys.executable, "-c", together], 3) == 0

@@ -1,0 +1,27 @@
+"""Running out of memory, whoever says it."""
+
+import pytest
+
+import secateurs as sec
+from secateurs.training.memory import explain_memory_errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+    ],
+)
+def test_a_smaller_batch_is_proposed(error):
+    for size, said in ((64, r"64 images.*--batch-size 32"), (1, "of one image already")):
+        with pytest.raises(sec.SecateursError, match=said), explain_memory_errors(size):
+            raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("shape"), KeyboardInterrupt(), sec.DataError("x")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)), explain_memory_errors(64):
+        raise error
