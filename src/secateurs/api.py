@@ -19,8 +19,9 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
-from secateurs.planning.auto_criterion import score_for, scores_at_half
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.auto_criterion import scores_at_half
+from secateurs.planning.planner import Budget
+from secateurs.reconstruction.pruner import Distilling, Request, cut_network, repair_model
 from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
@@ -170,35 +171,119 @@ def prune(
     example_inputs: Any,
     budget: Budget | None = None,
     *,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[Facts], Any] | None = None,
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
+    repair: bool | None = None,
+    distil: int | str | None = None,
+    output: str | None = None,
+    sources: Sequence[Any] | None = None,
+    second_domain: Any = None,
     seed: int = 0,
     **planning: Any,
 ) -> Pruned:
-    """Trace, score, plan, cut and prove, all in one.
+    """Trace, allocate, select, cut, prove and repair, all in one.
+
+    With calibration images, which need no labels, how far each group is cut is decided by what that
+    was measured to cost (``planning.error_curves``), and the weights that stay are fitted to give
+    what the dense model gave, layer by layer (``repair``). Without, scores alone decide.
 
     Args:
         model: unchanged.
         example_inputs: what the model takes.
         budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
-        criterion: how to rank channels; "auto" lets several make this very cut, and takes the one
-            that the calibration loss is lowest after.
-        calibration: data, for criteria that need it: (images, labels), or batches of such.
+        criterion: how to rank channels inside their groups; None is structured optimal brain
+            surgery with calibration images, and "l1" without; "auto" lets several make this very
+            cut, and takes the one that the calibration loss is lowest after.
+        calibration: (images, labels), images alone, or batches of such; 512 images are plenty.
         loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
             cross-entropy.
-        seed: for criteria that draw lots.
-        **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
+        repair: whether to fit the weights that stay; None does where there are images for it.
+        distil: go on training towards the dense model's answers on the same images: steps, as in
+            ``300``, or seconds, as in ``"60s"``. Kept only where it makes the model more faithful.
+        output: kind of the model's outputs, to judge by: "categorical" (scores of classes),
+            "bernoulli" (independent scores) or "relative" (anything); None goes by their shape.
+        sources: what each calibration image was taken from (a file, a recording), so that none is
+            both fitted and judged by.
+        second_domain: images of another kind, on which the result is judged as well.
+        seed: of splits and draws.
+        **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
+            ``scope``, ``threshold`` or ``sensitivity``, these decide how far each group is cut.
+
+    Returns:
+        The small model, the cut, the report and the scores; ``print(pruned.report)`` says what
+        each step gave.
+
+    Raises:
+        BudgetError: no cut within the floors meets the budget.
+        DataError: the calibration data cannot be used, or repair or distillation was asked for and
+            there are none.
+
+    Example:
+        >>> pruned = sec.prune(model, images[:1], sec.Budget(macs=0.25), calibration=images)
+        ... # doctest: +SKIP
     """
     network = trace(model, example_inputs)
-
-    def planner(scores: Scores) -> Cut:
-        return plan(network, scores, budget, **planning)
-
-    scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
-    cut = planner(scores)
-    small = apply(model, cut, example_inputs, network=network)
+    request = Request(
+        criterion=criterion,
+        loss=loss,
+        repair=repair,
+        distil=Distilling.parse(distil),
+        output=output,
+        sources=sources,
+        second_domain=second_domain,
+        seed=seed,
+    )
+    small, cut, scores = cut_network(model, network, calibration, budget, request, planning)
     return Pruned(small, cut, report_of(small), scores)
+
+
+def repair(
+    small: Any,
+    dense: Any,
+    images: Any,
+    *,
+    example_inputs: Any = None,
+    distil: int | str | None = None,
+    output: str | None = None,
+    sources: Sequence[Any] | None = None,
+    second_domain: Any = None,
+    seed: int = 0,
+) -> Any:
+    """Fit the weights of a cut model to what the dense one gives, layer by layer; no labels.
+
+    For a cut that was made by ``apply``, by ``delete_channels``, by hand or by another tool. Which
+    channels it kept is known from its report, or found by comparing weights: the small model's must
+    still be slices of the dense one's.
+
+    Args:
+        small: the cut model; unchanged.
+        dense: the one that it was cut from; unchanged.
+        images: as ``calibration`` of ``prune``.
+        example_inputs: what the models take; None takes the first of the images.
+        distil: as for ``prune``.
+        output: as for ``prune``.
+        sources: as for ``prune``.
+        second_domain: as for ``prune``.
+        seed: of splits and draws.
+
+    Returns:
+        A new model, of the most faithful weights, ``small``'s own among them;
+        ``report_of(model).fidelity`` says what each step gave.
+
+    Raises:
+        CutError: it cannot be found which channels the small model kept.
+        DataError: the images cannot be used.
+        ModelError: the two do not do the same operations.
+    """
+    request = Request(
+        distil=Distilling.parse(distil),
+        output=output,
+        sources=sources,
+        second_domain=second_domain,
+        seed=seed,
+    )
+    return repair_model(small, dense, images, example_inputs, request)
 
 
 def iterate(

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from secateurs.channels.network import Network
     from secateurs.criteria.registry import Need
     from secateurs.planning.error_curves import Contraction, Trial
-    from secateurs.repair.fidelity import Fidelity
-    from secateurs.repair.layers import Walked
+    from secateurs.reconstruction.fidelity import Fidelity
+    from secateurs.reconstruction.layers import Walked
     from secateurs.settings.configuration import Training
     from secateurs.training.learner import Learner
 
 _PACKAGES = {"pytorch": "secateurs.pytorch", "keras": "secateurs.keras"}
-_REPAIRING = {"pytorch": "secateurs.pytorch.repair"}
+_REPAIRING = {"pytorch": "secateurs.pytorch.reconstruction"}
 
 Loss = Callable[[Any, Any], Any]
 """(outputs, labels) -> one loss for each example, in the framework's own tensors."""
@@ -104,8 +104,11 @@ class Backend(Protocol):
 class Repairing(Protocol):
     """What repair takes of a framework: sums and copies; solvers are NumPy's.
 
-    The package ``repair`` inside a framework's own holds these functions.
+    The package ``reconstruction`` inside a framework's own holds these functions.
     """
+
+    def arrays(self, model: Any) -> Mapping[str, NDArray[Any]]:
+        """Every tensor of a model, by the name that its network has for it."""
 
     def copy_of(self, model: Any) -> Any:
         """The same model, apart; with the evidence of its cut."""

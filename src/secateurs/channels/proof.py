@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 
 if TYPE_CHECKING:
-    from secateurs.repair.report import FidelityReport
+    from secateurs.reconstruction.report import FidelityReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,8 @@ def _steps_down(problem: Problem, widths: Widths) -> Widths:
     for place, choice in enumerate(problem.choices):
         step = max(1, len(choice) // 16)
         at = int(np.searchsorted(choice, widths[place]))
-        for target in {max(0, at - step * many) for many in SIXTEENTHS} - {at}:
-            options.append(_with(widths, place, int(choice[target])))
+        targets = {max(0, at - step * many) for many in SIXTEENTHS} - {at}
+        options += [_with(widths, place, int(choice[target])) for target in targets]
     return np.array(options)
 
 

@@ -19,7 +19,7 @@ from secateurs.calibration.statistics import part_of
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.planning.removal_order import Reader, removal_order
-from secateurs.repair.least_squares import Moments, Sums, solve
+from secateurs.reconstruction.least_squares import Moments, Sums, solve
 
 Floats = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ and the reader's weights and inverse without the channel are
 
 The channels of least error, summed over all readers of the group, go first, a few at a time.
 
-Source: Hassibi & Stork 1993; in blocks, ZipLM (Kurtic et al., NeurIPS 2023) and OSSCAR (Meng et al.,
-ICML 2024).
+Source: Hassibi & Stork 1993; in blocks, ZipLM (Kurtic et al., NeurIPS 2023) and OSSCAR (Meng et
+al., ICML 2024).
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from secateurs.calibration.batches import Batch
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Trial
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
-from secateurs.pytorch.repair.outputs import as_arrays
-from secateurs.pytorch.repair.program import Piece, Pieces, play
+from secateurs.pytorch.reconstruction.outputs import as_arrays
+from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.replay.tape import Step
 from secateurs.pytorch.trace_model import traced
 from secateurs.pytorch.tracing.op_call import Call, mapped
-from secateurs.repair.fidelity import Fidelity, Judge
+from secateurs.reconstruction.fidelity import Fidelity, Judge
 
 
 def judged_trials(

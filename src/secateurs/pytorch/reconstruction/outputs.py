@@ -58,6 +58,17 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
+def arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """Every tensor of a model by its first name; half precision comes as single."""
+    return {
+        leaf.name: (leaf.tensor.detach().float() if leaf.tensor.dtype in HALF else leaf.tensor)
+        .detach()
+        .cpu()
+        .numpy()
+        for leaf in leaves_of(model)
+    }
+
+
 def working_copy(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
     """(a copy that may be changed, the example inputs for it): in eval mode, no half precision."""
     twin = copy.deepcopy(model).eval()

@@ -1,8 +1,9 @@
 """Repair of PyTorch models: the sums, the copies of weights and the walk that solvers need."""
 
-from secateurs.pytorch.repair.dense_sums import contractions_of
-from secateurs.pytorch.repair.lockstep import walk
-from secateurs.pytorch.repair.outputs import (
+from secateurs.pytorch.reconstruction.dense_sums import contractions_of
+from secateurs.pytorch.reconstruction.lockstep import walk
+from secateurs.pytorch.reconstruction.outputs import (
+    arrays,
     copy_of,
     copy_weights_,
     outputs,
@@ -10,9 +11,10 @@ from secateurs.pytorch.repair.outputs import (
     unlike_calibration,
     working_copy,
 )
-from secateurs.pytorch.repair.trials import judged_trials
+from secateurs.pytorch.reconstruction.trials import judged_trials
 
 __all__ = [
+    "arrays",
     "contractions_of",
     "copy_of",
     "copy_weights_",

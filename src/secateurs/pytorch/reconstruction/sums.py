@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.repair.least_squares import Moments
+from secateurs.reconstruction.least_squares import Moments
 
 
 @dataclass(eq=False, slots=True)
@@ -34,8 +34,7 @@ class RunningMoments:
         if not self.rows:
             self._sums = [one.double() for one in new]
         else:
-            for total, one in zip(self._sums, new, strict=True):
-                total += one
+            self._sums = [total + one for total, one in zip(self._sums, new, strict=True)]
         self.rows += u.shape[1]
 
     def moments(self) -> Moments:

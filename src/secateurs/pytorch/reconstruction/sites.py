@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.pytorch.repair.contractions import NORMS, Map, map_of, norm_of
-from secateurs.pytorch.repair.program import Piece, readers_of
+from secateurs.pytorch.reconstruction.contractions import NORMS, Map, map_of, norm_of
+from secateurs.pytorch.reconstruction.program import Piece, readers_of
 from secateurs.pytorch.replay.tape import Input, Ref, Source, Step
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
@@ -175,18 +175,14 @@ class Sites:
     def _site(self, step: Step) -> Site | None:
         call = Call(step.function, step.arguments, step.keywords)
         operands = step.operands
-        if not operands or not isinstance(operands[0], Ref | Input):
-            if call.packet is not aten.addmm:
-                return None
-        source = (
-            call.arguments[1] if call.packet is aten.addmm else (operands[0] if operands else None)
-        )
+        place = 1 if call.packet is aten.addmm else 0
+        source = operands[place] if len(operands) > place else None
         if not isinstance(source, Ref | Input) or not self._weights_are_own(call):
             return None
         found = map_of(call, self._dims(source))
         if found is None or id(found.weight) not in self._own:
             return None
-        bias = call.arguments[0] if call.packet is aten.addmm else call.get("bias")
+        bias = operands[0] if place else call.get("bias")
         if bias is not None and (not isinstance(bias, torch.Tensor) or id(bias) not in self._own):
             return None
         return Site(step.number, found, source, bias)

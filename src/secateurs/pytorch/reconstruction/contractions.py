@@ -8,9 +8,8 @@ become ``y = u Z + b`` with ``u`` of shape (groups, rows, inputs).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +93,8 @@ class Geometry:
             return x
         lengths = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.spread, strict=True)]
         spread = x.new_zeros(*x.shape[:2], *lengths)
-        spread[(..., *(slice(None, None, s) for s in self.spread))] = x
+        every = tuple(slice(None, None, step) for step in self.spread)
+        spread[(slice(None), slice(None), *every)] = x
         return spread
 
 
@@ -206,7 +206,7 @@ class Map:
             flat = moved.reshape(-1, x.shape[1] * self.taps)
         else:
             at = torch.unravel_index(chosen, (len(x), *places))
-            flat = windows[(at[0], slice(None), *at[1:])].flatten(1)
+            flat = windows.movedim(1, 1 + rank)[at].flatten(1)
         return flat.reshape(len(flat), self.groups, -1).transpose(0, 1).float()
 
     def _rows(self, y: torch.Tensor) -> torch.Tensor:
@@ -248,8 +248,8 @@ def map_of(call: Call, x_dims: int) -> Map | None:
 
 
 def _is_plain(call: Call) -> bool:
-    numbers: Mapping[str, Any] = call.named
-    return numbers.get("beta", 1) == 1 and numbers.get("alpha", 1) == 1
+    factors = [call.named.get(name, 1) for name in ("beta", "alpha")]
+    return factors == [1, 1]
 
 
 def norm_of(call: Call) -> Map | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from secateurs import formatting
 from secateurs.formatting import percent
-from secateurs.repair.fidelity import Fidelity
-from secateurs.repair.layers import LayerRepair
+from secateurs.reconstruction.fidelity import Fidelity
+from secateurs.reconstruction.layers import LayerRepair
 
 
 @dataclass(frozen=True, slots=True)

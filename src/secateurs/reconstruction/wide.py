@@ -11,12 +11,13 @@ thousands of inputs: their products would take gigabytes. Two ways around that n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from secateurs.repair.least_squares import Array, Refit, Sums, choose_ridge
+from secateurs.reconstruction.least_squares import Array, Refit, Sums, choose_ridge
 
 MOST_INPUTS = 6144
 """Up to here the products of inputs are kept: 300 MB."""
@@ -77,7 +78,11 @@ def refit_wide(
     return Refit(solved[None].astype(np.float64), intercept, ridge, before / size, after / size)
 
 
-def _by_products_of_rows(fit, present, error):  # type: ignore[no-untyped-def]
+Found = tuple[float, float, Array]
+"""Ridge, held-out error, weights of shape (inputs, outputs)."""
+
+
+def _by_products_of_rows(fit: Rows, present: Array, error: Callable[[Array], float]) -> Found:
     products = (fit.u @ fit.u.T).astype(np.float64)
     residual = (fit.y - fit.u @ present).astype(np.float64)
     scale = max(float(np.square(fit.u).mean()) * len(fit.u), 1e-12)
@@ -93,7 +98,7 @@ def _by_products_of_rows(fit, present, error):  # type: ignore[no-untyped-def]
     return ridge, after, kept[ridge]
 
 
-def _by_conjugate_gradients(fit, present, error):  # type: ignore[no-untyped-def]
+def _by_conjugate_gradients(fit: Rows, present: Array, error: Callable[[Array], float]) -> Found:
     weights, best = present.copy(), (error(present), 0, present)
     residual = fit.y - fit.u @ weights
     gradient = fit.u.T @ residual

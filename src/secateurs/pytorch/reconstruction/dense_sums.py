@@ -16,14 +16,14 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
 from secateurs.pytorch.model.tensors import leaves_of
-from secateurs.pytorch.repair.program import Piece, Pieces, play
-from secateurs.pytorch.repair.sites import Site, Sites
-from secateurs.pytorch.repair.sums import RunningMoments
+from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
+from secateurs.pytorch.reconstruction.sites import Site, Sites
+from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Step
 from secateurs.pytorch.statistics.gates import autograd
 from secateurs.pytorch.trace_model import traced
-from secateurs.repair.fidelity import are_probabilities
-from secateurs.repair.least_squares import Moments
+from secateurs.reconstruction.fidelity import are_probabilities
+from secateurs.reconstruction.least_squares import Moments
 
 MOST_INPUTS = 2304
 """Beyond, channels are mixed: the same for every tap."""
@@ -230,7 +230,8 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: i
 def _by_channel(matrix: NDArray[np.float64], taps: int, fold: Ids | None) -> NDArray[np.float64]:
     """(1, channels * taps, outputs) as (1, channels, taps * outputs)."""
     if fold is not None:
-        return matrix[0][fold].reshape(1, len(fold), -1)
+        folded: NDArray[np.float64] = matrix[0][fold].reshape(1, len(fold), -1)
+        return folded
     return matrix.reshape(1, matrix.shape[1] // taps, -1)
 
 

@@ -20,16 +20,16 @@ from torch import nn
 from secateurs.calibration.batches import Batch
 from secateurs.channels.network import Network
 from secateurs.pytorch.model.tensors import leaves_of
-from secateurs.pytorch.repair.program import Piece, Pieces, in_step
-from secateurs.pytorch.repair.sites import Site, Sites
-from secateurs.pytorch.repair.sums import RunningMoments
+from secateurs.pytorch.reconstruction.program import Piece, Pieces, in_step
+from secateurs.pytorch.reconstruction.sites import Site, Sites
+from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Ref, Source
 from secateurs.pytorch.trace_model import traced
 from secateurs.pytorch.tracing.op_record import Axes
-from secateurs.repair.layers import LayerRepair, Walked
-from secateurs.repair.least_squares import Refit, refit
-from secateurs.repair.rectified import Rectified
-from secateurs.repair.wide import MOST_INPUTS, Rows, refit_wide
+from secateurs.reconstruction.layers import LayerRepair, Walked
+from secateurs.reconstruction.least_squares import Refit, refit
+from secateurs.reconstruction.rectified import Rectified
+from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
 
 BYTES_OF_ROWS = 2**29
 """Of patches that are kept as they are, where a ReLU follows or products would be too large."""

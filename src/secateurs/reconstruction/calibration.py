@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch, batches
+from secateurs.calibration.batches import Batch
 from secateurs.errors import DataError
 
 JUDGING = 1 / 8
@@ -53,36 +53,34 @@ class Calibration:
         return joined([self.judge, self.choose])
 
     @classmethod
-    def of(
+    def of_batches(
         cls,
-        data: Any,
-        example_inputs: Any,
+        images: Sequence[Batch],
         *,
         sources: Sequence[Any] | NDArray[Any] | None = None,
         seed: int = 0,
         who: str = "repair",
     ) -> Calibration:
-        """Of calibration data as users give them.
+        """Of images that ``secateurs.calibration.batches.batches`` gave; labels may be there.
 
         Args:
-            data: as ``secateurs.calibration.batches.batches`` takes them; labels may be there.
-            example_inputs: what the model was traced with.
+            images: batch by batch.
             sources: of each image, what it was taken from; None takes every image as its own.
             seed: of the split.
             who: what needs the data, for messages.
 
         Raises:
-            DataError: there are too few, they hold NaN, or are not like the example inputs.
+            DataError: there are too few, or of too few sources.
 
         Warns:
             UserWarning: there are few, or they are all alike.
         """
-        everything = joined(list(batches(data, example_inputs, who, labels=False)))
+        everything = joined(images)
         if len(everything) < LEAST_IMAGES:
             raise DataError(
-                f"{who}: expected at least {LEAST_IMAGES} calibration images, to fit some and judge "
-                f"by others; received {len(everything)}. {ENOUGH_IMAGES} are plenty; labels are not "
-                "needed."
+                f"{who}: expected at least {LEAST_IMAGES} calibration images, to fit some and "
+                f"judge by others; received {len(everything)}. {ENOUGH_IMAGES} are plenty; labels "
+                "are not needed."
             )
         _warn_of(everything, who)
         return cls._split(everything, sources, seed, who)

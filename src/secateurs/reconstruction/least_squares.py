@@ -108,7 +108,8 @@ class Moments:
     def scale(self) -> Sums:
         """The mean variance of an input, for each group; never zero."""
         variances = np.diagonal(self.uu, axis1=1, axis2=2).mean(axis=1) / self.rows
-        return np.maximum(variances, 1e-12)
+        floored: Sums = np.maximum(variances, 1e-12)
+        return floored
 
     def intercept(self, weights: Sums) -> Sums:
         """The best one with these weights; shape (g, outputs)."""
@@ -162,7 +163,8 @@ def _solved(matrices: Sums, right: Sums) -> Sums | None:
             solution: Sums = cho_solve(factor, right[0], check_finite=False)[None]
             return solution
         np.linalg.cholesky(matrices)
-        return np.linalg.solve(matrices, right)
+        solutions: Sums = np.linalg.solve(matrices, right).astype(np.float64)
+        return solutions
     except (LinAlgError, np.linalg.LinAlgError, ValueError):
         return None
 

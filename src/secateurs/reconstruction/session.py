@@ -31,10 +31,10 @@ from secateurs.planning.error_curves import (
     orders_of,
     trials_of,
 )
-from secateurs.repair.calibration import Calibration, in_batches
-from secateurs.repair.fidelity import Fidelity, Judge, kind_of
-from secateurs.repair.layers import Walked
-from secateurs.repair.report import FidelityReport, Stage
+from secateurs.reconstruction.calibration import Calibration, in_batches
+from secateurs.reconstruction.fidelity import Fidelity, Judge, kind_of
+from secateurs.reconstruction.layers import Walked
+from secateurs.reconstruction.report import FidelityReport, Stage
 
 Floats = NDArray[np.float64]
 Orders = Mapping[str, NDArray[np.int64]]
