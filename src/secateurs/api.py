@@ -21,7 +21,13 @@ from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import scores_at_half
 from secateurs.planning.planner import Budget
-from secateurs.reconstruction.pruner import Distilling, Request, cut_network, repair_model
+from secateurs.reconstruction.pruner import (
+    Distilling,
+    Judging,
+    Request,
+    cut_network,
+    repair_model,
+)
 from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
@@ -176,64 +182,43 @@ def prune(
     loss: Callable[[Any, Any], Any] | None = None,
     repair: bool | None = None,
     distil: int | str | None = None,
-    output: str | None = None,
-    sources: Sequence[Any] | None = None,
-    second_domain: Any = None,
     seed: int = 0,
     **planning: Any,
 ) -> Pruned:
     """Trace, allocate, select, cut, prove and repair, all in one.
 
-    With calibration images, which need no labels, how far each group is cut is decided by what that
-    was measured to cost (``planning.error_curves``), and the weights that stay are fitted to give
-    what the dense model gave, layer by layer (``repair``). Without, scores alone decide.
+    With calibration images, which need no labels, each group is cut as far as that was measured to
+    cost least, and the weights that stay are fitted to give what the dense model gave, layer by
+    layer. Without, scores alone decide.
 
     Args:
         model: unchanged.
         example_inputs: what the model takes.
         budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
-        criterion: how to rank channels inside their groups; None is structured optimal brain
-            surgery with calibration images, and "l1" without; "auto" lets several make this very
-            cut, and takes the one that the calibration loss is lowest after.
-        calibration: (images, labels), images alone, or batches of such; 512 images are plenty.
-        loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
-            cross-entropy.
-        repair: whether to fit the weights that stay; None does where there are images for it.
-        distil: go on training towards the dense model's answers on the same images: steps, as in
-            ``300``, or seconds, as in ``"60s"``. Kept only where it makes the model more faithful.
-        output: kind of the model's outputs, to judge by: "categorical" (scores of classes),
-            "bernoulli" (independent scores) or "relative" (anything); None goes by their shape.
-        sources: what each calibration image was taken from (a file, a recording), so that none is
-            both fitted and judged by.
-        second_domain: images of another kind, on which the result is judged as well.
+        criterion: ranks the channels inside each group; None is structured optimal brain surgery
+            with images, "l1" without; "auto" lets several make this very cut, and takes the one
+            that the calibration loss is lowest after.
+        calibration: (images, labels), images alone, or batches of such; 512 are plenty.
+        loss: (outputs, labels) -> one loss for each image, for criteria; None is cross-entropy.
+        repair: whether to fit the weights that stay; None does where there are images for it: 4,
+            or 64 where they were given for a criterion that is named.
+        distil: go on training towards the dense model's answers: 300 steps, or "60s". Kept only
+            where it makes the model more faithful.
         seed: of splits and draws.
-        **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
-            ``scope``, ``threshold`` or ``sensitivity``, these decide how far each group is cut.
+        **planning: as for ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
+            ``scope``, ``threshold`` or ``sensitivity`` these say how far each group is cut. And
+            ``output``, ``sources``, ``second_domain``: how to judge; see ``Judging``.
 
     Returns:
-        The small model, the cut, the report and the scores; ``print(pruned.report)`` says what
-        each step gave.
+        The small model, the cut, the report and the scores; ``print(pruned.report)``.
 
     Raises:
         BudgetError: no cut within the floors meets the budget.
-        DataError: the calibration data cannot be used, or repair or distillation was asked for and
-            there are none.
-
-    Example:
-        >>> pruned = sec.prune(model, images[:1], sec.Budget(macs=0.25), calibration=images)
-        ... # doctest: +SKIP
+        DataError: the calibration data cannot be used, or there are none for what was asked.
     """
     network = trace(model, example_inputs)
-    request = Request(
-        criterion=criterion,
-        loss=loss,
-        repair=repair,
-        distil=Distilling.parse(distil),
-        output=output,
-        sources=sources,
-        second_domain=second_domain,
-        seed=seed,
-    )
+    judging = Judging.taken_from(planning)
+    request = Request(criterion, loss, repair, Distilling.parse(distil), judging, seed)
     small, cut, scores = cut_network(model, network, calibration, budget, request, planning)
     return Pruned(small, cut, report_of(small), scores)
 
@@ -245,10 +230,8 @@ def repair(
     *,
     example_inputs: Any = None,
     distil: int | str | None = None,
-    output: str | None = None,
-    sources: Sequence[Any] | None = None,
-    second_domain: Any = None,
     seed: int = 0,
+    **judging: Any,
 ) -> Any:
     """Fit the weights of a cut model to what the dense one gives, layer by layer; no labels.
 
@@ -262,10 +245,8 @@ def repair(
         images: as ``calibration`` of ``prune``.
         example_inputs: what the models take; None takes the first of the images.
         distil: as for ``prune``.
-        output: as for ``prune``.
-        sources: as for ``prune``.
-        second_domain: as for ``prune``.
         seed: of splits and draws.
+        **judging: ``output``, ``sources``, ``second_domain``: see ``Judging``.
 
     Returns:
         A new model, of the most faithful weights, ``small``'s own among them;
@@ -276,13 +257,7 @@ def repair(
         DataError: the images cannot be used.
         ModelError: the two do not do the same operations.
     """
-    request = Request(
-        distil=Distilling.parse(distil),
-        output=output,
-        sources=sources,
-        second_domain=second_domain,
-        seed=seed,
-    )
+    request = Request(None, None, True, Distilling.parse(distil), Judging(**judging), seed)
     return repair_model(small, dense, images, example_inputs, request)
 
 

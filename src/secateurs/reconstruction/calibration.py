@@ -155,8 +155,8 @@ def _warn_of(images: Batch, who: str) -> None:
     if len(images) < FEW_IMAGES:
         warnings.warn(
             f"{who}: {len(images)} calibration images are few: weights are fitted to them, and "
-            f"{max(1, round(len(images) * JUDGING))} of them judge the result. Unlabelled ones do: "
-            f"{ENOUGH_IMAGES} gave 98 % of what 2,048 did on Fashion-MNIST.",
+            f"only {max(1, round(len(images) * JUDGING))} of them judge the result. Labels are not "
+            f"needed: {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST.",
             UserWarning,
             stacklevel=4,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from secateurs.planning.error_curves import Trial
 from secateurs.planning.measured import plan_measured
 from secateurs.planning.planner import Budget, plan
 from secateurs.reconstruction.calibration import (
+    FEW_IMAGES,
     LEAST_IMAGES,
     Calibration,
     example_from,
@@ -92,7 +93,30 @@ class Distilling:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """By what a cut model is judged: keywords of ``prune``, ``repair`` and ``frontier``.
+
+    Attributes:
+        output: kind of the model's outputs: "categorical" (scores of classes: KL divergence),
+            "bernoulli" (independent scores) or "relative" (anything: relative squared error); None
+            goes by their shape.
+        sources: what each calibration image was taken from (a file, a recording), so that none is
+            both fitted and judged by; None takes every image as its own.
+        second_domain: images of another kind, on which the result is judged as well.
+    """
+
+    output: str | None = None
+    sources: Sequence[Any] | NDArray[Any] | None = None
+    second_domain: Any = None
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> Judging:
+        """Of the options that are its own, which are taken out."""
+        return cls(**{each.name: options.pop(each.name, None) for each in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What is asked for beside a budget; see ``secateurs.prune``.
 
@@ -101,9 +125,7 @@ class Request:
         loss: for criteria that need one.
         repair: whether to fit the weights that stay; None does where there are images for it.
         distil: for how long to distil.
-        output: kind of the model's outputs; None goes by their shape.
-        sources: what each image was taken from; None takes every image as its own.
-        second_domain: images of another kind, to judge by as well.
+        judging: by what the result is judged.
         seed: of splits and draws.
     """
 
@@ -111,9 +133,7 @@ class Request:
     loss: Callable[[Any, Any], Any] | None = None
     repair: bool | None = None
     distil: Distilling | None = None
-    output: str | None = None
-    sources: Sequence[Any] | NDArray[Any] | None = None
-    second_domain: Any = None
+    judging: Judging = field(default_factory=Judging)
     seed: int = 0
 
 
@@ -304,12 +324,14 @@ def open_dense(model: Any, network: Network, images: Sequence[Batch], request: R
         images: checked ones.
         request: kind of outputs, sources, a second kind of images.
     """
-    calibration = Calibration.of_batches(images, sources=request.sources, seed=request.seed)
+    calibration = Calibration.of_batches(images, sources=request.judging.sources, seed=request.seed)
     second: list[Batch] = []
-    if request.second_domain is not None:
+    if request.judging.second_domain is not None:
         example = _example(network)
-        second = list(batches(request.second_domain, example, "second_domain", labels=False))
-    return Dense(model, network, calibration, request.output, second)
+        second = list(
+            batches(request.judging.second_domain, example, "second_domain", labels=False)
+        )
+    return Dense(model, network, calibration, request.judging.output, second)
 
 
 def _example(network: Network) -> Any:
@@ -387,8 +409,9 @@ def _images_for_repair(network: Network, calibration: Any, request: Request) -> 
         return None
     repairing(network.source.framework)
     images = list(batches(calibration, _example(network), "prune", labels=False))
-    few = sum(map(len, images)) < LEAST_IMAGES
-    return None if few and not asked else images
+    # Images that were given for a criterion's sake may be too few to fit anything to.
+    needed = LEAST_IMAGES if request.criterion is None else FEW_IMAGES
+    return images if asked or sum(map(len, images)) >= needed else None
 
 
 _WITHOUT_IMAGES = (
