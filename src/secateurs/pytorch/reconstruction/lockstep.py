@@ -19,13 +19,14 @@ from torch import nn
 
 from secateurs.calibration.batches import Batch
 from secateurs.channels.network import Network
+from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import leaves_of
-from secateurs.pytorch.reconstruction.program import Piece, Pieces, in_step
+from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Ref, Source
 from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_record import Axes
+from secateurs.pytorch.tracing.op_record import Axes, Operation
 from secateurs.reconstruction.layers import LayerRepair, Walked
 from secateurs.reconstruction.least_squares import Refit, refit
 from secateurs.reconstruction.rectified import Rectified
@@ -98,8 +99,7 @@ class _Walk:
         self._stays = network.solution.kept(alive)
         self._images = len(fit) + len(held)
         dense_pieces = Pieces(source.model, source.operations, fit)
-        small_pieces = Pieces(small, source.operations, fit)
-        in_step(dense_pieces.steps, small_pieces.steps)
+        small_pieces = _in_step(small, source.operations, fit)
         self._steps = small_pieces.steps
         self._pairs = [
             _Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
@@ -277,3 +277,15 @@ class _Walk:
         scale = np.broadcast_to(scale, y.shape[1:])
         shift = np.broadcast_to(shift, y.shape[1:])
         return Rectified(u, y, scale, joined[0] + shift if joined else shift)
+
+
+def _in_step(small: nn.Module, operations: Sequence[Operation], first: Batch) -> Pieces:
+    """How the small model treats images, if it does what the dense one does."""
+    try:
+        return Pieces(small, operations, first)
+    except DataError as error:
+        raise ModelError(
+            f"repair: expected two models that do the same, operation by operation; the dense one "
+            f"does {len(operations)}, and the small one does something else in their place. Pass "
+            "the dense model that the small one was cut from."
+        ) from error

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from secateurs.calibration.batches import Batch
-from secateurs.errors import ModelError
 from secateurs.pytorch.model.example_inputs import as_call
 from secateurs.pytorch.replay.tape import (
     Input,
@@ -167,27 +166,6 @@ class Pieces:
             return Piece(self._program.steps, inputs, self._program.output, len(batch))
         tape = self._recorded(batch)
         return Piece(tape.steps, inputs, tape.output, len(batch))
-
-
-def in_step(one: Sequence[Step], other: Sequence[Step]) -> None:
-    """Check that two models do the same operations.
-
-    Raises:
-        ModelError: they do not.
-    """
-    for left, right in zip(one, other, strict=False):
-        if left.function is not right.function:
-            raise ModelError(
-                f"repair: expected two models that do the same, operation by operation; operation "
-                f"{left.number} is {left.function} in the dense one and {right.function} in the "
-                "small one. Pass the dense model that the small one was cut from."
-            )
-    if len(one) != len(other):
-        raise ModelError(
-            f"repair: expected two models that do the same, operation by operation; the dense one "
-            f"does {len(one)} and the small one {len(other)}. Pass the dense model that the small "
-            "one was cut from."
-        )
 
 
 def play(
