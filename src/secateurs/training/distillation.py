@@ -48,8 +48,8 @@ Run = Callable[[Any, Any], Values]
 class Student(Protocol):
     """A copy of the small model in training; a framework's own."""
 
-    def step(self, images: Any, wanted: Values, rate: float) -> float:
-        """One step of the optimizer towards these outputs; the mean divergence before it."""
+    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+        """One step of the optimizer towards these outputs; whether it could be made."""
 
     def finished(self) -> Any:
         """The small model anew, with the values learnt."""
@@ -258,7 +258,7 @@ def train(
         if key not in known:
             known[key] = judge.run(dense, images)
         steps += 1
-        if not math.isfinite(student.step(images, known[key], peak * one_cycle(share))):
+        if not student.step(images, known[key], peak * one_cycle(share)):
             return Distilled(small, steps, before, math.inf)
     trained = student.finished()
     after = judge.divergence(trained)

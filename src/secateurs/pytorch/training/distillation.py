@@ -101,8 +101,8 @@ class TorchStudent:
         self._learning = _parameters_to_train(self._model)
         self._adam = torch.optim.Adam(self._learning)
 
-    def step(self, images: Any, wanted: Values, rate: float) -> float:
-        """One step of Adam towards these outputs."""
+    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+        """One step of Adam towards these outputs; whether it could be made."""
         arguments, keywords = as_call(images, self._model)
         # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
@@ -117,11 +117,13 @@ class TorchStudent:
             ).sum()
             self._adam.zero_grad()
             loss.backward()
-        nn.utils.clip_grad_norm_(self._learning, _LONGEST_STEP)
+        length = nn.utils.clip_grad_norm_(self._learning, _LONGEST_STEP)
+        if not bool(torch.isfinite(length)):
+            return False
         for group in self._adam.param_groups:
             group["lr"] = rate
         self._adam.step()
-        return float(loss.detach())
+        return True
 
     def finished(self) -> nn.Module:
         """The small model anew, with the values learnt: its types, modes and frozen parameters."""
