@@ -47,7 +47,7 @@ def distilled(side, architecture, **options):
 @on_both
 @pytest.mark.parametrize("architecture", ["plain", "residual", "gated"])
 def test_the_small_model_comes_nearer(side, architecture):
-    found, dense, small = distilled(side, architecture)
+    found, _, small = distilled(side, architecture)
     assert found.kept
     assert found.model is not small
     assert found.steps == 20
