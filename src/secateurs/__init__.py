@@ -37,7 +37,9 @@ from secateurs.errors import (
 from secateurs.planning.auto_criterion import Tournament, tournament
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
 from secateurs.planning.planner import Budget, plan
-from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Stop
+from secateurs.settings.training import Training
 from secateurs.study.directory import Iterated, Study
 from secateurs.study.history import History
 from secateurs.training.callbacks import Watcher

@@ -21,7 +21,9 @@ from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for, scores_at_half
 from secateurs.planning.planner import Budget, plan
-from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Stop
+from secateurs.settings.training import Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.criteria.registry import Need
-    from secateurs.settings.configuration import Training
+    from secateurs.settings.training import Training
     from secateurs.training.distillation import Distilled
     from secateurs.training.learner import Learner
 

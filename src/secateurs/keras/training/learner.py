@@ -37,7 +37,7 @@ from secateurs.keras.statistics.loss import LEAST, gives_probabilities
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, same_optimizer, undisturbed
 from secateurs.keras.trace_model import trace
 from secateurs.measurement import speed
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
 from secateurs.study.history import Record
 from secateurs.training.feed import Augmentation, Batch, Feed, as_feed, consecutive
 from secateurs.training.learner import Evaluation, Part, Snapshot

@@ -32,7 +32,7 @@ from secateurs.pytorch.model.example_inputs import checked_model
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
 from secateurs.study.history import Record
 from secateurs.training.feed import Augmentation, Batch, Feed, Share, as_feed, consecutive
 from secateurs.training.learner import Evaluation, Part, Snapshot
