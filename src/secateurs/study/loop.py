@@ -136,6 +136,8 @@ class Loop:
 
     def _fine_tune(self) -> None:
         goal = self._goal if self._pruning.until_recovered else None
+        if self._training.distillation:
+            self._learner.follow(self._fetch("dense"))
         self._train(f"round {self._position.round}", self._round_rates, goal)
         self._settle_on_best()
         position = self._position
