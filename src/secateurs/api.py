@@ -19,8 +19,15 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
-from secateurs.planning.auto_criterion import score_for, scores_at_half
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.auto_criterion import scores_at_half
+from secateurs.planning.planner import Budget
+from secateurs.reconstruction.pruner import (
+    Distilling,
+    Judging,
+    Request,
+    cut_network,
+    repair_model,
+)
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Stop
 from secateurs.settings.training import Training
@@ -172,35 +179,88 @@ def prune(
     example_inputs: Any,
     budget: Budget | None = None,
     *,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[Facts], Any] | None = None,
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
+    repair: bool | None = None,
+    distil: int | str | None = None,
     seed: int = 0,
     **planning: Any,
 ) -> Pruned:
-    """Trace, score, plan, cut and prove, all in one.
+    """Trace, allocate, select, cut, prove and repair, all in one.
+
+    With calibration images, which need no labels, each group is cut as far as that was measured to
+    cost least, and the weights that stay are fitted to give what the dense model gave, layer by
+    layer. Without, scores alone decide.
 
     Args:
         model: unchanged.
         example_inputs: what the model takes.
         budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
-        criterion: how to rank channels; "auto" lets several make this very cut, and takes the one
+        criterion: ranks the channels inside each group; None is structured optimal brain surgery
+            with images, "l1" without; "auto" lets several make this very cut, and takes the one
             that the calibration loss is lowest after.
-        calibration: data, for criteria that need it: (images, labels), or batches of such.
-        loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
-            cross-entropy.
-        seed: for criteria that draw lots.
-        **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
+        calibration: (images, labels), images alone, or batches of such; 512 are plenty.
+        loss: (outputs, labels) -> one loss for each image, for criteria; None is cross-entropy.
+        repair: whether to fit the weights that stay; None does where there are images for it: 4,
+            or 64 where they were given for a criterion that is named.
+        distil: go on training towards the dense model's answers: 300 steps, or "60s". Kept only
+            where it makes the model more faithful.
+        seed: of splits and draws.
+        **planning: as for ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
+            ``scope``, ``threshold`` or ``sensitivity`` these say how far each group is cut. And
+            ``output``, ``sources``, ``second_domain``: how to judge; see ``Judging``.
+
+    Returns:
+        The small model, the cut, the report and the scores; ``print(pruned.report)``.
+
+    Raises:
+        BudgetError: no cut within the floors meets the budget.
+        DataError: the calibration data cannot be used, or there are none for what was asked.
     """
     network = trace(model, example_inputs)
-
-    def planner(scores: Scores) -> Cut:
-        return plan(network, scores, budget, **planning)
-
-    scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
-    cut = planner(scores)
-    small = apply(model, cut, example_inputs, network=network)
+    judging = Judging.taken_from(planning)
+    request = Request(criterion, loss, repair, Distilling.parse(distil), judging, seed)
+    small, cut, scores = cut_network(model, network, calibration, budget, request, planning)
     return Pruned(small, cut, report_of(small), scores)
+
+
+def repair(
+    small: Any,
+    dense: Any,
+    images: Any,
+    *,
+    example_inputs: Any = None,
+    distil: int | str | None = None,
+    seed: int = 0,
+    **judging: Any,
+) -> Any:
+    """Fit the weights of a cut model to what the dense one gives, layer by layer; no labels.
+
+    For a cut that was made by ``apply``, by ``delete_channels``, by hand or by another tool. Which
+    channels it kept is known from its report, or found by comparing weights: the small model's must
+    still be slices of the dense one's.
+
+    Args:
+        small: the cut model; unchanged.
+        dense: the one that it was cut from; unchanged.
+        images: as ``calibration`` of ``prune``.
+        example_inputs: what the models take; None takes the first of the images.
+        distil: as for ``prune``.
+        seed: of splits and draws.
+        **judging: ``output``, ``sources``, ``second_domain``: see ``Judging``.
+
+    Returns:
+        A new model, of the most faithful weights, ``small``'s own among them;
+        ``report_of(model).fidelity`` says what each step gave.
+
+    Raises:
+        CutError: it cannot be found which channels the small model kept.
+        DataError: the images cannot be used.
+        ModelError: the two do not do the same operations.
+    """
+    request = Request(None, None, True, Distilling.parse(distil), Judging(**judging), seed)
+    return repair_model(small, dense, images, example_inputs, request)
 
 
 def iterate(

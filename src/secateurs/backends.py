@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.criteria.registry import Need
+    from secateurs.planning.error_curves import Contraction, Trial
+    from secateurs.reconstruction.fidelity import Fidelity
+    from secateurs.reconstruction.layers import Walked
     from secateurs.settings.training import Training
     from secateurs.training.distillation import Distilled
     from secateurs.training.learner import Learner
 
 _PACKAGES = {"pytorch": "secateurs.pytorch", "keras": "secateurs.keras"}
+_REPAIRING = {"pytorch": "secateurs.pytorch.reconstruction"}
 
 Loss = Callable[[Any, Any], Any]
 """(outputs, labels) -> one loss for each example, in the framework's own tensors."""
@@ -112,6 +116,54 @@ class Backend(Protocol):
         """How to train a model of which nothing is said."""
 
 
+class Repairing(Protocol):
+    """What repair takes of a framework: sums and copies; solvers are NumPy's.
+
+    The package ``reconstruction`` inside a framework's own holds these functions.
+    """
+
+    def arrays(self, model: Any) -> Mapping[str, NDArray[Any]]:
+        """Every tensor of a model, by the name that its network has for it."""
+
+    def copy_of(self, model: Any) -> Any:
+        """The same model, apart; with the evidence of its cut."""
+
+    def working_copy(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        """(a copy that may be changed, the example inputs for it), in at least single precision."""
+
+    def copy_weights_(self, source: Any, target: Any) -> None:
+        """Let a model have another's values, in its own types."""
+
+    def outputs(self, model: Any, batches: Sequence[Batch]) -> Iterator[list[NDArray[Any]]]:
+        """What a model gives in evaluation, batch by batch."""
+
+    def contractions_of(
+        self, network: Network, images: Batch, kind: str, seed: int
+    ) -> list[Contraction]:
+        """The dense network's sums at each contraction that reads channels."""
+
+    def judged_trials(
+        self,
+        network: Network,
+        images: Batch,
+        trials: Sequence[Trial],
+        kind: str,
+        tick: Callable[[], None] = ...,
+    ) -> list[Fidelity]:
+        """How faithful the network is with some channels gone and some weights changed."""
+
+    def walk(
+        self, network: Network, small: Any, alive: NDArray[np.bool_], fit: Batch, held: Batch
+    ) -> Walked:
+        """Refit a cut model's weights, in place, step by step with the dense one."""
+
+    def reestimated(self, model: Any, batches: Sequence[Batch]) -> Any:
+        """A copy with batch normalisation's moments taken anew; None where there is none."""
+
+    def unlike_calibration(self, model: Any, batches: Sequence[Batch]) -> tuple[float, str] | None:
+        """How far images are from what batch normalisation saw in training, and where."""
+
+
 def backend_of(model: Any) -> Backend:
     """The backend of this model's framework.
 
@@ -133,3 +185,22 @@ def backend_of(model: Any) -> Backend:
 def backend_named(framework: str) -> Backend:
     """The backend of a framework that is called so; ``network.source.framework`` says it."""
     return cast(Backend, importlib.import_module(_PACKAGES[framework]))
+
+
+def can_repair(framework: str) -> bool:
+    """Whether a framework has what repair takes."""
+    return framework in _REPAIRING
+
+
+def repairing(framework: str) -> Repairing:
+    """What repair takes of a framework.
+
+    Raises:
+        ModelError: the framework does not have it.
+    """
+    if not can_repair(framework):
+        raise ModelError(
+            f"repair: expected a model of {', '.join(_REPAIRING)}; received one of {framework}. "
+            "Pass repair=False, and fine-tune the cut model."
+        )
+    return cast(Repairing, importlib.import_module(_REPAIRING[framework]))

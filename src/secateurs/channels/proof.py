@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
+
+if TYPE_CHECKING:
+    from secateurs.reconstruction.report import FidelityReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +117,13 @@ class CutReport:
     Attributes:
         cut: everything that was removed since the dense model, all cuts in one.
         proof: of the last cut; None if the proof was left out.
+        fidelity: how far the model is from the dense one, step by step; None where there were no
+            calibration images to tell by.
     """
 
     cut: Cut
     proof: Proof | None = None
+    fidelity: FidelityReport | None = None
 
     @classmethod
     def after(cls, model: object, cut: Cut, proof: Proof | None) -> CutReport:
@@ -137,6 +144,8 @@ class CutReport:
 
     def __str__(self) -> str:
         lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
+        if self.fidelity is not None:
+            lines += ["", str(self.fidelity)]
         return "\n".join(lines)
 
 

@@ -182,7 +182,7 @@ class _Queue:
         skip: Sequence[str],
         sensitivity: Sensitivity | None,
     ) -> _Queue:
-        groups = _allowed(network, skip)
+        groups = allowed_groups(network, skip)
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, group in enumerate(groups):
             own = _scores_of(group, scores)
@@ -248,7 +248,13 @@ class _Queue:
         )
 
 
-def _allowed(network: Network, skip: Sequence[str]) -> list[Group]:
+def allowed_groups(network: Network, skip: Sequence[str]) -> list[Group]:
+    """The groups that may be pruned: all but those that ``skip`` names.
+
+    Raises:
+        UnknownNameError: a pattern matches none.
+        ModelError: none is left.
+    """
     names = [
         [group.name, *(member.layer for member in group.members if member.role is not Role.INPUT)]
         for group in network.groups
@@ -290,7 +296,7 @@ def _least(width: int, floor: float) -> int:
 
 
 def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
-    limits = budget.absolute(_measures(network, network.cost(), Cut()))
+    limits = budget.absolute(measures(network, network.cost(), Cut()))
     tensor_limit = limits.get("size_mb")
     while True:
         holds = _test(limits, tensor_limit)
@@ -361,7 +367,8 @@ def _given_back(
     return counts
 
 
-def _measures(network: Network, cost: Cost, cut: Cut) -> dict[str, float]:
+def measures(network: Network, cost: Cost, cut: Cut) -> dict[str, float]:
+    """What a cut network takes, in each unit that a budget can be of."""
     return {
         "channels": cost.channels,
         "params": cost.params,
@@ -373,9 +380,22 @@ def _measures(network: Network, cost: Cost, cut: Cut) -> dict[str, float]:
 def _nearest_budget(
     network: Network, queue: _Queue, budget: Budget, limits: Mapping[str, float]
 ) -> str:
-    counts = queue.counts(len(queue))
-    cost = queue.cost(counts)
-    least = _measures(network, cost, queue.cut_of(counts))
+    least = queue.cut_of(queue.counts(len(queue)))
+    return nearest_budget_message(network, least, budget, limits)
+
+
+def nearest_budget_message(
+    network: Network, smallest: Cut, budget: Budget, limits: Mapping[str, float]
+) -> str:
+    """That a budget cannot be met, and the nearest one that can.
+
+    Args:
+        network: as traced.
+        smallest: the cut that leaves least.
+        budget: that was asked for.
+        limits: the same in absolute numbers.
+    """
+    least = measures(network, network.cost(smallest), smallest)
     missed = [name for name, limit in limits.items() if least[name] > limit]
 
     def shown(name: str, value: float) -> str:

@@ -40,7 +40,7 @@ def judged(
     losses, right, counted = [], 0, 0
     with torch.inference_mode():
         if recalibrate:
-            _recalibrate_(model, recalibrate)
+            recalibrate_(model, recalibrate)
         for batch in images:
             arguments, keywords, labels = on_device(batch, model)
             outputs = model(*arguments, **keywords)
@@ -51,7 +51,7 @@ def judged(
     return np.concatenate(losses), right / counted if counted else None
 
 
-def _recalibrate_(model: nn.Module, batches: Sequence[Batch]) -> None:
+def recalibrate_(model: nn.Module, batches: Sequence[Batch]) -> None:
     """Statistics of batch normalisation as these images have them: the plain mean over batches."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm)]
     norms = [one for one in norms if one.running_mean is not None]

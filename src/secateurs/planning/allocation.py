@@ -1,0 +1,211 @@
+"""How wide each group stays: least loss for what is saved, by error curves.
+
+A curve says what a group's loss costs at every width, it alone cut. Greedy: again and again, the
+step that loses least for what it saves, at the neighbours' present widths (what a channel costs
+depends on how wide its producers' inputs and its readers' outputs still are). Then what the budget
+has room for is given back, and swaps between groups are made as long as one helps.
+
+Source: NetAdapt (Yang et al., ECCV 2018) goes greedily by measured loss for saved cost; structured
+pruning with error databases (Frantar & Alistarh, *Optimal Brain Compression*, NeurIPS 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import BudgetError
+from secateurs.planning.widths import WidthCosts
+
+Floats = NDArray[np.float64]
+Widths = NDArray[np.int64]
+
+SIXTEENTHS = (1, 2, 4)
+"""How many sixteenths of a group may go in one step: curves that are steep first and flat later
+would otherwise never be gone down."""
+
+_EPSILON = 1e-12
+MOST_SWAPS = 200
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Problem:
+    """What to choose widths for.
+
+    Attributes:
+        curves: for each group, its loss at every width from 0 to all channels; never rising.
+        choices: for each group, the widths it may have, rising; the last is all channels.
+        costs: what any widths cost.
+        limits: unit -> what may remain, absolute.
+    """
+
+    curves: Sequence[Floats]
+    choices: Sequence[Widths]
+    costs: WidthCosts
+    limits: Mapping[str, float]
+    _units: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_units", tuple(self.limits))
+
+    def loss(self, widths: Widths) -> float:
+        """The sum of the groups' losses."""
+        return float(sum(curve[w] for curve, w in zip(self.curves, widths, strict=True)))
+
+    def losses(self, many: Widths) -> Floats:
+        """The same of many choices, shape (choices, groups)."""
+        columns = [curve[many[:, place]] for place, curve in enumerate(self.curves)]
+        total: Floats = np.sum(columns, axis=0)
+        return total
+
+    def excess(self, many: Widths) -> Floats:
+        """By how much each choice is above the limits, as shares of them, summed; 0 fits."""
+        costs = self.costs.costs(many, self._units)
+        over = [np.maximum(costs[unit] / self.limits[unit] - 1, 0) for unit in self._units]
+        total: Floats = np.sum(over, axis=0)
+        return np.where(total < 1e-9, 0, total)
+
+    def use(self, many: Widths) -> Floats:
+        """How much of the limits each choice uses, summed over units."""
+        costs = self.costs.costs(many, self._units)
+        total: Floats = np.sum([costs[unit] / self.limits[unit] for unit in self._units], axis=0)
+        return total
+
+
+def allocate(problem: Problem) -> Widths:
+    """The widths of least summed loss that meet the limits, as far as greed and swaps find them.
+
+    Args:
+        problem: curves, choices, costs and limits.
+
+    Returns:
+        The width of each group.
+
+    Raises:
+        BudgetError: no choice of widths meets the limits.
+    """
+    widths = np.array([choice[-1] for choice in problem.choices])
+    widths = _filled(problem, _narrowed(problem, widths))
+    for _ in range(MOST_SWAPS):
+        better = _swapped(problem, widths)
+        if better is None:
+            break
+        widths = better
+    return widths
+
+
+def _narrowed(problem: Problem, widths: Widths) -> Widths:
+    """Greedily, until the limits are met."""
+    while (now := float(problem.excess(widths[None])[0])) > 0:
+        options = _steps_down(problem, widths)
+        if not len(options):
+            raise BudgetError("no cut within the floors meets the budget")
+        saved = np.maximum(now - problem.excess(options), 0)
+        lost = problem.losses(options) - problem.loss(widths) + _EPSILON
+        with np.errstate(divide="ignore"):
+            price = np.where(saved > 0, lost / saved, np.inf)
+        if np.isinf(price).all():  # a single step saves nothing: both sides of a grid must go
+            price = lost
+        widths = options[int(price.argmin())]
+    return widths
+
+
+def _steps_down(problem: Problem, widths: Widths) -> Widths:
+    """The widths one step away, each with one group narrower; (options, groups)."""
+    options = []
+    for place, choice in enumerate(problem.choices):
+        step = max(1, len(choice) // 16)
+        at = int(np.searchsorted(choice, widths[place]))
+        targets = {max(0, at - step * many) for many in SIXTEENTHS} - {at}
+        options += [_with(widths, place, int(choice[target])) for target in targets]
+    return np.array(options)
+
+
+def _with(widths: Widths, place: int, width: int) -> Widths:
+    changed = widths.copy()
+    changed[place] = width
+    return changed
+
+
+def _filled(problem: Problem, widths: Widths) -> Widths:
+    """What the limits have room for is given back, the most gain for its cost first."""
+    while True:
+        options = [
+            _with(widths, place, int(choice[at + 1]))
+            for place, choice in enumerate(problem.choices)
+            if (at := int(np.searchsorted(choice, widths[place]))) + 1 < len(choice)
+        ]
+        if not options:
+            return widths
+        many = np.array(options)
+        many = many[problem.excess(many) == 0]
+        if not len(many):
+            return widths
+        gains = problem.loss(widths) - problem.losses(many)
+        taken = np.maximum(problem.use(many) - problem.use(widths[None]), _EPSILON)
+        widths = many[int((gains / taken).argmax())]
+
+
+def _swapped(problem: Problem, widths: Widths) -> Widths | None:
+    """The best exchange of width between two groups; None where none is better."""
+    options = _exchanges(problem, widths)
+    if not len(options):
+        return None
+    options = options[problem.excess(options) == 0]
+    if not len(options):
+        return None
+    best = _filled(problem, options[int(problem.losses(options).argmin())])
+    return best if problem.loss(best) < problem.loss(widths) - 1e-9 else None
+
+
+def _exchanges(problem: Problem, widths: Widths) -> Widths:
+    """One group a step up, another as far down as the limits ask, or one down alone."""
+    options: list[Widths] = []
+    for up, choice in enumerate(problem.choices):
+        at = int(np.searchsorted(choice, widths[up]))
+        for step in {1, max(1, len(choice) // 16)}:
+            if at + step >= len(choice):
+                continue
+            wider = _with(widths, up, int(choice[at + step]))
+            options += [
+                lower
+                for down in range(len(widths))
+                if down != up and (lower := _down_to_fit(problem, wider, down)) is not None
+            ]
+    return np.array(options) if options else np.zeros((0, len(widths)), np.int64)
+
+
+def _down_to_fit(problem: Problem, widths: Widths, place: int) -> Widths | None:
+    """One group as much narrower as the limits ask; None where that is not enough."""
+    choice = problem.choices[place]
+    at = int(np.searchsorted(choice, widths[place]))
+    if at == 0:
+        return None
+    many = np.repeat(widths[None], at + 1, axis=0)
+    many[:, place] = choice[: at + 1]
+    fits = np.flatnonzero(problem.excess(many) == 0)
+    return many[int(fits[-1])] if len(fits) else None
+
+
+def choices_of(width: int, floor: float, multiple: int) -> Widths:
+    """The widths a group may have: multiples, no less than the floor, and all of it.
+
+    Args:
+        width: of the dense group.
+        floor: a share of it, or a number if 1 or more.
+        multiple: of which they are; the floor is rounded to the nearest one.
+
+    Example:
+        >>> choices_of(20, 0.25, 8).tolist()
+        [8, 16, 20]
+    """
+    least = round(floor) if floor >= 1 else math.ceil(floor * width)
+    least = max(1, least)
+    if multiple > 1:
+        least = max(multiple, round(least / multiple) * multiple)
+    steps = np.arange(least, width + 1, multiple)
+    return np.unique(np.append(steps, width)).astype(np.int64)

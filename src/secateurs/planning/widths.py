@@ -1,0 +1,108 @@
+"""What a network costs at any widths of its groups, without naming the channels.
+
+An axis's length is a sum over groups of what each of their channels covers; of a grid (heads by
+positions) a product. So a cost is a polynomial in the widths, and thousands of choices of widths
+are priced at once. ``Network.cost_of`` is exact for any cut and looks at every unit; this is exact
+where every channel of a group covers as much of an axis as the others, which is nearly always, and
+very close elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cost import Product
+from secateurs.channels.equations import ALWAYS, Ids
+from secateurs.channels.network import Group, Network
+
+Floats = NDArray[np.float64]
+UNITS = ("channels", "params", "macs", "bytes")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Polynomial:
+    """Products of axis lengths, each a sum of products of the groups' shares that stay."""
+
+    constants: Floats
+    factors: Ids
+    lengths: tuple[tuple[tuple[float, tuple[int, ...]], ...], ...]
+
+    def values(self, shares: Floats) -> Floats:
+        """Summed over the products; ``shares`` (choices, groups) -> (choices,)."""
+        sizes = np.ones((len(shares), len(self.lengths) + 1))
+        for place, terms in enumerate(self.lengths):
+            sizes[:, place] = sum(
+                count * shares[:, list(groups)].prod(axis=1) for count, groups in terms
+            )
+        total: Floats = sizes[:, self.factors].prod(axis=2) @ self.constants
+        return total
+
+
+class WidthCosts:
+    """The costs of a network by the widths of its groups.
+
+    Args:
+        network: as traced.
+        groups: those whose widths may change; the others stay whole.
+    """
+
+    def __init__(self, network: Network, groups: Sequence[Group]) -> None:
+        self.full = np.array([len(group) for group in groups], np.float64)
+        self._owner = np.full(network.solution.count, -1)
+        for number, group in enumerate(groups):
+            self._owner[group.channels] = number
+        self._atoms = network.solution.atoms
+        tensors = list(network.tensors.values())
+        whole = sum(map(len, network.groups)) - self.full.sum()
+        self._others = float(whole)
+        self._polynomials = {
+            "params": self._of(t.size for t in tensors if t.is_parameter),
+            "macs": self._of(contraction.macs for contraction in network.contractions),
+            "bytes": self._of(Product(t.size.constant * t.itemsize, t.size.axes) for t in tensors),
+        }
+
+    def costs(
+        self, widths: NDArray[np.floating | np.integer], units: Iterable[str]
+    ) -> Mapping[str, Floats]:
+        """Unit -> what each choice costs; ``widths`` has shape (choices, groups)."""
+        shares = widths / self.full
+        found: dict[str, Floats] = {}
+        for unit in units:
+            if unit == "channels":
+                found[unit] = widths.sum(axis=1) + self._others
+            else:
+                found[unit] = self._polynomials[unit].values(shares)
+        return found
+
+    def _of(self, products: Iterable[Product]) -> _Polynomial:
+        numbers: dict[int, int] = {}
+        lengths: list[tuple[tuple[float, tuple[int, ...]], ...]] = []
+        rows: list[tuple[int, list[int]]] = []
+        for product in products:
+            places = []
+            for axis in product.axes:
+                if id(axis) not in numbers:
+                    numbers[id(axis)] = len(lengths)
+                    lengths.append(self._terms(axis))
+                places.append(numbers[id(axis)])
+            rows.append((product.constant, places))
+        most = max((len(places) for _, places in rows), default=0)
+        factors = np.full((len(rows), most), len(lengths), np.int64)
+        for row, (_, places) in enumerate(rows):
+            factors[row, : len(places)] = places
+        constants = np.array([constant for constant, _ in rows], np.float64)
+        return _Polynomial(constants, factors, tuple(lengths))
+
+    def _terms(self, axis: Ids) -> tuple[tuple[float, tuple[int, ...]], ...]:
+        """(units, the groups whose shares of them stay), by which groups an axis's units need."""
+        atoms = self._atoms[axis]
+        owners = np.where(atoms == ALWAYS, -1, self._owner[atoms])
+        kinds, counts = np.unique(np.sort(owners, axis=1), axis=0, return_counts=True)
+        return tuple(
+            (float(count), tuple(int(owner) for owner in kind if owner >= 0))
+            for kind, count in zip(kinds, counts, strict=True)
+        )

@@ -1,0 +1,27 @@
+"""Repair of PyTorch models: the sums, the copies of weights and the walk that solvers need."""
+
+from secateurs.pytorch.reconstruction.dense_sums import contractions_of
+from secateurs.pytorch.reconstruction.lockstep import walk
+from secateurs.pytorch.reconstruction.outputs import (
+    arrays,
+    copy_of,
+    copy_weights_,
+    outputs,
+    reestimated,
+    unlike_calibration,
+    working_copy,
+)
+from secateurs.pytorch.reconstruction.trials import judged_trials
+
+__all__ = [
+    "arrays",
+    "contractions_of",
+    "copy_of",
+    "copy_weights_",
+    "judged_trials",
+    "outputs",
+    "reestimated",
+    "unlike_calibration",
+    "walk",
+    "working_copy",
+]

@@ -1,0 +1,291 @@
+"""The walk: a dense and a cut network, operation by operation on the same images.
+
+At every contraction whose input or sum is not what it was, the cut network's weights are fitted to
+what the dense network gives there, and only then is the operation done. So each layer makes up for
+what all layers before it are still off by, and the error does not add up.
+
+Of both networks, the values that are still to be read are kept, for all images; nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from secateurs.calibration.batches import Batch
+from secateurs.channels.network import Network
+from secateurs.errors import DataError, ModelError
+from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.reconstruction.program import Piece, Pieces
+from secateurs.pytorch.reconstruction.sites import Site, Sites
+from secateurs.pytorch.reconstruction.sums import RunningMoments
+from secateurs.pytorch.replay.tape import Ref, Source
+from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.op_record import Axes, Operation
+from secateurs.reconstruction.layers import LayerRepair, Walked
+from secateurs.reconstruction.least_squares import Refit, refit
+from secateurs.reconstruction.rectified import Rectified
+from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
+
+BYTES_OF_ROWS = 2**29
+"""Of patches that are kept as they are, where a ReLU follows or products would be too large."""
+
+
+@dataclass(eq=False, slots=True)
+class _Pair:
+    """The same images in both networks."""
+
+    dense: Piece
+    small: Piece
+    held: bool
+    number: int
+
+
+@dataclass(eq=False, slots=True)
+class _Gathered:
+    """What the images say at one site."""
+
+    fit: RunningMoments = field(default_factory=RunningMoments)
+    held: RunningMoments = field(default_factory=RunningMoments)
+    rows: list[tuple[bool, list[NDArray[np.float32]]]] = field(default_factory=list)
+
+    def together(self, held: bool | None = None) -> list[NDArray[np.float32]]:
+        """Kept rows of all pieces, or of those that were (not) held out."""
+        chosen = [rows for is_held, rows in self.rows if held is None or is_held == held]
+        return [np.concatenate(parts) for parts in zip(*chosen, strict=True)]
+
+
+def walk(
+    network: Network,
+    small: nn.Module,
+    alive: NDArray[np.bool_],
+    fit: Batch,
+    held: Batch,
+) -> Walked:
+    """Refit the weights of a cut model, in place, to what the dense one gives.
+
+    Args:
+        network: of the dense model, which stays as it is.
+        small: the cut model, in eval mode; its weights change.
+        alive: which atoms of the network stay in it.
+        fit: images to fit.
+        held: images to choose by, layer by layer.
+
+    Returns:
+        What was done, layer by layer, and the bytes of values that were held at most.
+
+    Raises:
+        ModelError: the two do not do the same operations.
+    """
+    return _Walk(network, small, alive, fit, held).done()
+
+
+class _Walk:
+    def __init__(
+        self,
+        network: Network,
+        small: nn.Module,
+        alive: NDArray[np.bool_],
+        fit: Batch,
+        held: Batch,
+    ) -> None:
+        source = traced(network)
+        self._operations = source.operations
+        self._stays = network.solution.kept(alive)
+        self._images = len(fit) + len(held)
+        dense_pieces = Pieces(source.model, source.operations, fit)
+        small_pieces = _in_step(small, source.operations, fit)
+        self._steps = small_pieces.steps
+        self._pairs = [
+            _Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
+            for batch in (held, fit)
+            for number, rows in enumerate(dense_pieces.sizes(len(batch)))
+            for part in [batch.rows(rows)]
+        ]
+        self._names = {id(leaf.tensor): leaf.name for leaf in leaves_of(small)}
+        dims = [tensor.dim() for tensor in self._pairs[0].small.inputs]
+        self._sites = Sites(self._steps, small_pieces.shapes, dims, set(self._names))
+        self._kept: dict[int, torch.Tensor] = {}
+        self._layers: list[LayerRepair] = []
+
+    @torch.no_grad()
+    def done(self) -> Walked:
+        most = 0
+        for number in range(len(self._steps)):
+            for pair in self._pairs:
+                pair.dense.do(pair.dense.steps[number])
+            site = self._sites.at.get(number)
+            if site is not None and self._is_changed(site):
+                self._refit(site)
+            for pair in self._pairs:
+                pair.small.do(pair.small.steps[number])
+            most = max(most, sum(p.dense.held() + p.small.held() for p in self._pairs))
+            for pair in self._pairs:
+                pair.dense.forget(pair.dense.steps[number])
+                pair.small.forget(pair.small.steps[number])
+        return Walked(tuple(self._layers), most)
+
+    # -- values of both
+
+    def _dense(self, piece: Piece, source: Source) -> torch.Tensor:
+        """A value of the dense network, less what was cut from it."""
+        value: torch.Tensor = piece.find(source)
+        for axis, units in self._axes(source).items():
+            index = self._index(units)
+            if len(index) < value.shape[axis]:
+                value = value.index_select(axis, index.to(value.device))
+        return value
+
+    def _axes(self, source: Source) -> Axes:
+        if not isinstance(source, Ref):
+            return {}
+        outputs = self._operations[source.step].outputs
+        return outputs[source.item][1] if source.item < len(outputs) else {}
+
+    def _index(self, units: NDArray[np.int64]) -> torch.Tensor:
+        if id(units) not in self._kept:  # the operations keep these arrays alive
+            self._kept[id(units)] = torch.from_numpy(np.flatnonzero(self._stays[units]))
+        return self._kept[id(units)]
+
+    def _off(self, site: Site, pair: _Pair) -> torch.Tensor | None:
+        """What the sum's other operand is off by, where that is known already."""
+        joined = site.joined
+        if joined is None or (isinstance(joined, Ref) and joined not in pair.small.values):
+            return None
+        theirs, ours = self._dense(pair.dense, joined), pair.small.find(joined)
+        return theirs - ours if theirs.shape == ours.shape else None
+
+    def _is_changed(self, site: Site) -> bool:
+        """Whether a site reads, or is added to, anything else than in the dense network."""
+        for pair in self._pairs:
+            ours, theirs = pair.small.find(site.source), self._dense(pair.dense, site.source)
+            if ours.shape != theirs.shape:
+                return False  # not the same value: nothing is known of it
+            whole = pair.dense.find(site.source)
+            if whole.shape != theirs.shape or not torch.equal(ours, theirs):
+                return True
+            off = self._off(site, pair)
+            if off is not None and bool(off.any()):
+                return True
+        return False
+
+    # -- least squares
+
+    def _refit(self, site: Site) -> None:
+        matrix = site.map.matrix()
+        wide = site.map.groups == 1 and site.map.inputs > MOST_INPUTS
+        rows = site.map.rows_per_image(self._images)
+        keeps = wide or self._relaxes(site)
+        gathered = self._gathered(site, rows, sums=not wide, keeps=keeps)
+        if gathered is None or (not wide and not (gathered.fit.rows and gathered.held.rows)):
+            return
+        importance = site.importance
+        if wide:
+            fit, held = (Rows(*gathered.together(held)[:2]) for held in (False, True))
+            found = refit_wide(
+                fit, held, matrix, importance=importance, has_intercept=site.has_intercept
+            )
+        else:
+            fit_sums, held_sums = gathered.fit.moments(), gathered.held.moments()
+            found = refit(
+                fit_sums, held_sums, matrix, importance=importance, has_intercept=site.has_intercept
+            )
+            if keeps and np.isfinite(found.ridge):
+                everything = fit_sums.merged(held_sums)
+                relaxed = self._rectified(site, gathered).refine(
+                    everything, matrix, found.weights, found.ridge
+                )
+                found = Refit(*relaxed, found.ridge, found.before, found.after)
+        if np.isfinite(found.weights).all() and np.isfinite(found.intercept).all():
+            site.write_(found.weights, found.intercept)
+            self._layers.append(
+                LayerRepair(
+                    self._names[id(site.map.weight)],
+                    site.map.inputs,
+                    found.ridge,
+                    found.before,
+                    found.after,
+                )
+            )
+
+    def _relaxes(self, site: Site) -> bool:
+        """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
+        plain = site.map.groups == 1 and site.map.norm is None
+        rows = site.map.rows_per_image(self._images) * self._images
+        small = min(rows, self._most_rows(site)) * site.map.inputs * 4 <= BYTES_OF_ROWS
+        return site.rectified and plain and site.has_intercept and small
+
+    def _most_rows(self, site: Site) -> int:
+        first = self._pairs[0]
+        given: torch.Tensor = first.dense.find(Ref(site.step))
+        each = given.numel() // max(1, given.shape[site.map.channel]) // first.dense.images
+        return each * self._images
+
+    def _gathered(self, site: Site, rows: int, *, sums: bool, keeps: bool) -> _Gathered | None:
+        gathered = _Gathered()
+        scale = site.scale.detach()
+        scale = torch.where(scale.abs() < 1e-3, torch.inf, scale)
+        for pair in self._pairs:
+            target = self._dense(pair.dense, Ref(site.step))
+            off = self._off(site, pair)
+            joined = None
+            if off is not None:
+                back = site.moved_back(off, target, pair.small)
+                target = target + back / site.along_channels(scale, target)
+                if keeps:
+                    joined = site.moved_back(pair.small.find(site.joined), target, pair.small)
+            targets = [target] if joined is None else [target, joined]
+            self._add(site, gathered, pair, targets, rows, sums=sums, keeps=keeps)
+        return gathered
+
+    def _add(
+        self,
+        site: Site,
+        gathered: _Gathered,
+        pair: _Pair,
+        targets: Sequence[torch.Tensor],
+        rows: int,
+        *,
+        sums: bool,
+        keeps: bool,
+    ) -> None:
+        x: torch.Tensor = pair.small.find(site.source)
+        places = max(1, targets[0][:1].numel() // max(1, targets[0].shape[site.map.channel]))
+        each = min(rows, places) * site.map.inputs * site.map.groups
+        at_a_time = max(1, int(2**23 // max(1, each)))
+        for start in range(0, len(x), at_a_time):
+            part = slice(start, start + at_a_time)
+            u, tables = site.map.tables(
+                x[part], [target[part] for target in targets], rows, pair.number * 4099 + start
+            )
+            if sums:
+                (gathered.held if pair.held else gathered.fit).add(u, tables[0])
+            if keeps:
+                kept = [u[0], *(table[0] for table in tables)]
+                gathered.rows.append((pair.held, [one.cpu().numpy() for one in kept]))
+
+    @staticmethod
+    def _rectified(site: Site, gathered: _Gathered) -> Rectified:
+        u, y, *joined = gathered.together()
+        scale = site.scale.detach().float().cpu().numpy()
+        shift = site.shift.detach().float().cpu().numpy()
+        scale = np.broadcast_to(scale, y.shape[1:])
+        shift = np.broadcast_to(shift, y.shape[1:])
+        return Rectified(u, y, scale, joined[0] + shift if joined else shift)
+
+
+def _in_step(small: nn.Module, operations: Sequence[Operation], first: Batch) -> Pieces:
+    """How the small model treats images, if it does what the dense one does."""
+    try:
+        return Pieces(small, operations, first)
+    except DataError as error:
+        raise ModelError(
+            f"repair: expected two models that do the same, operation by operation; the dense one "
+            f"does {len(operations)}, and the small one does something else in their place. Pass "
+            "the dense model that the small one was cut from."
+        ) from error

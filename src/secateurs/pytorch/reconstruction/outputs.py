@@ -1,0 +1,138 @@
+"""What PyTorch models answer, as arrays; and copies of them that a repair may change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateurs.calibration.batches import Batch
+from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
+from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def as_arrays(tensors: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
+    """NumPy arrays of tensors of any floating-point type."""
+    return [tensor.detach().float().cpu().numpy() for tensor in tensors]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def outputs(model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[NDArray[Any]]]:
+    """What a model gives in eval mode, batch by batch: its floating-point tensors."""
+    with evaluating(model):
+        for batch in batches:
+            with torch.inference_mode():
+                arguments, keywords = as_call(batch.images, model)
+                found = list(tensors_in(_plain(model(*arguments, **keywords))))
+            yield as_arrays([one for one in found if one.is_floating_point()])
+
+
+def _plain(output: Any) -> Any:
+    """An output without a class of its own around it."""
+    return dict(output) if hasattr(output, "keys") else output
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """The same, apart; with the evidence of its cut."""
+    return copy.deepcopy(model)
+
+
+def arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """Every tensor of a model by its first name; half precision comes as single."""
+    return {
+        leaf.name: (leaf.tensor.detach().float() if leaf.tensor.dtype in HALF else leaf.tensor)
+        .detach()
+        .cpu()
+        .numpy()
+        for leaf in leaves_of(model)
+    }
+
+
+def working_copy(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
+    """(a copy that may be changed, the example inputs for it): in eval mode, no half precision."""
+    twin = copy.deepcopy(model).eval()
+    if any(leaf.tensor.dtype in HALF for leaf in leaves_of(twin)):
+        twin = twin.float()
+    return twin, mapped(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
+
+
+@torch.no_grad()
+def copy_weights_(source: nn.Module, target: nn.Module) -> None:
+    """Let a model have another's values, in its own types."""
+    theirs = {leaf.name: leaf.tensor for leaf in leaves_of(source)}
+    for leaf in leaves_of(target):
+        if leaf.tensor.is_floating_point():
+            leaf.tensor.copy_(theirs[leaf.name])
+
+
+def reestimated(model: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
+    """A copy with the moments of batch normalisation taken anew; None where there is none."""
+    if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()):
+        return None
+    twin = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        recalibrate_(twin, batches)
+    return twin
+
+
+def unlike_calibration(model: nn.Module, batches: Sequence[Batch]) -> tuple[float, str] | None:
+    """How far these images are from what batch normalisation saw in training.
+
+    Returns:
+        (distance, layer): for each layer, the mean over channels of the squared difference of
+        means, relative to the running variance; of the layer where it is largest. None where
+        nothing keeps running means.
+    """
+    sums: dict[str, list[Any]] = {}
+    handles = []
+    for name, norm in model.named_modules():
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
+            handles.append(norm.register_forward_pre_hook(_watching(sums.setdefault(name, []))))
+    if not handles:
+        return None
+    try:
+        for _ in outputs(model, batches):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = []
+    for name, norm in model.named_modules():
+        if (seen := sums.get(name)) and isinstance(norm, _BatchNorm):
+            mean = sum(total for total, _ in seen) / sum(count for _, count in seen)
+            running, variance = norm.running_mean, norm.running_var
+            if running is None or variance is None:
+                continue
+            spread = variance.double() + norm.eps
+            found.append((float(((mean - running.double()) ** 2 / spread).mean()), name))
+    return max(found, default=None)
+
+
+def _watching(seen: list[Any]) -> Any:
+    def watch(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        del module
+        x = given[0].double()
+        seen.append((x.movedim(1, 0).flatten(1).sum(1), x.numel() // x.shape[1]))
+
+    return watch

@@ -1,0 +1,212 @@
+"""A model's pass over many images, one operation after the other, in pieces.
+
+``play`` gives a whole pass of one piece at a time; the walk in step takes one operation at a time
+for all pieces. Either way only values that are still to be read are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateurs.calibration.batches import Batch
+from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.replay.tape import (
+    Input,
+    Length,
+    Program,
+    Ref,
+    Source,
+    Step,
+    filled,
+    last_readers,
+    operands_in,
+    record,
+)
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Operation
+
+MOST_AT_A_TIME = 256
+NUMBERS_AT_A_TIME = 2**23
+"""Numbers in the largest value of a piece: 32 MB in single precision."""
+
+Change = Callable[[Step, Call], Any]
+
+
+@dataclass(eq=False)
+class Piece:
+    """Some of the images, and the values of the pass over them that are still to be read.
+
+    Attributes:
+        steps: what is to be done, for this many images.
+        inputs: what the model is given.
+        output: what it returns, with sources in the place of tensors.
+        images: how many.
+        values: those at hand.
+        done: how many steps have been taken.
+    """
+
+    steps: Sequence[Step]
+    inputs: Sequence[torch.Tensor]
+    output: Any
+    images: int
+    values: dict[Ref, torch.Tensor] = field(default_factory=dict)
+    done: int = 0
+    _last: dict[int, list[Ref]] = field(default_factory=dict)
+    _wanted: set[Source] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._last = last_readers(self.steps, self.output)
+        self._wanted = {source for step in self.steps for source in step.reads}
+        self._wanted.update(operands_in(self.output))
+
+    def find(self, source: Any) -> Any:
+        """The value of a source; anything else is itself."""
+        if isinstance(source, Ref):
+            return self.values[source]
+        if isinstance(source, Input):
+            return self.inputs[source.number]
+        return source.each * self.images if isinstance(source, Length) else source
+
+    def call(self, step: Step) -> Call:
+        """A step with its arguments."""
+        return step.call(self.find)
+
+    def do(self, step: Step, change: Change | None = None) -> Any:
+        """Take one step, and forget what nobody reads any more."""
+        call = self.call(step)
+        output = (
+            call.function(*call.arguments, **call.keywords)
+            if change is None
+            else change(step, call)
+        )
+        for item, tensor in enumerate(tensors_in(output)):
+            if (ref := Ref(step.number, item)) in self._wanted:
+                self.values[ref] = tensor
+        self.done += 1
+        return output
+
+    def forget(self, step: Step) -> None:
+        """Drop what this step was the last to read, and what nobody will read."""
+        for ref in self._last.get(step.number, ()):
+            self.values.pop(ref, None)
+
+    def held(self) -> int:
+        """Bytes of the values at hand; memory that several share counts once."""
+        stores = {
+            value.untyped_storage()._cdata: value.untyped_storage()
+            for value in self.values.values()
+        }
+        return sum(store.nbytes() for store in stores.values())
+
+    def result(self) -> list[torch.Tensor]:
+        """The floating-point tensors that the model returns."""
+        found = filled(self.output, self.find)
+        return [tensor for tensor in tensors_in(found) if tensor.is_floating_point()]
+
+    def branch(self) -> Piece:
+        """The same, to go on from here in another way."""
+        values = dict(self.values)
+        return Piece(self.steps, self.inputs, self.output, self.images, values, self.done)
+
+
+@dataclass(eq=False)
+class Pieces:
+    """How a model treats any number of images.
+
+    Args:
+        model: in eval mode where it is run; it comes back as it was.
+        operations: of the trace, of this model or of the dense one that it was cut from.
+        first: some images, to learn from how the model treats them.
+
+    Attributes:
+        numbers: numbers in the largest value, an image.
+    """
+
+    model: nn.Module
+    operations: Sequence[Operation]
+    first: Batch
+    numbers: int = 0
+    bytes_at_once: int = 0
+    _program: Program | None = None
+
+    def __post_init__(self) -> None:
+        two, three = (
+            self._recorded(self.first.rows(np.arange(n) % len(self.first))) for n in (2, 3)
+        )
+        self._program = Program.between(two, three)
+        largest = max((value.numel() for value in two.values.values()), default=1)
+        self.numbers = max(1, largest // 2)
+        self.steps: Sequence[Step] = two.steps
+        self.shapes = {ref: value.shape for ref, value in two.values.items()}
+        self.bytes_at_once = _most_held(two.steps, two.values, two.output) // 2
+
+    def _recorded(self, batch: Batch) -> Any:
+        with torch.no_grad():
+            return record(self.model, self.operations, *as_call(batch.images, self.model))
+
+    def sizes(self, images: int) -> Iterator[slice]:
+        """The images in pieces of a size that suits the machine."""
+        each = max(1, min(MOST_AT_A_TIME, NUMBERS_AT_A_TIME // self.numbers))
+        if self._program is None:
+            each = min(each, 32)
+        for start in range(0, images, each):
+            yield slice(start, min(images, start + each))
+
+    def piece(self, batch: Batch) -> Piece:
+        """These images, at the start of their pass."""
+        arguments, keywords = as_call(batch.images, self.model)
+        inputs = list(tensors_in([list(arguments), keywords]))
+        if self._program is not None:
+            return Piece(self._program.steps, inputs, self._program.output, len(batch))
+        tape = self._recorded(batch)
+        return Piece(tape.steps, inputs, tape.output, len(batch))
+
+
+def play(
+    piece: Piece, change: Change | None = None, watch: Callable[[Step, Any], None] | None = None
+) -> list[torch.Tensor]:
+    """The whole pass, or the rest of it; returns what the model does.
+
+    Args:
+        piece: at its start, or further on.
+        change: (step, its call) -> what is to be given in place of its result.
+        watch: told of each step's result.
+    """
+    for step in piece.steps[piece.done :]:
+        output = piece.do(step, change)
+        if watch is not None:
+            watch(step, output)
+        piece.forget(step)
+    return piece.result()
+
+
+def readers_of(steps: Sequence[Step]) -> Mapping[Source, list[Step]]:
+    """Source -> the steps that read it, each as often as it does."""
+    readers: dict[Source, list[Step]] = {}
+    for step in steps:
+        for source in step.reads:
+            readers.setdefault(source, []).append(step)
+    return readers
+
+
+def _most_held(steps: Sequence[Step], values: Mapping[Ref, torch.Tensor], output: Any) -> int:
+    """Bytes of the values that are to be kept at once, where they are most."""
+    last = last_readers(steps, output)
+    alive: dict[Ref, int] = {}
+    most = 0
+    by_step: dict[int, list[Ref]] = {}
+    for ref in values:
+        by_step.setdefault(ref.step, []).append(ref)
+    for step in steps:
+        for ref in by_step.get(step.number, ()):
+            alive[ref] = values[ref].numel() * values[ref].element_size()
+        most = max(most, sum(alive.values()))
+        for ref in last.get(step.number, ()):
+            alive.pop(ref, None)
+    return most

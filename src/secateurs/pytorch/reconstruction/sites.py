@@ -1,0 +1,264 @@
+"""Where weights can be refitted in a model's pass, and what becomes of what they give.
+
+After a contraction may come a batch normalisation, a constant factor for each channel, moves of
+axes, a sum and a ReLU. What a sum's other operand is off by, the contraction can make up for; what
+a ReLU cuts off need not be fitted; and a batch normalisation's running mean is a place for an
+intercept where the contraction has no bias.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secateurs.pytorch.reconstruction.contractions import NORMS, Map, map_of, norm_of
+from secateurs.pytorch.reconstruction.program import Piece, readers_of
+from secateurs.pytorch.replay.tape import Input, Ref, Source, Step
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call
+
+MOVES = {
+    aten.view,
+    aten.reshape,
+    aten._unsafe_view,
+    aten.transpose,
+    aten.permute,
+    aten.unsqueeze,
+    aten.squeeze,
+    aten.flatten,
+    aten.contiguous,
+    aten.clone,
+    aten.t,
+}
+IDENTITIES = {aten.dropout, aten.dropout_, aten.feature_dropout}
+SUMS = {aten.add, aten.add_}
+RELUS = {aten.relu, aten.relu_}
+
+
+@dataclass(eq=False, slots=True)
+class Site:
+    """One map whose weights can be refitted.
+
+    Attributes:
+        step: its operation's number.
+        map: as matrix and patches.
+        source: what it reads.
+        bias: its own, or None.
+        mean: of the batch normalisation behind it, or None; where an intercept goes without a bias.
+        scale: what each output is multiplied by up to the sum, shape (outputs,).
+        shift: what is added to it then.
+        joined: the other operand of the sum behind it, or None.
+        moves: steps that move axes between the two.
+        rectified: whether a ReLU comes next, and nothing else reads what it is given.
+        normalised: whether batch normalisation follows.
+    """
+
+    step: int
+    map: Map
+    source: Source
+    bias: torch.Tensor | None
+    mean: torch.Tensor | None = None
+    scale: torch.Tensor = field(default_factory=lambda: torch.ones(()))
+    shift: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    joined: Source | None = None
+    moves: list[Step] = field(default_factory=list)
+    rectified: bool = False
+    normalised: bool = False
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether there is a place for one."""
+        return self.bias is not None or self.mean is not None
+
+    @property
+    def importance(self) -> NDArray[np.float64]:
+        """Of each output, by what it is multiplied with; shape (groups, outputs)."""
+        squares = self.scale.detach().double().square().expand(self._outputs())
+        numbers: NDArray[np.float64] = squares.reshape(self.map.groups, -1).cpu().numpy()
+        return numbers
+
+    def _outputs(self) -> int:
+        weight = self.map.weight
+        geometry = self.map.geometry
+        if self.map.norm is not None:
+            return len(weight)
+        if geometry is None:
+            return weight.shape[1 if self.map.columns else 0]
+        return weight.shape[1] * geometry.groups if geometry.transposed else len(weight)
+
+    @torch.no_grad()
+    def write_(self, matrix: NDArray[np.float64], intercept: NDArray[np.float64]) -> None:
+        """Set the weights, and the intercept where there is a place for it."""
+        self.map.weight.copy_(self.map.weight_from(matrix))
+        flat = torch.from_numpy(np.ascontiguousarray(intercept.reshape(-1)))
+        if self.bias is not None:
+            self.bias.copy_(flat.to(self.bias.device, self.bias.dtype))
+        elif self.mean is not None:
+            present = self.mean.double().cpu()
+            self.mean.copy_((present - flat).to(self.mean.device, self.mean.dtype))
+
+    def moved(self, value: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """A value of the result's shape, with its axes moved as they are up to the sum."""
+        for step in self.moves:
+            present = value
+
+            def find(source: Any, present: torch.Tensor = present) -> Any:
+                return present if isinstance(source, Ref) else piece.find(source)
+
+            call = piece.steps[step.number].call(find)
+            value = call.function(*call.arguments, **call.keywords)
+        return value
+
+    def moved_back(self, value: torch.Tensor, like: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """The reverse: a value as it is at the sum, in the shape of the result (``like``)."""
+        if not self.moves:
+            return value
+        index = torch.arange(like.numel(), device=like.device).reshape(like.shape)
+        places = self.moved(index, piece).reshape(-1)
+        found = torch.empty_like(value.reshape(-1))
+        found[places] = value.reshape(-1)
+        return found.reshape(like.shape)
+
+    def along_channels(self, vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """A number for each output, in a shape that broadcasts against the result."""
+        if vector.dim() == 0:
+            return vector
+        shape = [1] * like.dim()
+        shape[self.map.channel] = -1
+        return vector.reshape(shape)
+
+
+class Sites:
+    """Every site of a model's pass.
+
+    Args:
+        steps: of the pass.
+        shapes: of the values, for any number of images.
+        input_dims: how many axes each of the model's inputs has.
+        own: ids of the model's tensors; those that one operation alone reads may change.
+        norms: whether normalisations that no contraction precedes are sites too.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        shapes: Mapping[Ref, torch.Size],
+        input_dims: Sequence[int],
+        own: set[int],
+        *,
+        norms: bool = True,
+    ) -> None:
+        self._steps = steps
+        self._shapes = shapes
+        self._input_dims = input_dims
+        self._readers = readers_of(steps)
+        uses = Counter(
+            id(t) for step in steps for t in step.operands if isinstance(t, torch.Tensor)
+        )
+        self._own = {tensor for tensor in own if uses[tensor] == 1}
+        self.at: dict[int, Site] = {}
+        behind: set[int] = set()
+        for step in steps:
+            site = self._site(step)
+            if site is None and norms and step.number not in behind:
+                site = self._norm_site(step)
+            if site is not None:
+                self.at[step.number] = site
+                self._follow(site, behind)
+
+    def _site(self, step: Step) -> Site | None:
+        call = Call(step.function, step.arguments, step.keywords)
+        operands = step.operands
+        place = 1 if call.packet is aten.addmm else 0
+        source = operands[place] if len(operands) > place else None
+        if not isinstance(source, Ref | Input) or not self._weights_are_own(call):
+            return None
+        found = map_of(call, self._dims(source))
+        if found is None or id(found.weight) not in self._own:
+            return None
+        bias = operands[0] if place else call.get("bias")
+        if bias is not None and (not isinstance(bias, torch.Tensor) or id(bias) not in self._own):
+            return None
+        return Site(step.number, found, source, bias)
+
+    @staticmethod
+    def _weights_are_own(call: Call) -> bool:
+        if call.packet in (aten.mm, aten.matmul):
+            return isinstance(call.arguments[1], torch.Tensor)
+        if call.packet is aten.addmm:
+            return isinstance(call.arguments[2], torch.Tensor)
+        return isinstance(call.named.get("weight"), torch.Tensor)
+
+    def _norm_site(self, step: Step) -> Site | None:
+        call = Call(step.function, step.arguments, step.keywords)
+        if call.packet not in NORMS or not isinstance(call.arguments[0], Ref | Input):
+            return None
+        found = norm_of(call)
+        if found is None or id(found.weight) not in self._own:
+            return None
+        bias = call.get("bias")
+        if bias is not None and (not isinstance(bias, torch.Tensor) or id(bias) not in self._own):
+            return None
+        channel = found.channel if found.channel >= 0 else self._dims(call.arguments[0]) - 1
+        found = Map(found.weight, channel, norm=found.norm)
+        return Site(step.number, found, call.arguments[0], bias)
+
+    def _dims(self, source: Source) -> int:
+        if isinstance(source, Ref):
+            return len(self._shapes[source])
+        return self._input_dims[source.number]
+
+    def _follow(self, site: Site, behind: set[int]) -> None:
+        """Look at what becomes of what a site gives, as long as one operation alone reads it."""
+        ref: Source = Ref(site.step)
+        while len(readers := self._readers.get(ref, [])) == 1:
+            step = readers[0]
+            packet = step.function.overloadpacket
+            if packet is aten.batch_norm and self._through_norm(site, step):
+                behind.add(step.number)
+            elif packet in SUMS and self._through_sum(site, step, ref):
+                pass
+            elif packet in RELUS:
+                site.rectified = not site.moves
+                return
+            elif packet in MOVES and site.joined is None and len(step.reads) == 1:
+                site.moves.append(step)
+            elif packet not in IDENTITIES:
+                break
+            ref = Ref(step.number)
+        if site.joined is None:
+            site.moves.clear()
+
+    def _through_norm(self, site: Site, step: Step) -> bool:
+        """A batch normalisation right behind: a scale and a shift."""
+        call = Call(step.function, step.arguments, step.keywords)
+        mean, variance = call.get("running_mean"), call.get("running_var")
+        if site.normalised or site.joined is not None or site.moves or site.map.norm is not None:
+            return False
+        if not isinstance(mean, torch.Tensor) or not isinstance(variance, torch.Tensor):
+            return False
+        scale = torch.rsqrt(variance.detach() + call["eps"])
+        if (weight := call.get("weight")) is not None:
+            scale = scale * weight.detach()
+        bias = call.get("bias")
+        site.scale = scale
+        site.shift = (0 if bias is None else bias.detach()) - mean * scale
+        site.mean = mean if id(mean) in self._own else None
+        site.normalised = True
+        return True
+
+    @staticmethod
+    def _through_sum(site: Site, step: Step, ref: Source) -> bool:
+        if site.joined is not None or len(set(step.reads)) != 2 or len(step.operands) != 2:
+            return False
+        call = Call(step.function, step.arguments, step.keywords)
+        if call.get("alpha", 1) != 1:
+            return False
+        site.joined = next(source for source in step.reads if source != ref)
+        return True

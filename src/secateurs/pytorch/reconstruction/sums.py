@@ -1,0 +1,57 @@
+"""Sums of products of patches and targets, over pieces of the images, for the solvers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secateurs.reconstruction.least_squares import Moments
+
+
+@dataclass(eq=False, slots=True)
+class RunningMoments:
+    """Moments of rows that come piece by piece.
+
+    Products are taken in single precision, of deviations from the first piece's means (so that
+    little cancels), and summed up in double.
+    """
+
+    rows: int = 0
+    _u: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    _y: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    _sums: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, u: torch.Tensor, y: torch.Tensor) -> None:
+        """Rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+        if not self.rows:
+            self._u, self._y = u.mean(1, keepdim=True), y.mean(1, keepdim=True)
+        u, y = u - self._u, y - self._y
+        turned = u.transpose(1, 2)
+        new = [u.sum(1), y.sum(1), turned @ u, turned @ y, y.square().sum(1)]
+        if not self.rows:
+            self._sums = [one.double() for one in new]
+        else:
+            self._sums = [total + one for total, one in zip(self._sums, new, strict=True)]
+        self.rows += u.shape[1]
+
+    def moments(self) -> Moments:
+        """Of all rows so far."""
+        n = self.rows
+        su, sy, uu, uy, yy = self._sums
+        mean_u, mean_y = su / n, sy / n
+        return Moments(
+            n,
+            _numbers(mean_u + self._u[:, 0]),
+            _numbers(mean_y + self._y[:, 0]),
+            _numbers(uu - n * mean_u[:, :, None] * mean_u[:, None]),
+            _numbers(uy - n * mean_u[:, :, None] * mean_y[:, None]),
+            _numbers((yy - n * mean_y.square()).clamp_min(0)),
+        )
+
+
+def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = tensor.double().cpu().numpy()
+    return found

@@ -1,0 +1,106 @@
+"""Answers of the dense network with some channels gone and some weights changed, many times over.
+
+Nothing changes before the first operation that a trial touches: up to there all trials share one
+pass, and each goes on from there by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from secateurs.calibration.batches import Batch
+from secateurs.channels.network import Network
+from secateurs.planning.error_curves import Trial
+from secateurs.pytorch.proof.masked_twin import MaskedTwin
+from secateurs.pytorch.reconstruction.outputs import as_arrays
+from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
+from secateurs.pytorch.replay.tape import Step
+from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.op_call import Call, mapped
+from secateurs.reconstruction.fidelity import Fidelity, Judge
+
+
+def judged_trials(
+    network: Network,
+    images: Batch,
+    trials: Sequence[Trial],
+    kind: str,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Fidelity]:
+    """How faithful the network is in each trial, on these images.
+
+    Args:
+        network: of the dense model, which stays as it is.
+        images: to judge by.
+        trials: what goes and what changes in each.
+        kind: of the outputs.
+        tick: called after each trial on each piece of the images.
+    """
+    source = traced(network)
+    pieces = Pieces(source.model, source.operations, images)
+    judges = [Judge(kind) for _ in trials]
+    players = [_Player(network, trial, pieces.steps) for trial in trials]
+    first = {place: player.first for place, player in enumerate(players)}
+    with torch.no_grad():
+        for rows in pieces.sizes(len(images)):
+            piece = pieces.piece(images.rows(rows))
+            answers: dict[int, list[torch.Tensor]] = {}
+            while piece.done < len(piece.steps):
+                for place, player in enumerate(players):
+                    if first[place] == piece.done:
+                        answers[place] = player.play(piece.branch())
+                        tick()
+                step = piece.steps[piece.done]
+                piece.do(step)
+                piece.forget(step)
+            right = as_arrays(piece.result())
+            for place, judge in enumerate(judges):
+                judge.add(right, as_arrays(answers[place]) if place in answers else right)
+    return [judge.verdict() for judge in judges]
+
+
+class _Player:
+    """One trial: from where on, and what is done instead."""
+
+    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step]) -> None:
+        source = traced(network)
+        self._trial = trial
+        self._operations = source.operations
+        self._stays = network.solution.kept(network.alive(trial.removed))
+        self._twin = MaskedTwin(source.operations, self._stays)
+        self._tensors: Mapping[str, torch.Tensor] = source.tensors
+        changed = {id(source.tensors[name]) for name in trial.weights}
+        self.first = next((step.number for step in steps if self._touches(step, changed)), -1)
+
+    def _touches(self, step: Step, changed: set[int]) -> bool:
+        operation = self._operations[step.number]
+        axes = [mask.units for mask in operation.masks]
+        axes += [units for _, of in operation.mixed for units in of.values()]
+        if any(not self._stays[units].all() for units in axes):
+            return True
+        return any(id(one) in changed for one in step.operands if isinstance(one, torch.Tensor))
+
+    def play(self, piece: Piece) -> list[torch.Tensor]:
+        """The rest of a pass; returns what the model would."""
+        new: dict[int, torch.Tensor] = {}
+        for name, values in self._trial.changes().items():
+            present = self._tensors[name]
+            new[id(present)] = torch.from_numpy(values).to(present.device, present.dtype)
+
+        def own(tensor: torch.Tensor) -> torch.Tensor:
+            return new.get(id(tensor), tensor)
+
+        def change(step: Step, call: Call) -> Any:
+            if new:
+                arguments = [mapped(value, own) for value in call.arguments]
+                keywords = {key: mapped(value, own) for key, value in call.keywords.items()}
+                call = Call(call.function, arguments, keywords)
+            operation = self._operations[step.number]
+            if operation.masks or operation.mixed:
+                return self._twin.ignoring_removed(call, operation)
+            return call.function(*call.arguments, **call.keywords)
+
+        return play(piece, change)

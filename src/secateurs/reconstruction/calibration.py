@@ -1,0 +1,172 @@
+"""Calibration images, split into those that are fitted, those that choose, and those that judge.
+
+Images of one source (crops of one photograph, frames of one recording) are alike: a judge that is
+related to what was fitted does not see that a fit holds for these sources alone. So where the
+user says which source each image is of, no source is on two sides.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.errors import DataError
+
+JUDGING = 1 / 8
+"""Of the images, by which alone the result is judged."""
+
+CHOOSING = 7 / 40
+"""By which ridges are chosen, and error curves are measured."""
+
+LEAST_IMAGES = 4
+FEW_IMAGES = 64
+ENOUGH_IMAGES = 512
+AT_A_TIME = 128
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Calibration:
+    """Images in three parts that share no source.
+
+    Attributes:
+        fit: what sums are over.
+        choose: what ridges are chosen by.
+        judge: what nothing is fitted to or chosen by layer; the guard goes by it.
+    """
+
+    fit: Batch
+    choose: Batch
+    judge: Batch
+
+    def __len__(self) -> int:
+        return len(self.fit) + len(self.choose) + len(self.judge)
+
+    @property
+    def curves(self) -> Batch:
+        """Images that the sums have not seen."""
+        return joined([self.judge, self.choose])
+
+    @classmethod
+    def of_batches(
+        cls,
+        images: Sequence[Batch],
+        *,
+        sources: Sequence[Any] | NDArray[Any] | None = None,
+        seed: int = 0,
+        who: str = "repair",
+    ) -> Calibration:
+        """Of images that ``secateurs.calibration.batches.batches`` gave; labels may be there.
+
+        Args:
+            images: batch by batch.
+            sources: of each image, what it was taken from; None takes every image as its own.
+            seed: of the split.
+            who: what needs the data, for messages.
+
+        Raises:
+            DataError: there are too few, or of too few sources.
+
+        Warns:
+            UserWarning: there are few, or they are all alike.
+        """
+        everything = joined(images)
+        if len(everything) < LEAST_IMAGES:
+            raise DataError(
+                f"{who}: expected at least {LEAST_IMAGES} calibration images, to fit some and "
+                f"judge by others; received {len(everything)}. {ENOUGH_IMAGES} are plenty; labels "
+                "are not needed."
+            )
+        _warn_of(everything, who)
+        return cls._split(everything, sources, seed, who)
+
+    @classmethod
+    def _split(cls, everything: Batch, sources: Any, seed: int, who: str) -> Calibration:
+        count = len(everything)
+        names = np.arange(count) if sources is None else np.asarray(sources)
+        if names.shape != (count,):
+            raise DataError(
+                f"{who}: expected one source for each of {count} images; received an array of "
+                f"shape {names.shape}"
+            )
+        _, of = np.unique(names, return_inverse=True)
+        number = int(of.max()) + 1
+        if number < 3:
+            raise DataError(
+                f"{who}: expected images of at least 3 sources, to fit, to choose and to judge by; "
+                f"received {number}. Leave sources= out to split by image."
+            )
+        order = np.random.default_rng(seed).permutation(number)
+        judging = max(1, round(number * JUDGING))
+        choosing = max(1, round(number * CHOOSING))
+        parts = np.split(order, [judging, judging + choosing])
+        judge, choose, fit = (everything.rows(np.flatnonzero(np.isin(of, part))) for part in parts)
+        return cls(fit, choose, judge)
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    together = np.concatenate(labels) if len(labels) == len(parts) else None
+    return Batch(_joined([part.images for part in parts]), together)
+
+
+def _joined(images: Sequence[Any]) -> Any:
+    first = images[0]
+    if isinstance(first, Mapping):
+        return {key: np.concatenate([one[key] for one in images]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(np.concatenate(arrays) for arrays in zip(*images, strict=True))
+    return np.concatenate(images)
+
+
+def in_batches(batch: Batch, size: int = AT_A_TIME) -> list[Batch]:
+    """A batch in smaller ones."""
+    return [batch.rows(slice(start, start + size)) for start in range(0, len(batch), size)]
+
+
+def example_from(data: Any) -> tuple[Any, Any]:
+    """(an example input, the data) of calibration data that come with no example.
+
+    Data that can be gone through but once are kept in a list.
+    """
+    if not hasattr(data, "shape") and not isinstance(data, (Mapping, tuple, list, str)):
+        if hasattr(data, "batch"):
+            return data.batch(slice(0, 1))[0], data
+        if not isinstance(data, Iterable):
+            raise DataError(f"expected calibration data; received {type(data).__name__}")
+        data = list(data)
+    first = data[0] if isinstance(data, list) and data else data
+    if isinstance(first, (tuple, list)) and len(first) == 2 and getattr(first[1], "ndim", 2) < 2:
+        first = first[0]  # labels go
+    if isinstance(first, Mapping):
+        return {key: value[:1] for key, value in first.items()}, data
+    if isinstance(first, (tuple, list)):
+        return tuple(value[:1] for value in first), data
+    return first[:1], data
+
+
+def _warn_of(images: Batch, who: str) -> None:
+    if len(images) < FEW_IMAGES:
+        warnings.warn(
+            f"{who}: {len(images)} calibration images are few: weights are fitted to them, and "
+            f"only {max(1, round(len(images) * JUDGING))} of them judge the result. Labels are not "
+            f"needed: {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST.",
+            UserWarning,
+            stacklevel=4,
+        )
+    first = images.images
+    arrays = list(first.values()) if isinstance(first, Mapping) else first
+    arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
+    if all((array == array[:1]).all() for array in arrays):
+        warnings.warn(
+            f"{who}: all {len(images)} calibration images are the same: nothing can be told of how "
+            "the network answers to others. Pass images like those that it will see.",
+            UserWarning,
+            stacklevel=4,
+        )

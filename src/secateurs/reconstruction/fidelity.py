@@ -1,0 +1,186 @@
+"""How faithful a small model's outputs are to the dense one's, without labels.
+
+- ``categorical``: scores of classes; the Kullback-Leibler divergence from the dense network's
+  probabilities to the small one's, and the share of answers that agree;
+- ``bernoulli``: independent scores that go through a sigmoid; the divergence summed over them;
+- ``relative``: anything else; the squared error relative to how far outputs spread about their mean
+  (0 is exact, 1 is as good as a constant).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import ModelError
+from secateurs.formatting import percent
+
+Outputs = Sequence[NDArray[Any]]
+"""What a model gave for some images: its floating-point tensors, images along axis 0."""
+
+KINDS = ("categorical", "bernoulli", "relative")
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How far a model's outputs are from the dense network's.
+
+    Attributes:
+        kind: what was measured: 'categorical', 'bernoulli' or 'relative'.
+        distance: mean over images, in nats, or relative squared error; 0 is exact.
+        error: standard error of that mean.
+        agreement: share of answers that are the dense network's; None where there are no classes.
+        images: how many were looked at.
+    """
+
+    kind: str
+    distance: float
+    error: float
+    agreement: float | None
+    images: int
+
+    def __str__(self) -> str:
+        name = "relative squared error" if self.kind == "relative" else "KL"
+        agrees = "" if self.agreement is None else f", {percent(self.agreement)} agree"
+        return f"{name} {self.distance:.4g} +- {self.error:.2g}{agrees} ({self.images} images)"
+
+
+def kind_of(outputs: Outputs, asked: str | None = None) -> str:
+    """What kind of outputs these are: what was asked for, else by their shape.
+
+    One array of scores, (images, classes), is taken to be categorical; the rest relative.
+
+    Raises:
+        ModelError: there is no such kind.
+    """
+    if asked is not None:
+        if asked not in KINDS:
+            raise ModelError(f"output: expected one of {', '.join(KINDS)}; received {asked!r}")
+        return asked
+    single = len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+    return "categorical" if single else "relative"
+
+
+@dataclass(eq=False, slots=True)
+class Judge:
+    """Compares outputs with the dense network's, batch by batch.
+
+    Attributes:
+        kind: as ``kind_of`` says.
+    """
+
+    kind: str
+    _distances: list[NDArray[np.float64]] = field(default_factory=list)
+    _agreements: list[NDArray[np.float64]] = field(default_factory=list)
+    _spreads: list[_Spread] = field(default_factory=list)
+
+    def add(self, dense: Outputs, small: Outputs) -> None:
+        """Some images' outputs of both networks."""
+        if self.kind == "relative":
+            self._add_relative(dense, small)
+            return
+        right, found = (np.asarray(o[0], np.float64) for o in (dense, small))
+        if self.kind == "bernoulli":
+            self._distances.append(_bernoulli(right, found))
+            return
+        right, found = _classes_last(right), _classes_last(found)
+        self._distances.append(_per_image(categorical_divergence(right, found)))
+        same = (right.argmax(-1) == found.argmax(-1)).astype(np.float64)
+        self._agreements.append(_per_image(same))
+
+    def _add_relative(self, dense: Outputs, small: Outputs) -> None:
+        if not self._spreads:
+            self._spreads = [_Spread() for _ in dense]
+        rows = []
+        for spread, right, found in zip(self._spreads, dense, small, strict=True):
+            one, other = (np.asarray(o, np.float64).reshape(len(o), -1) for o in (right, found))
+            spread.add(one)
+            rows.append(np.square(one - other).sum(axis=1))
+        self._distances.append(np.stack(rows, axis=1))
+
+    def verdict(self) -> Fidelity:
+        """Of all that was added; a distance that is not finite counts as infinite."""
+        distances = np.concatenate(self._distances)
+        if self.kind == "relative":
+            sizes = np.array([max(spread.mean_square(), 1e-300) for spread in self._spreads])
+            distances = (distances / sizes).mean(axis=1)
+        distances = np.where(np.isfinite(distances), distances, np.inf)
+        agreement = float(np.concatenate(self._agreements).mean()) if self._agreements else None
+        mean = float(distances.mean())
+        error = float(distances.std() / np.sqrt(len(distances))) if np.isfinite(mean) else np.inf
+        return Fidelity(self.kind, mean, error, agreement, len(distances))
+
+
+@dataclass(eq=False, slots=True)
+class _Spread:
+    """The squared distance of outputs from their mean, image by image."""
+
+    images: int = 0
+    total: Any = 0.0
+    squares: float = 0.0
+
+    def add(self, rows: NDArray[np.float64]) -> None:
+        self.images += len(rows)
+        self.total = self.total + rows.sum(axis=0)
+        self.squares += float(np.square(rows).sum())
+
+    def mean_square(self) -> float:
+        about_mean = self.squares - float(np.square(self.total).sum()) / self.images
+        # Outputs that never change are held against their size.
+        alive = about_mean > 1e-9 * self.squares
+        return (about_mean if alive else self.squares) / self.images
+
+
+def categorical_divergence(
+    dense: NDArray[np.float64], small: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """KL(dense || small) along the last axis, of scores, or of probabilities where they are such.
+
+    Example:
+        >>> scores = np.log(np.array([[0.5, 0.5]]))
+        >>> categorical_divergence(scores, np.log(np.array([[0.25, 0.75]]))).round(4)
+        array([0.1438])
+    """
+    right, found = _log_probabilities(dense), _log_probabilities(small)
+    divergence: NDArray[np.float64] = (np.exp(right) * (right - found)).sum(axis=-1)
+    return np.maximum(divergence, 0)
+
+
+def _log_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    if are_probabilities(scores):
+        return np.log(np.maximum(scores, 1e-12))
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logs
+
+
+def _bernoulli(right: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The divergence of sigmoids of these scores, summed over each image's."""
+
+    def softplus(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.logaddexp(0, x)
+
+    p = 1 / (1 + np.exp(-right))
+    divergence = p * (softplus(-found) - softplus(-right))
+    divergence += (1 - p) * (softplus(found) - softplus(right))
+    summed: NDArray[np.float64] = divergence.reshape(len(divergence), -1).sum(axis=1)
+    return np.maximum(summed, 0)
+
+
+def _classes_last(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Maps of scores, (images, classes, height, width), have their classes along axis 1."""
+    return np.moveaxis(scores, 1, -1) if scores.ndim > 3 else scores
+
+
+def _per_image(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = values.reshape(len(values), -1).mean(axis=1)
+    return means
+
+
+def are_probabilities(scores: NDArray[Any]) -> bool:
+    """Whether scores along the last axis are probabilities already."""
+    return bool((scores >= 0).all() and np.abs(scores.sum(axis=-1) - 1).max(initial=0) < 1e-3)

@@ -1,0 +1,481 @@
+"""Cuts of one network that keep its answers: allocate, select, cut, prove, repair, distil.
+
+What does not depend on a budget is made once (``Pruner.of``); a cut then takes seconds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.backends import backend_named, backend_of, can_repair, repairing
+from secateurs.calibration.batches import Batch, batches
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.channels.proof import report_of
+from secateurs.criteria import scoring
+from secateurs.criteria.registry import AUTO
+from secateurs.criteria.scoring import Scores
+from secateurs.errors import BudgetError, DataError
+from secateurs.planning.auto_criterion import score_for
+from secateurs.planning.error_curves import Trial
+from secateurs.planning.measured import plan_measured
+from secateurs.planning.planner import Budget, plan
+from secateurs.reconstruction.calibration import (
+    FEW_IMAGES,
+    LEAST_IMAGES,
+    Calibration,
+    example_from,
+    in_batches,
+    joined,
+)
+from secateurs.reconstruction.matching import kept_channels
+from secateurs.reconstruction.report import FidelityReport, Stage
+from secateurs.reconstruction.session import (
+    Curves,
+    Dense,
+    alive_after,
+    keep_fidelity_,
+    measure_curves,
+    repair_cut,
+)
+
+OBS = "obs"
+"""Structured optimal brain surgery on the sums that repair uses; the default with images."""
+
+WITHOUT_IMAGES = "l1"
+"""What ranks channels where there are none."""
+
+FALLBACK = "l2"
+"""Ranks groups that no contraction reads by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distilling:
+    """How long to distil: one of the two.
+
+    Attributes:
+        steps: of an optimiser.
+        seconds: of the clock.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, given: int | str | None) -> Distilling | None:
+        """Of ``300`` (steps), ``"60s"``, or None.
+
+        Raises:
+            DataError: it is neither.
+
+        Example:
+            >>> Distilling.parse("60s")
+            Distilling(steps=None, seconds=60.0)
+        """
+        if given is None or given is False:
+            return None
+        text = str(given).strip()
+        if isinstance(given, int) and given > 0 and given is not True:
+            return cls(steps=given)
+        if text.isdigit() and int(text) > 0:
+            return cls(steps=int(text))
+        if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*s", text):
+            return cls(seconds=float(found[1]))
+        raise DataError(
+            f"distil: expected steps such as 300, or seconds as '60s'; received {given!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """By what a cut model is judged: keywords of ``prune``, ``repair`` and ``frontier``.
+
+    Attributes:
+        output: kind of the model's outputs: "categorical" (scores of classes: KL divergence),
+            "bernoulli" (independent scores) or "relative" (anything: relative squared error); None
+            goes by their shape.
+        sources: what each calibration image was taken from (a file, a recording), so that none is
+            both fitted and judged by; None takes every image as its own.
+        second_domain: images of another kind, on which the result is judged as well.
+    """
+
+    output: str | None = None
+    sources: Sequence[Any] | NDArray[Any] | None = None
+    second_domain: Any = None
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> Judging:
+        """Of the options that are its own, which are taken out."""
+        return cls(**{each.name: options.pop(each.name, None) for each in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for beside a budget; see ``secateurs.prune``.
+
+    Attributes:
+        criterion: ranks the channels inside each group; None is structured OBS on the same sums.
+        loss: for criteria that need one.
+        repair: whether to fit the weights that stay; None does where there are images for it.
+        distil: for how long to distil.
+        judging: by what the result is judged.
+        seed: of splits and draws.
+    """
+
+    criterion: Any = None
+    loss: Callable[[Any, Any], Any] | None = None
+    repair: bool | None = None
+    distil: Distilling | None = None
+    judging: Judging = field(default_factory=Judging)
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pruner:
+    """What is made once for a model and its calibration images.
+
+    Attributes:
+        model: the user's.
+        network: its trace.
+        dense: a working copy, with its answers.
+        curves: the order in which channels go, and what each width costs.
+        scores: how channels are ranked inside their groups.
+        seed: of draws.
+    """
+
+    model: Any
+    network: Network
+    dense: Dense
+    curves: Curves
+    scores: Scores
+    seed: int = 0
+    _even: dict[Budget, Stage | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Any, network: Network, data: Any, request: Request) -> Pruner:
+        """Sums, order and error curves, in a pass or two over the images.
+
+        Args:
+            model: unchanged.
+            network: its trace.
+            data: calibration data, as ``score`` takes them.
+            request: what else is asked for.
+
+        Raises:
+            DataError: the images cannot be used.
+        """
+        images = list(batches(data, _example(network), "repair", labels=False))
+        dense = open_dense(model, network, images, request)
+        work = dense.work_network
+
+        def fallback() -> Scores:
+            return scoring.score(work, FALLBACK, seed=request.seed)
+
+        if request.criterion in (None, OBS):
+            curves = measure_curves(dense, scores=fallback, seed=request.seed)
+            scores = _scores_from(curves.orders)
+        else:
+            scores = scoring.score(
+                network,
+                request.criterion,
+                data=_pairs(images),
+                loss=request.loss,
+                seed=request.seed,
+            )
+            orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
+            curves = measure_curves(dense, scores=fallback, orders=orders, seed=request.seed)
+        return cls(model, network, dense, curves, scores, request.seed)
+
+    def plan(self, budget: Budget, **planning: Any) -> Cut:
+        """The cut within a budget that loses least, by the curves."""
+        return plan_measured(
+            self.network, self.curves.orders, self.curves.losses, budget, **planning
+        )
+
+    def make(
+        self,
+        cut: Cut,
+        *,
+        repair: bool = True,
+        distil: Distilling | None = None,
+        even: Budget | None = None,
+    ) -> Any:
+        """Make a cut, prove it, repair it, distil it.
+
+        Args:
+            cut: of the network.
+            repair: whether to fit the weights that stay.
+            distil: for how long to train towards the dense model's answers; None does not.
+            even: the budget that it was planned for, to say what the same share of every group
+                would have kept; None leaves that out.
+
+        Returns:
+            The small model; ``report_of`` gives the proof, and what each step gave.
+        """
+        return make_faithful(
+            self.dense,
+            backend_named(self.network.source.framework).apply(
+                self.model, cut, _example(self.network), network=self.network
+            ),
+            alive_after(self.dense.work_network, cut),
+            repair=repair,
+            distil=distil,
+            seed=self.seed,
+            before=self._evenly_dropped(even),
+            seconds=self.curves.seconds,
+        )
+
+    def _evenly_dropped(self, budget: Budget | None) -> Stage | None:
+        """What the same share of every group would have kept, unrepaired; to compare with."""
+        if budget is None:
+            return None
+        if budget not in self._even:
+            self._even[budget] = self._judged_evenly(budget)
+        return self._even[budget]
+
+    def _judged_evenly(self, budget: Budget) -> Stage | None:
+        network = self.dense.work_network
+        try:
+            cut = plan(network, self.scores, budget)
+        except BudgetError:
+            return None
+        trial = Trial("", 0, network.removed_by(cut), (), dict)
+        judging = self.dense.calibration.judge
+        found = self.dense.framework.judged_trials(network, judging, [trial], self.dense.kind)
+        return Stage("dropped evenly", found[0])
+
+
+def make_faithful(
+    dense: Dense,
+    small: Any,
+    alive: NDArray[np.bool_],
+    *,
+    repair: bool = True,
+    distil: Distilling | None = None,
+    seed: int = 0,
+    before: Stage | None = None,
+    seconds: float = 0.0,
+) -> Any:
+    """Repair and distil a cut model, and note on it what each step gave.
+
+    Args:
+        dense: the model it was cut from, and calibration images.
+        small: the cut model; unchanged.
+        alive: which atoms of the dense network stay in it.
+        repair: whether to fit the weights.
+        distil: for how long to distil; None does not.
+        seed: of draws.
+        before: a step to put before all others in the report.
+        seconds: what was made once took.
+    """
+    made = repair_cut(dense, small, alive, least_squares=repair)
+    stages = (*([before] if before else []), *made.report.stages)
+    report = replace(made.report, stages=stages, seconds=seconds)
+    model = made.model
+    if distil is not None:
+        report = _distilled(dense, model, report, distil, seed)
+    keep_fidelity_(model, report)
+    return model
+
+
+def _distilled(
+    dense: Dense, model: Any, report: FidelityReport, distil: Distilling, seed: int
+) -> FidelityReport:
+    """Train towards the dense model's answers; the weights are taken if that is more faithful."""
+    start = time.perf_counter()
+    backend: Any = backend_named(dense.network.source.framework)
+    twin, _ = dense.framework.working_copy(model, dense.example)
+    calibration = dense.calibration
+    images = in_batches(joined([_unlabelled(calibration.fit), _unlabelled(calibration.choose)]))
+    trained = backend.distil(
+        twin,
+        dense.work,
+        images,
+        steps=distil.steps,
+        seconds=distil.seconds,
+        held_out=dense.judge,
+        seed=seed,
+    )
+    stage = Stage("distilled", dense.fidelity(trained.model), time.perf_counter() - start)
+    told = report.with_stage(stage)
+    if told.kept == stage.name:
+        dense.framework.copy_weights_(trained.model, model)
+        told = replace(told, second_domain=dense.elsewhere(model))
+    return told
+
+
+def _unlabelled(batch: Batch) -> Batch:
+    return Batch(batch.images, None)
+
+
+def open_dense(model: Any, network: Network, images: Sequence[Batch], request: Request) -> Dense:
+    """The dense model with its answers to calibration images.
+
+    Args:
+        model: the user's.
+        network: its trace.
+        images: checked ones.
+        request: kind of outputs, sources, a second kind of images.
+    """
+    calibration = Calibration.of_batches(images, sources=request.judging.sources, seed=request.seed)
+    second: list[Batch] = []
+    if request.judging.second_domain is not None:
+        example = _example(network)
+        second = list(
+            batches(request.judging.second_domain, example, "second_domain", labels=False)
+        )
+    return Dense(model, network, calibration, request.judging.output, second)
+
+
+def _example(network: Network) -> Any:
+    source: Any = network.source
+    return source.example_inputs
+
+
+def _scores_from(orders: Mapping[str, NDArray[np.int64]]) -> Scores:
+    """The place of each channel in its group's order, as a share: the lowest goes first."""
+    values = {}
+    for name, order in orders.items():
+        places = np.empty(len(order))
+        places[order] = np.arange(len(order)) / max(1, len(order) - 1)
+        values[name] = places
+    return Scores(values, OBS)
+
+
+def cut_network(
+    model: Any,
+    network: Network,
+    calibration: Any,
+    budget: Budget | None,
+    request: Request,
+    planning: Mapping[str, Any],
+) -> tuple[Any, Cut, Scores]:
+    """(the small model, its cut, the scores), by what there is to go by: see ``secateurs.prune``.
+
+    Args:
+        model: unchanged.
+        network: its trace.
+        calibration: data, or None.
+        budget: what may remain; None where ``planning`` says how much goes.
+        request: what else is asked for.
+        planning: as ``plan`` takes it.
+    """
+    images = _images_for_repair(network, calibration, request)
+    if images is None:
+        scores, cut = _planned(network, calibration, budget, request, planning)
+        return _applied(model, network, cut), cut, scores
+    if _is_measured(request, planning):
+        pruner = Pruner.of(model, network, _pairs(images), request)
+        rest = dict(planning)
+        target = _budget_of(network, budget, rest.pop("amount", None))
+        cut = pruner.plan(target, **rest)
+        small = pruner.make(
+            cut, repair=request.repair is not False, distil=request.distil, even=target
+        )
+        return small, cut, pruner.scores
+    scores, cut = _planned(network, _pairs(images), budget, request, planning)
+    dense = open_dense(model, network, images, request)
+    small = make_faithful(
+        dense,
+        _applied(model, network, cut),
+        alive_after(dense.work_network, cut),
+        repair=request.repair is not False,
+        distil=request.distil,
+        seed=request.seed,
+    )
+    return small, cut, scores
+
+
+def _applied(model: Any, network: Network, cut: Cut) -> Any:
+    backend = backend_named(network.source.framework)
+    return backend.apply(model, cut, _example(network), network=network)
+
+
+def _images_for_repair(network: Network, calibration: Any, request: Request) -> list[Batch] | None:
+    """Checked images; None where scores alone decide."""
+    asked = request.repair or request.distil is not None
+    if calibration is None:
+        if asked:
+            raise DataError(_WITHOUT_IMAGES)
+        return None
+    if not asked and not can_repair(network.source.framework):
+        return None
+    repairing(network.source.framework)
+    images = list(batches(calibration, _example(network), "prune", labels=False))
+    # Images that were given for a criterion's sake may be too few to fit anything to.
+    needed = LEAST_IMAGES if request.criterion is None else FEW_IMAGES
+    return images if asked or sum(map(len, images)) >= needed else None
+
+
+_WITHOUT_IMAGES = (
+    "repair: expected calibration images; received none. Without images nothing can be measured: "
+    "pass calibration=images, an array of some hundred inputs like those the model will see; "
+    "labels are not needed. Unlike images, or noise, would fit the weights to the wrong values."
+)
+
+
+def _is_measured(request: Request, planning: Mapping[str, Any]) -> bool:
+    """Whether error curves decide how far each group is cut: unless something else is to."""
+    others = ("scope", "threshold", "sensitivity")
+    return request.criterion != AUTO and all(planning.get(name) is None for name in others)
+
+
+def _budget_of(network: Network, budget: Budget | None, amount: float | None) -> Budget:
+    """The budget, or the share of channels to remove as one."""
+    if (budget is None) == (amount is None):
+        raise BudgetError("expected exactly one of budget, amount and threshold")
+    if budget is not None:
+        return budget
+    if amount is None or not 0 < amount < 1:
+        raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
+    total = sum(len(group) for group in network.groups)
+    return Budget(channels=max(1, total - round(amount * total)) + 0.0)
+
+
+def _planned(
+    network: Network,
+    data: Any,
+    budget: Budget | None,
+    request: Request,
+    planning: Mapping[str, Any],
+) -> tuple[Scores, Cut]:
+    """(scores, the cut that they and the budget ask for)."""
+
+    def planner(scores: Scores) -> Cut:
+        return plan(network, scores, budget, **planning)
+
+    criterion = request.criterion
+    if criterion in (None, OBS):
+        criterion = WITHOUT_IMAGES
+    scores = score_for(network, criterion, planner, data=data, loss=request.loss, seed=request.seed)
+    return scores, planner(scores)
+
+
+def _pairs(images: Sequence[Batch]) -> list[Any]:
+    """Batches as ``score`` takes them."""
+    return [
+        batch.images if batch.labels is None else (batch.images, batch.labels) for batch in images
+    ]
+
+
+def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, request: Request) -> Any:
+    """A repaired copy of a cut model: see ``secateurs.repair``."""
+    if example_inputs is None:
+        example_inputs, images = example_from(images)
+    backend = backend_of(dense)
+    network = backend.trace(dense, example_inputs)
+    framework = repairing(network.source.framework)
+    kept = kept_channels(network, framework.arrays(small), report_of(small).cut)
+    checked = list(batches(images, example_inputs, "repair", labels=False))
+    opened = open_dense(dense, network, checked, request)
+    alive = opened.work_network.alive(np.flatnonzero(~kept))
+    return make_faithful(
+        opened, small, alive, repair=True, distil=request.distil, seed=request.seed
+    )

@@ -1,0 +1,73 @@
+"""Least squares where a ReLU follows: what is below zero in both networks is right as it is.
+
+After a ReLU, a value below zero in the dense network is zero, whatever it was. So where the small
+network's is below zero too, nothing is wrong, and the fit need not spend anything on it; where it
+is above, being zero is all that is asked for. With the targets so relaxed, the least squares are
+solved again, a few times over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.reconstruction.least_squares import Array, Moments, Sums, solve
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rectified:
+    """Rows of one contraction whose result goes through ``relu(scale * y + shift)``.
+
+    Attributes:
+        u: patches, shape (rows, inputs).
+        y: targets, shape (rows, outputs).
+        scale: shape (outputs,); of a batch normalisation in between, else ones.
+        shift: shape (outputs,), or (rows, outputs) where something is added in between.
+    """
+
+    u: Array
+    y: Array
+    scale: Array
+    shift: Array
+
+    def refine(
+        self, moments: Moments, present: Sums, start: Sums, ridge: float
+    ) -> tuple[Sums, Sums]:
+        """(weights, intercept) with the targets relaxed.
+
+        Args:
+            moments: of these rows.
+            present: what the weights were, shape (1, inputs, outputs); the ridge pulls there.
+            start: what plain least squares gave.
+            ridge: as chosen for those.
+        """
+        kind = self.u.dtype
+        mean_u = moments.mean_u[0].astype(kind)
+        centred = self.u - mean_u
+        weights, intercept = start, moments.intercept(start)
+        quiet = np.abs(self.scale) < 1e-3
+        zero = -self.shift / np.where(quiet, np.inf, self.scale)
+        is_on = self.scale * self.y + self.shift > 0
+        for _ in range(ROUNDS):
+            given = self.u @ weights[0].astype(kind) + intercept[0].astype(kind)
+            is_off = self.scale * given + self.shift < 0
+            target = np.where(is_on, self.y, np.where(is_off, given, zero))
+            weights, intercept = self._solved(moments, centred, target, present, ridge)
+        return weights, intercept
+
+    @staticmethod
+    def _solved(
+        moments: Moments, centred: Array, target: Array, present: Sums, ridge: float
+    ) -> tuple[Sums, Sums]:
+        mean: NDArray[np.float64] = target.mean(axis=0, dtype=np.float64)
+        products = (centred.T @ (target - mean.astype(target.dtype))).astype(np.float64)
+        scaled = products * (moments.rows / len(centred))
+        relaxed = Moments(
+            moments.rows, moments.mean_u, mean[None], moments.uu, scaled[None], moments.yy
+        )
+        weights = solve(relaxed, present, ridge)
+        return weights, relaxed.intercept(weights)

@@ -1,0 +1,95 @@
+"""What each step of a cut gave, measured on calibration images that were not fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from secateurs import formatting
+from secateurs.formatting import percent
+from secateurs.reconstruction.fidelity import Fidelity
+from secateurs.reconstruction.layers import LayerRepair
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step towards the small model.
+
+    Attributes:
+        name: such as 'dropped', 'repaired' or 'distilled'.
+        fidelity: to the dense model, after it.
+        seconds: that it took.
+    """
+
+    name: str
+    fidelity: Fidelity
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityReport:
+    """How far a cut model is from the dense one, step by step.
+
+    Attributes:
+        stages: in the order in which they were made.
+        kept: the name of the one whose weights the model has: the most faithful.
+        images: calibration images in all.
+        layers: what least squares did, layer by layer.
+        seconds: what was made once, whatever the budget: order and curves.
+        peak_bytes: of the values that the repair held at once.
+        second_domain: on data of another kind, if any were given.
+    """
+
+    stages: tuple[Stage, ...]
+    kept: str
+    images: int
+    layers: tuple[LayerRepair, ...] = ()
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    second_domain: Fidelity | None = None
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """Of the model as it is."""
+        return self[self.kept]
+
+    def __getitem__(self, stage: str) -> Fidelity:
+        return next(one.fidelity for one in self.stages if one.name == stage)
+
+    def __contains__(self, stage: object) -> bool:
+        return any(one.name == stage for one in self.stages)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def with_stage(self, stage: Stage) -> FidelityReport:
+        """With one more step, which is kept if it is the most faithful."""
+        better = stage.fidelity.distance < self.fidelity.distance
+        return replace(self, stages=(*self.stages, stage), kept=stage.name if better else self.kept)
+
+    @property
+    def trust(self) -> str:
+        """How far the figures go, in a sentence."""
+        judged = self.fidelity.images
+        said = (
+            f"Judged on {judged} of {self.images} calibration images, none of which was fitted: "
+            f"right to about {self.fidelity.error:.2g}"
+        )
+        if self.second_domain is None:
+            return f"{said}. No second kind of data was given, so nothing is known of any other."
+        return f"{said}. On the second kind of data: {self.second_domain}."
+
+    def __str__(self) -> str:
+        kind = "rel. squared error" if self.fidelity.kind == "relative" else "KL to dense"
+        rows = [
+            (
+                f"{stage.name}{' *' if stage.name == self.kept else ''}",
+                f"{stage.fidelity.distance:.4g}",
+                "-" if stage.fidelity.agreement is None else percent(stage.fidelity.agreement),
+                f"{stage.seconds:.1f}",
+            )
+            for stage in self.stages
+        ]
+        table = formatting.table(("step", kind, "agree", "seconds"), rows, (1, 2, 3))
+        once = f"Order and curves took {self.seconds:.1f} s. " if self.seconds else ""
+        return f"{table}\n\n* is kept. {once}{self.trust}"

@@ -1,0 +1,268 @@
+"""All that can be made of calibration images once, whatever the budget; then cuts, one a budget.
+
+images -> sums of the dense network -> in which order channels go (``removal_order``)
+-> what each group loses at each width (``error_curves``)
+budget -> widths (``allocation``) -> the cut, proven -> least squares in step (the walk)
+-> the most faithful of what that gives, by images that were not fitted
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.backends import Repairing, backend_named, repairing
+from secateurs.calibration.batches import Batch
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.channels.proof import CutReport, keep_report_, report_of
+from secateurs.planning.error_curves import (
+    FEWER_SHARES,
+    SHARES,
+    Contraction,
+    Trial,
+    curves_from,
+    orders_of,
+    trials_of,
+)
+from secateurs.reconstruction.calibration import Calibration, in_batches
+from secateurs.reconstruction.fidelity import Fidelity, Judge, kind_of
+from secateurs.reconstruction.layers import Walked
+from secateurs.reconstruction.report import FidelityReport, Stage
+
+Floats = NDArray[np.float64]
+Orders = Mapping[str, NDArray[np.int64]]
+
+MACS_FOR_CURVES = 6e11
+"""What measuring curves may take: about a minute of one core. Beyond, fewer images and widths."""
+
+LEAST_TO_JUDGE = 16
+UNLIKE = 1.0
+"""Means of activations that are this far off in training's standard deviations, squared."""
+
+
+@dataclass(eq=False)
+class Dense:
+    """A dense model and what it answers to calibration images.
+
+    Args:
+        model: the user's; never changed.
+        network: its trace.
+        calibration: the images.
+        output: what kind of outputs it gives, or None to go by their shape.
+        second_domain: images of another kind, to judge by as well; or None.
+    """
+
+    model: Any
+    network: Network
+    calibration: Calibration
+    output: str | None = None
+    second_domain: Sequence[Batch] = ()
+    kind: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        source: Any = self.network.source
+        self.framework: Repairing = repairing(source.framework)
+        self.work, self.example = self.framework.working_copy(self.model, source.example_inputs)
+        trace = backend_named(source.framework).trace
+        self.work_network = trace(self.work, self.example)
+        first = next(iter(self.framework.outputs(self.work, [self.judge[0].rows(slice(0, 2))])))
+        self.kind = kind_of(first, self.output)
+        self._right = [list(self.framework.outputs(self.work, part)) for part in self._parts]
+        self._warn_if_unlike()
+
+    @property
+    def judge(self) -> list[Batch]:
+        """The images that judge."""
+        return in_batches(self.calibration.judge)
+
+    @property
+    def _parts(self) -> tuple[Sequence[Batch], Sequence[Batch]]:
+        return self.judge, self.second_domain
+
+    def fidelity(self, model: Any) -> Fidelity:
+        """How faithful a model is, on images that were not fitted."""
+        return self._judged(model, 0)
+
+    def elsewhere(self, model: Any) -> Fidelity | None:
+        """The same on images of another kind; None where none were given."""
+        return self._judged(model, 1) if self.second_domain else None
+
+    def _judged(self, model: Any, part: int) -> Fidelity:
+        judge = Judge(self.kind)
+        found = self.framework.outputs(model, self._parts[part])
+        for right, answer in zip(self._right[part], found, strict=True):
+            judge.add(right, answer)
+        return judge.verdict()
+
+    def _warn_if_unlike(self) -> None:
+        found = self.framework.unlike_calibration(self.work, self.judge)
+        if found is not None and found[0] > UNLIKE:
+            warnings.warn(
+                f"calibration images are unlike the training data: in {found[1]}, means of "
+                f"activations are {found[0] ** 0.5:.1f} standard deviations from the running means "
+                "that batch normalisation keeps. What is fitted to them need not hold for others; "
+                "normalise them as in training.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What is known of a dense network's groups, whatever the budget.
+
+    Attributes:
+        orders: group -> its channels, the first to go first.
+        losses: group -> loss of fidelity at every width from 0 to all channels.
+        kind: of that loss.
+        images: that it was measured on.
+        seconds: that it took.
+    """
+
+    orders: Orders
+    losses: Mapping[str, Floats]
+    kind: str
+    images: int
+    seconds: float
+
+
+def measure_curves(
+    dense: Dense,
+    *,
+    scores: Callable[[], Mapping[str, Floats]],
+    orders: Orders | None = None,
+    seed: int = 0,
+) -> Curves:
+    """The order in which channels go and what each width costs.
+
+    Args:
+        dense: the model and its images.
+        scores: makes scores for groups that no contraction reads by itself.
+        orders: to take in place of those by the sums: of another criterion.
+        seed: of draws.
+    """
+    start = time.perf_counter()
+    network = dense.work_network
+    fit = dense.calibration.fit
+    contractions = dense.framework.contractions_of(network, fit, dense.kind, seed)
+    if orders is None:
+        orders = orders_of(network, contractions, scores())
+    judging, trials = _trials(dense, contractions, orders)
+    found = dense.framework.judged_trials(network, judging, trials, dense.kind)
+    measured: dict[str, dict[int, float]] = {}
+    for trial, fidelity in zip(trials, found, strict=True):
+        measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
+    losses = curves_from(network, measured)
+    return Curves(orders, losses, dense.kind, len(judging), time.perf_counter() - start)
+
+
+def _trials(
+    dense: Dense, contractions: Sequence[Contraction], orders: Orders
+) -> tuple[Batch, list[Trial]]:
+    """(images to judge by, trials), within what measuring may take."""
+    network = dense.work_network
+    judging = dense.calibration.curves
+    cost = max(1, network.macs()) / max(1, _images_in(dense.example))
+    for shares in (SHARES, FEWER_SHARES):
+        trials = list(trials_of(network, contractions, orders, shares))
+        affordable = int(MACS_FOR_CURVES / (cost * max(1, len(trials))))
+        if affordable >= min(4 * LEAST_TO_JUDGE, len(judging)):
+            break
+    return judging.rows(slice(0, max(LEAST_TO_JUDGE, affordable))), trials
+
+
+def _images_in(example: Any) -> int:
+    first = example
+    while isinstance(first, (tuple, list, Mapping)):
+        first = next(iter(first.values() if isinstance(first, Mapping) else first))
+    return len(first) if getattr(first, "shape", ()) else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """A cut model and how it came about.
+
+    Attributes:
+        model: of the most faithful weights.
+        report: what each step gave.
+    """
+
+    model: Any
+    report: FidelityReport
+
+
+def repair_cut(
+    dense: Dense, small: Any, alive: NDArray[np.bool_], *, least_squares: bool = True
+) -> Repaired:
+    """Refit a cut model's weights to the dense network's values, if that makes it more faithful.
+
+    Args:
+        dense: the model and its images.
+        small: the cut one; unchanged.
+        alive: which atoms of the dense network stay in it.
+        least_squares: False measures only.
+
+    Returns:
+        The most faithful of: as it was cut; with batch normalisation's moments taken anew; with
+        least squares; with both.
+    """
+    start = time.perf_counter()
+    framework = dense.framework
+    dropped, _ = framework.working_copy(small, dense.example)
+    stages = [Stage("dropped", dense.fidelity(dropped))]
+    models = {"dropped": dropped}
+    walked = Walked((), 0)
+    if least_squares:
+        calibration = dense.calibration
+        twin, _ = framework.working_copy(small, dense.example)
+        walked = framework.walk(
+            dense.work_network, twin, alive, calibration.fit, calibration.choose
+        )
+        stages.append(Stage("repaired", dense.fidelity(twin), time.perf_counter() - start))
+        models["repaired"] = twin
+        _add_reestimated(dense, models, stages)
+    best = min(stages, key=lambda stage: stage.fidelity.distance)
+    new = framework.copy_of(small)
+    if best.name != "dropped":
+        framework.copy_weights_(models[best.name], new)
+    report = FidelityReport(
+        tuple(stages),
+        best.name,
+        len(dense.calibration),
+        walked.layers,
+        peak_bytes=walked.peak_bytes,
+        second_domain=dense.elsewhere(models[best.name]),
+    )
+    return Repaired(new, report)
+
+
+def _add_reestimated(dense: Dense, models: dict[str, Any], stages: list[Stage]) -> None:
+    """Both models with the moments of batch normalisation taken anew."""
+    images = in_batches(dense.calibration.fit)
+    for name in ("dropped", "repaired"):
+        start = time.perf_counter()
+        again = dense.framework.reestimated(models[name], images)
+        if again is not None:
+            known_as = f"{name}, moments anew"
+            models[known_as] = again
+            seconds = time.perf_counter() - start
+            stages.append(Stage(known_as, dense.fidelity(again), seconds))
+
+
+def keep_fidelity_(model: Any, report: FidelityReport) -> CutReport:
+    """Let ``report_of`` say how faithful a model is."""
+    known = replace(report_of(model), fidelity=report)
+    keep_report_(model, known)
+    return known
+
+
+def alive_after(network: Network, cut: Cut) -> NDArray[np.bool_]:
+    """Which atoms a cut of this network leaves."""
+    return network.alive(network.removed_by(cut))
