@@ -44,6 +44,7 @@ from secateurs.settings.training import Training
 from secateurs.study.directory import Iterated, Study
 from secateurs.study.history import History
 from secateurs.training.callbacks import Watcher
+from secateurs.training.feed import Augmentation
 
 __all__ = [
     # what can be done
@@ -67,6 +68,7 @@ __all__ = [
     "trace",
     # what it is done with
     "Ablation",
+    "Augmentation",
     "Budget",
     "Cost",
     "Cut",

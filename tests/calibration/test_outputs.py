@@ -91,8 +91,8 @@ def test_maps_of_classes_have_them_where_the_framework_has_channels():
         ([[0.25, 0.75], [0.5, 0.5]], "categorical", True),
         ([[0.25, 0.8], [0.5, 0.1]], "bernoulli", True),
         ([[0.6, -0.8], [1.0, 0.0]], "embedding", False),
-        ([[3.0], [-1.0]], "gaussian", False),
-        ([[[3.0, 1.0]], [[-1.0, 2.0]]], "gaussian", False),
+        ([[3.0], [-1.0]], "relative", False),
+        ([[[3.0, 1.0]], [[-1.0, 2.0]]], "relative", False),
     ],
 )
 def test_what_outputs_are_is_read_from_their_values(values, kind, probabilities):

@@ -15,8 +15,10 @@ from scipy import special
 
 from secateurs.errors import DataError, UnknownNameError, nearest
 
-Kind = Literal["categorical", "bernoulli", "gaussian", "embedding"]
+Kind = Literal["categorical", "bernoulli", "relative", "embedding"]
 KINDS: tuple[str, ...] = get_args(Kind)
+_ALSO_CALLED = {"gaussian": "relative"}
+"""Of a normal distribution of fixed spread, the divergence is the relative squared error."""
 
 _LEAST = 1e-7
 """Below what no probability is taken: a float32 sigmoid or softmax resolves no less near 1."""
@@ -68,7 +70,7 @@ def read_outputs(
 
     Args:
         outputs: of the dense model on some images, each of shape (N, ...).
-        kind: of all outputs, or of each.
+        kind: of all outputs, or of each; "gaussian" is another name of "relative".
         channels_first: whether scores of classes for each place of an image, (N, classes, H, W),
             have their classes along axis 1; they have them along the last otherwise.
 
@@ -107,7 +109,7 @@ def divergence(
     Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
     of, axes = operations, (output.axis,)
-    if output.kind == "gaussian":
+    if output.kind == "relative":
         return of.sum((small - dense) ** 2, tuple(range(1, len(small.shape)))) / output.scale
     if output.kind == "embedding":
         product = of.sum(dense * small, axes)
@@ -150,6 +152,7 @@ def divergences(
 
 
 def _read(values: NDArray[np.float64], said: str | None, channels_first: bool) -> Output:
+    said = _ALSO_CALLED.get(said or "", said)
     if said is not None and said not in KINDS:
         raise UnknownNameError(f"no kind of output {said!r}{nearest(said, KINDS)}")
     if not np.isfinite(values).all():
@@ -167,7 +170,7 @@ def _read(values: NDArray[np.float64], said: str | None, channels_first: bool) -
     size = np.square(values).reshape(len(values), -1).sum(axis=1).mean()
     # Outputs that are the same for every image are measured by their size instead.
     scale = spread if spread > 1e-12 * size else size
-    return Output("gaussian", scale=float(scale) or 1.0)
+    return Output("relative", scale=float(scale) or 1.0)
 
 
 def _axis_of_sums(values: NDArray[np.float64], channels_first: bool) -> tuple[int, bool]:
@@ -184,7 +187,7 @@ def _kind_of(values: NDArray[np.float64], sums: bool, within: bool) -> Kind:
     if within:
         return "bernoulli"
     if values.ndim != 2 or values.shape[1] < 2:
-        return "gaussian"
+        return "relative"
     lengths = np.linalg.norm(values, axis=1)
     return "embedding" if np.abs(lengths - 1).max() < _CLOSE else "categorical"
 

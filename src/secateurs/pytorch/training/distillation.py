@@ -65,8 +65,8 @@ def distil(
         seconds: of the clock, the last evaluation not included.
         held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
         seed: of the order and the changes.
-        outputs: what the dense model's outputs are: "categorical", "bernoulli", "gaussian" (by
-            squared error relative to their spread) or "embedding" (by cosine), of all outputs or
+        outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
+            squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
             of each; None reads it from their values.
         augmentation: what may be done to images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
