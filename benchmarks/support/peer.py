@@ -74,14 +74,24 @@ def cuts(
     ready = with_gradients(model, images, labels)
     for criterion in CRITERIA:
         for scope in SCOPES:
-            found = _least(ready, example, criterion, scope, budget * dense, seed)
+            found = least_cut(ready, example, criterion, scope, budget * dense, seed)
             if found is not None:
                 yield found
 
 
-def _least(
+def least_cut(
     ready: nn.Module, example: torch.Tensor, criterion: str, scope: str, most: float, seed: int
 ) -> PeerCut | None:
+    """The least cut of one criterion and scope within so many MACs; None where there is none.
+
+    Args:
+        ready: the dense model, with gradients where the criterion looks at them.
+        example: an input.
+        criterion: one of ``CRITERIA``.
+        scope: one of ``SCOPES``.
+        most: MACs that may remain.
+        seed: of what is random.
+    """
     low, high, best = 0.0, 1.0, None
     for _ in range(STEPS):
         share = (low + high) / 2
