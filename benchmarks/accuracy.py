@@ -139,6 +139,38 @@ def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None
             )
 
 
+def epochs(case: Case, rows: Rows, shares: list[float], budgets: list[float]) -> None:
+    """One epoch with labels after our cut, with so much of the loss the dense model's outputs."""
+    for budget in budgets:
+        names = {share: f"ours, one epoch, {share:g} distilled" for share in shares}
+        if all(rows.has(**case.key, what=name, budget=budget) for name in names.values()):
+            continue
+        start = time.process_time()
+        cut = sec.prune(
+            case.model,
+            case.images[:1],
+            sec.Budget(macs=budget),
+            calibration=case.images,
+            seed=case.seed,
+        )
+        seconds = time.process_time() - start
+        dense = sec.trace(case.model, case.images[:1])
+        cost = dense.cost(cut.cut)
+        for share, name in names.items():
+            start = time.process_time()
+            after = one_epoch(cut.model, case, share)
+            rows.add(
+                **case.key,
+                what=name,
+                budget=budget,
+                macs=round(cost.macs / dense.macs(), 4),
+                params=round(cost.params / dense.params(), 4),
+                accuracy=case.tested(after),
+                validation=round(100 * accuracy(after, case.data.validation), 2),
+                seconds=round(seconds + time.process_time() - start, 1),
+            )
+
+
 def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
     """Torch-Pruning's best at each budget."""
     images, labels = torch.from_numpy(case.images), torch.from_numpy(case.labels)
@@ -303,7 +335,8 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[512])
     parser.add_argument("--steps", nargs="+", type=int, default=[300])
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
-    parser.add_argument("--only", choices=("ours", "peers"))
+    parser.add_argument("--only", choices=("ours", "peers", "epochs"))
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
     parser.add_argument("--dense", type=Path, default=Path("runs/dense"))
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy.jsonl"))
     options = parser.parse_args()
@@ -326,10 +359,12 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
             case = Case(network, dense, seed, images, options.dense)
             if not rows.has(network=network, dense=dense, images=images, what="dense"):
                 rows.add(**case.key, what="dense", accuracy=case.tested(case.model))
-            if options.only != "peers":
+            if options.only in (None, "ours"):
                 ours(case, rows, options.steps, options.budgets)
-            if options.only != "ours":
+            if options.only in (None, "peers"):
                 peers(case, rows, options.steps[0], options.budgets)
+            if options.only in (None, "epochs"):
+                epochs(case, rows, options.shares, options.budgets)
 
 
 if __name__ == "__main__":
