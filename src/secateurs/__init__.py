@@ -45,6 +45,7 @@ from secateurs.study.directory import Study
 from secateurs.study.history import History
 from secateurs.study.run import Iterated
 from secateurs.training.callbacks import Watcher
+from secateurs.training.feed import Augmentation
 
 __all__ = [
     # what can be done
@@ -68,6 +69,7 @@ __all__ = [
     "trace",
     # what it is done with
     "Ablation",
+    "Augmentation",
     "Budget",
     "Cost",
     "Cut",

@@ -28,14 +28,14 @@ from secateurs.reconstruction.pruner import (
     cut_network,
     repair_model,
 )
-from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
-from secateurs.study.directory import Iterated, Sources
 from secateurs.study.run import Iterated, run_study
 from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
+from secateurs.training.distillation import Change
+from secateurs.training.feed import Augmentation
 
 
 def trace(model: Any, example_inputs: Any = None) -> Network:
@@ -188,6 +188,7 @@ def prune(
     loss: Callable[[Any, Any], Any] | None = None,
     repair: bool | None = None,
     distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
     **planning: Any,
@@ -211,6 +212,8 @@ def prune(
             or 64 where they were given for a criterion that is named.
         distil: go on training towards the dense model's answers: 300 steps, or "60s". Kept only
             where it makes the model more faithful.
+        augmentation: what distillation may do to images, such as ``Augmentation(flip=True,
+            shift=2, mix=0.5)``, or a function (images, random) -> images; None leaves them alone.
         seed: of splits and draws.
         proof: as for ``apply``.
         **planning: as for ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
@@ -226,7 +229,8 @@ def prune(
     """
     network = trace(model, example_inputs)
     judging = Judging.taken_from(planning)
-    request = Request(criterion, loss, repair, Distilling.parse(distil), judging, seed, proof)
+    distilling = Distilling.parse(distil, augmentation)
+    request = Request(criterion, loss, repair, distilling, judging, seed, proof)
     small, cut, scores = cut_network(model, network, calibration, budget, request, planning)
     return Pruned(small, cut, report_of(small), scores)
 
@@ -238,6 +242,7 @@ def repair(
     *,
     example_inputs: Any = None,
     distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     **judging: Any,
 ) -> Any:
@@ -253,6 +258,7 @@ def repair(
         images: as ``calibration`` of ``prune``.
         example_inputs: what the models take; None takes the first of the images.
         distil: as for ``prune``.
+        augmentation: as for ``prune``.
         seed: of splits and draws.
         **judging: ``output``, ``sources``, ``second_domain``: see ``Judging``.
 
@@ -265,7 +271,9 @@ def repair(
         DataError: the images cannot be used.
         ModelError: the two do not do the same operations.
     """
-    request = Request(None, None, True, Distilling.parse(distil), Judging(**judging), seed)
+    request = Request(
+        None, None, True, Distilling.parse(distil, augmentation), Judging(**judging), seed
+    )
     return repair_model(small, dense, images, example_inputs, request)
 
 

@@ -29,6 +29,9 @@ class Training(Settings):
         schedule: Of the learning rate, begun anew after each cut.
         warm_up: Share of the batches in which the learning rate rises.
         label_smoothing: Share of the target that is spread over all classes.
+        distillation: After a cut, the share of the loss that is the distance from the dense
+            model's outputs; the labels have the rest. 1 looks at no label; 0 leaves it out.
+        temperature: At which these outputs are compared; higher ones soften them.
         flip: Mirror training images at random.
         shift: Move training images at random, by up to so many pixels.
         precision: Of the arithmetic; auto is bf16 on CUDA and fp32 elsewhere.
@@ -36,7 +39,8 @@ class Training(Settings):
 
     Source: Renda, Frankle & Carbin, Comparing Rewinding and Fine-tuning, ICLR 2020, and Le & Hua,
     Network Pruning That Matters, ICLR 2021: what recovers accuracy is a large learning rate that
-    warms up and falls to zero in every round.
+    warms up and falls to zero in every round. Hinton, Vinyals & Dean, Distilling the Knowledge in a
+    Neural Network, 2015.
     """
 
     batches: Annotated[int, Field(ge=0)] = 0
@@ -51,6 +55,8 @@ class Training(Settings):
     schedule: Schedule = "cosine"
     warm_up: Annotated[float, Field(ge=0, le=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 2.0
     flip: bool = False
     shift: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"

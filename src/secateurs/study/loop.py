@@ -111,6 +111,8 @@ class Loop:
     def _fine_tune(self) -> None:
         session = self._session
         goal = self._goal if self._configuration.pruning.until_recovered else None
+        if self._configuration.training.distillation:
+            session.learner.follow(session.fetch("dense"))
         try:
             what = f"round {session.position.round}"
             self._trainer.train(what, self._schedule.round_rates, goal)

@@ -19,6 +19,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
 
+from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -30,6 +31,7 @@ from secateurs.pytorch.model.example_inputs import checked_model
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.distillation import TORCH
 from secateurs.pytorch.training.optimizers import (
     copy_to_cpu,
     make_optimizer,
@@ -51,6 +53,7 @@ from secateurs.training.feed import (
 from secateurs.training.learner import Evaluation, Part, Snapshot
 
 _DROPOUT = 5
+_CLASSES = Output("categorical")
 
 
 class Learner:
@@ -84,6 +87,7 @@ class Learner:
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
         self._example = self._first_images("train", 1)
+        self._dense: nn.Module | None = None
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
 
@@ -148,13 +152,32 @@ class Learner:
         """One step of the optimizer; this process's part of the batch's mean loss."""
         images, labels = self._on_device(batch)
         scores = _checked_scores(self._prepared(images), batch)
-        smoothing = self._training.label_smoothing
-        loss = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum")
-        loss = loss / batch.whole
+        loss = self._loss(scores, labels, images) / batch.whole
         self._processes.backward(loss)
         self._prepared_optimizer.step()
         self._prepared_optimizer.zero_grad()
         return loss.detach()
+
+    def _loss(
+        self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum over images, of the labels' loss and the distance from the dense model."""
+        training, share = self._training, self._training.distillation
+        loss = F.cross_entropy(
+            scores, labels, label_smoothing=training.label_smoothing, reduction="sum"
+        )
+        if self._dense is None:
+            return loss
+        with torch.no_grad(), self._processes.autocast():
+            wanted = self._dense(images).float()
+        apart = divergence(TORCH, _CLASSES, wanted, scores.float(), training.temperature)
+        mixed: torch.Tensor = (1 - share) * loss + share * apart.sum()
+        return mixed
+
+    def follow(self, dense: Snapshot) -> None:
+        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        model, _ = self._build(dense)
+        self._dense = model.to(self._processes.device).eval().requires_grad_(False)
 
     # -- evaluation
 

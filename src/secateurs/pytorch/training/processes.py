@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,6 +122,11 @@ class Processes:
         """Gradients of the sum of all processes' losses."""
         # They are averaged over processes: times their number is the sum, of the whole batch.
         self._accelerator.backward(loss * self.share.of)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision that is trained in, for a model that was not prepared."""
+        precision: AbstractContextManager[None] = self._accelerator.autocast()
+        return precision
 
     def forget_prepared(self) -> None:
         """Let go of earlier models: Accelerate keeps all that it prepares."""
