@@ -150,11 +150,15 @@ class Equations:
         self._grids.append(Grid(cells, sides))
         self._sides_by_cells.setdefault(cells.tobytes(), sides)
 
-    def solve(self) -> Solution:
-        """All that follows from the statements."""
+    def solve(self, guesses: Sequence[tuple[Ids, Ids]] = ()) -> Solution:
+        """All that follows from the statements.
+
+        Args:
+            guesses: further equations, which are not kept: the next solution is without them.
+        """
         work = _Solver(
             self._count,
-            list(zip(self._left, self._right, strict=True)),
+            [*zip(self._left, self._right, strict=True), *guesses],
             list(self._grids),
             list(self._frozen),
         )

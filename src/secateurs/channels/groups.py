@@ -159,7 +159,8 @@ def frozen_in(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
     """Indices that nothing can remove; the same ones, for the same reasons, make one entry."""
     stuck: dict[tuple[bytes, tuple[str, ...]], tuple[int, list[str]]] = {}
     for tensor in tensors:
-        if not tensor.axes and tensor.is_parameter and tensor.shape:
+        is_read = bool(tensor.axes) if tensor.is_read is None else tensor.is_read
+        if not is_read and tensor.is_parameter and tensor.shape:
             stuck[tensor.name.encode(), (NOT_REACHED,)] = (tensor.shape[0], [tensor.layer])
         for axis, units in sorted(tensor.axes.items()):
             still = units[~solution.atoms[units].any(axis=1)]

@@ -16,6 +16,7 @@ from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.model.caches import forget_caches_
 from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
 from secateurs.pytorch.model.tensors import Leaf, leaves_of
+from secateurs.pytorch.sizes.bindings import Tie
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
 from secateurs.pytorch.tracing import rules
@@ -134,8 +135,10 @@ def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Ne
         passes += _in_training(tracer, model, arguments, keywords)
     demand(model, leaves, tracer)
 
-    def build(sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = ()) -> Network:
-        return _network(model, leaves, tracer, passes, example_inputs, sizes, scalings)
+    def build(
+        sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = (), ties: Sequence[Tie] = ()
+    ) -> Network:
+        return _network(model, leaves, tracer, passes, example_inputs, sizes, scalings, ties)
 
     network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
     for forward in passes:
@@ -152,6 +155,7 @@ def _network(
     example_inputs: Any,
     sizes: Sequence[Size],
     scalings: Sequence[Scaling],
+    ties: Sequence[Tie],
 ) -> Network:
     known = sizes_of(model, leaves, tracer.counts)
     found = {(size.owner, size.attribute, size.position) for size in known}
@@ -161,7 +165,7 @@ def _network(
         tracer.contractions,
         [*known, *new],
         tracer.mixings,
-        tracer.equations.solve(),
+        tracer.equations.solve(ties),
         TracedModel(
             model,
             example_inputs,
