@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateurs.backends import backend_named, backend_of
+from secateurs.backends import Outputs, backend_named, backend_of
 from secateurs.calibration.ablation import Ablation
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -26,21 +26,25 @@ from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
 
 
-def trace(model: Any, example_inputs: Any = None) -> Network:
+def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = None) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
         model: a PyTorch module or a Keras model, in train or eval mode; it is not changed.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as the model takes.
             A batch of one makes MACs come out per example. Keras models know their inputs.
+        outputs: names of the outputs that you use, such as ``"logits"`` or ``[0, "aux.boxes"]``:
+            channels that only the others show may go, and only these are proven. None: all of them
+            are used. A Keras model's are chosen with ``keras.Model(inputs, [...])``.
 
     Returns:
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
         ModelError: the model's forward raises on these inputs, or it is no model.
+        UnknownNameError: it gives no output of such a name.
     """
-    return backend_of(model).trace(model, example_inputs)
+    return backend_of(model).trace(model, example_inputs, outputs=outputs)
 
 
 def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> Any:
@@ -95,7 +99,11 @@ def score(
 
 
 def delete_channels(
-    model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any = None
+    model: Any,
+    channels: Mapping[str, Sequence[int]],
+    example_inputs: Any = None,
+    *,
+    outputs: Outputs | None = None,
 ) -> Any:
     """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
 
@@ -103,6 +111,7 @@ def delete_channels(
         model: unchanged.
         channels: layer name -> indices of the filters to remove, ``{"layer1.0.conv1": [0, 4]}``.
         example_inputs: what the model takes.
+        outputs: names of the outputs that you use, as for ``trace``.
 
     Returns:
         A new, smaller model.
@@ -111,7 +120,7 @@ def delete_channels(
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
     """
-    return backend_of(model).delete_channels(model, channels, example_inputs)
+    return backend_of(model).delete_channels(model, channels, example_inputs, outputs=outputs)
 
 
 def save(model: Any, path: str | Path) -> None:
@@ -174,6 +183,7 @@ def prune(
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
+    outputs: Outputs | None = None,
     **planning: Any,
 ) -> Pruned:
     """Trace, score, plan, cut and prove, all in one.
@@ -188,9 +198,10 @@ def prune(
         loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
             cross-entropy.
         seed: for criteria that draw lots.
+        outputs: names of the outputs that you use, as for ``trace``.
         **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
     """
-    network = trace(model, example_inputs)
+    network = trace(model, example_inputs, outputs=outputs)
 
     def planner(scores: Scores) -> Cut:
         return plan(network, scores, budget, **planning)

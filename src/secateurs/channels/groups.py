@@ -150,8 +150,13 @@ def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str
     return mixed
 
 
+def naming_member(members: Sequence[Member]) -> Member:
+    """The axis that a group is called after: the first whose filters these are."""
+    return next((m for m in members if m.role is Role.FILTER), members[0])
+
+
 def _group_name(members: Sequence[Member], count: int) -> str:
-    first = next((m for m in members if m.role is Role.FILTER), members[0])
+    first = naming_member(members)
     return first.layer if first.each == 1 else f"{first.layer}/{count}x{first.each}"
 
 

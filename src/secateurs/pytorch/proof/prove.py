@@ -112,7 +112,8 @@ def _compare(
             f"the cut model does not run: {type(error).__name__}: {error}. "
             "A size is baked into its forward pass. Nothing was changed."
         ) from error
-    difference, scale = largest_difference(received, expected)
+    used = traced(network).used
+    difference, scale = largest_difference(used(received), used(expected))
     if not math.isfinite(scale):
         if frugal:
             return _compare(network, dense, small, alive, inputs)

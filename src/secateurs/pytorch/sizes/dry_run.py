@@ -9,7 +9,6 @@ result is replaced by one of the foretold shape, so that one run finds every suc
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, users_line
+from secateurs.pytorch.tracing.interpreter import Counted, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     Call,
@@ -142,7 +141,7 @@ class Rehearsal(Counted):
                 self._forward.training,
             )
         except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
-            line, layers = _line_of(error), tuple(self._layers_in(_frames_of(error)))
+            line, layers = line_of(error), tuple(self._layers_in(_frames_of(error)))
             self.findings.raised = Raised(
                 max(0, min(self.index, len(self._forward.operations) - 1)),
                 line,
@@ -338,13 +337,12 @@ def _frames_of(error: BaseException) -> Iterator[FrameType]:
     yield from reversed(frames)
 
 
-def _line_of(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """Where, in the user's code, a forward pass raised."""
     trail = error.__traceback__
     place = "an unknown line"
     while trail is not None:
-        name = trail.tb_frame.f_globals.get("__name__", "")
-        if not re.match(r"torch(\.|$)|secateurs\.pytorch", name):
-            place = f"{trail.tb_frame.f_code.co_filename}:{trail.tb_lineno}"
+        if is_users(trail.tb_frame):
+            place = line_in(trail.tb_frame, trail.tb_lineno)
         trail = trail.tb_next
     return place

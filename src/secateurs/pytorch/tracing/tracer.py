@@ -153,9 +153,18 @@ class Tracer(Counted):
     def _read_positions(self, call: Call) -> None:
         """Where an operation reads numbers of channels, these stay: others would move up."""
         for tensor in call.tensors():
-            positions = self.labels(tensor).positions
-            if positions is not None:
-                self.equations.freeze(positions, f"numbered by {call.name} at {self.where()}")
+            if self.labels(tensor).positions is not None:
+                self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
+
+    def freeze_positions(self, tensor: torch.Tensor, reason: str) -> None:
+        """Where a tensor's values number channels, these stay."""
+        positions = self.labels(tensor).positions
+        if positions is not None:
+            self.equations.freeze(positions, reason)
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What stands for a tensor that the model's code holds."""
+        return self._stand_in(tensor, mutates=False)
 
     def _call(
         self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
@@ -406,5 +415,5 @@ class Tracer(Counted):
         self.contractions.append(Contraction(layer or self.layer, Product(constant, tuple(axes))))
 
     def where(self) -> str:
-        """The user's line that is running."""
-        return users_line()
+        """The user's line that is running, or the layer where only PyTorch's code is."""
+        return users_line() or f"layer {self.layer!r}"
