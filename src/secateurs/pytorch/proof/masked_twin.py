@@ -58,7 +58,7 @@ class Sampled(Counted):
             self.samples.append((self.layer, None))
             return function(*arguments, **keywords)
         output = self.do(operation, function, arguments, keywords)
-        first = next(iter(tensors_in(output)), None)
+        first = None if operation.is_empty else next(iter(tensors_in(output)), None)
         self.samples.append((operation.layer, self._sample(first, operation)))
         return output
 

@@ -174,14 +174,18 @@ def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
 
 
 def different_shares(seed: int) -> Shares:
-    """A share of each group, as different as can be, so that sizes do not agree by chance."""
+    """A share of each group, as different as can be, so that sizes do not agree by chance.
+
+    Two stay where there are more: PyTorch takes other paths along an axis of length one.
+    """
 
     def shares(groups: Sequence[Group]) -> dict[str, list[int]]:
         random = np.random.default_rng(seed)
-        return {
-            group.name: random.permutation(len(group))[: random.integers(1, len(group))].tolist()
-            for group in groups
-            if len(group) > 1
-        }
+        found = {}
+        for group in groups:
+            if len(group) > 1:
+                order = random.permutation(len(group))
+                found[group.name] = order[: random.integers(1, max(2, len(group) - 1))].tolist()
+        return found
 
     return shares

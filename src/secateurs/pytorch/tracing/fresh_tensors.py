@@ -81,7 +81,7 @@ class FreshTensors:
                 if not is_empty and not is_uniform(base, axis):
                     reason = "constants that differ along it are written over"
                     self._equations.freeze(axes[axis], reason)
-        follow(whole, Labels(axes, why=WRITTEN, is_made=True))
+        follow(whole, Labels(axes, why=WRITTEN, is_made=True, is_empty=is_empty))
         self._written[key] = whole
         known = dict(labels_of(tensor).axes) if tensor is not whole else {}
         opened = whole if tensor is whole else self.stand_in(tensor)
@@ -97,7 +97,8 @@ class FreshTensors:
             layout = tensor.size(), tensor.stride(), tensor.storage_offset()
             view = whole.as_strided(*layout)
         seen = self._seen(base, tensor, labels_of(whole).axes)
-        follow(view, Labels(seen, why=WRITTEN, is_made=True))
+        is_empty = labels_of(whole).is_empty
+        follow(view, Labels(seen, why=WRITTEN, is_made=True, is_empty=is_empty))
         return view
 
     def _seen(self, base: torch.Tensor, view: torch.Tensor, units: Axes) -> Axes:
@@ -144,6 +145,13 @@ def written_arguments(call: Call) -> Iterator[torch.Tensor]:
     for argument in call.function._schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield from tensors_in(call.named.get(argument.name))
+
+
+def is_view(call: Call) -> bool:
+    """Whether an operation gives its operand's own memory, in another shape."""
+    returns = call.function._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write
 
 
 def _memory(tensor: torch.Tensor) -> int | None:

@@ -41,6 +41,7 @@ class Labels:
         is_constant: whether its values are known though channels lie along it: a state of zeros.
         is_made: whether it is a constant or was one until something was written into it. A dry run
             meets it in the size that the user's code gave it, and compares that.
+        is_empty: whether some of it may never have been written: its values are not to be compared.
         positions: the channels that its values number, as the indices of a maximum do.
     """
 
@@ -54,6 +55,7 @@ class Labels:
     uses: int = 0
     is_constant: bool = False
     is_made: bool = False
+    is_empty: bool = False
     positions: Ids | None = None
 
     @property
@@ -81,6 +83,7 @@ class Operation:
         operands: what travelled beside its operands; forgotten once the trace is done.
         made: (operand, its shape, the units along its axes) of those that the user's code made.
         is_constant: whether its result does not depend on the input or the weights after all.
+        is_empty: whether its result may hold what was never written.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Operation:
     operands: list[Labels] = field(default_factory=list)
     made: list[tuple[int, tuple[int, ...], Axes]] = field(default_factory=list)
     is_constant: bool = False
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,13 @@ from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.model.tensors import Leaf
-from secateurs.pytorch.tracing.fresh_tensors import FreshTensors, is_uniform, written_arguments
+from secateurs.pytorch.tracing.fresh_tensors import (
+    EMPTY,
+    FreshTensors,
+    is_uniform,
+    is_view,
+    written_arguments,
+)
 from secateurs.pytorch.tracing.interpreter import Counted, aten, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
@@ -111,6 +117,7 @@ class Tracer(Counted):
             operation.types.append(tensor.dtype)
         if not operation.outputs:
             operation.value = output
+        self._note_empty(call, operation, output)
         operation.is_constant = all(self.is_constant(tensor) for tensor in call.tensors())
         operation.made = [
             (place, tuple(tensor.shape), dict(labels.axes))
@@ -118,6 +125,14 @@ class Tracer(Counted):
             if (labels := self.labels(tensor)).is_made and labels.axes
         ]
         return output
+
+    def _note_empty(self, call: Call, operation: Operation, output: Any) -> None:
+        """What nobody has written yet is anything: a proof must not compare it."""
+        seen = is_view(call) and any(self.labels(tensor).is_empty for tensor in call.tensors())
+        if call.packet in EMPTY or seen:
+            operation.is_empty = True
+            for tensor in tensors_in(output):
+                follow(tensor, replace(self.labels(tensor), is_empty=True))
 
     def pass_through(
         self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]

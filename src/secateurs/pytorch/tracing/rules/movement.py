@@ -59,6 +59,27 @@ def _without_spread(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
     ]
 
 
+IN_PLACE = {
+    aten.squeeze_: aten.squeeze,
+    aten.unsqueeze_: aten.unsqueeze,
+    aten.transpose_: aten.transpose,
+    aten.t_: aten.t,
+}
+"""Movements that give the tensor itself another shape, and those that give another tensor."""
+
+
+@rule(*IN_PLACE)
+def move_in_place(tracer: Tracer, call: Call) -> Any:
+    """The same movement of a tensor in place: followed on a view of it as it was."""
+    packet = IN_PLACE[call.packet]
+    name = "int" if packet is aten.transpose else call.function._overloadname
+    beside = Call(getattr(packet, name), call.arguments, call.keywords)
+    axes = tracer.labels(move(tracer, beside)).axes
+    output = call.run()
+    tracer.put(output, axes)
+    return output
+
+
 def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> Any:
     lengths = [1] * len(shape)
     lengths[axis] = len(units)
