@@ -15,6 +15,7 @@ grid needs several; a frozen unit needs none, so nothing can remove it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -350,7 +351,7 @@ class _Solver:
         rows = _distinct_first(np.concatenate(needs, axis=1))
         for at in np.flatnonzero(~rows.any(axis=1)).tolist():
             stuck = [reasons[k] for side in sides if (k := int(classes[side[at]])) in reasons]
-            reasons.setdefault(int(cells[at]), stuck[0])
+            reasons.setdefault(int(cells[at]), tuple(dict.fromkeys(itertools.chain(*stuck))))
             self.is_frozen[cells[at]] = True
         if rows.shape[1] > table.shape[1]:
             table = np.pad(table, ((0, 0), (0, rows.shape[1] - table.shape[1])))

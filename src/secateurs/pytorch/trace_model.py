@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,12 @@ from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.op_call import mapped, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
+from secateurs.pytorch.tracing.siblings import (
+    bind_siblings_,
+    operations_of,
+    scalings_of_siblings,
+    sizes_of_siblings,
+)
 from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
 
 Outputs = Name | Sequence[Name] | None
@@ -170,20 +176,25 @@ def _traced(
     passes = [forward]
     unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
     if not concrete and any(leaf.can_carry_channels for leaf in unused):
-        passes += _in_training(tracer, model, arguments, keywords, wanted)
+        known = {name for name, _ in given}
+        passes += _in_training(tracer, model, arguments, keywords, wanted, known)
     demand(model, leaves, tracer)
+    siblings = bind_siblings_(model, leaves) if concrete else {}
+    operations = [*forward.operations, *operations_of(siblings, forward.operations)]
     tensors = {leaf.name: leaf.tensor for leaf in leaves}
 
     def build(
         sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = (), ties: Sequence[Tie] = ()
     ) -> Network:
         found = sizes_of(model, leaves, tracer.counts)
-        source = TracedModel(model, example_inputs, forward.operations, tensors, outputs=wanted)
+        sizes = [*sizes, *sizes_of_siblings(model, siblings, sizes)]
+        scalings = [*scalings, *scalings_of_siblings(siblings, scalings)]
+        source = TracedModel(model, example_inputs, operations, tensors, outputs=wanted)
         return _network(leaves, tracer, source, _with_new(found, sizes), scalings, ties)
 
     network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
-    for forward in passes:
-        for operation in forward.operations:
+    for one in passes:
+        for operation in one.operations:
             operation.operands = []
     return network
 
@@ -219,14 +230,22 @@ def _freeze_outputs(
     tracer: Tracer,
     given: Sequence[tuple[str, torch.Tensor]],
     wanted: Sequence[str] | None,
-    when: str = "",
+    known: Collection[str] | None = None,
 ) -> None:
-    """What a model gives may not change, as far as it is used; the reason says which output."""
+    """What a model gives may not change, as far as it is used; the reason says which output.
+
+    Args:
+        tracer: of the trace.
+        given: the outputs, by name.
+        wanted: the names of those that are used; None for all.
+        known: for a pass in train mode, what the model gives in eval mode too.
+    """
     for name, tensor in given:
         if is_used(name, wanted):
             which = f" {name!r}" if name else ""
+            when = "" if known is None or name in known else " in train mode"
             tracer.freeze(tensor, f"{NETWORK_OUTPUT}{which}{when}")
-            tracer.freeze_positions(tensor, f"numbered by {NETWORK_OUTPUT[6:]}{which}{when}")
+            tracer.freeze_positions(tensor, f"numbered by the network's output{which}{when}")
 
 
 def _watched(
@@ -273,6 +292,7 @@ def _in_training(
     arguments: Sequence[Any],
     keywords: Mapping[str, Any],
     wanted: Sequence[str] | None,
+    known: Collection[str],
 ) -> list[ForwardPass]:
     """A pass in train mode, for layers that only training uses (auxiliary classifiers).
 
@@ -293,8 +313,8 @@ def _in_training(
             {key: mapped(value, doubled) for key, value in keywords.items()},
             training=True,
         )
-        known = any(is_used(name, wanted) for name, _ in given)
-        _freeze_outputs(tracer, given, wanted if known else None, " in train mode")
+        are_used = any(is_used(name, wanted) for name, _ in given)
+        _freeze_outputs(tracer, given, wanted if are_used else None, known)
         passes = [forward]
     except ModelError:
         passes = []

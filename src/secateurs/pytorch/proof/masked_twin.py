@@ -75,15 +75,16 @@ class Sampled(Counted):
         nth = self._done[key]
         self._done[key] += 1
         if self._by_layer is None:
-            if self.index < len(self._operations) and self._operations[self.index].name == name:
-                return self._operations[self.index]
+            known = self._operations[self.index : self.index + 1]
+            if known and (known[0].layer, known[0].name) == key:
+                return known[0]
             self._by_layer = {}
             for operation in self._operations:
                 self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
-        known = self._by_layer.get(key, [])
-        if nth < len(known):
-            return known[nth]
-        if any(operation.masks or operation.mixed for operation in known):
+        alike = self._by_layer.get(key, [])
+        if nth < len(alike):
+            return alike[nth]
+        if any(operation.masks or operation.mixed for operation in alike):
             raise OtherPathError(self.index, name)
         return None
 

@@ -50,12 +50,14 @@ class Factors:
         share = float(stays[units].sum()) / len(units)
         return math.isclose(share**power, wrong.got / wrong.dense, rel_tol=1e-6)
 
-    def explain(
-        self, wrong: WrongNumber, stays: Stays, arrays: Iterable[Ids]
-    ) -> tuple[Ids, float] | None:
-        """(the size it was computed from, the power), by all that was seen of this number."""
-        seen = self._seen.setdefault(wrong.key, [])
-        seen.append((stays, wrong.got / wrong.dense if wrong.dense else math.nan))
+    def note(self, wrong: WrongNumber, stays: Stays) -> None:
+        """Remember what a number was under a cut."""
+        ratio = wrong.got / wrong.dense if wrong.dense else math.nan
+        self._seen.setdefault(wrong.key, []).append((stays, ratio))
+
+    def explain(self, wrong: WrongNumber, arrays: Iterable[Ids]) -> tuple[Ids, float] | None:
+        """(the size it was computed from, the power), by all that was noted of this number."""
+        seen = self._seen.get(wrong.key, [])
         candidates = [units for units in arrays if not _all_stay(seen[-1][0], units)]
         return next(_explanations(seen, candidates), None)
 

@@ -68,7 +68,7 @@ class Repairs:
             self._freeze(stuck, stays)
             or self._tie(findings.sizes, stays, second_look)
             or self._freeze(findings.sizes, stays)
-            or (raised is None and self._explain(findings.numbers, stays))
+            or (raised is None and self._explain(findings.numbers, stays, second_look))
             or (raised is not None and self._follow_after(raised))
         )
 
@@ -188,13 +188,23 @@ class Repairs:
 
     # -- numbers computed from sizes
 
-    def _explain(self, numbers: Sequence[WrongNumber], stays: Stays) -> bool:
-        return _any_of(lambda wrong: self._explain_one(wrong, stays), numbers)
+    def _explain(self, numbers: Sequence[WrongNumber], stays: Stays, look: SecondLook) -> bool:
+        """Put factors that follow a size right in the weights before them, or freeze the size.
 
-    def _explain_one(self, wrong: WrongNumber, stays: Stays) -> bool:
-        """Put a factor that follows a size right in the weights before it, or freeze the size."""
+        Where one cut does not say by which power a factor follows, a second one does.
+        """
+        for wrong in numbers:
+            self._factors.note(wrong, stays)
+        if _any_of(self._explain_one, numbers):
+            return True
+        second = look() if numbers else None
+        for wrong in second[0].numbers if second is not None else ():
+            self._factors.note(wrong, second[1])
+        return second is not None and _any_of(self._explain_one, second[0].numbers)
+
+    def _explain_one(self, wrong: WrongNumber) -> bool:
         operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
-        known = self._factors.explain(wrong, stays, self._sizes_before(wrong, operation))
+        known = self._factors.explain(wrong, self._sizes_before(wrong, operation))
         if known is None:
             return False
         size, power = known

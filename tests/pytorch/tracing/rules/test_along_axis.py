@@ -6,7 +6,6 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import secateurs as sec
-
 from support.between import check, why_frozen
 
 X = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(1))
