@@ -6,6 +6,7 @@ is the proof's.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import Counted, aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, mapped, tensors_in
 from secateurs.pytorch.tracing.op_record import Axes, Operation
 
 
@@ -51,8 +53,39 @@ class Sampled(Counted):
         self._places: dict[Any, Ids | None] = {}
         self._rows = Rows(self.samples_each)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
+        self._models: set[int] = set()
+        self._instead: dict[int, torch.Tensor] = {}
+
+    def run(
+        self,
+        model: nn.Module,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+        training: bool = False,
+    ) -> Any:
+        """The model's forward pass; what it writes into tensors of its own, copies take."""
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        self._models, self._instead = {id(tensor) for tensor in tensors}, {}
+        return super().run(model, arguments, keywords, training)
+
+    def _copies(self, function: OpOverload, values: Any) -> Any:
+        """The arguments of an operation, with copies of what it or one before wrote into.
+
+        An observer of ranges, say, goes on observing whenever it runs.
+        """
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            key = id(tensor)
+            if function._schema.is_mutable and key in self._models:
+                self._instead.setdefault(key, tensor.clone())
+            return self._instead.get(key, tensor)
+
+        is_mutable = function._schema.is_mutable
+        return mapped(values, copy) if is_mutable or self._instead else values
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        arguments = self._copies(function, arguments)
+        keywords = self._copies(function, keywords)
         operation = self._traced(str(function.overloadpacket))
         if operation is None or not operation.outputs:
             self.samples.append((self.layer, None))

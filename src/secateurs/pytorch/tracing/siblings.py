@@ -35,7 +35,7 @@ def bind_siblings_(model: nn.Module, leaves: Sequence[Leaf]) -> dict[str, str]:
     for container, module in model.named_modules():
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             paths = [f"{container}.{name}".lstrip(".") for name, _ in module.named_children()]
-            for path, sibling in _unread(model, paths, known):
+            for path, sibling in list(_unread(model, paths, known)):
                 _bind(path, sibling, known)
                 inner = (name for name, _ in model.get_submodule(path).named_modules())
                 found |= {_join(path, name): _join(sibling, name) for name in inner}
@@ -46,7 +46,9 @@ def _unread(
     model: nn.Module, paths: Sequence[str], known: Mapping[str, Leaf]
 ) -> Iterator[tuple[str, str]]:
     """(a module of which nothing was read, one alike of which all was)."""
-    own = {path: {n: leaf for n, leaf in known.items() if n.startswith(f"{path}.")} for path in paths}
+    own = {
+        path: {n: leaf for n, leaf in known.items() if n.startswith(f"{path}.")} for path in paths
+    }
     for path in paths:
         if not own[path] or any(leaf.is_read for leaf in own[path].values()):
             continue
