@@ -89,6 +89,8 @@ class Tracer(Counted):
         """Paths of PyTorch's own convolution layers, whose groups follow."""
         self.spread: set[int] = set()
         """Units of values that are the same along their axis: they carry whatever they meet."""
+        self._has_made = False
+        """Whether there is a constant that channels lie along, or a tensor written into."""
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
         self._indices: dict[int, Leaf] = {}
@@ -110,24 +112,28 @@ class Tracer(Counted):
         operation.operands = [labels_of(tensor) for tensor in followed]
         if operation.numbers and call.packet in SCALING | {aten.scaled_dot_product_attention}:
             self.reads_sizes = True  # a factor may be computed from one
-        self._read_positions(call)
+        for tensor, labels in zip(followed, operation.operands, strict=True):
+            if labels.positions is not None:
+                self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
         output = self.rules.apply(self, call)
         for tensor in tensors_in(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
             operation.types.append(tensor.dtype)
         if not operation.outputs:
             operation.value = output
-        self._note_empty(call, operation, output)
+        if call.packet in EMPTY or self._has_made:
+            self._note_made(call, operation, output)
+        return output
+
+    def _note_made(self, call: Call, operation: Operation, output: Any) -> None:
+        """Note which operands the user's code made, for a dry run to compare their sizes."""
         operation.is_constant = all(self.is_constant(tensor) for tensor in call.tensors())
         operation.made = [
             (place, tuple(tensor.shape), dict(labels.axes))
             for place, tensor in enumerate(call.tensors())
             if (labels := self.labels(tensor)).is_made and labels.axes
         ]
-        return output
-
-    def _note_empty(self, call: Call, operation: Operation, output: Any) -> None:
-        """What nobody has written yet is anything: a proof must not compare it."""
+        # What nobody has written yet is anything: a proof must not compare it.
         seen = is_view(call) and any(self.labels(tensor).is_empty for tensor in call.tensors())
         if call.packet in EMPTY or seen:
             operation.is_empty = True
@@ -159,17 +165,11 @@ class Tracer(Counted):
             opened = self._fresh.open(target)
             if opened is not None:
                 changes[place] = opened
-                self.reads_sizes = True
+                self._has_made = self.reads_sizes = True
             elif id(target) not in self._indices:
                 for tensor in call.tensors():
                     self.freeze(tensor, f"written into a constant at {self.where()}")
         return call.with_tensors(changes) if changes else call
-
-    def _read_positions(self, call: Call) -> None:
-        """Where an operation reads numbers of channels, these stay: others would move up."""
-        for tensor in call.tensors():
-            if self.labels(tensor).positions is not None:
-                self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
 
     def freeze_positions(self, tensor: torch.Tensor, reason: str) -> None:
         """Where a tensor's values number channels, these stay."""
@@ -335,7 +335,8 @@ class Tracer(Counted):
             self.equations.equate(units, index.axes.setdefault(place.axis, units))
             index.roles.setdefault(place.axis, Role.OTHER)
             return
-        self.reads_sizes = True  # the dry run sees whether the code's number of them follows
+        # The dry run sees whether the code's number of them follows.
+        self._has_made = self.reads_sizes = True
         labels = self.labels(place.tensor)
         axes = {**labels.axes, place.axis: units}
         follow(place.tensor, Labels(axes, is_constant=True, is_made=True))

@@ -1,4 +1,4 @@
-"""Products and distances of channels, weights that are computed, fake quantisation, bags of words."""
+"""Products and distances of channels, computed weights, fake quantisation, bags of words."""
 
 import copy
 
