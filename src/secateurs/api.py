@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from secateurs.backends import backend_named, backend_of
+from secateurs.backends import Outputs, backend_named, backend_of
 from secateurs.calibration.ablation import Ablation
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -38,21 +38,25 @@ from secateurs.training.distillation import Change
 from secateurs.training.feed import Augmentation
 
 
-def trace(model: Any, example_inputs: Any = None) -> Network:
+def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = None) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
         model: a PyTorch module or a Keras model, in train or eval mode; it is not changed.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as the model takes.
             A batch of one makes MACs come out per example. Keras models know their inputs.
+        outputs: names of the outputs that you use, such as ``"logits"`` or ``[0, "aux.boxes"]``:
+            channels that only the others show may go, and only these are proven. None: all of them
+            are used. A Keras model's are chosen with ``keras.Model(inputs, [...])``.
 
     Returns:
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
         ModelError: the model's forward raises on these inputs, or it is no model.
+        UnknownNameError: it gives no output of such a name.
     """
-    return backend_of(model).trace(model, example_inputs)
+    return backend_of(model).trace(model, example_inputs, outputs=outputs)
 
 
 def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> Any:
@@ -108,7 +112,11 @@ def score(
 
 
 def delete_channels(
-    model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any = None
+    model: Any,
+    channels: Mapping[str, Sequence[int]],
+    example_inputs: Any = None,
+    *,
+    outputs: Outputs | None = None,
 ) -> Any:
     """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
 
@@ -116,6 +124,7 @@ def delete_channels(
         model: unchanged.
         channels: layer name -> indices of the filters to remove, ``{"layer1.0.conv1": [0, 4]}``.
         example_inputs: what the model takes.
+        outputs: names of the outputs that you use, as for ``trace``.
 
     Returns:
         A new, smaller model.
@@ -124,7 +133,7 @@ def delete_channels(
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
     """
-    return backend_of(model).delete_channels(model, channels, example_inputs)
+    return backend_of(model).delete_channels(model, channels, example_inputs, outputs=outputs)
 
 
 def save(model: Any, path: str | Path) -> None:
@@ -191,6 +200,7 @@ def prune(
     augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
+    outputs: Outputs | None = None,
     **planning: Any,
 ) -> Pruned:
     """Trace, allocate, select, cut, prove and repair, all in one.
@@ -216,6 +226,7 @@ def prune(
             shift=2, mix=0.5)``, or a function (images, random) -> images; None leaves them alone.
         seed: of splits and draws.
         proof: as for ``apply``.
+        outputs: names of the outputs that you use, as for ``trace``.
         **planning: as for ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
             ``scope``, ``threshold`` or ``sensitivity`` these say how far each group is cut. And
             ``output``, ``sources``, ``second_domain``: how to judge; see ``Judging``.
@@ -227,7 +238,7 @@ def prune(
         BudgetError: no cut within the floors meets the budget.
         DataError: the calibration data cannot be used, or there are none for what was asked.
     """
-    network = trace(model, example_inputs)
+    network = trace(model, example_inputs, outputs=outputs)
     judging = Judging.taken_from(planning)
     distilling = Distilling.parse(distil, augmentation)
     request = Request(criterion, loss, repair, distilling, judging, seed, proof)

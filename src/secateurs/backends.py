@@ -46,6 +46,9 @@ _REPAIRING = {"pytorch": "secateurs.pytorch.reconstruction"}
 Loss = Callable[[Any, Any], Any]
 """(outputs, labels) -> one loss for each example, in the framework's own tensors."""
 
+Outputs = str | int | Sequence[str | int]
+"""The name or place of an output of a model, or several of them."""
+
 
 class Backend(Protocol):
     """A framework, as the rest of the house sees it. See the module's requirements."""
@@ -54,7 +57,7 @@ class Backend(Protocol):
     def Learner(self) -> Callable[[Any, Any, Any, Any, Training], Learner]:  # noqa: N802
         """(model, train, validation, test, training) -> a model in training."""
 
-    def trace(self, model: Any, example_inputs: Any) -> Network:
+    def trace(self, model: Any, example_inputs: Any, *, outputs: Outputs | None = None) -> Network:
         """Find the channels of a model and everything that is coupled to them."""
 
     def apply(
@@ -70,7 +73,12 @@ class Backend(Protocol):
         """Make a cut: a new model, proven against the masked twin of the old one."""
 
     def delete_channels(
-        self, model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any
+        self,
+        model: Any,
+        channels: Mapping[str, Sequence[int]],
+        example_inputs: Any,
+        *,
+        outputs: Outputs | None = None,
     ) -> Any:
         """Remove these filters, and whatever is coupled to them."""
 

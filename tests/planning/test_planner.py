@@ -225,3 +225,19 @@ def test_a_model_without_channels_to_prune_says_why():
     network = sec.trace(nn.Linear(3, 4), torch.randn(1, 3))
     with pytest.raises(sec.ModelError, match="the network's output"):
         sec.plan(network, sec.score(network, "l1"), amount=0.5)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_half_of_the_channels_is_half_of_the_width_in_a_grid_too(groups):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(32) if groups == 1 else nn.GroupNorm(groups, 32) for _ in range(2)]
+    layers = nn.Conv2d(3, 32, 3), norms[0], nn.Conv2d(32, 32, 3), norms[1], nn.Conv2d(32, 4, 1)
+    network = sec.trace(nn.Sequential(*layers).eval(), torch.rand(1, 3, 8, 8))
+    assert network.cost().channels == 64
+    for share in (0.5, 0.25):
+        cut = sec.plan(network, sec.score(network, "l1"), sec.Budget(channels=share))
+        widths = [cut.tensors[f"{number}.weight"].shape_after[0] for number in (0, 2)]
+        assert sum(widths) == network.cost(cut).channels <= 64 * share
+        assert all(abs(width - 32 * share) <= 4 for width in widths)

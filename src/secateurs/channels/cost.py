@@ -46,7 +46,9 @@ class Cost:
         macs: multiply-accumulates of one forward pass over the example inputs the network was
             traced with.
         bytes: of its parameters and buffers, as they are stored.
-        channels: channels that stay in the groups that can be pruned.
+        channels: places along the widths of layers that can be pruned. Of heads by positions, or of
+            convolution groups by channels in each, every cell is one: half of them is half of the
+            layer's width.
     """
 
     params: int

@@ -63,15 +63,17 @@ class SizeChange:
 
     Attributes:
         owner: dotted path of the layer; '' is the model itself.
-        attribute: name of the attribute, such as 'out_channels'.
-        position: place in the attribute where it is a tuple or a list, else None.
+        attribute: name of the attribute, such as 'out_channels'; dotted where it is one of an
+            object that the layer holds, such as 'config.hidden_size'.
+        position: place in the attribute where it is a tuple or a list, the key where it is a
+            dictionary, else None.
         before: the value in the dense model.
         after: the value in the cut one.
     """
 
     owner: str
     attribute: str
-    position: int | None
+    position: int | str | None
     before: int
     after: int
 

@@ -15,6 +15,7 @@ grid needs several; a frozen unit needs none, so nothing can remove it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -150,11 +151,15 @@ class Equations:
         self._grids.append(Grid(cells, sides))
         self._sides_by_cells.setdefault(cells.tobytes(), sides)
 
-    def solve(self) -> Solution:
-        """All that follows from the statements."""
+    def solve(self, guesses: Sequence[tuple[Ids, Ids]] = ()) -> Solution:
+        """All that follows from the statements.
+
+        Args:
+            guesses: further equations, which are not kept: the next solution is without them.
+        """
         work = _Solver(
             self._count,
-            list(zip(self._left, self._right, strict=True)),
+            [*zip(self._left, self._right, strict=True), *guesses],
             list(self._grids),
             list(self._frozen),
         )
@@ -346,7 +351,7 @@ class _Solver:
         rows = _distinct_first(np.concatenate(needs, axis=1))
         for at in np.flatnonzero(~rows.any(axis=1)).tolist():
             stuck = [reasons[k] for side in sides if (k := int(classes[side[at]])) in reasons]
-            reasons.setdefault(int(cells[at]), stuck[0])
+            reasons.setdefault(int(cells[at]), tuple(dict.fromkeys(itertools.chain(*stuck))))
             self.is_frozen[cells[at]] = True
         if rows.shape[1] > table.shape[1]:
             table = np.pad(table, ((0, 0), (0, rows.shape[1] - table.shape[1])))

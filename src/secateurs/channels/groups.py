@@ -150,8 +150,13 @@ def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str
     return mixed
 
 
+def naming_member(members: Sequence[Member]) -> Member:
+    """The axis that a group is called after: the first whose filters these are."""
+    return next((m for m in members if m.role is Role.FILTER), members[0])
+
+
 def _group_name(members: Sequence[Member], count: int) -> str:
-    first = next((m for m in members if m.role is Role.FILTER), members[0])
+    first = naming_member(members)
     return first.layer if first.each == 1 else f"{first.layer}/{count}x{first.each}"
 
 
@@ -159,7 +164,8 @@ def frozen_in(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
     """Indices that nothing can remove; the same ones, for the same reasons, make one entry."""
     stuck: dict[tuple[bytes, tuple[str, ...]], tuple[int, list[str]]] = {}
     for tensor in tensors:
-        if not tensor.axes and tensor.is_parameter and tensor.shape:
+        is_read = bool(tensor.axes) if tensor.is_read is None else tensor.is_read
+        if not is_read and tensor.is_parameter and tensor.shape:
             stuck[tensor.name.encode(), (NOT_REACHED,)] = (tensor.shape[0], [tensor.layer])
         for axis, units in sorted(tensor.axes.items()):
             still = units[~solution.atoms[units].any(axis=1)]

@@ -14,7 +14,15 @@ from secateurs import formatting
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.equations import ALWAYS, Ids, Solution
-from secateurs.channels.groups import Frozen, Group, Member, frozen_in, groups_of, members
+from secateurs.channels.groups import (
+    Frozen,
+    Group,
+    Member,
+    frozen_in,
+    groups_of,
+    members,
+    naming_member,
+)
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
 from secateurs.errors import CutError, UnknownNameError, nearest
 from secateurs.formatting import megabytes, percent
@@ -136,8 +144,31 @@ class Network:
         return self._products([contraction.macs for contraction in self.contractions])
 
     @cached_property
-    def _all_channels(self) -> Ids:
-        return np.concatenate([*(group.channels for group in self.groups), np.zeros(0, np.int64)])
+    def _needs(self) -> dict[str, Ids]:
+        """For each group, the atoms that the places along its layer's width need, one row each."""
+        needs = {}
+        for group in self.groups:
+            member = naming_member(group.members)
+            rows = self.solution.atoms[self.tensors[member.tensor].axes[member.axis]]
+            needs[group.name] = rows[np.isin(rows, group.channels).any(axis=1)]
+        return needs
+
+    def sides(self, group: Group) -> int:
+        """How many groups make up the group's width: 2 for heads by positions, 1 for most."""
+        return int((self._needs[group.name] != ALWAYS).sum(axis=1).max(initial=1))
+
+    @cached_property
+    def _alone(self) -> Ids:
+        """The channels that are a place of a width each."""
+        alone = [group.channels for group in self.groups if self.sides(group) == 1]
+        return np.concatenate([*alone, np.zeros(0, np.int64)])
+
+    @cached_property
+    def _cells(self) -> Ids:
+        """The atoms that each place of a width needs, where it is a cell of a grid."""
+        rows = [self._needs[group.name] for group in self.groups if self.sides(group) > 1]
+        none = np.zeros((0, self.solution.atoms.shape[1]), np.int64)
+        return np.unique(np.concatenate([*rows, none]), axis=0)
 
     def _products(self, products: Sequence[Product]) -> Products:
         return Products(self.solution, products)
@@ -155,7 +186,7 @@ class Network:
             params=int(self._parameter_sizes.values(alive).sum()),
             macs=int(self._macs.values(alive).sum()),
             bytes=int(self._byte_sizes.values(alive).sum()),
-            channels=int(alive[self._all_channels].sum()),
+            channels=int(alive[self._alone].sum() + alive[self._cells].all(axis=1).sum()),
         )
 
     def cost(self, cut: Cut | None = None) -> Cost:

@@ -40,6 +40,7 @@ class Tensor:
         aliases: other names of the same tensor (tied weights).
         axes: axis -> the unit at each index; an axis that is not listed keeps its length.
         roles: axis -> what it does.
+        is_read: whether the forward pass reads it; None where that is not known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Tensor:
     aliases: tuple[str, ...] = ()
     axes: Mapping[int, Ids] = field(default_factory=dict)
     roles: Mapping[int, Role] = field(default_factory=dict)
+    is_read: bool | None = None
 
     @property
     def layer(self) -> str:
@@ -66,11 +68,18 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """An integer attribute of a layer that follows axis lengths: their product."""
+    """An integer attribute of a layer that follows axis lengths: their product.
+
+    Attributes:
+        owner: dotted path of the layer.
+        attribute: its name; dotted where it is an attribute of an object that the layer holds.
+        position: the place in it where it is a list or tuple, the key where it is a dictionary.
+        value: what it follows.
+    """
 
     owner: str
     attribute: str
-    position: int | None
+    position: int | str | None
     value: Product
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from secateurs.backends import Outputs
 from secateurs.channels.cut import Cut
 from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
@@ -59,7 +60,11 @@ def apply(
 
 
 def delete_channels(
-    model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any = None
+    model: Any,
+    channels: Mapping[str, Sequence[int]],
+    example_inputs: Any = None,
+    *,
+    outputs: Outputs | None = None,
 ) -> Any:
     """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
 
@@ -67,6 +72,7 @@ def delete_channels(
         model: unchanged.
         channels: layer name -> indices of the filters to remove, ``{"conv1": [0, 4]}``.
         example_inputs: what the model takes; may be left out where it knows its shapes.
+        outputs: None, as for ``trace``.
 
     Returns:
         A new, smaller model; ``secateurs.report_of`` gives the proof.
@@ -75,7 +81,7 @@ def delete_channels(
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
     """
-    network = trace(model, example_inputs)
+    network = trace(model, example_inputs, outputs=outputs)
     for name in channels:
         _check_has_weights(model, name)
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)

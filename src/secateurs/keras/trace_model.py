@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
+from secateurs.backends import Outputs
 from secateurs.channels.cost import Product
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Size
@@ -62,13 +63,14 @@ def traced(network: Network) -> TracedModel:
     return network.source
 
 
-def trace(model: Any, example_inputs: Any = None) -> Network:
+def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = None) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
         model: sequential or functional, built; it comes back exactly as it was.
         example_inputs: an array or tensor, or a tuple or dictionary of them. May be left out where
             the model knows all shapes but the batch's: MACs then come out per example.
+        outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
 
     Returns:
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
@@ -77,6 +79,11 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
         ModelError: it is no Keras model, is not built, is subclassed, or these inputs do not fit.
     """
     model = checked_model(model)
+    if outputs is not None:
+        raise ModelError(
+            f"outputs: expected None for a Keras model; received {outputs!r}. Make a model of the "
+            "outputs that you use: keras.Model(model.inputs, [...])."
+        )
     arrays = None if example_inputs is None else as_arrays(example_inputs, model)
     leaves = leaves_of(model)
     tracer = Tracer(leaves, rules.apply)

@@ -31,7 +31,9 @@ class Budget:
     Each is a fraction of the dense model (a number below 1, such as 0.5) or absolute.
 
     Attributes:
-        channels: of the groups that can be pruned.
+        channels: of the widths of layers that can be pruned. Half of the channels is half of each
+            width, whether single channels go or whole heads, positions in them, or groups: a width
+            of 8 heads of 4 is 32 channels, and 6 heads of 3 leave 18 of them.
         params: numbers in the parameters.
         macs: multiply-accumulates of a pass over the example inputs.
         size_mb: the saved file, in megabytes of 1,000,000 bytes; an absolute size below one
@@ -118,9 +120,9 @@ def plan(
         scores: for each group, one a channel, as ``score`` returns them.
         budget: what may remain. Met as closely as the granularity of channels allows, never
             exceeded.
-        amount: share of the channels to remove, in (0, 1).
+        amount: share of the channels to remove, in (0, 1), counted as a budget's ``channels``.
         threshold: remove every channel that scores below it.
-        scope: 'group' takes the same share from every group; 'network' takes the lowest scores
+        scope: 'group' takes the same share from every width; 'network' takes the lowest scores
             wherever they are, which needs scores that compare across layers.
         floor: never leave a group with less than this: a share of its channels, or a number if 1 or
             more.
@@ -146,7 +148,7 @@ def plan(
     if threshold is not None:
         return queue.cut_of(queue.counts_at(queue.scores < threshold))
     if amount is not None:
-        total = sum(len(group) for group in network.groups)
+        total = network.cost().channels
         budget = Budget(channels=max(1, total - round(amount * total)) + 0.0)
     return _meet(network, queue, budget)  # type: ignore[arg-type]
 
@@ -194,8 +196,11 @@ class _Queue:
             shares = (np.arange(may_go) + 1) / len(group)
             if sensitivity is not None:
                 keys.append(sensitivity.damage(group.name, shares))
+            elif scope == "group":
+                # Of a grid's width: what is gone when each of its sides has lost this share.
+                keys.append(1 - (1 - shares) ** network.sides(group))
             else:
-                keys.append(shares if scope == "group" else own[order[:may_go]])
+                keys.append(own[order[:may_go]])
             # Where several groups can lose some for nothing, all lose the same share.
             ties.append(shares if sensitivity is not None else np.zeros(may_go))
             places.append(np.full(may_go, number))

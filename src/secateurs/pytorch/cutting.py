@@ -16,6 +16,7 @@ from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.model.outputs import Name
 from secateurs.pytorch.model.tensors import leaves_of
 from secateurs.pytorch.proof.independent import prove_independently
 from secateurs.pytorch.proof.prove import prove
@@ -98,7 +99,11 @@ def apply(
 
 
 def delete_channels(
-    model: nn.Module, channels: Mapping[str, Sequence[int]], example_inputs: Any
+    model: nn.Module,
+    channels: Mapping[str, Sequence[int]],
+    example_inputs: Any,
+    *,
+    outputs: Name | Sequence[Name] | None = None,
 ) -> nn.Module:
     """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
 
@@ -107,6 +112,7 @@ def delete_channels(
         channels: layer name -> indices of the filters to remove, such as ``{"layer1.0.conv1": [0,
             4]}``.
         example_inputs: what the model's forward takes.
+        outputs: names of the outputs that are used, as for ``trace``.
 
     Returns:
         A new, smaller model; ``secateurs.report_of`` gives the proof.
@@ -115,7 +121,7 @@ def delete_channels(
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
     """
-    network = trace(model, example_inputs)
+    network = trace(model, example_inputs, outputs=outputs)
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,30 @@ from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.model.caches import forget_caches_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
+from secateurs.pytorch.model.outputs import (
+    Name,
+    checked_names,
+    is_used,
+    named_outputs,
+    used_outputs,
+)
 from secateurs.pytorch.model.tensors import Leaf, leaves_of
+from secateurs.pytorch.sizes.bindings import Tie
+from secateurs.pytorch.sizes.dry_run import line_of
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.op_call import mapped, tensors_in, without_values
+from secateurs.pytorch.tracing.op_call import mapped, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
+from secateurs.pytorch.tracing.siblings import (
+    bind_siblings_,
+    operations_of,
+    scalings_of_siblings,
+    sizes_of_siblings,
+)
 from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
+
+Outputs = Name | Sequence[Name] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +53,7 @@ class TracedModel:
         operations: of its forward pass, in order, for the rehearsal and the masked twin.
         tensors: its tensors, by name.
         caches: what it keeps of a pass for the next one; none of it was there when it was traced.
+        outputs: the names of those outputs that are used; None for all.
     """
 
     model: nn.Module
@@ -44,6 +62,11 @@ class TracedModel:
     tensors: dict[str, torch.Tensor]
     caches: tuple[Cache, ...] = ()
     framework: str = "pytorch"
+    outputs: tuple[str, ...] | None = None
+
+    def used(self, outputs: Any) -> Any:
+        """Those of a forward pass's outputs that are used, and so have to stay what they are."""
+        return used_outputs(outputs, self.outputs)
 
     def to_run(self) -> nn.Module:
         """A copy of the model around its very own tensors, to be run as it was traced."""
@@ -67,7 +90,9 @@ def traced(network: Network) -> TracedModel:
     return network.source
 
 
-def trace(model: nn.Module, example_inputs: Any) -> Network:
+def trace(
+    model: nn.Module, example_inputs: Any, *, outputs: Name | Sequence[Name] | None = None
+) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
@@ -75,21 +100,30 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
             modules is, around the same tensors.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as its forward takes.
             A batch of one makes MACs come out per example.
+        outputs: names of the outputs that are used, such as ``"logits"`` or ``[0, "aux.boxes"]``;
+            channels of the others may go. None: all are used.
 
     Returns:
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
         ModelError: its forward raises on these inputs, or it is not a module.
+        UnknownNameError: it gives no output of such a name.
+
+    Examples:
+        >>> import torch, secateurs as sec
+        >>> sec.trace(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 2)),
+        ...           torch.rand(1, 3)).groups[0].name
+        '0'
     """
     model = checked_model(model)
     own = share_tensors(model)
-    network = _traced_somehow(own, example_inputs)
+    network = _traced_somehow(own, example_inputs, outputs)
     suspects = _perhaps_caches(own, network)
     if suspects:
         caches = forget_caches_(own, *as_call(example_inputs, own), suspects)
         if caches:
-            network = _traced_somehow(own, example_inputs)
+            network = _traced_somehow(own, example_inputs, outputs)
             network.caches = caches
     network.source = replace(traced(network), model=model, caches=network.caches)
     return remember(model, network)
@@ -112,25 +146,32 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     ]
 
 
-def _traced_somehow(model: nn.Module, example_inputs: Any) -> Network:
-    """On tensors without data, or on real ones where the forward pass reads values."""
+def _traced_somehow(model: nn.Module, example_inputs: Any, outputs: Outputs) -> Network:
+    """On tensors without data, or on real ones where the forward pass cannot do without values."""
     try:
-        return _traced(model, example_inputs)
+        return _traced(model, example_inputs, outputs)
     except ModelError as error:
         if any(tensor.is_meta for tensor in model.parameters()):
             raise
         reason = error.__cause__
-    network = _traced(model, example_inputs, concrete=True)
-    said = (str(reason).splitlines() or [""])[0][:120]
+    network = _traced(model, example_inputs, outputs, concrete=True)
     network.notes = (
-        "Traced on real tensors, since its forward reads values "
-        f"({type(reason).__name__}: {said}); what it decides by them was decided as it is for "
-        "these example inputs.",
+        f"Traced on real tensors: without values {_what_stopped(reason)}. What its forward decides "
+        "by values was decided as it is for these example inputs.",
     )
     return network
 
 
-def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Network:
+def _what_stopped(error: BaseException | None) -> str:
+    """The line of the user's code that raised, and what it said."""
+    message = (str(error).splitlines() or [""])[0][:120]
+    line = "" if error is None else f" at {line_of(error)}"
+    return f"{type(error).__name__} is raised{line} ({message})"
+
+
+def _traced(
+    model: nn.Module, example_inputs: Any, outputs: Outputs, concrete: bool = False
+) -> Network:
     """The network, found on tensors without data or, ``concrete``, on real ones.
 
     Real ones are for models whose forward pass reads values: where a value decides what is done or
@@ -142,49 +183,82 @@ def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Ne
         path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
     }
     arguments, keywords = as_call(example_inputs, model)
-    passes = [_watched(tracer, model, arguments, keywords, training=False)]
+    forward, given = _watched(tracer, model, arguments, keywords, training=False)
+    wanted = checked_names(outputs, [name for name, _ in given])
+    _freeze_outputs(tracer, given, wanted)
+    passes = [forward]
     unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
     if not concrete and any(leaf.can_carry_channels for leaf in unused):
-        passes += _in_training(tracer, model, arguments, keywords)
+        known = {name for name, _ in given}
+        passes += _in_training(tracer, model, arguments, keywords, wanted, known)
     demand(model, leaves, tracer)
+    siblings = bind_siblings_(model, leaves) if concrete else {}
+    operations = [*forward.operations, *operations_of(siblings, forward.operations)]
+    tensors = {leaf.name: leaf.tensor for leaf in leaves}
 
-    def build(sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = ()) -> Network:
-        return _network(model, leaves, tracer, passes, example_inputs, sizes, scalings)
+    def build(
+        sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = (), ties: Sequence[Tie] = ()
+    ) -> Network:
+        found = sizes_of(model, leaves, tracer.counts)
+        sizes = [*sizes, *sizes_of_siblings(model, siblings, sizes)]
+        scalings = [*scalings, *scalings_of_siblings(siblings, scalings)]
+        source = TracedModel(model, example_inputs, operations, tensors, outputs=wanted)
+        return _network(leaves, tracer, source, _with_new(found, sizes), scalings, ties)
 
     network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
-    for forward in passes:
-        for operation in forward.operations:
+    for one in passes:
+        for operation in one.operations:
             operation.operands = []
     return network
 
 
-def _network(
-    model: nn.Module,
-    leaves: Sequence[Leaf],
-    tracer: Tracer,
-    passes: Sequence[ForwardPass],
-    example_inputs: Any,
-    sizes: Sequence[Size],
-    scalings: Sequence[Scaling],
-) -> Network:
-    known = sizes_of(model, leaves, tracer.counts)
+def _with_new(known: Sequence[Size], sizes: Sequence[Size]) -> list[Size]:
+    """The sizes that layers are known to keep, and those found in the code beside them."""
     found = {(size.owner, size.attribute, size.position) for size in known}
     new = [size for size in sizes if (size.owner, size.attribute, size.position) not in found]
+    return [*known, *new]
+
+
+def _network(
+    leaves: Sequence[Leaf],
+    tracer: Tracer,
+    source: TracedModel,
+    sizes: Sequence[Size],
+    scalings: Sequence[Scaling],
+    ties: Sequence[Tie],
+) -> Network:
     return Network(
         [leaf.described() for leaf in leaves],
         tracer.contractions,
-        [*known, *new],
+        sizes,
         tracer.mixings,
-        tracer.equations.solve(),
-        TracedModel(
-            model,
-            example_inputs,
-            passes[0].operations,
-            {leaf.name: leaf.tensor for leaf in leaves},
-        ),
-        name=type(model).__name__,
+        tracer.equations.solve(ties),
+        source,
+        name=type(source.model).__name__,
         scalings=scalings,
     )
+
+
+def _freeze_outputs(
+    tracer: Tracer,
+    given: Sequence[tuple[str, torch.Tensor]],
+    wanted: Sequence[str] | None,
+    known: Collection[str] | None = None,
+) -> None:
+    """What a model gives may not change, as far as it is used; the reason says which output.
+
+    Args:
+        tracer: of the trace.
+        given: the outputs, by name.
+        wanted: the names of those that are used; None for all.
+        known: for a pass in train mode, what the model gives in eval mode too.
+    """
+    for name, tensor in given:
+        if is_used(name, wanted):
+            which = f" {name!r}" if name else ""
+            when = "" if known is None or name in known else " in train mode"
+            tracer.freeze(tensor, f"{NETWORK_OUTPUT}{which}{when}")
+            tracer.freeze_positions(tensor, f"numbered by the network's output{which}{when}")
 
 
 def _watched(
@@ -193,8 +267,8 @@ def _watched(
     arguments: Sequence[Any],
     keywords: Mapping[str, Any],
     training: bool,
-) -> ForwardPass:
-    """One forward pass; what it gives may not change."""
+) -> tuple[ForwardPass, list[tuple[str, torch.Tensor]]]:
+    """One forward pass, and what it gave, by name."""
     operations = tracer.start_pass()
     try:
         outputs = tracer.run(
@@ -210,14 +284,13 @@ def _watched(
             f"Received example_inputs of {described(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
-    for tensor in tensors_in(outputs):
-        tracer.freeze(tensor, NETWORK_OUTPUT)
-    return ForwardPass(
+    forward = ForwardPass(
         [mapped(value, without_values) for value in arguments],
         {key: mapped(value, without_values) for key, value in keywords.items()},
         training,
         operations,
     )
+    return forward, [(name, tracer.stand_in(tensor)) for name, tensor in named_outputs(outputs)]
 
 
 def _as_given(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -227,7 +300,12 @@ def _as_given(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
 
 
 def _in_training(
-    tracer: Tracer, model: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any]
+    tracer: Tracer,
+    model: nn.Module,
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+    wanted: Sequence[str] | None,
+    known: Collection[str],
 ) -> list[ForwardPass]:
     """A pass in train mode, for layers that only training uses (auxiliary classifiers).
 
@@ -241,15 +319,16 @@ def _in_training(
         return torch.cat([tensor, tensor]) if tensor.dim() else tensor
 
     try:
-        passes = [
-            _watched(
-                tracer,
-                model,
-                [mapped(value, doubled) for value in arguments],
-                {key: mapped(value, doubled) for key, value in keywords.items()},
-                training=True,
-            )
-        ]
+        forward, given = _watched(
+            tracer,
+            model,
+            [mapped(value, doubled) for value in arguments],
+            {key: mapped(value, doubled) for key, value in keywords.items()},
+            training=True,
+        )
+        are_used = any(is_used(name, wanted) for name, _ in given)
+        _freeze_outputs(tracer, given, wanted if are_used else None, known)
+        passes = [forward]
     except ModelError:
         passes = []
     tracer.contractions, tracer.mixings = contractions, mixings

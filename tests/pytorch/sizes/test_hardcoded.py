@@ -358,3 +358,54 @@ def test_a_number_that_is_no_size_is_left_alone():
     with torch.no_grad():
         dense.out.weight[:, 3:9] = 0
     assert torch.allclose(small(X), dense(X), atol=1e-6)
+
+
+POWERS = {
+    "a fourth root of each": (
+        lambda q, k: (q * q.shape[-1] ** -0.25) @ (k * k.shape[-1] ** -0.25).mT,
+        (0.25, 0.25),
+    ),
+    "a cube root": (lambda q, k: q @ k.mT * q.shape[-1] ** (-1 / 3), (1 / 3,)),
+    "an odd power": (lambda q, k: q @ k.mT / q.shape[-1] ** 0.3, (0.3,)),
+    "a square": (lambda q, k: q @ k.mT / q.shape[-1] ** 2, (2,)),
+    "an einsum": (
+        lambda q, k: torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5,
+        (0.5,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POWERS)
+def test_any_power_of_a_size_is_put_right(name):
+    scores, powers = POWERS[name]
+    torch.manual_seed(0)
+    model = Attention(scores, None).eval()
+    network, group = network_and_group(model)
+    small = sec.apply(model, network.cut({group: [0, 3, 5]}), X, network=network)
+    with torch.no_grad():
+        assert torch.allclose(small(X), without(model, [0, 3, 5])(X), atol=1e-6)
+    factors = [rescaling.factor for rescaling in sec.report_of(small).cut.rescalings]
+    assert sorted(factors) == pytest.approx(sorted([(5 / 8) ** p for p in powers] * 2))
+
+
+def test_what_is_no_power_of_a_size_keeps_it():
+    model = Attention(lambda q, k: q @ k.mT / math.log(q.shape[-1]), None).eval()
+    network, _ = network_and_group(model)
+    assert "q" not in {member.layer for group in network.groups for member in group.members}
+
+
+class Literal(nn.Module):
+    """The number of heads is written into the code; their size is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        q = self.q(x).view(2, 5, 2, -1)
+        return self.out(q.tanh().flatten(2))
+
+
+def test_of_heads_and_positions_only_what_is_at_fault_stays():
+    network = sec.trace(Literal().eval(), X)
+    assert [len(group) for group in network.groups] == [8]

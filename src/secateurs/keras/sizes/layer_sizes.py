@@ -74,8 +74,9 @@ def _changed(present: Any, change: SizeChange) -> Any:
     if present is None:  # the size followed another one by itself: now it stands on its own
         return [change.after]
     items = list(present) if isinstance(present, (list, tuple)) else [present]
-    _check(items[change.position], change)
-    items[change.position] = change.after
+    place = int(change.position)
+    _check(items[place], change)
+    items[place] = change.after
     return type(present)(items) if isinstance(present, (list, tuple)) else items[0]
 
 
@@ -97,7 +98,7 @@ def with_positions(
     tensor, key = given
     entries = list(key) if isinstance(key, (tuple, list)) else [key]
     for change in changes:
-        number, part = divmod(change.position or 0, len(PARTS))
+        number, part = divmod(int(change.position or 0), len(PARTS))
         entry = entries[number]
         if PARTS[part] == "start":
             entries[number] = slice(change.after, entry.stop, entry.step)

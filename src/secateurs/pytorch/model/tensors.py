@@ -24,6 +24,7 @@ class Leaf:
         aliases: its other names.
         axes: axis -> unit at each index, for the axes that carry channels.
         roles: axis -> what it does.
+        is_read: whether an operation was given it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Leaf:
     aliases: list[str] = field(default_factory=list)
     axes: dict[int, Ids] = field(default_factory=dict)
     roles: dict[int, Role] = field(default_factory=dict)
+    is_read: bool = False
 
     @property
     def layer(self) -> str:
@@ -53,6 +55,7 @@ class Leaf:
             tuple(self.aliases),
             dict(sorted(self.axes.items())),
             dict(sorted(self.roles.items())),
+            self.is_read,
         )
 
 

@@ -6,6 +6,7 @@ is the proof's.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import Counted, aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, mapped, tensors_in
 from secateurs.pytorch.tracing.op_record import Axes, Operation
 
 
@@ -51,14 +53,45 @@ class Sampled(Counted):
         self._places: dict[Any, Ids | None] = {}
         self._rows = Rows(self.samples_each)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
+        self._models: set[int] = set()
+        self._instead: dict[int, torch.Tensor] = {}
+
+    def run(
+        self,
+        model: nn.Module,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+        training: bool = False,
+    ) -> Any:
+        """The model's forward pass; what it writes into tensors of its own, copies take."""
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        self._models, self._instead = {id(tensor) for tensor in tensors}, {}
+        return super().run(model, arguments, keywords, training)
+
+    def _copies(self, function: OpOverload, values: Any) -> Any:
+        """The arguments of an operation, with copies of what it or one before wrote into.
+
+        An observer of ranges, say, goes on observing whenever it runs.
+        """
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            key = id(tensor)
+            if function._schema.is_mutable and key in self._models:
+                self._instead.setdefault(key, tensor.clone())
+            return self._instead.get(key, tensor)
+
+        is_mutable = function._schema.is_mutable
+        return mapped(values, copy) if is_mutable or self._instead else values
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        arguments = self._copies(function, arguments)
+        keywords = self._copies(function, keywords)
         operation = self._traced(str(function.overloadpacket))
         if operation is None or not operation.outputs:
             self.samples.append((self.layer, None))
             return function(*arguments, **keywords)
         output = self.do(operation, function, arguments, keywords)
-        first = next(iter(tensors_in(output)), None)
+        first = None if operation.is_empty else next(iter(tensors_in(output)), None)
         self.samples.append((operation.layer, self._sample(first, operation)))
         return output
 
@@ -75,15 +108,16 @@ class Sampled(Counted):
         nth = self._done[key]
         self._done[key] += 1
         if self._by_layer is None:
-            if self.index < len(self._operations) and self._operations[self.index].name == name:
-                return self._operations[self.index]
+            known = self._operations[self.index : self.index + 1]
+            if known and (known[0].layer, known[0].name) == key:
+                return known[0]
             self._by_layer = {}
             for operation in self._operations:
                 self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
-        known = self._by_layer.get(key, [])
-        if nth < len(known):
-            return known[nth]
-        if any(operation.masks or operation.mixed for operation in known):
+        alike = self._by_layer.get(key, [])
+        if nth < len(alike):
+            return alike[nth]
+        if any(operation.masks or operation.mixed for operation in alike):
             raise OtherPathError(self.index, name)
         return None
 

@@ -107,6 +107,8 @@ def _compare(
             f"the cut model does not run: {type(error).__name__}: {error}. "
             "A size is baked into its forward pass. Nothing was changed."
         ) from error
+    used = traced(network).used
+    received, expected = used(received), used(expected)
     if not has_values(received, expected):
         raise CutError(
             "expected answers with numbers in them, to compare; received none from these example "

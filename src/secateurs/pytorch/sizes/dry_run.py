@@ -9,7 +9,6 @@ result is replaced by one of the foretold shape, so that one run finds every suc
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,15 +22,18 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, users_line
+from secateurs.pytorch.tracing.interpreter import Counted, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     Call,
     is_decided_by_data,
     made_for_real,
+    mapped,
     numbers_of,
     start_of,
     tensors_in,
+    without_data,
+    without_values,
 )
 from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, Operation
 
@@ -65,6 +67,9 @@ class WrongSize:
 
 START = -1
 """In the place of a result's number: it is the position from which something is taken."""
+
+OPERAND = -2
+"""In the place of a result's number, less the operand's: it is an operand that the code made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +141,7 @@ class Rehearsal(Counted):
                 self._forward.training,
             )
         except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
-            line, layers = _line_of(error), tuple(self._layers_in(_frames_of(error)))
+            line, layers = line_of(error), tuple(self._layers_in(_frames_of(error)))
             self.findings.raised = Raised(
                 max(0, min(self.index, len(self._forward.operations) - 1)),
                 line,
@@ -164,10 +169,11 @@ class Rehearsal(Counted):
         operation = self._forward.operations[self.index]
         if operation.name != str(function.overloadpacket):
             raise OffCourseError(f"it does {call.name} where the dense model did {operation.name}")
-        if call.packet in MADE_NEW or not any(tensor.is_meta for tensor in call.tensors()):
-            return made_for_real(call)
-        if not operation.outputs and operation.value is None:
-            return call.run()  # of constants alone, made where the input is
+        is_known = operation.is_constant or (not operation.outputs and operation.value is None)
+        if call.packet in MADE_NEW or is_known:  # of constants alone, maybe where the input is
+            has_data = not any(tensor.is_meta for tensor in call.tensors())
+            return made_for_real(call) if has_data or call.packet in MADE_NEW else call.run()
+        call = self._with_made(call, operation)
         if is_decided_by_data(call):
             return operation.value if operation.value is not None else self._made(call, operation)
         self._compare_numbers(call, operation)
@@ -181,7 +187,39 @@ class Rehearsal(Counted):
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
             return self._foretold(call, operation)
-        return output
+        return mapped(output, _without_its_values)
+
+    def _with_made(self, call: Call, operation: Operation) -> Call:
+        """The call with what the user's code made in the sizes that are foretold.
+
+        A canvas or a state is made by a number that may not have followed: it is noted here, where
+        it meets the channels, and not as a wrong result of whatever it meets.
+        """
+        changes: dict[int, torch.Tensor] = {}
+        tensors = call.tensors()
+        for place, dense, axes in operation.made:
+            if place >= len(tensors) or tensors[place].is_meta:
+                continue
+            shape = self._shape(dense, axes)
+            got = tuple(tensors[place].shape)
+            if got == shape:
+                changes[place] = without_data(tensors[place])
+                continue
+            if len(got) == len(dense):
+                self._note_operand(place, dense, axes, got)
+            changes[place] = torch.empty(shape, dtype=tensors[place].dtype, device="meta")
+        return call.with_tensors(changes) if changes else call
+
+    def _note_operand(
+        self, place: int, dense: tuple[int, ...], axes: Axes, got: tuple[int, ...]
+    ) -> None:
+        line, layers = users_line(), tuple(self._layers_in(_running_frames()))
+        foretold = self._shape(dense, axes)
+        for axis, size in enumerate(dense):
+            if got[axis] != foretold[axis]:
+                key = (self._pass, self.index, OPERAND - place, axis)
+                wrong = WrongSize(key, axes.get(axis), size, got[axis], line, layers)
+                self.findings.sizes.append(wrong)
 
     def pass_through(
         self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
@@ -266,6 +304,10 @@ class Rehearsal(Counted):
                 yield path
 
 
+def _without_its_values(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else without_values(tensor)
+
+
 def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
     """The shape a failed reshape, view or expand was told to make."""
     for value in [*call.arguments[1:], *call.keywords.values()]:
@@ -295,13 +337,12 @@ def _frames_of(error: BaseException) -> Iterator[FrameType]:
     yield from reversed(frames)
 
 
-def _line_of(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """Where, in the user's code, a forward pass raised."""
     trail = error.__traceback__
     place = "an unknown line"
     while trail is not None:
-        name = trail.tb_frame.f_globals.get("__name__", "")
-        if not re.match(r"torch(\.|$)|secateurs\.pytorch", name):
-            place = f"{trail.tb_frame.f_code.co_filename}:{trail.tb_lineno}"
+        if is_users(trail.tb_frame):
+            place = line_in(trail.tb_frame, trail.tb_lineno)
         trail = trail.tb_next
     return place

@@ -51,6 +51,9 @@ MOVES = PICKS | {
     aten.expand,
     aten.repeat,
 }
+PRODUCTS = {aten.matmul, aten.bmm, aten.mm, aten.einsum}
+"""Operations whose result is proportional to each of their operands."""
+
 NORMS = {aten.layer_norm, aten.rms_norm, aten.batch_norm, aten.group_norm}
 CHANNEL_AXIS = {
     aten.linear: -1,
@@ -97,7 +100,7 @@ def _walk(labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]) -
         return _rows(_scaled(labels), _reached(call, moves, CHANNEL_AXIS[call.packet]))
     if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
         return _walk(labels.sources[0], moves, met)
-    if call.packet in (aten.matmul, aten.bmm) and not any(m.packet in PICKS for m, _ in moves):
+    if call.packet in PRODUCTS and not any(m.packet in PICKS for m, _ in moves):
         return _walk(labels.sources[0], [], met)  # all of it, whatever moved the products
     if call.packet is aten.add and len(labels.sources) == 2:
         return _both(labels.sources, moves, met)

@@ -15,6 +15,7 @@ from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import Leaf, leaves_of
+from secateurs.pytorch.sizes.attributes import Attribute, read, write_
 
 
 def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Module:
@@ -140,18 +141,12 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
         CutError: a layer does not have the size the cut expects.
     """
     for size in sizes:
-        layer = model.get_submodule(size.owner)
-        present: Any = getattr(layer, size.attribute, None)
-        value = present if size.position is None else present[size.position]
-        name = f"{size.owner}.{size.attribute}".lstrip(".")
+        place = Attribute(size.owner, size.attribute, size.position)
+        value = read(model, place)
         if value != size.before:
+            name = f"{size.owner}.{size.attribute}".lstrip(".")
             raise CutError(f"{name}: expected {size.before}; received a model with {value}")
-        if size.position is None:
-            setattr(layer, size.attribute, size.after)
-        else:
-            items = list(present)
-            items[size.position] = size.after
-            setattr(layer, size.attribute, type(present)(items))
+        write_(model, place, size.after)
 
 
 def cut_optimizer(

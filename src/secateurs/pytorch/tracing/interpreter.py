@@ -302,16 +302,32 @@ def _differ(now: Collection[Any], before: Collection[Any]) -> bool:
     return len(now) != len(before) or any(map(operator.is_not, now, before))
 
 
+NOT_THE_USERS = {"torch", "secateurs", "einops", "accelerate", *sys.stdlib_module_names}
+"""Packages that run in a forward pass and are nobody's model."""
+
+
 def users_line() -> str:
-    """'file.py:12 (in forward)': the innermost line that is neither PyTorch's nor ours."""
+    """'file.py:12 (in forward)': the innermost line of the model's own code; '' if there is none.
+
+    A model made of PyTorch's layers alone has none; what called it is no part of it.
+    """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.partition(".")[0] not in ("torch", "secateurs"):
-            code = frame.f_code
-            return f"{_short(code.co_filename)}:{frame.f_lineno} (in {code.co_name})"
+    while frame is not None and frame.f_code is not Counted.run.__code__:
+        if is_users(frame):
+            return line_in(frame, frame.f_lineno)
         frame = frame.f_back
-    return "an unknown line"
+    return ""
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether code is of a model, and not of what runs it."""
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0] not in NOT_THE_USERS
+
+
+def line_in(frame: FrameType, line: int) -> str:
+    """'file.py:12 (in forward)'."""
+    return f"{_short(frame.f_code.co_filename)}:{line} (in {frame.f_code.co_name})"
 
 
 def _short(path: str) -> str:

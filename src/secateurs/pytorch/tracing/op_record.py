@@ -38,6 +38,11 @@ class Labels:
         sources: what travelled beside that operation's operands.
         place: which of that operation's results it is.
         uses: how many operations read it.
+        is_constant: whether its values are known though channels lie along it: a state of zeros.
+        is_made: whether it is a constant or was one until something was written into it. A dry run
+            meets it in the size that the user's code gave it, and compares that.
+        is_empty: whether some of it may never have been written: its values are not to be compared.
+        positions: the channels that its values number, as the indices of a maximum do.
     """
 
     axes: Axes = field(default_factory=dict)
@@ -48,6 +53,10 @@ class Labels:
     sources: list[Labels] = field(default_factory=list)
     place: int = 0
     uses: int = 0
+    is_constant: bool = False
+    is_made: bool = False
+    is_empty: bool = False
+    positions: Ids | None = None
 
     @property
     def weight(self) -> Leaf | None:
@@ -72,6 +81,9 @@ class Operation:
         numbers: the broken numbers it was given, such as an attention's scale.
         start: for one that takes what is from a position on: along which axis, and from where.
         operands: what travelled beside its operands; forgotten once the trace is done.
+        made: (operand, its shape, the units along its axes) of those that the user's code made.
+        is_constant: whether its result does not depend on the input or the weights after all.
+        is_empty: whether its result may hold what was never written.
     """
 
     name: str
@@ -85,6 +97,9 @@ class Operation:
     numbers: list[float] = field(default_factory=list)
     start: tuple[int, int] | None = None
     operands: list[Labels] = field(default_factory=list)
+    made: list[tuple[int, tuple[int, ...], Axes]] = field(default_factory=list)
+    is_constant: bool = False
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

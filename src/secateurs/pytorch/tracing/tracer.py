@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,16 @@ from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.tracing.fresh_tensors import (
+    EMPTY,
+    FreshTensors,
+    is_uniform,
+    is_view,
+    written_arguments,
+)
 from secateurs.pytorch.tracing.interpreter import Counted, aten, users_line
 from secateurs.pytorch.tracing.op_call import (
+    MADE_NEW,
     SCALING,
     Call,
     made_for_real,
@@ -37,6 +46,23 @@ from secateurs.pytorch.tracing.op_record import (
 
 NETWORK_INPUT = "the network's input"
 NETWORK_OUTPUT = "it is the network's output"
+
+
+@dataclass(slots=True)
+class _Met:
+    """Axes that meet in an operation.
+
+    Attributes:
+        known: units along those that carry channels.
+        unbound: axes of the model's tensors that nothing is known of yet.
+        free: constants that are the same all along, which may have as many as there need be.
+        fixed: the last of those that carry no channels, and whose length cannot change.
+    """
+
+    known: list[Ids] = field(default_factory=list)
+    unbound: list[tuple[Leaf, int]] = field(default_factory=list)
+    free: list[Place] = field(default_factory=list)
+    fixed: Labels | None = None
 
 
 class Tracer(Counted):
@@ -61,38 +87,99 @@ class Tracer(Counted):
         computed from one, as plain numbers."""
         self.convolutions: set[str] = set()
         """Paths of PyTorch's own convolution layers, whose groups follow."""
+        self.spread: set[int] = set()
+        """Units of values that are the same along their axis: they carry whatever they meet."""
+        self._has_made = False
+        """Whether there is a constant that channels lie along, or a tensor written into."""
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
+        self._indices: dict[int, Leaf] = {}
+        self._fresh = FreshTensors(self.equations, concrete)
 
     # -- one operation
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         operation = Operation(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
-        call = self._call(function, arguments, keywords)
+        call = self._opened(self._call(function, arguments, keywords))
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
-        if not followed:
-            return made_for_real(call)
+        if not followed or call.packet in MADE_NEW:
+            made = made_for_real(call)
+            self._fresh.remember(call, made)
+            return made
         operation.numbers = numbers_of(call)
         operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
         if operation.numbers and call.packet in SCALING | {aten.scaled_dot_product_attention}:
             self.reads_sizes = True  # a factor may be computed from one
+        for tensor, labels in zip(followed, operation.operands, strict=True):
+            if labels.positions is not None:
+                self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
         output = self.rules.apply(self, call)
         for tensor in tensors_in(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
             operation.types.append(tensor.dtype)
         if not operation.outputs:
             operation.value = output
+        if call.packet in EMPTY or self._has_made:
+            self._note_made(call, operation, output)
         return output
+
+    def _note_made(self, call: Call, operation: Operation, output: Any) -> None:
+        """Note which operands the user's code made, for a dry run to compare their sizes."""
+        operation.is_constant = all(self.is_constant(tensor) for tensor in call.tensors())
+        operation.made = [
+            (place, tuple(tensor.shape), dict(labels.axes))
+            for place, tensor in enumerate(call.tensors())
+            if (labels := self.labels(tensor)).is_made and labels.axes
+        ]
+        # What nobody has written yet is anything: a proof must not compare it.
+        seen = is_view(call) and any(self.labels(tensor).is_empty for tensor in call.tensors())
+        if call.packet in EMPTY or seen:
+            operation.is_empty = True
+            for tensor in tensors_in(output):
+                follow(tensor, replace(self.labels(tensor), is_empty=True))
 
     def pass_through(
         self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
     ) -> Any:
         call = self._call(function, arguments, keywords)
         if not any(is_followed(tensor) for tensor in call.tensors()):
-            return made_for_real(call)
+            made = made_for_real(call)
+            self._fresh.remember(call, made)
+            return made
         return self.rules.apply(self, call)
+
+    def _opened(self, call: Call) -> Call:
+        """An operation that writes what is followed into a constant: that is followed from here on.
+
+        What nobody knows the memory of cannot be: then nothing that is written there may go.
+        """
+        if not call.function._schema.is_mutable or all(map(self.is_constant, call.tensors())):
+            return call
+        changes = {}
+        for target in written_arguments(call):
+            if not self.is_constant(target):
+                continue
+            place = next(at for at, tensor in enumerate(call.tensors()) if tensor is target)
+            opened = self._fresh.open(target)
+            if opened is not None:
+                changes[place] = opened
+                self._has_made = self.reads_sizes = True
+            elif id(target) not in self._indices:
+                for tensor in call.tensors():
+                    self.freeze(tensor, f"written into a constant at {self.where()}")
+        return call.with_tensors(changes) if changes else call
+
+    def freeze_positions(self, tensor: torch.Tensor, reason: str) -> None:
+        """Where a tensor's values number channels, these stay."""
+        positions = self.labels(tensor).positions
+        if positions is not None:
+            self.equations.freeze(positions, reason)
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What stands for a tensor that the model's code holds."""
+        return self._stand_in(tensor, mutates=False)
 
     def _call(
         self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
@@ -112,7 +199,11 @@ class Tracer(Counted):
         if known is not None:
             return known
         leaf = self.leaves.get(id(tensor))
-        return tensor if leaf is None else self._stand_in_for(leaf, mutates)
+        if leaf is None:
+            known = self._fresh.stand_in(tensor)
+            return tensor if known is None else known
+        leaf.is_read = True
+        return self._stand_in_for(leaf, mutates)
 
     def _stand_in_for(self, leaf: Leaf, mutates: bool) -> torch.Tensor:
         with torch.inference_mode(
@@ -126,7 +217,9 @@ class Tracer(Counted):
             follow(stand_in, Labels(leaf.axes, leaf))
         elif mutates:
             stand_in = tensor.clone()
+            self._indices[id(stand_in)] = leaf
         else:
+            self._indices[id(leaf.tensor)] = leaf
             return leaf.tensor
         self._stand_ins[id(leaf.tensor)] = stand_in
         return stand_in
@@ -135,6 +228,8 @@ class Tracer(Counted):
         """Begin another forward pass over the same units; returns where its operations will be."""
         self.operations = []
         self._stand_ins = {}
+        self._indices = {}
+        self._fresh.forget()
         return self.operations
 
     def follow_input(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -173,7 +268,8 @@ class Tracer(Counted):
         }
         known = self.labels(tensor)
         if known.leaf is None:
-            follow(tensor, Labels(kept, origin=known.origin, why=why or known.why))
+            why = why or known.why
+            follow(tensor, Labels(kept, origin=known.origin, why=why, is_made=known.is_made))
 
     def _own_units(self, leaf: Leaf, axis: int) -> Ids:
         """The units of a weight's axis; new ones if it has none yet."""
@@ -190,32 +286,78 @@ class Tracer(Counted):
         Axes of length one are broadcast and do not count. An axis that carries no channels has a
         fixed length, so all that meet it are frozen.
         """
-        known: list[Ids] = []
-        unbound: list[tuple[Leaf, int]] = []
-        fixed: Labels | None = None
+        met = self._met(places)
+        known = met.known
+        if met.fixed is not None:
+            self._freeze_all(known, met.unbound, f"meets {met.fixed.why}")
+            return None
+        if not known and met.unbound:
+            known.append(self._own_units(*met.unbound.pop(0)))
+        for units in known[1:]:
+            self.equations.equate(known[0], units)
+        for leaf, axis in met.unbound:
+            # Twice the same leaf: the first time has bound it.
+            self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
+        for place in met.free if known else ():
+            self._let_carry(place, known[0])
+        return known[0] if known else None
+
+    def _met(self, places: Sequence[Place]) -> _Met:
+        """What lies along axes that meet, by what is known of it."""
+        met = _Met()
         for tensor, axis in places:
             if tensor.shape[axis] == 1:
                 continue
             labels = self.labels(tensor)
-            if axis in labels.axes:
-                known.append(labels.axes[axis])
+            index = self._indices.get(id(tensor))
+            units = self._lying_along(tensor).get(axis)
+            if units is not None:
+                met.known.append(units)
             elif labels.leaf is not None:
-                unbound.append((labels.leaf, axis))
-            elif not is_followed(tensor) and _is_uniform(tensor, axis):
-                self.reads_sizes = True  # zeros, ones, ...: the rehearsal sees whether they follow
+                met.unbound.append((labels.leaf, axis))
+            elif index is not None or (self.is_constant(tensor) and is_uniform(tensor, axis)):
+                met.free.append(Place(tensor, axis))
             else:
-                fixed = labels
-        if fixed is not None:
-            self._freeze_all(known, unbound, f"meets {fixed.why}")
+                met.fixed = labels
+        return met
+
+    def is_constant(self, tensor: torch.Tensor) -> bool:
+        """Whether its values are known: it depends on neither the input nor the weights."""
+        return not is_followed(tensor) or self.labels(tensor).is_constant
+
+    def _let_carry(self, place: Place, units: Ids) -> None:
+        """A constant that is the same along an axis has as many there as what it meets has.
+
+        A buffer of whole numbers or truth values is one for each channel, and sliced with them.
+        """
+        index = self._indices.get(id(place.tensor))
+        if index is not None:
+            self.equations.equate(units, index.axes.setdefault(place.axis, units))
+            index.roles.setdefault(place.axis, Role.OTHER)
+            return
+        # The dry run sees whether the code's number of them follows.
+        self._has_made = self.reads_sizes = True
+        labels = self.labels(place.tensor)
+        axes = {**labels.axes, place.axis: units}
+        follow(place.tensor, Labels(axes, is_constant=True, is_made=True))
+
+    def spread_units(self, count: int) -> Ids:
+        """Units for an axis along which a value is repeated: they become those that it meets."""
+        units = self.equations.units(count)
+        self.spread.update(units.tolist())
+        self.reads_sizes = True
+        return units
+
+    def free_units(self, tensor: torch.Tensor, axis: int) -> Ids | None:
+        """The units along an axis; new ones for a constant that is the same all along it."""
+        known = self.axes(tensor).get(axis)
+        if known is not None or tensor.shape[axis] == 1 or not tensor.is_floating_point():
+            return known
+        if not self.is_constant(tensor) or not is_uniform(tensor, axis):
             return None
-        if not known and unbound:
-            known.append(self._own_units(*unbound.pop(0)))
-        for units in known[1:]:
-            self.equations.equate(known[0], units)
-        for leaf, axis in unbound:
-            # Twice the same leaf: the first time has bound it.
-            self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
-        return known[0] if known else None
+        known = self.equations.units(tensor.shape[axis])
+        self._let_carry(Place(tensor, axis), known)
+        return known
 
     def _freeze_all(
         self, arrays: Iterable[Ids], unbound: Iterable[tuple[Leaf, int]], reason: str
@@ -274,21 +416,20 @@ class Tracer(Counted):
             self.operations[-1].mixed = [
                 (number, dict(axes))
                 for number, tensor in enumerate(call.tensors())
-                if (axes := self.labels(tensor).axes)
+                if (axes := self._lying_along(tensor))
             ]
             mixed = np.unique(np.concatenate(arrays))
             self.mixings.append(Mixing(call.name, layer or self.layer, mixed))
+
+    def _lying_along(self, tensor: torch.Tensor) -> Axes:
+        """The units along a tensor's axes; of a buffer of whole numbers too."""
+        index = self._indices.get(id(tensor))
+        return self.labels(tensor).axes if index is None else index.axes
 
     def costs(self, layer: str, constant: int, axes: Iterable[Ids]) -> None:
         """A contraction of this many multiply-accumulates."""
         self.contractions.append(Contraction(layer or self.layer, Product(constant, tuple(axes))))
 
     def where(self) -> str:
-        """The user's line that is running."""
-        return users_line()
-
-
-def _is_uniform(constant: torch.Tensor, axis: int) -> bool:
-    """Whether a constant is the same all along an axis, so that any of it could go."""
-    first = constant.narrow(axis, 0, 1)
-    return not constant.is_meta and bool((constant == first).all())
+        """The user's line that is running, or the layer where only PyTorch's code is."""
+        return users_line() or f"layer {self.layer!r}"

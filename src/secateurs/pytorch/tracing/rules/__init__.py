@@ -1,12 +1,14 @@
 """What each operation does to the labels. Importing this package registers every rule."""
 
 from secateurs.pytorch.tracing.rules import (
+    along_axis,
     contraction,
     indexing,
     movement,
     normalisation,
     pointwise,
     pooling,
+    quantisation,
     recurrent,
     reduction,
     vision,
@@ -16,6 +18,7 @@ from secateurs.pytorch.tracing.rules.registry import RULES, is_whole
 
 __all__ = [
     "RULES",
+    "along_axis",
     "apply",
     "contraction",
     "indexing",
@@ -24,6 +27,7 @@ __all__ = [
     "normalisation",
     "pointwise",
     "pooling",
+    "quantisation",
     "recurrent",
     "reduction",
     "vision",

@@ -15,7 +15,7 @@ from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.computed_weights import is_of_weights_alone
-from secateurs.pytorch.tracing.rules.registry import rule, unknown
+from secateurs.pytorch.tracing.rules.registry import packets, rule, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
 
 
@@ -153,6 +153,57 @@ def addmm(tracer: Tracer, call: Call) -> Any:
     return output
 
 
+@rule(*packets("_trilinear"))
+def trilinear(tracer: Tracer, call: Call) -> Any:
+    """The product of three tensors, each with axes put in, summed over some axes (``Bilinear``)."""
+    factors = [call[name] for name in ("i1", "i2", "i3")]
+    expanded = [set(call[name]) for name in ("expand1", "expand2", "expand3")]
+    letters = "abcdefgh"[: factors[0].dim() + len(expanded[0])]
+    words = ["".join(c for at, c in enumerate(letters) if at not in new) for new in expanded]
+    result = "".join(c for at, c in enumerate(letters) if at not in set(call["sumdim"]))
+    output = call.run()
+    contract(tracer, call, list(zip(factors, words, strict=True)), result, output)
+    return output
+
+
+@rule(*packets("cdist _cdist_forward _euclidean_dist"))
+def distances(tracer: Tracer, call: Call) -> Any:
+    """How far each row of one is from each of the other; where both are zero adds nothing."""
+    left, right = call.tensors()
+    output = call.run()
+    lead = "abcdefgh"[: output.dim() - 2]
+    words = [f"{lead[len(lead) - left.dim() + 2 :]}pm", f"{lead[len(lead) - right.dim() + 2 :]}rm"]
+    contract(tracer, call, [(left, words[0]), (right, words[1])], f"{lead}pr", output)
+    tracer.mask(1, right.dim() - 1, tracer.labels(right).axes.get(right.dim() - 1))
+    return output
+
+
+@rule(*packets("_grouped_mm"))
+def grouped_matmul(tracer: Tracer, call: Call) -> Any:
+    """Rows of one matrix, stretch by stretch, each times a matrix of its own: experts.
+
+    Which expert's matrix is which is said by number, so these stay.
+    """
+    rows, matrices = call.tensors()[:2]
+    if (rows.dim(), matrices.dim()) != (2, 3) or call.get("bias") is not None:
+        return unknown(tracer, call)
+    output = call.run()
+    tracer.freeze_known(rows, "grouped by number", (0,))
+    tracer.freeze_known(matrices, "experts are chosen by number", (0,))
+    read = tracer.unify([Place(rows, 1), Place(matrices, 1)])
+    made = tracer.unify([Place(matrices, 2)])
+    tracer.mask(0, 1, read)
+    tracer.play(Place(matrices, 1), Role.INPUT)
+    tracer.play(Place(matrices, 2), Role.FILTER)
+    tracer.put(output, {1: made})
+    sizes = ((read, rows.shape[1]), (made, matrices.shape[2]))
+    fixed = rows.shape[0] * math.prod(size for units, size in sizes if units is None)
+    weight = tracer.labels(matrices).weight
+    layer = weight.layer if weight is not None else ""
+    tracer.costs(layer, fixed, [units for units, _ in sizes if units is not None])
+    return output
+
+
 @rule(aten.einsum)
 def einsum(tracer: Tracer, call: Call) -> Any:
     """Any einsum without repeated letters inside one operand; others are taken apart."""
@@ -248,14 +299,15 @@ def _grouped(
         tracer.freeze(weight, f"grouped convolution of {tracer.labels(x).why}", (0, 1))
         return None, None, []
     rows, inside = _sides(tracer, read, groups)
-    if weight_name(tracer, weight) not in tracer.convolutions:
+    layer = weight_name(tracer, weight) or tracer.layer  # a computed weight's is the running one
+    if layer not in tracer.convolutions:
         tracer.reads_sizes = True  # somebody else's number of groups
-    tracer.counts[weight_name(tracer, weight), "groups"] = rows
-    tracer.counts[weight_name(tracer, weight), "in_channels"] = read
+    tracer.counts[layer, "groups"] = rows
+    tracer.counts[layer, "in_channels"] = read
     if transposed:
         columns = tracer.unify([Place(weight, 1)])
         made = rows if columns is None else equations.compose((rows, columns))
-        tracer.counts[weight_name(tracer, weight), "out_channels"] = made
+        tracer.counts[layer, "out_channels"] = made
         counted = [read] if columns is None else [read, columns]
         return read, made, counted
     if inside is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from secateurs.pytorch.tracing.op_call import MADE_NEW, Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
 from secateurs.pytorch.tracing.op_record import follow, is_followed, labels_of
 from secateurs.pytorch.tracing.rules.pointwise import pointwise
 from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
@@ -20,8 +20,7 @@ def apply(tracer: Tracer, call: Call) -> Any:
     if found is None:
         found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
     output = found(tracer, call)
-    if call.packet not in MADE_NEW:
-        _follow_all(call, output)
+    _follow_all(call, output)
     return output
 
 
@@ -30,6 +29,7 @@ def _follow_all(call: Call, output: Any) -> None:
     sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
     weights = [labels.weight for labels in sources]
     results = list(tensors_in(output))
+    is_constant = bool(sources) and all(labels.is_constant for labels in sources)
     call.result = results[0] if results else None
     for labels in sources:
         labels.uses += 1
@@ -43,4 +43,5 @@ def _follow_all(call: Call, output: Any) -> None:
             made.why = next((source.why for source in sources), made.why)
         if weights and None not in weights:
             made.origin = weights[0]
+        made.is_constant = is_constant and not tensor.is_meta
         follow(tensor, made)

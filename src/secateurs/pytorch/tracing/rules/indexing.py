@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
 from secateurs.pytorch.tracing.op_record import Axes, Place
-from secateurs.pytorch.tracing.rules.registry import rule, unknown
+from secateurs.pytorch.tracing.rules.registry import packets, rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
 
@@ -26,27 +26,40 @@ def embedding(tracer: Tracer, call: Call) -> Any:
     return output
 
 
-@rule(aten.index)
-def index(tracer: Tracer, call: Call) -> Any:
-    """``x[i, :, j]``: indexed axes may not change; those before and behind are carried."""
-    x, indices = call.arguments[:2]
-    indexed, width = _indexed(indices)
-    if not indexed or indexed != list(range(indexed[0], indexed[-1] + 1)):
-        return unknown(tracer, call)
-    tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
+@rule(*packets("_embedding_bag _embedding_bag_forward_only"))
+def embedding_bag(tracer: Tracer, call: Call) -> Any:
+    """The sum, mean or largest of several rows; columns are channels."""
+    weight = call["weight"]
     output = call.run()
-    axes: Axes = {}
-    for axis, units in tracer.axes(x).items():
-        if axis < indexed[0]:
-            axes[axis] = units
-        elif axis > indexed[-1]:
-            axes[axis - len(indexed) + width] = units
-    tracer.put(output, axes)
+    tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
+    columns = tracer.axes(weight).get(1)
+    for result in tensors_in(output):
+        if result.dim() == 2:
+            tracer.put(result, {1: columns})
+    tracer.play(Place(weight, 1), Role.FILTER)
     return output
 
 
-def _indexed(indices: Sequence[torch.Tensor | None]) -> tuple[list[int], int]:
-    """(axes looked into, how many axes the result has in their place); a mask takes all of its."""
+@rule(aten.index)
+def index(tracer: Tracer, call: Call) -> Any:
+    """``x[i, :, j]``: indexed axes may not change; the others are carried."""
+    x, indices = call.arguments[:2]
+    indexed, places = _looked_up(indices, x.dim())
+    tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
+    output = call.run()
+    known = tracer.axes(x)
+    tracer.put(output, {at: known[axis] for axis, at in places.items() if axis in known})
+    return output
+
+
+def _looked_up(
+    indices: Sequence[torch.Tensor | None], rank: int
+) -> tuple[list[int], dict[int, int]]:
+    """(axes looked into, for each other axis its place in what is found).
+
+    What is found has the indices' own axes in the place of the axes looked into; before all others,
+    where these do not stand side by side. A mask takes as many axes as it has.
+    """
     indexed: list[int] = []
     found = []
     axis = 0
@@ -57,42 +70,29 @@ def _indexed(indices: Sequence[torch.Tensor | None]) -> tuple[list[int], int]:
             indexed += range(axis, axis + span)
             found.append(torch.Size([1]) if is_mask else tensor.shape)
         axis += span
-    return indexed, len(torch.broadcast_shapes(*found))
+    width = len(torch.broadcast_shapes(*found))
+    side_by_side = bool(indexed) and indexed == list(range(indexed[0], indexed[-1] + 1))
+    first = indexed[0] if side_by_side else 0
+    others = [axis for axis in range(rank) if axis not in indexed]
+    return indexed, {at: n if n < first else n + width for n, at in enumerate(others)}
 
 
 @rule(aten.index_put, aten.index_put_)
 def index_put(tracer: Tracer, call: Call) -> Any:
-    """``x[i] = y``: indexed axes may not change; those behind are one with the last of y."""
+    """``x[:, i] = y``: indexed axes may not change; the others are one with those of y."""
     x, indices, values = call.arguments[:3]
-    indexed, _ = _indexed(indices)
-    if not indexed or indexed != list(range(len(indexed))):
-        return unknown(tracer, call)
+    indexed, places = _looked_up(indices, x.dim())
     why = f"written to by position at {tracer.where()}"
     tracer.freeze(x, why, indexed)
-    behind = x.dim() - len(indexed)
-    tracer.freeze(values, why, range(max(0, values.dim() - behind)))
-    return _written(tracer, call, x, values, range(len(indexed), x.dim()))
-
-
-@rule(aten.index_add, aten.index_add_)
-def index_add(tracer: Tracer, call: Call) -> Any:
-    """Slices added to those of these numbers: that axis may not change, the others are one."""
-    x, source = call["self"], call["source"]
-    axis = call["dim"] % max(1, x.dim())
-    for tensor in (x, source):
-        tracer.freeze(tensor, f"added to by position at {tracer.where()}", (axis,))
-    return _written(tracer, call, x, source, [at for at in range(x.dim()) if at != axis])
-
-
-def _written(
-    tracer: Tracer, call: Call, x: torch.Tensor, values: torch.Tensor, axes: Iterable[int]
-) -> Any:
-    """The result of writing into a tensor; these axes of it are the values', from the last on."""
+    size = len(places) + _width(indices)
+    offset = size - values.dim()  # values are broadcast from the last axis on
+    met = {at - offset: axis for axis, at in places.items() if at >= offset}
+    tracer.freeze(values, why, [at for at in range(values.dim()) if at not in met])
+    beside = {axis: at for at, axis in met.items()}
     units: Axes = {}
-    for axis in axes:
-        at = axis - x.dim() + values.dim()
-        places = [Place(x, axis), *([Place(values, at)] if at >= 0 else [])]
-        known = tracer.unify(places)
+    for axis in places:
+        at = beside.get(axis)
+        known = tracer.unify([Place(x, axis), *([] if at is None else [Place(values, at)])])
         if known is not None:
             units[axis] = known
     output = call.run()
@@ -100,14 +100,11 @@ def _written(
     return output
 
 
-@rule(aten.index_select, aten.take_along_dim)
-def index_select(tracer: Tracer, call: Call) -> Any:
-    """One axis looked into by number."""
-    x = call.arguments[0]
-    if call.packet is aten.take_along_dim:
-        return unknown(tracer, call)
-    axis = call["dim"] % x.dim()
-    tracer.freeze(x, f"indexed by position at {tracer.where()}", (axis,))
-    output = call.run()
-    tracer.put(output, {at: units for at, units in tracer.axes(x).items() if at != axis})
-    return output
+def _width(indices: Sequence[torch.Tensor | None]) -> int:
+    """How many axes the indices have together, broadcast."""
+    shapes = [
+        torch.Size([1]) if tensor.dtype is torch.bool else tensor.shape
+        for tensor in indices
+        if tensor is not None
+    ]
+    return len(torch.broadcast_shapes(*shapes))

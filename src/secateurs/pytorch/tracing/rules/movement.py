@@ -6,6 +6,7 @@ See ``secateurs.channels.moved_labels``.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,47 @@ def move(tracer: Tracer, call: Call) -> Any:
             found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))
     reason = f"a reshape that cannot be followed, at {where}"
     for result, layers in zip(results, found, strict=True):
-        tracer.put(result, merged(tracer.equations, result.dim(), layers, reason))
+        lying = _without_spread(tracer, layers)
+        tracer.put(result, merged(tracer.equations, result.dim(), lying, reason))
+    return output
+
+
+def _without_spread(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
+    """Values repeated beside each of an axis's channels come and go with these.
+
+    Keys repeated for several heads of queries, say: a head of the keys goes with all its copies.
+    """
+    if not tracer.spread or len(layers) < 2:
+        return layers
+    times = Counter(axis for layer in layers for axis in layer)
+    return [
+        {
+            axis: units
+            for axis, units in layer.items()
+            if times[axis] == 1 or int(units[0]) not in tracer.spread
+        }
+        for layer in layers
+    ]
+
+
+IN_PLACE = {
+    aten.squeeze_: aten.squeeze,
+    aten.unsqueeze_: aten.unsqueeze,
+    aten.transpose_: aten.transpose,
+    aten.t_: aten.t,
+}
+"""Movements that give the tensor itself another shape, and those that give another tensor."""
+
+
+@rule(*IN_PLACE)
+def move_in_place(tracer: Tracer, call: Call) -> Any:
+    """The same movement of a tensor in place: followed on a view of it as it was."""
+    packet = IN_PLACE[call.packet]
+    name = "int" if packet is aten.transpose else call.function._overloadname
+    beside = Call(getattr(packet, name), call.arguments, call.keywords)
+    axes = tracer.labels(move(tracer, beside)).axes
+    output = call.run()
+    tracer.put(output, axes)
     return output
 
 
@@ -91,11 +132,6 @@ def roll(tracer: Tracer, call: Call) -> Any:
     aten.view_as,
     aten.reshape_as,
     aten.unflatten,
-    aten.expand,
-    aten.expand_as,
-    aten.repeat,
-    aten.tile,
-    aten.repeat_interleave,
     aten.slice,
     aten.select,
     aten.narrow,
@@ -108,6 +144,43 @@ def move_by_sizes(tracer: Tracer, call: Call) -> Any:
     if tracer.axes(call.arguments[0]):
         tracer.reads_sizes = True
     return move(tracer, call)
+
+
+@rule(aten.expand, aten.repeat, aten.tile, aten.repeat_interleave)
+def spread(tracer: Tracer, call: Call) -> Any:
+    """Along an axis of one value that is repeated, as many copies are taken as are needed.
+
+    They have units of their own, which are those of what they meet (``scale.expand(-1, 16)``).
+    """
+    output = move_by_sizes(tracer, call)
+    source = call.tensors()[0]
+    axes = tracer.labels(output).axes
+    copied = {
+        axis: tracer.spread_units(output.shape[axis])
+        for axis in range(output.dim())
+        if axis not in axes and output.shape[axis] > 1 and _length(source, output, axis) == 1
+    }
+    tracer.put(output, axes | copied)
+    return output
+
+
+@rule(aten.expand_as)
+def spread_as(tracer: Tracer, call: Call) -> Any:
+    """As ``expand``; the copies are one for each channel of the other tensor."""
+    output = move_by_sizes(tracer, call)
+    source, other = call.tensors()
+    axes = dict(tracer.labels(output).axes)
+    for axis, units in tracer.axes(other).items():
+        if axis not in axes and _length(source, output, axis) == 1:
+            axes[axis] = units
+    tracer.put(output, axes)
+    return output
+
+
+def _length(source: torch.Tensor, output: torch.Tensor, axis: int) -> int:
+    """Of the source's axis that became this one of the result; 1 where it had none."""
+    at = axis - output.dim() + source.dim()
+    return source.shape[at] if at >= 0 else 1
 
 
 @rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split)
@@ -145,7 +218,8 @@ def cat(tracer: Tracer, call: Call) -> Any:
     for other in range(output.dim()):
         if other != axis:
             axes[other] = tracer.unify([Place(tensor, other) for tensor in tensors])
-    parts = [tracer.axes(tensor).get(axis) for tensor in tensors]
+    # Constants that are the same all along it, such as a state of zeros, may lose some, too.
+    parts = [tracer.free_units(tensor, axis) for tensor in tensors]
     if any(part is not None for part in parts):
         # A part without channels keeps its place: units of its own that nothing may remove.
         axes[axis] = np.concatenate(

@@ -10,7 +10,7 @@ import torch
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import MADE_NEW, Call, made_for_real, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -120,9 +120,3 @@ def glu(tracer: Tracer, call: Call) -> Any:
         axes[axis] = units[: len(units) // 2]
     tracer.put(output, axes)
     return output
-
-
-@rule(*MADE_NEW)
-def new(_: Tracer, call: Call) -> Any:
-    """A constant that only takes a tensor's type: made for real, so that rules can read it."""
-    return made_for_real(call)

@@ -23,9 +23,9 @@ GATES = {aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1}
 def recurrent(tracer: Tracer, call: Call) -> Any:
     """h_t from x_t and h_(t-1), each gate a matrix product of both."""
     weights = call.named.get("params")
-    if weights is None or "batch_sizes" in call.named or _has_projection(call, weights):
+    if weights is None or _has_projection(call, weights):
         return unknown(tracer, call)
-    x, output = call["input"], call.run()
+    x, output = call["data" if "batch_sizes" in call.named else "input"], call.run()
     directions = 2 if call["bidirectional"] else 1
     gates = GATES[call.packet]
     step = (4 if call["has_biases"] else 2) * directions

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import follow
 from secateurs.pytorch.tracing.rules.computed_weights import measures_size
 from secateurs.pytorch.tracing.rules.pointwise import pointwise
 from secateurs.pytorch.tracing.rules.registry import rule
@@ -38,6 +42,10 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
         if tensor.dim() < x.dim():
             kept = {axis - sum(at < axis for at in gone): units for axis, units in kept.items()}
         tracer.put(tensor, kept)
+        if over and not tensor.is_floating_point() and x.is_floating_point():
+            # Where the largest is, say: whoever reads that wants the channels where they were.
+            numbered = np.unique(np.concatenate(over))
+            follow(tensor, replace(tracer.labels(tensor), positions=numbered))
     return output
 
 
@@ -63,6 +71,7 @@ def total(tracer: Tracer, call: Call) -> Any:
     aten.prod,
     aten.any,
     aten.all,
+    aten.aminmax,
 )
 def statistic(tracer: Tracer, call: Call) -> Any:
     """Depends on how many there are, or on zeros too; or is a length that others are divided by."""
@@ -76,8 +85,6 @@ def statistic(tracer: Tracer, call: Call) -> Any:
     aten._softmax,
     aten.log_softmax,
     aten._log_softmax,
-    aten.cumsum,
-    aten.cumprod,
     aten._fft_r2c,
     aten._fft_c2r,
     aten._fft_c2c,

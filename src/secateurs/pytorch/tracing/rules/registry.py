@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._ops import OpOverloadPacket
 
 from secateurs.pytorch.tracing.op_call import Call, tensors_in
@@ -29,6 +30,12 @@ def rule(*operations: OpOverloadPacket | str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def packets(names: str) -> list[OpOverloadPacket]:
+    """PyTorch's own operations of these names; a release may not have all of them."""
+    found = (getattr(torch.ops.aten, name, None) for name in names.split())
+    return [packet for packet in found if packet is not None]
 
 
 def is_whole(packet: OpOverloadPacket) -> bool:

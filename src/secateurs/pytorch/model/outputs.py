@@ -1,0 +1,80 @@
+"""What a model gives, by name: ``logits``, ``1``, ``hidden_states.3``, ``aux.boxes``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from secateurs.errors import UnknownNameError, nearest
+
+Name = str | int
+
+
+def named_outputs(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of all that a forward pass gave; the name of one tensor alone is ''.
+
+    What is inside something is named after it, with a dot: keys of dictionaries, fields of named
+    tuples and data classes, places in lists and tuples. Objects of other classes (a cache of keys
+    and values) are passed over where tensors stand beside them; alone, their attributes count.
+    """
+    found = list(_named("", outputs))
+    if not found and hasattr(outputs, "__dict__"):
+        found = list(_named("", vars(outputs)))
+    yield from found
+
+
+def _named(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+        return
+    for key, item in _parts(value):
+        yield from _named(f"{name}.{key}" if name else str(key), item)
+
+
+def _parts(value: Any) -> Iterator[tuple[Name, Any]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    elif isinstance(value, (list, tuple)):
+        yield from enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield field.name, getattr(value, field.name)
+
+
+def is_used(name: str, wanted: Sequence[str] | None) -> bool:
+    """Whether an output is one of those that a user uses, or part of one."""
+    if wanted is None:
+        return True
+    return any(name == one or name.startswith(f"{one}.") for one in wanted)
+
+
+def checked_names(
+    outputs: Name | Sequence[Name] | None, given: Sequence[str]
+) -> tuple[str, ...] | None:
+    """The names of the outputs that are used, as text; None for all.
+
+    Raises:
+        UnknownNameError: the model gives no such output.
+    """
+    if outputs is None:
+        return None
+    names = [outputs] if isinstance(outputs, (str, int)) else list(outputs)
+    wanted = tuple(str(name) for name in names)
+    for name in wanted:
+        if not any(is_used(one, [name]) for one in given):
+            raise UnknownNameError(
+                f"outputs: the model gives none named {name!r}{nearest(name, list(given))}"
+            )
+    return wanted
+
+
+def used_outputs(outputs: Any, wanted: Sequence[str] | None) -> Any:
+    """Those of the outputs that are used, for comparing them."""
+    if wanted is None:
+        return outputs
+    return [tensor for name, tensor in named_outputs(outputs) if is_used(name, wanted)]

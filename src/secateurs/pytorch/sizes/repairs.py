@@ -1,0 +1,273 @@
+"""What can be done about a wrong length or number, the gentlest first.
+
+A length that did not change (it is *stuck*) was kept somewhere: an attribute is sought that it came
+from. A length that changed to another than foretold is that of some other channels: the two go
+together, if a second cut of other shares agrees. What nothing explains stays, with the line that
+says so. Each kind of answer changes what the others see, so one kind is given at a time, and then
+the next dry run is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secateurs.channels.equations import Ids
+from secateurs.pytorch.sizes.attributes import Attribute, is_whole_number
+from secateurs.pytorch.sizes.bindings import Bindings, Key
+from secateurs.pytorch.sizes.dry_run import Findings, Raised, WrongNumber, WrongSize
+from secateurs.pytorch.sizes.factors import Factors
+from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
+from secateurs.pytorch.tracing.tracer import Tracer
+
+Stays = NDArray[np.bool_]
+SecondLook = Callable[[], tuple[Findings, Stays] | None]
+"""Another cut of the same network, of other shares."""
+
+Wrong = TypeVar("Wrong", WrongSize, WrongNumber)
+
+
+class Repairs:
+    """Answers to what a dry run found.
+
+    Args:
+        model: as the user gave it.
+        tracer: whose equations are added to.
+        passes: the model's forward passes.
+        bindings: what follows what, so far.
+        factors: what is known of numbers computed from sizes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tracer: Tracer,
+        passes: Sequence[ForwardPass],
+        bindings: Bindings,
+        factors: Factors,
+    ) -> None:
+        self._modules = dict(model.named_modules())
+        self._tracer = tracer
+        self._passes = passes
+        self._bindings = bindings
+        self._factors = factors
+        self._tried_after: set[tuple[type, str]] = set()
+
+    def answer(self, findings: Findings, stays: Stays, second_look: SecondLook) -> bool:
+        """Do something about what was found; False where nothing is left to do."""
+        stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
+        if self._follow(findings, stuck) or self._follow_factors(findings, stays):
+            return True
+        raised = findings.raised
+        return (
+            self._freeze(stuck, stays)
+            or self._tie(findings.sizes, stays, second_look)
+            or self._freeze(findings.sizes, stays)
+            or (raised is None and self._explain(findings.numbers, stays, second_look))
+            or (raised is not None and self._follow_after(raised))
+        )
+
+    # -- lengths that an attribute keeps
+
+    def _follow(self, findings: Findings, stuck: Sequence[WrongSize]) -> bool:
+        raised = findings.raised
+        # A check in the code that failed: perhaps of what it was about to ask for.
+        guesses = raised.next if raised is not None and not findings.sizes else ()
+        # What was guessed and is wrong all the same was not that. All of it is free again before
+        # anything else is tried: two may have followed each other's number.
+        again = [wrong for wrong in findings.sizes if self._bindings.is_guessed(wrong.key)]
+        sought = {wrong.key: wrong for wrong in (*stuck, *again, *guesses)}
+        for key in sought:
+            self._bindings.let_go(key)
+        return _any_of(self._bindings.follow, sought.values())
+
+    def _follow_factors(self, findings: Findings, stays: Stays) -> bool:
+        return _any_of(lambda wrong: self._follow_factor(wrong, stays), findings.sizes)
+
+    def _follow_factor(self, wrong: WrongSize, stays: Stays) -> bool:
+        """A product of two lengths, one of which did not follow: that one is to."""
+        factor = self._stuck_side(wrong, stays)
+        if factor is None:
+            return False
+        self._bindings.let_go(factor.key)
+        return self._bindings.follow(factor)
+
+    def _stuck_side(self, wrong: WrongSize, stays: Stays) -> WrongSize | None:
+        """The side of a grid whose length is the old one, where the other's is the new one."""
+        sides = None if wrong.units is None else self._tracer.equations.sides(wrong.units)
+        if wrong.units is None or wrong.is_stuck or wrong.got is None or sides is None:
+            return None
+        foretold = int(stays[wrong.units].sum())
+        for number, side in enumerate(sides):
+            kept, size = int(stays[side].sum()), len(side)
+            if kept != size and wrong.got * kept == foretold * size:
+                key = (*wrong.key, number)
+                return replace(wrong, key=key, units=side, dense=size, got=size)
+        return None
+
+    # -- lengths that are the number of other channels
+
+    def _tie(self, sizes: Sequence[WrongSize], stays: Stays, second_look: SecondLook) -> bool:
+        open_ = [wrong for wrong in sizes if not wrong.is_stuck and wrong.got is not None]
+        open_ = [wrong for wrong in open_ if wrong.key[2] >= 0]
+        if not open_:
+            return False
+        second = second_look()
+        views = [(stays, {wrong.key: wrong.got for wrong in open_})]
+        if second is not None and second[0].raised is None:
+            found, other = second
+            views.append((other, {w.key: w.got for w in found.sizes if w.got is not None}))
+        return _any_of(lambda wrong: self._tie_one(wrong, views), open_)
+
+    def _tie_one(
+        self, wrong: WrongSize, views: Sequence[tuple[Stays, Mapping[Key, int | None]]]
+    ) -> bool:
+        """Make the channels go together with those whose number the wrong length is."""
+        number, at, place, axis = wrong.key[:4]
+        axes = self._passes[number].operations[at].outputs[place][1]
+        rows = axes.get(axis - 1)  # heads before positions, in every layout there is
+        pairs = [(stays, got[wrong.key]) for stays, got in views if wrong.key in got]
+        for units in self._arrays_before(number, at):
+            counts = [(int(stays[units].sum()), got) for stays, got in pairs]
+            if counts[0][0] == len(units):
+                continue
+            if len(units) == wrong.dense:
+                agrees, found = all(kept == got for kept, got in counts), None
+            elif rows is not None and len(units) == wrong.dense * len(rows):
+                each = zip(counts, (int(stays[rows].sum()) for stays, _ in pairs), strict=True)
+                agrees, found = all(kept // many == got for (kept, got), many in each), rows
+            else:
+                continue
+            if agrees and self._equate(wrong, units, found):
+                return True
+        return False
+
+    def _equate(self, wrong: WrongSize, units: Ids, rows: Ids | None) -> bool:
+        """Two axes must keep the same number; so the same channels of both go.
+
+        Only the numbers matter, so heads and positions are paired in one order wherever they meet,
+        though one reshape may have the heads outside and the next one inside.
+        """
+        equations, own = self._tracer.equations, wrong.units
+        if own is None:
+            equations.freeze(units, f"their number must stay as it is at {wrong.line}")
+            return True
+        sides = equations.sides(own) if rows is None else (rows, own)
+        if sides is not None and len(sides) == 2:
+            own = equations.compose(sorted(sides, key=len))
+        return self._bindings.tie(wrong.key, units, own)
+
+    def _arrays_before(self, number: int, at: int) -> Iterator[Ids]:
+        """Channels met so far, the latest first, each array once."""
+        seen: set[bytes] = set()
+        for operation in reversed(self._passes[number].operations[:at]):
+            for _, axes in operation.outputs:
+                for units in axes.values():
+                    if (key := units.tobytes()) not in seen:
+                        seen.add(key)
+                        yield units
+
+    # -- what stays
+
+    def _freeze(self, sizes: Sequence[WrongSize], stays: Stays) -> bool:
+        return _any_of(lambda wrong: self._freeze_one(wrong, stays), sizes)
+
+    def _freeze_one(self, wrong: WrongSize, stays: Stays) -> bool:
+        """Freeze what is at fault: the side of a grid that kept its length, else all of it."""
+        at_fault = self._stuck_side(wrong, stays) or wrong
+        if at_fault.units is None or stays[at_fault.units].all():
+            return False
+        what = f"the number {at_fault.dense}" if at_fault.is_stuck else "a size"
+        self._tracer.equations.freeze(at_fault.units, f"{what} is baked in at {wrong.line}")
+        return True
+
+    # -- numbers computed from sizes
+
+    def _explain(self, numbers: Sequence[WrongNumber], stays: Stays, look: SecondLook) -> bool:
+        """Put factors that follow a size right in the weights before them, or freeze the size.
+
+        Where one cut does not say by which power a factor follows, a second one does.
+        """
+        for wrong in numbers:
+            self._factors.note(wrong, stays)
+        if _any_of(self._explain_one, numbers):
+            return True
+        second = look() if numbers else None
+        if second is None:
+            return False
+        found, stays = second
+        for wrong in found.numbers:
+            self._factors.note(wrong, stays)
+        return _any_of(self._explain_one, found.numbers)
+
+    def _explain_one(self, wrong: WrongNumber) -> bool:
+        operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
+        known = self._factors.explain(wrong, self._sizes_before(wrong, operation))
+        if known is None:
+            return False
+        size, power = known
+        why_not = self._factors.put_right(wrong, operation, size, power)
+        if why_not is not None:
+            self._tracer.equations.freeze(size, why_not)
+        return True
+
+    def _sizes_before(self, wrong: WrongNumber, operation: Operation) -> Iterator[Ids]:
+        for labels in operation.operands:
+            yield from labels.axes.values()
+        yield from self._arrays_before(*wrong.key[:2])
+
+    # -- checks in the code, which no operation shows
+
+    def _follow_after(self, raised: Raised) -> bool:
+        """A check in the code failed: try the integers of the modules it was in, class by class."""
+        for layer in raised.layers:
+            module = self._modules[layer]
+            for name, value in vars(module).items():
+                tried = (type(module), name)
+                if not is_whole_number(value) or tried in self._tried_after:
+                    continue
+                if self._bindings.is_linked(Attribute(layer, name)):
+                    continue
+                self._tried_after.add(tried)
+                if self._link_class(type(module), layer, name, value):
+                    return True
+        return False
+
+    def _link_class(self, kind: type, layer: str, name: str, value: int) -> bool:
+        """Let an attribute of every module of a class follow the same axis of its own weights."""
+        axis = next(self._own_axes(layer, value), None)
+        if axis is None:
+            return False
+        for path, module in self._modules.items():
+            attribute = Attribute(path, name)
+            if type(module) is kind and not self._bindings.is_linked(attribute):
+                units = self._units_of(f"{path}.{axis[0]}".lstrip("."), axis[1])
+                present: Any = getattr(module, name, None)
+                if units is not None and present == len(units):
+                    self._bindings.link(attribute, units)
+        return True
+
+    def _own_axes(self, layer: str, length: int) -> Iterator[tuple[str, int]]:
+        prefix = f"{layer}." if layer else ""
+        for leaf in self._tracer.leaves.values():
+            if leaf.name.startswith(prefix):
+                for axis, units in leaf.axes.items():
+                    if len(units) == length:
+                        yield leaf.name.removeprefix(prefix), axis
+
+    def _units_of(self, name: str, axis: int) -> Ids | None:
+        for leaf in self._tracer.leaves.values():
+            if leaf.name == name:
+                return leaf.axes.get(axis)
+        return None
+
+
+def _any_of(answer: Callable[[Wrong], bool], wrongs: Iterable[Wrong]) -> bool:
+    """Give an answer to all of them, not only to the first that takes one. True if any did."""
+    given = [answer(wrong) for wrong in wrongs]
+    return any(given)

@@ -1,0 +1,199 @@
+"""Tensors that a forward pass makes of nothing and writes into: canvases, states, paddings.
+
+``out = h.new_zeros(7, 16); out[1:] = h`` writes through a view: what is written lies in ``out``
+afterwards, which no operation ever gave back. So tensors are known here by the memory they share.
+From the first write of something that is followed, the whole of it is followed too: every index
+along every axis has a unit of its own, and so has every view of it, seen before or after. A write
+equates them with the units of what is written, like any operation element by element.
+
+That is sound where the tensor was the same all along an axis (or ``empty``) until then: any index
+could be left out of such a one. Elsewhere its units are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from secateurs.channels.equations import Equations
+from secateurs.pytorch.tracing.interpreter import aten
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_record import Axes, Labels, follow, is_followed, labels_of
+
+EMPTY = {aten.empty, aten.new_empty, aten.empty_like, aten.empty_strided}
+"""Operations whose result holds nothing that may be read."""
+
+WRITTEN = "a tensor that is written into"
+
+
+class FreshTensors:
+    """Which memory was made in a forward pass, and what has been written into.
+
+    Args:
+        equations: where units for what is written into are made.
+        concrete: whether the trace runs on real tensors, which are then written into for real.
+    """
+
+    def __init__(self, equations: Equations, concrete: bool) -> None:
+        self._equations = equations
+        self._concrete = concrete
+        self._whole: dict[int, tuple[torch.Tensor, bool]] = {}
+        self._written: dict[int, torch.Tensor] = {}
+
+    def forget(self) -> None:
+        """Begin another forward pass."""
+        self._whole.clear()
+        self._written.clear()
+
+    def remember(self, call: Call, output: Any) -> None:
+        """Note what an operation on constants made; views of what is known are no news."""
+        for tensor in tensors_in(output):
+            key = _memory(tensor)
+            if key is not None and key not in self._whole and _is_whole(tensor):
+                self._whole[key] = tensor, call.packet in EMPTY
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """What stands for this tensor, if its memory has been written into."""
+        if not self._written or (is_followed(tensor) and not labels_of(tensor).is_constant):
+            return None
+        key = _memory(tensor)
+        whole = None if key is None else self._written.get(key)
+        if whole is None or key is None:
+            return None
+        base, _ = self._whole[key]
+        if tensor is base or _layout(tensor) == _layout(base):
+            return whole
+        return self._view(whole, base, tensor)
+
+    def open(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Begin to follow the memory of a tensor; None where it was not made in this pass."""
+        key = _memory(tensor)
+        if key is None or key not in self._whole:
+            return None
+        base, is_empty = self._whole[key]
+        whole = base if self._concrete else torch.empty_like(base, device="meta")
+        axes: Axes = dict(labels_of(base).axes)
+        for axis, length in enumerate(base.shape):
+            if length > 1 and axis not in axes:
+                axes[axis] = self._equations.units(length)
+                if not is_empty and not is_uniform(base, axis):
+                    reason = "constants that differ along it are written over"
+                    self._equations.freeze(axes[axis], reason)
+        follow(whole, Labels(axes, why=WRITTEN, is_made=True, is_empty=is_empty))
+        self._written[key] = whole
+        known = dict(labels_of(tensor).axes) if tensor is not whole else {}
+        opened = whole if tensor is whole else self.stand_in(tensor)
+        own = {} if opened is None else labels_of(opened).axes
+        for axis, met in known.items():
+            if axis in own:
+                self._equations.equate(met, own[axis])
+        return opened
+
+    def _view(self, whole: torch.Tensor, base: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        view = tensor
+        if not self._concrete:
+            layout = tensor.size(), tensor.stride(), tensor.storage_offset()
+            view = whole.as_strided(*layout)
+        seen = self._seen(base, tensor, labels_of(whole).axes)
+        is_empty = labels_of(whole).is_empty
+        follow(view, Labels(seen, why=WRITTEN, is_made=True, is_empty=is_empty))
+        return view
+
+    def _seen(self, base: torch.Tensor, view: torch.Tensor, units: Axes) -> Axes:
+        """The units along a view's axes; those that it does not simply run along are frozen.
+
+        Each axis of a view steps through the memory by a stride. It runs along the axis of the
+        whole whose stride divides that, as long as it ends before that axis does.
+        """
+        starts = _places(base, int(view.storage_offset()))
+        runs: dict[int, list[tuple[int, int]]] = {}
+        for axis, (length, stride) in enumerate(zip(view.shape, view.stride(), strict=True)):
+            along = None if length == 1 else _axis_of(base, stride)
+            if along is not None:
+                runs.setdefault(along, []).append((axis, stride // base.stride(along)))
+        axes: Axes = {}
+        reason = "seen through a view that cannot be followed"
+        for along, own in units.items():
+            found = runs.get(along, [])
+            if not found:
+                one = own[starts[along] : starts[along] + 1]
+                self._equations.freeze(one if _covers_one(base, view, along) else own, reason)
+                continue
+            axis, step = found[0]
+            taken = own[starts[along] :: step][: view.shape[axis]]
+            if len(found) > 1 or len(taken) != view.shape[axis]:
+                self._equations.freeze(own, reason)
+            else:
+                axes[axis] = taken
+        return axes
+
+
+def is_uniform(constant: torch.Tensor, axis: int) -> bool:
+    """Whether a constant is the same all along an axis, so that any of it could go."""
+    if constant.is_meta:
+        return False
+    if constant.stride(axis) == 0:
+        return True
+    first = constant.narrow(axis, 0, 1)
+    return bool((constant == first).all())
+
+
+def written_arguments(call: Call) -> Iterator[torch.Tensor]:
+    """The tensors that an operation writes into."""
+    for argument in call.function._schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from tensors_in(call.named.get(argument.name))
+
+
+def is_view(call: Call) -> bool:
+    """Whether an operation gives its operand's own memory, in another shape."""
+    returns = call.function._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    """Which memory a tensor lies in; None where it has none."""
+    if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+        return None
+    number: int = tensor.untyped_storage()._cdata
+    return number
+
+
+def _layout(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether it is all of its memory, in order."""
+    size = tensor.untyped_storage().nbytes()
+    return tensor.is_contiguous() and tensor.numel() * tensor.element_size() == size
+
+
+def _places(base: torch.Tensor, offset: int) -> list[int]:
+    """Where along each axis the element at this place in memory is."""
+    places = []
+    for stride in base.stride():
+        places.append(offset // stride)
+        offset %= stride
+    return places
+
+
+def _axis_of(base: torch.Tensor, stride: int) -> int | None:
+    """The axis of the whole that a stride runs along: the one of the longest that divides it."""
+    for axis, (length, own) in enumerate(zip(base.shape, base.stride(), strict=True)):
+        if length > 1 and stride >= own:
+            return axis if stride % own == 0 else None
+    return None
+
+
+def _covers_one(base: torch.Tensor, view: torch.Tensor, along: int) -> bool:
+    """Whether a view sees but one place of an axis that none of its own runs along.
+
+    It sees more where one of its axes is several of the whole's, merged.
+    """
+    lengths = zip(view.shape, view.stride(), strict=True)
+    inner = base.stride(along)
+    return all((length - 1) * stride < inner for length, stride in lengths if stride <= inner)

@@ -1,0 +1,109 @@
+"""Experts that the example inputs were not sent to: they are cut as those beside them.
+
+Where values decide which of several modules runs, a trace sees only those that ran. The others read
+the same stream, so a cut that left them whole would answer the example inputs and fail on the next.
+Modules of one class and of the same shapes in one ``ModuleList`` or ``ModuleDict`` do the same, so
+what was found of one that ran is held of those that did not: the same channels lie along their
+axes, and their sizes and factors follow alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from secateurs.channels.network import Scaling, Size
+from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.sizes.attributes import Attribute, read
+from secateurs.pytorch.tracing.op_record import Operation
+
+Siblings = Mapping[str, str]
+"""Path of a module that did not run -> path of one beside it that did."""
+
+
+def bind_siblings_(model: nn.Module, leaves: Sequence[Leaf]) -> dict[str, str]:
+    """Let channels lie along the tensors of modules that did not run as along their siblings'.
+
+    Returns:
+        Which module was taken for which, submodules included.
+    """
+    known = {leaf.name: leaf for leaf in leaves}
+    found: dict[str, str] = {}
+    for container, module in model.named_modules():
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            paths = [f"{container}.{name}".lstrip(".") for name, _ in module.named_children()]
+            for path, sibling in list(_unread(model, paths, known)):
+                _bind(path, sibling, known)
+                inner = (name for name, _ in model.get_submodule(path).named_modules())
+                found |= {_join(path, name): _join(sibling, name) for name in inner}
+    return found
+
+
+def _unread(
+    model: nn.Module, paths: Sequence[str], known: Mapping[str, Leaf]
+) -> Iterator[tuple[str, str]]:
+    """(a module of which nothing was read, one alike of which all was)."""
+    own = {
+        path: {n: leaf for n, leaf in known.items() if n.startswith(f"{path}.")} for path in paths
+    }
+    for path in paths:
+        if not own[path] or any(leaf.is_read for leaf in own[path].values()):
+            continue
+        outline = _outline(model, path, own[path])
+        for sibling in paths:
+            all_read = own[sibling] and all(leaf.is_read for leaf in own[sibling].values())
+            if all_read and _outline(model, sibling, own[sibling]) == outline:
+                yield path, sibling
+                break
+
+
+def _outline(model: nn.Module, path: str, leaves: Mapping[str, Leaf]) -> tuple[Any, ...]:
+    shapes = {name.removeprefix(path): tuple(leaf.tensor.shape) for name, leaf in leaves.items()}
+    return type(model.get_submodule(path)), shapes
+
+
+def _bind(path: str, sibling: str, known: Mapping[str, Leaf]) -> None:
+    for name, leaf in known.items():
+        if name.startswith(f"{path}."):
+            like = known[f"{sibling}{name.removeprefix(path)}"]
+            leaf.axes, leaf.roles, leaf.is_read = dict(like.axes), dict(like.roles), True
+
+
+def operations_of(siblings: Siblings, operations: Sequence[Operation]) -> list[Operation]:
+    """What modules that did not run would have done: for a run that takes another path."""
+    by_layer: dict[str, list[Operation]] = {}
+    for operation in operations:
+        by_layer.setdefault(operation.layer, []).append(operation)
+    return [
+        replace(operation, layer=path)
+        for path, sibling in siblings.items()
+        for operation in by_layer.get(sibling, [])
+    ]
+
+
+def sizes_of_siblings(
+    model: nn.Module, siblings: Siblings, sizes: Sequence[Size]
+) -> Iterator[Size]:
+    """The sizes that modules keep which did not run, found in the code of those that did."""
+    for size in sizes:
+        number = read(model, Attribute(size.owner, size.attribute, size.position))
+        for path, sibling in siblings.items():
+            alike = Attribute(path, size.attribute, size.position)
+            if sibling == size.owner and read(model, alike) == number:
+                yield Size(*alike, size.value)
+
+
+def scalings_of_siblings(siblings: Siblings, scalings: Sequence[Scaling]) -> Iterator[Scaling]:
+    """The factors on weights of modules that did not run."""
+    for scaling in scalings:
+        owner, _, name = scaling.tensor.rpartition(".")
+        for path, sibling in siblings.items():
+            if sibling == owner:
+                yield replace(scaling, tensor=_join(path, name))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}".strip(".")

@@ -1,0 +1,77 @@
+"""What some operations give on tensors without data, where PyTorch cannot tell or wants values.
+
+Packed sequences, for one, need their lengths, which are constants here; fake quantisation keeps a
+range as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._ops import OpOverloadPacket
+
+aten = torch.ops.aten
+
+Named = dict[str, Any]
+
+
+def recurrent_shapes(named: Named) -> Any:
+    """Of a recurrent layer over packed sequences."""
+    x, weights = named["data"], named["params"]
+    states = named["hx"] if isinstance(named["hx"], (list, tuple)) else [named["hx"]]
+    width = weights[1].shape[1] * (2 if named["bidirectional"] else 1)
+    return (x.new_empty((x.shape[0], width)), *(state.to("meta") for state in states))
+
+
+def packed(named: Named) -> Any:
+    """Rows of sequences put end to end, and how many there are at each step."""
+    x = named["input"]
+    outline = torch.empty((*x.shape[:2], 1))
+    rows, sizes = aten._pack_padded_sequence(outline, named["lengths"], named["batch_first"])
+    return x.new_empty((rows.shape[0], *x.shape[2:])), sizes
+
+
+def unpacked(named: Named) -> Any:
+    """Sequences of one length, and how long each was."""
+    x = named["data"]
+    outline = torch.empty((x.shape[0], 1))
+    rest = (named["batch_first"], 0.0, named["total_length"])
+    whole, lengths = aten._pad_packed_sequence(outline, named["batch_sizes"], *rest)
+    return x.new_empty((*whole.shape[:2], *x.shape[1:])), lengths
+
+
+def quantised(named: Named) -> Any:
+    """The values, and which of them were in range."""
+    x = named["self"]
+    return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+
+
+def grouped_product(named: Named) -> Any:
+    """Rows times the matrix of their group, of any type and width.
+
+    PyTorch's own inference asks for the one type that GPUs have a kernel for.
+    """
+    rows, matrices = named["self"], named["mat2"]
+    kind = named.get("out_dtype") or rows.dtype
+    if (rows.dim(), matrices.dim()) == (2, 3):
+        return rows.new_empty((rows.shape[0], matrices.shape[2]), dtype=kind, device="meta")
+    raise NotImplementedError("grouped products other than rows by a matrix for each group")
+
+
+RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
+
+WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], Any]] = {
+    aten._pack_padded_sequence: packed,
+    aten._pad_packed_sequence: unpacked,
+    aten._fused_moving_avg_obs_fq_helper: quantised,
+    aten._grouped_mm: grouped_product,
+}
+
+
+def without_data_of(packet: OpOverloadPacket, named: Named) -> Callable[[Named], Any] | None:
+    """What makes an operation's result without data; None where PyTorch does."""
+    if packet in RECURRENT:
+        return recurrent_shapes if "batch_sizes" in named else None
+    return WITHOUT_DATA.get(packet)
