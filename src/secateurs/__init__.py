@@ -35,8 +35,9 @@ from secateurs.errors import (
     UnknownNameError,
 )
 from secateurs.planning.auto_criterion import Tournament, tournament
+from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.planner import plan
 from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.study.directory import Iterated, Study
 from secateurs.study.history import History

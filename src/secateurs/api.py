@@ -20,7 +20,9 @@ from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for, scores_at_half
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.budget import Budget
+from secateurs.planning.planner import plan
+from secateurs.planning.units import Limit
 from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
@@ -168,7 +170,7 @@ class Pruned:
 def prune(
     model: Any,
     example_inputs: Any,
-    budget: Budget | None = None,
+    budget: Budget | str | Mapping[str, Limit] | None = None,
     *,
     criterion: str | Callable[[Facts], Any] = "l1",
     calibration: Any = None,

@@ -215,6 +215,20 @@ def test_budgets_are_read_from_text():
             sec.Budget.parse(text)
 
 
+def test_a_budget_may_be_text_or_a_mapping():
+    network = network_of(2, 24, 20, 2)
+    scores = {"0": np.arange(24.0), "2": np.arange(20.0)}
+    expected = sec.plan(network, scores, sec.Budget(params=0.5, macs=0.6))
+    assert expected.after.params <= 0.5 * network.params()
+    assert sec.plan(network, scores, "params=0.5,macs=0.6") == expected
+    assert sec.plan(network, scores, {"params": 0.5, "macs": 0.6}) == expected
+    assert sec.Stop(budget="params=0.5,macs=0.6").budget == sec.Budget(params=0.5, macs=0.6)
+    with pytest.raises(sec.BudgetError, match="no budget is called 'mac'; did you mean 'macs'"):
+        sec.plan(network, scores, {"mac": 0.5})
+    with pytest.raises(sec.BudgetError, match="expected a budget: .* received 0.5"):
+        sec.plan(network, scores, 0.5)
+
+
 def test_scores_of_another_network_are_refused():
     network = network_of(2, 4, 2)
     with pytest.raises(sec.UnknownNameError, match="0: expected 4 scores; received 3"):

@@ -23,7 +23,7 @@ from secateurs.cli.options import (
 from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import megabytes
-from secateurs.planning.planner import Budget
+from secateurs.planning.budget import Budget
 from secateurs.settings.configuration import Pruning
 
 To = Annotated[

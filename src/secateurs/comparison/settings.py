@@ -13,7 +13,7 @@ from pydantic import Field
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
-from secateurs.planning.planner import Scope
+from secateurs.planning.removal_order import Scope
 from secateurs.settings.configuration import Count, Document, Share, Task, Training
 
 SCOPE_MARK = "@"

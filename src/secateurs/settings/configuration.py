@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from secateurs.errors import SecateursError, StudyError, nearest
-from secateurs.planning.planner import Budget, Scope
+from secateurs.planning.budget import Budget
+from secateurs.planning.removal_order import Scope
 from secateurs.training.schedules import Schedule
 
 Rewind = Literal["weights", "learning-rate", "lottery"]
@@ -122,9 +123,7 @@ class Pruning(Settings):
 
 
 def _as_budget(value: Any) -> Any:
-    if isinstance(value, str):
-        return Budget.parse(value)
-    return Budget(**value) if isinstance(value, Mapping) else value
+    return Budget.of(value) if isinstance(value, (str, Mapping)) else value
 
 
 class Stop(Settings):
