@@ -29,11 +29,15 @@ from secateurs.errors import (
     CheckpointError,
     CutError,
     DataError,
+    ExportError,
+    MeasurementError,
     ModelError,
     SecateursError,
     StudyError,
     UnknownNameError,
 )
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.measurement.profiling import profile
 from secateurs.planning.auto_criterion import Tournament, tournament
 from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
@@ -53,6 +57,7 @@ __all__ = [
     "iterate",
     "load",
     "plan",
+    "profile",
     "prune",
     "redundant",
     "report_of",
@@ -71,6 +76,7 @@ __all__ = [
     "Group",
     "History",
     "Iterated",
+    "LatencyModel",
     "Network",
     "Proof",
     "Pruned",
@@ -87,6 +93,8 @@ __all__ = [
     "CheckpointError",
     "CutError",
     "DataError",
+    "ExportError",
+    "MeasurementError",
     "ModelError",
     "SecateursError",
     "StudyError",

@@ -19,9 +19,12 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
+from secateurs.measurement.profiling import profile_network
 from secateurs.planning.auto_criterion import score_for, scores_at_half
 from secateurs.planning.budget import Budget
+from secateurs.planning.meeting import meet, needs_trials
 from secateurs.planning.planner import plan
+from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit
 from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
@@ -159,12 +162,15 @@ class Pruned:
         report: the proof, and the costs before and after.
         scores: how channels were ranked; with ``criterion="auto"``, ``scores.tournament`` says
             which criterion won, and why.
+        trials: the cuts that were made and measured on the way, where the budget says what only a
+            cut model can tell: a time, a drop, a peak of memory.
     """
 
     model: Any
     cut: Cut
     report: CutReport
     scores: Scores
+    trials: tuple[Trial, ...] = ()
 
 
 def prune(
@@ -174,6 +180,7 @@ def prune(
     *,
     criterion: str | Callable[[Facts], Any] = "l1",
     calibration: Any = None,
+    validation: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
     **planning: Any,
@@ -183,24 +190,45 @@ def prune(
     Args:
         model: unchanged.
         example_inputs: what the model takes.
-        budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
+        budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``. Limits of time
+            are met by timing the result beside the dense model and planning again; those on the
+            drop of accuracy and on the peak of memory by making several models.
         criterion: how to rank channels; "auto" lets several make this very cut, and takes the one
             that the calibration loss is lowest after.
         calibration: data, for criteria that need it: (images, labels), or batches of such.
+        validation: what a budget's ``drop`` is told by: (images, labels), batches of such, or a
+            function of a model that returns its metric, larger being better. Not the test data.
         loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
             cross-entropy.
         seed: for criteria that draw lots.
         **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
     """
     network = trace(model, example_inputs)
+    wanted = None if budget is None else Budget.of(budget)
+    if wanted is not None and wanted.is_timed and planning.get("latency_model") is None:
+        planning["latency_model"] = profile_network(network, wanted.conditions)
+    predicted = None if wanted is None else wanted.first_guess
 
-    def planner(scores: Scores) -> Cut:
-        return plan(network, scores, budget, **planning)
+    def planner(scores: Scores, asked: Budget | None = predicted) -> Cut:
+        return plan(network, scores, asked, **planning)
+
+    def make(cut: Cut) -> Any:
+        return apply(model, cut, example_inputs, network=network)
 
     scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
-    cut = planner(scores)
-    small = apply(model, cut, example_inputs, network=network)
-    return Pruned(small, cut, report_of(small), scores)
+    if wanted is None or not needs_trials(wanted):
+        cut = planner(scores)
+        small = make(cut)
+        return Pruned(small, cut, report_of(small), scores)
+    small, chosen, trials = meet(
+        network,
+        wanted,
+        lambda asked: planner(scores, asked),
+        make,
+        planning.get("latency_model"),
+        validation,
+    )
+    return Pruned(small, chosen.cut, report_of(small), scores, tuple(trials))
 
 
 def iterate(

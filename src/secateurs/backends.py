@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.criteria.registry import Need
+    from secateurs.measurement.conditions import Conditions
     from secateurs.settings.configuration import Training
     from secateurs.training.learner import Learner
 
@@ -92,6 +93,17 @@ class Backend(Protocol):
         loss: Loss | None = None,
     ) -> tuple[NDArray[np.float64], float | None]:
         """(the loss of each image, share classified right or None) after a cut."""
+
+    def runner(
+        self, model: Any, example_inputs: Any, conditions: Conditions
+    ) -> Callable[[], object]:
+        """A callable that runs the model once under these conditions, and waits for the result."""
+
+    def batch_size(self, example_inputs: Any, conditions: Conditions) -> int:
+        """Examples that such a run takes."""
+
+    def peak_memory(self, model: Any, example_inputs: Any) -> int:
+        """Bytes of weights, inputs and activations that a pass holds at once."""
 
     def training_of(self, model: Any) -> Training:
         """How to train a model of which nothing is said."""

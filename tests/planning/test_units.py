@@ -7,7 +7,8 @@ from safetensors import safe_open
 from torch import nn
 
 import secateurs as sec
-from secateurs.planning.units import UNITS, Candidate
+from secateurs.planning.budget import UNITS
+from secateurs.planning.units import Candidate
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,20 @@ def test_a_file_is_measured_as_it_is_written(network, tmp_path):
     assert predicted == tensors < size
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", ["channels", "params", "macs", "size_mb"])
 def test_what_is_absolute_is_read_back_as_the_same_number(name):
     unit = UNITS[name]
     for number in (3.0, 1234.0, 5e6):
         limit = unit.limit_from(number)
         unit.check(limit)
         assert unit.absolute(limit, dense=1e9) == pytest.approx(number, abs=1e-3)
-    for bad in (0, -1.0, float("nan")):
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_unit_refuses_what_is_no_limit_and_shows_a_number(name):
+    unit = UNITS[name]
+    for bad in (-1.0, float("nan"), "much"):
         with pytest.raises(sec.BudgetError, match=f"{name}: expected"):
             unit.check(bad)
-    assert unit.show(np.float64(1234.0))
+    assert "1" in unit.show(np.float64(1234.0))
+    assert getattr(sec.Budget(**{name: 1.0}), name) == 1.0  # as a keyword of a budget

@@ -42,6 +42,16 @@ class Source(Protocol):
         """'pytorch' or 'keras'."""
         ...
 
+    @property
+    def model(self) -> Any:
+        """The user's own model, unchanged."""
+        ...
+
+    @property
+    def example_inputs(self) -> Any:
+        """What it was traced with."""
+        ...
+
     def array(self, name: str) -> NDArray[Any]:
         """A tensor's present values."""
         ...

@@ -2,6 +2,7 @@
 
 from secateurs.keras.ablation.oracle import oracle
 from secateurs.keras.cutting import apply, delete_channels
+from secateurs.keras.running import batch_size, peak_memory, runner
 from secateurs.keras.saving import load, save
 from secateurs.keras.statistics.collector import gather
 from secateurs.keras.statistics.cut_evaluation import judged
@@ -15,11 +16,14 @@ from secateurs.keras.training.learner import Learner, training_of
 __all__ = [
     # as for PyTorch
     "apply",
+    "batch_size",
     "delete_channels",
     "gather",
     "judged",
     "load",
     "oracle",
+    "peak_memory",
+    "runner",
     "save",
     "trace",
     # training

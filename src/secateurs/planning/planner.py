@@ -12,9 +12,10 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError
+from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
 from secateurs.planning.removal_order import RemovalOrder, Scope
-from secateurs.planning.units import UNITS, Candidate, Limit
+from secateurs.planning.units import Candidate, Limit, Unit
 
 if TYPE_CHECKING:
     from secateurs.planning.damage_curves import Sensitivity
@@ -31,9 +32,10 @@ def plan(
     threshold: float | None = None,
     scope: Scope = "group",
     floor: float = 0.1,
-    multiple: int = 1,
+    multiple: int | None = None,
     skip: Sequence[str] = (),
     sensitivity: Sensitivity | None = None,
+    latency_model: LatencyModel | None = None,
 ) -> Cut:
     """Choose the channels to remove: those of the lowest scores, until the budget is met.
 
@@ -51,11 +53,17 @@ def plan(
             wherever they are, which needs scores that compare across layers.
         floor: never leave a group with less than this: a share of its channels, or a number if 1 or
             more.
-        multiple: round the widths that stay to a multiple of this.
+        multiple: keep widths that are a multiple of this, the nearest. None keeps any width, but
+            for channels that a depthwise convolution is among, where it is 8 (less for groups too
+            narrow): runtimes that hold channels in blocks make a depthwise network of other widths
+            slower than the dense one. Under a budget of time None is the multiple that was
+            measured to be fast where the model will run.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         sensitivity: as ``sensitivity`` measured it: every group is then cut as far as the same rise
             of the loss allows, each alone, in place of what ``scope`` says. Scores still rank the
             channels inside each group.
+        latency_model: as ``profile`` measured it, for a budget of time; None has it measured, or
+            read where it is kept.
 
     Returns:
         The cut; ``cut.explain()`` says what goes.
@@ -69,40 +77,53 @@ def plan(
         raise BudgetError("expected exactly one of budget, amount and threshold")
     if amount is not None and not 0 < amount < 1:
         raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
+    wanted = None if budget is None else Budget.of(budget)
+    if wanted is not None and wanted.is_timed:
+        latency_model = latency_model or _measured_for(network, wanted)
+        multiple = latency_model.multiple if multiple is None else multiple
     order = RemovalOrder.of(network, scores, scope, floor, multiple, skip, sensitivity)
     if threshold is not None:
-        return order.cut_of(order.counts_at(order.scores < threshold))
+        return order.cut_of(order.counts_below(threshold))
     if amount is not None:
         total = sum(len(group) for group in network.groups)
-        budget = Budget(channels=max(1, total - round(amount * total)) + 0.0)
-    return _meet(order, Budget.of(budget))  # type: ignore[arg-type]
+        wanted = Budget(channels=max(1, total - round(amount * total)) + 0.0)
+    return _meet(order, wanted, latency_model)  # type: ignore[arg-type]
 
 
-def _meet(order: RemovalOrder, budget: Budget) -> Cut:
+def _measured_for(network: Network, budget: Budget) -> LatencyModel:
+    from secateurs.measurement.profiling import profile_network  # it plans cuts to measure
+
+    return profile_network(network, budget.conditions)
+
+
+def _meet(order: RemovalOrder, budget: Budget, latency_model: LatencyModel | None) -> Cut:
     network = order.network
-    limits = budget.absolute_for(network)
+    units = budget.units(network, latency_model)
+    limits = budget.absolute_for(network, units)
     allowed = dict(limits)  # what is predicted may be no more than this
     while True:
-        holds = _within(allowed)
+        holds = _within(units, allowed)
         counts = _shortest(order, holds)
         if counts is None:
-            raise BudgetError(_nearest_budget(order, budget, limits))
-        cut = order.cut_of(_given_back(order, counts, holds, _within(allowed, 0.999)))
-        excess = {n: UNITS[n].measure(network, cut) - limit for n, limit in limits.items()}
+            raise BudgetError(_nearest_budget(order, budget, units, limits))
+        cut = order.cut_of(_given_back(order, counts, holds, _within(units, allowed, 0.999)))
+        excess = {n: units[n].measure(network, cut) - limit for n, limit in limits.items()}
         if max(excess.values()) <= 0:
             return cut
         # What a prediction leaves out (a file's header) is known once the cut is.
         predicted = Candidate(network, network.alive(network.removed_by(cut)))
         for name, over in excess.items():
             if over > 0:
-                allowed[name] = UNITS[name].predict(predicted) - over
+                allowed[name] = units[name].predict(predicted) - over
 
 
-def _within(limits: Mapping[str, float], share: float = 1.0) -> Callable[[Candidate], bool]:
+def _within(
+    units: Mapping[str, Unit], limits: Mapping[str, float], share: float = 1.0
+) -> Callable[[Candidate], bool]:
     """Whether what is predicted of a network is within this share of the limits."""
 
     def holds(candidate: Candidate) -> bool:
-        return all(UNITS[n].predict(candidate) <= limit * share for n, limit in limits.items())
+        return all(units[n].predict(candidate) <= limit * share for n, limit in limits.items())
 
     return holds
 
@@ -145,15 +166,20 @@ def _given_back(
     return counts
 
 
-def _nearest_budget(order: RemovalOrder, budget: Budget, limits: Mapping[str, float]) -> str:
+def _nearest_budget(
+    order: RemovalOrder,
+    budget: Budget,
+    units: Mapping[str, Unit],
+    limits: Mapping[str, float],
+) -> str:
     network = order.network
     cut = order.cut_of(order.counts(len(order)))
-    least = {name: UNITS[name].measure(network, cut) for name in limits}
+    least = {name: units[name].measure(network, cut) for name in limits}
     missed = [name for name, limit in limits.items() if least[name] > limit]
     return (
         f"{network.name}: no cut within the floors meets "
         f"{', '.join(f'{name}={budget.limits[name]}' for name in missed)}; the nearest that can "
         f"be met is "
-        f"{', '.join(f'{name}={UNITS[name].show(least[name])}' for name in missed)}. "
+        f"{', '.join(f'{name}={units[name].show(least[name])}' for name in missed)}. "
         "Ask for that, or lower the floor."
     )

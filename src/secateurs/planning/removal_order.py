@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
+from secateurs.measurement.latency_model import is_depthwise
 from secateurs.planning.units import Candidate
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class RemovalOrder:
         ranked: for each group, its channels by rising score.
         scores: the score at each place in the order.
         group_of: the group's number at each place.
-        multiple: widths that stay are rounded to it.
+        multiples: widths of each group that stay are rounded to its own; shape (groups,).
+        least: the fewest channels that each group may keep; shape (groups,).
     """
 
     network: Network
@@ -40,7 +42,8 @@ class RemovalOrder:
     ranked: Sequence[Ids]
     scores: NDArray[np.float64]
     group_of: Ids
-    multiple: int
+    multiples: Ids
+    least: Ids
 
     @classmethod
     def of(
@@ -49,7 +52,7 @@ class RemovalOrder:
         scores: Mapping[str, NDArray[np.float64]],
         scope: Scope,
         floor: float,
-        multiple: int,
+        multiple: int | None,
         skip: Sequence[str],
         sensitivity: Sensitivity | None,
     ) -> RemovalOrder:
@@ -80,7 +83,8 @@ class RemovalOrder:
             ranked,
             np.concatenate([*values, np.zeros(0)])[places_in_order],
             np.concatenate([*places, np.zeros(0, np.int64)])[places_in_order],
-            multiple,
+            np.array([multiple_of(network, group, multiple) for group in groups], np.int64),
+            np.array([_least(len(group), floor) for group in groups], np.int64),
         )
 
     def __len__(self) -> int:
@@ -93,11 +97,23 @@ class RemovalOrder:
     def counts_at(self, gone_at: NDArray[np.bool_]) -> Ids:
         """How many channels of each group go when those at these places do."""
         gone: Ids = np.bincount(self.group_of[gone_at], minlength=len(self.groups))
-        if self.multiple == 1:
-            return gone
-        width = np.array([len(group) for group in self.groups])
-        kept: Ids = -(-(width - gone) // self.multiple) * self.multiple
-        counts: Ids = width - np.minimum(kept, width)
+        return self._rounded(gone, np.round)
+
+    def counts_below(self, threshold: float) -> Ids:
+        """How many channels of each group score below this; rounding never adds to them."""
+        gone = np.bincount(self.group_of[self.scores < threshold], minlength=len(self.groups))
+        return self._rounded(gone, np.ceil)
+
+    def _rounded(self, gone: Ids, rounding: Callable[..., NDArray[np.float64]]) -> Ids:
+        """As many as leave a width of the group's multiple, and no fewer than its floor."""
+        width = np.array([len(group) for group in self.groups], np.int64)
+        wanted = width - gone
+        kept = rounding(wanted / self.multiples) * self.multiples
+        kept = np.where(width - wanted <= np.abs(kept - wanted), width, kept)
+        lowest = np.ceil(self.least / self.multiples) * self.multiples
+        # What nothing is taken of stays, whatever its width.
+        kept = np.where(gone == 0, width, np.clip(kept, lowest, None))
+        counts: Ids = width - np.minimum(kept, width).astype(np.int64)
         return counts
 
     def alive(self, counts: Ids) -> NDArray[np.bool_]:
@@ -111,7 +127,7 @@ class RemovalOrder:
     def put_back(self, counts: Ids, number: int) -> Ids:
         """The counts, with the best of what goes from one group put back."""
         fewer = counts.copy()
-        fewer[number] = max(0, fewer[number] - self.multiple)
+        fewer[number] = max(0, fewer[number] - self.multiples[number])
         return fewer
 
     def candidate(self, counts: Ids) -> Candidate:
@@ -127,6 +143,25 @@ class RemovalOrder:
                 if count
             }
         )
+
+
+def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
+    """Of what the widths of a group are kept multiples.
+
+    Args:
+        network: whose group it is.
+        group: some channels.
+        multiple: as asked for; None is 1, but for groups that a depthwise convolution is among,
+            and there the largest power of two up to 8 that leaves at least three widths to choose
+            from. ONNX Runtime, for one, holds channels in blocks and leaves its fast path where a
+            depthwise convolution's are no multiple of 4.
+    """
+    if multiple is not None:
+        return multiple
+    tensors = (network.tensors[member.tensor] for member in group.members)
+    if not any(is_depthwise(tensor) for tensor in tensors):
+        return 1
+    return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 
 
 def _allowed(network: Network, skip: Sequence[str]) -> list[Group]:

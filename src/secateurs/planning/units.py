@@ -8,7 +8,6 @@ new unit is a class here (or a file of its own) and a line in ``UNITS``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -106,6 +105,11 @@ class Unit(ABC):
         """A number of this unit, as a message says it."""
         return formatting.count(number)
 
+    @property
+    def is_tried(self) -> bool:
+        """Whether only a cut model can tell: then a search makes and measures several."""
+        return False
+
 
 class Channels(Unit):
     """Channels of the groups that can be pruned."""
@@ -173,10 +177,6 @@ class SizeMb(Unit):
 
     def show(self, number: float) -> str:
         return f"{number / 1e6:.3g} MB"
-
-
-UNITS: Mapping[str, Unit] = {unit.name: unit for unit in (Channels(), Params(), Macs(), SizeMb())}
-"""By the name that a budget calls them."""
 
 
 def bytes_from(size: str) -> float:

@@ -2,6 +2,8 @@
 
 from secateurs.pytorch.ablation.oracle import oracle
 from secateurs.pytorch.cutting import apply, delete_channels
+from secateurs.pytorch.memory import peak_memory
+from secateurs.pytorch.running import batch_size, runner
 from secateurs.pytorch.saving import load, save
 from secateurs.pytorch.statistics.collector import gather
 from secateurs.pytorch.statistics.cut_evaluation import judged
@@ -12,12 +14,15 @@ from secateurs.pytorch.training.learner import Learner, training_of
 __all__ = [
     "Learner",
     "apply",
+    "batch_size",
     "cut_optimizer",
     "delete_channels",
     "gather",
     "judged",
     "load",
     "oracle",
+    "peak_memory",
+    "runner",
     "save",
     "trace",
     "training_of",

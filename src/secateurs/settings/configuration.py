@@ -98,7 +98,8 @@ class Pruning(Settings):
             others have come down to it, which is where accuracy is best kept.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
-        multiple: Round the widths that stay to a multiple of this.
+        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
+            multiples of 8 where a depthwise convolution is among the channels.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         rewind: Fine-tune as dense training ended, from as many batches before its end: the
             survivors' weights of that time and its learning rates; or the learning rates alone;
@@ -114,7 +115,7 @@ class Pruning(Settings):
     criterion: str = "l1"
     scope: Scope = "group"
     floor: Annotated[float, Field(gt=0)] = 0.1
-    multiple: Count = 1
+    multiple: Count | None = None
     skip: tuple[str, ...] = ()
     rewind: Rewind | None = None
     until_recovered: bool = False
@@ -144,7 +145,7 @@ class Stop(Settings):
         Annotated[
             InstanceOf[Budget],
             BeforeValidator(_as_budget),
-            PlainSerializer(lambda budget: budget.limits),
+            PlainSerializer(lambda budget: budget.as_plain),
         ]
         | None
     ) = None

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError, ModelError
-from secateurs.planning.budget import Budget
+from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.planner import plan
-from secateurs.planning.units import UNITS
+from secateurs.planning.removal_order import multiple_of
 from secateurs.settings.configuration import Pruning
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -119,7 +119,8 @@ def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int
     # Groups are renamed as heads or convolution groups go; the axes they lie along are not.
     dense_width = round(len(group) * dense_length / length)
     least = round(pruning.floor) if pruning.floor >= 1 else math.ceil(pruning.floor * dense_width)
-    whole = math.ceil(max(1, least) / pruning.multiple) * pruning.multiple
+    multiple = multiple_of(network, group, pruning.multiple)
+    whole = math.ceil(max(1, least) / multiple) * multiple
     return min(whole, dense_width)
 
 
