@@ -24,6 +24,7 @@ from secateurs.criteria import (
     redundant,
     score_many,
 )
+from secateurs.deployment.exporter import Exported, export
 from secateurs.errors import (
     BudgetError,
     CheckpointError,
@@ -36,6 +37,7 @@ from secateurs.errors import (
     StudyError,
     UnknownNameError,
 )
+from secateurs.measurement.benchmarks import Benchmark, bench
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.measurement.profiling import profile
 from secateurs.planning.auto_criterion import Tournament, tournament
@@ -51,9 +53,11 @@ __all__ = [
     # what can be done
     "ablate",
     "apply",
+    "bench",
     "compare",
     "critical_channels",
     "delete_channels",
+    "export",
     "iterate",
     "load",
     "plan",
@@ -69,10 +73,12 @@ __all__ = [
     "trace",
     # what it is done with
     "Ablation",
+    "Benchmark",
     "Budget",
     "Cost",
     "Cut",
     "CutReport",
+    "Exported",
     "Group",
     "History",
     "Iterated",

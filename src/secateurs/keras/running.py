@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from secateurs.deployment.sessions import onnx_session
 from secateurs.errors import MeasurementError
-from secateurs.export.sessions import onnx_session
 from secateurs.keras.exporting import onnx_file
 from secateurs.keras.model.example_inputs import as_arrays, checked_model
 from secateurs.measurement.conditions import Conditions

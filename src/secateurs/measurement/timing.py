@@ -51,12 +51,12 @@ class Timing:
 
 
 def clock_for(conditions: Conditions) -> Callable[[], float]:
-    """Seconds: of this thread alone where it does all the work, else of the clock on the wall.
+    """Seconds: of the processor where one thread does all the work, else of the clock on the wall.
 
     On one thread the processor's time is what the wall's would be on a machine with nothing else
     to do, so a busy one disturbs it least.
     """
-    return time.thread_time if conditions.on_one_thread else time.perf_counter
+    return time.process_time if conditions.on_one_thread else time.perf_counter
 
 
 def compare_times(

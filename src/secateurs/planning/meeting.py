@@ -67,7 +67,9 @@ def meet(
             budget.limits["peak_memory_mb"], peak(network.source.model)
         )
         measure["peak_memory_mb"] = peak
-    trials = Trials(budget, Workshop(plan, make, measure, limits))
+    trials = Trials(
+        budget, Workshop(plan, make, measure, limits, budget.units(network, latency_model))
+    )
     model, chosen = trials.run()
     return model, chosen, trials.made
 

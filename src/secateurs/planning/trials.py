@@ -8,7 +8,7 @@ fall.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from secateurs.channels.cut import Cut
 from secateurs.errors import BudgetError
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.timed_units import TimedUnit
+from secateurs.planning.units import Unit
 
 TOLERANCE = 0.05
 """A limit of time is met where the result takes between this much less, and no more."""
 AIM = 0.98
 """Share of a limit of time that a plan aims at."""
-_REPLANS = 4
+_REPLANS = 5
 _FINE = 1.04
 """The search ends where the smallest share that holds and the largest that does not are so near."""
 _MOST_TRIALS = 9
@@ -37,19 +38,21 @@ class Trial:
         cut: what went.
         measured: unit -> what the cut model took, in the unit's own count.
         holds: whether all limits hold.
+        shown: the same as ``measured``, as a message says it.
     """
 
     asked: Budget
     cut: Cut
     measured: Mapping[str, float]
     holds: bool
+    shown: Mapping[str, str]
 
     def __str__(self) -> str:
         asked = ", ".join(
             f"{name}={limit:.3g}" if isinstance(limit, float) else f"{name}={limit}"
             for name, limit in self.asked.limits.items()
         )
-        shown = ", ".join(f"{name} {UNITS[name].show(v)}" for name, v in self.measured.items())
+        shown = ", ".join(f"{name} {text}" for name, text in self.shown.items())
         return f"{asked}: {shown}{'' if self.holds else ' (does not hold)'}"
 
 
@@ -62,12 +65,14 @@ class Workshop:
         make: the cut -> the model, proven.
         measure: for each unit that is tried or timed, model -> what it takes, in the unit's count.
         limits: of those units, in the same count.
+        units: by which they are shown.
     """
 
     plan: Callable[[Budget], Cut]
     make: Callable[[Cut], Any]
     measure: Mapping[str, Callable[[Any], float]]
     limits: Mapping[str, float]
+    units: Mapping[str, Unit]
 
 
 class Trials:
@@ -104,19 +109,23 @@ class Trials:
         """Plan, time the result, and plan again with what was off."""
         timed = [name for name in rest.limits if isinstance(UNITS[name], TimedUnit)]
         factor = AIM
-        found: list[tuple[float, Trial]] = []
+        found: list[tuple[float, float, Trial]] = []  # factor, share of the limit, trial
         for _ in range(_REPLANS):
             trial = self._try(_scaled(rest, timed, factor))
             share = max(trial.measured[n] / self._workshop.limits[n] for n in timed)
-            found.append((share, trial))
-            repeats_itself = len(found) > 1 and trial.cut == found[-2][1].cut
+            repeats_itself = any(trial.cut == earlier.cut for _, _, earlier in found)
+            found.append((factor, share, trial))
             if 1 - TOLERANCE <= share <= 1 or repeats_itself:
                 break
-            factor *= AIM / share
-        within = [(share, trial) for share, trial in found if share <= 1]
-        if within:
-            return max(within, key=lambda pair: pair[0])[1]
-        return min(found, key=lambda pair: pair[0])[1]
+            factor = _next_factor([(at, share) for at, share, _ in found])
+        near = [(share, trial) for _, share, trial in found if abs(share - 1) <= TOLERANCE]
+        below = [(share, trial) for _, share, trial in found if share <= 1]
+        # Within the tolerance what is below comes first; then what is nearest from below.
+        if near:
+            return min(near, key=lambda pair: (pair[0] > 1, abs(pair[0] - 1)))[1]
+        if below:
+            return max(below, key=lambda pair: pair[0])[1]
+        return min(found, key=lambda one: one[1])[2]
 
     def _smallest(self) -> Trial:
         """The smallest model by MACs within limits that are only tried."""
@@ -161,7 +170,8 @@ class Trials:
             value <= self._workshop.limits[name] * (1 + self._slack(name))
             for name, value in measured.items()
         )
-        trial = Trial(asked, cut, measured, holds)
+        shown = {name: self._workshop.units[name].show(v) for name, v in measured.items()}
+        trial = Trial(asked, cut, measured, holds, shown)
         self.made.append(trial)
         return trial
 
@@ -183,6 +193,21 @@ class Trials:
             f"no cut that was tried meets {wanted}; the nearest of {len(self.made)} was {trial}. "
             "Ask for that, lower the floor, or repair and fine-tune (sec.iterate)."
         )
+
+
+def _next_factor(found: Sequence[tuple[float, float]]) -> float:
+    """What to plan for next: between the nearest that were too slow and too fast, if both were.
+
+    Args:
+        found: (factor that was planned for, share of the limit that was measured) of each trial.
+    """
+    below = max((pair for pair in found if pair[1] <= AIM), key=lambda p: p[1], default=None)
+    above = min((pair for pair in found if pair[1] > AIM), key=lambda p: p[1], default=None)
+    if below is None or above is None or above[0] <= below[0]:
+        factor, share = found[-1]
+        return factor * AIM / share
+    part = (AIM - below[1]) / (above[1] - below[1])
+    return below[0] + part * (above[0] - below[0])
 
 
 def _scaled(rest: Budget, timed: list[str], factor: float) -> Budget:

@@ -2,6 +2,7 @@
 
 from secateurs.pytorch.ablation.oracle import oracle
 from secateurs.pytorch.cutting import apply, delete_channels
+from secateurs.pytorch.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.pytorch.memory import peak_memory
 from secateurs.pytorch.running import batch_size, runner
 from secateurs.pytorch.saving import load, save
@@ -18,12 +19,16 @@ __all__ = [
     "cut_optimizer",
     "delete_channels",
     "gather",
+    "input_arrays",
     "judged",
     "load",
     "oracle",
+    "outputs",
     "peak_memory",
+    "run_file",
     "runner",
     "save",
+    "write_file",
     "trace",
     "training_of",
 ]

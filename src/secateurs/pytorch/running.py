@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateurs.deployment.sessions import first_line, onnx_session
 from secateurs.errors import ExportError, MeasurementError
-from secateurs.export.sessions import first_line, onnx_session
 from secateurs.measurement.conditions import Conditions
 from secateurs.pytorch.model.example_inputs import as_call, checked_model
 from secateurs.pytorch.tracing.op_call import mapped, tensors_in

@@ -32,7 +32,7 @@ def onnx_session(source: bytes | Path, conditions: Conditions) -> Session:
     if conditions.dtype != "float32":
         raise MeasurementError(
             f"{conditions.runtime}: expected dtype float32; received {conditions.dtype}. ONNX "
-            "files are written in single precision here; quantise one with sec.quantize_onnx."
+            "files are written in single precision; sec.export(..., int8=images) quantises one."
         )
     try:
         if conditions.runtime == "openvino":

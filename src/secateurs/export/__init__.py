@@ -1,1 +1,0 @@
-"""Models written for the runtimes that they will run in."""
