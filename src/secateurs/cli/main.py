@@ -12,9 +12,12 @@ import typer
 
 from secateurs.cli import (
     ablate,
+    bench,
     compare,
     criteria,
+    export,
     inspect,
+    profile,
     prune,
     report,
     run,
@@ -60,7 +63,10 @@ class ExitCode(IntEnum):
 
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
-for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria):
+for command in (
+    *(run, prune, bench, export, profile),
+    *(compare, inspect, sensitivity, ablate, report, criteria),
+):
     command.register(app)
 _COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
 

@@ -179,10 +179,10 @@ class LatencyModel:
         dense_ms: what the dense network took: the median.
         costs: milliseconds of each of ``TERMS``.
         errors: relative errors of the fit, each cut left out in turn.
-        multiple: of channels, below which widths cost as much as wider ones: the smallest within a
-            twentieth of the fastest.
-        multiple_ratios: multiple -> time of the network cut to half of its MACs at widths of that
-            multiple, relative to the dense one.
+        multiple: of channels, that widths are best kept multiples of: the smallest within a
+            twentieth of the fastest, by time for each multiply-accumulate.
+        at_multiples: multiple -> (time, MACs) of the network cut to half of its MACs, or as near as
+            it comes, at widths of that multiple; both relative to the dense network's.
     """
 
     conditions: Conditions
@@ -191,7 +191,7 @@ class LatencyModel:
     costs: tuple[float, ...]
     errors: tuple[float, ...]
     multiple: int
-    multiple_ratios: Mapping[int, float]
+    at_multiples: Mapping[int, tuple[float, float]]
 
     def predictor(self, network: Network) -> Callable[[NDArray[np.bool_]], float]:
         """Atoms that stay -> milliseconds of a pass."""
@@ -214,19 +214,18 @@ class LatencyModel:
             f"({self.images * 1000 / self.dense_ms:.4g} a second)",
             f"a cut is predicted within {self.median_error:.1%} (median) and "
             f"{self.largest_error:.1%} (worst of {len(self.errors)} cuts, each left out)",
-            "at half of the MACs, times as fast as dense: "
+            "times as fast as dense: "
             + ", ".join(
-                f"{1 / ratio:.2f} {'at any width' if m == 1 else f'at multiples of {m}'}"
-                for m, ratio in sorted(self.multiple_ratios.items())
+                f"{1 / time:.2f} {_at(m)} ({1 / macs:.1f} times fewer MACs)"
+                for m, (time, macs) in sorted(self.at_multiples.items())
             )
             + f"; widths are kept at multiples of {self.multiple}",
         ]
-        slow = [m for m, ratio in self.multiple_ratios.items() if ratio >= 1]
-        if slow:
-            parts.append(
-                f"a cut at multiples of {', '.join(map(str, sorted(slow)))} is not faster than the "
-                "dense model here"
-            )
+        parts += [
+            f"a cut {_at(m)} is not faster than the dense model here"
+            for m, (time, _) in sorted(self.at_multiples.items())
+            if time >= 1
+        ]
         return "\n".join(parts)
 
     def to_json(self) -> str:
@@ -239,7 +238,7 @@ class LatencyModel:
             "costs": self.costs,
             "errors": self.errors,
             "multiple": self.multiple,
-            "multiple_ratios": {str(m): ratio for m, ratio in self.multiple_ratios.items()},
+            "at_multiples": {str(m): both for m, both in self.at_multiples.items()},
         }
         return json.dumps(plain, indent=1) + "\n"
 
@@ -261,13 +260,17 @@ class LatencyModel:
                 tuple(plain["costs"]),
                 tuple(plain["errors"]),
                 plain["multiple"],
-                {int(m): ratio for m, ratio in plain["multiple_ratios"].items()},
+                {int(m): (both[0], both[1]) for m, both in plain["at_multiples"].items()},
             )
         except (ValueError, KeyError, TypeError) as error:
             raise MeasurementError(
                 f"expected a latency model as this version writes it; received something else "
                 f"({error}). Measure it again: sec.profile(model, x, fresh=True)."
             ) from error
+
+
+def _at(multiple: int) -> str:
+    return "at any width" if multiple == 1 else f"at multiples of {multiple}"
 
 
 def fit(

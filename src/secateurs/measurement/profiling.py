@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -116,7 +116,10 @@ def _measured(network: Network, conditions: Conditions, cuts: int, seed: int) ->
     bench = _Bench(network, backend, conditions, seed)
     halves = _halves(network, seed)
     at_half = bench.times(list(halves.values()), repeats=15)
-    ratios = {m: timing.ratio for m, timing in zip(halves, at_half, strict=True)}
+    at_multiples = {
+        m: (timing.ratio, network.macs(cut) / network.macs())
+        for (m, cut), timing in zip(halves.items(), at_half, strict=True)
+    }
     samples = [(cut, timing.ratio) for cut, timing in zip(halves.values(), at_half, strict=True)]
     dense = [timing.median / timing.ratio for timing in at_half]
     for cut in random_cuts(network, cuts, seed):
@@ -135,8 +138,8 @@ def _measured(network: Network, conditions: Conditions, cuts: int, seed: int) ->
         dense_ms,
         tuple(costs.tolist()),
         tuple(errors.tolist()),
-        best_multiple(ratios),
-        ratios,
+        best_multiple(at_multiples),
+        at_multiples,
     )
 
 
@@ -169,12 +172,16 @@ class _Bench:
         return [found[f"cut {number}"] for number in range(len(cuts))]
 
 
-def best_multiple(ratios: dict[int, float]) -> int:
-    """The smallest multiple that is as fast as the fastest, but for a twentieth; 1 of none."""
-    if not ratios:
+def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
+    """The smallest multiple that is as fast as the fastest, but for a twentieth; 1 of none.
+
+    Args:
+        at_multiples: multiple -> (time, MACs) of a cut, relative to the dense network's.
+    """
+    if not at_multiples:
         return 1
-    least = min(ratios.values())
-    return min(m for m, ratio in ratios.items() if ratio <= NEAR_ENOUGH * least)
+    costs = {m: time / macs for m, (time, macs) in at_multiples.items()}
+    return min(m for m, cost in costs.items() if cost <= NEAR_ENOUGH * min(costs.values()))
 
 
 def _halves(network: Network, seed: int) -> dict[int, Cut]:
@@ -191,9 +198,7 @@ def _halves(network: Network, seed: int) -> dict[int, Cut]:
             except BudgetError:
                 continue
             break
-    # What is compared must be of the same cost; a multiple that cannot come so far is left out.
-    least = min((cut.after.macs for cut in found.values() if cut.after), default=0)
-    return {m: cut for m, cut in found.items() if cut.after and cut.after.macs <= 1.1 * least}
+    return {m: cut for m, cut in found.items() if cut.channels}
 
 
 def random_cuts(network: Network, number: int, seed: int) -> Iterator[Cut]:

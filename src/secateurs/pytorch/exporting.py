@@ -44,11 +44,11 @@ def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -
     Raises:
         ExportError: the exporter cannot take the model; the message names the operation.
     """
-    ready = _ready(model)
-    arguments, keywords = as_call(example_inputs, ready)
     if target == "safetensors":
         save(model, path)
         return True
+    ready = _ready(model)
+    arguments, keywords = as_call(example_inputs, ready)
     if target == "onnx":
         return _write_onnx(ready, arguments, keywords, path)
     with _quietly(target):
@@ -114,6 +114,8 @@ def _write_onnx(model: nn.Module, arguments: Any, keywords: Any, path: Path) -> 
 
 
 def _newer(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
+    if is_open:
+        arguments, keywords = mapped(arguments, _several), mapped(keywords, _several)
     torch.onnx.export(
         model,
         arguments,
@@ -144,20 +146,26 @@ def _older(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open:
 def _program(model: nn.Module, arguments: Any, keywords: Any) -> tuple[Exported, bool]:
     """(the exported program, whether the number of examples is left open)."""
     shapes = _open_shapes(arguments, keywords)
+    several = mapped(arguments, _several), mapped(keywords, _several)
     try:
-        return torch.export.export(model, arguments, keywords, dynamic_shapes=shapes), True
+        return torch.export.export(model, *several, dynamic_shapes=shapes), True
     except Exception:  # noqa: BLE001 - the forward pass takes the batch for a constant
         return torch.export.export(model, arguments, keywords), False
 
 
 def _open_shapes(arguments: Any, keywords: Any) -> Any:
-    """The first axis of every input of any length; an input of one example would fix it at one."""
+    """The first axis of every input of any length."""
 
     def first_axis(tensor: torch.Tensor) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if tensor.ndim else None
 
     shapes = tuple(mapped(arguments, first_axis))
     return {**mapped(keywords, first_axis)} if keywords and not arguments else shapes
+
+
+def _several(tensor: torch.Tensor) -> torch.Tensor:
+    """Two examples for one: exporters take a length of one for a constant."""
+    return torch.cat([tensor, tensor]) if tensor.ndim and len(tensor) == 1 else tensor
 
 
 def _write_executorch(program: Exported, path: Path) -> None:
