@@ -73,6 +73,38 @@ def test_widths_are_rounded_to_a_multiple():
         assert cut.after.channels <= round((1 - amount) * 44)
 
 
+def test_widths_are_rounded_to_the_nearest_and_stay_above_the_floor():
+    network = network_of(2, 40, 2)
+    for amount, kept in ((0.04, 40), (0.12, 32), (0.28, 32), (0.32, 24), (0.38, 24)):
+        target = round((1 - amount) * 40)
+        cut = sec.plan(network, {"0": np.arange(40.0)}, amount=amount, multiple=8, floor=1)
+        left = 40 - len(removed(cut).get("0", ()))
+        # A budget is never exceeded: where the nearest has too many, the next below is taken.
+        assert left == (kept if kept <= target else kept - 8)
+    deepest = sec.plan(network, {"0": np.arange(40.0)}, "params=0.5", multiple=8, floor=12)
+    assert 40 - len(removed(deepest)["0"]) == 16
+    with pytest.raises(sec.BudgetError, match="nearest that can be met"):
+        sec.plan(network, {"0": np.arange(40.0)}, "params=0.3", multiple=8, floor=12)
+
+
+def test_by_default_depthwise_widths_are_multiples_of_eight_and_others_free():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 50, 3), nn.ReLU(), nn.Conv2d(50, 64, 1), nn.ReLU()]
+    layers += [nn.Conv2d(64, 64, 3, groups=64), nn.ReLU(), nn.Conv2d(64, 16, 1)]
+    layers += [nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 5, 1)]
+    network = sec.trace(nn.Sequential(*layers), torch.randn(1, 3, 16, 16))
+    widths = set()
+    for share in np.linspace(0.3, 0.9, 13):
+        cut = sec.plan(network, sec.score(network, "random"), {"macs": share})
+        left = {name: one.of - len(one.removed) for name, one in cut.channels.items()}
+        assert left.get("2", 64) % 8 == 0
+        assert left.get("6", 16) % 4 == 0  # too narrow for eights
+        widths.add(left.get("0", 50) % 8)
+    assert len(widths) > 2
+    free = sec.plan(network, sec.score(network, "random"), "macs=0.55", multiple=1)
+    assert any(len(one.removed) % 8 for name, one in free.channels.items() if name == "2")
+
+
 def test_what_is_skipped_stays():
     network = network_of(2, 8, 8, 2)
     scores = {"0": np.arange(8.0), "2": np.arange(8.0)}

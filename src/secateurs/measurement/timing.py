@@ -49,6 +49,10 @@ class Timing:
         """Milliseconds that ``share`` percent of the passes took less than."""
         return float(np.percentile(self.milliseconds, share))
 
+    def percentile_of_ratio(self, share: float) -> float:
+        """The ratio that ``share`` percent of the passes lie below."""
+        return float(np.percentile(self.ratios, share))
+
 
 def clock_for(conditions: Conditions) -> Callable[[], float]:
     """Seconds: of the processor where one thread does all the work, else of the clock on the wall.
