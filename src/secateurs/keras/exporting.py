@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ from secateurs.keras.model.tensors import leaves_of
 from secateurs.keras.saving import save
 
 
-def onnx_file(model: Any, path: Path) -> list[str]:
+def onnx_file(model: Any, path: Path, arrays: Sequence[NDArray[Any]]) -> list[str]:
     """Write a model as ONNX, by Keras's own exporter; the names of its inputs, in order.
+
+    Args:
+        model: unchanged, but for being called once, which Keras asks for.
+        path: of the file.
+        arrays: inputs, in the order of ``model.inputs``.
 
     Raises:
         ExportError: Keras cannot, on this backend; the message says why.
@@ -31,6 +37,7 @@ def onnx_file(model: Any, path: Path) -> list[str]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            model.predict_on_batch(arrays[0] if len(arrays) == 1 else list(arrays))
             model.export(str(path), format="onnx", verbose=False)
     except Exception as error:
         raise ExportError(
@@ -59,9 +66,8 @@ def write_file(model: Any, path: Path, example_inputs: Any, target: str) -> bool
     Raises:
         ExportError: Keras cannot, on this backend; the message says why.
     """
-    del example_inputs
     if target == "onnx":
-        onnx_file(model, path)
+        onnx_file(model, path, as_arrays(example_inputs, model))
         return has_dynamic_batch(path)
     if target in ("safetensors", "keras"):
         save(model, path)

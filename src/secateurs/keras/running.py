@@ -34,7 +34,7 @@ def runner(model: Any, example_inputs: Any, conditions: Conditions) -> Callable[
     if conditions.runtime in ("onnxruntime", "openvino"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            names = onnx_file(model, path)
+            names = onnx_file(model, path, arrays)
             session = onnx_session(path.read_bytes(), conditions)
         feeds = dict(zip(names, arrays, strict=True))
         return lambda: session(feeds)
