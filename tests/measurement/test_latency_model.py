@@ -55,6 +55,7 @@ def terms_by_hand(a, b):
         "depthwise macs": macs["depthwise"],
         "depthwise, no multiple of 4": macs["depthwise"] * (a % 4 > 0),
         "depthwise, no multiple of 8": macs["depthwise"] * (a % 8 > 0),
+        "depthwise, no multiple of 16": macs["depthwise"] * (a % 16 > 0),
         "numbers moved": sum(moved.values()),
         "numbers moved, no multiple of 4": (moved["3x3"] + moved["depthwise"]) * (a % 4 > 0)
         + moved["1x1"] * (b % 4 > 0)

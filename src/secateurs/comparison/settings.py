@@ -36,7 +36,7 @@ class Comparison(Document):
         scope: Whether to take from every group alike, or the lowest scores in the whole network.
         floor: Never leave a group with less: a share of its channels, or a number if 1 or more.
         multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
-            multiples of 8 where a depthwise convolution is among the channels.
+            multiples of 8 in networks with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         calibration_batches: Training batches shown to a strategy that needs data.
         judge_on: The images that accuracies are of.

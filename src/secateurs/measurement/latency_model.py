@@ -3,7 +3,7 @@
 A layer's time is taken to be a sum of terms that follow its widths: its multiply-accumulates, as
 they are and as they are with its widths filled up to the width of a vector; the numbers it writes
 and reads; its weights, which a batch of one reads but once. Depthwise layers have terms of their
-own, and once more where their width is no multiple of 4 or of 8: runtimes that keep channels in
+own, and once more where their width is no multiple of 4, 8 or 16: runtimes that keep channels in
 blocks fall off their fast path there. What a term costs on this machine, in this runtime, is found
 by timing some dozen real cuts of the network and a fit by non-negative least squares. How far off
 the model is is found by leaving each cut out in turn.
@@ -35,6 +35,7 @@ TERMS = (
     "depthwise macs",
     "depthwise, no multiple of 4",
     "depthwise, no multiple of 8",
+    "depthwise, no multiple of 16",
     "numbers moved",
     "numbers moved, no multiple of 4",
     "weights",
@@ -104,8 +105,9 @@ def _terms(layer: _Layer, out: int, into: int, macs: float) -> NDArray[np.float6
     if layer.is_depthwise:
         moved = 2 * layer.positions * out
         terms[TERMS.index("depthwise macs")] = macs
-        terms[TERMS.index("depthwise, no multiple of 4")] = macs * (out % 4 != 0)
-        terms[TERMS.index("depthwise, no multiple of 8")] = macs * (out % 8 != 0)
+        for multiple in (4, 8, 16):
+            place = TERMS.index(f"depthwise, no multiple of {multiple}")
+            terms[place] = macs * (out % multiple != 0)
     else:
         moved = layer.positions * (out + into)
         terms[TERMS.index("macs of 1x1" if layer.kernel == 1 else "macs of kxk")] = macs

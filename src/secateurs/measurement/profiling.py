@@ -219,7 +219,7 @@ def random_cuts(network: Network, number: int, seed: int) -> Iterator[Cut]:
         for group in network.groups:
             width = len(group)
             share = float(np.clip(middle + lots.uniform(-0.25, 0.25), 0.05, 1.0))
-            step = multiple if width >= 2 * multiple else 1
+            step = multiple if width >= multiple else 1
             kept = min(width, max(step, round(share * width / step) * step))
             if kept < width:
                 chosen[group.name] = sorted(

@@ -54,10 +54,10 @@ def plan(
         floor: never leave a group with less than this: a share of its channels, or a number if 1 or
             more.
         multiple: keep widths that are a multiple of this, the nearest. None keeps any width, but
-            for channels that a depthwise convolution is among, where it is 8 (less for groups too
-            narrow): runtimes that hold channels in blocks make a depthwise network of other widths
-            slower than the dense one. Under a budget of time None is the multiple that was
-            measured to be fast where the model will run.
+            in networks with depthwise convolutions, where it is 8 (less for groups too narrow):
+            runtimes that hold channels in blocks make such a network of other widths slower than
+            the dense one. Under a budget of time None is the multiple that was measured to be fast
+            where the model will run.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         sensitivity: as ``sensitivity`` measured it: every group is then cut as far as the same rise
             of the loss allows, each alone, in place of what ``scope`` says. Scores still rank the

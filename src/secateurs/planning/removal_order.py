@@ -151,15 +151,14 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     Args:
         network: whose group it is.
         group: some channels.
-        multiple: as asked for; None is 1, but for groups that a depthwise convolution is among,
-            and there the largest power of two up to 8 that leaves at least three widths to choose
-            from. ONNX Runtime, for one, holds channels in blocks and leaves its fast path where a
-            depthwise convolution's are no multiple of 4.
+        multiple: as asked for; None is 1, but in a network with depthwise convolutions, where it is
+            the largest power of two up to 8 that leaves at least three widths to choose from. ONNX
+            Runtime, for one, holds channels in blocks, and at widths that are no multiple of 4 it
+            takes a depthwise network cut to half of its MACs longer than the dense one.
     """
     if multiple is not None:
         return multiple
-    tensors = (network.tensors[member.tensor] for member in group.members)
-    if not any(is_depthwise(tensor) for tensor in tensors):
+    if not any(is_depthwise(tensor) for tensor in network.tensors.values()):
         return 1
     return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 

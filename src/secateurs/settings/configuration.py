@@ -99,7 +99,7 @@ class Pruning(Settings):
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
         multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
-            multiples of 8 where a depthwise convolution is among the channels.
+            multiples of 8 in networks with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         rewind: Fine-tune as dense training ended, from as many batches before its end: the
             survivors' weights of that time and its learning rates; or the learning rates alone;
