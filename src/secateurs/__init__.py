@@ -25,19 +25,26 @@ from secateurs.criteria import (
     redundant,
     score_many,
 )
+from secateurs.deployment.exporter import Exported, export
 from secateurs.errors import (
     BudgetError,
     CheckpointError,
     CutError,
     DataError,
+    ExportError,
+    MeasurementError,
     ModelError,
     SecateursError,
     StudyError,
     UnknownNameError,
 )
+from secateurs.measurement.benchmarks import Benchmark, bench
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.measurement.profiling import profile
 from secateurs.planning.auto_criterion import Tournament, tournament
+from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.planner import plan
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Stop
 from secateurs.settings.training import Training
@@ -51,12 +58,15 @@ __all__ = [
     # what can be done
     "ablate",
     "apply",
+    "bench",
     "compare",
     "critical_channels",
     "delete_channels",
+    "export",
     "iterate",
     "load",
     "plan",
+    "profile",
     "prune",
     "redundant",
     "repair",
@@ -70,13 +80,16 @@ __all__ = [
     # what it is done with
     "Ablation",
     "Augmentation",
+    "Benchmark",
     "Budget",
     "Cost",
     "Cut",
     "CutReport",
+    "Exported",
     "Group",
     "History",
     "Iterated",
+    "LatencyModel",
     "Network",
     "Proof",
     "Pruned",
@@ -93,6 +106,8 @@ __all__ = [
     "CheckpointError",
     "CutError",
     "DataError",
+    "ExportError",
+    "MeasurementError",
     "ModelError",
     "SecateursError",
     "StudyError",

@@ -19,13 +19,17 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
+from secateurs.measurement.profiling import profile_network
 from secateurs.planning.auto_criterion import scores_at_half
-from secateurs.planning.planner import Budget
+from secateurs.planning.budget import Budget
+from secateurs.planning.meeting import meet, needs_trials
+from secateurs.planning.trials import Trial
+from secateurs.planning.units import Limit
 from secateurs.reconstruction.pruner import (
     Distilling,
     Judging,
     Request,
-    cut_network,
+    open_workshop,
     repair_model,
 )
 from secateurs.settings.pruning import Pruning
@@ -179,21 +183,25 @@ class Pruned:
         report: the proof, and the costs before and after.
         scores: how channels were ranked; with ``criterion="auto"``, ``scores.tournament`` says
             which criterion won, and why.
+        trials: the cuts that were made and measured on the way, where the budget says what only a
+            cut model can tell: a time, a drop, a peak of memory.
     """
 
     model: Any
     cut: Cut
     report: CutReport
     scores: Scores
+    trials: tuple[Trial, ...] = ()
 
 
 def prune(
     model: Any,
     example_inputs: Any,
-    budget: Budget | None = None,
+    budget: Budget | str | Mapping[str, Limit] | None = None,
     *,
     criterion: str | Callable[[Facts], Any] | None = None,
     calibration: Any = None,
+    validation: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     repair: bool | None = None,
     distil: int | str | None = None,
@@ -212,11 +220,15 @@ def prune(
     Args:
         model: unchanged.
         example_inputs: what the model takes.
-        budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``.
+        budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``. Limits of time
+            are met by timing the result beside the dense model and planning again; those on the
+            drop of accuracy and on the peak of memory by making several models.
         criterion: ranks the channels inside each group; None is structured optimal brain surgery
             with images, "l1" without; "auto" lets several make this very cut, and takes the one
             that the calibration loss is lowest after.
         calibration: (images, labels), images alone, or batches of such; 512 are plenty.
+        validation: what a budget's ``drop`` is told by: (images, labels), batches of such, or a
+            function of a model that returns its metric, larger being better. Not the test data.
         loss: (outputs, labels) -> one loss for each image, for criteria; None is cross-entropy.
         repair: whether to fit the weights that stay; None does where there are images for it: 4,
             or 64 where they were given for a criterion that is named.
@@ -242,8 +254,18 @@ def prune(
     judging = Judging.taken_from(planning)
     distilling = Distilling.parse(distil, augmentation)
     request = Request(criterion, loss, repair, distilling, judging, seed, proof)
-    small, cut, scores = cut_network(model, network, calibration, budget, request, planning)
-    return Pruned(small, cut, report_of(small), scores)
+    wanted = None if budget is None else Budget.of(budget)
+    if wanted is not None and wanted.is_timed and planning.get("latency_model") is None:
+        planning["latency_model"] = profile_network(network, wanted.conditions)
+    predicted = None if wanted is None else wanted.first_guess
+    shop = open_workshop(model, network, calibration, predicted, request, planning)
+    if wanted is None or not needs_trials(wanted):
+        cut = shop.plan(predicted)
+        small = shop.make(cut)
+        return Pruned(small, cut, report_of(small), shop.scores)
+    latency_model = planning.get("latency_model")
+    small, chosen, trials = meet(network, wanted, shop.plan, shop.make, latency_model, validation)
+    return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials))
 
 
 def repair(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.criteria.registry import Need
+    from secateurs.measurement.conditions import Conditions
     from secateurs.planning.error_curves import Contraction, Trial
     from secateurs.reconstruction.fidelity import Fidelity
     from secateurs.reconstruction.layers import Walked
@@ -120,6 +121,31 @@ class Backend(Protocol):
     ) -> Distilled:
         """Train a copy of a small model towards the dense one's outputs, without labels."""
 
+    def runner(
+        self, model: Any, example_inputs: Any, conditions: Conditions
+    ) -> Callable[[], object]:
+        """A callable that runs the model once under these conditions, and waits for the result."""
+
+    def batch_size(self, example_inputs: Any, conditions: Conditions) -> int:
+        """Examples that such a run takes."""
+
+    def peak_memory(self, model: Any, example_inputs: Any) -> int:
+        """Bytes of weights, inputs and activations that a pass holds at once."""
+
+    def outputs(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
+        """What the model gives on these inputs, as for inference."""
+
+    def input_arrays(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
+        """The inputs, in the order that the model takes them."""
+
+    def write_file(self, model: Any, path: Path, example_inputs: Any, target: str) -> bool:
+        """Write the model for a runtime; whether the number of examples is left open."""
+
+    def run_file(
+        self, model: Any, path: Path, example_inputs: Any, target: str
+    ) -> list[NDArray[Any]]:
+        """What a written file gives on these inputs, read back by its own runtime."""
+
     def training_of(self, model: Any) -> Training:
         """How to train a model of which nothing is said."""
 
@@ -178,12 +204,21 @@ def backend_of(model: Any) -> Backend:
     Raises:
         ModelError: it is neither a PyTorch module nor a Keras 3 model.
     """
+    return backend_named(framework_of(model))
+
+
+def framework_of(model: Any) -> str:
+    """'pytorch' or 'keras'.
+
+    Raises:
+        ModelError: it is neither a PyTorch module nor a Keras 3 model.
+    """
     keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
     # Keras first: on the PyTorch backend its models are PyTorch modules too.
     if keras is not None and hasattr(keras, "Model") and isinstance(model, keras.Model):
-        return backend_named("keras")
+        return "keras"
     if torch is not None and isinstance(model, torch.nn.Module):
-        return backend_named("pytorch")
+        return "pytorch"
     raise ModelError(
         f"expected a torch.nn.Module or a keras.Model; received {type(model).__name__}. "
         "Pass the model itself, not its name, path or state."

@@ -37,6 +37,14 @@ class CheckpointError(SecateursError):
     """The file is corrupted, foreign, or does not fit the model."""
 
 
+class MeasurementError(SecateursError):
+    """A time cannot be told: the machine is too noisy, or the runtime refuses the model."""
+
+
+class ExportError(SecateursError):
+    """The model cannot be written for a runtime, or does not do the same there."""
+
+
 def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """'; did you mean X?' where a known name is close, else the list of known names."""
     import difflib

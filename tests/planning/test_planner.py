@@ -73,6 +73,39 @@ def test_widths_are_rounded_to_a_multiple():
         assert cut.after.channels <= round((1 - amount) * 44)
 
 
+def test_widths_are_rounded_to_the_nearest_and_stay_above_the_floor():
+    network = network_of(2, 40, 2)
+    for amount, kept in ((0.04, 40), (0.12, 32), (0.28, 32), (0.32, 24), (0.38, 24)):
+        target = round((1 - amount) * 40)
+        cut = sec.plan(network, {"0": np.arange(40.0)}, amount=amount, multiple=8, floor=1)
+        left = 40 - len(removed(cut).get("0", ()))
+        # A budget is never exceeded: where the nearest has too many, the next below is taken.
+        assert left == (kept if kept <= target else kept - 8)
+    deepest = sec.plan(network, {"0": np.arange(40.0)}, "params=0.5", multiple=8, floor=12)
+    assert 40 - len(removed(deepest)["0"]) == 16
+    with pytest.raises(sec.BudgetError, match="nearest that can be met"):
+        sec.plan(network, {"0": np.arange(40.0)}, "params=0.3", multiple=8, floor=12)
+
+
+def test_by_default_widths_of_depthwise_networks_are_multiples_of_eight():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 50, 3), nn.ReLU(), nn.Conv2d(50, 64, 1), nn.ReLU()]
+    layers += [nn.Conv2d(64, 64, 3, groups=64), nn.ReLU(), nn.Conv2d(64, 16, 1)]
+    layers += [nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 5, 1)]
+    network = sec.trace(nn.Sequential(*layers), torch.randn(1, 3, 16, 16))
+    for share in np.linspace(0.3, 0.9, 13):
+        cut = sec.plan(network, sec.score(network, "random"), {"macs": share})
+        left = {name: one.of - len(one.removed) for name, one in cut.channels.items()}
+        assert left.get("2", 64) % 8 == 0
+        assert left.get("6", 16) % 4 == 0  # too narrow for eights
+        assert left.get("0", 50) % 8 == 0 or "0" not in left
+    free = sec.plan(network, sec.score(network, "random"), "macs=0.55", multiple=1)
+    assert any(len(one.removed) % 8 for name, one in free.channels.items() if name == "2")
+    plain = sec.trace(nn.Sequential(*layers[:4], nn.Conv2d(64, 5, 1)), torch.randn(1, 3, 16, 16))
+    cuts = [sec.plan(plain, sec.score(plain, "l1"), {"macs": s}) for s in (0.4, 0.5, 0.6, 0.7)]
+    assert len({len(cut.channels["0"].removed) % 8 for cut in cuts}) > 1  # any width
+
+
 def test_what_is_skipped_stays():
     network = network_of(2, 8, 8, 2)
     scores = {"0": np.arange(8.0), "2": np.arange(8.0)}
@@ -213,6 +246,20 @@ def test_budgets_are_read_from_text():
     for text in ("flops=0.5", "macs", "macs=half"):
         with pytest.raises(sec.BudgetError):
             sec.Budget.parse(text)
+
+
+def test_a_budget_may_be_text_or_a_mapping():
+    network = network_of(2, 24, 20, 2)
+    scores = {"0": np.arange(24.0), "2": np.arange(20.0)}
+    expected = sec.plan(network, scores, sec.Budget(params=0.5, macs=0.6))
+    assert expected.after.params <= 0.5 * network.params()
+    assert sec.plan(network, scores, "params=0.5,macs=0.6") == expected
+    assert sec.plan(network, scores, {"params": 0.5, "macs": 0.6}) == expected
+    assert sec.Stop(budget="params=0.5,macs=0.6").budget == sec.Budget(params=0.5, macs=0.6)
+    with pytest.raises(sec.BudgetError, match="no budget is called 'mac'; did you mean 'macs'"):
+        sec.plan(network, scores, {"mac": 0.5})
+    with pytest.raises(sec.BudgetError, match=r"expected a budget: .* received 0.5"):
+        sec.plan(network, scores, 0.5)
 
 
 def test_scores_of_another_network_are_refused():

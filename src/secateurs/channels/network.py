@@ -50,6 +50,16 @@ class Source(Protocol):
         """'pytorch' or 'keras'."""
         ...
 
+    @property
+    def model(self) -> Any:
+        """The user's own model, unchanged."""
+        ...
+
+    @property
+    def example_inputs(self) -> Any:
+        """What it was traced with."""
+        ...
+
     def array(self, name: str) -> NDArray[Any]:
         """A tensor's present values."""
         ...
@@ -158,13 +168,13 @@ class Network:
         return int((self._needs[group.name] != ALWAYS).sum(axis=1).max(initial=1))
 
     @cached_property
-    def _alone(self) -> Ids:
+    def lone_channels(self) -> Ids:
         """The channels that are a place of a width each."""
         alone = [group.channels for group in self.groups if self.sides(group) == 1]
         return np.concatenate([*alone, np.zeros(0, np.int64)])
 
     @cached_property
-    def _cells(self) -> Ids:
+    def grid_cells(self) -> Ids:
         """The atoms that each place of a width needs, where it is a cell of a grid."""
         rows = [self._needs[group.name] for group in self.groups if self.sides(group) > 1]
         none = np.zeros((0, self.solution.atoms.shape[1]), np.int64)
@@ -186,7 +196,9 @@ class Network:
             params=int(self._parameter_sizes.values(alive).sum()),
             macs=int(self._macs.values(alive).sum()),
             bytes=int(self._byte_sizes.values(alive).sum()),
-            channels=int(alive[self._alone].sum() + alive[self._cells].all(axis=1).sum()),
+            channels=int(
+                alive[self.lone_channels].sum() + alive[self.grid_cells].all(axis=1).sum()
+            ),
         )
 
     def cost(self, cut: Cut | None = None) -> Cost:

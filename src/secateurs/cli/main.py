@@ -14,10 +14,13 @@ import typer
 
 from secateurs.cli import (
     ablate,
+    bench,
     compare,
     criteria,
     doctor,
+    export,
     inspect,
+    profile,
     prune,
     report,
     run,
@@ -65,7 +68,10 @@ class ExitCode(IntEnum):
 
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
-for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria, doctor):
+for command in (
+    *(run, prune, bench, export, profile),
+    *(compare, inspect, sensitivity, ablate, report, criteria, doctor),
+):
     command.register(app)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.cli.options import pairs_from, shape_from
+from secateurs.errors import SecateursError
 from secateurs.study.building import explain_build_errors, with_stem
 
 
@@ -39,3 +40,27 @@ def built(
         model = api.load(model, Path(weights))
     example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
     return model, example, wanted
+
+
+def calibration_images(
+    name: str, count: int, classes: int | None
+) -> tuple[tuple[Any, Any], str, int | None]:
+    """(training images and labels, the shape of one of them, number of classes).
+
+    Raises:
+        SecateursError: there are no such data, or less than one image is asked for.
+    """
+    from secateurs import data
+
+    if count < 1:
+        raise SecateursError(f"--images: expected a number of at least 1; received {count}")
+    loaded = data.load(name)
+    shape = "x".join(map(str, (1, *loaded.shape)))
+    return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
+
+
+def validation_images(name: str, count: int) -> tuple[Any, Any]:
+    """Validation images and labels, to choose by: ``count`` of them, or all if there are fewer."""
+    from secateurs import data
+
+    return data.load(name).validation.batch(slice(0, count))

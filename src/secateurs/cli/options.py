@@ -54,6 +54,22 @@ Classes = Annotated[
     int | None, typer.Option(metavar="N", help="Outputs of the model; its own default if left out.")
 ]
 
+RuntimeName = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="Where it is timed: eager, channels-last, compile, onnxruntime or openvino.",
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch", metavar="N", help="Images a call; --input's if left out.")
+]
+Threads = Annotated[
+    int, typer.Option("--threads", metavar="N", help="Of the processor; 0 is the runtime's own.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")]
+
 
 def options_of(
     settings: type[Settings],

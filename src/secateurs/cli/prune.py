@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from secateurs.api import Pruned
-from secateurs.cli.models import built
+from secateurs.cli.models import built, calibration_images, validation_images
 from secateurs.cli.options import (
     Classes,
     Input,
@@ -30,8 +30,10 @@ To = Annotated[
     str,
     typer.Option(
         metavar="BUDGET",
-        help="What may remain: channels, params, macs, size_mb; each a fraction of the dense "
-        "model (below 1) or absolute; several with commas between them.",
+        help="What may remain: channels, params, macs, size_mb, peak_memory_mb: each a fraction of "
+        "the dense model (below 1) or absolute; latency (a fraction), latency_ms, throughput, "
+        "speedup, with runtime=, threads=, batch= beside them; drop, the largest loss of accuracy "
+        "on --data. Several with commas between them.",
     ),
 ]
 Output = Annotated[
@@ -57,6 +59,13 @@ Measured = Annotated[
         "allows.",
     ),
 ]
+ExportTo = Annotated[
+    str | None,
+    typer.Option("--export", metavar="TARGET", help="Write it for a runtime too, as 'export'."),
+]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="With --export onnx: an eight-bit file too, from --data.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace that file.")]
 _PLANNING = ("scope", "floor", "multiple", "skip")
 
@@ -78,6 +87,8 @@ def prune(
     images: Images = 256,
     sensitivity: Measured = None,
     output: Output = None,
+    export: ExportTo = None,
+    int8: Int8 = False,
     overwrite: Overwrite = False,
     **chosen: Any,
 ) -> None:
@@ -96,8 +107,12 @@ def prune(
 
       secateurs prune resnet18 --to params=0.5 --weights mine.pt --data fashion-mnist
       --criterion auto
+
+      secateurs prune torchvision:mobilenet_v2 --to latency=0.5,runtime=onnxruntime,threads=1
+      --export onnx
     """
     from secateurs import api
+    from secateurs.deployment import exporter
     from secateurs.planning.damage_curves import Sensitivity
 
     budget = parse_budget(to)
@@ -106,10 +121,12 @@ def prune(
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
     measured = None if sensitivity is None else Sensitivity.load(sensitivity)
+    target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
-        calibration = None
+        calibration, validation = None, None
         if data is not None:
-            calibration, shape, classes = _calibration(data, images, classes)
+            validation = validation_images(data, images) if "drop" in budget.limits else None
+            calibration, shape, classes = calibration_images(data, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
         pruned = api.prune(
             dense,
@@ -117,28 +134,49 @@ def prune(
             budget,
             criterion=pruning.criterion,
             calibration=calibration,
+            validation=validation,
             sensitivity=measured,
             **pruning.model_dump(include=set(_PLANNING)),
         )
         api.save(pruned.model, place)
+        written = None
+        if target is not None:
+            written = exporter.export(
+                pruned.model,
+                target,
+                example,
+                to=export,
+                overwrite=overwrite,
+                int8=calibration if int8 else None,
+            )
     if pruned.scores.tournament is not None:
         console().print(f"{pruned.scores.tournament}\n", markup=False)
+    for trial in pruned.trials:
+        console().print(f"tried {trial}", markup=False)
     _tell(pruned, place, model, options)
+    if written is not None:
+        console().print(f"\n{written}", markup=False)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
 
 
-def _calibration(
-    name: str, count: int, classes: int | None
-) -> tuple[tuple[Any, Any], str, int | None]:
-    """(images and labels, the shape of one of them, number of classes)."""
-    from secateurs import data
+def checked_target(
+    weights: Path, target: str, int8: bool, data: str | None, overwrite: bool
+) -> Path:
+    """Where the file for a runtime goes: beside the weights.
 
-    if count < 1:
-        raise SecateursError(f"--images: expected a number of at least 1; received {count}")
-    loaded = data.load(name)
-    shape = "x".join(map(str, (1, *loaded.shape)))
-    return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
+    Raises:
+        SecateursError: there is no such target, the file is there already, or there are no images.
+    """
+    from secateurs.deployment.targets import TARGETS, target_of
+
+    place = weights.with_suffix(TARGETS[target].suffix) if target in TARGETS else weights
+    target_of(place, target)
+    if int8 and data is None:
+        raise SecateursError("--int8: expected images to calibrate with; give --data NAME")
+    if place.exists() and not overwrite:
+        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    return place
 
 
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:

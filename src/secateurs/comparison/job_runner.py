@@ -23,7 +23,8 @@ from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
 from secateurs.planning.auto_criterion import Planner, score_for
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.budget import Budget
+from secateurs.planning.planner import plan
 from secateurs.study.training_schedule import fine_tuning_rates
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Evaluation, Learner, Snapshot

@@ -13,7 +13,7 @@ from pydantic import Field
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
-from secateurs.planning.planner import Scope
+from secateurs.planning.removal_order import Scope
 from secateurs.settings.base import Count, Document, Share
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
@@ -37,7 +37,8 @@ class Comparison(Document):
         seeds: How many: each has a dense model of its own, its own order of the images and lots.
         scope: Whether to take from every group alike, or the lowest scores in the whole network.
         floor: Never leave a group with less: a share of its channels, or a number if 1 or more.
-        multiple: Round the widths that stay to a multiple of this.
+        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
+            multiples of 8 in networks with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         calibration_batches: Training batches shown to a strategy that needs data.
         judge_on: The images that accuracies are of.
@@ -53,7 +54,7 @@ class Comparison(Document):
     seeds: Count = 3
     scope: Scope = "group"
     floor: Annotated[float, Field(gt=0)] = 0.1
-    multiple: Count = 1
+    multiple: Count | None = None
     skip: tuple[str, ...] = ()
     calibration_batches: Count = 4
     judge_on: Literal["validation", "test"] = "validation"

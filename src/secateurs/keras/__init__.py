@@ -2,6 +2,8 @@
 
 from secateurs.keras.ablation.oracle import oracle
 from secateurs.keras.cutting import apply, delete_channels
+from secateurs.keras.exporting import input_arrays, outputs, run_file, write_file
+from secateurs.keras.running import batch_size, peak_memory, runner
 from secateurs.keras.saving import load, save
 from secateurs.keras.statistics.collector import gather
 from secateurs.keras.statistics.cut_evaluation import judged
@@ -16,13 +18,20 @@ from secateurs.keras.training.learner import Learner, training_of
 __all__ = [
     # as for PyTorch
     "apply",
+    "batch_size",
     "delete_channels",
     "distil",
     "gather",
+    "input_arrays",
     "judged",
     "load",
     "oracle",
+    "outputs",
+    "peak_memory",
+    "run_file",
+    "runner",
     "save",
+    "write_file",
     "trace",
     # training
     "Learner",

@@ -20,7 +20,8 @@ from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
 from secateurs.criteria.scoring import Scores, score, score_many
 from secateurs.errors import BudgetError, DataError, ModelError
 from secateurs.formatting import percent
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.budget import Budget
+from secateurs.planning.planner import plan
 
 CANDIDATES = ("l2", "whc", "geometric_median", "fluctuation", "taylor", "fisher", "random")
 """One of each family, the cheapest first, and the control."""

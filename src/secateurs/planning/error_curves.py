@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.statistics import part_of
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
-from secateurs.planning.removal_order import Reader, removal_order
+from secateurs.planning.structured_obs import Reader, removal_order
 from secateurs.reconstruction.least_squares import Moments, Sums, solve
 
 Floats = NDArray[np.float64]

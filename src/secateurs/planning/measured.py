@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import file_bytes
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError
+from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.allocation import Problem, allocate, choices_of
-from secateurs.planning.planner import Budget, allowed_groups, measures, nearest_budget_message
+from secateurs.planning.budget import UNITS, Budget
+from secateurs.planning.planner import measure_times, nearest_budget_message
+from secateurs.planning.removal_order import allowed_groups, multiple_of
+from secateurs.planning.units import Unit
 from secateurs.planning.widths import WidthCosts
 
 FLOOR = 1 / 16
 """Of a group's channels, where nothing else is said: the least that is measured."""
 
+PRICED = {"channels": "channels", "params": "params", "macs": "macs", "size_mb": "bytes"}
+"""Units that widths alone give a price -> what that is called there."""
+
 _ATTEMPTS = 20
+_HALVINGS = 9
 
 
 def plan_measured(
@@ -28,8 +35,9 @@ def plan_measured(
     budget: Budget,
     *,
     floor: float = FLOOR,
-    multiple: int = 1,
+    multiple: int | None = None,
     skip: Sequence[str] = (),
+    latency_model: LatencyModel | None = None,
 ) -> Cut:
     """The cut within a budget that loses least, by what each group loses at each width.
 
@@ -37,35 +45,100 @@ def plan_measured(
         network: as traced.
         orders: group -> its channels, the first to go first.
         losses: group -> its loss at every width from 0 to all channels, as ``curves_from`` makes.
-        budget: what may remain; never exceeded.
+        budget: what may remain; never exceeded. Limits of time are met as predicted, by the
+            largest share of the MACs that is within them.
         floor: never leave a group with less: a share of its channels, or a number if 1 or more.
-        multiple: round the widths that stay to a multiple of this.
+        multiple: as for ``plan``.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
+        latency_model: as for ``plan``.
 
     Raises:
         BudgetError: no cut within the floors meets the budget; the message says the nearest.
     """
+    if budget.is_timed:
+        latency_model = latency_model or measure_times(network, budget)
+        multiple = latency_model.multiple if multiple is None else multiple
     groups = allowed_groups(network, skip)
-    choices = [choices_of(len(group), floor, multiple) for group in groups]
+    choices = [
+        choices_of(len(group), floor, multiple_of(network, group, multiple)) for group in groups
+    ]
+    units = budget.units(network, latency_model)
+    limits = budget.absolute_for(network, units)
     costs = WidthCosts(network, groups)
-    dense = measures(network, network.cost(), Cut())
-    limits = budget.absolute(dense)
-    targets = {("bytes" if unit == "size_mb" else unit): limit for unit, limit in limits.items()}
-    for _ in range(_ATTEMPTS):
-        problem = Problem([losses[group.name] for group in groups], choices, costs, targets)
+    curves = [losses[group.name] for group in groups]
+
+    def within(targets: Mapping[str, float]) -> Cut | None:
         try:
-            widths = allocate(problem)
+            widths = allocate(Problem(curves, choices, costs, targets))
         except BudgetError:
-            least = np.array([choice[0] for choice in choices])
-            cut = _cut(network, groups, orders, least)
-            raise BudgetError(nearest_budget_message(network, cut, budget, limits)) from None
-        cut = _cut(network, groups, orders, widths)
-        over = _over(network, cut, limits)
+            return None
+        return _cut(network, groups, orders, widths)
+
+    priced = {name: limit for name, limit in limits.items() if name in PRICED}
+    others = {name: limit for name, limit in limits.items() if name not in PRICED}
+    cut = (
+        _within_others(network, within, priced, others, units)
+        if others
+        else _within_priced(network, within, priced, units)
+    )
+    if cut is None:
+        least = np.array([choice[0] for choice in choices])
+        smallest = _cut(network, groups, orders, least)
+        raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
+    return cut
+
+
+def _within_priced(
+    network: Network,
+    within: Callable[[Mapping[str, float]], Cut | None],
+    limits: Mapping[str, float],
+    units: Mapping[str, Unit],
+) -> Cut | None:
+    """The cut within limits that widths give a price; None where none is.
+
+    A file has a header that says what was cut, so it is known once the cut is.
+    """
+    targets = {PRICED[name]: limit for name, limit in limits.items()}
+    for _ in range(_ATTEMPTS):
+        cut = within(targets)
+        if cut is None:
+            return None
+        taken = {name: units[name].measure(network, cut) for name in limits}
+        over = {name: limit / taken[name] for name, limit in limits.items() if taken[name] > limit}
         if not over:
             return cut
-        for unit, factor in over.items():
-            targets[unit] *= factor
-    raise BudgetError(nearest_budget_message(network, cut, budget, limits))
+        for name, factor in over.items():
+            targets[PRICED[name]] *= min(0.999, factor)
+    return None
+
+
+def _within_others(
+    network: Network,
+    within: Callable[[Mapping[str, float]], Cut | None],
+    priced: Mapping[str, float],
+    others: Mapping[str, float],
+    units: Mapping[str, Unit],
+) -> Cut | None:
+    """The cut of the largest share of the MACs that is within the other limits too."""
+    dense = float(network.macs())
+    ceiling = min(dense, priced.get("macs", dense))
+    low, high, best = 0.0, 1.0, None
+    for attempt in range(_HALVINGS):
+        share = (low + high) / 2 if attempt else high
+        asked = {**priced, "macs": share * ceiling}
+        cut = _within_priced(network, within, asked, {**units, "macs": UNITS["macs"]})
+        is_within = cut is not None and all(
+            units[name].measure(network, cut) <= limit for name, limit in others.items()
+        )
+        if is_within:
+            best = cut
+        if is_within or cut is None:  # too narrow for the floors, or with room to spare
+            low = share
+        else:
+            high = share
+        if low == 1.0:
+            break
+    return best
 
 
 def _cut(
@@ -81,17 +154,3 @@ def _cut(
             if width < len(group)
         }
     )
-
-
-def _over(network: Network, cut: Cut, limits: Mapping[str, float]) -> dict[str, float]:
-    """Unit -> by what factor to ask for less, where a cut is above a limit.
-
-    A file has a header that says what was cut, so it is known once the cut is.
-    """
-    taken = measures(network, network.cost(cut), cut)
-    taken["size_mb"] = file_bytes(network, cut)
-    return {
-        ("bytes" if unit == "size_mb" else unit): min(0.999, limit / taken[unit])
-        for unit, limit in limits.items()
-        if taken[unit] > limit
-    }

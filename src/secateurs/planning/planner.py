@@ -2,114 +2,40 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs import formatting
-from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
-from secateurs.channels.file_size import file_bytes
-from secateurs.channels.network import Group, Network, Role
-from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
+from secateurs.channels.network import Network
+from secateurs.errors import BudgetError
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.planning.budget import Budget
+from secateurs.planning.removal_order import RemovalOrder, Scope
+from secateurs.planning.units import Candidate, Limit, Unit
 
 if TYPE_CHECKING:
     from secateurs.planning.damage_curves import Sensitivity
 
-Scope = Literal["group", "network"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """What may remain. Several limits at once must all hold.
-
-    Each is a fraction of the dense model (a number below 1, such as 0.5) or absolute.
-
-    Attributes:
-        channels: of the widths of layers that can be pruned. Half of the channels is half of each
-            width, whether single channels go or whole heads, positions in them, or groups: a width
-            of 8 heads of 4 is 32 channels, and 6 heads of 3 leave 18 of them.
-        params: numbers in the parameters.
-        macs: multiply-accumulates of a pass over the example inputs.
-        size_mb: the saved file, in megabytes of 1,000,000 bytes; an absolute size below one
-            megabyte is written with its unit, as in ``"0.4 MB"`` or ``"400 kB"``.
-    """
-
-    channels: float | None = None
-    params: float | None = None
-    macs: float | None = None
-    size_mb: float | str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.limits:
-            names = ", ".join(field.name for field in fields(self))
-            raise BudgetError(f"expected a budget of at least one of {names}; received none")
-        for name, limit in self.limits.items():
-            if isinstance(limit, str):
-                _bytes_from(limit)
-            elif not limit > 0:
-                raise BudgetError(f"{name}: expected a number above 0; received {limit}")
-
-    @property
-    def limits(self) -> dict[str, float | str]:
-        """The limits that were given."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value for name, value in given if value is not None}
-
-    def absolute(self, dense: Mapping[str, float]) -> dict[str, float]:
-        """The limits in absolute numbers (sizes in bytes), given what the dense model takes."""
-        limits = {}
-        for name, limit in self.limits.items():
-            if isinstance(limit, str):
-                limits[name] = _bytes_from(limit)
-            elif limit < 1 or (limit == 1 and isinstance(limit, float)):
-                limits[name] = limit * dense[name]
-            else:
-                limits[name] = limit * (1e6 if name == "size_mb" else 1)
-        return limits
-
-    @classmethod
-    def parse(cls, source: str) -> Budget:
-        """Read ``"macs=0.5,size_mb=15"``.
-
-        Raises:
-            BudgetError: an unknown unit, or something that is no number.
-        """
-        limits: dict[str, float | str] = {}
-        names = [field.name for field in fields(cls)]
-        for part in source.split(","):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or name not in names:
-                raise BudgetError(
-                    f"expected a budget such as 'macs=0.5' or 'size_mb=15,params=0.4'; received "
-                    f"{part!r}{nearest(name, names)}"
-                )
-            try:
-                limits[name] = float(value)
-            except ValueError:
-                if name != "size_mb":
-                    raise BudgetError(f"{name}: expected a number; received {value!r}") from None
-                limits[name] = value
-        return cls(**limits)  # type: ignore[arg-type]
+__all__ = ["Budget", "Scope", "plan"]
 
 
 def plan(
     network: Network,
     scores: Mapping[str, NDArray[np.float64]],
-    budget: Budget | None = None,
+    budget: Budget | str | Mapping[str, Limit] | None = None,
     *,
     amount: float | None = None,
     threshold: float | None = None,
     scope: Scope = "group",
     floor: float = 0.1,
-    multiple: int = 1,
+    multiple: int | None = None,
     skip: Sequence[str] = (),
     sensitivity: Sensitivity | None = None,
+    latency_model: LatencyModel | None = None,
 ) -> Cut:
     """Choose the channels to remove: those of the lowest scores, until the budget is met.
 
@@ -118,19 +44,26 @@ def plan(
     Args:
         network: as traced.
         scores: for each group, one a channel, as ``score`` returns them.
-        budget: what may remain. Met as closely as the granularity of channels allows, never
-            exceeded.
+        budget: what may remain, as a ``Budget``, as text such as ``"macs=0.5,size_mb=15"`` or as a
+            mapping such as ``{"macs": 0.5}``. Met as closely as the granularity of channels allows,
+            never exceeded.
         amount: share of the channels to remove, in (0, 1), counted as a budget's ``channels``.
         threshold: remove every channel that scores below it.
         scope: 'group' takes the same share from every width; 'network' takes the lowest scores
             wherever they are, which needs scores that compare across layers.
         floor: never leave a group with less than this: a share of its channels, or a number if 1 or
             more.
-        multiple: round the widths that stay to a multiple of this.
+        multiple: keep widths that are a multiple of this, the nearest. None keeps any width, but
+            in networks with depthwise convolutions, where it is 8 (less for groups too narrow):
+            runtimes that hold channels in blocks make such a network of other widths slower than
+            the dense one. Under a budget of time None is the multiple that was measured to be fast
+            where the model will run.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         sensitivity: as ``sensitivity`` measured it: every group is then cut as far as the same rise
             of the loss allows, each alone, in place of what ``scope`` says. Scores still rank the
             channels inside each group.
+        latency_model: as ``profile`` measured it, for a budget of time; None has it measured, or
+            read where it is kept.
 
     Returns:
         The cut; ``cut.explain()`` says what goes.
@@ -144,253 +77,112 @@ def plan(
         raise BudgetError("expected exactly one of budget, amount and threshold")
     if amount is not None and not 0 < amount < 1:
         raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
-    queue = _Queue.of(network, scores, scope, floor, multiple, skip, sensitivity)
+    wanted = None if budget is None else Budget.of(budget)
+    if wanted is not None and wanted.is_timed:
+        latency_model = latency_model or measure_times(network, wanted)
+        multiple = latency_model.multiple if multiple is None else multiple
+    order = RemovalOrder.of(network, scores, scope, floor, multiple, skip, sensitivity)
     if threshold is not None:
-        return queue.cut_of(queue.counts_at(queue.scores < threshold))
+        return order.cut_of(order.counts_below(threshold))
     if amount is not None:
         total = network.cost().channels
-        budget = Budget(channels=max(1, total - round(amount * total)) + 0.0)
-    return _meet(network, queue, budget)  # type: ignore[arg-type]
+        wanted = Budget(channels=max(1, total - round(amount * total)) + 0.0)
+    return _meet(order, wanted, latency_model)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, eq=False)
-class _Queue:
-    """Channels in the order in which they would go.
+def measure_times(network: Network, budget: Budget) -> LatencyModel:
+    """The latency model of a network where a budget's times are meant for: kept, or measured."""
+    from secateurs.measurement.profiling import profile_network  # it plans cuts to measure
 
-    Attributes:
-        network: whose channels they are.
-        groups: the groups that may be pruned.
-        ranked: for each group, its channels by rising score.
-        scores: the score of each place in the queue.
-        group_of: the group's number at each place.
-        multiple: widths that stay are rounded to it.
-    """
-
-    network: Network
-    groups: Sequence[Group]
-    ranked: Sequence[Ids]
-    scores: NDArray[np.float64]
-    group_of: Ids
-    multiple: int
-
-    @classmethod
-    def of(
-        cls,
-        network: Network,
-        scores: Mapping[str, NDArray[np.float64]],
-        scope: Scope,
-        floor: float,
-        multiple: int,
-        skip: Sequence[str],
-        sensitivity: Sensitivity | None,
-    ) -> _Queue:
-        groups = allowed_groups(network, skip)
-        keys, ties, places, ranked, values = [], [], [], [], []
-        for number, group in enumerate(groups):
-            own = _scores_of(group, scores)
-            order = np.argsort(own, kind="stable")
-            may_go = max(0, len(group) - _least(len(group), floor))
-            ranked.append(order)
-            values.append(own[order[:may_go]])
-            # The share of the group that is gone once this channel is.
-            shares = (np.arange(may_go) + 1) / len(group)
-            if sensitivity is not None:
-                keys.append(sensitivity.damage(group.name, shares))
-            elif scope == "group":
-                # Of a grid's width: what is gone when each of its sides has lost this share.
-                keys.append(1 - (1 - shares) ** network.sides(group))
-            else:
-                keys.append(own[order[:may_go]])
-            # Where several groups can lose some for nothing, all lose the same share.
-            ties.append(shares if sensitivity is not None else np.zeros(may_go))
-            places.append(np.full(may_go, number))
-        if scope not in ("group", "network"):
-            raise BudgetError(f"scope: expected 'group' or 'network'; received {scope!r}")
-        queue = np.lexsort([np.concatenate([*row, np.zeros(0)]) for row in (ties, keys)])
-        return cls(
-            network,
-            groups,
-            ranked,
-            np.concatenate([*values, np.zeros(0)])[queue],
-            np.concatenate([*places, np.zeros(0, np.int64)])[queue],
-            multiple,
-        )
-
-    def __len__(self) -> int:
-        return len(self.group_of)
-
-    def counts(self, length: int) -> Ids:
-        """How many channels of each group go when the first ``length`` in the queue do."""
-        return self.counts_at(np.arange(len(self)) < length)
-
-    def counts_at(self, gone_at: NDArray[np.bool_]) -> Ids:
-        """How many channels of each group go when those at these places in the queue do."""
-        gone: Ids = np.bincount(self.group_of[gone_at], minlength=len(self.groups))
-        if self.multiple == 1:
-            return gone
-        width = np.array([len(group) for group in self.groups])
-        kept: Ids = -(-(width - gone) // self.multiple) * self.multiple
-        counts: Ids = width - np.minimum(kept, width)
-        return counts
-
-    def alive(self, counts: Ids) -> NDArray[np.bool_]:
-        removed = [
-            group.channels[order[:count]]
-            for group, order, count in zip(self.groups, self.ranked, counts, strict=True)
-        ]
-        return self.network.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
-
-    def cost(self, counts: Ids) -> Cost:
-        return self.network.cost_of(self.alive(counts))
-
-    def cut_of(self, counts: Ids) -> Cut:
-        return self.network.cut(
-            {
-                group.name: np.sort(order[:count])
-                for group, order, count in zip(self.groups, self.ranked, counts, strict=True)
-                if count
-            }
-        )
+    return profile_network(network, budget.conditions)
 
 
-def allowed_groups(network: Network, skip: Sequence[str]) -> list[Group]:
-    """The groups that may be pruned: all but those that ``skip`` names.
-
-    Raises:
-        UnknownNameError: a pattern matches none.
-        ModelError: none is left.
-    """
-    names = [
-        [group.name, *(member.layer for member in group.members if member.role is not Role.INPUT)]
-        for group in network.groups
-    ]
-    for pattern in skip:
-        if not any(fnmatch.filter(of_group, pattern) for of_group in names):
-            known = [group.name for group in network.groups]
-            raise UnknownNameError(
-                f"skip: no group or layer matches {pattern!r}{nearest(pattern, known)}"
-            )
-    allowed = [
-        group
-        for group, of_group in zip(network.groups, names, strict=True)
-        if len(group) > 1 and not any(fnmatch.filter(of_group, pattern) for pattern in skip)
-    ]
-    if not allowed:
-        why = "; ".join(dict.fromkeys(r for frozen in network.frozen for r in frozen.reasons))
-        raise ModelError(
-            f"{network.name}: expected channels that can be pruned; there are none"
-            f"{' besides those skipped' if network.groups else ''}. Frozen because: "
-            f"{why or 'no weights'}"
-        )
-    return allowed
-
-
-def _scores_of(group: Group, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    own = scores.get(group.name)
-    if own is None or len(own) != len(group):
-        raise UnknownNameError(
-            f"{group.name}: expected {len(group)} scores; received "
-            f"{'none' if own is None else len(own)}. Score the network that is planned for."
-        )
-    return np.asarray(own, np.float64)
-
-
-def _least(width: int, floor: float) -> int:
-    """The fewest channels a group of this width may be left with."""
-    return max(1, min(width, round(floor) if floor >= 1 else int(np.ceil(floor * width))))
-
-
-def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
-    limits = budget.absolute(measures(network, network.cost(), Cut()))
-    tensor_limit = limits.get("size_mb")
+def _meet(order: RemovalOrder, budget: Budget, latency_model: LatencyModel | None) -> Cut:
+    network = order.network
+    units = budget.units(network, latency_model)
+    limits = budget.absolute_for(network, units)
+    allowed = dict(limits)  # what is predicted may be no more than this
     while True:
-        holds = _test(limits, tensor_limit)
-        counts = _shortest(queue, holds)
+        holds = _within(units, allowed)
+        counts = _shortest(order, holds)
         if counts is None:
-            raise BudgetError(_nearest_budget(network, queue, budget, limits))
-        cut = queue.cut_of(_given_back(queue, counts, holds, _test(limits, tensor_limit, 0.999)))
-        if tensor_limit is None:
+            raise BudgetError(_nearest_budget(order, budget, units, limits))
+        cut = order.cut_of(_given_back(order, counts, holds, _within(units, allowed, 0.999)))
+        excess = {n: units[n].measure(network, cut) - limit for n, limit in limits.items()}
+        if max(excess.values()) <= 0:
             return cut
-        # A file is its tensors and a header, which is known once the cut is, and grows with it.
-        excess = file_bytes(network, cut) - limits["size_mb"]
-        if excess <= 0:
-            return cut
-        tensor_limit = network.cost(cut).bytes - excess
+        # What a prediction leaves out (a file's header) is known once the cut is.
+        predicted = Candidate(network, network.alive(network.removed_by(cut)))
+        for name, over in excess.items():
+            if over > 0:
+                allowed[name] = units[name].predict(predicted) - over
 
 
-def _test(
-    limits: Mapping[str, float], tensor_limit: float | None, share: float = 1.0
-) -> Callable[[Cost], bool]:
-    """Whether a cost is within this share of the limits."""
-    limits = {name: limit * share for name, limit in limits.items()}
-    tensor_limit = None if tensor_limit is None else tensor_limit * share
+def _within(
+    units: Mapping[str, Unit], limits: Mapping[str, float], share: float = 1.0
+) -> Callable[[Candidate], bool]:
+    """Whether what is predicted of a network is within this share of the limits."""
 
-    def holds(cost: Cost) -> bool:
-        return (
-            cost.channels <= limits.get("channels", np.inf)
-            and cost.params <= limits.get("params", np.inf)
-            and cost.macs <= limits.get("macs", np.inf)
-            and cost.bytes <= (np.inf if tensor_limit is None else tensor_limit)
-        )
+    def holds(candidate: Candidate) -> bool:
+        return all(units[n].predict(candidate) <= limit * share for n, limit in limits.items())
 
     return holds
 
 
-def _shortest(queue: _Queue, holds: Callable[[Cost], bool]) -> Ids | None:
-    """How many of each group go for the shortest queue that meets the budget; None if none does."""
-    if not holds(queue.cost(queue.counts(len(queue)))):
+def _shortest(order: RemovalOrder, holds: Callable[[Candidate], bool]) -> Ids | None:
+    """How many of each group go for the fewest in order that meet the budget; None if none do."""
+    if not holds(order.candidate(order.counts(len(order)))):
         return None
-    low, high = 0, len(queue)
+    low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        if holds(queue.cost(queue.counts(middle))):
+        if holds(order.candidate(order.counts(middle))):
             high = middle
         else:
             low = middle + 1
-    return queue.counts(high)
+    return order.counts(high)
 
 
 def _given_back(
-    queue: _Queue, counts: Ids, holds: Callable[[Cost], bool], has_room: Callable[[Cost], bool]
+    order: RemovalOrder,
+    counts: Ids,
+    holds: Callable[[Candidate], bool],
+    has_room: Callable[[Candidate], bool],
 ) -> Ids:
     """Put back what the budget has room for: the last step overshoots where channels are dear.
 
     Where less than a thousandth is left, nobody looks for it: each try costs a look at the whole
     network, and a network of thousands of groups would need thousands.
     """
-    open_groups = list(range(len(queue.groups)))
+    open_groups = list(range(len(order.groups)))
     while open_groups:
         for number in list(open_groups):
-            if not has_room(queue.cost(counts)):
+            if not has_room(order.candidate(counts)):
                 return counts
-            fewer = counts.copy()
-            fewer[number] = max(0, fewer[number] - queue.multiple)
-            if fewer[number] < counts[number] and holds(queue.cost(fewer)):
+            fewer = order.put_back(counts, number)
+            if fewer[number] < counts[number] and holds(order.candidate(fewer)):
                 counts = fewer
             else:
                 open_groups.remove(number)
     return counts
 
 
-def measures(network: Network, cost: Cost, cut: Cut) -> dict[str, float]:
-    """What a cut network takes, in each unit that a budget can be of."""
-    return {
-        "channels": cost.channels,
-        "params": cost.params,
-        "macs": cost.macs,
-        "size_mb": file_bytes(network, cut),
-    }
-
-
 def _nearest_budget(
-    network: Network, queue: _Queue, budget: Budget, limits: Mapping[str, float]
+    order: RemovalOrder,
+    budget: Budget,
+    units: Mapping[str, Unit],
+    limits: Mapping[str, float],
 ) -> str:
-    least = queue.cut_of(queue.counts(len(queue)))
-    return nearest_budget_message(network, least, budget, limits)
+    smallest = order.cut_of(order.counts(len(order)))
+    return nearest_budget_message(order.network, smallest, budget, units, limits)
 
 
 def nearest_budget_message(
-    network: Network, smallest: Cut, budget: Budget, limits: Mapping[str, float]
+    network: Network,
+    smallest: Cut,
+    budget: Budget,
+    units: Mapping[str, Unit],
+    limits: Mapping[str, float],
 ) -> str:
     """That a budget cannot be met, and the nearest one that can.
 
@@ -398,36 +190,15 @@ def nearest_budget_message(
         network: as traced.
         smallest: the cut that leaves least.
         budget: that was asked for.
+        units: of its limits.
         limits: the same in absolute numbers.
     """
-    least = measures(network, network.cost(smallest), smallest)
+    least = {name: units[name].measure(network, smallest) for name in limits}
     missed = [name for name, limit in limits.items() if least[name] > limit]
-
-    def shown(name: str, value: float) -> str:
-        return (
-            f"{name}={value / 1e6:.3g} MB"
-            if name == "size_mb"
-            else f"{name}={formatting.count(value)}"
-        )
-
     return (
         f"{network.name}: no cut within the floors meets "
         f"{', '.join(f'{name}={budget.limits[name]}' for name in missed)}; the nearest that can "
         f"be met is "
-        f"{', '.join(shown(name, least[name]) for name in missed)}. "
+        f"{', '.join(f'{name}={units[name].show(least[name])}' for name in missed)}. "
         "Ask for that, or lower the floor."
     )
-
-
-def _bytes_from(size: str) -> float:
-    number, unit = size.strip(), "mb"
-    for known in ("kb", "mb", "gb"):
-        if size.strip().lower().endswith(known):
-            number, unit = size.strip()[:-2], known
-    try:
-        value = float(number) * {"kb": 1e3, "mb": 1e6, "gb": 1e9}[unit]
-    except ValueError:
-        value = -1.0
-    if value <= 0:
-        raise BudgetError(f"size_mb: expected a size such as 15 or '400 kB'; received {size!r}")
-    return value

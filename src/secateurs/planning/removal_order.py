@@ -1,123 +1,213 @@
-"""In which order a group's channels go: structured optimal brain surgery on sums.
-
-What removing a channel costs, once those that read it are refitted without it, follows from one
-inverse: with ``H = cov(u) + ridge`` of a reader's patches, its weights ``W`` and the entries ``j``
-of one channel, the error rises by
-
-    sum over outputs of a_o * W_j,o' (H^-1)_jj^-1 W_j,o,
-
-and the reader's weights and inverse without the channel are
-
-    W - H^-1_:j (H^-1)_jj^-1 W_j,       H^-1 - H^-1_:j (H^-1)_jj^-1 H^-1_j:.
-
-The channels of least error, summed over all readers of the group, go first, a few at a time.
-
-Source: Hassibi & Stork 1993; in blocks, ZipLM (Kurtic et al., NeurIPS 2023) and OSSCAR (Meng et
-al., ICML 2024).
-"""
+"""The order in which channels would go, and what a network costs when the first of them have."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
+from secateurs.channels.cut import Cut
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Group, Network, Role
+from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
+from secateurs.measurement.latency_model import is_depthwise
+from secateurs.planning.units import Candidate
 
-RIDGE = 1e-3
-PARTS = 64
-"""A channel of so many goes at a time, at least one."""
+if TYPE_CHECKING:
+    from secateurs.planning.damage_curves import Sensitivity
+
+Scope = Literal["group", "network"]
 
 
-@dataclass(eq=False, slots=True)
-class Reader:
-    """One contraction that reads a group's channels.
+@dataclass(frozen=True, eq=False)
+class RemovalOrder:
+    """Channels in the order in which they would go.
 
     Attributes:
-        covariance: of its patches, shape (inputs, inputs).
-        weights: shape (inputs, outputs), each output scaled by the root of its importance.
-        entries: where each channel lies among the inputs, shape (channels, entries of each).
+        network: whose channels they are.
+        groups: the groups that may be pruned.
+        ranked: for each group, its channels by rising score.
+        scores: the score at each place in the order.
+        group_of: the group's number at each place.
+        multiples: widths of each group that stay are rounded to its own; shape (groups,).
+        least: the fewest channels that each group may keep; shape (groups,).
     """
 
-    covariance: Floats
-    weights: Floats
-    entries: Ids
-
-
-def removal_order(readers: Sequence[Reader], channels: int, ridge: float = RIDGE) -> Ids:
-    """The channels of a group, the first to go first.
-
-    Args:
-        readers: all contractions that read them; at least one.
-        channels: how many there are.
-        ridge: added to each covariance's diagonal, relative to its mean.
-
-    Example:
-        >>> same = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-        >>> reader = Reader(same, np.ones((3, 1)), np.arange(3)[:, None])
-        >>> removal_order([reader], 3).tolist()[0] in (0, 1)  # the other can stand in for it
-        True
-    """
-    states = [_State.of(reader, ridge) for reader in readers]
-    alive = np.arange(channels)
-    order: list[int] = []
-    while len(alive) > 1:
-        cost = np.sum([state.costs(alive) for state in states], axis=0)
-        count = max(1, min(channels // PARTS, len(alive) - 1))
-        going = np.argsort(cost, kind="stable")[:count]
-        order += alive[going].tolist()
-        for state in states:
-            state.remove_(alive[going])
-        alive = np.delete(alive, going)
-    return np.array([*order, *alive.tolist()], np.int64)
-
-
-@dataclass(eq=False, slots=True)
-class _State:
-    """A reader as it is without the channels that have gone."""
-
-    inverse: Floats
-    weights: Floats
-    entries: Ids
-    removed: NDArray[np.bool_]
+    network: Network
+    groups: Sequence[Group]
+    ranked: Sequence[Ids]
+    scores: NDArray[np.float64]
+    group_of: Ids
+    multiples: Ids
+    least: Ids
 
     @classmethod
-    def of(cls, reader: Reader, ridge: float) -> _State:
-        covariance = reader.covariance.copy()
-        diagonal = np.arange(len(covariance))
-        covariance[diagonal, diagonal] += ridge * max(
-            float(covariance.trace()) / len(diagonal), 1e-12
+    def of(
+        cls,
+        network: Network,
+        scores: Mapping[str, NDArray[np.float64]],
+        scope: Scope,
+        floor: float,
+        multiple: int | None,
+        skip: Sequence[str],
+        sensitivity: Sensitivity | None,
+    ) -> RemovalOrder:
+        """Rank the channels; the arguments are those of ``plan``."""
+        groups = allowed_groups(network, skip)
+        keys, ties, places, ranked, values = [], [], [], [], []
+        for number, group in enumerate(groups):
+            own = _scores_of(group, scores)
+            order = np.argsort(own, kind="stable")
+            may_go = max(0, len(group) - _least(len(group), floor))
+            ranked.append(order)
+            values.append(own[order[:may_go]])
+            # The share of the group that is gone once this channel is.
+            shares = (np.arange(may_go) + 1) / len(group)
+            if sensitivity is not None:
+                keys.append(sensitivity.damage(group.name, shares))
+            elif scope == "group":
+                # Of a grid's width: what is gone when each of its sides has lost this share.
+                keys.append(1 - (1 - shares) ** network.sides(group))
+            else:
+                keys.append(own[order[:may_go]])
+            # Where several groups can lose some for nothing, all lose the same share.
+            ties.append(shares if sensitivity is not None else np.zeros(may_go))
+            places.append(np.full(may_go, number))
+        if scope not in ("group", "network"):
+            raise BudgetError(f"scope: expected 'group' or 'network'; received {scope!r}")
+        places_in_order = np.lexsort([np.concatenate([*row, np.zeros(0)]) for row in (ties, keys)])
+        return cls(
+            network,
+            groups,
+            ranked,
+            np.concatenate([*values, np.zeros(0)])[places_in_order],
+            np.concatenate([*places, np.zeros(0, np.int64)])[places_in_order],
+            np.array([multiple_of(network, group, multiple) for group in groups], np.int64),
+            np.array([_least(len(group), floor) for group in groups], np.int64),
         )
-        inverse: Any = np.linalg.inv(covariance)
-        gone = np.zeros(len(inverse), bool)
-        return cls(inverse, reader.weights.copy(), reader.entries, gone)
 
-    def costs(self, channels: Ids) -> Floats:
-        at = self.entries[channels]
-        blocks = self.inverse[at[:, :, None], at[:, None]]
-        rows = self.weights[at]
-        costs: Floats = (rows * np.linalg.solve(blocks, rows)).sum(axis=(1, 2))
-        return np.maximum(costs, 0)
+    def __len__(self) -> int:
+        return len(self.group_of)
 
-    def remove_(self, channels: Ids) -> None:
-        at = self.entries[channels].ravel()
-        rows = self.inverse[at]
-        step = np.linalg.solve(rows[:, at], rows).T
-        self.weights -= step @ self.weights[at]
-        self.inverse -= step @ rows
-        self.removed[at] = True
-        if 2 * np.count_nonzero(self.removed) > len(self.removed):
-            self._shrink()
+    def counts(self, length: int) -> Ids:
+        """How many channels of each group go when the first ``length`` in order do."""
+        return self.counts_at(np.arange(len(self)) < length)
 
-    def _shrink(self) -> None:
-        """Leave out what has gone, so that what is still to do gets less and less."""
-        kept = np.flatnonzero(~self.removed)
-        place = np.zeros(len(self.removed), np.int64)
-        place[kept] = np.arange(len(kept))
-        self.inverse, self.weights = self.inverse[np.ix_(kept, kept)], self.weights[kept]
-        self.entries = place[self.entries]  # of channels that have gone, nobody asks
-        self.removed = np.zeros(len(kept), bool)
+    def counts_at(self, gone_at: NDArray[np.bool_]) -> Ids:
+        """How many channels of each group go when those at these places do."""
+        gone: Ids = np.bincount(self.group_of[gone_at], minlength=len(self.groups))
+        return self._rounded(gone, np.round)
+
+    def counts_below(self, threshold: float) -> Ids:
+        """How many channels of each group score below this; rounding never adds to them."""
+        gone = np.bincount(self.group_of[self.scores < threshold], minlength=len(self.groups))
+        return self._rounded(gone, np.ceil)
+
+    def _rounded(self, gone: Ids, rounding: Callable[..., NDArray[np.float64]]) -> Ids:
+        """As many as leave a width of the group's multiple, and no fewer than its floor."""
+        width = np.array([len(group) for group in self.groups], np.int64)
+        wanted = width - gone
+        kept = rounding(wanted / self.multiples) * self.multiples
+        kept = np.where(width - wanted <= np.abs(kept - wanted), width, kept)
+        lowest = np.ceil(self.least / self.multiples) * self.multiples
+        # What nothing is taken of stays, whatever its width.
+        kept = np.where(gone == 0, width, np.clip(kept, lowest, None))
+        counts: Ids = width - np.minimum(kept, width).astype(np.int64)
+        return counts
+
+    def alive(self, counts: Ids) -> NDArray[np.bool_]:
+        """Which atoms stay when so many of each group go."""
+        removed = [
+            group.channels[order[:count]]
+            for group, order, count in zip(self.groups, self.ranked, counts, strict=True)
+        ]
+        return self.network.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
+
+    def put_back(self, counts: Ids, number: int) -> Ids:
+        """The counts, with the best of what goes from one group put back."""
+        fewer = counts.copy()
+        fewer[number] = max(0, fewer[number] - self.multiples[number])
+        return fewer
+
+    def candidate(self, counts: Ids) -> Candidate:
+        """What is left when so many of each group go."""
+        return Candidate(self.network, self.alive(counts))
+
+    def cut_of(self, counts: Ids) -> Cut:
+        """The cut that takes so many of each group."""
+        return self.network.cut(
+            {
+                group.name: np.sort(order[:count])
+                for group, order, count in zip(self.groups, self.ranked, counts, strict=True)
+                if count
+            }
+        )
+
+
+def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
+    """Of what the widths of a group are kept multiples.
+
+    Args:
+        network: whose group it is.
+        group: some channels.
+        multiple: as asked for; None is 1, but in a network with depthwise convolutions, where it is
+            the largest power of two up to 8 that leaves at least three widths to choose from. ONNX
+            Runtime, for one, holds channels in blocks, and at widths that are no multiple of 4 it
+            takes a depthwise network cut to half of its MACs longer than the dense one.
+    """
+    if multiple is not None:
+        return multiple
+    if not any(is_depthwise(tensor) for tensor in network.tensors.values()):
+        return 1
+    return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
+
+
+def allowed_groups(network: Network, skip: Sequence[str]) -> list[Group]:
+    """The groups that may be pruned: all but those that ``skip`` names.
+
+    Raises:
+        UnknownNameError: a pattern matches none.
+        ModelError: none is left.
+    """
+    names = [
+        [group.name, *(member.layer for member in group.members if member.role is not Role.INPUT)]
+        for group in network.groups
+    ]
+    for pattern in skip:
+        if not any(fnmatch.filter(of_group, pattern) for of_group in names):
+            known = [group.name for group in network.groups]
+            raise UnknownNameError(
+                f"skip: no group or layer matches {pattern!r}{nearest(pattern, known)}"
+            )
+    allowed = [
+        group
+        for group, of_group in zip(network.groups, names, strict=True)
+        if len(group) > 1 and not any(fnmatch.filter(of_group, pattern) for pattern in skip)
+    ]
+    if not allowed:
+        why = "; ".join(dict.fromkeys(r for frozen in network.frozen for r in frozen.reasons))
+        raise ModelError(
+            f"{network.name}: expected channels that can be pruned; there are none"
+            f"{' besides those skipped' if network.groups else ''}. Frozen because: "
+            f"{why or 'no weights'}"
+        )
+    return allowed
+
+
+def _scores_of(group: Group, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    own = scores.get(group.name)
+    if own is None or len(own) != len(group):
+        raise UnknownNameError(
+            f"{group.name}: expected {len(group)} scores; received "
+            f"{'none' if own is None else len(own)}. Score the network that is planned for."
+        )
+    return np.asarray(own, np.float64)
+
+
+def _least(width: int, floor: float) -> int:
+    """The fewest channels a group of this width may be left with."""
+    return max(1, min(width, round(floor) if floor >= 1 else int(np.ceil(floor * width))))

@@ -57,9 +57,12 @@ class WidthCosts:
             self._owner[group.channels] = number
         self._atoms = network.solution.atoms
         tensors = list(network.tensors.values())
-        whole = sum(map(len, network.groups)) - self.full.sum()
-        self._others = float(whole)
+        rows = np.concatenate([self._padded(network.lone_channels), network.grid_cells])
         self._polynomials = {
+            # One product of one factor: the places of all widths that stay.
+            "channels": _Polynomial(
+                np.ones(1), np.zeros((1, 1), np.int64), (self._terms_of(rows),)
+            ),
             "params": self._of(t.size for t in tensors if t.is_parameter),
             "macs": self._of(contraction.macs for contraction in network.contractions),
             "bytes": self._of(Product(t.size.constant * t.itemsize, t.size.axes) for t in tensors),
@@ -72,10 +75,7 @@ class WidthCosts:
         shares = widths / self.full
         found: dict[str, Floats] = {}
         for unit in units:
-            if unit == "channels":
-                found[unit] = widths.sum(axis=1) + self._others
-            else:
-                found[unit] = self._polynomials[unit].values(shares)
+            found[unit] = self._polynomials[unit].values(shares)
         return found
 
     def _of(self, products: Iterable[Product]) -> _Polynomial:
@@ -99,7 +99,16 @@ class WidthCosts:
 
     def _terms(self, axis: Ids) -> tuple[tuple[float, tuple[int, ...]], ...]:
         """(units, the groups whose shares of them stay), by which groups an axis's units need."""
-        atoms = self._atoms[axis]
+        return self._terms_of(self._atoms[axis])
+
+    def _padded(self, channels: Ids) -> Ids:
+        """Rows of atoms, of one each."""
+        rows = np.full((len(channels), self._atoms.shape[1]), ALWAYS)
+        rows[:, 0] = channels
+        return rows
+
+    def _terms_of(self, atoms: Ids) -> tuple[tuple[float, tuple[int, ...]], ...]:
+        """The same of rows of atoms that are needed."""
         owners = np.where(atoms == ALWAYS, -1, self._owner[atoms])
         kinds, counts = np.unique(np.sort(owners, axis=1), axis=0, return_counts=True)
         return tuple(

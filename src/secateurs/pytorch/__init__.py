@@ -2,6 +2,9 @@
 
 from secateurs.pytorch.ablation.oracle import oracle
 from secateurs.pytorch.cutting import apply, delete_channels
+from secateurs.pytorch.exporting import input_arrays, outputs, run_file, write_file
+from secateurs.pytorch.memory import peak_memory
+from secateurs.pytorch.running import batch_size, runner
 from secateurs.pytorch.saving import load, save
 from secateurs.pytorch.statistics.collector import gather
 from secateurs.pytorch.statistics.cut_evaluation import judged
@@ -13,14 +16,21 @@ from secateurs.pytorch.training.learner import Learner, training_of
 __all__ = [
     "Learner",
     "apply",
+    "batch_size",
     "cut_optimizer",
     "delete_channels",
     "distil",
     "gather",
+    "input_arrays",
     "judged",
     "load",
     "oracle",
+    "outputs",
+    "peak_memory",
+    "run_file",
+    "runner",
     "save",
+    "write_file",
     "trace",
     "training_of",
 ]

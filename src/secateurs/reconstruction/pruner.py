@@ -23,9 +23,10 @@ from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.errors import BudgetError, DataError
 from secateurs.planning.auto_criterion import score_for
+from secateurs.planning.budget import Budget
 from secateurs.planning.error_curves import Trial
 from secateurs.planning.measured import plan_measured
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.planner import plan
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
     LEAST_IMAGES,
@@ -141,6 +142,7 @@ class Pruner:
         curves: the order in which channels go, and what each width costs.
         scores: how channels are ranked inside their groups.
         seed: of draws.
+        proof: how cuts are proven, as for ``apply``.
     """
 
     model: Any
@@ -149,6 +151,7 @@ class Pruner:
     curves: Curves
     scores: Scores
     seed: int = 0
+    proof: bool | Literal["independent"] = True
     _even: dict[Budget, Stage | None] = field(default_factory=dict)
 
     @classmethod
@@ -184,7 +187,7 @@ class Pruner:
             )
             orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
             curves = measure_curves(dense, scores=fallback, orders=orders, seed=request.seed)
-        return cls(model, network, dense, curves, scores, request.seed)
+        return cls(model, network, dense, curves, scores, request.seed, request.proof)
 
     def plan(self, budget: Budget, **planning: Any) -> Cut:
         """The cut within a budget that loses least, by the curves."""
@@ -215,7 +218,11 @@ class Pruner:
         return make_faithful(
             self.dense,
             backend_named(self.network.source.framework).apply(
-                self.model, cut, _example(self.network), network=self.network
+                self.model,
+                cut,
+                _example(self.network),
+                network=self.network,
+                proof=self.proof,
             ),
             alive_after(self.dense.work_network, cut),
             repair=repair,
@@ -344,48 +351,93 @@ def _scores_from(orders: Mapping[str, NDArray[np.int64]]) -> Scores:
     return Scores(values, OBS)
 
 
-def cut_network(
+@dataclass(frozen=True, eq=False, slots=True)
+class Workshop:
+    """What plans and makes cuts of one model, by what there is to go by.
+
+    Attributes:
+        plan: a budget, or None where the options of planning say how much goes -> the cut.
+        make: the cut -> the small model: proven, and repaired and distilled where that was asked.
+        scores: how channels are ranked inside their groups.
+    """
+
+    plan: Callable[[Budget | None], Cut]
+    make: Callable[[Cut], Any]
+    scores: Scores
+
+
+def open_workshop(
     model: Any,
     network: Network,
     calibration: Any,
     budget: Budget | None,
     request: Request,
     planning: Mapping[str, Any],
-) -> tuple[Any, Cut, Scores]:
-    """(the small model, its cut, the scores), by what there is to go by: see ``secateurs.prune``.
+) -> Workshop:
+    """Score or measure once; then plan and make any cut: see ``secateurs.prune``.
 
     Args:
         model: unchanged.
         network: its trace.
         calibration: data, or None.
-        budget: what may remain; None where ``planning`` says how much goes.
+        budget: what may remain, of units that can be predicted; None where ``planning`` says how
+            much goes. ``criterion="auto"`` is decided by it.
         request: what else is asked for.
         planning: as ``plan`` takes it.
     """
     images = _images_for_repair(network, calibration, request)
+    if images is not None and _is_measured(request, planning):
+        return _measured_workshop(model, network, images, budget, request, planning)
+    data = calibration if images is None else _pairs(images)
+
+    def planned(scores: Scores, asked: Budget | None = budget) -> Cut:
+        return plan(network, scores, asked, **planning)
+
+    criterion = request.criterion or WITHOUT_IMAGES
+    scores = score_for(network, criterion, planned, data=data, loss=request.loss, seed=request.seed)
+
+    def applied(cut: Cut) -> Any:
+        return _applied(model, network, cut, request)
+
     if images is None:
-        scores, cut = _planned(network, calibration, budget, request, planning)
-        return _applied(model, network, cut, request), cut, scores
-    if _is_measured(request, planning):
-        pruner = Pruner.of(model, network, _pairs(images), request)
-        rest = dict(planning)
-        target = _budget_of(network, budget, rest.pop("amount", None))
-        cut = pruner.plan(target, **rest)
-        small = pruner.make(
-            cut, repair=request.repair is not False, distil=request.distil, even=target
-        )
-        return small, cut, pruner.scores
-    scores, cut = _planned(network, _pairs(images), budget, request, planning)
+        return Workshop(lambda asked: planned(scores, asked), applied, scores)
     dense = open_dense(model, network, images, request)
-    small = make_faithful(
-        dense,
-        _applied(model, network, cut, request),
-        alive_after(dense.work_network, cut),
-        repair=request.repair is not False,
-        distil=request.distil,
-        seed=request.seed,
-    )
-    return small, cut, scores
+
+    def repaired(cut: Cut) -> Any:
+        return make_faithful(
+            dense,
+            applied(cut),
+            alive_after(dense.work_network, cut),
+            repair=request.repair is not False,
+            distil=request.distil,
+            seed=request.seed,
+        )
+
+    return Workshop(lambda asked: planned(scores, asked), repaired, scores)
+
+
+def _measured_workshop(
+    model: Any,
+    network: Network,
+    images: Sequence[Batch],
+    budget: Budget | None,
+    request: Request,
+    planning: Mapping[str, Any],
+) -> Workshop:
+    pruner = Pruner.of(model, network, _pairs(images), request)
+    rest = dict(planning)
+    amount = rest.pop("amount", None)
+    even = _budget_of(network, budget, amount)
+
+    def planned(asked: Budget | None) -> Cut:
+        return pruner.plan(_budget_of(network, asked, amount), **rest)
+
+    def made(cut: Cut) -> Any:
+        return pruner.make(
+            cut, repair=request.repair is not False, distil=request.distil, even=even
+        )
+
+    return Workshop(planned, made, pruner.scores)
 
 
 def _applied(model: Any, network: Network, cut: Cut, request: Request) -> Any:
@@ -430,27 +482,8 @@ def _budget_of(network: Network, budget: Budget | None, amount: float | None) ->
         return budget
     if amount is None or not 0 < amount < 1:
         raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
-    total = sum(len(group) for group in network.groups)
+    total = network.cost().channels
     return Budget(channels=max(1, total - round(amount * total)) + 0.0)
-
-
-def _planned(
-    network: Network,
-    data: Any,
-    budget: Budget | None,
-    request: Request,
-    planning: Mapping[str, Any],
-) -> tuple[Scores, Cut]:
-    """(scores, the cut that they and the budget ask for)."""
-
-    def planner(scores: Scores) -> Cut:
-        return plan(network, scores, budget, **planning)
-
-    criterion = request.criterion
-    if criterion in (None, OBS):
-        criterion = WITHOUT_IMAGES
-    scores = score_for(network, criterion, planner, data=data, loss=request.loss, seed=request.seed)
-    return scores, planner(scores)
 
 
 def _pairs(images: Sequence[Batch]) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from secateurs.planning.planner import Scope
+from secateurs.planning.removal_order import Scope
 from secateurs.settings.base import Count, Settings, Share
 
 Rewind = Literal["weights", "learning-rate", "lottery"]
@@ -23,7 +23,8 @@ class Pruning(Settings):
             others have come down to it, which is where accuracy is best kept.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
-        multiple: Round the widths that stay to a multiple of this.
+        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
+            multiples of 8 in networks with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         rewind: Fine-tune as dense training ended, from as many batches before its end: the
             survivors' weights of that time and its learning rates; or the learning rates alone;
@@ -39,7 +40,7 @@ class Pruning(Settings):
     criterion: str = "l1"
     scope: Scope = "group"
     floor: Annotated[float, Field(gt=0)] = 0.1
-    multiple: Count = 1
+    multiple: Count | None = None
     skip: tuple[str, ...] = ()
     rewind: Rewind | None = None
     until_recovered: bool = False

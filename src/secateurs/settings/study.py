@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
 
 from secateurs.errors import BudgetError
-from secateurs.planning.planner import Budget
+from secateurs.planning.budget import Budget
 from secateurs.settings.base import Count, Document, Settings
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
@@ -37,7 +37,7 @@ def parse_budget(source: str) -> Budget:
 def _as_budget(value: Any) -> Any:
     if isinstance(value, str):
         return parse_budget(value)
-    return Budget(**value) if isinstance(value, Mapping) else value
+    return Budget.of(value) if isinstance(value, Mapping) else value
 
 
 class Stop(Settings):
@@ -58,7 +58,7 @@ class Stop(Settings):
         Annotated[
             InstanceOf[Budget],
             BeforeValidator(_as_budget),
-            PlainSerializer(lambda budget: budget.limits),
+            PlainSerializer(lambda budget: budget.as_plain),
         ]
         | None
     ) = None

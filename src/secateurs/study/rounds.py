@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import file_bytes
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError, ModelError
-from secateurs.planning.planner import Budget, plan
+from secateurs.planning.budget import UNITS, Budget
+from secateurs.planning.planner import plan
+from secateurs.planning.removal_order import multiple_of
 from secateurs.settings.pruning import Pruning
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -22,17 +23,7 @@ Limits = Mapping[str, float]
 
 def limits_of(dense: Network, budget: Budget | None) -> dict[str, float]:
     """A budget in absolute numbers (sizes in bytes), given the dense network."""
-    if budget is None:
-        return {}
-    cost = dense.cost()
-    return budget.absolute(
-        {
-            "channels": cost.channels,
-            "params": cost.params,
-            "macs": cost.macs,
-            "size_mb": file_bytes(dense, Cut()),
-        }
-    )
+    return {} if budget is None else budget.absolute_for(dense)
 
 
 def fits(network: Network, so_far: Cut, limits: Limits, cut: Cut | None = None) -> bool:
@@ -45,11 +36,9 @@ def fits(network: Network, so_far: Cut, limits: Limits, cut: Cut | None = None) 
         cut: of ``network``; None looks at it as it is.
     """
     cut = cut or Cut()
-    cost = network.cost(cut)
-    takes = {"channels": cost.channels, "params": cost.params, "macs": cost.macs}
-    if "size_mb" in limits:
-        takes["size_mb"] = file_bytes(network, so_far.then(cut))
-    return bool(limits) and all(takes[name] <= limit for name, limit in limits.items())
+    return bool(limits) and all(
+        UNITS[name].measure(network, cut, so_far) <= limit for name, limit in limits.items()
+    )
 
 
 def plan_round(
@@ -81,10 +70,12 @@ def plan_round(
     cut = _within_floors(network, cut, scores, floors)
     if not fits(network, so_far, limits, cut):
         return cut
-    tight = dict(limits)
-    if "size_mb" in limits:  # a plan reckons with a file that tells of its own cut alone
-        earlier = file_bytes(network, so_far.then(cut)) - file_bytes(network, cut)
-        tight["size_mb"] -= earlier
+    # A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
+    tight = {
+        name: limit
+        - (UNITS[name].measure(network, cut, so_far) - UNITS[name].measure(network, cut))
+        for name, limit in limits.items()
+    }
     exact = _down_to(network, scores, pruning, skip, tight)
     exact = _within_floors(network, exact, scores, floors)
     return exact if fits(network, so_far, limits, exact) else cut
@@ -105,13 +96,11 @@ def _down_to(
     network: Network, scores: Scores, pruning: Pruning, skip: list[str], limits: Limits
 ) -> Cut:
     """The smallest cut that meets the limits; an empty one where there is none."""
-    absolute = {name: max(limit, 2.0) for name, limit in limits.items() if name != "size_mb"}
-    size = f"{limits['size_mb'] / 1e3:.3f} kB" if "size_mb" in limits else None
     try:
         return plan(
             network,
             scores,
-            Budget(**absolute, size_mb=size),
+            Budget.from_absolute(limits),
             scope=pruning.scope,
             floor=1,
             multiple=pruning.multiple,
@@ -130,7 +119,8 @@ def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int
     # Groups are renamed as heads or convolution groups go; the axes they lie along are not.
     dense_width = round(len(group) * dense_length / length)
     least = round(pruning.floor) if pruning.floor >= 1 else math.ceil(pruning.floor * dense_width)
-    whole = math.ceil(max(1, least) / pruning.multiple) * pruning.multiple
+    multiple = multiple_of(network, group, pruning.multiple)
+    whole = math.ceil(max(1, least) / multiple) * multiple
     return min(whole, dense_width)
 
 

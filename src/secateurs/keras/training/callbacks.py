@@ -27,7 +27,8 @@ from secateurs.keras.internals import say, sync_
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.proof.masked_twin import Kept
 from secateurs.keras.trace_model import TracedModel, trace, traced
-from secateurs.planning.planner import Scope, plan
+from secateurs.planning.planner import plan
+from secateurs.planning.removal_order import Scope
 from secateurs.study.history import Record
 from secateurs.training.callbacks import Watcher
 

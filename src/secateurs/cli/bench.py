@@ -1,0 +1,118 @@
+"""``secateurs bench``: models timed side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateurs.cli.models import built
+from secateurs.cli.options import Classes, Device, Input, ModelOptions, Weights
+from secateurs.cli.show import console, waiting
+from secateurs.errors import SecateursError, StudyError
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL [MODEL|FILE]...",
+        help="A model's name; then other models' names, or files of weights of the first one, such "
+        "as 'secateurs prune' writes.",
+    ),
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="eager, channels-last, compile, onnxruntime or openvino; may be repeated.",
+    ),
+]
+Batches = Annotated[
+    list[int] | None, typer.Option("--batch", metavar="N", help="Images a call; may be repeated.")
+]
+ThreadCounts = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--threads", metavar="N", help="Of the processor; 0 is the runtime's own; may be repeated."
+    ),
+]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measurements as JSON.")]
+Drawn = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a figure (.png or .svg) of them.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace those files.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(bench)
+
+
+def bench(
+    models: Models,
+    weights: Weights = None,
+    shape: Input = "1x3x224x224",
+    option: ModelOptions = None,
+    classes: Classes = None,
+    runtime: Runtimes = None,
+    batch: Batches = None,
+    threads: ThreadCounts = None,
+    device: Device = "cpu",
+    json: Json = None,
+    figure: Drawn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Time models side by side: images a second, latency, memory, and what fewer MACs brought.
+
+    All are measured in turns after a warm-up, so that a busy machine disturbs all alike.
+
+    Try:
+
+      secateurs bench resnet18 small.safetensors
+
+      secateurs bench torchvision:mobilenet_v2 small.safetensors --runtime eager --runtime
+      onnxruntime --batch 1 --batch 16
+    """
+    from secateurs.measurement import benchmarks
+
+    for place in (json, figure):
+        if place is not None and place.exists() and not overwrite:
+            raise StudyError(f"{place}: exists already; replace it with --overwrite")
+    if figure is not None and figure.suffix not in (".png", ".svg"):
+        raise SecateursError(f"--figure: expected a .png or .svg file; received {figure}")
+    with waiting("timing"):
+        named, example = _built(models, weights, shape, option or (), classes)
+        found = benchmarks.bench(
+            named,
+            example,
+            runtimes=runtime or ("eager",),
+            batches=batch or (1,),
+            threads=[count or None for count in threads or (1,)],
+            device=device,
+        )
+    console().print(str(found), markup=False)
+    if json is not None:
+        found.save(json)
+    if figure is not None:
+        from secateurs.report.benchmark_figure import speedups
+
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        speedups(found).savefig(figure)
+
+
+def _built(
+    given: list[str], weights: str | None, shape: str, option: Any, classes: int | None
+) -> tuple[dict[str, Any], Any]:
+    from secateurs import api
+
+    first, *others = given
+    dense, example, _ = built(first, option, classes, weights, shape)
+    named = {first: dense}
+    for other in others:
+        if Path(other).exists():
+            plain, _, _ = built(first, option, classes, None, shape)
+            named[Path(other).name] = api.load(plain, Path(other))
+        else:
+            named[other], _, _ = built(other, option, classes, None, shape)
+    return named, example

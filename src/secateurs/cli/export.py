@@ -1,0 +1,87 @@
+"""``secateurs export``: a model written for a runtime, and compared there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateurs.cli.models import built, calibration_images
+from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
+from secateurs.cli.show import console, waiting
+from secateurs.errors import SecateursError
+
+To = Annotated[
+    str,
+    typer.Option(
+        metavar="TARGET",
+        help="onnx, openvino, pt2, executorch, litert, coreml, safetensors, keras or savedmodel.",
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="MODEL with the target's suffix if left out.")
+]
+Int8 = Annotated[
+    bool,
+    typer.Option("--int8", help="Make an eight-bit ONNX file as well, calibrated on --data."),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME", help="Of the images to calibrate with, as for 'run'."),
+]
+Images = Annotated[int, typer.Option(metavar="N", help="How many of them.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)
+
+
+def export(
+    model: ModelName,
+    to: To = "onnx",
+    weights: Weights = None,
+    shape: Input = "1x3x224x224",
+    option: ModelOptions = None,
+    classes: Classes = None,
+    output: Output = None,
+    int8: Int8 = False,
+    data: DataName = None,
+    images: Images = 256,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model for a runtime, read it back there, and compare it with the model.
+
+    The largest difference of an output is printed; what does something else is not written.
+
+    Try:
+
+      secateurs export resnet18 --weights small.safetensors --to onnx
+
+      secateurs export resnet18 --weights small.safetensors --to onnx --int8 --data fashion-mnist
+    """
+    from secateurs.deployment import exporter
+    from secateurs.deployment.targets import TARGETS, target_of
+
+    if int8 and data is None:
+        raise SecateursError("--int8: expected images to calibrate with; give --data NAME")
+    suffix = TARGETS[to].suffix if to in TARGETS else ".onnx"
+    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}{suffix}")
+    target_of(place, to)
+    with waiting("exporting and comparing"):
+        calibration = None
+        if data is not None:
+            calibration, shape, classes = calibration_images(data, images, classes)
+        made, example, _ = built(model, option or (), classes, weights, shape)
+        written = exporter.export(
+            made,
+            place,
+            example,
+            to=to,
+            overwrite=overwrite,
+            int8=calibration if int8 else None,
+        )
+    console().print(str(written), markup=False)

@@ -1,0 +1,70 @@
+"""``secateurs profile``: how long cuts of a model take on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateurs.cli.models import built
+from secateurs.cli.options import (
+    BatchSize,
+    Classes,
+    Device,
+    Input,
+    ModelName,
+    ModelOptions,
+    RuntimeName,
+    Threads,
+    Weights,
+)
+from secateurs.cli.show import console, waiting
+
+Cuts = Annotated[int, typer.Option(metavar="N", help="Cuts of random widths to time.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even what is kept.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(profile)
+
+
+def profile(
+    model: ModelName,
+    weights: Weights = None,
+    shape: Input = "1x3x224x224",
+    option: ModelOptions = None,
+    classes: Classes = None,
+    runtime: RuntimeName = "eager",
+    batch: BatchSize = None,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    cuts: Cuts = 16,
+    fresh: Fresh = False,
+) -> None:
+    """Measure how long cuts of a model take here, so that a budget may be one of time.
+
+    Some dozen cuts are made and timed beside the dense model. What was measured is kept on disk:
+    'secateurs prune --to latency=0.5' with the same runtime, batch and threads reads it.
+
+    Try:
+
+      secateurs profile torchvision:mobilenet_v2 --runtime onnxruntime
+
+      secateurs profile resnet50 --threads 4 --batch 16
+    """
+    from secateurs.measurement import profiling
+
+    with waiting("timing cuts"):
+        dense, example, _ = built(model, option or (), classes, weights, shape)
+        found = profiling.profile(
+            dense,
+            example,
+            runtime=runtime,
+            batch=batch,
+            threads=threads or None,
+            device=device,
+            cuts=cuts,
+            fresh=fresh,
+        )
+    console().print(str(found), markup=False)

@@ -1,0 +1,245 @@
+"""Models written for a runtime, read back there, and compared with the model on the same inputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.backends import Backend, backend_of, framework_of
+from secateurs.channels.proof import cut_of
+from secateurs.deployment import onnx_files
+from secateurs.deployment.quantisation import Quantized, quantize
+from secateurs.deployment.sessions import first_line, onnx_session
+from secateurs.deployment.targets import Target, target_of
+from secateurs.errors import ExportError
+from secateurs.formatting import megabytes
+from secateurs.measurement.conditions import Conditions, Runtime
+from secateurs.measurement.speed import file_bytes
+
+TOLERANCE = 1e-3
+"""Largest difference, relative to the largest output, that rounding in another order explains."""
+
+NOT_RUN_HERE = {"coreml": "Core ML runs on macOS alone, so it was written and not compared"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What ``export`` wrote.
+
+    Attributes:
+        path: the file, or the directory.
+        target: whose it is.
+        bytes: its size.
+        max_difference: the largest difference of an output from the model's, relative to the
+            largest output; None where the runtime is not to be had here.
+        dynamic_batch: whether any number of examples can be given at once.
+        note: what there is to say besides.
+        int8: what was made of it in eight bits, if that was asked for.
+    """
+
+    path: Path
+    target: str
+    bytes: int
+    max_difference: float | None
+    dynamic_batch: bool
+    note: str = ""
+    int8: Quantized | None = None
+
+    def __str__(self) -> str:
+        compared = (
+            "not compared"
+            if self.max_difference is None
+            else f"largest difference in {self.target} {self.max_difference:.1e} of the largest "
+            "output"
+        )
+        batch = "any batch" if self.dynamic_batch else "this batch only"
+        lines = [f"{self.path}: {megabytes(self.bytes)}, {batch}; {compared}"]
+        lines += [self.note] if self.note else []
+        lines += [str(self.int8)] if self.int8 is not None else []
+        return "\n".join(lines)
+
+
+def export(
+    model: Any,
+    path: str | Path,
+    example_inputs: Any = None,
+    *,
+    to: str | None = None,
+    overwrite: bool = False,
+    tolerance: float = TOLERANCE,
+    int8: Any = None,
+) -> Exported:
+    """Write a model for a runtime, read it back there, and compare it with the model.
+
+    Batch normalisation is folded into the convolutions before it (in ONNX and OpenVINO files), the
+    number of examples is left open where the exporter can, and what was removed from the model is
+    told in the file where it has room for that.
+
+    Args:
+        model: dense or cut; unchanged, exported in eval mode.
+        path: of the file, or of the directory; its suffix says the target.
+        example_inputs: what the model takes; it is compared on these.
+        to: "onnx", "openvino", "pt2", "executorch", "litert", "coreml", "safetensors", "keras" or
+            "savedmodel"; None goes by the suffix.
+        overwrite: replace what is there.
+        tolerance: the largest difference that is let through, relative to the largest output.
+        int8: (images, labels) or images to calibrate eight-bit arithmetic with: an ONNX file is
+            then quantised by ONNX Runtime as well, beside the first, and compared with it.
+
+    Returns:
+        What was written, with the largest difference.
+
+    Raises:
+        ExportError: there is no such target, a package is missing, the exporter cannot take the
+            model, the file is there already, or what was read back does something else.
+
+    Example:
+        >>> import tempfile, torch, secateurs as sec
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = sec.export(model, f"{folder}/small.pt2", torch.randn(2, 4))
+        >>> made.max_difference < 1e-5
+        True
+    """
+    path = Path(path)
+    target = target_of(path, to)
+    framework = framework_of(model)
+    target.check(framework)
+    if int8 is not None and target.name != "onnx":
+        raise ExportError(f"int8: expected an ONNX file (small.onnx); received {target.name}")
+    if path.exists() and not overwrite:
+        raise ExportError(f"{path}: exists already; replace it with overwrite=True (--overwrite)")
+    backend = backend_of(model)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that it is moved there whole or not at all.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            made = _written(backend, model, Path(folder) / path.name, example_inputs, target)
+            if made.max_difference is not None and not made.max_difference <= tolerance:
+                raise ExportError(
+                    f"{path}: expected {target.name} to do as the model does, within "
+                    f"{tolerance:.0e} of the largest output; received a difference of "
+                    f"{made.max_difference:.1e}. Nothing was written."
+                )
+            _move(Path(folder), path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
+    quantized = None if int8 is None else quantize(path, int8, overwrite=overwrite)
+    return Exported(
+        path,
+        target.name,
+        made.bytes,
+        made.max_difference,
+        made.dynamic_batch,
+        made.note,
+        quantized,
+    )
+
+
+def _written(
+    backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target
+) -> Exported:
+    """What is at ``path``, written and compared."""
+    note = ""
+    if target.name in ("onnx", "openvino"):
+        onnx_path = path.with_suffix(".onnx")
+        dynamic = backend.write_file(model, onnx_path, example_inputs, "onnx")
+        folded = onnx_files.finish_(onnx_path, cut_of(model))
+        note = f"{folded} batch normalisations folded" if folded else ""
+        names = onnx_files.input_names(onnx_path)
+        if target.name == "openvino":
+            _convert_to_openvino(onnx_path, path)
+            onnx_path.unlink()
+        difference = max(
+            _difference_of_session(backend, model, path, names, inputs, target)
+            for inputs in _batches(example_inputs, dynamic)
+        )
+    else:
+        dynamic = backend.write_file(model, path, example_inputs, target.name)
+        note = NOT_RUN_HERE.get(target.name, "")
+        difference = None
+        if not note:
+            difference = max(
+                relative_difference(
+                    backend.run_file(model, path, inputs, target.name),
+                    backend.outputs(model, inputs),
+                )
+                for inputs in _batches(example_inputs, dynamic)
+            )
+    size = file_bytes(path) + sum(
+        file_bytes(one) for one in path.parent.iterdir() if one != path and one.is_file()
+    )
+    return Exported(path, target.name, size, difference, dynamic, note)
+
+
+def _difference_of_session(
+    backend: Backend,
+    model: Any,
+    path: Path,
+    names: Sequence[str],
+    example_inputs: Any,
+    target: Target,
+) -> float:
+    runtime: Runtime = "openvino" if target.name == "openvino" else "onnxruntime"
+    session = onnx_session(path, Conditions(runtime=runtime))
+    inputs = backend.input_arrays(model, example_inputs)
+    found = session(dict(zip(names, inputs, strict=True)))
+    return relative_difference(found, backend.outputs(model, example_inputs))
+
+
+def _batches(example_inputs: Any, dynamic: bool) -> list[Any]:
+    """The inputs to compare on: as given, and one more example where any number is promised."""
+    return [example_inputs, _one_more(example_inputs)] if dynamic else [example_inputs]
+
+
+def _one_more(inputs: Any) -> Any:
+    """The same inputs with the first example once more at the end."""
+    if isinstance(inputs, Mapping):
+        return {name: _one_more(value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_one_more(value) for value in inputs)
+    if getattr(inputs, "ndim", 0):
+        return inputs[[*range(len(inputs)), 0]]  # of arrays and tensors alike
+    return inputs
+
+
+def relative_difference(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float:
+    """The largest difference of any output, relative to the largest number of that output."""
+    if [one.shape for one in found] != [one.shape for one in expected]:
+        return float("inf")
+    largest = 0.0
+    for mine, theirs in zip(found, expected, strict=True):
+        if not theirs.size:
+            continue
+        gap = np.abs(mine.astype(np.float64) - theirs.astype(np.float64))
+        largest = max(largest, float(gap.max() / max(float(np.abs(theirs).max()), 1e-12)))
+        if not np.isfinite(gap).all():
+            return float("inf")
+    return largest
+
+
+def _convert_to_openvino(onnx_path: Path, path: Path) -> None:
+    import openvino
+
+    try:
+        # Otherwise weights are halved, and nothing can be compared.
+        openvino.save_model(openvino.convert_model(str(onnx_path)), path, compress_to_fp16=False)
+    except Exception as error:
+        raise ExportError(f"openvino: cannot take the model: {first_line(error)}") from error
+
+
+def _move(folder: Path, path: Path) -> None:
+    """Everything in the folder, to beside ``path``."""
+    for made in folder.iterdir():
+        place = path.parent / made.name
+        if place.is_dir():
+            shutil.rmtree(place)
+        os.replace(made, place)

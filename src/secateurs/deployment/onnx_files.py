@@ -1,0 +1,136 @@
+"""ONNX files, put in order: batch normalisation folded, the cut told in the metadata."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import METADATA_KEY
+from secateurs.errors import ExportError
+
+
+def finish_(path: Path, cut: Cut) -> int:
+    """Fold batch normalisation into convolutions, and write the cut into the metadata.
+
+    Args:
+        path: of an ONNX file, which is changed.
+        cut: what was removed from the model.
+
+    Returns:
+        How many normalisations were folded.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    folded = fold_(model)
+    for key, value in (("framework", METADATA_KEY), (METADATA_KEY, cut.to_json())):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    try:
+        onnx.save(model, path)
+    except ValueError as error:  # protobuf's own limit
+        raise ExportError(
+            f"{path.name}: an ONNX file of one piece may hold 2 GB; this model is larger"
+        ) from error
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # its content is inside now
+    return folded
+
+
+def fold_(model: Any) -> int:
+    """Fold every batch normalisation that follows a convolution alone; how many.
+
+    y = scale (w x + b - mean) / sqrt(variance + epsilon) + shift is a convolution again.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    values = {one.name: one for one in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(output.name for output in graph.output)
+    makers = {name: node for node in graph.node for name in node.output}
+    folded = 0
+    for node in list(graph.node):
+        if node.op_type != "BatchNormalization":
+            continue
+        source = makers.get(node.input[0])
+        if source is None or source.op_type != "Conv" or readers[node.input[0]] != 1:
+            continue
+        if any(name not in values for name in (*node.input[1:5], *source.input[1:])):
+            continue
+        scale, shift, mean, variance = (
+            numpy_helper.to_array(values[name]) for name in node.input[1:5]
+        )
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        weight = numpy_helper.to_array(values[source.input[1]])
+        bias: NDArray[Any] = np.zeros(len(weight), weight.dtype)
+        if len(source.input) > 2:
+            bias = numpy_helper.to_array(values[source.input[2]])
+        weight, bias = _folded(weight, bias, scale, shift, mean, variance, epsilon)
+        names = [f"{source.input[1]}_folded_{folded}", f"{source.input[1]}_shift_{folded}"]
+        for name, array in zip(names, (weight, bias), strict=True):
+            values[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            graph.initializer.append(values[name])
+        del source.input[1:]
+        source.input.extend(names)
+        source.output[0] = node.output[0]
+        makers[node.output[0]] = source
+        graph.node.remove(node)
+        folded += 1
+    _drop_unread(graph)
+    return folded
+
+
+def _folded(
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    scale: NDArray[Any],
+    shift: NDArray[Any],
+    mean: NDArray[Any],
+    variance: NDArray[Any],
+    epsilon: float,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+    shaped = factor.reshape(-1, *[1] * (weight.ndim - 1))
+    return (
+        (weight * shaped).astype(weight.dtype),
+        ((bias - mean) * factor + shift).astype(weight.dtype),
+    )
+
+
+def _drop_unread(graph: Any) -> None:
+    read = {name for node in graph.node for name in node.input}
+    for one in list(graph.initializer):
+        if one.name not in read:
+            graph.initializer.remove(one)
+
+
+def input_names(path: Path) -> list[str]:
+    """The names of a file's inputs, in order."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    inside = {one.name for one in graph.initializer}
+    return [one.name for one in graph.input if one.name not in inside]
+
+
+def has_dynamic_batch(path: Path) -> bool:
+    """Whether the first axis of every input may have any length."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    inside = {one.name for one in graph.initializer}
+    shapes = [one.type.tensor_type.shape for one in graph.input if one.name not in inside]
+    return all(not shape.dim or not shape.dim[0].HasField("dim_value") for shape in shapes)
+
+
+def cut_inside(path: Path) -> Cut:
+    """What was removed from the model in an ONNX file, as it says itself."""
+    import onnx
+
+    said = {one.key: one.value for one in onnx.load(path, load_external_data=False).metadata_props}
+    return Cut.from_json(said[METADATA_KEY]) if METADATA_KEY in said else Cut()

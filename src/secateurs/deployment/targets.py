@@ -1,0 +1,111 @@
+"""What models can be written for: the file, who can write it, and what must be installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateurs.errors import ExportError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A kind of file that a runtime reads.
+
+    Attributes:
+        name: as ``to=`` and ``--to`` call it.
+        suffix: of the file; "" is a directory.
+        modules: what must be importable, by framework.
+        command: what installs it.
+    """
+
+    name: str
+    suffix: str
+    modules: Mapping[str, tuple[str, ...]]
+    command: str
+
+    def check(self, framework: str) -> None:
+        """Raise unless models of this framework can be written here.
+
+        Raises:
+            ExportError: they cannot, or a package is missing; the message says what to do.
+        """
+        if framework not in self.modules:
+            raise ExportError(
+                f"{self.name}: expected a model of {' or '.join(self.modules)}; received one of "
+                f"{framework}. Its targets are: {', '.join(targets_of(framework))}"
+            )
+        for module in self.modules[framework]:
+            if importlib.util.find_spec(module) is None:
+                raise ExportError(
+                    f"{self.name}: needs the package {module!r}, which is not installed. "
+                    f"Install it: {self.command}"
+                )
+
+
+_ONNX = ("onnx", "onnxruntime")
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            "onnx",
+            ".onnx",
+            {"pytorch": (*_ONNX, "onnxscript"), "keras": _ONNX},
+            "pip install 'secateurs[export]'",
+        ),
+        Target(
+            "openvino",
+            ".xml",
+            {"pytorch": ("openvino", "onnx", "onnxscript"), "keras": ("openvino", "onnx")},
+            "pip install 'secateurs[export,openvino]'",
+        ),
+        Target("pt2", ".pt2", {"pytorch": ()}, "pip install torch"),
+        Target("executorch", ".pte", {"pytorch": ("executorch",)}, "pip install executorch"),
+        Target(
+            "litert",
+            ".tflite",
+            {"pytorch": ("litert_torch",), "keras": ("tensorflow",)},
+            "pip install litert-torch (PyTorch, in an environment of its own) or "
+            "pip install tensorflow (Keras)",
+        ),
+        Target("coreml", ".mlpackage", {"pytorch": ("coremltools",)}, "pip install coremltools"),
+        Target("safetensors", ".safetensors", {"pytorch": (), "keras": ()}, ""),
+        Target("keras", ".keras", {"keras": ()}, "pip install keras"),
+        Target("savedmodel", "", {"keras": ("tensorflow",)}, "pip install tensorflow"),
+    )
+}
+"""By name."""
+
+
+def targets_of(framework: str) -> list[str]:
+    """The names of the targets that a framework's models can be written for."""
+    return [name for name, target in TARGETS.items() if framework in target.modules]
+
+
+def target_of(path: Path, name: str | None) -> Target:
+    """The target of this name, or that a file's suffix says.
+
+    Raises:
+        ExportError: there is no such, or the suffix is another one's.
+    """
+    if name is None:
+        for target in TARGETS.values():
+            if target.suffix and target.suffix == path.suffix:
+                return target
+        known = ", ".join(target.suffix for target in TARGETS.values() if target.suffix)
+        raise ExportError(
+            f"{path}: expected a name that ends in one of {known}, or to=; received "
+            f"{path.suffix or 'no suffix'!r}"
+        )
+    if name not in TARGETS:
+        raise ExportError(f"to: no target is called {name!r}{nearest(name, list(TARGETS))}")
+    target = TARGETS[name]
+    if target.suffix and path.suffix != target.suffix:
+        raise ExportError(
+            f"{path}: expected a name that ends in {target.suffix} for {name}; received "
+            f"{path.suffix or 'none'!r}. Call it {path.with_suffix(target.suffix).name}"
+        )
+    return target

@@ -1,0 +1,113 @@
+"""Keras models, written for the runtimes that they will run in."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+
+from secateurs.deployment.onnx_files import has_dynamic_batch
+from secateurs.deployment.sessions import first_line
+from secateurs.errors import ExportError
+from secateurs.files import content_of, unpacked
+from secateurs.keras.model.example_inputs import as_arrays
+from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.saving import save
+
+
+def onnx_file(model: Any, path: Path, arrays: Sequence[NDArray[Any]]) -> list[str]:
+    """Write a model as ONNX, by Keras's own exporter; the names of its inputs, in order.
+
+    Args:
+        model: unchanged, but for being called once, which Keras asks for.
+        path: of the file.
+        arrays: inputs, in the order of ``model.inputs``.
+
+    Raises:
+        ExportError: Keras cannot, on this backend; the message says why.
+    """
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            model.predict_on_batch(arrays[0] if len(arrays) == 1 else list(arrays))
+            model.export(str(path), format="onnx", verbose=False)
+    except Exception as error:
+        raise ExportError(
+            f"{model.name}: Keras cannot write it as ONNX on this backend: {first_line(error)}"
+        ) from error
+    import onnx
+
+    return [one.name for one in onnx.load(path, load_external_data=False).graph.input]
+
+
+def outputs(model: Any, example_inputs: Any) -> list[NDArray[Any]]:
+    """What the model gives on these inputs, as for inference, as arrays."""
+    arrays = as_arrays(example_inputs, model)
+    found = model.predict_on_batch(arrays[0] if len(arrays) == 1 else arrays)
+    return [np.asarray(one) for one in keras.tree.flatten(found)]
+
+
+def input_arrays(model: Any, example_inputs: Any) -> list[NDArray[Any]]:
+    """The inputs as arrays, in the order of ``model.inputs``."""
+    return as_arrays(example_inputs, model)
+
+
+def write_file(model: Any, path: Path, example_inputs: Any, target: str) -> bool:
+    """Write the model for a target; whether the number of examples is left open.
+
+    Raises:
+        ExportError: Keras cannot, on this backend; the message says why.
+    """
+    if target == "onnx":
+        onnx_file(model, path, as_arrays(example_inputs, model))
+        return has_dynamic_batch(path)
+    if target in ("safetensors", "keras"):
+        save(model, path)
+        return True
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            form = {"savedmodel": "tf_saved_model", "litert": "litert"}[target]
+            model.export(str(path), format=form, verbose=False)
+    except Exception as error:
+        raise ExportError(
+            f"{model.name}: Keras cannot write it for {target} on this backend: {first_line(error)}"
+        ) from error
+    return True
+
+
+def run_file(model: Any, path: Path, example_inputs: Any, target: str) -> list[NDArray[Any]]:
+    """What a written file gives on these inputs, read back by its own runtime."""
+    if target == "keras":
+        return outputs(keras.saving.load_model(path), example_inputs)
+    if target == "safetensors":
+        return outputs(_filled(model, path), example_inputs)
+    import tensorflow as tf
+
+    arrays = as_arrays(example_inputs, model)
+    if target == "savedmodel":
+        found = tf.saved_model.load(str(path)).serve(*arrays)
+        return [np.asarray(one) for one in keras.tree.flatten(found)]
+    interpreter = tf.lite.Interpreter(str(path))
+    interpreter.allocate_tensors()
+    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
+        interpreter.set_tensor(detail["index"], array)
+    interpreter.invoke()
+    return [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
+
+
+def _filled(model: Any, path: Path) -> Any:
+    """A copy of the model with the weights of the file."""
+    twin = keras.models.clone_model(model)
+    state, _ = unpacked(content_of(path), load_tensors)
+    for leaf in leaves_of(twin):
+        leaf.variable.assign(state[leaf.name])
+    return twin

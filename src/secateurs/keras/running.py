@@ -1,0 +1,93 @@
+"""Keras models, ready to be timed: as they are, compiled, or in a runtime for ONNX files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from secateurs.deployment.sessions import onnx_session
+from secateurs.errors import MeasurementError
+from secateurs.keras.exporting import onnx_file
+from secateurs.keras.model.example_inputs import as_arrays, checked_model
+from secateurs.measurement.conditions import Conditions
+
+
+def runner(model: Any, example_inputs: Any, conditions: Conditions) -> Callable[[], object]:
+    """A callable that runs the model once, under these conditions, and waits for the result.
+
+    Args:
+        model: unchanged; run as for inference.
+        example_inputs: what it takes.
+        conditions: "eager" calls the model, "compile" goes through the backend's compiled
+            ``predict_on_batch``; Keras itself says the threads, the device and the type.
+
+    Raises:
+        MeasurementError: Keras cannot run it under these conditions.
+    """
+    model = checked_model(model)
+    arrays = [_repeated(one, conditions.batch) for one in as_arrays(example_inputs, model)]
+    if conditions.runtime in ("onnxruntime", "openvino"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            names = onnx_file(model, path, arrays)
+            session = onnx_session(path.read_bytes(), conditions)
+        feeds = dict(zip(names, arrays, strict=True))
+        return lambda: session(feeds)
+    if conditions.runtime == "channels-last" or conditions.dtype != "float32":
+        raise MeasurementError(
+            f"{conditions}: expected runtime eager, compile, onnxruntime or openvino and dtype "
+            "float32 for a Keras model, whose memory order and type are its own"
+        )
+    given = arrays[0] if len(arrays) == 1 else arrays
+    if conditions.runtime == "compile":
+        return lambda: model.predict_on_batch(given)
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)
+    call = _without_gradients(lambda: model(tensors, training=False))
+    # A number is read back: backends that work on their own have then come to the end.
+    return lambda: [
+        keras.ops.convert_to_numpy(one).ravel()[:1] for one in keras.tree.flatten(call())
+    ]
+
+
+def batch_size(example_inputs: Any, conditions: Conditions) -> int:
+    """Examples a call under these conditions."""
+    if conditions.batch is not None:
+        return conditions.batch
+    leaves = keras.tree.flatten(example_inputs)
+    return int(np.shape(leaves[0])[0]) if leaves and np.ndim(leaves[0]) else 1
+
+
+def peak_memory(model: Any, example_inputs: Any) -> int:
+    """Not to be had: Keras's backends do not tell what a pass holds.
+
+    Raises:
+        MeasurementError: always, with what to ask for instead.
+    """
+    del example_inputs
+    raise MeasurementError(
+        f"{model.name}: peak_memory_mb: expected a PyTorch model; a Keras backend does not tell "
+        "what a pass holds. Ask for params, size_mb or macs."
+    )
+
+
+def _repeated(array: Any, batch: int | None) -> Any:
+    if batch is None or array.ndim == 0 or len(array) == batch:
+        return array
+    return np.concatenate([array] * -(-batch // len(array)))[:batch]
+
+
+def _without_gradients(call: Callable[[], Any]) -> Callable[[], Any]:
+    if keras.backend.backend() != "torch":
+        return call
+    import torch
+
+    def run() -> Any:
+        with torch.no_grad():
+            return call()
+
+    return run

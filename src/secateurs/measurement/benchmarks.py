@@ -1,0 +1,247 @@
+"""Models timed side by side, over batch sizes, threads and runtimes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from secateurs import formatting
+from secateurs.backends import backend_of
+from secateurs.errors import DataError, MeasurementError, SecateursError
+from secateurs.files import write_atomically
+from secateurs.measurement.conditions import Conditions, Runtime, machine
+from secateurs.measurement.timing import Timing, clock_for, compare_times
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One model under one set of conditions.
+
+    Attributes:
+        model: its name.
+        conditions: what it was measured under.
+        images: examples a call.
+        timing: milliseconds a call, and its ratio to the first model's in the same passes.
+        macs_ratio: the first model's multiply-accumulates over this one's.
+        peak_memory_mb: of a pass over the example inputs, weights with it; None where it is not to
+            be had.
+    """
+
+    model: str
+    conditions: Conditions
+    images: int
+    timing: Timing
+    macs_ratio: float
+    peak_memory_mb: float | None
+
+    @property
+    def throughput(self) -> float:
+        """Examples a second, of the median."""
+        return 1000 * self.images / self.timing.median
+
+    @property
+    def speedup(self) -> float:
+        """Times as fast as the first model."""
+        return 1 / self.timing.ratio
+
+    @property
+    def speedup_range(self) -> tuple[float, float]:
+        """The quartiles of ``speedup`` over the passes."""
+        import numpy as np
+
+        low, high = np.percentile(self.timing.ratios, [25, 75])
+        return float(1 / high), float(1 / low)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "model": self.model,
+            **self.conditions.to_plain(),
+            "images": self.images,
+            "milliseconds": {f"p{p}": self.timing.percentile(p) for p in (5, 25, 50, 75, 95)},
+            "throughput": self.throughput,
+            "speedup": self.speedup,
+            "speedup_range": self.speedup_range,
+            "macs_ratio": self.macs_ratio,
+            "peak_memory_mb": self.peak_memory_mb,
+            "passes": len(self.timing.ratios),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What ``bench`` measured; ``print`` shows a table.
+
+    Attributes:
+        rows: one for each model and set of conditions.
+        machine: what it was measured on.
+        refused: conditions -> why nothing could be measured under them.
+    """
+
+    rows: tuple[Measured, ...]
+    machine: Mapping[str, str]
+    refused: Mapping[str, str]
+
+    def __str__(self) -> str:
+        columns = (
+            "model",
+            "conditions",
+            "a second",
+            "ms (median)",
+            "5 %",
+            "95 %",
+            "times as fast",
+            "quartiles",
+            "fewer MACs",
+            "peak memory",
+        )
+        rows = [
+            (
+                row.model,
+                str(row.conditions),
+                f"{row.throughput:.4g}",
+                f"{row.timing.median:.3g}",
+                f"{row.timing.percentile(5):.3g}",
+                f"{row.timing.percentile(95):.3g}",
+                f"{row.speedup:.2f}",
+                "{:.2f} to {:.2f}".format(*row.speedup_range),
+                f"{row.macs_ratio:.2f}",
+                "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.1f} MB",
+            )
+            for row in self.rows
+        ]
+        parts = [formatting.table(columns, rows, tuple(range(2, len(columns))))]
+        parts += [
+            f"{row.model} is not faster under {row.conditions}: {row.speedup:.2f} times, for "
+            f"{row.macs_ratio:.2f} times fewer MACs"
+            for row in self.rows
+            if row.macs_ratio > 1.05 and row.speedup <= 1
+        ]
+        parts += [f"{conditions}: {why}" for conditions, why in self.refused.items()]
+        return "\n".join(parts)
+
+    def to_json(self) -> str:
+        """Everything, as JSON text."""
+        plain = {
+            "format": "secateurs-bench",
+            "version": 1,
+            "machine": dict(self.machine),
+            "rows": [row.to_plain() for row in self.rows],
+            "refused": dict(self.refused),
+        }
+        return json.dumps(plain, indent=1) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write ``to_json`` to a file."""
+        write_atomically(Path(path), self.to_json().encode())
+
+
+def bench(
+    models: Sequence[Any] | Mapping[str, Any],
+    example_inputs: Any = None,
+    *,
+    runtimes: Sequence[str] = ("eager",),
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int | None] = (1,),
+    device: str = "cpu",
+    repeats: int = 15,
+    seed: int = 0,
+) -> Benchmark:
+    """Time models side by side, in turns and in random order, after a warm-up.
+
+    Args:
+        models: the first is what the others are compared with; by name, or in a list.
+        example_inputs: what they all take.
+        runtimes: "eager", "channels-last", "compile", "onnxruntime", "openvino".
+        batches: examples a call.
+        threads: of the processor; None leaves the runtime its own number.
+        device: "cpu" or "cuda".
+        repeats: passes over all models to begin with; more where the times scatter.
+        seed: of the order.
+
+    Returns:
+        The measurements. A runtime that refuses a model is told in ``refused``.
+
+    Raises:
+        MeasurementError: nothing could be measured under any of the conditions.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> wide, narrow = (torch.nn.Sequential(
+        ...     torch.nn.Linear(512, n), torch.nn.Linear(n, 512)) for n in (4096, 64))
+        >>> found = sec.bench({"wide": wide, "narrow": narrow}, torch.randn(1, 512))
+        >>> [row.model for row in found.rows]
+        ['wide', 'narrow']
+    """
+    named = _named(models)
+    macs = {name: _macs(model, example_inputs) for name, model in named.items()}
+    memory = {name: _memory(model, example_inputs) for name, model in named.items()}
+    rows: list[Measured] = []
+    refused: dict[str, str] = {}
+    for runtime in runtimes:
+        for count in threads:
+            for batch in batches:
+                conditions = Conditions(
+                    runtime=cast(Runtime, runtime), batch=batch, threads=count, device=device
+                )
+                try:
+                    timings = _timings(named, example_inputs, conditions, repeats, seed)
+                except MeasurementError as error:
+                    refused[str(conditions)] = str(error)
+                    continue
+                first = macs[next(iter(named))]
+                rows += [
+                    Measured(
+                        name, conditions, batch, timing, first / max(1, macs[name]), memory[name]
+                    )
+                    for name, timing in timings.items()
+                ]
+    if not rows:
+        raise MeasurementError("; ".join(f"{c}: {why}" for c, why in refused.items()))
+    return Benchmark(tuple(rows), machine(), refused)
+
+
+def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(models, Mapping):
+        named = dict(models)
+    elif isinstance(models, (list, tuple)):
+        names = ["dense", "small"] if len(models) == 2 else [f"model {n}" for n in range(1, 99)]
+        named = dict(zip(names, models, strict=False))
+    else:
+        named = {"model": models}
+    if not named:
+        raise DataError("bench: expected one model at least; received none")
+    return named
+
+
+def _timings(
+    models: Mapping[str, Any], example_inputs: Any, conditions: Conditions, repeats: int, seed: int
+) -> dict[str, Timing]:
+    runs = {
+        name: backend_of(model).runner(model, _inputs(model, example_inputs), conditions)
+        for name, model in models.items()
+    }
+    return compare_times(
+        runs, next(iter(runs)), clock=clock_for(conditions), repeats=repeats, seed=seed
+    )
+
+
+def _inputs(model: Any, example_inputs: Any) -> Any:
+    """What a model takes; Keras's know their own inputs, which tracing makes up."""
+    if example_inputs is not None:
+        return example_inputs
+    return backend_of(model).trace(model, None).source.example_inputs
+
+
+def _macs(model: Any, example_inputs: Any) -> int:
+    return backend_of(model).trace(model, example_inputs).macs()
+
+
+def _memory(model: Any, example_inputs: Any) -> float | None:
+    try:
+        return backend_of(model).peak_memory(model, _inputs(model, example_inputs)) / 1e6
+    except SecateursError:
+        return None

@@ -1,0 +1,300 @@
+"""How long any cut of a network will take, before it is made: a model fitted to measured cuts.
+
+A layer's time is taken to be a sum of terms that follow its widths: its multiply-accumulates, as
+they are and as they are with its widths filled up to the width of a vector; the numbers it writes
+and reads; its weights, which a batch of one reads but once. Depthwise layers have terms of their
+own, and once more where their width is no multiple of 4, 8 or 16: runtimes that keep channels in
+blocks fall off their fast path there. What a term costs on this machine, in this runtime, is found
+by timing some dozen real cuts of the network and a fit by non-negative least squares. How far off
+the model is is found by leaving each cut out in turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from secateurs.channels.network import Network, Role, Tensor
+from secateurs.errors import MeasurementError
+from secateurs.measurement.conditions import Conditions
+
+VECTOR = 16
+"""Channels that a vector of today's processors holds (float32, AVX-512), or two of the half."""
+
+TERMS = (
+    "constant",
+    "macs of 1x1",
+    "macs of kxk",
+    "macs in whole vectors",
+    "depthwise macs",
+    "depthwise, no multiple of 4",
+    "depthwise, no multiple of 8",
+    "depthwise, no multiple of 16",
+    "numbers moved",
+    "numbers moved, no multiple of 4",
+    "weights",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One contraction, by which its terms are found.
+
+    Attributes:
+        positions: multiply-accumulates for each number in the weight, or 0 for one without weights.
+        kernel: numbers of the weight for each pair of channels.
+        outputs: (units along its output axis), None where it keeps its length.
+        inputs: the same of its input axis.
+        lengths: of both axes, dense.
+        is_depthwise: whether each channel is only of itself.
+        constant: of its multiply-accumulates, and ``axes`` the units that they follow.
+    """
+
+    positions: float
+    kernel: int
+    outputs: NDArray[np.int64] | None
+    inputs: NDArray[np.int64] | None
+    lengths: tuple[int, int]
+    is_depthwise: bool
+    constant: int
+    axes: tuple[NDArray[np.int64], ...]
+
+
+class WidthTerms:
+    """The terms of a network's time, for any choice of atoms that stay."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._layers = [_layer_of(network, number) for number in range(len(network.contractions))]
+
+    def of(self, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The terms, summed over layers; shape (number of ``TERMS``,)."""
+        stays = self._network.solution.kept(alive)
+        counts: dict[int, int] = {}
+
+        def count(units: NDArray[np.int64] | None, length: int) -> int:
+            if units is None:
+                return length
+            if id(units) not in counts:
+                counts[id(units)] = int(stays[units].sum())
+            return counts[id(units)]
+
+        total = np.zeros(len(TERMS))
+        for layer in self._layers:
+            out = count(layer.outputs, layer.lengths[0])
+            into = count(layer.inputs, layer.lengths[1])
+            macs = float(layer.constant)
+            for axis in layer.axes:
+                macs *= count(axis, len(axis))
+            total += _terms(layer, out, into, macs)
+        total[0] = 1.0
+        return total
+
+
+def _terms(layer: _Layer, out: int, into: int, macs: float) -> NDArray[np.float64]:
+    terms = np.zeros(len(TERMS))
+    if not layer.positions:  # a product of activations: attention
+        terms[TERMS.index("macs of 1x1")] = macs
+        return terms
+    if layer.is_depthwise:
+        moved = 2 * layer.positions * out
+        terms[TERMS.index("depthwise macs")] = macs
+        for multiple in (4, 8, 16):
+            place = TERMS.index(f"depthwise, no multiple of {multiple}")
+            terms[place] = macs * (out % multiple != 0)
+    else:
+        moved = layer.positions * (out + into)
+        terms[TERMS.index("macs of 1x1" if layer.kernel == 1 else "macs of kxk")] = macs
+        filled = _filled(out) * _filled(into) / max(1, out * into)
+        terms[TERMS.index("macs in whole vectors")] = macs * filled
+        terms[TERMS.index("weights")] = macs / layer.positions
+    terms[TERMS.index("numbers moved")] = moved
+    terms[TERMS.index("numbers moved, no multiple of 4")] = moved * (out % 4 != 0)
+    return terms
+
+
+def _filled(width: int) -> int:
+    return -(-width // VECTOR) * VECTOR
+
+
+def _layer_of(network: Network, number: int) -> _Layer:
+    contraction = network.contractions[number]
+    product = contraction.macs
+    dense = product.constant * int(np.prod([len(axis) for axis in product.axes], dtype=np.int64))
+    weight = _weight_of(network, contraction.layer, product.axes)
+    if weight is None:
+        return _Layer(0.0, 1, None, None, (1, 1), False, product.constant, product.axes)
+    size = int(np.prod(weight.shape, dtype=np.int64))
+    out_axis, in_axis = (_axis(weight, role) for role in (Role.FILTER, Role.INPUT))
+    kernel = 1
+    for axis, length in enumerate(weight.shape):
+        kernel *= 1 if axis in (out_axis, in_axis) else length
+    return _Layer(
+        dense / size,
+        kernel,
+        None if out_axis is None else weight.axes.get(out_axis),
+        None if in_axis is None else weight.axes.get(in_axis),
+        (
+            1 if out_axis is None else weight.shape[out_axis],
+            1 if in_axis is None else weight.shape[in_axis],
+        ),
+        is_depthwise(weight),
+        product.constant,
+        product.axes,
+    )
+
+
+def _weight_of(network: Network, layer: str, axes: Sequence[NDArray[np.int64]]) -> Tensor | None:
+    """The tensor that a contraction multiplies with: of its layer, along the same axes."""
+    wanted = {id(axis) for axis in axes}
+    of_layer = [t for t in network.tensors.values() if t.layer == layer and len(t.shape) > 1]
+    fitting = [t for t in of_layer if {id(a) for a in t.axes.values()} <= wanted or not wanted]
+    return max(fitting or of_layer, key=lambda t: len(t.axes), default=None)
+
+
+def _axis(tensor: Tensor, role: Role) -> int | None:
+    return next((axis for axis, played in tensor.roles.items() if played is role), None)
+
+
+def is_depthwise(tensor: Tensor) -> bool:
+    """Whether a tensor is the weight of a convolution that keeps every channel to itself."""
+    out_axis, in_axis = (_axis(tensor, role) for role in (Role.FILTER, Role.INPUT))
+    if len(tensor.shape) < 3 or out_axis is None or len(tensor.axes) != 1:
+        return False
+    beside = [length for axis, length in enumerate(tensor.shape) if axis != out_axis]
+    return (tensor.shape[in_axis] == 1) if in_axis is not None else 1 in beside
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Milliseconds of any cut of one network, under the conditions it was fitted for.
+
+    Attributes:
+        conditions: runtime, batch, threads, number type, device.
+        images: examples a call.
+        dense_ms: what the dense network took: the median.
+        costs: milliseconds of each of ``TERMS``.
+        errors: relative errors of the fit, each cut left out in turn.
+        multiple: of channels, that widths are best kept multiples of: the smallest within a
+            twentieth of the fastest, by time for each multiply-accumulate.
+        at_multiples: multiple -> (time, MACs) of the network cut to half of its MACs, or as near as
+            it comes, at widths of that multiple; both relative to the dense network's.
+    """
+
+    conditions: Conditions
+    images: int
+    dense_ms: float
+    costs: tuple[float, ...]
+    errors: tuple[float, ...]
+    multiple: int
+    at_multiples: Mapping[int, tuple[float, float]]
+
+    def predictor(self, network: Network) -> Callable[[NDArray[np.bool_]], float]:
+        """Atoms that stay -> milliseconds of a pass."""
+        terms, costs = WidthTerms(network), np.array(self.costs)
+        return lambda alive: float(terms.of(alive) @ costs)
+
+    @property
+    def median_error(self) -> float:
+        """Half of the cuts, left out, were predicted nearer than this, relative to their time."""
+        return float(np.median(np.abs(self.errors)))
+
+    @property
+    def largest_error(self) -> float:
+        """The error of the cut that was predicted worst."""
+        return float(np.max(np.abs(self.errors)))
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.conditions}: {self.dense_ms:.3g} ms dense "
+            f"({self.images * 1000 / self.dense_ms:.4g} a second)",
+            f"a cut is predicted within {self.median_error:.1%} (median) and "
+            f"{self.largest_error:.1%} (worst of {len(self.errors)} cuts, each left out)",
+            "times as fast as dense: "
+            + ", ".join(
+                f"{1 / time:.2f} {_at(m)} ({1 / macs:.1f} times fewer MACs)"
+                for m, (time, macs) in sorted(self.at_multiples.items())
+            )
+            + f"; widths are kept at multiples of {self.multiple}",
+        ]
+        parts += [
+            f"a cut {_at(m)} is not faster than the dense model here"
+            for m, (time, _) in sorted(self.at_multiples.items())
+            if time >= 1
+        ]
+        return "\n".join(parts)
+
+    def to_json(self) -> str:
+        """As text that ``from_json`` reads."""
+        plain = {
+            "conditions": self.conditions.to_plain(),
+            "images": self.images,
+            "dense_ms": self.dense_ms,
+            "terms": TERMS,
+            "costs": self.costs,
+            "errors": self.errors,
+            "multiple": self.multiple,
+            "at_multiples": {str(m): both for m, both in self.at_multiples.items()},
+        }
+        return json.dumps(plain, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> LatencyModel:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            MeasurementError: it is something else, or of other terms.
+        """
+        try:
+            plain: dict[str, Any] = json.loads(text)
+            if tuple(plain["terms"]) != TERMS:
+                raise KeyError("terms")
+            return cls(
+                Conditions(**plain["conditions"]),
+                plain["images"],
+                plain["dense_ms"],
+                tuple(plain["costs"]),
+                tuple(plain["errors"]),
+                plain["multiple"],
+                {int(m): (both[0], both[1]) for m, both in plain["at_multiples"].items()},
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise MeasurementError(
+                f"expected a latency model as this version writes it; received something else "
+                f"({error}). Measure it again: sec.profile(model, x, fresh=True)."
+            ) from error
+
+
+def _at(multiple: int) -> str:
+    return "at any width" if multiple == 1 else f"at multiples of {multiple}"
+
+
+def fit(
+    terms: NDArray[np.float64], times: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(cost of each term, relative error of each cut when it is left out).
+
+    Args:
+        terms: shape (cuts, number of ``TERMS``).
+        times: of the cuts, above 0; shape (cuts,).
+    """
+    errors = np.empty(len(times))
+    for place in range(len(times)):
+        others = np.arange(len(times)) != place
+        predicted = terms[place] @ _solved(terms[others], times[others])
+        errors[place] = predicted / times[place] - 1
+    return _solved(terms, times), errors
+
+
+def _solved(terms: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Costs of at least 0 by which the relative errors are least."""
+    scale = np.maximum(terms.max(axis=0), 1e-300)
+    costs, _ = nnls(terms / scale / times[:, None], np.ones(len(times)))
+    found: NDArray[np.float64] = costs / scale
+    return found

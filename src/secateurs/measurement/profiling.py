@@ -1,0 +1,240 @@
+"""From a model to its latency model: some dozen cuts of it, timed where it will run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from secateurs.backends import Backend, backend_named, backend_of
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.data.cache import cache_folder
+from secateurs.errors import BudgetError, MeasurementError
+from secateurs.files import write_atomically
+from secateurs.measurement.conditions import (
+    Conditions,
+    NumberType,
+    Runtime,
+    check_installed,
+    fingerprint,
+    machine,
+)
+from secateurs.measurement.latency_model import LatencyModel, WidthTerms, fit
+from secateurs.measurement.timing import Timing, clock_for, compare_times
+
+MULTIPLES = (1, 4, 8, 16)
+NEAR_ENOUGH = 1.05
+"""A multiple is taken before a larger one that is faster by no more than this factor."""
+
+_DENSE = "the dense model"
+_TRUSTED_OF_SAMPLES = 0.05
+_DOUBTFUL = 0.12
+
+
+def profile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    runtime: str = "eager",
+    batch: int | None = None,
+    threads: int | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    cuts: int = 16,
+    fresh: bool = False,
+    seed: int = 0,
+) -> LatencyModel:
+    """Measure how long cuts of a model take on this machine, and predict any other.
+
+    Some dozen cuts of random widths are made and timed beside the dense model, in turns; none is
+    kept. What was measured is kept on disk for this model, these conditions, this machine and the
+    versions of the libraries.
+
+    Args:
+        model: unchanged.
+        example_inputs: what the model takes.
+        runtime: "eager", "channels-last", "compile", "onnxruntime" or "openvino".
+        batch: examples a call; None is as many as ``example_inputs`` holds.
+        threads: of the processor; None leaves the runtime its own number. With one thread the
+            processor's own time is measured, which a busy machine disturbs least.
+        dtype: "float32", "float16" or "bfloat16".
+        device: "cpu" or "cuda".
+        cuts: how many cuts of random widths to time.
+        fresh: measure again even where a measurement is kept.
+        seed: of the cuts and of the order in which they are timed.
+
+    Returns:
+        The latency model; ``sec.plan(..., latency_model=...)`` takes it, and ``print`` shows it.
+
+    Raises:
+        UnknownNameError: no such runtime, or it is not installed.
+        MeasurementError: the machine is too noisy, or the runtime refuses the model.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Linear(256, 10))
+        >>> found = sec.profile(model, torch.randn(1, 64), threads=1, cuts=6)
+        >>> found.dense_ms > 0
+        True
+    """
+    conditions = Conditions(
+        runtime=cast(Runtime, runtime),
+        batch=batch,
+        threads=threads,
+        dtype=cast(NumberType, dtype),
+        device=device,
+    )
+    network = backend_of(model).trace(model, example_inputs)
+    return profile_network(network, conditions, cuts=cuts, fresh=fresh, seed=seed)
+
+
+def profile_network(
+    network: Network,
+    conditions: Conditions,
+    *,
+    cuts: int = 16,
+    fresh: bool = False,
+    seed: int = 0,
+) -> LatencyModel:
+    """As ``profile``, of a model that is traced already."""
+    check_installed(conditions.runtime)
+    place = _cache_file(network, conditions, cuts, seed)
+    if not fresh and place.exists():
+        try:
+            return LatencyModel.from_json(place.read_text(encoding="utf-8"))
+        except (MeasurementError, OSError):
+            pass  # of another version, or damaged: measure again
+    found = _measured(network, conditions, cuts, seed)
+    write_atomically(place, found.to_json().encode())
+    return found
+
+
+def _measured(network: Network, conditions: Conditions, cuts: int, seed: int) -> LatencyModel:
+    backend = backend_named(network.source.framework)
+    bench = _Bench(network, backend, conditions, seed)
+    halves = _halves(network, seed)
+    at_half = bench.times(list(halves.values()), repeats=15)
+    at_multiples = {
+        m: (timing.ratio, network.macs(cut) / network.macs())
+        for (m, cut), timing in zip(halves.items(), at_half, strict=True)
+    }
+    samples = [(cut, timing.ratio) for cut, timing in zip(halves.values(), at_half, strict=True)]
+    dense = [timing.median / timing.ratio for timing in at_half]
+    for cut in random_cuts(network, cuts, seed):
+        (timing,) = bench.times([cut], repeats=9)
+        samples.append((cut, timing.ratio))
+        dense.append(timing.median / timing.ratio)
+    dense_ms = float(np.median(dense))
+    terms = WidthTerms(network)
+    rows = [terms.of(network.alive())]
+    rows += [terms.of(network.alive(network.removed_by(cut))) for cut, _ in samples]
+    times = dense_ms * np.array([1.0, *(ratio for _, ratio in samples)])
+    costs, errors = fit(np.array(rows), times)
+    # A cut that fits badly is either odd or was disturbed: timed once more, it shows which.
+    doubtful = [place for place in range(len(samples)) if abs(errors[place + 1]) > _DOUBTFUL]
+    for place in doubtful:
+        (timing,) = bench.times([samples[place][0]], repeats=25)
+        times[place + 1] = dense_ms * timing.ratio
+    if doubtful:
+        costs, errors = fit(np.array(rows), times)
+    return LatencyModel(
+        conditions,
+        bench.images,
+        dense_ms,
+        tuple(costs.tolist()),
+        tuple(errors.tolist()),
+        best_multiple(at_multiples),
+        at_multiples,
+    )
+
+
+class _Bench:
+    """The dense model, ready to run, beside which cuts of it are timed."""
+
+    def __init__(
+        self, network: Network, backend: Backend, conditions: Conditions, seed: int
+    ) -> None:
+        self._network, self._backend = network, backend
+        self._conditions, self._seed = conditions, seed
+        self._model, self._inputs = network.source.model, network.source.example_inputs
+        self._dense = backend.runner(self._model, self._inputs, conditions)
+        self.images = backend.batch_size(self._inputs, conditions)
+
+    def times(self, cuts: Sequence[Cut], repeats: int) -> list[Timing]:
+        """Of each cut, all timed in turns beside the dense model."""
+        runs = {_DENSE: self._dense}
+        for number, cut in enumerate(cuts):
+            small = self._backend.apply(self._model, cut, self._inputs, proof=False)
+            runs[f"cut {number}"] = self._backend.runner(small, self._inputs, self._conditions)
+        found = compare_times(
+            runs,
+            _DENSE,
+            clock=clock_for(self._conditions),
+            repeats=repeats,
+            trusted=_TRUSTED_OF_SAMPLES,
+            seed=self._seed,
+        )
+        return [found[f"cut {number}"] for number in range(len(cuts))]
+
+
+def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
+    """The smallest multiple that is as fast as the fastest, but for a twentieth; 1 of none.
+
+    Args:
+        at_multiples: multiple -> (time, MACs) of a cut, relative to the dense network's.
+    """
+    if not at_multiples:
+        return 1
+    costs = {m: time / macs for m, (time, macs) in at_multiples.items()}
+    return min(m for m, cost in costs.items() if cost <= NEAR_ENOUGH * min(costs.values()))
+
+
+def _halves(network: Network, seed: int) -> dict[int, Cut]:
+    """Multiple -> a cut to half of the MACs, or as near as there is one, at such widths."""
+    from secateurs.criteria.scoring import score
+    from secateurs.planning.planner import plan
+
+    scores = score(network, "random", seed=seed)
+    found: dict[int, Cut] = {}
+    for multiple in MULTIPLES:
+        for share in (0.5, 0.75, 0.9):
+            try:
+                found[multiple] = plan(network, scores, {"macs": share}, multiple=multiple)
+            except BudgetError:
+                continue
+            break
+    return {m: cut for m, cut in found.items() if cut.channels}
+
+
+def random_cuts(network: Network, number: int, seed: int) -> Iterator[Cut]:
+    """Cuts of random widths, each group's its own: a third free, the others at multiples."""
+    lots = np.random.default_rng(seed)
+    for turn in range(number):
+        multiple = (1, 4, 8, 16)[turn % 4]
+        middle = lots.uniform(0.3, 0.9)
+        chosen: dict[str, list[int]] = {}
+        for group in network.groups:
+            width = len(group)
+            share = float(np.clip(middle + lots.uniform(-0.25, 0.25), 0.05, 1.0))
+            step = multiple if width >= multiple else 1
+            kept = min(width, max(step, round(share * width / step) * step))
+            if kept < width:
+                chosen[group.name] = sorted(
+                    lots.choice(width, size=width - kept, replace=False).tolist()
+                )
+        yield network.cut(chosen)
+
+
+def _cache_file(network: Network, conditions: Conditions, cuts: int, seed: int) -> Path:
+    tensors = [(t.name, t.shape, t.itemsize) for t in network.tensors.values()]
+    products = [
+        (c.layer, c.macs.constant, [len(axis) for axis in c.macs.axes])
+        for c in network.contractions
+    ]
+    name = fingerprint(
+        machine(), network.name, tensors, products, conditions.to_plain(), cuts, seed
+    )
+    return cache_folder() / "latency" / f"{name}.json"

@@ -1,0 +1,223 @@
+"""What may remain of a network: limits, each in a unit of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.errors import BudgetError, nearest
+from secateurs.measurement.conditions import CONDITION_NAMES, Conditions
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.planning.timed_units import (
+    Latency,
+    LatencyMs,
+    Predictor,
+    Speedup,
+    Throughput,
+    TimedUnit,
+)
+from secateurs.planning.tried_units import Drop, PeakMemoryMb
+from secateurs.planning.units import Channels, Limit, Macs, Params, SizeMb, Unit
+
+UNITS: Mapping[str, Unit] = {
+    unit.name: unit
+    for unit in (
+        Channels(),
+        Params(),
+        Macs(),
+        SizeMb(),
+        Latency(),
+        LatencyMs(),
+        Throughput(),
+        Speedup(),
+        Drop(),
+        PeakMemoryMb(),
+    )
+}
+"""By the name that a budget calls them. A new unit is a class and a line here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What may remain. Several limits at once must all hold.
+
+    Each is a fraction of the dense model (a number below 1, such as 0.5) or absolute.
+
+    Attributes:
+        channels: of the widths of layers that can be pruned. Half of the channels is half of each
+            width, whether single channels go or whole heads, positions in them, or groups: a width
+            of 8 heads of 4 is 32 channels, and 6 heads of 3 leave 18 of them.
+        params: numbers in the parameters.
+        macs: multiply-accumulates of a pass over the example inputs.
+        size_mb: the saved file, in megabytes of 1,000,000 bytes; an absolute size below one
+            megabyte is written with its unit, as in ``"0.4 MB"`` or ``"400 kB"``.
+        latency: share of the time that the dense model takes a call.
+        latency_ms: milliseconds a call; always absolute, as are the next three.
+        throughput: examples a second, at least.
+        speedup: times as fast as the dense model, at least.
+        drop: the largest loss of the task's own metric: 0.01 is a point of accuracy. Where it is
+            the only limit, the smallest model within it is looked for.
+        peak_memory_mb: weights and activations that a pass holds at once, in megabytes.
+        runtime: where the times are meant for: "eager", "channels-last", "compile",
+            "onnxruntime" or "openvino".
+        batch: examples a call; as many as the example inputs hold if left out.
+        threads: of the processor; the runtime's own number if left out.
+        dtype: of the arithmetic.
+        device: "cpu" or "cuda".
+
+    Example:
+        >>> import secateurs as sec
+        >>> sec.Budget(macs=0.5).limits
+        {'macs': 0.5}
+        >>> sec.Budget.parse("latency=0.5,runtime=onnxruntime,threads=1").conditions.runtime
+        'onnxruntime'
+    """
+
+    channels: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    size_mb: float | str | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+    throughput: float | None = None
+    speedup: float | None = None
+    drop: float | None = None
+    peak_memory_mb: float | None = None
+    runtime: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            names = ", ".join(UNITS)
+            raise BudgetError(f"expected a budget of at least one of {names}; received none")
+        for name, limit in self.limits.items():
+            UNITS[name].check(limit)
+        said = self._said_of_conditions
+        if said and not self.is_timed:
+            raise BudgetError(
+                f"{', '.join(said)}: says where a time is meant for; expected one of latency, "
+                f"latency_ms, throughput and speedup beside it; received "
+                f"{', '.join(self.limits)}"
+            )
+        if said:
+            _ = self.conditions  # raises where there are no such
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits that were given."""
+        given = ((name, getattr(self, name)) for name in UNITS)
+        return {name: value for name, value in given if value is not None}
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a limit is one of time."""
+        return any(isinstance(UNITS[name], TimedUnit) for name in self.limits)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the times are meant for."""
+        return Conditions(**self._said_of_conditions)
+
+    @property
+    def as_plain(self) -> dict[str, Limit | int]:
+        """All that was given, as ``of`` takes it."""
+        return {**self.limits, **self._said_of_conditions}
+
+    @property
+    def _said_of_conditions(self) -> dict[str, Any]:
+        given = ((name, getattr(self, name)) for name in CONDITION_NAMES)
+        return {name: value for name, value in given if value is not None}
+
+    def units(self, network: Network, model: LatencyModel | None = None) -> dict[str, Unit]:
+        """The units of the limits; those of time with a latency model at work on the network."""
+        predictor = None if model is None else Predictor(network, model)
+        return {
+            name: replace(unit, predictor=predictor) if isinstance(unit, TimedUnit) else unit
+            for name, unit in UNITS.items()
+            if name in self.limits
+        }
+
+    @property
+    def first_guess(self) -> Budget:
+        """The limits that can be predicted; half of the MACs where there are none."""
+        tried = [name for name in self.limits if UNITS[name].is_tried]
+        return self.without(*tried) or Budget(macs=0.5)
+
+    def without(self, *names: str) -> Budget | None:
+        """The same without these limits; None where none is left."""
+        plain = {n: v for n, v in self.as_plain.items() if n not in names}
+        left = [name for name in plain if name in UNITS]
+        if not any(isinstance(UNITS[name], TimedUnit) for name in left):
+            plain = {name: plain[name] for name in left}
+        return Budget(**plain) if left else None  # type: ignore[arg-type]
+
+    def absolute(self, dense: Mapping[str, float]) -> dict[str, float]:
+        """The limits in absolute numbers (sizes in bytes), given what the dense model takes."""
+        return {
+            name: UNITS[name].absolute(limit, dense[name]) for name, limit in self.limits.items()
+        }
+
+    def absolute_for(
+        self, network: Network, units: Mapping[str, Unit] | None = None
+    ) -> dict[str, float]:
+        """The limits in absolute numbers (sizes in bytes, times in ms), given the dense network."""
+        units = units or UNITS
+        return self.absolute({name: units[name].measure(network, Cut()) for name in self.limits})
+
+    @classmethod
+    def from_absolute(cls, limits: Mapping[str, float]) -> Budget:
+        """The budget whose limits are these numbers, as ``absolute`` gives them."""
+        given = {name: UNITS[name].limit_from(number) for name, number in limits.items()}
+        return cls(**given)  # type: ignore[arg-type]
+
+    @classmethod
+    def parse(cls, source: str) -> Budget:
+        """Read ``"macs=0.5,size_mb=15"``.
+
+        Raises:
+            BudgetError: an unknown unit, or something that is no number.
+        """
+        given: dict[str, Limit] = {}
+        said: dict[str, str] = {}
+        names = [*UNITS, *CONDITION_NAMES]
+        for part in source.split(","):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or name not in names:
+                raise BudgetError(
+                    f"expected a budget such as 'macs=0.5' or 'size_mb=15,params=0.4'; received "
+                    f"{part!r}{nearest(name, names)}"
+                )
+            if name in UNITS:
+                given[name] = UNITS[name].read(value)
+            else:
+                said[name] = value
+        numbers = {n: v for n, v in Conditions.from_text(said).to_plain().items() if n in said}
+        return cls(**given, **numbers)  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, given: Budget | str | Mapping[str, Limit]) -> Budget:
+        """A budget, as text such as ``"macs=0.5"`` or as a mapping such as ``{"macs": 0.5}``.
+
+        Raises:
+            BudgetError: it is none of these, or names an unknown unit.
+        """
+        if isinstance(given, Budget):
+            return given
+        if isinstance(given, str):
+            return cls.parse(given)
+        if isinstance(given, Mapping):
+            names = [*UNITS, *CONDITION_NAMES]
+            for name in given:
+                if name not in names:
+                    raise BudgetError(f"no budget is called {name!r}{nearest(str(name), names)}")
+            return cls(**given)  # type: ignore[arg-type]
+        raise BudgetError(
+            "expected a budget: sec.Budget(macs=0.5), 'macs=0.5' or {'macs': 0.5}; received "
+            f"{given!r}"
+        )

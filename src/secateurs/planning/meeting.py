@@ -1,0 +1,142 @@
+"""How what only a cut model can tell is measured, for ``prune`` to meet a budget of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from secateurs.backends import backend_named
+from secateurs.calibration.batches import batches
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.errors import BudgetError, DataError
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.measurement.timing import clock_for, compare_times
+from secateurs.planning.budget import UNITS, Budget
+from secateurs.planning.timed_units import TimedUnit
+from secateurs.planning.trials import Trial, Trials, Workshop
+
+Metric = Callable[[Any], float]
+_DENSE, _CUT = "the dense model", "the cut model"
+
+
+def needs_trials(budget: Budget) -> bool:
+    """Whether a budget can be met only by making and measuring models."""
+    return any(UNITS[n].is_tried or isinstance(UNITS[n], TimedUnit) for n in budget.limits)
+
+
+def meet(
+    network: Network,
+    budget: Budget,
+    plan: Callable[[Budget], Cut],
+    make: Callable[[Cut], Any],
+    latency_model: LatencyModel | None,
+    validation: Any,
+) -> tuple[Any, Trial, list[Trial]]:
+    """(the model, the trial it is of, all trials).
+
+    Args:
+        network: of the dense model.
+        budget: with a limit that is timed or tried.
+        plan: a budget that can be predicted -> the cut.
+        make: the cut -> the model, proven.
+        latency_model: for limits of time; else None.
+        validation: (images, labels), batches of such, or a function of a model that returns its
+            metric, larger being better; for a limit on the drop.
+
+    Raises:
+        BudgetError: it cannot be met; the message says the nearest that was measured.
+        DataError: a drop is asked for and there are no data to tell it by.
+        MeasurementError: the machine is too noisy to time.
+    """
+    limits: dict[str, float] = {}
+    measure: dict[str, Callable[[Any], float]] = {}
+    for name in budget.limits:
+        if isinstance(UNITS[name], TimedUnit) and latency_model is not None:
+            timer = _Timer(network, latency_model)
+            limits[name] = _limit_of_time(budget, name, latency_model)
+            measure[name] = timer.measure_in(name)
+    if "drop" in budget.limits:
+        metric = _metric_of(network, validation)
+        dense = metric(network.source.model)
+        limits["drop"] = float(budget.limits["drop"])
+        measure["drop"] = lambda model: dense - metric(model)
+    if "peak_memory_mb" in budget.limits:
+        peak = _peak_memory(network)
+        limits["peak_memory_mb"] = UNITS["peak_memory_mb"].absolute(
+            budget.limits["peak_memory_mb"], peak(network.source.model)
+        )
+        measure["peak_memory_mb"] = peak
+    trials = Trials(
+        budget, Workshop(plan, make, measure, limits, budget.units(network, latency_model))
+    )
+    model, chosen = trials.run()
+    return model, chosen, trials.made
+
+
+class _Timer:
+    """Times a cut model beside the dense one; a model that was timed last is not timed again."""
+
+    def __init__(self, network: Network, latency_model: LatencyModel) -> None:
+        self._backend = backend_named(network.source.framework)
+        self._inputs = network.source.example_inputs
+        self._latency_model = latency_model
+        self._conditions = latency_model.conditions
+        self._dense = self._backend.runner(network.source.model, self._inputs, self._conditions)
+
+    def measure_in(self, name: str) -> Callable[[Any], float]:
+        """Model -> what it takes in this unit's count."""
+        unit = UNITS[name]
+        if not isinstance(unit, TimedUnit):
+            raise BudgetError(f"{name}: expected a unit of time")
+        model_of, is_relative = self._latency_model, name in ("latency", "speedup")
+
+        def measured(model: Any) -> float:
+            small = self._backend.runner(model, self._inputs, self._conditions)
+            timing = compare_times(
+                {_DENSE: self._dense, _CUT: small},
+                _DENSE,
+                clock=clock_for(self._conditions),
+                trusted=0.02,
+            )[_CUT]
+            # A share of the dense model's time is a ratio within the same passes.
+            taken = timing.ratio * model_of.dense_ms if is_relative else timing.median
+            return unit.measured(taken, model_of.images)
+
+        return measured
+
+
+def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> float:
+    unit = UNITS[name]
+    return unit.absolute(budget.limits[name], latency_model.dense_ms)
+
+
+def _metric_of(network: Network, validation: Any) -> Metric:
+    if callable(validation):
+        own: Metric = validation
+        return lambda model: float(own(model))
+    if validation is None:
+        raise DataError(
+            "drop: expected data to tell the loss by; received none. Give validation=(images, "
+            "labels), not the test data, or validation= a function of a model that returns its "
+            "metric, larger being better."
+        )
+    backend = backend_named(network.source.framework)
+    inputs = network.source.example_inputs
+    images = list(batches(validation, inputs, "drop", labels=True))
+
+    def accuracy(model: Any) -> float:
+        _, right = backend.judged(backend.trace(model, inputs), Cut(), images)
+        if right is None:
+            raise DataError(
+                "drop: expected a model that puts images into classes, and their labels; received "
+                "another task's. Give validation= a function of a model that returns its metric."
+            )
+        return right
+
+    return accuracy
+
+
+def _peak_memory(network: Network) -> Callable[[Any], float]:
+    backend, inputs = backend_named(network.source.framework), network.source.example_inputs
+    return lambda model: backend.peak_memory(model, inputs) / 1e6

@@ -1,0 +1,153 @@
+"""Units of time: latency and what is reckoned from it, predicted by a latency model.
+
+All are milliseconds in here, so that less is better: of a call, or of an example for throughput.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.errors import BudgetError
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.planning.units import Candidate, Limit, Unit
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A latency model at work on one network.
+
+    Attributes:
+        network: as traced.
+        model: fitted for it.
+    """
+
+    network: Network
+    model: LatencyModel
+
+    @cached_property
+    def _milliseconds(self) -> Callable[[NDArray[np.bool_]], float]:
+        return self.model.predictor(self.network)
+
+    @cached_property
+    def _scale(self) -> float:
+        """What the fit is off by for the dense network, which has been measured."""
+        return self.model.dense_ms / self._milliseconds(self.network.alive())
+
+    def milliseconds(self, candidate: Candidate) -> float:
+        """Of a call, after a cut."""
+        return self._scale * self._milliseconds(candidate.alive)
+
+
+@dataclass(frozen=True)
+class TimedUnit(Unit):
+    """A unit that a latency model predicts; without one it can only be read and shown.
+
+    Attributes:
+        predictor: the latency model at work; None before there is one.
+    """
+
+    predictor: Predictor | None = field(default=None)
+
+    def predict(self, candidate: Candidate) -> float:
+        return self._predictor.milliseconds(candidate)
+
+    def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
+        del so_far
+        return self.predict(Candidate(network, network.alive(network.removed_by(cut))))
+
+    def measured(self, milliseconds: float, images: int) -> float:
+        """What a call of so many milliseconds, of so many images, is in this unit's count."""
+        del images
+        return milliseconds
+
+    @property
+    def _predictor(self) -> Predictor:
+        if self.predictor is None:
+            raise BudgetError(
+                f"{self.name}: expected a latency model; received none. Ask sec.prune or sec.plan "
+                "for it; a study's rounds take channels, params, macs and size_mb."
+            )
+        return self.predictor
+
+    def show(self, number: float) -> str:
+        return f"{number:.3g} ms"
+
+
+class Latency(TimedUnit):
+    """A fraction of the dense model's time."""
+
+    name = "latency"
+
+    def check(self, limit: Limit) -> None:
+        super().check(limit)
+        if float(limit) > 1:
+            raise BudgetError(
+                f"latency: expected a fraction of the dense model's, such as 0.5; received "
+                f"{limit}. For milliseconds: latency_ms={limit}"
+            )
+
+    def absolute(self, limit: Limit, dense: float) -> float:
+        return float(limit) * dense
+
+    def show(self, number: float) -> str:
+        if self.predictor is None:
+            return super().show(number)
+        return f"{number / self.predictor.model.dense_ms:.3g} ({number:.3g} ms)"
+
+
+class LatencyMs(TimedUnit):
+    """Milliseconds a call."""
+
+    name = "latency_ms"
+
+    def absolute(self, limit: Limit, dense: float) -> float:
+        del dense
+        return float(limit)
+
+
+class Throughput(TimedUnit):
+    """Examples a second, at least."""
+
+    name = "throughput"
+
+    def absolute(self, limit: Limit, dense: float) -> float:
+        del dense
+        return 1000 / float(limit)
+
+    def predict(self, candidate: Candidate) -> float:
+        return self.measured(super().predict(candidate), self._predictor.model.images)
+
+    def measured(self, milliseconds: float, images: int) -> float:
+        return milliseconds / images
+
+    def show(self, number: float) -> str:
+        return f"{1000 / number:.4g} a second"
+
+
+class Speedup(TimedUnit):
+    """Times as fast as the dense model, at least."""
+
+    name = "speedup"
+
+    def check(self, limit: Limit) -> None:
+        super().check(limit)
+        if float(limit) < 1:
+            raise BudgetError(
+                f"speedup: expected a number of at least 1, such as 2; received {limit}. For a "
+                f"fraction of the time: latency={limit}"
+            )
+
+    def absolute(self, limit: Limit, dense: float) -> float:
+        return dense / float(limit)
+
+    def show(self, number: float) -> str:
+        if self.predictor is None:
+            return super().show(number)
+        return f"{self.predictor.model.dense_ms / number:.3g}"

@@ -1,0 +1,198 @@
+"""The units that a budget can be given in, one small class each.
+
+A unit says how a limit is read from text, checked and made absolute; what a network takes of it,
+predicted before a cut is made and measured once it is known; and how a number of it is shown. A
+new unit is a class here (or a file of its own) and a line in ``UNITS``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs import formatting
+from secateurs.channels.cost import Cost
+from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import file_bytes
+from secateurs.channels.network import Network
+from secateurs.errors import BudgetError
+
+Limit = float | str
+"""As users give it: a fraction of the dense model, an absolute number, or a size as text."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network of which only some atoms would stay.
+
+    Attributes:
+        network: as traced.
+        alive: whether each atom stays; shape (atoms,).
+    """
+
+    network: Network
+    alive: NDArray[np.bool_]
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What it would cost."""
+        return self.network.cost_of(self.alive)
+
+
+class Unit(ABC):
+    """What a budget can limit.
+
+    Attributes:
+        name: as a budget's keyword, and on the command line.
+    """
+
+    name: ClassVar[str]
+
+    def read(self, text: str) -> Limit:
+        """The limit that a text such as ``"0.5"`` gives.
+
+        Raises:
+            BudgetError: it is no number.
+        """
+        try:
+            return float(text)
+        except ValueError:
+            raise BudgetError(f"{self.name}: expected a number; received {text!r}") from None
+
+    def check(self, limit: Limit) -> None:
+        """Raise unless the limit can be one of this unit.
+
+        Raises:
+            BudgetError: it cannot.
+        """
+        if isinstance(limit, str) or not limit > 0:
+            raise BudgetError(f"{self.name}: expected a number above 0; received {limit}")
+
+    def absolute(self, limit: Limit, dense: float) -> float:
+        """The limit as ``measure`` counts, given what the dense model takes.
+
+        A number below 1 is a fraction of the dense model, and so is 1.0; 1 is one.
+        """
+        number = float(limit)
+        is_fraction = number < 1 or (number == 1 and isinstance(limit, float))
+        return number * dense if is_fraction else number
+
+    def limit_from(self, absolute: float) -> Limit:
+        """The limit that ``absolute`` reads as this number: never as a fraction."""
+        return max(absolute, 2.0)
+
+    @abstractmethod
+    def predict(self, candidate: Candidate) -> float:
+        """What a network takes, before it is cut: cheap, since a search asks hundreds of times."""
+
+    def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
+        """What the network takes after a cut.
+
+        Args:
+            network: as traced.
+            cut: of this network.
+            so_far: what had gone before the network was traced.
+        """
+        del so_far
+        return self.predict(Candidate(network, network.alive(network.removed_by(cut))))
+
+    def show(self, number: float) -> str:
+        """A number of this unit, as a message says it."""
+        return formatting.count(number)
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether only a cut model can tell: then a search makes and measures several."""
+        return False
+
+
+class Channels(Unit):
+    """Channels of the groups that can be pruned."""
+
+    name = "channels"
+
+    def predict(self, candidate: Candidate) -> float:
+        return candidate.cost.channels
+
+
+class Params(Unit):
+    """Numbers in the parameters."""
+
+    name = "params"
+
+    def predict(self, candidate: Candidate) -> float:
+        return candidate.cost.params
+
+
+class Macs(Unit):
+    """Multiply-accumulates of a pass over the example inputs."""
+
+    name = "macs"
+
+    def predict(self, candidate: Candidate) -> float:
+        return candidate.cost.macs
+
+
+class SizeMb(Unit):
+    """The saved file: megabytes to the user, bytes in here.
+
+    It is predicted by its tensors; its header is known once the cut is, and grows with it.
+    """
+
+    name = "size_mb"
+
+    def read(self, text: str) -> Limit:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    def check(self, limit: Limit) -> None:
+        if isinstance(limit, str):
+            bytes_from(limit)
+        else:
+            super().check(limit)
+
+    def absolute(self, limit: Limit, dense: float) -> float:
+        if isinstance(limit, str):
+            return bytes_from(limit)
+        is_fraction = limit < 1 or (limit == 1 and isinstance(limit, float))
+        return limit * (dense if is_fraction else 1e6)
+
+    def limit_from(self, absolute: float) -> Limit:
+        return f"{absolute / 1e3:.3f} kB"
+
+    def predict(self, candidate: Candidate) -> float:
+        return candidate.cost.bytes
+
+    def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
+        # The file's header tells of all that has gone, and only a cut of this network has shapes.
+        whole = so_far.then(cut) if so_far else cut
+        return file_bytes(network, whole)
+
+    def show(self, number: float) -> str:
+        return f"{number / 1e6:.3g} MB"
+
+
+def bytes_from(size: str) -> float:
+    """``"400 kB"`` -> 400000.0.
+
+    Raises:
+        BudgetError: it is no size.
+    """
+    number, unit = size.strip(), "mb"
+    for known in ("kb", "mb", "gb"):
+        if size.strip().lower().endswith(known):
+            number, unit = size.strip()[:-2], known
+    try:
+        value = float(number) * {"kb": 1e3, "mb": 1e6, "gb": 1e9}[unit]
+    except ValueError:
+        value = -1.0
+    if value <= 0:
+        raise BudgetError(f"size_mb: expected a size such as 15 or '400 kB'; received {size!r}")
+    return value

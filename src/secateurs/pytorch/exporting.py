@@ -1,0 +1,213 @@
+"""PyTorch models, written for the runtimes that they will run in, and read back."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from secateurs.deployment.sessions import first_line
+from secateurs.errors import ExportError
+from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.saving import read, save
+from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+
+Exported = Any
+
+
+def outputs(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
+    """What the model gives on these inputs in eval mode, as arrays."""
+    ready = _ready(model)
+    arguments, keywords = as_call(example_inputs, ready)
+    with torch.no_grad():
+        return _arrays(ready(*arguments, **keywords))
+
+
+def input_arrays(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
+    """The inputs as arrays, in the order that the forward pass takes them."""
+    return _arrays(as_call(example_inputs, model))
+
+
+def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> bool:
+    """Write the model for a target; whether the number of examples is left open.
+
+    Raises:
+        ExportError: the exporter cannot take the model; the message names the operation.
+    """
+    if target == "safetensors":
+        save(model, path)
+        return True
+    ready = _ready(model)
+    arguments, keywords = as_call(example_inputs, ready)
+    if target == "onnx":
+        return _write_onnx(ready, arguments, keywords, path)
+    with _quietly(target):
+        program, is_open = _program(ready, arguments, keywords)
+        if target == "pt2":
+            torch.export.save(program, path)
+        elif target == "executorch":
+            _write_executorch(program, path)
+        elif target == "litert":
+            import litert_torch
+
+            litert_torch.convert(ready, arguments, keywords or None).export(str(path))
+            is_open = False
+        elif target == "coreml":
+            import coremltools
+
+            coremltools.convert(program.run_decompositions({})).save(str(path))
+    return is_open
+
+
+def run_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> list[NDArray[Any]]:
+    """What a written file gives on these inputs, read back by its own runtime."""
+    arguments, keywords = as_call(example_inputs, model)
+    with _quietly(target), torch.no_grad():
+        if target == "pt2":
+            return _arrays(torch.export.load(path).module()(*arguments, **keywords))
+        if target == "safetensors":
+            state, _ = read(path)
+            twin = _ready(model)
+            twin.load_state_dict(state, strict=False)  # of tied tensors, one name is kept
+            return _arrays(twin(*arguments, **keywords))
+        if target == "executorch":
+            from executorch.runtime import Runtime
+
+            method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
+            return _arrays(method.execute(list(tensors_in((arguments, keywords)))))
+        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
+
+        return _run_litert(Interpreter(str(path)), _arrays((arguments, keywords)))
+
+
+def _run_litert(interpreter: Any, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    interpreter.allocate_tensors()
+    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
+        interpreter.set_tensor(detail["index"], array)
+    interpreter.invoke()
+    return [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
+
+
+def _write_onnx(model: nn.Module, arguments: Any, keywords: Any, path: Path) -> bool:
+    """By PyTorch's exporter; by its older one where that cannot."""
+    reasons = []
+    for attempt in (_newer, _older):
+        for is_open in (True, False):
+            try:
+                with _quietly("onnx"), torch.no_grad():
+                    attempt(model, arguments, keywords, path, is_open)
+            except ExportError as error:
+                reasons.append(str(error))
+                continue
+            return is_open
+    raise ExportError(f"{reasons[0]}; by the older exporter: {reasons[-1]}")
+
+
+def _newer(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
+    if is_open:
+        arguments, keywords = mapped(arguments, _several), mapped(keywords, _several)
+    torch.onnx.export(
+        model,
+        arguments,
+        path,
+        kwargs=keywords,
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        dynamic_shapes=_open_shapes(arguments, keywords) if is_open else None,
+    )
+
+
+def _older(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
+    names = [f"input_{number}" for number, _ in enumerate(tensors_in((arguments, keywords)))]
+    axes = {name: {0: "batch"} for name in [*names, "output"]}
+    torch.onnx.export(
+        model,
+        (*arguments, dict(keywords)) if keywords else arguments,
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=names,
+        output_names=["output"] if is_open else None,
+        dynamic_axes=axes if is_open else None,
+    )
+
+
+def _program(model: nn.Module, arguments: Any, keywords: Any) -> tuple[Exported, bool]:
+    """(the exported program, whether the number of examples is left open)."""
+    shapes = _open_shapes(arguments, keywords)
+    several = mapped(arguments, _several), mapped(keywords, _several)
+    try:
+        return torch.export.export(model, *several, dynamic_shapes=shapes), True
+    except Exception:  # noqa: BLE001 - the forward pass takes the batch for a constant
+        return torch.export.export(model, arguments, keywords), False
+
+
+def _open_shapes(arguments: Any, keywords: Any) -> Any:
+    """The first axis of every input of any length."""
+
+    def first_axis(tensor: torch.Tensor) -> Any:
+        return {0: torch.export.Dim.DYNAMIC} if tensor.ndim else None
+
+    shapes = tuple(mapped(arguments, first_axis))
+    return {**mapped(keywords, first_axis)} if keywords and not arguments else shapes
+
+
+def _several(tensor: torch.Tensor) -> torch.Tensor:
+    """Two examples for one: exporters take a length of one for a constant."""
+    return torch.cat([tensor, tensor]) if tensor.ndim and len(tensor) == 1 else tensor
+
+
+def _write_executorch(program: Exported, path: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(checked_model(model)).eval()
+
+
+def _arrays(values: Any) -> list[NDArray[Any]]:
+    return [np.asarray(t.detach().cpu().numpy()) for t in tensors_in(_plain(values))]
+
+
+def _plain(values: Any) -> Any:
+    """Outputs as lists: dataclasses of Hugging Face are mappings of a kind of their own."""
+    to_tuple: Callable[[], Any] | None = getattr(values, "to_tuple", None)
+    return to_tuple() if callable(to_tuple) else values
+
+
+@contextmanager
+def _quietly(target: str) -> Iterator[None]:
+    """Without what exporters print and log; what they raise becomes one line."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except ExportError:
+        raise
+    except OSError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ExportError(f"{target}: cannot take the model: {first_line(cause)}") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,73 @@
+"""The memory that a pass holds at once: weights, and activations while something needs them."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.tracing.op_call import tensors_in
+
+
+def peak_memory(model: nn.Module, example_inputs: Any) -> int:
+    """Bytes of the weights, the inputs and the most activations that are alive at once.
+
+    Counted from the tensors themselves, so it is the same on every machine. What a kernel takes for
+    itself while it runs is not in it.
+
+    Args:
+        model: unchanged; run in eval mode.
+        example_inputs: what its forward takes.
+    """
+    ready = copy.deepcopy(checked_model(model)).eval()
+    arguments, keywords = as_call(example_inputs, ready)
+    state = [*ready.parameters(), *ready.buffers()]
+    alive = _Alive()
+    with alive, torch.no_grad():
+        alive.count(state)
+        alive.count(list(tensors_in((arguments, keywords))))
+        ready(*arguments, **keywords)
+    return alive.peak
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive, as operations make them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: int = 0
+        self.peak: int = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def count(self, tensors: list[torch.Tensor]) -> None:
+        """Take notice of what these hold."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage in self._known:
+                continue
+            self._known.add(storage)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._gone, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation, and take notice of what it made."""
+        del types
+        made = func(*args, **(kwargs or {}))
+        self.count(list(tensors_in(made)))
+        return made

@@ -1,0 +1,223 @@
+"""Files for runtimes: they do there what the model does here, or are not written."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import secateurs as sec
+from secateurs.deployment import exporter, onnx_files
+from secateurs.deployment.targets import TARGETS
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A cut convolutional model, whose normalisations are not the identity."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    layers += [nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model.train()(3 * torch.randn(32, 3, 8, 8) + 1)
+    return sec.prune(model.eval(), torch.randn(1, 3, 8, 8), "macs=0.5")
+
+
+@pytest.fixture(scope="module")
+def exported(small, tmp_path_factory):
+    """The model as ONNX, exported once: that takes seconds."""
+    folder = tmp_path_factory.mktemp("exported")
+    return sec.export(small.model, folder / "small.onnx", torch.randn(1, 3, 8, 8))
+
+
+@pytest.fixture
+def written_already(exported, monkeypatch):
+    """Lets an ONNX file that is asked for again be a copy of that one."""
+    from secateurs import pytorch
+
+    def copy(model, path, *rest):
+        shutil.copy(exported.path, path)
+        return True
+
+    monkeypatch.setattr(pytorch, "write_file", copy)
+
+
+def in_onnxruntime(path, x):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+
+
+def test_an_onnx_file_does_what_the_model_does_for_any_batch(small, exported):
+    made, path = exported, exported.path
+    assert made.dynamic_batch
+    assert made.max_difference < 1e-5
+    assert made.bytes == path.stat().st_size
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 8, 8)
+        with torch.no_grad():
+            expected = small.model(x).numpy()
+        assert in_onnxruntime(path, x) == pytest.approx(expected, abs=1e-5)
+    model = onnx.load(path)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    assert onnx_files.cut_inside(path) == small.cut
+    assert [one.name for one in path.parent.iterdir()] == ["small.onnx"]
+
+
+@pytest.mark.parametrize("name", ["small.pt2", "small.safetensors"])
+def test_other_files_are_read_back_and_compared(small, tmp_path, name):
+    x = torch.randn(2, 3, 8, 8)
+    made = sec.export(small.model, tmp_path / name, x)
+    assert made.max_difference == 0
+    assert made.dynamic_batch
+    if name.endswith("pt2"):
+        again = torch.export.load(tmp_path / name).module()
+        assert torch.equal(again(x[:1].repeat(7, 1, 1, 1))[:1], again(x[:1].repeat(3, 1, 1, 1))[:1])
+
+
+@pytest.mark.usefixtures("written_already")
+def test_openvino_does_what_the_model_does(small, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    x = torch.randn(2, 3, 8, 8)
+    made = sec.export(small.model, tmp_path / "small.xml", x)
+    assert made.max_difference < 1e-5
+    assert {one.name for one in tmp_path.iterdir()} == {"small.xml", "small.bin"}
+    compiled = openvino.compile_model(
+        tmp_path / "small.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    with torch.no_grad():
+        assert compiled(x.numpy())[0] == pytest.approx(small.model(x).numpy(), abs=1e-5)
+
+
+def test_what_does_something_else_is_not_written(small, tmp_path, monkeypatch):
+    from secateurs import pytorch
+
+    def wrong(model, path, *rest):
+        state = {name: tensor * 1.1 for name, tensor in model.state_dict().items()}
+        sec.save(small.model, path)
+        from safetensors.torch import save_file
+
+        save_file(state, path)
+        return True
+
+    monkeypatch.setattr(pytorch, "write_file", wrong)
+    with pytest.raises(sec.ExportError, match="expected safetensors to do as the model does"):
+        sec.export(small.model, tmp_path / "small.safetensors", torch.randn(1, 3, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_stays_unless_it_may_go(small, tmp_path):
+    place = tmp_path / "small.safetensors"
+    place.write_text("precious")
+    x = torch.randn(1, 3, 8, 8)
+    with pytest.raises(sec.ExportError, match="exists already; replace it with overwrite=True"):
+        sec.export(small.model, place, x)
+    assert place.read_text() == "precious"
+    assert sec.export(small.model, place, x, overwrite=True).max_difference == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "message"),
+    [
+        ("small.tflite", None, r"needs the package 'litert_torch'.*pip install litert-torch"),
+        ("small.pte", None, r"needs the package 'executorch'.*pip install executorch"),
+        ("small.mlpackage", "coreml", r"needs the package 'coremltools'.*pip install coremltools"),
+        ("small.keras", None, r"expected a model of keras; received one of pytorch"),
+        ("small.bin", None, r"expected a name that ends in one of \.onnx"),
+        ("small.onnx", "onyx", r"no target is called 'onyx'; did you mean 'onnx'"),
+        ("small.pt", "pt2", r"expected a name that ends in \.pt2.*Call it small\.pt2"),
+    ],
+)
+def test_what_cannot_be_is_answered(small, tmp_path, monkeypatch, name, to, message):
+    monkeypatch.setattr(
+        "secateurs.deployment.targets.importlib.util.find_spec", lambda module: None
+    )
+    with pytest.raises(sec.ExportError, match=message):
+        sec.export(small.model, tmp_path / name, torch.randn(1, 3, 8, 8), to=to)
+
+
+def test_an_operation_that_no_exporter_takes_is_named(tmp_path):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.linalg.eigvals(self.layer(x)).real
+
+    with pytest.raises(sec.ExportError, match=r"linalg_eig"):
+        sec.export(Odd(), tmp_path / "odd.onnx", torch.randn(4, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
+    def refuse(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(exporter.tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(sec.ExportError, match="cannot be written: Read-only file system"):
+        sec.export(small.model, tmp_path / "a.pt2", torch.randn(1, 3, 8, 8))
+
+
+def test_normalisations_are_folded_where_a_convolution_is_read_by_nothing_else(tmp_path):
+    lots = np.random.default_rng(0)
+
+    def tensor(name, *shape, low=-1.0):
+        return numpy_helper.from_array(lots.uniform(low, 1, shape).astype(np.float32), name)
+
+    def info(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+    values = [tensor("w", 4, 3, 3, 3), tensor("b", 4)]
+    norms = []
+    for n in (1, 2):
+        values += [tensor(f"{p}{n}", 4) for p in ("scale", "shift", "mean")]
+        values.append(tensor(f"variance{n}", 4, low=0.1))
+        norms.append([f"{p}{n}" for p in ("scale", "shift", "mean", "variance")])
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c1"]),
+        helper.make_node("BatchNormalization", ["c1", *norms[0]], ["n1"], epsilon=1e-2),
+        helper.make_node("Conv", ["x", "w"], ["c2"]),
+        helper.make_node("BatchNormalization", ["c2", *norms[1]], ["n2"]),
+        helper.make_node("Add", ["c2", "n2"], ["a"]),  # it reads what the normalisation does
+        helper.make_node("Add", ["n1", "a"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [info("x")], [info("y")], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(model, before)
+    assert onnx_files.fold_(model) == 1
+    onnx.save(model, after)
+    x = torch.randn(2, 3, 6, 6)
+    assert in_onnxruntime(after, x) == pytest.approx(in_onnxruntime(before, x), abs=1e-5)
+    assert [n.op_type for n in model.graph.node].count("BatchNormalization") == 1
+    assert "b" not in {one.name for one in model.graph.initializer}
+
+
+@pytest.mark.usefixtures("written_already")
+def test_eight_bits_are_smaller_and_nearly_the_same(small, tmp_path):
+    images = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        labels = small.model(torch.from_numpy(images)).argmax(1).numpy()
+    made = sec.export(small.model, tmp_path / "s.onnx", images[:1], int8=(images, labels))
+    assert made.int8.path.name == "s-int8.onnx"
+    kinds = {n.op_type for n in onnx.load(made.int8.path).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} & kinds or "QLinearConv" in kinds
+    right = (in_onnxruntime(made.int8.path, torch.from_numpy(images)).argmax(1) == labels).mean()
+    assert made.int8.accuracy == (1.0, pytest.approx(right))
+    assert made.int8.agreement == pytest.approx(right)
+    assert right > 0.8
+    assert made.int8.timing.ratio > 0
+    with pytest.raises(sec.ExportError, match=r"int8: expected an ONNX file"):
+        sec.export(small.model, tmp_path / "s.pt2", images[:1], int8=images)
+    with pytest.raises(sec.DataError, match="int8: expected images to calibrate with"):
+        sec.export(small.model, tmp_path / "t.onnx", images[:1], int8=images[:0])
+
+
+def test_every_target_says_what_installs_it():
+    for target in TARGETS.values():
+        assert target.command.startswith("pip install") or target.name == "safetensors"
+        assert Path(f"x{target.suffix}").suffix == target.suffix

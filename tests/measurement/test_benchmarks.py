@@ -1,0 +1,106 @@
+"""Models side by side: what is measured, what is told of it, in a table, JSON and a figure."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs.measurement import benchmarks
+from secateurs.measurement.timing import Timing
+from secateurs.report.benchmark_figure import speedups
+
+
+def model(width):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Each run takes as many milliseconds as its model is wide, on a slope of its own a pass."""
+    widths = {}
+
+    def compare(runs, reference, **options):
+        times = {name: [w * (1 + p / 100) for p in range(20)] for name, w in widths.items()}
+        return {
+            name: Timing(
+                tuple(own), tuple(a / b for a, b in zip(own, times[reference], strict=True))
+            )
+            for name, own in times.items()
+        }
+
+    monkeypatch.setattr(benchmarks, "compare_times", compare)
+    return widths
+
+
+def test_what_is_told_of_the_times(timed):
+    timed |= {"dense": 40.0, "small": 50.0}
+    found = sec.bench([model(40), model(10)], torch.randn(1, 10), batches=(1, 8))
+    assert [(row.model, row.images) for row in found.rows] == [
+        ("dense", 1),
+        ("small", 1),
+        ("dense", 8),
+        ("small", 8),
+    ]
+    dense, small = found.rows[2:]
+    assert dense.timing.median == pytest.approx(40 * 1.095)
+    assert dense.throughput == pytest.approx(8000 / (40 * 1.095))
+    assert small.speedup == pytest.approx(0.8)
+    assert small.macs_ratio == 4
+    assert dense.peak_memory_mb == pytest.approx(4 * (400 + 40 + 400 + 10 + 10 + 80) / 1e6)
+    table = str(found)
+    assert "small is not faster under eager, batch 8, 1 thread: 0.80 times, for 4.00" in table
+    plain = json.loads(found.to_json())
+    assert plain["rows"][3]["speedup"] == pytest.approx(0.8)
+    assert plain["rows"][3]["milliseconds"]["p95"] == pytest.approx(50 * 1.1805)
+    assert plain["machine"]["cores"]
+
+
+def test_the_figure_says_both_ratios(timed):
+    timed |= {"dense": 40.0, "small": 20.0}
+    found = sec.bench([model(40), model(10)], torch.randn(1, 10))
+    (axes,) = speedups(found).axes
+    assert [bar.get_width() for bar in axes.patches] == [pytest.approx(2)]
+    marks = next(line for line in axes.lines if line.get_gid() == "fewer-macs")
+    assert list(marks.get_xdata()) == [4]
+
+
+def test_a_runtime_that_refuses_is_told_and_the_others_are_measured(timed, monkeypatch):
+    from secateurs import pytorch
+
+    real = pytorch.runner
+
+    def runner(one, inputs, conditions):
+        if conditions.runtime == "compile":
+            raise sec.MeasurementError("compile: no compiler")
+        return real(one, inputs, conditions)
+
+    monkeypatch.setattr(pytorch, "runner", runner)
+    timed |= {"a": 1.0}
+    found = sec.bench({"a": model(4)}, torch.randn(1, 10), runtimes=("compile", "eager"))
+    assert len(found.rows) == 1
+    assert "compile: no compiler" in str(found)
+    with pytest.raises(sec.MeasurementError, match="no compiler"):
+        sec.bench({"a": model(4)}, torch.randn(1, 10), runtimes=("compile",))
+
+
+@pytest.mark.parametrize("runtime", ["eager", "channels-last", "onnxruntime", "openvino"])
+def test_every_runtime_runs_the_model_itself(runtime):
+    """What a run gives is what the model gives, on as many examples as were asked for."""
+    from secateurs.measurement.conditions import Conditions
+    from secateurs.pytorch import runner
+
+    pytest.importorskip("openvino" if runtime == "openvino" else "onnxruntime")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    net.append(nn.Linear(8 * 36, 5))
+    x = torch.randn(2, 3, 8, 8)
+    run = runner(net.train(), x, Conditions(runtime=runtime, batch=5, threads=1))
+    found = run()
+    found = torch.as_tensor(found[0] if isinstance(found, list) else found)
+    with torch.no_grad():
+        expected = net.eval()(x[[0, 1, 0, 1, 0]])
+    assert found.numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    assert net.train().training

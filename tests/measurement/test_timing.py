@@ -1,0 +1,73 @@
+"""Timing in turns, on a clock that the test turns itself."""
+
+import numpy as np
+import pytest
+
+import secateurs as sec
+from secateurs.measurement.conditions import Conditions, check_installed, machine
+from secateurs.measurement.timing import compare_times
+
+
+class Clock:
+    """Seconds that pass only where a run says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def run(self, milliseconds, noise=0.0, seed=0):
+        lots = np.random.default_rng(seed)
+
+        def run():
+            self.now += milliseconds * (1 + noise * lots.standard_normal()) / 1000
+
+        return run
+
+
+def test_times_and_ratios_are_those_of_the_clock():
+    clock = Clock()
+    found = compare_times({"dense": clock.run(8), "cut": clock.run(2)}, "dense", clock=clock)
+    assert found["cut"].median == pytest.approx(2)
+    assert found["cut"].ratio == pytest.approx(0.25)
+    assert found["dense"].ratio == 1
+    assert found["cut"].error == pytest.approx(0, abs=1e-9)
+
+
+def test_what_scatters_is_measured_longer_and_its_error_is_that_of_a_median():
+    clock = Clock()
+    runs = {"dense": clock.run(50), "cut": clock.run(50, noise=0.1)}
+    found = compare_times(runs, "dense", clock=clock, repeats=15, trusted=0.02)["cut"]
+    assert len(found.ratios) > 15
+    medians = [np.median(1 + 0.1 * np.random.default_rng(s).standard_normal(60)) for s in range(99)]
+    assert 0.5 < found.error / np.std(medians) * np.sqrt(len(found.ratios) / 60) < 2
+
+
+def test_a_machine_that_is_too_noisy_is_said_to_be_so():
+    clock = Clock()
+    runs = {"dense": clock.run(50), "cut": clock.run(50, noise=0.4)}
+    with pytest.raises(sec.MeasurementError, match=r"cut: too noisy to time: after 40 passes .* 0"):
+        compare_times(runs, "dense", clock=clock, repeats=5, trusted=0.001)
+
+
+def test_conditions_are_checked_and_read_from_text():
+    assert Conditions.from_text({"runtime": "openvino", "threads": "2"}).threads == 2
+    with pytest.raises(sec.UnknownNameError, match="did you mean 'onnxruntime'"):
+        Conditions(runtime="onnxruntim")
+    with pytest.raises(sec.BudgetError, match="threads: expected a whole number above 0"):
+        Conditions.from_text({"threads": "half"})
+    with pytest.raises(sec.UnknownNameError, match="expected float32, float16 or bfloat16"):
+        Conditions(dtype="int4")
+    assert str(Conditions(runtime="eager", batch=2, threads=1)) == "eager, batch 2, 1 thread"
+
+
+def test_a_runtime_that_is_missing_is_answered_with_the_command(monkeypatch):
+    monkeypatch.setattr("secateurs.measurement.conditions._version", lambda package: None)
+    with pytest.raises(sec.UnknownNameError, match="pip install onnx onnxruntime"):
+        check_installed("onnxruntime")
+
+
+def test_the_machine_is_told_with_its_versions():
+    assert {"processor", "cores", "numpy"} <= machine().keys()
+    assert machine()["numpy"] == np.__version__

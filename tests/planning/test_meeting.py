@@ -1,0 +1,113 @@
+"""Pruning to what only a cut model can tell: real models, measured by an independent route."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Two classes told apart by one direction; eight of 64 hidden neurons do all the work."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.01)
+        for i in range(8):
+            model[0].weight[i] = 0
+            model[0].weight[i, i] = 1 + 0.1 * i
+            model[2].weight[:, i] = (
+                torch.tensor([0.1 * (i + 1), 0]) if i % 2 else torch.tensor([0, 0.1 * (i + 1)])
+            )
+        model[0].bias.zero_()
+        model[2].bias.zero_()
+    images = torch.randn(400, 8, generator=torch.Generator().manual_seed(1))
+    labels = model(images).argmax(1)
+    return model, images.numpy(), labels.numpy()
+
+
+def accuracy(model, images, labels):
+    with torch.no_grad():
+        return float((model(torch.from_numpy(images)).argmax(1).numpy() == labels).mean())
+
+
+def test_the_smallest_model_within_a_drop_of_accuracy(trained):
+    model, images, labels = trained
+    found = sec.prune(
+        model, images[:1], sec.Budget(drop=0.05), validation=(images, labels), floor=1
+    )
+    assert accuracy(model, images, labels) == 1
+    assert accuracy(found.model, images, labels) >= 0.95
+    assert found.model[0].out_features <= 8  # what does nothing is gone
+    assert len(found.trials) <= 9
+    own = sec.prune(
+        model,
+        images[:1],
+        sec.Budget(drop=0.05),
+        validation=lambda one: accuracy(one, images, labels),
+        floor=1,
+    )
+    assert own.cut == found.cut
+
+
+def test_a_drop_without_data_or_without_classes_is_refused(trained):
+    model, images, _ = trained
+    with pytest.raises(sec.DataError, match="drop: expected data to tell the loss by"):
+        sec.prune(model, images[:1], "drop=0.01")
+
+
+def test_memory_is_what_is_counted_by_hand():
+    from secateurs.pytorch.memory import peak_memory
+
+    model = nn.Sequential(
+        nn.Linear(10, 1000, bias=False), nn.ReLU(), nn.Linear(1000, 5, bias=False)
+    )
+    # Weights, input, and at the most two wide activations: of the layer and of the ReLU.
+    assert peak_memory(model, torch.zeros(3, 10)) == 4 * (10_000 + 5000 + 30 + 2 * 3000)
+    chain = nn.Sequential(*(nn.ReLU() for _ in range(9)))
+    assert peak_memory(chain, torch.zeros(100)) == 4 * 300  # the input is the caller's all along
+
+
+def test_the_largest_model_within_a_memory():
+    from secateurs.pytorch.memory import peak_memory
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(100, 1000), nn.ReLU(), nn.Linear(1000, 100))
+    x = torch.zeros(16, 100)
+    found = sec.prune(model, x, sec.Budget(peak_memory_mb=0.5))
+    small, dense = peak_memory(found.model, x), peak_memory(model, x)
+    assert 0.47 * dense < small <= 0.5 * dense
+
+
+def test_a_time_is_met_by_timing_the_result(trained, tmp_path, monkeypatch):
+    """Times are made up: a microsecond for each hidden neuron, and a fifth more than was fitted."""
+    from secateurs.measurement import profiling
+    from secateurs.measurement.timing import Timing
+    from secateurs.planning import meeting
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, images, _ = trained
+
+    def fitted(self, cuts, repeats):
+        kept = [64 - len(c.channels["0"].removed if c.channels else ()) for c in cuts]
+        return [Timing((k / 1000,), (k / 64,)) for k in kept]
+
+    def timed(runs, reference, **options):
+        width = widths.pop()
+        return {"the cut model": Timing((width / 1000,), (1.2 * width / 64,))}
+
+    widths = []
+
+    def runner(self, small, *rest):
+        widths.append(small[0].out_features)
+
+    monkeypatch.setattr(profiling._Bench, "times", fitted)
+    monkeypatch.setattr(meeting, "compare_times", timed)
+    monkeypatch.setattr("secateurs.pytorch.runner", lambda m, *rest: runner(None, m))
+    found = sec.prune(model, images[:1], sec.Budget(latency=0.5, threads=1), multiple=1)
+    assert 0.95 * 0.5 <= 1.2 * found.model[0].out_features / 64 <= 0.5
+    assert len(found.trials) == 2
+    assert np.isclose(found.trials[0].measured["latency"], 1.2 * 31 / 1000, rtol=0.05)

@@ -1,0 +1,92 @@
+"""Budgets met by making and measuring: a workshop whose models are numbers."""
+
+import pytest
+
+import secateurs as sec
+from secateurs.planning.budget import UNITS, Budget
+from secateurs.planning.trials import Trials, Workshop
+
+
+def workshop(plan, **measured):
+    """Of models that are what was planned for; ``measured``: unit -> (limit, model -> number)."""
+    return Workshop(
+        plan,
+        lambda cut: cut,
+        {name: measure for name, (_, measure) in measured.items()},
+        {name: limit for name, (limit, _) in measured.items()},
+        UNITS,
+    )
+
+
+def macs_of(asked):
+    return asked.limits["macs"]
+
+
+def test_a_time_that_was_predicted_wrongly_is_met_after_planning_again():
+    """The real model is always 20 % slower than was planned, and half a millisecond more."""
+    shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(10, lambda ms: 1.2 * ms + 0.5))
+    trials = Trials(Budget(latency_ms=10), shop)
+    model, chosen = trials.run()
+    assert chosen.holds
+    assert 9.5 <= 1.2 * model + 0.5 <= 10
+    assert len(trials.made) == 2
+
+
+def test_between_a_trial_too_slow_and_one_too_fast_the_next_is_between():
+    """A step where widths are rounded: 6 ms, 12 ms and a little between."""
+
+    def real(ms):
+        return 6.0 if ms < 7.9 else 12.0 if ms > 8.3 else 9.9
+
+    shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(10, real))
+    model, chosen = Trials(Budget(latency_ms=10), shop).run()
+    assert real(model) == 9.9
+    assert chosen.measured["latency_ms"] == 9.9
+
+
+def test_a_time_that_no_model_takes_is_refused_with_the_nearest():
+    shop = workshop(lambda b: 1.0, speedup=(5.0, lambda _: 9.0))
+    with pytest.raises(sec.BudgetError, match=r"no cut that was tried meets speedup=2; the near"):
+        Trials(Budget(speedup=2), shop).run()
+
+
+def test_the_smallest_model_within_a_drop_is_found_by_few_trials():
+    def drop(macs):  # nothing is lost down to 0.31 of the MACs, then quickly
+        return max(0.0, 0.31 - macs)
+
+    shop = workshop(macs_of, drop=(0.02, drop))
+    trials = Trials(Budget(drop=0.02), shop)
+    model, chosen = trials.run()
+    assert 0.29 <= model <= 0.29 * 1.04
+    assert chosen.holds
+    assert len(trials.made) <= 9
+    assert drop(model) <= 0.02
+
+
+def test_the_largest_model_within_a_memory_is_found():
+    shop = workshop(macs_of, peak_memory_mb=(30.0, lambda macs: 20 + 40 * macs))
+    model, _ = Trials(Budget(peak_memory_mb=30), shop).run()
+    assert 0.25 / 1.04 <= model <= 0.25
+
+
+def test_a_drop_beside_other_limits_is_a_condition_on_them():
+    shop = workshop(macs_of, drop=(0.1, lambda macs: 1 - macs))
+    assert Trials(Budget(macs=0.95, drop=0.1), shop).run()[0] == 0.95
+    with pytest.raises(sec.BudgetError, match=r"meets macs=0.5, drop=0.1; .*drop 0.5 \(does not"):
+        Trials(Budget(macs=0.5, drop=0.1), shop).run()
+
+
+def test_where_everything_costs_too_much_the_least_is_told():
+    shop = workshop(macs_of, drop=(0.0, lambda macs: 1.5 - macs))
+    with pytest.raises(sec.BudgetError, match=r"the nearest of \d was macs=0.9\d*: drop 0.5"):
+        Trials(Budget(drop=0.0), shop).run()
+
+
+def test_no_plan_below_a_floor_is_no_error():
+    def plan(asked):
+        if macs_of(asked) < 0.4:
+            raise sec.BudgetError("floor")
+        return macs_of(asked)
+
+    model, _ = Trials(Budget(drop=0.5), workshop(plan, drop=(0.5, lambda macs: 0.0))).run()
+    assert 0.4 <= model <= 0.4 * 1.05
