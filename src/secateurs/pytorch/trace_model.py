@@ -20,6 +20,7 @@ from secateurs.pytorch.model.example_inputs import as_call, checked_model, descr
 from secateurs.pytorch.model.tensors import Leaf, leaves_of
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
+from secateurs.pytorch.sizes.unread import follow_unread_sizes_
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.op_call import mapped, tensors_in, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
@@ -123,6 +124,7 @@ def _traced_somehow(model: nn.Module, example_inputs: Any) -> Network:
     network = _traced(model, example_inputs, concrete=True)
     said = (str(reason).splitlines() or [""])[0][:120]
     network.notes = (
+        *network.notes,
         "Traced on real tensors, since its forward reads values "
         f"({type(reason).__name__}: {said}); what it decides by them was decided as it is for "
         "these example inputs.",
@@ -152,6 +154,7 @@ def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Ne
         return _network(model, leaves, tracer, passes, example_inputs, sizes, scalings)
 
     network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
+    follow_unread_sizes_(model, network, passes)
     for forward in passes:
         for operation in forward.operations:
             operation.operands = []
