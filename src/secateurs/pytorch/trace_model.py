@@ -29,6 +29,7 @@ from secateurs.pytorch.sizes.bindings import Tie
 from secateurs.pytorch.sizes.dry_run import line_of
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
+from secateurs.pytorch.sizes.unread import follow_unread_sizes_
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.op_call import mapped, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
@@ -156,6 +157,7 @@ def _traced_somehow(model: nn.Module, example_inputs: Any, outputs: Outputs) -> 
         reason = error.__cause__
     network = _traced(model, example_inputs, outputs, concrete=True)
     network.notes = (
+        *network.notes,
         f"Traced on real tensors: without values {_what_stopped(reason)}. What its forward decides "
         "by values was decided as it is for these example inputs.",
     )
@@ -206,6 +208,7 @@ def _traced(
         return _network(leaves, tracer, source, _with_new(found, sizes), scalings, ties)
 
     network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
+    follow_unread_sizes_(model, network, passes)
     for one in passes:
         for operation in one.operations:
             operation.operands = []

@@ -393,7 +393,7 @@ def open_workshop(
     def planned(scores: Scores, asked: Budget | None = budget) -> Cut:
         return plan(network, scores, asked, **planning)
 
-    criterion = request.criterion or WITHOUT_IMAGES
+    criterion = WITHOUT_IMAGES if request.criterion in (None, OBS) else request.criterion
     scores = score_for(network, criterion, planned, data=data, loss=request.loss, seed=request.seed)
 
     def applied(cut: Cut) -> Any:

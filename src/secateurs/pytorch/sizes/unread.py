@@ -1,0 +1,175 @@
+"""Sizes that a module keeps beside its weights and that the traced forward pass does not read.
+
+``self.in_channels`` of a block that fuses its branches after training, ``self.half`` of a second
+forward for export: whatever else reads them wants what the weights have. An integer follows the
+channels it counts where only one kind of channels in its module comes into question; where several
+do, it stays, and the network's notes list it. What the traced pass itself reads is none of these:
+there ``hardcoded.py`` tells from what is asked for whether it is a size at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import nn
+
+from secateurs.channels.cost import Product
+from secateurs.channels.cut import Cut
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network, Role, Size
+from secateurs.pytorch.sizes.dry_run import Rehearsal
+from secateurs.pytorch.surgery.slicing import cut_copy
+from secateurs.pytorch.tracing.op_record import ForwardPass
+
+_NO_CHANNELS = re.compile(
+    r"kernel|stride|dilat|pad|group|head|layer|depth|block|stage|class|step|window|length|patch|img|"
+    r"image|resol|vocab|position|token|level|scale|factor|ratio|expan|reduc|iter|seed|axis|ndim|rank|"
+    r"eps|version|^_|^[knsp]$|training"
+)
+"""Names of integers that count something else than channels."""
+
+_SIDES = (
+    (re.compile(r"(^|_)in(_|put|$)|^in"), Role.INPUT),
+    (re.compile(r"(^|_)out|^out"), Role.FILTER),
+)
+"""What a name says of which side of a layer it is of."""
+
+_MOST_NOTED = 8
+
+
+def follow_unread_sizes_(model: nn.Module, network: Network, passes: Sequence[ForwardPass]) -> None:
+    """Let integers that count channels follow them, read in the traced pass or not.
+
+    Args:
+        model: the traced model, or a copy of it.
+        network: its ``sizes`` grow; its ``notes`` list integers that may count either of several.
+        passes: as traced, with their operands.
+    """
+    found, unsure = _found(model, network, passes)
+    read = _read_by(model, network, passes, found) if found else set()
+    found = [size for size in found if (size.owner, size.attribute) not in read]
+    network.sizes = (*network.sizes, *found)
+    if unsure:
+        rest = f" and {len(unsure) - _MOST_NOTED} more" if len(unsure) > _MOST_NOTED else ""
+        network.notes = (
+            *network.notes,
+            "These may count channels of one kind or another, and stay as they are: "
+            f"{', '.join(unsure[:_MOST_NOTED])}{rest}.",
+        )
+
+
+def _found(
+    model: nn.Module, network: Network, passes: Sequence[ForwardPass]
+) -> tuple[list[Size], list[str]]:
+    known = {(size.owner, size.attribute) for size in network.sizes}
+    arrays = _Arrays(network, passes)
+    found, unsure = [], []
+    for owner, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue  # their sizes are known by name
+        for attribute, value in vars(module).items():
+            if not _may_count(attribute, value) or (owner, attribute) in known:
+                continue
+            kinds = arrays.kinds(owner, attribute, value)
+            if len(kinds) == 1 and arrays.may_change(kinds[0]):
+                found.append(Size(owner, attribute, None, Product(1, (kinds[0],))))
+            elif len(kinds) > 1 and any(map(arrays.may_change, kinds)):
+                unsure.append(f"{owner}.{attribute} = {value}".lstrip("."))
+    return found, unsure
+
+
+def _may_count(attribute: str, value: object) -> bool:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and value > 1 and not _NO_CHANNELS.search(attribute)  # type: ignore[operator]
+
+
+class _Arrays:
+    """The channels that lie along axes inside each module."""
+
+    def __init__(self, network: Network, passes: Sequence[ForwardPass]) -> None:
+        self._network = network
+        self._atoms = network.solution.atoms
+        self._prunable = set(
+            np.concatenate([*(g.channels for g in network.groups), np.zeros(0, np.int64)]).tolist()
+        )
+        self._by_length: dict[int, list[tuple[str, Role | None, str, Ids]]] = {}
+        self._keys: dict[int, bytes] = {}
+        for size in network.sizes:
+            if len(size.value.axes) == 1 and size.value.constant == 1 and size.position is None:
+                self._add(size.owner, None, size.attribute, size.value.axes[0])
+        for tensor in network.tensors.values():
+            for axis, units in tensor.axes.items():
+                self._add(tensor.layer, tensor.roles.get(axis), "", units)
+        for operation in (o for forward in passes for o in forward.operations):
+            for _, axes in operation.outputs:
+                for units in axes.values():
+                    self._add(operation.layer, None, "", units)
+
+    def _add(self, layer: str, role: Role | None, name: str, units: Ids) -> None:
+        self._by_length.setdefault(len(units), []).append((layer, role, name, units))
+
+    def kinds(self, owner: str, attribute: str, value: int) -> list[Ids]:
+        """Channels inside a module of which there are so many, one array of each kind."""
+        inside = [
+            one
+            for one in self._by_length.get(value, [])
+            if owner in ("", one[0]) or one[0].startswith(f"{owner}.")
+        ]
+        for chosen in self._likeliest(attribute, inside):
+            if chosen:
+                return list({self._key(units): units for *_, units in chosen}.values())
+        return []
+
+    def _likeliest(
+        self, attribute: str, inside: Sequence[tuple[str, Role | None, str, Ids]]
+    ) -> Iterator[Sequence[tuple[str, Role | None, str, Ids]]]:
+        """Sizes of layers that are called so; axes of the side that the name tells; all."""
+        yield [one for one in inside if one[2] == attribute]
+        for pattern, role in _SIDES:
+            if pattern.search(attribute):
+                yield [one for one in inside if one[1] is role]
+        yield inside
+
+    def _key(self, units: Ids) -> bytes:
+        """The same for axes that always keep the same number."""
+        if id(units) not in self._keys:
+            rows = self._atoms[units]
+            self._keys[id(units)] = rows[np.lexsort(rows.T)].tobytes()
+        return self._keys[id(units)]
+
+    def may_change(self, units: Ids) -> bool:
+        """Whether any cut removes some of these."""
+        return not self._prunable.isdisjoint(np.unique(self._atoms[units]).tolist())
+
+
+def _read_by(
+    model: nn.Module, network: Network, passes: Sequence[ForwardPass], sizes: Sequence[Size]
+) -> set[tuple[str, str]]:
+    """(owner, attribute) of those of the sizes that a pass reads; all, where that is not known."""
+    read: set[tuple[str, str]] = set()
+    wanted: dict[str, list[str]] = {}
+    for size in sizes:
+        wanted.setdefault(size.owner, []).append(size.attribute)
+    stays = np.ones(len(network.solution.atoms), np.bool_)
+    for number, forward in enumerate(passes):
+        dense = cut_copy(model, Cut(), without_data=True)
+        for owner, attributes in wanted.items():
+            module = dense.get_submodule(owner)
+            watched = {name: _watched(owner, name, read) for name in attributes}
+            kind = type(module)
+            module.__class__ = type(kind.__name__, (kind,), watched)
+        if Rehearsal(dense, forward, number, stays).rehearse().raised is not None:
+            return {(size.owner, size.attribute) for size in sizes}
+    return read
+
+
+def _watched(owner: str, name: str, read: set[tuple[str, str]]) -> property:
+    """An attribute that says when it is read; its value stays where it was."""
+
+    def value(module: nn.Module) -> object:
+        read.add((owner, name))
+        return vars(module)[name]
+
+    return property(value)
