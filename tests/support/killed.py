@@ -1,7 +1,7 @@
 """A study that is killed, by SIGKILL, at moments that it says itself: run as a script.
 
-``python -m support.killed DIR MOMENTS`` carries a small study out in ``DIR/whole``, then again and
-again in ``DIR/killed-N``, each time killed before another of its steps (a batch, a flush to disk, a
+``python -m support.killed DIR MOMENTS [OPTIMIZER]`` carries a small study out in ``DIR/whole``,
+then again and again in ``DIR/killed-N``, each time killed before another of its steps (a batch, a flush to disk, a
 renaming, a removal), and going on until it is done. Prints a line of JSON for each. Children are
 forked, so that PyTorch is imported once.
 """
@@ -55,6 +55,9 @@ def examples(count, seed):
     return images, labels
 
 
+OPTIMIZER = sys.argv[3] if __name__ == "__main__" and len(sys.argv) > 3 else "sgd"
+
+
 def study(directory, watcher=None):
     """Carry the study out, or what is left of it."""
     torch.manual_seed(0)
@@ -65,7 +68,7 @@ def study(directory, watcher=None):
         examples(30, 2),
         examples(30, 3),
         step=0.2,
-        training=TRAINING,
+        training=TRAINING.model_copy(update={"optimizer": OPTIMIZER}),
         stop=sec.Stop(rounds=3, tolerance=0.2),
         rewind="weights",
         measure_speed=False,

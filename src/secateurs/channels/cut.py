@@ -288,7 +288,7 @@ class Cut:
         """
         try:
             data = json.loads(source)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"expected a cut as JSON; received text that is not JSON ({error})"
             ) from error

@@ -177,7 +177,7 @@ def shape_from(source: str) -> tuple[int, ...]:
         ModelError: it is nothing of the kind.
     """
     parts = source.lower().replace(",", "x").split("x")
-    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", part.strip()) for part in parts) or len(parts) < 2:
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", part.strip()) for part in parts) or len(parts) < 2:
         raise ModelError(f"--input: expected a shape such as 1x3x224x224; received {source!r}")
     return tuple(int(part) for part in parts)
 

@@ -215,7 +215,7 @@ def _read_line(line: bytes, place: str) -> Record | None:
     """The record on a line; None where the line was cut short."""
     try:
         record = json.loads(line.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if not line.endswith(b"\n"):
             return None
         raise StudyError(
