@@ -5,6 +5,7 @@ from secateurs.api import (
     ablate,
     apply,
     delete_channels,
+    frontier,
     iterate,
     load,
     prune,
@@ -38,6 +39,8 @@ from secateurs.errors import (
 from secateurs.planning.auto_criterion import Tournament, tournament
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
 from secateurs.planning.planner import Budget, plan
+from secateurs.reconstruction.pruner import Judging
+from secateurs.reconstruction.trade_off import Frontier
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Stop
 from secateurs.settings.training import Training
@@ -53,6 +56,7 @@ __all__ = [
     "compare",
     "critical_channels",
     "delete_channels",
+    "frontier",
     "iterate",
     "load",
     "plan",
@@ -73,6 +77,8 @@ __all__ = [
     "Cost",
     "Cut",
     "CutReport",
+    "Frontier",
+    "Judging",
     "Group",
     "History",
     "Iterated",

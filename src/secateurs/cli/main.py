@@ -14,6 +14,7 @@ from secateurs.cli import (
     ablate,
     compare,
     criteria,
+    frontier,
     inspect,
     prune,
     report,
@@ -60,7 +61,7 @@ class ExitCode(IntEnum):
 
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
-for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria):
+for command in (run, prune, frontier, compare, inspect, sensitivity, ablate, report, criteria):
     command.register(app)
 _COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
 

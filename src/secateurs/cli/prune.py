@@ -57,6 +57,22 @@ Measured = Annotated[
         "allows.",
     ),
 ]
+Repair = Annotated[
+    bool | None,
+    typer.Option(
+        "--repair/--no-repair",
+        help="Fit the weights that stay to what the dense model gives. [dim]\\[default: if there "
+        "is --data][/dim]",
+        show_default=False,
+    ),
+]
+Distil = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEPS|SECONDS",
+        help="Train on towards the dense model's answers: 300 steps, or 60s; needs --data.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace that file.")]
 _PLANNING = ("scope", "floor", "multiple", "skip")
 
@@ -75,16 +91,19 @@ def prune(
     option: ModelOptions = None,
     classes: Classes = None,
     data: DataName = None,
-    images: Images = 256,
+    images: Images = 512,
     sensitivity: Measured = None,
+    repair: Repair = None,
+    distil: Distil = None,
     output: Output = None,
     overwrite: Overwrite = False,
     **chosen: Any,
 ) -> None:
     """Cut a model down to a budget, prove the cut, and write the small model.
 
-    Accuracy is another matter: a cut of more than a few percent needs fine-tuning, which
-    'secateurs run' does. This command answers what a budget takes.
+    With --data, how far each layer is cut is measured on images, without labels, and the weights
+    that stay are fitted to give what the dense model gave. Without, accuracy is another matter: a
+    cut of more than a few percent then needs fine-tuning, which 'secateurs run' does.
 
     Try:
 
@@ -94,14 +113,17 @@ def prune(
 
       secateurs prune vanilla_cnn --to params=0.3 --input 1x3x64x64 --skip hidden
 
-      secateurs prune resnet18 --to params=0.5 --weights mine.pt --data fashion-mnist
-      --criterion auto
+      secateurs prune resnet18 --to macs=0.25 --weights mine.pt --data fashion-mnist --distil 60s
     """
     from secateurs import api
     from secateurs.planning.damage_curves import Sensitivity
 
     budget = Budget.parse(to)
-    pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
+    given = {name: value for name, value in chosen.items() if value not in (None, [])}
+    pruning = Pruning(**given)
+    planning = pruning.model_dump(include=set(_PLANNING))
+    if data is not None and sensitivity is None:  # what is not said is measured
+        planning = {name: value for name, value in planning.items() if name in given}
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
@@ -109,16 +131,18 @@ def prune(
     with waiting("tracing, cutting and proving"):
         calibration = None
         if data is not None:
-            calibration, shape, classes = _calibration(data, images, classes)
+            calibration, shape, classes = calibration_of(data, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
         pruned = api.prune(
             dense,
             example,
             budget,
-            criterion=pruning.criterion,
+            criterion=given.get("criterion"),
             calibration=calibration,
+            repair=repair,
+            distil=distil,
             sensitivity=measured,
-            **pruning.model_dump(include=set(_PLANNING)),
+            **planning,
         )
         api.save(pruned.model, place)
     if pruned.scores.tournament is not None:
@@ -128,10 +152,16 @@ def prune(
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
 
 
-def _calibration(
+def calibration_of(
     name: str, count: int, classes: int | None
 ) -> tuple[tuple[Any, Any], str, int | None]:
-    """(images and labels, the shape of one of them, number of classes)."""
+    """(images and labels, the shape of one of them, number of classes).
+
+    Args:
+        name: of the data.
+        count: how many images.
+        classes: if they were said.
+    """
     from secateurs import data
 
     if count < 1:
@@ -146,6 +176,7 @@ def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> N
     lines = (
         pruned.cut.explain(),
         str(pruned.report.proof),
+        *([] if pruned.report.fidelity is None else ["", str(pruned.report.fidelity), ""]),
         f"{place}: {megabytes(place.stat().st_size)}",
         "",
         "In Python:",

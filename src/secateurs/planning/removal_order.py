@@ -83,6 +83,7 @@ class _State:
     inverse: Floats
     weights: Floats
     entries: Ids
+    removed: NDArray[np.bool_]
 
     @classmethod
     def of(cls, reader: Reader, ridge: float) -> _State:
@@ -92,7 +93,8 @@ class _State:
             float(covariance.trace()) / len(diagonal), 1e-12
         )
         inverse: Any = np.linalg.inv(covariance)
-        return cls(inverse, reader.weights.copy(), reader.entries)
+        gone = np.zeros(len(inverse), bool)
+        return cls(inverse, reader.weights.copy(), reader.entries, gone)
 
     def costs(self, channels: Ids) -> Floats:
         at = self.entries[channels]
@@ -103,8 +105,19 @@ class _State:
 
     def remove_(self, channels: Ids) -> None:
         at = self.entries[channels].ravel()
-        step = np.linalg.solve(self.inverse[np.ix_(at, at)], self.inverse[at]).T
+        rows = self.inverse[at]
+        step = np.linalg.solve(rows[:, at], rows).T
         self.weights -= step @ self.weights[at]
-        self.inverse -= step @ self.inverse[at]
-        # What is gone is gone: rounding must not bring it back.
-        self.weights[at] = 0
+        self.inverse -= step @ rows
+        self.removed[at] = True
+        if 2 * np.count_nonzero(self.removed) > len(self.removed):
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Leave out what has gone, so that what is still to do gets less and less."""
+        kept = np.flatnonzero(~self.removed)
+        place = np.zeros(len(self.removed), np.int64)
+        place[kept] = np.arange(len(kept))
+        self.inverse, self.weights = self.inverse[np.ix_(kept, kept)], self.weights[kept]
+        self.entries = place[self.entries]  # of channels that have gone, nobody asks
+        self.removed = np.zeros(len(kept), bool)

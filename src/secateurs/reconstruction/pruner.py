@@ -53,6 +53,9 @@ OBS = "obs"
 WITHOUT_IMAGES = "l1"
 """What ranks channels where there are none."""
 
+DECIDING = ("scope", "threshold", "sensitivity")
+"""What says by itself how far each group is cut."""
+
 FALLBACK = "l2"
 """Ranks groups that no contraction reads by itself."""
 
@@ -366,7 +369,7 @@ def cut_network(
         return _applied(model, network, cut), cut, scores
     if _is_measured(request, planning):
         pruner = Pruner.of(model, network, _pairs(images), request)
-        rest = dict(planning)
+        rest = {name: value for name, value in planning.items() if name not in DECIDING}
         target = _budget_of(network, budget, rest.pop("amount", None))
         cut = pruner.plan(target, **rest)
         small = pruner.make(
@@ -416,8 +419,7 @@ _WITHOUT_IMAGES = (
 
 def _is_measured(request: Request, planning: Mapping[str, Any]) -> bool:
     """Whether error curves decide how far each group is cut: unless something else is to."""
-    others = ("scope", "threshold", "sensitivity")
-    return request.criterion != AUTO and all(planning.get(name) is None for name in others)
+    return request.criterion != AUTO and all(planning.get(name) is None for name in DECIDING)
 
 
 def _budget_of(network: Network, budget: Budget | None, amount: float | None) -> Budget:

@@ -25,7 +25,7 @@ from secateurs.pytorch.trace_model import traced
 from secateurs.reconstruction.fidelity import are_probabilities
 from secateurs.reconstruction.least_squares import Moments
 
-MOST_INPUTS = 2304
+MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""
 
 MOST_CHANNELS = 4096

@@ -28,7 +28,7 @@ from secateurs.pytorch.replay.tape import (
     operands_in,
     record,
 )
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, aten, tensors_in
 from secateurs.pytorch.tracing.op_record import Operation
 
 MOST_AT_A_TIME = 256
@@ -36,6 +36,17 @@ NUMBERS_AT_A_TIME = 2**23
 """Numbers in the largest value of a piece: 32 MB in single precision."""
 
 Change = Callable[[Step, Call], Any]
+
+
+def call_of(step: Step, find: Callable[[Any], Any]) -> Call:
+    """A step with its arguments; a view copies where memory lies in another way than on the tape.
+
+    The tape does not know of operations that only put memory in order (``contiguous``).
+    """
+    call = step.call(find)
+    if call.function is aten.view.default:
+        return Call(aten.reshape.default, call.arguments, call.keywords)
+    return call
 
 
 @dataclass(eq=False)
@@ -75,7 +86,7 @@ class Piece:
 
     def call(self, step: Step) -> Call:
         """A step with its arguments."""
-        return step.call(self.find)
+        return call_of(step, self.find)
 
     def do(self, step: Step, change: Change | None = None) -> Any:
         """Take one step, and forget what nobody reads any more."""

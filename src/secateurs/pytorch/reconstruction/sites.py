@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.pytorch.reconstruction.contractions import NORMS, Map, map_of, norm_of
-from secateurs.pytorch.reconstruction.program import Piece, readers_of
+from secateurs.pytorch.reconstruction.program import Piece, call_of, readers_of
 from secateurs.pytorch.replay.tape import Input, Ref, Source, Step
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
@@ -111,7 +111,7 @@ class Site:
             def find(source: Any, present: torch.Tensor = present) -> Any:
                 return present if isinstance(source, Ref) else piece.find(source)
 
-            call = piece.steps[step.number].call(find)
+            call = call_of(piece.steps[step.number], find)
             value = call.function(*call.arguments, **call.keywords)
         return value
 
