@@ -286,6 +286,7 @@ def frontier(
     criterion: str | Callable[[Facts], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     **planning: Any,
 ) -> Frontier:
@@ -303,6 +304,7 @@ def frontier(
         criterion: as for ``prune``.
         loss: as for ``prune``.
         distil: as for ``prune``, for each of the models.
+        augmentation: as for ``prune``.
         seed: of splits and draws.
         **planning: ``floor``, ``multiple``, ``skip`` as for ``plan``; and how to judge, see
             ``Judging``.
@@ -319,9 +321,8 @@ def frontier(
     judging = Judging.taken_from(planning)
     request = Request(criterion, loss, True, None, judging, seed)
     pruner = Pruner.of(model, network, calibration, request)
-    return find_frontier(
-        pruner, unit=unit, shares=shares, distil=Distilling.parse(distil), **planning
-    )
+    effort = Distilling.parse(distil, augmentation)
+    return find_frontier(pruner, unit=unit, shares=shares, distil=effort, **planning)
 
 
 def iterate(
