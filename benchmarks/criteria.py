@@ -31,7 +31,8 @@ from secateurs.comparison import (
     carry_out,
 )
 from secateurs.criteria import CRITERIA
-from secateurs.settings.configuration import Task, Training
+from secateurs.settings.study import Task
+from secateurs.settings.training import Training
 from support.tables import markdown, put
 from support.torch_pruning import PRUNERS
 

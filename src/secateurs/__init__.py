@@ -41,10 +41,13 @@ from secateurs.planning.damage_curves import Sensitivity, sensitivity
 from secateurs.planning.planner import Budget, plan
 from secateurs.reconstruction.pruner import Judging
 from secateurs.reconstruction.trade_off import Frontier
-from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Stop
+from secateurs.settings.training import Training
 from secateurs.study.directory import Iterated, Study
 from secateurs.study.history import History
 from secateurs.training.callbacks import Watcher
+from secateurs.training.feed import Augmentation
 
 __all__ = [
     # what can be done
@@ -69,6 +72,7 @@ __all__ = [
     "trace",
     # what it is done with
     "Ablation",
+    "Augmentation",
     "Budget",
     "Cost",
     "Cut",

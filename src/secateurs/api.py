@@ -30,9 +30,13 @@ from secateurs.reconstruction.pruner import (
     repair_model,
 )
 from secateurs.reconstruction.trade_off import SHARES, Frontier, find_frontier
-from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Stop
+from secateurs.settings.training import Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
+from secateurs.training.distillation import Change
+from secateurs.training.feed import Augmentation
 
 
 def trace(model: Any, example_inputs: Any = None) -> Network:
@@ -184,6 +188,7 @@ def prune(
     loss: Callable[[Any, Any], Any] | None = None,
     repair: bool | None = None,
     distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     **planning: Any,
 ) -> Pruned:
@@ -206,6 +211,8 @@ def prune(
             or 64 where they were given for a criterion that is named.
         distil: go on training towards the dense model's answers: 300 steps, or "60s". Kept only
             where it makes the model more faithful.
+        augmentation: what distillation may do to images, such as ``Augmentation(flip=True,
+            shift=2, mix=0.5)``, or a function (images, random) -> images; None leaves them alone.
         seed: of splits and draws.
         **planning: as for ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
             ``scope``, ``threshold`` or ``sensitivity`` these say how far each group is cut. And
@@ -220,7 +227,9 @@ def prune(
     """
     network = trace(model, example_inputs)
     judging = Judging.taken_from(planning)
-    request = Request(criterion, loss, repair, Distilling.parse(distil), judging, seed)
+    request = Request(
+        criterion, loss, repair, Distilling.parse(distil, augmentation), judging, seed
+    )
     small, cut, scores = cut_network(model, network, calibration, budget, request, planning)
     return Pruned(small, cut, report_of(small), scores)
 
@@ -232,6 +241,7 @@ def repair(
     *,
     example_inputs: Any = None,
     distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     **judging: Any,
 ) -> Any:
@@ -247,6 +257,7 @@ def repair(
         images: as ``calibration`` of ``prune``.
         example_inputs: what the models take; None takes the first of the images.
         distil: as for ``prune``.
+        augmentation: as for ``prune``.
         seed: of splits and draws.
         **judging: ``output``, ``sources``, ``second_domain``: see ``Judging``.
 
@@ -259,7 +270,9 @@ def repair(
         DataError: the images cannot be used.
         ModelError: the two do not do the same operations.
     """
-    request = Request(None, None, True, Distilling.parse(distil), Judging(**judging), seed)
+    request = Request(
+        None, None, True, Distilling.parse(distil, augmentation), Judging(**judging), seed
+    )
     return repair_model(small, dense, images, example_inputs, request)
 
 
@@ -273,6 +286,7 @@ def frontier(
     criterion: str | Callable[[Facts], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
     seed: int = 0,
     **planning: Any,
 ) -> Frontier:
@@ -290,6 +304,7 @@ def frontier(
         criterion: as for ``prune``.
         loss: as for ``prune``.
         distil: as for ``prune``, for each of the models.
+        augmentation: as for ``prune``.
         seed: of splits and draws.
         **planning: ``floor``, ``multiple``, ``skip`` as for ``plan``; and how to judge, see
             ``Judging``.
@@ -306,9 +321,8 @@ def frontier(
     judging = Judging.taken_from(planning)
     request = Request(criterion, loss, True, None, judging, seed)
     pruner = Pruner.of(model, network, calibration, request)
-    return find_frontier(
-        pruner, unit=unit, shares=shares, distil=Distilling.parse(distil), **planning
-    )
+    effort = Distilling.parse(distil, augmentation)
+    return find_frontier(pruner, unit=unit, shares=shares, distil=effort, **planning)
 
 
 def iterate(

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from secateurs.planning.error_curves import Contraction, Trial
     from secateurs.reconstruction.fidelity import Fidelity
     from secateurs.reconstruction.layers import Walked
-    from secateurs.settings.configuration import Training
+    from secateurs.settings.training import Training
+    from secateurs.training.distillation import Distilled
     from secateurs.training.learner import Learner
 
 _PACKAGES = {"pytorch": "secateurs.pytorch", "keras": "secateurs.keras"}
@@ -96,6 +97,20 @@ class Backend(Protocol):
         loss: Loss | None = None,
     ) -> tuple[NDArray[np.float64], float | None]:
         """(the loss of each image, share classified right or None) after a cut."""
+
+    def distil(
+        self,
+        small: Any,
+        dense: Any,
+        images: Sequence[Batch],
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        held_out: Sequence[Batch],
+        seed: int = 0,
+        **options: Any,
+    ) -> Distilled:
+        """Train a copy of a small model towards the dense one's outputs, without labels."""
 
     def training_of(self, model: Any) -> Training:
         """How to train a model of which nothing is said."""

@@ -24,7 +24,8 @@ from secateurs.cli.options import attributes_said, pairs_from, shape_from
 from secateurs.cli.presets import PRESETS
 from secateurs.cli.show import print_network
 from secateurs.criteria import CRITERIA
-from secateurs.settings.configuration import Pruning, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.training import Training
 from secateurs.study.directory import Study
 
 ON_DIGITS = (

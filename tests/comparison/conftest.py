@@ -3,7 +3,8 @@
 import pytest
 
 from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
-from secateurs.settings.configuration import Task, Training
+from secateurs.settings.study import Task
+from secateurs.settings.training import Training
 
 
 def told(**changes):

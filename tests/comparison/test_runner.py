@@ -30,7 +30,7 @@ from secateurs.comparison import (
 )
 from secateurs.errors import BudgetError, SecateursError, StudyError, UnknownNameError
 from secateurs.pytorch.training.learner import Learner
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
 from secateurs.training.schedules import learning_rates
 
 TIMES = ("seconds_to_choose", "seconds_to_train")

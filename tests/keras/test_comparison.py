@@ -9,7 +9,8 @@ import secateurs as sec
 from secateurs import data
 from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.settings.configuration import Task, Training
+from secateurs.settings.study import Task
+from secateurs.settings.training import Training
 
 TASK = {"data": "digits", "data_options": {"limit": 200, "seed": 0}, "by_name": True}
 

@@ -13,7 +13,7 @@ from torch import nn
 import secateurs as sec
 from secateurs import files, models
 from secateurs.pytorch.saving import read
-from secateurs.settings.configuration import Configuration, Task
+from secateurs.settings.study import Configuration, Task
 from secateurs.study.directory import Study
 from support import killed
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import secateurs as sec
-from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop, Task
+from secateurs.settings.training import Training
 from secateurs.study.checkpoints import Stage
 from secateurs.study.loop import check
 from secateurs.training.schedules import learning_rates

@@ -10,7 +10,9 @@ import secateurs as sec
 from secateurs.channels.proof import keep_report_
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
-from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop, Task
+from secateurs.settings.training import Training
 from secateurs.study.checkpoints import Memory
 from secateurs.study.loop import Loop
 from secateurs.training.learner import Evaluation, Snapshot

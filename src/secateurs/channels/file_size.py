@@ -12,6 +12,7 @@ from typing import Any
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
+from secateurs.files import CHECKSUM
 
 METADATA_KEY = "secateurs"
 
@@ -32,7 +33,8 @@ def file_bytes(network: Network, cut: Cut) -> int:
 
     Buffers that a model does not save are counted all the same.
     """
-    header: dict[str, Any] = {"__metadata__": metadata(cut)}
+    said = {**metadata(cut), CHECKSUM: "0" * 64}  # what it is does not change how long it is
+    header: dict[str, Any] = {"__metadata__": said}
     place = 0
     # Wide types first, then by name, as safetensors does: the order decides how long offsets are.
     for tensor in sorted(network.tensors.values(), key=lambda t: (-t.itemsize, t.name)):
@@ -47,7 +49,8 @@ def file_bytes(network: Network, cut: Cut) -> int:
             "data_offsets": [place, place + size],
         }
         place += size
-    return 8 + _padded(len(json.dumps(header, separators=(",", ":")).encode())) + place
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    return 8 + _padded(len(text.encode())) + place
 
 
 def _letters(itemsize: int) -> str:

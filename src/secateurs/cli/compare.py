@@ -30,7 +30,7 @@ from secateurs.comparison import (
 )
 from secateurs.errors import SecateursError
 from secateurs.formatting import percent
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
 
 _WHERE = "Where"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (

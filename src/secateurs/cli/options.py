@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from secateurs.errors import ModelError, SecateursError
-from secateurs.settings.configuration import Settings
+from secateurs.settings.base import Settings
 
 Plain = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
 

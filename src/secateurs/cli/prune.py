@@ -24,7 +24,7 @@ from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import megabytes
 from secateurs.planning.planner import Budget
-from secateurs.settings.configuration import Pruning
+from secateurs.settings.pruning import Pruning
 
 To = Annotated[
     str,

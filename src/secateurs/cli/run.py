@@ -15,7 +15,10 @@ from secateurs.cli.show import console, rounds_table, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
-from secateurs.settings.configuration import Configuration, Pruning, Settings, Stop, Training
+from secateurs.settings.base import Settings
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop
+from secateurs.settings.training import Training
 from secateurs.study.building import built
 from secateurs.study.directory import Iterated, Study, carry_out
 

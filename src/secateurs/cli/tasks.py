@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
 from secateurs.errors import SecateursError
-from secateurs.settings.configuration import Task
+from secateurs.settings.study import Task
 
 DATA_OPTIONS = ("size", "limit", "validation", "test")
 MODEL_OPTIONS = ("width", "stem")

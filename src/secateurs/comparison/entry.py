@@ -12,7 +12,7 @@ from secateurs.comparison.job_runner import Contest
 from secateurs.comparison.results import Results
 from secateurs.comparison.runner import Onlooker, carry_out
 from secateurs.comparison.settings import Comparison
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
 from secateurs.study.directory import Sources, described
 from secateurs.training.learner import Learner
 

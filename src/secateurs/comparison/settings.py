@@ -14,7 +14,9 @@ from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
 from secateurs.planning.planner import Scope
-from secateurs.settings.configuration import Count, Document, Share, Task, Training
+from secateurs.settings.base import Count, Document, Share
+from secateurs.settings.study import Task
+from secateurs.settings.training import Training
 
 SCOPE_MARK = "@"
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})

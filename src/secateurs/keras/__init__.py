@@ -10,12 +10,14 @@ from secateurs.keras.trace_model import trace
 from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
 from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
+from secateurs.keras.training.distillation import distil
 from secateurs.keras.training.learner import Learner, training_of
 
 __all__ = [
     # as for PyTorch
     "apply",
     "delete_channels",
+    "distil",
     "gather",
     "judged",
     "load",

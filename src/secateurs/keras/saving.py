@@ -17,7 +17,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_in, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import content_of, unpacked, write_atomically
+from secateurs.files import content_of, sealed, unpacked, write_atomically
 from secateurs.keras.model.example_inputs import checked_model
 from secateurs.keras.model.tensors import leaves_of
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
@@ -44,7 +44,7 @@ def save(model: Any, path: str | Path) -> None:
         write_atomically(path, _keras_bytes(model, cut))
     else:
         state = {leaf.name: _stored(leaf.array()) for leaf in leaves_of(model)}
-        write_atomically(path, save_tensors(state, metadata(cut)))
+        write_atomically(path, sealed(save_tensors(state, metadata(cut))))
 
 
 def load(model: Any, path: str | Path) -> Any:

@@ -7,6 +7,7 @@ from secateurs.pytorch.statistics.collector import gather
 from secateurs.pytorch.statistics.cut_evaluation import judged
 from secateurs.pytorch.surgery.slicing import cut_optimizer
 from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.distillation import distil
 from secateurs.pytorch.training.learner import Learner, training_of
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "apply",
     "cut_optimizer",
     "delete_channels",
+    "distil",
     "gather",
     "judged",
     "load",

@@ -16,7 +16,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_in, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import content_of, unpacked, write_atomically
+from secateurs.files import content_of, is_safetensors, sealed, unpacked, write_atomically
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -68,7 +68,7 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], Cut]:
 
 def to_bytes(state: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:
     """A safetensors file's content; a tensor under several names is written once."""
-    return save_tensors(_distinct(state), dict(said))
+    return sealed(save_tensors(_distinct(state), dict(said)))
 
 
 def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -83,7 +83,11 @@ def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _looks_like_torch(content: bytes) -> bool:
-    return content[:2] == b"PK" or content[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    """A zip archive, or the pickle that PyTorch wrote before 1.6."""
+    if is_safetensors(content):  # its header's length may happen to begin as the others do
+        return False
+    is_pickle = content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return content[:4] == b"PK\x03\x04" or is_pickle
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:

@@ -2,7 +2,9 @@
 
 - ``categorical``: scores of classes; the Kullback-Leibler divergence from the dense network's
   probabilities to the small one's, and the share of answers that agree;
-- ``bernoulli``: independent scores that go through a sigmoid; the divergence summed over them;
+- ``bernoulli``: independent probabilities, or scores before a sigmoid; the divergence summed over
+  them;
+- ``embedding``: directions; one minus the cosine;
 - ``relative``: anything else; the squared error relative to how far outputs spread about their mean
   (0 is exact, 1 is as good as a constant).
 """
@@ -16,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.errors import ModelError
+from secateurs.calibration.outputs import divergences, read_outputs
 from secateurs.formatting import percent
 
 Outputs = Sequence[NDArray[Any]]
 """What a model gave for some images: its floating-point tensors, images along axis 0."""
 
-KINDS = ("categorical", "bernoulli", "relative")
+
+MEASURES = {"relative": "relative squared error", "embedding": "1 - cosine"}
+"""Of kinds that are no distribution; of the others it is the divergence, KL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Fidelity:
     """How far a model's outputs are from the dense network's.
 
     Attributes:
-        kind: what was measured: 'categorical', 'bernoulli' or 'relative'.
+        kind: what was measured: 'categorical', 'bernoulli', 'embedding' or 'relative'.
         distance: mean over images, in nats, or relative squared error; 0 is exact.
         error: standard error of that mean.
         agreement: share of answers that are the dense network's; None where there are no classes.
@@ -44,25 +48,21 @@ class Fidelity:
     images: int
 
     def __str__(self) -> str:
-        name = "relative squared error" if self.kind == "relative" else "KL"
+        name = MEASURES.get(self.kind, "KL")
         agrees = "" if self.agreement is None else f", {percent(self.agreement)} agree"
         return f"{name} {self.distance:.4g} +- {self.error:.2g}{agrees} ({self.images} images)"
 
 
 def kind_of(outputs: Outputs, asked: str | None = None) -> str:
-    """What kind of outputs these are: what was asked for, else by their shape.
+    """What kind of outputs these are: what was asked for, else as their values look.
 
-    One array of scores, (images, classes), is taken to be categorical; the rest relative.
+    Several outputs are judged together, by relative squared error.
 
     Raises:
-        ModelError: there is no such kind.
+        UnknownNameError: there is no such kind.
     """
-    if asked is not None:
-        if asked not in KINDS:
-            raise ModelError(f"output: expected one of {', '.join(KINDS)}; received {asked!r}")
-        return asked
-    single = len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
-    return "categorical" if single else "relative"
+    read = read_outputs(outputs, asked)
+    return read[0].kind if len(read) == 1 else "relative"
 
 
 @dataclass(eq=False, slots=True)
@@ -84,8 +84,9 @@ class Judge:
             self._add_relative(dense, small)
             return
         right, found = (np.asarray(o[0], np.float64) for o in (dense, small))
-        if self.kind == "bernoulli":
-            self._distances.append(_bernoulli(right, found))
+        if self.kind != "categorical":
+            read = read_outputs([right], self.kind)
+            self._distances.append(divergences(read, [right], [found]))
             return
         right, found = _classes_last(right), _classes_last(found)
         self._distances.append(_per_image(categorical_divergence(right, found)))
@@ -156,19 +157,6 @@ def _log_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = scores - scores.max(axis=-1, keepdims=True)
     logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return logs
-
-
-def _bernoulli(right: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The divergence of sigmoids of these scores, summed over each image's."""
-
-    def softplus(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.logaddexp(0, x)
-
-    p = 1 / (1 + np.exp(-right))
-    divergence = p * (softplus(-found) - softplus(-right))
-    divergence += (1 - p) * (softplus(found) - softplus(right))
-    summed: NDArray[np.float64] = divergence.reshape(len(divergence), -1).sum(axis=1)
-    return np.maximum(summed, 0)
 
 
 def _classes_last(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ What does not depend on a budget is made once (``Pruner.of``); a cut then takes 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -45,6 +44,8 @@ from secateurs.reconstruction.session import (
     measure_curves,
     repair_cut,
 )
+from secateurs.training.distillation import Change, Effort
+from secateurs.training.feed import Augmentation
 
 OBS = "obs"
 """Structured optimal brain surgery on the sums that repair uses; the default with images."""
@@ -61,39 +62,28 @@ FALLBACK = "l2"
 
 @dataclass(frozen=True, slots=True)
 class Distilling:
-    """How long to distil: one of the two.
+    """How to train towards the dense model's answers.
 
     Attributes:
-        steps: of an optimiser.
-        seconds: of the clock.
+        effort: for how long.
+        augmentation: what may be done to the images; None leaves them as they are.
     """
 
-    steps: int | None = None
-    seconds: float | None = None
+    effort: Effort
+    augmentation: Augmentation | Change | None = None
 
     @classmethod
-    def parse(cls, given: int | str | None) -> Distilling | None:
+    def parse(
+        cls, given: int | str | None, augmentation: Augmentation | Change | None = None
+    ) -> Distilling | None:
         """Of ``300`` (steps), ``"60s"``, or None.
 
         Raises:
-            DataError: it is neither.
-
-        Example:
-            >>> Distilling.parse("60s")
-            Distilling(steps=None, seconds=60.0)
+            SecateursError: it is neither.
         """
         if given is None or given is False:
             return None
-        text = str(given).strip()
-        if isinstance(given, int) and given > 0 and given is not True:
-            return cls(steps=given)
-        if text.isdigit() and int(text) > 0:
-            return cls(steps=int(text))
-        if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*s", text):
-            return cls(seconds=float(found[1]))
-        raise DataError(
-            f"distil: expected steps such as 300, or seconds as '60s'; received {given!r}"
-        )
+        return cls(Effort.parse(given), augmentation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +92,9 @@ class Judging:
 
     Attributes:
         output: kind of the model's outputs: "categorical" (scores of classes: KL divergence),
-            "bernoulli" (independent scores) or "relative" (anything: relative squared error); None
-            goes by their shape.
+            "bernoulli" (independent probabilities, or scores before a sigmoid), "embedding"
+            (directions: cosine) or "relative" (anything: relative squared error); None goes by
+            their values.
         sources: what each calibration image was taken from (a file, a recording), so that none is
             both fitted and judged by; None takes every image as its own.
         second_domain: images of another kind, on which the result is judged as well.
@@ -293,7 +284,7 @@ def _distilled(
 ) -> FidelityReport:
     """Train towards the dense model's answers; the weights are taken if that is more faithful."""
     start = time.perf_counter()
-    backend: Any = backend_named(dense.network.source.framework)
+    backend = backend_named(dense.network.source.framework)
     twin, _ = dense.framework.working_copy(model, dense.example)
     calibration = dense.calibration
     images = in_batches(joined([_unlabelled(calibration.fit), _unlabelled(calibration.choose)]))
@@ -301,10 +292,12 @@ def _distilled(
         twin,
         dense.work,
         images,
-        steps=distil.steps,
-        seconds=distil.seconds,
+        steps=distil.effort.steps,
+        seconds=distil.effort.seconds,
         held_out=dense.judge,
         seed=seed,
+        outputs=dense.kind,
+        augmentation=distil.augmentation,
     )
     stage = Stage("distilled", dense.fidelity(trained.model), time.perf_counter() - start)
     told = report.with_stage(stage)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from secateurs import formatting
 from secateurs.formatting import percent
-from secateurs.reconstruction.fidelity import Fidelity
+from secateurs.reconstruction.fidelity import MEASURES, Fidelity
 from secateurs.reconstruction.layers import LayerRepair
 
 
@@ -80,7 +80,7 @@ class FidelityReport:
         return f"{said}. On the second kind of data: {self.second_domain}."
 
     def __str__(self) -> str:
-        kind = "rel. squared error" if self.fidelity.kind == "relative" else "KL to dense"
+        kind = MEASURES.get(self.fidelity.kind, "KL to dense")
         rows = [
             (
                 f"{stage.name}{' *' if stage.name == self.kept else ''}",

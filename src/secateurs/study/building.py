@@ -11,7 +11,7 @@ from typing import Any
 
 from secateurs.backends import backend_of
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.settings.configuration import Task
+from secateurs.settings.study import Task
 from secateurs.study.directory import Sources
 
 _SMALL, _MIDDLING = 64, 128

@@ -31,7 +31,9 @@ from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.criteria.group_data import Facts
 from secateurs.errors import CheckpointError, StudyError
 from secateurs.files import content_of, remove_temporaries, write_atomically
-from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.study import Configuration, Stop, Task
+from secateurs.settings.training import Training
 from secateurs.study.checkpoints import Journal, Memory, Name, Position, Stage, proof_of
 from secateurs.study.history import History
 from secateurs.study.loop import Loop, check

@@ -30,7 +30,8 @@ from secateurs.errors import SecateursError
 from secateurs.formatting import percent
 from secateurs.planning.auto_criterion import score_for
 from secateurs.planning.planner import plan
-from secateurs.settings.configuration import Configuration, Training
+from secateurs.settings.study import Configuration
+from secateurs.settings.training import Training
 from secateurs.study.checkpoints import Journal, Name, Position, Stage
 from secateurs.study.rounds import fits, limits_of, plan_round
 from secateurs.training.callbacks import Watcher
@@ -135,6 +136,8 @@ class Loop:
 
     def _fine_tune(self) -> None:
         goal = self._goal if self._pruning.until_recovered else None
+        if self._training.distillation:
+            self._learner.follow(self._fetch("dense"))
         self._train(f"round {self._position.round}", self._round_rates, goal)
         self._settle_on_best()
         position = self._position

@@ -14,7 +14,7 @@ from secateurs.channels.file_size import file_bytes
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError, ModelError
 from secateurs.planning.planner import Budget, plan
-from secateurs.settings.configuration import Pruning
+from secateurs.settings.pruning import Pruning
 
 Scores = Mapping[str, NDArray[np.float64]]
 Limits = Mapping[str, float]

@@ -62,13 +62,16 @@ class Augmentation:
     Attributes:
         flip: mirror half of them, left to right.
         shift: move each by up to so many pixels along both axes; what comes in is 0.
+        mix: share of the batches whose images are mixed with one another. That changes what is
+            seen, so only training without labels, towards a dense model's outputs, does it.
     """
 
     flip: bool = False
     shift: int = 0
+    mix: float = 0.0
 
     def __bool__(self) -> bool:
-        return self.flip or self.shift > 0
+        return self.flip or self.shift > 0 or self.mix > 0
 
 
 class Feed(Protocol):
@@ -314,6 +317,34 @@ def augmented(
         )
         images = windows[np.arange(len(images)), :, moves[0], moves[1]]
     return images
+
+
+def mixed(images: Images, augmentation: Augmentation, random: np.random.Generator) -> Images:
+    """In a share of all calls, images mixed with one another: overlaid, or with a patch swapped in.
+
+    Args:
+        images: a whole batch, shape (B, C, H, W).
+        augmentation: ``mix`` is the share of the calls.
+        random: draws.
+
+    Source: Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019.
+    """
+    if random.random() >= augmentation.mix:
+        return images
+    others = images[random.permutation(len(images))]
+    if random.random() < 0.5:
+        weights = random.random((len(images), 1, 1, 1)).astype(images.dtype)
+        overlaid: Images = weights * images + (1 - weights) * others
+        return overlaid
+    height, width = images.shape[2:]
+    side = float(random.random()) ** 0.5  # so that the patch's area is spread evenly
+    rows, columns = int(height * side), int(width * side)
+    top = int(random.integers(height - rows + 1))
+    left = int(random.integers(width - columns + 1))
+    patched = images.copy()
+    place = (..., slice(top, top + rows), slice(left, left + columns))
+    patched[place] = others[place]
+    return patched
 
 
 def check_classes(classes: set[int], what: str) -> None:

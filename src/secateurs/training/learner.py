@@ -107,6 +107,10 @@ class Learner(Protocol):
         """
         ...
 
+    def follow(self, dense: Snapshot) -> None:
+        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        ...
+
     def batches_of(self, part: Part) -> int:
         """Batches in which a split is evaluated."""
         ...

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -36,8 +37,9 @@ from secateurs.keras.model.tensors import leaves_of
 from secateurs.keras.statistics.loss import LEAST, gives_probabilities
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, same_optimizer, undisturbed
 from secateurs.keras.trace_model import trace
+from secateurs.keras.training.distillation import KERAS
 from secateurs.measurement import speed
-from secateurs.settings.configuration import Training
+from secateurs.settings.training import Training
 from secateurs.study.history import Record
 from secateurs.training.feed import Augmentation, Batch, Feed, as_feed, consecutive
 from secateurs.training.learner import Evaluation, Part, Snapshot
@@ -97,6 +99,7 @@ class Learner:
         if test is not None:
             self._take_data("test", test, larger)
         self._example = self._first_images("train", 1)
+        self._dense: Any = None
         self._model = cut_copy(model, Cut())
         if training.optimizer != "compiled":
             self._compile_(self._model)
@@ -162,11 +165,31 @@ class Learner:
         one_hot = self._training.optimizer == "compiled" and _takes_one_hot(self._model)
         for batch in batches:
             labels = self._checked_labels(batch)
-            yield self.images("train", batch), np.eye(self._classes)[labels] if one_hot else labels
+            images = self.images("train", batch)
+            if self._dense is not None:
+                yield images, self._with_outputs(labels, images)
+            else:
+                yield images, np.eye(self._classes)[labels] if one_hot else labels
+
+    def _with_outputs(self, labels: NDArray[np.int64], images: NDArray[Any]) -> NDArray[np.float32]:
+        """Labels in the first column, beside them the dense model's outputs."""
+        wanted = np.asarray(self._dense.predict_on_batch(images), np.float32)
+        return np.concatenate([labels[:, None].astype(np.float32), wanted], axis=1)
+
+    def follow(self, dense: Snapshot) -> None:
+        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        self._dense = self._built(dense)
+        self._model.compile(self._model.optimizer, self._loss())
 
     def _compile_(self, model: Any) -> None:
         """Compile as the training says; a model trained as it was compiled is so already."""
-        model.compile(_optimizer(self._training), _loss(self._training, self._probabilities))
+        model.compile(_optimizer(self._training), self._loss())
+
+    def _loss(self) -> Callable[[Any, Any], Any]:
+        loss = _loss(self._training, self._probabilities)
+        if self._dense is None:
+            return loss
+        return _distilled(loss, self._training, self._probabilities)
 
     # -- evaluation
 
@@ -377,6 +400,20 @@ def _loss(training: Training, probabilities: bool) -> Callable[[Any, Any], Any]:
     return cross_entropy
 
 
+def _distilled(
+    loss: Callable[[Any, Any], Any], training: Training, probabilities: bool
+) -> Callable[[Any, Any], Any]:
+    """(labels beside the dense model's outputs, scores) -> one loss for each image."""
+    share, classes = training.distillation, Output("categorical", probabilities=probabilities)
+
+    def mixed(targets: Any, scores: Any) -> Any:
+        labels, wanted = keras.ops.cast(targets[:, 0], "int32"), targets[:, 1:]
+        apart = divergence(KERAS, classes, wanted, scores, training.temperature)
+        return (1 - share) * loss(labels, scores) + share * apart
+
+    return mixed
+
+
 def _takes_one_hot(model: Any) -> bool:
     """Whether the loss the model was compiled with wants a row for each label."""
     loss = model.loss
@@ -411,6 +448,13 @@ def _check_fits(model: Any, part: str, wanted: Sequence[int | None], given: Sequ
 
 
 def _check_trainable(model: Any, training: Training) -> None:
+    if training.optimizer == "compiled" and training.distillation:
+        raise ModelError(
+            f"{model.name}: expected distillation=0 where a model is trained by the loss it was "
+            f"compiled with; received distillation={training.distillation}. Say how to train: "
+            "training=sec.Training(optimizer='adamw', learning_rate=1e-3, distillation="
+            f"{training.distillation})"
+        )
     if training.optimizer == "compiled":
         training_of(model)
     if training.precision == "bf16":

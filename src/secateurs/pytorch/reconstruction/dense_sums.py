@@ -180,6 +180,8 @@ def _drawn_loss(
         return -flat.gather(1, drawn).sum()
     if kind == "bernoulli":
         scores = result[0].float()
+        if bool(((scores >= 0) & (scores <= 1)).all()):  # probabilities already
+            scores = scores.clamp(1e-6, 1 - 1e-6).logit()
         drawn = torch.bernoulli(scores.detach().sigmoid().cpu(), generator=generator)
         bce = torch.nn.functional.binary_cross_entropy_with_logits
         return bce(scores, drawn.to(scores.device), reduction="sum")

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateurs import errors
+from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -32,7 +33,8 @@ from secateurs.pytorch.model.example_inputs import checked_model
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
-from secateurs.settings.configuration import Training
+from secateurs.pytorch.training.distillation import TORCH
+from secateurs.settings.training import Training
 from secateurs.study.history import Record
 from secateurs.training.feed import Augmentation, Batch, Feed, Share, as_feed, consecutive
 from secateurs.training.learner import Evaluation, Part, Snapshot
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _EVALUATION_BATCH = 256
 _SPEED_PASSES, _SPEED_SECONDS = 7, 0.05
 _DROPOUT = 5
+_CLASSES = Output("categorical")
 
 
 class Learner:
@@ -76,6 +79,7 @@ class Learner:
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
         self._example = _first_images(self._train_feed, 1)
+        self._dense: nn.Module | None = None
         small = cut_copy(model, Cut())
         self._take(small, _optimizer(small, training))
 
@@ -153,14 +157,33 @@ class Learner:
         """One step of the optimizer; this process's part of the batch's mean loss."""
         images, labels = self._on_device(batch)
         scores = _checked_scores(self._prepared(images), batch)
-        smoothing = self._training.label_smoothing
-        loss = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum")
-        loss = loss / batch.whole
+        loss = self._loss(scores, labels, images) / batch.whole
         # Gradients are averaged over processes: times their number is the sum, of the whole batch.
         self._accelerator.backward(loss * self._share.of)
         self._prepared_optimizer.step()
         self._prepared_optimizer.zero_grad()
         return loss.detach()
+
+    def _loss(
+        self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum over images, of the labels' loss and the distance from the dense model."""
+        training, share = self._training, self._training.distillation
+        loss = F.cross_entropy(
+            scores, labels, label_smoothing=training.label_smoothing, reduction="sum"
+        )
+        if self._dense is None:
+            return loss
+        with torch.no_grad(), self._accelerator.autocast():
+            wanted = self._dense(images).float()
+        apart = divergence(TORCH, _CLASSES, wanted, scores.float(), training.temperature)
+        mixed: torch.Tensor = (1 - share) * loss + share * apart.sum()
+        return mixed
+
+    def follow(self, dense: Snapshot) -> None:
+        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        model, _ = self._built(dense)
+        self._dense = model.to(self._accelerator.device).eval().requires_grad_(False)
 
     def _average_buffers_(self) -> None:
         """Running statistics of all processes, made one: each has seen its own images."""

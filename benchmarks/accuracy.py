@@ -1,0 +1,371 @@
+"""Accuracy kept at a share of the MACs, on Fashion-MNIST: ours against Torch-Pruning's.
+
+    python benchmarks/accuracy.py train --networks resnet18_w16 --dense runs/dense
+    python benchmarks/accuracy.py run --networks resnet18_w16 --dense runs/dense
+    python benchmarks/accuracy.py write                     # writes docs/accuracy.md
+
+One process, one thread; every row is written when it is known, and what is there is not made again.
+Times are processor seconds. What is chosen (Torch-Pruning's criterion and scope, the guards of
+ours) is chosen on calibration or validation images; the test images are only reported.
+
+ours            unlabelled images: allocation by measured curves, order by the same sums, least
+                squares in step; then label-free distillation, augmented
+torch-pruning   the best of six criteria, global and local, by validation accuracy: as it is cut,
+                with the moments of batch norm taken anew on the same images, after one epoch of all
+                labelled training images, and distilled by us on the same images in as many steps
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+from secateurs.calibration.batches import Batch
+from secateurs.pytorch import distil
+from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
+from secateurs.reconstruction.calibration import in_batches, joined
+from secateurs.reconstruction.pruner import Pruner, Request
+from secateurs.training.feed import ALL, as_feed
+from secateurs.training.schedules import learning_rates
+from support import peer
+from support.fashion import BATCH, CHANGES, DECAY, MOMENTUM, NETWORKS, accuracy, fashion, trained
+from support.tables import markdown, put
+
+PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
+BUDGETS = (0.5, 0.25, 0.1)
+MIXED = sec.Augmentation(flip=True, shift=2, mix=0.5)
+CHOOSING = 3000
+"""Validation images by which Torch-Pruning's criterion is chosen."""
+EPOCH_RATE = 0.05
+
+
+class Rows:
+    """Results, one JSON line each, written as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.known = [json.loads(line) for line in lines]
+
+    def has(self, **key) -> bool:
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.known)
+
+    def add(self, **row) -> None:
+        self.known.append(row)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+class Case:
+    """A dense network and calibration images."""
+
+    def __init__(self, network: str, dense: int, seed: int, images: int, folder: Path) -> None:
+        self.data = fashion()
+        self.model = trained(network, dense, folder)
+        order = np.random.default_rng(seed).permutation(len(self.data.train))
+        self.images, self.labels = self.data.train.batch(order[:images])
+        self.seed = seed
+        self.key = {"network": network, "dense": dense, "seed": seed, "images": images}
+
+    def tested(self, model: nn.Module) -> float:
+        return round(100 * accuracy(model, self.data.test), 2)
+
+    def chosen_by(self, model: nn.Module) -> float:
+        images, labels = self.data.validation.batch(slice(0, CHOOSING))
+        with torch.inference_mode():
+            scores = model.eval()(torch.from_numpy(images))
+        return float((scores.argmax(1).numpy() == labels).mean())
+
+
+def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None:
+    """Closed form, then distilled, at each budget; what is made once is made once."""
+    if all(rows.has(**case.key, what=f"ours, {max(steps)} steps", budget=b) for b in budgets):
+        return
+    start = time.process_time()
+    network = sec.trace(case.model, torch.from_numpy(case.images[:1]))
+    pruner = Pruner.of(case.model, network, case.images, Request(seed=case.seed))
+    once = time.process_time() - start
+    split = pruner.dense.calibration
+    images = in_batches(Batch(joined([split.fit, split.choose]).images, None))
+    for budget in budgets:
+        start = time.process_time()
+        cut = pruner.plan(sec.Budget(macs=budget))
+        small = pruner.make(cut)
+        seconds = once + time.process_time() - start
+        cost = network.cost(cut)
+        said = {
+            "budget": budget,
+            "macs": round(cost.macs / network.macs(), 4),
+            "params": round(cost.params / network.params(), 4),
+        }
+        fidelity = sec.report_of(small).fidelity.fidelity
+        rows.add(
+            **case.key,
+            what="ours, closed form",
+            **said,
+            accuracy=case.tested(small),
+            seconds=round(seconds, 1),
+            kl=round(fidelity.distance, 4),
+        )
+        for number in steps:
+            start = time.process_time()
+            found = distil(
+                small,
+                case.model,
+                images,
+                steps=number,
+                held_out=pruner.dense.judge,
+                seed=case.seed,
+                augmentation=MIXED,
+            )
+            rows.add(
+                **case.key,
+                what=f"ours, {number} steps",
+                **said,
+                accuracy=case.tested(found.model),
+                seconds=round(seconds + time.process_time() - start, 1),
+                kl=round(found.after, 4),
+                kept=found.kept,
+            )
+
+
+def epochs(case: Case, rows: Rows, shares: list[float], budgets: list[float]) -> None:
+    """One epoch with labels after our cut, with so much of the loss the dense model's outputs."""
+    for budget in budgets:
+        names = {share: f"ours, one epoch, {share:g} distilled" for share in shares}
+        if all(rows.has(**case.key, what=name, budget=budget) for name in names.values()):
+            continue
+        start = time.process_time()
+        cut = sec.prune(
+            case.model,
+            case.images[:1],
+            sec.Budget(macs=budget),
+            calibration=case.images,
+            seed=case.seed,
+        )
+        seconds = time.process_time() - start
+        dense = sec.trace(case.model, case.images[:1])
+        cost = dense.cost(cut.cut)
+        for share, name in names.items():
+            start = time.process_time()
+            after = one_epoch(cut.model, case, share)
+            rows.add(
+                **case.key,
+                what=name,
+                budget=budget,
+                macs=round(cost.macs / dense.macs(), 4),
+                params=round(cost.params / dense.params(), 4),
+                accuracy=case.tested(after),
+                validation=round(100 * accuracy(after, case.data.validation), 2),
+                seconds=round(seconds + time.process_time() - start, 1),
+            )
+
+
+def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
+    """Torch-Pruning's best at each budget."""
+    images, labels = torch.from_numpy(case.images), torch.from_numpy(case.labels)
+    batches = in_batches(Batch(case.images, None))
+    dense = sec.trace(case.model, images[:1]).macs()
+    for budget in budgets:
+        if rows.has(**case.key, what=f"torch-pruning, our {steps} steps", budget=budget):
+            continue
+        start = time.process_time()
+        cuts = list(peer.cuts(case.model, images, labels, budget, case.seed))
+        anew = [with_moments_anew(cut.model, batches) for cut in cuts]
+        raw_scores = [case.chosen_by(cut.model) for cut in cuts]
+        scores = [case.chosen_by(model) for model in anew]
+        seconds = time.process_time() - start
+        raw, best = int(np.argmax(raw_scores)), int(np.argmax(scores))
+
+        def said(
+            number: int, cuts: list[peer.PeerCut] = cuts, budget: float = budget
+        ) -> dict[str, object]:
+            cut = cuts[number]
+            params = sum(p.numel() for p in cut.model.parameters())
+            whole = sum(p.numel() for p in case.model.parameters())
+            return {
+                "budget": budget,
+                "macs": round(cut.macs / dense, 4),
+                "params": round(params / whole, 4),
+                "criterion": f"{cut.criterion}, {cut.scope}",
+            }
+
+        rows.add(
+            **case.key,
+            what="torch-pruning, as cut",
+            **said(raw),
+            accuracy=case.tested(cuts[raw].model),
+            seconds=round(seconds, 1),
+        )
+        rows.add(
+            **case.key,
+            what="torch-pruning, moments anew",
+            **said(best),
+            accuracy=case.tested(anew[best]),
+            seconds=round(seconds, 1),
+        )
+        if not rows.has(**case.key, what="torch-pruning, one epoch", budget=budget):
+            start = time.process_time()
+            after = one_epoch(anew[best], case)
+            rows.add(
+                **case.key,
+                what="torch-pruning, one epoch",
+                **said(best),
+                accuracy=case.tested(after),
+                seconds=round(seconds + time.process_time() - start, 1),
+            )
+        start = time.process_time()
+        held = len(batches[0].images) // 2
+        found = distil(
+            anew[best],
+            case.model,
+            [batches[0].rows(slice(held, None)), *batches[1:]],
+            steps=steps,
+            held_out=[batches[0].rows(slice(0, held))],
+            seed=case.seed,
+            augmentation=MIXED,
+        )
+        rows.add(
+            **case.key,
+            what=f"torch-pruning, our {steps} steps",
+            **said(best),
+            accuracy=case.tested(found.model),
+            seconds=round(seconds + time.process_time() - start, 1),
+        )
+
+
+def with_moments_anew(model: nn.Module, batches: list[Batch]) -> nn.Module:
+    """A copy with the moments of batch norm taken anew."""
+    twin = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        recalibrate_(twin, batches)
+    return twin
+
+
+def one_epoch(model: nn.Module, case: Case, share: float = 0.0) -> nn.Module:
+    """A copy, fine-tuned for one epoch of all labelled training images.
+
+    Args:
+        model: the small one; unchanged.
+        case: whose training images it sees.
+        share: of the loss that is the distance from the dense model's outputs.
+    """
+    model = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
+    feed = as_feed(case.data.train, BATCH, case.seed, CHANGES)
+    optimizer = torch.optim.SGD(
+        model.parameters(), EPOCH_RATE, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
+    )
+    rates = learning_rates("cosine", EPOCH_RATE, len(feed), 0.1)
+    for batch, rate in zip(feed.shuffled(0, 0, ALL), rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        images = torch.from_numpy(np.ascontiguousarray(batch.images))
+        scores = model(images)
+        loss = (1 - share) * F.cross_entropy(scores, torch.from_numpy(batch.labels))
+        if share:
+            with torch.no_grad():
+                wanted = F.softmax(case.model(images) / 2, 1)
+            apart = F.kl_div(F.log_softmax(scores / 2, 1), wanted, reduction="batchmean")
+            loss = loss + 4 * share * apart
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+# -- the page
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def tables(rows: list[dict]) -> Iterator[str]:
+    """One table for each dense network and number of images."""
+    kinds = dict.fromkeys((row["network"], row["dense"], row["images"]) for row in rows)
+    for network, dense, images in kinds:
+        own = [
+            row
+            for row in rows
+            if (row["network"], row["dense"], row["images"]) == (network, dense, images)
+        ]
+        whole = [row["accuracy"] for row in own if row["what"] == "dense"]
+        seeds = sorted({row["seed"] for row in own if row["what"] != "dense"})
+        yield (
+            f"### {network}, dense network {dense}: {spread(whole[:1])} %; "
+            f"{images} images, seeds {', '.join(map(str, seeds))}\n"
+        )
+        body = []
+        for what in dict.fromkeys(row["what"] for row in own if row["what"] != "dense"):
+            mine = [row for row in own if row["what"] == what]
+            cells = [
+                spread([row["accuracy"] for row in mine if row["budget"] == budget])
+                for budget in BUDGETS
+            ]
+            params = [
+                f"{np.mean([row['params'] for row in mine if row['budget'] == budget]):.2f}"
+                for budget in BUDGETS
+                if any(row["budget"] == budget for row in mine)
+            ]
+            times = [row["seconds"] for row in mine]
+            body.append([what, *cells, " ".join(params), f"{min(times):.0f}-{max(times):.0f}"])
+        head = ["", *(f"{b:.0%} of MACs" for b in BUDGETS), "params kept", "CPU s"]
+        yield markdown(head, body) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("train", "run", "write"))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet18_w16"])
+    parser.add_argument("--dense-seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--images", nargs="+", type=int, default=[512])
+    parser.add_argument("--steps", nargs="+", type=int, default=[300])
+    parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
+    parser.add_argument("--only", choices=("ours", "peers", "epochs"))
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
+    parser.add_argument("--dense", type=Path, default=Path("runs/dense"))
+    parser.add_argument("--results", type=Path, default=Path("runs/accuracy.jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "write":
+        put(PAGE, "tables", "\n".join(tables(Rows(options.results).known)))
+        return
+    for network in options.networks:
+        for dense in options.dense_seeds:
+            if options.command == "train":
+                trained(network, dense, options.dense)
+            else:
+                measure(network, dense, options)
+
+
+def measure(network: str, dense: int, options: argparse.Namespace) -> None:
+    rows = Rows(options.results)
+    for images in options.images:
+        for seed in options.seeds:
+            case = Case(network, dense, seed, images, options.dense)
+            if not rows.has(network=network, dense=dense, images=images, what="dense"):
+                rows.add(**case.key, what="dense", accuracy=case.tested(case.model))
+            if options.only in (None, "ours"):
+                ours(case, rows, options.steps, options.budgets)
+            if options.only in (None, "peers"):
+                peers(case, rows, options.steps[0], options.budgets)
+            if options.only in (None, "epochs"):
+                epochs(case, rows, options.shares, options.budgets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Label-free distillation of Keras models, on TensorFlow, JAX and PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.outputs import Operations, Output, divergence
+from secateurs.channels.cut import Cut
+from secateurs.channels.proof import keep_report_, report_of
+from secateurs.errors import ModelError
+from secateurs.keras.internals import gradient_of
+from secateurs.keras.model.example_inputs import as_arrays, checked_model
+from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.proof.prove import present_values
+from secateurs.keras.statistics.activation_sites import run
+from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
+from secateurs.keras.tracing.interpreter import Counted, as_it_is, converted
+from secateurs.training.distillation import (
+    BATCH,
+    TEMPERATURE,
+    Change,
+    Distilled,
+    Effort,
+    Judge,
+    Values,
+    lesson_of,
+    train,
+)
+from secateurs.training.feed import Augmentation
+
+_LONGEST_STEP = 1.0
+"""Norm to which gradients are clipped."""
+
+
+def distil(
+    small: Any,
+    dense: Any,
+    images: Sequence[Batch],
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    held_out: Sequence[Batch],
+    seed: int = 0,
+    outputs: str | Sequence[str] | None = None,
+    augmentation: Augmentation | Change | None = None,
+    temperature: float = TEMPERATURE,
+    learning_rate: float | None = None,
+    batch_size: int = BATCH,
+) -> Distilled:
+    """Train a copy of a small model towards the dense model's outputs; no labels are looked at.
+
+    Both models run in inference mode: statistics of batch normalisation stay as they are, and
+    nothing is dropped out. Variables that are kept from training (``trainable=False``) stay as they
+    are, unless all are.
+
+    Args:
+        small: the model to train a copy of; unchanged.
+        dense: the model to follow; unchanged.
+        images: to learn from.
+        steps: of Adam; 300 where no seconds are given either.
+        seconds: of the clock, the last evaluation not included.
+        held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
+        seed: of the order and the changes.
+        outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
+            squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
+            of each; None reads it from their values.
+        augmentation: what may be done to images; or a function (images, random) -> images.
+        temperature: softens distributions over classes and probabilities.
+        learning_rate: the highest; None takes more where more is lost, at most 0.003.
+        batch_size: images a step.
+
+    Raises:
+        DataError: there are no images, or the augmentation does not go with them.
+        UnknownNameError: no such kind of outputs.
+        ModelError: the small model has no variable that can be trained.
+
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
+    """
+    effort = Effort(steps, seconds)
+    small, dense = checked_model(small), checked_model(dense)
+    first = keras.config.image_data_format() == "channels_first"
+    judge = Judge.of(_outputs, dense, held_out, outputs, channels_first=first)
+    lesson = lesson_of(
+        images, augmentation, batch_size=batch_size, seed=seed, channels_last=not first
+    )
+    student = KerasStudent(small, judge.outputs, temperature)
+    return train(student, small, dense, judge, lesson, effort, learning_rate)
+
+
+class KerasStudent:
+    """A copy of a model in training; see ``secateurs.training.distillation.Student``.
+
+    Not with ``fit``: that trains batch normalisation by the statistics of each batch.
+    """
+
+    def __init__(self, small: Any, outputs: Sequence[Output], temperature: float) -> None:
+        self._outputs = outputs
+        self._temperature = temperature
+        self._model = cut_copy(small, Cut())
+        keep_report_(self._model, report_of(small))
+        self._variables = [variable for variable, _ in present_values(self._model).values()]
+        self._learning = _variables_to_train(self._model)
+        self._adam = keras.optimizers.Adam(global_clipnorm=_LONGEST_STEP)
+        self._slopes = gradient_of(self._loss)
+
+    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+        """One step of Adam towards these outputs; whether it could be made."""
+        values = [variable.value for variable in self._variables]
+        weights = [keras.ops.stop_gradient(variable.value) for variable in self._learning]
+        slopes = self._slopes(weights, as_arrays(images, self._model), wanted, values)
+        if not all(np.isfinite(slope).all() for slope in slopes):
+            return False
+        self._adam.learning_rate = rate
+        self._adam.apply([keras.ops.convert_to_tensor(slope) for slope in slopes], self._learning)
+        return True
+
+    def finished(self) -> Any:
+        """The copy, compiled as the small model is."""
+        finalize_(self._model)
+        return self._model
+
+    def _loss(self, weights: Any, arrays: Any, wanted: Any, values: Any) -> Any:
+        own = {id(variable): value for variable, value in zip(self._learning, weights, strict=True)}
+        mixed = [
+            own.get(id(variable), value)
+            for variable, value in zip(self._variables, values, strict=True)
+        ]
+        given = _floating(run(self._model, as_it_is, self._variables, mixed, arrays))
+        return sum(
+            keras.ops.mean(
+                divergence(
+                    KERAS,
+                    output,
+                    keras.ops.convert_to_tensor(theirs),
+                    keras.ops.cast(mine, "float32"),
+                    self._temperature,
+                )
+            )
+            for output, theirs, mine in zip(self._outputs, wanted, given, strict=True)
+        )
+
+
+class _Keras:
+    """The operations of a divergence with ``keras.ops``."""
+
+    def log_softmax(self, x: Any, axis: int) -> Any:
+        return keras.ops.log_softmax(x, axis=axis)
+
+    def log_sigmoid(self, x: Any) -> Any:
+        return keras.ops.log_sigmoid(x)
+
+    def exp(self, x: Any) -> Any:
+        return keras.ops.exp(x)
+
+    def log(self, x: Any) -> Any:
+        return keras.ops.log(x)
+
+    def clip(self, x: Any, low: float, high: float) -> Any:
+        return keras.ops.clip(x, low, high)
+
+    def sum(self, x: Any, axes: tuple[int, ...]) -> Any:
+        return keras.ops.sum(x, axis=axes) if axes else x
+
+
+KERAS: Operations = _Keras()
+
+
+def _outputs(model: Any, images: Any) -> Values:
+    given = Counted(as_it_is).run(model, converted(model, as_arrays(images, model)))
+    return [_as_array(tensor) for tensor in _floating(given)]
+
+
+def _floating(outputs: Sequence[Any]) -> list[Any]:
+    found = [tensor for tensor in outputs if keras.backend.is_float_dtype(tensor.dtype)]
+    if not found:
+        raise ModelError(
+            "distil: expected a model that gives floating-point outputs; received none"
+        )
+    return found
+
+
+def _as_array(tensor: Any) -> NDArray[np.float32]:
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
+
+
+def _variables_to_train(model: Any) -> list[Any]:
+    """Those that the user trains; all, where the user has frozen all, as for inference."""
+    floating = [
+        leaf.variable
+        for leaf in leaves_of(model)
+        if leaf.is_parameter and keras.backend.is_float_dtype(leaf.variable.dtype)
+    ]
+    chosen = [variable for variable in floating if variable.trainable] or floating
+    if not chosen:
+        raise ModelError(
+            f"distil: {model.name}: expected floating-point weights to train; received none"
+        )
+    return chosen

@@ -1,0 +1,215 @@
+"""Label-free distillation of PyTorch models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.outputs import Operations, Output, divergence
+from secateurs.channels.cut import Cut
+from secateurs.errors import ModelError
+from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.surgery.slicing import cut_copy
+from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.training.distillation import (
+    BATCH,
+    TEMPERATURE,
+    Change,
+    Distilled,
+    Effort,
+    Judge,
+    Values,
+    lesson_of,
+    train,
+)
+from secateurs.training.feed import Augmentation
+
+_LONGEST_STEP = 1.0
+"""Norm to which gradients are clipped."""
+
+
+def distil(
+    small: nn.Module,
+    dense: nn.Module,
+    images: Sequence[Batch],
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    held_out: Sequence[Batch],
+    seed: int = 0,
+    outputs: str | Sequence[str] | None = None,
+    augmentation: Augmentation | Change | None = None,
+    temperature: float = TEMPERATURE,
+    learning_rate: float | None = None,
+    batch_size: int = BATCH,
+) -> Distilled:
+    """Train a copy of a small model towards the dense model's outputs; no labels are looked at.
+
+    Both models run in inference mode: statistics of batch normalisation stay as they are, and
+    nothing is dropped out. Parameters that are frozen (``requires_grad=False``) stay as they are,
+    unless all are.
+
+    Args:
+        small: the model to train a copy of; unchanged.
+        dense: the model to follow; unchanged.
+        images: to learn from.
+        steps: of Adam; 300 where no seconds are given either.
+        seconds: of the clock, the last evaluation not included.
+        held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
+        seed: of the order and the changes.
+        outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
+            squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
+            of each; None reads it from their values.
+        augmentation: what may be done to images; or a function (images, random) -> images.
+        temperature: softens distributions over classes and probabilities.
+        learning_rate: the highest; None takes more where more is lost, at most 0.003.
+        batch_size: images a step.
+
+    Raises:
+        DataError: there are no images, or the augmentation does not go with them.
+        UnknownNameError: no such kind of outputs.
+        ModelError: the small model has no floating-point parameter, or gives other outputs.
+
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
+    """
+    effort = Effort(steps, seconds)
+    small, dense = checked_model(small), checked_model(dense)
+    judge = Judge.of(_outputs, dense, held_out, outputs, channels_first=True)
+    lesson = lesson_of(images, augmentation, batch_size=batch_size, seed=seed)
+    student = TorchStudent(small, judge.outputs, temperature)
+    return train(student, small, dense, judge, lesson, effort, learning_rate)
+
+
+class TorchStudent:
+    """A float32 copy of a model in training; see ``secateurs.training.distillation.Student``."""
+
+    def __init__(self, small: nn.Module, outputs: Sequence[Output], temperature: float) -> None:
+        self._small = small
+        self._outputs = outputs
+        self._temperature = temperature
+        self._model = cut_copy(small, Cut()).float().eval()
+        if any(parameter.dim() == 4 for parameter in self._model.parameters()):
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._learning = _parameters_to_train(self._model)
+        self._adam = torch.optim.Adam(self._learning)
+
+    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+        """One step of Adam towards these outputs; whether it could be made."""
+        arguments, keywords = as_call(images, self._model)
+        # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
+            given = _floating(self._model(*arguments, **keywords))
+            loss = torch.stack(
+                [
+                    divergence(
+                        TORCH, output, _like(theirs, mine), mine.float(), self._temperature
+                    ).mean()
+                    for output, theirs, mine in zip(self._outputs, wanted, given, strict=True)
+                ]
+            ).sum()
+            self._adam.zero_grad()
+            loss.backward()
+        length = nn.utils.clip_grad_norm_(self._learning, _LONGEST_STEP)
+        if not bool(torch.isfinite(length)):
+            return False
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.step()
+        return True
+
+    def finished(self) -> nn.Module:
+        """The small model anew, with the values learnt: its types, modes and frozen parameters."""
+        model = cut_copy(self._small, Cut())
+        learnt = dict(self._model.named_parameters())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(learnt[name])
+        return model
+
+
+class _Torch:
+    """The operations of a divergence in PyTorch."""
+
+    def log_softmax(self, x: Any, axis: int) -> Any:
+        return F.log_softmax(x, dim=axis)
+
+    def log_sigmoid(self, x: Any) -> Any:
+        return F.logsigmoid(x)
+
+    def exp(self, x: Any) -> Any:
+        return torch.exp(x)
+
+    def log(self, x: Any) -> Any:
+        return torch.log(x)
+
+    def clip(self, x: Any, low: float, high: float) -> Any:
+        return torch.clamp(x, low, high)
+
+    def sum(self, x: Any, axes: tuple[int, ...]) -> Any:
+        return torch.sum(x, dim=axes) if axes else x
+
+
+TORCH: Operations = _Torch()
+
+
+@contextmanager
+def _inference_of(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards every module is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _outputs(model: nn.Module, images: Any) -> Values:
+    arguments, keywords = as_call(images, model)
+    with _inference_of(model), torch.inference_mode():
+        return [_as_array(tensor) for tensor in _floating(model(*arguments, **keywords))]
+
+
+def _floating(outputs: Any) -> list[torch.Tensor]:
+    found = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point()]
+    if not found:
+        raise ModelError(
+            "distil: expected a model that gives floating-point outputs; received "
+            f"{type(outputs).__name__} without any"
+        )
+    return found
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array
+
+
+def _like(array: NDArray[Any], tensor: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(array).to(tensor.device)
+
+
+def _recurrent(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
+def _parameters_to_train(model: nn.Module) -> list[nn.Parameter]:
+    """Those that the user trains; all, where the user has frozen all, as for inference."""
+    floating = [one for one in model.parameters() if one.is_floating_point()]
+    chosen = [one for one in floating if one.requires_grad] or floating
+    if not chosen:
+        raise ModelError(
+            f"distil: {type(model).__name__}: expected floating-point parameters to train; "
+            "received none"
+        )
+    for one in floating:
+        one.requires_grad_(any(one is other for other in chosen))
+    return chosen

@@ -1,0 +1,103 @@
+"""Settings that cannot be changed, say in one line what is wrong with them, and keep as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secateurs.errors import SecateursError, StudyError, nearest
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Settings that cannot be changed, and that say in one line what is wrong with them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SecateursError(_one_line_message(error, list(type(self).model_fields))) from error
+
+
+class Document(Settings):
+    """Settings that are kept in a file, as JSON that says what it is.
+
+    A subclass has a ``format`` and a ``version``, both with their only value as default.
+    """
+
+    def to_json(self) -> str:
+        """The settings as JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            StudyError: it cannot be read, is something else, or is of a newer version.
+        """
+        kind, known = (cls.model_fields[name].default for name in ("format", "version"))
+        what = str(kind).removeprefix("secateurs-")
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"{path}: cannot be read as a {what}'s configuration: {error}"
+            ) from error
+        if not isinstance(values, dict) or values.get("format") != kind:
+            raise StudyError(
+                f"{path}: expected a {what}'s configuration (format {kind!r}); received "
+                "something else"
+            )
+        if values.get("version") != known:
+            raise StudyError(
+                f"{path}: expected version {known} of a {what}; received version "
+                f"{values.get('version')!r}. Go on with the release of secateurs that began it."
+            )
+        try:
+            return cls(**values)
+        except SecateursError as error:
+            raise StudyError(f"{path}: {error}") from error
+
+    def differences(self, other: Self) -> list[str]:
+        """'training.batch_size: 64, not 128' for each setting that differs."""
+        mine, theirs = (_flat(one.model_dump(mode="json")) for one in (self, other))
+        return [
+            f"{name}: {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
+            for name in dict.fromkeys((*mine, *theirs))
+            if mine.get(name) != theirs.get(name) and name.partition(".")[0] != "command"
+        ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _one_line_message(error: ValidationError, known: list[str]) -> str:
+    said = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            said.append(f"{name}: no such setting{nearest(name, known)}")
+        elif problem["type"] == "missing":
+            said.append(f"{name}: expected a value; received none")
+        else:
+            expected = problem["msg"].replace("Input should be", "expected")
+            expected = re.sub("^expected (?=greater|less)", "expected a number ", expected)
+            said.append(f"{name}: {expected}; received {problem['input']!r}")
+    return "; ".join(dict.fromkeys(said))

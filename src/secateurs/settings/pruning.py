@@ -1,0 +1,47 @@
+"""What each round of a study removes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from secateurs.planning.planner import Scope
+from secateurs.settings.base import Count, Settings, Share
+
+Rewind = Literal["weights", "learning-rate", "lottery"]
+
+
+class Pruning(Settings):
+    """What each round removes.
+
+    Attributes:
+        step: Share of the channels that remain, removed in each round.
+        criterion: What ranks channels; see: secateurs criteria.
+        scope: Whether to take the same share from every group, or the lowest scores in the whole
+            network. A group too narrow to lose a whole channel to a round is spared until the
+            others have come down to it, which is where accuracy is best kept.
+        floor: Never leave a group with less: a share of its channels in the dense model, or a
+            number of channels if 1 or more.
+        multiple: Round the widths that stay to a multiple of this.
+        skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
+        rewind: Fine-tune as dense training ended, from as many batches before its end: the
+            survivors' weights of that time and its learning rates; or the learning rates alone;
+            or all of dense training again, from the initial weights (lottery).
+        until_recovered: End a round's fine-tuning at its first evaluation within the tolerance.
+        calibration_batches: Training batches shown to a criterion that needs data.
+        measure_speed: Measure images a second after each round, beside the dense model's.
+
+    Source: Renda, Frankle & Carbin 2020 (rewinding); Frankle & Carbin 2019 (lottery tickets).
+    """
+
+    step: Share = 0.05
+    criterion: str = "l1"
+    scope: Scope = "group"
+    floor: Annotated[float, Field(gt=0)] = 0.1
+    multiple: Count = 1
+    skip: tuple[str, ...] = ()
+    rewind: Rewind | None = None
+    until_recovered: bool = False
+    calibration_batches: Count = 4
+    measure_speed: bool = True

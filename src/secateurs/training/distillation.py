@@ -1,0 +1,378 @@
+"""Label-free distillation: train a small model towards what the dense one gives for images.
+
+What is the same for both frameworks: which images, changed how, at which learning rate, for how
+long, and whether the result is any better on images that were held out. A framework brings the
+dense model's outputs and a ``Student``.
+
+Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; Beyer et al.,
+Knowledge Distillation: A Good Teacher is Patient and Consistent, CVPR 2022 (both models see the
+same, strongly changed images).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import Batch
+from secateurs.calibration.outputs import Output, divergences, read_outputs
+from secateurs.errors import DataError, SecateursError
+from secateurs.training.feed import Augmentation, augmented, mixed
+
+STEPS = 300
+BATCH = 128
+TEMPERATURE = 2.0
+_WARM_UP = 0.1
+_HIGHEST_RATE = 3e-3
+_VERSIONS = 16
+"""Augmented versions of each image, after which they come again: the dense model's outputs for
+them are kept, and running it is what costs most."""
+_ORDER, _CHANGES = 11, 12
+
+Values = list[NDArray[Any]]
+Change = Callable[[Any, np.random.Generator], Any]
+"""(images, random numbers) -> images like them, as many; of the user's own."""
+
+
+Run = Callable[[Any, Any], Values]
+"""(model, images) -> what it gives in inference mode, flat."""
+
+
+class Student(Protocol):
+    """A copy of the small model in training; a framework's own."""
+
+    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+        """One step of the optimizer towards these outputs; whether it could be made."""
+
+    def finished(self) -> Any:
+        """The small model anew, with the values learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What ``distil`` gives.
+
+    Attributes:
+        model: the trained model, or the small one that was given where training did not help.
+        steps: of the optimizer that were made.
+        before: mean divergence from the dense model on the held-out images, as given.
+        after: the same when trained, whether or not that was kept.
+    """
+
+    model: Any
+    steps: int
+    before: float
+    after: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether training helped."""
+        return self.after < self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to train; where both are given, until the first is reached.
+
+    Attributes:
+        steps: of the optimizer.
+        seconds: of the clock.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and (self.steps < 1 or self.steps != int(self.steps)):
+            raise SecateursError(
+                f"distil: expected a number of steps of at least 1; received steps={self.steps!r}"
+            )
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise SecateursError(
+                f"distil: expected a positive number of seconds; received seconds={self.seconds!r}"
+            )
+
+    @classmethod
+    def parse(cls, said: int | str) -> Effort:
+        """Steps from a number, seconds or minutes from text.
+
+        Example:
+            >>> Effort.parse(300)
+            Effort(steps=300, seconds=None)
+            >>> Effort.parse("2min")
+            Effort(steps=None, seconds=120.0)
+
+        Raises:
+            SecateursError: it is neither.
+        """
+        if isinstance(said, str):
+            found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|m)\s*", said)
+            if found:
+                return cls(seconds=float(found[1]) * (1 if found[2] == "s" else 60))
+        elif isinstance(said, int) and not isinstance(said, bool):
+            return cls(steps=said)
+        raise SecateursError(
+            f"distil: expected a number of steps, such as 300, or a time, such as '60s' or '2min'; "
+            f"received {said!r}"
+        )
+
+    def progress(self) -> Iterator[float]:
+        """What share is done, before each step; ends when all is."""
+        steps = STEPS if self.steps is None and self.seconds is None else self.steps
+        start, done = time.monotonic(), 0
+        while True:
+            share = 0.0 if steps is None else done / steps
+            if self.seconds is not None:
+                share = max(share, (time.monotonic() - start) / self.seconds)
+            if share >= 1:
+                return
+            yield share
+            done += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Batches of images to learn from, in an order that depends on the seed alone.
+
+    Attributes:
+        images: as calibration data are: batches of arrays, or of tuples or dictionaries of them.
+        size: images a batch, where they are of one shape; else batches stay as they were given.
+        change: what is done to them, if anything.
+        versions: how many changed versions there are of each image.
+        seed: of the order and the changes.
+    """
+
+    images: Sequence[Batch]
+    size: int
+    change: Change | None
+    versions: int
+    seed: int
+
+    def batches(self) -> Iterator[tuple[tuple[int, int], Any]]:
+        """((version, number), images) without end; the same key means the same images."""
+        epoch = 0
+        while True:
+            version = epoch % self.versions
+            random = np.random.default_rng([_ORDER, self.seed, version])
+            for number, batch in enumerate(_shuffled(self.images, self.size, random)):
+                yield (version, number), self._changed(batch.images, version, number)
+            epoch += 1
+
+    def _changed(self, images: Any, version: int, number: int) -> Any:
+        if self.change is None:
+            return images
+        random = np.random.default_rng([_CHANGES, self.seed, version, number])
+        return self.change(images, random)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """How far models are from the dense one on images that nothing is fitted to.
+
+    Attributes:
+        run: of the framework.
+        held_out: the images.
+        wanted: the dense model's outputs for them.
+        outputs: how these are read.
+    """
+
+    run: Run
+    held_out: Sequence[Batch]
+    wanted: Sequence[Values]
+    outputs: tuple[Output, ...]
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        dense: Any,
+        held_out: Sequence[Batch],
+        kind: str | Sequence[str] | None,
+        *,
+        channels_first: bool,
+    ) -> Judge:
+        """By the dense model; ``kind`` and ``channels_first`` as for ``read_outputs``.
+
+        Raises:
+            DataError: there are no images, or the dense model's outputs cannot be read.
+        """
+        if not held_out:
+            raise DataError(
+                "distil: expected images that are held out, to judge by; received none. Give an "
+                "eighth of the calibration images as held_out=, and leave them out of images."
+            )
+        wanted = [run(dense, batch.images) for batch in held_out]
+        first = wanted[0]
+        together = [
+            np.concatenate([values[number] for values in wanted if _alike(values, first)])
+            for number in range(len(first))
+        ]
+        return cls(
+            run, held_out, wanted, read_outputs(together, kind, channels_first=channels_first)
+        )
+
+    def divergence(self, model: Any) -> float:
+        """Mean over the held-out images."""
+        with np.errstate(all="ignore"):  # a model that went astray is refused by its number
+            found = [
+                divergences(self.outputs, theirs, self.run(model, batch.images))
+                for batch, theirs in zip(self.held_out, self.wanted, strict=True)
+            ]
+            return float(np.concatenate(found).mean())
+
+
+def train(
+    student: Student,
+    small: Any,
+    dense: Any,
+    judge: Judge,
+    lesson: Lesson,
+    effort: Effort,
+    rate: float | None = None,
+) -> Distilled:
+    """Train a student, and keep it if it is nearer to the dense model on held-out images.
+
+    Args:
+        student: made from the small model.
+        small: the small model, to be given back where training did not help.
+        dense: the model to follow.
+        judge: by held-out images.
+        lesson: what to learn from.
+        effort: for how long.
+        rate: the highest learning rate of Adam; None takes more where more is lost.
+    """
+    before = judge.divergence(small)
+    if before == 0 or not math.isfinite(before):
+        return Distilled(small, 0, before, before)
+    peak = min(_HIGHEST_RATE, _HIGHEST_RATE * math.sqrt(before)) if rate is None else rate
+    known: dict[tuple[int, int], Values] = {}
+    steps = 0
+    for share, (key, images) in zip(effort.progress(), lesson.batches(), strict=False):
+        if key not in known:
+            known[key] = judge.run(dense, images)
+        steps += 1
+        if not student.step(images, known[key], peak * one_cycle(share)):
+            return Distilled(small, steps, before, math.inf)
+    trained = student.finished()
+    after = judge.divergence(trained)
+    after = after if math.isfinite(after) else math.inf
+    return Distilled(trained if after < before else small, steps, before, after)
+
+
+def one_cycle(share: float) -> float:
+    """The learning rate over its highest when this share of the steps is done.
+
+    It rises as half a cosine and falls to nothing as one.
+
+    Source: Smith & Topin, Super-Convergence, 2018.
+    """
+    if share < _WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * share / _WARM_UP)) / 2
+    return (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+def lesson_of(
+    images: Sequence[Batch],
+    augmentation: Augmentation | Change | None,
+    *,
+    batch_size: int,
+    seed: int,
+    channels_last: bool = False,
+) -> Lesson:
+    """What to learn from.
+
+    Args:
+        images: calibration data.
+        augmentation: what may be done to them; None leaves them as they are.
+        batch_size: images a batch.
+        seed: of the order and the changes.
+        channels_last: whether images are of shape (N, H, W, C).
+
+    Raises:
+        DataError: there are no images, or an ``Augmentation`` is to change what is no image.
+    """
+    if not images:
+        raise DataError("distil: expected images to learn from; received none")
+    if batch_size < 1:
+        raise DataError(f"distil: expected a batch_size of at least 1; received {batch_size}")
+    if augmentation is None or (isinstance(augmentation, Augmentation) and not augmentation):
+        return Lesson(images, batch_size, None, 1, seed)
+    if not isinstance(augmentation, Augmentation):
+        return Lesson(images, batch_size, augmentation, _VERSIONS, seed)
+    first = images[0].images
+    if not isinstance(first, np.ndarray) or first.ndim != 4 or first.dtype.kind != "f":
+        raise DataError(
+            "distil: expected images of shape (N, C, H, W) for Augmentation(flip, shift, mix); "
+            f"received {getattr(first, 'shape', type(first).__name__)}. Pass a function "
+            "(images, random) -> images as augmentation=, or none."
+        )
+
+    def change(images: Any, random: np.random.Generator) -> Any:
+        return _changed_images(images, augmentation, random, channels_last)
+
+    return Lesson(images, batch_size, change, _VERSIONS, seed)
+
+
+def _alike(values: Values, others: Values) -> bool:
+    """Whether outputs of two batches differ in the number of images alone."""
+    return [value.shape[1:] for value in values] == [other.shape[1:] for other in others]
+
+
+def _shuffled(images: Sequence[Batch], size: int, random: np.random.Generator) -> Iterator[Batch]:
+    """Batches of ``size`` images, drawn from all of them; the rest that fills none is left out."""
+    shapes = {_shape(batch.images) for batch in images}
+    if len(shapes) > 1:  # sentences of several lengths: only their order can change
+        for number in random.permutation(len(images)):
+            yield images[number]
+        return
+    counts = np.array([len(batch) for batch in images])
+    owner = np.repeat(np.arange(len(images)), counts)
+    place = np.concatenate([np.arange(count) for count in counts])
+    size = min(size, len(owner))
+    order = random.permutation(len(owner))
+    for start in range(0, len(order) - size + 1, size):
+        rows = order[start : start + size]
+        yield Batch(_gathered(images, owner[rows], place[rows]), None)
+
+
+def _shape(images: Any) -> tuple[Any, ...]:
+    if isinstance(images, dict):
+        return tuple((key, _shape(value)) for key, value in sorted(images.items()))
+    if isinstance(images, (tuple, list)):
+        return tuple(_shape(value) for value in images)
+    return tuple(images.shape[1:])
+
+
+def _gathered(batches: Sequence[Batch], owner: NDArray[np.int64], place: NDArray[np.int64]) -> Any:
+    """The images at these places of these batches, in that order."""
+    back = np.argsort(np.argsort(owner, kind="stable"), kind="stable")
+    parts = [batches[number].rows(place[owner == number]).images for number in np.unique(owner)]
+    return _joined(parts, back)
+
+
+def _joined(parts: Sequence[Any], back: NDArray[np.int64]) -> Any:
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts], back) for key in first}
+    if isinstance(first, (tuple, list)):
+        return tuple(_joined(values, back) for values in zip(*parts, strict=True))
+    return np.concatenate(parts)[back]
+
+
+def _changed_images(
+    images: NDArray[Any],
+    augmentation: Augmentation,
+    random: np.random.Generator,
+    channels_last: bool,
+) -> NDArray[Any]:
+    if channels_last:
+        images = np.moveaxis(images, -1, 1)
+    images = mixed(augmented(images, augmentation, random), augmentation, random)
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1) if channels_last else images)

@@ -1,0 +1,114 @@
+"""Files say so when they are no longer what was written."""
+
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from secateurs.errors import CheckpointError
+from secateurs.files import CHECKSUM, checksum_of_tensors, is_safetensors, sealed, unpacked
+
+
+def content():
+    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "größe": np.ones(3, np.int64)}
+    return sealed(save(tensors, {"secateurs": '{"a":1}', "note": "x"}))
+
+
+def header_of(written):
+    length = struct.unpack("<Q", written[:8])[0]
+    return json.loads(written[8 : 8 + length]), written[8 + length :]
+
+
+def with_header(header, numbers):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + numbers
+
+
+def test_a_checksum_is_sha256_of_names_lengths_and_bytes():
+    pieces = {"b": b"\x01\x02", "a": bytearray(b"\x03")}
+    by_hand = struct.pack("<QQ", 1, 1) + b"a\x03" + struct.pack("<QQ", 1, 2) + b"b\x01\x02"
+    assert checksum_of_tensors(pieces) == hashlib.sha256(by_hand).hexdigest()
+    assert checksum_of_tensors(dict(reversed(pieces.items()))) == checksum_of_tensors(pieces)
+    assert checksum_of_tensors({"b": memoryview(np.ones(2)).cast("B"), "a": b""}) != (
+        checksum_of_tensors({"b": b"", "a": memoryview(np.ones(2)).cast("B")})
+    )
+
+
+def test_what_is_sealed_reads_as_before_and_keeps_the_checksum_to_itself():
+    tensors, said = unpacked(content(), load)
+    assert said == {"secateurs": '{"a":1}', "note": "x"}
+    assert tensors["b"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert tensors["größe"].tolist() == [1, 1, 1]
+    assert struct.unpack("<Q", content()[:8])[0] % 8 == 0
+    twice = sealed(sealed(content()))
+    assert header_of(twice)[0] == header_of(content())[0]
+
+
+def test_any_flipped_bit_of_the_numbers_is_noticed():
+    written = content()
+    start = len(written) - len(header_of(written)[1])
+    for place in range(start, len(written)):
+        for bit in (0, 7):
+            flipped = bytearray(written)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(CheckpointError, match="damaged or changed since"):
+                unpacked(bytes(flipped), load)
+
+
+def test_a_flipped_bit_of_the_header_is_noticed_or_changes_nothing():
+    written = content()
+    end = len(written) - len(header_of(written)[1])
+    whole, said = unpacked(written, load)
+    accepted = bytearray()
+    for place in range(end):
+        flipped = bytearray(written)
+        flipped[place] ^= 1
+        try:
+            tensors, others = unpacked(bytes(flipped), load)
+        except CheckpointError:
+            continue
+        accepted.append(written[place])
+        assert said.items() <= others.items()
+        assert all(np.array_equal(tensors[name], whole[name]) for name in whole)
+    assert bytes(accepted) == CHECKSUM.encode()  # which is then called otherwise
+
+
+def test_another_cut_beside_the_same_weights_is_noticed():
+    header, numbers = header_of(content())
+    header["__metadata__"]["secateurs"] = '{"a":2}'
+    with pytest.raises(CheckpointError, match="checksum"):
+        unpacked(with_header(header, numbers), load)
+
+
+def test_weights_of_one_file_under_the_names_of_another_are_noticed():
+    header, numbers = header_of(content())
+    header["c"] = header.pop("b")
+    with pytest.raises(CheckpointError, match="checksum"):
+        unpacked(with_header(header, numbers), load)
+
+
+def test_a_file_without_a_checksum_is_read_as_it_is():
+    header, numbers = header_of(content())
+    del header["__metadata__"][CHECKSUM]
+    assert unpacked(with_header(header, numbers), load)[1]["note"] == "x"
+
+
+@pytest.mark.parametrize("length", [0x4B50, 0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_safetensors_file_is_known_by_its_structure(length):
+    """Whatever its length begins with: "PK" of an archive, or a pickle's first two bytes."""
+    empty = {"__metadata__": {"pad": ""}}
+    empty["__metadata__"]["pad"] = "x" * (length - len(json.dumps(empty)))
+    written = with_header(empty, b"")
+    assert struct.unpack("<Q", written[:8])[0] == length
+    assert is_safetensors(written)
+    assert is_safetensors(written[:100])  # a torn one is still one
+
+
+@pytest.mark.parametrize(
+    "other", [b"", b"{", b"PK\x03\x04" + b"\0" * 60, b"\x80\x02}q\0.", b"{" * 99]
+)
+def test_other_files_are_none(other):
+    assert not is_safetensors(other)

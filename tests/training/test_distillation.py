@@ -1,0 +1,168 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from secateurs.calibration.batches import Batch
+from secateurs.errors import DataError, SecateursError
+from secateurs.training import distillation
+from secateurs.training.distillation import Effort, Judge, lesson_of, one_cycle, train
+from secateurs.training.feed import Augmentation
+
+
+class Point:
+    """A model that gives the same scores for every image."""
+
+    def __init__(self, *scores):
+        self.scores = np.array(scores)
+
+    def __call__(self, images):
+        return [np.tile(self.scores, (len(images), 1))]
+
+
+class Walker:
+    """A student that goes a fixed way each step, whatever the rate."""
+
+    def __init__(self, start, way):
+        self.point, self.way, self.rates = Point(*start.scores), np.array(way), []
+
+    def step(self, images, wanted, rate):
+        self.point = Point(*(self.point.scores + self.way))
+        self.rates.append(rate)
+        return bool(np.isfinite(self.point.scores).all())
+
+    def finished(self):
+        return self.point
+
+
+def images(*counts):
+    total = np.arange(sum(counts), dtype=np.float32)[:, None]
+    return [Batch(part, None) for part in np.split(total, np.cumsum(counts)[:-1])]
+
+
+def taught(small, way, steps=4):
+    dense = Point(2.0, 0.0)
+    judge = Judge.of(lambda model, x: model(x), dense, images(3), None, channels_first=True)
+    student = Walker(small, way)
+    lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
+    return train(student, small, dense, judge, lesson, Effort(steps)), student
+
+
+def test_a_student_that_comes_nearer_is_kept():
+    found, _ = taught(Point(0.0, 0.0), (0.5, 0.0))
+    assert found.kept
+    assert found.steps == 4
+    assert found.model.scores.tolist() == [2.0, 0.0]
+    p = np.exp(2) / (1 + np.exp(2))
+    assert found.before == pytest.approx(p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p)))
+    assert found.after == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("way", [(-1.0, 0.0), (np.nan, 0.0), (1e200, -1e200)])
+def test_a_student_that_goes_astray_is_not(way):
+    small = Point(1.0, 0.0)
+    found, _ = taught(small, way)
+    assert found.model is small
+    assert not found.kept
+
+
+def test_a_model_that_loses_nothing_is_left_alone():
+    small = Point(2.0, 0.0)
+    found, student = taught(small, (0.5, 0.0))
+    assert (found.model, found.steps, student.rates) == (small, 0, [])
+
+
+def test_the_rate_rises_and_falls_and_is_lower_where_less_is_lost():
+    _, far = taught(Point(0.0, 0.0), (0.0, 0.0), steps=50)
+    _, near = taught(Point(1.9, 0.0), (0.0, 0.0), steps=50)
+    assert max(near.rates) < max(far.rates) <= 3e-3
+    peak = int(np.argmax(far.rates))
+    assert 0 < peak < 10
+    assert (np.diff(far.rates[:peak]) > 0).all()
+    assert (np.diff(far.rates[peak:]) < 0).all()
+    assert far.rates[-1] < 0.01 * max(far.rates)
+    assert one_cycle(1.0) == pytest.approx(0)
+
+
+def test_an_effort_is_a_number_of_steps_or_a_time():
+    assert Effort.parse(20) == Effort(steps=20)
+    assert Effort.parse("60s") == Effort(seconds=60)
+    assert Effort.parse("1.5 min") == Effort(seconds=90)
+    for wrong in ("60", "soon", 0, -1, True, 2.5, "0s", None):
+        with pytest.raises(SecateursError, match="received"):
+            Effort.parse(wrong)
+
+
+def test_a_time_ends_when_it_is_over(monkeypatch):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(distillation.time, "monotonic", lambda: float(next(seconds)))
+    assert list(Effort(seconds=4).progress()) == [0.25, 0.5, 0.75]
+    assert len(list(Effort(steps=2, seconds=100).progress())) == 2
+    assert len(list(Effort(steps=100, seconds=3).progress())) == 2
+    assert len(list(Effort().progress())) == distillation.STEPS
+
+
+def test_each_pass_shows_every_image_once():
+    lesson = lesson_of(images(5, 3), None, batch_size=4, seed=0)
+    (_, first), (_, second), (_, third), *_ = islice(lesson.batches(), 4)
+    assert sorted(np.concatenate([first, second])[:, 0]) == list(range(8))
+    assert not np.array_equal(first, third) or lesson.versions == 1
+    other = next(lesson_of(images(5, 3), None, batch_size=4, seed=1).batches())[1]
+    assert not np.array_equal(first, other)
+
+
+def test_the_same_key_means_the_same_images():
+    def noisy(x, random):
+        return x + random.normal(size=x.shape)
+
+    lesson = lesson_of(images(5, 3), noisy, batch_size=4, seed=0)
+    seen = {}
+    for key, found in islice(lesson.batches(), 3 * 2 * lesson.versions):
+        assert np.array_equal(seen.setdefault(key, found), found)
+    assert len(seen) == 2 * lesson.versions
+    flat = [tuple(found[:, 0]) for found in seen.values()]
+    assert len(set(flat)) == len(flat)
+
+
+def test_images_of_several_inputs_stay_together():
+    given = [
+        Batch({"a": np.arange(4.0)[:, None] + 4 * k, "b": np.arange(4)[:, None] + 4 * k}, None)
+        for k in range(2)
+    ]
+    for _, found in islice(lesson_of(given, None, batch_size=3, seed=0).batches(), 4):
+        assert np.array_equal(found["a"], found["b"])
+        assert len(found["a"]) == 3
+
+
+def test_sentences_of_several_lengths_stay_in_their_batches():
+    given = [Batch(np.ones((2, length)), None) for length in (3, 5, 7)]
+    lesson = lesson_of(given, None, batch_size=2, seed=0)
+    shapes = [found.shape for _, found in islice(lesson.batches(), 3)]
+    assert sorted(shapes) == [(2, 3), (2, 5), (2, 7)]
+
+
+def test_images_are_changed_where_the_user_allows_it():
+    pictures = np.random.default_rng(0).normal(size=(6, 2, 8, 8)).astype(np.float32)
+    plain = next(lesson_of([Batch(pictures, None)], None, batch_size=6, seed=0).batches())[1]
+    flips = next(
+        lesson_of([Batch(pictures, None)], Augmentation(flip=True), batch_size=6, seed=0).batches()
+    )[1]
+    flipped = [not np.array_equal(one, two) for one, two in zip(plain, flips, strict=True)]
+    assert 0 < sum(flipped) < 6
+    for one, two, turned in zip(plain, flips, flipped, strict=True):
+        assert np.array_equal(two, one[..., ::-1] if turned else one)
+    # The same with channels last.
+    last = np.ascontiguousarray(np.moveaxis(pictures, 1, -1))
+    lesson = lesson_of(
+        [Batch(last, None)], Augmentation(flip=True), batch_size=6, seed=0, channels_last=True
+    )
+    assert np.array_equal(np.moveaxis(next(lesson.batches())[1], -1, 1), flips)
+
+
+def test_what_cannot_be_done_is_refused():
+    with pytest.raises(DataError, match=r"\(N, C, H, W\)"):
+        lesson_of(images(4), Augmentation(flip=True), batch_size=2, seed=0)
+    with pytest.raises(DataError, match="received none"):
+        lesson_of([], None, batch_size=2, seed=0)
+    with pytest.raises(DataError, match="held out"):
+        Judge.of(lambda model, x: model(x), Point(1.0, 0.0), [], None, channels_first=True)
