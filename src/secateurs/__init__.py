@@ -5,6 +5,7 @@ from secateurs.api import (
     ablate,
     apply,
     delete_channels,
+    frontier,
     iterate,
     load,
     prune,
@@ -45,6 +46,8 @@ from secateurs.planning.auto_criterion import Tournament, tournament
 from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
 from secateurs.planning.planner import plan
+from secateurs.reconstruction.pruner import Judging
+from secateurs.reconstruction.trade_off import Frontier
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Stop
 from secateurs.settings.training import Training
@@ -63,6 +66,7 @@ __all__ = [
     "critical_channels",
     "delete_channels",
     "export",
+    "frontier",
     "iterate",
     "load",
     "plan",
@@ -86,6 +90,8 @@ __all__ = [
     "Cut",
     "CutReport",
     "Exported",
+    "Frontier",
+    "Judging",
     "Group",
     "History",
     "Iterated",

@@ -28,10 +28,12 @@ from secateurs.planning.units import Limit
 from secateurs.reconstruction.pruner import (
     Distilling,
     Judging,
+    Pruner,
     Request,
     open_workshop,
     repair_model,
 )
+from secateurs.reconstruction.trade_off import SHARES, Frontier, find_frontier
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
@@ -308,6 +310,55 @@ def repair(
         None, None, True, Distilling.parse(distil, augmentation), Judging(**judging), seed
     )
     return repair_model(small, dense, images, example_inputs, request)
+
+
+def frontier(
+    model: Any,
+    example_inputs: Any,
+    *,
+    calibration: Any,
+    unit: str = "macs",
+    shares: Sequence[float] = SHARES,
+    criterion: str | Callable[[Facts], Any] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    distil: int | str | None = None,
+    augmentation: Augmentation | Change | None = None,
+    seed: int = 0,
+    **planning: Any,
+) -> Frontier:
+    """What could be had at a dozen budgets: each cut, proven, repaired and judged.
+
+    What does not depend on the budget is made once, so that the whole takes about a minute for a
+    small network. Any point's model is there by name: ``found.model("macs=0.25")``.
+
+    Args:
+        model: unchanged.
+        example_inputs: what the model takes.
+        calibration: as for ``prune``; labels, where there are any, make accuracies.
+        unit: of the budgets: "macs", "params", "channels" or "size_mb".
+        shares: of the dense model's, each in (0, 1).
+        criterion: as for ``prune``.
+        loss: as for ``prune``.
+        distil: as for ``prune``, for each of the models.
+        augmentation: as for ``prune``.
+        seed: of splits and draws.
+        **planning: ``floor``, ``multiple``, ``skip`` as for ``plan``; and how to judge, see
+            ``Judging``.
+
+    Returns:
+        The points; ``print`` shows a table, ``.figure()`` draws them, ``.knee`` names the one
+        beyond which most is lost.
+
+    Raises:
+        BudgetError: a share is out of range, or none can be met.
+        DataError: the calibration data cannot be used.
+    """
+    network = trace(model, example_inputs)
+    judging = Judging.taken_from(planning)
+    request = Request(criterion, loss, True, None, judging, seed)
+    pruner = Pruner.of(model, network, calibration, request)
+    effort = Distilling.parse(distil, augmentation)
+    return find_frontier(pruner, unit=unit, shares=shares, distil=effort, **planning)
 
 
 def iterate(

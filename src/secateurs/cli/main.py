@@ -19,6 +19,7 @@ from secateurs.cli import (
     criteria,
     doctor,
     export,
+    frontier,
     inspect,
     profile,
     prune,
@@ -69,7 +70,7 @@ class ExitCode(IntEnum):
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 for command in (
-    *(run, prune, bench, export, profile),
+    *(run, prune, frontier, bench, export, profile),
     *(compare, inspect, sensitivity, ablate, report, criteria, doctor),
 ):
     command.register(app)

@@ -66,6 +66,22 @@ ExportTo = Annotated[
 Int8 = Annotated[
     bool, typer.Option("--int8", help="With --export onnx: an eight-bit file too, from --data.")
 ]
+Repair = Annotated[
+    bool | None,
+    typer.Option(
+        "--repair/--no-repair",
+        help="Fit the weights that stay to what the dense model gives. [dim]\\[default: if there "
+        "is --data][/dim]",
+        show_default=False,
+    ),
+]
+Distil = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEPS|SECONDS",
+        help="Train on towards the dense model's answers: 300 steps, or 60s; needs --data.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace that file.")]
 _PLANNING = ("scope", "floor", "multiple", "skip")
 
@@ -84,8 +100,10 @@ def prune(
     option: ModelOptions = None,
     classes: Classes = None,
     data: DataName = None,
-    images: Images = 256,
+    images: Images = 512,
     sensitivity: Measured = None,
+    repair: Repair = None,
+    distil: Distil = None,
     output: Output = None,
     export: ExportTo = None,
     int8: Int8 = False,
@@ -94,8 +112,9 @@ def prune(
 ) -> None:
     """Cut a model down to a budget, prove the cut, and write the small model.
 
-    Accuracy is another matter: a cut of more than a few percent needs fine-tuning, which
-    'secateurs run' does. This command answers what a budget takes.
+    With --data, how far each layer is cut is measured on images, without labels, and the weights
+    that stay are fitted to give what the dense model gave. Without, accuracy is another matter: a
+    cut of more than a few percent then needs fine-tuning, which 'secateurs run' does.
 
     Try:
 
@@ -110,13 +129,19 @@ def prune(
 
       secateurs prune torchvision:mobilenet_v2 --to latency=0.5,runtime=onnxruntime,threads=1
       --export onnx
+
+      secateurs prune resnet18 --to macs=0.25 --weights mine.pt --data fashion-mnist --distil 60s
     """
     from secateurs import api
     from secateurs.deployment import exporter
     from secateurs.planning.damage_curves import Sensitivity
 
     budget = parse_budget(to)
-    pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
+    given = {name: value for name, value in chosen.items() if value not in (None, [])}
+    pruning = Pruning(**given)
+    planning = pruning.model_dump(include=set(_PLANNING))
+    if data is not None and sensitivity is None:  # what is not said is measured
+        planning = {name: value for name, value in planning.items() if name in given}
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
@@ -132,11 +157,13 @@ def prune(
             dense,
             example,
             budget,
-            criterion=pruning.criterion,
+            criterion=given.get("criterion"),
             calibration=calibration,
             validation=validation,
+            repair=repair,
+            distil=distil,
             sensitivity=measured,
-            **pruning.model_dump(include=set(_PLANNING)),
+            **planning,
         )
         api.save(pruned.model, place)
         written = None
@@ -184,6 +211,7 @@ def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> N
     lines = (
         pruned.cut.explain(),
         str(pruned.report.proof),
+        *([] if pruned.report.fidelity is None else ["", str(pruned.report.fidelity), ""]),
         f"{place}: {megabytes(place.stat().st_size)}",
         "",
         "In Python:",

@@ -30,6 +30,7 @@ would otherwise never be gone down."""
 
 _EPSILON = 1e-12
 MOST_SWAPS = 200
+MOST_GROUPS_TO_FILL = 40
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -131,13 +132,14 @@ def _with(widths: Widths, place: int, width: int) -> Widths:
     return changed
 
 
-def _filled(problem: Problem, widths: Widths) -> Widths:
-    """What the limits have room for is given back, the most gain for its cost first."""
+def _filled(problem: Problem, widths: Widths, but: int = -1) -> Widths:
+    """What the limits have room for is given back (``but`` to one group), the most gain first."""
     while True:
         options = [
             _with(widths, place, int(choice[at + 1]))
             for place, choice in enumerate(problem.choices)
-            if (at := int(np.searchsorted(choice, widths[place]))) + 1 < len(choice)
+            if place != but
+            and (at := int(np.searchsorted(choice, widths[place]))) + 1 < len(choice)
         ]
         if not options:
             return widths
@@ -152,14 +154,25 @@ def _filled(problem: Problem, widths: Widths) -> Widths:
 
 def _swapped(problem: Problem, widths: Widths) -> Widths | None:
     """The best exchange of width between two groups; None where none is better."""
+    tried = _narrowed_and_filled(problem, widths) if len(widths) <= MOST_GROUPS_TO_FILL else []
     options = _exchanges(problem, widths)
-    if not len(options):
-        return None
-    options = options[problem.excess(options) == 0]
-    if not len(options):
-        return None
-    best = _filled(problem, options[int(problem.losses(options).argmin())])
+    options = options[problem.excess(options) == 0] if len(options) else options
+    if len(options):
+        tried.append(_filled(problem, options[int(problem.losses(options).argmin())]))
+    best = min(tried, key=problem.loss, default=widths)
     return best if problem.loss(best) < problem.loss(widths) - 1e-9 else None
+
+
+def _narrowed_and_filled(problem: Problem, widths: Widths) -> list[Widths]:
+    """One group one or two steps down, and what that gives room for given to any others."""
+    options = []
+    for place, choice in enumerate(problem.choices):
+        at = int(np.searchsorted(choice, widths[place]))
+        for step in {1, 2, max(1, len(choice) // 16)}:
+            if at >= step:
+                lower = _with(widths, place, int(choice[at - step]))
+                options.append(_filled(problem, lower, but=place))
+    return options
 
 
 def _exchanges(problem: Problem, widths: Widths) -> Widths:

@@ -54,6 +54,9 @@ OBS = "obs"
 WITHOUT_IMAGES = "l1"
 """What ranks channels where there are none."""
 
+DECIDING = ("scope", "threshold", "sensitivity")
+"""What says by itself how far each group is cut."""
+
 FALLBACK = "l2"
 """Ranks groups that no contraction reads by itself."""
 
@@ -425,7 +428,7 @@ def _measured_workshop(
     planning: Mapping[str, Any],
 ) -> Workshop:
     pruner = Pruner.of(model, network, _pairs(images), request)
-    rest = dict(planning)
+    rest = {name: value for name, value in planning.items() if name not in DECIDING}
     amount = rest.pop("amount", None)
     even = _budget_of(network, budget, amount)
 
@@ -470,8 +473,7 @@ _WITHOUT_IMAGES = (
 
 def _is_measured(request: Request, planning: Mapping[str, Any]) -> bool:
     """Whether error curves decide how far each group is cut: unless something else is to."""
-    others = ("scope", "threshold", "sensitivity")
-    return request.criterion != AUTO and all(planning.get(name) is None for name in others)
+    return request.criterion != AUTO and all(planning.get(name) is None for name in DECIDING)
 
 
 def _budget_of(network: Network, budget: Budget | None, amount: float | None) -> Budget:

@@ -7,6 +7,7 @@ from secateurs.report.comparisons import (
     matrix,
     norm_histogram,
     sensitivity,
+    trade_off,
 )
 from secateurs.report.figures import (
     accuracy_over_batches,
@@ -32,6 +33,7 @@ __all__ = [
     "save",
     "sensitivity",
     "summarise",
+    "trade_off",
     "widths",
     "write",
 ]

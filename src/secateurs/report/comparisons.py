@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs.calibration.ablation import Ablation
@@ -148,6 +149,53 @@ def matrix(
     style.count_axis(axes.xaxis)
     _colour_bar(figure, image, [axes])
     style.heading(axes, title, subtitle)
+    return figure
+
+
+@styled
+def trade_off(
+    shares: Sequence[float],
+    qualities: Sequence[float],
+    names: Sequence[str],
+    *,
+    knee: str,
+    unit: str = "macs",
+    measure: str = "accuracy",
+) -> Figure:
+    """What is kept at each budget, over what remains; the knee is marked.
+
+    Args:
+        shares: of the dense model's cost that each point has.
+        qualities: of each point, from 0 to 1.
+        names: of the points.
+        knee: the name of the one to mark.
+        unit: of the cost.
+        measure: what the qualities are.
+    """
+    figure, axes = style.canvas()
+    x, y = np.asarray(shares, float), np.asarray(qualities, float)
+    order = np.argsort(x)
+    axes.plot(x[order], y[order], "o-", ms=4, lw=1.4, color=style.BLUE, gid="frontier")
+    axes.set_xscale("log")
+    axes.set_xlim(x.min() * 0.9, x.max() * 1.1)
+    at = list(names).index(knee)
+    style.ring(axes, float(x[at]), float(y[at]))
+    axes.annotate(
+        f"{knee}: {percent(float(y[at]))}",
+        (x[at], y[at]),
+        xytext=(8, -14),
+        textcoords="offset points",
+        gid="knee",
+    )
+    style.baseline(axes, float(y[int(x.argmax())]))
+    axes.set_xlabel(f"share of the dense model's {unit} that remains")
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if x.min() <= tick <= 1]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+    style.percent_axis(axes.yaxis)
+    kept = f"{percent(float(y[at]))} {measure} with {percent(float(x[at]))} of the {unit}"
+    style.heading(axes, kept, f"{measure.capitalize()}, at each of {len(x)} points")
     return figure
 
 

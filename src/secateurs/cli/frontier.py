@@ -1,0 +1,92 @@
+"""``secateurs frontier``: what could be had at a dozen budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateurs.cli.models import built, calibration_images
+from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
+from secateurs.cli.prune import Distil
+from secateurs.cli.show import console, waiting
+from secateurs.errors import SecateursError
+
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="Where calibration images are from, as for 'secateurs run'; their labels only judge.",
+    ),
+]
+Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
+Unit = Annotated[str, typer.Option(help="Of the budgets: macs, params, channels or size_mb.")]
+Shares = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Of the dense model. [dim]\\[default: 0.9 to 0.05][/dim]"),
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="For the picture and the models.")]
+Keep = Annotated[
+    str | None, typer.Option(metavar="POINT", help="Write this point's model too: knee, macs=0.25.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(frontier)
+
+
+def frontier(
+    model: ModelName,
+    data: DataName,
+    weights: Weights = None,
+    shape: Input = "1x3x224x224",
+    option: ModelOptions = None,
+    classes: Classes = None,
+    images: Images = 512,
+    unit: Unit = "macs",
+    shares: Shares = None,
+    distil: Distil = None,
+    keep: Keep = None,
+    output: Output = Path("frontier"),
+) -> None:
+    """Cut, repair and judge a trained model at a dozen budgets; a table and a picture.
+
+    Try:
+
+      secateurs frontier resnet18 --weights mine.pt --data fashion-mnist
+
+      secateurs frontier resnet18 --weights mine.pt --data fashion-mnist --keep macs=0.25
+    """
+    from secateurs import api, report
+    from secateurs.reconstruction.trade_off import SHARES
+
+    wanted = SHARES if shares is None else _shares(shares)
+    with waiting("measuring, cutting and repairing"):
+        calibration, shape, classes = calibration_images(data, images, classes)
+        dense, example, _ = built(model, option or (), classes, weights, shape)
+        found = api.frontier(
+            dense, example, calibration=calibration, unit=unit, shares=wanted, distil=distil
+        )
+    written = list(report.save(found.figure(), output, "frontier"))
+    if keep is not None:
+        point = found[found.knee if keep == "knee" else keep]
+        place = output / f"{point.name.replace('=', '-')}.safetensors"
+        api.save(point.model, place)
+        written.append(place)
+    out = console()
+    out.print(str(found), markup=False)
+    out.print("\n" + "\n".join(str(path) for path in written), markup=False)
+    if weights is None:
+        out.print("\nIts weights are random: --weights FILE takes a trained model.")
+
+
+def _shares(given: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in given.split(",") if part.strip())
+    except ValueError as error:
+        raise SecateursError(
+            f"--shares: expected shares with commas between, such as 0.5,0.25; received {given!r}"
+        ) from error

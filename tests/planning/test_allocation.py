@@ -1,0 +1,132 @@
+"""Allocation against brute force on small networks; widths' costs against the network's own."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs.planning.allocation import Problem, allocate, choices_of
+from secateurs.planning.measured import plan_measured
+from secateurs.planning.widths import UNITS, WidthCosts
+
+
+class Chain(nn.Module):
+    def __init__(self, widths=(6, 8, 5)):
+        super().__init__()
+        sizes = (3, *widths, 4)
+        self.layers = nn.ModuleList(
+            nn.Linear(one, other) for one, other in itertools.pairwise(sizes)
+        )
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+
+class Heads(nn.Module):
+    """A grid of heads by positions beside an ordinary group, and a residual sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x):
+        q, k, v = (y.unflatten(-1, (4, 2)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.out(y)
+        return x + self.down(self.up(x).relu())
+
+
+def falling(rng, width):
+    """A curve that never rises: steep for some, nearly flat for others."""
+    return np.concatenate([np.cumsum(rng.exponential(rng.exponential(), width))[::-1], [0.0]])
+
+
+def above_the_optimum(seed):
+    """By what factor the loss of what is found is above that of every choice tried out."""
+    rng = np.random.default_rng(seed)
+    network = sec.trace(Chain(), torch.zeros(1, 3))
+    groups = network.groups
+    curves = [falling(rng, len(group)) for group in groups]
+    choices = [choices_of(len(group), 1, 1) for group in groups]
+    limit = float(rng.uniform(0.3, 0.8)) * network.macs()
+    problem = Problem(curves, choices, WidthCosts(network, groups), {"macs": limit})
+    everything = np.array(list(itertools.product(*choices)))
+    fits = everything[problem.excess(everything) == 0]
+    found = allocate(problem)
+    assert problem.excess(found[None])[0] == 0
+    return problem.loss(found) / problem.losses(fits).min()
+
+
+def test_it_is_the_exact_optimum_of_most_chains_and_near_it_in_the_rest():
+    above = np.array([above_the_optimum(seed) for seed in range(20)])
+    assert above.min() >= 1 - 1e-12
+    assert np.mean(above < 1 + 1e-9) >= 0.8
+    assert above.max() < 1.1
+
+
+@pytest.mark.parametrize("build", [Chain, Heads])
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_by_width_are_the_networks_own(build, seed):
+    x = torch.zeros(1, 3) if build is Chain else torch.zeros(1, 5, 8)
+    network = sec.trace(build(), x)
+    rng = np.random.default_rng(seed)
+    widths = [int(rng.integers(1, len(group) + 1)) for group in network.groups]
+    cut = network.cut(
+        {g.name: np.arange(len(g) - w) for g, w in zip(network.groups, widths, strict=True)}
+    )
+    found = WidthCosts(network, network.groups).costs(np.array([widths]), UNITS)
+    own = network.cost(cut)
+    for unit in UNITS:
+        assert found[unit][0] == pytest.approx(getattr(own, unit), rel=1e-12)
+
+
+def test_widths_are_multiples_and_rounded_to_the_nearest():
+    assert choices_of(64, 0.25, 8).tolist() == [16, 24, 32, 40, 48, 56, 64]
+    assert choices_of(30, 0.3, 8).tolist() == [8, 16, 24, 30]  # 9 is nearer to 8 than to 16
+    assert choices_of(10, 4, 1).tolist() == [4, 5, 6, 7, 8, 9, 10]
+    assert choices_of(3, 0.1, 8).tolist() == [3]
+
+
+@pytest.mark.parametrize("unit", ["macs", "params", "channels", "size_mb"])
+def test_a_plan_is_within_its_budget_and_near_to_it(unit):
+    torch.manual_seed(0)
+    network = sec.trace(Chain((60, 80, 50)), torch.zeros(1, 3))
+    rng = np.random.default_rng(0)
+    orders = {group.name: rng.permutation(len(group)) for group in network.groups}
+    losses = {group.name: falling(rng, len(group)) for group in network.groups}
+    budget = sec.Budget(**{unit: 0.5 if unit != "size_mb" else "25 kB"})
+    cut = plan_measured(network, orders, losses, budget)
+    from secateurs.channels.file_size import file_bytes
+
+    taken = {
+        "macs": network.macs(cut) / network.macs(),
+        "params": network.params(cut) / network.params(),
+        "channels": network.cost(cut).channels / network.cost().channels,
+        "size_mb": file_bytes(network, cut) / 50e3,
+    }[unit]
+    assert 0.46 <= taken <= 0.5
+    for name, gone in cut.channels.items():
+        assert set(gone.removed) == set(orders[name][: len(gone.removed)].tolist())
+
+
+def test_a_budget_below_the_floors_names_the_nearest():
+    network = sec.trace(Chain(), torch.zeros(1, 3))
+    orders = {group.name: np.arange(len(group)) for group in network.groups}
+    losses = {group.name: np.zeros(len(group) + 1) for group in network.groups}
+    with pytest.raises(sec.BudgetError, match="the nearest that can be met is macs="):
+        plan_measured(network, orders, losses, sec.Budget(macs=0.05), floor=0.5)
+
+
+def test_skipped_groups_keep_their_width():
+    network = sec.trace(Chain(), torch.zeros(1, 3))
+    orders = {group.name: np.arange(len(group)) for group in network.groups}
+    losses = {group.name: np.linspace(1, 0, len(group) + 1) for group in network.groups}
+    cut = plan_measured(network, orders, losses, sec.Budget(macs=0.6), skip=["layers.1"])
+    assert "layers.1" not in cut.channels
+    assert cut.channels

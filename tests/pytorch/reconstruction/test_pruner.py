@@ -1,0 +1,267 @@
+"""What users call: prune with images, repair of cuts made otherwise, the frontier."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+
+
+class Net(nn.Module):
+    """A small residual network for digits of eight by eight pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in (12, 16, 12, 20))
+        self.inner = nn.Conv2d(12, 16, 3, padding=1, bias=False)
+        self.outer = nn.Conv2d(16, 12, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(12, 20, 3, stride=2, padding=1, bias=False)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = self.norms[0](self.stem(x)).relu()
+        y = self.norms[2](self.outer(self.norms[1](self.inner(x)).relu()))
+        x = self.norms[3](self.last((x + y).relu())).relu()
+        return self.head(self.drop(x.mean((2, 3))))
+
+
+X, Y = load_digits(return_X_y=True)
+X, Y = (X.reshape(-1, 1, 8, 8) / 8 - 0.6).astype(np.float32), Y.astype(np.int64)
+IMAGES, TEST = X[:320], slice(1000, None)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    images, labels = torch.from_numpy(X[:1000]), torch.from_numpy(Y[:1000])
+    for _ in range(12):
+        for rows in torch.randperm(1000).split(100):
+            loss = F.cross_entropy(model(images[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+def accuracy(model):
+    with torch.no_grad():
+        found = model.eval()(torch.from_numpy(X[TEST])).argmax(1).numpy()
+    return (found == Y[TEST]).mean()
+
+
+def test_a_third_of_the_macs_keeps_the_accuracy_without_a_label(dense):
+    budget = sec.Budget(macs=0.35)
+    pruned = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES)
+    dropped = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES, repair=False)
+    assert accuracy(dense) > 0.9
+    assert accuracy(pruned.model) > accuracy(dense) - 0.07
+    assert accuracy(dropped.model) < accuracy(pruned.model) - 0.2
+    assert dropped.cut == pruned.cut
+    assert pruned.cut.after.macs <= 0.35 * pruned.cut.before.macs
+    assert pruned.report.proof.holds
+    told = pruned.report.fidelity
+    assert told["repaired"].distance < 0.2 * told["dropped"].distance
+    assert told.fidelity.distance == min(stage.fidelity.distance for stage in told)
+    assert "dropped evenly" in told
+    assert told.images == 320
+    assert told.fidelity.images == 40
+    assert "No second kind of data was given" in str(pruned.report)
+    assert dropped.report.fidelity.kept == "dropped"
+
+
+def test_what_the_report_says_is_what_the_model_does(dense):
+    """The divergence on the images that judge, by hand."""
+    pruned = sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES, seed=3)
+    judging = IMAGES[np.sort(np.random.default_rng(3).permutation(320)[:40])]
+    with torch.no_grad():
+        right = dense(torch.from_numpy(judging)).log_softmax(1).double()
+        found = pruned.model(torch.from_numpy(judging)).log_softmax(1).double()
+    expected = float(F.kl_div(found, right, log_target=True, reduction="batchmean"))
+    assert pruned.report.fidelity.fidelity.distance == pytest.approx(expected, rel=1e-4)
+    agree = float((right.argmax(1) == found.argmax(1)).double().mean())
+    assert pruned.report.fidelity.fidelity.agreement == pytest.approx(agree)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.from_numpy(IMAGES),
+        (IMAGES, Y[:320]),
+        [(IMAGES[:200], Y[:200]), (IMAGES[200:], Y[200:320])],
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(IMAGES)), 100),
+    ],
+)
+def test_calibration_comes_in_many_forms(dense, given):
+    budget = sec.Budget(params=0.5)
+    one = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES)
+    other = sec.prune(dense, IMAGES[:1], budget, calibration=given)
+    assert one.cut == other.cut
+    assert torch.equal(one.model.head.weight, other.model.head.weight)
+
+
+def test_a_criterion_ranks_inside_groups_and_curves_say_how_far(dense):
+    budget = sec.Budget(macs=0.4)
+    pruned = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES, criterion="l1")
+    assert pruned.scores.criterion == "l1"
+    network = sec.trace(dense, IMAGES[:1])
+    scores = sec.score(network, "l1")
+    shares = set()
+    for name, gone in pruned.cut.channels.items():
+        lowest = np.argsort(scores[name], kind="stable")[: len(gone.removed)]
+        assert set(gone.removed) == set(lowest.tolist())
+        shares.add(round(len(gone.removed) / gone.of, 1))
+    assert len(shares) > 1
+    even = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES, criterion="l1", scope="group")
+    assert even.cut == sec.plan(network, scores, budget)
+    assert "repaired" in even.report.fidelity
+
+
+def test_a_cut_made_by_hand_is_found_and_repaired(dense):
+    """No report: which channels it kept is read off the weights."""
+    cut = sec.delete_channels(dense, {"inner": [1, 4, 9, 15], "last": [0, 7]}, IMAGES[:1])
+    known = sec.repair(cut, dense, IMAGES)
+    foreign = copy.deepcopy(cut)
+    del vars(foreign)["_secateurs_report"]
+    found = sec.repair(foreign, dense, IMAGES)
+    assert torch.equal(found.head.weight, known.head.weight)
+    told = sec.report_of(found).fidelity
+    assert told["repaired"].distance < told["dropped"].distance
+    trained = copy.deepcopy(foreign)
+    with torch.no_grad():
+        trained.inner.weight.mul_(1.01)
+        trained.norms[1].weight.mul_(1.01)
+        trained.norms[1].bias.add_(0.01)
+        trained.norms[1].running_mean.mul_(1.01)
+        trained.norms[1].running_var.mul_(1.01)
+    with pytest.raises(sec.CutError, match="expected slices of the dense model's weights"):
+        sec.repair(trained, dense, IMAGES)
+
+
+def test_another_dense_model_is_refused(dense):
+    cut = sec.delete_channels(dense, {"inner": [1]}, IMAGES[:1])
+    with pytest.raises(sec.CutError, match=r"expected a small model with the dense one's tensors"):
+        sec.repair(cut, nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten()), IMAGES)
+
+
+def test_a_repair_that_harms_is_not_kept(dense, monkeypatch):
+    from secateurs.pytorch.reconstruction import lockstep
+
+    def spoil(self, site):
+        with torch.no_grad():
+            site.map.weight.mul_(-1)
+
+    monkeypatch.setattr(lockstep._Walk, "_refit", spoil)
+    cut = sec.delete_channels(dense, {"last": [2]}, IMAGES[:1])
+    repaired = sec.repair(cut, dense, IMAGES)
+    told = sec.report_of(repaired).fidelity
+    assert told.kept.startswith("dropped")
+    assert told["repaired"].distance > told["dropped"].distance
+    assert torch.equal(repaired.head.weight, cut.head.weight)
+
+
+def test_a_repaired_model_is_saved_and_loaded_like_any_other(dense, tmp_path):
+    pruned = sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES)
+    sec.save(pruned.model, tmp_path / "small.safetensors")
+    loaded = sec.load(Net(), tmp_path / "small.safetensors").eval()
+    with torch.no_grad():
+        x = torch.from_numpy(X[TEST])
+        assert torch.equal(loaded(x), pruned.model(x))
+
+
+def test_no_image_of_a_judging_source_is_fitted(dense):
+    from secateurs.calibration.batches import Batch
+    from secateurs.reconstruction.calibration import Calibration
+
+    marked = np.arange(320, dtype=np.float32)[:, None]
+    split = Calibration.of_batches([Batch(marked, None)], sources=np.arange(320) // 10)
+    three = (split.fit, split.choose, split.judge)
+    parts = [set((part.images[:, 0] // 10).tolist()) for part in three]
+    assert [len(part) for part in parts] == [22, 6, 4]
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    with pytest.raises(sec.DataError, match="expected one source for each of 320 images"):
+        sec.prune(
+            dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES, sources=["one", "two"]
+        )
+
+
+def test_a_second_kind_of_data_is_judged_and_said(dense):
+    cut = sec.delete_channels(dense, {"inner": [1, 2, 3, 4, 5]}, IMAGES[:1])
+    repaired = sec.repair(cut, dense, IMAGES, second_domain=-IMAGES[:50])
+    told = sec.report_of(repaired).fidelity
+    assert told.second_domain.images == 50
+    assert told.second_domain.distance > told.fidelity.distance
+    assert "On the second kind of data: KL" in told.trust
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (IMAGES[:40], "40 calibration images are few"),
+        (np.repeat(IMAGES[:1], 80, axis=0), "all 80 calibration images are the same"),
+        (IMAGES * 20 + 5, r"unlike the training data: in norms.* standard deviations"),
+    ],
+)
+def test_doubtful_images_are_warned_of(dense, images, said):
+    cut = sec.delete_channels(dense, {"inner": [1, 2]}, IMAGES[:1])
+    with pytest.warns(UserWarning, match=said):
+        sec.repair(cut, dense, images)
+
+
+def test_what_cannot_be_done_is_said(dense):
+    broken = IMAGES.copy()
+    broken[7, 0, 0, 0] = np.nan
+    cut = sec.delete_channels(dense, {"inner": [1]}, IMAGES[:1])
+    with pytest.raises(sec.DataError, match="image 7 of it holds NaN"):
+        sec.repair(cut, dense, broken)
+    with pytest.raises(sec.DataError, match="expected at least 4 calibration images"):
+        sec.repair(cut, dense, IMAGES[:3])
+    with pytest.raises(sec.DataError, match="expected calibration images; received none"):
+        sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), repair=True)
+    with pytest.raises(sec.DataError, match="distil: expected steps such as 300"):
+        sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES, distil="soon")
+
+
+def test_the_frontier_never_loses_by_spending_more(dense):
+    shares = (0.8, 0.5, 0.3, 0.15)
+    found = sec.frontier(dense, IMAGES[:1], calibration=(IMAGES, Y[:320]), shares=shares)
+    assert [point.name for point in found] == ["dense", *(f"macs={share}" for share in shares)]
+    distances = [point.fidelity.distance for point in found]
+    assert distances == sorted(distances)
+    macs = sec.trace(dense, IMAGES[:1]).macs()
+    for point, share in zip(list(found)[1:], shares, strict=True):
+        assert point.cost.macs <= share * macs
+        assert sec.trace(point.model, IMAGES[:1]).macs() == point.cost.macs
+    assert found.measure == "accuracy"
+    assert found.model("macs=0.5") is found["macs=0.5"].model
+    assert found.knee in {point.name for point in found}
+    assert f"{found.knee} *" in str(found)
+    assert found.figure().axes[0].get_title(loc="left").endswith("of the macs")
+    with pytest.raises(sec.UnknownNameError, match=r"did you mean 'macs=0.5'"):
+        found.model("macs=0.51")
+
+
+def test_a_smaller_model_that_is_better_is_taken_for_a_larger_budget(dense):
+    from types import SimpleNamespace
+
+    from secateurs.reconstruction.trade_off import _better
+
+    def point(distance):
+        from secateurs.reconstruction.trade_off import Point
+
+        fidelity = SimpleNamespace(distance=distance)
+        return Point(f"d={distance}", object(), None, None, 0.5, fidelity)
+
+    small, large = point(0.1), point(0.2)
+    taken = _better(large, [small])
+    assert (taken.model, taken.name) == (small.model, large.name)
+    assert _better(small, [large]) is small

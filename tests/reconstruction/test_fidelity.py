@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+from scipy.stats import entropy
+
+from secateurs.reconstruction.fidelity import Judge, kind_of
+
+RANDOM = np.random.default_rng(0)
+DENSE, SMALL = RANDOM.normal(size=(2, 6, 4)) * 3
+
+
+def verdict(kind, dense, small):
+    judge = Judge(kind)
+    for rows in (slice(0, 2), slice(2, 6)):
+        judge.add([dense[rows]], [small[rows]])
+    return judge.verdict()
+
+
+def test_classes_are_judged_by_entropy_and_agreement():
+    found = verdict("categorical", DENSE, SMALL)
+    expected = [entropy(softmax(d), softmax(s)) for d, s in zip(DENSE, SMALL, strict=True)]
+    assert found.distance == pytest.approx(np.mean(expected))
+    assert found.error == pytest.approx(np.std(expected) / np.sqrt(6))
+    assert found.agreement == (DENSE.argmax(1) == SMALL.argmax(1)).mean()
+
+
+@pytest.mark.parametrize("given", [lambda scores: scores, expit], ids=["scores", "probabilities"])
+def test_probabilities_are_judged_alike_before_and_after_the_sigmoid(given):
+    p, q = expit(DENSE), expit(SMALL)
+    expected = entropy([p, 1 - p], [q, 1 - q], axis=0).sum(1).mean()
+    found = verdict("bernoulli", given(DENSE), given(SMALL))
+    assert found.distance == pytest.approx(expected, rel=1e-5)
+    assert found.agreement is None
+
+
+def test_directions_are_judged_by_their_cosine():
+    cosines = (DENSE * SMALL).sum(1) / np.linalg.norm(DENSE, axis=1) / np.linalg.norm(SMALL, axis=1)
+    found = verdict("embedding", DENSE, SMALL)
+    assert found.distance == pytest.approx(1 - cosines.mean())
+    assert "1 - cosine" in str(found)
+
+
+def test_numbers_are_judged_over_all_batches_together():
+    found = verdict("relative", DENSE, SMALL)
+    spread = np.square(DENSE - DENSE.mean(0)).sum(1).mean()
+    assert found.distance == pytest.approx(np.square(DENSE - SMALL).sum(1).mean() / spread)
+
+
+def test_what_outputs_are_is_seen_or_said():
+    assert kind_of([DENSE]) == "categorical"
+    assert kind_of([expit(DENSE)]) == "bernoulli"
+    assert kind_of([DENSE], "gaussian") == "relative"
+    assert kind_of([DENSE, DENSE]) == "relative"
+
+
+def test_maps_of_classes_are_averaged_over_their_places():
+    right, found = RANDOM.standard_normal((2, 3, 4, 5, 6))
+    judge = Judge("categorical")
+    judge.add([right], [found])
+    expected = entropy(softmax(right, 1), softmax(found, 1), axis=1).mean()
+    assert judge.verdict().distance == pytest.approx(expected)
+
+
+def test_what_never_changes_is_held_against_its_size():
+    flat = np.ones((6, 4))
+    assert verdict("relative", flat, 0 * flat).distance == pytest.approx(1)
+
+
+def test_what_is_not_finite_is_infinitely_far():
+    found = DENSE.copy()
+    found[0, 0] = np.nan
+    assert verdict("categorical", DENSE, found).distance == np.inf
