@@ -24,16 +24,18 @@ from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
 from numpy.typing import NDArray
 
+Variable = keras.Variable
+
 __all__ = [
     "Functional",
     "GetItem",
     "Layer",
     "Operation",
+    "Variable",
     "accepts_training",
     "compiled",
     "compiled_with",
     "device",
-    "functional_like_constructor",
     "gradient_of",
     "graph_of",
     "heard",
@@ -45,6 +47,7 @@ __all__ = [
     "nodes_of",
     "operation_classes",
     "own_variables",
+    "plain_class",
     "say",
     "seed_",
     "set_mask",
@@ -56,10 +59,27 @@ __all__ = [
 
 
 def is_model(operation: Any) -> bool:
-    """Whether it is a model whose graph can be walked."""
-    return isinstance(operation, Functional) or (
-        isinstance(operation, keras.Sequential) and graph_of(operation) is not None
-    )
+    """Whether it is a model whose graph can be walked, and says all that it does."""
+    if isinstance(operation, keras.Sequential):
+        return _runs(operation, keras.Sequential) and graph_of(operation) is not None
+    return isinstance(operation, Functional) and _runs(operation, Functional)
+
+
+def _runs(model: Any, kind: type) -> bool:
+    """Whether the model's class leaves ``call`` as Keras has it."""
+    return type(model).call is kind.call  # type: ignore[attr-defined]
+
+
+def plain_class(model: Any) -> Any:
+    """The class to make a model of this graph with: its own, unless the constructor is its own.
+
+    A backbone with a constructor of its own says in its configuration how it was built, and cannot
+    say what a cut left of it; its graph, as a functional model, can.
+    """
+    kind = type(model)
+    if isinstance(model, keras.Sequential):
+        return kind if kind.__init__ is keras.Sequential.__init__ else keras.Sequential
+    return kind if functional_like_constructor(kind) else keras.Model
 
 
 def graph_of(model: Any) -> Any:

@@ -107,7 +107,7 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
 
 
 def _stored(values: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(values)
+    return np.asarray(values, order="C")  # ascontiguousarray gives a scalar an axis
 
 
 def _fill_(model: Any, state: dict[str, NDArray[Any]], path: Path) -> None:

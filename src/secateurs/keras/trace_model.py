@@ -101,6 +101,7 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
         tracer.equations.solve(),
         source,
         name=model.name,
+        layer_channels=tracer.layer_channels,
     )
     return remember(model, network)
 

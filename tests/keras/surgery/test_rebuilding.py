@@ -13,7 +13,7 @@ import secateurs as sec
 from contract.zoo import ZOO, noisy
 from secateurs.channels.cut import Cut, TensorCut
 from secateurs.keras.model.tensors import leaves_of
-from secateurs.keras.surgery.rebuilding import _cut_of_slot
+from secateurs.keras.surgery.compiling import _cut_of_slot
 
 
 def classifier(**conv):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
-from secateurs.keras.internals import graph_of, is_model, nodes_of, own_variables, sublayers
+from secateurs.keras.internals import graph_of, is_model, nodes_of
+from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
 
 
 @dataclass(eq=False, slots=True)
@@ -124,21 +125,8 @@ def paths_of(model: Any) -> dict[int, str]:
 
 
 def named_variables(layer: Any, path: str) -> Iterator[tuple[str, Any, bool]]:
-    """(name, variable, whether a parameter) of a layer and the layers inside it.
-
-    The cell of a recurrent layer is no layer to its users: its variables go by the layer's name.
-    """
-    used: dict[str, int] = {}
-    for variable, is_parameter in sorted(own_variables(layer), key=_rank):
-        name = f"{path}.{variable.name}"
-        used[name] = used.get(name, 0) + 1
-        again = f"_{used[name] - 1}" if used[name] > 1 else ""
-        yield name + again, variable, is_parameter
-    for child in sublayers(layer):
-        own = path if child is getattr(layer, "cell", None) else f"{path}.{child.name}"
-        yield from named_variables(child, own)
-
-
-def _rank(entry: tuple[Any, bool]) -> int:
-    """A separable convolution's filters are those of its second step, so these come first."""
-    return int(entry[0].name == "depthwise_kernel")
+    """(name, variable, whether a parameter) of a layer and the layers inside it."""
+    for name, variable, is_parameter in named_own_variables(layer):
+        yield f"{path}.{name}", variable, is_parameter
+    for name, child in named_children(layer):
+        yield from named_variables(child, path_below(path, name))

@@ -9,16 +9,17 @@ from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.keras.internals import Layer
 from secateurs.keras.model.example_inputs import checked_model
 from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.rebuilding import (
     Make,
-    compile_like_,
+    carry_again,
     copy_flags_,
     finalize_,
     rebuilt,
     remade,
-    slice_tensor,
     undisturbed,
 )
+from secateurs.keras.surgery.slicing import slice_tensor
 
 
 def delete_layer(model: Any, name: str) -> Any:
@@ -111,8 +112,9 @@ def _edited(model: Any, name: str, make: Make) -> Any:
             f"{error}"
         ) from error
     _keep_weights_(model, new, name)
+    carry_again(model, new, {})
     copy_flags_(model, new)
-    compile_like_(model, new, (), Cut())
+    compile_like_(model, new, Cut())
     return new
 
 

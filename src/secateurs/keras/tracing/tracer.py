@@ -17,6 +17,7 @@ from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
 from secateurs.keras.internals import infer
+from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.tracing.interpreter import Site
 
@@ -152,6 +153,11 @@ class Call:
         """The class of the layer."""
         return type(self.layer).__name__
 
+    def path_of(self, inner: Any) -> str:
+        """The path of a layer inside this one."""
+        names = {id(child): name for name, child in named_children(self.layer)}
+        return path_below(self.path, names[id(inner)])
+
     def __str__(self) -> str:
         return f"{self.path} ({self.kind})"
 
@@ -180,6 +186,8 @@ class Tracer:
         self.read: dict[tuple[str, int], Leaf] = {}
         """Weights whose removed channels the masked twin takes as zero, by (name, axis)."""
         self.sizes: dict[tuple[str, str, int | None], tuple[Ids, ...]] = {}
+        self.layer_channels: dict[str, Ids] = {}
+        """Layer -> the units that its users number as its channels, where no weight says it."""
         self.index_ranges: dict[int, int] = {}
         """Network input -> how many rows the table has that its numbers are indices into."""
         self._apply_rule = apply_rule
@@ -382,6 +390,11 @@ class Tracer:
         """A layer's configuration keeps the number of these units."""
         if units is not None:
             self.sizes.setdefault((owner, attribute, position), (units,))
+
+    def numbers(self, layer: str, units: Ids | None) -> None:
+        """These units, in this order, are what users call channel 0, 1, ... of a layer."""
+        if units is not None:
+            self.layer_channels.setdefault(layer, units)
 
     def costs(self, layer: str, total: int, axes: Iterable[Ids | None]) -> None:
         """A contraction of so many multiply-accumulates; they follow the lengths of these axes."""

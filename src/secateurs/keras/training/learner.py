@@ -34,7 +34,8 @@ from secateurs.keras.internals import (
 from secateurs.keras.model.example_inputs import checked_model
 from secateurs.keras.model.tensors import leaves_of
 from secateurs.keras.statistics.loss import LEAST, gives_probabilities
-from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, same_optimizer, undisturbed
+from secateurs.keras.surgery.compiling import same_optimizer
+from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, undisturbed
 from secateurs.keras.trace_model import trace
 from secateurs.measurement import speed
 from secateurs.settings.configuration import Training
@@ -266,7 +267,7 @@ class Learner:
 
     def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
-        arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         return save_tensors(arrays, dict(said))
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
@@ -465,8 +466,14 @@ def _fill_optimizer_(model: Any, snapshot: Snapshot) -> None:
             optimizer.build(model.trainable_variables)
     for number, variable in enumerate(optimizer.variables):
         value = snapshot.optimizer.get(str(number))
-        if value is not None and tuple(value.shape) == tuple(variable.shape):
-            variable.assign(np.array(value))
+        if value is None:  # it was not kept: the optimizer begins anew
+            continue
+        if tuple(value.shape) != tuple(variable.shape):
+            raise CheckpointError(
+                f"expected the state of this {type(optimizer).__name__}, {variable.name} of shape "
+                f"{tuple(variable.shape)}; received shape {tuple(value.shape)}"
+            )
+        variable.assign(np.array(value))
 
 
 def _runner(model: Any, images: NDArray[Any]) -> Callable[[], object]:
