@@ -36,9 +36,11 @@ __all__ = [
     "compiled",
     "compiled_with",
     "device",
+    "forget_node_",
     "gradient_of",
     "graph_of",
     "heard",
+    "inbound_node_of",
     "infer",
     "is_model",
     "is_quantized",
@@ -94,6 +96,28 @@ def nodes_of(graph: Any) -> Iterator[Any]:
         for node in by_depth[depth]:
             if node.operation is not None and not node.is_input:
                 yield node
+
+
+def inbound_node_of(tensor: Any) -> Any:
+    """The call that gave a tensor without data; None for one that no call gave."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    for node in history.operation._inbound_nodes:
+        if any(output is tensor for output in node.outputs):
+            return node
+    return None
+
+
+def forget_node_(node: Any) -> None:
+    """Let an operation, and those before it, be as if it had not been called."""
+    node.operation._inbound_nodes.remove(node)
+    for tensor in node.input_tensors:
+        before = getattr(tensor, "_keras_history", None)
+        if before is not None and before.operation is not None:
+            outbound = before.operation._outbound_nodes
+            if node in outbound:
+                outbound.remove(node)
 
 
 def own_variables(layer: Any) -> Iterator[tuple[Any, bool]]:

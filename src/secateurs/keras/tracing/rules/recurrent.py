@@ -16,7 +16,7 @@ from secateurs.errors import ModelError
 from secateurs.keras.internals import named_classes
 from secateurs.keras.model.layer_tree import named_children, path_below, size_path
 from secateurs.keras.tracing.rules.contraction import channel_axis
-from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, elementwise_functions
+from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, works_by_element
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value, values_in
 
@@ -143,7 +143,7 @@ def _columns(tracer: Tracer, call: Call, cell: Any, units: Ids) -> Ids:
 
 def _check_activations(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
-        if function is not None and function not in elementwise_functions():
+        if not works_by_element(function, rank=2):
             along = function in along_the_last_axis()
             what = "mixes units" if along else "is not known to work element by element"
             name = getattr(function, "__name__", type(function).__name__)
