@@ -232,8 +232,8 @@ def iterate(
         test: the same, to report; or None.
         step: share of the channels that remain, removed each round.
         criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
-        training: how to train; None takes the dense model as trained, and retrains a Keras model
-            as it was compiled.
+        training: how to train; None takes the dense model as trained. A compiled Keras model is
+            retrained with its own optimizer and loss unless ``training`` names an optimizer.
         loss: as for ``prune``; training is by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
         directory: keeps the study there, with its report; one that was begun there goes on.
@@ -252,7 +252,7 @@ def iterate(
     return carry_out(
         model,
         Sources(train, validation, test),
-        training=training or _training_of(model),
+        training=backend_of(model).training_of(model, training),
         pruning=Pruning(step=step, criterion=name, **pruning),
         stop=stop or Stop(),
         criterion=own,
@@ -261,8 +261,3 @@ def iterate(
         fresh=fresh,
         watcher=watcher,
     )
-
-
-def _training_of(model: Any) -> Training:
-    """How to train where nothing is said."""
-    return backend_of(model).training_of(model)

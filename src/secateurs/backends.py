@@ -93,8 +93,8 @@ class Backend(Protocol):
     ) -> tuple[NDArray[np.float64], float | None]:
         """(the loss of each image, share classified right or None) after a cut."""
 
-    def training_of(self, model: Any) -> Training:
-        """How to train a model of which nothing is said."""
+    def training_of(self, model: Any, given: Training | None = None) -> Training:
+        """How to train a model: as was asked for, and for the rest as it was trained itself."""
 
 
 def backend_of(model: Any) -> Backend:

@@ -33,6 +33,7 @@ __all__ = [
     "Operation",
     "Variable",
     "accepts_training",
+    "average_of",
     "compiled",
     "compiled_with",
     "device",
@@ -188,6 +189,18 @@ def compiled_with(model: Any) -> dict[str, Any]:
 def variables_of(optimizer: Any) -> list[Any]:
     """The model's variables that an optimizer was built for, in its order."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def average_of(optimizer: Any, variable: Any) -> Any:
+    """The running average that an optimizer keeps of a variable (``use_ema``), if it does."""
+    keeper = getattr(optimizer, "inner_optimizer", optimizer)
+    averages = getattr(keeper, "_model_variables_moving_average", None)
+    if not getattr(keeper, "use_ema", False) or not averages:
+        return None
+    for known, average in zip(keeper._trainable_variables, averages, strict=False):
+        if known is variable:
+            return average
+    return None
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
-from secateurs.keras.internals import graph_of, is_model, nodes_of
+from secateurs.errors import UnknownNameError
+from secateurs.keras.internals import Layer, graph_of, is_model, nodes_of
 from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
 
 
@@ -122,6 +123,33 @@ def paths_of(model: Any) -> dict[int, str]:
     for path, operation in calls_of(model):
         paths.setdefault(id(operation), path)
     return paths
+
+
+def path_of(model: Any, layer: str | Layer) -> str:
+    """The path of a layer that is given itself, or by its path.
+
+    Raises:
+        UnknownNameError: the layer given itself is not one of the model's.
+    """
+    if isinstance(layer, str):
+        return layer
+    for path, operation in named_operations(model):
+        if operation is layer:
+            return path
+        for own, inner in _inside(operation, path):
+            if inner is layer:
+                return own
+    what = getattr(layer, "name", layer)
+    raise UnknownNameError(
+        f"expected a layer of {model.name}, or its name; received {what!r}, which is none of its "
+        "layers"
+    )
+
+
+def _inside(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, child in named_children(layer):
+        yield path_below(path, name), child
+        yield from _inside(child, path_below(path, name))
 
 
 def named_variables(layer: Any, path: str) -> Iterator[tuple[str, Any, bool]]:

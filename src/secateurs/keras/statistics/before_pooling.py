@@ -82,9 +82,12 @@ class Pooling:
     def activation_of(self, tensor: Any, units: Ids) -> Activation | None:
         """What it was pooled from, if it was, where these units lie."""
         known = self._before.get(id(tensor))
-        for axis, own in known[1].items() if known is not None else ():
+        if known is None:
+            return None
+        step, axes = known
+        for axis, own in axes.items():
             if np.isin(own, units).all():
-                return Activation(known[0], axis, own)
+                return Activation(step, axis, own)
         return None
 
 
