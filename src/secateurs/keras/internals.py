@@ -25,18 +25,21 @@ from keras.src.utils.io_utils import print_msg
 from numpy.typing import NDArray
 
 Variable = keras.Variable
+SeedGenerator = keras.random.SeedGenerator
 
 __all__ = [
     "Functional",
     "GetItem",
     "Layer",
     "Operation",
+    "SeedGenerator",
     "Variable",
     "accepts_training",
     "average_of",
     "compiled",
     "compiled_with",
     "device",
+    "finish_copy_",
     "forget_node_",
     "gradient_of",
     "graph_of",
@@ -45,13 +48,16 @@ __all__ = [
     "infer",
     "is_model",
     "is_quantized",
+    "losses_of",
     "mask_of",
     "named_classes",
+    "new_layer_like",
     "nodes_of",
     "operation_classes",
     "own_variables",
     "plain_class",
     "say",
+    "seed_generators_of",
     "seed_",
     "set_mask",
     "sublayers",
@@ -119,6 +125,57 @@ def forget_node_(node: Any) -> None:
             outbound = before.operation._outbound_nodes
             if node in outbound:
                 outbound.remove(node)
+
+
+def seed_generators_of(layer: Any) -> list[Any]:
+    """What a layer draws random numbers from."""
+    return list(getattr(layer, "_seed_generators", ()))
+
+
+_SAID_LATER = (
+    "_supports_masking",
+    "_convert_input_args",
+    "_allow_non_tensor_positional_args",
+    "supports_jit",
+    "_auto_config",
+    "_build_shapes_dict",
+    "_path",
+)
+"""What a layer may say of itself after Keras's own constructor."""
+
+
+def new_layer_like(layer: Any) -> Any:
+    """A layer of the same class, without what the class's own constructor makes."""
+    kind = type(layer)
+    new = kind.__new__(kind)
+    Layer.__init__(
+        new,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        autocast=layer.autocast,
+        activity_regularizer=layer.activity_regularizer,
+    )
+    for name in _SAID_LATER:
+        if name in vars(layer):
+            vars(new)[name] = vars(layer)[name]
+    return new
+
+
+def finish_copy_(layer: Any, new: Any, known: Mapping[int, Any]) -> None:
+    """Let Keras see the parts of a copy in the order of the original, and take it as built."""
+    for name, (_, theirs) in layer._tracker.config.items():
+        _, mine = new._tracker.config[name]
+        mine[:] = [known.get(id(part), part) for part in theirs]
+        new._tracker.stored_ids[name] = {id(part) for part in mine}
+    vars(new)["_trainable"] = layer.trainable
+    new.built = True
+    new._post_build()
+    new._lock_state()
+
+
+def losses_of(layer: Any) -> list[Any]:
+    """The losses that a layer's code has added by itself."""
+    return getattr(layer, "_losses", [])
 
 
 def own_variables(layer: Any) -> Iterator[tuple[Any, bool]]:

@@ -92,7 +92,7 @@ def _by_attribute(
     layer: object, parts: Sequence[Layer | Variable], given: Sequence[str | None]
 ) -> list[str | None]:
     """Names for all parts: given where these are unique, else the attribute, else a number."""
-    attributes = {id(part): name for name, part in _parts_in(vars(layer))}
+    attributes = {id(part): name for name, part in _parts_in(attributes_of(layer))}
     times = Counter(given)
     names: list[str] = []
     for part, name in zip(parts, given, strict=True):
@@ -101,6 +101,13 @@ def _by_attribute(
         else:
             names.append(attributes.get(id(part)) or snake_case(type(part).__name__))
     return list(_distinct(names))
+
+
+def attributes_of(layer: object) -> dict[str, Any]:
+    """What a layer's attributes hold; below PyTorch, layers are kept apart from the others."""
+    own = vars(layer)
+    modules = {name: part for name, part in own.get("_modules", {}).items() if part is not None}
+    return {**{name: own[name] for name in own if name not in _BOOKKEEPING}, **modules}
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:
@@ -114,7 +121,7 @@ def _distinct(names: Iterable[str]) -> Iterator[str]:
 def _parts_in(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """(attribute, layer or variable), those in lists and dictionaries too; first ones last."""
     for name, value in reversed(list(values.items())):
-        if name not in _BOOKKEEPING and not name.startswith("_trainable"):
+        if not name.startswith(("_trainable", "_non_trainable")):
             yield from _parts_of(name.lstrip("_"), value)
 
 

@@ -125,6 +125,13 @@ def paths_of(model: Any) -> dict[int, str]:
     return paths
 
 
+def layers_by_path(model: Any) -> Iterator[tuple[str, Any]]:
+    """(path, layer or operation) of all that a model calls and of what is inside these."""
+    for path, operation in named_operations(model):
+        yield path, operation
+        yield from _inside(operation, path)
+
+
 def path_of(model: Any, layer: str | Layer) -> str:
     """The path of a layer that is given itself, or by its path.
 

@@ -23,7 +23,12 @@ from secateurs.channels.proof import Proof, furthest_apart
 from secateurs.errors import CutError
 from secateurs.keras.internals import compiled
 from secateurs.keras.model.example_inputs import as_arrays, made_up
-from secateurs.keras.model.tensors import calls_of, named_operations, named_variables
+from secateurs.keras.model.tensors import (
+    calls_of,
+    layers_by_path,
+    named_operations,
+    named_variables,
+)
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, traced
@@ -135,7 +140,9 @@ class Comparison:
 
     def call_by_call(self) -> Proof:
         """Each call of the small model on the values that the twin has there."""
-        calls = [operation for _, operation in calls_of(self.small)]
+        calls: dict[str, Any] = {}
+        for path, layer in layers_by_path(self.small):
+            calls.setdefault(path, layer)
         changes = by_owner(self.cut.sizes)
         side_by_side = SideBySide(self.source.operations, self.kept, self.stand_ins, calls, changes)
         values = {**self._twins_values(), **present_values(self.small)}

@@ -11,12 +11,12 @@ from secateurs.keras.model.example_inputs import checked_model
 from secateurs.keras.model.tensors import leaves_of, named_operations, path_of
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.rebuilding import (
+    Copies,
     Make,
     carry_again,
     copy_flags_,
     finalize_,
     rebuilt,
-    remade,
     undisturbed,
 )
 from secateurs.keras.surgery.slicing import slice_tensor
@@ -37,10 +37,9 @@ def delete_layer(model: Any, name: str | Layer) -> Any:
         ModelError: the layers behind it do not fit what they would read.
     """
     name = path_of(checked_model(model), name)
+    keep = Copies(Cut()).of
     target = _found(model, name)
-    return _edited(
-        model, name, lambda path, layer: [] if layer is target else [remade(layer, path)]
-    )
+    return _edited(model, name, lambda path, layer: [] if layer is target else [keep(layer, path)])
 
 
 def insert_layer(model: Any, after: str | Layer, layer: Layer) -> Any:
@@ -57,12 +56,13 @@ def insert_layer(model: Any, after: str | Layer, layer: Layer) -> Any:
             behind it do not fit its result.
     """
     after = path_of(checked_model(model), after)
+    keep = Copies(Cut()).of
     target = _found(model, after)
     _check_new(model, layer)
     return _edited(
         model,
         layer.name,
-        lambda path, old: [remade(old, path), layer] if old is target else [remade(old, path)],
+        lambda path, old: [keep(old, path), layer] if old is target else [keep(old, path)],
     )
 
 
@@ -80,9 +80,10 @@ def replace_layer(model: Any, name: str | Layer, layer: Layer) -> Any:
             result.
     """
     name = path_of(checked_model(model), name)
+    keep = Copies(Cut()).of
     target = _found(model, name)
     _check_new(model, layer, but=name)
-    return _edited(model, name, lambda path, old: [layer] if old is target else [remade(old, path)])
+    return _edited(model, name, lambda path, old: [layer] if old is target else [keep(old, path)])
 
 
 def _found(model: Any, name: str) -> Any:

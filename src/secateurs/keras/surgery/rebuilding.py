@@ -26,8 +26,10 @@ from secateurs.keras.model.layer_tree import named_children
 from secateurs.keras.model.tensors import Leaf, leaves_of, named_operations, paths_of
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.surgery.compiling import compile_like_
+from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.surgery.state import carry_again_, carry_learned_
+from secateurs.keras.tracing.composites import is_composite
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
 
@@ -49,12 +51,10 @@ def cut_copy(model: Any, cut: Cut) -> Any:
     leaves = leaves_of(model)
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
-    blank = Blank()
+    copies = Copies(cut)
     with undisturbed():
-        small = rebuilt(
-            model, lambda path, layer: [blank.blanked(remade(layer, path, changes))], changes
-        )
-    blank.restore()
+        small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
+    copies.restore()
     _fill_(small, leaves, cut)
     for change in cut.sizes:
         if change.attribute in SCALED_BY:
@@ -63,6 +63,39 @@ def cut_copy(model: Any, cut: Cut) -> Any:
     copy_flags_(model, small)
     compile_like_(model, small, cut)
     return small
+
+
+class Copies:
+    """Layers made again in the sizes that a cut leaves, each once.
+
+    Args:
+        cut: what goes.
+    """
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self._changes = by_owner(cut.sizes)
+        self._blank = Blank()
+        self._made: dict[int, Any] = {}
+
+    def of(self, layer: Any, path: str) -> Any:
+        """What a layer becomes."""
+        if id(layer) not in self._made:
+            if is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
+                shrunk(layer, path, self._cut.tensors, self._remade, self._made)
+            else:
+                self._made[id(layer)] = self._remade(layer, path)
+        return self._made[id(layer)]
+
+    def restore(self) -> None:
+        """Give every layer its own initialisers back."""
+        self._blank.restore()
+
+    def _remade(self, layer: Any, path: str) -> Any:
+        return self._blank.blanked(remade(layer, path, self._changes))
+
+    def _touches(self, path: str) -> bool:
+        return any(name.startswith(f"{path}.") for name in self._cut.tensors)
 
 
 def carry_again(model: Any, small: Any, changes: Changes) -> None:

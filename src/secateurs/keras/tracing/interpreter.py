@@ -20,6 +20,9 @@ from secateurs.keras.internals import (
     nodes_of,
     set_mask,
 )
+from secateurs.keras.model.layer_tree import snake_case
+from secateurs.keras.tracing.composites import opened, paths_inside, tensors_in
+from secateurs.keras.tracing.symbolic import Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,13 @@ class Site:
         index: its number.
         path: dotted path of the layer or operation, 'encoder.conv1'.
         operation: the layer or operation itself.
+        inside: the layer whose code makes the call; None in a model's own graph.
     """
 
     index: int
     path: str
     operation: Any
+    inside: Any = None
 
 
 Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
@@ -62,24 +67,56 @@ class Counted:
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
             arguments, keywords = node.arguments.fill_in(known)
-            results = self._call(node.operation, prefix, arguments, keywords)
+            results = self._call(node, prefix, arguments, keywords)
             known.update(
                 (id(tensor), value) for tensor, value in zip(node.outputs, results, strict=True)
             )
         return [known[id(tensor)] for tensor in graph.outputs]
 
     def _call(
-        self, operation: Any, prefix: str, arguments: Sequence[Any], keywords: dict[str, Any]
+        self, node: Any, prefix: str, arguments: Sequence[Any], keywords: dict[str, Any]
     ) -> list[Any]:
+        operation = node.operation
         path = prefix + operation.name
+        seen = opened(node, arguments, keywords)
+        if seen is not None:
+            own = self._paths.setdefault(id(operation), path)
+            return self._through_calls(operation, own, seen, tensors_in(arguments, keywords))
         if is_model(operation):
             inner = inputs_of(operation, [*arguments, *keywords.values()][0])
             return self._through(operation, f"{path}.", inner)
+        return self._stepped(operation, path, arguments, keywords, None)
+
+    def _stepped(
+        self,
+        operation: Any,
+        path: str,
+        arguments: Sequence[Any],
+        keywords: dict[str, Any],
+        inside: Any,
+    ) -> list[Any]:
         self._index += 1
         # A layer shared between a model and one inside it goes by the first path it is met on.
-        site = Site(self._index, self._paths.setdefault(id(operation), path), operation)
-        results = self._step(site, arguments, keywords)
+        path = self._paths.setdefault(id(operation), path) if inside is None else path
+        results = self._step(Site(self._index, path, operation, inside), arguments, keywords)
         return list(keras.tree.flatten(results))
+
+    def _through_calls(
+        self, layer: Any, path: str, seen: Calls, tensors: Sequence[Any]
+    ) -> list[Any]:
+        """The calls that a layer's code makes, in the layers inside it too."""
+        paths = {id(inner): own for inner, own in paths_inside(layer, path)}
+
+        def call(node: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+            operation = node.operation
+            own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
+            deeper = opened(node, arguments, keywords)
+            if deeper is not None:
+                inner = tensors_in(arguments, keywords)
+                return self._through_calls(operation, own, deeper, inner)
+            return self._stepped(operation, own, arguments, keywords, layer)
+
+        return list(keras.tree.flatten(seen.run(tensors, call)))
 
 
 def inputs_of(model: Any, given: Any) -> list[Any]:

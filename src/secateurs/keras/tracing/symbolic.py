@@ -37,7 +37,7 @@ class Calls:
 
         Args:
             tensors: in the places of ``inputs``.
-            call: (operation, arguments, keywords) -> what it gives.
+            call: (Keras's note of the call, arguments, keywords) -> what it gives.
 
         Returns:
             What is in the places of ``outputs``, in their structure.
@@ -45,7 +45,7 @@ class Calls:
         known = {id(old): new for old, new in zip(self.inputs, tensors, strict=True)}
         for node in self.nodes:
             arguments, keywords = node.arguments.fill_in(known)
-            results = keras.tree.flatten(call(node.operation, arguments, keywords))
+            results = keras.tree.flatten(call(node, arguments, keywords))
             known.update((id(old), new) for old, new in zip(node.outputs, results, strict=True))
         return keras.tree.map_structure(lambda tensor: known[id(tensor)], self.outputs)
 
@@ -76,7 +76,7 @@ def calls_in(
     try:
         with scope:
             outputs = function(*given, **options)
-    except Exception:  # noqa: BLE001 - it takes no tensors without data: whatever it says, it cannot be seen
+    except Exception:  # noqa: BLE001 - whatever it says of tensors without data
         return None
     return _noted(inputs, outputs, scope)
 

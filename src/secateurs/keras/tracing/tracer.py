@@ -16,7 +16,7 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import infer
+from secateurs.keras.internals import Layer, Variable, infer
 from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.tracing.interpreter import Site
@@ -39,12 +39,14 @@ class Value:
         why: what it is, where it carries no channels.
         source: the number of the network's input that its numbers are picked from, if it is one
             that carries no channels (so that indices into a table can be made up).
+        leaf: the weight that it is, where a layer's code uses one itself.
     """
 
     spec: Any
     axes: Axes = field(default_factory=dict)
     why: str = NO_CHANNEL
     source: int | None = None
+    leaf: Leaf | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,10 +88,12 @@ class Operation:
         masks: operands the masked twin changes.
         mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
             channels only.
+        call: the layer or operation itself.
     """
 
     name: str
     layer: str
+    call: Any = None
     slots: list[int] = field(default_factory=list)
     inputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
@@ -193,19 +197,41 @@ class Tracer:
         self._apply_rule = apply_rule
         self._remembered: dict[tuple[Any, ...], Any] = {}
         self._inside = 0
+        self._written_in: str | None = None
+        """The class whose code makes the present call, with numbers that nothing can change."""
 
     # -- one call
 
     def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Label what one call of the graph gives."""
-        self.operations.append(Operation(type(site.operation).__name__, site.path))
+        self.operations.append(Operation(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
+        self._written_in = None
+        if site.inside is not None and not isinstance(site.operation, Layer):
+            self._written_in = type(site.inside).__name__
+            arguments, keywords = self._with_weights([list(arguments), keywords])
         outputs = self.call(site.path, site.operation, arguments, keywords)
+        self._written_in = None
         flat = keras.tree.flatten([list(arguments), keywords])
         operation.slots = [at for at, item in enumerate(flat) if isinstance(item, Value)]
         operation.inputs = [_recorded(flat[at]) for at in operation.slots]
         operation.outputs = [_recorded(value) for value in values_in(outputs)]
         return outputs
+
+    def _with_weights(self, structure: Any) -> Any:
+        """Values in the places of weights that a layer's code uses itself."""
+
+        def value(item: Any) -> Any:
+            leaf = self.leaves.get(id(item)) if isinstance(item, Variable) else None
+            if leaf is None:
+                return item
+            for axis, length in enumerate(leaf.shape):
+                if length > 1:
+                    self._own_units(leaf, axis)
+            spec = keras.KerasTensor(leaf.shape, dtype=leaf.variable.dtype)
+            return Value(spec, dict(leaf.axes), f"the weight {leaf.name}", leaf=leaf)
+
+        return keras.tree.map_structure(value, structure)
 
     def call(
         self, path: str, layer: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
@@ -344,8 +370,9 @@ class Tracer:
 
     def play(self, place: Place, role: Role) -> None:
         """Note what an axis of a weight does."""
-        leaf = place.thing
-        if isinstance(leaf, Leaf) and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
+        thing = place.thing
+        leaf = thing.leaf if isinstance(thing, Value) else thing
+        if leaf is not None and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
             leaf.roles[place.at] = role
 
     # -- notes for what comes after
@@ -388,7 +415,12 @@ class Tracer:
         self, owner: str, attribute: str, units: Ids | None, position: int | None = None
     ) -> None:
         """A layer's configuration keeps the number of these units."""
-        if units is not None:
+        if units is None:
+            return
+        if self._written_in is not None:
+            why = f"{owner}: its {attribute} stands in the code of {self._written_in}.call"
+            self.equations.freeze(units, why)
+        else:
             self.sizes.setdefault((owner, attribute, position), (units,))
 
     def numbers(self, layer: str, units: Ids | None) -> None:

@@ -452,7 +452,7 @@ def _optimizer(training: Training) -> Any:
     return keras.optimizers.SGD(rate, momentum, nesterov=momentum > 0, weight_decay=decay)
 
 
-def _loss(training: Training, probabilities: bool, two: bool) -> Callable[[Any, Any], Any]:
+def _loss(training: Training, probabilities: bool, two: bool = False) -> Callable[[Any, Any], Any]:
     smoothing = training.label_smoothing
     if two:
         plain: Callable[[Any, Any], Any] = keras.losses.BinaryCrossentropy(

@@ -12,7 +12,7 @@ from keras import layers
 from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import axes_of, frozen_side, laid_out, merged, round_the_end
 from secateurs.keras.internals import GetItem, operation_classes
-from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
 
 Movement = Callable[[Any], Any]
@@ -255,3 +255,6 @@ def _follow_entry(tracer: Tracer, call: Call, number: int, entry: int | slice, a
         if end:
             position = len(PARTS) * number + PARTS.index(part)
             tracer.counts(call.path, "key", units[:end], position)
+
+
+OF_ALL_OPERANDS |= {concatenate_operation, stack}

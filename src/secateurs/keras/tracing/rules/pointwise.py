@@ -12,7 +12,7 @@ from keras import layers
 from secateurs.channels.network import Role
 from secateurs.keras.internals import named_classes, operation_classes
 from secateurs.keras.tracing.elementwise import passes_on_values
-from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.symbolic import calls_in
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
 
@@ -81,7 +81,8 @@ def _followed(tracer: Tracer, call: Call, function: Any, output: Value) -> bool:
         return passes_on_values(function, output.rank)
     given = Value(output.spec, dict(output.axes), output.why)
 
-    def one(operation: Any, arguments: Any, keywords: Any) -> Any:
+    def one(node: Any, arguments: Any, keywords: Any) -> Any:
+        operation = node.operation
         return tracer.inside(f"{call.path}.{operation.name}", operation, arguments, keywords)
 
     result = keras.tree.flatten(seen.run([given], one))[0]
@@ -358,3 +359,4 @@ def _register_the_applications() -> None:
 
 
 _register_the_applications()
+OF_ALL_OPERANDS.add(pointwise)

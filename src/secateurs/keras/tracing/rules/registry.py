@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secateurs.keras.internals import is_quantized, own_variables, sublayers
+from secateurs.keras.tracing.rule_table import RULES, rule_for
 from secateurs.keras.tracing.tracer import Call, Tracer
 
-Rule = Callable[[Tracer, Call], None]
+__all__ = ["RULES", "Rule", "apply", "freeze_weights", "rule", "rule_for", "unknown"]
 
-RULES: dict[type, Rule] = {}
+Rule = Callable[[Tracer, Call], None]
 
 
 def rule(*layers: type) -> Callable[[Rule], Rule]:
@@ -37,22 +38,20 @@ def rule(*layers: type) -> Callable[[Rule], Rule]:
     return register
 
 
+OF_ALL_OPERANDS: set[Rule] = set()
+"""Rules that say something of every operand, not of the first alone."""
+
+
 def apply(tracer: Tracer, call: Call) -> None:
     """Label what a call gives; a layer without a rule freezes what it touches."""
     found = rule_for(type(call.layer))
+    weights = any(value.leaf is not None for value in call.inputs)
     if found is None or is_quantized(call.layer):
         unknown(tracer, call)
+    elif weights and found not in OF_ALL_OPERANDS:
+        unknown(tracer, call, "it is given a weight, of which its rule says nothing")
     else:
         found(tracer, call)
-
-
-def rule_for(kind: type) -> Rule | None:
-    """The rule of this class, or of one it stems from without computing anything else."""
-    for ancestor in kind.__mro__:
-        if ancestor in RULES:
-            same = getattr(kind, "call", None) is getattr(ancestor, "call", None)
-            return RULES[ancestor] if same else None
-    return None
 
 
 def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
