@@ -146,7 +146,7 @@ _SAID_LATER = (
 
 def new_layer_like(layer: Any) -> Any:
     """A layer of the same class, without what the class's own constructor makes."""
-    kind = type(layer)
+    kind: Any = type(layer)
     new = kind.__new__(kind)
     Layer.__init__(
         new,

@@ -37,8 +37,8 @@ def is_composite(operation: Any) -> bool:
     )
 
 
-def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | None:
-    """What a layer does in a call, call by call; None where that cannot be seen.
+def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | str:
+    """What a layer does in a call, call by call; why not, where that cannot be seen.
 
     Args:
         node: Keras's note of the call.
@@ -46,10 +46,12 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         keywords: likewise.
     """
     layer = node.operation
-    if not is_composite(layer) or not layer.built or layer.compute_dtype != layer.variable_dtype:
-        return None
+    if not is_composite(layer):
+        return ""
+    if layer.compute_dtype != layer.variable_dtype:
+        return f"its code computes in {layer.compute_dtype} with weights in {layer.variable_dtype}"
     if any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs)):
-        return None
+        return "a mask of padding goes through its code, which is not followed"
     specs = keras.tree.map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
         specs[1]["training"] = False
@@ -58,11 +60,13 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
     given = [item for item in keras.tree.flatten(specs) if isinstance(item, keras.KerasTensor)]
-    if seen is None or added or len(given) != len(seen.inputs):
-        return None
+    if isinstance(seen, str):
+        return seen
+    if added or len(given) != len(seen.inputs):
+        return "its code adds losses" if added else "its code is given tensors in other structures"
     expected = [tuple(tensor.shape) for tensor in node.outputs]
     received = [tuple(tensor.shape) for tensor in keras.tree.flatten(seen.outputs)]
-    return seen if _fit(expected, received) else None
+    return seen if _fit(expected, received) else "its code gives other shapes than it says"
 
 
 def _spec_of(item: Any) -> Any:

@@ -34,12 +34,14 @@ class Site:
         path: dotted path of the layer or operation, 'encoder.conv1'.
         operation: the layer or operation itself.
         inside: the layer whose code makes the call; None in a model's own graph.
+        closed: why the code of a layer without a rule is not gone through.
     """
 
     index: int
     path: str
     operation: Any
     inside: Any = None
+    closed: str = ""
 
 
 Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
@@ -79,26 +81,21 @@ class Counted:
         operation = node.operation
         path = prefix + operation.name
         seen = opened(node, arguments, keywords)
-        if seen is not None:
+        if isinstance(seen, Calls):
             own = self._paths.setdefault(id(operation), path)
             return self._through_calls(operation, own, seen, tensors_in(arguments, keywords))
         if is_model(operation):
             inner = inputs_of(operation, [*arguments, *keywords.values()][0])
             return self._through(operation, f"{path}.", inner)
-        return self._stepped(operation, path, arguments, keywords, None)
-
-    def _stepped(
-        self,
-        operation: Any,
-        path: str,
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
-        inside: Any,
-    ) -> list[Any]:
-        self._index += 1
         # A layer shared between a model and one inside it goes by the first path it is met on.
-        path = self._paths.setdefault(id(operation), path) if inside is None else path
-        results = self._step(Site(self._index, path, operation, inside), arguments, keywords)
+        path = self._paths.setdefault(id(operation), path)
+        return self._stepped(
+            Site(self._index + 1, path, operation, None, seen), arguments, keywords
+        )
+
+    def _stepped(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> list[Any]:
+        self._index = site.index
+        results = self._step(site, arguments, keywords)
         return list(keras.tree.flatten(results))
 
     def _through_calls(
@@ -111,10 +108,11 @@ class Counted:
             operation = node.operation
             own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
             deeper = opened(node, arguments, keywords)
-            if deeper is not None:
+            if isinstance(deeper, Calls):
                 inner = tensors_in(arguments, keywords)
                 return self._through_calls(operation, own, deeper, inner)
-            return self._stepped(operation, own, arguments, keywords, layer)
+            site = Site(self._index + 1, own, operation, layer, deeper)
+            return self._stepped(site, arguments, keywords)
 
         return list(keras.tree.flatten(seen.run(tensors, call)))
 

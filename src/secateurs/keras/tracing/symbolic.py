@@ -52,8 +52,8 @@ class Calls:
 
 def calls_in(
     function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]
-) -> Calls | None:
-    """The calls that code makes; None where they cannot all be seen.
+) -> Calls | str:
+    """The calls that code makes; why not, where they cannot all be seen.
 
     Args:
         function: the code.
@@ -76,22 +76,26 @@ def calls_in(
     try:
         with scope:
             outputs = function(*given, **options)
-    except Exception:  # noqa: BLE001 - whatever it says of tensors without data
-        return None
+    except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
+        said = (str(error).strip().splitlines() or [""])[0][:100]
+        return f"its code takes no tensors without data ({type(error).__name__}: {said})"
     return _noted(inputs, outputs, scope)
 
 
-def _noted(inputs: Sequence[Any], outputs: Any, scope: Any) -> Calls | None:
+def _noted(inputs: Sequence[Any], outputs: Any, scope: Any) -> Calls | str:
     flat = keras.tree.flatten(outputs)
     if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
-        return None
+        return "its code gives something else than tensors that depend on what it is given"
     nodes: list[Any] = []
     seen = {id(tensor) for tensor in inputs}
     complete = all(_collect_(tensor, seen, nodes) for tensor in flat)
     for node in reversed(nodes):
         forget_node_(node)
-    writes = bool(scope.state_mapping)
-    return Calls(inputs, nodes, outputs) if complete and not writes else None
+    if scope.state_mapping:
+        return "its code writes to its own state"
+    if not complete:
+        return "its code uses tensors that it was not given"
+    return Calls(inputs, nodes, outputs)
 
 
 def _collect_(tensor: Any, seen: set[int], nodes: list[Any]) -> bool:

@@ -197,6 +197,8 @@ class Tracer:
         self._apply_rule = apply_rule
         self._remembered: dict[tuple[Any, ...], Any] = {}
         self._inside = 0
+        self.closed = ""
+        """Why the code of the layer of the present call is not gone through."""
         self._written_in: str | None = None
         """The class whose code makes the present call, with numbers that nothing can change."""
 
@@ -206,7 +208,7 @@ class Tracer:
         """Label what one call of the graph gives."""
         self.operations.append(Operation(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
-        self._written_in = None
+        self._written_in, self.closed = None, site.closed
         if site.inside is not None and not isinstance(site.operation, Layer):
             self._written_in = type(site.inside).__name__
             arguments, keywords = self._with_weights([list(arguments), keywords])

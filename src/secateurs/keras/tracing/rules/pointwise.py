@@ -77,7 +77,7 @@ def _followed(tracer: Tracer, call: Call, function: Any, output: Value) -> bool:
     """Label a result by the operations that the function makes of it; False where it cannot be."""
     spec = keras.KerasTensor(output.shape, dtype=output.spec.dtype)
     seen = calls_in(function, [spec], {})
-    if seen is None or len(keras.tree.flatten(seen.outputs)) != 1:
+    if isinstance(seen, str) or len(keras.tree.flatten(seen.outputs)) != 1:
         return passes_on_values(function, output.rank)
     given = Value(output.spec, dict(output.axes), output.why)
 

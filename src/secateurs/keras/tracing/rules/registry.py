@@ -56,7 +56,7 @@ def apply(tracer: Tracer, call: Call) -> None:
 
 def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
     """Nobody knows what it does, so nothing that it reads may change."""
-    reason = f"{call}: {why or _why_unknown(call)}"
+    reason = f"{call}: {why or _why_unknown(call, tracer.closed)}"
     for value in call.inputs:
         tracer.freeze(value, reason)
     freeze_weights(tracer, call.layer, reason)
@@ -72,12 +72,10 @@ def freeze_weights(tracer: Tracer, layer: object, reason: str) -> None:
         freeze_weights(tracer, child, reason)
 
 
-def _why_unknown(call: Call) -> str:
+def _why_unknown(call: Call, closed: str) -> str:
     if is_quantized(call.layer):
         return "it is quantized or carries LoRA weights; merge or dequantize it first"
-    if call.kind == "Lambda":
-        return "a Lambda's function cannot be followed; write it with keras.ops instead"
-    return (
-        f"no rule for {call.kind}; say what it does with @secateurs.keras.rule({call.kind}), "
-        "or write it with keras.ops"
-    )
+    advice = "write it with keras.ops"
+    if call.kind != "Lambda":
+        advice = f"say what it does with @secateurs.keras.rule({call.kind}), or {advice}"
+    return f"no rule for {call.kind}{f', and {closed}' if closed else ''}; {advice}"
