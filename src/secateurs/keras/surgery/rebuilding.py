@@ -84,8 +84,16 @@ class Copies:
             if is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
                 shrunk(layer, path, self._cut.tensors, self._remade, self._made)
             else:
-                self._made[id(layer)] = self._remade(layer, path)
+                self._made[id(layer)] = self._made_again(layer, path)
         return self._made[id(layer)]
+
+    def _made_again(self, layer: Any, path: str) -> Any:
+        try:
+            return self._remade(layer, path)
+        except ModelError:
+            if not is_composite(layer):
+                raise
+        return shrunk(layer, path, self._cut.tensors, self._remade, self._made)
 
     def restore(self) -> None:
         """Give every layer its own initialisers back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 
 import keras
@@ -93,7 +94,7 @@ def _carry_vocabulary_(old: Any, made: Any) -> None:
 def _carry_attributes_(old: Any, made: Any, path: str, begun: Any) -> None:
     present = vars(begun)
     for name, value in vars(old).items():
-        if name in _KEPT_BY_KERAS or name.startswith(("_build", "_inbound", "_auto", "_tracker")):
+        if name in _KEPT_BY_KERAS or name in _bookkeeping():
             continue
         if not _is_data(value) or (name in present and not _is_data(present[name])):
             continue
@@ -101,9 +102,25 @@ def _carry_attributes_(old: Any, made: Any, path: str, begun: Any) -> None:
             _set_(made, name, value, path)
 
 
+@cache
+def _bookkeeping() -> frozenset[str]:
+    """What every layer keeps of itself."""
+    return frozenset(vars(keras.layers.Identity())) | {"_torch_params"}
+
+
+def _plain(value: Any) -> Any:
+    """A copy, out of the lists and dictionaries with which Keras watches for layers."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    for kind in (list, set):
+        if isinstance(value, kind):
+            return kind(_plain(item) for item in value)
+    return copy.deepcopy(value)
+
+
 def _set_(layer: Any, name: str, value: Any, path: str) -> None:
     try:
-        setattr(layer, name, copy.deepcopy(value))
+        setattr(layer, name, _plain(value))
     except Exception as error:
         raise ModelError(
             f"{path}: expected state that can be copied into a new {type(layer).__name__}; its "

@@ -56,7 +56,9 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     if accepts_training(layer):
         specs[1]["training"] = False
     before = len(losses_of(layer))
-    seen = calls_in(layer.call, specs[0], specs[1])
+    inside = [inner for inner, _ in paths_inside(layer, "") if is_composite(inner)]
+    inside = list({id(inner): inner for inner in inside}.values())
+    seen = calls_in(layer.call, specs[0], specs[1], [layer], inside)
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
     given = [item for item in keras.tree.flatten(specs) if isinstance(item, keras.KerasTensor)]

@@ -107,11 +107,8 @@ class Counted:
         def call(node: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
             operation = node.operation
             own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
-            deeper = opened(node, arguments, keywords)
-            if isinstance(deeper, Calls):
-                inner = tensors_in(arguments, keywords)
-                return self._through_calls(operation, own, deeper, inner)
-            site = Site(self._index + 1, own, operation, layer, deeper)
+            closed = seen.closed.get(id(operation), "")
+            site = Site(self._index + 1, own, operation, layer, closed)
             return self._stepped(site, arguments, keywords)
 
         return list(keras.tree.flatten(seen.run(tensors, call)))

@@ -45,7 +45,8 @@ OF_ALL_OPERANDS: set[Rule] = set()
 def apply(tracer: Tracer, call: Call) -> None:
     """Label what a call gives; a layer without a rule freezes what it touches."""
     found = rule_for(type(call.layer))
-    weights = any(value.leaf is not None for value in call.inputs)
+    # With a single operand, a rule says all of it.
+    weights = len(call.inputs) > 1 and any(value.leaf is not None for value in call.inputs)
     if found is None or is_quantized(call.layer):
         unknown(tracer, call)
     elif weights and found not in OF_ALL_OPERANDS:
