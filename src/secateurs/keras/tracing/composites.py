@@ -56,9 +56,10 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     if accepts_training(layer):
         specs[1]["training"] = False
     before = len(losses_of(layer))
-    inside = [inner for inner, _ in paths_inside(layer, "") if is_composite(inner)]
-    inside = list({id(inner): inner for inner in inside}.values())
-    seen = calls_in(layer.call, specs[0], specs[1], [layer], inside)
+    parts = {id(inner): inner for inner, _ in paths_inside(layer, "")}.values()
+    inside = [inner for inner in parts if is_composite(inner)]
+    beside = [inner for inner in parts if not is_composite(inner)]
+    seen = calls_in(layer.call, specs[0], specs[1], [layer], inside, beside)
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
     given = [item for item in keras.tree.flatten(specs) if isinstance(item, keras.KerasTensor)]

@@ -35,6 +35,7 @@ class Site:
         operation: the layer or operation itself.
         inside: the layer whose code makes the call; None in a model's own graph.
         closed: why the code of a layer without a rule is not gone through.
+        written: whether it is made by code each time that runs, sizes and all.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Site:
     operation: Any
     inside: Any = None
     closed: str = ""
+    written: bool = False
 
 
 Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
@@ -108,7 +110,8 @@ class Counted:
             operation = node.operation
             own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
             closed = seen.closed.get(id(operation), "")
-            site = Site(self._index + 1, own, operation, layer, closed)
+            written = id(operation) not in paths
+            site = Site(self._index + 1, own, operation, layer, closed, written)
             return self._stepped(site, arguments, keywords)
 
         return list(keras.tree.flatten(seen.run(tensors, call)))

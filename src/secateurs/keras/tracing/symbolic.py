@@ -21,6 +21,7 @@ from secateurs.keras.internals import (
     accepts_training,
     forget_node_,
     inbound_node_of,
+    infer,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
 
@@ -78,6 +79,7 @@ def calls_in(
     keywords: Mapping[str, Any],
     own: Sequence[Layer] = (),
     inside: Sequence[Layer] = (),
+    beside: Sequence[Layer] = (),
 ) -> Calls | str:
     """The calls that code makes; why not, where they cannot all be seen.
 
@@ -87,6 +89,7 @@ def calls_in(
         keywords: likewise.
         own: the layers whose code this is.
         inside: layers to go through too.
+        beside: the other layers that it calls.
     """
     fresh: dict[int, Any] = {}
 
@@ -106,6 +109,8 @@ def calls_in(
             stack.enter_context(scope)
             for layer in inside:
                 stack.enter_context(_gone_through(layer, recording))
+            for layer in beside:
+                stack.enter_context(_exact(layer))
             for layer in (*own, *inside):
                 stack.enter_context(_without_data(layer, recording))
             outputs = function(*given, **options)
@@ -137,7 +142,33 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
             recording.closed[id(self)] = _said(error)
             return kind.__call__(self, *arguments, **keywords)
 
-    own = type(kind.__name__, (kind,), {"__call__": run_its_code, "__module__": kind.__module__})
+    with _of_class(layer, {"__call__": run_its_code}):
+        yield
+
+
+@contextmanager
+def _exact(layer: Any) -> Iterator[None]:
+    """Let a layer tell its shapes in full, where it leaves lengths open by its configuration."""
+    kind = type(layer)
+
+    def told_in_full(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        made = kind.compute_output_spec(self, *arguments, **keywords)
+        given = keras.tree.flatten([arguments, keywords])
+        specs = [x for x in given if isinstance(x, keras.KerasTensor)]
+        open_ones = any(None in spec.shape for spec in keras.tree.flatten(made))
+        if open_ones and not any(None in spec.shape for spec in specs):
+            return infer(self, *arguments, **keywords)
+        return made
+
+    with _of_class(layer, {"compute_output_spec": told_in_full}):
+        yield
+
+
+@contextmanager
+def _of_class(layer: Any, methods: dict[str, Any]) -> Iterator[None]:
+    """Let one layer have other methods for a while."""
+    kind = type(layer)
+    own = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
     object.__setattr__(layer, "__class__", own)
     try:
         yield

@@ -16,7 +16,7 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Layer, Variable, infer
+from secateurs.keras.internals import Variable, infer
 from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.tracing.interpreter import Site
@@ -209,8 +209,9 @@ class Tracer:
         self.operations.append(Operation(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
         self._written_in, self.closed = None, site.closed
-        if site.inside is not None and not isinstance(site.operation, Layer):
+        if site.written:
             self._written_in = type(site.inside).__name__
+        if site.inside is not None:
             arguments, keywords = self._with_weights([list(arguments), keywords])
         outputs = self.call(site.path, site.operation, arguments, keywords)
         self._written_in = None

@@ -227,6 +227,7 @@ def merge(tracer: Tracer, call: Call) -> None:
         "Celu",
         "Clip",
         "Conj",
+        "ConvertToTensor",
         "Conjugate",
         "Copy",
         "Cos",
