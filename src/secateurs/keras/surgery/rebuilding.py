@@ -37,12 +37,13 @@ Make = Callable[[str, Any], Sequence[Any]]
 """(path, layer) -> the layers to call in its place, one after the other."""
 
 
-def cut_copy(model: Any, cut: Cut) -> Any:
+def cut_copy(model: Any, cut: Cut, *, compiled: bool = True) -> Any:
     """A copy of the model with the cut made, compiled as the model is.
 
     Args:
         model: what to cut; unchanged.
         cut: planned for this model, or for another built alike.
+        compiled: False leaves the copy as it is built.
 
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
@@ -61,7 +62,8 @@ def cut_copy(model: Any, cut: Cut) -> Any:
             _keep_scale_(small, change.owner, change.before, change.after)
     carry_again(model, small, changes)
     copy_flags_(model, small)
-    compile_like_(model, small, cut)
+    if compiled:
+        compile_like_(model, small, cut)
     return small
 
 

@@ -75,6 +75,8 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
 def _spec_of(item: Any) -> Any:
     if isinstance(getattr(item, "spec", None), keras.KerasTensor):
         return item.spec
+    if isinstance(item, keras.KerasTensor):
+        return keras.KerasTensor(item.shape, dtype=item.dtype)
     if keras.ops.is_tensor(item):
         return keras.KerasTensor(tuple(item.shape), dtype=item.dtype)
     return item

@@ -36,6 +36,7 @@ class Site:
         inside: the layer whose code makes the call; None in a model's own graph.
         closed: why the code of a layer without a rule is not gone through.
         written: whether it is made by code each time that runs, sizes and all.
+        place: which of the calls that this code makes it is.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Site:
     inside: Any = None
     closed: str = ""
     written: bool = False
+    place: int = 0
 
 
 Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
@@ -104,6 +106,7 @@ class Counted:
         self, layer: Any, path: str, seen: Calls, tensors: Sequence[Any]
     ) -> list[Any]:
         """The calls that a layer's code makes, in the layers inside it too."""
+        begin = self._index + 1
         paths = {id(inner): own for inner, own in paths_inside(layer, path)}
 
         def call(node: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
@@ -111,7 +114,8 @@ class Counted:
             own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
             closed = seen.closed.get(id(operation), "")
             written = id(operation) not in paths
-            site = Site(self._index + 1, own, operation, layer, closed, written)
+            number = self._index + 1
+            site = Site(number, own, operation, layer, closed, written, number - begin)
             return self._stepped(site, arguments, keywords)
 
         return list(keras.tree.flatten(seen.run(tensors, call)))

@@ -101,6 +101,22 @@ class Operation:
     mixes: bool = False
 
 
+class Assumed(NamedTuple):
+    """A number in the code of a layer that is taken to follow the length of an axis.
+
+    Attributes:
+        step: the number of the call that is told it.
+        units: along the axis.
+        why: what to say where it does not.
+        kind: which call of which class's code it is; layers of one class behave alike.
+    """
+
+    step: int
+    units: Ids
+    why: str
+    kind: tuple[str, int]
+
+
 class Call:
     """One call of a layer or operation, with values in the places of tensors.
 
@@ -197,10 +213,12 @@ class Tracer:
         self._apply_rule = apply_rule
         self._remembered: dict[tuple[Any, ...], Any] = {}
         self._inside = 0
+        self.assumed: list[Assumed] = []
+        """Numbers in the code of layers, which may follow the sizes around them or not."""
         self.closed = ""
         """Why the code of the layer of the present call is not gone through."""
-        self._written_in: str | None = None
-        """The class whose code makes the present call, with numbers that nothing can change."""
+        self._written_in: tuple[str, int] | None = None
+        """The class whose code makes the present call, with numbers of its own; which call it is."""
 
     # -- one call
 
@@ -210,7 +228,7 @@ class Tracer:
         operation = self.operations[-1]
         self._written_in, self.closed = None, site.closed
         if site.written:
-            self._written_in = type(site.inside).__name__
+            self._written_in = type(site.inside).__name__, site.place
         if site.inside is not None:
             arguments, keywords = self._with_weights([list(arguments), keywords])
         outputs = self.call(site.path, site.operation, arguments, keywords)
@@ -421,8 +439,10 @@ class Tracer:
         if units is None:
             return
         if self._written_in is not None:
-            why = f"{owner}: its {attribute} stands in the code of {self._written_in}.call"
-            self.equations.freeze(units, why)
+            what = self.operations[-1].name
+            why = f"a number in {what} in the code of {self._written_in[0]}.call does not follow"
+            step = len(self.operations) - 1
+            self.assumed.append(Assumed(step, units, why, self._written_in))
         else:
             self.sizes.setdefault((owner, attribute, position), (units,))
 

@@ -254,14 +254,7 @@ def dot_product_attention(tracer: Tracer, call: Call) -> None:
     for name in ("mask", "bias"):
         if isinstance(named.get(name), Value):
             tracer.freeze(named[name], f"{call} reads its {name}")
-    heads, shared = query.axes.get(2), tracer.unify([Place(key, 2), Place(value, 2)])
-    if heads is not None and shared is not None and len(heads) == len(shared):
-        tracer.equations.equate(heads, shared)
-    elif heads is not None and shared is not None:
-        rows, _ = tracer.equations.factor(heads, (len(shared), len(heads) // len(shared)))
-        tracer.equations.equate(rows, shared)
-    elif heads is not None:
-        tracer.equations.freeze(heads, f"{call}: heads of {key.why}")
+    heads = _heads_of(tracer, call, query, key, value)
     inner = tracer.unify([Place(query, 3), Place(key, 3)])
     if named.get("scale") is None:
         if inner is not None:
@@ -275,3 +268,17 @@ def dot_product_attention(tracer: Tracer, call: Call) -> None:
     for channels in (inner, carried):
         tracer.costs(call.path, pairs * query.shape[3], [heads, channels])
     return None
+
+
+def _heads_of(tracer: Tracer, call: Call, query: Value, key: Value, value: Value) -> Ids | None:
+    """The queries' heads; where several share one of keys and values, they form a grid."""
+    heads, shared = query.axes.get(2), tracer.unify([Place(key, 2), Place(value, 2)])
+    if heads is not None and shared is not None:
+        rows = heads
+        if len(heads) > len(shared):
+            shape = (len(shared), len(heads) // len(shared))
+            rows, _ = tracer.equations.factor(heads, shape)
+        tracer.equations.equate(rows, shared)
+    elif heads is not None:
+        tracer.equations.freeze(heads, f"{call}: heads of {key.why}")
+    return heads
