@@ -80,8 +80,41 @@ def shrunk(
     setattr(new, SHRUNK, True)
     finish_copy_(layer, new, known)
     # What the class says of its shapes may be by its configuration; its code knows better.
-    vars(new)["compute_output_spec"] = partial(infer, new)
+    vars(new)["compute_output_spec"] = partial(shapes_by_code, new)
     return new
+
+
+def shapes_by_code(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+    """The shapes and types that a layer's code gives, with open lengths left open.
+
+    Keras tries a length of its own in the place of open ones, which may be more than a table of
+    positions has; so a few are tried too.
+    """
+    try:
+        return infer(layer, *arguments, **keywords)
+    except Exception:  # noqa: BLE001 - what is raised below is what counts
+        found = [_with_lengths(layer, arguments, keywords, length) for length in (2, 3)]
+    return keras.tree.map_structure(
+        lambda few, more: keras.KerasTensor(
+            [
+                one if one == other else None
+                for one, other in zip(few.shape, more.shape, strict=True)
+            ],
+            dtype=few.dtype,
+        ),
+        *found,
+    )
+
+
+def _with_lengths(layer: Any, arguments: Any, keywords: Any, length: int) -> Any:
+    def closed(item: Any) -> Any:
+        if not isinstance(item, keras.KerasTensor):
+            return item
+        shape = [length if size is None else size for size in item.shape]
+        return keras.KerasTensor(shape, dtype=item.dtype)
+
+    given, options = keras.tree.map_structure(closed, (list(arguments), dict(keywords)))
+    return infer(layer, *given, **options)
 
 
 def _translated(value: Any, known: Mapping[int, Any]) -> Any:

@@ -8,7 +8,7 @@ channels concerned are frozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,30 @@ def settle_(
     trial = Trial(model, shapes, tracer.operations)
     while waiting and not trial.follows(network, waiting):
         kinds = sorted({assumed.kind for assumed in waiting})
-        wrong = [kind for kind in kinds if not trial.follows(network, _first(waiting, kind))]
+        wrong = _wrong(trial, network, {kind: _first(waiting, kind) for kind in kinds})
         for assumed in waiting:
             if not wrong or assumed.kind in wrong:
                 tracer.equations.freeze(assumed.units, assumed.why)
         waiting = [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
         network = build()
     return network
+
+
+def _wrong(
+    trial: Trial, network: Network, firsts: Mapping[tuple[str, int], Sequence[Assumed]]
+) -> list[tuple[str, int]]:
+    """Those that do not follow, found by halves: mostly there are few."""
+    if trial.follows(network, [assumed for first in firsts.values() for assumed in first]):
+        return []
+    kinds = list(firsts)
+    if len(kinds) == 1:
+        return kinds
+    middle = len(kinds) // 2
+    return [
+        kind
+        for part in (kinds[:middle], kinds[middle:])
+        for kind in _wrong(trial, network, {kind: firsts[kind] for kind in part})
+    ]
 
 
 def _first(waiting: Sequence[Assumed], kind: tuple[str, int]) -> list[Assumed]:

@@ -218,7 +218,7 @@ class Tracer:
         self.closed = ""
         """Why the code of the layer of the present call is not gone through."""
         self._written_in: tuple[str, int] | None = None
-        """The class whose code makes the present call, with numbers of its own; which call it is."""
+        """The class whose code makes the present call, numbers and all; which call it is."""
 
     # -- one call
 
