@@ -392,8 +392,8 @@ def iterate(
         test: the same, to report; or None.
         step: share of the channels that remain, removed each round.
         criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
-        training: how to train; None takes the dense model as trained, and retrains a Keras model
-            as it was compiled.
+        training: how to train; None takes the dense model as trained. A compiled Keras model is
+            retrained with its own optimizer and loss unless ``training`` names an optimizer.
         loss: as for ``prune``; training is by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
         directory: keeps the study there, with its report; one that was begun there goes on.
@@ -412,7 +412,7 @@ def iterate(
         model,
         Sources(train, validation, test),
         Configuration(
-            training=training or backend_of(model).training_of(model),
+            training=backend_of(model).training_of(model, training),
             pruning=Pruning(step=step, criterion=name, **pruning),
             stop=stop or Stop(),
         ),

@@ -146,8 +146,8 @@ class Backend(Protocol):
     ) -> list[NDArray[Any]]:
         """What a written file gives on these inputs, read back by its own runtime."""
 
-    def training_of(self, model: Any) -> Training:
-        """How to train a model of which nothing is said."""
+    def training_of(self, model: Any, given: Training | None = None) -> Training:
+        """How to train a model: as was asked for, and for the rest as it was trained itself."""
 
 
 class Repairing(Protocol):

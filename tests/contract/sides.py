@@ -232,8 +232,8 @@ class Keras:
 
     def mislead(self, monkeypatch):
         from secateurs.keras.internals import operation_classes
+        from secateurs.keras.tracing.rule_table import RULES
         from secateurs.keras.tracing.rules.pointwise import pointwise
-        from secateurs.keras.tracing.rules.registry import RULES
 
         monkeypatch.setitem(RULES, operation_classes("Flip")[0], pointwise)
 

@@ -83,13 +83,16 @@ def test_a_layer_without_a_rule_freezes_what_it_touches():
             self.scale = self.add_weight(shape=(shape[-1],), name="scale")
 
         def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                raise TypeError("tensors with data only")
             return x * self.scale
 
     built = model(L.Conv2D(4, 3, name="a"), Strange(name="odd"), L.Conv2D(5, 3, name="b"))
     network = sec.trace(built)
     assert [group.name for group in network.groups] == ["b"]
     (reason,) = why_frozen(network, "a")
-    assert "odd (Strange): no rule for Strange" in reason
+    assert "odd (Strange): no rule for Strange, and its code takes no tensors without" in reason
+    assert "TypeError: tensors with data only" in reason
     assert "@secateurs.keras.rule(Strange)" in reason
     with pytest.raises(sec.CutError, match=r"a: filter 0 cannot be removed: odd \(Strange\)"):
         sec.delete_channels(built, {"a": [0]})
@@ -132,16 +135,24 @@ def test_a_layer_that_computes_something_else_does_not_inherit_a_rule():
         pass
 
     network = sec.trace(model(Squared(4, name="s"), L.Dense(3, name="d"), shape=(6,)))
-    assert "no rule for Squared" in why_frozen(network, "s")[0]
+    assert [group.name for group in network.groups] == ["s", "d"]
     network = sec.trace(model(Renamed(4, name="s"), L.Dense(3, name="d"), shape=(6,)))
     assert [group.name for group in network.groups] == ["s", "d"]
 
 
-def test_a_lambda_freezes_and_says_what_to_write_instead():
-    built = model(L.Conv2D(4, 3, name="a"), L.Lambda(lambda x: 2 * x, name="double"))
-    network = sec.trace(built)
+def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():
+    followed = model(L.Conv2D(4, 3, name="a"), L.Lambda(lambda x: 2 * x, name="double"))
+    small = sec.delete_channels(followed, {"a": [1]})
+    assert sec.report_of(small).proof.holds
+
+    def own(x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("tensors with data only")
+        return 2 * x
+
+    network = sec.trace(model(L.Conv2D(4, 3, name="a"), L.Lambda(own, name="double")))
     assert not network.groups
-    assert "double (Lambda): a Lambda's function cannot be followed" in why_frozen(network, "a")[0]
+    assert "double (Lambda): no rule for Lambda" in why_frozen(network, "a")[0]
     assert "keras.ops" in why_frozen(network, "a")[0]
     with pytest.raises(sec.ModelError, match="Lambda"):
         sec.plan(network, sec.score(network), amount=0.5)
@@ -153,9 +164,15 @@ def test_a_softmax_over_channels_freezes_them(function):
     assert "softmax over it in d (Dense)" in why_frozen(network, "d")[0]
 
 
-def test_an_activation_of_the_users_freezes_its_channels():
+def test_an_activation_of_the_users_that_mixes_channels_freezes_them():
+    def mixing(x):
+        return x - ops.mean(x, axis=-1, keepdims=True)
+
     network = sec.trace(model(L.Dense(4, activation=lambda x: x * x, name="d"), shape=(6,)))
-    assert "nobody knows whether its activation" in why_frozen(network, "d")[0]
+    assert [group.name for group in network.groups] == ["d"]
+    network = sec.trace(model(L.Dense(4, activation=mixing, name="d"), shape=(6,)))
+    assert not network.groups
+    assert "mixes them inside another layer" in why_frozen(network, "d")[0]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,29 @@ Slopes = list[tuple[Ids, Array]]
 
 
 @dataclass(eq=False, slots=True)
+class Zeros:
+    """How often a layer's own activations are zero.
+
+    Attributes:
+        units: what lies along the axis of channels.
+        count: values seen at each index.
+        zeros: how many of them were exactly zero.
+    """
+
+    units: Ids
+    count: int = 0
+    zeros: Sums = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.zeros = np.zeros(len(self.units))
+
+    def add(self, count: int, zeros: Array) -> None:
+        """Sums over one batch, of shape (indices,); ``count`` values at each index."""
+        self.count += count
+        self.zeros += zeros
+
+
+@dataclass(eq=False, slots=True)
 class Reading:
     """The values that consumers read along one axis, summed up at each index.
 
@@ -41,6 +64,8 @@ class Reading:
             weight's slice; 1 where no weight meets it (attention, a sum).
         count: values seen at each index.
         zeros: how many of them were exactly zero.
+        activations: the zeros of the activations that these values are pooled, padded or resized
+            from; None where they are read as they are.
         absolute: the sum of their absolute values.
         total: their sum.
         squares: the sum of their squares.
@@ -50,6 +75,7 @@ class Reading:
     units: Ids
     strength: Sums
     count: int = 0
+    activations: Zeros | None = None
     zeros: Sums = field(init=False)
     absolute: Sums = field(init=False)
     total: Sums = field(init=False)
@@ -65,6 +91,15 @@ class Reading:
         self.absolute += absolute
         self.total += total
         self.squares += squares
+
+    @property
+    def own_zeros(self) -> Zeros:
+        """Zeros of the layer's own activations, before any pool."""
+        if self.activations is not None:
+            return self.activations
+        own = Zeros(self.units)
+        own.add(self.count, self.zeros)
+        return own
 
     @property
     def variance(self) -> Sums:

@@ -80,7 +80,25 @@ class Network:
         notes: Sequence[str] = (),
         scalings: Sequence[Scaling] = (),
         caches: Sequence[Cache] = (),
+        layer_channels: Mapping[str, Ids] | None = None,
     ) -> None:
+        """What a trace found.
+
+        Args:
+            tensors: of the model.
+            contractions: what its operations cost.
+            sizes: integers that follow channels.
+            mixings: operations that mix channels.
+            solution: of the equations between units.
+            source: the framework's own knowledge of the model.
+            name: of the model.
+            notes: shown below the table.
+            scalings: factors that follow channels.
+            caches: what the model keeps of a pass for the next one.
+            layer_channels: layer -> the units that its users number as its channels, where these
+                are not simply the filters of one weight (an LSTM's units are not the columns of
+                its kernel).
+        """
         self.name = name
         self.tensors = {tensor.name: tensor for tensor in tensors}
         self.contractions = tuple(contractions)
@@ -91,6 +109,7 @@ class Network:
         self.notes = tuple(notes)
         self.scalings = tuple(scalings)
         self.caches = tuple(caches)
+        self.layer_channels = dict(layer_channels or {})
 
     # -- what can be pruned, and what cannot
 
@@ -321,9 +340,12 @@ class Network:
         )
 
     def _atoms_of(self, layer: str, indices: Sequence[int]) -> Ids:
-        tensor, axis = self._filter_axis(layer)
-        units = tensor.axes.get(axis, np.zeros(0, np.int64))
-        wanted = _checked_indices(layer, indices, tensor.shape[axis])
+        units = self.layer_channels.get(layer)
+        length = 0 if units is None else len(units)
+        if units is None:
+            tensor, axis = self._filter_axis(layer)
+            units, length = tensor.axes.get(axis, np.zeros(0, np.int64)), tensor.shape[axis]
+        wanted = _checked_indices(layer, indices, length)
         atoms = self.solution.atoms[units]
         for index in wanted:
             if not atoms[index].any():
@@ -357,7 +379,9 @@ class Network:
                 for axis, played in sorted(tensor.roles.items()):
                     if played is role:
                         return tensor, axis
-        known = list(dict.fromkeys(t.layer for t in self.tensors.values()))
+        known = list(
+            dict.fromkeys([*(t.layer for t in self.tensors.values()), *self.layer_channels])
+        )
         if own:
             raise CutError(
                 f"{layer}: expected a layer with channels of its own; its tensors have none that "

@@ -20,7 +20,8 @@ HARDLY_EVER = 0.005
 def no_zeros(network: Network, gathered: Gathered) -> str:
     """Why counting zeros may mean little here; '' where it does not."""
     readings = gathered.readings or ()
-    sparse = [r for r in readings if r.zeros.sum() >= HARDLY_EVER * r.count * len(r.units)]
+    own = [(reading, reading.own_zeros) for reading in readings]
+    sparse = [r for r, z in own if z.zeros.sum() >= HARDLY_EVER * z.count * len(z.units)]
 
     def is_read(group: Group, some: Sequence[Reading]) -> bool:
         return any(len(part_of(network, group, reading.units)) for reading in some)
@@ -33,7 +34,7 @@ def no_zeros(network: Network, gathered: Gathered) -> str:
     return (
         f"apoz counts values that are exactly zero, and of the values of {', '.join(smooth[:4])}"
         f"{more} ({len(smooth)} of {len(read)} groups) hardly any are: they do not come out of a "
-        "ReLU (GELU, SiLU and leaky ReLU give no zeros), or are averaged before they are read. "
+        "ReLU (GELU, SiLU and leaky ReLU give no zeros), or something else follows it. "
         "There its scores are nearly all 1 and rank by chance. Use 'mean_activation', "
         "'std_activation' or 'fisher'."
     )
@@ -43,14 +44,21 @@ def no_zeros(network: Network, gathered: Gathered) -> str:
 def apoz(facts: Facts) -> Array:
     """How often a channel is not zero: 1 - APoZ, the average percentage of zeros.
 
-    Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero.
-    Where several layers read channel j at different places, the mean over those places.
+    Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero;
+    h_j are the activations themselves, before they are pooled, padded or resized. Where several
+    layers read channel j at different places, the mean over those places.
     Cost: one forward pass over the calibration images; no labels.
     When it hurts: activations other than ReLU are hardly ever exactly zero (a warning says so); a
     channel that is rarely on may be the one that tells a rare class.
     Source: Hu et al., Network Trimming, 2016; the second criterion of "Compressing a Keras CNN".
     """
-    return _mean(facts, lambda reading, part: part.total(reading.count - reading.zeros))
+    shares = []
+    for reading, _ in facts.readings:
+        own = reading.own_zeros
+        part = part_of(facts.network, facts.group, own.units)
+        values = part.total(np.full(len(own.units), own.count))
+        shares.append(part.total(own.count - own.zeros) / np.where(values > 0, values, 1))
+    return np.mean(shares, axis=0) if shares else np.zeros(len(facts))
 
 
 @criterion(Need.ACTIVATIONS)

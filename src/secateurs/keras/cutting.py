@@ -11,8 +11,9 @@ from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
+from secateurs.keras.internals import Layer
 from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.keras.model.tensors import leaves_of, named_operations, path_of
 from secateurs.keras.proof.prove import prove
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import TracedModel, trace
@@ -61,7 +62,7 @@ def apply(
 
 def delete_channels(
     model: Any,
-    channels: Mapping[str, Sequence[int]],
+    channels: Mapping[str | Layer, Sequence[int]],
     example_inputs: Any = None,
     *,
     outputs: Outputs | None = None,
@@ -70,7 +71,8 @@ def delete_channels(
 
     Args:
         model: unchanged.
-        channels: layer name -> indices of the filters to remove, ``{"conv1": [0, 4]}``.
+        channels: layer, or its name -> indices of the filters to remove, ``{"conv1": [0, 4]}``;
+            of a recurrent layer, of its units.
         example_inputs: what the model takes; may be left out where it knows its shapes.
         outputs: None, as for ``trace``.
 
@@ -82,9 +84,10 @@ def delete_channels(
         CutError: a filter that may not go, and why.
     """
     network = trace(model, example_inputs, outputs=outputs)
-    for name in channels:
+    named = {path_of(model, layer): indices for layer, indices in channels.items()}
+    for name in named:
         _check_has_weights(model, name)
-    return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
+    return apply(model, network.cut_of_layers(named), example_inputs, network=network)
 
 
 def _check_has_weights(model: Any, name: str) -> None:

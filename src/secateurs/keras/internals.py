@@ -24,28 +24,40 @@ from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
 from numpy.typing import NDArray
 
+Variable = keras.Variable
+SeedGenerator = keras.random.SeedGenerator
+
 __all__ = [
     "Functional",
     "GetItem",
     "Layer",
     "Operation",
+    "SeedGenerator",
+    "Variable",
     "accepts_training",
+    "average_of",
     "compiled",
     "compiled_with",
     "device",
-    "functional_like_constructor",
+    "finish_copy_",
+    "forget_node_",
     "gradient_of",
     "graph_of",
     "heard",
+    "inbound_node_of",
     "infer",
     "is_model",
     "is_quantized",
+    "losses_of",
     "mask_of",
     "named_classes",
+    "new_layer_like",
     "nodes_of",
     "operation_classes",
     "own_variables",
+    "plain_class",
     "say",
+    "seed_generators_of",
     "seed_",
     "set_mask",
     "sublayers",
@@ -56,10 +68,27 @@ __all__ = [
 
 
 def is_model(operation: Any) -> bool:
-    """Whether it is a model whose graph can be walked."""
-    return isinstance(operation, Functional) or (
-        isinstance(operation, keras.Sequential) and graph_of(operation) is not None
-    )
+    """Whether it is a model whose graph can be walked, and says all that it does."""
+    if isinstance(operation, keras.Sequential):
+        return _runs(operation, keras.Sequential) and graph_of(operation) is not None
+    return isinstance(operation, Functional) and _runs(operation, Functional)
+
+
+def _runs(model: Any, kind: type) -> bool:
+    """Whether the model's class leaves ``call`` as Keras has it."""
+    return type(model).call is kind.call  # type: ignore[attr-defined]
+
+
+def plain_class(model: Any) -> Any:
+    """The class to make a model of this graph with: its own, unless the constructor is its own.
+
+    A backbone with a constructor of its own says in its configuration how it was built, and cannot
+    say what a cut left of it; its graph, as a functional model, can.
+    """
+    kind = type(model)
+    if isinstance(model, keras.Sequential):
+        return kind if kind.__init__ is keras.Sequential.__init__ else keras.Sequential
+    return kind if functional_like_constructor(kind) else keras.Model
 
 
 def graph_of(model: Any) -> Any:
@@ -74,6 +103,79 @@ def nodes_of(graph: Any) -> Iterator[Any]:
         for node in by_depth[depth]:
             if node.operation is not None and not node.is_input:
                 yield node
+
+
+def inbound_node_of(tensor: Any) -> Any:
+    """The call that gave a tensor without data; None for one that no call gave."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    for node in history.operation._inbound_nodes:
+        if any(output is tensor for output in node.outputs):
+            return node
+    return None
+
+
+def forget_node_(node: Any) -> None:
+    """Let an operation, and those before it, be as if it had not been called."""
+    node.operation._inbound_nodes.remove(node)
+    for tensor in node.input_tensors:
+        before = getattr(tensor, "_keras_history", None)
+        if before is not None and before.operation is not None:
+            outbound = before.operation._outbound_nodes
+            if node in outbound:
+                outbound.remove(node)
+
+
+def seed_generators_of(layer: Any) -> list[Any]:
+    """What a layer draws random numbers from."""
+    return list(getattr(layer, "_seed_generators", ()))
+
+
+_SAID_LATER = (
+    "_supports_masking",
+    "_convert_input_args",
+    "_allow_non_tensor_positional_args",
+    "supports_jit",
+    "_auto_config",
+    "_build_shapes_dict",
+    "_path",
+)
+"""What a layer may say of itself after Keras's own constructor."""
+
+
+def new_layer_like(layer: Any) -> Any:
+    """A layer of the same class, without what the class's own constructor makes."""
+    kind: Any = type(layer)
+    new = kind.__new__(kind)
+    Layer.__init__(
+        new,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        autocast=layer.autocast,
+        activity_regularizer=layer.activity_regularizer,
+    )
+    for name in _SAID_LATER:
+        if name in vars(layer):
+            vars(new)[name] = vars(layer)[name]
+    return new
+
+
+def finish_copy_(layer: Any, new: Any, known: Mapping[int, Any]) -> None:
+    """Let Keras see the parts of a copy in the order of the original, and take it as built."""
+    for name, (_, theirs) in layer._tracker.config.items():
+        _, mine = new._tracker.config[name]
+        mine[:] = [known.get(id(part), part) for part in theirs]
+        new._tracker.stored_ids[name] = {id(part) for part in mine}
+    vars(new)["_trainable"] = layer.trainable
+    new.built = True
+    new._post_build()
+    new._lock_state()
+
+
+def losses_of(layer: Any) -> list[Any]:
+    """The losses that a layer's code has added by itself."""
+    return getattr(layer, "_losses", [])
 
 
 def own_variables(layer: Any) -> Iterator[tuple[Any, bool]]:
@@ -144,6 +246,18 @@ def compiled_with(model: Any) -> dict[str, Any]:
 def variables_of(optimizer: Any) -> list[Any]:
     """The model's variables that an optimizer was built for, in its order."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def average_of(optimizer: Any, variable: Any) -> Any:
+    """The running average that an optimizer keeps of a variable (``use_ema``), if it does."""
+    keeper = getattr(optimizer, "inner_optimizer", optimizer)
+    averages = getattr(keeper, "_model_variables_moving_average", None)
+    if not getattr(keeper, "use_ema", False) or not averages:
+        return None
+    for known, average in zip(keeper._trainable_variables, averages, strict=False):
+        if known is variable:
+            return average
+    return None
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,8 +19,9 @@ from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
 from secateurs.files import content_of, sealed, unpacked, write_atomically
 from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import leaves_of, named_operations
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
+from secateurs.keras.surgery.shrinking import is_shrunk
 
 CUT_INSIDE = "secateurs.json"
 """The name of the cut inside a ``.keras`` file; Keras reads past it."""
@@ -36,10 +37,20 @@ def save(model: Any, path: str | Path) -> None:
             weights as safetensors, with the cut that leads from the dense model to it.
 
     Raises:
+        CheckpointError: the path ends in ``.keras``, and a layer was cut whose configuration cannot
+            tell its sizes.
         StudyError: the file cannot be written.
     """
     path = Path(path)
     cut = cut_of(model)
+    cut_inside = [name for name, layer in named_operations(model) if is_shrunk(layer)]
+    if path.suffix == ".keras" and cut_inside:
+        raise CheckpointError(
+            f"{path}: expected a model that Keras can build from its configuration; that of "
+            f"{cut_inside[0]} does not tell the sizes that a cut left inside it. Save it as "
+            f"{path.with_suffix('.safetensors').name} and load it with secateurs.load(dense_model, "
+            "...)"
+        )
     if path.suffix == ".keras":
         write_atomically(path, _keras_bytes(model, cut))
     else:
@@ -107,7 +118,7 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
 
 
 def _stored(values: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(values)
+    return np.asarray(values, order="C")  # ascontiguousarray gives a scalar an axis
 
 
 def _fill_(model: Any, state: dict[str, NDArray[Any]], path: Path) -> None:

@@ -25,6 +25,7 @@ from secateurs.keras.model.example_inputs import (
 from secateurs.keras.model.tensors import Leaf, leaves_of
 from secateurs.keras.tracing import rules
 from secateurs.keras.tracing.interpreter import Counted
+from secateurs.keras.tracing.rehearsal import settle_
 from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Operation, Tracer, Value
 
 
@@ -87,11 +88,8 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
     arrays = None if example_inputs is None else as_arrays(example_inputs, model)
     leaves = leaves_of(model)
     tracer = Tracer(leaves, rules.apply)
-    _follow(model, tracer, shapes_of(model, arrays), example_inputs)
-    sizes = [
-        Size(owner, attribute, position, Product(1, units))
-        for (owner, attribute, position), units in tracer.sizes.items()
-    ]
+    shapes = shapes_of(model, arrays)
+    _follow(model, tracer, shapes, example_inputs)
     source = TracedModel(
         model,
         _examples(model, tracer) if example_inputs is None else example_inputs,
@@ -100,16 +98,26 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
         tracer.read,
         tracer.index_ranges,
     )
-    network = Network(
+    network = settle_(tracer, model, shapes, lambda: _network(tracer, leaves, source))
+    return remember(model, network)
+
+
+def _network(tracer: Tracer, leaves: Sequence[Leaf], source: TracedModel) -> Network:
+    """What the tracer knows by now."""
+    sizes = [
+        Size(owner, attribute, position, Product(1, units))
+        for (owner, attribute, position), units in tracer.sizes.items()
+    ]
+    return Network(
         [leaf.described() for leaf in leaves],
         tracer.contractions,
         sizes,
         tracer.mixings,
         tracer.equations.solve(),
         source,
-        name=model.name,
+        name=source.model.name,
+        layer_channels=tracer.layer_channels,
     )
-    return remember(model, network)
 
 
 def _examples(model: Any, tracer: Tracer) -> Any:

@@ -40,16 +40,57 @@ def test_a_subclassed_model_and_the_way_out():
     assert [g.name for g in sec.trace(keras.Model(x, own.call(x))).groups] == ["a"]
 
 
-def test_a_functional_model_whose_constructor_keras_cannot_call():
-    class Own(keras.Model):
-        def __init__(self, width):
-            i = keras.Input((3,))
-            super().__init__(i, L.Dense(2)(L.Dense(width, name="d")(i)))
+class Backbone(keras.Model):
+    """A functional model with a constructor of its own, as KerasHub's backbones are."""
 
-    with pytest.raises(sec.ModelError, match=r"keras.Model\(model.inputs, model.outputs\)"):
-        sec.trace(Own(4))
-    plain = Own(4)
-    assert sec.trace(keras.Model(plain.inputs, plain.outputs)).groups
+    def __init__(self, width, **options):
+        i = keras.Input((3,))
+        hidden = L.Dense(width, activation="relu", name="d")(i)
+        super().__init__(inputs=i, outputs=L.Dense(2, name="out")(hidden), **options)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_functional_model_whose_constructor_is_its_own(inside):
+    model = Backbone(5, name="backbone")
+    prefix = "backbone." if inside else ""
+    if inside:
+        i = keras.Input((3,))
+        model = keras.Model(i, L.Dense(2, name="head")(model(i)))
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype("float32")
+    small = sec.delete_channels(model, {f"{prefix}d": [1, 3]}, x)
+    own = model.get_layer("backbone") if inside else model
+    kernel, bias = own.get_layer("out").get_weights()
+    kernel[[1, 3]] = 0
+    own.get_layer("out").set_weights([kernel, bias])
+    np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+
+
+def test_a_constructor_and_a_training_step_of_its_own():
+    class Trained(Backbone):
+        def train_step(self, *arguments):
+            return super().train_step(*arguments)
+
+    with pytest.raises(sec.ModelError, match=r"train_step.*keras.Model\(model.input, model.output"):
+        sec.trace(Trained(4))
+
+
+def test_a_model_inside_whose_call_is_its_own_is_not_gone_through():
+    class Doubled(keras.Model):
+        def __init__(self, inputs, outputs, name=None, **options):
+            super().__init__(inputs, outputs, name=name, **options)
+
+        def call(self, x, training=None, mask=None):
+            return 2 * super().call(x)
+
+    i = keras.Input((3,))
+    inner = Doubled(i, L.Dense(4, name="b")(L.Dense(5, name="a")(i)), name="inner")
+    start = keras.Input((3,))
+    model = keras.Model(start, L.Dense(2, name="head")(L.Dense(6, name="c")(inner(start))))
+    assert [group.name for group in sec.trace(model).groups] == ["c"]
 
 
 def test_a_model_of_another_keras():

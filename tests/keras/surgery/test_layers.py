@@ -8,6 +8,7 @@ from keras import layers as L
 import secateurs as sec
 from contract.zoo import ZOO, noisy
 from secateurs.keras import delete_layer, insert_layer, replace_layer
+from secateurs.keras.model.tensors import leaves_of
 
 X = np.random.default_rng(0).standard_normal((2, 6)).astype("float32")
 
@@ -109,3 +110,37 @@ def test_what_does_not_fit():
         insert_layer(model(), "act", L.Conv2D(4, 3, name="conv"))
     with pytest.raises(sec.ModelError, match=r"expected a keras.Layer; received function"):
         insert_layer(model(), "act", keras.ops.relu)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "rmsprop"])
+def test_the_state_of_what_stays_goes_on_in_a_trained_model(kind):
+    """Each state of the optimizer follows its weight; a layer that comes in begins anew."""
+    rate = {"sgd": keras.optimizers.SGD(0.1, momentum=0.9), "adam": "adam", "rmsprop": "rmsprop"}
+    model = keras.Sequential(
+        [keras.Input((6,)), *(L.Dense(8, "relu", name=name) for name in "ab"), L.Dense(3, name="c")]
+    )
+    model.compile(rate[kind], "mse")
+    x = np.random.default_rng(0).standard_normal((32, 6)).astype("float32")
+    model.fit(x, x[:, :3], verbose=0)
+    deleted = delete_layer(model, "b")
+    inserted = insert_layer(model, "a", L.Dense(8, name="new"))
+
+    def states(made):
+        weights = [leaf.name for leaf in leaves_of(made)]
+        found = {}
+        for variable in made.optimizer.variables:
+            layer = next((n for n in weights if n.replace(".", "_") in variable.path), "")
+            found.setdefault(layer, []).append(np.asarray(keras.ops.convert_to_numpy(variable)))
+        return found
+
+    before = states(model)
+    assert any(np.any(s) for name, own in before.items() if name for s in own)
+    for made, gone, come in ((deleted, "b.", "?"), (inserted, "?", "new.")):
+        after = states(made)
+        assert {n for n in before if n.startswith(gone)} == before.keys() - after.keys()
+        for name, own in after.items():
+            for mine, theirs in zip(own, before.get(name, own), strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+            if name.startswith(come):
+                assert not any(np.any(state) for state in own)
+        made.fit(x, x[:, :3], verbose=0)

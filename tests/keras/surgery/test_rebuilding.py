@@ -13,7 +13,7 @@ import secateurs as sec
 from contract.zoo import ZOO, noisy
 from secateurs.channels.cut import Cut, TensorCut
 from secateurs.keras.model.tensors import leaves_of
-from secateurs.keras.surgery.rebuilding import _cut_of_slot
+from secateurs.keras.surgery.compiling import _cut_of_slot
 
 
 def classifier(**conv):
@@ -240,8 +240,17 @@ def test_a_layer_that_cannot_be_made_again():
 
     i = keras.Input((6,))
     model = keras.Model(i, L.Dense(2, name="head")(L.Dense(4, name="d")(Closed(abs)(i))))
-    with pytest.raises(sec.ModelError, match=r"closed: expected a layer that can be made again"):
-        sec.delete_channels(model, {"d": [0]})
+    # Its class says nothing of how it is made, so its object is copied.
+    small = sec.delete_channels(model, {"d": [0]})
+    assert isinstance(small.get_layer("closed"), Closed)
+
+    class Unknown(L.Dense):
+        def get_config(self):
+            raise NotImplementedError("no configuration")
+
+    model = keras.Model(i, L.Dense(2, name="head")(Unknown(4, name="own")(i)))
+    with pytest.raises(sec.ModelError, match=r"own: expected a layer that can be made again"):
+        sec.delete_channels(model, {"own": [0]})
 
 
 def test_the_users_random_numbers_are_left_as_they_were():

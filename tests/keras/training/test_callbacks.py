@@ -104,3 +104,42 @@ def test_progress_looks_like_keras(capsys):
     assert "Round 1\n" in said
     assert "2/2" in said
     assert "prune - round: 1 - " in said
+
+
+class MadeUp(keras.callbacks.Callback):
+    """A quantity that is best after a given epoch."""
+
+    def __init__(self, best):
+        super().__init__()
+        self.best = best
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["made_up"] = abs(epoch - self.best)
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_weights_of_before_are_not_taken_for_silent_ones(best):
+    stop = keras.callbacks.EarlyStopping(
+        "made_up", mode="min", patience=9, restore_best_weights=True
+    )
+    callback, model = PruneOnSchedule({1: 0.2, 3: 0.4}), cnn()
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=[MadeUp(best), stop, callback])
+    with pytest.raises(sec.CutError, match=r"numbers are not.*EarlyStopping.*callback.cut"):
+        callback.pruned(X[:2])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras cannot go on with it on JAX")
+def test_averages_of_weights_are_silent_too():
+    callback, model = PruneOnSchedule({1: 0.2, 2: 0.4}), cnn(keras.optimizers.Adam(use_ema=True))
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=[callback])
+    small = callback.pruned(X[:2])
+    assert np.allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+
+
+def test_it_says_and_logs_what_is_silent(capsys):
+    callback, model = PruneOnSchedule({1: 0.25, 3: 0.5}), cnn()
+    history = model.fit(X, Y, epochs=3, verbose=2, callbacks=[callback])
+    assert history.history["silent_channels"] == [0.25, 0.25, 0.5]
+    said = capsys.readouterr().out
+    assert "PruneOnSchedule: 6 of 24 channels are silent" in said
+    assert f"of {model.count_params() - 16:,} parameters stay" in said

@@ -249,3 +249,71 @@ def test_what_cannot_be_trained():
     boxes = keras.Model(i, L.Conv2D(4, 3)(i), name="boxes")
     with pytest.raises(sec.ModelError, match=r"boxes: expected a model of one input"):
         sec.iterate(boxes, DATA, DATA, training=sec.Training())
+
+
+def two(activation, loss):
+    keras.utils.set_random_seed(0)
+    parts = [keras.Input((6,)), keras.layers.Dense(12, "relu", name="a")]
+    model = keras.Sequential([*parts, keras.layers.Dense(1, activation, name="head")])
+    model.compile(keras.optimizers.Adam(0.02), loss)
+    return model
+
+
+TWO_X = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
+TWO_Y = (TWO_X[:, 0] > 0).astype("int64")
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize("column", [False, True])
+def test_one_number_tells_two_classes_apart(activation, column):
+    loss = keras.losses.BinaryCrossentropy(from_logits=activation is None)
+    model = two(activation, loss)
+    labels = TWO_Y[:, None] if column else TWO_Y
+    model.fit(TWO_X, TWO_Y[:, None], epochs=15, verbose=0)
+    expected = float(model.evaluate(TWO_X, TWO_Y[:, None], verbose=0))
+    right = (model.predict(TWO_X, verbose=0)[:, 0] > (0 if activation is None else 0.5)) == TWO_Y
+    training = sec.Training(batches=0, fine_tune_batches=8, batch_size=16)
+    stop = sec.Stop(rounds=1, tolerance=None)
+    data = (TWO_X, labels)
+    study = sec.iterate(
+        model, data, data, step=0.25, training=training, stop=stop, measure_speed=False
+    )
+    dense = next(r for r in study.history if "validation_loss" in r)
+    assert abs(dense["validation_loss"] - expected) < 1e-5
+    assert abs(dense["validation_accuracy"] - right.mean()) < 1e-9
+    assert type(study.model.optimizer) is keras.optimizers.Adam
+    assert float(study.model.optimizer.learning_rate) == pytest.approx(0.02)
+
+
+def test_one_number_that_scores_no_class_is_refused():
+    model = two(None, "mse")
+    with pytest.raises(sec.ModelError, match=r"one number.*Dense\(1, activation='sigmoid'\)"):
+        sec.iterate(model, (TWO_X, TWO_Y), (TWO_X, TWO_Y))
+
+
+def test_rows_with_a_single_one_are_classes():
+    keras.utils.set_random_seed(0)
+    parts = [keras.Input((6,)), keras.layers.Dense(12, "relu"), keras.layers.Dense(2, "softmax")]
+    model = keras.Sequential(parts)
+    model.compile("adam", "categorical_crossentropy")
+    rows = np.eye(2)[TWO_Y]
+    expected = float(model.evaluate(TWO_X, rows, verbose=0))
+    stop, training = sec.Stop(rounds=1, tolerance=None), sec.Training(fine_tune_batches=2)
+    for data in ((TWO_X, rows), [(TWO_X[:32], rows[:32]), (TWO_X[32:], rows[32:])]):
+        study = sec.iterate(model, data, data, training=training, stop=stop, measure_speed=False)
+        dense = next(r for r in study.history if "validation_loss" in r)
+        assert abs(dense["validation_loss"] - expected) < 1e-5
+    with pytest.raises(sec.DataError, match=r"rows of 2 with a single 1.*argmax"):
+        sec.iterate(model, (TWO_X, rows / 2), (TWO_X, rows / 2), stop=stop)
+
+
+def test_a_compiled_model_keeps_its_optimizer_unless_another_is_named():
+    model = two("sigmoid", "binary_crossentropy")
+    kept = sec.keras.training_of(model, sec.Training(batch_size=16))
+    assert (kept.optimizer, kept.learning_rate) == ("compiled", pytest.approx(0.02))
+    assert (kept.schedule, kept.warm_up, kept.batch_size) == ("constant", 0, 16)
+    assert sec.keras.training_of(model, sec.Training(learning_rate=0.5)).learning_rate == 0.5
+    named = sec.Training(optimizer="sgd")
+    assert sec.keras.training_of(model, named) is named
+    with pytest.raises(sec.ModelError, match=r"without weight_decay.*its own Adam"):
+        sec.keras.training_of(model, sec.Training(weight_decay=0.1))

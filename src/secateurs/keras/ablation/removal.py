@@ -22,6 +22,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group
 from secateurs.keras.internals import compiled
 from secateurs.keras.proof.prove import outputs_without
+from secateurs.keras.statistics.loss import as_classes
 from secateurs.keras.tracing.interpreter import Site
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Removals:
         losses, outputs = self._gated(self._open(), arrays, targets, saved)
         scores = _numpy(outputs[0])
         right = self._right(outputs, batch)
-        classes = 0 if right is None else scores.shape[1]
+        classes = 0 if right is None else self._work.objective.classes(scores.shape)
         return Dense(batch, arrays, targets, saved, losses, right, classes)
 
     def slopes(self, dense: Dense) -> Sums:
@@ -161,9 +162,13 @@ class Removals:
     def _right(self, outputs: Sequence[Any], batch: Batch) -> Sums | None:
         """1 where an image is classified right; None where labels are not classes."""
         scores = _numpy(outputs[0])
-        if len(outputs) > 1 or not self._work.objective.classifies(scores.shape, batch.labels):
+        objective = self._work.objective
+        labels = batch.labels
+        if labels is not None and scores.ndim == 2:
+            labels = as_classes(labels, objective.classes(scores.shape), scores.shape[:-1])
+        if len(outputs) > 1 or not objective.classifies(scores.shape, labels):
             return None
-        right: Sums = (scores.argmax(axis=1) == batch.labels).astype(np.float64)
+        right: Sums = (objective.chosen(scores) == labels).astype(np.float64)
         return right
 
     def _open(self) -> list[NDArray[Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Functional, functional_like_constructor, graph_of
+from secateurs.keras.internals import Functional, graph_of, plain_class
 from secateurs.keras.model.tensors import named_operations
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
@@ -26,7 +26,7 @@ def checked_model(model: Any) -> Any:
         raise ModelError(_what_it_is(model))
     name, kind = model.name, type(model).__name__
     if isinstance(model, keras.Sequential):
-        if type(model).call is not keras.Sequential.call or not _plain_constructor(model):
+        if type(model).call is not keras.Sequential.call:
             raise ModelError(_subclassed(name, kind, "keras.Sequential(model.layers)"))
         if graph_of(model) is None:
             raise ModelError(
@@ -37,14 +37,35 @@ def checked_model(model: Any) -> Any:
         raise ModelError(
             _subclassed(name, kind, "x = keras.Input(shape=...); keras.Model(x, model.call(x))")
         )
-    elif not functional_like_constructor(type(model)):
-        raise ModelError(_subclassed(name, kind, "keras.Model(model.inputs, model.outputs)"))
+    _check_training(model)
     _check_backend(model)
     return model
 
 
-def _plain_constructor(model: Any) -> bool:
-    return type(model).__init__ is keras.Sequential.__init__
+_TRAINING = (
+    "compile",
+    "train_step",
+    "test_step",
+    "predict_step",
+    "compute_loss",
+    "compute_metrics",
+)
+
+
+def _check_training(model: Any) -> None:
+    """A class that cannot be made again is left for a plain one, which trains as Keras does."""
+    plain = plain_class(model)
+    if plain is type(model):
+        return
+    own = [n for n in _TRAINING if getattr(type(model), n) is not getattr(keras.Model, n)]
+    if own:
+        way_out = "keras.Model(model.input, model.output)"
+        raise ModelError(
+            f"{model.name}: expected a model that trains as Keras's own do, or whose constructor "
+            f"takes inputs and outputs; received {type(model).__name__}, which has its own "
+            f"{own[0]} and its own constructor, and could not keep both. Without {own[0]} it can "
+            f"be cut: {way_out}"
+        )
 
 
 def _subclassed(name: str, kind: str, way_out: str) -> str:

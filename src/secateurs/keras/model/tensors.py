@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
-from secateurs.keras.internals import graph_of, is_model, nodes_of, own_variables, sublayers
+from secateurs.errors import UnknownNameError
+from secateurs.keras.internals import Layer, graph_of, is_model, nodes_of
+from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
 
 
 @dataclass(eq=False, slots=True)
@@ -123,22 +125,43 @@ def paths_of(model: Any) -> dict[int, str]:
     return paths
 
 
-def named_variables(layer: Any, path: str) -> Iterator[tuple[str, Any, bool]]:
-    """(name, variable, whether a parameter) of a layer and the layers inside it.
+def layers_by_path(model: Any) -> Iterator[tuple[str, Any]]:
+    """(path, layer or operation) of all that a model calls and of what is inside these."""
+    for path, operation in named_operations(model):
+        yield path, operation
+        yield from _inside(operation, path)
 
-    The cell of a recurrent layer is no layer to its users: its variables go by the layer's name.
+
+def path_of(model: Any, layer: str | Layer) -> str:
+    """The path of a layer that is given itself, or by its path.
+
+    Raises:
+        UnknownNameError: the layer given itself is not one of the model's.
     """
-    used: dict[str, int] = {}
-    for variable, is_parameter in sorted(own_variables(layer), key=_rank):
-        name = f"{path}.{variable.name}"
-        used[name] = used.get(name, 0) + 1
-        again = f"_{used[name] - 1}" if used[name] > 1 else ""
-        yield name + again, variable, is_parameter
-    for child in sublayers(layer):
-        own = path if child is getattr(layer, "cell", None) else f"{path}.{child.name}"
-        yield from named_variables(child, own)
+    if isinstance(layer, str):
+        return layer
+    for path, operation in named_operations(model):
+        if operation is layer:
+            return path
+        for own, inner in _inside(operation, path):
+            if inner is layer:
+                return own
+    what = getattr(layer, "name", layer)
+    raise UnknownNameError(
+        f"expected a layer of {model.name}, or its name; received {what!r}, which is none of its "
+        "layers"
+    )
 
 
-def _rank(entry: tuple[Any, bool]) -> int:
-    """A separable convolution's filters are those of its second step, so these come first."""
-    return int(entry[0].name == "depthwise_kernel")
+def _inside(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, child in named_children(layer):
+        yield path_below(path, name), child
+        yield from _inside(child, path_below(path, name))
+
+
+def named_variables(layer: Any, path: str) -> Iterator[tuple[str, Any, bool]]:
+    """(name, variable, whether a parameter) of a layer and the layers inside it."""
+    for name, variable, is_parameter in named_own_variables(layer):
+        yield f"{path}.{name}", variable, is_parameter
+    for name, child in named_children(layer):
+        yield from named_variables(child, path_below(path, name))

@@ -7,7 +7,7 @@ compared with what, and what rounding explains, is the proof's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import mask_of, set_mask
-from secateurs.keras.model.tensors import calls_of, named_variables
+from secateurs.keras.internals import Layer, mask_of, set_mask
+from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import remade, undisturbed
 from secateurs.keras.trace_model import TracedModel
@@ -158,6 +158,8 @@ class MaskedTwin(Sampled):
     ) -> Any:
         if site.index in self._stand_ins:
             layer = self._stand_ins[site.index]
+            if not isinstance(layer, Layer):  # it takes what it is given
+                layer = site.operation
             return self._on_kept_channels(operation, layer, arguments, keywords)
         if operation.masks:
             ignoring = partial(self._ignoring, operation.masks)
@@ -228,7 +230,7 @@ class SideBySide(MaskedTwin):
         operations: Sequence[Operation],
         kept: Kept,
         stand_ins: dict[int, Any],
-        calls: Sequence[Any],
+        calls: Mapping[str, Any],
         changes: Changes,
     ) -> None:
         super().__init__(operations, kept, stand_ins)
@@ -249,7 +251,8 @@ class SideBySide(MaskedTwin):
         def compressed(number: int, tensor: Any) -> Any:
             return self._kept.compressed(tensor, operation.inputs[number][1])
 
-        layer = self._calls[site.index]
+        # What a layer's code calls that is no layer itself is the same in both.
+        layer = self._calls.get(site.path, site.operation)
         less, options = with_tensors(operation, arguments, keywords, compressed)
         less = with_positions(layer, less, self._changes.get(site.path, ()))
         theirs = keras.tree.flatten(called(layer, less, options))
@@ -265,10 +268,9 @@ class SideBySide(MaskedTwin):
 def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Any]:
     """For each call that mixes channels of which some go: its layer, made for those that stay."""
     layers: dict[int, Any] = {}
-    for index, (_, layer) in enumerate(calls_of(source.model)):
-        operation = source.operations[index]
+    for index, operation in enumerate(source.operations):
         if operation.mixes and not all(kept.all(axes) for _, axes in operation.inputs):
-            layers[index] = _stand_in(source, cut, kept, operation, layer)
+            layers[index] = _stand_in(source, cut, kept, operation, operation.call)
     return layers
 
 

@@ -21,12 +21,18 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import Proof, furthest_apart
 from secateurs.errors import CutError
-from secateurs.keras.internals import compiled
+from secateurs.keras.internals import compiled, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, made_up
-from secateurs.keras.model.tensors import calls_of, named_operations, named_variables
+from secateurs.keras.model.tensors import (
+    calls_of,
+    layers_by_path,
+    named_operations,
+    named_variables,
+)
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, traced
+from secateurs.keras.tracing.composites import is_composite
 from secateurs.keras.tracing.interpreter import Counted, converted
 from secateurs.keras.tracing.tracer import Operation
 
@@ -131,11 +137,48 @@ class Comparison:
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
                 f"{error}. Nothing was changed."
             ) from error
+        if len(received.samples) != len(expected.samples):
+            raise CutError(
+                f"{self.network.name}: the cut model makes {len(received.samples)} calls where the "
+                f"dense one makes {len(expected.samples)}: the code of a layer takes another path "
+                "when it is smaller. Leave its channels out of the cut: skip=..."
+            )
+        self._check_own_code(received)
         return self._proof(received, expected)
+
+    def _check_own_code(self, followed: Results) -> None:
+        """Layers that were gone through call by call must give the same when they run as a whole.
+
+        Raises:
+            CutError: they do not, or cannot be run.
+        """
+        layers = [path for path, layer in named_operations(self.small) if is_composite(layer)]
+        if not layers:
+            return
+        tensors = converted(self.small, self.arrays)
+        known = {id(x): t for x, t in zip(graph_of(self.small).inputs, tensors, strict=True)}
+        given = keras.tree.map_structure(lambda x: known[id(x)], graph_of(self.small).input)
+        try:
+            outputs = keras.tree.flatten(self.small(given, training=False))
+        except Exception as error:
+            raise CutError(
+                f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
+                f"{error}. Nothing was changed."
+            ) from error
+        own = [_as_numbers(output) for output in outputs]
+        difference, scale = largest_difference(own, followed.outputs)
+        if not difference <= TOLERANCE[_precision(self.source.model)] * scale:
+            raise CutError(
+                f"{self.network.name}: {', '.join(layers[:3])}: expected code that does what its "
+                f"calls do one by one; it gives other numbers, by up to {difference:.2g}. Say what "
+                "such a layer does with @secateurs.keras.rule(...), or leave it out: skip=..."
+            )
 
     def call_by_call(self) -> Proof:
         """Each call of the small model on the values that the twin has there."""
-        calls = [operation for _, operation in calls_of(self.small)]
+        calls: dict[str, Any] = {}
+        for path, layer in layers_by_path(self.small):
+            calls.setdefault(path, layer)
         changes = by_owner(self.cut.sizes)
         side_by_side = SideBySide(self.source.operations, self.kept, self.stand_ins, calls, changes)
         values = {**self._twins_values(), **present_values(self.small)}

@@ -7,7 +7,8 @@ from typing import Any
 
 from secateurs.channels.cut import SizeChange
 from secateurs.errors import CutError
-from secateurs.keras.internals import GetItem
+from secateurs.keras.internals import GetItem, sublayers
+from secateurs.keras.model.layer_tree import size_path
 from secateurs.keras.tracing.rules.movement import PARTS
 
 Changes = Mapping[str, Sequence[SizeChange]]
@@ -26,18 +27,21 @@ def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:
     return owners
 
 
-def with_sizes(config: Mapping[str, Any], path: str, changes: Changes) -> dict[str, Any]:
+def with_sizes(
+    config: Mapping[str, Any], path: str, changes: Changes, layer: object
+) -> dict[str, Any]:
     """A layer's configuration with other sizes, in the layers it has inside too.
 
     Args:
         config: as ``layer.get_config()`` gives it; unchanged.
         path: of the layer.
         changes: by path.
+        layer: whose configuration it is.
 
     Raises:
         CutError: the layer does not have the size the cut expects.
     """
-    changed = {key: _inside(value, path, changes) for key, value in config.items()}
+    changed = {key: _inside(value, path, changes, layer) for key, value in config.items()}
     for change in changes.get(path, ()):
         if change.attribute == INDEX:
             continue
@@ -45,14 +49,17 @@ def with_sizes(config: Mapping[str, Any], path: str, changes: Changes) -> dict[s
     return changed
 
 
-def _inside(value: Any, path: str, changes: Changes) -> Any:
+def _inside(value: Any, path: str, changes: Changes, layer: object) -> Any:
     """The same, where a value describes a layer or a list of layers."""
     if isinstance(value, (list, tuple)) and any(_is_layer(item) for item in value):
-        return [_inside(item, path, changes) for item in value]
+        return [_inside(item, path, changes, layer) for item in value]
     if not _is_layer(value):
         return value
     inner = value["config"]
-    changed = dict(value, config=with_sizes(inner, f"{path}.{inner['name']}", changes))
+    named = {child.name: child for child in sublayers(layer)}
+    child = named.get(inner["name"])
+    own = f"{path}.{inner['name']}" if child is None else size_path(path, layer, child)
+    changed = dict(value, config=with_sizes(inner, own, changes, child))
     # It says which shapes the layer was built for; those may be others now, and are found anew.
     changed.pop("build_config", None)
     return changed

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from secateurs.channels.equations import Ids, Solution
 from secateurs.channels.network import Network
 from secateurs.keras.internals import heard, own_variables, sublayers
-from secateurs.keras.model.tensors import Leaf, calls_of
+from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.proof.masked_twin import with_tensors
 from secateurs.keras.trace_model import TracedModel, traced
 from secateurs.keras.tracing.interpreter import Counted, Site, called, converted
@@ -71,8 +71,8 @@ def places_of(network: Network) -> tuple[list[Place], list[Unseen]]:
     source = traced(network)
     places: list[Place] = []
     unseen: list[Unseen] = []
-    for number, (path, layer) in enumerate(calls_of(source.model)):
-        operation = source.operations[number]
+    for number, operation in enumerate(source.operations):
+        path, layer = operation.layer, operation.call
         for mask in operation.masks:
             ones = np.ones(len(mask.units))
             places.append(Place(number, path, mask.operand, mask.axis, mask.units, ones))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import Batch, batches
 from secateurs.calibration.collector import Gathering
 from secateurs.calibration.removal import ExactAblation
-from secateurs.calibration.statistics import Gathered, Slopes, part_of
+from secateurs.calibration.statistics import Gathered, Slopes, Zeros, part_of
 from secateurs.channels.network import Network
 from secateurs.criteria.registry import Need
 from secateurs.errors import DataError
@@ -29,6 +29,7 @@ from secateurs.keras.internals import compiled, gradient_of, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, made_up
 from secateurs.keras.proof.prove import present_values
 from secateurs.keras.statistics.activation_sites import Listening, Place, Unseen, places_of, run
+from secateurs.keras.statistics.before_pooling import Activation, Pooling, ZerosBefore
 from secateurs.keras.statistics.loss import Loss, Objective
 from secateurs.keras.trace_model import traced
 from secateurs.keras.tracing.interpreter import as_it_is
@@ -78,11 +79,13 @@ class Read:
         place: where.
         number: of the reading; consumers of the same values share it.
         by_image: whether the images lie along the first axis of what is read.
+        before: what the values are pooled from, where they are.
     """
 
     place: Place
     number: int
     by_image: bool
+    before: Activation | None = None
 
 
 @dataclass(eq=False)
@@ -110,6 +113,9 @@ class Pass(Gathering):
         _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
         for number, place in ((read.number, read.place) for read in self.reads.values()):
             self.note_reader(number, place.layer, place.units, place.strength)
+        self._pooled = {
+            read.number: read.before for read in self.reads.values() if read.before is not None
+        }
         self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
         self._statistics = compiled(self._summed_up)
         self._gate_slopes = gradient_of(self._gated_loss)
@@ -197,10 +203,12 @@ class Pass(Gathering):
             key = (id(tensor), axis, place.units.tobytes())
             number = numbers.setdefault(key, len(numbers))
             by_image = axis > 0 and tensor.shape[0] == 3
-            found.setdefault(id(place), Read(place, number, by_image))
+            before = pooling.activation_of(tensor, place.units)
+            found.setdefault(id(place), Read(place, number, by_image, before))
             return tensor
 
-        step = Listening(self.source.operations, self._places, look)
+        pooling = Pooling(self.source.operations)
+        step = partial(pooling, Listening(self.source.operations, self._places, look))
         compiled(lambda arrays, values: self.outputs(arrays, step, values))(
             self.arrays(batch), self._values
         )
@@ -217,8 +225,12 @@ class Pass(Gathering):
 
     def add_values(self, batch: Batch) -> None:
         """Add to the readings, the grams or both, as is needed."""
-        for number, (sums, tables) in enumerate(self._statistics(self.arrays(batch), self._values)):
+        found = self._statistics(self.arrays(batch), self._values)
+        for number, (sums, before, tables) in enumerate(found):
             reading = self.readings[number]
+            if before is not None and self.needs & Need.ACTIVATIONS:
+                own = reading.activations = reading.activations or Zeros(self._pooled[number].units)
+                own.add(int(before[0]), _numpy(before[1]).sum(0))
             count, *totals = (_numpy(total) for total in sums)
             if self.needs & Need.ACTIVATIONS:
                 reading.add(int(count), *(total.sum(0) for total in totals))
@@ -236,8 +248,12 @@ class Pass(Gathering):
                 found[number] = self._sums(number, place, tensor)
             return tensor
 
-        self.outputs(arrays, self.listening(look), values)
-        return [found[number] for number in range(len(self.readings))]
+        step = ZerosBefore(self.listening(look), self._pooled.values())
+        self.outputs(arrays, step, values)
+        return [
+            (found[number][0], step.found.get(self._pooled.get(number)), found[number][1])
+            for number in range(len(self.readings))
+        ]
 
     def _sums(self, number: int, place: Place, tensor: Any) -> Any:
         ops = keras.ops

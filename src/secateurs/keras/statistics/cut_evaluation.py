@@ -50,7 +50,10 @@ def judged(
         losses.append(np.asarray(found, np.float64))
         scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
         if len(outputs) == 1 and objective.classifies(scores.shape, labels):
-            right, counted = right + (scores.argmax(axis=1) == labels).sum(), counted + len(scores)
+            right, counted = (
+                right + (objective.chosen(scores) == labels).sum(),
+                counted + len(scores),
+            )
     return np.concatenate(losses), float(right / counted) if counted else None
 
 

@@ -33,6 +33,7 @@ class Objective:
         self._loss = loss
         self._who = who
         self._probabilities = gives_probabilities(model)
+        self._two = tells_two_apart(model)
 
     @property
     def needs_labels(self) -> bool:
@@ -70,8 +71,19 @@ class Objective:
             and labels.ndim == 1
             and labels.dtype.kind in "iu"
             and int(labels.min()) >= 0
-            and int(labels.max()) < shape[1]
+            and int(labels.max()) < self.classes(shape)
         )
+
+    def classes(self, shape: Sequence[int]) -> int:
+        """How many classes outputs of this shape score; one number scores two."""
+        return 2 if self._two and shape[-1] == 1 else int(shape[-1])
+
+    def chosen(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """The class that each image's scores are highest for."""
+        if self.classes(scores.shape) == scores.shape[-1]:
+            return np.asarray(scores.argmax(axis=-1), np.int64)
+        middle = 0.5 if self._probabilities else 0.0
+        return (scores[..., 0] > middle).astype(np.int64)
 
     def checked(
         self, shapes: Sequence[Sequence[int]], labels: NDArray[Any] | None
@@ -92,6 +104,7 @@ class Objective:
                 "function (outputs, labels) -> one loss for each image."
             )
         expected = tuple(shapes[0][:-1])
+        labels = as_classes(labels, self.classes(shapes[0]), expected)
         if labels is None or labels.dtype.kind != "i" or labels.shape != expected:
             received = "none" if labels is None else f"{labels.dtype} {labels.shape}"
             raise DataError(
@@ -99,15 +112,24 @@ class Objective:
                 f"received {received}"
             )
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= shapes[0][-1]:
+        classes = self.classes(shapes[0])
+        if classes == 1:
             raise DataError(
-                f"{self._who}: expected labels from 0 to {shapes[0][-1] - 1}, the model's "
+                f"{self._who}: expected a model that scores classes; received one that gives a "
+                "single number, neither out of a sigmoid nor compiled with binary cross-entropy. "
+                "Pass loss=, a function (outputs, labels) -> one loss for each image."
+            )
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"{self._who}: expected labels from 0 to {classes - 1}, the model's "
                 f"classes; received {low if low < 0 else high}"
             )
         return labels
 
     def _cross_entropy(self, scores: Any, labels: Any) -> Any:
         scores = keras.ops.cast(scores, "float32")
+        if self.classes(scores.shape) > scores.shape[-1]:
+            scores = both_classes(scores, self._probabilities)
         if self._probabilities:
             logs = keras.ops.log(keras.ops.maximum(scores, LEAST))
         else:
@@ -119,11 +141,57 @@ class Objective:
 
 
 def gives_probabilities(model: Any) -> bool:
-    """Whether the model's (first) output comes out of a softmax."""
-    operation = graph_of(model).outputs[0]._keras_history.operation
+    """Whether the model's (first) output comes out of a softmax, or is one number of a sigmoid."""
+    output = graph_of(model).outputs[0]
+    return _ends_in(output, "softmax") or (output.shape[-1] == 1 and _ends_in(output, "sigmoid"))
+
+
+def tells_two_apart(model: Any) -> bool:
+    """Whether its one number scores the second of two classes: by a sigmoid, or by its loss."""
+    output = graph_of(model).outputs[0]
+    if output.shape[-1] != 1:
+        return False
+    loss = getattr(model, "loss", None)
+    named = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return _ends_in(output, "sigmoid") or str(named) in ("binary_crossentropy", "bce")
+
+
+def _ends_in(tensor: Any, name: str) -> bool:
+    """Whether a tensor comes out of this activation, in one of its forms."""
+    operation = tensor._keras_history.operation
     if is_model(operation):
-        return gives_probabilities(operation)
-    softmax = (keras.layers.Softmax, *operation_classes("Softmax"))
-    return isinstance(operation, softmax) or (
-        getattr(operation, "activation", None) is keras.activations.softmax
-    )
+        return _ends_in(graph_of(operation).outputs[0], name)
+    if isinstance(operation, (keras.layers.Softmax, *operation_classes("Softmax"))):
+        return name == "softmax"
+    if isinstance(operation, operation_classes("Sigmoid")):
+        return name == "sigmoid"
+    return getattr(operation, "activation", None) is getattr(keras.activations, name)
+
+
+def both_classes(scores: Any, probabilities: bool) -> Any:
+    """One number for the second of two classes, as numbers for both."""
+    other = 1 - scores if probabilities else keras.ops.zeros_like(scores)
+    return keras.ops.concatenate([other, scores], axis=-1)
+
+
+def as_classes(
+    labels: NDArray[Any] | None, classes: int, expected: Sequence[int | None]
+) -> NDArray[Any] | None:
+    """Labels as numbers of classes, where they come as rows with a single one, or as columns.
+
+    Args:
+        labels: as given.
+        classes: how many there are.
+        expected: the shape of numbers of classes.
+
+    Returns:
+        The labels as they were where they are nothing of the kind.
+    """
+    if labels is None or labels.ndim != len(expected) + 1:
+        return labels
+    if classes == 2 and labels.shape[-1] == 1 and np.isin(labels, (0, 1)).all():
+        return np.asarray(labels[..., 0], np.int32)
+    one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(-1) == 1).all()
+    if labels.shape[-1] == classes and one_hot:
+        return np.asarray(labels.argmax(-1), np.int32)
+    return labels

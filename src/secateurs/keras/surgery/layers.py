@@ -8,25 +8,26 @@ from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.keras.internals import Layer
 from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.keras.model.tensors import leaves_of, named_operations, path_of
+from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.rebuilding import (
+    Copies,
     Make,
-    compile_like_,
+    carry_again,
     copy_flags_,
     finalize_,
     rebuilt,
-    remade,
-    slice_tensor,
     undisturbed,
 )
+from secateurs.keras.surgery.slicing import slice_tensor
 
 
-def delete_layer(model: Any, name: str) -> Any:
+def delete_layer(model: Any, name: str | Layer) -> Any:
     """The model without a layer: what read its result reads its input instead.
 
     Args:
         model: sequential or functional; unchanged.
-        name: of the layer; 'encoder.conv1' for one in a model inside.
+        name: of the layer, or the layer itself; 'encoder.conv1' for one in a model inside.
 
     Returns:
         A new model with the weights of all other layers, compiled anew if the model was compiled.
@@ -35,13 +36,13 @@ def delete_layer(model: Any, name: str) -> Any:
         UnknownNameError: no such layer.
         ModelError: the layers behind it do not fit what they would read.
     """
+    name = path_of(checked_model(model), name)
+    keep = Copies(Cut()).of
     target = _found(model, name)
-    return _edited(
-        model, name, lambda path, layer: [] if layer is target else [remade(layer, path)]
-    )
+    return _edited(model, name, lambda path, layer: [] if layer is target else [keep(layer, path)])
 
 
-def insert_layer(model: Any, after: str, layer: Any) -> Any:
+def insert_layer(model: Any, after: str | Layer, layer: Layer) -> Any:
     """The model with one more layer, called on the result of another.
 
     Args:
@@ -54,21 +55,23 @@ def insert_layer(model: Any, after: str, layer: Any) -> Any:
         ModelError: the layer's name is taken, it does not fit what it would read, or the layers
             behind it do not fit its result.
     """
+    after = path_of(checked_model(model), after)
+    keep = Copies(Cut()).of
     target = _found(model, after)
     _check_new(model, layer)
     return _edited(
         model,
         layer.name,
-        lambda path, old: [remade(old, path), layer] if old is target else [remade(old, path)],
+        lambda path, old: [keep(old, path), layer] if old is target else [keep(old, path)],
     )
 
 
-def replace_layer(model: Any, name: str, layer: Any) -> Any:
+def replace_layer(model: Any, name: str | Layer, layer: Layer) -> Any:
     """The model with a layer changed for another.
 
     Args:
         model: sequential or functional; unchanged.
-        name: of the layer that goes.
+        name: of the layer that goes, or the layer itself.
         layer: that comes in its place, with its own weights (it may have the same name).
 
     Raises:
@@ -76,9 +79,11 @@ def replace_layer(model: Any, name: str, layer: Any) -> Any:
         ModelError: it does not fit what it would read, or the layers behind it do not fit its
             result.
     """
+    name = path_of(checked_model(model), name)
+    keep = Copies(Cut()).of
     target = _found(model, name)
     _check_new(model, layer, but=name)
-    return _edited(model, name, lambda path, old: [layer] if old is target else [remade(old, path)])
+    return _edited(model, name, lambda path, old: [layer] if old is target else [keep(old, path)])
 
 
 def _found(model: Any, name: str) -> Any:
@@ -111,8 +116,9 @@ def _edited(model: Any, name: str, make: Make) -> Any:
             f"{error}"
         ) from error
     _keep_weights_(model, new, name)
+    carry_again(model, new, {})
     copy_flags_(model, new)
-    compile_like_(model, new, (), Cut())
+    compile_like_(model, new, Cut())
     return new
 
 

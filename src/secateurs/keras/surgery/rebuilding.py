@@ -10,21 +10,26 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from secateurs.channels.cut import Cut, TensorCut
+from secateurs.channels.cut import Cut
 from secateurs.errors import CutError, ModelError
 from secateurs.keras.internals import (
     Layer,
-    compiled_with,
+    Operation,
     graph_of,
     is_model,
     nodes_of,
+    plain_class,
     sublayers,
-    variables_of,
 )
+from secateurs.keras.model.layer_tree import named_children
 from secateurs.keras.model.tensors import Leaf, leaves_of, named_operations, paths_of
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
+from secateurs.keras.surgery.compiling import compile_like_
+from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
+from secateurs.keras.surgery.slicing import slice_tensor
+from secateurs.keras.surgery.state import carry_again_, carry_learned_
+from secateurs.keras.tracing.composites import is_composite
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
 
@@ -32,12 +37,13 @@ Make = Callable[[str, Any], Sequence[Any]]
 """(path, layer) -> the layers to call in its place, one after the other."""
 
 
-def cut_copy(model: Any, cut: Cut) -> Any:
+def cut_copy(model: Any, cut: Cut, *, compiled: bool = True) -> Any:
     """A copy of the model with the cut made, compiled as the model is.
 
     Args:
         model: what to cut; unchanged.
         cut: planned for this model, or for another built alike.
+        compiled: False leaves the copy as it is built.
 
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
@@ -46,19 +52,68 @@ def cut_copy(model: Any, cut: Cut) -> Any:
     leaves = leaves_of(model)
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
-    blank = Blank()
+    copies = Copies(cut)
     with undisturbed():
-        small = rebuilt(
-            model, lambda path, layer: [blank.blanked(remade(layer, path, changes))], changes
-        )
-    blank.restore()
+        small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
+    copies.restore()
     _fill_(small, leaves, cut)
     for change in cut.sizes:
         if change.attribute in SCALED_BY:
             _keep_scale_(small, change.owner, change.before, change.after)
+    carry_again(model, small, changes)
     copy_flags_(model, small)
-    compile_like_(model, small, leaves, cut)
+    if compiled:
+        compile_like_(model, small, cut)
     return small
+
+
+class Copies:
+    """Layers made again in the sizes that a cut leaves, each once.
+
+    Args:
+        cut: what goes.
+    """
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self._changes = by_owner(cut.sizes)
+        self._blank = Blank()
+        self._made: dict[int, Any] = {}
+
+    def of(self, layer: Any, path: str) -> Any:
+        """What a layer becomes."""
+        if id(layer) not in self._made:
+            if is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
+                shrunk(layer, path, self._cut.tensors, self._remade, self._made)
+            else:
+                self._made[id(layer)] = self._made_again(layer, path)
+        return self._made[id(layer)]
+
+    def _made_again(self, layer: Any, path: str) -> Any:
+        try:
+            return self._remade(layer, path)
+        except ModelError:
+            if not is_composite(layer):
+                raise
+        return shrunk(layer, path, self._cut.tensors, self._remade, self._made)
+
+    def restore(self) -> None:
+        """Give every layer its own initialisers back."""
+        self._blank.restore()
+
+    def _remade(self, layer: Any, path: str) -> Any:
+        return self._blank.blanked(remade(layer, path, self._changes))
+
+    def _touches(self, path: str) -> bool:
+        return any(name.startswith(f"{path}.") for name in self._cut.tensors)
+
+
+def carry_again(model: Any, small: Any, changes: Changes) -> None:
+    """What ``build`` may have begun anew, layer by layer."""
+    present = dict(named_operations(small))
+    for path, operation in named_operations(model):
+        if type(present.get(path)) is type(operation):
+            carry_again_(operation, present[path], path, changes.keys())
 
 
 def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
@@ -117,7 +172,7 @@ class _Rebuilding:
         def found(tensor: Any) -> Any:
             return known[id(tensor)]
 
-        return type(model)(
+        return plain_class(model)(
             keras.tree.map_structure(found, model.input),
             keras.tree.map_structure(found, model.output),
             name=model.name,
@@ -125,7 +180,7 @@ class _Rebuilding:
 
     def _sequential(self, model: Any, begin: Any) -> Any:
         made = [layer for old in model.layers for layer in self._layers(old, None)]
-        return type(model)([begin, *made], name=model.name)
+        return plain_class(model)([begin, *made], name=model.name)
 
     def _call(self, node: Any, known: dict[int, Any]) -> Any:
         arguments, keywords = node.arguments.fill_in(known)
@@ -173,10 +228,14 @@ def remade(layer: Any, path: str, changes: Changes | None = None) -> Any:
     """
     try:
         with keras.saving.custom_object_scope(_own_objects(layer)):
-            config = with_sizes(layer.get_config(), path, changes or {})
+            config = with_sizes(layer.get_config(), path, changes or {}, layer)
             if isinstance(layer, keras.layers.Lambda):
                 return type(layer)(**_with_function(config, layer))
-            new = type(layer).from_config(config)
+            new = type(layer).from_config(_with_functions(config, layer))
+            fresh = new
+            if any(f"{owner}.".startswith(f"{path}.") for owner in changes or {}):
+                dense = _with_functions(layer.get_config(), layer)
+                fresh = type(layer).from_config(dense)
     except CutError:
         raise
     except Exception as error:
@@ -185,9 +244,27 @@ def remade(layer: Any, path: str, changes: Changes | None = None) -> Any:
             f"{type(layer).__name__} raised {type(error).__name__}: {error}. Give it get_config() "
             "and from_config(), as saving it needs."
         ) from error
-    if hasattr(layer, "get_vocabulary") and not new.get_config().get("vocabulary"):
-        new.set_vocabulary(layer.get_vocabulary(include_special_tokens=False))
+    carry_learned_(layer, new, path, fresh)
     return new
+
+
+def _with_functions(config: Mapping[str, Any], layer: Any) -> dict[str, Any]:
+    """Functions that are not Keras's own, as they are: not all can be written and read back."""
+    own = vars(layer) if isinstance(layer, Layer) else {}
+    return {key: own[key] if is_users_function(own.get(key)) else config[key] for key in config}
+
+
+def is_users_function(value: Any) -> bool:
+    """Whether it is a function, and not one that Keras knows by name."""
+    if not callable(value) or isinstance(value, (type, Operation)):
+        return False
+    module = str(getattr(value, "__module__", "") or "")
+    plain = isinstance(value, types.FunctionType) or type(value).__name__ in _COMPILED
+    return plain and not module.startswith("keras.")
+
+
+_COMPILED = ("PjitFunction", "custom_jvp", "custom_vjp", "builtin_function_or_method")
+"""Kinds of functions that are no Python functions: JAX's, and those written in C."""
 
 
 def _with_function(config: Mapping[str, Any], layer: Any) -> dict[str, Any]:
@@ -217,18 +294,6 @@ def _all_sublayers(layer: Any) -> Iterator[Any]:
 # -- weights and flags
 
 
-def slice_tensor(tensor: Any, cut: TensorCut | None) -> NDArray[Any]:
-    """A copy of a tensor without the removed indices, as an array.
-
-    A copy in any case: on JAX a variable takes the very array it is given, and training one model
-    would free the other's.
-    """
-    values = np.asarray(keras.ops.convert_to_numpy(tensor))
-    for axis in sorted(cut.removed) if cut is not None else ():
-        values = np.take(values, cut.kept(axis), axis=axis)  # type: ignore[union-attr]
-    return np.array(values)
-
-
 def _fill_(small: Any, leaves: Iterable[Leaf], cut: Cut) -> None:
     present = {leaf.name: leaf for leaf in leaves_of(small)}
     for leaf in leaves:
@@ -249,7 +314,8 @@ def _fill_(small: Any, leaves: Iterable[Leaf], cut: Cut) -> None:
 def finalize_(model: Any) -> None:
     """Let layers that derive something from their weights do so."""
     for _, operation in named_operations(model):
-        if callable(getattr(operation, "finalize_state", None)):
+        # Without weights, what it would derive is what it has learned, and was carried over.
+        if callable(getattr(operation, "finalize_state", None)) and operation.weights:
             operation.finalize_state()
 
 
@@ -278,10 +344,10 @@ def _copy_trainable_(layer: Any, other: Any) -> None:
     if isinstance(layer, Layer) and isinstance(other, Layer):
         if other.trainable != layer.trainable:
             other.trainable = layer.trainable
-        theirs = {child.name: child for child in sublayers(other)}
-        for child in sublayers(layer):
-            if child.name in theirs:
-                _copy_trainable_(child, theirs[child.name])
+        theirs = dict(named_children(other))
+        for name, child in named_children(layer):
+            if name in theirs:
+                _copy_trainable_(child, theirs[name])
 
 
 @contextmanager
@@ -331,87 +397,3 @@ class Blank:
         for layer, name, value in self._own:
             setattr(layer, name, value)
         self._own.clear()
-
-
-# -- training
-
-
-def compile_like_(model: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) -> None:
-    """Compile the small model as the model is; its optimizer's state (momentum, ...) is sliced."""
-    if not model.compiled:
-        return
-    if type(model).compile is not keras.Model.compile:  # a class of the user's says how
-        small.compile_from_config(model.get_compile_config())
-        return
-    settings = compiled_with(model)
-    settings["metrics"] = _fresh(settings.get("metrics"))
-    settings["weighted_metrics"] = _fresh(settings.get("weighted_metrics"))
-    settings["optimizer"] = cut_optimizer(model.optimizer, small, leaves, cut)
-    small.compile(**settings)
-
-
-def _fresh(metrics: Any) -> Any:
-    """Metrics that count from zero and are not shared with the user's model."""
-
-    def fresh(metric: Any) -> Any:
-        if not isinstance(metric, keras.metrics.Metric):
-            return metric
-        return type(metric).from_config(metric.get_config())
-
-    return keras.tree.map_structure(fresh, metrics)
-
-
-def cut_optimizer(optimizer: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) -> Any:
-    """The optimizer for the cut model: same settings, its state (momentum, ...) sliced along.
-
-    State that has neither the shape of the variable it belongs to nor that of the new state is
-    left as a new optimizer starts it.
-    """
-    new = same_optimizer(optimizer)
-    if not optimizer.built:
-        return new
-    names = {id(leaf.variable): leaf.name for leaf in leaves}
-    theirs = {leaf.name: leaf.variable for leaf in leaves_of(small)}
-    references = _built_with_references(
-        new, [theirs[names[id(v)]] for v in variables_of(optimizer)]
-    )
-    owners = {id(variable): name for name, variable in theirs.items()}
-    for old, made in zip(optimizer.variables, new.variables, strict=True):
-        owner = owners.get(id(references.get(id(made))))
-        value = slice_tensor(old.value, _cut_of_slot(cut, owner, tuple(old.shape)))
-        if tuple(value.shape) == tuple(made.shape):
-            made.assign(value)
-    return new
-
-
-def _cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorCut | None:
-    known = cut.tensors.get(owner) if owner is not None else None
-    return known if known is not None and known.shape == shape else None
-
-
-def same_optimizer(optimizer: Any) -> Any:
-    """A new optimizer of the same settings."""
-    config = optimizer.get_config()
-    rate = getattr(optimizer, "_learning_rate", None)
-    if "learning_rate" in config and rate is not None and not hasattr(rate, "assign"):
-        config["learning_rate"] = rate  # a schedule or function, maybe the user's own
-    return type(optimizer).from_config(config)
-
-
-def _built_with_references(optimizer: Any, variables: Sequence[Any]) -> dict[int, Any]:
-    """Build the optimizer; state (by ``id``) -> the variable of the model that it belongs to."""
-    keeper = getattr(optimizer, "inner_optimizer", optimizer)
-    references: dict[int, Any] = {}
-    made = keeper.add_variable_from_reference
-
-    def noted(reference_variable: Any, *arguments: Any, **keywords: Any) -> Any:
-        state = made(reference_variable, *arguments, **keywords)
-        references[id(state)] = reference_variable
-        return state
-
-    keeper.add_variable_from_reference = noted
-    try:
-        optimizer.build(list(variables))
-    finally:
-        del keeper.add_variable_from_reference
-    return references

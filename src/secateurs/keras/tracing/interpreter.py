@@ -20,6 +20,9 @@ from secateurs.keras.internals import (
     nodes_of,
     set_mask,
 )
+from secateurs.keras.model.layer_tree import snake_case
+from secateurs.keras.tracing.composites import opened, paths_inside, tensors_in
+from secateurs.keras.tracing.symbolic import Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,19 @@ class Site:
         index: its number.
         path: dotted path of the layer or operation, 'encoder.conv1'.
         operation: the layer or operation itself.
+        inside: the layer whose code makes the call; None in a model's own graph.
+        closed: why the code of a layer without a rule is not gone through.
+        written: whether it is made by code each time that runs, sizes and all.
+        place: which of the calls that this code makes it is.
     """
 
     index: int
     path: str
     operation: Any
+    inside: Any = None
+    closed: str = ""
+    written: bool = False
+    place: int = 0
 
 
 Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
@@ -62,24 +73,52 @@ class Counted:
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
             arguments, keywords = node.arguments.fill_in(known)
-            results = self._call(node.operation, prefix, arguments, keywords)
+            results = self._call(node, prefix, arguments, keywords)
             known.update(
                 (id(tensor), value) for tensor, value in zip(node.outputs, results, strict=True)
             )
         return [known[id(tensor)] for tensor in graph.outputs]
 
     def _call(
-        self, operation: Any, prefix: str, arguments: Sequence[Any], keywords: dict[str, Any]
+        self, node: Any, prefix: str, arguments: Sequence[Any], keywords: dict[str, Any]
     ) -> list[Any]:
+        operation = node.operation
         path = prefix + operation.name
+        seen = opened(node, arguments, keywords)
+        if isinstance(seen, Calls):
+            own = self._paths.setdefault(id(operation), path)
+            return self._through_calls(operation, own, seen, tensors_in(arguments, keywords))
         if is_model(operation):
             inner = inputs_of(operation, [*arguments, *keywords.values()][0])
             return self._through(operation, f"{path}.", inner)
-        self._index += 1
         # A layer shared between a model and one inside it goes by the first path it is met on.
-        site = Site(self._index, self._paths.setdefault(id(operation), path), operation)
+        path = self._paths.setdefault(id(operation), path)
+        return self._stepped(
+            Site(self._index + 1, path, operation, None, seen), arguments, keywords
+        )
+
+    def _stepped(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> list[Any]:
+        self._index = site.index
         results = self._step(site, arguments, keywords)
         return list(keras.tree.flatten(results))
+
+    def _through_calls(
+        self, layer: Any, path: str, seen: Calls, tensors: Sequence[Any]
+    ) -> list[Any]:
+        """The calls that a layer's code makes, in the layers inside it too."""
+        begin = self._index + 1
+        paths = {id(inner): own for inner, own in paths_inside(layer, path)}
+
+        def call(node: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+            operation = node.operation
+            own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
+            closed = seen.closed.get(id(operation), "")
+            written = id(operation) not in paths
+            number = self._index + 1
+            site = Site(number, own, operation, layer, closed, written, number - begin)
+            return self._stepped(site, arguments, keywords)
+
+        return list(keras.tree.flatten(seen.run(tensors, call)))
 
 
 def inputs_of(model: Any, given: Any) -> list[Any]:

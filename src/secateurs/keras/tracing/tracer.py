@@ -16,7 +16,8 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import infer
+from secateurs.keras.internals import Variable, infer
+from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.tracing.interpreter import Site
 
@@ -38,12 +39,14 @@ class Value:
         why: what it is, where it carries no channels.
         source: the number of the network's input that its numbers are picked from, if it is one
             that carries no channels (so that indices into a table can be made up).
+        leaf: the weight that it is, where a layer's code uses one itself.
     """
 
     spec: Any
     axes: Axes = field(default_factory=dict)
     why: str = NO_CHANNEL
     source: int | None = None
+    leaf: Leaf | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,15 +88,33 @@ class Operation:
         masks: operands the masked twin changes.
         mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
             channels only.
+        call: the layer or operation itself.
     """
 
     name: str
     layer: str
+    call: Any = None
     slots: list[int] = field(default_factory=list)
     inputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
     mixes: bool = False
+
+
+class Assumed(NamedTuple):
+    """A number in the code of a layer that is taken to follow the length of an axis.
+
+    Attributes:
+        step: the number of the call that is told it.
+        units: along the axis.
+        why: what to say where it does not.
+        kind: which call of which class's code it is; layers of one class behave alike.
+    """
+
+    step: int
+    units: Ids
+    why: str
+    kind: tuple[str, int]
 
 
 class Call:
@@ -152,6 +173,11 @@ class Call:
         """The class of the layer."""
         return type(self.layer).__name__
 
+    def path_of(self, inner: Any) -> str:
+        """The path of a layer inside this one."""
+        names = {id(child): name for name, child in named_children(self.layer)}
+        return path_below(self.path, names[id(inner)])
+
     def __str__(self) -> str:
         return f"{self.path} ({self.kind})"
 
@@ -180,24 +206,53 @@ class Tracer:
         self.read: dict[tuple[str, int], Leaf] = {}
         """Weights whose removed channels the masked twin takes as zero, by (name, axis)."""
         self.sizes: dict[tuple[str, str, int | None], tuple[Ids, ...]] = {}
+        self.layer_channels: dict[str, Ids] = {}
+        """Layer -> the units that its users number as its channels, where no weight says it."""
         self.index_ranges: dict[int, int] = {}
         """Network input -> how many rows the table has that its numbers are indices into."""
         self._apply_rule = apply_rule
         self._remembered: dict[tuple[Any, ...], Any] = {}
         self._inside = 0
+        self.assumed: list[Assumed] = []
+        """Numbers in the code of layers, which may follow the sizes around them or not."""
+        self.closed = ""
+        """Why the code of the layer of the present call is not gone through."""
+        self._written_in: tuple[str, int] | None = None
+        """The class whose code makes the present call, numbers and all; which call it is."""
 
     # -- one call
 
     def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Label what one call of the graph gives."""
-        self.operations.append(Operation(type(site.operation).__name__, site.path))
+        self.operations.append(Operation(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
+        self._written_in, self.closed = None, site.closed
+        if site.written:
+            self._written_in = type(site.inside).__name__, site.place
+        if site.inside is not None:
+            arguments, keywords = self._with_weights([list(arguments), keywords])
         outputs = self.call(site.path, site.operation, arguments, keywords)
+        self._written_in = None
         flat = keras.tree.flatten([list(arguments), keywords])
         operation.slots = [at for at, item in enumerate(flat) if isinstance(item, Value)]
         operation.inputs = [_recorded(flat[at]) for at in operation.slots]
         operation.outputs = [_recorded(value) for value in values_in(outputs)]
         return outputs
+
+    def _with_weights(self, structure: Any) -> Any:
+        """Values in the places of weights that a layer's code uses itself."""
+
+        def value(item: Any) -> Any:
+            leaf = self.leaves.get(id(item)) if isinstance(item, Variable) else None
+            if leaf is None:
+                return item
+            for axis, length in enumerate(leaf.shape):
+                if length > 1:
+                    self._own_units(leaf, axis)
+            spec = keras.KerasTensor(leaf.shape, dtype=leaf.variable.dtype)
+            return Value(spec, dict(leaf.axes), f"the weight {leaf.name}", leaf=leaf)
+
+        return keras.tree.map_structure(value, structure)
 
     def call(
         self, path: str, layer: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
@@ -336,8 +391,9 @@ class Tracer:
 
     def play(self, place: Place, role: Role) -> None:
         """Note what an axis of a weight does."""
-        leaf = place.thing
-        if isinstance(leaf, Leaf) and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
+        thing = place.thing
+        leaf = thing.leaf if isinstance(thing, Value) else thing
+        if leaf is not None and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
             leaf.roles[place.at] = role
 
     # -- notes for what comes after
@@ -380,8 +436,20 @@ class Tracer:
         self, owner: str, attribute: str, units: Ids | None, position: int | None = None
     ) -> None:
         """A layer's configuration keeps the number of these units."""
-        if units is not None:
+        if units is None:
+            return
+        if self._written_in is not None:
+            what = self.operations[-1].name
+            why = f"a number in {what} in the code of {self._written_in[0]}.call does not follow"
+            step = len(self.operations) - 1
+            self.assumed.append(Assumed(step, units, why, self._written_in))
+        else:
             self.sizes.setdefault((owner, attribute, position), (units,))
+
+    def numbers(self, layer: str, units: Ids | None) -> None:
+        """These units, in this order, are what users call channel 0, 1, ... of a layer."""
+        if units is not None:
+            self.layer_channels.setdefault(layer, units)
 
     def costs(self, layer: str, total: int, axes: Iterable[Ids | None]) -> None:
         """A contraction of so many multiply-accumulates; they follow the lengths of these axes."""

@@ -21,10 +21,10 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.scoring import score
-from secateurs.errors import ModelError, SecateursError
+from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.cutting import apply
-from secateurs.keras.internals import say, sync_
-from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.internals import Layer, average_of, say, sync_
+from secateurs.keras.model.tensors import Leaf, path_of
 from secateurs.keras.proof.masked_twin import Kept
 from secateurs.keras.trace_model import TracedModel, trace, traced
 from secateurs.planning.planner import plan
@@ -50,7 +50,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         example_inputs: Any = None,
         scope: Scope = "group",
         floor: float = 0.1,
-        skip: Sequence[str] = (),
+        skip: Sequence[str | Layer] = (),
         seed: int = 0,
     ) -> None:
         """When to silence how many.
@@ -98,16 +98,29 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Silence what is due."""
-        del logs
+        """Silence what is due, say so, and note the share of channels that is silent."""
         share = self._schedule.get(epoch + 1)
-        if share is None or self._network is None:
-            return
-        sync_(self.model)
-        self.cut = self._planned(self._network, share)
-        self._silence_(self._network)
-        # The step was compiled without what holds these weights at zero.
-        self.model.make_train_function(force=True)
+        if self._network is not None and share is not None:
+            sync_(self.model)
+            self.cut = self._planned(self._network, share)
+            self._silence_(self._network)
+            # The step was compiled without what holds these weights at zero.
+            self.model.make_train_function(force=True)
+            if (self.params or {}).get("verbose"):
+                say(f"\nPruneOnSchedule: {self._described(self._network)}")
+        if self._network is not None and logs is not None:
+            logs["silent_channels"] = self._silent_share(self._network)
+
+    def _silent_share(self, network: Network) -> float:
+        return self.cut.removed_channels / sum(len(group) for group in network.groups)
+
+    def _described(self, network: Network) -> str:
+        total = sum(len(group) for group in network.groups)
+        params, left = network.params(), network.params(self.cut)
+        return (
+            f"{self.cut.removed_channels} of {total} channels are silent; without them "
+            f"{left:,} of {params:,} parameters stay"
+        )
 
     def on_train_end(self, logs: Any = None) -> None:
         """Let go of the weights; they are zero where they are to be."""
@@ -124,6 +137,8 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
 
         Raises:
             SecateursError: nothing was silenced yet.
+            CutError: something else has set weights of silent channels since, as EarlyStopping
+                with ``restore_best_weights`` does.
         """
         if not self.cut:
             raise SecateursError(
@@ -131,7 +146,9 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
                 f"which none are. Fit it for at least {min(self._schedule)} epochs with "
                 "callbacks=[callback], then call callback.pruned()."
             )
-        return apply(self.model, self.cut, example_inputs)
+        network = trace(self.model, example_inputs)
+        _check_silent(network, self.cut)
+        return apply(self.model, self.cut, example_inputs, network=network)
 
     def _planned(self, network: Network, share: float) -> Cut:
         found = score(network, self._criterion, data=self._data, seed=self._seed)
@@ -139,7 +156,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         for name, channels in self.cut.channels.items():
             scores[name] = scores[name].copy()
             scores[name][list(channels.removed)] = -np.inf  # what is silent stays so
-        skip = (*self._skip, *self.skipped)
+        skip = (*(path_of(self.model, layer) for layer in self._skip), *self.skipped)
         return plan(network, scores, amount=share, skip=skip, **self._options)
 
     def _silence_(self, network: Network) -> None:
@@ -149,6 +166,9 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             _, own = self._own.setdefault(id(variable), (variable, variable.constraint))
             variable.constraint = Silent(mask, own)
             variable.assign(leaf.variable.value * keras.ops.cast(mask, variable.dtype))
+            average = average_of(self.model.optimizer, variable)
+            if average is not None:  # it takes the weight's place when fit is over
+                average.assign(average.value * keras.ops.cast(mask, average.dtype))
 
 
 class Silent(keras.constraints.Constraint):  # type: ignore[misc]
@@ -181,6 +201,20 @@ def silencing(network: Network, alive: NDArray[np.bool_]) -> list[tuple[Leaf, ND
             known = masks[name][1] if name in masks else np.ones(leaf.shape, np.float32)
             masks[name] = (leaf, known * stays)
     return list(masks.values())
+
+
+def _check_silent(network: Network, cut: Cut) -> None:
+    """Raise where the model hears channels that are to go: then it is not what the cut gives."""
+    for leaf, mask in silencing(network, network.alive(network.removed_by(cut))):
+        heard = int(np.count_nonzero(leaf.array()[mask == 0]))
+        if heard:
+            raise CutError(
+                f"{leaf.name}: expected zeros where it reads silent channels; {heard} of "
+                f"{int((mask == 0).sum())} numbers are not. Something has set weights since, such "
+                "as EarlyStopping(restore_best_weights=True) or ModelCheckpoint: go on from the "
+                "last weights, or make the cut all the same and fine-tune: "
+                "secateurs.apply(model, callback.cut)"
+            )
 
 
 def _silenceable(network: Network, group: Group) -> bool:

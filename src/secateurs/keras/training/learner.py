@@ -8,7 +8,7 @@ retraining goes on with the model's own optimizer, loss and learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,8 +34,14 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.example_inputs import checked_model
 from secateurs.keras.model.tensors import leaves_of
-from secateurs.keras.statistics.loss import LEAST, gives_probabilities
-from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, same_optimizer, undisturbed
+from secateurs.keras.statistics.loss import (
+    LEAST,
+    as_classes,
+    gives_probabilities,
+    tells_two_apart,
+)
+from secateurs.keras.surgery.compiling import same_optimizer
+from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, undisturbed
 from secateurs.keras.trace_model import trace
 from secateurs.keras.training.distillation import KERAS
 from secateurs.measurement import speed
@@ -55,13 +61,22 @@ from secateurs.training.learner import Evaluation, Part, Snapshot
 _DROPOUT = 5
 
 
-def training_of(model: Any) -> Training:
-    """How to retrain a compiled model: as it was compiled, at the learning rate it has now.
+def training_of(model: Any, given: Training | None = None) -> Training:
+    """How to retrain a model: a compiled one as it was compiled, at the learning rate it has now.
+
+    Args:
+        model: whose training it is.
+        given: what was asked for. What it does not name is as the model was compiled; only an
+            optimizer that it names takes the place of the model's own.
 
     Raises:
-        ModelError: it is not compiled.
+        ModelError: nothing was asked for and the model is not compiled, or what was asked for is
+            for another optimizer than the model's.
     """
     model = checked_model(model)
+    said = set() if given is None else given.model_fields_set
+    if given is not None and ("optimizer" in said or not model.compiled):
+        return given
     if not model.compiled or model.optimizer is None:
         raise ModelError(
             f"{model.name}: expected a compiled model, to be retrained as it was trained; received "
@@ -69,7 +84,23 @@ def training_of(model: Any) -> Training:
             "train: training=sec.Training(optimizer='adamw', learning_rate=1e-3)"
         )
     rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-    return Training(optimizer="compiled", learning_rate=rate, schedule="constant", warm_up=0.0)
+    own = Training(optimizer="compiled", learning_rate=rate, schedule="constant", warm_up=0.0)
+    if given is None:
+        return own
+    _check_for_compiled(model, said)
+    names = ("optimizer", "learning_rate", "schedule", "warm_up")
+    return given.model_copy(update={n: getattr(own, n) for n in names if n not in said})
+
+
+def _check_for_compiled(model: Any, said: Collection[str]) -> None:
+    """What the model's own optimizer and loss say cannot be said once more."""
+    for name in ("momentum", "weight_decay", "label_smoothing"):
+        if name in said:
+            raise ModelError(
+                f"{model.name}: expected training without {name}: a compiled model is retrained "
+                f"with its own {type(model.optimizer).__name__} and loss, which have theirs. Set "
+                f"it there, or name another optimizer: sec.Training(optimizer='sgd', {name}=...)"
+            )
 
 
 class Learner:
@@ -95,7 +126,8 @@ class Learner:
         self._origin = checked_model(model)
         self._training = training
         _check_trainable(self._origin, training)
-        self._classes = _classes_of(model)
+        self._two = tells_two_apart(model)
+        self._classes = 2 if self._two else _classes_of(model)
         self._probabilities = gives_probabilities(model)
         self._feeds: dict[str, Feed] = {}
         self._turned: dict[str, bool] = {}
@@ -174,12 +206,16 @@ class Learner:
     def _examples(self, batches: Iterable[Batch]) -> Iterator[tuple[Any, Any]]:
         one_hot = self._training.optimizer == "compiled" and _takes_one_hot(self._model)
         for batch in batches:
-            labels = self._checked_labels(batch)
+            labels: NDArray[Any] = self._checked_labels(batch)
             images = self.images("train", batch)
             if self._dense is not None:
                 yield images, self._with_outputs(labels, images)
-            else:
-                yield images, np.eye(self._classes)[labels] if one_hot else labels
+                continue
+            if self._two:
+                labels = labels.astype(np.float32)[:, None]
+            elif one_hot:
+                labels = np.eye(self._classes)[labels]
+            yield images, labels
 
     def _with_outputs(self, labels: NDArray[np.int64], images: NDArray[Any]) -> NDArray[np.float32]:
         """Labels in the first column, beside them the dense model's outputs."""
@@ -196,7 +232,7 @@ class Learner:
         model.compile(_optimizer(self._training), self._loss())
 
     def _loss(self) -> Callable[[Any, Any], Any]:
-        loss = _loss(self._training, self._probabilities)
+        loss = _loss(self._training, self._probabilities, self._two)
         if self._dense is None:
             return loss
         return _distilled(loss, self._training, self._probabilities)
@@ -215,6 +251,9 @@ class Learner:
             scores = np.asarray(
                 self._model.predict_on_batch(self.images(part, batch)), dtype=np.float64
             )
+            if self._two:
+                other = 1 - scores if self._probabilities else np.zeros_like(scores)
+                scores = np.concatenate([other, scores], axis=1)
             correct += int((scores.argmax(axis=1) == labels).sum())
             loss -= float(self._logs(scores)[np.arange(len(labels)), labels].sum())
             count += len(labels)
@@ -290,7 +329,7 @@ class Learner:
 
     def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
-        arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         return sealed(save_tensors(arrays, dict(said)))
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
@@ -316,6 +355,7 @@ class Learner:
         last = len(wanted) == 3 and _channels_last(wanted, source)
         if last and isinstance(source, tuple) and len(source) == 2:
             source = (np.moveaxis(np.asarray(source[0]), -1, 1), source[1])
+        source = _with_classes(source, self._classes)
         augmentation = Augmentation(*changes)
         self._feeds[part] = as_feed(source, batch_size, training.seed, augmentation, part)
         self._turned[part] = last
@@ -328,6 +368,52 @@ class Learner:
     def _checked_labels(self, batch: Batch) -> NDArray[np.int64]:
         check_labels(batch.labels, self._classes)
         return batch.labels
+
+
+def _with_classes(source: Any, classes: int) -> Any:
+    """Data whose labels are numbers of classes, where they come as rows with a single one."""
+    if isinstance(source, tuple) and len(source) == 2:
+        labels = as_classes(np.asarray(source[1]), classes, (None,))
+        return source[0], _refuse_rows(labels, classes)
+    if hasattr(source, "batch") or not isinstance(source, Iterable):
+        return source
+    if isinstance(source, (str, bytes, Iterator)):
+        return source
+    return _Relabelled(source, classes)
+
+
+def _refuse_rows(labels: NDArray[Any] | None, classes: int) -> NDArray[Any]:
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        raise DataError(
+            f"expected labels from 0 to {classes - 1}, one an image, or rows of {classes} with a "
+            f"single 1; received shape {labels.shape}. Pass labels.argmax(axis=1), or train with "
+            "fit, between cuts by secateurs.prune."
+        )
+    return labels
+
+
+class _Relabelled:
+    """A loader whose labels come as rows."""
+
+    def __init__(self, source: Iterable[Any], classes: int) -> None:
+        self._source, self._classes = source, classes
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._source:
+            if isinstance(item, (tuple, list)) and len(item) == 2:
+                labels = as_classes(np.asarray(item[1]), self._classes, (None,))
+                yield item[0], _refuse_rows(labels, self._classes)
+            else:
+                yield item
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)  # type: ignore[arg-type]
 
 
 class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
@@ -371,8 +457,13 @@ def _optimizer(training: Training) -> Any:
     return keras.optimizers.SGD(rate, momentum, nesterov=momentum > 0, weight_decay=decay)
 
 
-def _loss(training: Training, probabilities: bool) -> Callable[[Any, Any], Any]:
+def _loss(training: Training, probabilities: bool, two: bool = False) -> Callable[[Any, Any], Any]:
     smoothing = training.label_smoothing
+    if two:
+        plain: Callable[[Any, Any], Any] = keras.losses.BinaryCrossentropy(
+            from_logits=not probabilities, label_smoothing=smoothing
+        )
+        return plain
 
     def cross_entropy(labels: Any, scores: Any) -> Any:
         labels = keras.ops.reshape(labels, (-1,))
@@ -464,6 +555,12 @@ def _check_trainable(model: Any, training: Training) -> None:
 def _classes_of(model: Any) -> int:
     graph = graph_of(model)
     shapes = [tuple(tensor.shape) for tensor in graph.outputs]
+    if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == 1:
+        raise ModelError(
+            f"{model.name}: expected scores of classes; received a model that gives one number, "
+            "neither out of a sigmoid nor compiled with 'binary_crossentropy'. Let it end in "
+            "Dense(1, activation='sigmoid'), or train it with fit, between cuts by secateurs.prune."
+        )
     if len(graph.inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2:
         raise ModelError(
             f"{model.name}: expected a model of one input that gives scores of shape (images, "
@@ -493,8 +590,14 @@ def _fill_optimizer_(model: Any, snapshot: Snapshot) -> None:
             optimizer.build(model.trainable_variables)
     for number, variable in enumerate(optimizer.variables):
         value = snapshot.optimizer.get(str(number))
-        if value is not None and tuple(value.shape) == tuple(variable.shape):
-            variable.assign(np.array(value))
+        if value is None:  # it was not kept: the optimizer begins anew
+            continue
+        if tuple(value.shape) != tuple(variable.shape):
+            raise CheckpointError(
+                f"expected the state of this {type(optimizer).__name__}, {variable.name} of shape "
+                f"{tuple(variable.shape)}; received shape {tuple(value.shape)}"
+            )
+        variable.assign(np.array(value))
 
 
 def _runner(model: Any, images: NDArray[Any]) -> Callable[[], object]:

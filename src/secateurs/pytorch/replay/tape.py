@@ -145,7 +145,7 @@ def record(
         operations: of its trace; the run must take the same path.
         arguments: of its forward.
         keywords: likewise.
-        watch: called before each operation that the trace knows masks of, with its number.
+        watch: called before each operation, with its number.
         keep: whether to keep the tape; without, only ``watch`` is of use.
 
     Raises:
@@ -204,7 +204,7 @@ class _Recorder(Counted):
         if operation is None or operation.name != str(function.overloadpacket):
             raise DataError(self.off_course())
         call = Call(function, arguments, keywords)
-        if self._watch is not None and operation.masks:
+        if self._watch is not None:
             self._watch(self.index, call)
         if not self._keep:
             return function(*arguments, **keywords)

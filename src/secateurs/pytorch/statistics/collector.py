@@ -20,13 +20,21 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import Batch, batches
 from secateurs.calibration.collector import Gathering
 from secateurs.calibration.removal import ExactAblation
-from secateurs.calibration.statistics import Gathered
+from secateurs.calibration.statistics import Gathered, Zeros
 from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
 from secateurs.criteria.registry import Need
 from secateurs.pytorch.ablation.removal import Removals
 from secateurs.pytorch.replay.tape import play, record
-from secateurs.pytorch.statistics.gates import Place, Places, as_numbers, autograd, own, recorded
+from secateurs.pytorch.statistics.gates import (
+    Activation,
+    Place,
+    Places,
+    as_numbers,
+    autograd,
+    own,
+    recorded,
+)
 from secateurs.pytorch.statistics.loss import Loss, Objective, on_device
 from secateurs.pytorch.trace_model import traced
 from secateurs.pytorch.tracing.interpreter import aten
@@ -86,9 +94,16 @@ class Pass(Gathering):
         arguments, keywords, _ = on_device(batch, self.source.model)
         fresh = not self.readings
         seen: set[int] = set()
+        pooled: dict[int, list[Activation]] = {}
+        zeros: dict[Activation, tuple[int, NDArray[np.float64]]] = {}
+        for before in self.places.activations.values():
+            pooled.setdefault(before.step, []).append(before)
 
         def watch(number: int, call: Call) -> None:
             tensors = call.tensors()
+            for before in pooled.get(number, ()):
+                values = tensors[0].movedim(before.axis, -1).flatten(0, -2)
+                zeros[before] = (len(values), as_numbers((values == 0).sum(0)))
             for place in self.places.at.get(number, ()):
                 if fresh:
                     layer = self.source.operations[number].layer
@@ -99,6 +114,10 @@ class Pass(Gathering):
                     self._sum_operand(place, tensors[place.mask.operand])
 
         record(self.source.to_run(), self.source.operations, arguments, keywords, watch, keep=False)
+        for number, before in self.places.activations.items():
+            reading = self.readings[number]
+            reading.activations = reading.activations or Zeros(before.units)
+            reading.activations.add(*zeros[before])
 
     def _sum_operand(self, place: Place, operand: torch.Tensor) -> None:
         values = operand.movedim(place.mask.axis, -1).flatten(0, -2)

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import Batch
 from secateurs.calibration.statistics import Slopes
+from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.replay.tape import (
+    Ref,
     Rows,
     Source,
     Step,
@@ -30,6 +32,7 @@ from secateurs.pytorch.replay.tape import (
 from secateurs.pytorch.statistics.loss import Objective, on_device
 from secateurs.pytorch.trace_model import TracedModel
 from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_record import Operation
 
 
 def recorded(source: TracedModel, batch: Batch) -> tuple[Tape, torch.Tensor | None]:
@@ -66,6 +69,56 @@ class Place:
         return self.rows is not None and self.rows.axis != self.mask.axis
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Activation:
+    """What values are pooled, padded or resized from: the first operand of some operation.
+
+    Attributes:
+        step: the number of the first of these operations.
+        axis: where the operand has its channels.
+        units: which they are.
+    """
+
+    step: int
+    axis: int
+    units: Ids
+
+
+POOLING = ("pool", "upsample", "_pad", "aten.mean", "aten.amax", "aten.max", "aten.sum")
+"""Parts of the names of operations that make one value of several, or add some, by position."""
+
+MOVING = (
+    "view reshape flatten unflatten squeeze unsqueeze permute transpose t clone contiguous dropout "
+    "feature_dropout alias detach expand _unsafe_view movedim"
+)
+"""Operations whose values are those of their operand."""
+
+
+def activation_of(tape: Tape, operations: Sequence[Operation], read: object) -> Activation | None:
+    """What the values read at a source are pooled from; None where they are read as they are."""
+    steps = {step.number: step for step in tape.steps}
+    moving = {f"aten.{name}" for name in MOVING.split()}
+    found: tuple[int, Ref] | None = None
+    source = read
+    while isinstance(source, Ref):
+        step, name = steps[source.step], operations[source.step].name
+        pools = any(part in name for part in POOLING) and "softmax" not in name
+        if not (pools or name in moving) or not step.operands:
+            break
+        source = step.operands[0]
+        if pools and isinstance(source, Ref):
+            found = (step.number, source)
+    if found is None or not isinstance(read, Ref):
+        return None
+    number, before = found
+    units = [operations[ref.step].outputs[ref.item][1] for ref in (read, before)]
+    wanted = np.concatenate([*units[0].values(), np.zeros(0, np.int64)])
+    for axis, own in units[1].items():
+        if np.isin(own, wanted).all():
+            return Activation(number, axis, own)
+    return None
+
+
 class Places:
     """Every operand that depends on the images and that a consumer reads channels of.
 
@@ -77,6 +130,7 @@ class Places:
     Attributes:
         all: the places, in the order of the run.
         at: number of an operation -> the places it reads.
+        activations: reading -> what its values are pooled from, where they are.
     """
 
     def __init__(self, source: TracedModel, one: Tape, other: Tape) -> None:
@@ -86,6 +140,7 @@ class Places:
         numbers: dict[tuple[Source, int, bytes], int] = {}
         self.all: list[Place] = []
         self.at: dict[int, list[Place]] = {}
+        self.activations: dict[int, Activation] = {}
         for step in one.steps:
             for mask in source.operations[step.number].masks:
                 operand = step.operands[mask.operand]
@@ -95,6 +150,9 @@ class Places:
                     place = Place(step.number, mask, number, rows.get(operand))
                     self.all.append(place)
                     self.at.setdefault(step.number, []).append(place)
+                    before = activation_of(one, source.operations, operand)
+                    if before is not None:
+                        self.activations.setdefault(number, before)
 
     @classmethod
     def found(cls, source: TracedModel, batch: Batch) -> Places:

@@ -373,10 +373,10 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
-def training_of(model: nn.Module) -> Training:
-    """How to train a model of which nothing is said: as ``Training`` does by itself."""
+def training_of(model: nn.Module, given: Training | None = None) -> Training:
+    """How to train a model: as was asked for, or else as ``Training`` does by itself."""
     del model  # a PyTorch model does not know how it was trained
-    return Training()
+    return Training() if given is None else given
 
 
 def _checked_scores(scores: Any, batch: Batch) -> torch.Tensor:

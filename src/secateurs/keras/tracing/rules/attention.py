@@ -12,6 +12,7 @@ from keras import layers
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
+from secateurs.keras.internals import operation_classes
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
@@ -239,3 +240,45 @@ def attention(tracer: Tracer, call: Call) -> None:
     pairs = math.prod(query.shape[:-1]) * key.shape[-2]
     tracer.costs(call.path, pairs * query.shape[-1], [units])
     tracer.costs(call.path, pairs * value.shape[-1], [value.axes.get(value.rank - 1)])
+
+
+@rule(*operation_classes("DotProductAttention"))
+def dot_product_attention(tracer: Tracer, call: Call) -> None:
+    """softmax(q k^T scale) v of (batch, positions, heads, channels), without projections."""
+    named = call.named
+    query, key, value = (named[name] for name in ("query", "key", "value"))
+    if not all(isinstance(x, Value) and x.rank == 4 for x in (query, key, value)):
+        return unknown(tracer, call, "it is given constants")
+    for x in (query, key, value):
+        tracer.freeze_known(x, f"{call} sums over positions", [1])
+    for name in ("mask", "bias"):
+        if isinstance(named.get(name), Value):
+            tracer.freeze(named[name], f"{call} reads its {name}")
+    heads = _heads_of(tracer, call, query, key, value)
+    inner = tracer.unify([Place(query, 3), Place(key, 3)])
+    if named.get("scale") is None:
+        if inner is not None:
+            tracer.equations.freeze(inner, f"{call} divides by the root of how many there are")
+    else:
+        tracer.mask(call, query, 3)
+    # The backends' own attention wants values as wide as queries.
+    carried = tracer.unify([Place(query, 3), Place(value, 3)])
+    tracer.put(call.output, {2: heads, 3: carried})
+    pairs = math.prod(query.shape[:-1]) * key.shape[1]
+    for channels in (inner, carried):
+        tracer.costs(call.path, pairs * query.shape[3], [heads, channels])
+    return None
+
+
+def _heads_of(tracer: Tracer, call: Call, query: Value, key: Value, value: Value) -> Ids | None:
+    """The queries' heads; where several share one of keys and values, they form a grid."""
+    heads, shared = query.axes.get(2), tracer.unify([Place(key, 2), Place(value, 2)])
+    if heads is not None and shared is not None:
+        rows = heads
+        if len(heads) > len(shared):
+            shape = (len(shared), len(heads) // len(shared))
+            rows, _ = tracer.equations.factor(heads, shape)
+        tracer.equations.equate(rows, shared)
+    elif heads is not None:
+        tracer.equations.freeze(heads, f"{call}: heads of {key.why}")
+    return heads

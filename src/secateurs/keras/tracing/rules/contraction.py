@@ -14,7 +14,7 @@ from secateurs.channels.network import Role
 from secateurs.keras.internals import operation_classes
 from secateurs.keras.model.tensors import Leaf
 from secateurs.keras.tracing.rules.pointwise import activate
-from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
 
 Operand = tuple[Value | Leaf, str]
@@ -46,7 +46,11 @@ def contract(tracer: Tracer, call: Call, operands: Sequence[Operand], result: st
 
 def _ignore(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
     weights = [place for place in places if isinstance(place.thing, Leaf)]
-    place = (weights or list(places))[0]
+    given = [p for p in places if isinstance(p.thing, Value) and p.thing.leaf is None]
+    for other in places:
+        if isinstance(other.thing, Value) and other.thing.leaf is not None:
+            tracer.play(other, Role.INPUT)
+    place = (weights or given or list(places))[0]
     if isinstance(place.thing, Leaf):
         tracer.reads(place.thing, place.axis)
     else:
@@ -299,3 +303,6 @@ def einsum(tracer: Tracer, call: Call) -> None:
     if not arrow or "." in inputs or repeated or len(words) != len(call.operands):
         return unknown(tracer, call, f"the einsum {call.layer.subscripts!r} cannot be followed")
     return contract(tracer, call, list(zip(call.operands, words, strict=True)), result)
+
+
+OF_ALL_OPERANDS |= {matmul, einsum}

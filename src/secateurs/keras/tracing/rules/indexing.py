@@ -32,6 +32,12 @@ def embedding(tracer: Tracer, call: Call) -> None:
 def reversible_embedding(tracer: Tracer, call: Call) -> None:
     """An embedding; called in reverse, a matrix product with the same table or one of its own."""
     if not call.named.get("reverse", False):
+        if not call.layer.tie_weights:  # as long as the table is wide, even if nobody calls it
+            other = tracer.weight(call.layer.reverse_embeddings)
+            table = tracer.weight(call.layer.embeddings)
+            if table is not None and other is not None:
+                tracer.unify([Place(table, 1), Place(other, 0)])
+                tracer.freeze(other, f"{call}: one for each row of its table", (1,))
         return embedding(tracer, call)
     layer, x = call.layer, call.input
     table = tracer.weight(layer.embeddings if layer.tie_weights else layer.reverse_embeddings)

@@ -12,7 +12,7 @@ from keras import layers
 from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import axes_of, frozen_side, laid_out, merged, round_the_end
 from secateurs.keras.internals import GetItem, operation_classes
-from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
 
 Movement = Callable[[Any], Any]
@@ -181,6 +181,28 @@ def reshape_operation(tracer: Tracer, call: Call) -> None:
     return None
 
 
+@rule(*operation_classes("Slice"))
+def slice_operation(tracer: Tracer, call: Call) -> None:
+    """So many positions from one on, along each axis."""
+    x, lengths = call.input, call.layer.shape
+    starts = call.arguments[1] if len(call.arguments) > 1 else call.keywords["start_indices"]
+    plain = isinstance(starts, (list, tuple)) and all(isinstance(at, int) for at in starts)
+    if len(call.inputs) > 1 or not plain:
+        return unknown(tracer, call, "where it begins is a tensor")
+    for axis, length in enumerate(lengths):
+        if (units := x.axes.get(axis)) is None:
+            continue
+        if starts[axis]:
+            tracer.counts(call.path, "start_indices", units[: starts[axis]], axis)
+        if length != -1:
+            tracer.counts(call.path, "shape", units[starts[axis] : starts[axis] + length], axis)
+    places = tuple(
+        slice(start, None if length == -1 else start + length)
+        for start, length in zip(starts, lengths, strict=True)
+    )
+    return move(tracer, call, lambda labels: labels[places])
+
+
 @rule(*operation_classes("Split", "ArraySplit"))
 def split(tracer: Tracer, call: Call) -> None:
     """Equal pieces all lose the same channels, so that they stay equal; others go by position."""
@@ -255,3 +277,6 @@ def _follow_entry(tracer: Tracer, call: Call, number: int, entry: int | slice, a
         if end:
             position = len(PARTS) * number + PARTS.index(part)
             tracer.counts(call.path, "key", units[:end], position)
+
+
+OF_ALL_OPERANDS |= {concatenate_operation, stack}

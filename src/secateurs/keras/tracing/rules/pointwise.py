@@ -11,7 +11,9 @@ from keras import layers
 
 from secateurs.channels.network import Role
 from secateurs.keras.internals import named_classes, operation_classes
-from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.elementwise import passes_on_values
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
+from secateurs.keras.tracing.symbolic import calls_in
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
 
 ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
@@ -60,10 +62,42 @@ def activate(tracer: Tracer, call: Call, function: Any) -> None:
     for output in call.outputs:
         if function in along_the_last_axis():
             over_the_last(tracer, call, output, f"{function.__name__} over it")
-        else:
-            name = getattr(function, "__name__", type(function).__name__)
-            reason = f"{call}: nobody knows whether its activation {name} works element by element"
-            tracer.freeze(output, reason)
+        elif not _followed(tracer, call, function, output):
+            tracer.freeze(output, _not_known(call, function))
+
+
+def works_by_element(function: Any, rank: int) -> bool:
+    """Whether an activation function is known, or found, to work element by element."""
+    if function is None or function in elementwise_functions():
+        return True
+    return function not in along_the_last_axis() and passes_on_values(function, rank)
+
+
+def _followed(tracer: Tracer, call: Call, function: Any, output: Value) -> bool:
+    """Label a result by the operations that the function makes of it; False where it cannot be."""
+    spec = keras.KerasTensor(output.shape, dtype=output.spec.dtype)
+    seen = calls_in(function, [spec], {})
+    if isinstance(seen, str) or len(keras.tree.flatten(seen.outputs)) != 1:
+        return passes_on_values(function, output.rank)
+    given = Value(output.spec, dict(output.axes), output.why)
+
+    def one(node: Any, arguments: Any, keywords: Any) -> Any:
+        operation = node.operation
+        return tracer.inside(f"{call.path}.{operation.name}", operation, arguments, keywords)
+
+    result = keras.tree.flatten(seen.run([given], one))[0]
+    if result.shape != output.shape:
+        return False
+    for axis, units in output.axes.items():
+        if (after := result.axes.get(axis)) is None:
+            return False
+        tracer.equations.equate(units, after)
+    return True
+
+
+def _not_known(call: Call, function: Any) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{call}: its activation {name} does not work element by element, as far as can be seen"
 
 
 def over_the_last(tracer: Tracer, call: Call, value: Value, what: str, axis: int = -1) -> None:
@@ -193,6 +227,7 @@ def merge(tracer: Tracer, call: Call) -> None:
         "Celu",
         "Clip",
         "Conj",
+        "ConvertToTensor",
         "Conjugate",
         "Copy",
         "Cos",
@@ -325,3 +360,4 @@ def _register_the_applications() -> None:
 
 
 _register_the_applications()
+OF_ALL_OPERANDS.add(pointwise)

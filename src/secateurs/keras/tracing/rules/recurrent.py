@@ -14,8 +14,9 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.errors import ModelError
 from secateurs.keras.internals import named_classes
+from secateurs.keras.model.layer_tree import named_children, path_below, size_path
 from secateurs.keras.tracing.rules.contraction import channel_axis
-from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, elementwise_functions
+from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, works_by_element
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value, values_in
 
@@ -62,10 +63,18 @@ def recurrent(tracer: Tracer, call: Call) -> None:
     states: list[Ids | None] = []
     for cell in cells:
         units = _cell(tracer, call, cell, place)
+        tracer.numbers(call.path if cell is layer.cell else _path_of_cell(call, cell), units)
         states += [units] * (2 if isinstance(cell, TWO_STATES) else 1)
         place = units
+    tracer.numbers(call.path, states[-1])
     _give(tracer, call, states, initial, channel - 1)
     return None
+
+
+def _path_of_cell(call: Call, cell: Any) -> str:
+    """Where a cell of several has its weights."""
+    names = {id(child): name for name, child in named_children(call.layer.cell)}
+    return path_below(call.path, names[id(cell)])
 
 
 def _channel_axis(layer: Any, x: Value) -> int:
@@ -134,7 +143,7 @@ def _columns(tracer: Tracer, call: Call, cell: Any, units: Ids) -> Ids:
 
 def _check_activations(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
-        if function is not None and function not in elementwise_functions():
+        if not works_by_element(function, rank=2):
             along = function in along_the_last_axis()
             what = "mixes units" if along else "is not known to work element by element"
             name = getattr(function, "__name__", type(function).__name__)
@@ -146,8 +155,9 @@ def _count(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
     attribute = "filters" if hasattr(cell, "filters") else "units"
     owner = call.path
     if attribute not in call.layer.get_config():
-        inside = "" if cell is call.layer.cell else f".{call.layer.cell.name}"
-        owner = f"{call.path}{inside}.{cell.name}"
+        owner = size_path(call.path, call.layer, call.layer.cell)
+        if cell is not call.layer.cell:
+            owner = size_path(owner, call.layer.cell, cell)
     tracer.counts(owner, attribute, units)
 
 
@@ -174,7 +184,7 @@ def bidirectional(tracer: Tracer, call: Call) -> None:
     runs = []
     for inner, states in zip((layer.forward_layer, layer.backward_layer), given, strict=True):
         keywords = {"initial_state": list(states)} if states else {}
-        runs.append(tracer.inside(f"{call.path}.{inner.name}", inner, [x], keywords))
+        runs.append(tracer.inside(call.path_of(inner), inner, [x], keywords))
     forward, backward = (run[0] for run in runs)
     axis = forward.rank - 1
     one, other = forward.axes.get(axis), backward.axes.get(axis)
@@ -182,6 +192,7 @@ def bidirectional(tracer: Tracer, call: Call) -> None:
         tracer.equations.equate(one, other)
     elif one is not None or other is not None:
         return unknown(tracer, call, "only one of its directions can be followed")
+    tracer.numbers(call.path, one)
     results = call.outputs
     if layer.merge_mode == "concat" and one is not None and other is not None:
         tracer.put(results[0], {axis: np.concatenate([one, other])})

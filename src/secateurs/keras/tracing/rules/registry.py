@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secateurs.keras.internals import is_quantized, own_variables, sublayers
+from secateurs.keras.tracing.rule_table import RULES, rule_for
 from secateurs.keras.tracing.tracer import Call, Tracer
 
-Rule = Callable[[Tracer, Call], None]
+__all__ = ["RULES", "Rule", "apply", "freeze_weights", "rule", "rule_for", "unknown"]
 
-RULES: dict[type, Rule] = {}
+Rule = Callable[[Tracer, Call], None]
 
 
 def rule(*layers: type) -> Callable[[Rule], Rule]:
@@ -37,27 +38,26 @@ def rule(*layers: type) -> Callable[[Rule], Rule]:
     return register
 
 
+OF_ALL_OPERANDS: set[Rule] = set()
+"""Rules that say something of every operand, not of the first alone."""
+
+
 def apply(tracer: Tracer, call: Call) -> None:
     """Label what a call gives; a layer without a rule freezes what it touches."""
     found = rule_for(type(call.layer))
+    # With a single operand, a rule says all of it.
+    weights = len(call.inputs) > 1 and any(value.leaf is not None for value in call.inputs)
     if found is None or is_quantized(call.layer):
         unknown(tracer, call)
+    elif weights and found not in OF_ALL_OPERANDS:
+        unknown(tracer, call, "it is given a weight, of which its rule says nothing")
     else:
         found(tracer, call)
 
 
-def rule_for(kind: type) -> Rule | None:
-    """The rule of this class, or of one it stems from without computing anything else."""
-    for ancestor in kind.__mro__:
-        if ancestor in RULES:
-            same = getattr(kind, "call", None) is getattr(ancestor, "call", None)
-            return RULES[ancestor] if same else None
-    return None
-
-
 def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
     """Nobody knows what it does, so nothing that it reads may change."""
-    reason = f"{call}: {why or _why_unknown(call)}"
+    reason = f"{call}: {why or _why_unknown(call, tracer.closed)}"
     for value in call.inputs:
         tracer.freeze(value, reason)
     freeze_weights(tracer, call.layer, reason)
@@ -73,12 +73,10 @@ def freeze_weights(tracer: Tracer, layer: object, reason: str) -> None:
         freeze_weights(tracer, child, reason)
 
 
-def _why_unknown(call: Call) -> str:
+def _why_unknown(call: Call, closed: str) -> str:
     if is_quantized(call.layer):
         return "it is quantized or carries LoRA weights; merge or dequantize it first"
-    if call.kind == "Lambda":
-        return "a Lambda's function cannot be followed; write it with keras.ops instead"
-    return (
-        f"no rule for {call.kind}; say what it does with @secateurs.keras.rule({call.kind}), "
-        "or write it with keras.ops"
-    )
+    advice = "write it with keras.ops"
+    if call.kind != "Lambda":
+        advice = f"say what it does with @secateurs.keras.rule({call.kind}), or {advice}"
+    return f"no rule for {call.kind}{f', and {closed}' if closed else ''}; {advice}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from secateurs.channels.network import Role
 from secateurs.keras.internals import is_model
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
@@ -19,10 +20,21 @@ def time_distributed(tracer: Tracer, call: Call) -> None:
     tracer.freeze_known(x, f"{call} runs along it", [1])
     merged = (x.shape[0] * x.shape[1], *x.shape[2:])
     step = Value(keras.KerasTensor(merged, dtype=x.spec.dtype), _without_steps(x), x.why)
-    results = tracer.inside(f"{call.path}.{inner.name}", inner, [step], {})
+    results = tracer.inside(call.path_of(inner), inner, [step], {})
+    _number(tracer, call, call.path_of(inner))
     for output, result in zip(call.outputs, results, strict=True):
         tracer.put(output, {axis + 1: units for axis, units in result.axes.items() if axis})
     return None
+
+
+def _number(tracer: Tracer, call: Call, inner: str) -> None:
+    """The channels of a layer that wraps another are those of the one inside."""
+    own = [leaf for leaf in tracer.leaves.values() if leaf.layer == inner]
+    for leaf in own:
+        for axis, role in leaf.roles.items():
+            if role is Role.FILTER:
+                tracer.numbers(call.path, leaf.axes.get(axis))
+                return
 
 
 def _without_steps(x: Value) -> Axes:
@@ -33,11 +45,12 @@ def _without_steps(x: Value) -> Axes:
 def spectral_normalization(tracer: Tracer, call: Call) -> None:
     """Acts in training only; its vector runs along the kernel's last axis."""
     inner = call.layer.layer
-    results = tracer.inside(f"{call.path}.{inner.name}", inner, [call.input], {})
+    results = tracer.inside(call.path_of(inner), inner, [call.input], {})
     vector, kernel = tracer.weight(call.layer.vector_u), tracer.weight(call.layer.kernel)
     if vector is None or kernel is None:
         return unknown(tracer, call, "its kernel is not a variable of its own")
     tracer.unify([Place(kernel, -1), Place(vector, 1)])
+    _number(tracer, call, call.path_of(inner))
     for output, result in zip(call.outputs, results, strict=True):
         tracer.put(output, dict(result.axes))
     return None

@@ -1,0 +1,163 @@
+"""Cutting a layer whose sizes its configuration does not tell: of a user's, or of a library's.
+
+Its object is copied, attribute by attribute. The layers inside that have rules are made again from
+their own configurations, in their new sizes; the weights it uses itself are made smaller. Its code
+is the class's, and runs as it is. Keras cannot make such a layer again from ``get_config``; a cut
+that is applied to the dense model can, which is what ``secateurs.save`` and ``load`` do.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from secateurs.channels.cut import TensorCut
+from secateurs.keras.internals import (
+    SeedGenerator,
+    Variable,
+    finish_copy_,
+    infer,
+    new_layer_like,
+    seed_generators_of,
+)
+from secateurs.keras.model.layer_tree import (
+    attributes_of,
+    named_children,
+    named_own_variables,
+    path_below,
+)
+from secateurs.keras.surgery.slicing import slice_tensor
+from secateurs.keras.tracing.composites import is_composite
+
+SHRUNK = "_secateurs_shrunk"
+"""The attribute that marks a layer whose configuration tells other sizes than it has."""
+
+Remake = Callable[[Any, str], Any]
+"""(layer, path) -> the layer made again from its configuration, in its new sizes."""
+
+
+def is_shrunk(layer: Any) -> bool:
+    """Whether a layer, or one inside it, has other sizes than its configuration tells."""
+    return bool(getattr(layer, SHRUNK, False)) or any(
+        is_shrunk(child) for _, child in named_children(layer)
+    )
+
+
+def shrunk(
+    layer: Any,
+    path: str,
+    tensors: Mapping[str, TensorCut],
+    remake: Remake,
+    made: dict[int, Any],
+) -> Any:
+    """A copy of a composite layer in its new sizes.
+
+    Args:
+        layer: unchanged.
+        path: of the layer.
+        tensors: what leaves the model's tensors, by name.
+        remake: for the layers inside that are no composites.
+        made: layer (by ``id``) -> what was made of it so far, so that what is shared stays so.
+    """
+    new = new_layer_like(layer)
+    made[id(layer)] = new
+    base = set(vars(new)) | {"compute_output_spec", "_torch_params"}
+    known: dict[int, Any] = {id(layer): new}
+    for name, child in named_children(layer):
+        known[id(child)] = _part(child, path_below(path, name), tensors, remake, made)
+    for name, variable, _ in named_own_variables(layer):
+        known[id(variable)] = _smaller(variable, tensors.get(f"{path}.{name}"))
+    known |= {id(generator): SeedGenerator() for generator in seed_generators_of(layer)}
+    for name, value in attributes_of(layer).items():
+        if name not in base:
+            setattr(new, name, _translated(value, known))
+    setattr(new, SHRUNK, True)
+    finish_copy_(layer, new, known)
+    # What the class says of its shapes may be by its configuration; its code knows better.
+    vars(new)["compute_output_spec"] = partial(shapes_by_code, new)
+    return new
+
+
+def shapes_by_code(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+    """The shapes and types that a layer's code gives, with open lengths left open.
+
+    Keras tries a length of its own in the place of open ones, which may be more than a table of
+    positions has; so a few are tried too.
+    """
+    try:
+        return infer(layer, *arguments, **keywords)
+    except Exception:  # noqa: BLE001 - what is raised below is what counts
+        found = [_with_lengths(layer, arguments, keywords, length) for length in (2, 3)]
+    return keras.tree.map_structure(
+        lambda few, more: keras.KerasTensor(
+            [
+                one if one == other else None
+                for one, other in zip(few.shape, more.shape, strict=True)
+            ],
+            dtype=few.dtype,
+        ),
+        *found,
+    )
+
+
+def _with_lengths(layer: Any, arguments: Any, keywords: Any, length: int) -> Any:
+    def closed(item: Any) -> Any:
+        if not isinstance(item, keras.KerasTensor):
+            return item
+        shape = [length if size is None else size for size in item.shape]
+        return keras.KerasTensor(shape, dtype=item.dtype)
+
+    given, options = keras.tree.map_structure(closed, (list(arguments), dict(keywords)))
+    return infer(layer, *given, **options)
+
+
+def _translated(value: Any, known: Mapping[int, Any]) -> Any:
+    """An attribute's value with new parts in the places of old ones."""
+    if id(value) in known:
+        return known[id(value)]
+    if isinstance(value, dict):
+        return {key: _translated(item, known) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        items = [_translated(item, known) for item in value]
+        if hasattr(value, "_fields"):
+            return type(value)(*items)
+        plain = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
+        return plain(items)
+    if isinstance(value, types.MethodType) and id(value.__self__) in known:
+        return types.MethodType(value.__func__, known[id(value.__self__)])
+    if isinstance(value, np.ndarray) or keras.ops.is_tensor(value):
+        return copy.deepcopy(value)
+    return value
+
+
+def _part(
+    child: Any,
+    path: str,
+    tensors: Mapping[str, TensorCut],
+    remake: Remake,
+    made: dict[int, Any],
+) -> Any:
+    if id(child) not in made:
+        if is_composite(child):
+            shrunk(child, path, tensors, remake, made)
+        else:
+            made[id(child)] = remake(child, path)
+    return made[id(child)]
+
+
+def _smaller(variable: Any, cut: TensorCut | None) -> Any:
+    values = slice_tensor(variable.value, cut)
+    return Variable(
+        values,
+        dtype=variable.dtype,
+        trainable=variable.trainable,
+        name=variable.name,
+        autocast=variable._autocast,
+        aggregation=variable.aggregation,
+    )

@@ -1,0 +1,23 @@
+"""Cutting the values of a tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import TensorCut
+
+
+def slice_tensor(tensor: Any, cut: TensorCut | None) -> NDArray[Any]:
+    """A copy of a tensor without the removed indices, as an array.
+
+    A copy in any case: on JAX a variable takes the very array it is given, and training one model
+    would free the other's.
+    """
+    values = np.asarray(keras.ops.convert_to_numpy(tensor))
+    for axis in sorted(cut.removed) if cut is not None else ():
+        values = np.take(values, cut.kept(axis), axis=axis)  # type: ignore[union-attr]
+    return np.array(values)

@@ -1,0 +1,141 @@
+"""Whether numbers in a layer's code follow the sizes around them: tried before it is counted on.
+
+A reshape in the code of a composite layer is told lengths. These may come from the shape of what it
+is given, and follow it, or stand in an attribute, and do not. A copy of the model with a channel
+less is run on tensors without data: where a call gives another shape than its labels foretell, the
+channels concerned are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network
+from secateurs.keras.internals import Variable, graph_of, infer
+from secateurs.keras.surgery.rebuilding import cut_copy
+from secateurs.keras.tracing.interpreter import Counted, Site
+from secateurs.keras.tracing.tracer import Assumed, Axes, Operation, Tracer
+
+
+def settle_(
+    tracer: Tracer, model: Any, shapes: Sequence[tuple[int, ...]], build: Callable[[], Network]
+) -> Network:
+    """The network, with everything frozen whose size does not follow.
+
+    Args:
+        tracer: that followed the model.
+        model: unchanged.
+        shapes: of its inputs, as it was traced with.
+        build: makes the network of what the tracer knows by now.
+    """
+    network = build()
+    waiting = list(tracer.assumed)
+    trial = Trial(model, shapes, tracer.operations)
+    while waiting and not trial.follows(network, waiting):
+        kinds = sorted({assumed.kind for assumed in waiting})
+        wrong = _wrong(trial, network, {kind: _first(waiting, kind) for kind in kinds})
+        for assumed in waiting:
+            if not wrong or assumed.kind in wrong:
+                tracer.equations.freeze(assumed.units, assumed.why)
+        waiting = [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
+        network = build()
+    return network
+
+
+def _wrong(
+    trial: Trial, network: Network, firsts: Mapping[tuple[str, int], Sequence[Assumed]]
+) -> list[tuple[str, int]]:
+    """Those that do not follow, found by halves: mostly there are few."""
+    if trial.follows(network, [assumed for first in firsts.values() for assumed in first]):
+        return []
+    kinds = list(firsts)
+    if len(kinds) == 1:
+        return kinds
+    middle = len(kinds) // 2
+    return [
+        kind
+        for part in (kinds[:middle], kinds[middle:])
+        for kind in _wrong(trial, network, {kind: firsts[kind] for kind in part})
+    ]
+
+
+def _first(waiting: Sequence[Assumed], kind: tuple[str, int]) -> list[Assumed]:
+    """What one call counts on; the same call in other layers of the class is as it is."""
+    step = next(assumed.step for assumed in waiting if assumed.kind == kind)
+    return [assumed for assumed in waiting if assumed.step == step]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trial:
+    """Cuts a channel here and there, and looks at the shapes.
+
+    Attributes:
+        model: the dense one.
+        shapes: of its inputs.
+        operations: the calls of its trace.
+    """
+
+    model: Any
+    shapes: Sequence[tuple[int, ...]]
+    operations: Sequence[Operation]
+
+    def follows(self, network: Network, assumed: Sequence[Assumed]) -> bool:
+        """Whether a model with a channel less of each group concerned has the shapes foretold."""
+        channels = {name: [0] for name in _groups_of(network, [a.units for a in assumed])}
+        if not channels:
+            return True
+        cut = network.cut(channels)
+        kept = network.solution.kept(network.alive(network.removed_by(cut)))
+        inputs = [
+            keras.KerasTensor(shape, dtype=like.dtype)
+            for shape, like in zip(self.shapes, graph_of(self.model).inputs, strict=True)
+        ]
+        try:
+            received = _shapes(cut_copy(self.model, cut, compiled=False), inputs)
+        except Exception:  # noqa: BLE001 - whatever its code raises, its sizes do not follow
+            return False
+        return received == [
+            [_left(shape, axes, kept) for shape, axes in operation.outputs]
+            for operation in self.operations
+        ]
+
+
+def _left(shape: Sequence[int], axes: Axes, kept: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(
+        int(kept[axes[at]].sum()) if at in axes else length for at, length in enumerate(shape)
+    )
+
+
+def _groups_of(network: Network, units: Sequence[Ids]) -> Iterator[str]:
+    atoms = np.unique(np.concatenate([network.solution.atoms[own].ravel() for own in units]))
+    for group in network.groups:
+        if len(group) > 1 and np.isin(group.channels, atoms).any():
+            yield group.name
+
+
+def _shapes(model: Any, inputs: Sequence[Any]) -> list[list[tuple[int, ...]]]:
+    """What each call gives, on tensors without data."""
+    found: list[list[tuple[int, ...]]] = []
+
+    def spec(item: Any) -> Any:
+        if isinstance(item, Variable):
+            return keras.KerasTensor(tuple(item.shape), dtype=item.dtype)
+        return item
+
+    def step(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        given, options = keras.tree.map_structure(spec, (list(arguments), keywords))
+        made = site.operation.compute_output_spec(*given, **options)
+        if any(None in tensor.shape for tensor in keras.tree.flatten(made)):
+            made = infer(site.operation, *given, **options)
+        found.append([tuple(tensor.shape) for tensor in keras.tree.flatten(made)])
+        return made
+
+    Counted(step).run(model, inputs)
+    return found

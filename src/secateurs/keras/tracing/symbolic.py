@@ -1,0 +1,232 @@
+"""What code does to tensors, found by running it on tensors without data.
+
+Keras notes every call of a layer or an operation of ``keras.ops`` on such tensors. So the code of a
+layer's ``call``, or of an activation function, becomes a list of calls that can be followed, and
+run on real tensors, one by one. Layers inside that only their own code says something of are gone
+through likewise; weights that the code uses itself are tensors without data too, meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from secateurs.keras.internals import (
+    Layer,
+    Variable,
+    accepts_training,
+    forget_node_,
+    inbound_node_of,
+    infer,
+)
+from secateurs.keras.model.layer_tree import named_own_variables
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Calls:
+    """What code does, call by call.
+
+    Attributes:
+        inputs: the tensors without data that it was given.
+        weights: those that stood for weights of its own, each with the weight.
+        nodes: Keras's notes of its calls, each behind those that it depends on.
+        outputs: what it gave, in its own structure.
+        closed: layer inside (by ``id``) -> why it was not gone through.
+    """
+
+    inputs: Sequence[Any]
+    weights: Sequence[tuple[Any, Variable]]
+    nodes: Sequence[Any]
+    outputs: Any
+    closed: Mapping[int, str]
+
+    def run(
+        self, tensors: Sequence[Any], call: Callable[[Any, Sequence[Any], dict[str, Any]], Any]
+    ) -> Any:
+        """Go through the calls.
+
+        Args:
+            tensors: in the places of ``inputs``.
+            call: (Keras's note of the call, arguments, keywords) -> what it gives.
+
+        Returns:
+            What is in the places of ``outputs``, in their structure.
+        """
+        known = {id(old): new for old, new in zip(self.inputs, tensors, strict=True)}
+        known |= {id(stands_for): variable for stands_for, variable in self.weights}
+        for node in self.nodes:
+            arguments, keywords = node.arguments.fill_in(known)
+            results = keras.tree.flatten(call(node, arguments, keywords))
+            known.update((id(old), new) for old, new in zip(node.outputs, results, strict=True))
+        return keras.tree.map_structure(lambda tensor: known[id(tensor)], self.outputs)
+
+
+@dataclass(eq=False, slots=True)
+class _Recording:
+    """What is set aside while code runs on tensors without data."""
+
+    weights: list[tuple[Any, Variable]] = field(default_factory=list)
+    closed: dict[int, str] = field(default_factory=dict)
+
+
+def calls_in(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+    own: Sequence[Layer] = (),
+    inside: Sequence[Layer] = (),
+    beside: Sequence[Layer] = (),
+) -> Calls | str:
+    """The calls that code makes; why not, where they cannot all be seen.
+
+    Args:
+        function: the code.
+        arguments: with ``keras.KerasTensor`` in the places of tensors, of known shapes.
+        keywords: likewise.
+        own: the layers whose code this is.
+        inside: layers to go through too.
+        beside: the other layers that it calls.
+    """
+    fresh: dict[int, Any] = {}
+
+    def renewed(item: Any) -> Any:
+        if not isinstance(item, keras.KerasTensor):
+            return item
+        # Two operands that are one tensor stay one.
+        if id(item) not in fresh:
+            fresh[id(item)] = keras.KerasTensor(item.shape, dtype=item.dtype)
+        return fresh[id(item)]
+
+    given, options = keras.tree.map_structure(renewed, (list(arguments), dict(keywords)))
+    inputs = [x for x in keras.tree.flatten((given, options)) if isinstance(x, keras.KerasTensor)]
+    scope, recording = keras.StatelessScope(), _Recording()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(scope)
+            for layer in inside:
+                stack.enter_context(_gone_through(layer, recording))
+            for layer in beside:
+                stack.enter_context(_exact(layer))
+            for layer in (*own, *inside):
+                stack.enter_context(_without_data(layer, recording))
+            outputs = function(*given, **options)
+    except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
+        return _said(error)
+    return _noted(inputs, outputs, scope, recording)
+
+
+def _said(error: Exception) -> str:
+    said = (str(error).strip().splitlines() or [""])[0][:100]
+    return f"its code takes no tensors without data ({type(error).__name__}: {said})"
+
+
+@contextmanager
+def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
+    """Let calls of this one layer run its code, where they would be noted as one call.
+
+    Python looks ``__call__`` up on the class, so the object has another class for a while.
+    """
+    kind = type(layer)
+
+    def run_its_code(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        options = dict(keywords)
+        if accepts_training(self) and options.get("training") is None:
+            options["training"] = False
+        try:
+            return self.call(*arguments, **options)
+        except Exception as error:  # noqa: BLE001 - as above; the layer stays one call then
+            recording.closed[id(self)] = _said(error)
+            return kind.__call__(self, *arguments, **keywords)
+
+    with _of_class(layer, {"__call__": run_its_code}):
+        yield
+
+
+@contextmanager
+def _exact(layer: Any) -> Iterator[None]:
+    """Let a layer tell its shapes in full, where it leaves lengths open by its configuration."""
+    kind = type(layer)
+
+    def told_in_full(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        made = kind.compute_output_spec(self, *arguments, **keywords)
+        given = keras.tree.flatten([arguments, keywords])
+        specs = [x for x in given if isinstance(x, keras.KerasTensor)]
+        open_ones = any(None in spec.shape for spec in keras.tree.flatten(made))
+        if open_ones and not any(None in spec.shape for spec in specs):
+            return infer(self, *arguments, **keywords)
+        return made
+
+    with _of_class(layer, {"compute_output_spec": told_in_full}):
+        yield
+
+
+@contextmanager
+def _of_class(layer: Any, methods: dict[str, Any]) -> Iterator[None]:
+    """Let one layer have other methods for a while."""
+    kind = type(layer)
+    own = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
+    object.__setattr__(layer, "__class__", own)
+    try:
+        yield
+    finally:
+        object.__setattr__(layer, "__class__", kind)
+
+
+@contextmanager
+def _without_data(layer: Any, recording: _Recording) -> Iterator[None]:
+    """Let a layer's own weights be tensors without data for a while."""
+    names = {id(value): name for name, value in vars(layer).items() if isinstance(value, Variable)}
+    replaced: dict[str, Variable] = {}
+    for _, variable, _ in named_own_variables(layer):
+        if (name := names.get(id(variable))) is not None:
+            stands_for = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
+            recording.weights.append((stands_for, variable))
+            replaced[name] = variable
+            vars(layer)[name] = stands_for
+    try:
+        yield
+    finally:
+        vars(layer).update(replaced)
+
+
+def _noted(inputs: Sequence[Any], outputs: Any, scope: Any, recording: _Recording) -> Calls | str:
+    flat = keras.tree.flatten(outputs)
+    if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
+        return "its code gives something else than tensors that depend on what it is given"
+    nodes: list[Any] = []
+    begin = [*inputs, *(stands_for for stands_for, _ in recording.weights)]
+    seen = {id(tensor) for tensor in begin}
+    found = [_collect_(tensor, seen, nodes) for tensor in flat]
+    for node in reversed(nodes):
+        forget_node_(node)
+    if scope.state_mapping:
+        return "its code writes to its own state"
+    if not all(found):
+        return "its code uses tensors that it was not given"
+    return Calls(inputs, recording.weights, nodes, outputs, recording.closed)
+
+
+def _collect_(tensor: Any, seen: set[int], nodes: list[Any]) -> bool:
+    """Add the calls behind a tensor, first those that they depend on; False where one is unknown.
+
+    Without recursion, as long chains of calls are common.
+    """
+    waiting = [(tensor, False)]
+    while waiting:
+        current, done = waiting.pop()
+        if id(current) in seen and not done:
+            continue
+        node = inbound_node_of(current)
+        if node is None:
+            return False
+        if done:
+            nodes.append(node)
+            continue
+        seen.update(id(output) for output in node.outputs)
+        waiting.append((current, True))
+        waiting += [(before, False) for before in reversed(node.input_tensors)]
+    return True

@@ -1,0 +1,142 @@
+"""What a layer has learned and keeps neither in a weight nor in its configuration."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+import secateurs.keras
+
+X = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
+
+
+def discretization(mode="int"):
+    bins = L.Discretization(num_bins=4, output_mode=mode, name="learned")
+    bins.reset_state()  # what adapt does, which needs TensorFlow for itself alone
+    bins.update_state(np.random.default_rng(1).standard_normal((200, 1)).astype("float32"))
+    bins.finalize_state()
+    return bins
+
+
+def normalization():
+    layer = L.Normalization(name="learned")
+    layer.adapt(3 + 2 * X)
+    return layer
+
+
+class Learned(L.Layer):
+    """A layer of a user's, with what ``adapt`` found in plain attributes."""
+
+    def __init__(self, begin=None, **options):
+        super().__init__(**options)
+        self.centre = None
+        self.options = {"power": 1.0}
+
+    def build(self, shape):
+        self.steps = [0.0]
+
+    def adapt(self, data):
+        self.centre = np.asarray(data).mean(0)
+        self.options["power"] = 2.0
+        self.steps = [0.5, 1.0]
+        self.total = 7.0
+
+    def call(self, x):
+        centred = (
+            (x - keras.ops.convert_to_tensor(self.centre)) * self.options["power"] / self.total
+        )
+        return centred + keras.ops.cast(len(self.steps), x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return super().get_config()
+
+
+def learned():
+    layer = Learned(name="learned")
+    layer.build((None, 3))
+    layer.adapt(X)
+    return layer
+
+
+MAKE = {
+    "bins": discretization,
+    "bins, one hot": lambda: discretization("one_hot"),
+    "normalization": normalization,
+    "user's": learned,
+    "inside another": lambda: L.TimeDistributed(learned(), name="outer"),
+}
+
+
+def make(kind):
+    layer = MAKE[kind]()
+    i = keras.Input((3,))
+    x = layer(L.Reshape((1, 3))(i)) if kind == "inside another" else layer(i)
+    x = L.Flatten()(keras.ops.cast(x, "float32"))
+    x = L.Dropout(0.5, name="drop")(L.Dense(6, "relu", name="hidden")(x))
+    return keras.Model(i, L.Dense(2, name="head")(x))
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("call", ["cut", "edit"])
+def test_it_stays(kind, call):
+    model = make(kind)
+    if call == "edit":
+        made = secateurs.keras.delete_layer(model, "drop")
+    else:
+        made = sec.delete_channels(model, {"hidden": [1, 4]}, X)
+        kernel, bias = model.get_layer("head").get_weights()
+        kernel[[1, 4]] = 0
+        model.get_layer("head").set_weights([kernel, bias])
+    received, expected = (m.predict(X, verbose=0) for m in (made, model))
+    np.testing.assert_allclose(received, expected, atol=1e-6)
+    assert np.ptp(expected) > 1e-3
+
+
+def test_it_is_a_copy():
+    model = make("user's")
+    made = secateurs.keras.delete_layer(model, "drop")
+    made.get_layer("learned").centre[:] = 9
+    assert model.get_layer("learned").centre.max() < 9
+
+
+def test_sizes_that_follow_a_cut_are_not_taken_for_something_learned():
+    class Scale(L.Layer):
+        def __init__(self, width, **options):
+            super().__init__(**options)
+            self.width, self.half = width, width / 2
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(self.width,), name="scale", initializer="ones")
+
+        def call(self, x):
+            return x * self.scale * self.half
+
+        def get_config(self):
+            return {**super().get_config(), "width": self.width}
+
+    from secateurs.channels.cut import SizeChange
+    from secateurs.keras.surgery.rebuilding import remade
+
+    layer = Scale(4, name="scale")
+    layer.build((None, 4))
+    new = remade(layer, "scale", {"scale": [SizeChange("scale", "width", None, 4, 3)]})
+    assert (new.width, new.half) == (3, 1.5)
+
+
+def test_what_cannot_be_copied_is_shared():
+    class Locked:
+        def __init__(self):
+            self.number = 3
+
+        def __deepcopy__(self, memo):
+            raise TypeError("no copies")
+
+    model = make("user's")
+    table = model.get_layer("learned").table = Locked()
+    made = secateurs.keras.delete_layer(model, "drop")
+    assert made.get_layer("learned").table is table
+    np.testing.assert_allclose(made.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)

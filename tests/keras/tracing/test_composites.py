@@ -1,0 +1,258 @@
+"""Layers that only their own code says something of: gone through, cut, saved, cut again."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+from contract.zoo import noisy
+from secateurs.keras.model.tensors import leaves_of
+
+X = np.random.default_rng(0).standard_normal((3, 6, 6, 3)).astype("float32")
+
+
+class Block(L.Layer):
+    """Parts with and without names, weights of its own, sublayers two deep."""
+
+    def __init__(self, filters, deeper=None, **options):
+        super().__init__(**options)
+        self.filters = filters
+        self.conv = L.Conv2D(filters, 3, padding="same")
+        self.norm = L.BatchNormalization()
+        self.rest = [L.Conv2D(filters, 1, activation="relu")]
+        self.deeper = deeper
+
+    def build(self, shape):
+        super().build(shape)
+        self.scale = self.add_weight(shape=(self.filters,), name="scale", initializer="ones")
+        self.mixed = self.add_weight(shape=(self.filters, 7), name="mixed")
+
+    def call(self, x, training=None):
+        x = keras.ops.relu(self.norm(self.conv(x), training=training)) * (1 + self.scale)
+        for layer in self.rest:
+            x = layer(x)
+        x = keras.ops.matmul(x, self.mixed)
+        return x if self.deeper is None else self.deeper(x)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def classifier(block):
+    i = keras.Input((6, 6, 3))
+    x = L.GlobalAveragePooling2D()(block(i))
+    return noisy(keras.Model(i, L.Dense(2, name="head")(x), name="classifier"))
+
+
+def made():
+    return classifier(Block(8, name="block"))
+
+
+def predicted(model):
+    return model.predict(X, verbose=0)
+
+
+def numpys(model, gone):
+    """What the block gives without filters, by NumPy; its norm and convolutions written out."""
+    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in leaves_of(model)}
+    stay = np.setdiff1d(np.arange(8), gone)
+    padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    h = np.einsum("nhwcij,ijco->nhwo", windows, w["conv.kernel"]) + w["conv.bias"]
+    h = (h - w["norm.moving_mean"]) / np.sqrt(w["norm.moving_variance"] + 1e-3)
+    h = np.maximum(h * w["norm.gamma"] + w["norm.beta"], 0) * (1 + w["scale"])
+    h = h[..., stay] @ w["rest.0.kernel"][0, 0, stay] + w["rest.0.bias"]
+    h = np.maximum(h, 0) @ w["mixed"]
+    return h.mean((1, 2)) @ w["head.kernel"] + w["head.bias"]
+
+
+def test_what_its_code_calls_is_followed():
+    network = sec.trace(made())
+    assert {group.name: len(group) for group in network.groups} == {
+        "block.conv": 8,
+        "block.rest.0": 8,
+        "block": 7,
+    }
+    (conv,) = (group for group in network.groups if group.name == "block.conv")
+    assert sorted({member.tensor for member in conv.members}) == [
+        *("block.conv.bias", "block.conv.kernel", "block.norm.beta", "block.norm.gamma"),
+        *("block.norm.moving_mean", "block.norm.moving_variance", "block.rest.0.kernel"),
+        "block.scale",
+    ]
+
+
+def test_a_cut_gives_what_numpy_gives():
+    model, gone = made(), [1, 4, 6]
+    small = sec.delete_channels(model, {"block.conv": gone}, X)
+    np.testing.assert_allclose(predicted(model), numpys(model, []), atol=1e-5)
+    np.testing.assert_allclose(predicted(small), numpys(model, gone), atol=1e-5)
+    block = small.get_layer("block")
+    assert isinstance(block, Block)
+    assert block.conv.filters == 5
+    assert block.scale.shape == (5,)
+    assert block.rest[0].kernel.shape == (1, 1, 5, 8)
+
+
+def test_the_users_model_comes_back_as_it_was():
+    model = made()
+    block = model.get_layer("block")
+    kinds = [type(layer) for layer in (block, block.conv, block.norm, *block.rest)]
+    nodes = [len(layer._inbound_nodes) for layer in (block, block.conv, *block.rest)]
+    weights = [np.array(w) for w in model.get_weights()]
+    sec.delete_channels(model, {"block.conv": [0]}, X)
+    assert [type(layer) for layer in (block, block.conv, block.norm, *block.rest)] == kinds
+    assert [len(layer._inbound_nodes) for layer in (block, block.conv, *block.rest)] == nodes
+    assert isinstance(block.scale, keras.Variable)
+    assert all(map(np.array_equal, weights, model.get_weights()))
+
+
+def test_it_trains_is_saved_and_is_cut_again(tmp_path):
+    model = made()
+    model.compile("adam", "mse")
+    y = np.zeros((3, 2), "float32")
+    model.fit(X, y, verbose=0)
+    small = sec.delete_channels(model, {"block.conv": [0, 5], "block": [2]}, X)
+    before = small.get_layer("block").conv.get_weights()[0].copy()
+    small.fit(X, y, verbose=0)
+    assert not np.array_equal(before, small.get_layer("block").conv.get_weights()[0])
+    sec.save(small, tmp_path / "small.safetensors")
+    again = sec.load(made(), tmp_path / "small.safetensors")
+    np.testing.assert_array_equal(predicted(again), predicted(small))
+    smaller = sec.delete_channels(small, {"block.conv": [0]}, X)
+    assert smaller.get_layer("block").conv.kernel.shape == (3, 3, 3, 5)
+    assert sec.report_of(smaller).proof.holds
+    edited = sec.keras.insert_layer(small, "block", L.Dropout(0.5, name="drop"))
+    np.testing.assert_allclose(predicted(edited), predicted(small), atol=1e-6)
+
+
+def test_keras_own_format_is_refused_where_it_could_not_be_read_back(tmp_path):
+    small = sec.delete_channels(made(), {"block.conv": [0]}, X)
+    with pytest.raises(sec.CheckpointError, match=r"block does not tell.*small.safetensors"):
+        sec.save(small, tmp_path / "small.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_that_stand_in_the_code_hold_channels_fast():
+    class Folded(L.Layer):
+        def build(self, shape):
+            self.a, self.b = L.Dense(8), L.Dense(6)
+            self.a.build(shape)
+            self.b.build((None, 8))
+
+        def call(self, x):
+            return self.b(keras.ops.reshape(self.a(x), (-1, 6, 6, 8)))
+
+        def get_config(self):
+            return super().get_config()
+
+    network = sec.trace(classifier(Folded(name="folded")))
+    assert [group.name for group in network.groups] == ["folded.b"]
+    (why,) = (f.reasons for f in network.frozen if "folded.a" in f.members)
+    assert any("in the code of Folded.call does not follow" in reason for reason in why)
+
+
+def test_sizes_that_its_code_takes_from_shapes_follow():
+    class Unfolded(L.Layer):
+        def build(self, shape):
+            self.a, self.b = L.Dense(8), L.Dense(6)
+            self.a.build(shape)
+            self.b.build((None, 8))
+
+        def call(self, x):
+            x = self.a(x)
+            flat = keras.ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[-1]))
+            return keras.ops.reshape(self.b(flat), (-1, *x.shape[1:3], 6))
+
+        def get_config(self):
+            return super().get_config()
+
+    model = classifier(Unfolded(name="unfolded"))
+    network = sec.trace(model)
+    assert [group.name for group in network.groups] == ["unfolded.a"]
+    small = sec.apply(model, network.cut({"unfolded.a": [0, 3]}), network=network)
+    dense = model.get_layer("unfolded").b
+    kernel, bias = dense.get_weights()
+    kernel[[0, 3]] = 0
+    dense.set_weights([kernel, bias])
+    np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)
+
+
+def test_what_cannot_be_seen_inside_freezes_what_it_touches_alone():
+    class Closed(L.Layer):
+        def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                raise TypeError("tensors with data only")
+            return 2 * x
+
+        def get_config(self):
+            return super().get_config()
+
+    model = classifier(Block(8, Closed(name="closed"), name="block"))
+    network = sec.trace(model)
+    assert [group.name for group in network.groups] == ["block.conv", "block.rest.0"]
+    reasons = [reason for f in network.frozen for reason in f.reasons]
+    assert any("block.deeper (Closed): no rule for Closed, and its code" in r for r in reasons)
+
+
+class Twice(L.Layer):
+    """Writes to its own state, so that its calls cannot be run one by one."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), name="count", initializer="zeros", trainable=False)
+        self.dense = L.Dense(4)
+        self.dense.build(shape)
+
+    def call(self, x):
+        self.count.assign(self.count + 1)
+        return self.dense(x)
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_code_that_writes_to_its_state_is_not_gone_through():
+    model = classifier(Twice(name="twice"))
+    before = float(model.get_layer("twice").count)
+    network = sec.trace(model)
+    assert not network.groups
+    assert float(model.get_layer("twice").count) == before
+
+
+def test_a_layer_whose_code_and_calls_differ_is_refused():
+    """Code that looks at its input's values does something else than its calls one by one."""
+
+    class Moody(L.Layer):
+        def build(self, shape):
+            self.dense = L.Dense(8)
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(x) if isinstance(x, keras.KerasTensor) else 2 * self.dense(x)
+
+        def get_config(self):
+            return super().get_config()
+
+    model = classifier(Moody(name="moody"))
+    with pytest.raises(sec.CutError, match="moody: expected code that does what its calls do"):
+        sec.delete_channels(model, {"moody.dense": [0]}, X)
+
+
+def test_activations_and_gradients_rank_what_is_inside():
+    model = made()
+    network = sec.trace(model, X[:1])
+    hidden = np.maximum(numpys_hidden(model), 0)
+    scores = sec.score(network, "mean_activation", data=X)
+    np.testing.assert_allclose(scores["block.rest.0"], hidden.mean((0, 1, 2)), rtol=1e-4)
+    fisher = sec.score(network, "fisher", data=(X, np.array([0, 1, 0])))
+    assert np.ptp(fisher["block.conv"]) > 0
+
+
+def numpys_hidden(model):
+    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in leaves_of(model)}
+    padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    h = np.einsum("nhwcij,ijco->nhwo", windows, w["conv.kernel"]) + w["conv.bias"]
+    h = (h - w["norm.moving_mean"]) / np.sqrt(w["norm.moving_variance"] + 1e-3)
+    h = np.maximum(h * w["norm.gamma"] + w["norm.beta"], 0) * (1 + w["scale"])
+    return h @ w["rest.0.kernel"][0, 0] + w["rest.0.bias"]
