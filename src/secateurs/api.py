@@ -10,22 +10,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateurs.arguments import (
+    BUDGET,
+    CHANNELS,
+    CRITERION,
+    DATA_GIVEN,
+    FLAG,
+    LAYERS,
+    LOSS,
+    MODEL,
+    NUMBER,
+    OPTIMIZER,
+    PATH,
+    SEED,
+    TEXT,
+    instance,
+    layer_names,
+    takes,
+)
 from secateurs.backends import backend_named, backend_of
 from secateurs.calibration.ablation import Ablation
-from secateurs.channels.cut import Cut
-from secateurs.channels.network import Network
+from secateurs.calibration.racing import Mode
+from secateurs.channels.cut import CUT, Cut
+from secateurs.channels.network import NETWORK, Network
 from secateurs.channels.proof import CutReport, report_of
 from secateurs.criteria import scoring
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
+from secateurs.errors import SecateursError
 from secateurs.planning.auto_criterion import score_for, scores_at_half
-from secateurs.planning.planner import Budget, plan
-from secateurs.settings.configuration import Pruning, Stop, Training
+from secateurs.planning.damage_curves import Sensitivity
+from secateurs.planning.planner import Budget, Scope, plan
+from secateurs.settings.configuration import Pruning, Rewind, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
 
+_TRAINING = instance(
+    Training,
+    "a Training",
+    SecateursError,
+    "Such as training=secateurs.Training(fine_tune_batches=500).",
+)
+_STOP = instance(Stop, "a Stop", SecateursError, "Such as stop=secateurs.Stop(rounds=5).")
+_WATCHER = instance(Watcher, "a secateurs.Watcher", SecateursError)
 
+
+@takes(model=MODEL)
 def trace(model: Any, example_inputs: Any = None) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
@@ -43,15 +74,26 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
     return backend_of(model).trace(model, example_inputs)
 
 
-def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> Any:
+@takes(model=MODEL, cut=CUT, optimizer=OPTIMIZER, network=NETWORK.or_none(), proof=FLAG)
+def apply(
+    model: Any,
+    cut: Cut,
+    example_inputs: Any = None,
+    *,
+    optimizer: Any = None,
+    network: Network | None = None,
+    proof: bool = True,
+) -> Any:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
     Args:
         model: the model the cut was planned for.
         cut: what goes.
         example_inputs: what to run both models on for the proof.
-        **options: ``optimizer=`` to have its state sliced along (then a pair is returned),
-            ``proof=False`` to leave the proof out.
+        optimizer: of the model, to have its state sliced along; then (model, optimizer) is
+            returned.
+        network: of the model, where it was traced already; saves tracing it again.
+        proof: False leaves the proof out.
 
     Returns:
         The small model; ``report_of`` gives the proof and everything removed so far.
@@ -59,9 +101,12 @@ def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> A
     Raises:
         CutError: the cut does not fit, or the proof does not hold. Nothing is left behind.
     """
-    return backend_of(model).apply(model, cut, example_inputs, **options)
+    return backend_of(model).apply(
+        model, cut, example_inputs, optimizer=optimizer, network=network, proof=proof
+    )
 
 
+@takes(network=NETWORK, criterion=CRITERION, data=DATA_GIVEN, loss=LOSS, seed=SEED)
 def score(
     network: Network,
     criterion: str | Callable[[Facts], Any] = "l1",
@@ -94,6 +139,7 @@ def score(
     return scoring.score(network, criterion, data=data, loss=loss, seed=seed)
 
 
+@takes(model=MODEL, channels=CHANNELS)
 def delete_channels(
     model: Any, channels: Mapping[str, Sequence[int]], example_inputs: Any = None
 ) -> Any:
@@ -114,11 +160,13 @@ def delete_channels(
     return backend_of(model).delete_channels(model, channels, example_inputs)
 
 
+@takes(model=MODEL, path=PATH)
 def save(model: Any, path: str | Path) -> None:
     """Write a model's weights, with the cut that leads to it from the dense model; no pickle."""
     backend_of(model).save(model, path)
 
 
+@takes(model=MODEL, path=PATH)
 def load(model: Any, path: str | Path) -> Any:
     """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
 
@@ -128,15 +176,35 @@ def load(model: Any, path: str | Path) -> Any:
     return backend_of(model).load(model, path)
 
 
-def ablate(network: Network, data: Any, **options: Any) -> Ablation:
+@takes(
+    network=NETWORK,
+    data=DATA_GIVEN,
+    mode=TEXT,
+    share=NUMBER,
+    scope=TEXT,
+    confidence=NUMBER,
+    loss=LOSS,
+)
+def ablate(
+    network: Network,
+    data: Any,
+    *,
+    mode: Mode = "exact",
+    share: float = 0.2,
+    scope: Scope = "network",
+    confidence: float = 0.97,
+    loss: Callable[[Any, Any], Any] | None = None,
+) -> Ablation:
     """What the loss does when each channel is removed, alone, class by class.
 
     Args:
         network: as ``trace`` made it.
         data: (images, labels) as two arrays, or an iterable of such batches.
-        **options: ``mode="racing"`` looks for the lowest ``share=`` of the channels only, with this
-            ``confidence=``, over the whole network or ``scope="group"`` by group; ``loss=`` is a
-            function (outputs, labels) -> one loss for each image.
+        mode: "exact" removes every channel on every image; "racing" looks for the lowest only.
+        share: of the channels, that racing looks for; in (0, 1).
+        scope: racing looks for the lowest of the whole "network", or of each "group".
+        confidence: in racing mode, the expected share of the channels found that are right.
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
 
     Returns:
         The ablation; ``critical_channels`` and ``report.critical_by_class`` take it.
@@ -144,7 +212,9 @@ def ablate(network: Network, data: Any, **options: Any) -> Ablation:
     Raises:
         DataError: the data cannot be used, or an option is out of range.
     """
-    return backend_named(network.source.framework).oracle(network, data, **options)
+    return backend_named(network.source.framework).oracle(
+        network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +235,9 @@ class Pruned:
     scores: Scores
 
 
+@takes(
+    model=MODEL, budget=BUDGET, criterion=CRITERION, calibration=DATA_GIVEN, loss=LOSS, seed=SEED
+)
 def prune(
     model: Any,
     example_inputs: Any,
@@ -174,7 +247,13 @@ def prune(
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
-    **planning: Any,
+    amount: float | None = None,
+    threshold: float | None = None,
+    scope: Scope = "group",
+    floor: float = 0.1,
+    multiple: int = 1,
+    skip: Sequence[str] = (),
+    sensitivity: Sensitivity | None = None,
 ) -> Pruned:
     """Trace, score, plan, cut and prove, all in one.
 
@@ -188,12 +267,29 @@ def prune(
         loss: (outputs, labels) -> one loss for each image, for criteria that need one; None is
             cross-entropy.
         seed: for criteria that draw lots.
-        **planning: passed to ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ...
+        amount: as for ``plan``, in place of a budget.
+        threshold: as for ``plan``, in place of a budget.
+        scope: as for ``plan``.
+        floor: as for ``plan``.
+        multiple: as for ``plan``.
+        skip: as for ``plan``.
+        sensitivity: as for ``plan``.
     """
     network = trace(model, example_inputs)
 
     def planner(scores: Scores) -> Cut:
-        return plan(network, scores, budget, **planning)
+        return plan(
+            network,
+            scores,
+            budget,
+            amount=amount,
+            threshold=threshold,
+            scope=scope,
+            floor=floor,
+            multiple=multiple,
+            skip=skip,
+            sensitivity=sensitivity,
+        )
 
     scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
     cut = planner(scores)
@@ -201,6 +297,17 @@ def prune(
     return Pruned(small, cut, report_of(small), scores)
 
 
+@takes(
+    model=MODEL,
+    criterion=CRITERION,
+    training=_TRAINING.or_none(),
+    stop=_STOP.or_none(),
+    loss=LOSS,
+    directory=PATH.or_none(),
+    fresh=FLAG,
+    watcher=_WATCHER.or_none(),
+    skip=LAYERS,
+)
 def iterate(
     model: Any,
     train: Any,
@@ -215,7 +322,14 @@ def iterate(
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
-    **pruning: Any,
+    scope: Scope = "group",
+    floor: float = 0.1,
+    multiple: int = 1,
+    skip: Sequence[str] = (),
+    rewind: Rewind | None = None,
+    until_recovered: bool = False,
+    calibration_batches: int = 4,
+    measure_speed: bool = True,
 ) -> Iterated:
     """The loop: train, then remove a share of the channels and fine-tune, round after round.
 
@@ -239,7 +353,15 @@ def iterate(
         directory: keeps the study there, with its report; one that was begun there goes on.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
-        **pruning: ``rewind``, ``until_recovered``, ``scope``, ``floor``, ...: see ``Pruning``.
+        scope: as for ``plan``.
+        floor: never leave a group with less: a share of its channels in the dense model, or a
+            number if 1 or more.
+        multiple: as for ``plan``.
+        skip: as for ``plan``.
+        rewind: "weights", "learning-rate" or "lottery": see ``Pruning``.
+        until_recovered: end a round's fine-tuning at its first evaluation within the tolerance.
+        calibration_batches: training batches shown to a criterion that needs data.
+        measure_speed: measure images a second after each round.
 
     Returns:
         The result: ``.model``, ``.cut``, ``.report``, ``.history``, ``.directory``.
@@ -253,7 +375,18 @@ def iterate(
         model,
         Sources(train, validation, test),
         training=training or _training_of(model),
-        pruning=Pruning(step=step, criterion=name, **pruning),
+        pruning=Pruning(
+            step=step,
+            criterion=name,
+            scope=scope,
+            floor=floor,
+            multiple=multiple,
+            skip=layer_names(model, skip),
+            rewind=rewind,
+            until_recovered=until_recovered,
+            calibration_batches=calibration_batches,
+            measure_speed=measure_speed,
+        ),
         stop=stop or Stop(),
         criterion=own,
         loss=loss,

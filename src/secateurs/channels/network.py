@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import CHANNELS, instance, takes
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.groups import Frozen, Group, Member, frozen_in, groups_of, members
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
-from secateurs.errors import CutError, UnknownNameError, nearest
+from secateurs.errors import CutError, ModelError, UnknownNameError, nearest
 from secateurs.formatting import megabytes, percent
 
 __all__ = [
@@ -176,6 +177,7 @@ class Network:
 
     # -- cuts
 
+    @takes(channels=CHANNELS)
     def cut(self, channels: Mapping[str, Sequence[int] | Ids]) -> Cut:
         """The cut that removes these channels: group name -> indices inside the group.
 
@@ -381,3 +383,12 @@ def _shown_members(layers: Sequence[str], most: int = 4) -> str:
     names = list(dict.fromkeys(layers))
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+NETWORK = instance(
+    Network,
+    "a Network",
+    ModelError,
+    "network = secateurs.trace(model, example_inputs) makes one.",
+)
+"""What public functions say of a network."""

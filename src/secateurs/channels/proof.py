@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import MODEL, takes
 from secateurs.channels.cut import Cut
 
 
@@ -146,6 +147,7 @@ class CutReport:
 _ATTRIBUTE = "_secateurs_report"
 
 
+@takes(model=MODEL)
 def report_of(model: object) -> CutReport:
     """What was removed from a model that this library made, and the proof of it.
 
@@ -155,7 +157,7 @@ def report_of(model: object) -> CutReport:
     Returns:
         The evidence; of a model that nothing was removed from, a report of an empty cut.
     """
-    report = vars(model).get(_ATTRIBUTE)
+    report = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
     return report if isinstance(report, CutReport) else CutReport(Cut())
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.ablation import Ablation
-from secateurs.channels.network import Network
+from secateurs.arguments import takes, whole_number
+from secateurs.calibration.ablation import ABLATION, Ablation
+from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 
@@ -50,6 +51,7 @@ def critical(facts: Facts) -> Array:
     return largest
 
 
+@takes(network=NETWORK, ablation=ABLATION, best=whole_number(1))
 def critical_channels(
     network: Network, ablation: Ablation, best: int = 3
 ) -> Mapping[str, NDArray[np.int64]]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.statistics import Gathered
-from secateurs.channels.network import Group, Network
+from secateurs.channels.network import NETWORK, Group, Network
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import Criterion, Need, find
 from secateurs.errors import DataError, ModelError, SecateursError
@@ -85,6 +86,7 @@ def score(
     return score_many(network, [criterion], data=data, loss=loss, seed=seed)[found.name]
 
 
+@takes(network=NETWORK, criteria=CRITERION_LIST, data=DATA_GIVEN, loss=LOSS, seed=SEED)
 def score_many(
     network: Network,
     criteria: Sequence[str | Callable[[Facts], Any]],

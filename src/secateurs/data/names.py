@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateurs.arguments import NUMBER, SEED, Kind, is_whole, takes, whole_number
 from secateurs.data.digits import load_digits
 from secateurs.data.fashion import load_fashion_mnist
 from secateurs.data.folder import load_folder
@@ -14,9 +15,24 @@ from secateurs.data.vehicles import load_vehicles
 from secateurs.errors import DataError, UnknownNameError, nearest
 from secateurs.models.factories import call_factory
 
+_NAME = Kind("a data set's name", lambda value: isinstance(value, str), UnknownNameError)
+_LARGEST = 16_384
+_SIZE = Kind(
+    f"a number of pixels, 1 to {_LARGEST:,}",
+    lambda value: is_whole(value, 1) and value <= _LARGEST,
+    DataError,
+)
 KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH")
 
 
+@takes(
+    name=_NAME,
+    seed=SEED,
+    size=_SIZE.or_none(),
+    validation=NUMBER,
+    test=NUMBER,
+    limit=whole_number(1).or_none(),
+)
 def load(
     name: str,
     *,

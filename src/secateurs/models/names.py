@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from secateurs.arguments import Kind, takes
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.models.factories import call_factory
 
 OURS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vanilla_cnn")
+_NAME = Kind("a model's name", lambda value: isinstance(value, str), UnknownNameError)
 KERAS_SUFFIX = ".keras"
 
 # What the data says about the model. A ResNet takes images of any size and has no use for theirs.
@@ -18,6 +20,7 @@ _ALWAYS_TAKEN = ("classes", "in_channels")
 _TORCHVISION_CHANNELS = 3
 
 
+@takes(name=_NAME)
 def build(name: str, **options: Any) -> Any:
     """A new model, with random weights; nothing is ever downloaded.
 
@@ -86,7 +89,10 @@ def _build_ours(name: str, options: Mapping[str, Any]) -> Any:
         raise ModelError(
             f"{name}: no option {unknown[0]!r}{nearest(unknown[0], sorted(taken | {'size'}))}"
         )
-    return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
+    try:
+        return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
+    except (RuntimeError, MemoryError) as error:  # numbers that no memory holds
+        raise ModelError(f"{name}: cannot be built: {str(error).splitlines()[0]}") from error
 
 
 def _build_torchvision(name: str, options: Mapping[str, Any]) -> Any:

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, FUNCTION, LOSS, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import Batch, batches
-from secateurs.channels.cut import Cut
-from secateurs.channels.network import Network
+from secateurs.channels.cut import CUT, Cut
+from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
 from secateurs.criteria.scoring import Scores, score, score_many
-from secateurs.errors import BudgetError, DataError, ModelError
+from secateurs.errors import BudgetError, DataError, ModelError, UnknownNameError
 from secateurs.formatting import percent
 from secateurs.planning.planner import Budget, plan
 
@@ -123,6 +124,14 @@ class Tournament:
         return f"{formatting.table(columns, rows, right=(1, 2))}\n\n{self.reason}"
 
 
+@takes(
+    network=NETWORK,
+    data=DATA_GIVEN,
+    planner=FUNCTION,
+    candidates=CRITERION_LIST,
+    loss=LOSS,
+    seed=SEED,
+)
 def tournament(
     network: Network,
     data: Any,
@@ -151,6 +160,8 @@ def tournament(
         DataError: there are no data, no labels, or fewer than two images.
         BudgetError: no candidate's cut can be made.
     """
+    if not candidates:
+        raise UnknownNameError("tournament: expected at least one candidate; received none")
     for name in candidates:
         find(name)
     learning, judging = _halves(network, data, needs_labels=loss is None)
@@ -163,6 +174,7 @@ def tournament(
     for name in candidates:
         try:
             cuts[name] = planner(_own(scores[name]))
+            CUT.check("tournament", "what planner returns", cuts[name])
             found[name] = backend.judged(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)

@@ -11,11 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import (
+    BUDGET,
+    LAYERS,
+    NUMBER,
+    SCORES,
+    SENSITIVITY,
+    TEXT,
+    layer_names,
+    takes,
+    whole_number,
+)
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.file_size import file_bytes
-from secateurs.channels.network import Group, Network, Role
+from secateurs.channels.network import NETWORK, Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -96,6 +107,18 @@ class Budget:
         return cls(**limits)  # type: ignore[arg-type]
 
 
+@takes(
+    network=NETWORK,
+    scores=SCORES,
+    budget=BUDGET,
+    amount=NUMBER.or_none(),
+    threshold=NUMBER.or_none(),
+    scope=TEXT,
+    floor=NUMBER,
+    multiple=whole_number(1),
+    skip=LAYERS,
+    sensitivity=SENSITIVITY.or_none(),
+)
 def plan(
     network: Network,
     scores: Mapping[str, NDArray[np.float64]],
@@ -142,7 +165,8 @@ def plan(
         raise BudgetError("expected exactly one of budget, amount and threshold")
     if amount is not None and not 0 < amount < 1:
         raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
-    queue = _Queue.of(network, scores, scope, floor, multiple, skip, sensitivity)
+    names = layer_names(getattr(network.source, "model", None), skip)
+    queue = _Queue.of(network, scores, scope, floor, multiple, names, sensitivity)
     if threshold is not None:
         return queue.cut_of(queue.counts_at(queue.scores < threshold))
     if amount is not None:

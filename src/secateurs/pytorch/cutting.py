@@ -11,9 +11,9 @@ from torch import nn
 from secateurs.channels.cut import Cut
 from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
-from secateurs.channels.proof import CutReport, keep_report_
-from secateurs.errors import CutError
-from secateurs.pytorch.model.example_inputs import checked_model
+from secateurs.channels.proof import CutReport, Proof, keep_report_
+from secateurs.errors import CutError, ModelError
+from secateurs.pytorch.model.example_inputs import checked_model, described
 from secateurs.pytorch.model.tensors import leaves_of
 from secateurs.pytorch.proof.prove import prove
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
@@ -77,7 +77,7 @@ def apply(
     small = cut_copy(model, cut)
     evidence = None
     if proof and network is not None:
-        evidence = prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
+        evidence = _proven(network, small, cut, example_inputs)
     keep_report_(small, CutReport.after(model, cut, evidence))
     if optimizer is None:
         return small
@@ -104,6 +104,17 @@ def delete_channels(
     """
     network = trace(model, example_inputs)
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
+
+
+def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: Any) -> Proof:
+    try:
+        return prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"{network.name}: cannot be run for the proof on these example inputs, "
+            f"{described(example_inputs)}: {' '.join(str(error).split())[:300]}. Expected inputs "
+            "like those it was traced with."
+        ) from error
 
 
 def _network_of(

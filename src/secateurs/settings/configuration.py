@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
+from secateurs.arguments import shown
 from secateurs.errors import SecateursError, StudyError, nearest
 from secateurs.planning.planner import Budget, Scope
 from secateurs.training.schedules import Schedule
@@ -265,5 +266,5 @@ def _in_one_line(error: ValidationError, known: list[str]) -> str:
         else:
             expected = problem["msg"].replace("Input should be", "expected")
             expected = re.sub("^expected (?=greater|less)", "expected a number ", expected)
-            said.append(f"{name}: {expected}; received {problem['input']!r}")
+            said.append(f"{name}: {expected}; received {shown(problem['input'])}")
     return "; ".join(dict.fromkeys(said))

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from secateurs.arguments import PATH, takes
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.channels.network import Network
@@ -68,6 +69,7 @@ class Study:
         self.configuration = configuration
 
     @classmethod
+    @takes(directory=PATH)
     def open(cls, directory: str | Path) -> Self:
         """A study that was begun, for reading.
 
