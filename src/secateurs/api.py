@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateurs.arguments import (
     BUDGET,
@@ -30,7 +30,6 @@ from secateurs.arguments import (
 )
 from secateurs.backends import backend_named, backend_of
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.racing import Mode
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
 from secateurs.channels.proof import CutReport, report_of
@@ -39,12 +38,16 @@ from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.errors import SecateursError
+from secateurs.files import check_model_suffix
 from secateurs.planning.auto_criterion import score_for, scores_at_half
 from secateurs.planning.damage_curves import Sensitivity
 from secateurs.planning.planner import Budget, Scope, plan
 from secateurs.settings.configuration import Pruning, Rewind, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
+
+if TYPE_CHECKING:
+    from secateurs.calibration.racing import Mode
 
 _TRAINING = instance(
     Training,
@@ -162,7 +165,16 @@ def delete_channels(
 
 @takes(model=MODEL, path=PATH)
 def save(model: Any, path: str | Path) -> None:
-    """Write a model's weights, with the cut that leads to it from the dense model; no pickle."""
+    """Write a model's weights, with the cut that leads to it from the dense model; no pickle.
+
+    Args:
+        model: cut or not.
+        path: of the file, which is safetensors; it is whole or not there.
+
+    Raises:
+        StudyError: the file cannot be written, or its name is one of another format.
+    """
+    check_model_suffix(Path(path))
     backend_of(model).save(model, path)
 
 

@@ -189,6 +189,12 @@ def _is_function(value: Any) -> bool:
 SEED = whole_number()
 SHARE = Kind("a number in (0, 1)", lambda value: is_number(value) and 0 < value < 1)
 NUMBER = Kind("a finite number", is_number)
+THRESHOLD = Kind(
+    "a number",
+    lambda value: (
+        isinstance(value, numbers.Real) and not _is_truth(value) and not math.isnan(value)
+    ),
+)
 NUMBERS = Kind("several numbers, such as (0.25, 0.5)", _is_numbers)
 FLAG = Kind("True or False", _is_truth)
 FUNCTION = Kind("a function", _is_function)

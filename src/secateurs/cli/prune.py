@@ -21,8 +21,11 @@ from secateurs.cli.options import (
     with_options,
 )
 from secateurs.cli.show import console, waiting
+from secateurs.cli.tasks import as_trained, is_trained
+from secateurs.data.sets import Data
 from secateurs.errors import SecateursError, StudyError
-from secateurs.formatting import megabytes
+from secateurs.files import check_model_suffix
+from secateurs.formatting import megabytes, percent
 from secateurs.planning.planner import Budget
 from secateurs.settings.configuration import Pruning
 
@@ -48,6 +51,14 @@ DataName = Annotated[
     ),
 ]
 Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Of the --data: imagenet, data, none, or MEAN/STD; as for 'secateurs run'.",
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Of the --data's images, in pixels.")]
 Measured = Annotated[
     Path | None,
     typer.Option(
@@ -76,6 +87,8 @@ def prune(
     classes: Classes = None,
     data: DataName = None,
     images: Images = 256,
+    normalise: Normalise = None,
+    size: Size = None,
     sensitivity: Measured = None,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -103,13 +116,15 @@ def prune(
     budget = Budget.parse(to)
     pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    check_model_suffix(place)
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
     measured = None if sensitivity is None else Sensitivity.load(sensitivity)
     with waiting("tracing, cutting and proving"):
-        calibration = None
+        calibration, loaded = None, None
         if data is not None:
-            calibration, shape, classes = _calibration(data, images, classes)
+            loaded = _loaded(data, model, weights, normalise, size)
+            calibration, shape, classes = _calibration(loaded, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
         pruned = api.prune(
             dense,
@@ -121,22 +136,51 @@ def prune(
             **pruning.model_dump(include=set(_PLANNING)),
         )
         api.save(pruned.model, place)
+        accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     if pruned.scores.tournament is not None:
         console().print(f"{pruned.scores.tournament}\n", markup=False)
     _tell(pruned, place, model, options)
-    if weights is None:
+    if accuracies is not None:
+        console().print(f"\n{accuracies}", markup=False)
+    if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
 
 
-def _calibration(
-    name: str, count: int, classes: int | None
-) -> tuple[tuple[Any, Any], str, int | None]:
-    """(images and labels, the shape of one of them, number of classes)."""
+def _loaded(
+    name: str, model: str, weights: str | None, normalise: str | None, size: int | None
+) -> Data:
+    """The data, normalised and sized as the model was trained where that is known."""
     from secateurs import data
 
+    values = {"model": model, "data": name} | ({"weights": weights} if weights else {})
+    given = {"normalise": normalise, "size": size}
+    options = {key: value for key, value in given.items() if value is not None}
+    return data.load(name, **as_trained(values, options))
+
+
+def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str | None:
+    """What the cut did to accuracy on the first validation images, before any fine-tuning."""
+    from secateurs import api
+    from secateurs.study.premises import MOST_IMAGES, accuracy_of
+
+    network = api.trace(dense, example)
+    before = accuracy_of(network, loaded.validation)
+    after = accuracy_of(network, loaded.validation, pruned.cut)
+    if before is None or after is None:
+        return None
+    count = min(len(loaded.validation), MOST_IMAGES)
+    return (
+        f"Accuracy on {count} validation images: {percent(before)} before the cut, "
+        f"{percent(after)} after it, before any fine-tuning."
+    )
+
+
+def _calibration(
+    loaded: Data, count: int, classes: int | None
+) -> tuple[tuple[Any, Any], str, int | None]:
+    """(images and labels, the shape of one of them, number of classes)."""
     if count < 1:
         raise SecateursError(f"--images: expected a number of at least 1; received {count}")
-    loaded = data.load(name)
     shape = "x".join(map(str, (1, *loaded.shape)))
     return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
 

@@ -11,13 +11,13 @@ import typer
 
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
-from secateurs.cli.show import console, rounds_table, waiting
-from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
+from secateurs.cli.show import Doubting, console, rounds_table, waiting
+from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, doubts_of, task_from
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
 from secateurs.settings.configuration import Configuration, Pruning, Settings, Stop, Training
 from secateurs.study.building import built
-from secateurs.study.directory import Iterated, Study, carry_out
+from secateurs.study.directory import Iterated, Sources, Study, carry_out
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -123,7 +123,9 @@ def _carried_out(
 ) -> Iterated:
     with waiting("loading the data and the model"):
         model, sources = built(configuration.task, configuration.training.seed)
-    with rounds_table(quiet=quiet) as watcher:
+        found = _doubts(model, sources, configuration)
+    with rounds_table(quiet=quiet) as table:
+        watcher = Doubting(table, found)
         return carry_out(
             model,
             sources,
@@ -136,6 +138,21 @@ def _carried_out(
             fresh=fresh,
             watcher=watcher,
         )
+
+
+def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple[str, ...]:
+    from secateurs import api
+
+    task, first = configuration.task, sources.validation.batch([0])[0]
+    values = {"model": task.model} | ({"weights": task.weights} if task.weights else {})
+    return doubts_of(
+        api.trace(model, first),
+        sources.validation,
+        values,
+        task,
+        tolerance=configuration.stop.tolerance,
+        will_be_trained=configuration.training.batches > 0,
+    )
 
 
 def _tell(result: Iterated) -> None:

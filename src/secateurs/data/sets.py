@@ -96,6 +96,16 @@ class Data:
         train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
         return _normalised(replace(self, train=train))
 
+    def rescaled(self, mean: Floats, std: Floats) -> Data:
+        """The same data, normalised by this mean and deviation of its pixels, by channel."""
+        return replace(
+            self,
+            **{
+                part: replace(getattr(self, part), mean=mean, std=std)
+                for part in ("train", "validation", "test")
+            },
+        )
+
 
 @takes(
     train=_PAIR,
@@ -191,13 +201,7 @@ def assemble(
 
 
 def _normalised(data: Data) -> Data:
-    mean, std = _mean_and_std(data.train)
-    return replace(
-        data,
-        train=replace(data.train, mean=mean, std=std),
-        validation=replace(data.validation, mean=mean, std=std),
-        test=replace(data.test, mean=mean, std=std),
-    )
+    return data.rescaled(*_mean_and_std(data.train))
 
 
 def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
