@@ -41,6 +41,7 @@ from secateurs.settings.configuration import Pruning, Stop, Training
 from secateurs.study.directory import Iterated, Study
 from secateurs.study.history import History
 from secateurs.training.callbacks import Watcher
+from secateurs.training.task import LearningTask
 
 __all__ = [
     # what can be done
@@ -70,6 +71,7 @@ __all__ = [
     "Group",
     "History",
     "Iterated",
+    "LearningTask",
     "Network",
     "Proof",
     "Pruned",

@@ -16,6 +16,7 @@ from secateurs.arguments import (
     CRITERION,
     DATA_GIVEN,
     FLAG,
+    FUNCTION,
     LAYERS,
     LOSS,
     MODEL,
@@ -24,6 +25,7 @@ from secateurs.arguments import (
     PATH,
     SEED,
     TEXT,
+    Kind,
     instance,
     layer_names,
     takes,
@@ -45,6 +47,8 @@ from secateurs.planning.planner import Budget, Scope, plan
 from secateurs.settings.configuration import Pruning, Rewind, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
+from secateurs.training.feed import is_labelled_images
+from secateurs.training.task import LearningTask, task_of
 
 if TYPE_CHECKING:
     from secateurs.calibration.racing import Mode
@@ -56,6 +60,11 @@ _TRAINING = instance(
     "Such as training=secateurs.Training(fine_tune_batches=500).",
 )
 _STOP = instance(Stop, "a Stop", SecateursError, "Such as stop=secateurs.Stop(rounds=5).")
+_TASK = Kind("a task's name or a LearningTask", lambda value: isinstance(value, str | LearningTask))
+_METRIC = Kind(
+    "a metric's name, or a function of (outputs, targets)",
+    lambda value: isinstance(value, str) or (callable(value) and not isinstance(value, type)),
+)
 _WATCHER = instance(Watcher, "a secateurs.Watcher", SecateursError)
 
 
@@ -319,6 +328,10 @@ def prune(
     fresh=FLAG,
     watcher=_WATCHER.or_none(),
     skip=LAYERS,
+    task=_TASK.or_none(),
+    train_step=FUNCTION.or_none(),
+    evaluate=FUNCTION.or_none(),
+    metric=_METRIC.or_none(),
 )
 def iterate(
     model: Any,
@@ -334,6 +347,10 @@ def iterate(
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
+    task: str | LearningTask | None = None,
+    metric: Any = None,
+    train_step: Callable[[Any, Any], Any] | None = None,
+    evaluate: Callable[[Any], float] | None = None,
     scope: Scope = "group",
     floor: float = 0.1,
     multiple: int = 1,
@@ -360,11 +377,20 @@ def iterate(
         criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
         training: how to train; None takes the dense model as trained, and retrains a Keras model
             as it was compiled.
-        loss: as for ``prune``; training is by cross-entropy.
+        loss: as for ``prune``; training is by it too, or by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
         directory: keeps the study there, with its report; one that was begun there goes on.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
+        task: what the model is for, where it is not to classify images: "classification" (of
+            anything, with batches of any kind), "segmentation", "detection",
+            "language-modelling", "masked-language-modelling", "regression", "embedding"; or a
+            ``LearningTask``. Accuracy, in the history and in ``stop.tolerance``, is then the task's
+            metric, in its own units, its sign turned where lower is better.
+        metric: what models are chosen by, in place of the task's: (outputs, targets) -> numbers,
+            something of torchmetrics, or a name such as "f1".
+        train_step: (model, batch) -> the batch's loss, in place of the task's.
+        evaluate: (model) -> the metric; in place of ``metric``.
         scope: as for ``plan``.
         floor: never leave a group with less: a share of its channels in the dense model, or a
             number if 1 or more.
@@ -405,7 +431,23 @@ def iterate(
         directory=directory,
         fresh=fresh,
         watcher=watcher,
+        learning=_learning(
+            model, train, task, loss=loss, metric=metric, train_step=train_step, evaluate=evaluate
+        ),
     )
+
+
+def _learning(
+    model: Any, train: Any, task: str | LearningTask | None, **own: Any
+) -> LearningTask | None:
+    """The task that was asked for, of the model's framework."""
+    ready = getattr(backend_of(model), "TASKS", None)
+    others = task is not None or any(own[name] is not None for name in own if name != "loss")
+    if ready is None and not others:
+        return None  # a Keras model is trained as it was compiled; the loss is for criteria
+    if not others and is_labelled_images(train):
+        task = None if own["loss"] is None else "classification"
+    return task_of(task, ready or {}, **own)
 
 
 def _training_of(model: Any) -> Training:

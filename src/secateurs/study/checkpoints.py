@@ -52,7 +52,7 @@ class Position:
     round: int = 0
     batch: int = 0
     done: int = 0
-    best: float = -1.0
+    best: float = -sys.float_info.max
     best_loss: float = sys.float_info.max
     best_batch: int = 0
     dense_accuracy: float | None = None

@@ -30,7 +30,7 @@ from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.criteria.group_data import Facts
-from secateurs.errors import CheckpointError, StudyError
+from secateurs.errors import CheckpointError, ModelError, StudyError
 from secateurs.files import content_of, remove_temporaries, write_atomically
 from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
 from secateurs.study.checkpoints import Journal, Memory, Name, Position, Stage, proof_of
@@ -38,6 +38,7 @@ from secateurs.study.history import History
 from secateurs.study.loop import Loop, check
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Learner, Snapshot
+from secateurs.training.task import LearningTask
 
 CONFIGURATION = "config.json"
 HISTORY = "history.jsonl"
@@ -361,6 +362,7 @@ def carry_out(
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
+    learning: LearningTask | None = None,
 ) -> Iterated:
     """Carry a study out, or what is left of it. ``secateurs.iterate`` and the command line do this.
 
@@ -377,12 +379,9 @@ def carry_out(
         directory: where the study is kept; None keeps nothing.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
+        learning: the task, where it is another than to classify images.
     """
-    from secateurs.backends import backend_of
-
-    learner: Learner = backend_of(model).Learner(
-        model, sources.train, sources.validation, sources.test, training
-    )
+    learner = _learner(model, sources, training, learning)
     wanted = criterion or pruning.criterion
     configuration = Configuration(
         task=task or Task(model="", data=""), training=training, pruning=pruning, stop=stop
@@ -401,6 +400,26 @@ def carry_out(
         Study.open(directory).report()
     place = None if directory is None else Path(directory)
     return Iterated(small, report.cut, report, journal.history, place)
+
+
+def _learner(
+    model: Any, sources: Sources, training: Training, learning: LearningTask | None
+) -> Learner:
+    from secateurs.backends import backend_of
+
+    backend = backend_of(model)
+    data = (sources.train, sources.validation, sources.test)
+    if learning is None:
+        plain: Learner = backend.Learner(model, *data, training)
+        return plain
+    if not hasattr(backend, "TaskLearner"):
+        raise ModelError(
+            f"{type(model).__name__}: expected no task=, loss=, metric=, train_step= or evaluate= "
+            "for a Keras model, which is compiled with them: model.compile(optimizer, loss, "
+            "metrics), and training=None"
+        )
+    learner: Learner = backend.TaskLearner(model, *data, training, learning)
+    return learner
 
 
 def _journal(

@@ -281,6 +281,17 @@ def as_feed(
     )
 
 
+def is_labelled_images(source: Any) -> bool:
+    """Whether data are a split, or two arrays of which the second holds one class an image."""
+    if hasattr(source, "batch") and hasattr(source, "labels"):
+        return True
+    if not isinstance(source, tuple) or len(source) != 2:
+        return False
+    labels = getattr(source[1], "shape", None)
+    kind = str(getattr(source[1], "dtype", ""))
+    return labels is not None and len(labels) == 1 and "int" in kind
+
+
 def consecutive(feed: Feed, first: int, count: int, share: Share = ALL) -> Iterator[Batch]:
     """``count`` training batches from number ``first`` of all training on, epoch after epoch."""
     epoch, place = divmod(first, len(feed))

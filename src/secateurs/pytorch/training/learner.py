@@ -75,7 +75,7 @@ class Learner:
         self._feeds: dict[Part, Feed] = {"validation": self._feed(validation, "validation", larger)}
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
-        self._example = _first_images(self._train_feed, 1)
+        self._example = self._first_inputs(self._train_feed, 1)
         small = cut_copy(model, Cut())
         self._take(small, _optimizer(small, training))
 
@@ -140,7 +140,7 @@ class Learner:
         self._prepared.train()
         total = torch.zeros((), device=self._accelerator.device)
         batches = consecutive(self._train_feed, first, len(rates), self._share)
-        with _seeded(self._training.seed, first, self._share.index):
+        with seeded(self._training.seed, first, self._share.index):
             for batch, rate in zip(batches, rates, strict=True):
                 for group in self._optimizer.param_groups:
                     group["lr"] = rate
@@ -205,24 +205,24 @@ class Learner:
 
     def speed(self, dense: Snapshot) -> Record:
         """Images a second of the model and of the dense one, measured in turns."""
-        images = _first_images(self._feeds["validation"], self._training.batch_size)
-        tensor = torch.from_numpy(images).to(self._accelerator.device)
+        images = self._first_inputs(self._feeds["validation"], self._training.batch_size)
+        device, count = self._accelerator.device, _count_of(images)
         before, _ = self._built(dense)
         runs = {
-            name: _runner(model.to(tensor.device).eval(), tensor)
+            name: self._runner(model.to(device).eval(), images)
             for name, model in (("dense", before), ("pruned", cut_copy(self._model, Cut())))
         }
-        speeds = speed.throughput(runs, len(images), repeats=_SPEED_PASSES, seconds=_SPEED_SECONDS)
+        speeds = speed.throughput(runs, count, repeats=_SPEED_PASSES, seconds=_SPEED_SECONDS)
         ratio = speed.ratio(speeds["pruned"], speeds["dense"])
-        on_cpu = tensor.device.type == "cpu"
+        on_cpu = device.type == "cpu"
         return {
             "images_per_second": speeds["pruned"].median,
             "dense_images_per_second": speeds["dense"].median,
             "ratio": ratio.median,
             "low": ratio.low,
             "high": ratio.high,
-            "batch_size": len(images),
-            "device": "cpu" if on_cpu else torch.cuda.get_device_name(tensor.device),
+            "batch_size": count,
+            "device": "cpu" if on_cpu else torch.cuda.get_device_name(device),
             "threads": torch.get_num_threads() if on_cpu else None,
         }
 
@@ -324,7 +324,7 @@ class Learner:
             training.seed,
             augmentation if what == "train" else Augmentation(),
             what,
-            lambda epoch: _seeded(training.seed, epoch),
+            lambda epoch: seeded(training.seed, epoch),
         )
         smallest = min(batch.whole for batch in [next(feed.in_order())])
         if what == "train" and smallest < self._share.of:
@@ -333,6 +333,12 @@ class Learner:
                 f"received {smallest}"
             )
         return feed
+
+    def _first_inputs(self, feed: Feed, count: int) -> Any:
+        return _first_images(feed, count)
+
+    def _runner(self, model: nn.Module, inputs: Any) -> Callable[[], object]:
+        return _runner(model, torch.from_numpy(inputs).to(self._accelerator.device))
 
     def _on_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         device = self._accelerator.device
@@ -354,8 +360,8 @@ class _Shell(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.model(images)
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.model(*arguments, **keywords)
 
 
 class _Calibration:
@@ -433,7 +439,7 @@ def _optimizer_state(snapshot: Snapshot) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _seeded(*seeds: int) -> Iterator[None]:
+def seeded(*seeds: int) -> Iterator[None]:
     """PyTorch's random numbers from these seeds; afterwards they go on as if nothing had been."""
     seed = int(np.random.default_rng([_DROPOUT, *seeds]).integers(2**62))
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -476,6 +482,12 @@ def _checked_scores(scores: Any, batch: Batch) -> torch.Tensor:
             f"outputs; received labels of {batch.labels.min()} to {batch.labels.max()}"
         )
     return scores
+
+
+def _count_of(inputs: Any) -> int:
+    if isinstance(inputs, Mapping):
+        inputs = next(iter(inputs.values()))
+    return len(inputs[0]) if isinstance(inputs, tuple) else len(inputs)
 
 
 def _first_images(feed: Feed, count: int) -> NDArray[Any]:
