@@ -1,5 +1,9 @@
 """Secateurs makes trained neural networks smaller and faster, and proves each cut."""
 
+import logging as _logging
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+
 from secateurs.api import (
     Pruned,
     ablate,
@@ -42,6 +46,14 @@ from secateurs.study.directory import Iterated, Study
 from secateurs.study.history import History
 from secateurs.training.callbacks import Watcher
 from secateurs.training.task import LearningTask
+
+try:
+    __version__ = _version("secateurs")
+except _PackageNotFoundError:  # run from its sources
+    __version__ = "0+unknown"
+
+# A library says nothing by itself: whoever wants to hear it adds a handler to this logger.
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 __all__ = [
     # what can be done

@@ -82,6 +82,14 @@ def trace(model: Any, example_inputs: Any = None) -> Network:
 
     Raises:
         ModelError: the model's forward raises on these inputs, or it is no model.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> [(group.name, len(group)) for group in network.groups]
+        [('0', 8)]
     """
     return backend_of(model).trace(model, example_inputs)
 
@@ -112,6 +120,16 @@ def apply(
 
     Raises:
         CutError: the cut does not fit, or the proof does not hold. Nothing is left behind.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> cut = sec.plan(network, sec.score(network), amount=0.5)
+        >>> small = sec.apply(model, cut, torch.zeros(1, 4))
+        >>> small[0].out_features, sec.report_of(small).proof.holds
+        (4, True)
     """
     return backend_of(model).apply(
         model, cut, example_inputs, optimizer=optimizer, network=network, proof=proof
@@ -145,6 +163,14 @@ def score(
         DataError: the criterion needs calibration data and got none, or none that it can use.
         ModelError: weights hold NaN; the message names the layer.
         SecateursError: a function of the user's returned the wrong number of scores.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> sec.score(network, "l1")
+        <Scores by l1: 8 channels in 1 groups>
     """
     if criterion == AUTO:
         return scores_at_half(network, data, loss=loss, seed=seed)
@@ -168,6 +194,14 @@ def delete_channels(
     Raises:
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> small = sec.delete_channels(model, {"0": [0, 4]}, torch.zeros(1, 4))
+        >>> small[0].out_features, small[2].in_features
+        (6, 6)
     """
     return backend_of(model).delete_channels(model, channels, example_inputs)
 
@@ -182,6 +216,15 @@ def save(model: Any, path: str | Path) -> None:
 
     Raises:
         StudyError: the file cannot be written, or its name is one of another format.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> import tempfile
+        >>> small = sec.prune(model, torch.zeros(1, 4), amount=0.5).model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sec.save(small, f"{folder}/small.safetensors")
     """
     check_model_suffix(Path(path))
     backend_of(model).save(model, path)
@@ -193,6 +236,18 @@ def load(model: Any, path: str | Path) -> Any:
 
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> import tempfile
+        >>> small = sec.prune(model, torch.zeros(1, 4), amount=0.5).model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sec.save(small, f"{folder}/small.safetensors")
+        ...     again = sec.load(model, f"{folder}/small.safetensors")
+        >>> again[0].out_features
+        4
     """
     return backend_of(model).load(model, path)
 
@@ -232,6 +287,16 @@ def ablate(
 
     Raises:
         DataError: the data cannot be used, or an option is out of range.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> ablation = sec.ablate(network, data)
+        >>> ablation.estimate["0"].shape
+        (8,)
     """
     return backend_named(network.source.framework).oracle(
         network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss
@@ -295,6 +360,14 @@ def prune(
         multiple: as for ``plan``.
         skip: as for ``plan``.
         sensitivity: as for ``plan``.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> result = sec.prune(model, torch.zeros(1, 4), sec.Budget(params=0.5))
+        >>> result.report.params_removed >= 0.5
+        True
     """
     network = trace(model, example_inputs)
 
@@ -406,6 +479,19 @@ def iterate(
 
     Raises:
         SecateursError: what was asked for cannot be done; found, if it can be, before any training.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> data = torch.randn(32, 4), torch.arange(32) % 2
+        >>> result = sec.iterate(
+        ...     model, data, data, step=0.25,
+        ...     training=sec.Training(fine_tune_batches=2, batch_size=16),
+        ...     stop=sec.Stop(rounds=1, tolerance=None),
+        ... )
+        >>> result.model[0].out_features
+        6
     """
     own = criterion if callable(criterion) else None
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion

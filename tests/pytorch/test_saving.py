@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn import functional as F
 
@@ -124,3 +125,21 @@ def test_foreign_files_are_refused_with_what_does_not_fit(small, tmp_path):
     sec.save(Tied(8), tmp_path / "wide.safetensors")
     with pytest.raises(sec.CheckpointError, match=r"a\.weight: expected shape \(6, 3, 3, 3\)"):
         sec.load(Tied(6), tmp_path / "wide.safetensors")
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path):
+    """640 bytes of header are b'\\x80\\x02', a pickle's first two: the cut was lost in such files."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    cut = sec.prune(model, torch.zeros(1, 4), amount=0.5).cut
+    small = sec.apply(model, cut, torch.zeros(1, 4))
+    path = tmp_path / "small.safetensors"
+    for filler in range(400):
+        said = {"format": "pt", "secateurs": cut.to_json(), "filler": "x" * filler}
+        tensors = {name: tensor.contiguous() for name, tensor in small.state_dict().items()}
+        content = to_safetensors(tensors, said)
+        if content[:2] in (b"\x80\x02", b"\x80\x03"):
+            break
+    else:
+        pytest.fail("no filler makes such a header")
+    path.write_bytes(content)
+    assert sec.load(model, path)[0].out_features == 4

@@ -21,6 +21,7 @@ from secateurs.arguments import PATH, TEXT, instance, takes
 from secateurs.channels.cost import Cost
 from secateurs.errors import CheckpointError, CutError
 from secateurs.formatting import megabytes, percent
+from secateurs.html import text
 
 FORMAT = "secateurs-cut"
 VERSION = 1
@@ -223,6 +224,10 @@ class Cut:
             "after": _cost_to_list(self.after),
             "sets": [list(indices) for indices in sets],
         }
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return text(self.explain())
 
     @classmethod
     @takes(source=TEXT)

@@ -19,6 +19,7 @@ from secateurs.channels.groups import Frozen, Group, Member, frozen_in, groups_o
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
 from secateurs.errors import CutError, ModelError, UnknownNameError, nearest
 from secateurs.formatting import megabytes, percent
+from secateurs.html import text
 
 __all__ = [
     "Frozen",
@@ -358,6 +359,10 @@ class Network:
                 formatting.table(("cannot be pruned because", "indices", "in"), stuck, (1,))
             )
         return "\n\n".join([*parts, *self.notes])
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return text(self)
 
     def __repr__(self) -> str:
         return f"<Network {self.name}: {len(self.groups)} groups, {len(self.frozen)} frozen>"

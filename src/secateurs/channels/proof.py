@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import MODEL, takes
 from secateurs.channels.cut import Cut
+from secateurs.html import text
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,10 @@ class CutReport:
             return float("nan")
         return 1 - self.cut.after.params / self.cut.before.params
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return text(self)
+
     def __str__(self) -> str:
         lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
         return "\n".join(lines)
@@ -156,6 +161,14 @@ def report_of(model: object) -> CutReport:
 
     Returns:
         The evidence; of a model that nothing was removed from, a report of an empty cut.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> small = sec.prune(model, torch.zeros(1, 4), amount=0.5).model
+        >>> sec.report_of(small).proof.holds
+        True
     """
     report = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
     return report if isinstance(report, CutReport) else CutReport(Cut())

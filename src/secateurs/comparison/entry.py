@@ -104,6 +104,20 @@ def compare(
     Raises:
         SecateursError: what was asked for cannot be done.
         StudyError: the directory holds something else, or cannot be written.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> import tempfile
+        >>> data = torch.randn(32, 4), torch.arange(32) % 2
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results = sec.compare(
+        ...         model, data, data, strategies=("l1",), amounts=(0.3,), seeds=1,
+        ...         training=sec.Training(fine_tune_batches=1, batch_size=16), directory=folder,
+        ...     )
+        >>> len(results.outcomes)
+        1
     """
     own = {_name(one): one for one in strategies if callable(one)}
     chosen = training or Training()

@@ -64,6 +64,16 @@ def critical_channels(
 
     Returns:
         Group name -> indices of channels that go; as ``network.cut`` takes them.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> gone = sec.critical_channels(network, sec.ablate(network, data), best=1)
+        >>> len(gone["0"]) >= 6
+        True
     """
     gone = {
         group.name: np.setdiff1d(np.arange(len(group)), ablation.critical(group.name, best))

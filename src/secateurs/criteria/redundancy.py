@@ -59,6 +59,14 @@ def redundant(
 
     Raises:
         DataError: ``similarity`` is not in (0, 1).
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> sec.redundant(network, 0.999)
+        {}
     """
     from secateurs.criteria.scoring import score
 

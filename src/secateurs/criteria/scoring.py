@@ -106,6 +106,14 @@ def score_many(
 
     Returns:
         The name of each criterion -> its scores.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> sorted(sec.score_many(network, ["l1", "l2"]))
+        ['l1', 'l2']
     """
     found = [find(criterion) for criterion in criteria]
     gathered = _gathered(network, found, data, loss)

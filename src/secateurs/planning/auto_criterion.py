@@ -159,6 +159,17 @@ def tournament(
     Raises:
         DataError: there are no data, no labels, or fewer than two images.
         BudgetError: no candidate's cut can be made.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> def planner(scores):
+        ...     return sec.plan(network, scores, amount=0.5)
+        >>> sec.tournament(network, data, planner, candidates=("l1", "l2")).winner in ("l1", "l2")
+        True
     """
     if not candidates:
         raise UnknownNameError("tournament: expected at least one candidate; received none")

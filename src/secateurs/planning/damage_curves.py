@@ -183,6 +183,16 @@ def sensitivity(
     Raises:
         DataError: the data cannot be used.
         SecateursError: an amount is out of range.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> measured = sec.sensitivity(network, data, amounts=(0.5,))
+        >>> measured.shares["0"].tolist()
+        [0.0, 0.5]
     """
     seed, wanted = int(seed), sorted(set(amounts))
     if not wanted or not all(0 < amount < 1 for amount in wanted):

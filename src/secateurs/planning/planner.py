@@ -161,6 +161,15 @@ def plan(
         BudgetError: no cut within the floors meets the budget; the message says the nearest that
             can.
         ModelError: the model has no channel that can be pruned.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> cut = sec.plan(network, sec.score(network), sec.Budget(params=0.6))
+        >>> network.cost(cut).params <= 0.6 * network.params()
+        True
     """
     if sum(choice is not None for choice in (budget, amount, threshold)) != 1:
         raise BudgetError("expected exactly one of budget, amount and threshold")

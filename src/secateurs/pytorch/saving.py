@@ -83,6 +83,10 @@ def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _looks_like_torch(content: bytes) -> bool:
+    # A safetensors file begins with its header's length, which may be any bytes: 640 are a pickle's
+    # first two. Its header, though, is JSON.
+    if content[8:9] == b"{":
+        return False
     return content[:2] == b"PK" or content[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
