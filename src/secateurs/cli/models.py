@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from secateurs.cli.options import pairs_from, shape_from
+from secateurs.cli.tasks import as_trained
+from secateurs.data.sets import Data
 from secateurs.errors import SecateursError
 from secateurs.study.building import explain_build_errors, with_stem
 
@@ -42,25 +44,36 @@ def built(
     return model, example, wanted
 
 
+def load_data(
+    name: str,
+    model: str,
+    weights: str | None = None,
+    normalise: str | None = None,
+    size: int | None = None,
+) -> Data:
+    """Data of a name, normalised and sized as the model was trained where that is known."""
+    from secateurs import data
+
+    values = {"model": model, "data": name} | ({"weights": weights} if weights else {})
+    given = {"normalise": normalise, "size": size}
+    options = {key: value for key, value in given.items() if value is not None}
+    return data.load(name, **as_trained(values, options))
+
+
 def calibration_images(
-    name: str, count: int, classes: int | None
+    loaded: Data, count: int, classes: int | None
 ) -> tuple[tuple[Any, Any], str, int | None]:
     """(training images and labels, the shape of one of them, number of classes).
 
     Raises:
-        SecateursError: there are no such data, or less than one image is asked for.
+        SecateursError: less than one image is asked for.
     """
-    from secateurs import data
-
     if count < 1:
         raise SecateursError(f"--images: expected a number of at least 1; received {count}")
-    loaded = data.load(name)
     shape = "x".join(map(str, (1, *loaded.shape)))
     return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
 
 
-def validation_images(name: str, count: int) -> tuple[Any, Any]:
+def validation_images(loaded: Data, count: int) -> tuple[Any, Any]:
     """Validation images and labels, to choose by: ``count`` of them, or all if there are fewer."""
-    from secateurs import data
-
-    return data.load(name).validation.batch(slice(0, count))
+    return loaded.validation.batch(slice(0, count))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from secateurs.api import Pruned
-from secateurs.cli.models import built, calibration_images, validation_images
+from secateurs.cli.models import built, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
     Input,
@@ -21,8 +21,11 @@ from secateurs.cli.options import (
     with_options,
 )
 from secateurs.cli.show import console, waiting
+from secateurs.cli.tasks import is_trained
+from secateurs.data.sets import Data
 from secateurs.errors import SecateursError, StudyError
-from secateurs.formatting import megabytes
+from secateurs.files import check_model_suffix
+from secateurs.formatting import megabytes, percent
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
 
@@ -50,6 +53,14 @@ DataName = Annotated[
     ),
 ]
 Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Of the --data: imagenet, data, none, or MEAN/STD; as for 'secateurs run'.",
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Of the --data's images, in pixels.")]
 Measured = Annotated[
     Path | None,
     typer.Option(
@@ -101,6 +112,8 @@ def prune(
     classes: Classes = None,
     data: DataName = None,
     images: Images = 512,
+    normalise: Normalise = None,
+    size: Size = None,
     sensitivity: Measured = None,
     repair: Repair = None,
     distil: Distil = None,
@@ -143,15 +156,17 @@ def prune(
     if data is not None and sensitivity is None:  # what is not said is measured
         planning = {name: value for name, value in planning.items() if name in given}
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    check_model_suffix(place)
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
     measured = None if sensitivity is None else Sensitivity.load(sensitivity)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
-        calibration, validation = None, None
+        calibration, validation, loaded = None, None, None
         if data is not None:
-            validation = validation_images(data, images) if "drop" in budget.limits else None
-            calibration, shape, classes = calibration_images(data, images, classes)
+            loaded = load_data(data, model, weights, normalise, size)
+            validation = validation_images(loaded, images) if "drop" in budget.limits else None
+            calibration, shape, classes = calibration_images(loaded, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
         pruned = api.prune(
             dense,
@@ -176,6 +191,7 @@ def prune(
                 overwrite=overwrite,
                 int8=calibration if int8 else None,
             )
+        accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     if pruned.scores.tournament is not None:
         console().print(f"{pruned.scores.tournament}\n", markup=False)
     for trial in pruned.trials:
@@ -183,7 +199,9 @@ def prune(
     _tell(pruned, place, model, options)
     if written is not None:
         console().print(f"\n{written}", markup=False)
-    if weights is None:
+    if accuracies is not None:
+        console().print(f"\n{accuracies}", markup=False)
+    if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
 
 
@@ -204,6 +222,23 @@ def checked_target(
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
     return place
+
+
+def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str | None:
+    """What the cut did to accuracy on the first validation images, before any fine-tuning."""
+    from secateurs import api
+    from secateurs.study.premises import MOST_IMAGES, accuracy_of
+
+    before, after = (
+        accuracy_of(api.trace(one, example), loaded.validation) for one in (dense, pruned.model)
+    )
+    if before is None or after is None:
+        return None
+    count = min(len(loaded.validation), MOST_IMAGES)
+    return (
+        f"Accuracy on {count} validation images: {percent(before)} before the cut, "
+        f"{percent(after)} after it, before any fine-tuning."
+    )
 
 
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:

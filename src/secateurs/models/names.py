@@ -7,10 +7,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from secateurs.arguments import Kind, shown, takes
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.models.factories import call_factory
 
 OURS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vanilla_cnn")
+_NAME = Kind("a model's name", lambda value: isinstance(value, str), UnknownNameError)
+_WEIGHTS_OPTIONS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 KERAS_SUFFIX = ".keras"
 
 # What the data says about the model. A ResNet takes images of any size and has no use for theirs.
@@ -18,6 +21,7 @@ _ALWAYS_TAKEN = ("classes", "in_channels")
 _TORCHVISION_CHANNELS = 3
 
 
+@takes(name=_NAME)
 def build(name: str, **options: Any) -> Any:
     """A new model, with random weights; nothing is ever downloaded.
 
@@ -37,6 +41,7 @@ def build(name: str, **options: Any) -> Any:
         UnknownNameError: no such model; the message says the nearest name, or what to install.
         ModelError: the model does not take an option, or is a ``.keras`` file.
     """
+    _refuse_weights(name, options)
     if is_keras_file(name):
         raise ModelError(
             f"{name}: expected the name of a PyTorch model; received a Keras file. Keras models "
@@ -56,6 +61,17 @@ def build(name: str, **options: Any) -> Any:
         f"no model {name!r}{nearest(name, OURS)}; others: torchvision:NAME, timm:NAME, "
         "package.module:function"
     )
+
+
+def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
+    """Weights come from a file that its user names: nothing is downloaded, nothing ignored."""
+    for option in _WEIGHTS_OPTIONS:
+        if options.get(option):
+            raise ModelError(
+                f"{name}: expected no option {option!r}; received {shown(options[option])}. Models "
+                "are built with random weights and nothing is downloaded: save the weights you "
+                "have to a file, and give it: --weights FILE, or secateurs.load(model, FILE)."
+            )
 
 
 def is_keras_file(name: str) -> bool:
@@ -86,7 +102,10 @@ def _build_ours(name: str, options: Mapping[str, Any]) -> Any:
         raise ModelError(
             f"{name}: no option {unknown[0]!r}{nearest(unknown[0], sorted(taken | {'size'}))}"
         )
-    return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
+    try:
+        return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
+    except (RuntimeError, MemoryError) as error:  # numbers that no memory holds
+        raise ModelError(f"{name}: cannot be built: {str(error).splitlines()[0]}") from error
 
 
 def _build_torchvision(name: str, options: Mapping[str, Any]) -> Any:

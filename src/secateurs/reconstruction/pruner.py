@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,11 +104,6 @@ class Judging:
     output: str | None = None
     sources: Sequence[Any] | NDArray[Any] | None = None
     second_domain: Any = None
-
-    @classmethod
-    def taken_from(cls, options: dict[str, Any]) -> Judging:
-        """Of the options that are its own, which are taken out."""
-        return cls(**{each.name: options.pop(each.name, None) for each in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
