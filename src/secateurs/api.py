@@ -230,9 +230,17 @@ def save(model: Any, path: str | Path) -> None:
     backend_of(model).save(model, path)
 
 
-@takes(model=MODEL, path=PATH)
-def load(model: Any, path: str | Path) -> Any:
+@takes(model=MODEL, path=PATH, ema=FLAG)
+def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
+
+    A plain checkpoint will do too: .pt, .pth, Lightning's .ckpt or .safetensors, with the names
+    that DataParallel or ``torch.compile`` gave.
+
+    Args:
+        model: the dense model, built as before; unchanged.
+        path: of the file.
+        ema: take a checkpoint's averaged weights; of PyTorch models.
 
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
@@ -249,7 +257,8 @@ def load(model: Any, path: str | Path) -> Any:
         >>> again[0].out_features
         4
     """
-    return backend_of(model).load(model, path)
+    options = {"ema": True} if ema else {}
+    return backend_of(model).load(model, path, **options)
 
 
 @takes(
