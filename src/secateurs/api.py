@@ -44,6 +44,7 @@ from secateurs.files import check_model_suffix
 from secateurs.planning.auto_criterion import score_for, scores_at_half
 from secateurs.planning.damage_curves import Sensitivity
 from secateurs.planning.planner import Budget, Scope, plan
+from secateurs.planning.uniform import make_uniform
 from secateurs.settings.configuration import Pruning, Rewind, Stop, Training
 from secateurs.study.directory import Iterated, Sources, carry_out
 from secateurs.training.callbacks import Watcher
@@ -331,7 +332,14 @@ class Pruned:
 
 
 @takes(
-    model=MODEL, budget=BUDGET, criterion=CRITERION, calibration=DATA_GIVEN, loss=LOSS, seed=SEED
+    model=MODEL,
+    budget=BUDGET,
+    criterion=CRITERION,
+    calibration=DATA_GIVEN,
+    loss=LOSS,
+    seed=SEED,
+    skip=LAYERS,
+    uniform=FLAG,
 )
 def prune(
     model: Any,
@@ -349,6 +357,7 @@ def prune(
     multiple: int = 1,
     skip: Sequence[str] = (),
     sensitivity: Sensitivity | None = None,
+    uniform: bool = False,
 ) -> Pruned:
     """Trace, score, plan, cut and prove, all in one.
 
@@ -369,6 +378,8 @@ def prune(
         multiple: as for ``plan``.
         skip: as for ``plan``.
         sensitivity: as for ``plan``.
+        uniform: the same width in every layer of a kind, so that a configuration (of a
+            Transformers model) can say it; may remove a little more than the budget asks for.
 
     Example:
         >>> import torch, secateurs as sec
@@ -378,10 +389,10 @@ def prune(
         >>> result.report.params_removed >= 0.5
         True
     """
-    network = trace(model, example_inputs)
+    network, names = trace(model, example_inputs), layer_names(model, skip)
 
     def planner(scores: Scores) -> Cut:
-        return plan(
+        planned = plan(
             network,
             scores,
             budget,
@@ -393,6 +404,7 @@ def prune(
             skip=skip,
             sensitivity=sensitivity,
         )
+        return make_uniform(network, scores, planned, names) if uniform else planned
 
     scores = score_for(network, criterion, planner, data=calibration, loss=loss, seed=seed)
     cut = planner(scores)

@@ -35,9 +35,7 @@ def nearest_model(path: str | Path, name: str) -> str | None:
     for candidate, options in _candidates(name):
         try:
             with torch.device("meta"):
-                model = names.build(
-                    candidate, **options, **({"classes": classes} if classes else {})
-                )
+                model = names.build(candidate, **options, **known)
         except (SecateursError, RuntimeError, TypeError, ValueError, NotImplementedError):
             continue
         if _fits(fitted(state, model.state_dict()), model.state_dict()):
