@@ -11,6 +11,7 @@ import secateurs.data
 import secateurs.models
 from secateurs import arguments, html
 from secateurs.models import preprocessing
+from secateurs.planning import uniform
 
 VERBS = sorted(n for n in sec.__all__ if n[0].islower() and callable(getattr(sec, n)))
 OTHERS = {
@@ -19,6 +20,7 @@ OTHERS = {
     "preprocessing_of": preprocessing.preprocessing_of,
     "shown": arguments.shown,
     "text": html.text,
+    "make_uniform": uniform.make_uniform,
 }
 
 

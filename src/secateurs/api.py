@@ -37,7 +37,7 @@ from secateurs.arguments import (
     takes,
     whole_number,
 )
-from secateurs.backends import Outputs, backend_named, backend_of
+from secateurs.backends import Outputs, backend_named, backend_of, framework_of
 from secateurs.calibration.ablation import Ablation
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
@@ -264,7 +264,8 @@ def save(model: Any, path: str | Path) -> None:
 
     Args:
         model: cut or not.
-        path: of the file, which is safetensors; it is whole or not there.
+        path: of the file, which is safetensors, or a Keras model's own where that ends in
+            ``.keras``; it is whole or not there.
 
     Raises:
         StudyError: the file cannot be written, or its name is one of another format.
@@ -278,13 +279,23 @@ def save(model: Any, path: str | Path) -> None:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sec.save(small, f"{folder}/small.safetensors")
     """
-    check_model_suffix(Path(path))
-    backend_of(model).save(model, path)
+    path, backend = Path(path), backend_of(model)
+    if not (path.suffix == ".keras" and framework_of(model) == "keras"):
+        check_model_suffix(path)
+    backend.save(model, path)
 
 
-@takes(model=MODEL, path=PATH)
-def load(model: Any, path: str | Path) -> Any:
+@takes(model=MODEL, path=PATH, ema=FLAG)
+def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
+
+    A plain checkpoint will do too: .pt, .pth, Lightning's .ckpt or .safetensors, with the names
+    that DataParallel or ``torch.compile`` gave.
+
+    Args:
+        model: the dense model, built as before; unchanged.
+        path: of the file.
+        ema: take a checkpoint's averaged weights; of PyTorch models.
 
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
@@ -301,7 +312,8 @@ def load(model: Any, path: str | Path) -> Any:
         >>> again[0].out_features
         4
     """
-    return backend_of(model).load(model, path)
+    options = {"ema": True} if ema else {}
+    return backend_of(model).load(model, path, **options)
 
 
 @takes(
@@ -396,6 +408,7 @@ class Pruned:
     skip=LAYERS,
     sensitivity=SENSITIVITY.or_none(),
     latency_model=LATENCY_MODEL,
+    uniform=FLAG,
     output=TEXT.or_none(),
     sources=_SOURCES,
     second_domain=DATA_GIVEN,
@@ -423,6 +436,7 @@ def prune(
     skip: Sequence[str] = (),
     sensitivity: Sensitivity | None = None,
     latency_model: LatencyModel | None = None,
+    uniform: bool = False,
     output: str | None = None,
     sources: Sequence[Any] | None = None,
     second_domain: Any = None,
@@ -463,6 +477,8 @@ def prune(
         skip: as for ``plan``.
         sensitivity: as for ``plan``; says how far each group is cut.
         latency_model: as for ``plan``.
+        uniform: the same width in every layer of a kind, so that a configuration (of a
+            Transformers model) can say it; may remove a little more than the budget asks for.
         output: kind of the model's outputs, to judge by; see ``Judging``.
         sources: what each calibration image was taken from; see ``Judging``.
         second_domain: images of another kind, to judge by as well; see ``Judging``.
@@ -485,7 +501,7 @@ def prune(
     network = trace(model, example_inputs, outputs=outputs)
     judging = Judging(output, sources, second_domain)
     distilling = Distilling.parse(distil, augmentation)
-    request = Request(criterion, loss, repair, distilling, judging, seed, proof)
+    request = Request(criterion, loss, repair, distilling, judging, seed, proof, uniform)
     wanted = None if budget is None else Budget.of(budget)
     if wanted is not None and wanted.is_timed and latency_model is None:
         latency_model = profile_network(network, wanted.conditions)

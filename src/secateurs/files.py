@@ -29,14 +29,14 @@ Tensors = TypeVar("Tensors")
 
 MODEL_SUFFIX = ".safetensors"
 _OTHER_FORMATS = {
-    ".onnx": "torch.onnx.export(model, (x,), {0!r}), or keras's model.export({0!r}, format='onnx')",
+    ".onnx": "secateurs.export(model, {0!r}, example_inputs)",
     ".pt": "torch.save(model.state_dict(), {0!r})",
     ".pth": "torch.save(model.state_dict(), {0!r})",
     ".ckpt": "the trainer that writes such files",
     ".bin": "torch.save(model.state_dict(), {0!r})",
     ".keras": "model.save({0!r})",
     ".h5": "model.save_weights({0!r})",
-    ".tflite": "model.export, or the ai-edge-torch converter",
+    ".tflite": "secateurs.export(model, {0!r}, example_inputs)",
 }
 
 

@@ -196,7 +196,7 @@ def test_what_prune_gives_is_pickled():
 
 
 def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path):
-    """640 bytes of header are b'\\x80\\x02', a pickle's first two; the cut was lost once."""
+    """640 bytes of header begin as a pickle does: the cut was lost in such files."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     cut = sec.prune(model, torch.zeros(1, 4), amount=0.5).cut
     small = sec.apply(model, cut, torch.zeros(1, 4))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from secateurs.arguments import Kind, shown, takes
 from secateurs.errors import ModelError, UnknownNameError, nearest
+from secateurs.models.directories import load_directory
 from secateurs.models.factories import call_factory
 
 OURS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vanilla_cnn")
 _NAME = Kind("a model's name", lambda value: isinstance(value, str), UnknownNameError)
+DIRECTORY_SOURCES = ("transformers", "hf")
+DATA_SAYS = ("classes", "in_channels", "size")
 _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 KERAS_SUFFIX = ".keras"
 
@@ -23,11 +27,12 @@ _TORCHVISION_CHANNELS = 3
 
 @takes(name=_NAME)
 def build(name: str, **options: Any) -> Any:
-    """A new model, with random weights; nothing is ever downloaded.
+    """A new model, with random weights unless a directory holds them; nothing is downloaded.
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``,
-            ``vanilla_cnn``, ``torchvision:NAME``, ``timm:NAME``, or ``package.module:function``
+            ``vanilla_cnn``, ``torchvision:NAME``, ``timm:NAME``, ``transformers:DIRECTORY`` (or
+            ``hf:DIRECTORY``, which ``save_pretrained`` wrote), or ``package.module:function``
             (the working directory can be imported from).
         **options: ``classes``, ``in_channels``, ``size`` (pixels) describe the data: a model that
             has no use for the size is not given it, nor is your own function given one it has
@@ -50,6 +55,8 @@ def build(name: str, **options: Any) -> Any:
     if name in OURS:
         return _build_ours(name, options)
     source, colon, rest = name.partition(":")
+    if source in DIRECTORY_SOURCES and colon:
+        return load_directory(Path(rest), _separate(options, DATA_SAYS)[0])
     if source == "torchvision" and colon:
         return _build_torchvision(rest, options)
     if source == "timm" and colon:

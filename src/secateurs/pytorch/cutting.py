@@ -14,6 +14,7 @@ from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, Proof, keep_report_
 from secateurs.errors import CutError, ModelError
+from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
 from secateurs.pytorch.model.outputs import Name
@@ -83,6 +84,7 @@ def apply(
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)
+    describe_cut_(small, cut)
     evidence = None
     if proof and network is not None:
         evidence = _proven(network, small, cut, example_inputs)
