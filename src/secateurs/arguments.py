@@ -120,6 +120,15 @@ def is_whole(value: Any, least: int = 0) -> bool:
     return isinstance(value, numbers.Integral) and not _is_truth(value) and int(value) >= least
 
 
+def are_whole(value: Any, least: int = 0, *, or_none: bool = False) -> bool:
+    """Whether a value is one or more whole numbers, in a list or such."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        return False
+    return len(value) > 0 and all(
+        is_whole(one, least) or (or_none and one is None) for one in value
+    )
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite real number; True and False are none."""
     real = isinstance(value, numbers.Real) and not _is_truth(value)
