@@ -198,9 +198,12 @@ class Repairs:
         if _any_of(self._explain_one, numbers):
             return True
         second = look() if numbers else None
-        for wrong in second[0].numbers if second is not None else ():
-            self._factors.note(wrong, second[1])
-        return second is not None and _any_of(self._explain_one, second[0].numbers)
+        if second is None:
+            return False
+        found, others = second
+        for wrong in found.numbers:
+            self._factors.note(wrong, others)
+        return _any_of(self._explain_one, found.numbers)
 
     def _explain_one(self, wrong: WrongNumber) -> bool:
         operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
