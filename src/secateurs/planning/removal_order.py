@@ -74,8 +74,10 @@ class RemovalOrder:
                 keys.append(1 - (1 - shares) ** network.sides(group))
             else:
                 keys.append(own[order[:may_go]])
-            # Where several groups can lose some for nothing, all lose the same share.
-            ties.append(shares if sensitivity is not None else np.zeros(may_go))
+            # Where several groups can lose some for nothing, all lose the same share. Of the sides
+            # of grids, the one whose channels are smaller goes first: that overshoots the least.
+            size = network.places(group) if scope == "group" else 0.0
+            ties.append(shares if sensitivity is not None else np.full(may_go, size))
             places.append(np.full(may_go, number))
         if scope not in ("group", "network"):
             raise BudgetError(f"scope: expected 'group' or 'network'; received {scope!r}")
