@@ -190,7 +190,7 @@ class Network:
         """How many places along widths each of its channels takes with it: 1 for most."""
         if self.sides(group) == 1:
             return 1.0
-        return float(np.isin(self._cells, group.channels).any(axis=1).sum() / len(group))
+        return float(np.isin(self.grid_cells, group.channels).any(axis=1).sum() / len(group))
 
     @cached_property
     def lone_channels(self) -> Ids:
