@@ -120,10 +120,7 @@ def prune(
 
     budget = Budget.parse(to)
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
-    pruning = Pruning(**given)
-    planning = pruning.model_dump(include=set(_PLANNING))
-    if data is not None and sensitivity is None:  # what is not said is measured
-        planning = {name: value for name, value in planning.items() if name in given}
+    planning = _planning(given, measures=data is not None and sensitivity is None)
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
@@ -150,6 +147,13 @@ def prune(
     _tell(pruned, place, model, options)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+
+
+def _planning(given: dict[str, Any], measures: bool) -> dict[str, Any]:
+    """What goes, as ``plan`` takes it; where curves are measured, only what was said."""
+    planning = Pruning(**given).model_dump(include=set(_PLANNING))
+    said = {name: value for name, value in planning.items() if name in given}
+    return said if measures else planning
 
 
 def calibration_of(
