@@ -121,9 +121,7 @@ def prune(
     budget = Budget.parse(to)
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
     planning = _planning(given, measures=data is not None and sensitivity is None)
-    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
-    if place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    place = _place(output, model, overwrite)
     measured = None if sensitivity is None else Sensitivity.load(sensitivity)
     with waiting("tracing, cutting and proving"):
         calibration = None
@@ -147,6 +145,13 @@ def prune(
     _tell(pruned, place, model, options)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+
+
+def _place(output: Path | None, model: str, overwrite: bool) -> Path:
+    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    if place.exists() and not overwrite:
+        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    return place
 
 
 def _planning(given: dict[str, Any], measures: bool) -> dict[str, Any]:
