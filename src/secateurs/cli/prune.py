@@ -140,8 +140,6 @@ def prune(
             **planning,
         )
         api.save(pruned.model, place)
-    if pruned.scores.tournament is not None:
-        console().print(f"{pruned.scores.tournament}\n", markup=False)
     _tell(pruned, place, model, options)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
@@ -183,6 +181,7 @@ def calibration_of(
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
     call = ", ".join([f'"{model}"', *(f"{name}={value!r}" for name, value in options.items())])
     lines = (
+        *([] if pruned.scores.tournament is None else [f"{pruned.scores.tournament}\n"]),
         pruned.cut.explain(),
         str(pruned.report.proof),
         *([] if pruned.report.fidelity is None else ["", str(pruned.report.fidelity), ""]),
