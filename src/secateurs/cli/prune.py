@@ -138,13 +138,8 @@ def prune(
 
     budget = parse_budget(to)
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
-    pruning = Pruning(**given)
-    planning = pruning.model_dump(include=set(_PLANNING))
-    if data is not None and sensitivity is None:  # what is not said is measured
-        planning = {name: value for name, value in planning.items() if name in given}
-    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
-    if place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    planning = _planning(given, measures=data is not None and sensitivity is None)
+    place = _place(output, model, overwrite)
     measured = None if sensitivity is None else Sensitivity.load(sensitivity)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
@@ -176,8 +171,6 @@ def prune(
                 overwrite=overwrite,
                 int8=calibration if int8 else None,
             )
-    if pruned.scores.tournament is not None:
-        console().print(f"{pruned.scores.tournament}\n", markup=False)
     for trial in pruned.trials:
         console().print(f"tried {trial}", markup=False)
     _tell(pruned, place, model, options)
@@ -185,6 +178,20 @@ def prune(
         console().print(f"\n{written}", markup=False)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+
+
+def _place(output: Path | None, model: str, overwrite: bool) -> Path:
+    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    if place.exists() and not overwrite:
+        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    return place
+
+
+def _planning(given: dict[str, Any], measures: bool) -> dict[str, Any]:
+    """What goes, as ``plan`` takes it; where curves are measured, only what was said."""
+    planning = Pruning(**given).model_dump(include=set(_PLANNING))
+    said = {name: value for name, value in planning.items() if name in given}
+    return said if measures else planning
 
 
 def checked_target(
@@ -209,6 +216,7 @@ def checked_target(
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
     call = ", ".join([f'"{model}"', *(f"{name}={value!r}" for name, value in options.items())])
     lines = (
+        *([] if pruned.scores.tournament is None else [f"{pruned.scores.tournament}\n"]),
         pruned.cut.explain(),
         str(pruned.report.proof),
         *([] if pruned.report.fidelity is None else ["", str(pruned.report.fidelity), ""]),
