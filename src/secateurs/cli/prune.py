@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import megabytes
 from secateurs.planning.budget import Budget
 from secateurs.settings.configuration import Pruning
+
+if TYPE_CHECKING:
+    from secateurs.deployment.exporter import Exported
+    from secateurs.planning.damage_curves import Sensitivity
 
 To = Annotated[
     str,
@@ -112,15 +116,10 @@ def prune(
       --export onnx
     """
     from secateurs import api
-    from secateurs.deployment import exporter
-    from secateurs.planning.damage_curves import Sensitivity
 
     budget = Budget.parse(to)
     pruning = Pruning(**{name: value for name, value in chosen.items() if value not in (None, [])})
-    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
-    if place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
-    measured = None if sensitivity is None else Sensitivity.load(sensitivity)
+    place = _place(output, model, overwrite)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
         calibration, validation = None, None
@@ -135,29 +134,46 @@ def prune(
             criterion=pruning.criterion,
             calibration=calibration,
             validation=validation,
-            sensitivity=measured,
+            sensitivity=_measured(sensitivity),
             **pruning.model_dump(include=set(_PLANNING)),
         )
         api.save(pruned.model, place)
-        written = None
-        if target is not None:
-            written = exporter.export(
-                pruned.model,
-                target,
-                example,
-                to=export,
-                overwrite=overwrite,
-                int8=calibration if int8 else None,
-            )
-    if pruned.scores.tournament is not None:
-        console().print(f"{pruned.scores.tournament}\n", markup=False)
-    for trial in pruned.trials:
-        console().print(f"tried {trial}", markup=False)
+        images_of_int8 = calibration if int8 else None
+        written = _exported(pruned, target, export, example, overwrite, images_of_int8)
     _tell(pruned, place, model, options)
     if written is not None:
         console().print(f"\n{written}", markup=False)
     if weights is None:
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+
+
+def _place(output: Path | None, model: str, overwrite: bool) -> Path:
+    """Where the weights go."""
+    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    if place.exists() and not overwrite:
+        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    return place
+
+
+def _measured(sensitivity: Path | None) -> Sensitivity | None:
+    from secateurs.planning.damage_curves import Sensitivity
+
+    return None if sensitivity is None else Sensitivity.load(sensitivity)
+
+
+def _exported(
+    pruned: Pruned,
+    target: Path | None,
+    to: str | None,
+    example: Any,
+    overwrite: bool,
+    int8: Any,
+) -> Exported | None:
+    from secateurs.deployment.exporter import export
+
+    if target is None:
+        return None
+    return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8)
 
 
 def checked_target(
@@ -180,6 +196,10 @@ def checked_target(
 
 
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
+    if pruned.scores.tournament is not None:
+        console().print(f"{pruned.scores.tournament}\n", markup=False)
+    for trial in pruned.trials:
+        console().print(f"tried {trial}", markup=False)
     call = ", ".join([f'"{model}"', *(f"{name}={value!r}" for name, value in options.items())])
     lines = (
         pruned.cut.explain(),

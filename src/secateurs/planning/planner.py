@@ -73,10 +73,7 @@ def plan(
             can.
         ModelError: the model has no channel that can be pruned.
     """
-    if sum(choice is not None for choice in (budget, amount, threshold)) != 1:
-        raise BudgetError("expected exactly one of budget, amount and threshold")
-    if amount is not None and not 0 < amount < 1:
-        raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
+    _check_one(budget, amount, threshold)
     wanted = None if budget is None else Budget.of(budget)
     if wanted is not None and wanted.is_timed:
         latency_model = latency_model or _measured_for(network, wanted)
@@ -88,6 +85,13 @@ def plan(
         total = sum(len(group) for group in network.groups)
         wanted = Budget(channels=max(1, total - round(amount * total)) + 0.0)
     return _meet(order, wanted, latency_model)  # type: ignore[arg-type]
+
+
+def _check_one(budget: object, amount: float | None, threshold: float | None) -> None:
+    if sum(choice is not None for choice in (budget, amount, threshold)) != 1:
+        raise BudgetError("expected exactly one of budget, amount and threshold")
+    if amount is not None and not 0 < amount < 1:
+        raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
 
 
 def _measured_for(network: Network, budget: Budget) -> LatencyModel:
