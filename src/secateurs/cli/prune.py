@@ -98,14 +98,11 @@ def prune(
 ) -> None:
     """Cut a model down to a budget, prove the cut, and write the small model.
 
-    Accuracy is another matter: a cut of more than a few percent needs fine-tuning, which
-    'secateurs run' does. This command answers what a budget takes.
+    A cut of more than a few percent needs fine-tuning, which 'secateurs run' does.
 
     Try:
 
       secateurs prune resnet50 --to size_mb=15
-
-      secateurs prune resnet50 --to macs=0.5 --weights mine.pt --output small.safetensors
 
       secateurs prune vanilla_cnn --to params=0.3 --input 1x3x64x64 --skip hidden
 
@@ -138,8 +135,7 @@ def prune(
             **pruning.model_dump(include=set(_PLANNING)),
         )
         api.save(pruned.model, place)
-        images_of_int8 = calibration if int8 else None
-        written = _exported(pruned, target, export, example, overwrite, images_of_int8)
+        written = _exported(pruned, target, export, example, overwrite, int8 and calibration)
     _tell(pruned, place, model, options)
     if written is not None:
         console().print(f"\n{written}", markup=False)
@@ -173,7 +169,8 @@ def _exported(
 
     if target is None:
         return None
-    return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8)
+    int8 = int8 or None
+    return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8 or None)
 
 
 def checked_target(

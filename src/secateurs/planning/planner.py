@@ -69,8 +69,7 @@ def plan(
         The cut; ``cut.explain()`` says what goes.
 
     Raises:
-        BudgetError: no cut within the floors meets the budget; the message says the nearest that
-            can.
+        BudgetError: no cut within the floors meets the budget; it says the nearest that can.
         ModelError: the model has no channel that can be pruned.
     """
     _check_one(budget, amount, threshold)
