@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import megabytes
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
+
+if TYPE_CHECKING:
+    from secateurs.deployment.exporter import Exported
+    from secateurs.planning.damage_curves import Sensitivity
 
 To = Annotated[
     str,
@@ -120,8 +124,6 @@ def prune(
 
       secateurs prune resnet50 --to size_mb=15
 
-      secateurs prune resnet50 --to macs=0.5 --weights mine.pt --output small.safetensors
-
       secateurs prune vanilla_cnn --to params=0.3 --input 1x3x64x64 --skip hidden
 
       secateurs prune resnet18 --to params=0.5 --weights mine.pt --data fashion-mnist
@@ -133,14 +135,11 @@ def prune(
       secateurs prune resnet18 --to macs=0.25 --weights mine.pt --data fashion-mnist --distil 60s
     """
     from secateurs import api
-    from secateurs.deployment import exporter
-    from secateurs.planning.damage_curves import Sensitivity
 
     budget = parse_budget(to)
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
     planning = _planning(given, measures=data is not None and sensitivity is None)
     place = _place(output, model, overwrite)
-    measured = None if sensitivity is None else Sensitivity.load(sensitivity)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
         calibration, validation = None, None
@@ -157,20 +156,11 @@ def prune(
             validation=validation,
             repair=repair,
             distil=distil,
-            sensitivity=measured,
+            sensitivity=_measured(sensitivity),
             **planning,
         )
         api.save(pruned.model, place)
-        written = None
-        if target is not None:
-            written = exporter.export(
-                pruned.model,
-                target,
-                example,
-                to=export,
-                overwrite=overwrite,
-                int8=calibration if int8 else None,
-            )
+        written = _exported(pruned, target, export, example, overwrite, int8 and calibration)
     for trial in pruned.trials:
         console().print(f"tried {trial}", markup=False)
     _tell(pruned, place, model, options)
@@ -181,6 +171,7 @@ def prune(
 
 
 def _place(output: Path | None, model: str, overwrite: bool) -> Path:
+    """Where the weights go."""
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
@@ -192,6 +183,28 @@ def _planning(given: dict[str, Any], measures: bool) -> dict[str, Any]:
     planning = Pruning(**given).model_dump(include=set(_PLANNING))
     said = {name: value for name, value in planning.items() if name in given}
     return said if measures else planning
+
+
+def _measured(sensitivity: Path | None) -> Sensitivity | None:
+    from secateurs.planning.damage_curves import Sensitivity
+
+    return None if sensitivity is None else Sensitivity.load(sensitivity)
+
+
+def _exported(
+    pruned: Pruned,
+    target: Path | None,
+    to: str | None,
+    example: Any,
+    overwrite: bool,
+    int8: Any,
+) -> Exported | None:
+    from secateurs.deployment.exporter import export
+
+    if target is None:
+        return None
+    int8 = int8 or None
+    return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8 or None)
 
 
 def checked_target(
@@ -214,6 +227,10 @@ def checked_target(
 
 
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
+    if pruned.scores.tournament is not None:
+        console().print(f"{pruned.scores.tournament}\n", markup=False)
+    for trial in pruned.trials:
+        console().print(f"tried {trial}", markup=False)
     call = ", ".join([f'"{model}"', *(f"{name}={value!r}" for name, value in options.items())])
     lines = (
         *([] if pruned.scores.tournament is None else [f"{pruned.scores.tournament}\n"]),
