@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.backends import repairing
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import Facts
@@ -90,11 +91,18 @@ class Loop:
         self._learner.restore(self._fetch_result())
         return self._position
 
+    @property
+    def _repairs(self) -> bool:
+        """Whether cuts are repaired: not where other weights are put in their place at once."""
+        return self._pruning.repair and self._pruning.rewind not in ("weights", "lottery")
+
     # -- the beginning
 
     def _begin_or_go_on(self) -> None:
         resumed = self._journal.resume()
         network = self._learner.trace()
+        if self._repairs:
+            repairing(network.source.framework)  # or it says now that it cannot
         self._limits = limits_of(network, self._stop.budget)
         if resumed is not None:
             self._position, present, self._best = resumed
@@ -330,6 +338,10 @@ class Loop:
     def _cut(self, network: Network, cut: Cut) -> None:
         number = self._position.round + 1
         report = self._learner.apply(cut, network)
+        if self._repairs:
+            self._learner.repair(
+                network, cut, self._learner.calibration(self._pruning.calibration_batches)
+            )
         proof = report.proof
         evaluation = self._evaluate("validation")
         self._record(
