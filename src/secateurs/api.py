@@ -719,6 +719,7 @@ def iterate(
     skip: Sequence[str] = (),
     rewind: Rewind | None = None,
     until_recovered: bool = False,
+    repair: bool = False,
     calibration_batches: int = 4,
     measure_speed: bool = True,
 ) -> Iterated:
@@ -760,6 +761,7 @@ def iterate(
         skip: as for ``plan``.
         rewind: "weights", "learning-rate" or "lottery": see ``Pruning``.
         until_recovered: end a round's fine-tuning at its first evaluation within the tolerance.
+        repair: after each cut, fit the weights that stay to what the model gave before it.
         calibration_batches: training batches shown to a criterion that needs data.
         measure_speed: measure images a second after each round.
 
@@ -797,6 +799,7 @@ def iterate(
                 skip=layer_names(model, skip),
                 rewind=rewind,
                 until_recovered=until_recovered,
+                repair=repair,
                 calibration_batches=calibration_batches,
                 measure_speed=measure_speed,
             ),

@@ -101,7 +101,9 @@ def test_by_default_widths_of_depthwise_networks_are_multiples_of_eight():
         assert left.get("0", 50) % 8 == 0 or "0" not in left
     free = sec.plan(network, sec.score(network, "random"), "macs=0.55", multiple=1)
     assert any(len(one.removed) % 8 for name, one in free.channels.items() if name == "2")
-    plain = sec.trace(nn.Sequential(*layers[:4], nn.Conv2d(64, 5, 1)), torch.randn(1, 3, 16, 16))
+    grey = nn.Conv2d(1, 50, 3)  # whose weight has the shape of a depthwise one's
+    plain = nn.Sequential(grey, *layers[1:4], nn.Conv2d(64, 5, 1))
+    plain = sec.trace(plain, torch.randn(1, 1, 16, 16))
     cuts = [sec.plan(plain, sec.score(plain, "l1"), {"macs": s}) for s in (0.4, 0.5, 0.6, 0.7)]
     assert len({len(cut.channels["0"].removed) % 8 for cut in cuts}) > 1  # any width
 

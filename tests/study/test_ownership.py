@@ -30,6 +30,7 @@ def place(study, tmp_path):
 
 
 def test_all_that_a_study_wrote_goes(place):
+    (place / "report").mkdir(exist_ok=True)  # made for a figure that could not be written
     assert remove(place)
     assert list(place.iterdir()) == []
 
@@ -83,3 +84,13 @@ def test_a_foreign_configuration_is_no_study(tmp_path):
     with pytest.raises(sec.StudyError, match=r"config\.json"):
         small(tmp_path, fresh=True)
     assert files_of(tmp_path) == before
+
+
+def test_what_is_drawn_says_who_drew_it(study, tmp_path, monkeypatch):
+    monkeypatch.undo()  # this report is drawn
+    place = shutil.copytree(study, tmp_path / "study")
+    page = Study.open(place).report()
+    assert page.exists()
+    assert len(list((place / "report").glob("*.svg"))) >= 3
+    assert remove(place)
+    assert list(place.iterdir()) == []

@@ -2,7 +2,7 @@
 
 ``python -m support.killed DIR MOMENTS [OPTIMIZER]`` carries a small study out in ``DIR/whole``,
 then again and again in ``DIR/killed-N``, each time killed before another of its steps (a batch, a
-flush to disk, a renaming, a removal), and going on until it is done. Prints a line of JSON for
+flush to disk, a renaming, a removal), and going on until it is done. It prints a line of JSON for
 each. Children are forked, so that PyTorch is imported once.
 """
 

@@ -188,6 +188,12 @@ class Network:
         """How many groups make up the group's width: 2 for heads by positions, 1 for most."""
         return int((self._needs[group.name] != ALWAYS).sum(axis=1).max(initial=1))
 
+    def places(self, group: Group) -> float:
+        """How many places along widths each of its channels takes with it: 1 for most."""
+        if self.sides(group) == 1:
+            return 1.0
+        return float(np.isin(self.grid_cells, group.channels).any(axis=1).sum() / len(group))
+
     @cached_property
     def lone_channels(self) -> Ids:
         """The channels that are a place of a width each."""

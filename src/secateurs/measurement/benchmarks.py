@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -221,26 +222,22 @@ def bench(
     named = _named(models)
     macs = {name: _macs(model, example_inputs) for name, model in named.items()}
     memory = {name: _memory(model, example_inputs) for name, model in named.items()}
+    first = macs[next(iter(named))]
     rows: list[Measured] = []
     refused: dict[str, str] = {}
-    for runtime in runtimes:
-        for count in threads:
-            for batch in batches:
-                conditions = Conditions(
-                    runtime=cast(Runtime, runtime), batch=batch, threads=count, device=device
-                )
-                try:
-                    timings = _timings(named, example_inputs, conditions, repeats, seed)
-                except MeasurementError as error:
-                    refused[str(conditions)] = str(error)
-                    continue
-                first = macs[next(iter(named))]
-                rows += [
-                    Measured(
-                        name, conditions, batch, timing, first / max(1, macs[name]), memory[name]
-                    )
-                    for name, timing in timings.items()
-                ]
+    for runtime, count, batch in itertools.product(runtimes, threads, batches):
+        conditions = Conditions(
+            runtime=cast(Runtime, runtime), batch=batch, threads=count, device=device
+        )
+        try:
+            timings = _timings(named, example_inputs, conditions, repeats, seed)
+        except MeasurementError as error:
+            refused[str(conditions)] = str(error)
+            continue
+        rows += [
+            Measured(name, conditions, batch, timing, first / max(1, macs[name]), memory[name])
+            for name, timing in timings.items()
+        ]
     if not rows:
         raise MeasurementError("; ".join(f"{c}: {why}" for c, why in refused.items()))
     return Benchmark(tuple(rows), machine(), refused)

@@ -100,8 +100,7 @@ def plan(
         The cut; ``cut.explain()`` says what goes.
 
     Raises:
-        BudgetError: no cut within the floors meets the budget; the message says the nearest that
-            can.
+        BudgetError: no cut within the floors meets the budget; it says the nearest that can.
         ModelError: the model has no channel that can be pruned.
 
     Example:
@@ -113,10 +112,7 @@ def plan(
         >>> network.cost(cut).params <= 0.6 * network.params()
         True
     """
-    if sum(choice is not None for choice in (budget, amount, threshold)) != 1:
-        raise BudgetError("expected exactly one of budget, amount and threshold")
-    if amount is not None and not 0 < amount < 1:
-        raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
+    _check_one(budget, amount, threshold)
     names = layer_names(getattr(network.source, "model", None), skip)
     wanted = None if budget is None else Budget.of(budget)
     if wanted is not None and wanted.is_timed:
@@ -129,6 +125,13 @@ def plan(
         total = network.cost().channels
         wanted = Budget(channels=max(1, total - round(amount * total)) + 0.0)
     return _meet(order, wanted, latency_model)  # type: ignore[arg-type]
+
+
+def _check_one(budget: object, amount: float | None, threshold: float | None) -> None:
+    if sum(choice is not None for choice in (budget, amount, threshold)) != 1:
+        raise BudgetError("expected exactly one of budget, amount and threshold")
+    if amount is not None and not 0 < amount < 1:
+        raise BudgetError(f"amount: expected a share in (0, 1); received {amount}")
 
 
 def measure_times(network: Network, budget: Budget) -> LatencyModel:

@@ -74,8 +74,10 @@ class RemovalOrder:
                 keys.append(1 - (1 - shares) ** network.sides(group))
             else:
                 keys.append(own[order[:may_go]])
-            # Where several groups can lose some for nothing, all lose the same share.
-            ties.append(shares if sensitivity is not None else np.zeros(may_go))
+            # Where several groups can lose some for nothing, all lose the same share. Of the sides
+            # of grids, the one whose channels are smaller goes first: that overshoots the least.
+            size = network.places(group) if scope == "group" else 0.0
+            ties.append(shares if sensitivity is not None else np.full(may_go, size))
             places.append(np.full(may_go, number))
         if scope not in ("group", "network"):
             raise BudgetError(f"scope: expected 'group' or 'network'; received {scope!r}")
@@ -161,7 +163,7 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     """
     if multiple is not None:
         return multiple
-    if not any(is_depthwise(tensor) for tensor in network.tensors.values()):
+    if not any(is_depthwise(network, tensor) for tensor in network.tensors.values()):
         return 1
     return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 

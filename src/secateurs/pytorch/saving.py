@@ -104,7 +104,8 @@ def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Only what PyTorch says first: it goes on to advise reading the file without the check.
-        reason = str(error).partition(". ")[0].splitlines()[0]
+        said = str(error) or type(error).__name__
+        reason = said.partition(". ")[0].splitlines()[0]
         raise CheckpointError(
             f"{path}: expected a checkpoint of plain tensors; it cannot be read with "
             f"weights_only=True ({reason}). Save the model's state_dict() instead of the model."

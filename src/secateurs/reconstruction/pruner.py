@@ -512,3 +512,26 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     return make_faithful(
         opened, small, alive, repair=True, distil=request.distil, seed=request.seed
     )
+
+
+def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int) -> FidelityReport:
+    """Fit a cut model's weights, in place, to what the model gave before the cut.
+
+    Args:
+        network: that the cut was planned on; its model is as it was.
+        small: what the cut left; its weights change, if that makes it more faithful.
+        cut: of the network.
+        images: training or calibration batches; labels are not looked at.
+        seed: of the split.
+
+    Returns:
+        What each step gave.
+    """
+    source: Any = network.source
+    checked = list(batches(images, _example(network), "repair", labels=False))
+    opened = open_dense(source.model, network, checked, Request(seed=seed))
+    made = make_faithful(opened, small, alive_after(opened.work_network, cut), seed=seed)
+    opened.framework.copy_weights_(made, small)
+    report = report_of(made).fidelity
+    assert report is not None  # noqa: S101 - make_faithful keeps one
+    return report

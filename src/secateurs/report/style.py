@@ -27,6 +27,8 @@ BLUE, VERMILION, GREEN, PURPLE, OCHRE, SKY = (
     "#946200",
     "#3d93c9",
 )
+MADE_BY = "secateurs"
+
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, SKY)
 INK, MUTED, EDGE, FAINT, SHADE = "#1f2933", "#5f6b7a", "#aab3bd", "#dfe3e8", "#f3f5f7"
 WIDTH, HEIGHT = 8.0, 4.4
@@ -249,6 +251,7 @@ def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Pat
 def render(figure: Figure, kind: str) -> bytes:
     """A figure as "png" or "svg", without a date and so the same each time."""
     out = io.BytesIO()
-    unsigned = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(out, format=kind, dpi=150, metadata=unsigned)
+    # Starting over removes only pictures that bear this name.
+    signed = {"Date": None, "Creator": MADE_BY} if kind == "svg" else {"Software": MADE_BY}
+    figure.savefig(out, format=kind, dpi=150, metadata=signed)
     return out.getvalue()

@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from secateurs.backends import repairing
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import Facts
 from secateurs.formatting import percent
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointStore, Name
 from secateurs.study.position import Position, Stage
-from secateurs.study.round_cutter import Loss, RoundCutter, widths
+from secateurs.study.round_cutter import Loss, RoundCutter, repairs, widths
 from secateurs.study.rounds import fits, limits_of
 from secateurs.study.session import Session
 from secateurs.study.stage_trainer import DivergedError, StageTrainer
@@ -81,6 +82,8 @@ class Loop:
     def _begin_or_go_on(self) -> None:
         session, configuration = self._session, self._configuration
         network = session.learner.trace()
+        if repairs(configuration.pruning):
+            repairing(network.source.framework)  # or it says now that it cannot
         self._limits = limits_of(network, configuration.stop.budget)
         if session.resume():
             return

@@ -49,7 +49,8 @@ def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise StudyError(f"{error.filename}: cannot be removed: {error.strerror}") from error
-    for folder in {path.parent for path in found} - {directory}:
+    # Those too that were made for a file which could not be written.
+    for folder in {directory / Path(name).parent for name in patterns} - {directory}:
         remove_temporaries(folder)
         with suppress(OSError):  # somebody else's files are in it
             folder.rmdir()

@@ -167,7 +167,9 @@ class Reads(nn.Module):
 
 def test_models_that_read_values_are_traced_on_real_tensors_and_say_so():
     network = sec.trace(Reads(), IMAGE)
-    assert network.notes[0].startswith("Traced on real tensors, since its forward reads values")
+    assert network.notes[0].startswith(
+        "Traced on real tensors: without values RuntimeError is raised"
+    )
     small = halved(Reads())
     assert small.two.in_channels == 4
     assert sec.report_of(small).proof.holds

@@ -34,8 +34,17 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
     def forward(self, x):
-        x = self.reader(self.behind(torch.relu(self.a(x))))
+        x = torch.relu(self.reader(self.behind(torch.relu(self.a(x)))))
         return self.head(x.mean((2, 3)) if x.dim() == 4 else x)
+
+
+def test_the_largest_of_two_is_an_activation_not_a_pool():
+    torch.manual_seed(0)
+    net = Net(lambda x: F.max_pool2d(torch.maximum(x - 0.2, torch.zeros(())), 2)).eval()
+    given = torch.relu(torch.relu(net.a(X)) - 0.2)
+    scores = sec.score(sec.trace(net, X[:1]), "apoz", data=X)
+    expected = (given == 0).double().mean((0, 2, 3)).numpy()
+    np.testing.assert_allclose(1 - scores["a"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("behind", BEHIND)

@@ -126,6 +126,9 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         """Let go of the weights; they are zero where they are to be."""
         del logs
         for variable, constraint in self._own.values():
+            if average_of(self.model.optimizer, variable) is not None:
+                # The average that has just taken its place saw it before the constraint did.
+                variable.assign(variable.constraint.silenced(variable.value))
             variable.constraint = constraint
         self._own.clear()
 
@@ -186,8 +189,11 @@ class Silent(keras.constraints.Constraint):  # type: ignore[misc]
 
     def __call__(self, w: Any) -> Any:
         """The weight, constrained."""
-        held = w if self._own is None else self._own(w)
-        return held * keras.ops.cast(keras.ops.convert_to_tensor(self._mask), w.dtype)
+        return self.silenced(w if self._own is None else self._own(w))
+
+    def silenced(self, held: Any) -> Any:
+        """A weight's numbers with zeros where it reads channels that are silent."""
+        return held * keras.ops.cast(keras.ops.convert_to_tensor(self._mask), held.dtype)
 
 
 def silencing(network: Network, alive: NDArray[np.bool_]) -> list[tuple[Leaf, NDArray[Any]]]:

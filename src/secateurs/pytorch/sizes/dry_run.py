@@ -187,6 +187,8 @@ class Rehearsal(Counted):
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
             return self._foretold(call, operation)
+        if isinstance(output, torch.Tensor) and output.is_meta:
+            return output
         return mapped(output, _without_its_values)
 
     def _with_made(self, call: Call, operation: Operation) -> Call:

@@ -200,9 +200,9 @@ class Repairs:
         second = look() if numbers else None
         if second is None:
             return False
-        found, stays = second
+        found, others = second
         for wrong in found.numbers:
-            self._factors.note(wrong, stays)
+            self._factors.note(wrong, others)
         return _any_of(self._explain_one, found.numbers)
 
     def _explain_one(self, wrong: WrongNumber) -> bool:

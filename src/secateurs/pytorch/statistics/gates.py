@@ -84,8 +84,11 @@ class Activation:
     units: Ids
 
 
-POOLING = ("pool", "upsample", "_pad", "aten.mean", "aten.amax", "aten.max", "aten.sum")
+POOLING = ("pool", "upsample", "_pad", "aten.pad")
 """Parts of the names of operations that make one value of several, or add some, by position."""
+
+REDUCING = frozenset({"aten.mean", "aten.amax", "aten.max", "aten.sum"})
+"""Operations that do so over whole axes; of two operands, the largest is an activation."""
 
 MOVING = (
     "view reshape flatten unflatten squeeze unsqueeze permute transpose t clone contiguous dropout "
@@ -102,7 +105,8 @@ def activation_of(tape: Tape, operations: Sequence[Operation], read: object) -> 
     source = read
     while isinstance(source, Ref):
         step, name = steps[source.step], operations[source.step].name
-        pools = any(part in name for part in POOLING) and "softmax" not in name
+        pools = any(part in name for part in POOLING)
+        pools = pools or (name in REDUCING and len(step.operands) == 1)
         if not (pools or name in moving) or not step.operands:
             break
         source = step.operands[0]
