@@ -159,6 +159,8 @@ def _say_how_to_go_on(directory: Path) -> None:
 def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple[str, ...]:
     from secateurs import api
 
+    if not len(sources.validation):
+        return ()  # the study itself refuses that
     task, first = configuration.task, sources.validation.batch([0])[0]
     values = {"model": task.model} | ({"weights": task.weights} if task.weights else {})
     return doubts_of(

@@ -60,7 +60,7 @@ class AnyFeed:
         return self._length
 
     @property
-    def wholelength_of(self) -> int:
+    def whole_length(self) -> int:
         """Batches in which every example is seen once."""
         return self._length
 
