@@ -32,6 +32,7 @@ from secateurs.arguments import (
     THRESHOLD,
     Kind,
     instance,
+    is_labels,
     is_whole,
     layer_names,
     takes,
@@ -103,8 +104,8 @@ _AUGMENTATION = Kind(
     "Such as augmentation=secateurs.Augmentation(flip=True, shift=2).",
 ).or_none()
 _SOURCES = Kind(
-    "what each image was taken from, one an image",
-    lambda value: hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping),
+    "what each image was taken from: names, paths or whole numbers, one an image",
+    is_labels,
     DataError,
 ).or_none()
 _WATCHER = instance(Watcher, "a secateurs.Watcher", SecateursError)

@@ -129,6 +129,16 @@ def are_whole(value: Any, least: int = 0, *, or_none: bool = False) -> bool:
     )
 
 
+def is_labels(value: Any) -> bool:
+    """Whether a value is one or more names, paths or whole numbers, all of one type."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
+        return False
+    if getattr(value, "ndim", 1) != 1 or not isinstance(value, Iterable):
+        return False
+    kinds = {str if isinstance(one, str) else type(one) for one in value}
+    return len(kinds) == 1 and issubclass(kinds.pop(), str | os.PathLike | numbers.Integral)
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite real number; True and False are none."""
     real = isinstance(value, numbers.Real) and not _is_truth(value)

@@ -228,7 +228,12 @@ def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
 
 def _checked(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
     """The user's arrays as (N, C, H, W) pixels and int64 labels."""
-    pixels, classes = np.asarray(images), np.asarray(labels)
+    try:
+        pixels, classes = np.asarray(images), np.asarray(labels)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor with gradients
+        raise DataError(
+            f"{where}: expected two arrays, images and labels; {' '.join(str(error).split())}"
+        ) from error
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     if pixels.ndim != 4:

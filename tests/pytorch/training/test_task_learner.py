@@ -199,3 +199,15 @@ def test_what_is_wrong_with_a_task_is_one_line(told, said):
     x, y = values()
     with pytest.raises(sec.SecateursError, match=said):
         sec.iterate(network(), (x, y), (x, y), **told, **ONE_ROUND)
+
+
+def test_distillation_is_refused_where_a_task_has_its_own_loss():
+    with pytest.raises(sec.SecateursError, match="distillation of 0; received 0.5"):
+        sec.iterate(
+            network(),
+            values(),
+            values(32, 1),
+            task="regression",
+            training=sec.Training(fine_tune_batches=1, distillation=0.5),
+            stop=sec.Stop(rounds=1, tolerance=None),
+        )
