@@ -202,7 +202,7 @@ def test_what_is_wrong_with_a_task_is_one_line(told, said):
 
 
 def test_distillation_is_refused_where_a_task_has_its_own_loss():
-    with pytest.raises(sec.SecateursError, match="distillation of 0; received 0.5"):
+    with pytest.raises(sec.SecateursError, match=r"distillation of 0; received 0\.5"):
         sec.iterate(
             network(),
             values(),
