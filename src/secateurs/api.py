@@ -16,13 +16,13 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, report_of
 from secateurs.criteria import scoring
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for, scores_at_half
 from secateurs.planning.planner import Budget, plan
 from secateurs.settings.configuration import Pruning, Stop, Training
-from secateurs.study.directory import Iterated, Sources, carry_out
+from secateurs.study.directory import Iterated, Sources, run_study
 from secateurs.training.callbacks import Watcher
 
 
@@ -64,7 +64,7 @@ def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> A
 
 def score(
     network: Network,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     *,
     data: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -74,7 +74,7 @@ def score(
 
     Args:
         network: as ``trace`` made it; weights are read as they are now.
-        criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
+        criterion: a name (``secateurs criteria`` lists them) or a function of ``GroupData`` that
             returns one number for each channel; or "auto": several cut half of the parameters, and
             the one whose cut has the lowest calibration loss is taken (see ``tournament``).
         data: calibration data, for criteria that need it: (images, labels) as two arrays, images
@@ -144,7 +144,7 @@ def ablate(network: Network, data: Any, **options: Any) -> Ablation:
     Raises:
         DataError: the data cannot be used, or an option is out of range.
     """
-    return backend_named(network.source.framework).oracle(network, data, **options)
+    return backend_named(network.source.framework).ablate_channels(network, data, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def prune(
     example_inputs: Any,
     budget: Budget | None = None,
     *,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
@@ -208,7 +208,7 @@ def iterate(
     test: Any = None,
     *,
     step: float = 0.05,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     training: Training | None = None,
     stop: Stop | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -231,7 +231,7 @@ def iterate(
         validation: the same, to choose by.
         test: the same, to report; or None.
         step: share of the channels that remain, removed each round.
-        criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
+        criterion: what ranks them: a name, a function of ``GroupData``, or "auto" (see ``prune``).
         training: how to train; None takes the dense model as trained, and retrains a Keras model
             as it was compiled.
         loss: as for ``prune``; training is by cross-entropy.
@@ -249,7 +249,7 @@ def iterate(
     """
     own = criterion if callable(criterion) else None
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
-    return carry_out(
+    return run_study(
         model,
         Sources(train, validation, test),
         training=training or _training_of(model),
@@ -265,4 +265,4 @@ def iterate(
 
 def _training_of(model: Any) -> Training:
     """How to train where nothing is said."""
-    return backend_of(model).training_of(model)
+    return backend_of(model).default_training(model)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from secateurs.calibration.ablation import Ablation
-    from secateurs.calibration.batches import Batch
-    from secateurs.calibration.statistics import Gathered
+    from secateurs.calibration.batches import CalibrationBatch
+    from secateurs.calibration.needs import Need
+    from secateurs.calibration.statistics import CalibrationStatistics
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
-    from secateurs.criteria.registry import Need
     from secateurs.settings.configuration import Training
     from secateurs.training.learner import Learner
 
@@ -58,7 +58,6 @@ class Backend(Protocol):
         cut: Cut,
         example_inputs: Any,
         *,
-        optimizer: Any = None,
         network: Network | None = None,
         proof: bool = True,
     ) -> Any:
@@ -75,25 +74,25 @@ class Backend(Protocol):
     def load(self, model: Any, path: str | Path) -> Any:
         """Read what ``save`` wrote into a freshly built dense model; a new, cut one."""
 
-    def gather(
+    def collect_statistics(
         self, network: Network, needs: Need, data: Any, *, loss: Loss | None, who: str
-    ) -> Gathered:
+    ) -> CalibrationStatistics:
         """All that criteria need of calibration data, in one pass over them."""
 
-    def oracle(self, network: Network, data: Any, **options: Any) -> Ablation:
+    def ablate_channels(self, network: Network, data: Any, **options: Any) -> Ablation:
         """What the loss does when each channel is removed, alone."""
 
-    def judged(
+    def evaluate_cut(
         self,
         network: Network,
         cut: Cut,
-        images: Sequence[Batch],
-        recalibrate: Sequence[Batch] = (),
+        images: Sequence[CalibrationBatch],
+        recalibrate: Sequence[CalibrationBatch] = (),
         loss: Loss | None = None,
     ) -> tuple[NDArray[np.float64], float | None]:
         """(the loss of each image, share classified right or None) after a cut."""
 
-    def training_of(self, model: Any) -> Training:
+    def default_training(self, model: Any) -> Training:
         """How to train a model of which nothing is said."""
 
 

@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def content_of(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """What a model's file holds.
 
     Raises:
@@ -59,7 +59,7 @@ def content_of(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def unpacked(
+def unpack_safetensors(
     content: bytes,
     load: Callable[[bytes], Tensors],
     expected: str = "expected a safetensors file",

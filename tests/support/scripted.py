@@ -11,7 +11,7 @@ from secateurs.channels.proof import keep_report_
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
 from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.study.checkpoints import Memory
+from secateurs.study.checkpoints import InMemoryStore
 from secateurs.study.loop import Loop
 from secateurs.training.learner import Evaluation, Snapshot
 
@@ -105,7 +105,7 @@ class Scripted:
         return {"ratio": 1.0}
 
 
-class Recorded(Memory):
+class Recorded(InMemoryStore):
     """A journal that remembers every checkpoint, and can be taken back to one."""
 
     def __init__(self):

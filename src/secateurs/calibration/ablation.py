@@ -106,7 +106,7 @@ class Ablation:
         return np.unique(order[:best])
 
 
-class Tally:
+class AblationSums:
     """Sums of what removing channels did, by class; memory does not grow with the images.
 
     Args:

@@ -29,7 +29,7 @@ Slopes = list[tuple[Ids, Array]]
 
 
 @dataclass(eq=False, slots=True)
-class Reading:
+class ActivationStatistics:
     """The values that consumers read along one axis, summed up at each index.
 
     Consumers that read the same values count as one: the branches of a residual block, say.
@@ -37,7 +37,7 @@ class Reading:
     Attributes:
         layer: where they are read first.
         units: what lies along the axis.
-        strength: for each index, the squared norm of what all these consumers do with it: of a
+        reader_norm: for each index, the squared norm of what all these consumers do with it: of a
             weight's slice; 1 where no weight meets it (attention, a sum).
         count: values seen at each index.
         zeros: how many of them were exactly zero.
@@ -48,7 +48,7 @@ class Reading:
 
     layer: str
     units: Ids
-    strength: Sums
+    reader_norm: Sums
     count: int = 0
     zeros: Sums = field(init=False)
     absolute: Sums = field(init=False)
@@ -158,7 +158,7 @@ class Gates:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Gathered:
+class CalibrationStatistics:
     """All that was gathered in one pass over the calibration data; what was not asked for is None.
 
     Attributes:
@@ -171,7 +171,7 @@ class Gathered:
     """
 
     images: int = 0
-    readings: tuple[Reading, ...] | None = None
+    readings: tuple[ActivationStatistics, ...] | None = None
     grams: Mapping[str, tuple[Gram, ...]] | None = None
     gates: Gates | None = None
     curvature: Mapping[str, Array] | None = None
@@ -179,7 +179,7 @@ class Gathered:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Part:
+class ChannelIndex:
     """The indices along an axis that a group's channels are.
 
     Attributes:
@@ -211,10 +211,10 @@ class Part:
         return self.index[order].reshape(self.channels, -1)
 
 
-def part_of(network: Network, group: Group, units: Ids) -> Part:
+def channel_index(network: Network, group: Group, units: Ids) -> ChannelIndex:
     """Where, along an axis of these units, a group's channels lie."""
     atoms = network.solution.atoms[units]
     place = np.full(network.solution.count, -1)
     place[group.channels] = np.arange(len(group))
     index, column = np.nonzero(place[atoms] >= 0)
-    return Part(index, place[atoms[index, column]], len(group))
+    return ChannelIndex(index, place[atoms[index, column]], len(group))

@@ -16,8 +16,8 @@ from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
 from secateurs.settings.configuration import Configuration, Pruning, Settings, Stop, Training
-from secateurs.study.building import built
-from secateurs.study.directory import Iterated, Study, carry_out
+from secateurs.study.building import build_task
+from secateurs.study.directory import Iterated, Study, run_study
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -39,10 +39,12 @@ def register(app: typer.Typer) -> None:
     rounds = options_of(Pruning, "Each round")
     stop = options_of(Stop, "When to stop")
     training = options_of(Training, "Training", _OTHER_NAMES)
-    app.command()(with_options(run, [*options_in(_OWN_OPTIONS), *rounds, *stop, *training]))
+    app.command("run")(
+        with_options(run_command, [*options_in(_OWN_OPTIONS), *rounds, *stop, *training])
+    )
 
 
-def run(**options: Any) -> None:
+def run_command(**options: Any) -> None:
     """Train a model, then cut, fine-tune and repeat, until accuracy no longer recovers; report.
 
     Each round removes --step of the channels that remain, proves the cut, and fine-tunes. The
@@ -122,9 +124,9 @@ def _carried_out(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
     with waiting("loading the data and the model"):
-        model, sources = built(configuration.task, configuration.training.seed)
+        model, sources = build_task(configuration.task, configuration.training.seed)
     with rounds_table(quiet=quiet) as watcher:
-        return carry_out(
+        return run_study(
             model,
             sources,
             training=configuration.training,

@@ -26,10 +26,14 @@ EXAMPLE = "secateurs sensitivity --model resnet18 --weights mine.pt --data fashi
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_options(sensitivity, [*options_in(TASK_OPTIONS), *own_options(sensitivity)]))
+    app.command("sensitivity")(
+        with_options(
+            sensitivity_command, [*options_in(TASK_OPTIONS), *own_options(sensitivity_command)]
+        )
+    )
 
 
-def sensitivity(
+def sensitivity_command(
     *,
     images: Images = 512,
     criterion: Criterion = "l1",

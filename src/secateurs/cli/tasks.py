@@ -94,12 +94,12 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
         example: a command that works, for the message.
     """
     from secateurs import api, data
-    from secateurs.study.building import built
+    from secateurs.study.building import build_task
 
     if count < 2:
         raise SecateursError(f"--images: expected a number of at least 2; received {count}")
     task = task_from(values, 0, example)
-    model, sources = built(task, 0)
+    model, sources = build_task(task, 0)
     images, labels = sources.validation.batch(slice(0, count))
     classes = data.load(task.data, **task.data_options).classes
     return Probe(api.trace(model, images[:1]), (images, labels), classes)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from secateurs.comparison.executors import Alone
-from secateurs.comparison.job_runner import Contest
+from secateurs.comparison.executors import SerialExecutor
+from secateurs.comparison.job_runner import JobRunner
 from secateurs.comparison.results import Results
-from secateurs.comparison.runner import Onlooker, carry_out
+from secateurs.comparison.runner import ComparisonCallback, run_comparison
 from secateurs.comparison.settings import Comparison
 from secateurs.settings.configuration import Training
-from secateurs.study.directory import Sources, described
+from secateurs.study.directory import Sources, describe_task
 from secateurs.training.learner import Learner
 
 Strategy = str | Callable[..., Any]
@@ -31,7 +31,7 @@ def compare(
     training: Training | None = None,
     directory: str | Path,
     fresh: bool = False,
-    onlooker: Onlooker | None = None,
+    callback: ComparisonCallback | None = None,
     **told: Any,
 ) -> Results:
     """Prune the same models by several strategies, train them alike, and compare what is left.
@@ -49,7 +49,7 @@ def compare(
         training: how to train, all alike.
         directory: where results are kept, and the page; a comparison begun there goes on.
         fresh: start over where the directory holds a comparison.
-        onlooker: told what happens.
+        callback: told what happens.
         **told: ``scope``, ``floor``, ``multiple``, ``skip``, ``calibration_batches``,
             ``judge_on``: see ``secateurs.comparison.Comparison``.
 
@@ -66,15 +66,15 @@ def compare(
     make = functools.partial(_learner, model, sources, chosen)
     first = make(chosen.seed)
     comparison = Comparison(
-        task=described(first.trace(), first, sources),
+        task=describe_task(first.trace(), first, sources),
         training=chosen,
         strategies=tuple(_name(one) for one in strategies),
         amounts=tuple(amounts),
         seeds=seeds,
         **told,
     )
-    crew = Alone(Contest(comparison, make, own=own))
-    return carry_out(comparison, directory, crew, own=own, fresh=fresh, onlooker=onlooker)
+    crew = SerialExecutor(JobRunner(comparison, make, own=own))
+    return run_comparison(comparison, directory, crew, own=own, fresh=fresh, callback=callback)
 
 
 def _learner(model: Any, sources: Sources, training: Training, seed: int) -> Learner:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Protocol
 
-from secateurs.comparison.job_runner import Contest, Dense, Outcome, Pruner
+from secateurs.comparison.job_runner import Dense, JobRunner, Outcome, Pruner
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import SecateursError
 from secateurs.training.learner import Learner
@@ -20,7 +20,7 @@ Result = tuple[Dense, bytes] | Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WorkItem:
     """One thing to do, with all that another process, or another machine, needs for it.
 
     Attributes:
@@ -43,28 +43,28 @@ class Order:
         return f"dense model, seed {self.seed}" if self.job is None else self.job.name
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Carries orders out, in any order."""
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to, as they are done."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Alone:
+class SerialExecutor:
     """One after the other, in this process; the only crew for models that have no name."""
 
-    contest: Contest
+    contest: JobRunner
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to."""
         for order in orders:
             yield order, _done(self.contest, order)
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessExecutor:
     """Side by side on this machine.
 
     Attributes:
@@ -73,7 +73,7 @@ class Processes:
 
     count: int
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to, as they are done."""
         threads = max(1, (os.cpu_count() or 1) // self.count)
         # Not forked: a child of a process in which a framework has begun threads can hang.
@@ -91,7 +91,7 @@ class Processes:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RayExecutor:
     """Over the machines of a Ray cluster; secateurs is installed on each.
 
     Attributes:
@@ -103,7 +103,7 @@ class Cluster:
     address: str
     cores: int = 1
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to, as they are done."""
         ray = _ray()
         begun = not ray.is_initialized()
@@ -115,14 +115,16 @@ class Cluster:
             if begun:
                 ray.shutdown()
 
-    def _carried_out(self, ray: Any, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def _carried_out(
+        self, ray: Any, orders: Sequence[WorkItem]
+    ) -> Iterator[tuple[WorkItem, Result]]:
         carry_out = ray.remote(num_cpus=self.cores)(carry_out_order)
         shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with every job
         running = {}
         for order in orders:
             if order.dense and order.seed not in shared:
                 shared[order.seed] = ray.put(order.dense)
-            bare = Order(order.comparison, order.seed, order.job, b"", order.pruners)
+            bare = WorkItem(order.comparison, order.seed, order.job, b"", order.pruners)
             running[carry_out.remote(bare, shared.get(order.seed, b""))] = order
         while running:
             done, _ = ray.wait(list(running))
@@ -136,22 +138,22 @@ class Cluster:
                 yield running.pop(reference), result
 
 
-def carry_out_order(order: Order, dense: bytes = b"") -> Result:
+def carry_out_order(order: WorkItem, dense: bytes = b"") -> Result:
     """Carry one order out in a process of a crew."""
     contest = _contest(order.comparison, tuple(order.pruners.items()))
     if dense:
-        order = Order(order.comparison, order.seed, order.job, dense, order.pruners)
+        order = WorkItem(order.comparison, order.seed, order.job, dense, order.pruners)
     return _done(contest, order)
 
 
-def by_name(comparison: Comparison) -> Callable[[int], Learner]:
+def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
     """Seed -> a learner of the model and the data that the task names."""
 
     def make(seed: int) -> Learner:
         from secateurs.backends import backend_of
-        from secateurs.study.building import built
+        from secateurs.study.building import build_task
 
-        model, sources = built(comparison.task, seed)
+        model, sources = build_task(comparison.task, seed)
         training = comparison.training.model_copy(update={"seed": seed})
         learner: Learner = backend_of(model).Learner(
             model, sources.train, sources.validation, sources.test, training
@@ -162,16 +164,16 @@ def by_name(comparison: Comparison) -> Callable[[int], Learner]:
 
 
 @functools.lru_cache(maxsize=1)
-def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> Contest:
+def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> JobRunner:
     """The contest this process is in: what one job has built, the next may use again."""
     told = Comparison.model_validate_json(comparison)
-    return Contest(told, by_name(told), dict(pruners))
+    return JobRunner(told, learner_factory(told), dict(pruners))
 
 
-def _done(contest: Contest, order: Order) -> Result:
+def _done(contest: JobRunner, order: WorkItem) -> Result:
     if order.job is None:
         return contest.train_dense(order.seed)
-    return contest.compete(order.job, order.dense)
+    return contest.run(order.job, order.dense)
 
 
 def _prepare(threads: int) -> None:

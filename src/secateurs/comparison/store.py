@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", Dense, Outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class ResultStore:
     """The files of one comparison.
 
     Attributes:
@@ -147,7 +147,7 @@ def _read(kind: type[Kind], path: Path) -> Kind | None:
         ) from error
 
 
-def _refuse_another(ledger: Ledger, comparison: Comparison) -> None:
+def _refuse_another(ledger: ResultStore, comparison: Comparison) -> None:
     free = ("strategies", "amounts", "seeds")
     same = comparison.model_copy(update={name: getattr(ledger.comparison, name) for name in free})
     differences = ledger.comparison.differences(same)

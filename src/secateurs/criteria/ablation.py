@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.needs import Need
 from secateurs.channels.network import Network
-from secateurs.criteria.group_data import Array, Facts
-from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.group_data import Array, GroupData
+from secateurs.criteria.registry import criterion
 
 
 @criterion(Need.ABLATION)
-def oracle(facts: Facts) -> Array:
+def oracle(facts: GroupData) -> Array:
     """Change of the loss when the channel is removed, measured.
 
     Formula: s_j = mean over images of L_n(without channel j) - L_n. Below 0 the network is better
@@ -31,7 +32,7 @@ def oracle(facts: Facts) -> Array:
 
 
 @criterion(Need.ABLATION)
-def critical(facts: Facts) -> Array:
+def critical(facts: GroupData) -> Array:
     """By how much the class that needs the channel most loses accuracy when it is removed.
 
     Formula: s_j = max over classes c of D_jc; D_jc = accuracy on c - accuracy on c without channel

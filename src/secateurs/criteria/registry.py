@@ -5,42 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Flag, auto
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.statistics import Gathered
+from secateurs.calibration.needs import Need
+from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.errors import UnknownNameError, nearest
 
 Score = NDArray[np.floating[Any]]
-Function = Callable[[Facts], Score]
-Caution = Callable[[Network, Gathered], str]
-
-
-class Need(Flag):
-    """What has to be gathered before a criterion can score."""
-
-    NOTHING = 0
-    WEIGHTS = auto()
-    ACTIVATIONS = auto()
-    """Sums over the values that consumers read; see ``gathered.Reading``."""
-    GRAMS = auto()
-    """Products of those values, channel by channel; see ``gathered.Gram``."""
-    GATES = auto()
-    """How each image's loss changes with a gate on a channel; see ``gathered.Gates``."""
-    CURVATURE = auto()
-    """Squared gradients of the weights, image by image."""
-    ABLATION = auto()
-    """What the loss does when a channel is removed; see ``ablations.Ablation``."""
-
-    DATA = ACTIVATIONS | GRAMS | GATES | CURVATURE | ABLATION
-    """Any of these takes calibration images."""
-    LOSS = GATES | CURVATURE | ABLATION
-    """Any of these takes a loss, and so labels."""
+Function = Callable[[GroupData], Score]
+Caution = Callable[[Network, CalibrationStatistics], str]
 
 
 @dataclass(frozen=True, slots=True)

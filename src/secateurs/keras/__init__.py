@@ -1,32 +1,32 @@
 """Secateurs for Keras 3 models, on TensorFlow, JAX and PyTorch."""
 
-from secateurs.keras.ablation.oracle import oracle
+from secateurs.keras.ablation.oracle import ablate_channels
 from secateurs.keras.cutting import apply, delete_channels
 from secateurs.keras.saving import load, save
-from secateurs.keras.statistics.collector import gather
-from secateurs.keras.statistics.cut_evaluation import judged
+from secateurs.keras.statistics.collector import collect_statistics
+from secateurs.keras.statistics.cut_evaluation import evaluate_cut
 from secateurs.keras.surgery.layers import delete_layer, insert_layer, replace_layer
 from secateurs.keras.trace_model import trace
 from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
 from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
-from secateurs.keras.training.learner import Learner, training_of
+from secateurs.keras.training.learner import Learner, default_training
 
 __all__ = [
     # as for PyTorch
     "apply",
     "delete_channels",
-    "gather",
-    "judged",
+    "collect_statistics",
+    "evaluate_cut",
     "load",
-    "oracle",
+    "ablate_channels",
     "save",
     "trace",
     # training
     "Learner",
     "Progress",
     "PruneOnSchedule",
-    "training_of",
+    "default_training",
     # whole layers
     "delete_layer",
     "insert_layer",

@@ -10,9 +10,9 @@ from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations
-from secateurs.keras.proof.prove import prove
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors, named_operations
+from secateurs.keras.proof.comparison import prove
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import TracedModel, trace
 
@@ -45,7 +45,7 @@ def apply(
         CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
             behind.
     """
-    model = checked_model(model)
+    model = check_model(model)
     small = cut_copy(model, cut)
     evidence = None
     if proof:
@@ -135,7 +135,7 @@ def _is_of(network: Network, model: Any) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.variable for leaf in leaves_of(model)}
+    present = {leaf.name: leaf.variable for leaf in list_tensors(model)}
     return present.keys() == source.leaves.keys() and all(
         variable is source.leaves[name].variable for name, variable in present.items()
     )

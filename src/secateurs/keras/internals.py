@@ -30,13 +30,13 @@ __all__ = [
     "Layer",
     "Operation",
     "accepts_training",
-    "compiled",
+    "compile_function",
     "compiled_with",
     "device",
     "functional_like_constructor",
     "gradient_of",
     "graph_of",
-    "heard",
+    "intercept_calls",
     "infer",
     "is_model",
     "is_quantized",
@@ -146,7 +146,7 @@ def variables_of(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled as a whole where running it piece by piece is slow (on JAX)."""
     if keras.backend.backend() != "jax":
         return function
@@ -190,7 +190,7 @@ def _by_tensorflow(function: Any, tensors: Sequence[Any], *rest: Any) -> list[ND
 
 
 @contextmanager
-def heard(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+def intercept_calls(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """For a while, calls of these layers go through functions: ``function(call, *arguments)``."""
     for layer, around in layers.items():
         own = layer.call

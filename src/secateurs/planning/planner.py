@@ -14,7 +14,7 @@ from secateurs import formatting
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
-from secateurs.channels.file_size import file_bytes
+from secateurs.channels.file_size import predicted_file_size
 from secateurs.channels.network import Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
 
@@ -301,7 +301,7 @@ def _meet(network: Network, queue: _Queue, budget: Budget) -> Cut:
         if tensor_limit is None:
             return cut
         # A file is its tensors and a header, which is known once the cut is, and grows with it.
-        excess = file_bytes(network, cut) - limits["size_mb"]
+        excess = predicted_file_size(network, cut) - limits["size_mb"]
         if excess <= 0:
             return cut
         tensor_limit = network.cost(cut).bytes - excess
@@ -366,7 +366,7 @@ def _measures(network: Network, cost: Cost, cut: Cut) -> dict[str, float]:
         "channels": cost.channels,
         "params": cost.params,
         "macs": cost.macs,
-        "size_mb": file_bytes(network, cut),
+        "size_mb": predicted_file_size(network, cut),
     }
 
 

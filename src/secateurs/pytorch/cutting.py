@@ -13,9 +13,9 @@ from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
-from secateurs.pytorch.model.example_inputs import checked_model
-from secateurs.pytorch.model.tensors import leaves_of
-from secateurs.pytorch.proof.prove import prove
+from secateurs.pytorch.model.example_inputs import check_model
+from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.proof.comparison import prove
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
 from secateurs.pytorch.trace_model import TracedModel, trace
 
@@ -70,8 +70,8 @@ def apply(
         CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
             behind.
     """
-    model = checked_model(model)
-    check_tensors(leaves_of(model), cut)
+    model = check_model(model)
+    check_tensors(list_tensors(model), cut)
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)
@@ -128,7 +128,7 @@ def _is_of(network: Network, model: nn.Module) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.tensor for leaf in leaves_of(model)}
+    present = {leaf.name: leaf.tensor for leaf in list_tensors(model)}
     return present.keys() == source.tensors.keys() and all(
         present[name] is tensor for name, tensor in source.tensors.items()
     )

@@ -14,13 +14,13 @@ from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.model.caches import forget_caches_
-from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
-from secateurs.pytorch.model.tensors import Leaf, leaves_of
+from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
+from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
-from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
+from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention, layer_sizes_of
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.op_call import mapped, tensors_in, without_values
-from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors, without_values
+from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
 
 
@@ -36,7 +36,7 @@ class TracedModel:
 
     model: nn.Module
     example_inputs: Any
-    operations: Sequence[Operation]
+    operations: Sequence[OpRecord]
     tensors: dict[str, torch.Tensor]
     framework: str = "pytorch"
 
@@ -49,7 +49,7 @@ class TracedModel:
         return values
 
 
-def traced(network: Network) -> TracedModel:
+def source_of(network: Network) -> TracedModel:
     """What the network knows of the PyTorch model it came from."""
     if not isinstance(network.source, TracedModel):
         raise CutError(
@@ -73,10 +73,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Network:
     Raises:
         ModelError: its forward raises on these inputs, or it is not a module.
     """
-    model = checked_model(model)
+    model = check_model(model)
     network = _traced_somehow(model, example_inputs)
     suspects = _perhaps_caches(model, network)
-    if suspects and forget_caches_(model, *as_call(example_inputs, model), suspects):
+    if suspects and forget_caches_(model, *parse_example_inputs(example_inputs, model), suspects):
         network = _traced_somehow(model, example_inputs)
     return remember(model, network)
 
@@ -90,7 +90,7 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     state = model.state_dict().keys()
     return [
         tensor
-        for name, tensor in traced(network).tensors.items()
+        for name, tensor in source_of(network).tensors.items()
         if name not in state
         and tensor.is_floating_point()
         and tensor.numel() > 1
@@ -122,17 +122,17 @@ def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Ne
     Real ones are for models whose forward pass reads values: where a value decides what is done or
     how many there are, the rehearsals go by what was read here.
     """
-    leaves = leaves_of(model)
+    leaves = list_tensors(model)
     tracer = Tracer(leaves, rules, concrete)
     tracer.convolutions = {
         path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
     }
-    arguments, keywords = as_call(example_inputs, model)
+    arguments, keywords = parse_example_inputs(example_inputs, model)
     passes = [_watched(tracer, model, arguments, keywords, training=False)]
     unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
     if not concrete and any(leaf.can_carry_channels for leaf in unused):
         passes += _in_training(tracer, model, arguments, keywords)
-    demand(model, leaves, tracer)
+    constrain_attention(model, leaves, tracer)
 
     def build(sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = ()) -> Network:
         return _network(model, leaves, tracer, passes, example_inputs, sizes, scalings)
@@ -146,14 +146,14 @@ def _traced(model: nn.Module, example_inputs: Any, concrete: bool = False) -> Ne
 
 def _network(
     model: nn.Module,
-    leaves: Sequence[Leaf],
+    leaves: Sequence[ModelTensor],
     tracer: Tracer,
     passes: Sequence[ForwardPass],
     example_inputs: Any,
     sizes: Sequence[Size],
     scalings: Sequence[Scaling],
 ) -> Network:
-    known = sizes_of(model, leaves, tracer.counts)
+    known = layer_sizes_of(model, leaves, tracer.counts)
     found = {(size.owner, size.attribute, size.position) for size in known}
     new = [size for size in sizes if (size.owner, size.attribute, size.position) not in found]
     return Network(
@@ -185,22 +185,22 @@ def _watched(
     try:
         outputs = tracer.run(
             model,
-            [mapped(value, tracer.follow_input) for value in arguments],
-            {key: mapped(value, tracer.follow_input) for key, value in keywords.items()},
+            [map_tensors(value, tracer.follow_input) for value in arguments],
+            {key: map_tensors(value, tracer.follow_input) for key, value in keywords.items()},
             training,
         )
     except Exception as error:
         said = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
             f"{type(model).__name__}: its forward raised {type(error).__name__}: {said}. "
-            f"Received example_inputs of {described(_as_given(arguments, keywords))}; "
+            f"Received example_inputs of {format_inputs(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
-    for tensor in tensors_in(outputs):
+    for tensor in iterate_tensors(outputs):
         tracer.freeze(tensor, NETWORK_OUTPUT)
     return ForwardPass(
-        [mapped(value, without_values) for value in arguments],
-        {key: mapped(value, without_values) for key, value in keywords.items()},
+        [map_tensors(value, without_values) for value in arguments],
+        {key: map_tensors(value, without_values) for key, value in keywords.items()},
         training,
         operations,
     )
@@ -231,8 +231,8 @@ def _in_training(
             _watched(
                 tracer,
                 model,
-                [mapped(value, doubled) for value in arguments],
-                {key: mapped(value, doubled) for key, value in keywords.items()},
+                [map_tensors(value, doubled) for value in arguments],
+                {key: map_tensors(value, doubled) for key, value in keywords.items()},
                 training=True,
             )
         ]

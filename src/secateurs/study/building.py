@@ -17,7 +17,7 @@ from secateurs.study.directory import Sources
 _SMALL, _MIDDLING = 64, 128
 
 
-def built(task: Task, seed: int) -> tuple[Any, Sources]:
+def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
     """The model and the data of a task that says all that is needed.
 
     Args:

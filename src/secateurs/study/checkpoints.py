@@ -63,7 +63,7 @@ class Position:
     result_proof: Mapping[str, Any] | None = None
 
 
-class Journal(Protocol):
+class CheckpointStore(Protocol):
     """Where a study keeps what it must not lose."""
 
     @property
@@ -94,7 +94,7 @@ class Journal(Protocol):
         ...
 
 
-class Memory:
+class InMemoryStore:
     """A journal that nothing of is left when the process ends."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Memory:
         return None
 
 
-def proof_of(position: Position) -> Proof | None:
+def last_proof(position: Position) -> Proof | None:
     """The proof of the cut that made the study's result."""
     if position.result_proof is None:
         return None

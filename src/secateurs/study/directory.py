@@ -28,11 +28,18 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.errors import CheckpointError, StudyError
-from secateurs.files import content_of, remove_temporaries, write_atomically
+from secateurs.files import read_bytes, remove_temporaries, write_atomically
 from secateurs.settings.configuration import Configuration, Pruning, Stop, Task, Training
-from secateurs.study.checkpoints import Journal, Memory, Name, Position, Stage, proof_of
+from secateurs.study.checkpoints import (
+    CheckpointStore,
+    InMemoryStore,
+    Name,
+    Position,
+    Stage,
+    last_proof,
+)
 from secateurs.study.history import History
 from secateurs.study.loop import Loop, check
 from secateurs.training.callbacks import Watcher
@@ -187,7 +194,7 @@ def _refuse_something_else(directory: Path) -> None:
         )
 
 
-class Files:
+class DiskStore:
     """A study's files as a loop's journal."""
 
     def __init__(self, directory: Path, learner: Learner) -> None:
@@ -215,7 +222,7 @@ class Files:
             return
         now = present()
         tensors, said = _flat(now, _PRESENT)
-        described: dict[str, Any] = {
+        describe_task: dict[str, Any] = {
             "version": _CHECKPOINT_VERSION,
             "position": asdict(position),
             "records": len(self.history),
@@ -223,11 +230,11 @@ class Files:
             "best": None,
         }
         if best is now:
-            described["best"] = "present"
+            describe_task["best"] = "present"
         elif best is not None:
-            more, described["best"] = _flat(best, _BEST)
+            more, describe_task["best"] = _flat(best, _BEST)
             tensors |= more
-        content = self._pack(tensors, {"format": "pt", _CHECKPOINT_KEY: json.dumps(described)})
+        content = self._pack(tensors, {"format": "pt", _CHECKPOINT_KEY: json.dumps(describe_task)})
         write_atomically(self._directory / CHECKPOINT, content)
 
     def resume(self) -> tuple[Position, Snapshot, Snapshot | None] | None:
@@ -237,19 +244,19 @@ class Files:
             return None
         tensors, said = self._read(path)
         try:
-            described = json.loads(said[_CHECKPOINT_KEY])
-            if described["version"] != _CHECKPOINT_VERSION:
+            describe_task = json.loads(said[_CHECKPOINT_KEY])
+            if describe_task["version"] != _CHECKPOINT_VERSION:
                 raise CheckpointError(
                     f"{path}: expected version {_CHECKPOINT_VERSION} of a checkpoint; received "
-                    f"version {described['version']!r}"
+                    f"version {describe_task['version']!r}"
                 )
-            values = described["position"]
+            values = describe_task["position"]
             position = Position(**(values | {"stage": Stage(values["stage"])}))
-            present = _snapshot(tensors, described["present"], _PRESENT)
-            best = described["best"]
+            present = _snapshot(tensors, describe_task["present"], _PRESENT)
+            best = describe_task["best"]
             if best is not None:
                 best = present if best == "present" else _snapshot(tensors, best, _BEST)
-            records = int(described["records"])
+            records = int(describe_task["records"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: expected a checkpoint of this study; received something else "
@@ -287,7 +294,7 @@ class Files:
             write_atomically(path, content())
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-        content = content_of(path)
+        content = read_bytes(path)
         try:
             return self._unpack(content)
         except CheckpointError as error:
@@ -345,7 +352,7 @@ class Sources:
     test: Any = None
 
 
-def carry_out(
+def run_study(
     model: Any,
     sources: Sources,
     *,
@@ -354,7 +361,7 @@ def carry_out(
     stop: Stop,
     task: Task | None = None,
     command: tuple[str, ...] = (),
-    criterion: str | Callable[[Facts], Any] | None = None,
+    criterion: str | Callable[[GroupData], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     directory: str | Path | None = None,
     fresh: bool = False,
@@ -387,12 +394,12 @@ def carry_out(
     )
     network = check(learner, configuration, wanted)
     if task is None:
-        task = described(network, learner, sources)
+        task = describe_task(network, learner, sources)
     configuration = configuration.model_copy(update={"task": task, "command": command})
     journal = _journal(directory, configuration, learner, fresh)
     watcher = (watcher or Watcher()) if learner.is_main else Watcher()
     position = Loop(learner, journal, configuration, wanted, watcher, loss).run()
-    report = CutReport(learner.cut, proof_of(position))
+    report = CutReport(learner.cut, last_proof(position))
     small = learner.release()
     keep_report_(small, report)
     if directory is not None and learner.is_main:
@@ -403,15 +410,15 @@ def carry_out(
 
 def _journal(
     directory: str | Path | None, configuration: Configuration, learner: Learner, fresh: bool
-) -> Journal:
+) -> CheckpointStore:
     if directory is None:
-        return Memory()
+        return InMemoryStore()
     place = Path(directory)
     learner.agree(lambda: str(Study.begin(place, configuration, fresh=fresh).directory))
-    return Files(place, learner)
+    return DiskStore(place, learner)
 
 
-def described(network: Network, learner: Learner, sources: Sources) -> Task:
+def describe_task(network: Network, learner: Learner, sources: Sources) -> Task:
     """What can be said of a model and data that have no name."""
     shapes = sorted((tensor.name, tensor.shape) for tensor in network.tensors.values())
     return Task(

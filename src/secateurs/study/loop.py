@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import check_known
 from secateurs.criteria.scoring import Scores
 from secateurs.errors import SecateursError
@@ -31,7 +31,7 @@ from secateurs.formatting import percent
 from secateurs.planning.auto_criterion import score_for
 from secateurs.planning.planner import plan
 from secateurs.settings.configuration import Configuration, Training
-from secateurs.study.checkpoints import Journal, Name, Position, Stage
+from secateurs.study.checkpoints import CheckpointStore, Name, Position, Stage
 from secateurs.study.rounds import fits, limits_of, plan_round
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Evaluation, Learner, Part, Snapshot
@@ -46,9 +46,9 @@ class Loop:
     def __init__(
         self,
         learner: Learner,
-        journal: Journal,
+        journal: CheckpointStore,
         configuration: Configuration,
-        criterion: str | Callable[[Facts], Any],
+        criterion: str | Callable[[GroupData], Any],
         watcher: Watcher,
         loss: Callable[[Any, Any], Any] | None = None,
     ) -> None:
@@ -413,7 +413,7 @@ class Loop:
 
 
 def check(
-    learner: Learner, configuration: Configuration, criterion: str | Callable[[Facts], Any]
+    learner: Learner, configuration: Configuration, criterion: str | Callable[[GroupData], Any]
 ) -> Network:
     """Find out what cannot be done, before anything is written or hours are spent.
 

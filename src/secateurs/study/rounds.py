@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import file_bytes
+from secateurs.channels.file_size import predicted_file_size
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError, ModelError
 from secateurs.planning.planner import Budget, plan
@@ -30,7 +30,7 @@ def limits_of(dense: Network, budget: Budget | None) -> dict[str, float]:
             "channels": cost.channels,
             "params": cost.params,
             "macs": cost.macs,
-            "size_mb": file_bytes(dense, Cut()),
+            "size_mb": predicted_file_size(dense, Cut()),
         }
     )
 
@@ -48,7 +48,7 @@ def fits(network: Network, so_far: Cut, limits: Limits, cut: Cut | None = None) 
     cost = network.cost(cut)
     takes = {"channels": cost.channels, "params": cost.params, "macs": cost.macs}
     if "size_mb" in limits:
-        takes["size_mb"] = file_bytes(network, so_far.then(cut))
+        takes["size_mb"] = predicted_file_size(network, so_far.then(cut))
     return bool(limits) and all(takes[name] <= limit for name, limit in limits.items())
 
 
@@ -83,7 +83,7 @@ def plan_round(
         return cut
     tight = dict(limits)
     if "size_mb" in limits:  # a plan reckons with a file that tells of its own cut alone
-        earlier = file_bytes(network, so_far.then(cut)) - file_bytes(network, cut)
+        earlier = predicted_file_size(network, so_far.then(cut)) - predicted_file_size(network, cut)
         tight["size_mb"] -= earlier
     exact = _down_to(network, scores, pruning, skip, tight)
     exact = _within_floors(network, exact, scores, floors)

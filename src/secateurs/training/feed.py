@@ -26,7 +26,7 @@ _BATCHES_LOOKED_AT = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Shard:
     """Which part of every batch a process takes: the ``index``-th of ``of`` parts."""
 
     index: int = 0
@@ -37,7 +37,7 @@ class Share:
         return slice(whole * self.index // self.of, whole * (self.index + 1) // self.of)
 
 
-ALL = Share()
+ALL = Shard()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Feed(Protocol):
         """Batches in an epoch of training."""
         ...
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
         ...
 
@@ -87,7 +87,7 @@ class Feed(Protocol):
         """Batches in which every image is seen once."""
         ...
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         """Every image once, not augmented."""
         ...
 
@@ -150,7 +150,7 @@ class ArrayFeed:
     def whole_length(self) -> int:
         return -(-len(self._source) // self._batch_size)
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         order = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(len(self._source))
         size = self._batch_size
         for number in range(first, len(self)):
@@ -161,7 +161,7 @@ class ArrayFeed:
                 images = augmented(images, self._augmentation, random, share, size)
             yield Batch(images, labels, size)
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         for start in range(0, len(self._source), self._batch_size):
             whole = min(self._batch_size, len(self._source) - start)
             part = share.slice(whole)
@@ -197,13 +197,13 @@ class LoaderFeed:
     def whole_length(self) -> int:
         return self._length
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         return itertools.islice(self._parts(epoch, share), first, None)
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         return self._parts(0, share)
 
-    def _parts(self, epoch: int, share: Share) -> Iterator[Batch]:
+    def _parts(self, epoch: int, share: Shard) -> Iterator[Batch]:
         for images, labels in self._batches(epoch):
             part = share.slice(len(labels))
             yield Batch(images[part], labels[part], len(labels))
@@ -273,7 +273,7 @@ def as_feed(
     )
 
 
-def consecutive(feed: Feed, first: int, count: int, share: Share = ALL) -> Iterator[Batch]:
+def consecutive(feed: Feed, first: int, count: int, share: Shard = ALL) -> Iterator[Batch]:
     """``count`` training batches from number ``first`` of all training on, epoch after epoch."""
     epoch, place = divmod(first, len(feed))
     while count > 0:
@@ -287,7 +287,7 @@ def augmented(
     images: Images,
     augmentation: Augmentation,
     random: np.random.Generator,
-    share: Share = ALL,
+    share: Shard = ALL,
     whole: int | None = None,
 ) -> Images:
     """New images, changed at random.

@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 
 import secateurs as sec
-from secateurs.keras import Learner, training_of
+from secateurs.keras import Learner, default_training
 from secateurs.keras.training import learner as train
 from secateurs.planning.auto_criterion import score_for
 
@@ -71,7 +71,7 @@ def test_retraining_is_what_fit_would_have_done():
     model = cnn(softmax=False)
     model.fit(*DATA, epochs=1, batch_size=60, verbose=0)
     learner = Learner(
-        model, DATA, DATA, None, training_of(model).model_copy(update={"batch_size": 60})
+        model, DATA, DATA, None, default_training(model).model_copy(update={"batch_size": 60})
     )
     network = learner.trace()
     cut = network.cut({"conv1": [0, 3]})
@@ -199,7 +199,7 @@ def test_losses_of_every_kind_of_label():
     for loss in ("categorical_crossentropy", "sparse_categorical_crossentropy"):
         model = cnn(compiled=None)
         model.compile("adam", loss)
-        learner = Learner(model, DATA, DATA, None, training_of(model))
+        learner = Learner(model, DATA, DATA, None, default_training(model))
         value = learner.train(0, [0.001], lambda: None)
         chance = np.asarray(model.predict_on_batch(IMAGES))
         assert value == pytest.approx(-np.log(chance[np.arange(60), LABELS]).mean(), rel=0.2)

@@ -7,8 +7,8 @@ from typing import Any
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.keras.internals import Layer
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors, named_operations
 from secateurs.keras.surgery.rebuilding import (
     Make,
     compile_like_,
@@ -82,7 +82,7 @@ def replace_layer(model: Any, name: str, layer: Any) -> Any:
 
 
 def _found(model: Any, name: str) -> Any:
-    operations = dict(named_operations(checked_model(model)))
+    operations = dict(named_operations(check_model(model)))
     if name not in operations:
         raise UnknownNameError(f"no layer named {name!r}{nearest(name, list(operations))}")
     return operations[name]
@@ -118,8 +118,8 @@ def _edited(model: Any, name: str, make: Make) -> Any:
 
 def _keep_weights_(model: Any, new: Any, name: str) -> None:
     """The weights of the layers that are in both; a layer that was put in keeps its own."""
-    present = {leaf.name: leaf for leaf in leaves_of(new)}
-    for leaf in leaves_of(model):
+    present = {leaf.name: leaf for leaf in list_tensors(new)}
+    for leaf in list_tensors(model):
         other = present.get(leaf.name)
         if other is None or leaf.layer == name or leaf.layer.startswith(f"{name}."):
             continue

@@ -23,7 +23,7 @@ from secateurs.keras.internals import (
     sublayers,
     variables_of,
 )
-from secateurs.keras.model.tensors import Leaf, leaves_of, named_operations, paths_of
+from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, paths_of
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
@@ -43,7 +43,7 @@ def cut_copy(model: Any, cut: Cut) -> Any:
         CutError: a tensor or layer that the cut names is missing, or has another size.
         ModelError: a layer cannot be made again from its configuration.
     """
-    leaves = leaves_of(model)
+    leaves = list_tensors(model)
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
     blank = Blank()
@@ -61,7 +61,7 @@ def cut_copy(model: Any, cut: Cut) -> Any:
     return small
 
 
-def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
+def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
     shapes = {leaf.name: leaf.shape for leaf in leaves}
     for name, tensor_cut in cut.tensors.items():
         if name not in shapes:
@@ -229,8 +229,8 @@ def slice_tensor(tensor: Any, cut: TensorCut | None) -> NDArray[Any]:
     return np.array(values)
 
 
-def _fill_(small: Any, leaves: Iterable[Leaf], cut: Cut) -> None:
-    present = {leaf.name: leaf for leaf in leaves_of(small)}
+def _fill_(small: Any, leaves: Iterable[ModelTensor], cut: Cut) -> None:
+    present = {leaf.name: leaf for leaf in list_tensors(small)}
     for leaf in leaves:
         value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
         for name in (leaf.name, *leaf.aliases):
@@ -259,7 +259,7 @@ def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
     Without it a smaller head would sharpen the attention; with it, the scores are exactly the sums
     over the channels that stay.
     """
-    for leaf in leaves_of(model):
+    for leaf in list_tensors(model):
         if leaf.name in (f"{layer}.query.kernel", f"{layer}.query.bias"):
             leaf.variable.assign(leaf.variable.value * (after / before) ** 0.5)
 
@@ -267,8 +267,8 @@ def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
 def copy_flags_(model: Any, small: Any) -> None:
     """What may be trained, layer by layer and variable by variable."""
     _copy_trainable_(model, small)
-    present = {leaf.name: leaf for leaf in leaves_of(small)}
-    for leaf in leaves_of(model):
+    present = {leaf.name: leaf for leaf in list_tensors(small)}
+    for leaf in list_tensors(model):
         if leaf.name in present:
             present[leaf.name].variable.trainable = leaf.variable.trainable
 
@@ -336,7 +336,7 @@ class Blank:
 # -- training
 
 
-def compile_like_(model: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) -> None:
+def compile_like_(model: Any, small: Any, leaves: Sequence[ModelTensor], cut: Cut) -> None:
     """Compile the small model as the model is; its optimizer's state (momentum, ...) is sliced."""
     if not model.compiled:
         return
@@ -361,7 +361,7 @@ def _fresh(metrics: Any) -> Any:
     return keras.tree.map_structure(fresh, metrics)
 
 
-def cut_optimizer(optimizer: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) -> Any:
+def cut_optimizer(optimizer: Any, small: Any, leaves: Sequence[ModelTensor], cut: Cut) -> Any:
     """The optimizer for the cut model: same settings, its state (momentum, ...) sliced along.
 
     State that has neither the shape of the variable it belongs to nor that of the new state is
@@ -371,7 +371,7 @@ def cut_optimizer(optimizer: Any, small: Any, leaves: Sequence[Leaf], cut: Cut) 
     if not optimizer.built:
         return new
     names = {id(leaf.variable): leaf.name for leaf in leaves}
-    theirs = {leaf.name: leaf.variable for leaf in leaves_of(small)}
+    theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
     references = _built_with_references(
         new, [theirs[names[id(v)]] for v in variables_of(optimizer)]
     )

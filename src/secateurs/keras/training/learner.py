@@ -21,7 +21,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError
-from secateurs.files import unpacked
+from secateurs.files import unpack_safetensors
 from secateurs.keras.cutting import apply
 from secateurs.keras.internals import (
     compiled_with,
@@ -31,8 +31,8 @@ from secateurs.keras.internals import (
     sync_,
     undisturbed_backend,
 )
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.statistics.loss import LEAST, gives_probabilities
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_, same_optimizer, undisturbed
 from secateurs.keras.trace_model import trace
@@ -47,13 +47,13 @@ _SPEED_PASSES, _SPEED_SECONDS = 7, 0.05
 _DROPOUT = 5
 
 
-def training_of(model: Any) -> Training:
+def default_training(model: Any) -> Training:
     """How to retrain a compiled model: as it was compiled, at the learning rate it has now.
 
     Raises:
         ModelError: it is not compiled.
     """
-    model = checked_model(model)
+    model = check_model(model)
     if not model.compiled or model.optimizer is None:
         raise ModelError(
             f"{model.name}: expected a compiled model, to be retrained as it was trained; received "
@@ -84,7 +84,7 @@ class Learner:
             ModelError: weights hold NaN or infinity, the model gives no scores of classes, or is
                 to be trained as compiled and is not.
         """
-        self._origin = checked_model(model)
+        self._origin = check_model(model)
         self._training = training
         _check_trainable(self._origin, training)
         self._classes = _classes_of(model)
@@ -237,7 +237,7 @@ class Learner:
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values."""
         return Snapshot(
-            {leaf.name: np.array(leaf.array()) for leaf in leaves_of(self._model)},
+            {leaf.name: np.array(leaf.array()) for leaf in list_tensors(self._model)},
             self.cut,
             {
                 str(number): np.array(keras.ops.convert_to_numpy(variable.value))
@@ -271,7 +271,7 @@ class Learner:
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
-        return unpacked(content, load_tensors)
+        return unpack_safetensors(content, load_tensors)
 
     # -- data
 
@@ -412,7 +412,7 @@ def _check_fits(model: Any, part: str, wanted: Sequence[int | None], given: Sequ
 
 def _check_trainable(model: Any, training: Training) -> None:
     if training.optimizer == "compiled":
-        training_of(model)
+        default_training(model)
     if training.precision == "bf16":
         raise ModelError(
             f"{model.name}: expected precision 'auto' or 'fp32': a Keras model has its precision "
@@ -424,7 +424,7 @@ def _check_trainable(model: Any, training: Training) -> None:
             f"{model.name}: expected weights that can be trained; all of them are frozen "
             "(trainable=False)"
         )
-    for leaf in leaves_of(model):
+    for leaf in list_tensors(model):
         values = leaf.array()
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ModelError(
@@ -446,7 +446,7 @@ def _classes_of(model: Any) -> int:
 
 
 def _fill_(model: Any, tensors: Mapping[str, Any]) -> None:
-    for leaf in leaves_of(model):
+    for leaf in list_tensors(model):
         known = tensors.get(leaf.name)
         if known is None or tuple(known.shape) != leaf.shape:
             received = "none" if known is None else f"shape {tuple(known.shape)}"

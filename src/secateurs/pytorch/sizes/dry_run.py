@@ -23,17 +23,17 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, users_line
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     Call,
     is_decided_by_data,
-    made_for_real,
+    iterate_tensors,
     numbers_of,
+    run_on_constants,
     start_of,
-    tensors_in,
 )
-from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, Operation
+from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, OpRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,11 +108,11 @@ class Findings:
         return bool(self.sizes or self.numbers or self.raised)
 
 
-class OffCourseError(Exception):
+class PathChangedError(Exception):
     """The small model's operations are no longer those of the dense one."""
 
 
-class Rehearsal(Counted):
+class DryRun(OpInterpreter):
     """Runs the small model on tensors without data and compares it with what is foretold."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Rehearsal(Counted):
                 line,
                 (str(error).splitlines() or [type(error).__name__])[0][:120],
                 layers,
-                () if isinstance(error, OffCourseError) else tuple(self._next(line, layers)),
+                () if isinstance(error, PathChangedError) else tuple(self._next(line, layers)),
             )
         return self.findings
 
@@ -160,12 +160,14 @@ class Rehearsal(Counted):
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         call = Call(function, arguments, keywords)
         if self.index >= len(self._forward.operations):
-            raise OffCourseError("it does more than the dense model")
+            raise PathChangedError("it does more than the dense model")
         operation = self._forward.operations[self.index]
         if operation.name != str(function.overloadpacket):
-            raise OffCourseError(f"it does {call.name} where the dense model did {operation.name}")
+            raise PathChangedError(
+                f"it does {call.name} where the dense model did {operation.name}"
+            )
         if call.packet in MADE_NEW or not any(tensor.is_meta for tensor in call.tensors()):
-            return made_for_real(call)
+            return run_on_constants(call)
         if not operation.outputs and operation.value is None:
             return call.run()  # of constants alone, made where the input is
         if is_decided_by_data(call):
@@ -177,7 +179,7 @@ class Rehearsal(Counted):
         except (RuntimeError, IndexError, ValueError, TypeError):
             self._note_sizes(call, operation, None)
             return self._foretold(call, operation)
-        shapes = [tuple(tensor.shape) for tensor in tensors_in(output)]
+        shapes = [tuple(tensor.shape) for tensor in iterate_tensors(output)]
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
             return self._foretold(call, operation)
@@ -188,7 +190,7 @@ class Rehearsal(Counted):
     ) -> Any:
         call = Call(function, arguments, keywords)
         has_data = not any(tensor.is_meta for tensor in call.tensors())
-        return made_for_real(call) if has_data else call.run()
+        return run_on_constants(call) if has_data else call.run()
 
     def _shape(self, dense: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         shape = list(dense)
@@ -196,13 +198,13 @@ class Rehearsal(Counted):
             shape[axis] = int(self._stays[units].sum())
         return tuple(shape)
 
-    def _foretold(self, call: Call, operation: Operation) -> Any:
+    def _foretold(self, call: Call, operation: OpRecord) -> Any:
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
         return self._made(call, operation)
 
-    def _made(self, call: Call, operation: Operation) -> Any:
+    def _made(self, call: Call, operation: OpRecord) -> Any:
         """Results of the foretold shapes."""
         made = [
             torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")
@@ -214,7 +216,7 @@ class Rehearsal(Counted):
         return made if len(returns) == 1 else tuple(made)
 
     def _note_sizes(
-        self, call: Call, operation: Operation, shapes: list[tuple[int, ...]] | None
+        self, call: Call, operation: OpRecord, shapes: list[tuple[int, ...]] | None
     ) -> None:
         line = users_line()
         layers = tuple(self._layers_in(_running_frames()))
@@ -236,14 +238,14 @@ class Rehearsal(Counted):
                 wrong = WrongSize(key, axes.get(axis), dense[axis], length, line, layers)
                 self.findings.sizes.append(wrong)
 
-    def _compare_numbers(self, call: Call, operation: Operation) -> None:
+    def _compare_numbers(self, call: Call, operation: OpRecord) -> None:
         present = numbers_of(call)
         for place, (dense, got) in enumerate(zip(operation.numbers, present, strict=False)):
             if not math.isclose(dense, got, rel_tol=1e-6, abs_tol=1e-12):
                 key = (self._pass, self.index, place)
                 self.findings.numbers.append(WrongNumber(key, dense, got, users_line()))
 
-    def _compare_starts(self, call: Call, operation: Operation) -> None:
+    def _compare_starts(self, call: Call, operation: OpRecord) -> None:
         """What is taken from a position on begins behind as many channels as stay before it."""
         found = start_of(call)
         if operation.start is None or found is None:

@@ -30,9 +30,9 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network, Scaling, Size
 from secateurs.pytorch.sizes.dry_run import (
     START,
+    DryRun,
     Findings,
     Raised,
-    Rehearsal,
     WrongNumber,
     WrongSize,
 )
@@ -112,7 +112,7 @@ class BakedSizes:
         found = Findings()
         small = cut_copy(self._model, cut, without_data=True)
         for number, forward in enumerate(self._passes):
-            new = Rehearsal(small, forward, number, stays).rehearse()
+            new = DryRun(small, forward, number, stays).rehearse()
             found.sizes += new.sizes
             found.numbers += [n for n in new.numbers if not self._is_put_right(n, stays)]
             found.raised = found.raised or new.raised

@@ -67,7 +67,7 @@ UNNUMBERED = {
 """Operations that come or go with the kind or the size of a tensor, and change no value."""
 
 
-class Counted(TorchDispatchMode):
+class OpInterpreter(TorchDispatchMode):
     """Numbers the operations of a forward pass and hands each to ``step``.
 
     Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``,

@@ -13,22 +13,22 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.pytorch.model.tensors import Leaf
-from secateurs.pytorch.tracing.interpreter import Counted, aten, users_line
+from secateurs.pytorch.model.tensors import ModelTensor
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, users_line
 from secateurs.pytorch.tracing.op_call import (
     SCALING,
     Call,
-    made_for_real,
-    mapped,
+    iterate_tensors,
+    map_tensors,
     numbers_of,
+    run_on_constants,
     start_of,
-    tensors_in,
     without_data,
 )
 from secateurs.pytorch.tracing.op_record import (
     Axes,
     Labels,
-    Operation,
+    OpRecord,
     Place,
     follow,
     is_followed,
@@ -39,7 +39,7 @@ NETWORK_INPUT = "the network's input"
 NETWORK_OUTPUT = "it is the network's output"
 
 
-class Tracer(Counted):
+class Tracer(OpInterpreter):
     """Runs a model on tensors without data and collects the equations between its units.
 
     A rule for each operation says what it does to the labels; an operation without a rule freezes
@@ -47,14 +47,14 @@ class Tracer(Counted):
     grids) are computed for real, so that rules can read them.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], rules: Any, concrete: bool = False) -> None:
+    def __init__(self, leaves: Sequence[ModelTensor], rules: Any, concrete: bool = False) -> None:
         super().__init__(rules.is_whole)
         self.rules = rules
         self.equations = Equations()
         self.leaves = {id(leaf.tensor): leaf for leaf in leaves}
         self.contractions: list[Contraction] = []
         self.mixings: list[Mixing] = []
-        self.operations: list[Operation] = []
+        self.operations: list[OpRecord] = []
         self.counts: dict[tuple[str, str], Ids] = {}
         self.reads_sizes = False
         """Whether an operation was given lengths of axes that carry channels, or maybe a factor
@@ -67,19 +67,19 @@ class Tracer(Counted):
     # -- one operation
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        operation = Operation(str(function.overloadpacket), self.layer)
+        operation = OpRecord(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
         call = self._call(function, arguments, keywords)
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
         if not followed:
-            return made_for_real(call)
+            return run_on_constants(call)
         operation.numbers = numbers_of(call)
         operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
         if operation.numbers and call.packet in SCALING | {aten.scaled_dot_product_attention}:
             self.reads_sizes = True  # a factor may be computed from one
         output = self.rules.apply(self, call)
-        for tensor in tensors_in(output):
+        for tensor in iterate_tensors(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
             operation.types.append(tensor.dtype)
         if not operation.outputs:
@@ -91,7 +91,7 @@ class Tracer(Counted):
     ) -> Any:
         call = self._call(function, arguments, keywords)
         if not any(is_followed(tensor) for tensor in call.tensors()):
-            return made_for_real(call)
+            return run_on_constants(call)
         return self.rules.apply(self, call)
 
     def _call(
@@ -103,8 +103,8 @@ class Tracer(Counted):
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
             return self._stand_in(tensor, mutates)
 
-        arguments = [mapped(value, stand_in) for value in arguments]
-        return Call(function, arguments, {k: mapped(v, stand_in) for k, v in keywords.items()})
+        arguments = [map_tensors(value, stand_in) for value in arguments]
+        return Call(function, arguments, {k: map_tensors(v, stand_in) for k, v in keywords.items()})
 
     def _stand_in(self, tensor: torch.Tensor, mutates: bool) -> torch.Tensor:
         """The tensor without data that stands for a weight; a copy of what would be changed."""
@@ -114,7 +114,7 @@ class Tracer(Counted):
         leaf = self.leaves.get(id(tensor))
         return tensor if leaf is None else self._stand_in_for(leaf, mutates)
 
-    def _stand_in_for(self, leaf: Leaf, mutates: bool) -> torch.Tensor:
+    def _stand_in_for(self, leaf: ModelTensor, mutates: bool) -> torch.Tensor:
         with torch.inference_mode(
             mode=False
         ):  # PyTorch wants views of weights to be ordinary tensors
@@ -131,7 +131,7 @@ class Tracer(Counted):
         self._stand_ins[id(leaf.tensor)] = stand_in
         return stand_in
 
-    def start_pass(self) -> list[Operation]:
+    def start_pass(self) -> list[OpRecord]:
         """Begin another forward pass over the same units; returns where its operations will be."""
         self.operations = []
         self._stand_ins = {}
@@ -175,7 +175,7 @@ class Tracer(Counted):
         if known.leaf is None:
             follow(tensor, Labels(kept, origin=known.origin, why=why or known.why))
 
-    def _own_units(self, leaf: Leaf, axis: int) -> Ids:
+    def _own_units(self, leaf: ModelTensor, axis: int) -> Ids:
         """The units of a weight's axis; new ones if it has none yet."""
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.tensor.shape[axis])
@@ -191,7 +191,7 @@ class Tracer(Counted):
         fixed length, so all that meet it are frozen.
         """
         known: list[Ids] = []
-        unbound: list[tuple[Leaf, int]] = []
+        unbound: list[tuple[ModelTensor, int]] = []
         fixed: Labels | None = None
         for tensor, axis in places:
             if tensor.shape[axis] == 1:
@@ -218,7 +218,7 @@ class Tracer(Counted):
         return known[0] if known else None
 
     def _freeze_all(
-        self, arrays: Iterable[Ids], unbound: Iterable[tuple[Leaf, int]], reason: str
+        self, arrays: Iterable[Ids], unbound: Iterable[tuple[ModelTensor, int]], reason: str
     ) -> None:
         for units in [*arrays, *(self._own_units(leaf, axis) for leaf, axis in unbound)]:
             self.equations.freeze(units, reason)

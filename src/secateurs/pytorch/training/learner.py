@@ -25,16 +25,16 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError, SecateursError
-from secateurs.files import unpacked
+from secateurs.files import unpack_safetensors
 from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
-from secateurs.pytorch.model.example_inputs import checked_model
+from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
 from secateurs.settings.configuration import Training
 from secateurs.study.history import Record
-from secateurs.training.feed import Augmentation, Batch, Feed, Share, as_feed, consecutive
+from secateurs.training.feed import Augmentation, Batch, Feed, Shard, as_feed, consecutive
 from secateurs.training.learner import Evaluation, Part, Snapshot
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ class Learner:
             DataError: the data are empty, of one class, or nothing of the kind.
             ModelError: weights hold NaN or infinity.
         """
-        self._origin = checked_model(model)
+        self._origin = check_model(model)
         _check_finite(model)
         self._training = training
         self._accelerator = _accelerator(training)
         _check_processes(self._accelerator)
-        self._share = Share(self._accelerator.process_index, self._accelerator.num_processes)
+        self._share = Shard(self._accelerator.process_index, self._accelerator.num_processes)
         self._train_feed = self._feed(train, "train", training.batch_size)
         larger = max(_EVALUATION_BATCH, training.batch_size)
         self._feeds: dict[Part, Feed] = {"validation": self._feed(validation, "validation", larger)}
@@ -292,7 +292,7 @@ class Learner:
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
-        return unpacked(content, load_tensors)
+        return unpack_safetensors(content, load_tensors)
 
     # -- inside
 
@@ -455,7 +455,7 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
-def training_of(model: nn.Module) -> Training:
+def default_training(model: nn.Module) -> Training:
     """How to train a model of which nothing is said: as ``Training`` does by itself."""
     del model  # a PyTorch model does not know how it was trained
     return Training()

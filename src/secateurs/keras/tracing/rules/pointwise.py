@@ -285,7 +285,7 @@ def merge(tracer: Tracer, call: Call) -> None:
         "ZerosLike",
     )
 )
-def pointwise(tracer: Tracer, call: Call) -> None:
+def apply_pointwise(tracer: Tracer, call: Call) -> None:
     """Element by element, with broadcasting; numbers alone do not count."""
     meet(tracer, call.operands, call.output)
 

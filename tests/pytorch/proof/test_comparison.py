@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.channels.tensors import Mask
+from secateurs.pytorch.proof.comparison import _precision, largest_difference, prove
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, places_in
-from secateurs.pytorch.proof.prove import _precision, largest_difference, prove
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import aten

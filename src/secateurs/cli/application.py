@@ -62,7 +62,7 @@ class ExitCode(IntEnum):
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 for command in (run, prune, compare, inspect, sensitivity, ablate, report, criteria):
     command.register(app)
-_COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
+_COMMANDS = [one.name for one in app.registered_commands]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

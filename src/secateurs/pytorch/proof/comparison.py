@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.channels.network import Network
-from secateurs.channels.proof import Proof, furthest_apart
+from secateurs.channels.proof import Proof, largest_mismatch
 from secateurs.errors import CutError
-from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
-from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference that rounding explains, relative to the largest output."""
@@ -33,7 +33,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 def largest_difference(one: Any, other: Any) -> tuple[float, float]:
     """(largest absolute difference, largest absolute value) over all tensors of two results."""
     difference = scale = 0.0
-    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+    for mine, theirs in zip(iterate_tensors(one), iterate_tensors(other), strict=True):
         if mine.shape != theirs.shape:
             return float("inf"), scale
         if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
@@ -66,7 +66,7 @@ def prove(
         CutError: the small model cannot run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
-    source = traced(network)
+    source = source_of(network)
     proof = _compare(network, source.model, small, alive, example_inputs, frugal=True)
     if not proof.holds:
         proof = _compare(network, source.model, small, alive, example_inputs)
@@ -97,8 +97,8 @@ def _compare(
     *,
     frugal: bool = False,
 ) -> Proof:
-    arguments, keywords = as_call(inputs, dense)
-    operations = traced(network).operations
+    arguments, keywords = parse_example_inputs(inputs, dense)
+    operations = source_of(network).operations
     stays = network.solution.kept(alive)
     twin, sampled = MaskedTwin(operations, stays, frugal=frugal), Sampled(operations, stays)
     try:
@@ -141,7 +141,7 @@ def _largest_inside(
             layers.append(layer)
             ours.append(mine)
             twins.append(theirs)
-    return furthest_apart(layers, ours, twins, tolerance, factors)
+    return largest_mismatch(layers, ours, twins, tolerance, factors)
 
 
 def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
