@@ -67,7 +67,6 @@ class Backend(Protocol):
         cut: Cut,
         example_inputs: Any,
         *,
-        optimizer: Any = None,
         network: Network | None = None,
         proof: bool | Literal["independent"] = True,
     ) -> Any:

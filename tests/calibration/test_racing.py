@@ -22,11 +22,11 @@ class Group:
 class Removing:
     """Knows what removing every channel does to every image, and writes down what is asked."""
 
-    def __init__(self, gates, truth=None, losses=None, price=None, in_steps=True):
+    def __init__(self, gates, truth=None, losses=None, cost_per_image=None, in_steps=True):
         self.gates = np.asarray(gates, np.float64)
         self.truth = np.zeros_like(self.gates) if truth is None else np.asarray(truth)
         self.all_losses = losses
-        self.prices = price or {}
+        self.prices = cost_per_image or {}
         self.in_steps = in_steps
         self.asked = []
         self.runs = []

@@ -22,7 +22,6 @@ from secateurs.calibration.statistics import (
 )
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
-from secateurs.criteria.registry import Need
 
 
 class Ablating(Protocol):

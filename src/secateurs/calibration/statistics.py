@@ -60,7 +60,7 @@ class ActivationStatistics:
     Attributes:
         layer: where they are read first.
         units: what lies along the axis.
-        strength: for each index, the squared norm of what all these consumers do with it: of a
+        reader_norm: for each index, the squared norm of what all these consumers do with it: of a
             weight's slice; 1 where no weight meets it (attention, a sum).
         count: values seen at each index.
         zeros: how many of them were exactly zero.

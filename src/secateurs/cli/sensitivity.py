@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def sensitivity(
+def sensitivity_command(
     *,
     images: Images = 512,
     criterion: Criterion = "l1",

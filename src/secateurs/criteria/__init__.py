@@ -24,7 +24,6 @@ from secateurs.criteria.registry import (
     AUTO,
     CRITERIA,
     Criterion,
-    Need,
     check_known,
     criterion,
     find,

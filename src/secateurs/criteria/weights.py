@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from secateurs.calibration.needs import Need
 from secateurs.channels.network import Role
 from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion

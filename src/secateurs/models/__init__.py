@@ -1,7 +1,7 @@
 """Models to prune: ResNets with through layers, the vanilla CNN, and anybody's model by name.
 
 Only what is asked for is imported, so resolving a name needs no PyTorch. The generic
-``resnet(depth, ...)`` stays in its module of the same name.
+``build_resnet(depth, ...)`` stays in its module.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.needs import Need
 from secateurs.calibration.racing import Mode, Race, Scope, check_options
 from secateurs.channels.network import Network
-from secateurs.criteria.registry import Need
 from secateurs.keras.ablation.removal import Removals
 from secateurs.keras.statistics.collector import started
 from secateurs.keras.statistics.loss import Loss

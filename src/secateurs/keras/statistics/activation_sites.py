@@ -44,7 +44,7 @@ class Place:
         operand: which of the tensors the call is given; ``RESULT`` for what an inner layer gives.
         axis: along which of its axes; counted from the end inside layers.
         units: the channels there.
-        strength: for each index, the squared norm of what the consumer's weight does with it; 1
+        reader_norm: for each index, the squared norm of what the consumer's weight does with it; 1
             where no weight meets it.
         inner: the layer inside the call's layer that reads; None where the call itself does.
     """

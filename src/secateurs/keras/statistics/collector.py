@@ -22,7 +22,6 @@ from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.removal import ExactAblation
 from secateurs.calibration.statistics import CalibrationStatistics, Slopes, Zeros, channel_index
 from secateurs.channels.network import Network
-from secateurs.criteria.registry import Need
 from secateurs.errors import DataError
 from secateurs.keras.ablation.removal import Removals
 from secateurs.keras.internals import compile_function, gradient_of, graph_of

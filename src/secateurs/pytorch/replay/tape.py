@@ -214,7 +214,7 @@ class _Recorder(OpInterpreter):
         call = self._sparing(call)
         step = Step(
             self.index,
-            call.function,
+            _LAYOUT_FREE.get(call.function, call.function),
             tuple(self.sources_of(value) for value in call.arguments),
             {key: self.sources_of(value) for key, value in call.keywords.items()},
         )

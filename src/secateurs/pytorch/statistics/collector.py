@@ -23,7 +23,6 @@ from secateurs.calibration.removal import ExactAblation
 from secateurs.calibration.statistics import CalibrationStatistics, Zeros
 from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
-from secateurs.criteria.registry import Need
 from secateurs.pytorch.ablation.removal import Removals
 from secateurs.pytorch.replay.tape import record, replay
 from secateurs.pytorch.statistics.gates import (

@@ -1,0 +1,14 @@
+"""As for Keras's own tests: the backend that was asked for."""
+
+import pytest
+
+from contract import backend
+
+
+def pytest_configure(config):
+    backend.prepare(config)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def keras_backend():
+    return backend.loaded()
