@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from secateurs.calibration.needs import Need
 from secateurs.errors import ModelError
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from secateurs.calibration.statistics import CalibrationStatistics
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
-    from secateurs.criteria.registry import Need
     from secateurs.measurement.conditions import Conditions
     from secateurs.planning.error_curves import Contraction, Trial
     from secateurs.reconstruction.fidelity import Fidelity
@@ -67,6 +67,7 @@ class Backend(Protocol):
         cut: Cut,
         example_inputs: Any,
         *,
+        optimizer: Any = None,
         network: Network | None = None,
         proof: bool | Literal["independent"] = True,
     ) -> Any:

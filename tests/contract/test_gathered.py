@@ -5,7 +5,8 @@ import pytest
 
 import secateurs as sec
 from contract.sides import SIDES
-from secateurs.criteria.registry import CRITERIA, Need
+from secateurs.calibration.needs import Need
+from secateurs.criteria.registry import CRITERIA
 from secateurs.criteria.scoring import collect_statistics
 
 IMAGES = 11

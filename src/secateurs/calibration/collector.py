@@ -11,6 +11,7 @@ import numpy as np
 
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import (
     ActivationStatistics,
     Array,

@@ -27,7 +27,9 @@ EXAMPLE = "secateurs sensitivity --model resnet18 --weights mine.pt --data fashi
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("sensitivity")(
-        with_options(sensitivity, [*options_in(TASK_OPTIONS), *own_options(sensitivity)])
+        with_options(
+            sensitivity_command, [*options_in(TASK_OPTIONS), *own_options(sensitivity_command)]
+        )
     )
 
 

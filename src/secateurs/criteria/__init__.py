@@ -1,6 +1,7 @@
 """Ways to rank channels. Importing this package registers every criterion."""
 
 from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import (
     ActivationStatistics,
     CalibrationStatistics,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import (
     ActivationStatistics,
     CalibrationStatistics,
@@ -14,7 +15,7 @@ from secateurs.calibration.statistics import (
 )
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.group_data import Array, GroupData
-from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.registry import criterion
 
 Sums = Callable[[ActivationStatistics, ChannelIndex], Array]
 

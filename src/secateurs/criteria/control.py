@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from secateurs.calibration.needs import Need
 from secateurs.criteria.group_data import Array, GroupData
-from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.registry import criterion
 
 
 @criterion(Need.NOTHING)

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.arguments import DATA_GIVEN, NUMBER, takes
+from secateurs.calibration.needs import Need
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Array, GroupData
-from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.registry import criterion
 from secateurs.criteria.similarity import cosines, stacked_filters
 from secateurs.errors import DataError
 

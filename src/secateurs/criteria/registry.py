@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
@@ -18,28 +19,6 @@ from secateurs.errors import UnknownNameError, nearest
 Score = NDArray[np.floating[Any]]
 Function = Callable[[GroupData], Score]
 Caution = Callable[[Network, CalibrationStatistics], str]
-
-
-class Need(Flag):
-    """What has to be gathered before a criterion can score."""
-
-    NOTHING = 0
-    WEIGHTS = auto()
-    ACTIVATIONS = auto()
-    """Sums over the values that consumers read; see ``gathered.Reading``."""
-    GRAMS = auto()
-    """Products of those values, channel by channel; see ``gathered.Gram``."""
-    GATES = auto()
-    """How each image's loss changes with a gate on a channel; see ``gathered.Gates``."""
-    CURVATURE = auto()
-    """Squared gradients of the weights, image by image."""
-    ABLATION = auto()
-    """What the loss does when a channel is removed; see ``ablations.Ablation``."""
-
-    DATA = ACTIVATIONS | GRAMS | GATES | CURVATURE | ABLATION
-    """Any of these takes calibration images."""
-    LOSS = GATES | CURVATURE | ABLATION
-    """Any of these takes a loss, and so labels."""
 
 
 @dataclass(frozen=True, slots=True)

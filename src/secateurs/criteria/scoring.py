@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes
 from secateurs.backends import backend_named
+from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import NETWORK, Group, Network
 from secateurs.criteria.group_data import GroupData
-from secateurs.criteria.registry import Criterion, Need, find
+from secateurs.criteria.registry import Criterion, find
 from secateurs.errors import DataError, ModelError, SecateursError
 
 if TYPE_CHECKING:

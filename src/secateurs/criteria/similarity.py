@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from secateurs.calibration.needs import Need
 from secateurs.criteria.group_data import Array, GroupData
-from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.registry import criterion
 
 
 @criterion(Need.WEIGHTS)

@@ -7,7 +7,7 @@ import numpy as np
 from secateurs.calibration.needs import Need
 from secateurs.channels.network import Role
 from secateurs.criteria.group_data import Array, GroupData
-from secateurs.criteria.registry import Need, criterion
+from secateurs.criteria.registry import criterion
 from secateurs.errors import ModelError
 
 

@@ -14,10 +14,11 @@ from secateurs import formatting
 from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, FUNCTION, LOSS, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.needs import Need
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import GroupData
-from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
+from secateurs.criteria.registry import AUTO, CRITERIA, find
 from secateurs.criteria.scoring import Scores, score, score_many
 from secateurs.errors import BudgetError, DataError, ModelError, UnknownNameError
 from secateurs.formatting import percent

@@ -7,8 +7,8 @@ from keras import layers as L
 
 import secateurs as sec
 from contract.zoo import ZOO, noisy
+from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import channel_index
-from secateurs.criteria.registry import Need
 from secateurs.criteria.scoring import collect_statistics
 from secateurs.keras.ablation.oracle import ablate_channels
 

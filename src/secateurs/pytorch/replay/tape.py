@@ -159,6 +159,12 @@ def record(
     return Tape(recorder.steps, recorder.values, inputs, recorder.sources_of(returned))
 
 
+# ``contiguous`` is not on the tape: whether it does anything depends on the sizes. Where it did,
+# a view of what it gave would be a view of something that is not contiguous in the replay.
+# A reshape is a view wherever it can be, and a copy where ``contiguous`` made one.
+_LAYOUT_FREE = {aten.view.default: aten.reshape.default}
+
+
 class _Recorder(OpInterpreter):
     """Writes down each operation as it runs."""
 

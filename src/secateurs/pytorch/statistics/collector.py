@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.calibration.collector import StatisticsCollector
+from secateurs.calibration.needs import Need
 from secateurs.calibration.removal import ExactAblation
 from secateurs.calibration.statistics import CalibrationStatistics, Zeros
 from secateurs.channels.network import Network
