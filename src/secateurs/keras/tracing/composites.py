@@ -45,8 +45,13 @@ def is_composite(operation: Any) -> bool:
         and not is_model(operation)
         and not isinstance(operation, keras.Model)
         and not is_quantized(operation)
-        and rule_for(type(operation)) is None
+        and (rule_for(type(operation)) is None or repeats_model(operation))
     )
+
+
+def repeats_model(operation: Any) -> bool:
+    """Whether it calls a model once a step, so that what it does is what the model does."""
+    return isinstance(operation, keras.layers.TimeDistributed) and is_model(operation.layer)
 
 
 def is_registered(kind: type) -> bool:
@@ -80,6 +85,9 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         return NOT_REGISTERED
     if layer.compute_dtype != layer.variable_dtype:
         return f"its code computes in {layer.compute_dtype} with weights in {layer.variable_dtype}"
+    if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
+        # What is found at one number of steps is looked up at every other.
+        return "how many steps it goes is open; give its Input their number"
     if any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs)):
         return "a mask of padding goes through its code, which is not followed"
     specs = keras.tree.map_structure(_spec_of, [list(arguments), dict(keywords)])
@@ -115,8 +123,9 @@ def _parts(layer: Any) -> tuple[list[Any], list[Any]]:
         for _, child in named_children(waiting.pop()):
             if id(child) in inside or id(child) in beside:
                 continue
-            (inside if is_followed(child) else beside)[id(child)] = child
-            if is_followed(child) or not is_composite(child):
+            goes_on = is_followed(child) or is_model(child)
+            (inside if goes_on else beside)[id(child)] = child
+            if goes_on or not is_composite(child):
                 waiting.append(child)
     return list(inside.values()), list(beside.values())
 

@@ -17,11 +17,13 @@ import keras
 
 from secateurs.keras.internals import (
     Layer,
+    Operation,
     Variable,
     accepts_training,
     forget_node_,
     inbound_node_of,
     infer,
+    is_model,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
 
@@ -124,6 +126,21 @@ def _said(error: Exception) -> str:
     return f"its code takes no tensors without data ({type(error).__name__}: {said})"
 
 
+class Enter(Operation):  # type: ignore[misc]
+    """What is handed to a model inside a layer, as it is.
+
+    The model's inputs have sizes of their own, which do not follow what it is called on.
+    """
+
+    def call(self, x: Any) -> Any:
+        """The tensor itself."""
+        return x
+
+    def compute_output_spec(self, x: Any) -> Any:
+        """Its shape and type."""
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+
 @contextmanager
 def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
     """Let calls of this one layer run its code, where they would be noted as one call.
@@ -142,7 +159,13 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
             recording.closed[id(self)] = _said(error)
             return kind.__call__(self, *arguments, **keywords)
 
-    with _of_class(layer, {"__call__": run_its_code}):
+    def enter(self: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+        entered = keras.tree.map_structure(Enter(), inputs)
+        return kind.call(self, entered, *arguments, **keywords)
+
+    # A wrapper calls the ``call`` of what it wraps, so a model's is where its graph begins.
+    own = {"call": enter} if is_model(layer) else {}
+    with _of_class(layer, {"__call__": run_its_code, **own}):
         yield
 
 
