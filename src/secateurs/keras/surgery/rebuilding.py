@@ -32,6 +32,7 @@ from secateurs.keras.surgery.state import carry_again_, carry_learned_
 from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
+from secateurs.keras.tracing.symbolic import RECORDING
 
 Make = Callable[[str, Any], Sequence[Any]]
 """(path, layer) -> the layers to call in its place, one after the other."""
@@ -53,7 +54,7 @@ def cut_copy(model: Any, cut: Cut, *, compiled: bool = True) -> Any:
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
     copies = Copies(cut)
-    with undisturbed():
+    with undisturbed(), RECORDING:
         small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
     copies.restore()
     _fill_(small, leaves, cut)

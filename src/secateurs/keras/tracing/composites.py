@@ -29,7 +29,7 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.tracing.rule_table import rule_for
-from secateurs.keras.tracing.symbolic import Calls, calls_in
+from secateurs.keras.tracing.symbolic import RECORDING, Calls, calls_in
 
 NOT_REGISTERED = (
     "its class is not registered with Keras; decorate it with "
@@ -78,9 +78,12 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         arguments: with values or tensors in the places of tensors.
         keywords: likewise.
     """
+    with RECORDING:
+        return _opened(node, arguments, keywords) if is_composite(node.operation) else ""
+
+
+def _opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | str:
     layer = node.operation
-    if not is_composite(layer):
-        return ""
     if not is_registered(type(layer)):
         return NOT_REGISTERED
     if layer.compute_dtype != layer.variable_dtype:
