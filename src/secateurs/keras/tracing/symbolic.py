@@ -178,7 +178,9 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
         if not recording.is_here():
             return kind.call(self, inputs, *arguments, **keywords)
         entered = keras.tree.map_structure(Enter(), inputs)
-        return kind.call(self, entered, *arguments, **keywords)
+        # Told of training, the graph would tell layers too that do not ask.
+        options = {key: value for key, value in keywords.items() if key != "training"}
+        return kind.call(self, entered, None, *arguments[1:], **options)
 
     # A wrapper calls the ``call`` of what it wraps, so a model's is where its graph begins.
     own = {"call": enter} if is_model(layer) else {}
