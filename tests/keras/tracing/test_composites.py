@@ -7,7 +7,7 @@ from keras import layers as L
 
 import secateurs as sec
 from contract.zoo import noisy
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.tracing.composites import is_registered
 
 registered = keras.saving.register_keras_serializable("tests")
@@ -59,7 +59,7 @@ def predicted(model):
 
 def numpys(model, gone):
     """What the block gives without filters, by NumPy; its norm and convolutions written out."""
-    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in leaves_of(model)}
+    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in list_tensors(model)}
     stay = np.setdiff1d(np.arange(8), gone)
     padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
@@ -258,7 +258,7 @@ def test_activations_and_gradients_rank_what_is_inside():
 
 
 def numpys_hidden(model):
-    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in leaves_of(model)}
+    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in list_tensors(model)}
     padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
     h = np.einsum("nhwcij,ijco->nhwo", windows, w["conv.kernel"]) + w["conv.bias"]
@@ -298,8 +298,8 @@ def test_a_layer_whose_class_is_not_registered_stays_whole():
     (why,) = (f.reasons for f in network.frozen if "before" in f.members)
     assert f"own (Whole): {WHOLE}" in why
     small = sec.delete_channels(model, {"hidden": [0, 3]}, X)
-    before = {leaf.name: leaf.array() for leaf in leaves_of(model)}
-    of_own = [leaf for leaf in leaves_of(small) if leaf.name.startswith("own.")]
+    before = {leaf.name: leaf.array() for leaf in list_tensors(model)}
+    of_own = [leaf for leaf in list_tensors(small) if leaf.name.startswith("own.")]
     assert len(of_own) == 12
     for leaf in of_own:
         np.testing.assert_array_equal(leaf.array(), before[leaf.name], err_msg=leaf.name)
