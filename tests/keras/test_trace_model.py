@@ -134,10 +134,14 @@ def test_a_layer_that_computes_something_else_does_not_inherit_a_rule():
     class Renamed(L.Dense):
         pass
 
-    network = sec.trace(model(Squared(4, name="s"), L.Dense(3, name="d"), shape=(6,)))
-    assert [group.name for group in network.groups] == ["s", "d"]
-    network = sec.trace(model(Renamed(4, name="s"), L.Dense(3, name="d"), shape=(6,)))
-    assert [group.name for group in network.groups] == ["s", "d"]
+    def groups(kind):
+        network = sec.trace(model(kind(4, name="s"), L.Dense(3, name="d"), shape=(6,)))
+        return [group.name for group in network.groups]
+
+    assert groups(Squared) == ["d"]
+    keras.saving.register_keras_serializable("tests")(Squared)
+    assert groups(Squared) == ["s", "d"]
+    assert groups(Renamed) == ["s", "d"]
 
 
 def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():

@@ -8,10 +8,14 @@ from keras import layers as L
 import secateurs as sec
 from contract.zoo import noisy
 from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.tracing.composites import is_registered
+
+registered = keras.saving.register_keras_serializable("tests")
 
 X = np.random.default_rng(0).standard_normal((3, 6, 6, 3)).astype("float32")
 
 
+@registered
 class Block(L.Layer):
     """Parts with and without names, weights of its own, sublayers two deep."""
 
@@ -134,6 +138,7 @@ def test_keras_own_format_is_refused_where_it_could_not_be_read_back(tmp_path):
 
 
 def test_sizes_that_stand_in_the_code_hold_channels_fast():
+    @registered
     class Folded(L.Layer):
         def build(self, shape):
             self.a, self.b = L.Dense(8), L.Dense(6)
@@ -153,6 +158,7 @@ def test_sizes_that_stand_in_the_code_hold_channels_fast():
 
 
 def test_sizes_that_its_code_takes_from_shapes_follow():
+    @registered
     class Unfolded(L.Layer):
         def build(self, shape):
             self.a, self.b = L.Dense(8), L.Dense(6)
@@ -179,6 +185,7 @@ def test_sizes_that_its_code_takes_from_shapes_follow():
 
 
 def test_what_cannot_be_seen_inside_freezes_what_it_touches_alone():
+    @registered
     class Closed(L.Layer):
         def call(self, x):
             if isinstance(x, keras.KerasTensor):
@@ -195,6 +202,7 @@ def test_what_cannot_be_seen_inside_freezes_what_it_touches_alone():
     assert any("block.deeper (Closed): no rule for Closed, and its code" in r for r in reasons)
 
 
+@registered
 class Twice(L.Layer):
     """Writes to its own state, so that its calls cannot be run one by one."""
 
@@ -222,6 +230,7 @@ def test_code_that_writes_to_its_state_is_not_gone_through():
 def test_a_layer_whose_code_and_calls_differ_is_refused():
     """Code that looks at its input's values does something else than its calls one by one."""
 
+    @registered
     class Moody(L.Layer):
         def build(self, shape):
             self.dense = L.Dense(8)
@@ -256,3 +265,84 @@ def numpys_hidden(model):
     h = (h - w["norm.moving_mean"]) / np.sqrt(w["norm.moving_variance"] + 1e-3)
     h = np.maximum(h * w["norm.gamma"] + w["norm.beta"], 0) * (1 + w["scale"])
     return h @ w["rest.0.kernel"][0, 0] + w["rest.0.bias"]
+
+
+WHOLE = (
+    "no rule for Whole, and its class is not registered with Keras; decorate it with "
+    "@keras.saving.register_keras_serializable() to have its code followed, or say what it does "
+    "with @secateurs.keras.rule(Whole)"
+)
+
+
+class Whole(L.Layer):
+    """Of a class that Keras cannot find by its name; the part inside could be followed."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.inner = L.Dense(7), Block(5)
+
+    def call(self, x):
+        return self.inner(self.first(x))
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_a_layer_whose_class_is_not_registered_stays_whole():
+    i = keras.Input((6, 6, 3))
+    x = L.GlobalAveragePooling2D()(Whole(name="own")(L.Conv2D(4, 1, name="before")(i)))
+    x = L.Dense(6, "relu", name="hidden")(x)
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
+    network = sec.trace(model)
+    assert [group.name for group in network.groups] == ["hidden"]
+    (why,) = (f.reasons for f in network.frozen if "before" in f.members)
+    assert f"own (Whole): {WHOLE}" in why
+    small = sec.delete_channels(model, {"hidden": [0, 3]}, X)
+    before = {leaf.name: leaf.array() for leaf in list_tensors(model)}
+    of_own = [leaf for leaf in list_tensors(small) if leaf.name.startswith("own.")]
+    assert len(of_own) == 12
+    for leaf in of_own:
+        np.testing.assert_array_equal(leaf.array(), before[leaf.name], err_msg=leaf.name)
+    kernel, bias = model.get_layer("head").get_weights()
+    kernel[[0, 3]] = 0
+    model.get_layer("head").set_weights([kernel, bias])
+    np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)
+
+
+def test_one_that_is_not_registered_inside_one_that_is_stays_whole():
+    model = classifier(Block(8, Whole(name="own"), name="block"))
+    network = sec.trace(model, X)
+    assert [group.name for group in network.groups] == ["block.conv", "block.rest.0"]
+    reasons = [reason for f in network.frozen for reason in f.reasons]
+    assert f"block.own (Whole): {WHOLE}" in reasons
+    small = sec.delete_channels(model, {"block.conv": [1, 2]}, X)
+    inner = small.get_layer("block").deeper
+    assert isinstance(inner, Whole)
+    for mine, theirs in zip(
+        inner.get_weights(), model.get_layer("block").deeper.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    assert sec.report_of(small).proof.holds
+
+
+def test_registering_the_class_opens_the_layer():
+    class Later(Whole):
+        pass
+
+    def names():
+        return [group.name for group in sec.trace(classifier(Later(name="own"))).groups]
+
+    assert names() == []
+    registered(Later)
+    assert names() == ["own.first", "own.inner.conv", "own.inner.rest.0", "own.inner"]
+
+
+def test_what_counts_as_registered():
+    class Own(L.Dense):
+        pass
+
+    assert not is_registered(Own)
+    assert is_registered(L.Dense)
+    assert is_registered(keras.saving.register_keras_serializable("other", "Name")(Own))
+    kind = type("Mine", (L.Layer,), {"__module__": "keras_of_mine.layers"})
+    assert not is_registered(kind)

@@ -32,7 +32,7 @@ from secateurs.keras.model.tensors import (
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, source_of
-from secateurs.keras.tracing.composites import is_composite
+from secateurs.keras.tracing.composites import is_followed
 from secateurs.keras.tracing.interpreter import OpInterpreter, convert_arrays
 from secateurs.keras.tracing.tracer import OpRecord
 
@@ -152,7 +152,7 @@ class Comparison:
         Raises:
             CutError: they do not, or cannot be run.
         """
-        layers = [path for path, layer in named_operations(self.small) if is_composite(layer)]
+        layers = [path for path, layer in named_operations(self.small) if is_followed(layer)]
         if not layers:
             return
         tensors = convert_arrays(self.small, self.arrays)

@@ -22,16 +22,17 @@ from secateurs.keras.internals import (
     plain_class,
     sublayers,
 )
-from secateurs.keras.model.layer_tree import named_children
+from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, paths_of
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.surgery.state import carry_again_, carry_learned_
-from secateurs.keras.tracing.composites import is_composite
+from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
+from secateurs.keras.tracing.symbolic import RECORDING
 
 Make = Callable[[str, Any], Sequence[Any]]
 """(path, layer) -> the layers to call in its place, one after the other."""
@@ -53,7 +54,7 @@ def cut_copy(model: Any, cut: Cut, *, compiled: bool = True) -> Any:
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
     copies = Copies(cut)
-    with undisturbed():
+    with undisturbed(), RECORDING:
         small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
     copies.restore()
     _fill_(small, leaves, cut)
@@ -83,7 +84,9 @@ class Copies:
     def of(self, layer: Any, path: str) -> Any:
         """What a layer becomes."""
         if id(layer) not in self._made:
-            if is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
+            if repeats_model(layer) and type(layer) is keras.layers.TimeDistributed:
+                self._made[id(layer)] = self._repeating(layer, path)
+            elif is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
                 shrunk(layer, path, self._cut.tensors, self._remade, self._made)
             else:
                 self._made[id(layer)] = self._made_again(layer, path)
@@ -101,7 +104,20 @@ class Copies:
         """Give every layer its own initialisers back."""
         self._blank.restore()
 
+    def _repeating(self, layer: Any, path: str) -> Any:
+        """Unlike other composites, its configuration tells all, once its model is made again."""
+        ((name, model),) = named_children(layer)
+        inner = self._remade(model, path_below(path, name))
+        return type(layer)(**{**layer.get_config(), "layer": inner})
+
     def _remade(self, layer: Any, path: str) -> Any:
+        if is_model(layer):
+            paths = {id(inner): own for inner, own in paths_inside(layer, path)}
+
+            def make(name: str, inner: Any) -> list[Any]:
+                return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
+
+            return rebuilt(layer, make)
         return self._blank.blanked(remade(layer, path, self._changes))
 
     def _touches(self, path: str) -> bool:

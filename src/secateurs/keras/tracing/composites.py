@@ -4,11 +4,17 @@ A layer of the user's, or of a library's, that is made of other layers and of op
 ``keras.ops`` needs no rule: its ``call`` is run on tensors without data, and what it does is
 followed like any graph. It stays one layer where something in it cannot be seen: code of the
 backend's own, a state that it writes, a mask, another precision inside.
+
+It also stays one layer where its class is not registered with Keras. Such a class cannot be found
+by its name, so no other process could make the layer again from a file of a model that was cut
+inside it. To leave it whole is the safe default; to register its class is how its owner asks for
+more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -23,7 +29,13 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.tracing.rule_table import rule_for
-from secateurs.keras.tracing.symbolic import Calls, calls_in
+from secateurs.keras.tracing.symbolic import RECORDING, Calls, calls_in
+
+NOT_REGISTERED = (
+    "its class is not registered with Keras; decorate it with "
+    "@keras.saving.register_keras_serializable() to have its code followed"
+)
+"""Why the code of a class that Keras cannot find by its name is not followed."""
 
 
 def is_composite(operation: Any) -> bool:
@@ -33,8 +45,29 @@ def is_composite(operation: Any) -> bool:
         and not is_model(operation)
         and not isinstance(operation, keras.Model)
         and not is_quantized(operation)
-        and rule_for(type(operation)) is None
+        and (rule_for(type(operation)) is None or repeats_model(operation))
     )
+
+
+def repeats_model(operation: Any) -> bool:
+    """Whether it calls a model once a step, so that what it does is what the model does."""
+    return isinstance(operation, keras.layers.TimeDistributed) and is_model(operation.layer)
+
+
+def is_registered(kind: type) -> bool:
+    """Whether Keras finds a class by its name: it is Keras's own, or was registered.
+
+    >>> is_registered(keras.layers.Dense)
+    True
+    """
+    own = kind.__module__.split(".")[0] == "keras"
+    # Keras gives a class that was registered the name 'package>Name'.
+    return own or ">" in keras.saving.get_registered_name(kind)
+
+
+def is_followed(operation: Any) -> bool:
+    """Whether it is a layer whose code is to be gone through."""
+    return is_composite(operation) and is_registered(type(operation))
 
 
 def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | str:
@@ -45,20 +78,26 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         arguments: with values or tensors in the places of tensors.
         keywords: likewise.
     """
+    with RECORDING:
+        return _opened(node, arguments, keywords) if is_composite(node.operation) else ""
+
+
+def _opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | str:
     layer = node.operation
-    if not is_composite(layer):
-        return ""
+    if not is_registered(type(layer)):
+        return NOT_REGISTERED
     if layer.compute_dtype != layer.variable_dtype:
         return f"its code computes in {layer.compute_dtype} with weights in {layer.variable_dtype}"
+    if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
+        # What is found at one number of steps is looked up at every other.
+        return "how many steps it goes is open; give its Input their number"
     if any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs)):
         return "a mask of padding goes through its code, which is not followed"
     specs = keras.tree.map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
         specs[1]["training"] = False
     before = len(losses_of(layer))
-    parts = {id(inner): inner for inner, _ in paths_inside(layer, "")}.values()
-    inside = [inner for inner in parts if is_composite(inner)]
-    beside = [inner for inner in parts if not is_composite(inner)]
+    inside, beside = _parts(layer)
     seen = calls_in(layer.call, specs[0], specs[1], [layer], inside, beside)
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
@@ -69,7 +108,29 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         return "its code adds losses" if added else "its code is given tensors in other structures"
     expected = [tuple(tensor.shape) for tensor in node.outputs]
     received = [tuple(tensor.shape) for tensor in keras.tree.flatten(seen.outputs)]
-    return seen if _fit(expected, received) else "its code gives other shapes than it says"
+    if not _fit(expected, received):
+        return "its code gives other shapes than it says"
+    whole = {id(inner): NOT_REGISTERED for inner in beside if is_composite(inner)}
+    return replace(seen, closed={**seen.closed, **whole})
+
+
+def _parts(layer: Any) -> tuple[list[Any], list[Any]]:
+    """The layers inside whose code is to be gone through, and the others that may be called.
+
+    What is inside a layer that stays whole is for that layer's code alone.
+    """
+    inside: dict[int, Any] = {}
+    beside: dict[int, Any] = {}
+    waiting = [layer]
+    while waiting:
+        for _, child in named_children(waiting.pop()):
+            if id(child) in inside or id(child) in beside:
+                continue
+            goes_on = is_followed(child) or is_model(child)
+            (inside if goes_on else beside)[id(child)] = child
+            if goes_on or not is_composite(child):
+                waiting.append(child)
+    return list(inside.values()), list(beside.values())
 
 
 def _spec_of(item: Any) -> Any:

@@ -4,10 +4,14 @@ Keras notes every call of a layer or an operation of ``keras.ops`` on such tenso
 layer's ``call``, or of an activation function, becomes a list of calls that can be followed, and
 run on real tensors, one by one. Layers inside that only their own code says something of are gone
 through likewise; weights that the code uses itself are tensors without data too, meanwhile.
+
+All this holds in the thread that records alone: in any other the same layers answer as ever. Two
+recordings wait for each other.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +21,18 @@ import keras
 
 from secateurs.keras.internals import (
     Layer,
+    Operation,
     Variable,
     accepts_training,
     forget_node_,
     inbound_node_of,
     infer,
+    is_model,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
+
+RECORDING = threading.RLock()
+"""Held while layers are of other classes than their own."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,6 +80,11 @@ class _Recording:
 
     weights: list[tuple[Any, Variable]] = field(default_factory=list)
     closed: dict[int, str] = field(default_factory=dict)
+    thread: int = field(default_factory=threading.get_ident)
+
+    def is_here(self) -> bool:
+        """Whether this is the thread that records."""
+        return threading.get_ident() == self.thread
 
 
 def calls_in(
@@ -106,6 +120,7 @@ def calls_in(
     scope, recording = keras.StatelessScope(), _Recording()
     try:
         with ExitStack() as stack:
+            stack.enter_context(RECORDING)
             stack.enter_context(scope)
             for layer in inside:
                 stack.enter_context(_gone_through(layer, recording))
@@ -124,6 +139,21 @@ def _said(error: Exception) -> str:
     return f"its code takes no tensors without data ({type(error).__name__}: {said})"
 
 
+class Enter(Operation):  # type: ignore[misc]
+    """What is handed to a model inside a layer, as it is.
+
+    The model's inputs have sizes of their own, which do not follow what it is called on.
+    """
+
+    def call(self, x: Any) -> Any:
+        """The tensor itself."""
+        return x
+
+    def compute_output_spec(self, x: Any) -> Any:
+        """Its shape and type."""
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+
 @contextmanager
 def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
     """Let calls of this one layer run its code, where they would be noted as one call.
@@ -133,6 +163,8 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
     kind = type(layer)
 
     def run_its_code(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        if not recording.is_here():
+            return kind.__call__(self, *arguments, **keywords)
         options = dict(keywords)
         if accepts_training(self) and options.get("training") is None:
             options["training"] = False
@@ -142,7 +174,17 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
             recording.closed[id(self)] = _said(error)
             return kind.__call__(self, *arguments, **keywords)
 
-    with _of_class(layer, {"__call__": run_its_code}):
+    def enter(self: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+        if not recording.is_here():
+            return kind.call(self, inputs, *arguments, **keywords)
+        entered = keras.tree.map_structure(Enter(), inputs)
+        # Told of training, the graph would tell layers too that do not ask.
+        options = {key: value for key, value in keywords.items() if key != "training"}
+        return kind.call(self, entered, None, *arguments[1:], **options)
+
+    # A wrapper calls the ``call`` of what it wraps, so a model's is where its graph begins.
+    own = {"call": enter} if is_model(layer) else {}
+    with _of_class(layer, {"__call__": run_its_code, **own}):
         yield
 
 
@@ -178,19 +220,23 @@ def _of_class(layer: Any, methods: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _without_data(layer: Any, recording: _Recording) -> Iterator[None]:
-    """Let a layer's own weights be tensors without data for a while."""
+    """Let a layer's own weights be tensors without data for a while.
+
+    A property comes before what the object itself holds, which stays where it is.
+    """
     names = {id(value): name for name, value in vars(layer).items() if isinstance(value, Variable)}
-    replaced: dict[str, Variable] = {}
+    properties: dict[str, Any] = {}
     for _, variable, _ in named_own_variables(layer):
         if (name := names.get(id(variable))) is not None:
             stands_for = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
             recording.weights.append((stands_for, variable))
-            replaced[name] = variable
-            vars(layer)[name] = stands_for
-    try:
+            properties[name] = _standing_in(stands_for, variable, recording)
+    with _of_class(layer, properties):
         yield
-    finally:
-        vars(layer).update(replaced)
+
+
+def _standing_in(stands_for: Any, variable: Variable, recording: _Recording) -> property:
+    return property(lambda _: stands_for if recording.is_here() else variable)
 
 
 def _noted(inputs: Sequence[Any], outputs: Any, scope: Any, recording: _Recording) -> Calls | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secateurs.keras.internals import is_quantized, own_variables, sublayers
+from secateurs.keras.tracing.composites import NOT_REGISTERED
 from secateurs.keras.tracing.rule_table import RULES, rule_for
 from secateurs.keras.tracing.tracer import Call, Tracer
 
@@ -76,6 +77,9 @@ def freeze_weights(tracer: Tracer, layer: object, reason: str) -> None:
 def _why_unknown(call: Call, closed: str) -> str:
     if is_quantized(call.layer):
         return "it is quantized or carries LoRA weights; merge or dequantize it first"
+    if closed == NOT_REGISTERED:
+        advice = f"or say what it does with @secateurs.keras.rule({call.kind})"
+        return f"no rule for {call.kind}, and {closed}, {advice}"
     advice = "write it with keras.ops"
     if call.kind != "Lambda":
         advice = f"say what it does with @secateurs.keras.rule({call.kind}), or {advice}"

@@ -8,6 +8,7 @@ from keras import layers
 from secateurs.channels.network import Role
 from secateurs.keras.internals import is_model
 from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.symbolic import Enter
 from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
 
 
@@ -16,7 +17,8 @@ def time_distributed(tracer: Tracer, call: Call) -> None:
     """The layer inside, once a step: seen as one call on a batch of batch times steps."""
     x, inner = call.input, call.layer.layer
     if is_model(inner):
-        return unknown(tracer, call, "a model inside it is not followed; call the model on its own")
+        why = f" ({tracer.closed})" if tracer.closed else ""
+        return unknown(tracer, call, f"a model inside it is not followed{why}; call it on its own")
     tracer.freeze_known(x, f"{call} runs along it", [1])
     merged = (x.shape[0] * x.shape[1], *x.shape[2:])
     step = Value(keras.KerasTensor(merged, dtype=x.spec.dtype), _without_steps(x), x.why)
@@ -39,6 +41,13 @@ def _number(tracer: Tracer, call: Call, inner: str) -> None:
 
 def _without_steps(x: Value) -> Axes:
     return {axis - 1: units for axis, units in x.axes.items() if axis > 1}
+
+
+@rule(Enter)
+def enter(tracer: Tracer, call: Call) -> None:
+    """A model inside a layer takes inputs of the sizes that it was made for."""
+    tracer.freeze(call.input, "a model inside a layer takes inputs of fixed sizes")
+    tracer.carry(call)
 
 
 @rule(layers.SpectralNormalization)

@@ -1,0 +1,98 @@
+"""A model of composite layers is traced in one thread while others use it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Thread
+
+import keras
+import numpy as np
+from keras import layers as L
+
+import secateurs as sec
+from contract.zoo import noisy
+
+X = np.random.default_rng(0).standard_normal((3, 6)).astype("float32")
+meanwhile = []
+"""What to do while the code of the layers below runs on tensors without data."""
+
+
+@keras.saving.register_keras_serializable("tests")
+class Inner(L.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(8,), name="scale")
+        super().build(shape)
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            for do in meanwhile:
+                do()
+        return x * self.scale
+
+    def get_config(self):
+        return super().get_config()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Outer(L.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.wide, self.inner = L.Dense(8), Inner()
+        self.mlp = keras.Sequential([L.Dense(5, activation="relu"), L.Dense(4)])
+
+    def build(self, shape):
+        self.wide.build(shape)
+        self.inner.build((None, 8))
+        self.mlp.build((None, 8))
+        self.shift = self.add_weight(shape=(8,), name="shift")
+        super().build(shape)
+
+    def call(self, x):
+        return self.mlp(self.inner(self.wide(x)) + self.shift)
+
+    def get_config(self):
+        return super().get_config()
+
+
+def made():
+    i = keras.Input((6,))
+    return noisy(keras.Model(i, L.Dense(2, name="head")(Outer(name="outer")(i))))
+
+
+def answered(model):
+    return keras.ops.convert_to_numpy(model(X, training=False))
+
+
+def test_it_answers_in_another_thread_while_it_is_traced():
+    model = made()
+    expected, answers = answered(model), []
+
+    def ask():
+        thread = Thread(target=lambda: answers.append(answered(model)))
+        thread.start()
+        thread.join()
+
+    meanwhile.append(ask)
+    try:
+        network = sec.trace(model)
+    finally:
+        meanwhile.clear()
+    assert [group.name for group in network.groups] == ["outer.mlp.dense", "outer.mlp.dense_1"]
+    assert answers
+    for received in answers:
+        np.testing.assert_array_equal(received, expected)
+
+
+def test_two_threads_may_trace_and_cut_one_model():
+    model, begin = made(), Barrier(4)
+    expected = answered(model)
+
+    def cut(_):
+        begin.wait()
+        return [answered(sec.delete_channels(model, {"outer.mlp.dense": [1]}, X)) for _ in range(3)]
+
+    with ThreadPoolExecutor(4) as pool:
+        received = [answer for answers in pool.map(cut, range(4)) for answer in answers]
+    for other in received[1:]:
+        np.testing.assert_array_equal(other, received[0])
+    assert np.abs(received[0] - expected).max() > 1e-3
+    assert type(model.get_layer("outer")) is Outer
+    np.testing.assert_array_equal(answered(model), expected)
