@@ -17,7 +17,7 @@ from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import as_call, checked_model
 from secateurs.pytorch.model.outputs import Name
-from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.model.tensors import check_values, leaves_of
 from secateurs.pytorch.proof.independent import prove_independently
 from secateurs.pytorch.proof.prove import prove
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
@@ -80,6 +80,9 @@ def apply(
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
     check_tensors(leaves_of(model), cut)
+    if proof:
+        otherwise = "leave the proof out (proof=False)"
+        check_values(model, example_inputs, who="the proof", otherwise=otherwise)
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)

@@ -48,6 +48,7 @@ def oracle(
     check_options(mode, share, scope, confidence)
     objective = Objective(loss, "oracle")
     source = traced(network)
+    source.check_values("oracle")
     stream = batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
     if mode == "exact":
         exact = ExactAblation(network, partial(Removals, network, objective))

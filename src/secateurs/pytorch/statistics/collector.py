@@ -57,6 +57,7 @@ def gather(
         DataError: the data cannot be used; the message says why and what would help.
     """
     source = traced(network)
+    source.check_values(who)
     objective = Objective(loss, who)
     labels = bool(needs & Need.LOSS) and objective.needs_labels
     stream = batches(data, source.example_inputs, who, labels=labels)
