@@ -1,7 +1,6 @@
 """A cut from a damaged or hostile file: an answer of our own, whatever is in it."""
 
 import json
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +9,7 @@ from hypothesis import strategies as st
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CheckpointError
-
-EXAMPLES = int(os.environ.get("SECATEURS_FUZZ", "300"))
-"""How many inputs each fuzz test tries; nightly runs try more."""
+from support.damaged import EXAMPLES, broken, changed
 
 WHOLE = Cut(
     {"a.weight": TensorCut((4, 3), {0: (1, 2)}), "b.weight": TensorCut((2, 4), {1: (1, 2)})},
@@ -23,39 +20,6 @@ WHOLE = Cut(
     Cost(10, 100, 40, 2),
     (Cache("a", "kept"),),
 )
-
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from(["²", "-1", "0", "1e9", "__class__", "a.weight"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=8,
-)
-
-
-def changed(draw, data):
-    """The data with one value somewhere in it replaced, left out or put in twice."""
-    place = data
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        if not keys:
-            return
-        key = draw(st.sampled_from(keys))
-        inner = place[key]
-        if isinstance(inner, (dict, list)) and draw(st.integers(0, 3)):
-            place = inner
-            continue
-        how = draw(st.sampled_from(["replace", "drop", "double"]))
-        if how == "replace":
-            place[key] = draw(VALUES)
-        elif how == "drop":
-            del place[key]
-        elif isinstance(place, list):
-            place.insert(key, inner)
-        return
 
 
 def answered(text):
@@ -86,9 +50,7 @@ def test_a_cut_with_values_changed_is_read_or_refused(data):
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
 def test_a_cut_with_bytes_changed_is_read_or_refused(data):
-    content = bytearray(WHOLE.to_json().encode())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = broken(data.draw, WHOLE.to_json().encode())
     answered(content.decode(errors="surrogateescape"))
 
 
