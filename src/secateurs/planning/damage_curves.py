@@ -133,11 +133,12 @@ class Sensitivity:
                 f"{path}: cannot be read as a sensitivity: {in_one_line(error)}. Measure it anew: "
                 "sensitivity(network, data, cache=...)"
             ) from error
-        curves = (
+        shares, losses, accuracies = (
             {group: np.array(values, float) for group, values in kept.items()}
             for kept in (plain.shares, plain.losses, plain.accuracies)
         )
-        return cls(*curves, plain.criterion, plain.images, plain.made_from)
+        said = plain.criterion, plain.images, plain.made_from
+        return cls(shares, losses, accuracies, *said)
 
 
 Curves = dict[StrictStr, list[Annotated[float, Field(allow_inf_nan=False)]]]
