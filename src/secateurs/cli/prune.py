@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateurs.api import Pruned
-from secateurs.cli.models import built, calibration_images, validation_images
+from secateurs.cli.models import built, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
     Input,
@@ -21,10 +21,17 @@ from secateurs.cli.options import (
     with_options,
 )
 from secateurs.cli.show import console, waiting
+from secateurs.cli.tasks import is_trained
+from secateurs.data.sets import Data
 from secateurs.errors import SecateursError, StudyError
-from secateurs.formatting import megabytes
+from secateurs.files import check_model_suffix
+from secateurs.formatting import megabytes, percent
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
+
+if TYPE_CHECKING:
+    from secateurs.deployment.exporter import Exported
+    from secateurs.planning.damage_curves import Sensitivity
 
 To = Annotated[
     str,
@@ -50,6 +57,14 @@ DataName = Annotated[
     ),
 ]
 Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Of the --data: imagenet, data, none, or MEAN/STD; as for 'secateurs run'.",
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Of the --data's images, in pixels.")]
 Measured = Annotated[
     Path | None,
     typer.Option(
@@ -101,6 +116,8 @@ def prune(
     classes: Classes = None,
     data: DataName = None,
     images: Images = 512,
+    normalise: Normalise = None,
+    size: Size = None,
     sensitivity: Measured = None,
     repair: Repair = None,
     distil: Distil = None,
@@ -120,8 +137,6 @@ def prune(
 
       secateurs prune resnet50 --to size_mb=15
 
-      secateurs prune resnet50 --to macs=0.5 --weights mine.pt --output small.safetensors
-
       secateurs prune vanilla_cnn --to params=0.3 --input 1x3x64x64 --skip hidden
 
       secateurs prune resnet18 --to params=0.5 --weights mine.pt --data fashion-mnist
@@ -133,25 +148,18 @@ def prune(
       secateurs prune resnet18 --to macs=0.25 --weights mine.pt --data fashion-mnist --distil 60s
     """
     from secateurs import api
-    from secateurs.deployment import exporter
-    from secateurs.planning.damage_curves import Sensitivity
 
     budget = parse_budget(to)
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
-    pruning = Pruning(**given)
-    planning = pruning.model_dump(include=set(_PLANNING))
-    if data is not None and sensitivity is None:  # what is not said is measured
-        planning = {name: value for name, value in planning.items() if name in given}
-    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
-    if place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
-    measured = None if sensitivity is None else Sensitivity.load(sensitivity)
+    planning = _planning(given, measures=data is not None and sensitivity is None)
+    place, measured = _place(output, model, overwrite), _measured(sensitivity)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
-        calibration, validation = None, None
+        calibration, validation, loaded = None, None, None
         if data is not None:
-            validation = validation_images(data, images) if "drop" in budget.limits else None
-            calibration, shape, classes = calibration_images(data, images, classes)
+            loaded = load_data(data, model, weights, normalise, size)
+            validation = validation_images(loaded, images) if "drop" in budget.limits else None
+            calibration, shape, classes = calibration_images(loaded, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
         pruned = api.prune(
             dense,
@@ -166,25 +174,52 @@ def prune(
             **planning,
         )
         api.save(pruned.model, place)
-        written = None
-        if target is not None:
-            written = exporter.export(
-                pruned.model,
-                target,
-                example,
-                to=export,
-                overwrite=overwrite,
-                int8=calibration if int8 else None,
-            )
-    if pruned.scores.tournament is not None:
-        console().print(f"{pruned.scores.tournament}\n", markup=False)
-    for trial in pruned.trials:
-        console().print(f"tried {trial}", markup=False)
+        written = _exported(pruned, target, export, example, overwrite, int8 and calibration)
+        accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     _tell(pruned, place, model, options)
     if written is not None:
         console().print(f"\n{written}", markup=False)
-    if weights is None:
+    if accuracies is not None:
+        console().print(f"\n{accuracies}", markup=False)
+    if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+
+
+def _place(output: Path | None, model: str, overwrite: bool) -> Path:
+    """Where the weights go."""
+    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    check_model_suffix(place)
+    if place.exists() and not overwrite:
+        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    return place
+
+
+def _planning(given: dict[str, Any], measures: bool) -> dict[str, Any]:
+    """What goes, as ``plan`` takes it; where curves are measured, only what was said."""
+    planning = Pruning(**given).model_dump(include=set(_PLANNING))
+    said = {name: value for name, value in planning.items() if name in given}
+    return said if measures else planning
+
+
+def _measured(sensitivity: Path | None) -> Sensitivity | None:
+    from secateurs.planning.damage_curves import Sensitivity
+
+    return None if sensitivity is None else Sensitivity.load(sensitivity)
+
+
+def _exported(
+    pruned: Pruned,
+    target: Path | None,
+    to: str | None,
+    example: Any,
+    overwrite: bool,
+    int8: Any,
+) -> Exported | None:
+    from secateurs.deployment.exporter import export
+
+    if target is None:
+        return None
+    return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8 or None)
 
 
 def checked_target(
@@ -206,7 +241,28 @@ def checked_target(
     return place
 
 
+def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str | None:
+    """What the cut did to accuracy on the first validation images, before any fine-tuning."""
+    from secateurs import api
+    from secateurs.study.premises import MOST_IMAGES, accuracy_of
+
+    before, after = (
+        accuracy_of(api.trace(one, example), loaded.validation) for one in (dense, pruned.model)
+    )
+    if before is None or after is None:
+        return None
+    count = min(len(loaded.validation), MOST_IMAGES)
+    return (
+        f"Accuracy on {count} validation images: {percent(before)} before the cut, "
+        f"{percent(after)} after it, before any fine-tuning."
+    )
+
+
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
+    if pruned.scores.tournament is not None:
+        console().print(f"{pruned.scores.tournament}\n", markup=False)
+    for trial in pruned.trials:
+        console().print(f"tried {trial}", markup=False)
     call = ", ".join([f'"{model}"', *(f"{name}={value!r}" for name, value in options.items())])
     lines = (
         pruned.cut.explain(),

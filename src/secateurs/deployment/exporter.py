@@ -6,13 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import DATA_GIVEN, FLAG, MODEL, NUMBER, PATH, TEXT, takes
 from secateurs.backends import Backend, backend_of, framework_of
 from secateurs.channels.proof import cut_of
 from secateurs.deployment import onnx_files
@@ -67,6 +68,14 @@ class Exported:
         return "\n".join(lines)
 
 
+@takes(
+    model=MODEL,
+    path=PATH,
+    to=TEXT.or_none(),
+    overwrite=FLAG,
+    tolerance=NUMBER,
+    int8=DATA_GIVEN,
+)
 def export(
     model: Any,
     path: str | Path,
@@ -111,12 +120,19 @@ def export(
     """
     path = Path(path)
     target = target_of(path, to)
-    framework = framework_of(model)
-    target.check(framework)
+    target.check(framework_of(model))
     if int8 is not None and target.name != "onnx":
         raise ExportError(f"int8: expected an ONNX file (small.onnx); received {target.name}")
     if path.exists() and not overwrite:
         raise ExportError(f"{path}: exists already; replace it with overwrite=True (--overwrite)")
+    made = _put(model, path, example_inputs, target, tolerance)
+    if int8 is None:
+        return made
+    return replace(made, int8=quantize(path, int8, overwrite=overwrite))
+
+
+def _put(model: Any, path: Path, example_inputs: Any, target: Target, tolerance: float) -> Exported:
+    """Write and compare beside the place, and move it there if it does as the model does."""
     backend = backend_of(model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,16 +148,7 @@ def export(
             _move(Path(folder), path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
-    quantized = None if int8 is None else quantize(path, int8, overwrite=overwrite)
-    return Exported(
-        path,
-        target.name,
-        made.bytes,
-        made.max_difference,
-        made.dynamic_batch,
-        made.note,
-        quantized,
-    )
+    return replace(made, path=path)
 
 
 def _written(

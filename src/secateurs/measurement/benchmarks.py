@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateurs import formatting
+from secateurs.arguments import (
+    MODEL,
+    NAMES,
+    SEED,
+    TEXT,
+    Kind,
+    are_whole,
+    takes,
+    whole_number,
+)
 from secateurs.backends import backend_of
 from secateurs.errors import DataError, MeasurementError, SecateursError
 from secateurs.files import write_atomically
@@ -139,6 +150,38 @@ class Benchmark:
         write_atomically(Path(path), self.to_json().encode())
 
 
+_MODELS = Kind(
+    "models, in a list or by name",
+    lambda value: (
+        isinstance(value, Sequence | Mapping)
+        and not isinstance(value, str | bytes)
+        and len(value) > 0
+        and all(map(MODEL.accepts, value.values() if isinstance(value, Mapping) else value))
+    ),
+    DataError,
+    "Such as {'dense': model, 'pruned': small}.",
+)
+_COUNTS = Kind(
+    "a list of whole numbers of at least 1",
+    lambda value: are_whole(value, 1),
+    fix="Put a single one in a list: (1,).",
+)
+_THREADS = Kind(
+    "a list of whole numbers of at least 1, or None among them",
+    lambda value: are_whole(value, 1, or_none=True),
+    fix="Put a single one in a list: (1,).",
+)
+
+
+@takes(
+    models=_MODELS,
+    runtimes=NAMES,
+    batches=_COUNTS,
+    threads=_THREADS,
+    device=TEXT,
+    repeats=whole_number(1),
+    seed=SEED,
+)
 def bench(
     models: Sequence[Any] | Mapping[str, Any],
     example_inputs: Any = None,
@@ -179,26 +222,22 @@ def bench(
     named = _named(models)
     macs = {name: _macs(model, example_inputs) for name, model in named.items()}
     memory = {name: _memory(model, example_inputs) for name, model in named.items()}
+    first = macs[next(iter(named))]
     rows: list[Measured] = []
     refused: dict[str, str] = {}
-    for runtime in runtimes:
-        for count in threads:
-            for batch in batches:
-                conditions = Conditions(
-                    runtime=cast(Runtime, runtime), batch=batch, threads=count, device=device
-                )
-                try:
-                    timings = _timings(named, example_inputs, conditions, repeats, seed)
-                except MeasurementError as error:
-                    refused[str(conditions)] = str(error)
-                    continue
-                first = macs[next(iter(named))]
-                rows += [
-                    Measured(
-                        name, conditions, batch, timing, first / max(1, macs[name]), memory[name]
-                    )
-                    for name, timing in timings.items()
-                ]
+    for runtime, count, batch in itertools.product(runtimes, threads, batches):
+        conditions = Conditions(
+            runtime=cast(Runtime, runtime), batch=batch, threads=count, device=device
+        )
+        try:
+            timings = _timings(named, example_inputs, conditions, repeats, seed)
+        except MeasurementError as error:
+            refused[str(conditions)] = str(error)
+            continue
+        rows += [
+            Measured(name, conditions, batch, timing, first / max(1, macs[name]), memory[name])
+            for name, timing in timings.items()
+        ]
     if not rows:
         raise MeasurementError("; ".join(f"{c}: {why}" for c, why in refused.items()))
     return Benchmark(tuple(rows), machine(), refused)

@@ -145,7 +145,7 @@ def _layer_of(network: Network, number: int) -> _Layer:
             1 if out_axis is None else weight.shape[out_axis],
             1 if in_axis is None else weight.shape[in_axis],
         ),
-        is_depthwise(weight),
+        is_depthwise(network, weight),
         product.constant,
         product.axes,
     )
@@ -163,8 +163,14 @@ def _axis(tensor: Tensor, role: Role) -> int | None:
     return next((axis for axis, played in tensor.roles.items() if played is role), None)
 
 
-def is_depthwise(tensor: Tensor) -> bool:
-    """Whether a tensor is the weight of a convolution that keeps every channel to itself."""
+def is_depthwise(network: Network, tensor: Tensor) -> bool:
+    """Whether a tensor is the weight of a convolution that keeps every channel to itself.
+
+    The first convolution of images in grey has such a weight too, and is none.
+    """
+    first = network.contractions[0].layer if network.contractions else ""
+    if tensor.layer == first:
+        return False
     out_axis, in_axis = (_axis(tensor, role) for role in (Role.FILTER, Role.INPUT))
     if len(tensor.shape) < 3 or out_axis is None or len(tensor.axes) != 1:
         return False

@@ -163,7 +163,7 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     """
     if multiple is not None:
         return multiple
-    if not any(is_depthwise(tensor) for tensor in network.tensors.values()):
+    if not any(is_depthwise(network, tensor) for tensor in network.tensors.values()):
         return 1
     return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from secateurs.planning.budget import Budget
 from secateurs.planning.error_curves import Trial
 from secateurs.planning.measured import plan_measured
 from secateurs.planning.planner import plan
+from secateurs.planning.uniform import make_uniform
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
     LEAST_IMAGES,
@@ -105,11 +106,6 @@ class Judging:
     sources: Sequence[Any] | NDArray[Any] | None = None
     second_domain: Any = None
 
-    @classmethod
-    def taken_from(cls, options: dict[str, Any]) -> Judging:
-        """Of the options that are its own, which are taken out."""
-        return cls(**{each.name: options.pop(each.name, None) for each in fields(cls)})
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -123,6 +119,7 @@ class Request:
         judging: by what the result is judged.
         seed: of splits and draws.
         proof: how the cut is proven, as for ``apply``.
+        uniform: whether layers of a kind are left equally wide.
     """
 
     criterion: Any = None
@@ -132,6 +129,7 @@ class Request:
     judging: Judging = field(default_factory=Judging)
     seed: int = 0
     proof: bool | Literal["independent"] = True
+    uniform: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,9 +390,11 @@ def open_workshop(
     if images is not None and _is_measured(request, planning):
         return _measured_workshop(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
+    skip = planning.get("skip", ())
 
     def planned(scores: Scores, asked: Budget | None = budget) -> Cut:
-        return plan(network, scores, asked, **planning)
+        cut = plan(network, scores, asked, **planning)
+        return make_uniform(network, scores, cut, skip) if request.uniform else cut
 
     criterion = WITHOUT_IMAGES if request.criterion in (None, OBS) else request.criterion
     scores = score_for(network, criterion, planned, data=data, loss=request.loss, seed=request.seed)
@@ -433,7 +433,10 @@ def _measured_workshop(
     even = _budget_of(network, budget, amount)
 
     def planned(asked: Budget | None) -> Cut:
-        return pruner.plan(_budget_of(network, asked, amount), **rest)
+        cut = pruner.plan(_budget_of(network, asked, amount), **rest)
+        if not request.uniform:
+            return cut
+        return make_uniform(network, pruner.scores, cut, rest.get("skip", ()))
 
     def made(cut: Cut) -> Any:
         return pruner.make(
@@ -509,3 +512,26 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     return make_faithful(
         opened, small, alive, repair=True, distil=request.distil, seed=request.seed
     )
+
+
+def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int) -> FidelityReport:
+    """Fit a cut model's weights, in place, to what the model gave before the cut.
+
+    Args:
+        network: that the cut was planned on; its model is as it was.
+        small: what the cut left; its weights change, if that makes it more faithful.
+        cut: of the network.
+        images: training or calibration batches; labels are not looked at.
+        seed: of the split.
+
+    Returns:
+        What each step gave.
+    """
+    source: Any = network.source
+    checked = list(batches(images, _example(network), "repair", labels=False))
+    opened = open_dense(source.model, network, checked, Request(seed=seed))
+    made = make_faithful(opened, small, alive_after(opened.work_network, cut), seed=seed)
+    opened.framework.copy_weights_(made, small)
+    report = report_of(made).fidelity
+    assert report is not None  # noqa: S101 - make_faithful keeps one
+    return report

@@ -30,7 +30,9 @@ class Pruning(Settings):
             survivors' weights of that time and its learning rates; or the learning rates alone;
             or all of dense training again, from the initial weights (lottery).
         until_recovered: End a round's fine-tuning at its first evaluation within the tolerance.
-        calibration_batches: Training batches shown to a criterion that needs data.
+        repair: After each cut, fit the weights that stay to what the model gave before it, on the
+            calibration batches; not where the survivors' weights are rewound.
+        calibration_batches: Training batches shown to a criterion that needs data, and to repair.
         measure_speed: Measure images a second after each round, beside the dense model's.
 
     Source: Renda, Frankle & Carbin 2020 (rewinding); Frankle & Carbin 2019 (lottery tickets).
@@ -44,5 +46,6 @@ class Pruning(Settings):
     skip: tuple[str, ...] = ()
     rewind: Rewind | None = None
     until_recovered: bool = False
+    repair: bool = False
     calibration_batches: Count = 4
     measure_speed: bool = True

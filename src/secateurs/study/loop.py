@@ -11,17 +11,19 @@ ResNets for Fun and Profit".
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from secateurs.backends import repairing
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import Facts
 from secateurs.formatting import percent
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointStore, Name
 from secateurs.study.position import Position, Stage
-from secateurs.study.round_cutter import Loss, RoundCutter, widths
+from secateurs.study.round_cutter import Loss, RoundCutter, repairs, widths
 from secateurs.study.rounds import fits, limits_of
 from secateurs.study.session import Session
 from secateurs.study.stage_trainer import DivergedError, StageTrainer
@@ -80,6 +82,8 @@ class Loop:
     def _begin_or_go_on(self) -> None:
         session, configuration = self._session, self._configuration
         network = session.learner.trace()
+        if repairs(configuration.pruning):
+            repairing(network.source.framework)  # or it says now that it cannot
         self._limits = limits_of(network, configuration.stop.budget)
         if session.resume():
             return
@@ -130,7 +134,9 @@ class Loop:
     def _judge_round(self) -> None:
         """Whether the round recovered, and what that makes of the study's result."""
         position = self._session.position
-        recovered = position.best >= 0 and (self._goal is None or position.best >= self._goal)
+        recovered = position.best > -sys.float_info.max and (
+            self._goal is None or position.best >= self._goal
+        )
         if recovered:
             position = replace(
                 position,

@@ -12,6 +12,7 @@ from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for
+from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
 from secateurs.study.position import Stage
 from secateurs.study.rounds import plan_round
@@ -74,6 +75,10 @@ class RoundCutter:
         session = self._session
         number = session.position.round + 1
         report = session.learner.apply(cut, network)
+        pruning = self._configuration.pruning
+        if repairs(pruning):
+            images = session.learner.calibration(pruning.calibration_batches)
+            session.learner.repair(network, cut, images)
         proof = report.proof
         evaluation = session.evaluate("validation")
         session.record(
@@ -96,7 +101,7 @@ class RoundCutter:
             stage=Stage.FINE_TUNE,
             round=number,
             done=0,
-            best=-1.0,
+            best=-sys.float_info.max,
             best_loss=sys.float_info.max,
             best_batch=session.position.batch,
             proof=None if proof is None else asdict(proof),
@@ -109,6 +114,11 @@ class RoundCutter:
         so_far = learner.cut
         learner.restore(self._session.fetch("rewind"))
         learner.apply(so_far.since(learner.cut))
+
+
+def repairs(pruning: Pruning) -> bool:
+    """Whether cuts are repaired: not where other weights are put in their place at once."""
+    return pruning.repair and pruning.rewind not in ("weights", "lottery")
 
 
 def widths(network: Network, cut: Cut | None = None) -> dict[str, int]:

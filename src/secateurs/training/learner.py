@@ -126,6 +126,10 @@ class Learner(Protocol):
         """
         ...
 
+    def repair(self, network: Network, cut: Cut, images: Any) -> None:
+        """Fit the weights that a cut left to what the network's model gave before it."""
+        ...
+
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values."""
         ...

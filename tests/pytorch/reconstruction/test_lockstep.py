@@ -421,6 +421,21 @@ def test_only_the_frontier_is_held():
     assert value < sec.report_of(repaired).fidelity.peak_bytes <= 4 * value
 
 
+def test_memory_bounds_how_many_images_are_fitted(monkeypatch):
+    from secateurs.pytorch.reconstruction import lockstep
+
+    model, data = Stream().eval(), images(3, 6, 6, count=200)
+    cut = sec.delete_channels(model, {"stem": [3]}, data[:1])
+    whole = sec.report_of(sec.repair(cut, model, data)).fidelity.peak_bytes
+    monkeypatch.setattr(lockstep, "MOST_BYTES", whole // 2)
+    with pytest.warns(UserWarning, match=r"the values of 175 images take .* GB at once"):
+        repaired = sec.repair(cut, model, data)
+    assert sec.report_of(repaired).fidelity.peak_bytes <= whole // 2
+    with torch.no_grad():
+        right, found = model(data), repaired(data)
+    assert (found - right).abs().max() < 1e-3 * right.abs().max()
+
+
 def test_another_network_is_refused():
     data = images(6)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))

@@ -168,6 +168,17 @@ def test_a_repair_that_harms_is_not_kept(dense, monkeypatch):
     assert torch.equal(repaired.head.weight, cut.head.weight)
 
 
+def test_distillation_comes_last_and_only_helps(dense):
+    budget = sec.Budget(macs=0.2)
+    closed = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES)
+    distilled = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES, distil=60)
+    told = distilled.report.fidelity
+    assert [stage.name for stage in told][-1] == "distilled"
+    assert told.fidelity.distance <= closed.report.fidelity.fidelity.distance
+    assert told["repaired"].distance == closed.report.fidelity["repaired"].distance
+    assert distilled.report.proof.holds
+
+
 def test_a_repaired_model_is_saved_and_loaded_like_any_other(dense, tmp_path):
     pruned = sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES)
     sec.save(pruned.model, tmp_path / "small.safetensors")

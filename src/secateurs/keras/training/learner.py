@@ -296,6 +296,12 @@ class Learner:
         )
         return report_of(self._model)
 
+    def repair(self, network: Network, cut: Cut, images: Any) -> None:
+        """Fit the weights that a cut left to what the network's model gave before it."""
+        from secateurs.reconstruction.pruner import repair_after_
+
+        repair_after_(network, self._model, cut, images, self._training.seed)
+
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values."""
         return Snapshot(

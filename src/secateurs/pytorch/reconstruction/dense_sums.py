@@ -104,18 +104,24 @@ def _add(
 ) -> None:
     """One piece's patches and slopes."""
     made: dict[int, torch.Tensor] = {}
+    # What is written into in the middle of a pass has no derivative that could be trusted.
+    weighs = not any(step.mutates for step in piece.steps)
 
     def change(step: Step, call: Any) -> Any:
         output = call.function(*call.arguments, **call.keywords)
         reader = readers.get(step.number)
         if reader is not None:
-            if not output.requires_grad:
+            if weighs and not output.requires_grad:
                 output.requires_grad_()
             made[step.number] = output
             with torch.no_grad():
                 _sum_patches(reader, piece, output.detach(), rows[step.number], seed)
         return output
 
+    if not weighs:
+        with torch.no_grad():
+            play(piece, change)
+        return
     with autograd():
         result = play(piece, change)
         slopes = _slopes(result, list(made.values()), kind, generator)

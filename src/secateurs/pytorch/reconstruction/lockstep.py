@@ -9,6 +9,7 @@ Of both networks, the values that are still to be read are kept, for all images;
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,9 @@ from secateurs.reconstruction.layers import LayerRepair, Walked
 from secateurs.reconstruction.least_squares import Refit, refit
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
+
+MOST_BYTES = 4 * 10**9
+"""Of values of both networks that are held at once; of more images, some are left out."""
 
 BYTES_OF_ROWS = 2**29
 """Of patches that are kept as they are, where a ReLU follows or products would be too large."""
@@ -97,9 +101,10 @@ class _Walk:
         source = traced(network)
         self._operations = source.operations
         self._stays = network.solution.kept(alive)
-        self._images = len(fit) + len(held)
         dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = _in_step(small, source.operations, fit)
+        fit, held = _that_fit(fit, held, dense_pieces.bytes_at_once + small_pieces.bytes_at_once)
+        self._images = len(fit) + len(held)
         self._steps = small_pieces.steps
         self._pairs = [
             _Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
@@ -277,6 +282,29 @@ class _Walk:
         scale = np.broadcast_to(scale, y.shape[1:])
         shift = np.broadcast_to(shift, y.shape[1:])
         return Rectified(u, y, scale, joined[0] + shift if joined else shift)
+
+
+def _that_fit(fit: Batch, held: Batch, each: int) -> tuple[Batch, Batch]:
+    """As many of the images as memory is meant to hold values of.
+
+    Args:
+        fit: to fit.
+        held: to choose by.
+        each: bytes of the values of one image that are held at once, in both networks.
+    """
+    images = len(fit) + len(held)
+    share = MOST_BYTES / max(1, images * each)
+    if share >= 1:
+        return fit, held
+    less = [batch.rows(slice(0, max(2, int(share * len(batch))))) for batch in (fit, held)]
+    warnings.warn(
+        f"repair: the values of {images} images take {images * each / 1e9:.1f} GB at once in both "
+        f"networks; {len(less[0]) + len(less[1])} of them are fitted, which take "
+        f"{MOST_BYTES / 1e9:.1f}. Pass fewer or smaller images to choose them yourself.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return less[0], less[1]
 
 
 def _in_step(small: nn.Module, operations: Sequence[Operation], first: Batch) -> Pieces:
