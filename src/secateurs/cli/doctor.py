@@ -42,10 +42,10 @@ _TOLERANCE = 1e-4
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(doctor)
+    app.command("doctor")(doctor_command)
 
 
-def doctor() -> None:
+def doctor_command() -> None:
     """Show versions, devices, threads and disk, and test this installation, in about ten seconds.
 
     Paste what it prints into a bug report. Nothing is left on disk. Exits with 1 if a test fails.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.statistics import part_of
+from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.planning.structured_obs import Reader, removal_order
@@ -64,7 +64,7 @@ class Contraction:
 
     def entries(self, network: Network, group: Group) -> Ids | None:
         """Where a group's channels lie among the inputs, (channels, entries of each), or None."""
-        part = part_of(network, group, self.units)
+        part = channel_index(network, group, self.units)
         if not len(part) or (rows := part.rows) is None:
             return None
         if self.fold is not None:
@@ -75,7 +75,7 @@ class Contraction:
         spread: Ids = rows[:, :, None] * self.taps + np.arange(self.taps)
         return spread.reshape(len(rows), -1)
 
-    def without(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
+    def ablate(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
         """The tensors that change when these inputs go and the rest is refitted."""
         inputs = self.matrix.shape[1]
         refitted = np.zeros_like(self.matrix)
@@ -191,7 +191,7 @@ class _Changes:
     def __call__(self) -> dict[str, NDArray[Any]]:
         changed: dict[str, NDArray[Any]] = {}
         for one, entries in self.readers:
-            changed.update(one.without(entries[self.gone].ravel()))
+            changed.update(one.ablate(entries[self.gone].ravel()))
         return changed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.channels.network import Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.planning.planner import plan
@@ -18,7 +18,7 @@ from secateurs.training.learner import Learner
 
 
 def check(
-    learner: Learner, configuration: Configuration, criterion: str | Callable[[Facts], Any]
+    learner: Learner, configuration: Configuration, criterion: str | Callable[[GroupData], Any]
 ) -> Network:
     """Find out what cannot be done.
 

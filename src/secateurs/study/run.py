@@ -12,7 +12,7 @@ from typing import Any
 from secateurs.backends import backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, keep_report_
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.errors import ModelError
 from secateurs.settings.study import Configuration
 from secateurs.settings.training import Training
@@ -54,7 +54,7 @@ def run_study(
     sources: Sources,
     configuration: Configuration,
     *,
-    criterion: Callable[[Facts], Any] | None = None,
+    criterion: Callable[[GroupData], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     directory: str | Path | None = None,
     fresh: bool = False,

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.ablation.oracle import ablate_channels
 
 
 class Base(nn.Module):
@@ -105,7 +105,7 @@ def test_scores_are_those_of_the_model_itself_and_leave_it_alone(kind):
     np.testing.assert_allclose(score, gate.grad.abs().numpy(), rtol=1e-4, atol=1e-6)
     removed = torch.ones(8, 8) - torch.eye(8)
     changes = [(loss(row) - dense).item() for row in removed]
-    ablation = oracle(network, [(x, y)])
+    ablation = ablate_channels(network, [(x, y)])
     np.testing.assert_allclose(ablation.loss["a"].sum(1), changes, rtol=1e-3, atol=1e-6)
     for criterion in ("fisher", "obd", "apoz", "fluctuation"):
         sec.score(network, criterion, data=[(x, y)])

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
-from secateurs.calibration.statistics import part_of
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
-from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Step
 from secateurs.pytorch.statistics.gates import autograd
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.trace_model import source_of
 from secateurs.reconstruction.fidelity import are_probabilities
 from secateurs.reconstruction.least_squares import Moments
 
@@ -43,7 +43,9 @@ class _Reader:
     slopes: torch.Tensor | None = None
 
 
-def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> list[Contraction]:
+def contractions_of(
+    network: Network, images: CalibrationBatch, kind: str, seed: int
+) -> list[Contraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
     Args:
@@ -52,7 +54,7 @@ def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> li
         kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
         seed: of the answers that are drawn to weigh outputs by.
     """
-    source = traced(network)
+    source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images)
     generator = torch.Generator().manual_seed(seed)
@@ -62,9 +64,9 @@ def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> li
     return [_contraction(reader, source.tensors, len(images)) for reader in readers.values()]
 
 
-def _readers(network: Network, pieces: Pieces, images: Batch) -> dict[int, _Reader]:
-    source = traced(network)
-    names = {id(leaf.tensor) for leaf in leaves_of(source.model)}
+def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict[int, _Reader]:
+    source = source_of(network)
+    names = {id(leaf.tensor) for leaf in list_tensors(source.model)}
     dims = [tensor.dim() for tensor in pieces.piece(images.rows(slice(0, 1))).inputs]
     sites = Sites(pieces.steps, pieces.shapes, dims, names, norms=False)
     readers = {}
@@ -84,7 +86,7 @@ def _readers(network: Network, pieces: Pieces, images: Batch) -> dict[int, _Read
 def _fold(network: Network, units: Ids) -> Ids | None:
     """The axis as channels by positions, where it is all of one group."""
     for group in network.groups:
-        part = part_of(network, group, units)
+        part = channel_index(network, group, units)
         if len(part) == len(units) and (rows := part.rows) is not None and rows.shape[1] > 1:
             return rows
     return None

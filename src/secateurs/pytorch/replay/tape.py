@@ -19,11 +19,11 @@ from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.errors import DataError
-from secateurs.pytorch.model.example_inputs import described
+from secateurs.pytorch.model.example_inputs import format_inputs
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
+from secateurs.pytorch.tracing.op_record import OpRecord
 from secateurs.training.memory import is_out_of_memory
 
 
@@ -159,7 +159,7 @@ class Tape:
 
 def record(
     model: nn.Module,
-    operations: Sequence[Operation],
+    operations: Sequence[OpRecord],
     arguments: Sequence[Any],
     keywords: dict[str, Any],
     watch: Callable[[int, Call], None] | None = None,
@@ -179,7 +179,7 @@ def record(
     Raises:
         DataError: the model takes another path on these inputs than on the example inputs.
     """
-    inputs = list(tensors_in([list(arguments), keywords]))
+    inputs = list(iterate_tensors([list(arguments), keywords]))
     recorder = _Recorder(operations, inputs, watch, keep)
     try:
         returned = recorder.run(model, arguments, keywords)
@@ -188,7 +188,7 @@ def record(
             raise
         said = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"calibration data: expected {described([*arguments, *keywords.values()])} to pass "
+            f"calibration data: expected {format_inputs([*arguments, *keywords.values()])} to pass "
             f"through {type(model).__name__}, as the example inputs did; its forward raised "
             f"{type(error).__name__}: {said}. Its batches may have any number of images, also 2 "
             "or 3; let the model take them."
@@ -252,12 +252,12 @@ def _laid_into(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Ten
     return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
-class _Recorder(Counted):
+class _Recorder(OpInterpreter):
     """Writes down each operation as it runs."""
 
     def __init__(
         self,
-        operations: Sequence[Operation],
+        operations: Sequence[OpRecord],
         inputs: Sequence[torch.Tensor],
         watch: Callable[[int, Call], None] | None,
         keep: bool,
@@ -319,7 +319,7 @@ class _Recorder(Counted):
         if target is not None:
             self._make_functional(step, target)
         output = call.function(*call.arguments, **call.keywords)
-        made = list(tensors_in(output))
+        made = list(iterate_tensors(output))
         for item, tensor in enumerate(made):
             self._note(Ref(self.index, item), tensor, hold=bool(call.tensors()))
         step.results = len(made)
@@ -454,7 +454,7 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
     return Call(call.function, arguments, keywords)
 
 
-def play(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], Any]) -> Any:
+def replay(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], Any]) -> Any:
     """Play a whole tape again; returns what the model would.
 
     Args:
@@ -475,7 +475,7 @@ def play(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], 
     for step in tape.steps:
         call = change(step, step.call(find))
         output = call.function(*call.arguments, **call.keywords)
-        for item, tensor in enumerate(tensors_in(output)):
+        for item, tensor in enumerate(iterate_tensors(output)):
             values[Ref(step.number, item)] = tensor
         for ref in last.get(step.number, ()):
             values.pop(ref, None)
@@ -517,7 +517,7 @@ class Rows:
 
 
 @dataclass(eq=False, slots=True)
-class Program:
+class BatchedTape:
     """A tape that can be played with any number of images.
 
     Attributes:
@@ -531,7 +531,7 @@ class Program:
     rows: dict[Source, Rows] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, one: Tape, other: Tape) -> Program | None:
+    def between(cls, one: Tape, other: Tape) -> BatchedTape | None:
         """What two tapes of the same model, with different numbers of images, have in common.
 
         None where they cannot be made into one another: the images do not lie along one axis, a
