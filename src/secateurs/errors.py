@@ -54,3 +54,12 @@ def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
         return f"; did you mean {close[0]!r}?"
     shown = ", ".join(list(known)[:20])
     return f"; known: {shown}{', ...' if len(known) > 20 else ''}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, on one line; of what pydantic finds wrong, the first."""
+    found = error.errors(include_url=False) if hasattr(error, "errors") else []
+    if not found:
+        return " ".join(str(error).split()) or type(error).__name__
+    where = ".".join(str(part)[:60] for part in found[0]["loc"])
+    return f"{where}: {found[0]['msg'].replace('Input should be', 'expected')}".lstrip(": ")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.arguments import PATH, TEXT, instance, takes
 from secateurs.channels.cost import Cost
+from secateurs.channels.cut_data import checked
 from secateurs.errors import CheckpointError, CutError
 from secateurs.formatting import megabytes, percent
 from secateurs.html import text
@@ -295,7 +296,7 @@ class Cut:
         """
         try:
             data = json.loads(source)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"expected a cut as JSON; received text that is not JSON ({error})"
             ) from error
@@ -303,7 +304,11 @@ class Cut:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Read what ``to_dict`` made."""
+        """Read what ``to_dict`` made.
+
+        Raises:
+            CheckpointError: it is something else, of a newer version, or damaged.
+        """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise CheckpointError(f"expected a cut (format {FORMAT!r}); received something else")
         if data.get("version") != VERSION:
@@ -311,28 +316,22 @@ class Cut:
                 f"expected version {VERSION} of a cut; received version {data.get('version')!r}. "
                 "Read it with the release of secateurs that wrote it, or a newer one."
             )
-        try:
-            sets = [tuple(int(index) for index in indices) for indices in data["sets"]]
-            tensors = {
-                name: TensorCut(tuple(shape), {int(axis): sets[at] for axis, at in removed.items()})
-                for name, (shape, removed) in data["tensors"].items()
-            }
-            channels = {
-                name: ChannelCut(of, sets[at]) for name, (of, at) in data["channels"].items()
-            }
-            sizes = tuple(SizeChange(*size) for size in data["sizes"])
-            rescalings = tuple(
-                Rescaling(tensor, axis, sets[at], factor)
-                for tensor, axis, at, factor in data["rescalings"]
-            )
-            before, after = (
-                None if data[key] is None else Cost(*data[key]) for key in ("before", "after")
-            )
-            caches = tuple(Cache(*cache) for cache in data.get("caches", ()))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise CheckpointError(
-                f"this cut is damaged: {type(error).__name__}: {error}"
-            ) from error
+        fields = checked(data)
+        sets = fields.sets
+        tensors = {
+            name: TensorCut(shape, {axis: sets[at] for axis, at in removed.items()})
+            for name, (shape, removed) in fields.tensors.items()
+        }
+        channels = {name: ChannelCut(of, sets[at]) for name, (of, at) in fields.channels.items()}
+        sizes = tuple(SizeChange(*size) for size in fields.sizes)
+        rescalings = tuple(
+            Rescaling(tensor, axis, sets[at], factor)
+            for tensor, axis, at, factor in fields.rescalings
+        )
+        before, after = (
+            None if costs is None else Cost(*costs) for costs in (fields.before, fields.after)
+        )
+        caches = tuple(Cache(*cache) for cache in fields.caches)
         return cls(tensors, sizes, channels, rescalings, before, after, caches)
 
     @takes(path=PATH)

@@ -14,14 +14,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 from scipy.optimize import nnls
 
 from secateurs.channels.network import Network, Role, Tensor
-from secateurs.errors import MeasurementError
+from secateurs.errors import MeasurementError, in_one_line
 from secateurs.measurement.conditions import Conditions
 
 VECTOR = 16
@@ -177,6 +178,24 @@ def is_depthwise(network: Network, tensor: Tensor) -> bool:
     return (tensor.shape[in_axis] == 1) if in_axis is not None else 1 in beside
 
 
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Plain(BaseModel):
+    """What a latency model is as JSON."""
+
+    conditions: dict[str, Any]
+    images: Count
+    dense_ms: PositiveNumber
+    terms: tuple[str, ...]
+    costs: Annotated[tuple[Number, ...], Field(min_length=len(TERMS), max_length=len(TERMS))]
+    errors: Annotated[tuple[Number, ...], Field(min_length=1)]
+    multiple: Count
+    at_multiples: dict[Count, tuple[PositiveNumber, PositiveNumber]]
+
+
 @dataclass(frozen=True)
 class LatencyModel:
     """Milliseconds of any cut of one network, under the conditions it was fitted for.
@@ -258,23 +277,24 @@ class LatencyModel:
             MeasurementError: it is something else, or of other terms.
         """
         try:
-            plain: dict[str, Any] = json.loads(text)
-            if tuple(plain["terms"]) != TERMS:
-                raise KeyError("terms")
-            return cls(
-                Conditions(**plain["conditions"]),
-                plain["images"],
-                plain["dense_ms"],
-                tuple(plain["costs"]),
-                tuple(plain["errors"]),
-                plain["multiple"],
-                {int(m): (both[0], both[1]) for m, both in plain["at_multiples"].items()},
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            plain = _Plain.model_validate(json.loads(text))
+            if plain.terms != TERMS:
+                raise ValueError(f"terms: expected {TERMS}")
+            conditions = Conditions(**plain.conditions)
+        except (ValueError, TypeError, RecursionError) as error:
             raise MeasurementError(
                 f"expected a latency model as this version writes it; received something else "
-                f"({error}). Measure it again: sec.profile(model, x, fresh=True)."
+                f"({in_one_line(error)}). Measure it again: sec.profile(model, x, fresh=True)."
             ) from error
+        return cls(
+            conditions,
+            plain.images,
+            plain.dense_ms,
+            plain.costs,
+            plain.errors,
+            plain.multiple,
+            plain.at_multiples,
+        )
 
 
 def _at(multiple: int) -> str:

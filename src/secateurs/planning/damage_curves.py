@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from secateurs import formatting
 from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, PATH, SEED, takes
@@ -21,7 +23,7 @@ from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import find
 from secateurs.criteria.scoring import Scores, score
-from secateurs.errors import SecateursError, StudyError, UnknownNameError, nearest
+from secateurs.errors import SecateursError, StudyError, UnknownNameError, in_one_line, nearest
 from secateurs.files import write_atomically
 
 FORMAT, VERSION = "secateurs-sensitivity", 1
@@ -127,27 +129,53 @@ class Sensitivity:
             StudyError: it cannot be read, or is something else.
         """
         try:
-            plain = json.loads(Path(path).read_bytes())
-            if plain["format"] != FORMAT or plain["version"] != VERSION:
-                raise ValueError(f"its format is {plain['format']} {plain['version']}")
-            shares, losses, accuracies = (
-                {group: np.array(values, float) for group, values in plain[name].items()}
-                for name in ("shares", "losses", "accuracies")
-            )
-            said = plain["criterion"], plain["images"], plain["made_from"]
-            return cls(shares, losses, accuracies, *said)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+            plain = _Plain.model_validate(json.loads(Path(path).read_bytes()))
+            plain.check()
+        except (OSError, ValueError, RecursionError) as error:
             raise StudyError(
-                f"{path}: cannot be read as a sensitivity: {error}. Measure it anew: "
+                f"{path}: cannot be read as a sensitivity: {in_one_line(error)}. Measure it anew: "
                 "sensitivity(network, data, cache=...)"
             ) from error
+        shares, losses, accuracies = (
+            {group: np.array(values, float) for group, values in kept.items()}
+            for kept in (plain.shares, plain.losses, plain.accuracies)
+        )
+        said = plain.criterion, plain.images, plain.made_from
+        return cls(shares, losses, accuracies, *said)
+
+
+Curves = dict[StrictStr, list[Annotated[float, Field(allow_inf_nan=False)]]]
+
+
+class _Plain(BaseModel):
+    """What a file of a sensitivity holds."""
+
+    format: str
+    version: int
+    criterion: StrictStr
+    images: Annotated[StrictInt, Field(ge=0)]
+    made_from: StrictStr
+    shares: Curves
+    losses: Curves
+    accuracies: Curves
+
+    def check(self) -> None:
+        """Refuse what is no sensitivity in itself.
+
+        Raises:
+            ValueError: it is of another format, or its curves do not fit each other.
+        """
+        if self.format != FORMAT or self.version != VERSION:
+            raise ValueError(f"its format is {self.format} {self.version}")
+        for name, curves in (("losses", self.losses), ("accuracies", self.accuracies or None)):
+            if curves is not None and curves.keys() != self.shares.keys():
+                raise ValueError(f"its {name} are of other groups than its shares")
+            for group, values in (curves or {}).items():
+                if len(values) != len(self.shares[group]):
+                    raise ValueError(f"{name} of {group} are not as many as its shares")
+        for group, shares in self.shares.items():
+            if not shares or any(a >= b for a, b in itertools.pairwise(shares)):
+                raise ValueError(f"the shares of {group} are not rising")
 
 
 @takes(

@@ -18,7 +18,7 @@ from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import Name
-from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.model.tensors import check_values, list_tensors
 from secateurs.pytorch.proof.comparison import prove
 from secateurs.pytorch.proof.independent import prove_independently
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
@@ -81,6 +81,9 @@ def apply(
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
     check_tensors(list_tensors(model), cut)
+    if proof:
+        otherwise = "leave the proof out (proof=False)"
+        check_values(model, example_inputs, who="the proof", otherwise=otherwise)
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)

@@ -24,7 +24,7 @@ from secateurs.pytorch.model.outputs import (
     named_outputs,
     used_outputs,
 )
-from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
+from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
 from secateurs.pytorch.sizes.bindings import Tie
 from secateurs.pytorch.sizes.dry_run import line_of
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
@@ -69,13 +69,28 @@ class TracedModel:
         """Those of a forward pass's outputs that are used, and so have to stay what they are."""
         return used_outputs(outputs, self.outputs)
 
+    def check_values(self, who: str) -> None:
+        """Refuse a model on the meta device where values are needed.
+
+        Raises:
+            ModelError: with the name of a tensor that has none.
+        """
+        otherwise = 'score by "random"'
+        check_values(self.model, self.example_inputs, who=who, otherwise=otherwise)
+
     def to_run(self) -> nn.Module:
         """A copy of the model around its very own tensors, to be run as it was traced."""
         return share_tensors(self.model, self.caches)
 
     def array(self, name: str) -> NDArray[Any]:
-        """A tensor's present values; half precision comes as single."""
+        """A tensor's present values; half precision comes as single.
+
+        Raises:
+            ModelError: it is on the meta device, and has none.
+        """
         tensor = self.tensors[name].detach()
+        if tensor.is_meta:
+            self.check_values("a score")
         if tensor.dtype in (torch.bfloat16, torch.float16):
             tensor = tensor.float()
         values: NDArray[Any] = tensor.cpu().numpy()

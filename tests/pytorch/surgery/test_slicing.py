@@ -175,7 +175,7 @@ def test_a_layer_of_another_size_is_refused_by_name():
     model = Small()
     cut = cut_of(model, [0])
     broken = sec.Cut(cut.tensors, (SizeChange("a", "out_channels", None, 9, 8),))
-    with pytest.raises(sec.CutError, match=r"a\.out_channels: expected 9"):
+    with pytest.raises(sec.CutError, match=r"a\.out_channels: expected a whole number of 9"):
         cut_copy(model, broken)
 
 

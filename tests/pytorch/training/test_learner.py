@@ -47,7 +47,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, monkeypatch):
     with subprocess.Popen(
         [sys.executable, *launched, "-m", "support.processes", str(tmp_path)],
         cwd=TESTS,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.PIPE,
         text=True,
     ) as launcher:

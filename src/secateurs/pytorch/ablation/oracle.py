@@ -48,6 +48,7 @@ def ablate_channels(
     check_options(mode, share, scope, confidence)
     objective = PerExampleLoss(loss, "oracle")
     source = source_of(network)
+    source.check_values("oracle")
     stream = iterate_batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
     if mode == "exact":
         exact = ExactAblation(network, partial(Removals, network, objective))

@@ -38,6 +38,7 @@ from secateurs.pytorch.ablation.downstream import (
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.replay.tape import (
     Length,
+    Memory,
     Ref,
     Rows,
     Source,
@@ -319,15 +320,16 @@ class Removals:
             touched = {n for n, o in enumerate(self.source.operations) if _touches(o, stays)}
             steps = depending_on(tape.steps, touched)
         values: dict[Ref, torch.Tensor] = {}
+        memory = Memory(tape.written)
 
         def find(source: Any) -> Any:
-            return values[source] if source in values else tape.find(source)
+            return values[source] if source in values else memory.find(tape.find(source))
 
         for step in steps:
             output = twin.ignoring_removed(step.call(find), self.source.operations[step.number])
             for item, tensor in enumerate(iterate_tensors(output)):
                 values[Ref(step.number, item)] = tensor
-        return filled(tape.output, lambda source: values.get(source, tape.find(source)))
+        return filled(tape.output, find)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
+from secateurs.errors import ModelError
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +83,27 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
         for attribute, value in vars(module).items():
             if not attribute.startswith("_") or attribute in vars(type(module)):
                 yield from _bare_tensors(f"{path}.{attribute}".lstrip("."), value)
+
+
+def check_values(model: nn.Module, example_inputs: Any, *, who: str, otherwise: str) -> None:
+    """Refuse a model, or inputs, on the meta device, where tensors have shapes and no values.
+
+    Args:
+        model: whose tensors are looked at.
+        example_inputs: likewise; tensors in nested lists, tuples and dictionaries.
+        who: what needs values, for the message.
+        otherwise: what to do without.
+
+    Raises:
+        ModelError: there are no values, with the first such tensor's name.
+    """
+    inputs = _bare_tensors("example_inputs", example_inputs)
+    for name, tensor, _ in itertools.chain(named_tensors(model), inputs):
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name}: {who} needs values; received a tensor on the meta device, which has "
+                f"none. Load the weights first (model.to_empty, load_state_dict), or {otherwise}."
+            )
 
 
 def _bare_tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:

@@ -20,6 +20,7 @@ from secateurs.pytorch.replay.tape import (
     BatchedTape,
     Input,
     Length,
+    Memory,
     Ref,
     Source,
     Step,
@@ -60,6 +61,7 @@ class Piece:
         images: how many.
         values: those at hand.
         done: how many steps have been taken.
+        memory: what it writes into in place of the model's.
     """
 
     steps: Sequence[Step]
@@ -68,6 +70,7 @@ class Piece:
     images: int
     values: dict[Ref, torch.Tensor] = field(default_factory=dict)
     done: int = 0
+    memory: Memory = field(default_factory=lambda: Memory(frozenset()))
     _last: dict[int, list[Ref]] = field(default_factory=dict)
     _wanted: set[Source] = field(default_factory=set)
 
@@ -81,7 +84,9 @@ class Piece:
         if isinstance(source, Ref):
             return self.values[source]
         if isinstance(source, Input):
-            return self.inputs[source.number]
+            return self.memory.find(self.inputs[source.number])
+        if isinstance(source, torch.Tensor):
+            return self.memory.find(source)
         return source.each * self.images if isinstance(source, Length) else source
 
     def call(self, step: Step) -> Call:
@@ -122,8 +127,10 @@ class Piece:
 
     def branch(self) -> Piece:
         """The same, to go on from here in another way."""
-        values = dict(self.values)
-        return Piece(self.steps, self.inputs, self.output, self.images, values, self.done)
+        memory, values = self.memory, dict(self.values)
+        if any(step.mutates for step in self.steps):
+            memory, values = memory.branch(values)
+        return Piece(self.steps, self.inputs, self.output, self.images, values, self.done, memory)
 
 
 @dataclass(eq=False)
@@ -178,7 +185,8 @@ class Pieces:
         if self._program is not None:
             return Piece(self._program.steps, inputs, self._program.output, len(batch))
         tape = self._recorded(batch)
-        return Piece(tape.steps, inputs, tape.output, len(batch))
+        memory = Memory(tape.written)
+        return Piece(tape.steps, inputs, tape.output, len(batch), memory=memory)
 
 
 def play(

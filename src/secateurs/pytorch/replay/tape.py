@@ -19,10 +19,12 @@ from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.errors import DataError
+from secateurs.pytorch.model.example_inputs import format_inputs
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import OpRecord
+from secateurs.training.memory import is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,16 @@ class Tape:
         values: what each gave.
         inputs: the tensors that the model was given.
         output: what the model returned, with sources in the place of tensors.
+        written: which memory of the model's or the caller's it writes into, by its storages' ids.
+        memories: in which memory each value lay.
     """
 
     steps: list[Step]
     values: dict[Ref, torch.Tensor]
     inputs: list[torch.Tensor]
     output: Any
+    written: frozenset[int] = frozenset()
+    memories: dict[Ref, int] = field(default_factory=dict)
 
     @property
     def resumable(self) -> bool:
@@ -111,16 +117,38 @@ class Tape:
 
         Tables that a model fills in before it looks at its input are never played again.
         """
+        if self.written:
+            return False
         live = self.depending_on_inputs()
         return not any(step.mutates and not live.isdisjoint(step.reads) for step in self.steps)
 
     def depending_on_inputs(self) -> set[Source]:
-        """The inputs and all that was made from them."""
-        live: set[Source] = {Input(number) for number in range(len(self.inputs))}
+        """The inputs and all that was made from them, also by way of memory written into."""
+        live: set[Any] = {Input(number) for number in range(len(self.inputs))}
+        if any(step.mutates for step in self.steps):
+            return self._with_memory(live)
         for step in self.steps:
             if not live.isdisjoint(step.reads):
                 live.update(Ref(step.number, item) for item in range(step.results))
         return live
+
+    def _with_memory(self, live: set[Any]) -> set[Any]:
+        memory: set[int] = set()
+        for step in self.steps:
+            operands = step.operands
+            for operand in operands:
+                if self._memory(operand) in memory:
+                    live.add(operand)
+            if any(operand in live for operand in operands):
+                live.update(Ref(step.number, item) for item in range(step.results))
+                if step.mutates:  # what it writes into is its first operand
+                    memory.add(self._memory(operands[0]))
+        return live
+
+    def _memory(self, source: Any) -> int:
+        if isinstance(source, Ref):
+            return self.memories[source]
+        return memory_of(self.find(source))
 
     def find(self, source: Any) -> Any:
         """The recorded value of a source."""
@@ -153,16 +181,81 @@ def record(
     """
     inputs = list(iterate_tensors([list(arguments), keywords]))
     recorder = _Recorder(operations, inputs, watch, keep)
-    returned = recorder.run(model, arguments, keywords)
+    try:
+        returned = recorder.run(model, arguments, keywords)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"calibration data: expected {format_inputs([*arguments, *keywords.values()])} to pass "
+            f"through {type(model).__name__}, as the example inputs did; its forward raised "
+            f"{type(error).__name__}: {said}. Its batches may have any number of images, also 2 "
+            "or 3; let the model take them."
+        ) from error
     if recorder.index + 1 != len(operations):
         raise DataError(recorder.off_course())
-    return Tape(recorder.steps, recorder.values, inputs, recorder.sources_of(returned))
+    sources = recorder.sources_of(returned)
+    written = frozenset(recorder.written)
+    return Tape(recorder.steps, recorder.values, inputs, sources, written, recorder.memories)
 
 
 # ``contiguous`` is not on the tape: whether it does anything depends on the sizes. Where it did,
 # a view of what it gave would be a view of something that is not contiguous in the replay.
 # A reshape is a view wherever it can be, and a copy where ``contiguous`` made one.
 _LAYOUT_FREE = {aten.view.default: aten.reshape.default}
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """Which memory a tensor lies in; as long as that lives, no other has this number."""
+    number: int = tensor.untyped_storage()._cdata
+    return number
+
+
+class Memory:
+    """The memory that one play of a tape writes into, in place of the model's and the caller's.
+
+    Args:
+        written: which memory a tape writes into (``Tape.written``).
+    """
+
+    def __init__(self, written: frozenset[int]) -> None:
+        self._written = written
+        self._private: dict[int, torch.UntypedStorage] = {}
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor lies in memory that is written into."""
+        return bool(self._written) and memory_of(tensor) in self._written
+
+    def find(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor; in this play's own memory if it is written into."""
+        if not self.holds(tensor):
+            return tensor
+        key = memory_of(tensor)
+        if key not in self._private:
+            self._private[key] = tensor.untyped_storage().clone()
+        return _laid_into(tensor, self._private[key])
+
+    def branch(self, values: Mapping[Ref, torch.Tensor]) -> tuple[Memory, dict[Ref, torch.Tensor]]:
+        """Copies of this memory and of values, which share with each other what these share."""
+        copies: dict[int, torch.UntypedStorage] = {}
+
+        def copied(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+            if storage._cdata not in copies:
+                copies[storage._cdata] = storage.clone()
+            return copies[storage._cdata]
+
+        other = Memory(self._written)
+        other._private = {key: copied(storage) for key, storage in self._private.items()}
+        return other, {
+            ref: _laid_into(value, copied(value.untyped_storage())) for ref, value in values.items()
+        }
+
+
+def _laid_into(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
+    """A tensor of this layout in other memory."""
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 class _Recorder(OpInterpreter):
@@ -181,7 +274,11 @@ class _Recorder(OpInterpreter):
         self._operations = operations
         self._watch = watch
         self._keep = keep
-        self._sources: dict[int, Source] = {id(x): Input(n) for n, x in enumerate(inputs)}
+        self._sources: dict[int, Source | torch.Tensor] = {
+            id(x): Input(n) for n, x in enumerate(inputs)
+        }
+        self.written: set[int] = set()
+        self.memories: dict[Ref, int] = {}
         self._sharing: dict[int, set[int]] = {}
         self._copies: dict[int, torch.Tensor] = {}
         self._alive: list[torch.Tensor] = list(inputs)  # so that no id is used twice
@@ -253,7 +350,14 @@ class _Recorder(OpInterpreter):
             # PyTorch adds an operation where somebody holds what torch.zeros and the like made.
             tensor._secateurs_source = ref  # type: ignore[attr-defined]
             self.values[ref] = tensor.view_as(tensor)
-        self._sharing.setdefault(tensor.untyped_storage()._cdata, set()).add(id(tensor))
+        self.memories[ref] = memory_of(tensor)
+        self._sharing.setdefault(self.memories[ref], set()).add(id(tensor))
+
+    def _put_back(self) -> None:
+        for ref, value in self.values.items():  # they stay what they are in this run
+            if self.memories[ref] in self.written:
+                self.values[ref] = value.clone()
+        super()._put_back()
 
     def _sparing(self, call: Call) -> Call:
         """Write into a copy of what is the user's: a buffer, an input."""
@@ -262,11 +366,12 @@ class _Recorder(OpInterpreter):
         target = _written(call)
         if target is None or isinstance(self.sources_of(target), Ref):
             return call
+        if _twin(call.function) is None or self._sharing.get(memory_of(target)):
+            return call  # others look into that memory, too: it is written into, and put back
         copy = target.clone()
         self._alive.append(target)
         self._copies[id(target)] = copy
-        if (source := self._sources.get(id(target))) is not None:
-            self._sources[id(copy)] = source
+        self._sources[id(copy)] = self._sources.get(id(target), target)  # as it was, and stays
         self._alive.append(copy)
         return self._with_copies(call)
 
@@ -281,8 +386,11 @@ class _Recorder(OpInterpreter):
     def _make_functional(self, step: Step, target: torch.Tensor) -> None:
         """Let the step give a new tensor instead; from now on the old one's name means that."""
         twin = _twin(step.function)
-        shared = self._sharing.get(target.untyped_storage()._cdata, set())
-        if twin is None or shared - {id(target)}:
+        memory = memory_of(target)
+        if memory in self._given:
+            self.written.add(memory)
+        others = self._sharing.get(memory, set()) - {id(target)}
+        if twin is None or others or memory in self._given:
             step.mutates = True
             return
         step.function = twin
@@ -304,7 +412,9 @@ def _written(call: Call) -> torch.Tensor | None:
 
 
 def _twin(function: OpOverload) -> OpOverload | None:
-    """``aten.relu`` for ``aten.relu_``; None where there is none."""
+    """``aten.relu`` for ``aten.relu_``; None where there is none that has a derivative."""
+    if function.overloadpacket is aten.copy_:
+        return None
     name = function._schema.name.partition("::")[2]
     packet = getattr(aten, name[:-1], None) if name.endswith("_") else None
     twin = getattr(packet, function._overloadname, None) if packet is not None else None
@@ -359,9 +469,13 @@ def replay(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any]
         own: a tensor that no operation gave (a weight, a constant, an input) -> the one to use.
     """
     values: dict[Ref, torch.Tensor] = {}
+    memory = Memory(tape.written)
 
     def find(source: Any) -> Any:
-        return values[source] if isinstance(source, Ref) else own(tape.find(source))
+        if isinstance(source, Ref):
+            return values[source]
+        tensor = tape.find(source)
+        return memory.find(tensor) if memory.holds(tensor) else own(tensor)
 
     last = last_readers(tape.steps, tape.output)
     for step in tape.steps:

@@ -87,6 +87,19 @@ def read(model: nn.Module, at: Attribute) -> Any:
         return None
 
 
+def kept_number(model: nn.Module, at: Attribute) -> int | None:
+    """The whole number that is kept there; None where ``numbers_in`` would find none.
+
+    What a class keeps for all, or computes (a property), is not a module's own.
+    """
+    try:
+        module = model.get_submodule(at.owner)
+    except AttributeError:
+        return None
+    found = (number for place, number in numbers_in(at.owner, module) if place == at)
+    return next(found, None)
+
+
 def write_(model: nn.Module, at: Attribute, number: int) -> None:
     """Put a number there; the place has to exist."""
     holder, name = _holder(model, at)

@@ -57,6 +57,7 @@ def collect_statistics(
         DataError: the data cannot be used; the message says why and what would help.
     """
     source = source_of(network)
+    source.check_values(who)
     objective = PerExampleLoss(loss, who)
     labels = bool(needs & Need.LOSS) and objective.needs_labels
     stream = iterate_batches(data, source.example_inputs, who, labels=labels)

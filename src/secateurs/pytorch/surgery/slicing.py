@@ -15,7 +15,7 @@ from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
-from secateurs.pytorch.sizes.attributes import Attribute, read, write_
+from secateurs.pytorch.sizes.attributes import Attribute, kept_number, write_
 
 
 def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Module:
@@ -137,15 +137,22 @@ def _block_length(kept: NDArray[np.int64], length: int) -> int:
 def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
     """Write the sizes that layers keep as integers.
 
+    A cut comes from a file: it may change whole numbers that the modules keep, where they are what
+    it expects, and nothing else.
+
     Raises:
         CutError: a layer does not have the size the cut expects.
     """
     for size in sizes:
         place = Attribute(size.owner, size.attribute, size.position)
-        value = read(model, place)
-        if value != size.before:
+        value = kept_number(model, place)
+        if value is None or value != size.before:
             name = f"{size.owner}.{size.attribute}".lstrip(".")
-            raise CutError(f"{name}: expected {size.before}; received a model with {value}")
+            found = "none there" if value is None else str(value)
+            raise CutError(
+                f"{name}: expected a whole number of {size.before}; received a model with {found}. "
+                "Apply the cut to the model it was planned for, or to one built alike."
+            )
         write_(model, place, size.after)
 
 

@@ -111,23 +111,13 @@ def linear(tracer: Tracer, call: Call) -> Any:
     return output
 
 
-@rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot)
+@rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot)
 def matmul(tracer: Tracer, call: Call) -> Any:
     """Matrix products of every shape; leading axes are broadcast."""
     left, right = call.arguments[:2]
     output = call.run()
     contract(tracer, call, *_matmul_letters(left, right), output)
     return output
-
-
-@rule(aten.vdot)
-def conjugate_dot(tracer: Tracer, call: Call) -> Any:
-    """A product of two vectors. Of weights alone (spectral norm) it is a number that they share."""
-    if any(tracer.labels(tensor).weight is None for tensor in call.tensors()):
-        return matmul(tracer, call)
-    for tensor in call.tensors():
-        tracer.freeze(tensor, f"a number computed from all of these weights at {tracer.where()}")
-    return call.run()
 
 
 def _matmul_letters(

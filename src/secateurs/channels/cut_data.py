@@ -1,0 +1,124 @@
+"""What a cut is as JSON, and what that has to be: of these types, and in itself of one piece."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+
+from secateurs.errors import CheckpointError
+
+Natural = Annotated[StrictInt, Field(ge=0, lt=2**63)]
+Whole = Annotated[StrictInt, Field(gt=-(2**63), lt=2**63)]
+Factor = Annotated[float, Field(allow_inf_nan=False)]
+Costs = tuple[Natural, Natural, Natural, Natural]
+
+
+class CutData(BaseModel):
+    """The fields of a cut as JSON; ``sets`` are the lists of indices that the others number.
+
+    Attributes:
+        tensors: name -> (shape, axis -> number of a set).
+        channels: group -> (how many, number of a set).
+        sizes: (owner, attribute, position, before, after).
+        rescalings: (tensor, axis, number of a set, factor).
+        before: parameters, multiply-accumulates, bytes, channels.
+        after: likewise.
+        caches: (owner, attribute, key, whether its size is looked at).
+        sets: rising indices.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tensors: dict[StrictStr, tuple[tuple[Natural, ...], dict[Natural, Natural]]]
+    channels: dict[StrictStr, tuple[Natural, Natural]]
+    sizes: tuple[tuple[StrictStr, StrictStr, Whole | StrictStr | None, Whole, Whole], ...]
+    rescalings: tuple[tuple[StrictStr, Natural, Natural, Factor], ...]
+    before: Costs | None
+    after: Costs | None
+    caches: tuple[tuple[StrictStr, StrictStr, StrictStr | None, StrictBool], ...] = ()
+    sets: tuple[tuple[Natural, ...], ...]
+
+
+def checked(data: Mapping[str, Any]) -> CutData:
+    """A cut's fields, of which each is what it should be and fits the others.
+
+    Args:
+        data: as ``Cut.to_dict`` gives it; axes are text, as keys are in JSON.
+
+    Raises:
+        CheckpointError: where they are not, with the place.
+    """
+    try:
+        fields = CutData(
+            **{key: _with_axes(data[key], key) for key in CutData.model_fields if key in data}
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part)[:60] for part in problem["loc"])
+        raise _damaged(where, problem["msg"].replace("Input should be", "expected")) from error
+    for where, said in _misfits(fields):
+        raise _damaged(where, said)
+    return fields
+
+
+def _damaged(where: str, said: str) -> CheckpointError:
+    return CheckpointError(
+        f"this cut is damaged at {where}: {said}. Take the file as it was written, or plan again."
+    )
+
+
+def _with_axes(value: Any, key: str) -> Any:
+    """The tensors with their axes as numbers; anything else, and what is no axis, as it is."""
+    if key != "tensors" or not isinstance(value, dict):
+        return value
+    return {name: _with_numbers(entry) for name, entry in value.items()}
+
+
+def _with_numbers(entry: Any) -> Any:
+    is_pair = isinstance(entry, list | tuple) and len(entry) == len(("shape", "removed"))
+    if not is_pair or not isinstance(entry[1], dict):
+        return entry
+    numbers = {_as_axis(axis): at for axis, at in entry[1].items()}
+    return (entry[0], numbers)
+
+
+def _as_axis(text: Any) -> Any:
+    is_number = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 4
+    return int(text) if is_number else text
+
+
+def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong) for whatever does not fit the rest."""
+    for number, indices in enumerate(fields.sets):
+        if any(left >= right for left, right in itertools.pairwise(indices)):
+            yield f"sets.{number}", "expected rising indices; received others"
+    for name, (shape, removed) in fields.tensors.items():
+        for axis, at in removed.items():
+            length = shape[axis] if axis < len(shape) else None
+            if length is None:
+                yield f"tensors.{name}", f"expected an axis of {list(shape)}; received {axis}"
+            else:
+                yield from _beyond(fields.sets, at, length, f"tensors.{name}")
+    for name, (of, at) in fields.channels.items():
+        yield from _beyond(fields.sets, at, of, f"channels.{name}")
+    for name, axis, at, _ in fields.rescalings:
+        shape, _ = fields.tensors.get(name, ((), {}))
+        if shape and axis >= len(shape):
+            yield f"rescalings.{name}", f"expected an axis of {list(shape)}; received {axis}"
+        else:
+            yield from _beyond(
+                fields.sets, at, shape[axis] if shape else None, f"rescalings.{name}"
+            )
+
+
+def _beyond(
+    sets: Sequence[Sequence[int]], at: int, length: int | None, where: str
+) -> Iterator[tuple[str, str]]:
+    """Whether a number of a set, or an index in it, is of something that is not there."""
+    if at >= len(sets):
+        yield where, f"expected the number of one of {len(sets)} sets; received {at}"
+    elif length is not None and sets[at] and sets[at][-1] >= length:
+        yield where, f"expected indices below {length}; received {sets[at][-1]}"

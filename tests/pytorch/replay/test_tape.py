@@ -1,0 +1,113 @@
+"""Replayed passes of models that write in place: into slices of buffers, buffers, new tensors."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+from secateurs.pytorch.ablation.oracle import ablate_channels
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3, bias=False)
+        self.register_buffer("state", torch.rand(2, 8))
+        self.register_buffer("mean", torch.rand(8))
+
+    def hidden(self, x):
+        return self.a(x).relu()
+
+
+class Slice(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        self.state[0] = h.mean(0)
+        return self.b(h + self.state[0])
+
+
+class Average(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        self.mean.mul_(0.9).add_(h.mean(0) * 0.1)
+        return self.b(h - self.mean)
+
+
+class Whole(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        self.mean[:] = h.mean(0)
+        return self.b(h * 2 - self.mean)
+
+
+class ReadsMemoryAlone(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        self.state[0].copy_(h.mean(0))
+        self.state[1] = h.amax(0)
+        return self.b(h) + self.b(self.state).sum(0)
+
+
+class Fresh(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        both = torch.zeros(len(x), 2, h.shape[1])
+        both[:, 0] = h
+        both[:, 1] = h * 2
+        return self.b(both).sum(1)
+
+
+class ViewedBefore(Base):
+    def forward(self, x):
+        view = self.mean[:]
+        self.mean.add_(self.hidden(x).mean(0))
+        return self.b(self.hidden(x) + view)
+
+
+class Without(nn.Module):
+    """The first layer with a gate on each of its neurons."""
+
+    def __init__(self, layer, gate):
+        super().__init__()
+        self.layer, self.gate = layer, gate
+
+    def forward(self, x):
+        return self.layer(x) * self.gate
+
+
+WRITERS = [Slice, Average, Whole, ReadsMemoryAlone, Fresh, ViewedBefore]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_scores_are_those_of_the_model_itself_and_leave_it_alone(kind):
+    torch.manual_seed(2)
+    model = kind().eval()
+    model.mean.zero_()  # what no neuron made stays where a neuron is gated
+    model.state.zero_()
+    x, y = torch.rand(1, 4), torch.tensor([2])
+    before = copy.deepcopy(model.state_dict())
+    gate = torch.ones(8, requires_grad=True)
+
+    def loss(gate):
+        gated = copy.deepcopy(model)
+        gated.a = Without(gated.a, gate)
+        gated.requires_grad_(False)
+        return F.cross_entropy(gated(x), y)
+
+    dense = loss(gate)
+    dense.backward()
+    network = sec.trace(model, x)
+    score = sec.score(network, "taylor", data=[(x, y)])["a"]
+    np.testing.assert_allclose(score, gate.grad.abs().numpy(), rtol=1e-4, atol=1e-6)
+    removed = torch.ones(8, 8) - torch.eye(8)
+    changes = [(loss(row) - dense).item() for row in removed]
+    ablation = ablate_channels(network, [(x, y)])
+    np.testing.assert_allclose(ablation.loss["a"].sum(1), changes, rtol=1e-3, atol=1e-6)
+    for criterion in ("fisher", "obd", "apoz", "fluctuation"):
+        sec.score(network, criterion, data=[(x, y)])
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
