@@ -15,8 +15,8 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.measurement.conditions import Conditions
-from secateurs.measurement.profiling import profile_network
 from secateurs.measurement.timing import compare_times
+from secateurs.planning.profiling import profile_network
 from secateurs.planning.timed_units import Predictor
 from secateurs.planning.units import Candidate
 from secateurs.pytorch import runner

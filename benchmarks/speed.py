@@ -22,8 +22,8 @@ from torch import nn
 import secateurs as sec
 import support.torchvision_on_cpu  # noqa: F401  (before torchvision and timm)
 from secateurs.measurement.conditions import Conditions, machine
-from secateurs.measurement.profiling import profile_network
 from secateurs.measurement.timing import clock_for, compare_times
+from secateurs.planning.profiling import profile_network
 from secateurs.planning.timed_units import Predictor
 from secateurs.planning.units import Candidate
 from secateurs.pytorch import runner

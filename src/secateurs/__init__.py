@@ -45,11 +45,11 @@ from secateurs.errors import (
 )
 from secateurs.measurement.benchmarks import Benchmark, bench
 from secateurs.measurement.latency_model import LatencyModel
-from secateurs.measurement.profiling import profile
 from secateurs.planning.auto_criterion import Tournament, tournament
 from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity, sensitivity
 from secateurs.planning.planner import plan
+from secateurs.planning.profiling import profile
 from secateurs.reconstruction.pruner import Judging
 from secateurs.reconstruction.trade_off import Frontier
 from secateurs.settings.pruning import Pruning

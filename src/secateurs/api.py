@@ -50,12 +50,12 @@ from secateurs.criteria.scoring import Scores
 from secateurs.errors import DataError, SecateursError
 from secateurs.files import check_model_suffix
 from secateurs.measurement.latency_model import LatencyModel
-from secateurs.measurement.profiling import profile_network
 from secateurs.planning.auto_criterion import scores_at_half
 from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity
 from secateurs.planning.meeting import meet, needs_trials
 from secateurs.planning.planner import LATENCY_MODEL
+from secateurs.planning.profiling import profile_network
 from secateurs.planning.removal_order import Scope
 from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit

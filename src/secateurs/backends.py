@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from secateurs.calibration.needs import Need
 from secateurs.errors import ModelError
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from secateurs.calibration.ablation import Ablation
     from secateurs.calibration.batches import CalibrationBatch
+    from secateurs.calibration.needs import Need
     from secateurs.calibration.statistics import CalibrationStatistics
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network

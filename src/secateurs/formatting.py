@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from html import escape
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -54,3 +55,13 @@ def ranges(numbers: Sequence[int]) -> str:
             parts.append(f"{start}" if start == previous else f"{start}-{previous}")
         start = previous = number
     return ", ".join(parts)
+
+
+def notebook_html(shown: object) -> str:
+    """What ``print`` shows, in the columns it has, for a notebook.
+
+    Example:
+        >>> notebook_html("a < b")
+        '<pre style="overflow-x:auto;line-height:1.4">a &lt; b</pre>'
+    """
+    return f'<pre style="overflow-x:auto;line-height:1.4">{escape(str(shown))}</pre>'

@@ -72,7 +72,7 @@ def test_profile_tells_what_was_measured(place, capsys, monkeypatch):
         conditions = Conditions(runtime=given["runtime"], threads=given["threads"])
         return LatencyModel(conditions, 1, 4.0, costs, (0.03, -0.1), 8, {1: (1.25, 0.5)})
 
-    monkeypatch.setattr("secateurs.measurement.profiling.profile", profile)
+    monkeypatch.setattr("secateurs.planning.profiling.profile", profile)
     assert main(["profile", *CNN, "--runtime", "onnxruntime", "--threads", "0"]) == 0
     out, _ = said(capsys)
     assert asked["threads"] is None

@@ -14,7 +14,7 @@ from secateurs.measurement.latency_model import (
     fit,
     is_depthwise,
 )
-from secateurs.measurement.profiling import best_multiple, profile_network, random_cuts
+from secateurs.planning.profiling import best_multiple, profile_network, random_cuts
 
 
 class Depthwise(nn.Sequential):
@@ -99,8 +99,8 @@ def test_the_smallest_multiple_that_is_nearly_the_fastest_is_taken():
 
 def test_a_model_is_measured_kept_and_read_again(network, tmp_path, monkeypatch):
     """Times are made up: one multiply-accumulate takes a nanosecond, off the fast path ten."""
-    from secateurs.measurement import profiling
     from secateurs.measurement.timing import Timing
+    from secateurs.planning import profiling
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = []

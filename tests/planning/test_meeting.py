@@ -84,9 +84,8 @@ def test_the_largest_model_within_a_memory():
 
 def test_a_time_is_met_by_timing_the_result(trained, tmp_path, monkeypatch):
     """Times are made up: a microsecond for each hidden neuron, and a fifth more than was fitted."""
-    from secateurs.measurement import profiling
     from secateurs.measurement.timing import Timing
-    from secateurs.planning import meeting
+    from secateurs.planning import meeting, profiling
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model, images, _ = trained

@@ -8,8 +8,8 @@ from torch import nn
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchvision
 from secateurs import models
-from secateurs.models.matching import nearest_model
 from secateurs.pytorch.checkpoints import classes_in, fitted, tensors_in
+from secateurs.pytorch.matching import nearest_model
 
 
 def network(seed=0):

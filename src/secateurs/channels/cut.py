@@ -21,8 +21,7 @@ from secateurs.arguments import PATH, TEXT, instance, takes
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut_data import checked
 from secateurs.errors import CheckpointError, CutError
-from secateurs.formatting import megabytes, percent
-from secateurs.html import text
+from secateurs.formatting import megabytes, notebook_html, percent
 
 FORMAT = "secateurs-cut"
 VERSION = 1
@@ -284,7 +283,7 @@ class Cut:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return text(self.explain())
+        return notebook_html(self.explain())
 
     @classmethod
     @takes(source=TEXT)

@@ -26,8 +26,7 @@ from secateurs.channels.groups import (
 )
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
 from secateurs.errors import CutError, ModelError, UnknownNameError, nearest
-from secateurs.formatting import megabytes, percent
-from secateurs.html import text
+from secateurs.formatting import megabytes, notebook_html, percent
 
 __all__ = [
     "Frozen",
@@ -438,7 +437,7 @@ class Network:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return text(self)
+        return notebook_html(self)
 
     def __repr__(self) -> str:
         return f"<Network {self.name}: {len(self.groups)} groups, {len(self.frozen)} frozen>"

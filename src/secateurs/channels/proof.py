@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import MODEL, takes
 from secateurs.channels.cut import Cut
-from secateurs.html import text
+from secateurs.formatting import notebook_html
 
 if TYPE_CHECKING:
     from secateurs.reconstruction.report import FidelityReport
@@ -177,7 +177,7 @@ class CutReport:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return text(self)
+        return notebook_html(self)
 
     def __str__(self) -> str:
         lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]

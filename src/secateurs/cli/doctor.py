@@ -105,11 +105,11 @@ def _test_files() -> str:
     """A study's ways with files, on the disk that temporary files go to."""
     from secateurs.files import write_atomically
     from secateurs.study.history import History
-    from secateurs.study.lock import lock
+    from secateurs.study.lock import hold_lock
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        with lock(place):
+        with hold_lock(place):
             write_atomically(place / "file", b"whole")
             History.create(place / "history.jsonl").append("test", value=1.5)
         _expect((place / "file").read_bytes() == b"whole", "a file is not what was written to it")

@@ -88,7 +88,7 @@ def load_weights(model: Any, weights: str, name: str) -> Any:
         CheckpointError: they do not fit; the message names a model that they do fit.
     """
     from secateurs import api
-    from secateurs.models.matching import nearest_model
+    from secateurs.pytorch.matching import nearest_model
 
     try:
         return api.load(model, Path(weights))

@@ -53,7 +53,7 @@ def profile_command(
 
       secateurs profile resnet50 --threads 4 --batch 16
     """
-    from secateurs.measurement import profiling
+    from secateurs.planning import profiling
 
     with waiting("timing cuts"):
         dense, example, _ = built(model, option or (), classes, weights, shape)

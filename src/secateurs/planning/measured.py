@@ -13,10 +13,11 @@ from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
-from secateurs.planning.planner import measure_times, nearest_budget_message
+from secateurs.planning.profiling import profile_network
 from secateurs.planning.removal_order import allowed_groups, multiple_of
 from secateurs.planning.units import Unit
 from secateurs.planning.widths import WidthCosts
+from secateurs.planning.within_budget import nearest_budget_message
 
 FLOOR = 1 / 16
 """Of a group's channels, where nothing else is said: the least that is measured."""
@@ -56,7 +57,7 @@ def plan_measured(
         BudgetError: no cut within the floors meets the budget; the message says the nearest.
     """
     if budget.is_timed:
-        latency_model = latency_model or measure_times(network, budget)
+        latency_model = latency_model or profile_network(network, budget.conditions)
         multiple = latency_model.multiple if multiple is None else multiple
     groups = allowed_groups(network, skip)
     choices = [

@@ -17,7 +17,7 @@ from secateurs.settings.study import Configuration
 from secateurs.training.learner import Learner
 
 
-def check(
+def check_study(
     learner: Learner, configuration: Configuration, criterion: str | Callable[[GroupData], Any]
 ) -> Network:
     """Find out what cannot be done.

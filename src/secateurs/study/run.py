@@ -16,7 +16,7 @@ from secateurs.criteria.group_data import GroupData
 from secateurs.errors import ModelError
 from secateurs.settings.study import Configuration
 from secateurs.settings.training import Training
-from secateurs.study.check import check
+from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import DiskStore
@@ -82,7 +82,7 @@ def run_study(
     """
     learner = _learner(model, sources, configuration.training, learning)
     wanted = criterion or configuration.pruning.criterion
-    network = check(learner, configuration, wanted)
+    network = check_study(learner, configuration, wanted)
     if not configuration.task.model:
         task = describe_task(network, learner, sources)
         configuration = configuration.model_copy(update={"task": task})

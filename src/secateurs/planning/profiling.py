@@ -12,6 +12,7 @@ from secateurs.arguments import FLAG, MODEL, SEED, TEXT, takes, whole_number
 from secateurs.backends import Backend, backend_named, backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
+from secateurs.criteria.scoring import score
 from secateurs.data.cache import cache_folder
 from secateurs.errors import BudgetError, MeasurementError
 from secateurs.files import write_atomically
@@ -25,6 +26,9 @@ from secateurs.measurement.conditions import (
 )
 from secateurs.measurement.latency_model import LatencyModel, WidthTerms, fit
 from secateurs.measurement.timing import Timing, clock_for, compare_times
+from secateurs.planning.budget import Budget
+from secateurs.planning.removal_order import RemovalOrder
+from secateurs.planning.within_budget import cut_within
 
 MULTIPLES = (1, 4, 8, 16)
 NEAR_ENOUGH = 1.05
@@ -206,15 +210,13 @@ def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
 
 def _halves(network: Network, seed: int) -> dict[int, Cut]:
     """Multiple -> a cut to half of the MACs, or as near as there is one, at such widths."""
-    from secateurs.criteria.scoring import score
-    from secateurs.planning.planner import plan
-
     scores = score(network, "random", seed=seed)
     found: dict[int, Cut] = {}
     for multiple in MULTIPLES:
         for share in (0.5, 0.75, 0.9):
             try:
-                found[multiple] = plan(network, scores, {"macs": share}, multiple=multiple)
+                order = RemovalOrder.of(network, scores, "group", 0.1, multiple, (), None)
+                found[multiple] = cut_within(order, Budget(macs=share), None)
             except BudgetError:
                 continue
             break

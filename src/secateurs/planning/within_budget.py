@@ -1,0 +1,131 @@
+"""Going down an order of removal until a budget is met. Pure arithmetic: no model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network
+from secateurs.errors import BudgetError
+from secateurs.measurement.latency_model import LatencyModel
+from secateurs.planning.budget import Budget
+from secateurs.planning.removal_order import RemovalOrder
+from secateurs.planning.units import Candidate, Unit
+
+
+def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel | None) -> Cut:
+    """The cut that takes the fewest channels in order and is within a budget.
+
+    Args:
+        order: in which channels go.
+        budget: of units that can be predicted.
+        latency_model: for limits of time; else None.
+
+    Raises:
+        BudgetError: no cut within the floors meets it; the message says the nearest that can.
+    """
+    network = order.network
+    units = budget.units(network, latency_model)
+    limits = budget.absolute_for(network, units)
+    allowed = dict(limits)  # what is predicted may be no more than this
+    while True:
+        holds = _within(units, allowed)
+        counts = _shortest(order, holds)
+        if counts is None:
+            raise BudgetError(_nearest_budget(order, budget, units, limits))
+        cut = order.cut_of(_given_back(order, counts, holds, _within(units, allowed, 0.999)))
+        excess = {n: units[n].measure(network, cut) - limit for n, limit in limits.items()}
+        if max(excess.values()) <= 0:
+            return cut
+        # What a prediction leaves out (a file's header) is known once the cut is.
+        predicted = Candidate(network, network.alive(network.removed_by(cut)))
+        for name, over in excess.items():
+            if over > 0:
+                allowed[name] = units[name].predict(predicted) - over
+
+
+def _within(
+    units: Mapping[str, Unit], limits: Mapping[str, float], share: float = 1.0
+) -> Callable[[Candidate], bool]:
+    """Whether what is predicted of a network is within this share of the limits."""
+
+    def holds(candidate: Candidate) -> bool:
+        return all(units[n].predict(candidate) <= limit * share for n, limit in limits.items())
+
+    return holds
+
+
+def _shortest(order: RemovalOrder, holds: Callable[[Candidate], bool]) -> Ids | None:
+    """How many of each group go for the fewest in order that meet the budget; None if none do."""
+    if not holds(order.candidate(order.counts(len(order)))):
+        return None
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if holds(order.candidate(order.counts(middle))):
+            high = middle
+        else:
+            low = middle + 1
+    return order.counts(high)
+
+
+def _given_back(
+    order: RemovalOrder,
+    counts: Ids,
+    holds: Callable[[Candidate], bool],
+    has_room: Callable[[Candidate], bool],
+) -> Ids:
+    """Put back what the budget has room for: the last step overshoots where channels are dear.
+
+    Where less than a thousandth is left, nobody looks for it: each try costs a look at the whole
+    network, and a network of thousands of groups would need thousands.
+    """
+    open_groups = list(range(len(order.groups)))
+    while open_groups:
+        for number in list(open_groups):
+            if not has_room(order.candidate(counts)):
+                return counts
+            fewer = order.put_back(counts, number)
+            if fewer[number] < counts[number] and holds(order.candidate(fewer)):
+                counts = fewer
+            else:
+                open_groups.remove(number)
+    return counts
+
+
+def _nearest_budget(
+    order: RemovalOrder,
+    budget: Budget,
+    units: Mapping[str, Unit],
+    limits: Mapping[str, float],
+) -> str:
+    smallest = order.cut_of(order.counts(len(order)))
+    return nearest_budget_message(order.network, smallest, budget, units, limits)
+
+
+def nearest_budget_message(
+    network: Network,
+    smallest: Cut,
+    budget: Budget,
+    units: Mapping[str, Unit],
+    limits: Mapping[str, float],
+) -> str:
+    """That a budget cannot be met, and the nearest one that can.
+
+    Args:
+        network: as traced.
+        smallest: the cut that leaves least.
+        budget: that was asked for.
+        units: of its limits.
+        limits: the same in absolute numbers.
+    """
+    least = {name: units[name].measure(network, smallest) for name in limits}
+    missed = [name for name, limit in limits.items() if least[name] > limit]
+    return (
+        f"{network.name}: no cut within the floors meets "
+        f"{', '.join(f'{name}={budget.limits[name]}' for name in missed)}; the nearest that can "
+        f"be met is "
+        f"{', '.join(f'{name}={units[name].show(least[name])}' for name in missed)}. "
+        "Ask for that, or lower the floor."
+    )
