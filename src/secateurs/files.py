@@ -159,8 +159,8 @@ def sealed(content: bytes) -> bytes:
     """A safetensors file with the checksum of all of it in its metadata.
 
     It is of the numbers, of their names, types and shapes, and of the metadata themselves: a cut
-    and the weights that it led to are known as a pair. ``unpack_safetensors`` looks at it; readers that know
-    nothing of it read past it.
+    and the weights that it led to are known as a pair. ``unpack_safetensors`` looks at it; readers
+    that know nothing of it read past it.
 
     Args:
         content: of the file, as a framework's ``safetensors`` gave it.

@@ -143,8 +143,8 @@ def _follow(
         where = tracer.operations[-1].layer if tracer.operations else model.name
         raise ModelError(
             f"{model.name}: its layer {where!r} raised {type(error).__name__}: {error}. "
-            f"Received example_inputs of {format_inputs(example_inputs)}; expected inputs the model "
-            "accepts."
+            f"Received example_inputs of {format_inputs(example_inputs)}; expected inputs the "
+            "model accepts."
         ) from error
     for value in outputs:
         tracer.freeze(value, NETWORK_OUTPUT)

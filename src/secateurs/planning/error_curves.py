@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.least_squares import Moments, Sums, solve
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.planning.structured_obs import Reader, removal_order
-from secateurs.reconstruction.least_squares import Moments, Sums, solve
 
 Floats = NDArray[np.float64]
 

@@ -158,8 +158,8 @@ def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: Any) -
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"{network.name}: cannot be run for the proof on these example inputs, "
-            f"{format_inputs(example_inputs)}: {' '.join(str(error).split())[:300]}. Expected inputs "
-            "like those it was traced with."
+            f"{format_inputs(example_inputs)}: {' '.join(str(error).split())[:300]}. Expected "
+            "inputs like those it was traced with."
         ) from error
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.least_squares import Moments
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
@@ -23,7 +24,6 @@ from secateurs.pytorch.replay.tape import Step
 from secateurs.pytorch.statistics.gates import autograd
 from secateurs.pytorch.trace_model import source_of
 from secateurs.reconstruction.fidelity import are_probabilities
-from secateurs.reconstruction.least_squares import Moments
 
 MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.least_squares import Refit, refit
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import list_tensors
@@ -29,7 +30,6 @@ from secateurs.pytorch.replay.tape import Ref, Source
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.layers import LayerRepair, Walked
-from secateurs.reconstruction.least_squares import Refit, refit
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
 
