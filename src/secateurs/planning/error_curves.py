@@ -49,6 +49,8 @@ class Contraction:
         changes: (new matrix, change of the mean output) -> tensor name -> its new values.
         mixes: whether every tap is to be refitted by the same mixing of channels.
         fold: where the axis is channels by positions, its indices as (channels, positions).
+        refit: in place of refits on the sums: indices of the axis that go -> tensor name -> its new
+            values; None goes by the sums.
     """
 
     weight: str
@@ -60,6 +62,7 @@ class Contraction:
     changes: Callable[[Sums, Floats], Mapping[str, NDArray[Any]]]
     mixes: bool = False
     fold: Ids | None = None
+    refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None
     _inverse: list[Sums] = field(default_factory=list)
 
     def entries(self, network: Network, group: Group) -> Ids | None:
@@ -77,6 +80,8 @@ class Contraction:
 
     def without(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
         """The tensors that change when these inputs go and the rest is refitted."""
+        if self.refit is not None:
+            return self.refit(gone)
         inputs = self.matrix.shape[1]
         refitted = np.zeros_like(self.matrix)
         if FEW * len(gone) < inputs:

@@ -16,12 +16,14 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
 from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.reconstruction.descent import Descent
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
-from secateurs.pytorch.replay.tape import Step
+from secateurs.pytorch.replay.tape import Ref, Step
 from secateurs.pytorch.statistics.gates import autograd
 from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.tracing.op_call import Call
 from secateurs.reconstruction.fidelity import are_probabilities
 from secateurs.reconstruction.least_squares import Moments
 
@@ -41,6 +43,7 @@ class _Reader:
     fold: Ids | None
     sums: RunningMoments = field(default_factory=RunningMoments)
     slopes: torch.Tensor | None = None
+    descent: Descent | None = None
 
 
 def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> list[Contraction]:
@@ -78,7 +81,17 @@ def _readers(network: Network, pieces: Pieces, images: Batch) -> dict[int, _Read
         fold = _fold(network, units) if len(units) > MOST_CHANNELS else None
         if len(units) <= MOST_CHANNELS or fold is not None:
             readers[number] = _Reader(site, units, mixes, fold)
+            if mixes and fold is None:
+                readers[number].descent = _descent(network, pieces, site, len(images))
     return readers
+
+
+def _descent(network: Network, pieces: Pieces, site: Site, images: int) -> Descent | None:
+    source = traced(network)
+    step = pieces.steps[site.step]
+    call = Call(step.function, step.arguments, step.keywords)
+    names = {id(tensor): name for name, tensor in source.tensors.items()}
+    return Descent.of(site, call, pieces.shapes[Ref(site.step)], images, names)
 
 
 def _fold(network: Network, units: Ids) -> Ids | None:
@@ -135,6 +148,8 @@ def _add(
 
 def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed: int) -> None:
     x: torch.Tensor = piece.find(reader.site.source).detach()
+    if reader.descent is not None:
+        reader.descent.add(x)
     if reader.mixes:
         axis = 1 if reader.site.map.geometry is not None else x.dim() - 1
         values = x.movedim(axis, -1).reshape(-1, x.shape[axis])
@@ -232,6 +247,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: i
         _Packing(site, names, reader.mixes, taps, fold),
         reader.mixes,
         fold,
+        None if reader.descent is None else reader.descent.without,
     )
 
 
