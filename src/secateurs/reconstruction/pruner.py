@@ -236,7 +236,8 @@ class Pruner:
         """
         cut = self.plan(budget, **planning)
         small = self.make(cut, repair=repair, distil=distil, even=even)
-        smaller = self._smaller(budget, planning)
+        # Curves foresee what is left after a refit: they say nothing of a cut that gets none.
+        smaller = self._smaller(budget, planning) if repair else None
         if smaller is None or not self._may_be_nearer(smaller, small):
             return small, cut
         other = self.make(smaller, repair=repair, distil=distil, even=even)
