@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from secateurs.calibration.statistics import part_of
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
-from secateurs.planning.structured_obs import Reader, removal_order
+from secateurs.planning.structured_obs import (
+    Complexes,
+    Reader,
+    SpectralReader,
+    removal_order,
+)
 from secateurs.reconstruction.least_squares import Moments, Sums, solve
 
 Floats = NDArray[np.float64]
@@ -63,6 +68,7 @@ class Contraction:
     mixes: bool = False
     fold: Ids | None = None
     refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None
+    spectra: tuple[Complexes, Complexes] | None = None
     _inverse: list[Sums] = field(default_factory=list)
 
     def entries(self, network: Network, group: Group) -> Ids | None:
@@ -140,7 +146,7 @@ def orders_of(
     orders = {}
     for group in network.groups:
         readers = [
-            Reader(one.moments.uu[0] / one.moments.rows, _weighed(one), entries)
+            _reader(one, entries)
             for one in contractions
             if (entries := one.entries(network, group)) is not None
         ]
@@ -149,6 +155,13 @@ def orders_of(
         else:
             orders[group.name] = np.argsort(fallback[group.name], kind="stable")
     return orders
+
+
+def _reader(one: Contraction, entries: Ids) -> Reader | SpectralReader:
+    if one.spectra is not None and entries.shape[1] == 1:
+        spectra, kernels = one.spectra
+        return SpectralReader(spectra, kernels * np.sqrt(one.importance), entries[:, 0])
+    return Reader(one.moments.uu[0] / one.moments.rows, _weighed(one), entries)
 
 
 def _weighed(one: Contraction) -> Floats:

@@ -93,3 +93,16 @@ def test_an_error_counts_by_what_batch_norm_behind_the_relu_makes_of_it():
     site = next(one for one in sites.at.values() if one.map.weight is net[2].weight)
     right = net[4].weight.detach() ** 2 / (net[4].running_var + net[4].eps)
     np.testing.assert_allclose(site.importance[0], right, rtol=1e-5)
+
+
+def test_spectra_sum_up_to_the_mean_squares_of_what_is_read(monkeypatch):
+    monkeypatch.setattr(dense_sums, "MOST_INPUTS", 8)
+    net = model(True)
+    spectra, kernels = contraction(net).spectra
+    with torch.no_grad():
+        hidden = net[1](net[0](torch.from_numpy(waves()))).double().numpy()
+    products = np.einsum("ncp,ndp->cd", hidden, hidden) / (len(hidden) * hidden.shape[2])
+    mean = hidden.mean(axis=(0, 2))
+    np.testing.assert_allclose(spectra.sum(axis=0).real, products - np.outer(mean, mean), rtol=1e-6)
+    right = np.fft.rfft(net[2].weight.detach().numpy(), 32).conj().transpose(2, 1, 0)
+    np.testing.assert_allclose(kernels, right, atol=1e-6)

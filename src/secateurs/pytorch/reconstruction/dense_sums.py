@@ -248,6 +248,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: i
         reader.mixes,
         fold,
         None if reader.descent is None else reader.descent.without,
+        None if reader.descent is None else reader.descent.spectra(),
     )
 
 

@@ -29,6 +29,9 @@ MACS = 6e10
 LEAST_TAPS = 16
 """Of a kernel: a mixing of channels has one unknown where a refit of all taps has so many."""
 
+MOST_IN_SPECTRA = 2**25
+"""Numbers in products of spectra: half a gigabyte."""
+
 LEAST_IMAGES = 64
 ROWS_AN_INPUT = 2
 """Places of the result that are wanted for each input of a patch, if images give that many."""
@@ -96,6 +99,39 @@ class Descent:
         if key not in self._known:
             self._known[key] = self._refitted(gone)
         return self._known[key]
+
+    @torch.no_grad()
+    def spectra(self) -> tuple[NDArray[np.complex128], NDArray[np.complex128]] | None:
+        """(mean products of spectra, spectra of the kernels); None where they are too many.
+
+        Shapes (frequencies, channels, channels) and (frequencies, channels, outputs).
+        """
+        geometry = self.site.map.geometry
+        if geometry is None or any(step > 1 for step in geometry.dilation):
+            return None
+        lengths = [
+            max(size, taps)
+            for size, taps in zip(self.values[0].shape[2:], geometry.kernel, strict=True)
+        ]
+        axes = tuple(range(2, 2 + len(lengths)))
+        weight = self.site.map.weight.detach().double()
+        kernels = torch.fft.rfftn(weight, lengths, axes).conj().flatten(2).permute(2, 1, 0)
+        if len(kernels) * weight.shape[1] ** 2 > MOST_IN_SPECTRA:
+            return None
+        count = sum(map(len, self.values))
+        mean = sum(value.double().sum((0, *axes)) for value in self.values)
+        mean = mean / (count * self.values[0][0, 0].numel())
+        total = torch.zeros(len(kernels), weight.shape[1], weight.shape[1], dtype=kernels.dtype)
+        for value in self.values:
+            centred = value.double() - _second(mean, value)
+            found = torch.fft.rfftn(centred, lengths, axes).flatten(2).permute(2, 0, 1)
+            total += (found.mH @ found).cpu()
+        twice = torch.full((lengths[-1] // 2 + 1,), 2.0, dtype=torch.float64)
+        twice[0] = 1.0
+        if lengths[-1] % 2 == 0:
+            twice[-1] = 1.0
+        share = twice.repeat(len(kernels) // len(twice)) / (count * float(np.prod(lengths)) ** 2)
+        return (total * share[:, None, None]).numpy(), kernels.resolve_conj().cpu().numpy()
 
     @torch.no_grad()
     def _refitted(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
