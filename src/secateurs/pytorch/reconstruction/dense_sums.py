@@ -23,7 +23,7 @@ from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Ref, Step
 from secateurs.pytorch.statistics.gates import autograd
 from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_call import Call, tensors_in
 from secateurs.reconstruction.fidelity import are_probabilities
 from secateurs.reconstruction.least_squares import Moments
 
@@ -31,6 +31,12 @@ MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""
 
 MOST_CHANNELS = 4096
+
+MACS_OF_SLOPES = 2e11
+"""What the derivatives that weigh outputs may take, past the pass that sums take anyway: some ten
+seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
+
+LEAST_WITH_SLOPES = 32
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +49,7 @@ class _Reader:
     fold: Ids | None
     sums: RunningMoments = field(default_factory=RunningMoments)
     slopes: torch.Tensor | None = None
+    sloped: int = 0
     descent: Descent | None = None
 
 
@@ -59,10 +66,20 @@ def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> li
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images)
     generator = torch.Generator().manual_seed(seed)
+    sloped = _images_with_slopes(network, images)
     for start, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
-        _add(readers, piece, _rows_wanted(readers, len(images)), start, kind, generator)
-    return [_contraction(reader, source.tensors, len(images)) for reader in readers.values()]
+        wanted = _rows_wanted(readers, len(images))
+        _add(readers, piece, wanted, start, kind, generator if rows.start < sloped else None)
+    return [_contraction(reader, source.tensors) for reader in readers.values()]
+
+
+def _images_with_slopes(network: Network, images: Batch) -> int:
+    """How many images outputs are weighed by: a pass back takes as much as two forward."""
+    first = next(iter(tensors_in(traced(network).example_inputs)), None)
+    batch = 1 if first is None or first.dim() == 0 else len(first)
+    affordable = int(MACS_OF_SLOPES * batch / (2 * max(1, network.macs())))
+    return min(len(images), max(LEAST_WITH_SLOPES, affordable))
 
 
 def _readers(network: Network, pieces: Pieces, images: Batch) -> dict[int, _Reader]:
@@ -113,12 +130,12 @@ def _add(
     rows: Mapping[int, int],
     seed: int,
     kind: str,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> None:
-    """One piece's patches and slopes."""
+    """One piece's patches, and its slopes where there is a generator to draw answers by."""
     made: dict[int, torch.Tensor] = {}
     # What is written into in the middle of a pass has no derivative that could be trusted.
-    weighs = not any(step.mutates for step in piece.steps)
+    weighs = generator is not None and not any(step.mutates for step in piece.steps)
 
     def change(step: Step, call: Any) -> Any:
         output = call.function(*call.arguments, **call.keywords)
@@ -131,7 +148,7 @@ def _add(
                 _sum_patches(reader, piece, output.detach(), rows[step.number], seed)
         return output
 
-    if not weighs:
+    if generator is None or not weighs:
         with torch.no_grad():
             play(piece, change)
         return
@@ -144,6 +161,7 @@ def _add(
             along = slope.movedim(reader.site.map.channel, -1).flatten(0, -2)
             squares = along.double().square().sum(0)
             reader.slopes = squares if reader.slopes is None else reader.slopes + squares
+            reader.sloped += piece.images
 
 
 def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed: int) -> None:
@@ -214,7 +232,7 @@ def _drawn_loss(
     return total
 
 
-def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: int) -> Contraction:
+def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Contraction:
     site = reader.site
     names = {id(tensor): name for name, tensor in tensors.items()}
     moments = reader.sums.moments()
@@ -234,7 +252,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: i
         moments = moments.about_zero()
     outputs = site.importance.size
     slopes = reader.slopes
-    importance = np.ones(outputs) if slopes is None else slopes.cpu().numpy() / images
+    importance = np.ones(outputs) if slopes is None else slopes.cpu().numpy() / reader.sloped
     fold = reader.fold
     taps = fold.shape[1] if fold is not None else site.map.taps
     return Contraction(
