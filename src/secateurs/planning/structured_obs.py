@@ -167,7 +167,7 @@ class _SpectralState:
         diagonal = np.arange(spectra.shape[1])
         mean = float(spectra[:, diagonal, diagonal].real.mean())
         spectra[:, diagonal, diagonal] += SPECTRAL_RIDGE * max(mean, 1e-12)
-        inverse: Complexes = np.linalg.inv(spectra)
+        inverse: Complexes = np.linalg.inv(spectra).astype(np.complex128)
         return cls(inverse, reader.weights.copy(), reader.channels)
 
     def costs(self, channels: Ids) -> Floats:

@@ -119,8 +119,8 @@ class Descent:
         if len(kernels) * weight.shape[1] ** 2 > MOST_IN_SPECTRA:
             return None
         count = sum(map(len, self.values))
-        mean = sum(value.double().sum((0, *axes)) for value in self.values)
-        mean = mean / (count * self.values[0][0, 0].numel())
+        sums = torch.stack([value.double().sum((0, *axes)) for value in self.values])
+        mean = sums.sum(0) / (count * self.values[0][0, 0].numel())
         total = torch.zeros(len(kernels), weight.shape[1], weight.shape[1], dtype=kernels.dtype)
         for value in self.values:
             centred = value.double() - _second(mean, value)
