@@ -1,5 +1,9 @@
 """Secateurs makes trained neural networks smaller and faster, and proves each cut."""
 
+import logging as _logging
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+
 from secateurs.api import (
     Pruned,
     ablate,
@@ -56,6 +60,15 @@ from secateurs.study.history import History
 from secateurs.study.run import Iterated
 from secateurs.training.callbacks import Watcher
 from secateurs.training.feed import Augmentation
+from secateurs.training.task import LearningTask
+
+try:
+    __version__ = _version("secateurs")
+except _PackageNotFoundError:  # run from its sources
+    __version__ = "0+unknown"
+
+# A library says nothing by itself: whoever wants to hear it adds a handler to this logger.
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 __all__ = [
     # what can be done
@@ -96,6 +109,7 @@ __all__ = [
     "History",
     "Iterated",
     "LatencyModel",
+    "LearningTask",
     "Network",
     "Proof",
     "Pruned",

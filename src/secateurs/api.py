@@ -8,21 +8,55 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from secateurs.backends import Outputs, backend_named, backend_of
+from secateurs.arguments import (
+    BUDGET,
+    CHANNELS,
+    CRITERION,
+    DATA_GIVEN,
+    FLAG,
+    FUNCTION,
+    LAYERS,
+    LOSS,
+    MODEL,
+    NUMBER,
+    NUMBERS,
+    OPTIMIZER,
+    OUTPUTS,
+    PATH,
+    PROOF,
+    SEED,
+    SENSITIVITY,
+    TEXT,
+    THRESHOLD,
+    Kind,
+    instance,
+    is_labels,
+    is_whole,
+    layer_names,
+    takes,
+    whole_number,
+)
+from secateurs.backends import Outputs, backend_named, backend_of, framework_of
 from secateurs.calibration.ablation import Ablation
-from secateurs.channels.cut import Cut
-from secateurs.channels.network import Network
+from secateurs.channels.cut import CUT, Cut
+from secateurs.channels.network import NETWORK, Network
 from secateurs.channels.proof import CutReport, report_of
 from secateurs.criteria import scoring
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
+from secateurs.errors import DataError, SecateursError
+from secateurs.files import check_model_suffix
+from secateurs.measurement.latency_model import LatencyModel
 from secateurs.measurement.profiling import profile_network
 from secateurs.planning.auto_criterion import scores_at_half
 from secateurs.planning.budget import Budget
+from secateurs.planning.damage_curves import Sensitivity
 from secateurs.planning.meeting import meet, needs_trials
+from secateurs.planning.planner import LATENCY_MODEL
+from secateurs.planning.removal_order import Scope
 from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit
 from secateurs.reconstruction.pruner import (
@@ -34,16 +68,50 @@ from secateurs.reconstruction.pruner import (
     repair_model,
 )
 from secateurs.reconstruction.trade_off import SHARES, Frontier, find_frontier
-from secateurs.settings.pruning import Pruning
+from secateurs.settings.pruning import Pruning, Rewind
 from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
 from secateurs.study.run import Iterated, run_study
 from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
 from secateurs.training.distillation import Change
-from secateurs.training.feed import Augmentation
+from secateurs.training.feed import Augmentation, is_labelled_images
+from secateurs.training.task import LearningTask, task_of
+
+if TYPE_CHECKING:
+    from secateurs.calibration.racing import Mode
+
+_TRAINING = instance(
+    Training,
+    "a Training",
+    SecateursError,
+    "Such as training=secateurs.Training(fine_tune_batches=500).",
+)
+_STOP = instance(Stop, "a Stop", SecateursError, "Such as stop=secateurs.Stop(rounds=5).")
+_TASK = Kind("a task's name or a LearningTask", lambda value: isinstance(value, str | LearningTask))
+_METRIC = Kind(
+    "a metric's name, or a function of (outputs, targets)",
+    lambda value: isinstance(value, str) or (callable(value) and not isinstance(value, type)),
+)
+_DISTIL = Kind(
+    'a number of steps, such as 300, or seconds, such as "60s"',
+    lambda value: isinstance(value, str) or is_whole(value, 1),
+).or_none()
+_AUGMENTATION = Kind(
+    "a secateurs.Augmentation, or a function (images, random) -> images",
+    lambda value: isinstance(value, Augmentation) or FUNCTION.accepts(value),
+    DataError,
+    "Such as augmentation=secateurs.Augmentation(flip=True, shift=2).",
+).or_none()
+_SOURCES = Kind(
+    "what each image was taken from: names, paths or whole numbers, one an image",
+    is_labels,
+    DataError,
+).or_none()
+_WATCHER = instance(Watcher, "a secateurs.Watcher", SecateursError)
 
 
+@takes(model=MODEL, outputs=OUTPUTS)
 def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = None) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
@@ -61,30 +129,62 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
     Raises:
         ModelError: the model's forward raises on these inputs, or it is no model.
         UnknownNameError: it gives no output of such a name.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> [(group.name, len(group)) for group in network.groups]
+        [('0', 8)]
     """
     return backend_of(model).trace(model, example_inputs, outputs=outputs)
 
 
-def apply(model: Any, cut: Cut, example_inputs: Any = None, **options: Any) -> Any:
+@takes(model=MODEL, cut=CUT, optimizer=OPTIMIZER, network=NETWORK.or_none(), proof=PROOF)
+def apply(
+    model: Any,
+    cut: Cut,
+    example_inputs: Any = None,
+    *,
+    optimizer: Any = None,
+    network: Network | None = None,
+    proof: bool | Literal["independent"] = True,
+) -> Any:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
     Args:
         model: the model the cut was planned for.
         cut: what goes.
         example_inputs: what to run both models on for the proof.
-        **options: ``optimizer=`` to have its state sliced along (then a pair is returned),
-            ``proof=False`` to leave the proof out, ``proof="independent"`` (PyTorch) for a second
-            one that shares nothing with the rules.
+        optimizer: of the model, to have its state sliced along; then (model, optimizer) is
+            returned.
+        network: of the model, where it was traced already; saves tracing it again.
+        proof: False leaves the proof out; "independent" (PyTorch) adds a second one that shares
+            nothing with the rules.
 
     Returns:
         The small model; ``report_of`` gives the proof and everything removed so far.
 
     Raises:
         CutError: the cut does not fit, or the proof does not hold. Nothing is left behind.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> cut = sec.plan(network, sec.score(network), amount=0.5)
+        >>> small = sec.apply(model, cut, torch.zeros(1, 4))
+        >>> small[0].out_features, sec.report_of(small).proof.holds
+        (4, True)
     """
-    return backend_of(model).apply(model, cut, example_inputs, **options)
+    return backend_of(model).apply(
+        model, cut, example_inputs, optimizer=optimizer, network=network, proof=proof
+    )
 
 
+@takes(network=NETWORK, criterion=CRITERION, data=DATA_GIVEN, loss=LOSS, seed=SEED)
 def score(
     network: Network,
     criterion: str | Callable[[Facts], Any] = "l1",
@@ -111,12 +211,21 @@ def score(
         DataError: the criterion needs calibration data and got none, or none that it can use.
         ModelError: weights hold NaN; the message names the layer.
         SecateursError: a function of the user's returned the wrong number of scores.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> sec.score(network, "l1")
+        <Scores by l1: 8 channels in 1 groups>
     """
     if criterion == AUTO:
         return scores_at_half(network, data, loss=loss, seed=seed)
     return scoring.score(network, criterion, data=data, loss=loss, seed=seed)
 
 
+@takes(model=MODEL, channels=CHANNELS, outputs=OUTPUTS)
 def delete_channels(
     model: Any,
     channels: Mapping[str, Sequence[int]],
@@ -138,41 +247,125 @@ def delete_channels(
     Raises:
         UnknownNameError: no such layer.
         CutError: a filter that may not go, and why.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> small = sec.delete_channels(model, {"0": [0, 4]}, torch.zeros(1, 4))
+        >>> small[0].out_features, small[2].in_features
+        (6, 6)
     """
     return backend_of(model).delete_channels(model, channels, example_inputs, outputs=outputs)
 
 
+@takes(model=MODEL, path=PATH)
 def save(model: Any, path: str | Path) -> None:
-    """Write a model's weights, with the cut that leads to it from the dense model; no pickle."""
-    backend_of(model).save(model, path)
+    """Write a model's weights, with the cut that leads to it from the dense model; no pickle.
+
+    Args:
+        model: cut or not.
+        path: of the file, which is safetensors, or a Keras model's own where that ends in
+            ``.keras``; it is whole or not there.
+
+    Raises:
+        StudyError: the file cannot be written, or its name is one of another format.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> import tempfile
+        >>> small = sec.prune(model, torch.zeros(1, 4), amount=0.5).model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sec.save(small, f"{folder}/small.safetensors")
+    """
+    path, backend = Path(path), backend_of(model)
+    if not (path.suffix == ".keras" and framework_of(model) == "keras"):
+        check_model_suffix(path)
+    backend.save(model, path)
 
 
-def load(model: Any, path: str | Path) -> Any:
+@takes(model=MODEL, path=PATH, ema=FLAG)
+def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
+
+    A plain checkpoint will do too: .pt, .pth, Lightning's .ckpt or .safetensors, with the names
+    that DataParallel or ``torch.compile`` gave.
+
+    Args:
+        model: the dense model, built as before; unchanged.
+        path: of the file.
+        ema: take a checkpoint's averaged weights; of PyTorch models.
 
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> import tempfile
+        >>> small = sec.prune(model, torch.zeros(1, 4), amount=0.5).model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sec.save(small, f"{folder}/small.safetensors")
+        ...     again = sec.load(model, f"{folder}/small.safetensors")
+        >>> again[0].out_features
+        4
     """
-    return backend_of(model).load(model, path)
+    options = {"ema": True} if ema else {}
+    return backend_of(model).load(model, path, **options)
 
 
-def ablate(network: Network, data: Any, **options: Any) -> Ablation:
+@takes(
+    network=NETWORK,
+    data=DATA_GIVEN,
+    mode=TEXT,
+    share=NUMBER,
+    scope=TEXT,
+    confidence=NUMBER,
+    loss=LOSS,
+)
+def ablate(
+    network: Network,
+    data: Any,
+    *,
+    mode: Mode = "exact",
+    share: float = 0.2,
+    scope: Scope = "network",
+    confidence: float = 0.97,
+    loss: Callable[[Any, Any], Any] | None = None,
+) -> Ablation:
     """What the loss does when each channel is removed, alone, class by class.
 
     Args:
         network: as ``trace`` made it.
         data: (images, labels) as two arrays, or an iterable of such batches.
-        **options: ``mode="racing"`` looks for the lowest ``share=`` of the channels only, with this
-            ``confidence=``, over the whole network or ``scope="group"`` by group; ``loss=`` is a
-            function (outputs, labels) -> one loss for each image.
+        mode: "exact" removes every channel on every image; "racing" looks for the lowest only.
+        share: of the channels, that racing looks for; in (0, 1).
+        scope: racing looks for the lowest of the whole "network", or of each "group".
+        confidence: in racing mode, the expected share of the channels found that are right.
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
 
     Returns:
         The ablation; ``critical_channels`` and ``report.critical_by_class`` take it.
 
     Raises:
         DataError: the data cannot be used, or an option is out of range.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> ablation = sec.ablate(network, data)
+        >>> ablation.estimate["0"].shape
+        (8,)
     """
-    return backend_named(network.source.framework).oracle(network, data, **options)
+    return backend_named(network.source.framework).oracle(
+        network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +389,31 @@ class Pruned:
     trials: tuple[Trial, ...] = ()
 
 
+@takes(
+    model=MODEL,
+    budget=BUDGET,
+    criterion=CRITERION.or_none(),
+    calibration=DATA_GIVEN,
+    loss=LOSS,
+    repair=FLAG.or_none(),
+    distil=_DISTIL,
+    augmentation=_AUGMENTATION,
+    seed=SEED,
+    proof=PROOF,
+    outputs=OUTPUTS,
+    amount=NUMBER.or_none(),
+    threshold=THRESHOLD.or_none(),
+    scope=TEXT.or_none(),
+    floor=NUMBER.or_none(),
+    multiple=whole_number(1).or_none(),
+    skip=LAYERS,
+    sensitivity=SENSITIVITY.or_none(),
+    latency_model=LATENCY_MODEL,
+    uniform=FLAG,
+    output=TEXT.or_none(),
+    sources=_SOURCES,
+    second_domain=DATA_GIVEN,
+)
 def prune(
     model: Any,
     example_inputs: Any,
@@ -211,7 +429,18 @@ def prune(
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
-    **planning: Any,
+    amount: float | None = None,
+    threshold: float | None = None,
+    scope: Scope | None = None,
+    floor: float | None = None,
+    multiple: int | None = None,
+    skip: Sequence[str] = (),
+    sensitivity: Sensitivity | None = None,
+    latency_model: LatencyModel | None = None,
+    uniform: bool = False,
+    output: str | None = None,
+    sources: Sequence[Any] | None = None,
+    second_domain: Any = None,
 ) -> Pruned:
     """Trace, allocate, select, cut, prove and repair, all in one.
 
@@ -241,9 +470,19 @@ def prune(
         seed: of splits and draws.
         proof: as for ``apply``.
         outputs: names of the outputs that you use, as for ``trace``.
-        **planning: as for ``plan``: ``scope``, ``floor``, ``multiple``, ``skip``, ... With
-            ``scope``, ``threshold`` or ``sensitivity`` these say how far each group is cut. And
-            ``output``, ``sources``, ``second_domain``: how to judge; see ``Judging``.
+        amount: as for ``plan``, in place of a budget.
+        threshold: as for ``plan``, in place of a budget; says how far each group is cut.
+        scope: as for ``plan``; says how far each group is cut, in place of what is measured.
+        floor: as for ``plan``; None is a sixteenth where that is measured, a tenth elsewhere.
+        multiple: as for ``plan``.
+        skip: as for ``plan``.
+        sensitivity: as for ``plan``; says how far each group is cut.
+        latency_model: as for ``plan``.
+        uniform: the same width in every layer of a kind, so that a configuration (of a
+            Transformers model) can say it; may remove a little more than the budget asks for.
+        output: kind of the model's outputs, to judge by; see ``Judging``.
+        sources: what each calibration image was taken from; see ``Judging``.
+        second_domain: images of another kind, to judge by as well; see ``Judging``.
 
     Returns:
         The small model, the cut, the report and the scores; ``print(pruned.report)``.
@@ -251,24 +490,57 @@ def prune(
     Raises:
         BudgetError: no cut within the floors meets the budget.
         DataError: the calibration data cannot be used, or there are none for what was asked.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> result = sec.prune(model, torch.zeros(1, 4), sec.Budget(params=0.5))
+        >>> result.report.params_removed >= 0.5
+        True
     """
     network = trace(model, example_inputs, outputs=outputs)
-    judging = Judging.taken_from(planning)
+    judging = Judging(output, sources, second_domain)
     distilling = Distilling.parse(distil, augmentation)
-    request = Request(criterion, loss, repair, distilling, judging, seed, proof)
+    request = Request(criterion, loss, repair, distilling, judging, seed, proof, uniform)
     wanted = None if budget is None else Budget.of(budget)
-    if wanted is not None and wanted.is_timed and planning.get("latency_model") is None:
-        planning["latency_model"] = profile_network(network, wanted.conditions)
+    if wanted is not None and wanted.is_timed and latency_model is None:
+        latency_model = profile_network(network, wanted.conditions)
+    planning = _said(
+        amount=amount,
+        threshold=threshold,
+        scope=scope,
+        floor=floor,
+        multiple=multiple,
+        skip=layer_names(model, skip),
+        sensitivity=sensitivity,
+        latency_model=latency_model,
+    )
     predicted = None if wanted is None else wanted.first_guess
     shop = open_workshop(model, network, calibration, predicted, request, planning)
     if wanted is None or not needs_trials(wanted):
         small, cut = shop.best(predicted)
         return Pruned(small, cut, report_of(small), shop.scores)
-    latency_model = planning.get("latency_model")
     small, chosen, trials = meet(network, wanted, shop.plan, shop.make, latency_model, validation)
     return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials))
 
 
+def _said(**options: Any) -> dict[str, Any]:
+    """The options that were said; what was not is measured, or has its own default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@takes(
+    small=MODEL,
+    dense=MODEL,
+    images=DATA_GIVEN,
+    distil=_DISTIL,
+    augmentation=_AUGMENTATION,
+    seed=SEED,
+    output=TEXT.or_none(),
+    sources=_SOURCES,
+    second_domain=DATA_GIVEN,
+)
 def repair(
     small: Any,
     dense: Any,
@@ -278,7 +550,9 @@ def repair(
     distil: int | str | None = None,
     augmentation: Augmentation | Change | None = None,
     seed: int = 0,
-    **judging: Any,
+    output: str | None = None,
+    sources: Sequence[Any] | None = None,
+    second_domain: Any = None,
 ) -> Any:
     """Fit the weights of a cut model to what the dense one gives, layer by layer; no labels.
 
@@ -294,7 +568,9 @@ def repair(
         distil: as for ``prune``.
         augmentation: as for ``prune``.
         seed: of splits and draws.
-        **judging: ``output``, ``sources``, ``second_domain``: see ``Judging``.
+        output: kind of the models' outputs; see ``Judging``.
+        sources: what each image was taken from; see ``Judging``.
+        second_domain: images of another kind, to judge by as well; see ``Judging``.
 
     Returns:
         A new model, of the most faithful weights, ``small``'s own among them;
@@ -304,13 +580,38 @@ def repair(
         CutError: it cannot be found which channels the small model kept.
         DataError: the images cannot be used.
         ModelError: the two do not do the same operations.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> small = sec.delete_channels(model, {"0": [0, 4]}, torch.zeros(1, 4))
+        >>> better = sec.repair(small, model, torch.randn(256, 4))
+        >>> better[0].out_features, sec.report_of(better).fidelity.kept in ("dropped", "repaired")
+        (6, True)
     """
-    request = Request(
-        None, None, True, Distilling.parse(distil, augmentation), Judging(**judging), seed
-    )
+    judging = Judging(output, sources, second_domain)
+    request = Request(None, None, True, Distilling.parse(distil, augmentation), judging, seed)
     return repair_model(small, dense, images, example_inputs, request)
 
 
+@takes(
+    model=MODEL,
+    calibration=DATA_GIVEN,
+    unit=TEXT,
+    shares=NUMBERS,
+    criterion=CRITERION.or_none(),
+    loss=LOSS,
+    distil=_DISTIL,
+    augmentation=_AUGMENTATION,
+    seed=SEED,
+    floor=NUMBER.or_none(),
+    multiple=whole_number(1).or_none(),
+    skip=LAYERS,
+    output=TEXT.or_none(),
+    sources=_SOURCES,
+    second_domain=DATA_GIVEN,
+)
 def frontier(
     model: Any,
     example_inputs: Any,
@@ -323,7 +624,12 @@ def frontier(
     distil: int | str | None = None,
     augmentation: Augmentation | Change | None = None,
     seed: int = 0,
-    **planning: Any,
+    floor: float | None = None,
+    multiple: int | None = None,
+    skip: Sequence[str] = (),
+    output: str | None = None,
+    sources: Sequence[Any] | None = None,
+    second_domain: Any = None,
 ) -> Frontier:
     """What could be had at a dozen budgets: each cut, proven, repaired and judged.
 
@@ -341,8 +647,12 @@ def frontier(
         distil: as for ``prune``, for each of the models.
         augmentation: as for ``prune``.
         seed: of splits and draws.
-        **planning: ``floor``, ``multiple``, ``skip`` as for ``plan``; and how to judge, see
-            ``Judging``.
+        floor: as for ``plan``; None is a sixteenth.
+        multiple: as for ``plan``.
+        skip: as for ``plan``.
+        output: kind of the model's outputs, to judge by; see ``Judging``.
+        sources: what each calibration image was taken from; see ``Judging``.
+        second_domain: images of another kind, to judge by as well; see ``Judging``.
 
     Returns:
         The points; ``print`` shows a table, ``.figure()`` draws them, ``.knee`` names the one
@@ -351,15 +661,40 @@ def frontier(
     Raises:
         BudgetError: a share is out of range, or none can be met.
         DataError: the calibration data cannot be used.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> images = torch.randn(256, 4)
+        >>> found = sec.frontier(model, images[:1], calibration=images, shares=(0.3, 0.6))
+        >>> found.model("macs=0.6")[0].out_features < 8
+        True
     """
     network = trace(model, example_inputs)
-    judging = Judging.taken_from(planning)
+    judging = Judging(output, sources, second_domain)
     request = Request(criterion, loss, True, None, judging, seed)
     pruner = Pruner.of(model, network, calibration, request)
     effort = Distilling.parse(distil, augmentation)
+    planning = _said(floor=floor, multiple=multiple, skip=layer_names(model, skip))
     return find_frontier(pruner, unit=unit, shares=shares, distil=effort, **planning)
 
 
+@takes(
+    model=MODEL,
+    criterion=CRITERION,
+    training=_TRAINING.or_none(),
+    stop=_STOP.or_none(),
+    loss=LOSS,
+    directory=PATH.or_none(),
+    fresh=FLAG,
+    watcher=_WATCHER.or_none(),
+    skip=LAYERS,
+    task=_TASK.or_none(),
+    train_step=FUNCTION.or_none(),
+    evaluate=FUNCTION.or_none(),
+    metric=_METRIC.or_none(),
+)
 def iterate(
     model: Any,
     train: Any,
@@ -374,7 +709,19 @@ def iterate(
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
-    **pruning: Any,
+    task: str | LearningTask | None = None,
+    metric: Any = None,
+    train_step: Callable[[Any, Any], Any] | None = None,
+    evaluate: Callable[[Any], float] | None = None,
+    scope: Scope = "group",
+    floor: float = 0.1,
+    multiple: int | None = None,
+    skip: Sequence[str] = (),
+    rewind: Rewind | None = None,
+    until_recovered: bool = False,
+    repair: bool = False,
+    calibration_batches: int = 4,
+    measure_speed: bool = True,
 ) -> Iterated:
     """The loop: train, then remove a share of the channels and fine-tune, round after round.
 
@@ -393,18 +740,49 @@ def iterate(
         criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
         training: how to train; None takes the dense model as trained. A compiled Keras model is
             retrained with its own optimizer and loss unless ``training`` names an optimizer.
-        loss: as for ``prune``; training is by cross-entropy.
+        loss: as for ``prune``; training is by it too, or by cross-entropy.
         stop: when to end; None: when a round does not come within half a point of accuracy.
         directory: keeps the study there, with its report; one that was begun there goes on.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
-        **pruning: ``rewind``, ``until_recovered``, ``scope``, ``floor``, ...: see ``Pruning``.
+        task: what the model is for, where it is not to classify images: "classification" (of
+            anything, with batches of any kind), "segmentation", "detection",
+            "language-modelling", "masked-language-modelling", "regression", "embedding"; or a
+            ``LearningTask``. Accuracy, in the history and in ``stop.tolerance``, is then the task's
+            metric, in its own units, its sign turned where lower is better.
+        metric: what models are chosen by, in place of the task's: (outputs, targets) -> numbers,
+            something of torchmetrics, or a name such as "f1".
+        train_step: (model, batch) -> the batch's loss, in place of the task's.
+        evaluate: (model) -> the metric; in place of ``metric``.
+        scope: as for ``plan``.
+        floor: never leave a group with less: a share of its channels in the dense model, or a
+            number if 1 or more.
+        multiple: as for ``plan``.
+        skip: as for ``plan``.
+        rewind: "weights", "learning-rate" or "lottery": see ``Pruning``.
+        until_recovered: end a round's fine-tuning at its first evaluation within the tolerance.
+        repair: after each cut, fit the weights that stay to what the model gave before it.
+        calibration_batches: training batches shown to a criterion that needs data.
+        measure_speed: measure images a second after each round.
 
     Returns:
         The result: ``.model``, ``.cut``, ``.report``, ``.history``, ``.directory``.
 
     Raises:
         SecateursError: what was asked for cannot be done; found, if it can be, before any training.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> data = torch.randn(32, 4), torch.arange(32) % 2
+        >>> result = sec.iterate(
+        ...     model, data, data, step=0.25,
+        ...     training=sec.Training(fine_tune_batches=2, batch_size=16),
+        ...     stop=sec.Stop(rounds=1, tolerance=None),
+        ... )
+        >>> result.model[0].out_features
+        6
     """
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
     return run_study(
@@ -412,7 +790,19 @@ def iterate(
         Sources(train, validation, test),
         Configuration(
             training=backend_of(model).training_of(model, training),
-            pruning=Pruning(step=step, criterion=name, **pruning),
+            pruning=Pruning(
+                step=step,
+                criterion=name,
+                scope=scope,
+                floor=floor,
+                multiple=multiple,
+                skip=layer_names(model, skip),
+                rewind=rewind,
+                until_recovered=until_recovered,
+                repair=repair,
+                calibration_batches=calibration_batches,
+                measure_speed=measure_speed,
+            ),
             stop=stop or Stop(),
         ),
         criterion=criterion if callable(criterion) else None,
@@ -420,4 +810,20 @@ def iterate(
         directory=directory,
         fresh=fresh,
         watcher=watcher,
+        learning=_learning(
+            model, train, task, loss=loss, metric=metric, train_step=train_step, evaluate=evaluate
+        ),
     )
+
+
+def _learning(
+    model: Any, train: Any, task: str | LearningTask | None, **own: Any
+) -> LearningTask | None:
+    """The task that was asked for, of the model's framework."""
+    ready = getattr(backend_of(model), "TASKS", None)
+    others = task is not None or any(own[name] is not None for name in own if name != "loss")
+    if ready is None and not others:
+        return None  # a Keras model is trained as it was compiled; the loss is for criteria
+    if not others and is_labelled_images(train):
+        task = None if own["loss"] is None else "classification"
+    return task_of(task, ready or {}, **own)

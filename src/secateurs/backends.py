@@ -86,7 +86,7 @@ class Backend(Protocol):
     def save(self, model: Any, path: str | Path) -> None:
         """Write a model's weights and the cut that leads to it."""
 
-    def load(self, model: Any, path: str | Path) -> Any:
+    def load(self, model: Any, path: str | Path, **options: bool) -> Any:
         """Read what ``save`` wrote into a freshly built dense model; a new, cut one."""
 
     def gather(

@@ -27,6 +27,35 @@ MOST_HEADER_BYTES = 100_000_000
 Tensors = TypeVar("Tensors")
 
 
+MODEL_SUFFIX = ".safetensors"
+_OTHER_FORMATS = {
+    ".onnx": "secateurs.export(model, {0!r}, example_inputs)",
+    ".pt": "torch.save(model.state_dict(), {0!r})",
+    ".pth": "torch.save(model.state_dict(), {0!r})",
+    ".ckpt": "the trainer that writes such files",
+    ".bin": "torch.save(model.state_dict(), {0!r})",
+    ".keras": "model.save({0!r})",
+    ".h5": "model.save_weights({0!r})",
+    ".tflite": "secateurs.export(model, {0!r}, example_inputs)",
+}
+
+
+def check_model_suffix(path: Path) -> None:
+    """Refuse to write a safetensors file under the name of another format.
+
+    Raises:
+        StudyError: the name promises something else; the message says what writes that.
+    """
+    other = _OTHER_FORMATS.get(path.suffix.lower())
+    if other is not None:
+        raise StudyError(
+            f"{path}: expected a name that ends in {MODEL_SUFFIX}, which is what is written; "
+            f"received {path.suffix}. Write {path.with_suffix(MODEL_SUFFIX).name}; another format "
+            f"is written from Python, from the model that secateurs.load gives: "
+            f"{other.format(path.name)}."
+        )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``; a crash or a full disk leaves what was there before.
 

@@ -153,3 +153,17 @@ def test_finding_names_imports_no_framework() -> None:
 def test_torchvision_imports_beside_a_cpu_build() -> None:
     code = "from secateurs.models import build; build('torchvision:squeezenet1_1')"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("torchvision:resnet18", {"weights": "NONSENSE"}),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}),
+        ("timm:resnet18", {"pretrained": True}),
+        ("resnet18", {"weights": "mine.pt"}),
+    ],
+)
+def test_weights_are_neither_downloaded_nor_ignored(name: str, option: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"nothing is downloaded.*--weights FILE"):
+        build(name, **option)

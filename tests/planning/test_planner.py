@@ -260,7 +260,7 @@ def test_a_budget_may_be_text_or_a_mapping():
     assert sec.Stop(budget="params=0.5,macs=0.6").budget == sec.Budget(params=0.5, macs=0.6)
     with pytest.raises(sec.BudgetError, match="no budget is called 'mac'; did you mean 'macs'"):
         sec.plan(network, scores, {"mac": 0.5})
-    with pytest.raises(sec.BudgetError, match=r"expected a budget: .* received 0.5"):
+    with pytest.raises(sec.BudgetError, match=r"expected a Budget, .* received float 0.5"):
         sec.plan(network, scores, 0.5)
 
 

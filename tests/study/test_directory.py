@@ -201,8 +201,8 @@ def test_configurations_survive_json():
     [
         (lambda: sec.Training(batch_size=0), "batch_size: expected a number greater than or equal"),
         (lambda: sec.Training(learning=1), "learning: no such setting; did you mean"),
-        (lambda: sec.Pruning(step=1.5), "step: expected a number less than 1; received 1.5"),
-        (lambda: sec.Pruning(step=0), "step: expected a number greater than 0; received 0"),
+        (lambda: sec.Pruning(step=1.5), "step: expected a number less than 1; received float 1.5"),
+        (lambda: sec.Pruning(step=0), "step: expected a number greater than 0; received int 0"),
         (lambda: sec.Pruning(rewind="back"), "rewind: expected 'weights', 'learning-rate' or"),
         (lambda: sec.Stop(budget="mac=1"), "did you mean 'macs'"),
         (lambda: sec.Stop(rounds=-1), "rounds: expected a number greater than or equal to 0"),

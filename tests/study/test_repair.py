@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import secateurs as sec
-from secateurs.study.loop import Loop
+from secateurs.study.round_cutter import repairs
 
 X, Y = load_digits(return_X_y=True)
 X, Y = (X.reshape(-1, 1, 8, 8) / 8 - 0.6).astype(np.float32), Y.astype(np.int64)
@@ -50,9 +50,6 @@ def test_a_repaired_cut_needs_less_training():
 
 
 def test_with_rewound_weights_nothing_is_repaired():
-    assert not sec.Pruning().repair
-    loop = Loop.__new__(Loop)
-    loop._pruning = sec.Pruning(repair=True, rewind="weights")
-    assert not loop._repairs
-    loop._pruning = sec.Pruning(repair=True)
-    assert loop._repairs
+    assert not repairs(sec.Pruning())
+    assert not repairs(sec.Pruning(repair=True, rewind="weights"))
+    assert repairs(sec.Pruning(repair=True))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import instance
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
@@ -183,3 +184,9 @@ class Tally:
             return np.ones((images, 1))
         members: Sums = np.eye(len(self.images))[labels.astype(np.int64)]
         return members
+
+
+ABLATION = instance(
+    Ablation, "an Ablation", SecateursError, "secateurs.ablate(network, data) makes one."
+)
+"""What public functions say of an ablation."""

@@ -138,6 +138,8 @@ def _split(batch: Any, like: Any) -> tuple[Any, Any]:
 def _sliced(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
     images = _each(images, as_array)
     labels = None if labels is None else as_array(labels)
+    if not _arrays(images):
+        raise DataError(f"expected calibration data; received an empty dictionary. {FIX}.")
     count = len(_arrays(images)[0]) if _arrays(images)[0].ndim else 0
     if labels is not None and len(labels) != count:
         raise DataError(
@@ -155,6 +157,15 @@ def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) 
     marks = None if given[1] is None else as_array(given[1])
     received, expected = _arrays(images), _arrays(like)
     named = isinstance(like, Mapping)
+    if named and not isinstance(images, Mapping):
+        if len(expected) > 1 or len(received) != 1:
+            raise DataError(
+                f"{where}: expected a dictionary of {', '.join(map(str, like))}, as the network "
+                f"was traced with; received {_described(images)}. Pass data=({{"
+                + ", ".join(f"{name!r}: ..." for name in like)
+                + "}, labels)."
+            )
+        images = dict(zip(like, received, strict=True))
     if len(received) != len(expected) or (named and set(images) != set(like)):
         raise DataError(
             f"{where}: expected {len(expected)} inputs, as the network was traced with; received "
@@ -169,6 +180,11 @@ def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) 
         raise DataError(
             f"{where}: expected labels; received images alone. {FIX}, or a loss= that needs none."
         )
+    if marks is not None and marks.dtype.kind not in "biuf":
+        raise DataError(
+            f"{where}: expected labels that are numbers; received {marks.dtype}. Number the "
+            "classes from 0."
+        )
     if marks is not None and (marks.ndim == 0 or len(marks) != count):
         raise DataError(
             f"{where}: expected {count} labels, one an image; received shape {marks.shape}"
@@ -176,6 +192,13 @@ def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) 
     if marks is not None and marks.dtype.kind == "f" and not np.isfinite(marks).all():
         raise DataError(f"{where}: expected finite labels; received NaN or infinity")
     return Batch(images, marks)
+
+
+def _described(images: Any) -> str:
+    if isinstance(images, Mapping):
+        return f"a dictionary of {', '.join(map(str, images))}"
+    shapes = ", ".join(str(array.shape) for array in _arrays(images))
+    return f"{'arrays' if len(_arrays(images)) > 1 else 'an array'} of shape {shapes}"
 
 
 def _check_images(array: NDArray[Any], example: NDArray[Any], where: str) -> None:

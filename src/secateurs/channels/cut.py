@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import PATH, TEXT, instance, takes
 from secateurs.channels.cost import Cost
 from secateurs.errors import CheckpointError, CutError
 from secateurs.formatting import megabytes, percent
+from secateurs.html import text
 
 FORMAT = "secateurs-cut"
 VERSION = 1
@@ -279,7 +281,12 @@ class Cut:
             "sets": [list(indices) for indices in sets],
         }
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return text(self.explain())
+
     @classmethod
+    @takes(source=TEXT)
     def from_json(cls, source: str) -> Self:
         """Read what ``to_json`` wrote.
 
@@ -328,6 +335,7 @@ class Cut:
             ) from error
         return cls(tensors, sizes, channels, rescalings, before, after, caches)
 
+    @takes(path=PATH)
     def save(self, path: str | Path) -> None:
         """Write the cut as JSON; the file is whole or not there."""
         from secateurs.files import write_atomically
@@ -335,6 +343,7 @@ class Cut:
         write_atomically(Path(path), self.to_json().encode())
 
     @classmethod
+    @takes(path=PATH)
     def load(cls, path: str | Path) -> Self:
         """Read a cut that ``save`` wrote."""
         try:
@@ -453,3 +462,7 @@ def _cost_to_list(cost: Cost | None) -> list[int] | None:
 
 def _shortened(shown: str, most: int = 60) -> str:
     return shown if len(shown) <= most else shown[: most - 4].rsplit(",", 1)[0] + ", ..."
+
+
+CUT = instance(Cut, "a Cut", CutError, "secateurs.plan, or network.cut, makes one.")
+"""What public functions say of a cut."""

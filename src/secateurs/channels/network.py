@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import CHANNELS, instance, takes
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.equations import ALWAYS, Ids, Solution
@@ -24,8 +25,9 @@ from secateurs.channels.groups import (
     naming_member,
 )
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
-from secateurs.errors import CutError, UnknownNameError, nearest
+from secateurs.errors import CutError, ModelError, UnknownNameError, nearest
 from secateurs.formatting import megabytes, percent
+from secateurs.html import text
 
 __all__ = [
     "Frozen",
@@ -246,6 +248,7 @@ class Network:
 
     # -- cuts
 
+    @takes(channels=CHANNELS)
     def cut(self, channels: Mapping[str, Sequence[int] | Ids]) -> Cut:
         """The cut that removes these channels: group name -> indices inside the group.
 
@@ -433,6 +436,10 @@ class Network:
             )
         return "\n\n".join([*parts, *self.notes])
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return text(self)
+
     def __repr__(self) -> str:
         return f"<Network {self.name}: {len(self.groups)} groups, {len(self.frozen)} frozen>"
 
@@ -457,3 +464,12 @@ def _shown_members(layers: Sequence[str], most: int = 4) -> str:
     names = list(dict.fromkeys(layers))
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+NETWORK = instance(
+    Network,
+    "a Network",
+    ModelError,
+    "network = secateurs.trace(model, example_inputs) makes one.",
+)
+"""What public functions say of a network."""

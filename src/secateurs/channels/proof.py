@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import MODEL, takes
 from secateurs.channels.cut import Cut
+from secateurs.html import text
 
 if TYPE_CHECKING:
     from secateurs.reconstruction.report import FidelityReport
@@ -173,6 +175,10 @@ class CutReport:
             return float("nan")
         return 1 - self.cut.after.params / self.cut.before.params
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return text(self)
+
     def __str__(self) -> str:
         lines = [self.cut.summary(), *([str(self.proof)] if self.proof else ["not proven"])]
         if self.fidelity is not None:
@@ -193,6 +199,7 @@ _INSIDE = {
 """Where PyTorch's wrappers keep the model itself."""
 
 
+@takes(model=MODEL)
 def report_of(model: object) -> CutReport:
     """What was removed from a model that this library made, and the proof of it.
 
@@ -202,8 +209,16 @@ def report_of(model: object) -> CutReport:
 
     Returns:
         The evidence; of a model that nothing was removed from, a report of an empty cut.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> small = sec.prune(model, torch.zeros(1, 4), amount=0.5).model
+        >>> sec.report_of(small).proof.holds
+        True
     """
-    own = vars(model)
+    own = getattr(model, "__dict__", {})
     inner = own.get("_modules", {}).get(_INSIDE.get(type(model).__name__))
     if inner is not None:
         return report_of(inner)

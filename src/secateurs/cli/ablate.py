@@ -68,10 +68,13 @@ def ablate(
       secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist --mode racing
     """
     from secateurs import api
+    from secateurs.calibration.racing import check_options
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
     with waiting("loading the data and the model"):
         probe = probe_from(given, images, EXAMPLE)
+    check_options(mode, share, "network", 0.5)
+    probe.tell_doubts()
     with waiting("removing channels"):
         ablation = api.ablate(probe.network, probe.images, mode=mode, share=share)
     place = output / "ablation.json"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import built, calibration_images
+from secateurs.cli.models import built, calibration_images, load_data
 from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
 from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError
@@ -74,7 +74,9 @@ def export(
     with waiting("exporting and comparing"):
         calibration = None
         if data is not None:
-            calibration, shape, classes = calibration_images(data, images, classes)
+            calibration, shape, classes = calibration_images(
+                load_data(data, model, weights), images, classes
+            )
         made, example, _ = built(model, option or (), classes, weights, shape)
         written = exporter.export(
             made,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import built, calibration_images
+from secateurs.cli.models import built, calibration_images, load_data
 from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
 from secateurs.cli.prune import Distil
 from secateurs.cli.show import console, waiting
@@ -65,7 +65,9 @@ def frontier(
 
     wanted = SHARES if shares is None else _shares(shares)
     with waiting("measuring, cutting and repairing"):
-        calibration, shape, classes = calibration_images(data, images, classes)
+        calibration, shape, classes = calibration_images(
+            load_data(data, model, weights), images, classes
+        )
         dense, example, _ = built(model, option or (), classes, weights, shape)
         found = api.frontier(
             dense, example, calibration=calibration, unit=unit, shares=wanted, distil=distil

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from secateurs.cli.options import pairs_from, shape_from
-from secateurs.errors import SecateursError
+from secateurs.cli.tasks import as_trained
+from secateurs.data.sets import Data
+from secateurs.errors import CheckpointError, SecateursError
 from secateurs.study.building import explain_build_errors, with_stem
 
 
@@ -25,10 +27,12 @@ def built(
         weights: a file to load.
         shape: of the example input, such as "1x3x224x224".
     """
-    from secateurs import api, models
+    from secateurs import models
 
     lengths = shape_from(shape)
     wanted = pairs_from(options, "--option")
+    if classes is None and weights is not None:
+        classes = _classes_in(weights)
     if classes is not None:
         wanted["classes"] = classes
     if len(lengths) == 4:
@@ -37,30 +41,71 @@ def built(
     with explain_build_errors(name):
         model = models.build(name, **wanted)
     if weights is not None:
-        model = api.load(model, Path(weights))
+        model = load_weights(model, weights, name)
     example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
     return model, example, wanted
 
 
+def load_data(
+    name: str,
+    model: str,
+    weights: str | None = None,
+    normalise: str | None = None,
+    size: int | None = None,
+) -> Data:
+    """Data of a name, normalised and sized as the model was trained where that is known."""
+    from secateurs import data
+
+    values = {"model": model, "data": name} | ({"weights": weights} if weights else {})
+    given = {"normalise": normalise, "size": size}
+    options = {key: value for key, value in given.items() if value is not None}
+    return data.load(name, **as_trained(values, options))
+
+
 def calibration_images(
-    name: str, count: int, classes: int | None
+    loaded: Data, count: int, classes: int | None
 ) -> tuple[tuple[Any, Any], str, int | None]:
     """(training images and labels, the shape of one of them, number of classes).
 
     Raises:
-        SecateursError: there are no such data, or less than one image is asked for.
+        SecateursError: less than one image is asked for.
     """
-    from secateurs import data
-
     if count < 1:
         raise SecateursError(f"--images: expected a number of at least 1; received {count}")
-    loaded = data.load(name)
     shape = "x".join(map(str, (1, *loaded.shape)))
     return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
 
 
-def validation_images(name: str, count: int) -> tuple[Any, Any]:
+def validation_images(loaded: Data, count: int) -> tuple[Any, Any]:
     """Validation images and labels, to choose by: ``count`` of them, or all if there are fewer."""
-    from secateurs import data
+    return loaded.validation.batch(slice(0, count))
 
-    return data.load(name).validation.batch(slice(0, count))
+
+def load_weights(model: Any, weights: str, name: str) -> Any:
+    """The model with the weights in a file.
+
+    Raises:
+        CheckpointError: they do not fit; the message names a model that they do fit.
+    """
+    from secateurs import api
+    from secateurs.models.matching import nearest_model
+
+    try:
+        return api.load(model, Path(weights))
+    except CheckpointError as error:
+        fits = nearest_model(weights, name) if "expected" in str(error) else None
+        if fits is None:
+            raise
+        raise CheckpointError(f"{error} These weights fit {fits}: name that model.") from error
+
+
+def _classes_in(weights: str) -> int | None:
+    """The number of classes that a file's weights have; None where it cannot be read as such."""
+    from secateurs.pytorch.checkpoints import classes_in
+    from secateurs.pytorch.saving import read
+
+    try:
+        state, cut = read(Path(weights))
+    except CheckpointError:
+        return None  # loading it says what is wrong
+    return None if cut else classes_in(state)

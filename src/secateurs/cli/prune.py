@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateurs.api import Pruned
-from secateurs.cli.models import built, calibration_images, validation_images
+from secateurs.cli.models import built, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
     Input,
@@ -21,8 +21,11 @@ from secateurs.cli.options import (
     with_options,
 )
 from secateurs.cli.show import console, waiting
+from secateurs.cli.tasks import is_trained
+from secateurs.data.sets import Data
 from secateurs.errors import SecateursError, StudyError
-from secateurs.formatting import megabytes
+from secateurs.files import check_model_suffix
+from secateurs.formatting import megabytes, percent
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
 
@@ -54,6 +57,14 @@ DataName = Annotated[
     ),
 ]
 Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Of the --data: imagenet, data, none, or MEAN/STD; as for 'secateurs run'.",
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Of the --data's images, in pixels.")]
 Measured = Annotated[
     Path | None,
     typer.Option(
@@ -105,6 +116,8 @@ def prune(
     classes: Classes = None,
     data: DataName = None,
     images: Images = 512,
+    normalise: Normalise = None,
+    size: Size = None,
     sensitivity: Measured = None,
     repair: Repair = None,
     distil: Distil = None,
@@ -139,13 +152,14 @@ def prune(
     budget = parse_budget(to)
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
     planning = _planning(given, measures=data is not None and sensitivity is None)
-    place = _place(output, model, overwrite)
+    place, measured = _place(output, model, overwrite), _measured(sensitivity)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
-        calibration, validation = None, None
+        calibration, validation, loaded = None, None, None
         if data is not None:
-            validation = validation_images(data, images) if "drop" in budget.limits else None
-            calibration, shape, classes = calibration_images(data, images, classes)
+            loaded = load_data(data, model, weights, normalise, size)
+            validation = validation_images(loaded, images) if "drop" in budget.limits else None
+            calibration, shape, classes = calibration_images(loaded, images, classes)
         dense, example, options = built(model, option or (), classes, weights, shape)
         pruned = api.prune(
             dense,
@@ -156,23 +170,25 @@ def prune(
             validation=validation,
             repair=repair,
             distil=distil,
-            sensitivity=_measured(sensitivity),
+            sensitivity=measured,
             **planning,
         )
         api.save(pruned.model, place)
         written = _exported(pruned, target, export, example, overwrite, int8 and calibration)
-    for trial in pruned.trials:
-        console().print(f"tried {trial}", markup=False)
+        accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     _tell(pruned, place, model, options)
     if written is not None:
         console().print(f"\n{written}", markup=False)
-    if weights is None:
+    if accuracies is not None:
+        console().print(f"\n{accuracies}", markup=False)
+    if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         console().print("\nIts weights are random: --weights FILE prunes a trained model.")
 
 
 def _place(output: Path | None, model: str, overwrite: bool) -> Path:
     """Where the weights go."""
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
+    check_model_suffix(place)
     if place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
     return place
@@ -203,7 +219,6 @@ def _exported(
 
     if target is None:
         return None
-    int8 = int8 or None
     return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8 or None)
 
 
@@ -226,6 +241,23 @@ def checked_target(
     return place
 
 
+def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str | None:
+    """What the cut did to accuracy on the first validation images, before any fine-tuning."""
+    from secateurs import api
+    from secateurs.study.premises import MOST_IMAGES, accuracy_of
+
+    before, after = (
+        accuracy_of(api.trace(one, example), loaded.validation) for one in (dense, pruned.model)
+    )
+    if before is None or after is None:
+        return None
+    count = min(len(loaded.validation), MOST_IMAGES)
+    return (
+        f"Accuracy on {count} validation images: {percent(before)} before the cut, "
+        f"{percent(after)} after it, before any fine-tuning."
+    )
+
+
 def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
     if pruned.scores.tournament is not None:
         console().print(f"{pruned.scores.tournament}\n", markup=False)
@@ -233,7 +265,6 @@ def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> N
         console().print(f"tried {trial}", markup=False)
     call = ", ".join([f'"{model}"', *(f"{name}={value!r}" for name, value in options.items())])
     lines = (
-        *([] if pruned.scores.tournament is None else [f"{pruned.scores.tournament}\n"]),
         pruned.cut.explain(),
         str(pruned.report.proof),
         *([] if pruned.report.fidelity is None else ["", str(pruned.report.fidelity), ""]),

@@ -14,9 +14,9 @@ import typer
 from secateurs.cli.launch import start_missing_processes
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
-from secateurs.cli.show import console, rounds_table, waiting
+from secateurs.cli.show import Doubting, console, rounds_table, waiting
 from secateurs.cli.signals import is_main_process
-from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, task_from
+from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, doubts_of, task_from
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
 from secateurs.settings.base import Settings
@@ -28,6 +28,7 @@ from secateurs.study.directory import Study
 from secateurs.study.disk_store import CONFIGURATION, kept_position
 from secateurs.study.lock import check_free
 from secateurs.study.run import Iterated, run_study
+from secateurs.study.sources import Sources
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -137,7 +138,9 @@ def _carried_out(
 ) -> Iterated:
     with waiting("loading the data and the model"):
         model, sources = build_task(configuration.task, configuration.training.seed)
-    with rounds_table(quiet=quiet) as watcher:
+        found = _doubts(model, sources, configuration)
+    with rounds_table(quiet=quiet) as table:
+        watcher = Doubting(table, found)
         return run_study(
             model, sources, configuration, directory=directory, fresh=fresh, watcher=watcher
         )
@@ -151,6 +154,23 @@ def _say_how_to_go_on(directory: Path) -> None:
         kept = f"kept up to batch {position.batch}, round {position.round}"
     line = f"\n{kept}; go on with: secateurs run --resume {shlex.quote(str(directory))}"
     console(stderr=True).print(line, markup=False)
+
+
+def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple[str, ...]:
+    from secateurs import api
+
+    if not len(sources.validation):
+        return ()  # the study itself refuses that
+    task, first = configuration.task, sources.validation.batch([0])[0]
+    values = {"model": task.model} | ({"weights": task.weights} if task.weights else {})
+    return doubts_of(
+        api.trace(model, first),
+        sources.validation,
+        values,
+        task,
+        tolerance=configuration.stop.tolerance,
+        will_be_trained=configuration.training.batches > 0,
+    )
 
 
 def _tell(result: Iterated) -> None:

@@ -70,7 +70,8 @@ def sensitivity(
     place = output / "sensitivity.json"
 
     def tick() -> None:
-        next(steps, None)
+        if next(steps, None) == 0:  # what was asked for makes sense, or it would have raised
+            probe.tell_doubts()
 
     found = measured(
         probe.network,

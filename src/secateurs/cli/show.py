@@ -62,6 +62,13 @@ def error_line(message: str) -> None:
     console(stderr=True).print(line, markup=False)
 
 
+def note(message: str) -> None:
+    """One line on stderr that is no error, of the main process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        line = f"secateurs: note: {' '.join(message.split())}"
+        console(stderr=True).print(line, markup=False)
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A sign of life while something takes long, on a terminal."""
@@ -99,6 +106,32 @@ def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
         return
     with bars() as shown:
         yield RoundTable(shown)
+
+
+class Doubting(Watcher):
+    """Another watcher, and what is doubtful: said once a study begins, not where it cannot."""
+
+    def __init__(self, watcher: Watcher, doubts: tuple[str, ...]) -> None:
+        self._watcher, self._doubts = watcher, doubts
+
+    def begin(self, what: str, batches: int, done: int = 0) -> None:
+        """Something that takes long begins."""
+        self._watcher.begin(what, batches, done)
+
+    def tick(self) -> None:
+        """A batch is done."""
+        self._watcher.tick()
+
+    def end(self) -> None:
+        """What began has ended."""
+        self._watcher.end()
+
+    def recorded(self, record: Record) -> None:
+        """The first record is the dense model's, before it is trained."""
+        for doubt in self._doubts:
+            note(doubt)
+        self._doubts = ()
+        self._watcher.recorded(record)
 
 
 class RoundTable(Watcher):

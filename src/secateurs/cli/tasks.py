@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
+from secateurs.cli.show import note
 from secateurs.errors import SecateursError
 from secateurs.settings.study import Task
 
-DATA_OPTIONS = ("size", "limit", "validation", "test")
+DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop")
 MODEL_OPTIONS = ("width", "stem")
 WHAT = "What to prune, on what"
 
@@ -38,6 +39,14 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
         "digits, fashion-mnist, vehicles, folder:PATH, or package.module:function.",
     ),
     ("size", int, WHAT, "Height and width of the images in pixels; the data's own."),
+    (
+        "normalise",
+        str,
+        WHAT,
+        "imagenet, data (the images' own mean), none, or MEAN/STD of pixels in 0 to 1. If left "
+        "out, as the model was trained, where it has weights and says how; else data.",
+    ),
+    ("crop", float, WHAT, "Of a folder: share of each image that the middle crop keeps."),
     ("limit", int, WHAT, "Train on so many images only, of each class alike."),
     ("validation", float, WHAT, "Share of the images to choose by. [dim]\\[default: 0.15][/dim]"),
     ("test", float, WHAT, "Share kept for the end. [dim]\\[default: 0.15][/dim]"),
@@ -64,9 +73,56 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
         model=values["model"],
         model_options=model_options | pairs_from(values.get("option", ()), "--option"),
         data=values["data"],
-        data_options=data_options | {"seed": seed},
+        data_options=as_trained(values, data_options) | {"seed": seed},
         weights=values.get("weights"),
         by_name=True,
+    )
+
+
+def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a folder of images, with what a trained model's own configuration says."""
+    from secateurs import models
+
+    if not str(values["data"]).startswith("folder:") or "normalise" in options:
+        return options
+    if not is_trained(values):
+        return options
+    found = models.preprocessing_of(values["model"])
+    if found is None:
+        note(
+            "nothing says how the model's images were normalised in training; the folder's own "
+            "mean and deviation are taken. If it was otherwise: --normalise imagenet, none or "
+            "MEAN/STD"
+        )
+        return options
+    note(f"images as the model was trained: {found}")
+    told: dict[str, Any] = {"normalise": found.as_text, "crop": found.crop}
+    if found.size is not None:
+        told["size"] = found.size
+    return told | options
+
+
+def is_trained(values: Mapping[str, Any]) -> bool:
+    """Whether the options name weights, or a model that comes with its own."""
+    own = str(values["model"])
+    return "weights" in values or own.startswith(("transformers:", "hf:")) or ".keras" in own[-6:]
+
+
+def doubts_of(
+    network: Network, validation: Any, values: Mapping[str, Any], task: Task, **told: Any
+) -> tuple[str, ...]:
+    """What is doubtful about the model and its data; see ``secateurs.study.premises``."""
+    from secateurs.study.premises import doubts
+
+    normalisation = str(task.data_options.get("normalise", "data"))
+    return tuple(
+        doubts(
+            network,
+            validation,
+            is_trained=is_trained(values),
+            normalisation=normalisation,
+            **told,
+        )
     )
 
 
@@ -78,11 +134,18 @@ class Probe:
         network: of the model.
         images: some of the validation data, and their labels.
         classes: the classes' names.
+        doubts: what is doubtful about them.
     """
 
     network: Network
     images: tuple[NDArray[Any], NDArray[np.int64]]
     classes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+
+    def tell_doubts(self) -> None:
+        """Say them on stderr; once what was asked for is known to make sense."""
+        for doubt in self.doubts:
+            note(doubt)
 
 
 def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
@@ -102,7 +165,9 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
     model, sources = build_task(task, 0)
     images, labels = sources.validation.batch(slice(0, count))
     classes = data.load(task.data, **task.data_options).classes
-    return Probe(api.trace(model, images[:1]), (images, labels), classes)
+    network = api.trace(model, images[:1])
+    found = doubts_of(network, sources.validation, values, task, tolerance=None)
+    return Probe(network, (images, labels), classes, found)
 
 
 def command_line(command: str, given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,20 +5,55 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from secateurs.arguments import (
+    CRITERION_LIST,
+    FLAG,
+    MODEL,
+    NAMES,
+    NUMBERS,
+    PATH,
+    Kind,
+    instance,
+    is_whole,
+    takes,
+)
 from secateurs.comparison.executors import Alone
 from secateurs.comparison.job_runner import Contest
 from secateurs.comparison.results import Results
 from secateurs.comparison.runner import Onlooker, carry_out
 from secateurs.comparison.settings import Comparison
+from secateurs.errors import SecateursError
+from secateurs.planning.removal_order import Scope
 from secateurs.settings.training import Training
 from secateurs.study.sources import Sources, describe_task
 from secateurs.training.learner import Learner
 
 Strategy = str | Callable[..., Any]
 
+_ONLOOKER = instance(Onlooker, "a secateurs.comparison.Onlooker", SecateursError)
+_MOST_SEEDS = 10_000
+_SEEDS = Kind(
+    f"a whole number of 1 to {_MOST_SEEDS:,}",
+    lambda value: is_whole(value, 1) and value <= _MOST_SEEDS,
+)
+_TRAINING = instance(
+    Training, "a Training", SecateursError, "Such as training=secateurs.Training(batches=500)."
+)
 
+
+@takes(
+    model=MODEL,
+    strategies=CRITERION_LIST,
+    amounts=NUMBERS,
+    seeds=_SEEDS,
+    training=_TRAINING.or_none(),
+    directory=PATH,
+    fresh=FLAG,
+    skip=NAMES,
+    onlooker=_ONLOOKER.or_none(),
+)
 def compare(
     model: Any,
     train: Any,
@@ -32,7 +67,12 @@ def compare(
     directory: str | Path,
     fresh: bool = False,
     onlooker: Onlooker | None = None,
-    **told: Any,
+    scope: Scope = "group",
+    floor: float = 0.1,
+    multiple: int | None = None,
+    skip: Sequence[str] = (),
+    calibration_batches: int = 4,
+    judge_on: Literal["validation", "test"] = "validation",
 ) -> Results:
     """Prune the same models by several strategies, train them alike, and compare what is left.
 
@@ -50,8 +90,13 @@ def compare(
         directory: where results are kept, and the page; a comparison begun there goes on.
         fresh: start over where the directory holds a comparison.
         onlooker: told what happens.
-        **told: ``scope``, ``floor``, ``multiple``, ``skip``, ``calibration_batches``,
-            ``judge_on``: see ``secateurs.comparison.Comparison``.
+        scope: of the strategies that say none: take from every "group" alike, or the lowest scores
+            of the whole "network".
+        floor: as for ``plan``.
+        multiple: as for ``plan``.
+        skip: as for ``plan``, by name.
+        calibration_batches: training batches shown to a strategy that needs data.
+        judge_on: the images that accuracies are of.
 
     Returns:
         The results; ``print`` shows a table, ``directory`` holds compare.html.
@@ -59,6 +104,20 @@ def compare(
     Raises:
         SecateursError: what was asked for cannot be done.
         StudyError: the directory holds something else, or cannot be written.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> import tempfile
+        >>> data = torch.randn(32, 4), torch.arange(32) % 2
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results = sec.compare(
+        ...         model, data, data, strategies=("l1",), amounts=(0.3,), seeds=1,
+        ...         training=sec.Training(fine_tune_batches=1, batch_size=16), directory=folder,
+        ...     )
+        >>> len(results.outcomes)
+        1
     """
     own = {_name(one): one for one in strategies if callable(one)}
     chosen = training or Training()
@@ -71,7 +130,12 @@ def compare(
         strategies=tuple(_name(one) for one in strategies),
         amounts=tuple(amounts),
         seeds=seeds,
-        **told,
+        scope=scope,
+        floor=floor,
+        multiple=multiple,
+        skip=(skip,) if isinstance(skip, str) else tuple(skip),
+        calibration_batches=calibration_batches,
+        judge_on=judge_on,
     )
     crew = Alone(Contest(comparison, make, own=own))
     return carry_out(comparison, directory, crew, own=own, fresh=fresh, onlooker=onlooker)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.ablation import Ablation
-from secateurs.channels.network import Network
+from secateurs.arguments import takes, whole_number
+from secateurs.calibration.ablation import ABLATION, Ablation
+from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 
@@ -50,6 +51,7 @@ def critical(facts: Facts) -> Array:
     return largest
 
 
+@takes(network=NETWORK, ablation=ABLATION, best=whole_number(1))
 def critical_channels(
     network: Network, ablation: Ablation, best: int = 3
 ) -> Mapping[str, NDArray[np.int64]]:
@@ -62,6 +64,16 @@ def critical_channels(
 
     Returns:
         Group name -> indices of channels that go; as ``network.cut`` takes them.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> gone = sec.critical_channels(network, sec.ablate(network, data), best=1)
+        >>> len(gone["0"]) >= 6
+        True
     """
     gone = {
         group.name: np.setdiff1d(np.arange(len(group)), ablation.critical(group.name, best))

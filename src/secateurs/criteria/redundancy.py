@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import DATA_GIVEN, NUMBER, takes
 from secateurs.channels.equations import Ids
-from secateurs.channels.network import Network
+from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Array, Facts
 from secateurs.criteria.registry import Need, criterion
 from secateurs.criteria.similarity import cosines, stacked_filters
@@ -42,6 +43,7 @@ def cosine(facts: Facts) -> Array:
     return _scores_by_similarity(products)
 
 
+@takes(network=NETWORK, similarity=NUMBER, data=DATA_GIVEN)
 def redundant(
     network: Network, similarity: float = 0.9, *, data: Any = None
 ) -> dict[str, NDArray[np.int64]]:
@@ -57,6 +59,14 @@ def redundant(
 
     Raises:
         DataError: ``similarity`` is not in (0, 1).
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> sec.redundant(network, 0.999)
+        {}
     """
     from secateurs.criteria.scoring import score
 

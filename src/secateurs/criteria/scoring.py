@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.statistics import Gathered
-from secateurs.channels.network import Group, Network
+from secateurs.channels.network import NETWORK, Group, Network
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import Criterion, Need, find
 from secateurs.errors import DataError, ModelError, SecateursError
@@ -85,6 +86,7 @@ def score(
     return score_many(network, [criterion], data=data, loss=loss, seed=seed)[found.name]
 
 
+@takes(network=NETWORK, criteria=CRITERION_LIST, data=DATA_GIVEN, loss=LOSS, seed=SEED)
 def score_many(
     network: Network,
     criteria: Sequence[str | Callable[[Facts], Any]],
@@ -104,6 +106,14 @@ def score_many(
 
     Returns:
         The name of each criterion -> its scores.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> sorted(sec.score_many(network, ["l1", "l2"]))
+        ['l1', 'l2']
     """
     found = [find(criterion) for criterion in criteria]
     gathered = _gathered(network, found, data, loss)

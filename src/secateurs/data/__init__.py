@@ -1,6 +1,7 @@
 """Labelled images as NumPy arrays: digits, Fashion-MNIST, folders of images, coloured vehicles."""
 
 from secateurs.data.names import load
+from secateurs.data.normalisation import normalised
 from secateurs.data.sets import Data, Split, from_arrays
 
-__all__ = ["Data", "Split", "from_arrays", "load"]
+__all__ = ["Data", "Split", "from_arrays", "load", "normalised"]

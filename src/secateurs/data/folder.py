@@ -27,7 +27,12 @@ _Listing = dict[str, list[Path]]
 
 
 def load_folder(
-    path: Path, size: int | None, shares: tuple[float, float], seed: int, limit: int | None
+    path: Path,
+    size: int | None,
+    shares: tuple[float, float],
+    seed: int,
+    limit: int | None,
+    crop: float = 1.0,
 ) -> Data:
     """Images from ``path``; see ``secateurs.data.load``.
 
@@ -48,7 +53,7 @@ def load_folder(
     for part, listing in listings.items():
         _check_same_classes(parts[part], list(listing), parts["train"], classes)
     files = [file for listing in listings.values() for label in classes for file in listing[label]]
-    pixels = _read_all(files, size or DEFAULT_SIZE)
+    pixels = _read_all(files, size or DEFAULT_SIZE, crop)
     labelled: dict[str, tuple[Pixels, Rows]] = {}
     start = 0
     for part, listing in listings.items():
@@ -122,11 +127,11 @@ def _check_same_classes(folder: Path, classes: list[str], train: Path, expected:
     )
 
 
-def _read_all(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
+def _read_all(files: Sequence[Path], size: int, crop: float) -> NDArray[np.uint8]:
     pixels = _room((len(files), 3, size, size))
 
     def read(number: int) -> None:
-        pixels[number] = read_picture(files[number], size)
+        pixels[number] = read_picture(files[number], size, crop)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in watched(pool.map(read, range(len(files))), len(files), "Reading images"):

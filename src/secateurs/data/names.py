@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateurs.arguments import NUMBER, TEXT, Kind, is_number, is_whole, takes
 from secateurs.data.digits import load_digits
 from secateurs.data.fashion import load_fashion_mnist
 from secateurs.data.folder import load_folder
+from secateurs.data.normalisation import check, normalised
 from secateurs.data.sets import Data
 from secateurs.data.splits import check_shares
 from secateurs.data.vehicles import load_vehicles
 from secateurs.errors import DataError, UnknownNameError, nearest
 from secateurs.models.factories import call_factory
 
+_NAME = Kind("a data set's name", lambda value: isinstance(value, str), UnknownNameError)
+_CROP = Kind("a share in (0, 1]", lambda value: is_number(value) and 0 < value <= 1, DataError)
+_WHOLE = Kind("a whole number", lambda value: is_whole(value, -sys.maxsize), DataError)
+_LARGEST = 16_384
+_SIZE = Kind(
+    f"a number of pixels, 1 to {_LARGEST:,}",
+    lambda value: is_whole(value, -_LARGEST) and value <= _LARGEST,
+    DataError,
+)
 KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH")
 
 
+@takes(
+    name=_NAME,
+    seed=_WHOLE,
+    size=_SIZE.or_none(),
+    validation=NUMBER,
+    test=NUMBER,
+    limit=_WHOLE.or_none(),
+    normalise=TEXT,
+    crop=_CROP,
+)
 def load(
     name: str,
     *,
@@ -25,6 +47,8 @@ def load(
     validation: float = 0.15,
     test: float = 0.15,
     limit: int | None = None,
+    normalise: str = "data",
+    crop: float = 1.0,
 ) -> Data:
     """A data set by name.
 
@@ -40,6 +64,10 @@ def load(
             where the data set does not say which images those are.
         test: The same for the test split.
         limit: Keep that many training images, of each class in proportion.
+        normalise: "data" by the training pixels' own mean and deviation, which is right for a model
+            that is trained on these images; "imagenet", "none" or MEAN/STD as the model at hand
+            was trained: see ``secateurs.data.normalised``.
+        crop: Of a folder: share of the shorter side that the middle crop keeps; 0.875 is usual.
 
     Raises:
         UnknownNameError: no such data set; the message says the nearest.
@@ -50,7 +78,19 @@ def load(
         raise DataError(f"expected a size of at least 1 pixel; received size={size}")
     if seed < 0:
         raise DataError(f"expected a seed of at least 0; received seed={seed}")
-    shares = (validation, test)
+    check(normalise)
+    loaded = _loaded(name, size, (validation, test), seed, limit, crop)
+    return normalised(loaded, normalise)
+
+
+def _loaded(
+    name: str,
+    size: int | None,
+    shares: tuple[float, float],
+    seed: int,
+    limit: int | None,
+    crop: float,
+) -> Data:
     source, _, rest = name.partition(":")
     if name == "digits":
         return load_digits(size, shares, seed, limit)
@@ -59,9 +99,10 @@ def load(
     if source == "vehicles":
         return load_vehicles(name, size, shares, seed, limit)
     if source == "folder":
-        return load_folder(Path(rest), size, shares, seed, limit)
+        return load_folder(Path(rest), size, shares, seed, limit, crop)
     if rest:
-        hints = {"seed": seed, "size": size, "validation": validation, "test": test, "limit": limit}
+        hints = {"seed": seed, "size": size, "validation": shares[0], "test": shares[1]}
+        hints |= {"limit": limit}
         return _from_factory(name, hints, seed, limit)
     raise UnknownNameError(
         f"no data set {name!r}{nearest(name, KNOWN)}; others: package.module:function"

@@ -16,21 +16,29 @@ SUFFIXES = frozenset(
 )
 
 
-def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
+def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
     """An image file as RGB pixels, shape (3, size, size).
 
-    The shorter side is scaled to ``size``, the middle of the longer one is kept.
+    The shorter side is scaled to ``size / crop``, and the middle is kept.
+
+    Args:
+        path: the file.
+        size: height and width of what is kept, in pixels.
+        crop: which share of the shorter side that is, in (0, 1].
 
     Raises:
         DataError: the file cannot be read as an image.
     """
+    whole = round(size / crop)
     try:
         with Image.open(path) as image:
             image.draft(
-                "RGB", (2 * size, 2 * size)
+                "RGB", (2 * whole, 2 * whole)
             )  # lets a large JPEG decode at less than full size
             upright = ImageOps.exif_transpose(image)
-            fitted = ImageOps.fit(_as_rgb(upright), (size, size), Image.Resampling.BILINEAR)
+            fitted = ImageOps.fit(_as_rgb(upright), (whole, whole), Image.Resampling.BILINEAR)
+            edge = (whole - size) // 2
+            fitted = fitted.crop((edge, edge, edge + size, edge + size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path}: expected an image; it cannot be read ({error}). Repair it, or take it out."

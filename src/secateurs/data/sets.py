@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from secateurs.arguments import NAMES, SEED, TEXT, Kind, takes
 from secateurs.data.splits import Rows, check_shares, stratified_split, stratified_subset
 from secateurs.errors import DataError
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Floats = NDArray[np.float32]
 
+_PAIR = Kind(
+    "a pair (images, labels)",
+    lambda value: isinstance(value, tuple | list) and len(value) == 2,
+    DataError,
+)
 _VALUES_AT_A_TIME = 4_000_000
 _MOST_CHANNELS = 4
 
@@ -90,7 +96,25 @@ class Data:
         train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
         return _normalised(replace(self, train=train))
 
+    def rescaled(self, mean: Floats, std: Floats) -> Data:
+        """The same data, normalised by this mean and deviation of its pixels, by channel."""
+        return replace(
+            self,
+            **{
+                part: replace(getattr(self, part), mean=mean, std=std)
+                for part in ("train", "validation", "test")
+            },
+        )
 
+
+@takes(
+    train=_PAIR,
+    validation=_PAIR.or_none(),
+    test=_PAIR.or_none(),
+    classes=NAMES.or_none(),
+    name=TEXT,
+    seed=SEED,
+)
 def from_arrays(
     train: tuple[Any, Any],
     validation: tuple[Any, Any] | None = None,
@@ -177,13 +201,7 @@ def assemble(
 
 
 def _normalised(data: Data) -> Data:
-    mean, std = _mean_and_std(data.train)
-    return replace(
-        data,
-        train=replace(data.train, mean=mean, std=std),
-        validation=replace(data.validation, mean=mean, std=std),
-        test=replace(data.test, mean=mean, std=std),
-    )
+    return data.rescaled(*_mean_and_std(data.train))
 
 
 def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
@@ -210,7 +228,12 @@ def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
 
 def _checked(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
     """The user's arrays as (N, C, H, W) pixels and int64 labels."""
-    pixels, classes = np.asarray(images), np.asarray(labels)
+    try:
+        pixels, classes = np.asarray(images), np.asarray(labels)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor with gradients
+        raise DataError(
+            f"{where}: expected two arrays, images and labels; {' '.join(str(error).split())}"
+        ) from error
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     if pixels.ndim != 4:
@@ -227,7 +250,11 @@ def _checked(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
             f"{where}: expected at least one image, and as many labels as images; "
             f"received {len(pixels)} images and labels of shape {classes.shape}"
         )
-    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
+    if classes.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: expected labels that are whole numbers from 0; received {classes.dtype}"
+        )
+    if classes.min() < 0:
         raise DataError(
             f"{where}: expected labels that are whole numbers from 0; received {classes.dtype} "
             f"from {classes.min()} to {classes.max()}"

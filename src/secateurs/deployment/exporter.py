@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import DATA_GIVEN, FLAG, MODEL, NUMBER, PATH, TEXT, takes
 from secateurs.backends import Backend, backend_of, framework_of
 from secateurs.channels.proof import cut_of
 from secateurs.deployment import onnx_files
@@ -67,6 +68,14 @@ class Exported:
         return "\n".join(lines)
 
 
+@takes(
+    model=MODEL,
+    path=PATH,
+    to=TEXT.or_none(),
+    overwrite=FLAG,
+    tolerance=NUMBER,
+    int8=DATA_GIVEN,
+)
 def export(
     model: Any,
     path: str | Path,

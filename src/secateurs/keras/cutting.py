@@ -24,6 +24,7 @@ def apply(
     cut: Cut,
     example_inputs: Any = None,
     *,
+    optimizer: Any = None,
     network: Network | None = None,
     proof: bool | Literal["independent"] = True,
 ) -> Any:
@@ -36,6 +37,7 @@ def apply(
         model: the model the cut was planned for.
         cut: what goes.
         example_inputs: what to run both models on for the proof; made up where there are none.
+        optimizer: none: a compiled model has its own, whose state is sliced along.
         network: the model's trace, if there is one already; without it the model is traced again.
         proof: False leaves the proof out.
 
@@ -48,6 +50,11 @@ def apply(
             behind.
     """
     model = checked_model(model)
+    if optimizer is not None:
+        raise CutError(
+            "optimizer: expected None for a Keras model; compile the model with it, "
+            "model.compile(optimizer, loss), and its state is sliced along"
+        )
     if proof not in (True, False):
         raise CutError(f"proof: expected True or False of a Keras model; received {proof!r}")
     small = cut_copy(model, cut)

@@ -58,13 +58,14 @@ def save(model: Any, path: str | Path) -> None:
         write_atomically(path, sealed(save_tensors(state, metadata(cut))))
 
 
-def load(model: Any, path: str | Path) -> Any:
+def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     """Load what ``save`` wrote.
 
     Args:
         model: the dense model, built as before; unchanged. A ``.keras`` file holds its own model,
             and this one only says that it is Keras's.
         path: a file that ``save`` wrote, or any safetensors file of the model's weights.
+        ema: no; a Keras optimizer writes averaged weights into the model itself.
 
     Returns:
         A new model, cut as the saved one was, with its weights.
@@ -73,6 +74,11 @@ def load(model: Any, path: str | Path) -> Any:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
     path = Path(path)
+    if ema:
+        raise CheckpointError(
+            f"{path}: ema: expected False for a Keras model; its optimizer puts averaged weights "
+            "into the model (use_ema=True), which is then saved with them"
+        )
     if path.suffix == ".keras":
         made, cut = _load_keras(path)
     else:

@@ -10,6 +10,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateurs import formatting
+from secateurs.arguments import (
+    MODEL,
+    NAMES,
+    SEED,
+    TEXT,
+    Kind,
+    are_whole,
+    takes,
+    whole_number,
+)
 from secateurs.backends import backend_of
 from secateurs.errors import DataError, MeasurementError, SecateursError
 from secateurs.files import write_atomically
@@ -140,6 +150,38 @@ class Benchmark:
         write_atomically(Path(path), self.to_json().encode())
 
 
+_MODELS = Kind(
+    "models, in a list or by name",
+    lambda value: (
+        isinstance(value, Sequence | Mapping)
+        and not isinstance(value, str | bytes)
+        and len(value) > 0
+        and all(map(MODEL.accepts, value.values() if isinstance(value, Mapping) else value))
+    ),
+    DataError,
+    "Such as {'dense': model, 'pruned': small}.",
+)
+_COUNTS = Kind(
+    "a list of whole numbers of at least 1",
+    lambda value: are_whole(value, 1),
+    fix="Put a single one in a list: (1,).",
+)
+_THREADS = Kind(
+    "a list of whole numbers of at least 1, or None among them",
+    lambda value: are_whole(value, 1, or_none=True),
+    fix="Put a single one in a list: (1,).",
+)
+
+
+@takes(
+    models=_MODELS,
+    runtimes=NAMES,
+    batches=_COUNTS,
+    threads=_THREADS,
+    device=TEXT,
+    repeats=whole_number(1),
+    seed=SEED,
+)
 def bench(
     models: Sequence[Any] | Mapping[str, Any],
     example_inputs: Any = None,

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from secateurs.arguments import FLAG, MODEL, SEED, TEXT, takes, whole_number
 from secateurs.backends import Backend, backend_named, backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -34,6 +35,17 @@ _TRUSTED_OF_SAMPLES = 0.05
 _DOUBTFUL = 0.12
 
 
+@takes(
+    model=MODEL,
+    runtime=TEXT,
+    batch=whole_number(1).or_none(),
+    threads=whole_number(1).or_none(),
+    dtype=TEXT,
+    device=TEXT,
+    cuts=whole_number(1),
+    fresh=FLAG,
+    seed=SEED,
+)
 def profile(
     model: Any,
     example_inputs: Any = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateurs.models.cnn import VanillaCNN, vanilla_cnn
     from secateurs.models.names import build, is_keras_file
+    from secateurs.models.preprocessing import preprocessing_of
     from secateurs.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
     from secateurs.models.through import add_through_layers
 
@@ -21,6 +22,7 @@ __all__ = [
     "add_through_layers",
     "build",
     "is_keras_file",
+    "preprocessing_of",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -34,6 +36,7 @@ _HOMES = {
     "vanilla_cnn": "cnn",
     "build": "names",
     "is_keras_file": "names",
+    "preprocessing_of": "preprocessing",
     "add_through_layers": "through",
 }
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from secateurs.arguments import Kind, shown, takes
 from secateurs.errors import ModelError, UnknownNameError, nearest
+from secateurs.models.directories import load_directory
 from secateurs.models.factories import call_factory
 
 OURS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vanilla_cnn")
+_NAME = Kind("a model's name", lambda value: isinstance(value, str), UnknownNameError)
+DIRECTORY_SOURCES = ("transformers", "hf")
+DATA_SAYS = ("classes", "in_channels", "size")
+_WEIGHTS_OPTIONS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 KERAS_SUFFIX = ".keras"
 
 # What the data says about the model. A ResNet takes images of any size and has no use for theirs.
@@ -18,12 +25,14 @@ _ALWAYS_TAKEN = ("classes", "in_channels")
 _TORCHVISION_CHANNELS = 3
 
 
+@takes(name=_NAME)
 def build(name: str, **options: Any) -> Any:
-    """A new model, with random weights; nothing is ever downloaded.
+    """A new model, with random weights unless a directory holds them; nothing is downloaded.
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``,
-            ``vanilla_cnn``, ``torchvision:NAME``, ``timm:NAME``, or ``package.module:function``
+            ``vanilla_cnn``, ``torchvision:NAME``, ``timm:NAME``, ``transformers:DIRECTORY`` (or
+            ``hf:DIRECTORY``, which ``save_pretrained`` wrote), or ``package.module:function``
             (the working directory can be imported from).
         **options: ``classes``, ``in_channels``, ``size`` (pixels) describe the data: a model that
             has no use for the size is not given it, nor is your own function given one it has
@@ -37,6 +46,7 @@ def build(name: str, **options: Any) -> Any:
         UnknownNameError: no such model; the message says the nearest name, or what to install.
         ModelError: the model does not take an option, or is a ``.keras`` file.
     """
+    _refuse_weights(name, options)
     if is_keras_file(name):
         raise ModelError(
             f"{name}: expected the name of a PyTorch model; received a Keras file. Keras models "
@@ -45,6 +55,8 @@ def build(name: str, **options: Any) -> Any:
     if name in OURS:
         return _build_ours(name, options)
     source, colon, rest = name.partition(":")
+    if source in DIRECTORY_SOURCES and colon:
+        return load_directory(Path(rest), _separate(options, DATA_SAYS)[0])
     if source == "torchvision" and colon:
         return _build_torchvision(rest, options)
     if source == "timm" and colon:
@@ -56,6 +68,17 @@ def build(name: str, **options: Any) -> Any:
         f"no model {name!r}{nearest(name, OURS)}; others: torchvision:NAME, timm:NAME, "
         "package.module:function"
     )
+
+
+def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
+    """Weights come from a file that its user names: nothing is downloaded, nothing ignored."""
+    for option in _WEIGHTS_OPTIONS:
+        if options.get(option):
+            raise ModelError(
+                f"{name}: expected no option {option!r}; received {shown(options[option])}. Models "
+                "are built with random weights and nothing is downloaded: save the weights you "
+                "have to a file, and give it: --weights FILE, or secateurs.load(model, FILE)."
+            )
 
 
 def is_keras_file(name: str) -> bool:
@@ -86,7 +109,10 @@ def _build_ours(name: str, options: Mapping[str, Any]) -> Any:
         raise ModelError(
             f"{name}: no option {unknown[0]!r}{nearest(unknown[0], sorted(taken | {'size'}))}"
         )
-    return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
+    try:
+        return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
+    except (RuntimeError, MemoryError) as error:  # numbers that no memory holds
+        raise ModelError(f"{name}: cannot be built: {str(error).splitlines()[0]}") from error
 
 
 def _build_torchvision(name: str, options: Mapping[str, Any]) -> Any:

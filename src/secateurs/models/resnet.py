@@ -17,6 +17,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
+from secateurs.arguments import is_whole, shown
 from secateurs.errors import ModelError, UnknownNameError, nearest
 
 Stem = Literal["imagenet", "small", "small-stride2"]
@@ -242,7 +243,8 @@ def _initialise_(model: nn.Module) -> None:
 
 def _check_positive(**numbers: int) -> None:
     for name, number in numbers.items():
-        if number < 1 or number != int(number):
+        if not is_whole(number, 1):
             raise ModelError(
-                f"ResNet: expected {name} to be a whole number of at least 1; received {number!r}"
+                f"ResNet: expected {name} to be a whole number of at least 1; received "
+                f"{shown(number)}"
             )

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, FUNCTION, LOSS, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import Batch, batches
-from secateurs.channels.cut import Cut
-from secateurs.channels.network import Network
+from secateurs.channels.cut import CUT, Cut
+from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
 from secateurs.criteria.scoring import Scores, score, score_many
-from secateurs.errors import BudgetError, DataError, ModelError
+from secateurs.errors import BudgetError, DataError, ModelError, UnknownNameError
 from secateurs.formatting import percent
 from secateurs.planning.budget import Budget
 from secateurs.planning.planner import plan
@@ -124,6 +125,14 @@ class Tournament:
         return f"{formatting.table(columns, rows, right=(1, 2))}\n\n{self.reason}"
 
 
+@takes(
+    network=NETWORK,
+    data=DATA_GIVEN,
+    planner=FUNCTION,
+    candidates=CRITERION_LIST,
+    loss=LOSS,
+    seed=SEED,
+)
 def tournament(
     network: Network,
     data: Any,
@@ -151,7 +160,20 @@ def tournament(
     Raises:
         DataError: there are no data, no labels, or fewer than two images.
         BudgetError: no candidate's cut can be made.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> def planner(scores):
+        ...     return sec.plan(network, scores, amount=0.5)
+        >>> sec.tournament(network, data, planner, candidates=("l1", "l2")).winner in ("l1", "l2")
+        True
     """
+    if not candidates:
+        raise UnknownNameError("tournament: expected at least one candidate; received none")
     for name in candidates:
         find(name)
     learning, judging = _halves(network, data, needs_labels=loss is None)
@@ -164,6 +186,7 @@ def tournament(
     for name in candidates:
         try:
             cuts[name] = planner(_own(scores[name]))
+            CUT.check("tournament", "what planner returns", cuts[name])
             found[name] = backend.judged(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)

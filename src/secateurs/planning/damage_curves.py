@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, PATH, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import Batch, batches
 from secateurs.channels.cut import Cut
-from secateurs.channels.network import Network
+from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Facts
 from secateurs.criteria.registry import find
 from secateurs.criteria.scoring import Scores, score
@@ -100,6 +101,7 @@ class Sensitivity:
             f"{self.images} images."
         )
 
+    @takes(path=PATH)
     def save(self, path: str | Path) -> None:
         """Write it to a file."""
         arrays = {
@@ -117,6 +119,7 @@ class Sensitivity:
         write_atomically(Path(path), (json.dumps(plain, indent=1) + "\n").encode())
 
     @classmethod
+    @takes(path=PATH)
     def load(cls, path: str | Path) -> Self:
         """Read what ``save`` wrote.
 
@@ -147,6 +150,16 @@ class Sensitivity:
             ) from error
 
 
+@takes(
+    network=NETWORK,
+    data=DATA_GIVEN,
+    criterion=CRITERION,
+    amounts=NUMBERS,
+    loss=LOSS,
+    seed=SEED,
+    cache=PATH.or_none(),
+    tick=FUNCTION,
+)
 def sensitivity(
     network: Network,
     data: Any,
@@ -177,8 +190,18 @@ def sensitivity(
     Raises:
         DataError: the data cannot be used.
         SecateursError: an amount is out of range.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> data = torch.randn(16, 4), torch.arange(16) % 2
+        >>> measured = sec.sensitivity(network, data, amounts=(0.5,))
+        >>> measured.shares["0"].tolist()
+        [0.0, 0.5]
     """
-    wanted = sorted(set(amounts))
+    seed, wanted = int(seed), sorted(set(amounts))
     if not wanted or not all(0 < amount < 1 for amount in wanted):
         raise SecateursError(f"sensitivity: expected amounts in (0, 1); received {list(amounts)}")
     source: Any = network.source

@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import (
+    BUDGET,
+    LAYERS,
+    NUMBER,
+    SCORES,
+    SENSITIVITY,
+    TEXT,
+    THRESHOLD,
+    instance,
+    layer_names,
+    takes,
+    whole_number,
+)
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
-from secateurs.channels.network import Network
+from secateurs.channels.network import NETWORK, Network
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
@@ -23,6 +36,24 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Scope", "plan"]
 
 
+LATENCY_MODEL = instance(
+    LatencyModel, "a LatencyModel", BudgetError, "secateurs.profile(network) measures one."
+).or_none()
+
+
+@takes(
+    network=NETWORK,
+    scores=SCORES,
+    budget=BUDGET,
+    amount=NUMBER.or_none(),
+    threshold=THRESHOLD.or_none(),
+    scope=TEXT,
+    floor=NUMBER,
+    multiple=whole_number(1).or_none(),
+    skip=LAYERS,
+    sensitivity=SENSITIVITY.or_none(),
+    latency_model=LATENCY_MODEL,
+)
 def plan(
     network: Network,
     scores: Mapping[str, NDArray[np.float64]],
@@ -71,13 +102,23 @@ def plan(
     Raises:
         BudgetError: no cut within the floors meets the budget; it says the nearest that can.
         ModelError: the model has no channel that can be pruned.
+
+    Example:
+        >>> import torch, secateurs as sec
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> network = sec.trace(model, torch.zeros(1, 4))
+        >>> cut = sec.plan(network, sec.score(network), sec.Budget(params=0.6))
+        >>> network.cost(cut).params <= 0.6 * network.params()
+        True
     """
     _check_one(budget, amount, threshold)
+    names = layer_names(getattr(network.source, "model", None), skip)
     wanted = None if budget is None else Budget.of(budget)
     if wanted is not None and wanted.is_timed:
         latency_model = latency_model or measure_times(network, wanted)
         multiple = latency_model.multiple if multiple is None else multiple
-    order = RemovalOrder.of(network, scores, scope, floor, multiple, skip, sensitivity)
+    order = RemovalOrder.of(network, scores, scope, floor, multiple, names, sensitivity)
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
     if amount is not None:

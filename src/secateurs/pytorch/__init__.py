@@ -12,9 +12,13 @@ from secateurs.pytorch.surgery.slicing import cut_optimizer
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.distillation import distil
 from secateurs.pytorch.training.learner import Learner, training_of
+from secateurs.pytorch.training.task_learner import TaskLearner
+from secateurs.pytorch.training.tasks import TASKS
 
 __all__ = [
+    "TASKS",
     "Learner",
+    "TaskLearner",
     "apply",
     "batch_size",
     "cut_optimizer",

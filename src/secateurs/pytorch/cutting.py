@@ -12,10 +12,11 @@ from torch import nn
 from secateurs.channels.cut import Cut
 from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
-from secateurs.channels.proof import CutReport, keep_report_
-from secateurs.errors import CutError
+from secateurs.channels.proof import CutReport, Proof, keep_report_
+from secateurs.errors import CutError, ModelError
+from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
-from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
 from secateurs.pytorch.model.outputs import Name
 from secateurs.pytorch.model.tensors import leaves_of
 from secateurs.pytorch.proof.independent import prove_independently
@@ -83,9 +84,10 @@ def apply(
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)
+    describe_cut_(small, cut)
     evidence = None
     if proof and network is not None:
-        evidence = prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
+        evidence = _proven(network, small, cut, example_inputs)
         if proof == "independent":
             exact = _unmixed(network, cut)
             second = prove_independently(model, exact, example_inputs)
@@ -145,6 +147,17 @@ def _fill_caches_(small: nn.Module, example_inputs: Any) -> None:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: Any) -> Proof:
+    try:
+        return prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"{network.name}: cannot be run for the proof on these example inputs, "
+            f"{described(example_inputs)}: {' '.join(str(error).split())[:300]}. Expected inputs "
+            "like those it was traced with."
+        ) from error
 
 
 def _network_of(

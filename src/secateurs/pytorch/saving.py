@@ -17,6 +17,7 @@ from secateurs.channels.file_size import cut_in, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
 from secateurs.files import content_of, is_safetensors, sealed, unpacked, write_atomically
+from secateurs.pytorch.checkpoints import fitted, tensors_in
 from secateurs.pytorch.model.example_inputs import unwrapped
 from secateurs.pytorch.surgery.slicing import cut_copy
 
@@ -36,13 +37,15 @@ def save(model: nn.Module, path: str | Path) -> None:
     write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
-def load(model: nn.Module, path: str | Path) -> nn.Module:
+def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     """Load what ``save`` wrote into a freshly built dense model.
 
     Args:
         model: the dense model, built as before; unchanged. A wrapper around it is left out.
         path: a file that ``save`` wrote, any safetensors file of the model's weights, or a plain
-            PyTorch checkpoint (read with ``weights_only=True``).
+            PyTorch checkpoint (read with ``weights_only=True``): of a training script, of
+            Lightning, with the names that DataParallel or ``torch.compile`` gave.
+        ema: take a checkpoint's averaged weights.
 
     Returns:
         A new model, cut as the saved one was, with its weights.
@@ -50,20 +53,21 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
-    state, cut = read(path)
+    state, cut = read(path, ema=ema)
     made = cut_copy(unwrapped(model), cut)
+    state = fitted(state, made.state_dict())
     _fill_(made, state, Path(path))
     if cut:
         keep_report_(made, CutReport(cut))
     return made
 
 
-def read(path: str | Path) -> tuple[dict[str, torch.Tensor], Cut]:
+def read(path: str | Path, *, ema: bool = False) -> tuple[dict[str, torch.Tensor], Cut]:
     """A file's tensors, and the cut inside (an empty one where there is none)."""
     path = Path(path)
     content = content_of(path)
     if _looks_like_torch(content):
-        return _read_torch(path), Cut()
+        return _read_torch(path, ema), Cut()
     expected = f"{path}: expected a safetensors file or a PyTorch checkpoint"
     state, said = unpacked(content, load_tensors, expected)
     return state, cut_in(said)
@@ -93,7 +97,7 @@ def _looks_like_torch(content: bytes) -> bool:
     return content[:4] == b"PK\x03\x04" or is_pickle
 
 
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickles; what matters is whether it reads
@@ -106,16 +110,7 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: expected a checkpoint of plain tensors; it cannot be read with "
             f"weights_only=True ({reason}). Save the model's state_dict() instead of the model."
         ) from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
-        raise CheckpointError(
-            f"{path}: expected a dictionary of tensors; received {type(content).__name__}"
-        )
-    return content
+    return tensors_in(content, str(path), ema=ema)
 
 
 def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from secateurs.planning.budget import Budget
 from secateurs.planning.error_curves import Trial
 from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
+from secateurs.planning.uniform import make_uniform
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
     LEAST_IMAGES,
@@ -109,11 +110,6 @@ class Judging:
     sources: Sequence[Any] | NDArray[Any] | None = None
     second_domain: Any = None
 
-    @classmethod
-    def taken_from(cls, options: dict[str, Any]) -> Judging:
-        """Of the options that are its own, which are taken out."""
-        return cls(**{each.name: options.pop(each.name, None) for each in fields(cls)})
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -127,6 +123,7 @@ class Request:
         judging: by what the result is judged.
         seed: of splits and draws.
         proof: how the cut is proven, as for ``apply``.
+        uniform: whether layers of a kind are left equally wide.
     """
 
     criterion: Any = None
@@ -136,6 +133,7 @@ class Request:
     judging: Judging = field(default_factory=Judging)
     seed: int = 0
     proof: bool | Literal["independent"] = True
+    uniform: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -476,9 +474,11 @@ def open_workshop(
     if images is not None and _is_measured(request, planning):
         return _measured_workshop(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
+    skip = planning.get("skip", ())
 
     def planned(scores: Scores, asked: Budget | None = budget) -> Cut:
-        return plan(network, scores, asked, **planning)
+        cut = plan(network, scores, asked, **planning)
+        return make_uniform(network, scores, cut, skip) if request.uniform else cut
 
     criterion = WITHOUT_IMAGES if request.criterion in (None, OBS) else request.criterion
     scores = score_for(network, criterion, planned, data=data, loss=request.loss, seed=request.seed)
@@ -517,7 +517,10 @@ def _measured_workshop(
     even = _budget_of(network, budget, amount)
 
     def planned(asked: Budget | None) -> Cut:
-        return pruner.plan(_budget_of(network, asked, amount), **rest)
+        cut = pruner.plan(_budget_of(network, asked, amount), **rest)
+        if not request.uniform:
+            return cut
+        return make_uniform(network, pruner.scores, cut, rest.get("skip", ()))
 
     making: dict[str, Any] = {
         "repair": request.repair is not False,

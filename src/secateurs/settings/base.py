@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from secateurs.arguments import shown
 from secateurs.errors import SecateursError, StudyError, nearest
 from secateurs.files import open_json, seal_json, write_atomically
 
@@ -111,5 +112,5 @@ def _one_line_message(error: ValidationError, known: list[str]) -> str:
         else:
             expected = problem["msg"].replace("Input should be", "expected")
             expected = re.sub("^expected (?=greater|less)", "expected a number ", expected)
-            said.append(f"{name}: {expected}; received {problem['input']!r}")
+            said.append(f"{name}: {expected}; received {shown(problem['input'])}")
     return "; ".join(dict.fromkeys(said))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from secateurs.arguments import PATH, takes
 from secateurs.channels.cut import FORMAT as CUT_FORMAT
 from secateurs.channels.file_size import METADATA_KEY
 from secateurs.errors import StudyError
@@ -71,6 +72,7 @@ class Study:
         self.configuration = configuration
 
     @classmethod
+    @takes(directory=PATH)
     def open(cls, directory: str | Path) -> Self:
         """A study that was begun, for reading.
 

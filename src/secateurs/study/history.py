@@ -31,6 +31,7 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from secateurs.arguments import PATH, takes
 from secateurs.errors import StudyError, nearest
 from secateurs.files import write_atomically
 
@@ -76,6 +77,7 @@ class History:
         return history
 
     @classmethod
+    @takes(path=PATH)
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """The history in a file, bound to it. Reading changes nothing on disk.
 

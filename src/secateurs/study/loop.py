@@ -11,6 +11,7 @@ ResNets for Fun and Profit".
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -133,7 +134,9 @@ class Loop:
     def _judge_round(self) -> None:
         """Whether the round recovered, and what that makes of the study's result."""
         position = self._session.position
-        recovered = position.best >= 0 and (self._goal is None or position.best >= self._goal)
+        recovered = position.best > -sys.float_info.max and (
+            self._goal is None or position.best >= self._goal
+        )
         if recovered:
             position = replace(
                 position,

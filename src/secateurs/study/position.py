@@ -32,7 +32,7 @@ class Position:
         round: number of the round; 0 is dense training.
         batch: batches of training so far, all rounds together.
         done: batches of this stage.
-        best: accuracy of the stage's best evaluation; below 0 if there was none.
+        best: accuracy of the stage's best evaluation; the lowest of all numbers if there was none.
         best_loss: its loss.
         best_batch: where it was.
         dense_accuracy: on the validation data; None until known.
@@ -48,7 +48,7 @@ class Position:
     round: int = 0
     batch: int = 0
     done: int = 0
-    best: float = -1.0
+    best: float = -sys.float_info.max
     best_loss: float = sys.float_info.max
     best_batch: int = 0
     dense_accuracy: float | None = None

@@ -101,7 +101,7 @@ class RoundCutter:
             stage=Stage.FINE_TUNE,
             round=number,
             done=0,
-            best=-1.0,
+            best=-sys.float_info.max,
             best_loss=sys.float_info.max,
             best_batch=session.position.batch,
             proof=None if proof is None else asdict(proof),

@@ -13,7 +13,9 @@ from secateurs.backends import backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.criteria.group_data import Facts
+from secateurs.errors import ModelError
 from secateurs.settings.study import Configuration
+from secateurs.settings.training import Training
 from secateurs.study.check import check
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
 from secateurs.study.directory import Study
@@ -24,6 +26,7 @@ from secateurs.study.position import proof_of
 from secateurs.study.sources import Sources, describe_task
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Learner
+from secateurs.training.task import LearningTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ def run_study(
     directory: str | Path | None = None,
     fresh: bool = False,
     watcher: Watcher | None = None,
+    learning: LearningTask | None = None,
 ) -> Iterated:
     """Carry a study out, or what is left of it. ``secateurs.iterate`` and the command line do this.
 
@@ -68,6 +72,7 @@ def run_study(
         directory: where the study is kept; None keeps nothing.
         fresh: start over where the directory holds a study.
         watcher: told what happens.
+        learning: the task, where it is another than to classify images.
 
     Returns:
         The result. A report that cannot be drawn is a warning: it costs nobody the result.
@@ -75,9 +80,7 @@ def run_study(
     Raises:
         SecateursError: what was asked for cannot be done; found, if it can be, before any training.
     """
-    learner: Learner = backend_of(model).Learner(
-        model, sources.train, sources.validation, sources.test, configuration.training
-    )
+    learner = _learner(model, sources, configuration.training, learning)
     wanted = criterion or configuration.pruning.criterion
     network = check(learner, configuration, wanted)
     if not configuration.task.model:
@@ -93,6 +96,24 @@ def run_study(
     keep_report_(small, report)
     place = None if directory is None else Path(directory)
     return Iterated(small, report.cut, report, store.history, place)
+
+
+def _learner(
+    model: Any, sources: Sources, training: Training, learning: LearningTask | None
+) -> Learner:
+    backend = backend_of(model)
+    data = (sources.train, sources.validation, sources.test)
+    if learning is None:
+        plain: Learner = backend.Learner(model, *data, training)
+        return plain
+    if not hasattr(backend, "TaskLearner"):
+        raise ModelError(
+            f"{type(model).__name__}: expected no task=, loss=, metric=, train_step= or evaluate= "
+            "for a Keras model, which is compiled with them: model.compile(optimizer, loss, "
+            "metrics), and training=None"
+        )
+    learner: Learner = backend.TaskLearner(model, *data, training, learning)
+    return learner
 
 
 @contextmanager

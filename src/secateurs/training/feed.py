@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import shown
 from secateurs.errors import DataError
 
 Images = NDArray[Any]
@@ -117,12 +118,19 @@ class Arrays:
     """Images and labels in two arrays, as they are."""
 
     def __init__(self, images: Any, labels: Any, what: str = "data", *, wide: bool = False) -> None:
-        self.images = _as_models_take(as_array(images), wide)
-        self.labels = as_array(labels).astype(np.int64)
+        self.images = _as_models_take(_as_numbers(images, f"{what}: images"), wide)
+        if not self.images.ndim:
+            raise DataError(
+                f"{what}: expected a pair of arrays (images, labels); received one number for all "
+                "the images"
+            )
+        self.labels = _as_classes(labels, what)
         if self.labels.shape != (len(self.images),):
             raise DataError(
-                f"{what}: expected as many labels as images; received images of shape "
-                f"{self.images.shape} and labels of shape {self.labels.shape}"
+                f"{what}: expected labels of shape ({len(self.images)},), one whole number an "
+                f"image; "
+                f"received images of shape {self.images.shape} and labels of shape "
+                f"{self.labels.shape}"
             )
 
     def __len__(self) -> int:
@@ -286,6 +294,17 @@ def as_feed(
     )
 
 
+def is_labelled_images(source: Any) -> bool:
+    """Whether data are a split, or two arrays of which the second holds one class an image."""
+    if hasattr(source, "batch") and hasattr(source, "labels"):
+        return True
+    if not isinstance(source, tuple) or len(source) != 2:
+        return False
+    labels = getattr(source[1], "shape", None)
+    kind = str(getattr(source[1], "dtype", ""))
+    return labels is not None and len(labels) == 1 and "int" in kind
+
+
 def consecutive(feed: Feed, first: int, count: int, share: Share = ALL) -> Iterator[Batch]:
     """``count`` training batches from number ``first`` of all training on, epoch after epoch."""
     epoch, place = divmod(first, len(feed))
@@ -403,13 +422,54 @@ def _as_batch(item: Any, what: str, wide: bool) -> tuple[Images, Labels]:
             f"{what}: expected batches that are pairs (images, labels); received "
             f"{type(item).__name__}"
         )
-    images, labels = _as_models_take(as_array(item[0]), wide), as_array(item[1])
+    images = _as_models_take(_as_numbers(item[0], f"{what}: images"), wide)
+    labels = _as_classes(item[1], what)
+    if not images.ndim:
+        raise DataError(f"{what}: expected batches of images; received a number in place of them")
     if labels.shape != (len(images),):
         raise DataError(
             f"{what}: expected labels of shape ({len(images)},), one an image; received shape "
             f"{labels.shape}"
         )
-    return images, labels.astype(np.int64)
+    return images, labels
+
+
+def _as_numbers(value: Any, what: str) -> NDArray[Any]:
+    try:
+        array = as_array(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor with gradients
+        raise DataError(f"{what}: expected an array; {' '.join(str(error).split())}") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{what}: expected numbers; received {shown(value)} of {array.dtype}")
+    return array
+
+
+def _as_classes(value: Any, what: str) -> Labels:
+    """Labels as whole numbers, which they must be already.
+
+    Raises:
+        DataError: they are not; the message says what would make them so.
+    """
+    if value is None:
+        raise DataError(f"{what}: expected labels beside the images; received None")
+    labels = _as_numbers(value, f"{what}: labels")
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.size and _one_hot(labels):
+        raise DataError(
+            f"{what}: expected labels that are classes, one whole number an image; received "
+            f"one-hot "
+            f"labels of shape {labels.shape}. Pass labels.argmax(axis=1)."
+        )
+    if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
+        raise DataError(
+            f"{what}: expected labels that are classes, whole numbers from 0; received "
+            f"{labels.dtype} such as {labels.ravel()[np.argmax(labels != np.floor(labels))]}. For "
+            'another task say which: task="regression", or loss= and metric=.'
+        )
+    return labels.astype(np.int64)
+
+
+def _one_hot(labels: NDArray[Any]) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all())
 
 
 def as_array(values: Any) -> NDArray[Any]:

@@ -30,6 +30,10 @@ def as_call(example_inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dic
 
 def _as_tensor(value: Any, model: nn.Module) -> Any:
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufc":
+            raise ModelError(
+                f"example inputs: expected an array of numbers; received one of {value.dtype}"
+            )
         tensor = torch.from_numpy(np.ascontiguousarray(value))
         like = next(model.parameters(), None)
         if like is None:

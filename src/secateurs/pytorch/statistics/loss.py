@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Objective:
         """
         if self._loss is None:
             return self._cross_entropy(outputs, labels)
-        losses = self._loss(outputs, labels)
+        losses = self._own_losses(outputs, labels)
         images = next(iter(tensors_in(outputs))).shape[0]
         if not isinstance(losses, torch.Tensor) or losses.shape != (images,):
             received = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses)
@@ -53,6 +53,19 @@ class Objective:
                 f"shape ({images},); received {received}. Leave out its mean: reduction='none'."
             )
         return losses
+
+    def _own_losses(self, outputs: Any, labels: torch.Tensor | None) -> Any:
+        """What the user's function returns; where it raises, what it was given is said."""
+        function = self._loss
+        try:
+            return None if function is None else function(outputs, labels)
+        except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{self._who}: loss= raised {type(error).__name__} "
+                f"({' '.join(str(error).split())[:200]}) on outputs that are "
+                f"{_described(outputs)} and labels that are {_described(labels)}. Expected a "
+                "function of these that returns one loss for each example."
+            ) from error
 
     def right(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Which images are classified right; None where labels are not classes."""
@@ -95,6 +108,18 @@ class Objective:
             )
         losses = F.cross_entropy(outputs, labels, reduction="none")
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def _described(value: Any) -> str:
+    """'a CausalLMOutput with logits (1, 4, 10)', for messages."""
+    if isinstance(value, torch.Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        parts = ", ".join(f"{key} {tuple(getattr(one, 'shape', ()))}" for key, one in value.items())
+        return f"a {type(value).__name__} with {parts or 'nothing in it'}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def on_device(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Learner:
         self._feeds: dict[Part, Feed] = {"validation": self._feed(validation, "validation", larger)}
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
-        self._example = self._first_images("train", 1)
+        self._example: Any = self._first_inputs("train", 1)
         self._dense: nn.Module | None = None
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
@@ -139,7 +139,7 @@ class Learner:
         self._prepared.train()
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         batches = consecutive(self._train_feed, first, len(rates), self._processes.share)
-        with _seeded(self._training.seed, first, self._processes.share.index):
+        with seeded(self._training.seed, first, self._processes.share.index):
             for batch, rate in zip(batches, rates, strict=True):
                 for group in self._optimizer.param_groups:
                     group["lr"] = rate
@@ -212,14 +212,15 @@ class Learner:
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
         """Images a second of the model and of the dense one, measured in turns."""
-        images = self._first_images("validation", self._training.batch_size)
+        inputs = self._first_inputs("validation", self._training.batch_size)
         before, _ = self._build(dense)
-        on_cpu = images.device.type == "cpu"
+        device = self._processes.device
+        on_cpu = device.type == "cpu"
         return speed.compare_speed(
-            _runner(cut_copy(self._model, Cut()), images),
-            _runner(before, images),
-            len(images),
-            "cpu" if on_cpu else torch.cuda.get_device_name(images.device),
+            self._runner(cut_copy(self._model, Cut()), inputs),
+            self._runner(before, inputs),
+            _count_of(inputs),
+            "cpu" if on_cpu else torch.cuda.get_device_name(device),
             torch.get_num_threads() if on_cpu else None,
         )
 
@@ -308,7 +309,7 @@ class Learner:
             training.seed,
             augmentation if what == "train" else Augmentation(),
             what,
-            lambda epoch: _seeded(training.seed, epoch),
+            lambda epoch: seeded(training.seed, epoch),
             wide=self._dtype is torch.float64,
         )
         smallest = min(batch.whole for batch in [next(feed.in_order())])
@@ -330,9 +331,26 @@ class Learner:
         dtype = self._dtype if tensor.is_floating_point() else None
         return tensor.to(self._processes.device, dtype, non_blocking=True)
 
-    def _first_images(self, part: str, count: int) -> torch.Tensor:
+    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> Any:
+        """The inputs of the first examples, as the model's forward takes them."""
         feed = self._train_feed if part == "train" else self._feeds["validation"]
         return self._images(next(feed.in_order()).images[:count])
+
+    def _runner(self, model: nn.Module, inputs: Any) -> Callable[[], object]:
+        """Runs a model once, to its end."""
+        device = self._processes.device
+        model.to(device).eval()
+
+        def run() -> None:
+            with torch.no_grad():
+                self._call(model, inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    def _call(self, model: nn.Module, inputs: Any) -> Any:
+        return model(inputs)
 
 
 def _digest(model: nn.Module) -> str:
@@ -350,12 +368,12 @@ class _Shell(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.model(images)
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.model(*arguments, **keywords)
 
 
 @contextlib.contextmanager
-def _seeded(*seeds: int) -> Iterator[None]:
+def seeded(*seeds: int) -> Iterator[None]:
     """PyTorch's random numbers from these seeds; afterwards they go on as if nothing had been."""
     seed = int(np.random.default_rng([_DROPOUT, *seeds]).integers(2**62))
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -399,13 +417,8 @@ def _checked_scores(scores: Any, batch: Batch) -> torch.Tensor:
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
-def _runner(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
-    model.to(images.device).eval()
-
-    def run() -> None:
-        with torch.no_grad():
-            model(images)
-        if images.device.type == "cuda":
-            torch.cuda.synchronize(images.device)
-
-    return run
+def _count_of(inputs: Any) -> int:
+    """How many examples there are in what a model takes."""
+    if isinstance(inputs, Mapping):
+        inputs = next(iter(inputs.values()))
+    return len(inputs[0]) if isinstance(inputs, tuple) else len(inputs)

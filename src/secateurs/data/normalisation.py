@@ -1,0 +1,125 @@
+"""How pixels become what a model was trained on: normalised, sized and cropped as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateurs.data.sets import Data, Floats
+from secateurs.errors import DataError, nearest
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NAMES = ("data", "imagenet", "none")
+HALF = (0.5, 0.5, 0.5)
+"""The mean and the deviation that Inception, and most vision transformers, were trained with."""
+
+_BRIGHTEST = 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a model expects of its images.
+
+    Attributes:
+        mean: by channel, of pixels in [0, 1].
+        std: the same.
+        size: height and width in pixels.
+        crop: share of the resized image's shorter side that the middle crop keeps, in (0, 1].
+        source: where that was said, for messages.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int | None = None
+    crop: float = 1.0
+    source: str = ""
+
+    @property
+    def as_text(self) -> str:
+        """MEAN/STD, as ``normalised`` takes it."""
+        return f"{_listed(self.mean)}/{_listed(self.std)}"
+
+    def __str__(self) -> str:
+        size = "" if self.size is None else f", {self.size} x {self.size} pixels"
+        crop = "" if self.crop == 1 else f", the middle {self.crop:g}"
+        return f"mean {_listed(self.mean)}, std {_listed(self.std)}{size}{crop} ({self.source})"
+
+
+def normalised(data: Data, how: str) -> Data:
+    """The same data, normalised in another way.
+
+    Args:
+        data: in splits.
+        how: "data" takes the training pixels' own mean and deviation; "imagenet" those that
+            models of torchvision and most others were trained with; "none" gives pixels in [0, 1];
+            or MEAN/STD, such as "0.5/0.5" or "0.48,0.46,0.41/0.27,0.26,0.28", by channel, of
+            pixels in [0, 1].
+
+    Raises:
+        DataError: it is nothing of the kind.
+
+    Example:
+        >>> import numpy as np
+        >>> from secateurs import data
+        >>> pixels = np.full((8, 3, 4, 4), 255, np.uint8)
+        >>> mine = data.from_arrays(train=(pixels, np.arange(8) % 2))
+        >>> images, _ = normalised(mine, "0.5/0.25").train.batch([0])
+        >>> float(images.max())
+        2.0
+    """
+    if how == "data":
+        return data
+    mean, std = _mean_and_std(how)
+    return with_mean_and_std(data, mean, std)
+
+
+def with_mean_and_std(data: Data, mean: Sequence[float], std: Sequence[float]) -> Data:
+    """The same data with this mean and deviation, of pixels in [0, 1], by channel or of all."""
+    channels = data.shape[0]
+    # Pixels that are bytes are normalised as bytes; others are as their user made them.
+    scale = _BRIGHTEST if data.train.pixels.dtype == np.uint8 else 1.0
+    by_channel = _by_channel(mean, channels, "mean"), _by_channel(std, channels, "std")
+    return data.rescaled(by_channel[0] * scale, by_channel[1] * scale)
+
+
+def check(how: str) -> None:
+    """Raise ``DataError`` unless this says how to normalise."""
+    if how != "data":
+        _mean_and_std(how)
+
+
+def _by_channel(values: Sequence[float], channels: int, what: str) -> Floats:
+    if len(values) == 1:
+        values = [*values] * channels
+    if len(values) != channels and channels == 1:  # grey images in a colour model's terms
+        values = [float(np.mean(values))]
+    if len(values) != channels:
+        raise DataError(
+            f"normalise: expected one {what}, or {channels}, one a channel; received {len(values)}"
+        )
+    return np.asarray(values, np.float32)
+
+
+def _mean_and_std(how: str) -> tuple[Sequence[float], Sequence[float]]:
+    if how == "imagenet":
+        return IMAGENET_MEAN, IMAGENET_STD
+    if how == "none":
+        return (0.0,), (1.0,)
+    mean, slash, std = how.partition("/")
+    try:
+        pair = [[float(part) for part in side.split(",")] for side in (mean, std)]
+    except ValueError:
+        pair = []
+    if not slash or not pair or not np.isfinite(np.concatenate(pair)).all() or min(pair[1]) <= 0:
+        raise DataError(
+            "normalise: expected data, imagenet, none, or MEAN/STD of pixels in [0, 1], such as "
+            f"0.5,0.5,0.5/0.25,0.25,0.25; received {how!r}{nearest(how, NAMES)}"
+        )
+    return pair[0], pair[1]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

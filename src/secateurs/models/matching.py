@@ -1,0 +1,69 @@
+"""Which model a file's weights are of, where they are not of the one that was named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from secateurs.errors import CheckpointError, SecateursError
+from secateurs.models import names
+
+
+def nearest_model(path: str | Path, name: str) -> str | None:
+    """The name of a model that the weights in a file fit, or None.
+
+    Args:
+        path: of the weights.
+        name: of the model that they do not fit; those that are called alike are tried first.
+
+    Returns:
+        A name as ``build`` takes it, ``torchvision:resnet50`` for one, with options where it needs
+        some. Models are built without memory, and nothing is fetched.
+    """
+    import torch
+
+    from secateurs.pytorch.checkpoints import classes_in, fitted
+    from secateurs.pytorch.saving import read
+
+    try:
+        state, _ = read(path)
+    except CheckpointError:
+        return None
+    classes = classes_in(state)
+    known = {"classes": classes} if classes else {}
+    for candidate, options in _candidates(name):
+        try:
+            with torch.device("meta"):
+                model = names.build(candidate, **options, **known)
+        except (SecateursError, RuntimeError, TypeError, ValueError, NotImplementedError):
+            continue
+        if _fits(fitted(state, model.state_dict()), model.state_dict()):
+            told = "".join(f" -o {key}={str(value).lower()}" for key, value in options.items())
+            return f"{candidate}{told}"
+    return None
+
+
+def _fits(state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    return state.keys() == own.keys() and all(
+        tuple(state[key].shape) == tuple(own[key].shape) for key in own
+    )
+
+
+def _candidates(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    plain = name.rpartition(":")[2]
+    if plain in names.OURS:
+        yield plain, {}
+        if plain.startswith("resnet"):
+            yield plain, {"through": True}
+            yield plain, {"through": False}
+    for source in ("torchvision", "timm"):
+        yield f"{source}:{plain}", {}
+    try:
+        known = names.import_torchvision(plain).list_models()
+    except SecateursError:
+        return
+    letters = plain.rstrip("0123456789_")[:4]
+    alike = [one for one in known if one.startswith(letters)]
+    for one in [*alike, *(one for one in names.OURS if one != plain)]:
+        yield (one if one in names.OURS else f"torchvision:{one}"), {}

@@ -1,0 +1,101 @@
+"""What a named model expects of its images, read off its own configuration; nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from secateurs.data.normalisation import Preprocessing
+from secateurs.errors import ModelError, SecateursError
+from secateurs.models import names
+
+_RESCALE = 1 / 255
+_DIRECTORY_SOURCES = ("transformers", "hf")
+_PREPROCESSOR = "preprocessor_config.json"
+
+
+def preprocessing_of(name: str) -> Preprocessing | None:
+    """The normalisation, size and crop that a model of this name was trained with.
+
+    Args:
+        name: as ``build`` takes it.
+
+    Returns:
+        What torchvision's default weights, timm's configuration or a directory's
+        ``preprocessor_config.json`` say; None where nothing does.
+
+    Example:
+        >>> preprocessing_of("resnet18") is None  # ours were trained on what you give them
+        True
+    """
+    source, colon, rest = name.partition(":")
+    if not colon:
+        return None
+    try:
+        if source == "torchvision":
+            return _of_torchvision(rest)
+        if source == "timm":
+            return _of_timm(rest)
+    except SecateursError:
+        return None  # building the model says what is wrong with its name
+    if source in _DIRECTORY_SOURCES:
+        return _of_directory(Path(rest))
+    return None
+
+
+def _of_torchvision(name: str) -> Preprocessing | None:
+    models = names.import_torchvision(name)
+    if name not in models.list_models():
+        return None
+    weights = getattr(models.get_model_weights(name), "DEFAULT", None)
+    made: Any = None if weights is None else weights.transforms()
+    if made is None or not all(hasattr(made, key) for key in ("mean", "std", "crop_size")):
+        return None  # detectors normalise by themselves
+    size, resized = made.crop_size[0], made.resize_size[0]
+    return Preprocessing(
+        tuple(made.mean), tuple(made.std), size, size / resized, f"torchvision's {weights}"
+    )
+
+
+def _of_timm(name: str) -> Preprocessing | None:
+    found = names.import_timm(name).get_pretrained_cfg(name, allow_unregistered=True)
+    if found is None or not found.mean:
+        return None
+    size = found.input_size[-1] if found.input_size else None
+    crop = float(found.crop_pct or 1)
+    return Preprocessing(
+        tuple(found.mean), tuple(found.std), size, crop, f"timm's configuration of {name}"
+    )
+
+
+def _of_directory(place: Path) -> Preprocessing | None:
+    path = place / _PREPROCESSOR
+    if not path.exists():
+        return None
+    try:
+        told = json.loads(path.read_bytes())
+        if not told.get("do_normalize", True):
+            mean, std = [0.0], [1.0]
+        else:
+            mean, std = told["image_mean"], told["image_std"]
+        size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
+        pixels = _pixels(size)
+        shortest = _pixels(told.get("size")) if told.get("do_center_crop") else pixels
+        crop = 1.0 if not pixels or not shortest else min(1.0, pixels / shortest)
+        if not told.get("do_rescale", True):  # pixels of 0 to 255 are what the mean is of
+            mean, std = [one * _RESCALE for one in mean], [one * _RESCALE for one in std]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as an image processor's configuration: {error}"
+        ) from error
+    return Preprocessing(tuple(mean), tuple(std), pixels, crop, str(path))
+
+
+def _pixels(size: Any) -> int | None:
+    if isinstance(size, int):
+        return size
+    if isinstance(size, dict):
+        sides = [size.get(key) for key in ("height", "width", "shortest_edge")]
+        return next((int(side) for side in sides if side), None)
+    return None

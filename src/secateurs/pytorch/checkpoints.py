@@ -1,0 +1,142 @@
+"""Checkpoints as people have them: nested, wrapped, averaged, with names that a wrapper changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from secateurs.errors import CheckpointError
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+"""What DataParallel, ``torch.compile`` and Lightning modules put before a model's own names."""
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "params_ema")
+_MOST_PREFIXES = 3
+_HEADS = re.compile(r"(^|\.)(fc|head|heads|classifier|linear|last_linear|output|logits)(\.|$)")
+
+
+def tensors_in(content: Any, where: str, *, ema: bool = False) -> dict[str, torch.Tensor]:
+    """A model's tensors in what a checkpoint file holds.
+
+    Args:
+        content: as it was read: a state_dict, or a dictionary that holds one (of a training script,
+            of Lightning).
+        where: for messages.
+        ema: take the averaged weights, which many scripts keep beside the others.
+
+    Raises:
+        CheckpointError: there are no tensors, or no averaged ones.
+    """
+    if isinstance(content, Mapping) and ema:
+        found = next((content[key] for key in _AVERAGED if _is_state(content.get(key))), None)
+        if found is None:
+            averaged = _averaged_by_name(content)
+            if averaged:
+                return averaged
+            raise CheckpointError(
+                f"{where}: expected averaged weights ({', '.join(_AVERAGED)}); received "
+                f"{', '.join(map(str, list(content)[:6]))}. Leave ema out."
+            )
+        content = found
+    for _ in range(2):  # {'model': {'state_dict': ...}}
+        inside = next(
+            (content[k] for k in _NESTED if isinstance(content, Mapping) and k in content), None
+        )
+        content = inside if isinstance(inside, Mapping) and inside else content
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(
+            f"{where}: expected a dictionary of tensors; received {type(content).__name__}"
+        )
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    others = [str(key) for key in content if str(key) not in tensors]
+    if not tensors or len(others) > len(tensors):
+        raise CheckpointError(
+            f"{where}: expected a dictionary of tensors; received one that holds "
+            f"{', '.join(others[:6])}. Save the model's state_dict()."
+        )
+    return tensors
+
+
+def fitted(state: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors under the model's own names, where a wrapper put something before them.
+
+    What a wrapper holds besides the model (a loss's weights) is left out only where all of the
+    model's names are there.
+
+    Args:
+        state: as read.
+        names: of the model's own tensors.
+    """
+    if set(state) == set(names):
+        return dict(state)
+    best, most = dict(state), len(set(state) & set(names))
+    for prefix in _prefixes(state):
+        inside = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        shared = len(set(inside) & set(names))
+        if shared > most:
+            best, most = inside, shared
+    # The count of an averaged model's updates is a tensor of no model.
+    return {name: value for name, value in best.items() if name != "n_averaged"}
+
+
+def classes_in(state: Mapping[str, Any]) -> int | None:
+    """How many classes a classifier's weights have: the outputs of its last matrix.
+
+    Args:
+        state: name -> tensor or array, in the model's order.
+
+    Returns:
+        The number; None where there is no layer that looks like a classifier.
+
+    Example:
+        >>> classes_in({"conv.weight": torch.zeros(8, 3, 3, 3), "fc.weight": torch.zeros(5, 8)})
+        5
+    """
+    layers = [
+        (name, tuple(value.shape))
+        for name, value in state.items()
+        if name.endswith("weight") and (len(value.shape) == 2 or tuple(value.shape)[2:] == (1, 1))
+    ]
+    named = [shape for name, shape in layers if _HEADS.search(name) and "aux" not in name.lower()]
+    if named:
+        return int(named[-1][0])
+    return int(layers[-1][1][0]) if layers and len(layers[-1][1]) == 2 else None
+
+
+def _prefixes(state: Mapping[str, Any]) -> Iterator[str]:
+    """Every chain of prefixes that some names have."""
+    found = [""]
+    for _ in range(_MOST_PREFIXES):
+        found = [
+            before + prefix
+            for before in found
+            for prefix in PREFIXES
+            if any(name.startswith(before + prefix) for name in state)
+        ]
+        yield from found
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(v, torch.Tensor) for v in value.values())
+
+
+def _averaged_by_name(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Averaged weights among others in one dictionary, such as Lightning's ``ema_model.``."""
+    state = content.get("state_dict", content)
+    for prefix in ("ema_model.", "model_ema.", "ema."):
+        found = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if str(name).startswith(prefix) and isinstance(value, torch.Tensor)
+        }
+        if found:
+            return found
+    return {}

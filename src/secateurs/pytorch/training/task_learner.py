@@ -1,0 +1,227 @@
+"""Training for a task of the user's: any batch, any output, any loss, metric or trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from secateurs.channels.network import Network
+from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.batches import (
+    AnyFeed,
+    called,
+    length_of,
+    on_device,
+    rows_of,
+    split_of,
+    takes_targets,
+)
+from secateurs.pytorch.training.learner import Learner, seeded
+from secateurs.pytorch.training.tasks import Tally
+from secateurs.settings.training import Training
+from secateurs.training.feed import Batch
+from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.task import LearningTask
+
+
+class TaskLearner(Learner):
+    """A PyTorch model in training for a task; see ``secateurs.training.learner.Learner``.
+
+    ``Evaluation.accuracy`` is the task's metric, its sign turned where lower is better, so that
+    the loop's comparisons and its tolerance, in the metric's own units, hold for any.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Any,
+        validation: Any,
+        test: Any,
+        training: Training,
+        task: LearningTask,
+    ) -> None:
+        """As ``Learner``, with the task.
+
+        Args:
+            model: the dense model; unchanged.
+            train: batches of any kind, as a DataLoader gives them; or arrays.
+            validation: the same.
+            test: the same, or None.
+            training: how to train.
+            task: for what.
+
+        Raises:
+            DataError: there are no batches.
+            ModelError: weights hold NaN or infinity.
+        """
+        self._task = task
+        self._tally = Tally(task)
+        super().__init__(model, train, validation, test, training)
+
+    def trace(self) -> Network:
+        """The network of the model as it is now, for one example."""
+        return trace(self._model.eval(), self._example)
+
+    def calibration(self, batches: int) -> Iterable[Any]:
+        """Training batches (inputs, targets), as they are; can be gone through again."""
+        return _Calibration(self._train_feed, batches)
+
+    # -- training
+
+    def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
+        """Train for so many batches, by the user's own trainer where there is one."""
+        if self._task.fit is None:
+            return super().train(first, rates, tick)
+        self._model.train()
+        with seeded(self._training.seed, first, self._processes.share.index), torch.enable_grad():
+            said = self._task.fit(self._model, len(rates))
+        # A trainer may have moved the model, or left it in a mode of its own.
+        self._model.to(self._processes.device)
+        for _ in rates:
+            tick()
+        if isinstance(said, torch.Tensor):
+            said = said.detach()
+        return 0.0 if said is None else float(said)
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        """One step of the optimizer; this process's part of the batch's mean loss."""
+        given = on_device(batch.images, self._processes.device)
+        if self._task.train_step is not None:
+            loss = self._task.train_step(self._prepared, given)
+        else:
+            outputs, targets = self._forward(self._prepared, given)
+            loss = self._task_loss(outputs, targets)
+        # Of the whole batch: each process has the mean over its own part.
+        loss = self._one_number(loss) * (length_of(batch.images) / batch.whole)
+        self._processes.backward(loss)
+        self._prepared_optimizer.step()
+        self._prepared_optimizer.zero_grad()
+        return loss.detach()
+
+    def _forward(self, model: nn.Module, given: Any) -> tuple[Any, Any]:
+        if self._task.predict is not None:
+            return self._task.predict(model, given)
+        inputs, targets = split_of(given)
+        if self._task.loss is None and takes_targets(self._model, given):
+            return called(model, given), targets
+        return called(model, inputs), targets
+
+    def _task_loss(self, outputs: Any, targets: Any) -> Any:
+        if self._task.loss is not None:
+            return self._task.loss(outputs, targets)
+        own = outputs.get("loss") if isinstance(outputs, Mapping) else None
+        own = getattr(outputs, "loss", None) if own is None else own
+        if own is None:
+            raise ModelError(
+                f"{type(self._model).__name__}: expected outputs that hold their loss; received "
+                f"{type(outputs).__name__} without. Pass loss=, a function (outputs, targets) -> "
+                f"one loss for each example, or task=, such as 'classification'."
+            )
+        return own
+
+    def _one_number(self, loss: Any) -> torch.Tensor:
+        if isinstance(loss, Mapping):
+            loss = loss.get("loss")
+        if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
+            raise SecateursError(
+                f"{self._task.name}: expected a loss that is a tensor to go back from; received "
+                f"{type(loss).__name__}. Return the loss of the batch."
+            )
+        return loss.mean()
+
+    def follow(self, dense: Snapshot) -> None:
+        """Refuse: distillation compares scores of classes, which a task need not have."""
+        del dense
+        raise SecateursError(
+            f"{self._task.name}: expected training.distillation of 0; received "
+            f"{self._training.distillation}. A task trains by its own loss: put the distance from "
+            "the dense model into loss= or train_step=."
+        )
+
+    # -- evaluation
+
+    def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
+        """The task's metric over a split, higher being better."""
+        if self._task.evaluate is not None and part == "validation":
+            return self._evaluated_by_user(tick)
+        sums = torch.zeros(2, dtype=torch.float64)
+        was_training = self._scoring.training
+        self._scoring.eval()
+        try:
+            with torch.no_grad():
+                for batch in self._feeds[part].in_order(self._processes.share):
+                    sums += self._added(batch)
+                    tick()
+        finally:
+            self._scoring.train(was_training)
+        self._tally.gather(self._processes.sum)
+        sums = self._processes.sum(sums.to(self._processes.device)).cpu()
+        value = self._tally.value()
+        self._tally = Tally(self._task)
+        loss = float(sums[0] / sums[1].clamp(min=1))
+        return Evaluation(self._scored(value), loss)
+
+    def _added(self, batch: Batch) -> torch.Tensor:
+        count = length_of(batch.images)
+        if not count:  # a last batch of fewer examples than processes
+            return torch.zeros(2, dtype=torch.float64)
+        given = on_device(batch.images, self._processes.device)
+        outputs, targets = self._forward(self._scoring, given)
+        loss = None
+        if self._task.loss is not None or not self._task.train_step:
+            loss = float(self._one_number(self._task_loss(outputs, targets)))
+        self._tally.add(outputs, targets, loss, count)
+        return torch.tensor([(loss or 0.0) * count, count], dtype=torch.float64)
+
+    def _evaluated_by_user(self, tick: Callable[[], None]) -> Evaluation:
+        evaluate = self._task.evaluate
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad():
+            found: Any = None if evaluate is None else evaluate(self._model)
+        self._model.train(was_training)
+        for _ in range(self.batches_of("validation")):
+            tick()
+        if isinstance(found, torch.Tensor) and found.numel() == 1:
+            found = float(found)
+        if not isinstance(found, int | float):
+            raise DataError(
+                f"evaluate: expected a number for the model; received {type(found).__name__}"
+            )
+        return Evaluation(self._scored(float(found)), 0.0)
+
+    def _scored(self, value: float) -> float:
+        return value if self._tally.higher_is_better else -value
+
+    # -- inside
+
+    def _feed(self, source: Any, what: str, batch_size: int) -> Any:
+        seed = self._training.seed
+        return AnyFeed(source, batch_size, seed, what, lambda epoch: seeded(seed, epoch))
+
+    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> Any:
+        """The inputs of the first examples, as the model's forward takes them."""
+        feed: Any = self._train_feed if part == "train" else self._feeds["validation"]
+        batch = next(feed.in_order())
+        inputs, _ = split_of(batch.images)
+        place = next(self._origin.parameters()).device
+        some = on_device(rows_of(inputs, range(min(count, batch.whole))), place)
+        return (some,) if isinstance(some, list) else some  # a list is one argument: of images
+
+    def _call(self, model: nn.Module, inputs: Any) -> Any:
+        return called(model, on_device(inputs, self._processes.device))
+
+
+class _Calibration:
+    """The first batches of the training data, as often as they are asked for."""
+
+    def __init__(self, feed: Any, batches: int) -> None:
+        self._feed, self._batches = feed, batches
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
+            yield split_of(batch.images)

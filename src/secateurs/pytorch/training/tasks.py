@@ -1,0 +1,244 @@
+"""Ready tasks for PyTorch models, and metrics by name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from secateurs.errors import DataError, ModelError, UnknownNameError, nearest
+from secateurs.models.names import import_torchvision
+from secateurs.training.task import LearningTask
+
+IGNORED = -100
+"""The label that cross-entropy passes over, in Transformers and in PyTorch alike."""
+
+
+def scores_of(outputs: Any) -> torch.Tensor:
+    """The scores in whatever a model gives: a tensor, ``.logits``, a dictionary's 'out', a tuple's
+    first.
+
+    Raises:
+        ModelError: there are none.
+    """
+    for name in ("logits", "out", "scores"):
+        found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+        if isinstance(found, torch.Tensor):
+            return found
+    if isinstance(outputs, tuple | list) and outputs:
+        outputs = outputs[0]
+    if not isinstance(outputs, torch.Tensor):
+        raise ModelError(
+            "expected a model that gives scores: a tensor, or something with .logits; received "
+            f"{type(outputs).__name__}. Pass loss= and metric=, functions of (outputs, targets)."
+        )
+    return outputs
+
+
+def classify(outputs: Any, targets: Any) -> torch.Tensor:
+    """Cross-entropy of each example; over pixels where there are some, labels of 255 left out."""
+    scores = scores_of(outputs)
+    ignored = 255 if scores.dim() == 4 else IGNORED
+    losses = F.cross_entropy(scores, targets.long(), reduction="none", ignore_index=ignored)
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def predict_next(outputs: Any, targets: Any) -> torch.Tensor:
+    """Cross-entropy of each sequence's next tokens; (N, length, vocabulary) against (N, length)."""
+    return _by_token(scores_of(outputs)[:, :-1], targets[:, 1:])
+
+
+def fill_masks(outputs: Any, targets: Any) -> torch.Tensor:
+    """Cross-entropy of each sequence's masked tokens, whose targets are not -100."""
+    return _by_token(scores_of(outputs), targets)
+
+
+def _by_token(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    losses = F.cross_entropy(
+        scores.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
+    )
+    counted = (targets != IGNORED).sum(1).clamp(min=1)
+    found: torch.Tensor = losses.sum(1) / counted
+    return found
+
+
+def square_error(outputs: Any, targets: Any) -> torch.Tensor:
+    """Mean squared error of each example."""
+    values = scores_of(outputs)
+    errors = (values.reshape(targets.shape).float() - targets.float()).square()
+    found: torch.Tensor = errors.flatten(1).mean(1) if errors.dim() > 1 else errors
+    return found
+
+
+def contrast(outputs: Any, targets: Any) -> torch.Tensor:
+    """InfoNCE of each example: its like (of the same target) against all others of the batch.
+
+    Source: van den Oord, Li & Vinyals 2018; Khosla et al., Supervised Contrastive Learning, 2020.
+    """
+    vectors = F.normalize(scores_of(outputs), dim=1)
+    near = vectors @ vectors.T / 0.1
+    own = torch.eye(len(near), dtype=torch.bool, device=near.device)
+    like = (targets[:, None] == targets[None]) & ~own
+    shares = F.log_softmax(near.masked_fill(own, -torch.inf), dim=1).masked_fill(own, 0)
+    found: torch.Tensor = -(shares * like).sum(1) / like.sum(1).clamp(min=1)
+    return found
+
+
+def nearest_is_like(outputs: Any, targets: Any) -> torch.Tensor:
+    """Recall at 1: whether the nearest other example of the batch has the same target."""
+    vectors = F.normalize(scores_of(outputs), dim=1)
+    near = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+    found: torch.Tensor = (targets[near.argmax(1)] == targets).float()
+    return found
+
+
+def detect_step(model: nn.Module, batch: Any) -> torch.Tensor:
+    """The sum of the losses that torchvision's detectors give while they train."""
+    losses = model(*batch)
+    if not isinstance(losses, Mapping):
+        raise ModelError(
+            "detection: expected a model that gives a dictionary of losses for (images, targets), "
+            f"as torchvision's do; received {type(losses).__name__}. Pass train_step=."
+        )
+    return torch.stack([loss for loss in losses.values() if loss.dim() == 0]).sum()
+
+
+def detect(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """(boxes found, boxes there are) of a batch (images, targets)."""
+    images, targets = batch
+    return model(list(images)), list(targets)
+
+
+TASKS: Mapping[str, LearningTask] = MappingProxyType(
+    {
+        "classification": LearningTask("classification", classify, "accuracy"),
+        "segmentation": LearningTask("segmentation", classify, "iou"),
+        "detection": LearningTask(
+            "detection", metric="map", train_step=detect_step, predict=detect
+        ),
+        "language-modelling": LearningTask("language-modelling", predict_next, "perplexity"),
+        "masked-language-modelling": LearningTask(
+            "masked-language-modelling", fill_masks, "perplexity"
+        ),
+        "regression": LearningTask("regression", square_error, "mse"),
+        "embedding": LearningTask("embedding", contrast, nearest_is_like, higher_is_better=True),
+    }
+)
+
+METRICS = ("accuracy", "top5", "f1", "iou", "map", "perplexity", "wer", "mse", "mae")
+_LOWER = ("perplexity", "wer", "mse", "mae")
+
+
+class Tally:
+    """A metric over a whole split.
+
+    Args:
+        task: whose metric.
+
+    Raises:
+        UnknownNameError: no metric has this name.
+    """
+
+    def __init__(self, task: LearningTask) -> None:
+        self._metric, self._loss = task.metric, task.loss
+        self._total, self._count = 0.0, 0.0
+        self._kept: Any = None
+        if isinstance(self._metric, str) and self._metric not in METRICS:
+            raise UnknownNameError(
+                f"metric: no metric {self._metric!r}{nearest(self._metric, METRICS)}"
+            )
+        self.higher_is_better = _direction(task)
+
+    def add(self, outputs: Any, targets: Any, loss: float | None, count: int) -> None:
+        """One batch."""
+        metric = self._metric
+        if metric is None or metric == "perplexity":
+            self._total += (0.0 if loss is None else loss) * count
+            self._count += count
+            return
+        if isinstance(metric, str) or hasattr(metric, "update"):
+            self._kept = self._kept or _torchmetric(metric, outputs, targets)
+            self._kept.update(*_as_metrics_take(metric, outputs, targets))
+            return
+        values = metric(outputs, targets)
+        values = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
+        self._total += float(values.double().mean()) * count
+        self._count += count
+
+    def gather(self, summed: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Add what other processes have; torchmetrics does that by itself."""
+        if self._kept is None:
+            totals = torch.tensor([self._total, float(self._count)], dtype=torch.float64)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._total, self._count = summed(totals.to(device)).tolist()
+
+    def value(self) -> float:
+        """The metric of all batches."""
+        if self._kept is not None:
+            found = self._kept.compute()
+            found = found["map"] if isinstance(found, Mapping) else found
+            self._kept.reset()
+            return float(found)
+        mean = self._total / max(1, self._count)
+        return float(torch.tensor(mean).exp()) if self._metric == "perplexity" else mean
+
+
+def _direction(task: LearningTask) -> bool:
+    if task.higher_is_better is not None:
+        return task.higher_is_better
+    if task.metric is None and task.evaluate is None:
+        return False
+    if isinstance(task.metric, str):
+        return task.metric not in _LOWER
+    said = getattr(task.metric, "higher_is_better", None)
+    return True if said is None else bool(said)
+
+
+def _torchmetric(metric: Any, outputs: Any, targets: Any) -> Any:
+    """Something of torchmetrics, of the right number of classes, where the outputs are."""
+    if not isinstance(metric, str):
+        metric.reset()
+        return metric
+    with contextlib.suppress(UnknownNameError):
+        import_torchvision(metric)  # torchmetrics looks for it, and fails on one that does not load
+    try:
+        import torchmetrics
+        from torchmetrics import detection, text
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"metric {metric!r}: needs torchmetrics; pip install torchmetrics, or pass a function "
+            "of (outputs, targets)"
+        ) from error
+    if metric == "map":
+        return detection.MeanAveragePrecision()
+    if metric == "wer":
+        return text.WordErrorRate()
+    device = scores_of(outputs).device
+    if metric in ("mse", "mae"):
+        kind = torchmetrics.MeanSquaredError if metric == "mse" else torchmetrics.MeanAbsoluteError
+        return kind().to(device)
+    classes = scores_of(outputs).shape[1]
+    told: dict[str, Any] = {"task": "multiclass", "num_classes": classes}
+    if targets.dim() > 1:
+        told["ignore_index"] = 255
+    if metric == "iou":
+        del told["task"]
+        return torchmetrics.classification.MulticlassJaccardIndex(**told).to(device)
+    if metric == "f1":
+        return torchmetrics.F1Score(average="macro", **told).to(device)
+    top = 5 if metric == "top5" else 1
+    return torchmetrics.Accuracy(average="micro", top_k=min(top, classes), **told).to(device)
+
+
+def _as_metrics_take(metric: Any, outputs: Any, targets: Any) -> tuple[Any, Any]:
+    if not isinstance(metric, str) or metric in ("map", "wer"):
+        return outputs, targets
+    scores = scores_of(outputs).float()
+    if metric in ("mse", "mae"):
+        return scores.reshape(targets.shape), targets.float()
+    return scores, targets

@@ -1,0 +1,95 @@
+"""What is doubtful about a model and its data, said before hours are spent on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.backends import backend_named
+from secateurs.calibration.batches import batches
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.data.sets import Split
+from secateurs.formatting import percent
+
+MOST_IMAGES = 512
+"""Validation images that a model is tried on; chance is told from skill by far fewer."""
+
+_SURE = 3.0
+"""Standard errors above chance that a trained model has to be."""
+
+
+def doubts(
+    network: Network,
+    validation: Split,
+    *,
+    tolerance: float | None,
+    is_trained: bool,
+    will_be_trained: bool = False,
+    normalisation: str = "",
+) -> Iterator[str]:
+    """One line for each doubt; none where all is well.
+
+    Args:
+        network: of the model.
+        validation: what it is to be chosen by.
+        tolerance: the loss of accuracy that a study allows, as a share; None asks for none.
+        is_trained: whether weights were given.
+        will_be_trained: whether the dense model is trained first.
+        normalisation: how the images are normalised, for the message.
+    """
+    count = len(validation)
+    if tolerance is not None and count * tolerance < 1:
+        yield (
+            f"the validation data hold {count} images: one of them is {100 / count:.2g} points of "
+            f"accuracy, more than the tolerance of {100 * tolerance:.2g} can tell. Give more "
+            "(--validation), or a larger --tolerance."
+        )
+    if will_be_trained:
+        return
+    if not is_trained:
+        yield (
+            "the model's weights are random, and it is not trained first: what is measured says "
+            "nothing of a trained one. Give --weights FILE, or train it with 'secateurs run "
+            "--train-batches N'."
+        )
+        return
+    found = accuracy_of(network, validation)
+    if found is not None and _is_near_chance(found, validation.labels):
+        said = f" (now {normalisation})" if normalisation else ""
+        yield (
+            f"the weights given classify {percent(found)} of the validation images right, which is "
+            f"about chance for {len(np.unique(validation.labels))} classes: the images may be "
+            f"normalised or sized otherwise than in training{said}; see --normalise, --size and "
+            "--crop. Or the classes are in another order, or the weights are another model's."
+        )
+
+
+def accuracy_of(network: Network, split: Split, cut: Cut | None = None) -> float | None:
+    """Share of the first images of a split that a network, or what a cut leaves, gets right.
+
+    Args:
+        network: as traced; unchanged.
+        split: labelled images.
+        cut: what goes; None nothing.
+
+    Returns:
+        The share; None where the outputs are no scores of classes.
+    """
+    source: Any = network.source
+    some = split.batch(slice(0, MOST_IMAGES))
+    images = list(batches(some, source.example_inputs, "accuracy", labels=True))
+    backend = backend_named(network.source.framework)
+    return backend.judged(network, cut or Cut(), images)[1]
+
+
+def _is_near_chance(accuracy: float, labels: NDArray[np.int64]) -> bool:
+    """Whether always answering with the commonest class could do as well."""
+    _, counts = np.unique(labels[:MOST_IMAGES], return_counts=True)
+    tried = int(counts.sum())
+    chance = float(counts.max()) / tried
+    return accuracy <= chance + _SURE * math.sqrt(chance * (1 - chance) / tried)

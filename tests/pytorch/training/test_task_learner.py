@@ -1,0 +1,213 @@
+"""Any task through the loop: its metric, recomputed by hand from the model that comes out."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+import torchvision_on_cpu  # noqa: F401 - before torchmetrics and transformers
+
+TRAINING = sec.Training(fine_tune_batches=6, batch_size=8, learning_rate=0.01)
+ONE_ROUND = {"stop": sec.Stop(rounds=1, tolerance=None), "step": 0.25, "training": TRAINING}
+
+
+def network(outputs=1):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, outputs))
+
+
+def values(count=48, seed=0):
+    x = np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+    return x, (x[:, :1] - 2 * x[:, 1:2]).astype(np.float32)
+
+
+def scores(result):
+    return [record["accuracy"] for record in result.history if record["kind"] == "train"]
+
+
+def by_hand(model, x):
+    state = [tensor.numpy().astype(np.float64) for tensor in model.state_dict().values()]
+    return np.maximum(x @ state[0].T + state[1], 0) @ state[2].T + state[3]
+
+
+def test_regression_is_told_by_its_mean_squared_error():
+    train, validation = values(), values(32, 1)
+    result = sec.iterate(network(), train, validation, task="regression", **ONE_ROUND)
+    x, y = validation
+    error = float(np.mean((by_hand(result.model, x) - y) ** 2))
+    assert -max(scores(result)[1:]) == pytest.approx(error, rel=1e-5)
+    assert result.cut  # a metric below -1 is still better than none
+    dense = float(np.mean((by_hand(network(), x) - y) ** 2))
+    assert -scores(result)[0] == pytest.approx(dense, rel=1e-5)
+
+
+def test_a_loss_and_a_metric_of_ones_own_on_dictionaries():
+    x, y = values()
+    batches = [{"a": torch.tensor(x[i : i + 8]), "targets": torch.tensor(y[i : i + 8])}
+               for i in range(0, 48, 8)]  # fmt: skip
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+
+        def forward(self, a):
+            return {"out": self.body(a)}
+
+    def loss(outputs, targets):
+        return (outputs["out"] - targets).abs().mean(1)
+
+    def closeness(outputs, targets):
+        return ((outputs["out"] - targets).abs() < 1).float()
+
+    result = sec.iterate(
+        Named(), batches, batches, loss=loss, metric=closeness, criterion="taylor", **ONE_ROUND
+    )
+    expected = np.mean(np.abs(by_hand(result.model.body, x) - y) < 1)
+    assert max(scores(result)[1:]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_step_and_an_evaluation_of_ones_own():
+    x, y = values()
+    pairs = [(torch.tensor(x[i : i + 8]), torch.tensor(y[i : i + 8])) for i in range(0, 48, 8)]
+    steps = []
+
+    def train_step(model, batch):
+        steps.append(len(batch[0]))
+        return F.smooth_l1_loss(model(batch[0]), batch[1])
+
+    def evaluate(model):
+        assert not model.training
+        return -float(F.l1_loss(model(torch.tensor(x)), torch.tensor(y)))
+
+    result = sec.iterate(
+        network(), pairs, pairs, train_step=train_step, evaluate=evaluate, **ONE_ROUND
+    )
+    assert steps == [8] * 6
+    expected = -np.mean(np.abs(by_hand(result.model, x) - y))
+    assert max(scores(result)[1:]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_trainer_of_ones_own():
+    train = values()
+    asked = []
+
+    def fit(model, steps):
+        asked.append(steps)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        x, y = map(torch.tensor, train)
+        for _ in range(steps):
+            loss = F.mse_loss(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss
+
+    task = sec.LearningTask(
+        "mine", loss=lambda o, t: (o - t).square().mean(1), metric="mae", fit=fit
+    )
+    result = sec.iterate(network(), train, train, task=task, **ONE_ROUND)
+    assert asked == [6]
+    expected = np.mean(np.abs(by_hand(result.model, train[0]) - train[1]))
+    assert -max(scores(result)[1:]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_lightning_trainer_trains_the_rounds():
+    lightning = pytest.importorskip("lightning")
+    x, y = map(torch.tensor, values())
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 8)
+
+    class Module(lightning.LightningModule):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch, number):
+            return F.mse_loss(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 0.01)
+
+    def fit(model, steps):
+        trainer = lightning.Trainer(
+            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Module(model), loader)
+
+    task = sec.LearningTask("mine", loss=lambda o, t: (o - t).square().mean(1), fit=fit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers
+        result = sec.iterate(network(), (x, y), (x, y), task=task, **ONE_ROUND)
+    error = float(np.mean((by_hand(result.model, x.numpy()) - y.numpy()) ** 2))
+    assert -max(scores(result)[1:]) == pytest.approx(error, rel=1e-5)
+    after_cut = next(r["accuracy"] for r in result.history if r["kind"] == "prune")
+    assert -error > after_cut
+
+
+def test_language_modelling_with_a_transformers_model():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=20, n_positions=8, n_embd=16, n_layer=1, n_head=2, use_cache=False
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    tokens = torch.tensor(np.random.default_rng(0).integers(0, 20, (16, 8)))
+    batches = [
+        transformers.BatchEncoding({"input_ids": rows, "labels": rows}) for rows in tokens.split(4)
+    ]
+    result = sec.iterate(model, batches, batches, task="language-modelling", **ONE_ROUND)
+    with torch.no_grad():
+        logits = result.model.eval()(input_ids=tokens).logits.double().log_softmax(-1).numpy()
+    picked = np.take_along_axis(logits[:, :-1], tokens.numpy()[:, 1:, None], 2)
+    assert -max(scores(result)[1:]) == pytest.approx(np.exp(-picked.mean()), rel=1e-4)
+    assert result.cut.removed_channels > 0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "top5"])
+def test_metrics_by_name_are_torchmetrics(metric):
+    x, _ = values()
+    y = np.arange(48) % 7
+    result = sec.iterate(network(7), (x, y), (x, y), task="classification", metric=metric,
+                         **ONE_ROUND)  # fmt: skip
+    found = by_hand(result.model, x)
+    best = found.argsort(1)[:, ::-1]
+    if metric == "f1":
+        right = [((best[:, 0] == c) & (y == c)).sum() for c in range(7)]
+        all_of = [(best[:, 0] == c).sum() + (y == c).sum() for c in range(7)]
+        expected = np.mean([2 * r / max(1, a) for r, a in zip(right, all_of, strict=True)])
+    else:
+        expected = (best[:, : 5 if metric == "top5" else 1] == y[:, None]).any(1).mean()
+    assert max(scores(result)[1:]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"task": "regresion"}, "did you mean 'regression'"),
+        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"evaluate": lambda model: "good"}, "expected a number"),
+        ({"train_step": lambda model, batch: 3}, "loss that is a tensor"),
+        ({"metric": "mse"}, "Pass loss="),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_one_line(told, said):
+    x, y = values()
+    with pytest.raises(sec.SecateursError, match=said):
+        sec.iterate(network(), (x, y), (x, y), **told, **ONE_ROUND)
+
+
+def test_distillation_is_refused_where_a_task_has_its_own_loss():
+    with pytest.raises(sec.SecateursError, match=r"distillation of 0; received 0\.5"):
+        sec.iterate(
+            network(),
+            values(),
+            values(32, 1),
+            task="regression",
+            training=sec.Training(fine_tune_batches=1, distillation=0.5),
+            stop=sec.Stop(rounds=1, tolerance=None),
+        )

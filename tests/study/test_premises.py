@@ -1,0 +1,53 @@
+"""Doubts are said where there is reason to, and nowhere else."""
+
+import numpy as np
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs import data
+from secateurs.study.premises import accuracy_of, doubts
+
+
+def setting(images=200, shift=0.0):
+    """Bright and dark images, and a model that tells them apart by their mean, exactly."""
+    labels = np.arange(images) % 2
+    pixels = np.random.default_rng(0).uniform(-0.1, 0.1, (images, 1, 4, 4)).astype(np.float32)
+    pixels += np.where(labels, 1, -1)[:, None, None, None] + shift
+    loaded = data.normalised(data.from_arrays((pixels, labels), (pixels, labels)), "none")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 4), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight.fill_(1), model[2].bias.zero_()
+        model[3].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 4)), model[3].bias.zero_()
+    return sec.trace(model, pixels[:1]), loaded.validation
+
+
+def said(network, split, **told):
+    told = {"tolerance": 0.01, "is_trained": True} | told
+    return " ".join(doubts(network, split, **told))
+
+
+def test_a_sound_setting_raises_no_doubt():
+    network, split = setting()
+    assert accuracy_of(network, split) == 1.0
+    assert said(network, split) == ""
+
+
+def test_weights_that_know_nothing_of_these_images():
+    network, split = setting(shift=5.0)  # all are bright: half are right, which is chance
+    assert accuracy_of(network, split) == 0.5
+    assert "classify 50.0 % of the validation images right, which is about chance for 2" in said(
+        network, split
+    )
+
+
+def test_fewer_images_than_the_tolerance_can_tell():
+    network, split = setting(images=40)
+    assert "hold 40 images: one of them is 2.5 points" in said(network, split)
+    assert said(network, split, tolerance=None) == ""
+
+
+def test_random_weights_are_said_unless_they_will_be_trained():
+    network, split = setting()
+    assert "weights are random" in said(network, split, is_trained=False)
+    assert said(network, split, is_trained=False, will_be_trained=True) == ""
