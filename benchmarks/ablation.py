@@ -37,7 +37,7 @@ import secateurs as sec
 from secateurs.channels.network import Network, Role
 from secateurs.data import Data, load
 from secateurs.models.resnet import resnet18
-from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.ablation.oracle import ablate_channels
 from support.tables import markdown, put
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -160,9 +160,11 @@ def measure(model: nn.Module, data: Data, arguments: argparse.Namespace) -> dict
             found[name] += clock.run(name, work)
 
     parts()
-    exact = clock.run("exact", lambda: oracle(network, batches))
+    exact = clock.run("exact", lambda: ablate_channels(network, batches))
     parts()
-    racing = clock.run("racing", lambda: oracle(network, batches, mode="racing", share=SHARE))
+    racing = clock.run(
+        "racing", lambda: ablate_channels(network, batches, mode="racing", share=SHARE)
+    )
     parts()
     truth = np.array(found["naive"])
     ours = np.concatenate([exact.estimate[group.name] for group in network.groups])

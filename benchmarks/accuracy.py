@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch import distil
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.reconstruction.calibration import in_batches, joined
@@ -96,7 +96,7 @@ def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None
     pruner = Pruner.of(case.model, network, case.images, Request(seed=case.seed))
     once = time.process_time() - start
     split = pruner.dense.calibration
-    images = in_batches(Batch(joined([split.fit, split.choose]).images, None))
+    images = in_batches(CalibrationBatch(joined([split.fit, split.choose]).images, None))
     for budget in budgets:
         start = time.process_time()
         cut = pruner.plan(sec.Budget(macs=budget))
@@ -174,7 +174,7 @@ def epochs(case: Case, rows: Rows, shares: list[float], budgets: list[float]) ->
 def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
     """Torch-Pruning's best at each budget."""
     images, labels = torch.from_numpy(case.images), torch.from_numpy(case.labels)
-    batches = in_batches(Batch(case.images, None))
+    batches = in_batches(CalibrationBatch(case.images, None))
     dense = sec.trace(case.model, images[:1]).macs()
     for budget in budgets:
         if rows.has(**case.key, what=f"torch-pruning, our {steps} steps", budget=budget):
@@ -244,7 +244,7 @@ def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
         )
 
 
-def with_moments_anew(model: nn.Module, batches: list[Batch]) -> nn.Module:
+def with_moments_anew(model: nn.Module, batches: list[CalibrationBatch]) -> nn.Module:
     """A copy with the moments of batch norm taken anew."""
     twin = copy.deepcopy(model).eval()
     with torch.no_grad():

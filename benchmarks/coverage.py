@@ -35,8 +35,8 @@ from torch import nn
 
 import secateurs as sec
 from secateurs import files
-from secateurs.pytorch.model.example_inputs import as_call
-from secateurs.pytorch.tracing.op_call import mapped
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.tracing.op_call import map_tensors
 from support import coverage_page, zoo
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
@@ -84,7 +84,7 @@ def floats_in(output: Any) -> Iterator[torch.Tensor]:
 
 
 def result(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
-    arguments, keywords = as_call(inputs, model)
+    arguments, keywords = parse_example_inputs(inputs, model)
     return list(floats_in(model(*arguments, **keywords)))
 
 
@@ -93,7 +93,7 @@ def train_one_step(model: nn.Module, inputs: Any) -> None:
     is_detector = isinstance(inputs, tuple) and isinstance(inputs[0], list)
     model.train(not is_detector)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    inputs = inputs if is_detector else mapped(inputs, lambda x: torch.cat([x, x.flip(-1)]))
+    inputs = inputs if is_detector else map_tensors(inputs, lambda x: torch.cat([x, x.flip(-1)]))
     sum(tensor.square().mean() for tensor in result(model, inputs)).backward()
     optimizer.step()
     model.eval()

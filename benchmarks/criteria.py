@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 from secateurs.comparison import (
-    Alone,
     Comparison,
-    Contest,
+    ComparisonCallback,
     Dense,
-    Onlooker,
+    JobRunner,
     Outcome,
     Results,
-    by_name,
-    carry_out,
+    SerialExecutor,
+    learner_factory,
+    run_comparison,
 )
 from secateurs.criteria import CRITERIA
 from secateurs.settings.study import Task
@@ -89,7 +89,7 @@ def strategies() -> tuple[str, ...]:
     return (*within, *across, "auto", *PRUNERS)
 
 
-class Printed(Onlooker):
+class Printed(ComparisonCallback):
     """A line a job."""
 
     def begin(self, jobs: int, done: int) -> None:
@@ -133,13 +133,13 @@ def main() -> None:
         calibration_batches=4,
         judge_on="test",
     )
-    contest = Contest(comparison, by_name(comparison), PRUNERS)
-    results = carry_out(
+    contest = JobRunner(comparison, learner_factory(comparison), PRUNERS)
+    results = run_comparison(
         comparison,
         arguments.directory,
-        Alone(contest),
+        SerialExecutor(contest),
         pruners=PRUNERS,
-        onlooker=Printed(),
+        callback=Printed(),
     )
     print(results)
     if arguments.write:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Output, divergences
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from support import peer, pitch
@@ -146,7 +146,7 @@ class Pitch:
         twin = copy.deepcopy(model).eval()
         with torch.no_grad():
             starts = range(0, len(self.frames), 64)
-            recalibrate_(twin, [Batch(self.frames[at : at + 64], None) for at in starts])
+            recalibrate_(twin, [CalibrationBatch(self.frames[at : at + 64], None) for at in starts])
         return twin
 
     def _apart(self, model: nn.Module, wanted: np.ndarray) -> float:

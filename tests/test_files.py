@@ -9,7 +9,13 @@ import pytest
 from safetensors.numpy import load, save
 
 from secateurs.errors import CheckpointError
-from secateurs.files import CHECKSUM, checksum_of_tensors, is_safetensors, sealed, unpacked
+from secateurs.files import (
+    CHECKSUM,
+    checksum_of_tensors,
+    is_safetensors,
+    sealed,
+    unpack_safetensors,
+)
 
 
 def content():
@@ -38,7 +44,7 @@ def test_a_checksum_is_sha256_of_names_lengths_and_bytes():
 
 
 def test_what_is_sealed_reads_as_before_and_keeps_the_checksum_to_itself():
-    tensors, said = unpacked(content(), load)
+    tensors, said = unpack_safetensors(content(), load)
     assert said == {"secateurs": '{"a":1}', "note": "x"}
     assert tensors["b"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert tensors["größe"].tolist() == [1, 1, 1]
@@ -55,19 +61,19 @@ def test_any_flipped_bit_of_the_numbers_is_noticed():
             flipped = bytearray(written)
             flipped[place] ^= 1 << bit
             with pytest.raises(CheckpointError, match="damaged or changed since"):
-                unpacked(bytes(flipped), load)
+                unpack_safetensors(bytes(flipped), load)
 
 
 def test_a_flipped_bit_of_the_header_is_noticed_or_changes_nothing():
     written = content()
     end = len(written) - len(header_of(written)[1])
-    whole, said = unpacked(written, load)
+    whole, said = unpack_safetensors(written, load)
     accepted = bytearray()
     for place in range(end):
         flipped = bytearray(written)
         flipped[place] ^= 1
         try:
-            tensors, others = unpacked(bytes(flipped), load)
+            tensors, others = unpack_safetensors(bytes(flipped), load)
         except CheckpointError:
             continue
         accepted.append(written[place])
@@ -80,20 +86,20 @@ def test_another_cut_beside_the_same_weights_is_noticed():
     header, numbers = header_of(content())
     header["__metadata__"]["secateurs"] = '{"a":2}'
     with pytest.raises(CheckpointError, match="checksum"):
-        unpacked(with_header(header, numbers), load)
+        unpack_safetensors(with_header(header, numbers), load)
 
 
 def test_weights_of_one_file_under_the_names_of_another_are_noticed():
     header, numbers = header_of(content())
     header["c"] = header.pop("b")
     with pytest.raises(CheckpointError, match="checksum"):
-        unpacked(with_header(header, numbers), load)
+        unpack_safetensors(with_header(header, numbers), load)
 
 
 def test_a_file_without_a_checksum_is_read_as_it_is():
     header, numbers = header_of(content())
     del header["__metadata__"][CHECKSUM]
-    assert unpacked(with_header(header, numbers), load)[1]["note"] == "x"
+    assert unpack_safetensors(with_header(header, numbers), load)[1]["note"] == "x"
 
 
 @pytest.mark.parametrize("length", [0x4B50, 0x0280, 0x0380, 0x0480, 0x0580])

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import secateurs as sec
 from secateurs import data, files, report
 from secateurs.criteria.activations import apoz
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import Need, criterion
 from secateurs.keras import Progress
 from secateurs.report.matrices import apoz_matrix, l1_matrix
@@ -93,7 +93,7 @@ def retrained(model: Any, train: Images) -> None:
 
 
 @criterion(Need.ACTIVATIONS)
-def apoz_per_weight(facts: Facts) -> NDArray[np.float64]:
+def apoz_per_weight(facts: GroupData) -> NDArray[np.float64]:
     """A criterion of one's own: how busy a filter is for the weights it takes.
 
     Formula: (1 - APoZ) / the number of weights that leave with the filter.

@@ -44,7 +44,7 @@ from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
 from secateurs.channels.proof import CutReport, report_of
 from secateurs.criteria import scoring
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.errors import DataError, SecateursError
@@ -187,7 +187,7 @@ def apply(
 @takes(network=NETWORK, criterion=CRITERION, data=DATA_GIVEN, loss=LOSS, seed=SEED)
 def score(
     network: Network,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     *,
     data: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -197,7 +197,7 @@ def score(
 
     Args:
         network: as ``trace`` made it; weights are read as they are now.
-        criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
+        criterion: a name (``secateurs criteria`` lists them) or a function of ``GroupData`` that
             returns one number for each channel; or "auto": several cut half of the parameters, and
             the one whose cut has the lowest calibration loss is taken (see ``tournament``).
         data: calibration data, for criteria that need it: (images, labels) as two arrays, images
@@ -363,7 +363,7 @@ def ablate(
         >>> ablation.estimate["0"].shape
         (8,)
     """
-    return backend_named(network.source.framework).oracle(
+    return backend_named(network.source.framework).ablate_channels(
         network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss
     )
 
@@ -419,7 +419,7 @@ def prune(
     example_inputs: Any,
     budget: Budget | str | Mapping[str, Limit] | None = None,
     *,
-    criterion: str | Callable[[Facts], Any] | None = None,
+    criterion: str | Callable[[GroupData], Any] | None = None,
     calibration: Any = None,
     validation: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -619,7 +619,7 @@ def frontier(
     calibration: Any,
     unit: str = "macs",
     shares: Sequence[float] = SHARES,
-    criterion: str | Callable[[Facts], Any] | None = None,
+    criterion: str | Callable[[GroupData], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     distil: int | str | None = None,
     augmentation: Augmentation | Change | None = None,
@@ -702,7 +702,7 @@ def iterate(
     test: Any = None,
     *,
     step: float = 0.05,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     training: Training | None = None,
     stop: Stop | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -737,7 +737,7 @@ def iterate(
         validation: the same, to choose by.
         test: the same, to report; or None.
         step: share of the channels that remain, removed each round.
-        criterion: what ranks them: a name, a function of ``Facts``, or "auto" (see ``prune``).
+        criterion: what ranks them: a name, a function of ``GroupData``, or "auto" (see ``prune``).
         training: how to train; None takes the dense model as trained. A compiled Keras model is
             retrained with its own optimizer and loss unless ``training`` names an optimizer.
         loss: as for ``prune``; training is by it too, or by cross-entropy.
@@ -789,7 +789,7 @@ def iterate(
         model,
         Sources(train, validation, test),
         Configuration(
-            training=backend_of(model).training_of(model, training),
+            training=backend_of(model).default_training(model, training),
             pruning=Pruning(
                 step=step,
                 criterion=name,

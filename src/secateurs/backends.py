@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from secateurs.calibration.ablation import Ablation
-    from secateurs.calibration.batches import Batch
-    from secateurs.calibration.statistics import Gathered
+    from secateurs.calibration.batches import CalibrationBatch
+    from secateurs.calibration.statistics import CalibrationStatistics
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.criteria.registry import Need
@@ -89,20 +89,20 @@ class Backend(Protocol):
     def load(self, model: Any, path: str | Path, **options: bool) -> Any:
         """Read what ``save`` wrote into a freshly built dense model; a new, cut one."""
 
-    def gather(
+    def collect_statistics(
         self, network: Network, needs: Need, data: Any, *, loss: Loss | None, who: str
-    ) -> Gathered:
+    ) -> CalibrationStatistics:
         """All that criteria need of calibration data, in one pass over them."""
 
-    def oracle(self, network: Network, data: Any, **options: Any) -> Ablation:
+    def ablate_channels(self, network: Network, data: Any, **options: Any) -> Ablation:
         """What the loss does when each channel is removed, alone."""
 
-    def judged(
+    def evaluate_cut(
         self,
         network: Network,
         cut: Cut,
-        images: Sequence[Batch],
-        recalibrate: Sequence[Batch] = (),
+        images: Sequence[CalibrationBatch],
+        recalibrate: Sequence[CalibrationBatch] = (),
         loss: Loss | None = None,
     ) -> tuple[NDArray[np.float64], float | None]:
         """(the loss of each image, share classified right or None) after a cut."""
@@ -111,11 +111,11 @@ class Backend(Protocol):
         self,
         small: Any,
         dense: Any,
-        images: Sequence[Batch],
+        images: Sequence[CalibrationBatch],
         *,
         steps: int | None = None,
         seconds: float | None = None,
-        held_out: Sequence[Batch],
+        held_out: Sequence[CalibrationBatch],
         seed: int = 0,
         **options: Any,
     ) -> Distilled:
@@ -146,7 +146,7 @@ class Backend(Protocol):
     ) -> list[NDArray[Any]]:
         """What a written file gives on these inputs, read back by its own runtime."""
 
-    def training_of(self, model: Any, given: Training | None = None) -> Training:
+    def default_training(self, model: Any, given: Training | None = None) -> Training:
         """How to train a model: as was asked for, and for the rest as it was trained itself."""
 
 
@@ -168,18 +168,20 @@ class Repairing(Protocol):
     def copy_weights_(self, source: Any, target: Any) -> None:
         """Let a model have another's values, in its own types."""
 
-    def outputs(self, model: Any, batches: Sequence[Batch]) -> Iterator[list[NDArray[Any]]]:
+    def outputs(
+        self, model: Any, batches: Sequence[CalibrationBatch]
+    ) -> Iterator[list[NDArray[Any]]]:
         """What a model gives in evaluation, batch by batch."""
 
     def contractions_of(
-        self, network: Network, images: Batch, kind: str, seed: int
+        self, network: Network, images: CalibrationBatch, kind: str, seed: int
     ) -> list[Contraction]:
         """The dense network's sums at each contraction that reads channels."""
 
     def judged_trials(
         self,
         network: Network,
-        images: Batch,
+        images: CalibrationBatch,
         trials: Sequence[Trial],
         kind: str,
         tick: Callable[[], None] = ...,
@@ -187,14 +189,21 @@ class Repairing(Protocol):
         """How faithful the network is with some channels gone and some weights changed."""
 
     def walk(
-        self, network: Network, small: Any, alive: NDArray[np.bool_], fit: Batch, held: Batch
+        self,
+        network: Network,
+        small: Any,
+        alive: NDArray[np.bool_],
+        fit: CalibrationBatch,
+        held: CalibrationBatch,
     ) -> Walked:
         """Refit a cut model's weights, in place, step by step with the dense one."""
 
-    def reestimated(self, model: Any, batches: Sequence[Batch]) -> Any:
+    def reestimated(self, model: Any, batches: Sequence[CalibrationBatch]) -> Any:
         """A copy with batch normalisation's moments taken anew; None where there is none."""
 
-    def unlike_calibration(self, model: Any, batches: Sequence[Batch]) -> tuple[float, str] | None:
+    def unlike_calibration(
+        self, model: Any, batches: Sequence[CalibrationBatch]
+    ) -> tuple[float, str] | None:
         """How far images are from what batch normalisation saw in training, and where."""
 
 

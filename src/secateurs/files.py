@@ -84,7 +84,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def content_of(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """What a model's file holds.
 
     Raises:
@@ -96,7 +96,7 @@ def content_of(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def unpacked(
+def unpack_safetensors(
     content: bytes,
     load: Callable[[bytes], Tensors],
     expected: str = "expected a safetensors file",
@@ -159,7 +159,7 @@ def sealed(content: bytes) -> bytes:
     """A safetensors file with the checksum of all of it in its metadata.
 
     It is of the numbers, of their names, types and shapes, and of the metadata themselves: a cut
-    and the weights that it led to are known as a pair. ``unpacked`` looks at it; readers that know
+    and the weights that it led to are known as a pair. ``unpack_safetensors`` looks at it; readers that know
     nothing of it read past it.
 
     Args:

@@ -44,16 +44,16 @@ class Removing:
         nobody = np.full((len(dense.part), 1), 99.0)
         return np.hstack([nobody, self.gates.T[dense.part]])
 
-    def without(self, dense, group, channels, where):
+    def ablate(self, dense, group, channels, where):
         own = group.channels[channels] - 1
         self.asked.append((dense.part, own, where))
         loss = np.where(where, self.truth[own][:, dense.part], np.nan)  # the rest means nothing
         return SimpleNamespace(loss=loss, right=np.zeros(where.shape))
 
-    def takes_some(self, group):
+    def supports_subsets(self, group):
         return self.in_steps
 
-    def price(self, group):
+    def cost_per_image(self, group):
         return self.prices.get(group.name, 1.0)
 
 
@@ -195,7 +195,7 @@ def test_doubt_is_the_chance_to_lie_beyond_the_boundary():
 
 
 def test_those_in_most_doubt_for_least_work_are_removed_until_little_is_left():
-    found = race(Removing(np.ones((6, 8)), price={"a": 10.0}))
+    found = race(Removing(np.ones((6, 8)), cost_per_image={"a": 10.0}))
     found.done[3] = LAST
     doubt = np.array([0.5, 0.4, 0.1, 0.0, 0.3, 0.2])
     # A tenth of the others' work each: 4, 5, 2, then the dear ones; 3 is known.

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from secateurs.channels.proof import furthest_apart
+from secateurs.channels.proof import largest_mismatch
 
 LAYERS = ["first", "second", "third"]
 
 
 def apart(received, expected, tolerance=1e-3, factors=(1.0,)):
     arrays = [[np.array(row, float) for row in rows] for rows in (received, expected)]
-    return furthest_apart(LAYERS[: len(received)], *arrays, tolerance, factors)
+    return largest_mismatch(LAYERS[: len(received)], *arrays, tolerance, factors)
 
 
 def test_a_difference_is_held_against_the_largest_sample_of_its_own_operation():
@@ -28,7 +28,7 @@ def test_within_the_tolerance_the_furthest_is_named():
 
 def test_nothing_apart_is_nowhere():
     assert apart([[1, 2], [0]], [[1, 2], [0]]) == (0.0, "")
-    assert furthest_apart([], [], [], 1.0) == (0.0, "")
+    assert largest_mismatch([], [], [], 1.0) == (0.0, "")
 
 
 def test_where_the_twin_is_zero_the_difference_counts_as_it_is():

@@ -2,7 +2,13 @@
 
 import pytest
 
-from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
+from secateurs.comparison import (
+    Comparison,
+    JobRunner,
+    SerialExecutor,
+    learner_factory,
+    run_comparison,
+)
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
 
@@ -28,8 +34,8 @@ def told(**changes):
 
 def carried_out(directory, comparison=None, **options):
     comparison = comparison or told()
-    contest = Contest(comparison, by_name(comparison), options.get("pruners", {}))
-    return carry_out(comparison, directory, Alone(contest), **options)
+    contest = JobRunner(comparison, learner_factory(comparison), options.get("pruners", {}))
+    return run_comparison(comparison, directory, SerialExecutor(contest), **options)
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,14 @@ import secateurs as sec
 from comparison.conftest import carried_out, told
 from secateurs import data, models
 from secateurs.comparison import (
-    Cluster,
     Comparison,
-    Ledger,
-    Onlooker,
-    Processes,
+    ComparisonCallback,
+    ProcessExecutor,
+    RayExecutor,
     Results,
-    carry_out,
-    parsed,
+    ResultStore,
+    parse_job,
+    run_comparison,
 )
 from secateurs.errors import BudgetError, SecateursError, StudyError, UnknownNameError
 from secateurs.pytorch.training.learner import Learner
@@ -127,7 +127,7 @@ def test_norms_are_those_of_the_dense_model(found):
         np.testing.assert_allclose(dense["norms"][name], expected, rtol=1e-5)
 
 
-class Stopping(Onlooker):
+class Stopping(ComparisonCallback):
     """Breaks off after so many jobs."""
 
     def __init__(self, after):
@@ -144,8 +144,8 @@ class Stopping(Onlooker):
 def test_it_goes_on_where_it_was_broken_off(found, tmp_path):
     first, second = Stopping(3), Stopping(99)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(tmp_path / "a", onlooker=first)
-    results = carried_out(tmp_path / "a", onlooker=second)
+        carried_out(tmp_path / "a", callback=first)
+    results = carried_out(tmp_path / "a", callback=second)
     assert len(first.done) == 3
     assert len(second.done) == 5
     assert not set(first.done) & set(second.done)
@@ -188,7 +188,7 @@ def test_strategies_may_be_added_and_nothing_else_may_change(tmp_path):
     small = {"seeds": 1, "amounts": (0.3,)}
     carried_out(tmp_path, told(**small, strategies=("l1",)))
     seen = Stopping(99)
-    more = carried_out(tmp_path, told(**small, strategies=("l1", "random")), onlooker=seen)
+    more = carried_out(tmp_path, told(**small, strategies=("l1", "random")), callback=seen)
     assert [job.strategy for job in seen.done] == ["random"]
     assert len(more.outcomes) == 2
     other = told(**small, strategies=("l1",), training=Training(batches=7, batch_size=32))
@@ -210,12 +210,16 @@ def test_strategies_may_be_added_and_nothing_else_may_change(tmp_path):
     ],
 )
 def test_a_ledger_takes_more_jobs_of_the_same_conditions_alone(tmp_path, name, value):
-    Ledger.begin(tmp_path, told())
+    ResultStore.begin(tmp_path, told())
     more = told(strategies=("l2",), amounts=(0.5,), seeds=5, command=("again",))
-    assert Ledger.begin(tmp_path, more).comparison == Ledger.open(tmp_path).comparison == more
+    assert (
+        ResultStore.begin(tmp_path, more).comparison
+        == ResultStore.open(tmp_path).comparison
+        == more
+    )
     with pytest.raises(StudyError, match=f"another comparison .{name}"):
-        Ledger.begin(tmp_path, told(**{name: value}))
-    assert Ledger.open(tmp_path).comparison == more
+        ResultStore.begin(tmp_path, told(**{name: value}))
+    assert ResultStore.open(tmp_path).comparison == more
 
 
 def test_what_cannot_be_done_is_part_of_the_result(tmp_path):
@@ -249,7 +253,7 @@ def test_other_pruners_compete_under_the_same_conditions(tmp_path):
 
 def test_processes_side_by_side_come_to_the_same(found, tmp_path):
     comparison = told(seeds=1, amounts=(0.3,))
-    results = carry_out(comparison, tmp_path, Processes(2))
+    results = run_comparison(comparison, tmp_path, ProcessExecutor(2))
     expected = [o for o in found[0].outcomes if o.seed == 0 and o.amount == 0.3]
     assert numbers(results.outcomes) == numbers(expected)
 
@@ -258,7 +262,7 @@ def test_processes_side_by_side_come_to_the_same(found, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_a_ray_cluster_comes_to_the_same(found, tmp_path):
     comparison = told(seeds=1, amounts=(0.3,))
-    results = carry_out(comparison, tmp_path, Cluster("local"))
+    results = run_comparison(comparison, tmp_path, RayExecutor("local"))
     expected = [o for o in found[0].outcomes if o.seed == 0 and o.amount == 0.3]
     assert len(expected) == 2
     assert numbers(results.outcomes) == numbers(expected)
@@ -279,10 +283,10 @@ def test_a_strategy_that_there_is_not(strategy, kind, said, tmp_path):
 
 
 def test_a_strategy_has_a_criterion_and_a_scope():
-    assert parsed("l1", "group") == ("l1", "group")
-    assert parsed("l1@network", "group") == ("l1", "network")
-    assert parsed("auto", "network") == ("auto", "network")
-    function, scope = parsed("numpy:ones@group", "network")
+    assert parse_job("l1", "group") == ("l1", "group")
+    assert parse_job("l1@network", "group") == ("l1", "network")
+    assert parse_job("auto", "network") == ("auto", "network")
+    function, scope = parse_job("numpy:ones@group", "network")
     assert (function, scope) == (np.ones, "group")
 
 
@@ -301,7 +305,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     with pytest.raises(StudyError, match="holds something else"):
         carried_out(tmp_path)
     with pytest.raises(StudyError, match=r"there is no comparison.json"):
-        Ledger.open(tmp_path)
+        ResultStore.open(tmp_path)
 
 
 def test_results_of_nothing_are_empty_tables():

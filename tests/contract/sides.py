@@ -181,10 +181,10 @@ class PyTorch:
 
     def mislead(self, monkeypatch):
         """From now on a flip is taken for an operation that works element by element."""
-        from secateurs.pytorch.tracing.rules.pointwise import pointwise
+        from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
         from secateurs.pytorch.tracing.rules.registry import RULES
 
-        monkeypatch.setitem(RULES, torch.ops.aten.flip, pointwise)
+        monkeypatch.setitem(RULES, torch.ops.aten.flip, apply_pointwise)
 
 
 class Keras:
@@ -233,9 +233,9 @@ class Keras:
     def mislead(self, monkeypatch):
         from secateurs.keras.internals import operation_classes
         from secateurs.keras.tracing.rule_table import RULES
-        from secateurs.keras.tracing.rules.pointwise import pointwise
+        from secateurs.keras.tracing.rules.pointwise import apply_pointwise
 
-        monkeypatch.setitem(RULES, operation_classes("Flip")[0], pointwise)
+        monkeypatch.setitem(RULES, operation_classes("Flip")[0], apply_pointwise)
 
 
 NAMES = {

@@ -6,7 +6,7 @@ import pytest
 import secateurs as sec
 from contract.sides import SIDES
 from secateurs.backends import backend_of
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
 from secateurs.training.feed import Augmentation
 
@@ -25,7 +25,7 @@ def pictures(side, architecture, seed, count=32):
     images = np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
     if side.name == "keras" and images.ndim == 4:
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    return [Batch(images, None)]
+    return [CalibrationBatch(images, None)]
 
 
 def distilled(side, architecture, **options):

@@ -6,7 +6,7 @@ import pytest
 import secateurs as sec
 from contract.sides import SIDES
 from secateurs.criteria.registry import CRITERIA, Need
-from secateurs.criteria.scoring import gather
+from secateurs.criteria.scoring import collect_statistics
 
 IMAGES = 11
 CLASSES = 4
@@ -48,7 +48,7 @@ def test_what_is_read_is_the_same(architecture):
     found = []
     for side in SIDES.values():
         network = traced(side, architecture)
-        readings = gather(network, Need.ACTIVATIONS, data(side, architecture)).readings
+        readings = collect_statistics(network, Need.ACTIVATIONS, data(side, architecture)).readings
         found.append(
             sorted(
                 (reading.count * len(reading.units), reading.zeros.sum(), reading.absolute.sum())

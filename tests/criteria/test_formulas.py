@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.calibration.statistics import Gates, Part
+from secateurs.calibration.statistics import ChannelIndex, Gates
 from secateurs.channels.equations import Equations
 from secateurs.criteria import (
     CRITERIA,
     Ablation,
     Need,
+    collect_statistics,
     critical_channels,
-    gather,
     redundant,
     score,
 )
@@ -227,7 +227,7 @@ def test_a_unit_of_two_channels_counts_for_both():
 
 
 def test_parts_that_differ_in_size_are_not_a_table():
-    part = Part(np.array([0, 1, 2]), np.array([0, 0, 1]), 2)
+    part = ChannelIndex(np.array([0, 1, 2]), np.array([0, 0, 1]), 2)
     assert part.rows is None
     np.testing.assert_allclose(part.total(np.array([1.0, 2.0, 4.0])), [3, 4])
 
@@ -316,7 +316,7 @@ def test_batch_normalisation_counts_here_and_is_dropped_in_torch_pruning(pruning
     model.zero_grad(set_to_none=True)
     network = sec.trace(model, X[:1])
     ours = score(network, "obd", data=(X, Y))["conv1"]
-    curved = gather(network, Need.CURVATURE, (X, Y)).curvature
+    curved = collect_statistics(network, Need.CURVATURE, (X, Y)).curvature
     norm = sum(
         0.5 * curved[f"norm1.{name}"] * getattr(model.norm1, name).detach().numpy() ** 2
         for name in ("weight", "bias")

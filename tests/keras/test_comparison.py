@@ -7,7 +7,13 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs import data
-from secateurs.comparison import Alone, Comparison, Contest, by_name, carry_out
+from secateurs.comparison import (
+    Comparison,
+    JobRunner,
+    SerialExecutor,
+    learner_factory,
+    run_comparison,
+)
 from secateurs.errors import ModelError, UnknownNameError
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
@@ -52,8 +58,8 @@ def test_a_keras_file_is_compared(tmp_path):
         amounts=(0.4,),
         seeds=1,
     )
-    crew = Alone(Contest(comparison, by_name(comparison)))
-    results = carry_out(comparison, tmp_path / "c", crew)
+    crew = SerialExecutor(JobRunner(comparison, learner_factory(comparison)))
+    results = run_comparison(comparison, tmp_path / "c", crew)
     assert [one.failure for one in results.outcomes] == ["", ""]
     assert results.outcomes[1].caution.startswith("apoz counts values that are exactly zero")
     assert "What may mean little here" in (tmp_path / "c" / "compare.html").read_text()
@@ -71,7 +77,7 @@ def test_a_keras_file_is_compared(tmp_path):
 def test_a_keras_file_that_cannot_be_had(tmp_path):
     def made(name, **options):
         comparison = Comparison(task=Task(model=name, model_options=options, **TASK))
-        return by_name(comparison)(0)
+        return learner_factory(comparison)(0)
 
     with pytest.raises(UnknownNameError, match=r"nowhere\.keras: no such file"):
         made("nowhere.keras")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import torchvision_on_cpu  # noqa: F401 - before torchvision
 from secateurs import models
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.models.resnet import BasicBlock, Bottleneck, ResNet, resnet
+from secateurs.models.resnet import BasicBlock, Bottleneck, ResNet, build_resnet
 
 DEPTHS = (18, 34, 50, 101, 152)
 
@@ -21,7 +21,7 @@ def test_without_through_layers_it_is_torchvisions(depth: int) -> None:
     import torchvision
 
     with torch.device("meta"):
-        ours = resnet(depth, through=False)
+        ours = build_resnet(depth, through=False)
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None)
     assert parameters(ours) == parameters(theirs)
     shapes = [sorted(p.shape for p in model.parameters()) for model in (ours, theirs)]
@@ -33,7 +33,7 @@ def test_computes_what_torchvisions_does(depth: int) -> None:
     import torchvision
 
     torch.manual_seed(0)
-    ours = resnet(depth, through=False, classes=7).eval()
+    ours = build_resnet(depth, through=False, classes=7).eval()
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=7).eval()
     # Both list a block's layers in the same order, except that ours list the skip before the last
     # activation; activations have no weights, so the tensors pair up.
@@ -49,10 +49,12 @@ def test_through_layers_counted_by_hand() -> None:
     # ResNet-18: of eight blocks, three have a 1x1 convolution anyway. The five others stand at
     # widths 64, 64, 128, 256 and 512; each gains a square 1x1 convolution and a batch norm.
     widths = (64, 64, 128, 256, 512)
-    plain = parameters(resnet(18, through=False))
-    assert parameters(resnet(18)) - plain == sum(width * width + 2 * width for width in widths)
-    bare = resnet(18, through_norm=False)
-    assert parameters(resnet(18)) - parameters(bare) == 2 * sum(
+    plain = parameters(build_resnet(18, through=False))
+    assert parameters(build_resnet(18)) - plain == sum(
+        width * width + 2 * width for width in widths
+    )
+    bare = build_resnet(18, through_norm=False)
+    assert parameters(build_resnet(18)) - parameters(bare) == 2 * sum(
         (64, 64, 128, 128, 256, 256, 512, 512)
     )
 
@@ -81,7 +83,7 @@ def test_every_block_has_a_through_layer(factory: object, blocks: int) -> None:
 
 
 def test_names_are_readable() -> None:
-    names = dict(resnet(18, width=4).named_modules())
+    names = dict(build_resnet(18, width=4).named_modules())
     for name in (
         "stem.conv",
         "stages.0.1.conv1",
@@ -98,7 +100,7 @@ def test_names_are_readable() -> None:
 )
 def test_stems_shrink_the_image(stem: str, halvings: int) -> None:
     torch.manual_seed(0)
-    model = resnet(18, width=4, classes=3, in_channels=1, stem=stem).eval()
+    model = build_resnet(18, width=4, classes=3, in_channels=1, stem=stem).eval()
     seen: list[torch.Size] = []
     model.pool.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     for size in (64, 96):  # no size is baked in
@@ -108,7 +110,7 @@ def test_stems_shrink_the_image(stem: str, halvings: int) -> None:
 
 def test_both_convolutions_of_a_block_can_lose_channels_alone() -> None:
     torch.manual_seed(0)
-    model = resnet(18, width=8, classes=3, stem="small").eval()
+    model = build_resnet(18, width=8, classes=3, stem="small").eval()
     block, following = model.stages[0][0], model.stages[0][1]
     kept = torch.tensor([0, 1, 2, 4, 5, 7])
     for conv, norm in ((block.conv2, block.norm2), (block.through.conv, block.through.norm)):
@@ -129,7 +131,7 @@ def _keep_outputs(conv: nn.Conv2d, norm: nn.BatchNorm2d, kept: Tensor) -> None:
 
 def test_activations_neither_vanish_nor_explode_without_norms_on_the_skips() -> None:
     torch.manual_seed(0)
-    model = resnet(152, width=8, classes=10, stem="small", through_norm=False).train()
+    model = build_resnet(152, width=8, classes=10, stem="small", through_norm=False).train()
     seen: list[float] = []
     model.pool.register_forward_pre_hook(lambda module, inputs: seen.append(float(inputs[0].std())))
     with torch.no_grad():
@@ -145,8 +147,8 @@ def test_any_number_of_blocks() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ModelError, match=r"depth of 18, 34, 50, 101, 152; received 20.*ResNet\("):
-        resnet(20)
+        build_resnet(20)
     with pytest.raises(UnknownNameError, match="did you mean 'small'"):
-        resnet(18, stem="smal")
+        build_resnet(18, stem="smal")
     with pytest.raises(ModelError, match="width to be a whole number of at least 1; received 0"):
-        resnet(18, width=0)
+        build_resnet(18, width=0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import torchvision_on_cpu  # noqa: F401 - before torchvision and timm
 from secateurs.errors import ModelError, UnknownNameError
 from secateurs.models import add_through_layers
-from secateurs.models.resnet import resnet
+from secateurs.models.resnet import build_resnet
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -63,8 +63,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "timm seresnet50": (lambda: timm_model("seresnet50"), 16 - 4),
     "timm skresnet18": (lambda: timm_model("skresnet18"), 8 - 3),
     "timm regnet": (lambda: timm_model("regnetx_002"), 13 - 4),
-    "ours": (lambda: resnet(18, through=False, width=8), 8 - 3),
-    "our bottlenecks": (lambda: resnet(50, through=False, width=8), 16 - 4),
+    "ours": (lambda: build_resnet(18, through=False, width=8), 8 - 3),
+    "our bottlenecks": (lambda: build_resnet(50, through=False, width=8), 16 - 4),
 }
 
 
@@ -90,7 +90,7 @@ def test_the_outputs_are_the_same_and_the_original_is_untouched(name: str) -> No
 
 
 def test_nobodys_random_numbers_move() -> None:
-    model = resnet(18, through=False, width=4)
+    model = build_resnet(18, through=False, width=4)
     before = torch.get_rng_state()
     add_through_layers(model)
     assert torch.equal(before, torch.get_rng_state())
@@ -99,29 +99,33 @@ def test_nobodys_random_numbers_move() -> None:
 def test_only_basic_blocks() -> None:
     with torch.no_grad():
         assert (
-            len(through_layers(add_through_layers(resnet(18, through=False, width=4), "basic")))
+            len(
+                through_layers(
+                    add_through_layers(build_resnet(18, through=False, width=4), "basic")
+                )
+            )
             == 8
         )
     with pytest.raises(ModelError, match="basic residual block"):
-        add_through_layers(resnet(50, through=False, width=4), "basic")
+        add_through_layers(build_resnet(50, through=False, width=4), "basic")
     with pytest.raises(UnknownNameError, match="did you mean 'basic'"):
-        add_through_layers(resnet(18, through=False, width=4), "basics")
+        add_through_layers(build_resnet(18, through=False, width=4), "basics")
 
 
 def test_keeps_dtype_mode_and_what_is_trained() -> None:
-    model = resnet(18, through=False, width=4).double().train()
+    model = build_resnet(18, through=False, width=4).double().train()
     model.stages[0].requires_grad_(False)
     deeper = add_through_layers(model)
     assert deeper.stages[0][0].through.conv.weight.dtype == torch.float64
     assert not deeper.stages[0][0].through.conv.weight.requires_grad
     assert deeper.stages[1][1].through.conv.weight.requires_grad
     assert all(module.training for module in deeper.modules())
-    half = add_through_layers(resnet(18, through=False, width=4).bfloat16())
+    half = add_through_layers(build_resnet(18, through=False, width=4).bfloat16())
     assert half.stages[0][0].through.conv.weight.dtype == torch.bfloat16
 
 
 def test_the_running_statistics_stay() -> None:
-    model = trained(resnet(18, through=False, width=4)).train()
+    model = trained(build_resnet(18, through=False, width=4)).train()
     deeper = add_through_layers(model)
     kept = deeper.state_dict()
     assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
@@ -129,7 +133,7 @@ def test_the_running_statistics_stay() -> None:
 
 
 def test_the_last_convolutions_channels_can_go_alone_afterwards() -> None:
-    model = trained(resnet(18, through=False, width=8, classes=4))
+    model = trained(build_resnet(18, through=False, width=8, classes=4))
     deeper = add_through_layers(model)
     block, following = deeper.stages[0][1], deeper.stages[1][0]
     with torch.no_grad():

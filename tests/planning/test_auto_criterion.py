@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.criteria import CRITERIA, score
 from secateurs.errors import BudgetError, DataError, UnknownNameError
 from secateurs.planning.auto_criterion import (
@@ -18,7 +18,7 @@ from secateurs.planning.auto_criterion import (
     _ranked,
     tournament,
 )
-from secateurs.pytorch.statistics.cut_evaluation import judged
+from secateurs.pytorch.statistics.cut_evaluation import evaluate_cut
 from support.small_networks import Plain, Residual, images, labels
 
 X, Y = images(24), labels(24)
@@ -179,7 +179,9 @@ def test_candidates_have_to_exist():
 def test_no_cut_and_no_recalibration_is_the_dense_loss():
     model = Residual().eval()
     network = sec.trace(model, X[:1])
-    losses, right = judged(network, sec.Cut(), [Batch(X[:5], Y[:5]), Batch(X[5:], Y[5:])])
+    losses, right = evaluate_cut(
+        network, sec.Cut(), [CalibrationBatch(X[:5], Y[:5]), CalibrationBatch(X[5:], Y[5:])]
+    )
     with torch.no_grad():
         outputs = model(torch.from_numpy(X))
     expected = F.cross_entropy(outputs, torch.from_numpy(Y), reduction="none")

@@ -91,7 +91,7 @@ def test_conditions_are_read_from_text_and_kept_in_settings():
     budget = sec.Budget.parse("latency=0.5,runtime=onnxruntime,threads=2,macs=0.9")
     assert budget.conditions == Conditions(runtime="onnxruntime", threads=2)
     assert sec.Budget.of(budget.as_plain) == budget
-    assert budget.without("latency") == sec.Budget(macs=0.9)
+    assert budget.ablate("latency") == sec.Budget(macs=0.9)
     with pytest.raises(sec.UnknownNameError, match="no runtime is called 'tensorrt'"):
         sec.Budget.parse("latency=0.5,runtime=tensorrt")
 

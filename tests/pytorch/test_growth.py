@@ -51,14 +51,14 @@ def test_what_one_layer_needed_is_done_for_all_of_its_kind(monkeypatch):
     from secateurs.pytorch.sizes import hardcoded
 
     rehearsals = 0
-    rehearse = hardcoded.Rehearsal.rehearse
+    rehearse = hardcoded.DryRun.rehearse
 
     def counted(self):
         nonlocal rehearsals
         rehearsals += 1
         return rehearse(self)
 
-    monkeypatch.setattr(hardcoded.Rehearsal, "rehearse", counted)
+    monkeypatch.setattr(hardcoded.DryRun, "rehearse", counted)
     model = nn.Sequential(*(Attention(8, 2) for _ in range(40)), nn.Linear(8, 2)).eval()
     x = torch.randn(1, 3, 8)
     network = sec.trace(model, x)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import secateurs as sec
-from secateurs.study.lock import LOCK, check_free, lock, occupy
+from secateurs.study.lock import LOCK, check_free, hold_lock, occupy
 
 HOLDS = (
     "import sys, time, pathlib; from secateurs.study.lock import lock\n"
@@ -31,7 +31,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_told_at_once_and_by_whom(tmp_path, holder):
-    for ask in (lambda: lock(tmp_path).__enter__(), lambda: check_free(tmp_path)):
+    for ask in (lambda: hold_lock(tmp_path).__enter__(), lambda: check_free(tmp_path)):
         with pytest.raises(sec.StudyError, match=f"process {holder.pid} on .* is working in"):
             ask()
 
@@ -41,7 +41,7 @@ def test_the_lock_dies_with_its_owner(tmp_path, holder, how):
     holder.send_signal(how)
     holder.wait(10)
     check_free(tmp_path)
-    with lock(tmp_path):
+    with hold_lock(tmp_path):
         assert str(os.getpid()) in (tmp_path / LOCK).read_text()
     assert list(tmp_path.iterdir()) == []
 
@@ -51,29 +51,29 @@ def test_two_threads_of_one_process_are_two(tmp_path):
 
     def second():
         try:
-            with lock(tmp_path):
+            with hold_lock(tmp_path):
                 said.append("held")
         except sec.StudyError as error:
             said.append(str(error))
 
-    with lock(tmp_path):
+    with hold_lock(tmp_path):
         other = threading.Thread(target=second)
         other.start()
         other.join()
     assert "another call in this process" in said[0]
-    with lock(tmp_path):
+    with hold_lock(tmp_path):
         pass
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     reader, writer = os.pipe()
-    with lock(tmp_path):
+    with hold_lock(tmp_path):
         child = os.fork()
         if child == 0:
             os.close(writer)
             os.read(reader, 1)  # a worker that outlives its parent
             os._exit(0)
-    with lock(tmp_path):
+    with hold_lock(tmp_path):
         pass
     os.close(writer)
     os.waitpid(child, 0)

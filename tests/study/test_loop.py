@@ -10,7 +10,7 @@ import secateurs as sec
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration, Stop, Task
 from secateurs.settings.training import Training
-from secateurs.study.check import check
+from secateurs.study.check import check_study
 from secateurs.study.position import Stage
 from secateurs.training.schedules import learning_rates
 from support.scripted import Recorded, Scripted, run
@@ -332,7 +332,7 @@ def configured(**settings):
 def test_what_cannot_be_done_is_said_before_anything_is_trained(settings, criterion, error, said):
     learner = Scripted(recovers_until(9))
     with pytest.raises(error, match=said.replace(".", r"\.")):
-        check(learner, configured(**settings), criterion)
+        check_study(learner, configured(**settings), criterion)
     assert learner.log == []
 
 

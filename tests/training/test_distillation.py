@@ -3,7 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
 from secateurs.training import distillation
 from secateurs.training.distillation import Effort, Judge, lesson_of, one_cycle, train
@@ -37,7 +37,7 @@ class Walker:
 
 def images(*counts):
     total = np.arange(sum(counts), dtype=np.float32)[:, None]
-    return [Batch(part, None) for part in np.split(total, np.cumsum(counts)[:-1])]
+    return [CalibrationBatch(part, None) for part in np.split(total, np.cumsum(counts)[:-1])]
 
 
 def taught(small, way, steps=4):
@@ -126,7 +126,9 @@ def test_the_same_key_means_the_same_images():
 
 def test_images_of_several_inputs_stay_together():
     given = [
-        Batch({"a": np.arange(4.0)[:, None] + 4 * k, "b": np.arange(4)[:, None] + 4 * k}, None)
+        CalibrationBatch(
+            {"a": np.arange(4.0)[:, None] + 4 * k, "b": np.arange(4)[:, None] + 4 * k}, None
+        )
         for k in range(2)
     ]
     for _, found in islice(lesson_of(given, None, batch_size=3, seed=0).batches(), 4):
@@ -135,7 +137,7 @@ def test_images_of_several_inputs_stay_together():
 
 
 def test_sentences_of_several_lengths_stay_in_their_batches():
-    given = [Batch(np.ones((2, length)), None) for length in (3, 5, 7)]
+    given = [CalibrationBatch(np.ones((2, length)), None) for length in (3, 5, 7)]
     lesson = lesson_of(given, None, batch_size=2, seed=0)
     shapes = [found.shape for _, found in islice(lesson.batches(), 3)]
     assert sorted(shapes) == [(2, 3), (2, 5), (2, 7)]
@@ -143,9 +145,13 @@ def test_sentences_of_several_lengths_stay_in_their_batches():
 
 def test_images_are_changed_where_the_user_allows_it():
     pictures = np.random.default_rng(0).normal(size=(6, 2, 8, 8)).astype(np.float32)
-    plain = next(lesson_of([Batch(pictures, None)], None, batch_size=6, seed=0).batches())[1]
+    plain = next(
+        lesson_of([CalibrationBatch(pictures, None)], None, batch_size=6, seed=0).batches()
+    )[1]
     flips = next(
-        lesson_of([Batch(pictures, None)], Augmentation(flip=True), batch_size=6, seed=0).batches()
+        lesson_of(
+            [CalibrationBatch(pictures, None)], Augmentation(flip=True), batch_size=6, seed=0
+        ).batches()
     )[1]
     flipped = [not np.array_equal(one, two) for one, two in zip(plain, flips, strict=True)]
     assert 0 < sum(flipped) < 6
@@ -154,7 +160,11 @@ def test_images_are_changed_where_the_user_allows_it():
     # The same with channels last.
     last = np.ascontiguousarray(np.moveaxis(pictures, 1, -1))
     lesson = lesson_of(
-        [Batch(last, None)], Augmentation(flip=True), batch_size=6, seed=0, channels_last=True
+        [CalibrationBatch(last, None)],
+        Augmentation(flip=True),
+        batch_size=6,
+        seed=0,
+        channels_last=True,
     )
     assert np.array_equal(np.moveaxis(next(lesson.batches())[1], -1, 1), flips)
 

@@ -107,7 +107,7 @@ class Ablation:
         return np.unique(order[:best])
 
 
-class Tally:
+class AblationSums:
     """Sums of what removing channels did, by class; memory does not grow with the images.
 
     Args:

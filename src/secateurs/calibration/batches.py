@@ -22,7 +22,7 @@ FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Batch:
+class CalibrationBatch:
     """Some images, as the model takes them, and their labels if there are any.
 
     Attributes:
@@ -36,15 +36,17 @@ class Batch:
     def __len__(self) -> int:
         return len(_arrays(self.images)[0])
 
-    def rows(self, chosen: NDArray[np.int64] | slice) -> Batch:
+    def rows(self, chosen: NDArray[np.int64] | slice) -> CalibrationBatch:
         """Some of its images."""
-        return Batch(
+        return CalibrationBatch(
             _each(self.images, lambda array: array[chosen]),
             None if self.labels is None else self.labels[chosen],
         )
 
 
-def batches(data: Any, example_inputs: Any, who: str, *, labels: bool) -> Iterator[Batch]:
+def iterate_batches(
+    data: Any, example_inputs: Any, who: str, *, labels: bool
+) -> Iterator[CalibrationBatch]:
     """Calibration data, batch by batch, checked.
 
     Args:
@@ -152,7 +154,7 @@ def _sliced(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         yield _each(images, lambda array, rows=rows: array[rows]), marks
 
 
-def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) -> Batch:
+def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) -> CalibrationBatch:
     images = _each(given[0], as_array)
     marks = None if given[1] is None else as_array(given[1])
     received, expected = _arrays(images), _arrays(like)
@@ -191,7 +193,7 @@ def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) 
         )
     if marks is not None and marks.dtype.kind == "f" and not np.isfinite(marks).all():
         raise DataError(f"{where}: expected finite labels; received NaN or infinity")
-    return Batch(images, marks)
+    return CalibrationBatch(images, marks)
 
 
 def _described(images: Any) -> str:

@@ -10,8 +10,16 @@ from typing import Protocol
 import numpy as np
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.batches import Batch
-from secateurs.calibration.statistics import Array, Gates, Gathered, Gram, Reading, Sums, part_of
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.statistics import (
+    ActivationStatistics,
+    Array,
+    CalibrationStatistics,
+    Gates,
+    Gram,
+    Sums,
+    channel_index,
+)
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.criteria.registry import Need
@@ -20,7 +28,7 @@ from secateurs.criteria.registry import Need
 class Ablating(Protocol):
     """Removes channels, batch by batch."""
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: CalibrationBatch) -> None:
         """One batch."""
 
     def ablation(self) -> Ablation:
@@ -28,7 +36,7 @@ class Ablating(Protocol):
 
 
 @dataclass(eq=False)
-class Gathering(ABC):
+class StatisticsCollector(ABC):
     """The sums of one pass. A framework says how each is taken from a batch.
 
     Attributes:
@@ -45,7 +53,7 @@ class Gathering(ABC):
     network: Network
     needs: Need
     images: int = field(init=False, default=0)
-    readings: list[Reading] = field(init=False, default_factory=list)
+    readings: list[ActivationStatistics] = field(init=False, default_factory=list)
     grams: dict[str, dict[int, Gram]] = field(init=False)
     curvature: dict[str, Sums] = field(init=False, default_factory=dict)
     gates: Gates = field(init=False)
@@ -55,7 +63,7 @@ class Gathering(ABC):
         self.grams = {group.name: {} for group in self.network.groups}
         self.gates = Gates(self.network.solution)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: CalibrationBatch) -> None:
         """Go through one batch, for everything that is needed."""
         self.images += len(batch)
         if self.needs & (Need.ACTIVATIONS | Need.GRAMS):
@@ -68,10 +76,10 @@ class Gathering(ABC):
         if self.needs & Need.ABLATION:
             self.ablation.add(batch)
 
-    def gathered(self) -> Gathered:
+    def gathered(self) -> CalibrationStatistics:
         """All of it."""
         needs = self.needs
-        return Gathered(
+        return CalibrationStatistics(
             self.images,
             tuple(self.readings) if needs & Need.ACTIVATIONS else None,
             {name: tuple(own.values()) for name, own in self.grams.items()}
@@ -87,15 +95,15 @@ class Gathering(ABC):
     # -- what a framework does with a batch
 
     @abstractmethod
-    def add_values(self, batch: Batch) -> None:
+    def add_values(self, batch: CalibrationBatch) -> None:
         """Add to the readings, the grams or both, as is needed."""
 
     @abstractmethod
-    def add_gates(self, batch: Batch) -> None:
+    def add_gates(self, batch: CalibrationBatch) -> None:
         """Add to the gates."""
 
     @abstractmethod
-    def add_squared_gradients(self, image: Batch) -> None:
+    def add_squared_gradients(self, image: CalibrationBatch) -> None:
         """Add to the curvature; of one image."""
 
     # -- what helps it
@@ -103,13 +111,13 @@ class Gathering(ABC):
     def note_reader(self, number: int, layer: str, units: Ids, strength: Sums) -> None:
         """One more consumer of a reading's values; a reading's first comes after the last one's."""
         if number == len(self.readings):
-            self.readings.append(Reading(layer, units, np.zeros(len(units))))
-        self.readings[number].strength += strength
+            self.readings.append(ActivationStatistics(layer, units, np.zeros(len(units))))
+        self.readings[number].reader_norm += strength
 
     def groups_among(self, units: Ids) -> Iterator[tuple[str, Ids]]:
         """(group, indices of each channel) of the groups whose channels lie along an axis."""
         for group in self.network.groups:
-            rows = part_of(self.network, group, units).rows
+            rows = channel_index(self.network, group, units).rows
             if rows is not None:
                 yield group.name, rows
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from secateurs.calibration.ablation import Ablation, Tally
-from secateurs.calibration.batches import Batch, as_array
+from secateurs.calibration.ablation import Ablation, AblationSums
+from secateurs.calibration.batches import CalibrationBatch, as_array
 from secateurs.calibration.removal import Removals, Run, tally_changes_, tally_dense_
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
@@ -124,7 +124,7 @@ class Race(Generic[Run]):
 
     network: Network
     removals: Removals[Run]
-    parts: Sequence[Batch]
+    parts: Sequence[CalibrationBatch]
     share: float
     scope: Scope
     confidence: float
@@ -133,14 +133,16 @@ class Race(Generic[Run]):
     bend: Floats = field(init=False)
     gained: Floats = field(init=False)
     done: Ids = field(init=False)
-    tally: Tally = field(init=False)
+    tally: AblationSums = field(init=False)
 
     def __post_init__(self) -> None:
         groups = self.network.groups
         self.group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         self.place = np.concatenate([*(np.arange(len(g)) for g in groups), np.zeros(0, np.int64)])
-        self.price = np.array([self.removals.price(group) for group in groups])[self.group_of]
-        in_steps = np.array([self.removals.takes_some(group) for group in groups], bool)
+        self.cost_per_image = np.array([self.removals.cost_per_image(group) for group in groups])[
+            self.group_of
+        ]
+        in_steps = np.array([self.removals.supports_subsets(group) for group in groups], bool)
         self._in_steps = in_steps[self.group_of]
         self._runs: dict[int, Run] = {}
         self._share_out(*self._seen_dense())
@@ -154,7 +156,7 @@ class Race(Generic[Run]):
         for number in range(len(self.parts)):
             dense = self._dense(number)
             if number == 0:
-                self.tally = Tally(self.network, dense.classes)
+                self.tally = AblationSums(self.network, dense.classes)
             tally_dense_(self.tally, dense)
             losses = as_array(dense.losses).astype(np.float64)
             curved.append(curvature(losses) if dense.classes else np.ones(len(losses)))
@@ -303,7 +305,7 @@ class Race(Generic[Run]):
 
     def _most_doubtful(self, doubt: Floats, allowed: float) -> Ids:
         """Whom to remove next: as many as would leave no more doubt than allowed."""
-        order = np.argsort(-doubt / self.price, kind="stable")
+        order = np.argsort(-doubt / self.cost_per_image, kind="stable")
         order = order[~self.known[order]]
         left = doubt.sum() - np.cumsum(doubt[order])
         enough = int(np.argmax(left <= allowed)) + 1 if (left <= allowed).any() else len(order)
@@ -334,7 +336,7 @@ class Race(Generic[Run]):
                 steps = step_of[own]
                 where = (steps > self.done[own, None]) & (steps <= until[own, None])
                 if where.any():
-                    changes = self.removals.without(dense, group, self.place[own], where)
+                    changes = self.removals.ablate(dense, group, self.place[own], where)
                     tally_changes_(self.tally, dense, group, self.place[own], changes, where)
                     self._gain(own, as_array(changes.loss), np.where(where, steps, 0))
         self.done = until

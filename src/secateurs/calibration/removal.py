@@ -8,13 +8,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.ablation import Ablation, Sums, Tally
-from secateurs.calibration.batches import Batch, as_array
+from secateurs.calibration.ablation import Ablation, AblationSums, Sums
+from secateurs.calibration.batches import CalibrationBatch, as_array
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 
 
-class Dense(Protocol):
+class DenseRun(Protocol):
     """A dense network's run on one batch. Arrays may be tensors of any framework."""
 
     @property
@@ -34,10 +34,10 @@ class Dense(Protocol):
         """How many classes the outputs score; 0 where labels are not classes."""
 
 
-Run = TypeVar("Run", bound=Dense)
+Run = TypeVar("Run", bound=DenseRun)
 
 
-class Changes(Protocol):
+class LossChanges(Protocol):
     """What removing channels did, image by image. Arrays may be tensors of any framework."""
 
     @property
@@ -52,12 +52,12 @@ class Changes(Protocol):
 class Removals(Protocol[Run]):
     """Removes channels of a network one at a time."""
 
-    def dense(self, batch: Batch) -> Run:
+    def dense(self, batch: CalibrationBatch) -> Run:
         """The dense network's run on a batch."""
 
-    def without(
+    def ablate(
         self, dense: Run, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
-    ) -> Changes:
+    ) -> LossChanges:
         """Remove each of these channels of a group, alone, on the batch of that run.
 
         Where ``where``, of shape (channels, images), is given, only what it names has to be right.
@@ -66,10 +66,10 @@ class Removals(Protocol[Run]):
     def slopes(self, dense: Run) -> Sums:
         """The derivative of each image's loss with respect to each atom's gate; (images, atoms)."""
 
-    def takes_some(self, group: Group) -> bool:
+    def supports_subsets(self, group: Group) -> bool:
         """Whether a channel of the group is removed on some images for less than on all."""
 
-    def price(self, group: Group) -> float:
+    def cost_per_image(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels on one image."""
 
 
@@ -81,42 +81,44 @@ class ExactAblation(Generic[Run]):
         removals: of it, made from the first batch.
     """
 
-    def __init__(self, network: Network, removals: Callable[[Batch], Removals[Run]]) -> None:
+    def __init__(
+        self, network: Network, removals: Callable[[CalibrationBatch], Removals[Run]]
+    ) -> None:
         self._network = network
         self._make = removals
         self._removals: Removals[Run] | None = None
-        self._tally: Tally | None = None
+        self._tally: AblationSums | None = None
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: CalibrationBatch) -> None:
         """One batch."""
         if self._removals is None:
             self._removals = self._make(batch)
         dense = self._removals.dense(batch)
         if self._tally is None:
-            self._tally = Tally(self._network, dense.classes)
+            self._tally = AblationSums(self._network, dense.classes)
         tally_dense_(self._tally, dense)
         for group in self._network.groups:
             every = np.arange(len(group))
-            changes = self._removals.without(dense, group, every)
+            changes = self._removals.ablate(dense, group, every)
             tally_changes_(self._tally, dense, group, every, changes)
 
     def ablation(self) -> Ablation:
         """All of it."""
-        return (self._tally or Tally(self._network, 0)).ablation()
+        return (self._tally or AblationSums(self._network, 0)).ablation()
 
 
-def tally_dense_(tally: Tally, dense: Dense) -> None:
+def tally_dense_(tally: AblationSums, dense: DenseRun) -> None:
     """Add the dense network on one batch."""
     right = None if dense.right is None else as_array(dense.right)
     tally.add_dense(as_array(dense.losses).astype(np.float64), right, _labels(dense))
 
 
 def tally_changes_(
-    tally: Tally,
-    dense: Dense,
+    tally: AblationSums,
+    dense: DenseRun,
     group: Group,
     channels: Ids,
-    changes: Changes,
+    changes: LossChanges,
     where: NDArray[np.bool_] | None = None,
 ) -> None:
     """Add what removing channels did on that batch, or on the images that ``where`` names."""
@@ -124,6 +126,6 @@ def tally_changes_(
     tally.add(group.name, channels, loss, right, _labels(dense), where)
 
 
-def _labels(dense: Dense) -> Ids | None:
+def _labels(dense: DenseRun) -> Ids | None:
     """The images' classes, if they have any."""
     return as_array(dense.labels) if dense.classes and dense.labels is not None else None

@@ -52,7 +52,7 @@ class Zeros:
 
 
 @dataclass(eq=False, slots=True)
-class Reading:
+class ActivationStatistics:
     """The values that consumers read along one axis, summed up at each index.
 
     Consumers that read the same values count as one: the branches of a residual block, say.
@@ -73,7 +73,7 @@ class Reading:
 
     layer: str
     units: Ids
-    strength: Sums
+    reader_norm: Sums
     count: int = 0
     activations: Zeros | None = None
     zeros: Sums = field(init=False)
@@ -193,7 +193,7 @@ class Gates:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Gathered:
+class CalibrationStatistics:
     """All that was gathered in one pass over the calibration data; what was not asked for is None.
 
     Attributes:
@@ -206,7 +206,7 @@ class Gathered:
     """
 
     images: int = 0
-    readings: tuple[Reading, ...] | None = None
+    readings: tuple[ActivationStatistics, ...] | None = None
     grams: Mapping[str, tuple[Gram, ...]] | None = None
     gates: Gates | None = None
     curvature: Mapping[str, Array] | None = None
@@ -214,7 +214,7 @@ class Gathered:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Part:
+class ChannelIndex:
     """The indices along an axis that a group's channels are.
 
     Attributes:
@@ -246,10 +246,10 @@ class Part:
         return self.index[order].reshape(self.channels, -1)
 
 
-def part_of(network: Network, group: Group, units: Ids) -> Part:
+def channel_index(network: Network, group: Group, units: Ids) -> ChannelIndex:
     """Where, along an axis of these units, a group's channels lie."""
     atoms = network.solution.atoms[units]
     place = np.full(network.solution.count, -1)
     place[group.channels] = np.arange(len(group))
     index, column = np.nonzero(place[atoms] >= 0)
-    return Part(index, place[atoms[index, column]], len(group))
+    return ChannelIndex(index, place[atoms[index, column]], len(group))

@@ -22,13 +22,13 @@ def metadata(cut: Cut) -> dict[str, str]:
     return {"format": "pt", METADATA_KEY: cut.to_json()}
 
 
-def cut_in(said: Mapping[str, str]) -> Cut:
+def cut_from_metadata(said: Mapping[str, str]) -> Cut:
     """The cut inside what a file says of itself; an empty one where there is none."""
     inside = said.get(METADATA_KEY)
     return Cut() if inside is None else Cut.from_json(inside)
 
 
-def file_bytes(network: Network, cut: Cut) -> int:
+def predicted_file_size(network: Network, cut: Cut) -> int:
     """Bytes of the file that holds the network after ``cut``: exact for a model as traced.
 
     Buffers that a model does not save are counted all the same.

@@ -106,7 +106,7 @@ class Proof:
         return shown
 
 
-def furthest_apart(
+def largest_mismatch(
     layers: Sequence[str],
     received: Sequence[NDArray[np.float64]],
     expected: Sequence[NDArray[np.float64]],

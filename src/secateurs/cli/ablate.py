@@ -44,10 +44,12 @@ EXAMPLE = "secateurs ablate --model resnet18 --weights mine.pt --data fashion-mn
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_options(ablate, [*options_in(TASK_OPTIONS), *own_options(ablate)]))
+    app.command("ablate")(
+        with_options(ablate_command, [*options_in(TASK_OPTIONS), *own_options(ablate_command)])
+    )
 
 
-def ablate(
+def ablate_command(
     *,
     images: Images = 256,
     mode: Mode = "exact",

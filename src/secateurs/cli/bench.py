@@ -46,10 +46,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace those file
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(bench)
+    app.command("bench")(bench_command)
 
 
-def bench(
+def bench_command(
     models: Models,
     weights: Weights = None,
     shape: Input = "1x3x224x224",

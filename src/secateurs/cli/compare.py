@@ -15,18 +15,18 @@ from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
 from secateurs.comparison import (
-    Alone,
-    Cluster,
     Comparison,
-    Contest,
-    Crew,
+    ComparisonCallback,
     Dense,
-    Ledger,
-    Onlooker,
+    Executor,
+    JobRunner,
     Outcome,
-    Processes,
-    by_name,
-    carry_out,
+    ProcessExecutor,
+    RayExecutor,
+    ResultStore,
+    SerialExecutor,
+    learner_factory,
+    run_comparison,
 )
 from secateurs.errors import SecateursError
 from secateurs.formatting import percent
@@ -54,10 +54,12 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     told = options_of(Comparison, "What to compare", only=_TOLD)
     training = options_of(Training, "Training", {"batches": "train_batches"})
-    app.command()(with_options(compare, [*options_in(_OWN_OPTIONS), *told, *training]))
+    app.command("compare")(
+        with_options(compare_command, [*options_in(_OWN_OPTIONS), *told, *training])
+    )
 
 
-def compare(**options: Any) -> None:
+def compare_command(**options: Any) -> None:
     """Prune the same models by several strategies, train them alike, and compare what is left.
 
     Every strategy removes every amount from the dense model of every seed; each result is kept as
@@ -77,13 +79,13 @@ def compare(**options: Any) -> None:
     comparison, directory = _resumed(given) if "resume" in given else _told(given)
     crew = _crew(given, comparison)
     try:
-        with _progress(quiet=bool(given.get("quiet"))) as onlooker:
-            results = carry_out(
+        with _progress(quiet=bool(given.get("quiet"))) as callback:
+            results = run_comparison(
                 comparison,
                 directory,
                 crew,
                 fresh=bool(given.get("fresh", False)),
-                onlooker=onlooker,
+                callback=callback,
             )
     except KeyboardInterrupt:
         console(stderr=True).print(f"\ngo on with: secateurs compare --resume {directory}")
@@ -101,7 +103,7 @@ def _resumed(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
             "too. Leave that out, or give the whole command without --resume to add strategies, "
             "amounts or seeds."
         )
-    ledger = Ledger.open(given["resume"])
+    ledger = ResultStore.open(given["resume"])
     return ledger.comparison, ledger.directory
 
 
@@ -134,28 +136,28 @@ def _listed(name: str, values: list[Any]) -> list[Any]:
         ) from error
 
 
-def _crew(given: Mapping[str, Any], comparison: Comparison) -> Crew:
+def _crew(given: Mapping[str, Any], comparison: Comparison) -> Executor:
     count = given.get("jobs", 1)
     if count < 1:
         raise SecateursError(f"--jobs: expected a number of at least 1; received {count}")
     if "ray" in given:
-        return Cluster(given["ray"])
+        return RayExecutor(given["ray"])
     if count > 1:
-        return Processes(count)
-    return Alone(Contest(comparison, by_name(comparison)))
+        return ProcessExecutor(count)
+    return SerialExecutor(JobRunner(comparison, learner_factory(comparison)))
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Onlooker]:
+def _progress(*, quiet: bool) -> Iterator[ComparisonCallback]:
     """A line a job; on a terminal a bar below them."""
     if quiet:
-        yield Onlooker()
+        yield ComparisonCallback()
         return
     with bars() as shown:
         yield JobLines(shown)
 
 
-class JobLines(Onlooker):
+class JobLines(ComparisonCallback):
     """A line a job, as they end; a bar of all of them on a terminal."""
 
     def __init__(self, bars: Progress | None) -> None:

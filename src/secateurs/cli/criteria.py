@@ -13,10 +13,10 @@ from secateurs.cli.show import console
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(criteria)
+    app.command("criteria")(criteria_command)
 
 
-def criteria(
+def criteria_command(
     name: Annotated[str | None, typer.Argument(help="One of them, to read all about it.")] = None,
 ) -> None:
     """List the ways to rank channels, or read the method card of one.

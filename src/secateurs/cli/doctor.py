@@ -42,10 +42,10 @@ _TOLERANCE = 1e-4
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(doctor)
+    app.command("doctor")(doctor_command)
 
 
-def doctor() -> None:
+def doctor_command() -> None:
     """Show versions, devices, threads and disk, and test this installation, in about ten seconds.
 
     Paste what it prints into a bug report. Nothing is left on disk. Exits with 1 if a test fails.
@@ -105,11 +105,11 @@ def _test_files() -> str:
     """A study's ways with files, on the disk that temporary files go to."""
     from secateurs.files import write_atomically
     from secateurs.study.history import History
-    from secateurs.study.lock import lock
+    from secateurs.study.lock import hold_lock
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        with lock(place):
+        with hold_lock(place):
             write_atomically(place / "file", b"whole")
             History.create(place / "history.jsonl").append("test", value=1.5)
         _expect((place / "file").read_bytes() == b"whole", "a file is not what was written to it")

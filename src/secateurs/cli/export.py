@@ -37,10 +37,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(export)
+    app.command("export")(export_command)
 
 
-def export(
+def export_command(
     model: ModelName,
     to: To = "onnx",
     weights: Weights = None,

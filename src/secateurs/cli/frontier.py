@@ -35,10 +35,10 @@ Keep = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(frontier)
+    app.command("frontier")(frontier_command)
 
 
-def frontier(
+def frontier_command(
     model: ModelName,
     data: DataName,
     weights: Weights = None,

@@ -11,10 +11,10 @@ from secateurs.cli.show import console, print_network, waiting
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(inspect)
+    app.command("inspect")(inspect_command)
 
 
-def inspect(
+def inspect_command(
     model: ModelName,
     weights: Weights = None,
     shape: Input = "1x3x224x224",

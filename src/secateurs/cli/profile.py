@@ -26,10 +26,10 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even what i
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(profile)
+    app.command("profile")(profile_command)
 
 
-def profile(
+def profile_command(
     model: ModelName,
     weights: Weights = None,
     shape: Input = "1x3x224x224",

@@ -104,10 +104,10 @@ _PLANNING = ("scope", "floor", "multiple", "skip")
 def register(app: typer.Typer) -> None:
     """Add the command."""
     planning = options_of(Pruning, "What goes", only=("criterion", *_PLANNING))
-    app.command()(with_options(prune, [*own_options(prune), *planning]))
+    app.command("prune")(with_options(prune_command, [*own_options(prune_command), *planning]))
 
 
-def prune(
+def prune_command(
     model: ModelName,
     to: To,
     weights: Weights = None,

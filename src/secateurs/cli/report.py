@@ -12,10 +12,10 @@ from secateurs.cli.show import console, waiting
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(report)
+    app.command("report")(report_command)
 
 
-def report(
+def report_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The study's directory.")],
 ) -> None:
     """Draw the report of a study again, or that of one that is still running.

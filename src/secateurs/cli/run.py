@@ -50,10 +50,12 @@ def register(app: typer.Typer) -> None:
     rounds = options_of(Pruning, "Each round")
     stop = options_of(Stop, "When to stop")
     training = options_of(Training, "Training", _OTHER_NAMES)
-    app.command()(with_options(run, [*options_in(_OWN_OPTIONS), *rounds, *stop, *training]))
+    app.command("run")(
+        with_options(run_command, [*options_in(_OWN_OPTIONS), *rounds, *stop, *training])
+    )
 
 
-def run(**options: Any) -> None:
+def run_command(**options: Any) -> None:
     """Train a model, then cut, fine-tune and repeat, until accuracy no longer recovers; report.
 
     Each round removes --step of the channels that remain, proves the cut, and fine-tunes. The

@@ -26,7 +26,9 @@ EXAMPLE = "secateurs sensitivity --model resnet18 --weights mine.pt --data fashi
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_options(sensitivity, [*options_in(TASK_OPTIONS), *own_options(sensitivity)]))
+    app.command("sensitivity")(
+        with_options(sensitivity, [*options_in(TASK_OPTIONS), *own_options(sensitivity)])
+    )
 
 
 def sensitivity(

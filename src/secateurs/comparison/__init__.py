@@ -1,33 +1,40 @@
 """Strategies held against each other: the same models, amounts, images and training for all."""
 
 from secateurs.comparison.entry import compare
-from secateurs.comparison.executors import Alone, Cluster, Crew, Order, Processes, by_name
-from secateurs.comparison.job_runner import Contest, Dense, Outcome, Pruner
+from secateurs.comparison.executors import (
+    Executor,
+    ProcessExecutor,
+    RayExecutor,
+    SerialExecutor,
+    WorkItem,
+    learner_factory,
+)
+from secateurs.comparison.job_runner import Dense, JobRunner, Outcome, Pruner
 from secateurs.comparison.results import Results
-from secateurs.comparison.runner import Onlooker, carry_out, write
-from secateurs.comparison.settings import Comparison, Job, parsed
-from secateurs.comparison.store import Ledger
+from secateurs.comparison.runner import ComparisonCallback, run_comparison, write
+from secateurs.comparison.settings import Comparison, Job, parse_job
+from secateurs.comparison.store import ResultStore
 
 __all__ = [
     # what is asked for
     "Comparison",
     "Job",
-    "parsed",
+    "parse_job",
     # who does it
-    "Alone",
-    "Cluster",
-    "Contest",
-    "Crew",
-    "Order",
-    "Processes",
+    "SerialExecutor",
+    "RayExecutor",
+    "JobRunner",
+    "Executor",
+    "WorkItem",
+    "ProcessExecutor",
     "Pruner",
-    "by_name",
-    "carry_out",
+    "learner_factory",
+    "run_comparison",
     "compare",
     # what it comes to
     "Dense",
-    "Ledger",
-    "Onlooker",
+    "ResultStore",
+    "ComparisonCallback",
     "Outcome",
     "Results",
     "write",

@@ -19,10 +19,10 @@ from secateurs.arguments import (
     is_whole,
     takes,
 )
-from secateurs.comparison.executors import Alone
-from secateurs.comparison.job_runner import Contest
+from secateurs.comparison.executors import SerialExecutor
+from secateurs.comparison.job_runner import JobRunner
 from secateurs.comparison.results import Results
-from secateurs.comparison.runner import Onlooker, carry_out
+from secateurs.comparison.runner import ComparisonCallback, run_comparison
 from secateurs.comparison.settings import Comparison
 from secateurs.errors import SecateursError
 from secateurs.planning.removal_order import Scope
@@ -32,7 +32,7 @@ from secateurs.training.learner import Learner
 
 Strategy = str | Callable[..., Any]
 
-_ONLOOKER = instance(Onlooker, "a secateurs.comparison.Onlooker", SecateursError)
+_ONLOOKER = instance(ComparisonCallback, "a secateurs.comparison.Onlooker", SecateursError)
 _MOST_SEEDS = 10_000
 _SEEDS = Kind(
     f"a whole number of 1 to {_MOST_SEEDS:,}",
@@ -52,7 +52,7 @@ _TRAINING = instance(
     directory=PATH,
     fresh=FLAG,
     skip=NAMES,
-    onlooker=_ONLOOKER.or_none(),
+    callback=_ONLOOKER.or_none(),
 )
 def compare(
     model: Any,
@@ -66,7 +66,7 @@ def compare(
     training: Training | None = None,
     directory: str | Path,
     fresh: bool = False,
-    onlooker: Onlooker | None = None,
+    callback: ComparisonCallback | None = None,
     scope: Scope = "group",
     floor: float = 0.1,
     multiple: int | None = None,
@@ -89,7 +89,7 @@ def compare(
         training: how to train, all alike.
         directory: where results are kept, and the page; a comparison begun there goes on.
         fresh: start over where the directory holds a comparison.
-        onlooker: told what happens.
+        callback: told what happens.
         scope: of the strategies that say none: take from every "group" alike, or the lowest scores
             of the whole "network".
         floor: as for ``plan``.
@@ -137,8 +137,8 @@ def compare(
         calibration_batches=calibration_batches,
         judge_on=judge_on,
     )
-    crew = Alone(Contest(comparison, make, own=own))
-    return carry_out(comparison, directory, crew, own=own, fresh=fresh, onlooker=onlooker)
+    crew = SerialExecutor(JobRunner(comparison, make, own=own))
+    return run_comparison(comparison, directory, crew, own=own, fresh=fresh, callback=callback)
 
 
 def _learner(model: Any, sources: Sources, training: Training, seed: int) -> Learner:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Protocol
 
-from secateurs.comparison.job_runner import Contest, Dense, Outcome, Pruner
+from secateurs.comparison.job_runner import Dense, JobRunner, Outcome, Pruner
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import SecateursError
 from secateurs.training.learner import Learner
@@ -24,7 +24,7 @@ _LIVES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WorkItem:
     """One thing to do, with all that another process, or another machine, needs for it.
 
     Attributes:
@@ -47,28 +47,28 @@ class Order:
         return f"dense model, seed {self.seed}" if self.job is None else self.job.name
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Carries orders out, in any order."""
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to, as they are done."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Alone:
+class SerialExecutor:
     """One after the other, in this process; the only crew for models that have no name."""
 
-    contest: Contest
+    contest: JobRunner
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to."""
         for order in orders:
             yield order, _done(self.contest, order)
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessExecutor:
     """Side by side on this machine.
 
     Attributes:
@@ -77,7 +77,7 @@ class Processes:
 
     count: int
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to, as they are done."""
         waiting = list(orders)
         try:
@@ -91,7 +91,7 @@ class Processes:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RayExecutor:
     """Over the machines of a Ray cluster; secateurs is installed on each.
 
     Attributes:
@@ -103,7 +103,7 @@ class Cluster:
     address: str
     cores: int = 1
 
-    def carry_out(self, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to, as they are done."""
         ray = _ray()
         begun = not ray.is_initialized()
@@ -115,14 +115,16 @@ class Cluster:
             if begun:
                 ray.shutdown()
 
-    def _carried_out(self, ray: Any, orders: Sequence[Order]) -> Iterator[tuple[Order, Result]]:
+    def _carried_out(
+        self, ray: Any, orders: Sequence[WorkItem]
+    ) -> Iterator[tuple[WorkItem, Result]]:
         carry_out = ray.remote(num_cpus=self.cores, max_retries=_LIVES - 1)(carry_out_order)
         shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with every job
         running = {}
         for order in orders:
             if order.dense and order.seed not in shared:
                 shared[order.seed] = ray.put(order.dense)
-            bare = Order(order.comparison, order.seed, order.job, b"", order.pruners)
+            bare = WorkItem(order.comparison, order.seed, order.job, b"", order.pruners)
             running[carry_out.remote(bare, shared.get(order.seed, b""))] = order
         while running:
             done, _ = ray.wait(list(running))
@@ -138,15 +140,15 @@ class Cluster:
                 yield running.pop(reference), result
 
 
-def carry_out_order(order: Order, dense: bytes = b"") -> Result:
+def carry_out_order(order: WorkItem, dense: bytes = b"") -> Result:
     """Carry one order out in a process of a crew."""
     contest = _contest(order.comparison, tuple(order.pruners.items()))
     if dense:
-        order = Order(order.comparison, order.seed, order.job, dense, order.pruners)
+        order = WorkItem(order.comparison, order.seed, order.job, dense, order.pruners)
     return _done(contest, order)
 
 
-def by_name(comparison: Comparison) -> Callable[[int], Learner]:
+def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
     """Seed -> a learner of the model and the data that the task names."""
 
     def make(seed: int) -> Learner:
@@ -164,16 +166,16 @@ def by_name(comparison: Comparison) -> Callable[[int], Learner]:
 
 
 @functools.lru_cache(maxsize=1)
-def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> Contest:
+def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> JobRunner:
     """The contest this process is in: what one job has built, the next may use again."""
     told = Comparison.model_validate_json(comparison)
-    return Contest(told, by_name(told), dict(pruners))
+    return JobRunner(told, learner_factory(told), dict(pruners))
 
 
-def _done(contest: Contest, order: Order) -> Result:
+def _done(contest: JobRunner, order: WorkItem) -> Result:
     if order.job is None:
         return contest.train_dense(order.seed)
-    return contest.compete(order.job, order.dense)
+    return contest.run(order.job, order.dense)
 
 
 def _prepare(threads: int) -> None:
@@ -181,7 +183,7 @@ def _prepare(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _side_by_side(orders: Sequence[Order], count: int) -> Iterator[tuple[Order, Result]]:
+def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[WorkItem, Result]]:
     """Each order with what it came to, in processes that are kept; they share the cores evenly.
 
     Raises:
@@ -202,7 +204,7 @@ def _side_by_side(orders: Sequence[Order], count: int) -> Iterator[tuple[Order, 
         pool.shutdown(cancel_futures=True)
 
 
-def _apart(order: Order, count: int) -> Result:
+def _apart(order: WorkItem, count: int) -> Result:
     """What an order comes to in a process of its own, tried again where that is killed."""
     for _ in range(_LIVES):
         try:
@@ -212,7 +214,7 @@ def _apart(order: Order, count: int) -> Result:
     return _lost(order)
 
 
-def _lost(order: Order) -> Outcome:
+def _lost(order: WorkItem) -> Outcome:
     """A job whose process is killed again and again: it is lost, the others are not.
 
     Raises:

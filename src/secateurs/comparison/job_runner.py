@@ -18,7 +18,7 @@ import numpy as np
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.channels.network import Network, Role
-from secateurs.comparison.settings import Comparison, Job, parsed
+from secateurs.comparison.settings import Comparison, Job, parse_job
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
@@ -113,7 +113,7 @@ class Outcome:
 
 
 @dataclass(eq=False)
-class Contest:
+class JobRunner:
     """Carries jobs out one after the other, keeping what the next may use again.
 
     Attributes:
@@ -155,7 +155,7 @@ class Contest:
             seconds=round(seconds, 3),
         ), content
 
-    def compete(self, job: Job, dense: bytes) -> Outcome:
+    def run(self, job: Job, dense: bytes) -> Outcome:
         """Prune a seed's dense model by a strategy, and train it again.
 
         What cannot be done, such as an amount that the floors forbid, is a failure of the job and
@@ -198,7 +198,7 @@ class Contest:
         learner.restore(unpacked(learner, dense))
         if job.strategy in self.pruners:
             return self.pruners[job.strategy](learner, job, self.comparison), "", None, ""
-        criterion, scope = parsed(job.strategy, self.comparison.scope, self.own)
+        criterion, scope = parse_job(job.strategy, self.comparison.scope, self.own)
         network = learner.trace()
 
         def planner(scores: Scores) -> Cut:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateurs.comparison.executors import Crew, Order, Result
+from secateurs.comparison.executors import Executor, Result, WorkItem
 from secateurs.comparison.job_runner import Dense, Outcome, Pruner
 from secateurs.comparison.results import Results
-from secateurs.comparison.settings import NOTHING, Comparison, parsed
-from secateurs.comparison.store import Ledger
+from secateurs.comparison.settings import NOTHING, Comparison, parse_job
+from secateurs.comparison.store import ResultStore
 from secateurs.files import write_atomically
 
 
-class Onlooker:
+class ComparisonCallback:
     """Told how far a comparison is; does nothing with it."""
 
     def begin(self, jobs: int, done: int) -> None:
@@ -27,15 +27,15 @@ class Onlooker:
         """A job is done."""
 
 
-def carry_out(
+def run_comparison(
     comparison: Comparison,
     directory: str | Path,
-    crew: Crew,
+    crew: Executor,
     *,
     pruners: Mapping[str, Pruner] = NOTHING,
     own: Mapping[str, Callable[..., Any]] = NOTHING,
     fresh: bool = False,
-    onlooker: Onlooker | None = None,
+    callback: ComparisonCallback | None = None,
 ) -> Results:
     """Carry out every job that has no result yet, and write tables, figures and the page.
 
@@ -46,7 +46,7 @@ def carry_out(
         pruners: strategies that are not criteria, by name.
         own: criteria of the user's, by name; the crew knows them too.
         fresh: start over where the directory holds a comparison.
-        onlooker: told what happens.
+        callback: told what happens.
 
     Raises:
         SecateursError: what was asked for cannot be done; found before anything is trained where
@@ -55,28 +55,30 @@ def carry_out(
     """
     for strategy in comparison.strategies:
         if strategy not in pruners:
-            parsed(strategy, comparison.scope, own)
-    with Ledger.hold(directory, comparison, fresh=fresh) as ledger:
-        _do_jobs(ledger, crew, pruners, onlooker or Onlooker())
+            parse_job(strategy, comparison.scope, own)
+    with ResultStore.hold(directory, comparison, fresh=fresh) as ledger:
+        _do_jobs(ledger, crew, pruners, callback or ComparisonCallback())
         results = Results(comparison, ledger.denses, ledger.outcomes)
         write(results, ledger.directory)
     return results
 
 
-def _do_jobs(ledger: Ledger, crew: Crew, pruners: Mapping[str, Pruner], onlooker: Onlooker) -> None:
+def _do_jobs(
+    ledger: ResultStore, crew: Executor, pruners: Mapping[str, Pruner], callback: ComparisonCallback
+) -> None:
     """Do, and keep, whatever has no result yet: dense models first, then what is cut from them."""
     told, jobs = ledger.comparison.to_json(), ledger.comparison.jobs
     open_jobs = [job for job in jobs if ledger.outcome(job) is None]
-    onlooker.begin(len(jobs), len(jobs) - len(open_jobs))
+    callback.begin(len(jobs), len(jobs) - len(open_jobs))
     seeds = dict.fromkeys(job.seed for job in open_jobs)
-    untrained = [Order(told, seed) for seed in seeds if ledger.dense(seed) is None]
+    untrained = [WorkItem(told, seed) for seed in seeds if ledger.dense(seed) is None]
     for _, result in crew.carry_out(untrained):
-        _keep(ledger, result, onlooker)
+        _keep(ledger, result, callback)
     contents = {seed: ledger.dense_content(seed) for seed in seeds}
     travelling = dict(pruners)  # a read-only view of them cannot be sent to another process
-    orders = [Order(told, job.seed, job, contents[job.seed], travelling) for job in open_jobs]
+    orders = [WorkItem(told, job.seed, job, contents[job.seed], travelling) for job in open_jobs]
     for _, result in crew.carry_out(orders):
-        _keep(ledger, result, onlooker)
+        _keep(ledger, result, callback)
 
 
 def write(results: Results, directory: Path) -> Path:
@@ -89,10 +91,10 @@ def write(results: Results, directory: Path) -> Path:
     return contest_page.write(results.to_plain(), directory)
 
 
-def _keep(ledger: Ledger, result: Result, onlooker: Onlooker) -> None:
+def _keep(ledger: ResultStore, result: Result, callback: ComparisonCallback) -> None:
     if isinstance(result, Outcome):
         ledger.keep(result)
-        onlooker.finished(result)
+        callback.finished(result)
     else:
         ledger.keep_dense(*result)
-        onlooker.trained(result[0])
+        callback.trained(result[0])

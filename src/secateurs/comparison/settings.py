@@ -93,7 +93,7 @@ class Job:
         return f"{plain}-{100 * self.amount:g}-seed{self.seed}"
 
 
-def parsed(
+def parse_job(
     strategy: str, scope: Scope, own: Mapping[str, Callable[..., Any]] = NOTHING
 ) -> tuple[str | Callable[..., Any], Scope]:
     """(criterion, scope) of a strategy as it was asked for.

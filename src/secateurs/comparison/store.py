@@ -49,7 +49,7 @@ Kind = TypeVar("Kind", Dense, Outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class ResultStore:
     """The files of one comparison.
 
     Attributes:
@@ -190,7 +190,7 @@ def _refuse(place: Path, comparison: Comparison, *, fresh: bool) -> None:
     except (OSError, ValueError):
         return  # the name is no directory's; making it says so
     if is_one and not fresh:
-        _refuse_another(Ledger.open(place), comparison)
+        _refuse_another(ResultStore.open(place), comparison)
     elif is_there and not is_one and any(path.name != LOCK for path in place.iterdir()):
         raise StudyError(
             f"{place}: expected an empty or a new directory, or a comparison's; received one "
@@ -198,7 +198,7 @@ def _refuse(place: Path, comparison: Comparison, *, fresh: bool) -> None:
         )
 
 
-def _refuse_another(ledger: Ledger, comparison: Comparison) -> None:
+def _refuse_another(ledger: ResultStore, comparison: Comparison) -> None:
     free = ("strategies", "amounts", "seeds")
     same = comparison.model_copy(update={name: getattr(ledger.comparison, name) for name in free})
     differences = ledger.comparison.differences(same)

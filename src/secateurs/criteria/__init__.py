@@ -1,7 +1,13 @@
 """Ways to rank channels. Importing this package registers every criterion."""
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.statistics import Gates, Gathered, Gram, Part, Reading
+from secateurs.calibration.statistics import (
+    ActivationStatistics,
+    CalibrationStatistics,
+    ChannelIndex,
+    Gates,
+    Gram,
+)
 from secateurs.criteria import (
     ablation,
     activations,
@@ -12,7 +18,7 @@ from secateurs.criteria import (
     weights,
 )
 from secateurs.criteria.ablation import critical_channels
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.redundancy import redundant
 from secateurs.criteria.registry import (
     AUTO,
@@ -23,7 +29,7 @@ from secateurs.criteria.registry import (
     criterion,
     find,
 )
-from secateurs.criteria.scoring import Scores, gather, score, score_many
+from secateurs.criteria.scoring import Scores, collect_statistics, score, score_many
 
 __all__ = [
     # one family of criteria a module
@@ -43,9 +49,9 @@ __all__ = [
     "criterion",
     "find",
     # scoring
-    "Facts",
+    "GroupData",
     "Scores",
-    "gather",
+    "collect_statistics",
     "score",
     "score_many",
     # selections
@@ -54,8 +60,8 @@ __all__ = [
     # what calibration data say
     "Ablation",
     "Gates",
-    "Gathered",
+    "CalibrationStatistics",
     "Gram",
-    "Part",
-    "Reading",
+    "ChannelIndex",
+    "ActivationStatistics",
 ]

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from secateurs.arguments import takes, whole_number
 from secateurs.calibration.ablation import ABLATION, Ablation
 from secateurs.channels.network import NETWORK, Network
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 
 
 @criterion(Need.ABLATION)
-def oracle(facts: Facts) -> Array:
+def oracle(facts: GroupData) -> Array:
     """Change of the loss when the channel is removed, measured.
 
     Formula: s_j = mean over images of L_n(without channel j) - L_n. Below 0 the network is better
@@ -32,7 +32,7 @@ def oracle(facts: Facts) -> Array:
 
 
 @criterion(Need.ABLATION)
-def critical(facts: Facts) -> Array:
+def critical(facts: GroupData) -> Array:
     """By how much the class that needs the channel most loses accuracy when it is removed.
 
     Formula: s_j = max over classes c of D_jc; D_jc = accuracy on c - accuracy on c without channel

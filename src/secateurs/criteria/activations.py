@@ -6,25 +6,30 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from secateurs.calibration.statistics import Gathered, Part, Reading, part_of
+from secateurs.calibration.statistics import (
+    ActivationStatistics,
+    CalibrationStatistics,
+    ChannelIndex,
+    channel_index,
+)
 from secateurs.channels.network import Group, Network
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 
-Sums = Callable[[Reading, Part], Array]
+Sums = Callable[[ActivationStatistics, ChannelIndex], Array]
 
 HARDLY_EVER = 0.005
 """Share of exact zeros below which values cannot come from a ReLU in any useful way."""
 
 
-def no_zeros(network: Network, gathered: Gathered) -> str:
+def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
     """Why counting zeros may mean little here; '' where it does not."""
     readings = gathered.readings or ()
     own = [(reading, reading.own_zeros) for reading in readings]
     sparse = [r for r, z in own if z.zeros.sum() >= HARDLY_EVER * z.count * len(z.units)]
 
-    def is_read(group: Group, some: Sequence[Reading]) -> bool:
-        return any(len(part_of(network, group, reading.units)) for reading in some)
+    def is_read(group: Group, some: Sequence[ActivationStatistics]) -> bool:
+        return any(len(channel_index(network, group, reading.units)) for reading in some)
 
     read = [group for group in network.groups if is_read(group, readings)]
     smooth = [group.name for group in read if not is_read(group, sparse)]
@@ -41,7 +46,7 @@ def no_zeros(network: Network, gathered: Gathered) -> str:
 
 
 @criterion(Need.ACTIVATIONS, caution=no_zeros)
-def apoz(facts: Facts) -> Array:
+def apoz(facts: GroupData) -> Array:
     """How often a channel is not zero: 1 - APoZ, the average percentage of zeros.
 
     Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero;
@@ -55,14 +60,14 @@ def apoz(facts: Facts) -> Array:
     shares = []
     for reading, _ in facts.readings:
         own = reading.own_zeros
-        part = part_of(facts.network, facts.group, own.units)
+        part = channel_index(facts.network, facts.group, own.units)
         values = part.total(np.full(len(own.units), own.count))
         shares.append(part.total(own.count - own.zeros) / np.where(values > 0, values, 1))
     return np.mean(shares, axis=0) if shares else np.zeros(len(facts))
 
 
 @criterion(Need.ACTIVATIONS)
-def mean_activation(facts: Facts) -> Array:
+def mean_activation(facts: GroupData) -> Array:
     """Mean size of a channel's values.
 
     Formula: s_j = mean |h_j| over images and positions; after a ReLU, just the mean. Where several
@@ -76,7 +81,7 @@ def mean_activation(facts: Facts) -> Array:
 
 
 @criterion(Need.ACTIVATIONS)
-def std_activation(facts: Facts) -> Array:
+def std_activation(facts: GroupData) -> Array:
     """How much a channel's values vary.
 
     Formula: s_j = standard deviation of h_j over images and positions. Where several layers read
@@ -87,7 +92,7 @@ def std_activation(facts: Facts) -> Array:
     Source: Polyak & Wolf, 2015; the standard deviation of "Compressing a Keras CNN".
     """
 
-    def variance(reading: Reading, part: Part) -> Array:
+    def variance(reading: ActivationStatistics, part: ChannelIndex) -> Array:
         values = part.total(np.full(len(reading.units), reading.count))
         values = np.where(values > 0, values, 1)
         spread = part.total(reading.squares) - part.total(reading.total) ** 2 / values
@@ -97,7 +102,7 @@ def std_activation(facts: Facts) -> Array:
 
 
 @criterion(Need.ACTIVATIONS)
-def fluctuation(facts: Facts) -> Array:
+def fluctuation(facts: GroupData) -> Array:
     """How much of what later layers give is a channel's fluctuation about its mean (FLAP).
 
     Formula: s_j = sum over consumers of Var(h_j) * ||W[:, j]||^2, then standardised within the
@@ -110,13 +115,13 @@ def fluctuation(facts: Facts) -> Array:
     """
     raw = np.zeros(len(facts))
     for reading, part in facts.readings:
-        raw += part.total(reading.variance * reading.strength)
+        raw += part.total(reading.variance * reading.reader_norm)
     spread = raw.std()
     scores: Array = (raw - raw.mean()) / (spread if spread > 0 else 1)
     return scores
 
 
-def _mean(facts: Facts, sums: Sums) -> Array:
+def _mean(facts: GroupData, sums: Sums) -> Array:
     """The mean over readings of sums over each channel's values, per value.
 
     Channels that nothing reads score as if they were zero throughout.

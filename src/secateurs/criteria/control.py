@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 
 
 @criterion(Need.NOTHING)
-def random(facts: Facts) -> Array:
+def random(facts: GroupData) -> Array:
     """A number drawn for each channel: the control every other criterion has to beat.
 
     Formula: s_j uniform in [0, 1), from the seed.

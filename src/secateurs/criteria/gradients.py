@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 
 
 @criterion(Need.GATES)
-def taylor(facts: Facts) -> Array:
+def taylor(facts: GroupData) -> Array:
     """By how much each image's loss would change, to first order.
 
     Formula: s_j = mean over images of |t_nj|; t_nj is the derivative of image n's loss with respect
@@ -27,7 +27,7 @@ def taylor(facts: Facts) -> Array:
 
 
 @criterion(Need.GATES)
-def fisher(facts: Facts) -> Array:
+def fisher(facts: GroupData) -> Array:
     """Expected damage by the loss's curvature along each channel's gate (group Fisher).
 
     Formula: s_j = 1/2 mean over images of (sum over consumers of h * dL_n/dh)^2; the terms of
@@ -43,7 +43,7 @@ def fisher(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS | Need.CURVATURE)
-def obd(facts: Facts) -> Array:
+def obd(facts: GroupData) -> Array:
     """Saliency of all weights that leave with a channel (optimal brain damage, diagonal).
 
     Formula: s_j = 1/2 sum over k of h_kk w_k^2, over every weight, scale and shift that leaves with
@@ -56,6 +56,6 @@ def obd(facts: Facts) -> Array:
     Theis et al., Faster Gaze Prediction, 2018.
     """
     saliency = np.zeros(len(facts))
-    for weights, squares in facts.curved():
+    for weights, squares in facts.weights_and_curvature():
         saliency += 0.5 * np.einsum("cn,cn,cn->c", squares, weights, weights, dtype=np.float64)
     return saliency

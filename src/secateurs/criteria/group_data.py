@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.statistics import Gates, Gathered, Gram, Part, Reading, part_of
+from secateurs.calibration.statistics import (
+    ActivationStatistics,
+    CalibrationStatistics,
+    ChannelIndex,
+    Gates,
+    Gram,
+    channel_index,
+)
 from secateurs.channels.network import Group, Member, Network, Role
 from secateurs.errors import SecateursError
 
@@ -19,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class GroupData:
     """The weights of one group, arranged by channel, and what calibration data say about it.
 
     Attributes:
@@ -32,7 +39,7 @@ class Facts:
     network: Network
     group: Group
     random: np.random.Generator
-    gathered: Gathered = field(default_factory=Gathered)
+    gathered: CalibrationStatistics = field(default_factory=CalibrationStatistics)
 
     def __len__(self) -> int:
         return len(self.group)
@@ -60,10 +67,10 @@ class Facts:
         return self._rows(self.group.with_role(Role.INPUT))
 
     @property
-    def readings(self) -> list[tuple[Reading, Part]]:
+    def readings(self) -> list[tuple[ActivationStatistics, ChannelIndex]]:
         """The values that consumers read, and which of their indices are the group's channels."""
         readings = _given(self.gathered.readings, "activations")
-        parts = ((r, part_of(self.network, self.group, r.units)) for r in readings)
+        parts = ((r, channel_index(self.network, self.group, r.units)) for r in readings)
         return [(reading, part) for reading, part in parts if len(part)]
 
     @property
@@ -81,7 +88,7 @@ class Facts:
         """What the loss does when a channel is removed, of all groups."""
         return _given(self.gathered.ablation, "ablation")
 
-    def curved(self) -> list[tuple[Array, Array]]:
+    def weights_and_curvature(self) -> list[tuple[Array, Array]]:
         """(weights, mean squared gradients) by channel, of every parameter the channels run along.
 
         Both are (channels, numbers). A tensor that the channels run along twice comes twice.

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from secateurs.arguments import DATA_GIVEN, NUMBER, takes
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 from secateurs.criteria.similarity import cosines, stacked_filters
 from secateurs.errors import DataError
 
 
 @criterion(Need.WEIGHTS, with_data=Need.GRAMS)
-def cosine(facts: Facts) -> Array:
+def cosine(facts: GroupData) -> Array:
     """How unlike all that stays a channel's output is: keeps one of each similar set.
 
     Formula: of all pairs, take the most similar by |cos|, drop the one of smaller norm, repeat;

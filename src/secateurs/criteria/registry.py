@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.statistics import Gathered
+from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.errors import UnknownNameError, nearest
 
 Score = NDArray[np.floating[Any]]
-Function = Callable[[Facts], Score]
-Caution = Callable[[Network, Gathered], str]
+Function = Callable[[GroupData], Score]
+Caution = Callable[[Network, CalibrationStatistics], str]
 
 
 class Need(Flag):

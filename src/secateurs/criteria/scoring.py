@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes
 from secateurs.backends import backend_named
-from secateurs.calibration.statistics import Gathered
+from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import NETWORK, Group, Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import Criterion, Need, find
 from secateurs.errors import DataError, ModelError, SecateursError
 
@@ -58,7 +58,7 @@ class Scores(Mapping[str, NDArray[np.float64]]):
 
 def score(
     network: Network,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     *,
     data: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -68,7 +68,7 @@ def score(
 
     Args:
         network: as ``trace`` made it; weights are read as they are now.
-        criterion: a name (``secateurs criteria`` lists them) or a function of ``Facts`` that
+        criterion: a name (``secateurs criteria`` lists them) or a function of ``GroupData`` that
             returns one number for each channel.
         data: calibration data, for criteria that need it: (images, labels) as two arrays, images
             alone where no labels are needed, or an iterable of such batches.
@@ -89,7 +89,7 @@ def score(
 @takes(network=NETWORK, criteria=CRITERION_LIST, data=DATA_GIVEN, loss=LOSS, seed=SEED)
 def score_many(
     network: Network,
-    criteria: Sequence[str | Callable[[Facts], Any]],
+    criteria: Sequence[str | Callable[[GroupData], Any]],
     *,
     data: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -123,9 +123,9 @@ def score_many(
     return {each.name: _scores(network, each, gathered, seed) for each in found}
 
 
-def gather(
+def collect_statistics(
     network: Network, needs: Need, data: Any, *, loss: Any = None, who: str = "gather"
-) -> Gathered:
+) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data.
 
     Args:
@@ -136,10 +136,12 @@ def gather(
         who: what needs it, for messages.
     """
     backend = backend_named(network.source.framework)
-    return backend.gather(network, needs, data, loss=loss, who=who)
+    return backend.collect_statistics(network, needs, data, loss=loss, who=who)
 
 
-def _gathered(network: Network, criteria: Sequence[Criterion], data: Any, loss: Any) -> Gathered:
+def _gathered(
+    network: Network, criteria: Sequence[Criterion], data: Any, loss: Any
+) -> CalibrationStatistics:
     demanding = [criterion for criterion in criteria if criterion.needs & Need.DATA]
     who = ", ".join(criterion.name for criterion in demanding)
     if demanding and data is None:
@@ -154,16 +156,18 @@ def _gathered(network: Network, criteria: Sequence[Criterion], data: Any, loss: 
         needs = reduce(or_, (criterion.with_data for criterion in criteria), needs)
         demanding = demanding or [c for c in criteria if c.with_data]
     if not needs & Need.DATA:
-        return Gathered()
+        return CalibrationStatistics()
     names = ", ".join(criterion.name for criterion in demanding)
-    return gather(network, needs, data, loss=loss, who=names)
+    return collect_statistics(network, needs, data, loss=loss, who=names)
 
 
-def _scores(network: Network, criterion: Criterion, gathered: Gathered, seed: int) -> Scores:
+def _scores(
+    network: Network, criterion: Criterion, gathered: CalibrationStatistics, seed: int
+) -> Scores:
     seeds = np.random.default_rng(seed).spawn(len(network.groups))
     values = {
         group.name: _checked(
-            criterion, group, criterion.function(Facts(network, group, generator, gathered))
+            criterion, group, criterion.function(GroupData(network, group, generator, gathered))
         )
         for group, generator in zip(network.groups, seeds, strict=True)
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 
 
 @criterion(Need.WEIGHTS)
-def geometric_median(facts: Facts) -> Array:
+def geometric_median(facts: GroupData) -> Array:
     """How far a filter is from all others: one near the middle can be stood in for by them (FPGM).
 
     Formula: s_j = sum_i ||F_i - F_j||_2, on filters with their signs; coupled filters are one long
@@ -30,7 +30,7 @@ def geometric_median(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS)
-def lamp(facts: Facts) -> Array:
+def lamp(facts: GroupData) -> Array:
     """A filter's share of all that is at least as large in its layer: layers become comparable.
 
     Formula: s_j = ||F_j||^2 / sum of ||F_v||^2 over all v with ||F_v|| >= ||F_j||.
@@ -52,7 +52,7 @@ def lamp(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS)
-def whc(facts: Facts) -> Array:
+def whc(facts: GroupData) -> Array:
     """Large filters unlike the others: norm times dissimilarity, weighted by the others' norms.
 
     Formula: s_j = ||F_j|| * sum_{i != j} ||F_i|| (1 - |cos(F_i, F_j)|).
@@ -70,7 +70,7 @@ def whc(facts: Facts) -> Array:
     return scores
 
 
-def stacked_filters(facts: Facts) -> Array:
+def stacked_filters(facts: GroupData) -> Array:
     """All that makes each channel as one long signed filter, in double precision."""
     return np.concatenate([rows.astype(np.float64) for rows in facts.filters], axis=1)
 

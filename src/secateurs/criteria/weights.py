@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from secateurs.channels.network import Role
-from secateurs.criteria.group_data import Array, Facts
+from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import Need, criterion
 from secateurs.errors import ModelError
 
 
 @criterion(Need.WEIGHTS)
-def l1(facts: Facts) -> Array:
+def l1(facts: GroupData) -> Array:
     """Sum of the absolute weights of a filter.
 
     Formula: s_j = sum |F_j|, over all filters that make channel j where several are coupled.
@@ -25,7 +25,7 @@ def l1(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS)
-def l1_mean(facts: Facts) -> Array:
+def l1_mean(facts: GroupData) -> Array:
     """Mean absolute weight of a filter: L1 normalised by the filter's size.
 
     Formula: s_j = sum |F_j| / numel(F_j).
@@ -40,7 +40,7 @@ def l1_mean(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS)
-def l2(facts: Facts) -> Array:
+def l2(facts: GroupData) -> Array:
     """Euclidean norm of a filter.
 
     Formula: s_j = sqrt(sum F_j^2), over all filters that make channel j.
@@ -53,7 +53,7 @@ def l2(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS)
-def linf(facts: Facts) -> Array:
+def linf(facts: GroupData) -> Array:
     """Largest absolute weight of a filter.
 
     Formula: s_j = max |F_j|.
@@ -66,7 +66,7 @@ def linf(facts: Facts) -> Array:
 
 
 @criterion(Need.WEIGHTS)
-def bn_scale(facts: Facts) -> Array:
+def bn_scale(facts: GroupData) -> Array:
     """Size of the factor that normalisation gives a channel.
 
     Formula: s_j = mean |gamma_j|, over the normalisation layers that channel j runs through. A

@@ -1,19 +1,19 @@
 """Secateurs for Keras 3 models, on TensorFlow, JAX and PyTorch."""
 
-from secateurs.keras.ablation.oracle import oracle
+from secateurs.keras.ablation.oracle import ablate_channels
 from secateurs.keras.cutting import apply, delete_channels
 from secateurs.keras.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.keras.running import batch_size, peak_memory, runner
 from secateurs.keras.saving import load, save
-from secateurs.keras.statistics.collector import gather
-from secateurs.keras.statistics.cut_evaluation import judged
+from secateurs.keras.statistics.collector import collect_statistics
+from secateurs.keras.statistics.cut_evaluation import evaluate_cut
 from secateurs.keras.surgery.layers import delete_layer, insert_layer, replace_layer
 from secateurs.keras.trace_model import trace
 from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
 from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
 from secateurs.keras.training.distillation import distil
-from secateurs.keras.training.learner import Learner, training_of
+from secateurs.keras.training.learner import Learner, default_training
 
 __all__ = [
     # as for PyTorch
@@ -21,11 +21,11 @@ __all__ = [
     "batch_size",
     "delete_channels",
     "distil",
-    "gather",
+    "collect_statistics",
     "input_arrays",
-    "judged",
+    "evaluate_cut",
     "load",
-    "oracle",
+    "ablate_channels",
     "outputs",
     "peak_memory",
     "run_file",
@@ -37,7 +37,7 @@ __all__ = [
     "Learner",
     "Progress",
     "PruneOnSchedule",
-    "training_of",
+    "default_training",
     # whole layers
     "delete_layer",
     "insert_layer",

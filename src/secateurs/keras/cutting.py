@@ -12,9 +12,9 @@ from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
 from secateurs.keras.internals import Layer
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations, path_of
-from secateurs.keras.proof.prove import prove
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
+from secateurs.keras.proof.comparison import prove
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import TracedModel, trace
 
@@ -49,7 +49,7 @@ def apply(
         CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
             behind.
     """
-    model = checked_model(model)
+    model = check_model(model)
     if optimizer is not None:
         raise CutError(
             "optimizer: expected None for a Keras model; compile the model with it, "
@@ -153,7 +153,7 @@ def _is_of(network: Network, model: Any) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.variable for leaf in leaves_of(model)}
+    present = {leaf.name: leaf.variable for leaf in list_tensors(model)}
     return present.keys() == source.leaves.keys() and all(
         variable is source.leaves[name].variable for name, variable in present.items()
     )

@@ -17,9 +17,9 @@ from safetensors.numpy import load as load_tensors
 from secateurs.deployment.onnx_files import has_dynamic_batch
 from secateurs.deployment.sessions import first_line
 from secateurs.errors import ExportError
-from secateurs.files import content_of, unpacked
+from secateurs.files import read_bytes, unpack_safetensors
 from secateurs.keras.model.example_inputs import as_arrays
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.saving import save
 
 
@@ -107,7 +107,7 @@ def run_file(model: Any, path: Path, example_inputs: Any, target: str) -> list[N
 def _filled(model: Any, path: Path) -> Any:
     """A copy of the model with the weights of the file."""
     twin = keras.models.clone_model(model)
-    state, _ = unpacked(content_of(path), load_tensors)
-    for leaf in leaves_of(twin):
+    state, _ = unpack_safetensors(read_bytes(path), load_tensors)
+    for leaf in list_tensors(twin):
         leaf.variable.assign(state[leaf.name])
     return twin

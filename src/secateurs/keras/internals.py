@@ -36,14 +36,14 @@ __all__ = [
     "Variable",
     "accepts_training",
     "average_of",
-    "compiled",
+    "compile_function",
     "compiled_with",
     "device",
     "finish_copy_",
     "forget_node_",
     "gradient_of",
     "graph_of",
-    "heard",
+    "intercept_calls",
     "inbound_node_of",
     "infer",
     "is_model",
@@ -260,7 +260,7 @@ def average_of(optimizer: Any, variable: Any) -> Any:
     return None
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled as a whole where running it piece by piece is slow (on JAX)."""
     if keras.backend.backend() != "jax":
         return function
@@ -304,7 +304,7 @@ def _by_tensorflow(function: Any, tensors: Sequence[Any], *rest: Any) -> list[ND
 
 
 @contextmanager
-def heard(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+def intercept_calls(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """For a while, calls of these layers go through functions: ``function(call, *arguments)``."""
     for layer, around in layers.items():
         own = layer.call

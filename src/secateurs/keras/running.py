@@ -13,7 +13,7 @@ import numpy as np
 from secateurs.deployment.sessions import onnx_session
 from secateurs.errors import MeasurementError
 from secateurs.keras.exporting import onnx_file
-from secateurs.keras.model.example_inputs import as_arrays, checked_model
+from secateurs.keras.model.example_inputs import as_arrays, check_model
 from secateurs.measurement.conditions import Conditions
 
 
@@ -29,7 +29,7 @@ def runner(model: Any, example_inputs: Any, conditions: Conditions) -> Callable[
     Raises:
         MeasurementError: Keras cannot run it under these conditions.
     """
-    model = checked_model(model)
+    model = check_model(model)
     arrays = [_repeated(one, conditions.batch) for one in as_arrays(example_inputs, model)]
     if conditions.runtime in ("onnxruntime", "openvino"):
         with tempfile.TemporaryDirectory() as folder:

@@ -14,12 +14,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import cut_in, metadata
+from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import content_of, sealed, unpacked, write_atomically
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations
+from secateurs.files import read_bytes, sealed, unpack_safetensors, write_atomically
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors, named_operations
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.surgery.shrinking import is_shrunk
 
@@ -54,7 +54,7 @@ def save(model: Any, path: str | Path) -> None:
     if path.suffix == ".keras":
         write_atomically(path, _keras_bytes(model, cut))
     else:
-        state = {leaf.name: _stored(leaf.array()) for leaf in leaves_of(model)}
+        state = {leaf.name: _stored(leaf.array()) for leaf in list_tensors(model)}
         write_atomically(path, sealed(save_tensors(state, metadata(cut))))
 
 
@@ -83,7 +83,7 @@ def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
         made, cut = _load_keras(path)
     else:
         state, cut = read(path)
-        made = cut_copy(checked_model(model), cut)
+        made = cut_copy(check_model(model), cut)
         _fill_(made, state, path)
     if cut:
         keep_report_(made, CutReport(cut))
@@ -117,10 +117,10 @@ def _load_keras(path: Path) -> tuple[Any, Cut]:
 def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
     """A safetensors file's tensors, and the cut inside (an empty one where there is none)."""
     path = Path(path)
-    content = content_of(path)
+    content = read_bytes(path)
     expected = f"{path}: expected a safetensors or a .keras file"
-    state, said = unpacked(content, load_tensors, expected)
-    return state, cut_in(said)
+    state, said = unpack_safetensors(content, load_tensors, expected)
+    return state, cut_from_metadata(said)
 
 
 def _stored(values: NDArray[Any]) -> NDArray[Any]:
@@ -128,7 +128,7 @@ def _stored(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _fill_(model: Any, state: dict[str, NDArray[Any]], path: Path) -> None:
-    leaves = {leaf.name: leaf for leaf in leaves_of(model)}
+    leaves = {leaf.name: leaf for leaf in list_tensors(model)}
     missing = [name for name in leaves if name not in state]
     # A file has them in no order of their own.
     foreign = sorted(name for name in state if name not in leaves)

@@ -17,16 +17,16 @@ from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.internals import graph_of
 from secateurs.keras.model.example_inputs import (
     as_arrays,
-    checked_model,
-    described,
-    made_up,
-    shapes_of,
+    check_model,
+    format_inputs,
+    input_shapes,
+    make_inputs,
 )
-from secateurs.keras.model.tensors import Leaf, leaves_of
+from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.tracing import rules
-from secateurs.keras.tracing.interpreter import Counted
-from secateurs.keras.tracing.rehearsal import settle_
-from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Operation, Tracer, Value
+from secateurs.keras.tracing.dry_run import settle_
+from secateurs.keras.tracing.interpreter import OpInterpreter
+from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, OpRecord, Tracer, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class TracedModel:
 
     model: Any
     example_inputs: Any
-    operations: Sequence[Operation]
-    leaves: Mapping[str, Leaf]
-    read: Mapping[tuple[str, int], Leaf]
+    operations: Sequence[OpRecord]
+    leaves: Mapping[str, ModelTensor]
+    read: Mapping[tuple[str, int], ModelTensor]
     index_ranges: Mapping[int, int]
     framework: str = "keras"
 
@@ -55,7 +55,7 @@ class TracedModel:
         return self.leaves[name].array()
 
 
-def traced(network: Network) -> TracedModel:
+def source_of(network: Network) -> TracedModel:
     """What the network knows of the Keras model it came from."""
     if not isinstance(network.source, TracedModel):
         raise CutError(
@@ -79,16 +79,16 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
     Raises:
         ModelError: it is no Keras model, is not built, is subclassed, or these inputs do not fit.
     """
-    model = checked_model(model)
+    model = check_model(model)
     if outputs is not None:
         raise ModelError(
             f"outputs: expected None for a Keras model; received {outputs!r}. Make a model of the "
             "outputs that you use: keras.Model(model.inputs, [...])."
         )
     arrays = None if example_inputs is None else as_arrays(example_inputs, model)
-    leaves = leaves_of(model)
+    leaves = list_tensors(model)
     tracer = Tracer(leaves, rules.apply)
-    shapes = shapes_of(model, arrays)
+    shapes = input_shapes(model, arrays)
     _follow(model, tracer, shapes, example_inputs)
     source = TracedModel(
         model,
@@ -102,7 +102,7 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
     return remember(model, network)
 
 
-def _network(tracer: Tracer, leaves: Sequence[Leaf], source: TracedModel) -> Network:
+def _network(tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel) -> Network:
     """What the tracer knows by now."""
     sizes = [
         Size(owner, attribute, position, Product(1, units))
@@ -122,7 +122,7 @@ def _network(tracer: Tracer, leaves: Sequence[Leaf], source: TracedModel) -> Net
 
 def _examples(model: Any, tracer: Tracer) -> Any:
     try:
-        arrays = made_up(model, tracer.index_ranges)
+        arrays = make_inputs(model, tracer.index_ranges)
     except ModelError:  # where numbers are needed, they are asked for then
         return None
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
@@ -136,14 +136,14 @@ def _follow(
         for number, (shape, like) in enumerate(zip(shapes, graph_of(model).inputs, strict=True))
     ]
     try:
-        outputs = Counted(tracer.step).run(model, inputs)
+        outputs = OpInterpreter(tracer.step).run(model, inputs)
     except SecateursError:
         raise
     except Exception as error:
         where = tracer.operations[-1].layer if tracer.operations else model.name
         raise ModelError(
             f"{model.name}: its layer {where!r} raised {type(error).__name__}: {error}. "
-            f"Received example_inputs of {described(example_inputs)}; expected inputs the model "
+            f"Received example_inputs of {format_inputs(example_inputs)}; expected inputs the model "
             "accepts."
         ) from error
     for value in outputs:

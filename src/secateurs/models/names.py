@@ -101,7 +101,7 @@ def _build_ours(name: str, options: Mapping[str, Any]) -> Any:
     factory: Callable[..., Any] = cnn.vanilla_cnn
     taken = set(inspect.signature(cnn.vanilla_cnn).parameters)
     if name.startswith("resnet"):
-        factory = functools.partial(resnet.resnet, int(name.removeprefix("resnet")))
+        factory = functools.partial(resnet.build_resnet, int(name.removeprefix("resnet")))
         taken = set(resnet.ResNetOptions.__annotations__)
     wished, hints = _separate(options, ("size",))
     unknown = [key for key in wished if key not in taken]

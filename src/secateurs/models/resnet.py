@@ -173,7 +173,7 @@ class ResNet(nn.Module):
         return scores
 
 
-def resnet(depth: int, **options: Unpack[ResNetOptions]) -> ResNet:
+def build_resnet(depth: int, **options: Unpack[ResNetOptions]) -> ResNet:
     """The ResNet of a published depth.
 
     Args:
@@ -194,27 +194,27 @@ def resnet(depth: int, **options: Unpack[ResNetOptions]) -> ResNet:
 
 def resnet18(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-18, 8 basic blocks; options as for ``ResNet``."""
-    return resnet(18, **options)
+    return build_resnet(18, **options)
 
 
 def resnet34(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-34, 16 basic blocks; options as for ``ResNet``."""
-    return resnet(34, **options)
+    return build_resnet(34, **options)
 
 
 def resnet50(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-50, 16 bottleneck blocks; options as for ``ResNet``."""
-    return resnet(50, **options)
+    return build_resnet(50, **options)
 
 
 def resnet101(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-101, 33 bottleneck blocks; options as for ``ResNet``."""
-    return resnet(101, **options)
+    return build_resnet(101, **options)
 
 
 def resnet152(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-152, 50 bottleneck blocks; options as for ``ResNet``."""
-    return resnet(152, **options)
+    return build_resnet(152, **options)
 
 
 def _stem(stem: Stem, in_channels: int, width: int) -> nn.Sequential:

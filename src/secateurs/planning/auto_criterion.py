@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, FUNCTION, LOSS, SEED, takes
 from secateurs.backends import backend_named
-from secateurs.calibration.batches import Batch, batches
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO, CRITERIA, Need, find
 from secateurs.criteria.scoring import Scores, score, score_many
 from secateurs.errors import BudgetError, DataError, ModelError, UnknownNameError
@@ -178,7 +178,7 @@ def tournament(
         find(name)
     learning, judging = _halves(network, data, needs_labels=loss is None)
     backend = backend_named(network.source.framework)
-    dense, _ = backend.judged(network, Cut(), judging, (), loss)
+    dense, _ = backend.evaluate_cut(network, Cut(), judging, (), loss)
     scores = _scored(network, candidates, learning, loss, seed)
     cuts: dict[str, Cut] = {}
     found: dict[str, tuple[NDArray[np.float64], float | None]] = {}
@@ -187,7 +187,7 @@ def tournament(
         try:
             cuts[name] = planner(_own(scores[name]))
             CUT.check("tournament", "what planner returns", cuts[name])
-            found[name] = backend.judged(network, cuts[name], judging, learning, loss)
+            found[name] = backend.evaluate_cut(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)
     if not found:
@@ -205,7 +205,7 @@ def tournament(
 
 def score_for(
     network: Network,
-    criterion: str | Callable[[Facts], Any],
+    criterion: str | Callable[[GroupData], Any],
     planner: Planner,
     *,
     data: Any = None,
@@ -236,11 +236,13 @@ def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int =
     return tournament(network, data, planner, loss=loss, seed=seed).scores
 
 
-def _halves(network: Network, data: Any, *, needs_labels: bool) -> tuple[list[Batch], list[Batch]]:
+def _halves(
+    network: Network, data: Any, *, needs_labels: bool
+) -> tuple[list[CalibrationBatch], list[CalibrationBatch]]:
     """(images to score by, images to judge by): every second one."""
     source: Any = network.source  # both frameworks keep what they were traced with
     example = source.example_inputs
-    given = list(batches(data, example, AUTO, labels=needs_labels))
+    given = list(iterate_batches(data, example, AUTO, labels=needs_labels))
     learning, judging = [], []
     for batch in given:
         rows = np.arange(len(batch))
@@ -255,7 +257,7 @@ def _halves(network: Network, data: Any, *, needs_labels: bool) -> tuple[list[Ba
 
 
 def _scored(
-    network: Network, names: Sequence[str], parts: Sequence[Batch], loss: Any, seed: int
+    network: Network, names: Sequence[str], parts: Sequence[CalibrationBatch], loss: Any, seed: int
 ) -> dict[str, Scores | Exception]:
     """Scores by every criterion that can give some, else the error it ends in."""
     data = [(part.images, part.labels) for part in parts]

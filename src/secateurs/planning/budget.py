@@ -147,9 +147,9 @@ class Budget:
     def first_guess(self) -> Budget:
         """The limits that can be predicted; half of the MACs where there are none."""
         tried = [name for name in self.limits if UNITS[name].is_tried]
-        return self.without(*tried) or Budget(macs=0.5)
+        return self.ablate(*tried) or Budget(macs=0.5)
 
-    def without(self, *names: str) -> Budget | None:
+    def ablate(self, *names: str) -> Budget | None:
         """The same without these limits; None where none is left."""
         plain = {n: v for n, v in self.as_plain.items() if n not in names}
         left = [name for name in plain if name in UNITS]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, PATH, SEED, takes
 from secateurs.backends import backend_named
-from secateurs.calibration.batches import Batch, batches
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import NETWORK, Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import find
 from secateurs.criteria.scoring import Scores, score
 from secateurs.errors import SecateursError, StudyError, UnknownNameError, nearest
@@ -164,7 +164,7 @@ def sensitivity(
     network: Network,
     data: Any,
     *,
-    criterion: str | Callable[[Facts], Any] = "l1",
+    criterion: str | Callable[[GroupData], Any] = "l1",
     amounts: Sequence[float] = AMOUNTS,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
@@ -205,7 +205,7 @@ def sensitivity(
     if not wanted or not all(0 < amount < 1 for amount in wanted):
         raise SecateursError(f"sensitivity: expected amounts in (0, 1); received {list(amounts)}")
     source: Any = network.source
-    images = list(batches(data, source.example_inputs, "sensitivity", labels=loss is None))
+    images = list(iterate_batches(data, source.example_inputs, "sensitivity", labels=loss is None))
     name = find(criterion).name
     made_from = _fingerprint(network, images, name, wanted, seed)
     known = _cached(cache, made_from)
@@ -228,14 +228,14 @@ def sensitivity(
 def _measured(
     network: Network,
     scores: Scores,
-    images: Sequence[Batch],
+    images: Sequence[CalibrationBatch],
     amounts: Sequence[float],
     loss: Callable[[Any, Any], Any] | None,
     tick: Callable[[], None],
 ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
     """(shares, losses, accuracies) of each group."""
     backend = backend_named(network.source.framework)
-    dense = backend.judged(network, Cut(), images, images, loss)
+    dense = backend.evaluate_cut(network, Cut(), images, images, loss)
     shares: dict[str, Floats] = {}
     losses: dict[str, Floats] = {}
     accuracies: dict[str, Floats] = {}
@@ -244,7 +244,7 @@ def _measured(
         found = [(0, *dense)]
         for count in _counts(len(group), amounts):
             cut = network.cut({group.name: np.sort(rising[:count])})
-            found.append((count, *backend.judged(network, cut, images, images, loss)))
+            found.append((count, *backend.evaluate_cut(network, cut, images, images, loss)))
             tick()
         shares[group.name] = np.array([count / len(group) for count, _, _ in found])
         losses[group.name] = np.array([one.mean() for _, one, _ in found])
@@ -264,7 +264,11 @@ def _counts(width: int, amounts: Sequence[float]) -> Iterator[int]:
 
 
 def _fingerprint(
-    network: Network, images: Sequence[Batch], criterion: str, amounts: Sequence[float], seed: int
+    network: Network,
+    images: Sequence[CalibrationBatch],
+    criterion: str,
+    amounts: Sequence[float],
+    seed: int,
 ) -> str:
     weights = 0
     for name in sorted(network.tensors):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.statistics import part_of
+from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.planning.structured_obs import (
@@ -24,7 +24,7 @@ from secateurs.planning.structured_obs import (
     SpectralReader,
     removal_order,
 )
-from secateurs.reconstruction.least_squares import Moments, Sums, solve
+from secateurs.calibration.least_squares import Moments, Sums, solve
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class Contraction:
 
     def entries(self, network: Network, group: Group) -> Ids | None:
         """Where a group's channels lie among the inputs, (channels, entries of each), or None."""
-        part = part_of(network, group, self.units)
+        part = channel_index(network, group, self.units)
         if not len(part) or (rows := part.rows) is None:
             return None
         if self.fold is not None:
@@ -84,7 +84,7 @@ class Contraction:
         spread: Ids = rows[:, :, None] * self.taps + np.arange(self.taps)
         return spread.reshape(len(rows), -1)
 
-    def without(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
+    def ablate(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
         """The tensors that change when these inputs go and the rest is refitted."""
         if self.refit is not None:
             return self.refit(gone)
@@ -209,7 +209,7 @@ class _Changes:
     def __call__(self) -> dict[str, NDArray[Any]]:
         changed: dict[str, NDArray[Any]] = {}
         for one, entries in self.readers:
-            changed.update(one.without(entries[self.gone].ravel()))
+            changed.update(one.ablate(entries[self.gone].ravel()))
         return changed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from secateurs.backends import backend_named
-from secateurs.calibration.batches import batches
+from secateurs.calibration.batches import iterate_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError, DataError
@@ -123,10 +123,10 @@ def _metric_of(network: Network, validation: Any) -> Metric:
         )
     backend = backend_named(network.source.framework)
     inputs = network.source.example_inputs
-    images = list(batches(validation, inputs, "drop", labels=True))
+    images = list(iterate_batches(validation, inputs, "drop", labels=True))
 
     def accuracy(model: Any) -> float:
-        _, right = backend.judged(backend.trace(model, inputs), Cut(), images)
+        _, right = backend.evaluate_cut(backend.trace(model, inputs), Cut(), images)
         if right is None:
             raise DataError(
                 "drop: expected a model that puts images into classes, and their labels; received "

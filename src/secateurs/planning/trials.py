@@ -90,7 +90,7 @@ class Trials:
             BudgetError: no cut meets the budget; the message says the nearest that was measured.
         """
         tried = [name for name in self._budget.limits if UNITS[name].is_tried]
-        rest = self._budget.without(*tried)
+        rest = self._budget.ablate(*tried)
         chosen = self._smallest() if rest is None else self._beside(rest)
         # Models are large: the latest alone is kept, and another is made again.
         is_latest = chosen is self.made[-1]

@@ -1,17 +1,17 @@
 """Secateurs for PyTorch models."""
 
-from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.ablation.oracle import ablate_channels
 from secateurs.pytorch.cutting import apply, delete_channels
 from secateurs.pytorch.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.pytorch.memory import peak_memory
 from secateurs.pytorch.running import batch_size, runner
 from secateurs.pytorch.saving import load, save
-from secateurs.pytorch.statistics.collector import gather
-from secateurs.pytorch.statistics.cut_evaluation import judged
+from secateurs.pytorch.statistics.collector import collect_statistics
+from secateurs.pytorch.statistics.cut_evaluation import evaluate_cut
 from secateurs.pytorch.surgery.slicing import cut_optimizer
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.distillation import distil
-from secateurs.pytorch.training.learner import Learner, training_of
+from secateurs.pytorch.training.learner import Learner, default_training
 from secateurs.pytorch.training.task_learner import TaskLearner
 from secateurs.pytorch.training.tasks import TASKS
 
@@ -24,11 +24,11 @@ __all__ = [
     "cut_optimizer",
     "delete_channels",
     "distil",
-    "gather",
+    "collect_statistics",
     "input_arrays",
-    "judged",
+    "evaluate_cut",
     "load",
-    "oracle",
+    "ablate_channels",
     "outputs",
     "peak_memory",
     "run_file",
@@ -36,5 +36,5 @@ __all__ = [
     "save",
     "write_file",
     "trace",
-    "training_of",
+    "default_training",
 ]

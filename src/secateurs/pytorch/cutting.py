@@ -16,11 +16,11 @@ from secateurs.channels.proof import CutReport, Proof, keep_report_
 from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
-from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
+from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import Name
-from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.proof.comparison import prove
 from secateurs.pytorch.proof.independent import prove_independently
-from secateurs.pytorch.proof.prove import prove
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
 from secateurs.pytorch.trace_model import TracedModel, trace
 
@@ -77,10 +77,10 @@ def apply(
         CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
             behind.
     """
-    model = checked_model(model)
+    model = check_model(model)
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
-    check_tensors(leaves_of(model), cut)
+    check_tensors(list_tensors(model), cut)
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut)
@@ -139,7 +139,7 @@ def _unmixed(network: Network, cut: Cut) -> Cut:
 
 def _fill_caches_(small: nn.Module, example_inputs: Any) -> None:
     """Let a first pass make what the dense model had kept of one, such as a normed weight."""
-    arguments, keywords = as_call(example_inputs, small)
+    arguments, keywords = parse_example_inputs(example_inputs, small)
     modes = {module: module.training for module in small.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -155,7 +155,7 @@ def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: Any) -
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"{network.name}: cannot be run for the proof on these example inputs, "
-            f"{described(example_inputs)}: {' '.join(str(error).split())[:300]}. Expected inputs "
+            f"{format_inputs(example_inputs)}: {' '.join(str(error).split())[:300]}. Expected inputs "
             "like those it was traced with."
         ) from error
 
@@ -182,7 +182,7 @@ def _is_of(network: Network, model: nn.Module) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.tensor for leaf in leaves_of(share_tensors(model, source.caches))}
+    present = {leaf.name: leaf.tensor for leaf in list_tensors(share_tensors(model, source.caches))}
     return present.keys() == source.tensors.keys() and all(
         present[name] is tensor for name, tensor in source.tensors.items()
     )

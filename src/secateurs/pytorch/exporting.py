@@ -18,9 +18,9 @@ from torch import nn
 
 from secateurs.deployment.sessions import first_line
 from secateurs.errors import ExportError
-from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.saving import read, save
-from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 Exported = Any
 
@@ -28,14 +28,14 @@ Exported = Any
 def outputs(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
     """What the model gives on these inputs in eval mode, as arrays."""
     ready = _ready(model)
-    arguments, keywords = as_call(example_inputs, ready)
+    arguments, keywords = parse_example_inputs(example_inputs, ready)
     with torch.no_grad():
         return _arrays(ready(*arguments, **keywords))
 
 
 def input_arrays(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
     """The inputs as arrays, in the order that the forward pass takes them."""
-    return _arrays(as_call(example_inputs, model))
+    return _arrays(parse_example_inputs(example_inputs, model))
 
 
 def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> bool:
@@ -48,7 +48,7 @@ def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -
         save(model, path)
         return True
     ready = _ready(model)
-    arguments, keywords = as_call(example_inputs, ready)
+    arguments, keywords = parse_example_inputs(example_inputs, ready)
     if target == "onnx":
         return _write_onnx(ready, arguments, keywords, path)
     with _quietly(target):
@@ -71,7 +71,7 @@ def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -
 
 def run_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> list[NDArray[Any]]:
     """What a written file gives on these inputs, read back by its own runtime."""
-    arguments, keywords = as_call(example_inputs, model)
+    arguments, keywords = parse_example_inputs(example_inputs, model)
     with _quietly(target), torch.no_grad():
         if target == "pt2":
             return _arrays(torch.export.load(path).module()(*arguments, **keywords))
@@ -84,7 +84,7 @@ def run_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> 
             from executorch.runtime import Runtime
 
             method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
-            return _arrays(method.execute(list(tensors_in((arguments, keywords)))))
+            return _arrays(method.execute(list(iterate_tensors((arguments, keywords)))))
         from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
 
         return _run_litert(Interpreter(str(path)), _arrays((arguments, keywords)))
@@ -115,7 +115,7 @@ def _write_onnx(model: nn.Module, arguments: Any, keywords: Any, path: Path) -> 
 
 def _newer(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
     if is_open:
-        arguments, keywords = mapped(arguments, _several), mapped(keywords, _several)
+        arguments, keywords = map_tensors(arguments, _several), map_tensors(keywords, _several)
     torch.onnx.export(
         model,
         arguments,
@@ -129,7 +129,7 @@ def _newer(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open:
 
 
 def _older(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
-    names = [f"input_{number}" for number, _ in enumerate(tensors_in((arguments, keywords)))]
+    names = [f"input_{number}" for number, _ in enumerate(iterate_tensors((arguments, keywords)))]
     axes = {name: {0: "batch"} for name in [*names, "output"]}
     torch.onnx.export(
         model,
@@ -146,7 +146,7 @@ def _older(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open:
 def _program(model: nn.Module, arguments: Any, keywords: Any) -> tuple[Exported, bool]:
     """(the exported program, whether the number of examples is left open)."""
     shapes = _open_shapes(arguments, keywords)
-    several = mapped(arguments, _several), mapped(keywords, _several)
+    several = map_tensors(arguments, _several), map_tensors(keywords, _several)
     try:
         return torch.export.export(model, *several, dynamic_shapes=shapes), True
     except Exception:  # noqa: BLE001 - the forward pass takes the batch for a constant
@@ -159,8 +159,8 @@ def _open_shapes(arguments: Any, keywords: Any) -> Any:
     def first_axis(tensor: torch.Tensor) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if tensor.ndim else None
 
-    shapes = tuple(mapped(arguments, first_axis))
-    return {**mapped(keywords, first_axis)} if keywords and not arguments else shapes
+    shapes = tuple(map_tensors(arguments, first_axis))
+    return {**map_tensors(keywords, first_axis)} if keywords and not arguments else shapes
 
 
 def _several(tensor: torch.Tensor) -> torch.Tensor:
@@ -177,11 +177,11 @@ def _write_executorch(program: Exported, path: Path) -> None:
 
 
 def _ready(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(checked_model(model)).eval()
+    return copy.deepcopy(check_model(model)).eval()
 
 
 def _arrays(values: Any) -> list[NDArray[Any]]:
-    return [np.asarray(t.detach().cpu().numpy()) for t in tensors_in(_plain(values))]
+    return [np.asarray(t.detach().cpu().numpy()) for t in iterate_tensors(_plain(values))]
 
 
 def _plain(values: Any) -> Any:

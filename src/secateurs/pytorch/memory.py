@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateurs.pytorch.model.example_inputs import as_call, checked_model
-from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
+from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 
 def peak_memory(model: nn.Module, example_inputs: Any) -> int:
@@ -25,13 +25,13 @@ def peak_memory(model: nn.Module, example_inputs: Any) -> int:
         model: unchanged; run in eval mode.
         example_inputs: what its forward takes.
     """
-    ready = copy.deepcopy(checked_model(model)).eval()
-    arguments, keywords = as_call(example_inputs, ready)
+    ready = copy.deepcopy(check_model(model)).eval()
+    arguments, keywords = parse_example_inputs(example_inputs, ready)
     state = [*ready.parameters(), *ready.buffers()]
     alive = _Alive()
     with alive, torch.no_grad():
         alive.count(state)
-        alive.count(list(tensors_in((arguments, keywords))))
+        alive.count(list(iterate_tensors((arguments, keywords))))
         ready(*arguments, **keywords)
     return alive.peak
 
@@ -69,5 +69,5 @@ class _Alive(TorchDispatchMode):
         """Run the operation, and take notice of what it made."""
         del types
         made = func(*args, **(kwargs or {}))
-        self.count(list(tensors_in(made)))
+        self.count(list(iterate_tensors(made)))
         return made

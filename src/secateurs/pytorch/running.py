@@ -14,8 +14,8 @@ from torch import nn
 from secateurs.deployment.sessions import first_line, onnx_session
 from secateurs.errors import ExportError, MeasurementError
 from secateurs.measurement.conditions import Conditions
-from secateurs.pytorch.model.example_inputs import as_call, checked_model
-from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 _TYPES = {
     "float32": torch.float32,
@@ -37,7 +37,7 @@ def runner(model: nn.Module, example_inputs: Any, conditions: Conditions) -> Cal
     """
     if conditions.device == "cuda" and not torch.cuda.is_available():
         raise MeasurementError("device: expected one that is there; received 'cuda', of none")
-    ready = copy.deepcopy(checked_model(model)).eval()
+    ready = copy.deepcopy(check_model(model)).eval()
     arguments, keywords = _call(example_inputs, ready, conditions.batch)
     if conditions.runtime in ("onnxruntime", "openvino"):
         return _onnx_runner(ready, arguments, keywords, conditions)
@@ -47,10 +47,10 @@ def runner(model: nn.Module, example_inputs: Any, conditions: Conditions) -> Cal
     def placed(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-    arguments, keywords = mapped(arguments, placed), mapped(keywords, placed)
+    arguments, keywords = map_tensors(arguments, placed), map_tensors(keywords, placed)
     if conditions.runtime == "channels-last":
         ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        arguments, keywords = mapped(arguments, _last), mapped(keywords, _last)
+        arguments, keywords = map_tensors(arguments, _last), map_tensors(keywords, _last)
     forward: Callable[..., Any] = ready
     if conditions.runtime == "compile":
         forward = torch.compile(ready)
@@ -87,7 +87,7 @@ def _onnx_runner(
     except ExportError as error:
         raise MeasurementError(f"{conditions.runtime}: {error}") from error
     session = onnx_session(content, conditions)
-    given = [tensor.detach().cpu().numpy() for tensor in tensors_in((arguments, keywords))]
+    given = [tensor.detach().cpu().numpy() for tensor in iterate_tensors((arguments, keywords))]
     feeds = dict(zip(names, given, strict=True))
     return lambda: session(feeds)
 
@@ -101,7 +101,9 @@ def quick_onnx(model: nn.Module, arguments: Any, keywords: Any) -> tuple[bytes, 
         ExportError: it cannot take the model.
     """
     buffer = io.BytesIO()
-    names = [f"input_{number}" for number in range(len(list(tensors_in((arguments, keywords)))))]
+    names = [
+        f"input_{number}" for number in range(len(list(iterate_tensors((arguments, keywords)))))
+    ]
     if keywords:
         arguments = (*arguments, dict(keywords))
     try:
@@ -135,7 +137,7 @@ def batch_size(example_inputs: Any, conditions: Conditions) -> int:
 
 
 def _call(example_inputs: Any, model: nn.Module, batch: int | None) -> tuple[Any, Any]:
-    arguments, keywords = as_call(example_inputs, model)
+    arguments, keywords = parse_example_inputs(example_inputs, model)
     if batch is None:
         return arguments, keywords
     wanted = batch
@@ -146,7 +148,7 @@ def _call(example_inputs: Any, model: nn.Module, batch: int | None) -> tuple[Any
         times = -(-wanted // len(tensor))
         return tensor.repeat(times, *[1] * (tensor.ndim - 1))[:wanted].contiguous()
 
-    return mapped(arguments, repeated), mapped(keywords, repeated)
+    return map_tensors(arguments, repeated), map_tensors(keywords, repeated)
 
 
 def _last(tensor: torch.Tensor) -> torch.Tensor:

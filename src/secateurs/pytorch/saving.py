@@ -13,10 +13,10 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import cut_in, metadata
+from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import content_of, is_safetensors, sealed, unpacked, write_atomically
+from secateurs.files import is_safetensors, read_bytes, sealed, unpack_safetensors, write_atomically
 from secateurs.pytorch.checkpoints import fitted, tensors_in
 from secateurs.pytorch.model.example_inputs import unwrapped
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -65,12 +65,12 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
 def read(path: str | Path, *, ema: bool = False) -> tuple[dict[str, torch.Tensor], Cut]:
     """A file's tensors, and the cut inside (an empty one where there is none)."""
     path = Path(path)
-    content = content_of(path)
+    content = read_bytes(path)
     if _looks_like_torch(content):
         return _read_torch(path, ema), Cut()
     expected = f"{path}: expected a safetensors file or a PyTorch checkpoint"
-    state, said = unpacked(content, load_tensors, expected)
-    return state, cut_in(said)
+    state, said = unpack_safetensors(content, load_tensors, expected)
+    return state, cut_from_metadata(said)
 
 
 def to_bytes(state: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:

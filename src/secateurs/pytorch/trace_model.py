@@ -16,7 +16,7 @@ from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.model.caches import forget_caches_
 from secateurs.pytorch.model.copies import share_tensors
-from secateurs.pytorch.model.example_inputs import as_call, checked_model, described
+from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import (
     Name,
     checked_names,
@@ -24,15 +24,15 @@ from secateurs.pytorch.model.outputs import (
     named_outputs,
     used_outputs,
 )
-from secateurs.pytorch.model.tensors import Leaf, leaves_of
+from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
 from secateurs.pytorch.sizes.bindings import Tie
 from secateurs.pytorch.sizes.dry_run import line_of
 from secateurs.pytorch.sizes.hardcoded import BakedSizes
-from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, demand, sizes_of
+from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention, layer_sizes_of
 from secateurs.pytorch.sizes.unread import follow_unread_sizes_
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.op_call import mapped, without_values
-from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
+from secateurs.pytorch.tracing.op_call import map_tensors, without_values
+from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.siblings import (
     bind_siblings_,
     operations_of,
@@ -59,7 +59,7 @@ class TracedModel:
 
     model: nn.Module
     example_inputs: Any
-    operations: Sequence[Operation]
+    operations: Sequence[OpRecord]
     tensors: dict[str, torch.Tensor]
     caches: tuple[Cache, ...] = ()
     framework: str = "pytorch"
@@ -82,7 +82,7 @@ class TracedModel:
         return values
 
 
-def traced(network: Network) -> TracedModel:
+def source_of(network: Network) -> TracedModel:
     """What the network knows of the PyTorch model it came from."""
     if not isinstance(network.source, TracedModel):
         raise CutError(
@@ -117,16 +117,16 @@ def trace(
         ...           torch.rand(1, 3)).groups[0].name
         '0'
     """
-    model = checked_model(model)
+    model = check_model(model)
     own = share_tensors(model)
     network = _traced_somehow(own, example_inputs, outputs)
     suspects = _perhaps_caches(own, network)
     if suspects:
-        caches = forget_caches_(own, *as_call(example_inputs, own), suspects)
+        caches = forget_caches_(own, *parse_example_inputs(example_inputs, own), suspects)
         if caches:
             network = _traced_somehow(own, example_inputs, outputs)
             network.caches = caches
-    network.source = replace(traced(network), model=model, caches=network.caches)
+    network.source = replace(source_of(network), model=model, caches=network.caches)
     return remember(model, network)
 
 
@@ -139,7 +139,7 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     state = model.state_dict().keys()
     return [
         tensor
-        for name, tensor in traced(network).tensors.items()
+        for name, tensor in source_of(network).tensors.items()
         if name not in state
         and tensor.is_floating_point()
         and tensor.numel() > 1
@@ -179,12 +179,12 @@ def _traced(
     Real ones are for models whose forward pass reads values: where a value decides what is done or
     how many there are, the rehearsals go by what was read here.
     """
-    leaves = leaves_of(model)
+    leaves = list_tensors(model)
     tracer = Tracer(leaves, rules, concrete)
     tracer.convolutions = {
         path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
     }
-    arguments, keywords = as_call(example_inputs, model)
+    arguments, keywords = parse_example_inputs(example_inputs, model)
     forward, given = _watched(tracer, model, arguments, keywords, training=False)
     wanted = checked_names(outputs, [name for name, _ in given])
     _freeze_outputs(tracer, given, wanted)
@@ -193,7 +193,7 @@ def _traced(
     if not concrete and any(leaf.can_carry_channels for leaf in unused):
         known = {name for name, _ in given}
         passes += _in_training(tracer, model, arguments, keywords, wanted, known)
-    demand(model, leaves, tracer)
+    constrain_attention(model, leaves, tracer)
     siblings = bind_siblings_(model, leaves) if concrete else {}
     operations = [*forward.operations, *operations_of(siblings, forward.operations)]
     tensors = {leaf.name: leaf.tensor for leaf in leaves}
@@ -201,7 +201,7 @@ def _traced(
     def build(
         sizes: Sequence[Size] = (), scalings: Sequence[Scaling] = (), ties: Sequence[Tie] = ()
     ) -> Network:
-        found = sizes_of(model, leaves, tracer.counts)
+        found = layer_sizes_of(model, leaves, tracer.counts)
         sizes = [*sizes, *sizes_of_siblings(model, siblings, sizes)]
         scalings = [*scalings, *scalings_of_siblings(siblings, scalings)]
         source = TracedModel(model, example_inputs, operations, tensors, outputs=wanted)
@@ -223,7 +223,7 @@ def _with_new(known: Sequence[Size], sizes: Sequence[Size]) -> list[Size]:
 
 
 def _network(
-    leaves: Sequence[Leaf],
+    leaves: Sequence[ModelTensor],
     tracer: Tracer,
     source: TracedModel,
     sizes: Sequence[Size],
@@ -276,20 +276,20 @@ def _watched(
     try:
         outputs = tracer.run(
             model,
-            [mapped(value, tracer.follow_input) for value in arguments],
-            {key: mapped(value, tracer.follow_input) for key, value in keywords.items()},
+            [map_tensors(value, tracer.follow_input) for value in arguments],
+            {key: map_tensors(value, tracer.follow_input) for key, value in keywords.items()},
             training,
         )
     except Exception as error:
         said = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
             f"{type(model).__name__}: its forward raised {type(error).__name__}: {said}. "
-            f"Received example_inputs of {described(_as_given(arguments, keywords))}; "
+            f"Received example_inputs of {format_inputs(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
     forward = ForwardPass(
-        [mapped(value, without_values) for value in arguments],
-        {key: mapped(value, without_values) for key, value in keywords.items()},
+        [map_tensors(value, without_values) for value in arguments],
+        {key: map_tensors(value, without_values) for key, value in keywords.items()},
         training,
         operations,
     )
@@ -325,8 +325,8 @@ def _in_training(
         forward, given = _watched(
             tracer,
             model,
-            [mapped(value, doubled) for value in arguments],
-            {key: mapped(value, doubled) for key, value in keywords.items()},
+            [map_tensors(value, doubled) for value in arguments],
+            {key: map_tensors(value, doubled) for key, value in keywords.items()},
             training=True,
         )
         are_used = any(is_used(name, wanted) for name, _ in given)

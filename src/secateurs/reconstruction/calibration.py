@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
 
 JUDGING = 1 / 8
@@ -40,22 +40,22 @@ class Calibration:
         judge: what nothing is fitted to or chosen by layer; the guard goes by it.
     """
 
-    fit: Batch
-    choose: Batch
-    judge: Batch
+    fit: CalibrationBatch
+    choose: CalibrationBatch
+    judge: CalibrationBatch
 
     def __len__(self) -> int:
         return len(self.fit) + len(self.choose) + len(self.judge)
 
     @property
-    def curves(self) -> Batch:
+    def curves(self) -> CalibrationBatch:
         """Images that the sums have not seen."""
         return joined([self.judge, self.choose])
 
     @classmethod
     def of_batches(
         cls,
-        images: Sequence[Batch],
+        images: Sequence[CalibrationBatch],
         *,
         sources: Sequence[Any] | NDArray[Any] | None = None,
         seed: int = 0,
@@ -86,7 +86,7 @@ class Calibration:
         return cls._split(everything, sources, seed, who)
 
     @classmethod
-    def _split(cls, everything: Batch, sources: Any, seed: int, who: str) -> Calibration:
+    def _split(cls, everything: CalibrationBatch, sources: Any, seed: int, who: str) -> Calibration:
         count = len(everything)
         names = np.arange(count) if sources is None else np.asarray(sources)
         if names.shape != (count,):
@@ -109,11 +109,11 @@ class Calibration:
         return cls(fit, choose, judge)
 
 
-def joined(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
     """Several batches as one."""
     labels = [part.labels for part in parts if part.labels is not None]
     together = np.concatenate(labels) if len(labels) == len(parts) else None
-    return Batch(_joined([part.images for part in parts]), together)
+    return CalibrationBatch(_joined([part.images for part in parts]), together)
 
 
 def _joined(images: Sequence[Any]) -> Any:
@@ -125,7 +125,7 @@ def _joined(images: Sequence[Any]) -> Any:
     return np.concatenate(images)
 
 
-def in_batches(batch: Batch, size: int = AT_A_TIME) -> list[Batch]:
+def in_batches(batch: CalibrationBatch, size: int = AT_A_TIME) -> list[CalibrationBatch]:
     """A batch in smaller ones."""
     return [batch.rows(slice(start, start + size)) for start in range(0, len(batch), size)]
 
@@ -151,7 +151,7 @@ def example_from(data: Any) -> tuple[Any, Any]:
     return first[:1], data
 
 
-def _warn_of(images: Batch, who: str) -> None:
+def _warn_of(images: CalibrationBatch, who: str) -> None:
     if len(images) < FEW_IMAGES:
         warnings.warn(
             f"{who}: {len(images)} calibration images are few: weights are fitted to them, and "

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.backends import backend_named, backend_of, can_repair, repairing
-from secateurs.calibration.batches import Batch, batches
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import report_of
@@ -172,7 +172,7 @@ class Pruner:
         Raises:
             DataError: the images cannot be used.
         """
-        images = list(batches(data, _example(network), "repair", labels=False))
+        images = list(iterate_batches(data, _example(network), "repair", labels=False))
         dense = open_dense(model, network, images, request)
         work = dense.work_network
 
@@ -383,11 +383,13 @@ def _distilled(
     return told
 
 
-def _unlabelled(batch: Batch) -> Batch:
-    return Batch(batch.images, None)
+def _unlabelled(batch: CalibrationBatch) -> CalibrationBatch:
+    return CalibrationBatch(batch.images, None)
 
 
-def open_dense(model: Any, network: Network, images: Sequence[Batch], request: Request) -> Dense:
+def open_dense(
+    model: Any, network: Network, images: Sequence[CalibrationBatch], request: Request
+) -> Dense:
     """The dense model with its answers to calibration images.
 
     Args:
@@ -397,11 +399,11 @@ def open_dense(model: Any, network: Network, images: Sequence[Batch], request: R
         request: kind of outputs, sources, a second kind of images.
     """
     calibration = Calibration.of_batches(images, sources=request.judging.sources, seed=request.seed)
-    second: list[Batch] = []
+    second: list[CalibrationBatch] = []
     if request.judging.second_domain is not None:
         example = _example(network)
         second = list(
-            batches(request.judging.second_domain, example, "second_domain", labels=False)
+            iterate_batches(request.judging.second_domain, example, "second_domain", labels=False)
         )
     return Dense(model, network, calibration, request.judging.output, second)
 
@@ -506,7 +508,7 @@ def open_workshop(
 def _measured_workshop(
     model: Any,
     network: Network,
-    images: Sequence[Batch],
+    images: Sequence[CalibrationBatch],
     budget: Budget | None,
     request: Request,
     planning: Mapping[str, Any],
@@ -539,7 +541,9 @@ def _applied(model: Any, network: Network, cut: Cut, request: Request) -> Any:
     return backend.apply(model, cut, _example(network), network=network, proof=request.proof)
 
 
-def _images_for_repair(network: Network, calibration: Any, request: Request) -> list[Batch] | None:
+def _images_for_repair(
+    network: Network, calibration: Any, request: Request
+) -> list[CalibrationBatch] | None:
     """Checked images; None where scores alone decide."""
     asked = request.repair or request.distil is not None
     if calibration is None:
@@ -549,7 +553,7 @@ def _images_for_repair(network: Network, calibration: Any, request: Request) -> 
     if not asked and not can_repair(network.source.framework):
         return None
     repairing(network.source.framework)
-    images = list(batches(calibration, _example(network), "prune", labels=False))
+    images = list(iterate_batches(calibration, _example(network), "prune", labels=False))
     # Images that were given for a criterion's sake may be too few to fit anything to.
     needed = LEAST_IMAGES if request.criterion is None else FEW_IMAGES
     return images if asked or sum(map(len, images)) >= needed else None
@@ -579,7 +583,7 @@ def _budget_of(network: Network, budget: Budget | None, amount: float | None) ->
     return Budget(channels=max(1, total - round(amount * total)) + 0.0)
 
 
-def _pairs(images: Sequence[Batch]) -> list[Any]:
+def _pairs(images: Sequence[CalibrationBatch]) -> list[Any]:
     """Batches as ``score`` takes them."""
     return [
         batch.images if batch.labels is None else (batch.images, batch.labels) for batch in images
@@ -594,7 +598,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     network = backend.trace(dense, example_inputs)
     framework = repairing(network.source.framework)
     kept = kept_channels(network, framework.arrays(small), report_of(small).cut)
-    checked = list(batches(images, example_inputs, "repair", labels=False))
+    checked = list(iterate_batches(images, example_inputs, "repair", labels=False))
     opened = open_dense(dense, network, checked, request)
     alive = opened.work_network.alive(np.flatnonzero(~kept))
     return make_faithful(
@@ -616,7 +620,7 @@ def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int
         What each step gave.
     """
     source: Any = network.source
-    checked = list(batches(images, _example(network), "repair", labels=False))
+    checked = list(iterate_batches(images, _example(network), "repair", labels=False))
     opened = open_dense(source.model, network, checked, Request(seed=seed))
     made = make_faithful(opened, small, alive_after(opened.work_network, cut), seed=seed)
     opened.framework.copy_weights_(made, small)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.reconstruction.least_squares import Array, Moments, Sums, solve
+from secateurs.calibration.least_squares import Array, Moments, Sums, solve
 
 ROUNDS = 3
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.backends import Repairing, backend_named, repairing
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_, report_of
@@ -65,7 +65,7 @@ class Dense:
     network: Network
     calibration: Calibration
     output: str | None = None
-    second_domain: Sequence[Batch] = ()
+    second_domain: Sequence[CalibrationBatch] = ()
     kind: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,12 +80,12 @@ class Dense:
         self._warn_if_unlike()
 
     @property
-    def judge(self) -> list[Batch]:
+    def judge(self) -> list[CalibrationBatch]:
         """The images that judge."""
         return in_batches(self.calibration.judge)
 
     @property
-    def _parts(self) -> tuple[Sequence[Batch], Sequence[Batch]]:
+    def _parts(self) -> tuple[Sequence[CalibrationBatch], Sequence[CalibrationBatch]]:
         return self.judge, self.second_domain
 
     def fidelity(self, model: Any) -> Fidelity:
@@ -167,7 +167,7 @@ def measure_curves(
 
 def _trials(
     dense: Dense, contractions: Sequence[Contraction], orders: Orders
-) -> tuple[Batch, list[Trial]]:
+) -> tuple[CalibrationBatch, list[Trial]]:
     """(images to judge by, trials), within what measuring may take."""
     network = dense.work_network
     judging = dense.calibration.curves

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import report_of
@@ -218,7 +218,7 @@ def _accuracy(dense: Dense, model: Any) -> float | None:
     return right / counted
 
 
-def _are_classes(batch: Batch, scores: NDArray[Any]) -> bool:
+def _are_classes(batch: CalibrationBatch, scores: NDArray[Any]) -> bool:
     labels = batch.labels
     return (
         labels is not None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.channels.network import Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.planning.planner import plan
@@ -17,8 +17,8 @@ from secateurs.settings.study import Configuration
 from secateurs.training.learner import Learner
 
 
-def check(
-    learner: Learner, configuration: Configuration, criterion: str | Callable[[Facts], Any]
+def check_study(
+    learner: Learner, configuration: Configuration, criterion: str | Callable[[GroupData], Any]
 ) -> Network:
     """Find out what cannot be done.
 

@@ -26,7 +26,7 @@ from typing import Any
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.errors import CheckpointError, StudyError
-from secateurs.files import content_of, header_of_file, write_atomically
+from secateurs.files import header_of_file, read_bytes, write_atomically
 from secateurs.study.checkpoints import Name
 from secateurs.study.history import History
 from secateurs.study.position import Position, Stage
@@ -146,7 +146,7 @@ class DiskStore:
             write_atomically(path, content())
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-        content = content_of(path)
+        content = read_bytes(path)
         try:
             return self._unpack(content)
         except CheckpointError as error:

@@ -52,7 +52,7 @@ def occupy(
     made = _make(place)
     begun = False
     try:
-        with lock(place):
+        with hold_lock(place):
             begun = begin()
             yield
     except Exception:
@@ -77,7 +77,7 @@ def _make(place: Path) -> list[Path]:
 
 
 @contextmanager
-def lock(directory: Path) -> Iterator[None]:
+def hold_lock(directory: Path) -> Iterator[None]:
     """Hold a directory, which is there, for as long as the context lasts.
 
     Raises:

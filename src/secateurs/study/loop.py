@@ -18,7 +18,7 @@ from typing import Any
 
 from secateurs.backends import repairing
 from secateurs.channels.network import Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.formatting import percent
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointStore, Name
@@ -42,7 +42,7 @@ class Loop:
         learner: Learner,
         store: CheckpointStore,
         configuration: Configuration,
-        criterion: str | Callable[[Facts], Any],
+        criterion: str | Callable[[GroupData], Any],
         watcher: Watcher,
         loss: Loss | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.backends import backend_named
-from secateurs.calibration.batches import batches
+from secateurs.calibration.batches import iterate_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.data.sets import Split
@@ -82,9 +82,9 @@ def accuracy_of(network: Network, split: Split, cut: Cut | None = None) -> float
     """
     source: Any = network.source
     some = split.batch(slice(0, MOST_IMAGES))
-    images = list(batches(some, source.example_inputs, "accuracy", labels=True))
+    images = list(iterate_batches(some, source.example_inputs, "accuracy", labels=True))
     backend = backend_named(network.source.framework)
-    return backend.judged(network, cut or Cut(), images)[1]
+    return backend.evaluate_cut(network, cut or Cut(), images)[1]
 
 
 def _is_near_chance(accuracy: float, labels: NDArray[np.int64]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for
 from secateurs.settings.pruning import Pruning
@@ -30,7 +30,7 @@ class RoundCutter:
         session: Session,
         configuration: Configuration,
         schedule: TrainingSchedule,
-        criterion: str | Callable[[Facts], Any],
+        criterion: str | Callable[[GroupData], Any],
         loss: Loss | None,
     ) -> None:
         self._session = session

@@ -12,11 +12,11 @@ from typing import Any
 from secateurs.backends import backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, keep_report_
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.errors import ModelError
 from secateurs.settings.study import Configuration
 from secateurs.settings.training import Training
-from secateurs.study.check import check
+from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import DiskStore
@@ -54,7 +54,7 @@ def run_study(
     sources: Sources,
     configuration: Configuration,
     *,
-    criterion: Callable[[Facts], Any] | None = None,
+    criterion: Callable[[GroupData], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     directory: str | Path | None = None,
     fresh: bool = False,
@@ -82,7 +82,7 @@ def run_study(
     """
     learner = _learner(model, sources, configuration.training, learning)
     wanted = criterion or configuration.pruning.criterion
-    network = check(learner, configuration, wanted)
+    network = check_study(learner, configuration, wanted)
     if not configuration.task.model:
         task = describe_task(network, learner, sources)
         configuration = configuration.model_copy(update={"task": task})

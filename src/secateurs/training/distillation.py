@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Output, divergences, read_outputs
 from secateurs.errors import DataError, SecateursError
 from secateurs.training.feed import Augmentation, augmented, mixed
@@ -149,7 +149,7 @@ class Lesson:
         seed: of the order and the changes.
     """
 
-    images: Sequence[Batch]
+    images: Sequence[CalibrationBatch]
     size: int
     change: Change | None
     versions: int
@@ -184,7 +184,7 @@ class Judge:
     """
 
     run: Run
-    held_out: Sequence[Batch]
+    held_out: Sequence[CalibrationBatch]
     wanted: Sequence[Values]
     outputs: tuple[Output, ...]
 
@@ -193,7 +193,7 @@ class Judge:
         cls,
         run: Run,
         dense: Any,
-        held_out: Sequence[Batch],
+        held_out: Sequence[CalibrationBatch],
         kind: str | Sequence[str] | None,
         *,
         channels_first: bool,
@@ -279,7 +279,7 @@ def one_cycle(share: float) -> float:
 
 
 def lesson_of(
-    images: Sequence[Batch],
+    images: Sequence[CalibrationBatch],
     augmentation: Augmentation | Change | None,
     *,
     batch_size: int,
@@ -325,7 +325,9 @@ def _alike(values: Values, others: Values) -> bool:
     return [value.shape[1:] for value in values] == [other.shape[1:] for other in others]
 
 
-def _shuffled(images: Sequence[Batch], size: int, random: np.random.Generator) -> Iterator[Batch]:
+def _shuffled(
+    images: Sequence[CalibrationBatch], size: int, random: np.random.Generator
+) -> Iterator[CalibrationBatch]:
     """Batches of ``size`` images, drawn from all of them; the rest that fills none is left out."""
     shapes = {_shape(batch.images) for batch in images}
     if len(shapes) > 1:  # sentences of several lengths: only their order can change
@@ -339,7 +341,7 @@ def _shuffled(images: Sequence[Batch], size: int, random: np.random.Generator) -
     order = random.permutation(len(owner))
     for start in range(0, len(order) - size + 1, size):
         rows = order[start : start + size]
-        yield Batch(_gathered(images, owner[rows], place[rows]), None)
+        yield CalibrationBatch(_gathered(images, owner[rows], place[rows]), None)
 
 
 def _shape(images: Any) -> tuple[Any, ...]:
@@ -350,7 +352,9 @@ def _shape(images: Any) -> tuple[Any, ...]:
     return tuple(images.shape[1:])
 
 
-def _gathered(batches: Sequence[Batch], owner: NDArray[np.int64], place: NDArray[np.int64]) -> Any:
+def _gathered(
+    batches: Sequence[CalibrationBatch], owner: NDArray[np.int64], place: NDArray[np.int64]
+) -> Any:
     """The images at these places of these batches, in that order."""
     back = np.argsort(np.argsort(owner, kind="stable"), kind="stable")
     parts = [batches[number].rows(place[owner == number]).images for number in np.unique(owner)]

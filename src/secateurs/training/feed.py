@@ -30,7 +30,7 @@ EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Shard:
     """Which part of every batch a process takes: the ``index``-th of ``of`` parts."""
 
     index: int = 0
@@ -41,7 +41,7 @@ class Share:
         return slice(whole * self.index // self.of, whole * (self.index + 1) // self.of)
 
 
-ALL = Share()
+ALL = Shard()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Feed(Protocol):
         """Batches in an epoch of training."""
         ...
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
         ...
 
@@ -94,7 +94,7 @@ class Feed(Protocol):
         """Batches in which every image is seen once."""
         ...
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         """Every image once, not augmented."""
         ...
 
@@ -164,7 +164,7 @@ class ArrayFeed:
     def whole_length(self) -> int:
         return -(-len(self._source) // self._batch_size)
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         order = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(len(self._source))
         size = self._batch_size
         for number in range(first, len(self)):
@@ -175,7 +175,7 @@ class ArrayFeed:
                 images = augmented(images, self._augmentation, random, share, size)
             yield Batch(images, labels, size)
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         for start in range(0, len(self._source), self._batch_size):
             whole = min(self._batch_size, len(self._source) - start)
             part = share.slice(whole)
@@ -215,13 +215,13 @@ class LoaderFeed:
     def whole_length(self) -> int:
         return self._length
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         return itertools.islice(self._parts(epoch, share), first, None)
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         return self._parts(0, share)
 
-    def _parts(self, epoch: int, share: Share) -> Iterator[Batch]:
+    def _parts(self, epoch: int, share: Shard) -> Iterator[Batch]:
         for images, labels in self._batches(epoch):
             part = share.slice(len(labels))
             yield Batch(images[part], labels[part], len(labels))
@@ -305,7 +305,7 @@ def is_labelled_images(source: Any) -> bool:
     return labels is not None and len(labels) == 1 and "int" in kind
 
 
-def consecutive(feed: Feed, first: int, count: int, share: Share = ALL) -> Iterator[Batch]:
+def consecutive(feed: Feed, first: int, count: int, share: Shard = ALL) -> Iterator[Batch]:
     """``count`` training batches from number ``first`` of all training on, epoch after epoch."""
     epoch, place = divmod(first, len(feed))
     while count > 0:
@@ -319,7 +319,7 @@ def augmented(
     images: Images,
     augmentation: Augmentation,
     random: np.random.Generator,
-    share: Share = ALL,
+    share: Shard = ALL,
     whole: int | None = None,
 ) -> Images:
     """New images, changed at random.

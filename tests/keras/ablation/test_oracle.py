@@ -7,7 +7,7 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.errors import DataError
-from secateurs.keras.ablation.oracle import oracle
+from secateurs.keras.ablation.oracle import ablate_channels
 
 CLASSES = 4
 
@@ -85,4 +85,4 @@ def test_options_out_of_range_are_refused(options, said):
     i = keras.Input((4,))
     network = sec.trace(keras.Model(i, L.Dense(2)(L.Dense(3, activation="relu")(i))))
     with pytest.raises(DataError, match=said):
-        oracle(network, (np.zeros((2, 4), "float32"), np.array([0, 1])), **options)
+        ablate_channels(network, (np.zeros((2, 4), "float32"), np.array([0, 1])), **options)

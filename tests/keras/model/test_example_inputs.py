@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 
 import secateurs as sec
-from secateurs.keras.model.example_inputs import checked_model, described
+from secateurs.keras.model.example_inputs import check_model, format_inputs
 
 
 def small(name="net"):
@@ -97,9 +97,9 @@ def test_a_model_of_another_keras():
     """What is left of a model when ``keras.config.set_backend`` has loaded Keras anew."""
     gone = type("Model", (), {"__module__": "keras.src.models.model"})
     with pytest.raises(sec.ModelError, match="KERAS_BACKEND"):
-        checked_model(gone())
+        check_model(gone())
     with pytest.raises(sec.ModelError, match=r"expected a keras.Model; received int"):
-        checked_model(3)
+        check_model(3)
 
 
 def test_tensors_of_another_framework():
@@ -154,5 +154,5 @@ def test_text_needs_an_example():
 
 
 def test_inputs_are_described():
-    assert described({"a": np.zeros((2, 3), "float32")}) == "{a: (2, 3) float32}"
-    assert described((np.zeros(2, "int32"), 5)) == "((2,) int32, int)"
+    assert format_inputs({"a": np.zeros((2, 3), "float32")}) == "{a: (2, 3) float32}"
+    assert format_inputs((np.zeros(2, "int32"), 5)) == "((2,) int32, int)"

@@ -7,7 +7,7 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.keras.model.layer_tree import snake_case
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 
 
 class Block(L.Layer):
@@ -50,7 +50,7 @@ EXPECTED = [
 
 def test_names_are_the_same_however_many_layers_were_made_before():
     for _ in range(3):
-        assert sorted(leaf.name for leaf in leaves_of(make())) == sorted(EXPECTED)
+        assert sorted(leaf.name for leaf in list_tensors(make())) == sorted(EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_every_weight_of_a_composite_layer_is_kept(call, tmp_path):
     else:
         sec.save(model, tmp_path / "model.safetensors")
         made = sec.load(make(), tmp_path / "model.safetensors")
-    before = {leaf.name: leaf.array() for leaf in leaves_of(model)}
-    for leaf in leaves_of(made):
+    before = {leaf.name: leaf.array() for leaf in list_tensors(model)}
+    for leaf in list_tensors(made):
         expected = before[leaf.name]
         if call == "cut" and leaf.name.startswith(("hidden", "head.kernel")):
             axis = 0 if leaf.name in ("head.kernel", "hidden.bias") else 1

@@ -7,10 +7,10 @@ from keras import layers as L
 
 import secateurs as sec
 from contract.zoo import ZOO, noisy
-from secateurs.calibration.statistics import part_of
+from secateurs.calibration.statistics import channel_index
 from secateurs.criteria.registry import Need
-from secateurs.criteria.scoring import gather
-from secateurs.keras.ablation.oracle import oracle
+from secateurs.criteria.scoring import collect_statistics
+from secateurs.keras.ablation.oracle import ablate_channels
 
 RANDOM = np.random.default_rng(3)
 IMAGES = RANDOM.standard_normal((9, 8, 8, 3)).astype("float32")
@@ -41,7 +41,7 @@ def test_zeros_are_those_of_the_layer_that_makes_them():
 def test_removing_a_channel_is_what_the_oracle_says():
     model = cnn(activation="softmax")
     network = sec.trace(model)
-    found = oracle(network, (IMAGES, LABELS))
+    found = ablate_channels(network, (IMAGES, LABELS))
     chance = numpy(model(IMAGES))
     dense = -np.log(chance[np.arange(9), LABELS])
     assert np.isclose(found.dense_loss, dense.mean(), rtol=1e-4)
@@ -55,7 +55,7 @@ def test_the_gradient_of_a_gate_is_the_slope_of_the_loss():
     """A gate on what a layer makes, put in by hand: the layer's own weights scaled."""
     model = cnn(activation="softmax")
     network = sec.trace(model)
-    gates = gather(network, Need.GATES, (IMAGES, LABELS)).gates
+    gates = collect_statistics(network, Need.GATES, (IMAGES, LABELS)).gates
     (group,) = [g for g in network.groups if g.name == "c"]
 
     def loss(factor):
@@ -99,13 +99,13 @@ def test_every_family_of_layers_is_seen(name):
     images = arrays[0] if len(arrays) == 1 else [tuple(arrays)]
     if name == "cells":  # the state that one cell hands to the next, step by step
         with pytest.raises(sec.DataError, match=r"stack.*read inside stack alone"):
-            gather(network, Need.ACTIVATIONS, images)
+            collect_statistics(network, Need.ACTIVATIONS, images)
         return
-    found = gather(network, Need.ACTIVATIONS, images)
+    found = collect_statistics(network, Need.ACTIVATIONS, images)
     for group in network.groups:
         if (name, group.name) == ("operations", "c"):
             continue  # what a slice leaves out: nothing reads it
-        assert any(len(part_of(network, group, r.units)) for r in found.readings), group.name
+        assert any(len(channel_index(network, group, r.units)) for r in found.readings), group.name
 
 
 def test_inside_attention():
@@ -115,7 +115,7 @@ def test_inside_attention():
     network = sec.trace(model)
     images = RANDOM.standard_normal((5, 4, 6)).astype("float32")
     labels = RANDOM.integers(0, 2, 5)
-    found = oracle(network, (images, labels))
+    found = ablate_channels(network, (images, labels))
 
     def losses(one):
         logs = numpy(keras.ops.log_softmax(one(images), axis=-1))

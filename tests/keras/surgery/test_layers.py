@@ -8,7 +8,7 @@ from keras import layers as L
 import secateurs as sec
 from contract.zoo import ZOO, noisy
 from secateurs.keras import delete_layer, insert_layer, replace_layer
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 
 X = np.random.default_rng(0).standard_normal((2, 6)).astype("float32")
 
@@ -126,7 +126,7 @@ def test_the_state_of_what_stays_goes_on_in_a_trained_model(kind):
     inserted = insert_layer(model, "a", L.Dense(8, name="new"))
 
     def states(made):
-        weights = [leaf.name for leaf in leaves_of(made)]
+        weights = [leaf.name for leaf in list_tensors(made)]
         found = {}
         for variable in made.optimizer.variables:
             layer = next((n for n in weights if n.replace(".", "_") in variable.path), "")

@@ -12,7 +12,7 @@ from keras import layers as L
 import secateurs as sec
 from contract.zoo import ZOO, noisy
 from secateurs.channels.cut import Cut, TensorCut
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.surgery.compiling import _cut_of_slot
 
 
@@ -49,7 +49,7 @@ def test_weights_are_those_of_the_channels_that_stay():
 
 
 def _weights(model):
-    return [(leaf.name, np.asarray(leaf.array())) for leaf in leaves_of(model)]
+    return [(leaf.name, np.asarray(leaf.array())) for leaf in list_tensors(model)]
 
 
 def test_a_cut_of_key_channels_leaves_the_scores_of_attention_as_they_were():

@@ -7,7 +7,7 @@ from keras import layers as L
 
 import secateurs as sec
 from contract.zoo import noisy
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 
 X = np.random.default_rng(0).standard_normal((3, 6, 6, 3)).astype("float32")
 
@@ -55,7 +55,7 @@ def predicted(model):
 
 def numpys(model, gone):
     """What the block gives without filters, by NumPy; its norm and convolutions written out."""
-    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in leaves_of(model)}
+    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in list_tensors(model)}
     stay = np.setdiff1d(np.arange(8), gone)
     padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
@@ -249,7 +249,7 @@ def test_activations_and_gradients_rank_what_is_inside():
 
 
 def numpys_hidden(model):
-    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in leaves_of(model)}
+    w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in list_tensors(model)}
     padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
     h = np.einsum("nhwcij,ijco->nhwo", windows, w["conv.kernel"]) + w["conv.bias"]

@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 
 import secateurs as sec
-from secateurs.keras import Learner, training_of
+from secateurs.keras import Learner, default_training
 from secateurs.keras.training import learner as train
 from secateurs.planning.auto_criterion import score_for
 
@@ -71,7 +71,7 @@ def test_retraining_is_what_fit_would_have_done():
     model = cnn(softmax=False)
     model.fit(*DATA, epochs=1, batch_size=60, verbose=0)
     learner = Learner(
-        model, DATA, DATA, None, training_of(model).model_copy(update={"batch_size": 60})
+        model, DATA, DATA, None, default_training(model).model_copy(update={"batch_size": 60})
     )
     network = learner.trace()
     cut = network.cut({"conv1": [0, 3]})
@@ -199,7 +199,7 @@ def test_losses_of_every_kind_of_label():
     for loss in ("categorical_crossentropy", "sparse_categorical_crossentropy"):
         model = cnn(compiled=None)
         model.compile("adam", loss)
-        learner = Learner(model, DATA, DATA, None, training_of(model))
+        learner = Learner(model, DATA, DATA, None, default_training(model))
         value = learner.train(0, [0.001], lambda: None)
         chance = np.asarray(model.predict_on_batch(IMAGES))
         assert value == pytest.approx(-np.log(chance[np.arange(60), LABELS]).mean(), rel=0.2)
@@ -309,11 +309,11 @@ def test_rows_with_a_single_one_are_classes():
 
 def test_a_compiled_model_keeps_its_optimizer_unless_another_is_named():
     model = two("sigmoid", "binary_crossentropy")
-    kept = sec.keras.training_of(model, sec.Training(batch_size=16))
+    kept = sec.keras.default_training(model, sec.Training(batch_size=16))
     assert (kept.optimizer, kept.learning_rate) == ("compiled", pytest.approx(0.02))
     assert (kept.schedule, kept.warm_up, kept.batch_size) == ("constant", 0, 16)
-    assert sec.keras.training_of(model, sec.Training(learning_rate=0.5)).learning_rate == 0.5
+    assert sec.keras.default_training(model, sec.Training(learning_rate=0.5)).learning_rate == 0.5
     named = sec.Training(optimizer="sgd")
-    assert sec.keras.training_of(model, named) is named
+    assert sec.keras.default_training(model, named) is named
     with pytest.raises(sec.ModelError, match=r"without weight_decay.*its own Adam"):
-        sec.keras.training_of(model, sec.Training(weight_decay=0.1))
+        sec.keras.default_training(model, sec.Training(weight_decay=0.1))

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
-from secateurs.pytorch.ablation.dense_convolution import Product, is_mostly_padding
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.pytorch.ablation.dense_convolution import DenseConvolution, is_mostly_padding
 from secateurs.pytorch.ablation.downstream import channels_last
-from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.ablation.oracle import ablate_channels
 from secateurs.pytorch.ablation.removal import Removals
-from secateurs.pytorch.statistics.loss import Objective
+from secateurs.pytorch.statistics.loss import PerExampleLoss
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 from support.small_networks import CLASSES, images, labels
@@ -34,7 +34,7 @@ def test_a_product_is_the_convolution(shape, space, options, count):
     given = {"input": x, "weight": weight, "bias": torch.randn(len(weight))} | options
     call = Call(aten.conv2d.default, (), given)
     assert is_mostly_padding(call, space)
-    received = Product(call, space)(x)
+    received = DenseConvolution(call, space)(x)
     torch.testing.assert_close(received, call.run(), atol=1e-5, rtol=1e-5)
     assert received.is_contiguous(memory_format=torch.channels_last)
 
@@ -73,12 +73,12 @@ class Shrinking(torch.nn.Module):
 def test_ablation_takes_them_where_they_are_less_work_and_stays_exact():
     model, x, y = Shrinking().eval(), images(), labels()
     network = sec.trace(model, x[:1])
-    routes = Removals(network, Objective(None, "test"), Batch(x, y)).routes
+    routes = Removals(network, PerExampleLoss(None, "test"), CalibrationBatch(x, y)).routes
     steps = routes.of(network.groups[0]).steps
     convolutions = [step for step in steps if step.function is aten.conv2d.default]
     products = [routes.product(step) is not None for step in convolutions]
     assert products == [False, False, True, True]
-    ablation = oracle(network, (x, y))
+    ablation = ablate_channels(network, (x, y))
 
     def loss(model):
         with torch.no_grad():

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.criteria import critical_channels
 from secateurs.errors import DataError
-from secateurs.pytorch.ablation.oracle import oracle
+from secateurs.pytorch.ablation.oracle import ablate_channels
 from secateurs.pytorch.ablation.removal import Removals
-from secateurs.pytorch.statistics.loss import Objective
+from secateurs.pytorch.statistics.loss import PerExampleLoss
 from support.random_networks import RandomNetwork, example, recipes
 from support.small_networks import CLASSES, Attention, Grouped, Plain, Residual, images, labels
 
@@ -43,7 +43,7 @@ def right(model, x=X, y=Y):
 def test_removing_a_channel_alone_is_the_real_cut_of_it(model):
     model = model()
     network = sec.trace(model, X[:1])
-    ablation = oracle(network, (X, Y))
+    ablation = ablate_channels(network, (X, Y))
     dense = losses(model)
     assert ablation.dense_loss == pytest.approx(dense.mean().item(), rel=1e-5)
     for group in network.groups:
@@ -60,9 +60,9 @@ def test_the_networks_here_take_both_ways():
     ways = {}
     for model in MODELS:
         network = sec.trace(model(), X[:1])
-        removals = Removals(network, Objective(None, "test"), Batch(X, Y))
+        removals = Removals(network, PerExampleLoss(None, "test"), CalibrationBatch(X, Y))
         ways[model] = [removals.routes.of(group) is not None for group in network.groups]
-        assert [removals.takes_some(group) for group in network.groups] == ways[model]
+        assert [removals.supports_subsets(group) for group in network.groups] == ways[model]
     for model in (Residual, Grouped, Plain, heads):
         assert all(ways[model])
     assert len(set(ways[Attention])) == 2
@@ -70,15 +70,15 @@ def test_the_networks_here_take_both_ways():
 
 def test_only_the_pairs_that_are_asked_for_are_run():
     network = sec.trace(Plain(), X[:1])
-    removals = Removals(network, Objective(None, "test"), Batch(X, Y))
-    dense, group = removals.dense(Batch(X, Y)), network.groups[0]
+    removals = Removals(network, PerExampleLoss(None, "test"), CalibrationBatch(X, Y))
+    dense, group = removals.dense(CalibrationBatch(X, Y)), network.groups[0]
     every = np.arange(len(group))
-    whole = removals.without(dense, group, every)
+    whole = removals.ablate(dense, group, every)
     where = np.random.default_rng(0).random(whole.loss.shape) < 0.3
     route = removals.routes.of(group)
     run = sum(len(pairs) for pairs in removals._pairs(dense, group, route, every, where))
     assert 0 < run <= where.sum()
-    some = removals.without(dense, group, every, where)
+    some = removals.ablate(dense, group, every, where)
     torch.testing.assert_close(some.loss[where], whole.loss[where], rtol=1e-4, atol=1e-6)
     assert (some.loss[~where] == 0).all()
 
@@ -89,15 +89,15 @@ def test_any_channel_of_any_network_is_removed_exactly(recipe, seed):
     model = RandomNetwork(recipe).eval()
     x = torch.cat([example(), example() * -0.5 + 0.1]).numpy()
     network = sec.trace(model, x[:1])
-    objective = Objective(lambda out, _: out.flatten(1).square().mean(1), "test")
-    removals = Removals(network, objective, Batch(x, None))
-    dense = removals.dense(Batch(x, None))
+    objective = PerExampleLoss(lambda out, _: out.flatten(1).square().mean(1), "test")
+    removals = Removals(network, objective, CalibrationBatch(x, None))
+    dense = removals.dense(CalibrationBatch(x, None))
     random = np.random.default_rng(seed)
     for group in network.groups:
         if len(group) < 2:
             continue
         channel = int(random.integers(len(group)))
-        changes = removals.without(dense, group, np.array([channel]))
+        changes = removals.ablate(dense, group, np.array([channel]))
         small = sec.apply(model, network.cut({group.name: [channel]}), x[:1], network=network)
         with torch.no_grad():
             expected = small(torch.from_numpy(x)).flatten(1).square().mean(1) - dense.losses
@@ -108,7 +108,7 @@ def test_any_channel_of_any_network_is_removed_exactly(recipe, seed):
 def test_all_classes_come_at_once():
     model = Residual()
     network = sec.trace(model, X[:1])
-    ablation = oracle(network, [(X[:3], Y[:3]), (X[3:], Y[3:])])
+    ablation = ablate_channels(network, [(X[:3], Y[:3]), (X[3:], Y[3:])])
     before, dense = right(model), losses(model).numpy()
     np.testing.assert_array_equal(ablation.images, np.bincount(Y, minlength=CLASSES))
     np.testing.assert_array_equal(ablation.dense_correct, np.bincount(Y[before], minlength=CLASSES))
@@ -128,7 +128,7 @@ def test_all_classes_come_at_once():
 def test_the_critical_channels_of_every_class_stay():
     model = Residual(width=8)
     network = sec.trace(model, X[:1])
-    ablation = oracle(network, (X, Y))
+    ablation = ablate_channels(network, (X, Y))
     gone = critical_channels(network, ablation, best=2)
     for group in network.groups:
         kept = np.setdiff1d(np.arange(len(group)), gone.get(group.name, []))
@@ -144,7 +144,7 @@ def test_a_dead_channel_changes_nothing_at_all():
     with torch.no_grad():
         model.norm1.weight[3] = 0
         model.norm1.bias[3] = -1
-    ablation = oracle(sec.trace(model, X[:1]), (X, Y))
+    ablation = ablate_channels(sec.trace(model, X[:1]), (X, Y))
     assert ablation.estimate["conv1"][3] == 0
     assert (ablation.correct["conv1"][3] == 0).all()
     assert (ablation.estimate["conv1"][[0, 1, 2]] != 0).all()
@@ -173,8 +173,8 @@ def trained():
 def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
     model, x, y = trained()
     network = sec.trace(model, x[:1])
-    exact = oracle(network, (x, y))
-    raced = oracle(network, (x, y), mode="racing", share=0.3, scope=scope, confidence=0.95)
+    exact = ablate_channels(network, (x, y))
+    raced = ablate_channels(network, (x, y), mode="racing", share=0.3, scope=scope, confidence=0.95)
     names = [group.name for group in network.groups]
     flat = np.concatenate([exact.estimate[name] for name in names])
     if scope == "network":
@@ -208,7 +208,7 @@ def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
 def test_racing_cannot_say_what_is_critical():
     model, x, y = trained()
     network = sec.trace(model, x[:1])
-    raced = oracle(network, (x, y), mode="racing", share=0.1, confidence=0.5)
+    raced = ablate_channels(network, (x, y), mode="racing", share=0.1, confidence=0.5)
     with pytest.raises(sec.SecateursError, match="in exact mode"):
         critical_channels(network, raced)
 
@@ -223,7 +223,7 @@ def test_racing_cannot_say_what_is_critical():
 )
 def test_options_out_of_range_are_refused(options, said):
     with pytest.raises(DataError, match=said):
-        oracle(sec.trace(Plain(), X[:1]), (X, Y), **options)
+        ablate_channels(sec.trace(Plain(), X[:1]), (X, Y), **options)
 
 
 class Three(torch.nn.Module):
@@ -258,7 +258,7 @@ class Twice(Three):
 def test_code_that_writes_in_place_or_reads_again_is_ablated_exactly(model):
     model = model().eval()
     network = sec.trace(model, X[:1])
-    ablation = oracle(network, (X, Y))
+    ablation = ablate_channels(network, (X, Y))
     assert {"one", "two"} <= {group.name for group in network.groups}
     for name in ("one", "two"):
         small = sec.apply(model, network.cut({name: [2]}), X[:1], network=network)

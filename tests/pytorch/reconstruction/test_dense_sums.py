@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.reconstruction import dense_sums
 from secateurs.pytorch.reconstruction.program import Pieces
 
@@ -14,7 +14,9 @@ def contractions(images):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
     network = sec.trace(net.eval(), images[:1])
-    return network, dense_sums.contractions_of(network, Batch(images, None), "categorical", 0)
+    return network, dense_sums.contractions_of(
+        network, CalibrationBatch(images, None), "categorical", 0
+    )
 
 
 def test_derivatives_stop_where_they_take_too_long_and_sums_go_on(monkeypatch):

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.reconstruction import dense_sums, descent
 from secateurs.pytorch.reconstruction.program import Pieces
 from secateurs.pytorch.reconstruction.sites import Sites
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.trace_model import source_of
 
 GONE = np.array([1])
 
@@ -32,7 +32,7 @@ def waves(count=40):
 
 def contraction(net):
     network = sec.trace(net, waves()[:1])
-    found = dense_sums.contractions_of(network, Batch(waves(), None), "relative", 0)
+    found = dense_sums.contractions_of(network, CalibrationBatch(waves(), None), "relative", 0)
     return next(one for one in found if one.weight == "2.weight")
 
 
@@ -42,7 +42,7 @@ def test_it_is_the_least_squares_solution_where_it_goes_on_to_the_end(bias, monk
     monkeypatch.setattr(descent, "STEPS", 80)
     monkeypatch.setattr(descent, "RIDGE", 0.0)
     net = model(bias)
-    changed = contraction(net).without(GONE)
+    changed = contraction(net).ablate(GONE)
     with torch.no_grad():
         hidden = net[1](net[0](torch.from_numpy(waves())))
         wanted = net[2](hidden).transpose(1, 2).reshape(-1, 4).double().numpy()
@@ -69,9 +69,9 @@ def test_a_few_steps_are_nearer_than_one_mixing_for_all_taps(monkeypatch):
             hidden = net[1](net[0](torch.from_numpy(waves())))
             return float((net[2](hidden) - twin[2](hidden)).square().mean())
 
-    ours = error(contraction(net).without(GONE))
+    ours = error(contraction(net).ablate(GONE))
     monkeypatch.setattr(descent, "LEAST_TAPS", 17)
-    assert ours < 0.9 * error(contraction(net).without(GONE))
+    assert ours < 0.9 * error(contraction(net).ablate(GONE))
 
 
 def _tensors(changed):
@@ -86,8 +86,8 @@ def test_what_would_take_too_long_mixes_channels(monkeypatch):
 
 def test_an_error_counts_by_what_batch_norm_behind_the_relu_makes_of_it():
     net = model(True, norm=True)
-    source = traced(sec.trace(net, waves()[:1]))
-    pieces = Pieces(net, source.operations, Batch(waves(), None))
+    source = source_of(sec.trace(net, waves()[:1]))
+    pieces = Pieces(net, source.operations, CalibrationBatch(waves(), None))
     own = {id(one) for one in net.state_dict(keep_vars=True).values()}
     sites = Sites(pieces.steps, pieces.shapes, [3], own)
     site = next(one for one in sites.at.values() if one.map.weight is net[2].weight)

@@ -190,11 +190,11 @@ def test_a_repaired_model_is_saved_and_loaded_like_any_other(dense, tmp_path):
 
 
 def test_no_image_of_a_judging_source_is_fitted(dense):
-    from secateurs.calibration.batches import Batch
+    from secateurs.calibration.batches import CalibrationBatch
     from secateurs.reconstruction.calibration import Calibration
 
     marked = np.arange(320, dtype=np.float32)[:, None]
-    split = Calibration.of_batches([Batch(marked, None)], sources=np.arange(320) // 10)
+    split = Calibration.of_batches([CalibrationBatch(marked, None)], sources=np.arange(320) // 10)
     three = (split.fit, split.choose, split.judge)
     parts = [set((part.images[:, 0] // 10).tolist()) for part in three]
     assert [len(part) for part in parts] == [22, 6, 4]

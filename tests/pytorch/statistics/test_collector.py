@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.channels.network import Role
-from secateurs.criteria import Need, gather, score, score_many
+from secateurs.criteria import Need, collect_statistics, score, score_many
 from secateurs.errors import DataError
 from support.small_networks import Attention, Grouped, Plain, Residual, images, labels
 
@@ -92,7 +92,7 @@ def test_gates_in_attention_are_finite_differences_of_weights_that_read(norm, wh
     model = Attention(norm, whole_heads=whole_heads).double()
     x = X.astype(np.float64)
     network = sec.trace(model, x[:1])
-    gates = gather(network, Need.GATES, (x, Y)).gates
+    gates = collect_statistics(network, Need.GATES, (x, Y)).gates
 
     def loss(layer, columns, factor):
         other = copy.deepcopy(model)
@@ -119,8 +119,10 @@ def test_gates_in_attention_are_finite_differences_of_weights_that_read(norm, wh
 @pytest.mark.parametrize("model", [Residual, Grouped, Attention], ids=lambda m: m.__name__)
 def test_a_batch_is_its_images_one_by_one(model):
     network = sec.trace(model(), X[:1])
-    together = gather(network, Need.GATES, (X, Y)).gates
-    apart = gather(network, Need.GATES, [(X[i : i + 1], Y[i : i + 1]) for i in range(8)]).gates
+    together = collect_statistics(network, Need.GATES, (X, Y)).gates
+    apart = collect_statistics(
+        network, Need.GATES, [(X[i : i + 1], Y[i : i + 1]) for i in range(8)]
+    ).gates
     for name in ("signed", "absolute", "squares"):
         one, other = getattr(together, name), getattr(apart, name)
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
@@ -185,11 +187,11 @@ def test_consumers_of_the_same_values_count_once():
             return (self.left(x) + self.right(x)).mean((2, 3))
 
     model = Fork()
-    readings = gather(sec.trace(model, X[:1]), Need.ACTIVATIONS, X).readings
+    readings = collect_statistics(sec.trace(model, X[:1]), Need.ACTIVATIONS, X).readings
     of_stem = [r for r in readings if len(r.units) == 4]
     assert len(of_stem) == 1
     both = sum((m.weight.detach() ** 2).sum((0, 2, 3)) for m in (model.left, model.right))
-    np.testing.assert_allclose(of_stem[0].strength, both, rtol=1e-5)
+    np.testing.assert_allclose(of_stem[0].reader_norm, both, rtol=1e-5)
 
 
 def test_squared_gradients_are_those_of_every_image_alone():
@@ -202,7 +204,7 @@ def test_squared_gradients_are_those_of_every_image_alone():
         for name, parameter in model.named_parameters():
             sums[name] += parameter.grad**2 / 8
     model.zero_grad(set_to_none=True)
-    found = gather(network, Need.CURVATURE, (X, Y)).curvature
+    found = collect_statistics(network, Need.CURVATURE, (X, Y)).curvature
     assert found.keys() == sums.keys()
     for name, expected in sums.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-9)
@@ -218,7 +220,7 @@ def test_squared_gradients_are_those_of_every_image_alone():
 def test_cosine_on_data_is_that_of_centred_values():
     model = Plain()
     network = sec.trace(model, X[:1])
-    grams = gather(network, Need.GRAMS, X).grams["conv1"]
+    grams = collect_statistics(network, Need.GRAMS, X).grams["conv1"]
     (h,) = seen_by(model, "conv2")
     h = h - h.mean(0)
     assert len(grams) == 1

@@ -13,7 +13,7 @@ from secateurs.keras.statistics.collector import started
 from secateurs.keras.statistics.loss import Loss
 
 
-def oracle(
+def ablate_channels(
     network: Network,
     data: Any,
     *,

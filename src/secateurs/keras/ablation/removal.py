@@ -16,12 +16,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
-from secateurs.calibration.statistics import Gates, part_of
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.statistics import Gates, channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group
-from secateurs.keras.internals import compiled
-from secateurs.keras.proof.prove import outputs_without
+from secateurs.keras.internals import compile_function
+from secateurs.keras.proof.comparison import outputs_without
 from secateurs.keras.statistics.loss import as_classes
 from secateurs.keras.tracing.interpreter import Site
 
@@ -45,7 +45,7 @@ class Dense:
         classes: how many classes the outputs score; 0 where labels are not classes.
     """
 
-    batch: Batch
+    batch: CalibrationBatch
     arrays: Sequence[Any]
     targets: Any
     saved: Saved | None
@@ -82,7 +82,7 @@ class Removals:
     def __init__(self, work: Pass) -> None:
         self._work = work
         self._network = work.network
-        self._evaluated = compiled(self._evaluate)
+        self._evaluated = compile_function(self._evaluate)
         mixed = [np.unique(self._network.solution.atoms[m.units]) for m in self._network.mixings]
         self._mixed = {
             group.name
@@ -90,7 +90,7 @@ class Removals:
             if len(group) > 1 and any(np.isin(group.channels, atoms).any() for atoms in mixed)
         }
 
-    def dense(self, batch: Batch) -> Dense:
+    def dense(self, batch: CalibrationBatch) -> Dense:
         """The dense network's run on a batch."""
         arrays, targets = self._work.arrays(batch), self._work.labels(batch)
         saved = None if self._runs_whole else Saved()
@@ -105,7 +105,7 @@ class Removals:
         gates = Gates(self._network.solution)
         return np.concatenate([gates.terms(slopes) for slopes in self._work.slopes(dense.batch)])
 
-    def without(
+    def ablate(
         self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
     ) -> Changes:
         """Remove each of these channels of a group, one at a time, on a batch.
@@ -125,11 +125,11 @@ class Removals:
                 changes.right[place] = right - dense.right
         return changes
 
-    def takes_some(self, group: Group) -> bool:
+    def supports_subsets(self, group: Group) -> bool:
         """Whether a channel of the group is removed on some images for less than on all: never."""
         return False
 
-    def price(self, group: Group) -> float:
+    def cost_per_image(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels: calls to be run."""
         calls = len(self._work.source.operations)
         if self._runs_whole or group.name in self._mixed:
@@ -159,7 +159,7 @@ class Removals:
         losses = self._work.objective.losses(outputs, dense.targets)
         return _numpy(losses).astype(np.float64), outputs
 
-    def _right(self, outputs: Sequence[Any], batch: Batch) -> Sums | None:
+    def _right(self, outputs: Sequence[Any], batch: CalibrationBatch) -> Sums | None:
         """1 where an image is classified right; None where labels are not classes."""
         scores = _numpy(outputs[0])
         objective = self._work.objective
@@ -178,7 +178,7 @@ class Removals:
     def _close_(self, gates: list[NDArray[Any]], group: Group, channel: int) -> int:
         """Zero the gates of a channel; the number of the call that reads it first."""
         for gate, reading in zip(gates, self._work.readings, strict=True):
-            part = part_of(self._network, group, reading.units)
+            part = channel_index(self._network, group, reading.units)
             gate[0, part.index[part.channel == channel]] = 0
         steps = [
             read.place.step for read in self._work.reads.values() if not gates[read.number].all()

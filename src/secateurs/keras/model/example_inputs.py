@@ -16,7 +16,7 @@ from secateurs.keras.model.tensors import named_operations
 FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
 
 
-def checked_model(model: Any) -> Any:
+def check_model(model: Any) -> Any:
     """The model, unless it is something that cannot be traced; then the error says what to pass.
 
     Raises:
@@ -153,7 +153,9 @@ def _as_array(value: Any, expected: Any) -> NDArray[Any]:
     return array
 
 
-def made_up(model: Any, index_ranges: Mapping[int, int], examples: int = 2) -> list[NDArray[Any]]:
+def make_inputs(
+    model: Any, index_ranges: Mapping[int, int], examples: int = 2
+) -> list[NDArray[Any]]:
     """Inputs for a model that knows its own shapes: the same ones every time.
 
     Args:
@@ -195,7 +197,7 @@ def _open(model: Any, tensor: Any, why: str) -> str:
     )
 
 
-def shapes_of(model: Any, arrays: Sequence[NDArray[Any]] | None) -> list[tuple[int, ...]]:
+def input_shapes(model: Any, arrays: Sequence[NDArray[Any]] | None) -> list[tuple[int, ...]]:
     """Shapes to trace with: those of the examples; without them, of a batch of one."""
     if arrays is not None:
         return [tuple(array.shape) for array in arrays]
@@ -206,12 +208,12 @@ def shapes_of(model: Any, arrays: Sequence[NDArray[Any]] | None) -> list[tuple[i
     return shapes
 
 
-def described(example_inputs: Any) -> str:
+def format_inputs(example_inputs: Any) -> str:
     """'(1, 224, 224, 3) float32' for error messages."""
     if isinstance(example_inputs, Mapping):
-        return "{" + ", ".join(f"{k}: {described(v)}" for k, v in example_inputs.items()) + "}"
+        return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"
     if isinstance(example_inputs, (tuple, list)):
-        return "(" + ", ".join(described(value) for value in example_inputs) + ")"
+        return "(" + ", ".join(format_inputs(value) for value in example_inputs) + ")"
     if hasattr(example_inputs, "shape") and hasattr(example_inputs, "dtype"):
         kind = keras.backend.standardize_dtype(example_inputs.dtype)
         return f"{tuple(example_inputs.shape)} {kind}"

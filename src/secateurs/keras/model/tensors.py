@@ -18,7 +18,7 @@ from secateurs.keras.model.layer_tree import named_children, named_own_variables
 
 
 @dataclass(eq=False, slots=True)
-class Leaf:
+class ModelTensor:
     """One variable of the model, and the units found along its axes so far.
 
     Attributes:
@@ -78,14 +78,14 @@ def size_of(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def leaves_of(model: Any) -> list[Leaf]:
+def list_tensors(model: Any) -> list[ModelTensor]:
     """Every variable of the model once, in the order of its layers, each with all its names."""
-    leaves: dict[int, Leaf] = {}
+    leaves: dict[int, ModelTensor] = {}
     first = paths_of(model)
     for path, operation in named_operations(model):
         for own in dict.fromkeys((first[id(operation)], path)):
             for name, variable, is_parameter in named_variables(operation, own):
-                known = leaves.setdefault(id(variable), Leaf(name, variable, is_parameter))
+                known = leaves.setdefault(id(variable), ModelTensor(name, variable, is_parameter))
                 if name != known.name and name not in known.aliases:
                     known.aliases.append(name)
     return list(leaves.values())

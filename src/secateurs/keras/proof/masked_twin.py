@@ -24,8 +24,8 @@ from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import remade, undisturbed
 from secateurs.keras.trace_model import TracedModel
-from secateurs.keras.tracing.interpreter import Site, called
-from secateurs.keras.tracing.tracer import Axes, Operation
+from secateurs.keras.tracing.interpreter import Site, call_layer
+from secateurs.keras.tracing.tracer import Axes, OpRecord
 
 SAMPLES_EACH = 64
 
@@ -87,7 +87,7 @@ class Sampled:
     starts at zero, activations that have died away), so the proof also compares what is inside.
     """
 
-    def __init__(self, operations: Sequence[Operation], kept: Kept) -> None:
+    def __init__(self, operations: Sequence[OpRecord], kept: Kept) -> None:
         self._operations = operations
         self._kept = kept
         self.samples: list[Any] = []
@@ -108,13 +108,13 @@ class Sampled:
         return output
 
     def do(
-        self, operation: Operation, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
+        self, operation: OpRecord, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
     ) -> Any:
         """The call itself."""
         del operation
-        return called(site.operation, arguments, keywords)
+        return call_layer(site.operation, arguments, keywords)
 
-    def sample(self, tensor: Any, operation: Operation) -> Any:
+    def sample(self, tensor: Any, operation: OpRecord) -> Any:
         """Values at places that depend on the small model's shape alone."""
         shape, axes = operation.outputs[0]
         batch = tuple(tensor.shape)[:1] if shape and 0 not in axes else ()
@@ -148,13 +148,13 @@ class MaskedTwin(Sampled):
     """Runs the dense model as if the removed channels were not there."""
 
     def __init__(
-        self, operations: Sequence[Operation], kept: Kept, stand_ins: dict[int, Any]
+        self, operations: Sequence[OpRecord], kept: Kept, stand_ins: dict[int, Any]
     ) -> None:
         super().__init__(operations, kept)
         self._stand_ins = stand_ins
 
     def do(
-        self, operation: Operation, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
+        self, operation: OpRecord, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
     ) -> Any:
         if site.index in self._stand_ins:
             layer = self._stand_ins[site.index]
@@ -164,7 +164,7 @@ class MaskedTwin(Sampled):
         if operation.masks:
             ignoring = partial(self._ignoring, operation.masks)
             arguments, keywords = with_tensors(operation, arguments, keywords, ignoring)
-        return called(site.operation, arguments, keywords)
+        return call_layer(site.operation, arguments, keywords)
 
     def _ignoring(self, masks: Sequence[Mask], number: int, tensor: Any) -> Any:
         masked = tensor
@@ -177,7 +177,7 @@ class MaskedTwin(Sampled):
 
     def _on_kept_channels(
         self,
-        operation: Operation,
+        operation: OpRecord,
         layer: Any,
         arguments: Sequence[Any],
         keywords: dict[str, Any],
@@ -189,7 +189,7 @@ class MaskedTwin(Sampled):
             return self._kept.compressed(tensor, operation.inputs[number][1])
 
         arguments, keywords = with_tensors(operation, arguments, keywords, compressed)
-        output = called(layer, arguments, keywords)
+        output = call_layer(layer, arguments, keywords)
         flat = [
             self._kept.expanded(tensor, axes)
             for tensor, (_, axes) in zip(keras.tree.flatten(output), operation.outputs, strict=True)
@@ -208,7 +208,7 @@ class MaskedTwin(Sampled):
 
 
 def with_tensors(
-    operation: Operation,
+    operation: OpRecord,
     arguments: Sequence[Any],
     keywords: dict[str, Any],
     change: Callable[[int, Any], Any],
@@ -227,7 +227,7 @@ class SideBySide(MaskedTwin):
 
     def __init__(
         self,
-        operations: Sequence[Operation],
+        operations: Sequence[OpRecord],
         kept: Kept,
         stand_ins: dict[int, Any],
         calls: Mapping[str, Any],
@@ -255,7 +255,7 @@ class SideBySide(MaskedTwin):
         layer = self._calls.get(site.path, site.operation)
         less, options = with_tensors(operation, arguments, keywords, compressed)
         less = with_positions(layer, less, self._changes.get(site.path, ()))
-        theirs = keras.tree.flatten(called(layer, less, options))
+        theirs = keras.tree.flatten(call_layer(layer, less, options))
         for mine, other in zip(keras.tree.flatten(output), theirs, strict=True):
             self._theirs[id(mine)] = other
         self._their_samples.append(self._theirs_sampled.sample(theirs[0], operation))
@@ -274,7 +274,7 @@ def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Any]:
     return layers
 
 
-def _stand_in(source: TracedModel, cut: Cut, kept: Kept, operation: Operation, layer: Any) -> Any:
+def _stand_in(source: TracedModel, cut: Cut, kept: Kept, operation: OpRecord, layer: Any) -> Any:
     if not hasattr(layer, "build"):
         return layer  # an operation of keras.ops: it takes what it is given
     path = operation.layer

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids, Solution
 from secateurs.channels.network import Network
-from secateurs.keras.internals import heard, own_variables, sublayers
-from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.internals import intercept_calls, own_variables, sublayers
+from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.proof.masked_twin import with_tensors
-from secateurs.keras.trace_model import TracedModel, traced
-from secateurs.keras.tracing.interpreter import Counted, Site, called, converted
+from secateurs.keras.trace_model import TracedModel, source_of
+from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
 from secateurs.keras.tracing.rules.contraction import channel_axis, spelled_out
-from secateurs.keras.tracing.tracer import Operation
+from secateurs.keras.tracing.tracer import OpRecord
 
 RESULT = -1
 """In the place of an operand's number: what the layer inside gives."""
@@ -54,7 +54,7 @@ class Place:
     operand: int
     axis: int
     units: Ids
-    strength: NDArray[np.float64]
+    reader_norm: NDArray[np.float64]
     inner: Any = None
 
 
@@ -68,7 +68,7 @@ class Unseen:
 
 def places_of(network: Network) -> tuple[list[Place], list[Unseen]]:
     """Every place of a model's graph where channels are read, in the order of its calls."""
-    source = traced(network)
+    source = source_of(network)
     places: list[Place] = []
     unseen: list[Unseen] = []
     for number, operation in enumerate(source.operations):
@@ -95,9 +95,9 @@ class _Found:
 NOTHING = _Found((0, 0), np.zeros(0, np.int64), (np.zeros(0), None))
 
 
-def _readers(source: TracedModel, layer: Any) -> Iterator[tuple[Any, Leaf, int]]:
+def _readers(source: TracedModel, layer: Any) -> Iterator[tuple[Any, ModelTensor, int]]:
     """(layer, weight, axis) of each weight of a call that reads channels along an axis."""
-    reads: dict[int, list[tuple[Leaf, int]]] = {}
+    reads: dict[int, list[tuple[ModelTensor, int]]] = {}
     for (_, axis), leaf in source.read.items():
         if axis in leaf.axes:
             reads.setdefault(id(leaf.variable), []).append((leaf, axis))
@@ -114,7 +114,7 @@ def _with_inner(layer: Any) -> Iterator[Any]:
 
 
 def _found(
-    solution: Solution, operation: Operation, layer: Any, owner: Any, leaf: Leaf, axis: int
+    solution: Solution, operation: OpRecord, layer: Any, owner: Any, leaf: ModelTensor, axis: int
 ) -> _Found | None:
     """Where what this weight reads can be seen; None where it cannot."""
     attention = isinstance(layer, (layers.MultiHeadAttention, layers.GroupQueryAttention))
@@ -140,7 +140,7 @@ def _same(solution: Solution, one: Ids, other: Ids) -> bool:
     return len(one) == len(other) and np.array_equal(solution.atoms[one], solution.atoms[other])
 
 
-def _in_einsum(owner: Any, leaf: Leaf, axis: int) -> _Found:
+def _in_einsum(owner: Any, leaf: ModelTensor, axis: int) -> _Found:
     """A projection inside attention: it reads what it is given, or is silenced in what it gives."""
     if len(leaf.shape) < 2 or leaf.variable is not owner.kernel:
         return NOTHING  # the bias goes with its kernel
@@ -154,13 +154,13 @@ def _in_einsum(owner: Any, leaf: Leaf, axis: int) -> _Found:
     return _Found((RESULT, at), units, (np.ones(len(units)), owner))
 
 
-def _strength(leaf: Leaf, axis: int) -> NDArray[np.float64]:
+def _strength(leaf: ModelTensor, axis: int) -> NDArray[np.float64]:
     values = np.square(leaf.array().astype(np.float64))
     total: NDArray[np.float64] = np.moveaxis(values, axis, 0).reshape(leaf.shape[axis], -1).sum(1)
     return total
 
 
-def _grouped_strength(leaf: Leaf, groups: int) -> NDArray[np.float64]:
+def _grouped_strength(leaf: ModelTensor, groups: int) -> NDArray[np.float64]:
     squares = np.square(leaf.array().astype(np.float64)).reshape(-1, *leaf.shape[-2:]).sum(0)
     inside = squares.reshape(leaf.shape[-2], groups, -1).sum(2)
     strength: NDArray[np.float64] = inside.T.ravel()
@@ -171,7 +171,7 @@ class Listening:
     """Runs a model's graph and shows, and lets change, what is read at some places."""
 
     def __init__(
-        self, operations: Sequence[Operation], places: Sequence[Place], change: Change
+        self, operations: Sequence[OpRecord], places: Sequence[Place], change: Change
     ) -> None:
         self._operations = operations
         self._change = change
@@ -196,8 +196,8 @@ class Listening:
             arguments, keywords = with_tensors(operation, arguments, keywords, changed)
         if any(place.inner is layer for place in inside):
             return _separable(layer, arguments[0], partial(self._all, inside))
-        with heard(self._around(inside)):
-            return called(layer, arguments, keywords)
+        with intercept_calls(self._around(inside)):
+            return call_layer(layer, arguments, keywords)
 
     def _all(self, places: Sequence[Place], tensor: Any) -> Any:
         for place in places:
@@ -247,4 +247,4 @@ def _separable(layer: Any, x: Any, change: Callable[[Any], Any]) -> Any:
 def run(model: Any, step: Any, variables: Sequence[Any], values: Sequence[Any], arrays: Any) -> Any:
     """The model's outputs, flat, its variables taken to have these values."""
     with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-        return Counted(step).run(model, converted(model, arrays))
+        return OpInterpreter(step).run(model, convert_arrays(model, arrays))

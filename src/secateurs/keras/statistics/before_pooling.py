@@ -16,7 +16,7 @@ import numpy as np
 from secateurs.channels.equations import Ids
 from secateurs.keras.tracing.interpreter import Site, Step
 from secateurs.keras.tracing.rules import movement, pointwise, pooling, reduction, rule_for
-from secateurs.keras.tracing.tracer import Axes, Operation
+from secateurs.keras.tracing.tracer import Axes, OpRecord
 
 POOLING = (
     pooling.windows,
@@ -57,7 +57,7 @@ class Activation:
 class Pooling:
     """A step that remembers, for each tensor, what it was pooled from."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
+    def __init__(self, operations: Sequence[OpRecord]) -> None:
         self._operations = operations
         self._before: dict[int, tuple[int, Axes] | None] = {}
         self._alive: list[Any] = []  # so that no two tensors have one id

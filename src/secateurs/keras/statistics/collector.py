@@ -17,33 +17,33 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch, batches
-from secateurs.calibration.collector import Gathering
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.removal import ExactAblation
-from secateurs.calibration.statistics import Gathered, Slopes, Zeros, part_of
+from secateurs.calibration.statistics import CalibrationStatistics, Slopes, Zeros, channel_index
 from secateurs.channels.network import Network
 from secateurs.criteria.registry import Need
 from secateurs.errors import DataError
 from secateurs.keras.ablation.removal import Removals
-from secateurs.keras.internals import compiled, gradient_of, graph_of
-from secateurs.keras.model.example_inputs import as_arrays, made_up
-from secateurs.keras.proof.prove import present_values
+from secateurs.keras.internals import compile_function, gradient_of, graph_of
+from secateurs.keras.model.example_inputs import as_arrays, make_inputs
+from secateurs.keras.proof.comparison import present_values
 from secateurs.keras.statistics.activation_sites import Listening, Place, Unseen, places_of, run
 from secateurs.keras.statistics.before_pooling import Activation, Pooling, ZerosBefore
-from secateurs.keras.statistics.loss import Loss, Objective
-from secateurs.keras.trace_model import traced
+from secateurs.keras.statistics.loss import Loss, PerExampleLoss
+from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import as_it_is
 
 
-def gather(
+def collect_statistics(
     network: Network, needs: Need, data: Any, *, loss: Loss | None = None, who: str = "gather"
-) -> Gathered:
+) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 
     Args:
         network: as ``trace`` made it; its model comes back exactly as it was.
         needs: what to gather.
-        data: calibration data, as ``secateurs.calibration.batches.batches`` takes them.
+        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
         loss: (outputs, labels) -> one loss for each image, with ``keras.ops``; None is
             cross-entropy.
         who: what needs it, for messages.
@@ -59,14 +59,14 @@ def gather(
 
 def started(
     network: Network, needs: Need, data: Any, loss: Loss | None, who: str
-) -> tuple[Pass, Iterator[Batch]]:
+) -> tuple[Pass, Iterator[CalibrationBatch]]:
     """A pass that went through nothing yet, and the batches, for it to go through."""
-    source = traced(network)
-    objective = Objective(loss, who, source.model)
+    source = source_of(network)
+    objective = PerExampleLoss(loss, who, source.model)
     if source.example_inputs is None:
-        made_up(source.model, {})  # it says why there are none
+        make_inputs(source.model, {})  # it says why there are none
     labels = bool(needs & Need.LOSS) and objective.needs_labels
-    stream = batches(data, source.example_inputs, who, labels=labels)
+    stream = iterate_batches(data, source.example_inputs, who, labels=labels)
     first = next(stream)  # there is one, or it has raised
     return Pass(network, needs, objective, first, who), chain([first], stream)
 
@@ -89,7 +89,7 @@ class Read:
 
 
 @dataclass(eq=False)
-class Pass(Gathering):
+class Pass(StatisticsCollector):
     """The sums of one pass, batch by batch.
 
     Attributes:
@@ -98,13 +98,13 @@ class Pass(Gathering):
         who: what needs it, for messages.
     """
 
-    objective: Objective
-    first: Batch
+    objective: PerExampleLoss
+    first: CalibrationBatch
     who: str = "gather"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.source = traced(self.network)
+        self.source = source_of(self.network)
         known = list(present_values(self.source.model).values())
         self._variables = [variable for variable, _ in known]
         self._values = [value for _, value in known]
@@ -112,12 +112,12 @@ class Pass(Gathering):
         self.reads = self._looked_around()
         _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
         for number, place in ((read.number, read.place) for read in self.reads.values()):
-            self.note_reader(number, place.layer, place.units, place.strength)
+            self.note_reader(number, place.layer, place.units, place.reader_norm)
         self._pooled = {
             read.number: read.before for read in self.reads.values() if read.before is not None
         }
         self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
-        self._statistics = compiled(self._summed_up)
+        self._statistics = compile_function(self._summed_up)
         self._gate_slopes = gradient_of(self._gated_loss)
         self._weights = [
             leaf
@@ -130,11 +130,11 @@ class Pass(Gathering):
 
     # -- running the model
 
-    def arrays(self, batch: Batch) -> list[NDArray[Any]]:
+    def arrays(self, batch: CalibrationBatch) -> list[NDArray[Any]]:
         """A batch's images, flat, as the model takes them."""
         return as_arrays(batch.images, self.source.model)
 
-    def labels(self, batch: Batch) -> Any:
+    def labels(self, batch: CalibrationBatch) -> Any:
         """A batch's labels as a tensor, checked; None where there are none."""
         shapes = [(len(batch), *tensor.shape[1:]) for tensor in graph_of(self.source.model).outputs]
         if None in shapes[0]:
@@ -209,7 +209,7 @@ class Pass(Gathering):
 
         pooling = Pooling(self.source.operations)
         step = partial(pooling, Listening(self.source.operations, self._places, look))
-        compiled(lambda arrays, values: self.outputs(arrays, step, values))(
+        compile_function(lambda arrays, values: self.outputs(arrays, step, values))(
             self.arrays(batch), self._values
         )
         return found
@@ -223,7 +223,7 @@ class Pass(Gathering):
 
     # -- values
 
-    def add_values(self, batch: Batch) -> None:
+    def add_values(self, batch: CalibrationBatch) -> None:
         """Add to the readings, the grams or both, as is needed."""
         found = self._statistics(self.arrays(batch), self._values)
         for number, (sums, before, tables) in enumerate(found):
@@ -276,12 +276,12 @@ class Pass(Gathering):
 
     # -- gradients
 
-    def add_gates(self, batch: Batch) -> None:
+    def add_gates(self, batch: CalibrationBatch) -> None:
         """Add to the gates."""
         for slopes in self.slopes(batch):
             self.gates.add(slopes)
 
-    def slopes(self, batch: Batch) -> Iterator[Slopes]:
+    def slopes(self, batch: CalibrationBatch) -> Iterator[Slopes]:
         """How each image's loss changes with gates, for as many images at a time as can be."""
         if all(read.by_image for read in self.reads.values()):
             yield self._slopes(batch, len(batch))
@@ -290,7 +290,7 @@ class Pass(Gathering):
         for image in range(len(batch)):
             yield self._slopes(batch.rows(slice(image, image + 1)), 1)
 
-    def _slopes(self, batch: Batch, rows: int) -> Slopes:
+    def _slopes(self, batch: CalibrationBatch, rows: int) -> Slopes:
         """(units, derivative of each image's loss with respect to each index's gate) by reading."""
         gates = [keras.ops.ones((rows, width)) for width in self.widths]
         found = self._gate_slopes(gates, self.arrays(batch), self.labels(batch), self._values)
@@ -301,7 +301,7 @@ class Pass(Gathering):
     ) -> Any:
         return keras.ops.sum(self.objective.losses(self.gated(gates, arrays, values), labels))
 
-    def add_squared_gradients(self, image: Batch) -> None:
+    def add_squared_gradients(self, image: CalibrationBatch) -> None:
         """Add to the curvature; of one image."""
         weights = [keras.ops.stop_gradient(leaf.variable.value) for leaf in self._weights]
         found = self._weight_slopes(weights, self.arrays(image), self.labels(image), self._values)
@@ -326,9 +326,9 @@ def _check_seen(
     """Refuse to score channels by values that nobody can see."""
     for hidden in unseen:
         for group in network.groups:
-            if not len(part_of(network, group, hidden.units)):
+            if not len(channel_index(network, group, hidden.units)):
                 continue
-            if not any(len(part_of(network, group, place.units)) for place in places):
+            if not any(len(channel_index(network, group, place.units)) for place in places):
                 raise DataError(
                     f"{who}: expected values of {group.name} that can be seen; they are read "
                     f"inside {hidden.layer} alone. Rank by weights, with 'l1' or the like."

@@ -9,21 +9,27 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.keras.model.example_inputs import as_arrays
-from secateurs.keras.statistics.loss import Loss, Objective
+from secateurs.keras.statistics.loss import Loss, PerExampleLoss
 from secateurs.keras.surgery.rebuilding import cut_copy
-from secateurs.keras.trace_model import traced
-from secateurs.keras.tracing.interpreter import Counted, Site, as_it_is, called, converted
+from secateurs.keras.trace_model import source_of
+from secateurs.keras.tracing.interpreter import (
+    OpInterpreter,
+    Site,
+    as_it_is,
+    call_layer,
+    convert_arrays,
+)
 
 
-def judged(
+def evaluate_cut(
     network: Network,
     cut: Cut,
-    images: Sequence[Batch],
-    recalibrate: Sequence[Batch] = (),
+    images: Sequence[CalibrationBatch],
+    recalibrate: Sequence[CalibrationBatch] = (),
     loss: Loss | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
     """(the loss of each image, the share put into the right class or None) after a cut.
@@ -36,14 +42,16 @@ def judged(
             them as they were.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
     """
-    model = cut_copy(traced(network).model, cut)
-    objective = Objective(loss, "auto", model)
+    model = cut_copy(source_of(network).model, cut)
+    objective = PerExampleLoss(loss, "auto", model)
     if recalibrate:
         _recalibrate_(model, recalibrate)
     losses: list[NDArray[np.float64]] = []
     right, counted = 0.0, 0
     for batch in images:
-        outputs = Counted(as_it_is).run(model, converted(model, as_arrays(batch.images, model)))
+        outputs = OpInterpreter(as_it_is).run(
+            model, convert_arrays(model, as_arrays(batch.images, model))
+        )
         labels = objective.checked([tuple(output.shape) for output in outputs], batch.labels)
         marks = None if labels is None else keras.ops.convert_to_tensor(labels)
         found = keras.ops.convert_to_numpy(objective.losses(outputs, marks))
@@ -57,7 +65,7 @@ def judged(
     return np.concatenate(losses), float(right / counted) if counted else None
 
 
-def _recalibrate_(model: Any, batches: Sequence[Batch]) -> None:
+def _recalibrate_(model: Any, batches: Sequence[CalibrationBatch]) -> None:
     """Statistics of batch normalisation as these images have them: the plain mean over batches."""
     means: dict[int, list[tuple[Any, Any]]] = {}
     norms: dict[int, Any] = {}
@@ -73,10 +81,10 @@ def _recalibrate_(model: Any, batches: Sequence[Batch]) -> None:
             # As in training: what follows is normalised by this batch.
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(spread)
-        return called(layer, arguments, keywords)
+        return call_layer(layer, arguments, keywords)
 
     for batch in batches:
-        Counted(step).run(model, converted(model, as_arrays(batch.images, model)))
+        OpInterpreter(step).run(model, convert_arrays(model, as_arrays(batch.images, model)))
     for key, layer in norms.items():
         pairs = zip(*means[key], strict=True)
         mean, spread = (sum(values) / len(values) for values in pairs)

@@ -18,7 +18,7 @@ LEAST = 1e-30
 """Below what no probability is taken, so that its logarithm is a number."""
 
 
-class Objective:
+class PerExampleLoss:
     """Cross-entropy with labels, or a loss of the user's own, image by image.
 
     A model that ends in a softmax gives probabilities, any other scores of classes.

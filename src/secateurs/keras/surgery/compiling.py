@@ -10,7 +10,7 @@ import keras
 
 from secateurs.channels.cut import Cut, TensorCut
 from secateurs.keras.internals import Variable, compiled_with, variables_of
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.surgery.slicing import slice_tensor
 
 Slot = tuple[str | None, int]
@@ -51,11 +51,11 @@ def cut_optimizer(model: Any, small: Any, cut: Cut) -> Any:
     """
     optimizer = model.optimizer
     new = same_optimizer(optimizer)
-    names = {id(leaf.variable): leaf.name for leaf in leaves_of(model)}
+    names = {id(leaf.variable): leaf.name for leaf in list_tensors(model)}
     known = variables_of(optimizer) if optimizer.built else []
     if not known or any(id(variable) not in names for variable in known):
         return new
-    theirs = {leaf.name: leaf.variable for leaf in leaves_of(small)}
+    theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
     before = [names[id(variable)] for variable in known]
     after = _to_train(before, theirs, small)
     slots = _built(new, [theirs[name] for name in after], after)

@@ -7,8 +7,8 @@ from typing import Any
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.keras.internals import Layer
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of, named_operations, path_of
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.rebuilding import (
     Copies,
@@ -36,7 +36,7 @@ def delete_layer(model: Any, name: str | Layer) -> Any:
         UnknownNameError: no such layer.
         ModelError: the layers behind it do not fit what they would read.
     """
-    name = path_of(checked_model(model), name)
+    name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
     target = _found(model, name)
     return _edited(model, name, lambda path, layer: [] if layer is target else [keep(layer, path)])
@@ -55,7 +55,7 @@ def insert_layer(model: Any, after: str | Layer, layer: Layer) -> Any:
         ModelError: the layer's name is taken, it does not fit what it would read, or the layers
             behind it do not fit its result.
     """
-    after = path_of(checked_model(model), after)
+    after = path_of(check_model(model), after)
     keep = Copies(Cut()).of
     target = _found(model, after)
     _check_new(model, layer)
@@ -79,7 +79,7 @@ def replace_layer(model: Any, name: str | Layer, layer: Layer) -> Any:
         ModelError: it does not fit what it would read, or the layers behind it do not fit its
             result.
     """
-    name = path_of(checked_model(model), name)
+    name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
     target = _found(model, name)
     _check_new(model, layer, but=name)
@@ -87,7 +87,7 @@ def replace_layer(model: Any, name: str | Layer, layer: Layer) -> Any:
 
 
 def _found(model: Any, name: str) -> Any:
-    operations = dict(named_operations(checked_model(model)))
+    operations = dict(named_operations(check_model(model)))
     if name not in operations:
         raise UnknownNameError(f"no layer named {name!r}{nearest(name, list(operations))}")
     return operations[name]
@@ -124,8 +124,8 @@ def _edited(model: Any, name: str, make: Make) -> Any:
 
 def _keep_weights_(model: Any, new: Any, name: str) -> None:
     """The weights of the layers that are in both; a layer that was put in keeps its own."""
-    present = {leaf.name: leaf for leaf in leaves_of(new)}
-    for leaf in leaves_of(model):
+    present = {leaf.name: leaf for leaf in list_tensors(new)}
+    for leaf in list_tensors(model):
         other = present.get(leaf.name)
         if other is None or leaf.layer == name or leaf.layer.startswith(f"{name}."):
             continue

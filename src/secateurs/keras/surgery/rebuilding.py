@@ -23,7 +23,7 @@ from secateurs.keras.internals import (
     sublayers,
 )
 from secateurs.keras.model.layer_tree import named_children
-from secateurs.keras.model.tensors import Leaf, leaves_of, named_operations, paths_of
+from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, paths_of
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
@@ -49,7 +49,7 @@ def cut_copy(model: Any, cut: Cut, *, compiled: bool = True) -> Any:
         CutError: a tensor or layer that the cut names is missing, or has another size.
         ModelError: a layer cannot be made again from its configuration.
     """
-    leaves = leaves_of(model)
+    leaves = list_tensors(model)
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
     copies = Copies(cut)
@@ -116,7 +116,7 @@ def carry_again(model: Any, small: Any, changes: Changes) -> None:
             carry_again_(operation, present[path], path, changes.keys())
 
 
-def _check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
+def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
     shapes = {leaf.name: leaf.shape for leaf in leaves}
     for name, tensor_cut in cut.tensors.items():
         if name not in shapes:
@@ -294,8 +294,8 @@ def _all_sublayers(layer: Any) -> Iterator[Any]:
 # -- weights and flags
 
 
-def _fill_(small: Any, leaves: Iterable[Leaf], cut: Cut) -> None:
-    present = {leaf.name: leaf for leaf in leaves_of(small)}
+def _fill_(small: Any, leaves: Iterable[ModelTensor], cut: Cut) -> None:
+    present = {leaf.name: leaf for leaf in list_tensors(small)}
     for leaf in leaves:
         value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
         for name in (leaf.name, *leaf.aliases):
@@ -325,7 +325,7 @@ def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
     Without it a smaller head would sharpen the attention; with it, the scores are exactly the sums
     over the channels that stay.
     """
-    for leaf in leaves_of(model):
+    for leaf in list_tensors(model):
         if leaf.name in (f"{layer}.query.kernel", f"{layer}.query.bias"):
             leaf.variable.assign(leaf.variable.value * (after / before) ** 0.5)
 
@@ -333,8 +333,8 @@ def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
 def copy_flags_(model: Any, small: Any) -> None:
     """What may be trained, layer by layer and variable by variable."""
     _copy_trainable_(model, small)
-    present = {leaf.name: leaf for leaf in leaves_of(small)}
-    for leaf in leaves_of(model):
+    present = {leaf.name: leaf for leaf in list_tensors(small)}
+    for leaf in list_tensors(model):
         if leaf.name in present:
             present[leaf.name].variable.trainable = leaf.variable.trainable
 

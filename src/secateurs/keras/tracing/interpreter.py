@@ -51,7 +51,7 @@ class Site:
 Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
 
 
-class Counted:
+class OpInterpreter:
     """Numbers the calls of a graph and hands each to ``step``; models inside are gone through."""
 
     def __init__(self, step: Step) -> None:
@@ -131,7 +131,7 @@ def inputs_of(model: Any, given: Any) -> list[Any]:
     return list(keras.tree.flatten(given))
 
 
-def called(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+def call_layer(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
     """Call it on real tensors, in inference mode."""
     options = dict(keywords)
     if accepts_training(operation):
@@ -141,10 +141,10 @@ def called(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
 
 def as_it_is(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
     """A step that changes nothing."""
-    return called(site.operation, arguments, keywords)
+    return call_layer(site.operation, arguments, keywords)
 
 
-def converted(model: Any, arrays: Sequence[Any]) -> list[Any]:
+def convert_arrays(model: Any, arrays: Sequence[Any]) -> list[Any]:
     """Arrays as tensors of the types that the model's inputs have."""
     tensors = []
     for array, like in zip(arrays, graph_of(model).inputs, strict=True):

@@ -18,7 +18,7 @@ from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
 from secateurs.keras.internals import Variable, infer
 from secateurs.keras.model.layer_tree import named_children, path_below
-from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.interpreter import Site
 
 NETWORK_INPUT = "the network's input"
@@ -46,7 +46,7 @@ class Value:
     axes: Axes = field(default_factory=dict)
     why: str = NO_CHANNEL
     source: int | None = None
-    leaf: Leaf | None = None
+    leaf: ModelTensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class Value:
 class Place(NamedTuple):
     """One axis of a value or a weight; negative axes count from the end."""
 
-    thing: Value | Leaf
+    thing: Value | ModelTensor
     axis: int
 
     @property
@@ -76,7 +76,7 @@ class Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class Operation:
+class OpRecord:
     """One call of the forward pass, as the masked twin needs it.
 
     Attributes:
@@ -197,13 +197,15 @@ class Tracer:
     what it touches.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], apply_rule: Callable[[Tracer, Call], None]) -> None:
+    def __init__(
+        self, leaves: Sequence[ModelTensor], apply_rule: Callable[[Tracer, Call], None]
+    ) -> None:
         self.equations = Equations()
         self.leaves = {id(leaf.variable): leaf for leaf in leaves}
         self.contractions: list[Contraction] = []
         self.mixings: list[Mixing] = []
-        self.operations: list[Operation] = []
-        self.read: dict[tuple[str, int], Leaf] = {}
+        self.operations: list[OpRecord] = []
+        self.read: dict[tuple[str, int], ModelTensor] = {}
         """Weights whose removed channels the masked twin takes as zero, by (name, axis)."""
         self.sizes: dict[tuple[str, str, int | None], tuple[Ids, ...]] = {}
         self.layer_channels: dict[str, Ids] = {}
@@ -224,7 +226,7 @@ class Tracer:
 
     def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Label what one call of the graph gives."""
-        self.operations.append(Operation(type(site.operation).__name__, site.path, site.operation))
+        self.operations.append(OpRecord(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
         self._written_in, self.closed = None, site.closed
         if site.written:
@@ -292,7 +294,7 @@ class Tracer:
 
     # -- labels
 
-    def weight(self, variable: Any) -> Leaf | None:
+    def weight(self, variable: Any) -> ModelTensor | None:
         """The model's tensor that a layer's variable is; None where there is none."""
         return None if variable is None else self.leaves.get(id(variable))
 
@@ -312,7 +314,7 @@ class Tracer:
         for output in call.outputs:
             self.put(output, {new: known[old] for old, new in moved.items() if old in known})
 
-    def _own_units(self, leaf: Leaf, axis: int) -> Ids:
+    def _own_units(self, leaf: ModelTensor, axis: int) -> Ids:
         """The units of a weight's axis; new ones if it has none yet."""
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.shape[axis])
@@ -335,7 +337,7 @@ class Tracer:
         fixed length, so all that meet it are frozen.
         """
         known: list[Ids] = []
-        unbound: list[tuple[Leaf, int]] = []
+        unbound: list[tuple[ModelTensor, int]] = []
         fixed: Value | None = None
         for place in places:
             if place is None or place.length == 1:
@@ -343,7 +345,7 @@ class Tracer:
             thing, axis = place.thing, place.at
             if axis in thing.axes:
                 known.append(thing.axes[axis])
-            elif isinstance(thing, Leaf):
+            elif isinstance(thing, ModelTensor):
                 unbound.append((thing, axis))
             else:
                 fixed = thing
@@ -360,7 +362,9 @@ class Tracer:
             self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
         return known[0] if known else None
 
-    def join(self, leaf: Leaf | None, axis: int, units: Ids, role: Role = Role.FILTER) -> None:
+    def join(
+        self, leaf: ModelTensor | None, axis: int, units: Ids, role: Role = Role.FILTER
+    ) -> None:
         """A weight's axis carries these units: bound to them if it had none, else equal to them."""
         if leaf is None:
             return
@@ -370,20 +374,20 @@ class Tracer:
         self.equations.equate(leaf.axes.setdefault(place.at, units), units)
         self.play(place, role)
 
-    def freeze_known(self, thing: Value | Leaf, reason: str, axes: Iterable[int]) -> None:
+    def freeze_known(self, thing: Value | ModelTensor, reason: str, axes: Iterable[int]) -> None:
         """Nothing may go along those of these axes that carry channels."""
         for axis in axes:
             if (units := thing.axes.get(axis % len(thing.shape))) is not None:
                 self.equations.freeze(units, reason)
 
     def freeze(
-        self, thing: Value | Leaf | None, reason: str, axes: Iterable[int] | None = None
+        self, thing: Value | ModelTensor | None, reason: str, axes: Iterable[int] | None = None
     ) -> None:
         """Nothing along these axes (all, if not given) may go."""
         if thing is None:
             return
         chosen = range(len(thing.shape)) if axes is None else axes
-        if isinstance(thing, Leaf):
+        if isinstance(thing, ModelTensor):
             for axis in chosen:
                 if Place(thing, axis).length > 1:
                     self._own_units(thing, Place(thing, axis).at)
@@ -398,13 +402,13 @@ class Tracer:
 
     # -- notes for what comes after
 
-    def reads(self, leaf: Leaf, axis: int) -> None:
+    def reads(self, leaf: ModelTensor, axis: int) -> None:
         """Along this axis a weight reads channels; the masked twin ignores removed ones."""
         place = Place(leaf, axis)
         self.read[leaf.name, place.at] = leaf
         self.play(place, Role.INPUT)
 
-    def silences(self, leaf: Leaf | None, axis: int) -> None:
+    def silences(self, leaf: ModelTensor | None, axis: int) -> None:
         """The masked twin takes the weight as zero at removed channels, which makes these zero."""
         if leaf is not None:
             self.read[leaf.name, Place(leaf, axis).at] = leaf

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
-from secateurs.criteria.group_data import Facts
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.scoring import score
 from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.cutting import apply
 from secateurs.keras.internals import Layer, average_of, say, sync_
-from secateurs.keras.model.tensors import Leaf, path_of
+from secateurs.keras.model.tensors import ModelTensor, path_of
 from secateurs.keras.proof.masked_twin import Kept
-from secateurs.keras.trace_model import TracedModel, trace, traced
+from secateurs.keras.trace_model import TracedModel, source_of, trace
 from secateurs.planning.planner import plan
 from secateurs.planning.removal_order import Scope
 from secateurs.study.history import Record
@@ -44,7 +44,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         schedule: Mapping[int, float],
-        criterion: str | Callable[[Facts], Any] = "l1_mean",
+        criterion: str | Callable[[GroupData], Any] = "l1_mean",
         data: Any = None,
         *,
         example_inputs: Any = None,
@@ -196,11 +196,11 @@ class Silent(keras.constraints.Constraint):  # type: ignore[misc]
         return held * keras.ops.cast(keras.ops.convert_to_tensor(self._mask), held.dtype)
 
 
-def silencing(network: Network, alive: NDArray[np.bool_]) -> list[tuple[Leaf, NDArray[Any]]]:
+def silencing(network: Network, alive: NDArray[np.bool_]) -> list[tuple[ModelTensor, NDArray[Any]]]:
     """(weight, 0 where it reads a channel that is gone) of every weight that does."""
     kept = Kept(network.solution.kept(alive))
-    masks: dict[str, tuple[Leaf, NDArray[Any]]] = {}
-    for (name, axis), leaf in traced(network).read.items():
+    masks: dict[str, tuple[ModelTensor, NDArray[Any]]] = {}
+    for (name, axis), leaf in source_of(network).read.items():
         units = leaf.axes.get(axis)
         if units is not None and not kept.stays[units].all():
             stays = kept.laid_out(units, len(leaf.shape), axis).astype(np.float32)

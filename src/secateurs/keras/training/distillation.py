@@ -9,18 +9,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Operations, Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
 from secateurs.keras.internals import gradient_of
-from secateurs.keras.model.example_inputs import as_arrays, checked_model
-from secateurs.keras.model.tensors import leaves_of
-from secateurs.keras.proof.prove import present_values
+from secateurs.keras.model.example_inputs import as_arrays, check_model
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.proof.comparison import present_values
 from secateurs.keras.statistics.activation_sites import run
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
-from secateurs.keras.tracing.interpreter import Counted, as_it_is, converted
+from secateurs.keras.tracing.interpreter import OpInterpreter, as_it_is, convert_arrays
 from secateurs.training.distillation import (
     BATCH,
     TEMPERATURE,
@@ -41,11 +41,11 @@ _LONGEST_STEP = 1.0
 def distil(
     small: Any,
     dense: Any,
-    images: Sequence[Batch],
+    images: Sequence[CalibrationBatch],
     *,
     steps: int | None = None,
     seconds: float | None = None,
-    held_out: Sequence[Batch],
+    held_out: Sequence[CalibrationBatch],
     seed: int = 0,
     outputs: str | Sequence[str] | None = None,
     augmentation: Augmentation | Change | None = None,
@@ -83,7 +83,7 @@ def distil(
     Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
     effort = Effort(steps, seconds)
-    small, dense = checked_model(small), checked_model(dense)
+    small, dense = check_model(small), check_model(dense)
     first = keras.config.image_data_format() == "channels_first"
     judge = Judge.of(_outputs, dense, held_out, outputs, channels_first=first)
     lesson = lesson_of(
@@ -172,7 +172,7 @@ KERAS: Operations = _Keras()
 
 
 def _outputs(model: Any, images: Any) -> Values:
-    given = Counted(as_it_is).run(model, converted(model, as_arrays(images, model)))
+    given = OpInterpreter(as_it_is).run(model, convert_arrays(model, as_arrays(images, model)))
     return [_as_array(tensor) for tensor in _floating(given)]
 
 
@@ -193,7 +193,7 @@ def _variables_to_train(model: Any) -> list[Any]:
     """Those that the user trains; all, where the user has frozen all, as for inference."""
     floating = [
         leaf.variable
-        for leaf in leaves_of(model)
+        for leaf in list_tensors(model)
         if leaf.is_parameter and keras.backend.is_float_dtype(leaf.variable.dtype)
     ]
     chosen = [variable for variable in floating if variable.trainable] or floating

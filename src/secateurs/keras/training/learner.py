@@ -22,7 +22,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError
-from secateurs.files import sealed, unpacked
+from secateurs.files import sealed, unpack_safetensors
 from secateurs.keras.cutting import apply
 from secateurs.keras.internals import (
     compiled_with,
@@ -32,8 +32,8 @@ from secateurs.keras.internals import (
     sync_,
     undisturbed_backend,
 )
-from secateurs.keras.model.example_inputs import checked_model
-from secateurs.keras.model.tensors import leaves_of
+from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.statistics.loss import (
     LEAST,
     as_classes,
@@ -61,7 +61,7 @@ from secateurs.training.learner import Evaluation, Part, Snapshot
 _DROPOUT = 5
 
 
-def training_of(model: Any, given: Training | None = None) -> Training:
+def default_training(model: Any, given: Training | None = None) -> Training:
     """How to retrain a model: a compiled one as it was compiled, at the learning rate it has now.
 
     Args:
@@ -73,7 +73,7 @@ def training_of(model: Any, given: Training | None = None) -> Training:
         ModelError: nothing was asked for and the model is not compiled, or what was asked for is
             for another optimizer than the model's.
     """
-    model = checked_model(model)
+    model = check_model(model)
     said = set() if given is None else given.model_fields_set
     if given is not None and ("optimizer" in said or not model.compiled):
         return given
@@ -123,7 +123,7 @@ class Learner:
             ModelError: weights hold NaN or infinity, the model gives no scores of classes, or is
                 to be trained as compiled and is not.
         """
-        self._origin = checked_model(model)
+        self._origin = check_model(model)
         self._training = training
         _check_trainable(self._origin, training)
         self._two = tells_two_apart(model)
@@ -305,7 +305,7 @@ class Learner:
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values."""
         return Snapshot(
-            {leaf.name: np.array(leaf.array()) for leaf in leaves_of(self._model)},
+            {leaf.name: np.array(leaf.array()) for leaf in list_tensors(self._model)},
             self.cut,
             {
                 str(number): np.array(keras.ops.convert_to_numpy(variable.value))
@@ -340,7 +340,7 @@ class Learner:
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
-        return unpacked(content, load_tensors)
+        return unpack_safetensors(content, load_tensors)
 
     # -- data
 
@@ -537,7 +537,7 @@ def _check_trainable(model: Any, training: Training) -> None:
             f"{training.distillation})"
         )
     if training.optimizer == "compiled":
-        training_of(model)
+        default_training(model)
     if training.precision == "bf16":
         raise ModelError(
             f"{model.name}: expected precision 'auto' or 'fp32': a Keras model has its precision "
@@ -549,7 +549,7 @@ def _check_trainable(model: Any, training: Training) -> None:
             f"{model.name}: expected weights that can be trained; all of them are frozen "
             "(trainable=False)"
         )
-    for leaf in leaves_of(model):
+    for leaf in list_tensors(model):
         values = leaf.array()
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ModelError(
@@ -577,7 +577,7 @@ def _classes_of(model: Any) -> int:
 
 
 def _fill_(model: Any, tensors: Mapping[str, Any]) -> None:
-    for leaf in leaves_of(model):
+    for leaf in list_tensors(model):
         known = tensors.get(leaf.name)
         if known is None or tuple(known.shape) != leaf.shape:
             received = "none" if known is None else f"shape {tuple(known.shape)}"

@@ -19,7 +19,7 @@ SIDE = 8
 two to three times as fast as PyTorch's own on processors that its BLAS is not made for."""
 
 
-class Product:
+class DenseConvolution:
     """A convolution with a fixed weight, for images of one size.
 
     Args:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateurs.calibration.statistics import part_of
+from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
-from secateurs.pytorch.ablation.dense_convolution import Product, is_mostly_padding
+from secateurs.pytorch.ablation.dense_convolution import DenseConvolution, is_mostly_padding
 from secateurs.pytorch.replay.tape import (
+    BatchedTape,
     Input,
-    Program,
     Ref,
     Rows,
     Step,
@@ -27,10 +27,10 @@ from secateurs.pytorch.replay.tape import (
     operands_in,
     rows_between,
 )
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution}
 PRODUCTS = {aten.linear, aten.addmm, aten.mm, aten.matmul}
@@ -54,7 +54,7 @@ class Read:
 
 
 @dataclass(eq=False, slots=True)
-class Route:
+class DownstreamPath:
     """How a group's channels reach the output.
 
     Attributes:
@@ -92,24 +92,24 @@ class Routes:
 
     def __init__(self, network: Network, sample: Tape, other: Tape) -> None:
         self._network = network
-        self._operations = traced(network).operations
+        self._operations = source_of(network).operations
         self.sample = sample
         self.rows = rows_between(sample, other)
-        self._program = Program.between(sample, other)
+        self._program = BatchedTape.between(sample, other)
         self._steps: list[Step] = []
         self._reading: dict[int, int] = {}
         if self._program is not None:
             self._steps, self._reading = _folded(self._program)
-        self._known: dict[str, Route | None] = {}
-        self._products: dict[int, Product | None] = {}
+        self._known: dict[str, DownstreamPath | None] = {}
+        self._products: dict[int, DenseConvolution | None] = {}
 
-    def product(self, step: Step) -> Product | None:
+    def product(self, step: Step) -> DenseConvolution | None:
         """The step as a matrix product; None where it is none, or none that is worth it."""
         if step.number not in self._products:
             self._products[step.number] = self._found_product(step)
         return self._products[step.number]
 
-    def _found_product(self, step: Step) -> Product | None:
+    def _found_product(self, step: Step) -> DenseConvolution | None:
         call = Call(step.function, step.arguments, step.keywords)
         if call.packet is not aten.conv2d or call["input"] not in self.rows:
             return None
@@ -117,9 +117,9 @@ class Routes:
         if not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
             return None
         space = self.sample.find(call["input"]).shape[2:]
-        return Product(call, space) if is_mostly_padding(call, space) else None
+        return DenseConvolution(call, space) if is_mostly_padding(call, space) else None
 
-    def price(self, group: Group) -> float:
+    def cost_per_image(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels on one image."""
         route = self.of(group)
         steps = self.sample.steps if route is None else route.steps
@@ -137,20 +137,20 @@ class Routes:
         """The step of this number."""
         return next(step for step in self._steps if step.number == number)
 
-    def of(self, group: Group) -> Route | None:
+    def of(self, group: Group) -> DownstreamPath | None:
         """The group's route; None where its channels have to be removed one by one."""
         if group.name not in self._known:
             self._known[group.name] = self._found(group)
         return self._known[group.name]
 
-    def _found(self, group: Group) -> Route | None:
+    def _found(self, group: Group) -> DownstreamPath | None:
         if self._program is None or self._is_mixed(group):
             return None
         reads: dict[int, list[Read]] = {}
         for step in self._steps:
             operation = self._operations[self._reading.get(step.number, step.number)]
             for mask in operation.masks:
-                part = part_of(self._network, group, mask.units)
+                part = channel_index(self._network, group, mask.units)
                 if not len(part):
                     continue
                 rows = self.rows.get(step.operands[mask.operand])
@@ -171,7 +171,7 @@ class Routes:
             and self._is_linear(step, reads[step.number])
         }
         largest = max((self.sample.values[ref].numel() // 2 for ref in changed), default=0)
-        return Route(
+        return DownstreamPath(
             steps,
             reads,
             subtract,
@@ -191,7 +191,7 @@ class Routes:
             for units in axes.values()
         )
 
-    def _is_idle(self, group: Group, step: Step, operation: Operation, index: Ids) -> bool:
+    def _is_idle(self, group: Group, step: Step, operation: OpRecord, index: Ids) -> bool:
         """Whether what a step reads of a channel only goes to that same channel.
 
         A depthwise convolution reads a channel to make the channel: it need not be masked, as
@@ -202,7 +202,7 @@ class Routes:
         if call.packet not in CONVOLUTIONS or groups == 1 or call.get("transposed"):
             return False
         units = operation.outputs[0][1].get(1)
-        made = None if units is None else part_of(self._network, group, units)
+        made = None if units is None else channel_index(self._network, group, units)
         if made is None:
             return False
         filters, inside = call["weight"].shape[:2]
@@ -276,7 +276,7 @@ def weight_of(call: Call) -> Any:
     return call["weight"] if call.packet is aten.linear else call.arguments[-1]
 
 
-def _folded(program: Program) -> tuple[list[Step], dict[int, int]]:
+def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
     """The program's steps, with batch normalisation folded into the convolution before it.
 
     Returns:

@@ -6,16 +6,16 @@ from functools import partial
 from typing import Any
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.batches import batches
+from secateurs.calibration.batches import iterate_batches
 from secateurs.calibration.racing import Mode, Race, Scope, check_options
 from secateurs.calibration.removal import ExactAblation
 from secateurs.channels.network import Network
 from secateurs.pytorch.ablation.removal import Removals
-from secateurs.pytorch.statistics.loss import Loss, Objective
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.statistics.loss import Loss, PerExampleLoss
+from secateurs.pytorch.trace_model import source_of
 
 
-def oracle(
+def ablate_channels(
     network: Network,
     data: Any,
     *,
@@ -46,9 +46,9 @@ def oracle(
         DataError: the data cannot be used, or an argument is out of range.
     """
     check_options(mode, share, scope, confidence)
-    objective = Objective(loss, "oracle")
-    source = traced(network)
-    stream = batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
+    objective = PerExampleLoss(loss, "oracle")
+    source = source_of(network)
+    stream = iterate_batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
     if mode == "exact":
         exact = ExactAblation(network, partial(Removals, network, objective))
         for batch in stream:

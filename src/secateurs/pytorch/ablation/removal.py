@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.statistics import Gates, Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.pytorch.ablation.contributions import subtract_
 from secateurs.pytorch.ablation.downstream import (
+    DownstreamPath,
     Read,
-    Route,
     Routes,
     channels_last,
     depending_on,
@@ -47,10 +47,10 @@ from secateurs.pytorch.replay.tape import (
     with_operands,
 )
 from secateurs.pytorch.statistics.gates import Places, recorded, runs_of_two_and_three
-from secateurs.pytorch.statistics.loss import Objective
-from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.statistics.loss import PerExampleLoss
+from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 NUMBERS_AT_A_TIME = 2**20
 """Numbers in the largest value of a batch of pairs: as many as stay near the processor."""
@@ -71,7 +71,7 @@ class Dense:
         classes: how many classes the outputs score; 0 where labels are not classes.
     """
 
-    batch: Batch
+    batch: CalibrationBatch
     tape: Tape
     labels: torch.Tensor | None
     losses: torch.Tensor
@@ -123,10 +123,12 @@ class Removals:
         first: some images, to learn from how the model treats them.
     """
 
-    def __init__(self, network: Network, objective: Objective, first: Batch) -> None:
+    def __init__(
+        self, network: Network, objective: PerExampleLoss, first: CalibrationBatch
+    ) -> None:
         self.network = network
         self.objective = objective
-        self.source = traced(network)
+        self.source = source_of(network)
         tapes = runs_of_two_and_three(self.source, first)
         self.routes = Routes(network, *tapes)
         self.places = Places(self.source, *tapes)
@@ -134,7 +136,7 @@ class Removals:
 
     # -- the dense run
 
-    def dense(self, batch: Batch) -> Dense:
+    def dense(self, batch: CalibrationBatch) -> Dense:
         """The dense network's run on a batch."""
         tape, labels = recorded(self.source, batch)
         with torch.inference_mode():
@@ -155,7 +157,7 @@ class Removals:
 
     # -- without channels
 
-    def without(
+    def ablate(
         self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
     ) -> Changes:
         """Remove each of these channels of a group, one at a time, on a batch.
@@ -184,13 +186,13 @@ class Removals:
                     self._compare(dense, outputs, pairs.images, at)
         return changes
 
-    def takes_some(self, group: Group) -> bool:
+    def supports_subsets(self, group: Group) -> bool:
         """Whether a channel of the group is removed on some images for less than on all."""
         return self.routes.of(group) is not None
 
-    def price(self, group: Group) -> float:
+    def cost_per_image(self, group: Group) -> float:
         """About how much work it is to remove one of the group's channels on one image."""
-        return self.routes.price(group)
+        return self.routes.cost_per_image(group)
 
     def _compare(
         self, dense: Dense, outputs: Any, images: torch.Tensor | None, at: tuple[Changes, Any, Any]
@@ -215,7 +217,7 @@ class Removals:
         self,
         dense: Dense,
         group: Group,
-        route: Route,
+        route: DownstreamPath,
         channels: Ids,
         where: NDArray[np.bool_] | None,
     ) -> Iterator[_Pairs]:
@@ -237,7 +239,7 @@ class Removals:
             rows = slice(start, start + size)
             yield _Pairs(places[rows], chosen[places[rows]], images[rows])
 
-    def _run(self, dense: Dense, route: Route, pairs: _Pairs) -> Any:
+    def _run(self, dense: Dense, route: DownstreamPath, pairs: _Pairs) -> Any:
         """The model's output for pairs."""
         values: dict[Ref, torch.Tensor] = {}
         find = self._finder(dense, pairs, values)
@@ -253,7 +255,7 @@ class Removals:
                     call = self._masked(call, step, route.reads[step.number], pairs)
                 function = in_place_of(step.function) if step.number in route.in_place else None
                 output = (function or call.function)(*call.arguments, **call.keywords)
-            for item, tensor in enumerate(tensors_in(output)):
+            for item, tensor in enumerate(iterate_tensors(output)):
                 values[Ref(step.number, item)] = tensor
             for ref in route.drop.get(step.number, ()):
                 values.pop(ref, None)
@@ -323,7 +325,7 @@ class Removals:
 
         for step in steps:
             output = twin.ignoring_removed(step.call(find), self.source.operations[step.number])
-            for item, tensor in enumerate(tensors_in(output)):
+            for item, tensor in enumerate(iterate_tensors(output)):
                 values[Ref(step.number, item)] = tensor
         return filled(tape.output, lambda source: values.get(source, tape.find(source)))
 
@@ -353,7 +355,7 @@ def select(value: torch.Tensor, rows: Rows, images: torch.Tensor) -> torch.Tenso
     return rows.select(value, images)
 
 
-def _touches(operation: Operation, stays: Any) -> bool:
+def _touches(operation: OpRecord, stays: Any) -> bool:
     arrays = [mask.units for mask in operation.masks]
     arrays += [units for _, axes in operation.mixed for units in axes.values()]
     return any(not stays[units].all() for units in arrays)

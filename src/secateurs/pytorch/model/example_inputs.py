@@ -16,7 +16,9 @@ SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 """Classes of both kinds of FSDP: the wrapper, and what ``fully_shard`` makes of a module."""
 
 
-def as_call(example_inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def parse_example_inputs(
+    example_inputs: Any, model: nn.Module
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(positional, keyword) arguments: a tensor or array, or a tuple, list or dictionary of them.
 
     Arrays become tensors on the model's device, floating-point ones of the model's type.
@@ -42,18 +44,18 @@ def _as_tensor(value: Any, model: nn.Module) -> Any:
     return value
 
 
-def described(example_inputs: Any) -> str:
+def format_inputs(example_inputs: Any) -> str:
     """'(1, 3, 224, 224) float32' for error messages."""
     if isinstance(example_inputs, Mapping):
-        return "{" + ", ".join(f"{k}: {described(v)}" for k, v in example_inputs.items()) + "}"
+        return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"
     if isinstance(example_inputs, (tuple, list)):
-        return "(" + ", ".join(described(value) for value in example_inputs) + ")"
+        return "(" + ", ".join(format_inputs(value) for value in example_inputs) + ")"
     if isinstance(example_inputs, (np.ndarray, torch.Tensor)):
         return f"{tuple(example_inputs.shape)} {str(example_inputs.dtype).removeprefix('torch.')}"
     return type(example_inputs).__name__
 
 
-def checked_model(model: Any) -> nn.Module:
+def check_model(model: Any) -> nn.Module:
     """The model itself, out of what compiles it or spreads it over devices.
 
     Raises:

@@ -14,7 +14,7 @@ from secateurs.channels.network import Role, Tensor
 
 
 @dataclass(eq=False, slots=True)
-class Leaf:
+class ModelTensor:
     """One tensor of the model, and the units found along its axes so far.
 
     Attributes:
@@ -59,13 +59,13 @@ class Leaf:
         )
 
 
-def leaves_of(model: nn.Module) -> list[Leaf]:
+def list_tensors(model: nn.Module) -> list[ModelTensor]:
     """Every tensor of the model once, parameters first, each with all its names."""
-    leaves: dict[int, Leaf] = {}
+    leaves: dict[int, ModelTensor] = {}
     for name, tensor, is_parameter in named_tensors(model):
         known = leaves.get(id(tensor))
         if known is None:
-            leaves[id(tensor)] = Leaf(name, tensor, is_parameter)
+            leaves[id(tensor)] = ModelTensor(name, tensor, is_parameter)
         elif name != known.name:
             known.aliases.append(name)
     return list(leaves.values())

@@ -30,12 +30,12 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.proof import Independent
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
-from secateurs.pytorch.model.example_inputs import as_call
-from secateurs.pytorch.model.tensors import leaves_of
-from secateurs.pytorch.proof.compare import TOLERANCE, largest_difference, precision_of
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.proof.differences import TOLERANCE, largest_difference, precision_of
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.interpreter import in_mode
-from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 _HEARD = 1e-4
 """A value has changed if it did by this share of the largest change, or of the largest value."""
@@ -97,8 +97,8 @@ class _Silenced:
 
     def __init__(self, model: nn.Module, cut: Cut, example_inputs: Any) -> None:
         self._model = cut_copy(model, Cut(caches=cut.caches)).eval()
-        self._tensors = {leaf.name: leaf.tensor for leaf in leaves_of(self._model)}
-        self._call = as_call(example_inputs, model)
+        self._tensors = {leaf.name: leaf.tensor for leaf in list_tensors(self._model)}
+        self._call = parse_example_inputs(example_inputs, model)
         self._random = torch.Generator().manual_seed(0)
         self._parts = [
             Slice(name, axis, indices)
@@ -124,8 +124,8 @@ class _Silenced:
 
     def _inputs(self) -> tuple[Any, Any]:
         arguments, keywords = self._call
-        given = mapped(list(arguments), lambda t: t.clone())
-        return given, mapped(dict(keywords), lambda t: t.clone())
+        given = map_tensors(list(arguments), lambda t: t.clone())
+        return given, map_tensors(dict(keywords), lambda t: t.clone())
 
     # -- who reads
 
@@ -211,7 +211,7 @@ class _Silenced:
         """Each operation's result; or, held against those before, where it has changed."""
         own = share_tensors(self._model)
         arguments, keywords = self._inputs()
-        for tensor in tensors_in([arguments, keywords]):
+        for tensor in iterate_tensors([arguments, keywords]):
             tensor._secateurs_from_input = True  # type: ignore[attr-defined]
         watch = _Watch(before)
         with in_mode(own), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -291,14 +291,14 @@ class _Watch(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        given = list(tensors_in([list(args), kwargs or {}]))
+        given = list(iterate_tensors([list(args), kwargs or {}]))
         is_live = any(hasattr(tensor, "_secateurs_from_input") for tensor in given)
         output = func(*args, **(kwargs or {}))
         self._number += 1
-        for tensor in tensors_in(output):
+        for tensor in iterate_tensors(output):
             if is_live:
                 tensor._secateurs_from_input = True  # type: ignore[attr-defined]
-        first = next(tensors_in(output), None)
+        first = next(iterate_tensors(output), None)
         if first is not None and first.is_floating_point():
             self._note(first, is_live)
         return output

@@ -20,9 +20,9 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, aten
-from secateurs.pytorch.tracing.op_call import Call, mapped, tensors_in
-from secateurs.pytorch.tracing.op_record import Axes, Operation
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 
 
 class OtherPathError(Exception):
@@ -35,7 +35,7 @@ class OtherPathError(Exception):
         )
 
 
-class Sampled(Counted):
+class Sampled(OpInterpreter):
     """Runs a model and keeps a few values of every operation's result.
 
     A model's output alone can prove nothing where it hardly depends on the weights (a head that
@@ -44,12 +44,12 @@ class Sampled(Counted):
 
     samples_each = 64
 
-    def __init__(self, operations: Sequence[Operation], stays: NDArray[np.bool_]) -> None:
+    def __init__(self, operations: Sequence[OpRecord], stays: NDArray[np.bool_]) -> None:
         super().__init__(rules.is_whole)
         self._operations = operations
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
-        self._by_layer: dict[tuple[str, str], list[Operation]] | None = None
+        self._by_layer: dict[tuple[str, str], list[OpRecord]] | None = None
         self._places: dict[Any, Ids | None] = {}
         self._rows = Rows(self.samples_each)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
@@ -81,7 +81,7 @@ class Sampled(Counted):
             return self._instead.get(key, tensor)
 
         is_mutable = function._schema.is_mutable
-        return mapped(values, copy) if is_mutable or self._instead else values
+        return map_tensors(values, copy) if is_mutable or self._instead else values
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         arguments = self._copies(function, arguments)
@@ -91,11 +91,11 @@ class Sampled(Counted):
             self.samples.append((self.layer, None))
             return function(*arguments, **keywords)
         output = self.do(operation, function, arguments, keywords)
-        first = None if operation.is_empty else next(iter(tensors_in(output)), None)
+        first = None if operation.is_empty else next(iter(iterate_tensors(output)), None)
         self.samples.append((operation.layer, self._sample(first, operation)))
         return output
 
-    def _traced(self, name: str) -> Operation | None:
+    def _traced(self, name: str) -> OpRecord | None:
         """What is known of the operation that is being done.
 
         It is known by its number, until the path is another than when it was traced (values decide
@@ -123,7 +123,7 @@ class Sampled(Counted):
 
     def do(
         self,
-        operation: Operation,
+        operation: OpRecord,
         function: OpOverload,
         arguments: Sequence[Any],
         keywords: dict[str, Any],
@@ -133,7 +133,7 @@ class Sampled(Counted):
         return function(*arguments, **keywords)
 
     def _sample(
-        self, tensor: torch.Tensor | None, operation: Operation
+        self, tensor: torch.Tensor | None, operation: OpRecord
     ) -> NDArray[np.float64] | None:
         """Values at places that depend on the small model's shape alone."""
         if tensor is None or not tensor.is_floating_point():
@@ -222,7 +222,7 @@ class MaskedTwin(Sampled):
     """
 
     def __init__(
-        self, operations: Sequence[Operation], stays: NDArray[np.bool_], *, frugal: bool = False
+        self, operations: Sequence[OpRecord], stays: NDArray[np.bool_], *, frugal: bool = False
     ) -> None:
         super().__init__(operations, stays)
         self._frugal = frugal
@@ -230,7 +230,7 @@ class MaskedTwin(Sampled):
 
     def do(
         self,
-        operation: Operation,
+        operation: OpRecord,
         function: OpOverload,
         arguments: Sequence[Any],
         keywords: dict[str, Any],
@@ -239,7 +239,7 @@ class MaskedTwin(Sampled):
             return function(*arguments, **keywords)
         return self.ignoring_removed(Call(function, arguments, keywords), operation)
 
-    def ignoring_removed(self, call: Call, operation: Operation) -> Any:
+    def ignoring_removed(self, call: Call, operation: OpRecord) -> Any:
         """The operation's result without the removed channels."""
         if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
             return self._on_kept_channels(call, operation)
@@ -251,7 +251,7 @@ class MaskedTwin(Sampled):
             for axis, at in enumerate(places)
         )
 
-    def _ignoring(self, call: Call, operation: Operation) -> Call:
+    def _ignoring(self, call: Call, operation: OpRecord) -> Call:
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
         for mask in operation.masks:
@@ -266,7 +266,7 @@ class MaskedTwin(Sampled):
                 changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
         return call.with_tensors(changes) if changes else call
 
-    def _on_kept_channels(self, call: Call, operation: Operation) -> Any:
+    def _on_kept_channels(self, call: Call, operation: OpRecord) -> Any:
         tensors = call.tensors()
         changes = {
             number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
@@ -278,7 +278,7 @@ class MaskedTwin(Sampled):
         elif call.packet is aten.group_norm and operation.groups is not None:
             small = small.changed(num_groups=int(self._stays[operation.groups].sum()))
         output = small.run()
-        for tensor, (shape, axes) in zip(tensors_in(output), operation.outputs, strict=True):
+        for tensor, (shape, axes) in zip(iterate_tensors(output), operation.outputs, strict=True):
             whole = self._expanded(tensor, shape, axes)
             if isinstance(output, torch.Tensor):
                 return whole

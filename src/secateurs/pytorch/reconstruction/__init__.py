@@ -6,8 +6,8 @@ from secateurs.pytorch.reconstruction.outputs import (
     arrays,
     copy_of,
     copy_weights_,
-    outputs,
     reestimated,
+    stream_outputs,
     unlike_calibration,
     working_copy,
 )
@@ -19,7 +19,7 @@ __all__ = [
     "copy_of",
     "copy_weights_",
     "judged_trials",
-    "outputs",
+    "stream_outputs",
     "reestimated",
     "unlike_calibration",
     "walk",

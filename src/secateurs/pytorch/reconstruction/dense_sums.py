@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
-from secateurs.calibration.statistics import part_of
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
-from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.descent import Descent
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Ref, Step
 from secateurs.pytorch.statistics.gates import autograd
-from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.reconstruction.fidelity import are_probabilities
-from secateurs.reconstruction.least_squares import Moments
+from secateurs.calibration.least_squares import Moments
 
 MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""
@@ -53,7 +53,9 @@ class _Reader:
     descent: Descent | None = None
 
 
-def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> list[Contraction]:
+def contractions_of(
+    network: Network, images: CalibrationBatch, kind: str, seed: int
+) -> list[Contraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
     Args:
@@ -62,7 +64,7 @@ def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> li
         kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
         seed: of the answers that are drawn to weigh outputs by.
     """
-    source = traced(network)
+    source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images)
     generator = torch.Generator().manual_seed(seed)
@@ -74,17 +76,17 @@ def contractions_of(network: Network, images: Batch, kind: str, seed: int) -> li
     return [_contraction(reader, source.tensors) for reader in readers.values()]
 
 
-def _images_with_slopes(network: Network, images: Batch) -> int:
+def _images_with_slopes(network: Network, images: CalibrationBatch) -> int:
     """How many images outputs are weighed by: a pass back takes as much as two forward."""
-    first = next(iter(tensors_in(traced(network).example_inputs)), None)
+    first = next(iter(iterate_tensors(source_of(network).example_inputs)), None)
     batch = 1 if first is None or first.dim() == 0 else len(first)
     affordable = int(MACS_OF_SLOPES * batch / (2 * max(1, network.macs())))
     return min(len(images), max(LEAST_WITH_SLOPES, affordable))
 
 
-def _readers(network: Network, pieces: Pieces, images: Batch) -> dict[int, _Reader]:
-    source = traced(network)
-    names = {id(leaf.tensor) for leaf in leaves_of(source.model)}
+def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict[int, _Reader]:
+    source = source_of(network)
+    names = {id(leaf.tensor) for leaf in list_tensors(source.model)}
     dims = [tensor.dim() for tensor in pieces.piece(images.rows(slice(0, 1))).inputs]
     sites = Sites(pieces.steps, pieces.shapes, dims, names, norms=False)
     readers = {}
@@ -104,7 +106,7 @@ def _readers(network: Network, pieces: Pieces, images: Batch) -> dict[int, _Read
 
 
 def _descent(network: Network, pieces: Pieces, site: Site, images: int) -> Descent | None:
-    source = traced(network)
+    source = source_of(network)
     step = pieces.steps[site.step]
     call = Call(step.function, step.arguments, step.keywords)
     names = {id(tensor): name for name, tensor in source.tensors.items()}
@@ -114,7 +116,7 @@ def _descent(network: Network, pieces: Pieces, site: Site, images: int) -> Desce
 def _fold(network: Network, units: Ids) -> Ids | None:
     """The axis as channels by positions, where it is all of one group."""
     for group in network.groups:
-        part = part_of(network, group, units)
+        part = channel_index(network, group, units)
         if len(part) == len(units) and (rows := part.rows) is not None and rows.shape[1] > 1:
             return rows
     return None
@@ -265,7 +267,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Contra
         _Packing(site, names, reader.mixes, taps, fold),
         reader.mixes,
         fold,
-        None if reader.descent is None else reader.descent.without,
+        None if reader.descent is None else reader.descent.ablate,
         None if reader.descent is None else reader.descent.spectra(),
     )
 

@@ -93,7 +93,7 @@ class Descent:
         if room > 0:
             self.values.append(x[:room].detach().float())
 
-    def without(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+    def ablate(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
         """Tensor name -> its values once these channels are gone and the rest is refitted."""
         key = gone.tobytes()
         if key not in self._known:

@@ -18,18 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
-from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Ref, Source
-from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_record import Axes, Operation
+from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.layers import LayerRepair, Walked
-from secateurs.reconstruction.least_squares import Refit, refit
+from secateurs.calibration.least_squares import Refit, refit
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
 
@@ -68,8 +68,8 @@ def walk(
     network: Network,
     small: nn.Module,
     alive: NDArray[np.bool_],
-    fit: Batch,
-    held: Batch,
+    fit: CalibrationBatch,
+    held: CalibrationBatch,
 ) -> Walked:
     """Refit the weights of a cut model, in place, to what the dense one gives.
 
@@ -95,10 +95,10 @@ class _Walk:
         network: Network,
         small: nn.Module,
         alive: NDArray[np.bool_],
-        fit: Batch,
-        held: Batch,
+        fit: CalibrationBatch,
+        held: CalibrationBatch,
     ) -> None:
-        source = traced(network)
+        source = source_of(network)
         self._operations = source.operations
         self._stays = network.solution.kept(alive)
         dense_pieces = Pieces(source.model, source.operations, fit)
@@ -112,7 +112,7 @@ class _Walk:
             for number, rows in enumerate(dense_pieces.sizes(len(batch)))
             for part in [batch.rows(rows)]
         ]
-        self._names = {id(leaf.tensor): leaf.name for leaf in leaves_of(small)}
+        self._names = {id(leaf.tensor): leaf.name for leaf in list_tensors(small)}
         dims = [tensor.dim() for tensor in self._pairs[0].small.inputs]
         self._sites = Sites(self._steps, small_pieces.shapes, dims, set(self._names))
         self._kept: dict[int, torch.Tensor] = {}
@@ -284,7 +284,9 @@ class _Walk:
         return Rectified(u, y, scale, joined[0] + shift if joined else shift)
 
 
-def _that_fit(fit: Batch, held: Batch, each: int) -> tuple[Batch, Batch]:
+def _that_fit(
+    fit: CalibrationBatch, held: CalibrationBatch, each: int
+) -> tuple[CalibrationBatch, CalibrationBatch]:
     """As many of the images as memory is meant to hold values of.
 
     Args:
@@ -307,7 +309,7 @@ def _that_fit(fit: Batch, held: Batch, each: int) -> tuple[Batch, Batch]:
     return less[0], less[1]
 
 
-def _in_step(small: nn.Module, operations: Sequence[Operation], first: Batch) -> Pieces:
+def _in_step(small: nn.Module, operations: Sequence[OpRecord], first: CalibrationBatch) -> Pieces:
     """How the small model treats images, if it does what the dense one does."""
     try:
         return Pieces(small, operations, first)

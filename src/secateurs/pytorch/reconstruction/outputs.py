@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateurs.calibration.batches import Batch
-from secateurs.pytorch.model.example_inputs import as_call
-from secateurs.pytorch.model.tensors import leaves_of
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
-from secateurs.pytorch.tracing.op_call import mapped, tensors_in
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -38,13 +38,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def outputs(model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[NDArray[Any]]]:
+def stream_outputs(
+    model: nn.Module, batches: Sequence[CalibrationBatch]
+) -> Iterator[list[NDArray[Any]]]:
     """What a model gives in eval mode, batch by batch: its floating-point tensors."""
     with evaluating(model):
         for batch in batches:
             with torch.inference_mode():
-                arguments, keywords = as_call(batch.images, model)
-                found = list(tensors_in(_plain(model(*arguments, **keywords))))
+                arguments, keywords = parse_example_inputs(batch.images, model)
+                found = list(iterate_tensors(_plain(model(*arguments, **keywords))))
             yield as_arrays([one for one in found if one.is_floating_point()])
 
 
@@ -65,28 +67,28 @@ def arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
         .detach()
         .cpu()
         .numpy()
-        for leaf in leaves_of(model)
+        for leaf in list_tensors(model)
     }
 
 
 def working_copy(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
     """(a copy that may be changed, the example inputs for it): in eval mode, no half precision."""
     twin = copy.deepcopy(model).eval()
-    if any(leaf.tensor.dtype in HALF for leaf in leaves_of(twin)):
+    if any(leaf.tensor.dtype in HALF for leaf in list_tensors(twin)):
         twin = twin.float()
-    return twin, mapped(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
+    return twin, map_tensors(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
 
 
 @torch.no_grad()
 def copy_weights_(source: nn.Module, target: nn.Module) -> None:
     """Let a model have another's values, in its own types."""
-    theirs = {leaf.name: leaf.tensor for leaf in leaves_of(source)}
-    for leaf in leaves_of(target):
+    theirs = {leaf.name: leaf.tensor for leaf in list_tensors(source)}
+    for leaf in list_tensors(target):
         if leaf.tensor.is_floating_point():
             leaf.tensor.copy_(theirs[leaf.name])
 
 
-def reestimated(model: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
+def reestimated(model: nn.Module, batches: Sequence[CalibrationBatch]) -> nn.Module | None:
     """A copy with the moments of batch normalisation taken anew; None where there is none."""
     if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()):
         return None
@@ -96,7 +98,9 @@ def reestimated(model: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
     return twin
 
 
-def unlike_calibration(model: nn.Module, batches: Sequence[Batch]) -> tuple[float, str] | None:
+def unlike_calibration(
+    model: nn.Module, batches: Sequence[CalibrationBatch]
+) -> tuple[float, str] | None:
     """How far these images are from what batch normalisation saw in training.
 
     Returns:
@@ -112,7 +116,7 @@ def unlike_calibration(model: nn.Module, batches: Sequence[Batch]) -> tuple[floa
     if not handles:
         return None
     try:
-        for _ in outputs(model, batches):
+        for _ in stream_outputs(model, batches):
             pass
     finally:
         for handle in handles:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateurs.calibration.batches import Batch
-from secateurs.pytorch.model.example_inputs import as_call
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.replay.tape import (
+    BatchedTape,
     Input,
     Length,
-    Program,
     Ref,
     Source,
     Step,
@@ -28,8 +28,8 @@ from secateurs.pytorch.replay.tape import (
     operands_in,
     record,
 )
-from secateurs.pytorch.tracing.op_call import Call, aten, tensors_in
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.op_call import Call, aten, iterate_tensors
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23
@@ -96,7 +96,7 @@ class Piece:
             if change is None
             else change(step, call)
         )
-        for item, tensor in enumerate(tensors_in(output)):
+        for item, tensor in enumerate(iterate_tensors(output)):
             if (ref := Ref(step.number, item)) in self._wanted:
                 self.values[ref] = tensor
         self.done += 1
@@ -118,7 +118,7 @@ class Piece:
     def result(self) -> list[torch.Tensor]:
         """The floating-point tensors that the model returns."""
         found = filled(self.output, self.find)
-        return [tensor for tensor in tensors_in(found) if tensor.is_floating_point()]
+        return [tensor for tensor in iterate_tensors(found) if tensor.is_floating_point()]
 
     def branch(self) -> Piece:
         """The same, to go on from here in another way."""
@@ -140,26 +140,28 @@ class Pieces:
     """
 
     model: nn.Module
-    operations: Sequence[Operation]
-    first: Batch
+    operations: Sequence[OpRecord]
+    first: CalibrationBatch
     numbers: int = 0
     bytes_at_once: int = 0
-    _program: Program | None = None
+    _program: BatchedTape | None = None
 
     def __post_init__(self) -> None:
         two, three = (
             self._recorded(self.first.rows(np.arange(n) % len(self.first))) for n in (2, 3)
         )
-        self._program = Program.between(two, three)
+        self._program = BatchedTape.between(two, three)
         largest = max((value.numel() for value in two.values.values()), default=1)
         self.numbers = max(1, largest // 2)
         self.steps: Sequence[Step] = two.steps
         self.shapes = {ref: value.shape for ref, value in two.values.items()}
         self.bytes_at_once = _most_held(two.steps, two.values, two.output) // 2
 
-    def _recorded(self, batch: Batch) -> Any:
+    def _recorded(self, batch: CalibrationBatch) -> Any:
         with torch.no_grad():
-            return record(self.model, self.operations, *as_call(batch.images, self.model))
+            return record(
+                self.model, self.operations, *parse_example_inputs(batch.images, self.model)
+            )
 
     def sizes(self, images: int) -> Iterator[slice]:
         """The images in pieces of a size that suits the machine."""
@@ -169,10 +171,10 @@ class Pieces:
         for start in range(0, images, each):
             yield slice(start, min(images, start + each))
 
-    def piece(self, batch: Batch) -> Piece:
+    def piece(self, batch: CalibrationBatch) -> Piece:
         """These images, at the start of their pass."""
-        arguments, keywords = as_call(batch.images, self.model)
-        inputs = list(tensors_in([list(arguments), keywords]))
+        arguments, keywords = parse_example_inputs(batch.images, self.model)
+        inputs = list(iterate_tensors([list(arguments), keywords]))
         if self._program is not None:
             return Piece(self._program.steps, inputs, self._program.output, len(batch))
         tape = self._recorded(batch)

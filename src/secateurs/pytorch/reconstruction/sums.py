@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.reconstruction.least_squares import Moments
+from secateurs.calibration.least_squares import Moments
 
 
 @dataclass(eq=False, slots=True)

@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Trial
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.reconstruction.outputs import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.replay.tape import Step
-from secateurs.pytorch.trace_model import traced
-from secateurs.pytorch.tracing.op_call import Call, mapped
+from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.tracing.op_call import Call, map_tensors
 from secateurs.reconstruction.fidelity import Fidelity, Judge
 
 
 def judged_trials(
     network: Network,
-    images: Batch,
+    images: CalibrationBatch,
     trials: Sequence[Trial],
     kind: str,
     tick: Callable[[], None] = lambda: None,
@@ -39,7 +39,7 @@ def judged_trials(
         kind: of the outputs.
         tick: called after each trial on each piece of the images.
     """
-    source = traced(network)
+    source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     judges = [Judge(kind) for _ in trials]
     players = [_Player(network, trial, pieces.steps) for trial in trials]
@@ -66,7 +66,7 @@ class _Player:
     """One trial: from where on, and what is done instead."""
 
     def __init__(self, network: Network, trial: Trial, steps: Sequence[Step]) -> None:
-        source = traced(network)
+        source = source_of(network)
         self._trial = trial
         self._operations = source.operations
         self._stays = network.solution.kept(network.alive(trial.removed))
@@ -95,8 +95,8 @@ class _Player:
 
         def change(step: Step, call: Call) -> Any:
             if new:
-                arguments = [mapped(value, own) for value in call.arguments]
-                keywords = {key: mapped(value, own) for key, value in call.keywords.items()}
+                arguments = [map_tensors(value, own) for value in call.arguments]
+                keywords = {key: map_tensors(value, own) for key, value in call.keywords.items()}
                 call = Call(call.function, arguments, keywords)
             operation = self._operations[step.number]
             if operation.masks or operation.mixed:

@@ -20,9 +20,9 @@ from torch._ops import OpOverload
 
 from secateurs.errors import DataError
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Tape:
 
 def record(
     model: nn.Module,
-    operations: Sequence[Operation],
+    operations: Sequence[OpRecord],
     arguments: Sequence[Any],
     keywords: dict[str, Any],
     watch: Callable[[int, Call], None] | None = None,
@@ -151,7 +151,7 @@ def record(
     Raises:
         DataError: the model takes another path on these inputs than on the example inputs.
     """
-    inputs = list(tensors_in([list(arguments), keywords]))
+    inputs = list(iterate_tensors([list(arguments), keywords]))
     recorder = _Recorder(operations, inputs, watch, keep)
     returned = recorder.run(model, arguments, keywords)
     if recorder.index + 1 != len(operations):
@@ -159,12 +159,12 @@ def record(
     return Tape(recorder.steps, recorder.values, inputs, recorder.sources_of(returned))
 
 
-class _Recorder(Counted):
+class _Recorder(OpInterpreter):
     """Writes down each operation as it runs."""
 
     def __init__(
         self,
-        operations: Sequence[Operation],
+        operations: Sequence[OpRecord],
         inputs: Sequence[torch.Tensor],
         watch: Callable[[int, Call], None] | None,
         keep: bool,
@@ -222,7 +222,7 @@ class _Recorder(Counted):
         if target is not None:
             self._make_functional(step, target)
         output = call.function(*call.arguments, **call.keywords)
-        made = list(tensors_in(output))
+        made = list(iterate_tensors(output))
         for item, tensor in enumerate(made):
             self._note(Ref(self.index, item), tensor, hold=bool(call.tensors()))
         step.results = len(made)
@@ -344,7 +344,7 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
     return Call(call.function, arguments, keywords)
 
 
-def play(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], Any]) -> Any:
+def replay(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], Any]) -> Any:
     """Play a whole tape again; returns what the model would.
 
     Args:
@@ -361,7 +361,7 @@ def play(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], 
     for step in tape.steps:
         call = change(step, step.call(find))
         output = call.function(*call.arguments, **call.keywords)
-        for item, tensor in enumerate(tensors_in(output)):
+        for item, tensor in enumerate(iterate_tensors(output)):
             values[Ref(step.number, item)] = tensor
         for ref in last.get(step.number, ()):
             values.pop(ref, None)
@@ -403,7 +403,7 @@ class Rows:
 
 
 @dataclass(eq=False, slots=True)
-class Program:
+class BatchedTape:
     """A tape that can be played with any number of images.
 
     Attributes:
@@ -417,7 +417,7 @@ class Program:
     rows: dict[Source, Rows] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, one: Tape, other: Tape) -> Program | None:
+    def between(cls, one: Tape, other: Tape) -> BatchedTape | None:
         """What two tapes of the same model, with different numbers of images, have in common.
 
         None where they cannot be made into one another: the images do not lie along one axis, a

@@ -22,20 +22,20 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import Counted, is_users, line_in, users_line
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     Call,
     is_decided_by_data,
-    made_for_real,
-    mapped,
+    iterate_tensors,
+    map_tensors,
     numbers_of,
+    run_on_constants,
     start_of,
-    tensors_in,
     without_data,
     without_values,
 )
-from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, Operation
+from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, OpRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,11 +113,11 @@ class Findings:
         return bool(self.sizes or self.numbers or self.raised)
 
 
-class OffCourseError(Exception):
+class PathChangedError(Exception):
     """The small model's operations are no longer those of the dense one."""
 
 
-class Rehearsal(Counted):
+class DryRun(OpInterpreter):
     """Runs the small model on tensors without data and compares it with what is foretold."""
 
     def __init__(
@@ -147,7 +147,7 @@ class Rehearsal(Counted):
                 line,
                 (str(error).splitlines() or [type(error).__name__])[0][:120],
                 layers,
-                () if isinstance(error, OffCourseError) else tuple(self._next(line, layers)),
+                () if isinstance(error, PathChangedError) else tuple(self._next(line, layers)),
             )
         return self.findings
 
@@ -165,14 +165,16 @@ class Rehearsal(Counted):
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         call = Call(function, arguments, keywords)
         if self.index >= len(self._forward.operations):
-            raise OffCourseError("it does more than the dense model")
+            raise PathChangedError("it does more than the dense model")
         operation = self._forward.operations[self.index]
         if operation.name != str(function.overloadpacket):
-            raise OffCourseError(f"it does {call.name} where the dense model did {operation.name}")
+            raise PathChangedError(
+                f"it does {call.name} where the dense model did {operation.name}"
+            )
         is_known = operation.is_constant or (not operation.outputs and operation.value is None)
         if call.packet in MADE_NEW or is_known:  # of constants alone, maybe where the input is
             has_data = not any(tensor.is_meta for tensor in call.tensors())
-            return made_for_real(call) if has_data or call.packet in MADE_NEW else call.run()
+            return run_on_constants(call) if has_data or call.packet in MADE_NEW else call.run()
         call = self._with_made(call, operation)
         if is_decided_by_data(call):
             return operation.value if operation.value is not None else self._made(call, operation)
@@ -183,15 +185,15 @@ class Rehearsal(Counted):
         except (RuntimeError, IndexError, ValueError, TypeError):
             self._note_sizes(call, operation, None)
             return self._foretold(call, operation)
-        shapes = [tuple(tensor.shape) for tensor in tensors_in(output)]
+        shapes = [tuple(tensor.shape) for tensor in iterate_tensors(output)]
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
             return self._foretold(call, operation)
         if isinstance(output, torch.Tensor) and output.is_meta:
             return output
-        return mapped(output, _without_its_values)
+        return map_tensors(output, _without_its_values)
 
-    def _with_made(self, call: Call, operation: Operation) -> Call:
+    def _with_made(self, call: Call, operation: OpRecord) -> Call:
         """The call with what the user's code made in the sizes that are foretold.
 
         A canvas or a state is made by a number that may not have followed: it is noted here, where
@@ -228,7 +230,7 @@ class Rehearsal(Counted):
     ) -> Any:
         call = Call(function, arguments, keywords)
         has_data = not any(tensor.is_meta for tensor in call.tensors())
-        return made_for_real(call) if has_data else call.run()
+        return run_on_constants(call) if has_data else call.run()
 
     def _shape(self, dense: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         shape = list(dense)
@@ -236,13 +238,13 @@ class Rehearsal(Counted):
             shape[axis] = int(self._stays[units].sum())
         return tuple(shape)
 
-    def _foretold(self, call: Call, operation: Operation) -> Any:
+    def _foretold(self, call: Call, operation: OpRecord) -> Any:
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
         return self._made(call, operation)
 
-    def _made(self, call: Call, operation: Operation) -> Any:
+    def _made(self, call: Call, operation: OpRecord) -> Any:
         """Results of the foretold shapes."""
         made = [
             torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")
@@ -254,7 +256,7 @@ class Rehearsal(Counted):
         return made if len(returns) == 1 else tuple(made)
 
     def _note_sizes(
-        self, call: Call, operation: Operation, shapes: list[tuple[int, ...]] | None
+        self, call: Call, operation: OpRecord, shapes: list[tuple[int, ...]] | None
     ) -> None:
         line = users_line()
         layers = tuple(self._layers_in(_running_frames()))
@@ -276,14 +278,14 @@ class Rehearsal(Counted):
                 wrong = WrongSize(key, axes.get(axis), dense[axis], length, line, layers)
                 self.findings.sizes.append(wrong)
 
-    def _compare_numbers(self, call: Call, operation: Operation) -> None:
+    def _compare_numbers(self, call: Call, operation: OpRecord) -> None:
         present = numbers_of(call)
         for place, (dense, got) in enumerate(zip(operation.numbers, present, strict=False)):
             if not math.isclose(dense, got, rel_tol=1e-6, abs_tol=1e-12):
                 key = (self._pass, self.index, place)
                 self.findings.numbers.append(WrongNumber(key, dense, got, users_line()))
 
-    def _compare_starts(self, call: Call, operation: Operation) -> None:
+    def _compare_starts(self, call: Call, operation: OpRecord) -> None:
         """What is taken from a position on begins behind as many channels as stay before it."""
         found = start_of(call)
         if operation.start is None or found is None:

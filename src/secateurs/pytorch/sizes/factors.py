@@ -19,7 +19,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Scaling
 from secateurs.pytorch.sizes.dry_run import WrongNumber
 from secateurs.pytorch.sizes.rescaling import parts_before
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 Stays = NDArray[np.bool_]
 Key = tuple[int, ...]
@@ -62,7 +62,7 @@ class Factors:
         return next(_explanations(seen, candidates), None)
 
     def put_right(
-        self, wrong: WrongNumber, operation: Operation, size: Ids, power: float
+        self, wrong: WrongNumber, operation: OpRecord, size: Ids, power: float
     ) -> str | None:
         """Let the weights before a factor make up for its change; else why that can't be."""
         scales = operation.name in ("aten.mul", "aten.mul_", "aten.scaled_dot_product_attention")

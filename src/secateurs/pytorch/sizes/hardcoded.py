@@ -32,7 +32,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network, Scaling, Size
 from secateurs.pytorch.sizes.attributes import Attribute, read, write_
 from secateurs.pytorch.sizes.bindings import Bindings, Key, Tie
-from secateurs.pytorch.sizes.dry_run import Findings, Rehearsal
+from secateurs.pytorch.sizes.dry_run import DryRun, Findings
 from secateurs.pytorch.sizes.factors import Factors
 from secateurs.pytorch.sizes.repairs import Repairs
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -119,7 +119,7 @@ class BakedSizes:
     def _run(self, small: nn.Module, stays: Stays) -> Findings:
         found = Findings()
         for number, forward in enumerate(self._passes):
-            new = Rehearsal(small, forward, number, stays).rehearse()
+            new = DryRun(small, forward, number, stays).rehearse()
             found.sizes += new.sizes
             found.numbers += [n for n in new.numbers if not self._factors.is_put_right(n, stays)]
             found.raised = found.raised or new.raised

@@ -10,7 +10,7 @@ from torch import nn
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Size
-from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.tracer import Tracer
 
 _Norm = nn.modules.batchnorm._NormBase
@@ -41,8 +41,8 @@ FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
 )
 
 
-def sizes_of(
-    model: nn.Module, leaves: Sequence[Leaf], counts: Mapping[tuple[str, str], Ids]
+def layer_sizes_of(
+    model: nn.Module, leaves: Sequence[ModelTensor], counts: Mapping[tuple[str, str], Ids]
 ) -> list[Size]:
     """Every integer attribute that a cut must keep in step.
 
@@ -69,7 +69,7 @@ def sizes_of(
 def _followed(
     owner: str,
     module: nn.Module,
-    by_tensor: Mapping[int, Leaf],
+    by_tensor: Mapping[int, ModelTensor],
     counts: Mapping[tuple[str, str], Ids],
 ) -> Iterator[tuple[str, tuple[Ids, ...]]]:
     for (layer, attribute), units in counts.items():
@@ -84,7 +84,7 @@ def _followed(
 
 
 def _normalized_shape(
-    module: nn.Module, by_tensor: Mapping[int, Leaf]
+    module: nn.Module, by_tensor: Mapping[int, ModelTensor]
 ) -> Iterator[tuple[int, Ids]]:
     """A tuple that follows every axis of the weight (layer norm and its relatives)."""
     shape = getattr(module, "normalized_shape", None)
@@ -111,7 +111,7 @@ def _parts_of(equations: Equations, made: Ids, width: int) -> list[Ids]:
     return [made[:width], made[width : 2 * width], made[2 * width :]]
 
 
-def demand(model: nn.Module, leaves: Sequence[Leaf], tracer: Tracer) -> None:
+def constrain_attention(model: nn.Module, leaves: Sequence[ModelTensor], tracer: Tracer) -> None:
     """What PyTorch's own attention layer asks of its sizes, in checks that no operation shows.
 
     Its embedding is heads times positions, and the queries, keys and values are as wide as that.
@@ -123,7 +123,7 @@ def demand(model: nn.Module, leaves: Sequence[Leaf], tracer: Tracer) -> None:
 
 
 def _demand_of_attention(
-    owner: str, module: nn.MultiheadAttention, by_tensor: Mapping[int, Leaf], tracer: Tracer
+    owner: str, module: nn.MultiheadAttention, by_tensor: Mapping[int, ModelTensor], tracer: Tracer
 ) -> None:
     equations = tracer.equations
     width, heads = module.embed_dim, module.num_heads

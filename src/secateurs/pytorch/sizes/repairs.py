@@ -22,7 +22,7 @@ from secateurs.pytorch.sizes.attributes import Attribute, is_whole_number
 from secateurs.pytorch.sizes.bindings import Bindings, Key
 from secateurs.pytorch.sizes.dry_run import Findings, Raised, WrongNumber, WrongSize
 from secateurs.pytorch.sizes.factors import Factors
-from secateurs.pytorch.tracing.op_record import ForwardPass, Operation
+from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.tracer import Tracer
 
 Stays = NDArray[np.bool_]
@@ -216,7 +216,7 @@ class Repairs:
             self._tracer.equations.freeze(size, why_not)
         return True
 
-    def _sizes_before(self, wrong: WrongNumber, operation: Operation) -> Iterator[Ids]:
+    def _sizes_before(self, wrong: WrongNumber, operation: OpRecord) -> Iterator[Ids]:
         for labels in operation.operands:
             yield from labels.axes.values()
         yield from self._arrays_before(*wrong.key[:2])

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from secateurs.channels.equations import Ids
-from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Labels
 
-Part = tuple[Leaf, int, Ids]
+Part = tuple[ModelTensor, int, Ids]
 """A weight, one of its axes, and the indices there."""
 
 PICKS = {
@@ -116,7 +116,7 @@ def _scaled(labels: Labels) -> list[Labels]:
     return [source for source in known if source.leaf is call_leaf(call, source)]
 
 
-def call_leaf(call: Call, source: Labels) -> Leaf | None:
+def call_leaf(call: Call, source: Labels) -> ModelTensor | None:
     """The leaf, if it is the normalisation's scale or shift and not one of its statistics."""
     from secateurs.pytorch.tracing.op_record import labels_of
 
@@ -165,5 +165,5 @@ def _reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | N
         if move.packet in (aten.to, aten.type_as, aten.dropout):
             continue
         moved = (function or move.function)(labels, *move.arguments[1:], **move.keywords)
-        labels = list(tensors_in(moved))[made.place]
+        labels = list(iterate_tensors(moved))[made.place]
     return np.unique(labels.numpy())

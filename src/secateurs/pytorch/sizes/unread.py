@@ -19,7 +19,7 @@ from secateurs.channels.cost import Product
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network, Role, Size
-from secateurs.pytorch.sizes.dry_run import Rehearsal
+from secateurs.pytorch.sizes.dry_run import DryRun
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_record import ForwardPass
 
@@ -160,7 +160,7 @@ def _read_by(
             watched = {name: _watched(owner, name, read) for name in attributes}
             kind = type(module)
             module.__class__ = type(kind.__name__, (kind,), watched)
-        if Rehearsal(dense, forward, number, stays).rehearse().raised is not None:
+        if DryRun(dense, forward, number, stays).rehearse().raised is not None:
             return {(size.owner, size.attribute) for size in sizes}
     return read
 

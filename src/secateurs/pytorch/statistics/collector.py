@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch, batches
-from secateurs.calibration.collector import Gathering
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.removal import ExactAblation
-from secateurs.calibration.statistics import Gathered, Zeros
+from secateurs.calibration.statistics import CalibrationStatistics, Zeros
 from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
 from secateurs.criteria.registry import Need
 from secateurs.pytorch.ablation.removal import Removals
-from secateurs.pytorch.replay.tape import play, record
+from secateurs.pytorch.replay.tape import record, replay
 from secateurs.pytorch.statistics.gates import (
     Activation,
     Place,
@@ -35,31 +35,31 @@ from secateurs.pytorch.statistics.gates import (
     own,
     recorded,
 )
-from secateurs.pytorch.statistics.loss import Loss, Objective, on_device
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.statistics.loss import Loss, PerExampleLoss, on_device
+from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
 
-def gather(
+def collect_statistics(
     network: Network, needs: Need, data: Any, *, loss: Loss | None = None, who: str = "gather"
-) -> Gathered:
+) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 
     Args:
         network: as ``trace`` made it; its model comes back exactly as it was.
         needs: what to gather.
-        data: calibration data, as ``secateurs.calibration.batches.batches`` takes them.
+        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
         who: what needs it, for messages.
 
     Raises:
         DataError: the data cannot be used; the message says why and what would help.
     """
-    source = traced(network)
-    objective = Objective(loss, who)
+    source = source_of(network)
+    objective = PerExampleLoss(loss, who)
     labels = bool(needs & Need.LOSS) and objective.needs_labels
-    stream = batches(data, source.example_inputs, who, labels=labels)
+    stream = iterate_batches(data, source.example_inputs, who, labels=labels)
     first = next(stream)  # there is one, or it has raised
     work = Pass(network, needs, objective, first)
     work.add(first)
@@ -69,7 +69,7 @@ def gather(
 
 
 @dataclass(eq=False)
-class Pass(Gathering):
+class Pass(StatisticsCollector):
     """The sums of one pass, batch by batch.
 
     Attributes:
@@ -77,19 +77,19 @@ class Pass(Gathering):
         first: the first batch, to learn from how the model treats images.
     """
 
-    objective: Objective
-    first: Batch
+    objective: PerExampleLoss
+    first: CalibrationBatch
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.source = traced(self.network)
+        self.source = source_of(self.network)
         self.places = Places.found(self.source, self.first)
         self.ablation = ExactAblation(self.network, partial(Removals, self.network, self.objective))
         self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
 
     # -- values
 
-    def add_values(self, batch: Batch) -> None:
+    def add_values(self, batch: CalibrationBatch) -> None:
         """Add to the readings, the grams or both, as is needed."""
         arguments, keywords, _ = on_device(batch, self.source.model)
         fresh = not self.readings
@@ -152,12 +152,12 @@ class Pass(Gathering):
 
     # -- gradients
 
-    def add_gates(self, batch: Batch) -> None:
+    def add_gates(self, batch: CalibrationBatch) -> None:
         """Add to the gates."""
         for slopes in self.places.slopes(batch, self.objective):
             self.gates.add(slopes)
 
-    def add_squared_gradients(self, image: Batch) -> None:
+    def add_squared_gradients(self, image: CalibrationBatch) -> None:
         """Add to the curvature; of one image."""
         tape, labels = recorded(self.source, image)
         wanted = {
@@ -174,7 +174,7 @@ class Pass(Gathering):
             return leaves.setdefault(name, tensor.detach().requires_grad_())
 
         with autograd():
-            loss = self.objective.losses(play(tape, lambda _, call: call, find), labels).sum()
+            loss = self.objective.losses(replay(tape, lambda _, call: call, find), labels).sum()
             found = (
                 torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
                 if loss.requires_grad

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.pytorch.statistics.loss import Loss, Objective, on_device
+from secateurs.pytorch.statistics.loss import Loss, PerExampleLoss, on_device
 from secateurs.pytorch.surgery.slicing import cut_copy
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.trace_model import source_of
 
 
-def judged(
+def evaluate_cut(
     network: Network,
     cut: Cut,
-    images: Sequence[Batch],
-    recalibrate: Sequence[Batch] = (),
+    images: Sequence[CalibrationBatch],
+    recalibrate: Sequence[CalibrationBatch] = (),
     loss: Loss | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
     """(the loss of each image, the share put into the right class or None) after a cut.
@@ -35,8 +35,8 @@ def judged(
             them as they were.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
     """
-    model = cut_copy(traced(network).model, cut).eval()
-    objective = Objective(loss, "auto")
+    model = cut_copy(source_of(network).model, cut).eval()
+    objective = PerExampleLoss(loss, "auto")
     losses, right, counted = [], 0, 0
     with torch.inference_mode():
         if recalibrate:
@@ -51,7 +51,7 @@ def judged(
     return np.concatenate(losses), right / counted if counted else None
 
 
-def recalibrate_(model: nn.Module, batches: Sequence[Batch]) -> None:
+def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:
     """Statistics of batch normalisation as these images have them: the plain mean over batches."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm)]
     norms = [one for one in norms if one.running_mean is not None]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.statistics import Slopes
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
@@ -24,24 +24,24 @@ from secateurs.pytorch.replay.tape import (
     Source,
     Step,
     Tape,
-    play,
     record,
+    replay,
     rows_between,
     with_operands,
 )
-from secateurs.pytorch.statistics.loss import Objective, on_device
+from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.trace_model import TracedModel
 from secateurs.pytorch.tracing.op_call import Call
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 
-def recorded(source: TracedModel, batch: Batch) -> tuple[Tape, torch.Tensor | None]:
+def recorded(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, torch.Tensor | None]:
     """The model's tape on a batch, and the batch's labels."""
     arguments, keywords, labels = on_device(batch, source.model)
     return record(source.to_run(), source.operations, arguments, keywords), labels
 
 
-def runs_of_two_and_three(source: TracedModel, batch: Batch) -> tuple[Tape, Tape]:
+def runs_of_two_and_three(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, Tape]:
     """The model's tapes on two images and on three: where they differ, images lie."""
     two, three = (recorded(source, batch.rows(np.arange(n) % len(batch)))[0] for n in (2, 3))
     return two, three
@@ -97,7 +97,7 @@ MOVING = (
 """Operations whose values are those of their operand."""
 
 
-def activation_of(tape: Tape, operations: Sequence[Operation], read: object) -> Activation | None:
+def activation_of(tape: Tape, operations: Sequence[OpRecord], read: object) -> Activation | None:
     """What the values read at a source are pooled from; None where they are read as they are."""
     steps = {step.number: step for step in tape.steps}
     moving = {f"aten.{name}" for name in MOVING.split()}
@@ -159,7 +159,7 @@ class Places:
                         self.activations.setdefault(number, before)
 
     @classmethod
-    def found(cls, source: TracedModel, batch: Batch) -> Places:
+    def found(cls, source: TracedModel, batch: CalibrationBatch) -> Places:
         """The places of a model, found on some images."""
         return cls(source, *runs_of_two_and_three(source, batch))
 
@@ -168,7 +168,7 @@ class Places:
         """Whether every image of a batch can have gates of its own; if not, it has to be alone."""
         return all(place.by_image for place in self.all)
 
-    def slopes(self, batch: Batch, objective: Objective) -> Iterator[Slopes]:
+    def slopes(self, batch: CalibrationBatch, objective: PerExampleLoss) -> Iterator[Slopes]:
         """How each image's loss changes with gates, for as many images at a time as can be."""
         parts = [batch]
         if not self.by_image:
@@ -179,7 +179,7 @@ class Places:
             yield self.slopes_of_run(tape, objective, labels, len(part))
 
     def slopes_of_run(
-        self, tape: Tape, objective: Objective, labels: torch.Tensor | None, images: int
+        self, tape: Tape, objective: PerExampleLoss, labels: torch.Tensor | None, images: int
     ) -> Slopes:
         """The same for a recorded run.
 
@@ -191,7 +191,7 @@ class Places:
         """
         gated = _Gated(self.at, images, not self.by_image)
         with autograd():
-            outputs = play(tape, gated.change, own)
+            outputs = replay(tape, gated.change, own)
             loss = objective.losses(outputs, labels).sum()
             gates = list(gated.gates.values())
             found = (

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
-from secateurs.pytorch.model.example_inputs import as_call
-from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 Loss = Callable[[Any, Any], Any]
 
 
-class Objective:
+class PerExampleLoss:
     """Cross-entropy with labels, or a loss of the user's own, image by image.
 
     Args:
@@ -45,7 +45,7 @@ class Objective:
         if self._loss is None:
             return self._cross_entropy(outputs, labels)
         losses = self._own_losses(outputs, labels)
-        images = next(iter(tensors_in(outputs))).shape[0]
+        images = next(iter(iterate_tensors(outputs))).shape[0]
         if not isinstance(losses, torch.Tensor) or losses.shape != (images,):
             received = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses)
             raise DataError(
@@ -123,10 +123,10 @@ def _described(value: Any) -> str:
 
 
 def on_device(
-    batch: Batch, model: nn.Module
+    batch: CalibrationBatch, model: nn.Module
 ) -> tuple[tuple[Any, ...], dict[str, Any], torch.Tensor | None]:
     """(arguments, keywords, labels) of a batch, where the model is."""
-    arguments, keywords = as_call(batch.images, model)
+    arguments, keywords = parse_example_inputs(batch.images, model)
     labels = None if batch.labels is None else _labels(batch.labels)
     like = next(model.parameters(), None)
     if labels is not None and like is not None:

@@ -14,7 +14,7 @@ from torch import nn
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
-from secateurs.pytorch.model.tensors import Leaf, leaves_of
+from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
 from secateurs.pytorch.sizes.attributes import Attribute, read, write_
 
 
@@ -29,7 +29,7 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
     """
-    leaves = leaves_of(model)
+    leaves = list_tensors(model)
     check_tensors(leaves, cut)
     # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
     # ties.
@@ -52,7 +52,7 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
     return small
 
 
-def check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
+def check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
     """Refuse a cut of tensors that are not there, or of another shape.
 
     Raises:
@@ -74,7 +74,7 @@ def check_tensors(leaves: Iterable[Leaf], cut: Cut) -> None:
             )
 
 
-def _cut_tensor(leaf: Leaf, cut: Cut, without_data: bool) -> torch.Tensor:
+def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool) -> torch.Tensor:
     whole = leaf.tensor.detach()
     removal = cut.tensors.get(leaf.name, TensorCut(tuple(whole.shape), {}))
     if without_data:
@@ -157,8 +157,8 @@ def cut_optimizer(
     State that has neither the parameter's shape nor one number is dropped: the optimizer starts it
     anew.
     """
-    mine = {id(leaf.tensor): leaf.name for leaf in leaves_of(model)}
-    theirs = {leaf.name: leaf.tensor for leaf in leaves_of(small)}
+    mine = {id(leaf.tensor): leaf.name for leaf in list_tensors(model)}
+    theirs = {leaf.name: leaf.tensor for leaf in list_tensors(small)}
     memo: dict[int, Any] = {}
     stale: list[torch.Tensor] = []
     for group in optimizer.param_groups:

@@ -19,7 +19,7 @@ import torch
 
 from secateurs.channels.equations import Equations
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Axes, Labels, follow, is_followed, labels_of
 
 EMPTY = {aten.empty, aten.new_empty, aten.empty_like, aten.empty_strided}
@@ -49,7 +49,7 @@ class FreshTensors:
 
     def remember(self, call: Call, output: Any) -> None:
         """Note what an operation on constants made; views of what is known are no news."""
-        for tensor in tensors_in(output):
+        for tensor in iterate_tensors(output):
             key = _memory(tensor)
             if key is not None and key not in self._whole and _is_whole(tensor):
                 self._whole[key] = tensor, call.packet in EMPTY
@@ -144,7 +144,7 @@ def written_arguments(call: Call) -> Iterator[torch.Tensor]:
     """The tensors that an operation writes into."""
     for argument in call.function._schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from tensors_in(call.named.get(argument.name))
+            yield from iterate_tensors(call.named.get(argument.name))
 
 
 def is_view(call: Call) -> bool:

@@ -21,7 +21,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateurs.pytorch.model.copies import tensors_of
-from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 aten = torch.ops.aten
 
@@ -71,7 +71,7 @@ UNNUMBERED = {
 """Operations that come or go with the kind or the size of a tensor, and change no value."""
 
 
-class Counted(TorchDispatchMode):
+class OpInterpreter(TorchDispatchMode):
     """Numbers the operations of a forward pass and hands each to ``step``.
 
     Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``,
@@ -143,7 +143,7 @@ class Counted(TorchDispatchMode):
             training: whether in train mode.
         """
         self.index = -1
-        tensors = [*tensors_of(model), *tensors_in([list(arguments), keywords])]
+        tensors = [*tensors_of(model), *iterate_tensors([list(arguments), keywords])]
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
         try:
             with in_mode(model, training), self._following(model), torch.inference_mode(), self:
@@ -185,7 +185,9 @@ class Counted(TorchDispatchMode):
         """Remember what an operation is about to change that is not this pass's own."""
         if self._random_state is None and _draws(function) and not _is_idle(function, arguments):
             self._random_state = torch.get_rng_state()
-        for tensor in tensors_in([*arguments[:1], *keywords.values()]):  # what it may write into
+        for tensor in iterate_tensors(
+            [*arguments[:1], *keywords.values()]
+        ):  # what it may write into
             if not _has_memory(tensor):
                 continue
             storage = tensor.untyped_storage()
@@ -312,7 +314,7 @@ def users_line() -> str:
     A model made of PyTorch's layers alone has none; what called it is no part of it.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not Counted.run.__code__:
+    while frame is not None and frame.f_code is not OpInterpreter.run.__code__:
         if is_users(frame):
             return line_in(frame, frame.f_lineno)
         frame = frame.f_back

@@ -54,7 +54,7 @@ class Call:
 
     def tensors(self) -> list[torch.Tensor]:
         """All tensors among the arguments, those in lists too, in order."""
-        return list(tensors_in([*self.arguments, *self.keywords.values()]))
+        return list(iterate_tensors([*self.arguments, *self.keywords.values()]))
 
     def numbers(self, kind: type[int] | type[float]) -> list[Any]:
         """The whole numbers, or the broken ones, among the arguments, those in lists too."""
@@ -66,8 +66,8 @@ class Call:
             outline = without_data_of(self.packet, self.named)
             if outline is not None:
                 return outline(self.named)
-            arguments = [mapped(value, _on_meta) for value in self.arguments]
-            keywords = {key: mapped(value, _on_meta) for key, value in self.keywords.items()}
+            arguments = [map_tensors(value, _on_meta) for value in self.arguments]
+            keywords = {key: map_tensors(value, _on_meta) for key, value in self.keywords.items()}
             return self.function(*arguments, **keywords)
         return self.function(*self.arguments, **self.keywords)
 
@@ -82,8 +82,8 @@ class Call:
         def replaced(tensor: torch.Tensor) -> torch.Tensor:
             return changes.get(next(place), tensor)
 
-        arguments = [mapped(value, replaced) for value in self.arguments]
-        keywords = {key: mapped(value, replaced) for key, value in self.keywords.items()}
+        arguments = [map_tensors(value, replaced) for value in self.arguments]
+        keywords = {key: map_tensors(value, replaced) for key, value in self.keywords.items()}
         return Call(self.function, arguments, keywords)
 
 
@@ -93,28 +93,28 @@ def _names(function: OpOverload) -> tuple[str, ...]:
     return tuple(argument.name for argument in function._schema.arguments)
 
 
-def tensors_in(values: Any) -> Iterator[torch.Tensor]:
+def iterate_tensors(values: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested lists, tuples and dictionaries, in order."""
     if isinstance(values, torch.Tensor):
         yield values
     elif isinstance(values, (list, tuple)):
         for value in values:
-            yield from tensors_in(value)
+            yield from iterate_tensors(value)
     elif isinstance(values, dict):
         for value in values.values():
-            yield from tensors_in(value)
+            yield from iterate_tensors(value)
 
 
-def mapped(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
     """The same nested lists, tuples and dictionaries with every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, function) for item in value))
+        return type(value)(*(map_tensors(item, function) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)([mapped(item, function) for item in value])
+        return type(value)([map_tensors(item, function) for item in value])
     if isinstance(value, dict):
-        return {key: mapped(item, function) for key, item in value.items()}
+        return {key: map_tensors(item, function) for key, item in value.items()}
     return value
 
 
@@ -176,7 +176,7 @@ def start_of(call: Call) -> tuple[int, int] | None:
     return axis, max(0, at + x.shape[axis]) if at < 0 else min(at, x.shape[axis])
 
 
-def made_for_real(call: Call) -> Any:
+def run_on_constants(call: Call) -> Any:
     """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
     arguments = [_on_cpu(value) for value in call.arguments]
     keywords = {key: _on_cpu(value) for key, value in call.keywords.items()}

@@ -10,7 +10,7 @@ import torch
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
-from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.op_call import Call
 
 NO_CHANNEL = "values that carry no channels"
@@ -46,8 +46,8 @@ class Labels:
     """
 
     axes: Axes = field(default_factory=dict)
-    leaf: Leaf | None = None
-    origin: Leaf | None = None
+    leaf: ModelTensor | None = None
+    origin: ModelTensor | None = None
     why: str = NO_CHANNEL
     call: Call | None = None
     sources: list[Labels] = field(default_factory=list)
@@ -59,13 +59,13 @@ class Labels:
     positions: Ids | None = None
 
     @property
-    def weight(self) -> Leaf | None:
+    def weight(self) -> ModelTensor | None:
         """The weight it is or was made from."""
         return self.leaf or self.origin
 
 
 @dataclass(slots=True, eq=False)
-class Operation:
+class OpRecord:
     """One operation of the forward pass, as the rehearsal and the masked twin need it.
 
     Attributes:
@@ -109,7 +109,7 @@ class ForwardPass:
     arguments: Sequence[Any]
     keywords: dict[str, Any]
     training: bool
-    operations: Sequence[Operation]
+    operations: Sequence[OpRecord]
 
 
 def follow(tensor: torch.Tensor, labels: Labels) -> None:

@@ -16,15 +16,15 @@ from typing import Any
 from torch import nn
 
 from secateurs.channels.network import Scaling, Size
-from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.sizes.attributes import Attribute, read
-from secateurs.pytorch.tracing.op_record import Operation
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 Siblings = Mapping[str, str]
 """Path of a module that did not run -> path of one beside it that did."""
 
 
-def bind_siblings_(model: nn.Module, leaves: Sequence[Leaf]) -> dict[str, str]:
+def bind_siblings_(model: nn.Module, leaves: Sequence[ModelTensor]) -> dict[str, str]:
     """Let channels lie along the tensors of modules that did not run as along their siblings'.
 
     Returns:
@@ -43,7 +43,7 @@ def bind_siblings_(model: nn.Module, leaves: Sequence[Leaf]) -> dict[str, str]:
 
 
 def _unread(
-    model: nn.Module, paths: Sequence[str], known: Mapping[str, Leaf]
+    model: nn.Module, paths: Sequence[str], known: Mapping[str, ModelTensor]
 ) -> Iterator[tuple[str, str]]:
     """(a module of which nothing was read, one alike of which all was)."""
     own = {
@@ -60,21 +60,21 @@ def _unread(
                 break
 
 
-def _outline(model: nn.Module, path: str, leaves: Mapping[str, Leaf]) -> tuple[Any, ...]:
+def _outline(model: nn.Module, path: str, leaves: Mapping[str, ModelTensor]) -> tuple[Any, ...]:
     shapes = {name.removeprefix(path): tuple(leaf.tensor.shape) for name, leaf in leaves.items()}
     return type(model.get_submodule(path)), shapes
 
 
-def _bind(path: str, sibling: str, known: Mapping[str, Leaf]) -> None:
+def _bind(path: str, sibling: str, known: Mapping[str, ModelTensor]) -> None:
     for name, leaf in known.items():
         if name.startswith(f"{path}."):
             like = known[f"{sibling}{name.removeprefix(path)}"]
             leaf.axes, leaf.roles, leaf.is_read = dict(like.axes), dict(like.roles), True
 
 
-def operations_of(siblings: Siblings, operations: Sequence[Operation]) -> list[Operation]:
+def operations_of(siblings: Siblings, operations: Sequence[OpRecord]) -> list[OpRecord]:
     """What modules that did not run would have done: for a run that takes another path."""
-    by_layer: dict[str, list[Operation]] = {}
+    by_layer: dict[str, list[OpRecord]] = {}
     for operation in operations:
         by_layer.setdefault(operation.layer, []).append(operation)
     return [

@@ -14,7 +14,7 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.fresh_tensors import (
     EMPTY,
     FreshTensors,
@@ -22,22 +22,22 @@ from secateurs.pytorch.tracing.fresh_tensors import (
     is_view,
     written_arguments,
 )
-from secateurs.pytorch.tracing.interpreter import Counted, aten, users_line
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     SCALING,
     Call,
-    made_for_real,
-    mapped,
+    iterate_tensors,
+    map_tensors,
     numbers_of,
+    run_on_constants,
     start_of,
-    tensors_in,
     without_data,
 )
 from secateurs.pytorch.tracing.op_record import (
     Axes,
     Labels,
-    Operation,
+    OpRecord,
     Place,
     follow,
     is_followed,
@@ -60,12 +60,12 @@ class _Met:
     """
 
     known: list[Ids] = field(default_factory=list)
-    unbound: list[tuple[Leaf, int]] = field(default_factory=list)
+    unbound: list[tuple[ModelTensor, int]] = field(default_factory=list)
     free: list[Place] = field(default_factory=list)
     fixed: Labels | None = None
 
 
-class Tracer(Counted):
+class Tracer(OpInterpreter):
     """Runs a model on tensors without data and collects the equations between its units.
 
     A rule for each operation says what it does to the labels; an operation without a rule freezes
@@ -73,14 +73,14 @@ class Tracer(Counted):
     grids) are computed for real, so that rules can read them.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], rules: Any, concrete: bool = False) -> None:
+    def __init__(self, leaves: Sequence[ModelTensor], rules: Any, concrete: bool = False) -> None:
         super().__init__(rules.is_whole)
         self.rules = rules
         self.equations = Equations()
         self.leaves = {id(leaf.tensor): leaf for leaf in leaves}
         self.contractions: list[Contraction] = []
         self.mixings: list[Mixing] = []
-        self.operations: list[Operation] = []
+        self.operations: list[OpRecord] = []
         self.counts: dict[tuple[str, str], Ids] = {}
         self.reads_sizes = False
         """Whether an operation was given lengths of axes that carry channels, or maybe a factor
@@ -93,18 +93,18 @@ class Tracer(Counted):
         """Whether there is a constant that channels lie along, or a tensor written into."""
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
-        self._indices: dict[int, Leaf] = {}
+        self._indices: dict[int, ModelTensor] = {}
         self._fresh = FreshTensors(self.equations, concrete)
 
     # -- one operation
 
     def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        operation = Operation(str(function.overloadpacket), self.layer)
+        operation = OpRecord(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
         call = self._opened(self._call(function, arguments, keywords))
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
         if not followed or call.packet in MADE_NEW:
-            made = made_for_real(call)
+            made = run_on_constants(call)
             self._fresh.remember(call, made)
             return made
         operation.numbers = numbers_of(call)
@@ -116,7 +116,7 @@ class Tracer(Counted):
             if labels.positions is not None:
                 self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
         output = self.rules.apply(self, call)
-        for tensor in tensors_in(output):
+        for tensor in iterate_tensors(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
             operation.types.append(tensor.dtype)
         if not operation.outputs:
@@ -125,7 +125,7 @@ class Tracer(Counted):
             self._note_made(call, operation, output)
         return output
 
-    def _note_made(self, call: Call, operation: Operation, output: Any) -> None:
+    def _note_made(self, call: Call, operation: OpRecord, output: Any) -> None:
         """Note which operands the user's code made, for a dry run to compare their sizes."""
         operation.is_constant = all(self.is_constant(tensor) for tensor in call.tensors())
         operation.made = [
@@ -137,7 +137,7 @@ class Tracer(Counted):
         seen = is_view(call) and any(self.labels(tensor).is_empty for tensor in call.tensors())
         if call.packet in EMPTY or seen:
             operation.is_empty = True
-            for tensor in tensors_in(output):
+            for tensor in iterate_tensors(output):
                 follow(tensor, replace(self.labels(tensor), is_empty=True))
 
     def pass_through(
@@ -145,7 +145,7 @@ class Tracer(Counted):
     ) -> Any:
         call = self._call(function, arguments, keywords)
         if not any(is_followed(tensor) for tensor in call.tensors()):
-            made = made_for_real(call)
+            made = run_on_constants(call)
             self._fresh.remember(call, made)
             return made
         return self.rules.apply(self, call)
@@ -190,8 +190,8 @@ class Tracer(Counted):
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
             return self._stand_in(tensor, mutates)
 
-        arguments = [mapped(value, stand_in) for value in arguments]
-        return Call(function, arguments, {k: mapped(v, stand_in) for k, v in keywords.items()})
+        arguments = [map_tensors(value, stand_in) for value in arguments]
+        return Call(function, arguments, {k: map_tensors(v, stand_in) for k, v in keywords.items()})
 
     def _stand_in(self, tensor: torch.Tensor, mutates: bool) -> torch.Tensor:
         """The tensor without data that stands for a weight; a copy of what would be changed."""
@@ -205,7 +205,7 @@ class Tracer(Counted):
         leaf.is_read = True
         return self._stand_in_for(leaf, mutates)
 
-    def _stand_in_for(self, leaf: Leaf, mutates: bool) -> torch.Tensor:
+    def _stand_in_for(self, leaf: ModelTensor, mutates: bool) -> torch.Tensor:
         with torch.inference_mode(
             mode=False
         ):  # PyTorch wants views of weights to be ordinary tensors
@@ -224,7 +224,7 @@ class Tracer(Counted):
         self._stand_ins[id(leaf.tensor)] = stand_in
         return stand_in
 
-    def start_pass(self) -> list[Operation]:
+    def start_pass(self) -> list[OpRecord]:
         """Begin another forward pass over the same units; returns where its operations will be."""
         self.operations = []
         self._stand_ins = {}
@@ -271,7 +271,7 @@ class Tracer(Counted):
             why = why or known.why
             follow(tensor, Labels(kept, origin=known.origin, why=why, is_made=known.is_made))
 
-    def _own_units(self, leaf: Leaf, axis: int) -> Ids:
+    def _own_units(self, leaf: ModelTensor, axis: int) -> Ids:
         """The units of a weight's axis; new ones if it has none yet."""
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.tensor.shape[axis])
@@ -360,7 +360,7 @@ class Tracer(Counted):
         return known
 
     def _freeze_all(
-        self, arrays: Iterable[Ids], unbound: Iterable[tuple[Leaf, int]], reason: str
+        self, arrays: Iterable[Ids], unbound: Iterable[tuple[ModelTensor, int]], reason: str
     ) -> None:
         for units in [*arrays, *(self._own_units(leaf, axis) for leaf, axis in unbound)]:
             self.equations.freeze(units, reason)

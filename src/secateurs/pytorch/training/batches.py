@@ -14,7 +14,7 @@ from torch import nn
 
 from secateurs.data.sets import Split
 from secateurs.errors import DataError
-from secateurs.training.feed import ALL, Batch, Share
+from secateurs.training.feed import ALL, Batch, Shard
 
 LABELS = ("labels", "label", "targets", "target")
 """What a dictionary's targets are called, the first that is there."""
@@ -64,12 +64,12 @@ class AnyFeed:
         """Batches in which every example is seen once."""
         return self._length
 
-    def shuffled(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
         batches = itertools.islice(self._batches(epoch, shuffle=True), first, None)
         return (self._part(batch, share) for batch in batches)
 
-    def in_order(self, share: Share = ALL) -> Iterator[Batch]:
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         """Every example once."""
         return (self._part(batch, share) for batch in self._batches(0, shuffle=False))
 
@@ -87,7 +87,7 @@ class AnyFeed:
         for start in range(0, count, self._size):
             yield rows_of(self._arrays, order[start : start + self._size])
 
-    def _part(self, batch: Any, share: Share) -> Batch:
+    def _part(self, batch: Any, share: Shard) -> Batch:
         whole = length_of(batch)
         if share.of > 1:
             part = share.slice(whole)

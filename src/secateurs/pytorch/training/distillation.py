@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from secateurs.calibration.batches import Batch
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Operations, Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError
-from secateurs.pytorch.model.example_inputs import as_call, checked_model
+from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.surgery.slicing import cut_copy
-from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.pytorch.tracing.op_call import iterate_tensors
 from secateurs.training.distillation import (
     BATCH,
     TEMPERATURE,
@@ -39,11 +39,11 @@ _LONGEST_STEP = 1.0
 def distil(
     small: nn.Module,
     dense: nn.Module,
-    images: Sequence[Batch],
+    images: Sequence[CalibrationBatch],
     *,
     steps: int | None = None,
     seconds: float | None = None,
-    held_out: Sequence[Batch],
+    held_out: Sequence[CalibrationBatch],
     seed: int = 0,
     outputs: str | Sequence[str] | None = None,
     augmentation: Augmentation | Change | None = None,
@@ -81,7 +81,7 @@ def distil(
     Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
     effort = Effort(steps, seconds)
-    small, dense = checked_model(small), checked_model(dense)
+    small, dense = check_model(small), check_model(dense)
     judge = Judge.of(_outputs, dense, held_out, outputs, channels_first=True)
     lesson = lesson_of(images, augmentation, batch_size=batch_size, seed=seed)
     student = TorchStudent(small, judge.outputs, temperature)
@@ -103,7 +103,7 @@ class TorchStudent:
 
     def step(self, images: Any, wanted: Values, rate: float) -> bool:
         """One step of Adam towards these outputs; whether it could be made."""
-        arguments, keywords = as_call(images, self._model)
+        arguments, keywords = parse_example_inputs(images, self._model)
         # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
             given = _floating(self._model(*arguments, **keywords))
@@ -173,13 +173,13 @@ def _inference_of(model: nn.Module) -> Iterator[None]:
 
 
 def _outputs(model: nn.Module, images: Any) -> Values:
-    arguments, keywords = as_call(images, model)
+    arguments, keywords = parse_example_inputs(images, model)
     with _inference_of(model), torch.inference_mode():
         return [_as_array(tensor) for tensor in _floating(model(*arguments, **keywords))]
 
 
 def _floating(outputs: Any) -> list[torch.Tensor]:
-    found = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point()]
+    found = [tensor for tensor in iterate_tensors(outputs) if tensor.is_floating_point()]
     if not found:
         raise ModelError(
             "distil: expected a model that gives floating-point outputs; received "

@@ -24,10 +24,10 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError
-from secateurs.files import checksum_of_tensors, unpacked
+from secateurs.files import checksum_of_tensors, unpack_safetensors
 from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
-from secateurs.pytorch.model.example_inputs import checked_model
+from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
@@ -75,7 +75,7 @@ class Learner:
             DataError: the data are empty, of one class, or nothing of the kind.
             ModelError: weights hold NaN or infinity.
         """
-        self._origin = checked_model(model)
+        self._origin = check_model(model)
         _check_finite(model)
         self._training = training
         self._processes = Processes(training)
@@ -288,7 +288,7 @@ class Learner:
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         """What ``pack`` was given."""
-        return unpacked(content, load_tensors)
+        return unpack_safetensors(content, load_tensors)
 
     # -- inside
 
@@ -397,7 +397,7 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
-def training_of(model: nn.Module, given: Training | None = None) -> Training:
+def default_training(model: nn.Module, given: Training | None = None) -> Training:
     """How to train a model: as was asked for, or else as ``Training`` does by itself."""
     del model  # a PyTorch model does not know how it was trained
     return Training() if given is None else given

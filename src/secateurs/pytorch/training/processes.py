@@ -13,7 +13,7 @@ from torch import nn
 from secateurs import errors
 from secateurs.errors import SecateursError
 from secateurs.settings.training import Training
-from secateurs.training.feed import Share
+from secateurs.training.feed import Shard
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +37,7 @@ class Processes:
         check_launch()
         self._accelerator = _accelerator(training)
         _check_processes(self._accelerator)
-        self.share = Share(self._accelerator.process_index, self._accelerator.num_processes)
+        self.share = Shard(self._accelerator.process_index, self._accelerator.num_processes)
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from keras import layers
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.keras.internals import operation_classes
-from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
 
@@ -29,7 +29,7 @@ def _arguments(call: Call) -> tuple[Value, Value, Value]:
     return query, value if key is None else key, value
 
 
-def _project(tracer: Tracer, x: Value, kernel: Leaf) -> Ids | None:
+def _project(tracer: Tracer, x: Value, kernel: ModelTensor) -> Ids | None:
     """The channels a projection reads, from the last axis of its input."""
     read = tracer.unify([Place(x, -1), Place(kernel, 0)])
     tracer.reads(kernel, 0)
@@ -43,7 +43,7 @@ def _bias(tracer: Tracer, dense: Any, units: Iterable[Ids | None]) -> None:
             tracer.join(bias, axis, along, Role.SHIFT)
 
 
-def _filters(tracer: Tracer, *leaves: Leaf) -> None:
+def _filters(tracer: Tracer, *leaves: ModelTensor) -> None:
     """The last two axes of a projection make channels."""
     for leaf in leaves:
         tracer.play(Place(leaf, -1), Role.FILTER)
@@ -60,7 +60,7 @@ def _dense_layers(layer: Any) -> list[Any]:
     return [*parts, *([layer._gate_dense] if getattr(layer, "_gate_dense", None) else [])]
 
 
-def _kernels(tracer: Tracer, call: Call) -> list[Leaf] | None:
+def _kernels(tracer: Tracer, call: Call) -> list[ModelTensor] | None:
     """The kernels of query, key, value, output (and gate); None if they cannot be followed."""
     base = (
         layers.GroupQueryAttention
@@ -136,7 +136,7 @@ def _wire(tracer: Tracer, call: Call, units: _Units) -> None:
     _freeze_positions(tracer, call)
 
 
-def _give(tracer: Tracer, call: Call, output: Leaf, units: _Units) -> None:
+def _give(tracer: Tracer, call: Call, output: ModelTensor, units: _Units) -> None:
     """The result's channels; the attention's scores, where they are asked for, have heads."""
     axes = {}
     made = range(2, len(output.shape))
@@ -152,7 +152,7 @@ def _give(tracer: Tracer, call: Call, output: Leaf, units: _Units) -> None:
 def _count(
     tracer: Tracer,
     call: Call,
-    kernels: list[Leaf],
+    kernels: list[ModelTensor],
     into: list[Ids | None],
     units: _Units,
 ) -> None:
@@ -216,7 +216,7 @@ def _share(tracer: Tracer, call: Call, heads: Ids, shared: Ids | None) -> None:
 
 
 @rule(layers.Attention, layers.AdditiveAttention)
-def attention(tracer: Tracer, call: Call) -> None:
+def attend(tracer: Tracer, call: Call) -> None:
     """Without projections: queries and keys meet in their last axis, values are carried."""
     query, value, *rest = call.inputs[:3]
     key = rest[0] if rest else value

@@ -12,12 +12,12 @@ from keras import layers
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.keras.internals import operation_classes
-from secateurs.keras.model.tensors import Leaf
+from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.rules.pointwise import activate
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
 
-Operand = tuple[Value | Leaf, str]
+Operand = tuple[Value | ModelTensor, str]
 
 
 def contract(tracer: Tracer, call: Call, operands: Sequence[Operand], result: str) -> None:
@@ -45,19 +45,19 @@ def contract(tracer: Tracer, call: Call, operands: Sequence[Operand], result: st
 
 
 def _ignore(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
-    weights = [place for place in places if isinstance(place.thing, Leaf)]
+    weights = [place for place in places if isinstance(place.thing, ModelTensor)]
     given = [p for p in places if isinstance(p.thing, Value) and p.thing.leaf is None]
     for other in places:
         if isinstance(other.thing, Value) and other.thing.leaf is not None:
             tracer.play(other, Role.INPUT)
     place = (weights or given or list(places))[0]
-    if isinstance(place.thing, Leaf):
+    if isinstance(place.thing, ModelTensor):
         tracer.reads(place.thing, place.axis)
     else:
         tracer.mask(call, place.thing, place.axis)
 
 
-def shift(tracer: Tracer, value: Value, axis: int, bias: Leaf | None) -> None:
+def shift(tracer: Tracer, value: Value, axis: int, bias: ModelTensor | None) -> None:
     """A bias along an axis of the result."""
     if bias is not None:
         tracer.unify([Place(value, axis), Place(bias, 0)])
@@ -151,7 +151,7 @@ def _give(tracer: Tracer, call: Call, channel: int, made: Ids | None) -> None:
 
 
 def _grouped(
-    tracer: Tracer, call: Call, kernel: Leaf, channel: int
+    tracer: Tracer, call: Call, kernel: ModelTensor, channel: int
 ) -> tuple[Ids | None, list[Ids | None]]:
     """(units made, units that its cost counts).
 
@@ -213,7 +213,7 @@ def depthwise_convolution(tracer: Tracer, call: Call) -> None:
 
 
 def _each_channel(
-    tracer: Tracer, call: Call, kernel: Leaf, channel: int, positions: int
+    tracer: Tracer, call: Call, kernel: ModelTensor, channel: int, positions: int
 ) -> Ids | None:
     """The channels that a kernel (..., input, multiplier) makes of each channel by itself."""
     x, multiplier = call.input, kernel.shape[-1]

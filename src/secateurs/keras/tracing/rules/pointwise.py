@@ -320,7 +320,7 @@ def merge(tracer: Tracer, call: Call) -> None:
         "ZerosLike",
     )
 )
-def pointwise(tracer: Tracer, call: Call) -> None:
+def apply_pointwise(tracer: Tracer, call: Call) -> None:
     """Element by element, with broadcasting; numbers alone do not count."""
     meet(tracer, call.operands, call.output)
 
@@ -360,4 +360,4 @@ def _register_the_applications() -> None:
 
 
 _register_the_applications()
-OF_ALL_OPERANDS.add(pointwise)
+OF_ALL_OPERANDS.add(apply_pointwise)

@@ -47,7 +47,7 @@ def _cells_of(layer: Any) -> list[Any] | None:
     layers.ConvLSTM2D,
     layers.ConvLSTM3D,
 )
-def recurrent(tracer: Tracer, call: Call) -> None:
+def follow_recurrent(tracer: Tracer, call: Call) -> None:
     """The result and the states have the units of the last cell, and of each."""
     layer = call.layer
     cells = _cells_of(layer)

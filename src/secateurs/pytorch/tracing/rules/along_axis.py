@@ -18,7 +18,7 @@ import torch
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.reduction import statistic
 from secateurs.pytorch.tracing.rules.registry import packets, rule, unknown
@@ -48,7 +48,7 @@ def carry_beside(
     for other in range(rank):
         if other != axis:
             known[other] = _met(tracer, _places(beside, rank, axis, other), call)
-    for result in tensors_in(output):
+    for result in iterate_tensors(output):
         if result.dim() == rank:
             tracer.put(result, known)
         elif result.dim() == rank - 1:
@@ -184,7 +184,7 @@ def of_matrices(tracer: Tracer, call: Call) -> Any:
         for axis in range(batch)
     }
     known = {axis: tracer.unify(met) for axis, met in places.items()}
-    for result in tensors_in(output):
+    for result in iterate_tensors(output):
         if result.dim() >= batch:
             tracer.put(result, known)
     return output

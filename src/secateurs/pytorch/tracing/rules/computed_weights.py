@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from secateurs.pytorch.model.tensors import Leaf
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_record import Labels, labels_of
 
@@ -70,9 +70,9 @@ def _is_vector(tensor: torch.Tensor) -> bool:
     return sum(size > 1 for size in tensor.shape) < 2
 
 
-def leaves_behind(labels: Labels) -> dict[int, Leaf]:
+def leaves_behind(labels: Labels) -> dict[int, ModelTensor]:
     """The model's tensors that something was made of, by id."""
-    found: dict[int, Leaf] = {}
+    found: dict[int, ModelTensor] = {}
     seen: set[int] = set()
     waiting = [labels]
     while waiting:

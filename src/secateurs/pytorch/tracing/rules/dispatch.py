@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import follow, is_followed, labels_of
-from secateurs.pytorch.tracing.rules.pointwise import pointwise
+from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
 from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -18,7 +18,7 @@ def apply(tracer: Tracer, call: Call) -> Any:
     """Run an operation and label its result; an unknown one freezes what it touches."""
     found = RULES.get(call.packet) or NAMED.get(call.packet._qualified_op_name)
     if found is None:
-        found = pointwise if torch.Tag.pointwise in call.function.tags else unknown
+        found = apply_pointwise if torch.Tag.pointwise in call.function.tags else unknown
     output = found(tracer, call)
     _follow_all(call, output)
     return output
@@ -28,7 +28,7 @@ def _follow_all(call: Call, output: Any) -> None:
     """Every result is followed, labelled or not, and knows what it was made from."""
     sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
     weights = [labels.weight for labels in sources]
-    results = list(tensors_in(output))
+    results = list(iterate_tensors(output))
     is_constant = bool(sources) and all(labels.is_constant for labels in sources)
     call.result = results[0] if results else None
     for labels in sources:

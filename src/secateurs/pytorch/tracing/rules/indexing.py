@@ -9,7 +9,7 @@ import torch
 
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Axes, Place
 from secateurs.pytorch.tracing.rules.registry import packets, rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -33,7 +33,7 @@ def embedding_bag(tracer: Tracer, call: Call) -> Any:
     output = call.run()
     tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
     columns = tracer.axes(weight).get(1)
-    for result in tensors_in(output):
+    for result in iterate_tensors(output):
         if result.dim() == 2:
             tracer.put(result, {1: columns})
     tracer.play(Place(weight, 1), Role.FILTER)

@@ -16,7 +16,7 @@ import torch
 from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import axes_of, frozen_side, merged, round_the_end
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Axes, Place
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -26,11 +26,11 @@ def move(tracer: Tracer, call: Call) -> Any:
     """The rule for all movements of one tensor."""
     source = call.arguments[0]
     output = call.run()
-    results = list(tensors_in(output))
+    results = list(iterate_tensors(output))
     found: list[list[Axes]] = [[] for _ in results]
     where = tracer.where()
     for axis, units in list(tracer.axes(source).items()):
-        moved = tensors_in(_moved_labels(call, source.shape, axis, units))
+        moved = iterate_tensors(_moved_labels(call, source.shape, axis, units))
         reason = f"picked by its position at {where}"
         for place, labels in enumerate(moved):
             found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))

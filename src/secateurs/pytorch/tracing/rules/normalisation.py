@@ -9,7 +9,7 @@ import torch
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -49,7 +49,7 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
         tracer.counts[tracer.layer, "num_features"] = axes[1]
     if call.get("training", call.get("use_input_stats", False)):
         tracer.mixes(call, [units for axis, units in axes.items() if axis != 1])
-    first, *kept = tensors_in(output)
+    first, *kept = iterate_tensors(output)
     tracer.put(first, axes)
     for statistic in kept:  # one for each channel, where it was measured
         tracer.put(statistic, {0: axes.get(1)} if statistic.dim() == 1 else {})
@@ -69,7 +69,7 @@ def layer_norm(tracer: Tracer, call: Call) -> Any:
             tracer.play(Place(tensor, place), role)
     axes = tracer.axes(x)
     tracer.mixes(call, [axes[axis] for axis in range(first, x.dim()) if axis in axes])
-    for result in tensors_in(output):  # the statistics have the axes before, and ones
+    for result in iterate_tensors(output):  # the statistics have the axes before, and ones
         tracer.put(result, axes)
     return output
 
@@ -106,6 +106,6 @@ def weight_norm(tracer: Tracer, call: Call) -> Any:
     axes = dict(tracer.axes(v))
     tracer.mixes(call, [units for at, units in axes.items() if at != axis])
     output = call.run()
-    for result in tensors_in(output):  # the weight, and its lengths, of ones along other axes
+    for result in iterate_tensors(output):  # the weight, and its lengths, of ones along other axes
         tracer.put(result, axes)
     return output

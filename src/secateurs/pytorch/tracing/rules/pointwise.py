@@ -10,7 +10,7 @@ import torch
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -37,10 +37,10 @@ def _note_roles(tracer: Tracer, places: Sequence[Place]) -> None:
             tracer.play(place, Role.SCALE)
 
 
-def pointwise(tracer: Tracer, call: Call) -> Any:
+def apply_pointwise(tracer: Tracer, call: Call) -> Any:
     """Element by element: axes that meet, counted from the last, are one."""
     output = shape_inference.pointwise(call)
-    for tensor in tensors_in(output):
+    for tensor in iterate_tensors(output):
         meet(tracer, call.tensors(), tensor)
     return output
 
@@ -88,7 +88,7 @@ rule(
     aten.conj,
     aten.resolve_conj,
     aten.resolve_neg,
-)(pointwise)
+)(apply_pointwise)
 
 
 @rule(aten.prelu, aten._prelu_kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -18,7 +18,7 @@ def _carry(tracer: Tracer, call: Call, spatial: int) -> Any:
     tracer.freeze_known(x, f"{call.name} reads every position", range(first, x.dim()))
     output = call.run()
     axes = {axis: units for axis, units in tracer.axes(x).items() if axis < first}
-    for tensor in tensors_in(output):
+    for tensor in iterate_tensors(output):
         tracer.put(tensor, axes)
     return output
 

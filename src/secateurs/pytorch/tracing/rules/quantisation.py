@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from secateurs.channels.network import Role
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.registry import packets, rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -45,7 +45,7 @@ def fake_quantise(tracer: Tracer, call: Call) -> Any:
     if is_observer and _is_on(call["observer_on"]):
         each = axis if call.get("per_row_fake_quant", False) else None
         tracer.mixes(call, [units for at, units in axes.items() if at != each])
-    for result in tensors_in(output):
+    for result in iterate_tensors(output):
         tracer.put(result, axes)
     return output
 

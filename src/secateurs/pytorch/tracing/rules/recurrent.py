@@ -11,7 +11,7 @@ import torch
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.registry import rule, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -20,7 +20,7 @@ GATES = {aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1}
 
 
 @rule(*GATES)
-def recurrent(tracer: Tracer, call: Call) -> Any:
+def follow_recurrent(tracer: Tracer, call: Call) -> Any:
     """h_t from x_t and h_(t-1), each gate a matrix product of both."""
     weights = call.named.get("params")
     if weights is None or _has_projection(call, weights):
@@ -30,7 +30,7 @@ def recurrent(tracer: Tracer, call: Call) -> Any:
     gates = GATES[call.packet]
     step = (4 if call["has_biases"] else 2) * directions
     first = next(i for i, t in enumerate(call.tensors()) if t is weights[0])
-    given = [Place(state, state.dim() - 1) for state in tensors_in(call["hx"])]
+    given = [Place(state, state.dim() - 1) for state in iterate_tensors(call["hx"])]
     hidden = tracer.unify([*_hidden_places(weights, step, directions), *given])
     read = tracer.labels(x).axes.get(x.dim() - 1)
     sources = [Place(x, x.dim() - 1)]
@@ -50,7 +50,7 @@ def recurrent(tracer: Tracer, call: Call) -> Any:
             _count(tracer, x, layer[number + 1], hidden, hidden, gates)
         sources = []
     made = None if hidden is None else np.concatenate([hidden] * directions)
-    first_output, *states = tensors_in(output)
+    first_output, *states = iterate_tensors(output)
     tracer.put(first_output, {first_output.dim() - 1: made})
     for state in states:
         tracer.put(state, {state.dim() - 1: hidden})

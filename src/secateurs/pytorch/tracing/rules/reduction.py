@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from secateurs.pytorch.tracing.interpreter import aten
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import follow
 from secateurs.pytorch.tracing.rules.computed_weights import measures_size
-from secateurs.pytorch.tracing.rules.pointwise import pointwise
+from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -37,7 +37,7 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
             tracer.mask(0, axis, axes.get(axis))
     else:
         tracer.mixes(call, over)
-    for tensor in tensors_in(output):
+    for tensor in iterate_tensors(output):
         kept = {axis: units for axis, units in axes.items() if axis not in gone}
         if tensor.dim() < x.dim():
             kept = {axis - sum(at < axis for at in gone): units for axis, units in kept.items()}
@@ -76,7 +76,7 @@ def total(tracer: Tracer, call: Call) -> Any:
 def statistic(tracer: Tracer, call: Call) -> Any:
     """Depends on how many there are, or on zeros too; or is a length that others are divided by."""
     if len(call.tensors()) > 1:  # max(x, y), element by element
-        return pointwise(tracer, call)
+        return apply_pointwise(tracer, call)
     return _reduce(tracer, call, exact=False)
 
 

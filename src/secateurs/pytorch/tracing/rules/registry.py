@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverloadPacket
 
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.tracer import Tracer
 
 Rule = Callable[[Tracer, Call], Any]
@@ -49,6 +49,6 @@ def unknown(tracer: Tracer, call: Call) -> Any:
     for tensor in call.tensors():
         tracer.freeze(tensor, reason)
     output = call.run()
-    for tensor in tensors_in(output):
+    for tensor in iterate_tensors(output):
         tracer.put(tensor, {}, why=f"what {call.packet._qualified_op_name} gave")
     return output

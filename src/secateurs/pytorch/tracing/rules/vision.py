@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateurs.pytorch.tracing.op_call import Call, tensors_in
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.rules.contraction import convolve, weight_name
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -40,6 +40,6 @@ def regions(tracer: Tracer, call: Call) -> Any:
     tracer.freeze_known(x, f"{call.name} looks for regions in it", (0, 2, 3))
     tracer.freeze_known(call["rois"], f"regions for {call.name}", (0, 1))
     output = call.run()
-    for tensor in tensors_in(output):
+    for tensor in iterate_tensors(output):
         tracer.put(tensor, {1: tracer.axes(x).get(1)})
     return output

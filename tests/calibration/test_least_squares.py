@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secateurs.reconstruction.least_squares import Moments, choose_ridge, refit, solve
+from secateurs.calibration.least_squares import Moments, choose_ridge, refit, solve
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import Rows, refit_wide
 

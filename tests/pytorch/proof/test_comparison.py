@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.channels.tensors import Mask
-from secateurs.pytorch.proof.compare import largest_difference, precision_of
+from secateurs.pytorch.proof.comparison import prove
+from secateurs.pytorch.proof.differences import largest_difference, precision_of
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, places_in
-from secateurs.pytorch.proof.prove import prove
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import aten
@@ -274,7 +274,7 @@ def test_rounding_is_told_from_mistakes_in_double_precision(monkeypatch):
     proof = sec.report_of(sec.apply(model, cut, inputs, network=network)).proof
     assert proof.holds
     assert proof.max_difference < 1e-9 * proof.scale == proof.tolerance  # of double precision
-    monkeypatch.setattr("secateurs.pytorch.proof.prove._in_double_precision", lambda *_: None)
+    monkeypatch.setattr("secateurs.pytorch.proof.comparison._in_double_precision", lambda *_: None)
     with pytest.raises(sec.CutError, match="the cut model does not do what the dense one does"):
         sec.apply(model, cut, inputs, network=network)
 

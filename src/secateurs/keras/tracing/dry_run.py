@@ -20,8 +20,8 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.surgery.rebuilding import cut_copy
-from secateurs.keras.tracing.interpreter import Counted, Site
-from secateurs.keras.tracing.tracer import Assumed, Axes, Operation, Tracer
+from secateurs.keras.tracing.interpreter import OpInterpreter, Site
+from secateurs.keras.tracing.tracer import Assumed, Axes, OpRecord, Tracer
 
 
 def settle_(
@@ -84,7 +84,7 @@ class Trial:
 
     model: Any
     shapes: Sequence[tuple[int, ...]]
-    operations: Sequence[Operation]
+    operations: Sequence[OpRecord]
 
     def follows(self, network: Network, assumed: Sequence[Assumed]) -> bool:
         """Whether a model with a channel less of each group concerned has the shapes foretold."""
@@ -137,5 +137,5 @@ def _shapes(model: Any, inputs: Sequence[Any]) -> list[list[tuple[int, ...]]]:
         found.append([tuple(tensor.shape) for tensor in keras.tree.flatten(made)])
         return made
 
-    Counted(step).run(model, inputs)
+    OpInterpreter(step).run(model, inputs)
     return found

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.channels.network import Network
-from secateurs.channels.proof import Proof, furthest_apart
+from secateurs.channels.proof import Proof, largest_mismatch
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
-from secateurs.pytorch.model.example_inputs import as_call
-from secateurs.pytorch.proof.compare import (
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.proof.differences import (
     TOLERANCE,
     has_values,
     largest_difference,
     precision_of,
 )
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
-from secateurs.pytorch.trace_model import traced
+from secateurs.pytorch.trace_model import source_of
 
 
 def prove(
@@ -53,7 +53,7 @@ def prove(
         CutError: the small model cannot run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
-    source = traced(network)
+    source = source_of(network)
     dense, small = source.to_run(), share_tensors(small)
     proof = _compare(network, dense, small, alive, example_inputs, frugal=True)
     if not proof.holds:
@@ -74,7 +74,7 @@ def _in_double_precision(
     of the cut, so it is the first look that counts then.
     """
     try:
-        dense = copy.deepcopy(traced(network).to_run()).double()
+        dense = copy.deepcopy(source_of(network).to_run()).double()
         exact = _compare(
             network, dense, copy.deepcopy(small).double(), alive, _in_double(example_inputs)
         )
@@ -92,8 +92,8 @@ def _compare(
     *,
     frugal: bool = False,
 ) -> Proof:
-    arguments, keywords = as_call(inputs, dense)
-    operations = traced(network).operations
+    arguments, keywords = parse_example_inputs(inputs, dense)
+    operations = source_of(network).operations
     stays = network.solution.kept(alive)
     twin, sampled = MaskedTwin(operations, stays, frugal=frugal), Sampled(operations, stays)
     try:
@@ -107,7 +107,7 @@ def _compare(
             f"the cut model does not run: {type(error).__name__}: {error}. "
             "A size is baked into its forward pass. Nothing was changed."
         ) from error
-    used = traced(network).used
+    used = source_of(network).used
     received, expected = used(received), used(expected)
     if not has_values(received, expected):
         raise CutError(
@@ -143,7 +143,7 @@ def _largest_inside(
             layers.append(layer)
             ours.append(mine)
             twins.append(theirs)
-    return furthest_apart(layers, ours, twins, tolerance, factors)
+    return largest_mismatch(layers, ours, twins, tolerance, factors)
 
 
 def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:

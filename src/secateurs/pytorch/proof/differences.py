@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateurs.pytorch.tracing.op_call import tensors_in
+from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference that rounding explains, relative to the largest output."""
@@ -17,7 +17,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 def largest_difference(one: Any, other: Any) -> tuple[float, float]:
     """(largest absolute difference, largest absolute value) over all tensors of two results."""
     difference = scale = 0.0
-    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+    for mine, theirs in zip(iterate_tensors(one), iterate_tensors(other), strict=True):
         if mine.shape != theirs.shape:
             return float("inf"), scale
         if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
@@ -31,7 +31,7 @@ def has_values(one: Any, other: Any) -> bool:
 
     Whole numbers do where they agree: an index may be another one by rounding alone.
     """
-    for mine, theirs in zip(tensors_in(one), tensors_in(other), strict=True):
+    for mine, theirs in zip(iterate_tensors(one), iterate_tensors(other), strict=True):
         is_number = mine.is_floating_point() or mine.is_complex()
         if mine.numel() and (is_number or torch.equal(mine, theirs)):
             return True

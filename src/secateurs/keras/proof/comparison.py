@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.channels.proof import Proof, furthest_apart
+from secateurs.channels.proof import Proof, largest_mismatch
 from secateurs.errors import CutError
-from secateurs.keras.internals import compiled, graph_of
-from secateurs.keras.model.example_inputs import as_arrays, made_up
+from secateurs.keras.internals import compile_function, graph_of
+from secateurs.keras.model.example_inputs import as_arrays, make_inputs
 from secateurs.keras.model.tensors import (
     calls_of,
     layers_by_path,
@@ -31,10 +31,10 @@ from secateurs.keras.model.tensors import (
 )
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
 from secateurs.keras.sizes.layer_sizes import by_owner
-from secateurs.keras.trace_model import TracedModel, traced
+from secateurs.keras.trace_model import TracedModel, source_of
 from secateurs.keras.tracing.composites import is_composite
-from secateurs.keras.tracing.interpreter import Counted, converted
-from secateurs.keras.tracing.tracer import Operation
+from secateurs.keras.tracing.interpreter import OpInterpreter, convert_arrays
+from secateurs.keras.tracing.tracer import OpRecord
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference that rounding explains, relative to the largest output."""
@@ -105,10 +105,10 @@ class Comparison:
         example_inputs: Any,
     ) -> Comparison:
         """Make the inputs and the stand-ins."""
-        source = traced(network)
+        source = source_of(network)
         given = source.example_inputs if example_inputs is None else example_inputs
         arrays = (
-            made_up(source.model, source.index_ranges)
+            make_inputs(source.model, source.index_ranges)
             if given is None
             else as_arrays(given, source.model)
         )
@@ -117,7 +117,7 @@ class Comparison:
 
     @property
     def source(self) -> TracedModel:
-        return traced(self.network)
+        return source_of(self.network)
 
     def twins_outputs(self) -> list[NDArray[Any]]:
         """What the masked twin gives."""
@@ -155,7 +155,7 @@ class Comparison:
         layers = [path for path, layer in named_operations(self.small) if is_composite(layer)]
         if not layers:
             return
-        tensors = converted(self.small, self.arrays)
+        tensors = convert_arrays(self.small, self.arrays)
         known = {id(x): t for x, t in zip(graph_of(self.small).inputs, tensors, strict=True)}
         given = keras.tree.map_structure(lambda x: known[id(x)], graph_of(self.small).input)
         try:
@@ -208,10 +208,10 @@ class Comparison:
         def forward(present: list[Any], arrays: list[Any]) -> tuple[list[Any], ...]:
             step.begin()
             with keras.StatelessScope(state_mapping=list(zip(variables, present, strict=True))):
-                outputs = Counted(step).run(model, converted(model, arrays))
+                outputs = OpInterpreter(step).run(model, convert_arrays(model, arrays))
             return outputs, step.samples, *step.beside(outputs)
 
-        numbers = compiled(forward)([value for _, value in values.values()], self.arrays)
+        numbers = compile_function(forward)([value for _, value in values.values()], self.arrays)
         return Results(*([_as_numbers(item) for item in part] for part in numbers))
 
     def _proof(self, received: Results, expected: Results) -> Proof:
@@ -281,7 +281,7 @@ def _finite_or_inf(number: float) -> float:
 
 
 def _largest_inside(
-    operations: Sequence[Operation],
+    operations: Sequence[OpRecord],
     received: Sequence[NDArray[Any]],
     expected: Sequence[NDArray[Any]],
     tolerance: float,
@@ -297,7 +297,7 @@ def _largest_inside(
         if mine.shape != theirs.shape:
             return math.inf, operation.layer
     filled = [pair for pair in pairs if pair[1].size]
-    return furthest_apart(
+    return largest_mismatch(
         [operation.layer for operation, _, _ in filled],
         [mine for _, mine, _ in filled],
         [theirs for _, _, theirs in filled],

@@ -9,9 +9,9 @@ from keras import ops
 import secateurs as sec
 from contract.zoo import noisy
 from secateurs.keras.internals import operation_classes
-from secateurs.keras.proof import prove as proofs
+from secateurs.keras.proof import comparison as proofs
 from secateurs.keras.surgery.rebuilding import cut_copy
-from secateurs.keras.tracing.rules.pointwise import pointwise
+from secateurs.keras.tracing.rules.pointwise import apply_pointwise
 from secateurs.keras.tracing.rules.registry import RULES
 
 
@@ -28,7 +28,7 @@ def flipped(head_weights=True):
 
 @pytest.fixture
 def lying(monkeypatch):
-    monkeypatch.setitem(RULES, operation_classes("Flip")[0], pointwise)
+    monkeypatch.setitem(RULES, operation_classes("Flip")[0], apply_pointwise)
 
 
 def test_a_lie_is_found_out_and_the_layer_named(lying):
