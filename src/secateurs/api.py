@@ -519,8 +519,7 @@ def prune(
     predicted = None if wanted is None else wanted.first_guess
     shop = open_workshop(model, network, calibration, predicted, request, planning)
     if wanted is None or not needs_trials(wanted):
-        cut = shop.plan(predicted)
-        small = shop.make(cut)
+        small, cut = shop.best(predicted)
         return Pruned(small, cut, report_of(small), shop.scores)
     small, chosen, trials = meet(network, wanted, shop.plan, shop.make, latency_model, validation)
     return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials))

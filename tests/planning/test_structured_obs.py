@@ -57,3 +57,44 @@ def test_several_readers_are_summed():
     )
     assert both[-1] == 0
     assert alone[-1] != 0 or not np.array_equal(alone, both)
+
+
+def test_a_long_kernel_is_ordered_frequency_by_frequency_as_by_all_its_inputs():
+    from secateurs.planning.structured_obs import SpectralReader
+
+    # Signals that go round: then the spectra hold all that the products of inputs do.
+    rng = np.random.default_rng(0)
+    channels, length, outputs = 5, 8, 3
+    signals = rng.normal(size=(400, channels, length)) * np.array([3, 1, 2, 0.3, 1.5])[:, None]
+    signals[:, 4] += 0.8 * np.roll(signals[:, 0], 1, axis=1)
+    signals -= signals.mean(axis=(0, 2), keepdims=True)
+    kernels = rng.normal(size=(outputs, channels, length))
+    at = (np.arange(length)[:, None] + np.arange(length)) % length
+    patches = signals[:, :, at].transpose(0, 2, 1, 3).reshape(400 * length, -1)
+    found = np.fft.fft(signals).transpose(2, 0, 1)
+    spectra = found.conj().transpose(0, 2, 1) @ found / (400 * length**2)
+    weights = np.fft.fft(kernels).conj().transpose(2, 1, 0)
+    spectral = SpectralReader(spectra, weights, np.arange(channels))
+    whole = Reader(
+        patches.T @ patches / len(patches),
+        kernels.reshape(outputs, -1).T,
+        np.arange(channels * length).reshape(channels, length),
+    )
+    by_all, by_frequency = _costs(whole), _costs(spectral)
+    np.testing.assert_allclose(by_frequency, by_all, rtol=1e-8)
+    assert removal_order([spectral], channels).tolist() == removal_order([whole], channels).tolist()
+
+
+def _costs(reader):
+    """What the first channel to go would cost, without a ridge."""
+    from secateurs.planning import structured_obs as module
+
+    if isinstance(reader, Reader):
+        state = module._State.of(reader, 0.0)
+    else:
+        state = module._SpectralState(
+            np.linalg.inv(reader.spectra), reader.weights.copy(), reader.channels
+        )
+    first = state.costs(np.arange(5))
+    state.remove_(np.array([1]))
+    return np.concatenate([first, state.costs(np.array([0, 2, 3, 4]))])

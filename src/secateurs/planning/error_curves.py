@@ -19,7 +19,12 @@ from secateurs.calibration.least_squares import Moments, Sums, solve
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
-from secateurs.planning.structured_obs import Reader, removal_order
+from secateurs.planning.structured_obs import (
+    Complexes,
+    Reader,
+    SpectralReader,
+    removal_order,
+)
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +54,8 @@ class Contraction:
         changes: (new matrix, change of the mean output) -> tensor name -> its new values.
         mixes: whether every tap is to be refitted by the same mixing of channels.
         fold: where the axis is channels by positions, its indices as (channels, positions).
+        refit: in place of refits on the sums: indices of the axis that go -> tensor name -> its new
+            values; None goes by the sums.
     """
 
     weight: str
@@ -60,6 +67,8 @@ class Contraction:
     changes: Callable[[Sums, Floats], Mapping[str, NDArray[Any]]]
     mixes: bool = False
     fold: Ids | None = None
+    refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None
+    spectra: tuple[Complexes, Complexes] | None = None
     _inverse: list[Sums] = field(default_factory=list)
 
     def entries(self, network: Network, group: Group) -> Ids | None:
@@ -77,6 +86,8 @@ class Contraction:
 
     def ablate(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
         """The tensors that change when these inputs go and the rest is refitted."""
+        if self.refit is not None:
+            return self.refit(gone)
         inputs = self.matrix.shape[1]
         refitted = np.zeros_like(self.matrix)
         if FEW * len(gone) < inputs:
@@ -135,7 +146,7 @@ def orders_of(
     orders = {}
     for group in network.groups:
         readers = [
-            Reader(one.moments.uu[0] / one.moments.rows, _weighed(one), entries)
+            _reader(one, entries)
             for one in contractions
             if (entries := one.entries(network, group)) is not None
         ]
@@ -144,6 +155,13 @@ def orders_of(
         else:
             orders[group.name] = np.argsort(fallback[group.name], kind="stable")
     return orders
+
+
+def _reader(one: Contraction, entries: Ids) -> Reader | SpectralReader:
+    if one.spectra is not None and entries.shape[1] == 1:
+        spectra, kernels = one.spectra
+        return SpectralReader(spectra, kernels * np.sqrt(one.importance), entries[:, 0])
+    return Reader(one.moments.uu[0] / one.moments.rows, _weighed(one), entries)
 
 
 def _weighed(one: Contraction) -> Floats:

@@ -27,8 +27,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
+Complexes = NDArray[np.complex128]
 
 RIDGE = 1e-3
+SPECTRAL_RIDGE = 1e-2
+"""Stronger: neighbouring frequencies are taken apart though they are not quite independent."""
+
 PARTS = 64
 """A channel of so many goes at a time, at least one."""
 
@@ -48,7 +52,30 @@ class Reader:
     entries: Ids
 
 
-def removal_order(readers: Sequence[Reader], channels: int, ridge: float = RIDGE) -> Ids:
+@dataclass(eq=False, slots=True)
+class SpectralReader:
+    """A convolution over a long kernel, frequency by frequency.
+
+    Far from its borders a convolution multiplies spectra, so that its error is a sum over
+    frequencies of errors of maps that mix channels alone: one matrix of the channels' size a
+    frequency, in place of one of channels by taps.
+
+    Attributes:
+        spectra: mean products of the channels' spectra, shape (frequencies, channels, channels);
+            they sum up to the mean square of a value.
+        weights: the kernels' spectra, each output scaled by the root of its importance, shape
+            (frequencies, channels, outputs).
+        channels: which of them each channel of the group is.
+    """
+
+    spectra: Complexes
+    weights: Complexes
+    channels: Ids
+
+
+def removal_order(
+    readers: Sequence[Reader | SpectralReader], channels: int, ridge: float = RIDGE
+) -> Ids:
     """The channels of a group, the first to go first.
 
     Args:
@@ -62,7 +89,10 @@ def removal_order(readers: Sequence[Reader], channels: int, ridge: float = RIDGE
         >>> removal_order([reader], 3).tolist()[0] in (0, 1)  # the other can stand in for it
         True
     """
-    states = [_State.of(reader, ridge) for reader in readers]
+    states = [
+        _State.of(reader, ridge) if isinstance(reader, Reader) else _SpectralState.of(reader)
+        for reader in readers
+    ]
     alive = np.arange(channels)
     order: list[int] = []
     while len(alive) > 1:
@@ -121,3 +151,35 @@ class _State:
         self.inverse, self.weights = self.inverse[np.ix_(kept, kept)], self.weights[kept]
         self.entries = place[self.entries]  # of channels that have gone, nobody asks
         self.removed = np.zeros(len(kept), bool)
+
+
+@dataclass(eq=False, slots=True)
+class _SpectralState:
+    """The same at each frequency, where a channel has a single entry."""
+
+    inverse: Complexes
+    weights: Complexes
+    channels: Ids
+
+    @classmethod
+    def of(cls, reader: SpectralReader) -> _SpectralState:
+        spectra = reader.spectra.copy()
+        diagonal = np.arange(spectra.shape[1])
+        mean = float(spectra[:, diagonal, diagonal].real.mean())
+        spectra[:, diagonal, diagonal] += SPECTRAL_RIDGE * max(mean, 1e-12)
+        inverse: Complexes = np.linalg.inv(spectra).astype(np.complex128)
+        return cls(inverse, reader.weights.copy(), reader.channels)
+
+    def costs(self, channels: Ids) -> Floats:
+        at = self.channels[channels]
+        squares = np.square(np.abs(self.weights[:, at])).sum(axis=2)
+        costs: Floats = (squares / np.maximum(self.inverse[:, at, at].real, 1e-30)).sum(axis=0)
+        return costs
+
+    def remove_(self, channels: Ids) -> None:
+        at = self.channels[channels]
+        columns = self.inverse[:, :, at]
+        step = columns @ np.linalg.inv(columns[:, at])
+        self.weights -= step @ self.weights[:, at]
+        self.inverse -= step @ self.inverse[:, at]
+        # What is left of the ones that have gone is rounding; nobody asks for them again.

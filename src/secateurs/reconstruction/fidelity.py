@@ -39,6 +39,8 @@ class Fidelity:
         error: standard error of that mean.
         agreement: share of answers that are the dense network's; None where there are no classes.
         images: how many were looked at.
+        distances: of each of them, shape (images,), to compare models image by image with; None
+            where they were not kept.
     """
 
     kind: str
@@ -46,6 +48,30 @@ class Fidelity:
     error: float
     agreement: float | None
     images: int
+    distances: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+    def is_surely_below(self, other: Fidelity) -> bool:
+        """Whether this one is nearer to the dense network, by more than noise explains.
+
+        Both are of the same images, so differences are taken image by image: what makes an image
+        hard for both models cancels. Their mean has to be below zero by more than its standard
+        error.
+
+        Example:
+            >>> def of(*distances):
+            ...     each = np.array(distances)
+            ...     return Fidelity("relative", each.mean(), 0.0, None, len(each), each)
+            >>> of(1.0, 2.0, 3.0).is_surely_below(of(1.1, 2.1, 3.1))
+            True
+            >>> of(1.0, 2.0, 3.0).is_surely_below(of(2.0, 1.9, 2.2))
+            False
+        """
+        if self.distances is None or other.distances is None or not np.isfinite(other.distance):
+            return self.distance < other.distance
+        if not np.isfinite(self.distance):
+            return False
+        gains = other.distances - self.distances
+        return bool(gains.mean() > gains.std() / np.sqrt(len(gains)))
 
     def __str__(self) -> str:
         name = MEASURES.get(self.kind, "KL")
@@ -113,7 +139,7 @@ class Judge:
         agreement = float(np.concatenate(self._agreements).mean()) if self._agreements else None
         mean = float(distances.mean())
         error = float(distances.std() / np.sqrt(len(distances))) if np.isfinite(mean) else np.inf
-        return Fidelity(self.kind, mean, error, agreement, len(distances))
+        return Fidelity(self.kind, mean, error, agreement, len(distances), distances)
 
 
 @dataclass(eq=False, slots=True)

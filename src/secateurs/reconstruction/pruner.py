@@ -25,7 +25,7 @@ from secateurs.errors import BudgetError, DataError
 from secateurs.planning.auto_criterion import score_for
 from secateurs.planning.budget import Budget
 from secateurs.planning.error_curves import Trial
-from secateurs.planning.measured import plan_measured
+from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.uniform import make_uniform
 from secateurs.reconstruction.calibration import (
@@ -36,6 +36,7 @@ from secateurs.reconstruction.calibration import (
     in_batches,
     joined,
 )
+from secateurs.reconstruction.fidelity import Fidelity
 from secateurs.reconstruction.matching import kept_channels
 from secateurs.reconstruction.report import FidelityReport, Stage
 from secateurs.reconstruction.session import (
@@ -54,6 +55,9 @@ OBS = "obs"
 
 WITHOUT_IMAGES = "l1"
 """What ranks channels where there are none."""
+
+REPAIR_GIVES_BACK = 3.0
+"""Curves foresee up to so many times what a cut loses once all of it is repaired in step."""
 
 DECIDING = ("scope", "threshold", "sensitivity")
 """What says by itself how far each group is cut."""
@@ -196,6 +200,65 @@ class Pruner:
             self.network, self.curves.orders, self.curves.losses, budget, **planning
         )
 
+    def foreseen(self, cut: Cut) -> float:
+        """What the curves say that a cut loses: the sum over its groups."""
+        gone = self.network.removed_by(cut)
+        widths = {
+            group.name: len(group) - int(np.isin(group.channels, gone).sum())
+            for group in self.network.groups
+        }
+        return float(sum(self.curves.losses[name][width] for name, width in widths.items()))
+
+    def make_best(
+        self,
+        budget: Budget,
+        *,
+        repair: bool = True,
+        distil: Distilling | None = None,
+        even: Budget | None = None,
+        **planning: Any,
+    ) -> tuple[Any, Cut]:
+        """(the small model, its cut): within a budget, or within half of it if that is nearer.
+
+        Curves are of one group at a time. Where several cut groups lose much more together than the
+        sum of their curves, a smaller cut that takes its channels elsewhere can lose less; it is
+        made as well where what was lost makes that likely, and kept where it is surely nearer to
+        the dense model on the images held out.
+
+        Args:
+            budget: what may remain.
+            repair: as for ``make``.
+            distil: as for ``make``.
+            even: as for ``make``.
+            **planning: as for ``plan``.
+        """
+        cut = self.plan(budget, **planning)
+        small = self.make(cut, repair=repair, distil=distil, even=even)
+        # Curves foresee what is left after a refit: they say nothing of a cut that gets none.
+        smaller = self._smaller(budget, planning) if repair else None
+        if smaller is None or not self._may_be_nearer(smaller, small):
+            return small, cut
+        other = self.make(smaller, repair=repair, distil=distil, even=even)
+        if _fidelity_of(other).is_surely_below(_fidelity_of(small)):
+            return other, smaller
+        return small, cut
+
+    def _smaller(self, budget: Budget, planning: Mapping[str, Any]) -> Cut | None:
+        """The cut within half of each limit; None where limits are of time or none meets them."""
+        if any(name not in PRICED for name in budget.limits):
+            return None
+        limits = budget.absolute_for(self.network)
+        try:
+            half = Budget.from_absolute({name: limit / 2 for name, limit in limits.items()})
+            return self.plan(half, **planning)
+        except BudgetError:
+            return None
+
+    def _may_be_nearer(self, smaller: Cut, small: Any) -> bool:
+        lost = _fidelity_of(small)
+        surely_lost = lost.distance - lost.error
+        return self.foreseen(smaller) < REPAIR_GIVES_BACK * surely_lost
+
     def make(
         self,
         cut: Cut,
@@ -251,6 +314,12 @@ class Pruner:
         judging = self.dense.calibration.judge
         found = self.dense.framework.judged_trials(network, judging, [trial], self.dense.kind)
         return Stage("dropped evenly", found[0])
+
+
+def _fidelity_of(model: Any) -> Fidelity:
+    known = report_of(model).fidelity
+    assert known is not None  # noqa: S101 - make_faithful keeps one
+    return known.fidelity
 
 
 def make_faithful(
@@ -362,11 +431,26 @@ class Workshop:
         plan: a budget, or None where the options of planning say how much goes -> the cut.
         make: the cut -> the small model: proven, and repaired and distilled where that was asked.
         scores: how channels are ranked inside their groups.
+        best: the same in one: a budget -> the small model and its cut. Where curves were measured,
+            a smaller budget's cut is a candidate too.
     """
 
     plan: Callable[[Budget | None], Cut]
     make: Callable[[Cut], Any]
     scores: Scores
+    best: Callable[[Budget | None], tuple[Any, Cut]]
+
+    @classmethod
+    def in_turn(
+        cls, plan: Callable[[Budget | None], Cut], make: Callable[[Cut], Any], scores: Scores
+    ) -> Workshop:
+        """One whose best is what it makes of what it plans."""
+
+        def best(budget: Budget | None) -> tuple[Any, Cut]:
+            cut = plan(budget)
+            return make(cut), cut
+
+        return cls(plan, make, scores, best)
 
 
 def open_workshop(
@@ -405,7 +489,7 @@ def open_workshop(
         return _applied(model, network, cut, request)
 
     if images is None:
-        return Workshop(lambda asked: planned(scores, asked), applied, scores)
+        return Workshop.in_turn(lambda asked: planned(scores, asked), applied, scores)
     dense = open_dense(model, network, images, request)
 
     def repaired(cut: Cut) -> Any:
@@ -418,7 +502,7 @@ def open_workshop(
             seed=request.seed,
         )
 
-    return Workshop(lambda asked: planned(scores, asked), repaired, scores)
+    return Workshop.in_turn(lambda asked: planned(scores, asked), repaired, scores)
 
 
 def _measured_workshop(
@@ -440,12 +524,16 @@ def _measured_workshop(
             return cut
         return make_uniform(network, pruner.scores, cut, rest.get("skip", ()))
 
-    def made(cut: Cut) -> Any:
-        return pruner.make(
-            cut, repair=request.repair is not False, distil=request.distil, even=even
-        )
+    making: dict[str, Any] = {
+        "repair": request.repair is not False,
+        "distil": request.distil,
+        "even": even,
+    }
 
-    return Workshop(planned, made, pruner.scores)
+    def best(asked: Budget | None) -> tuple[Any, Cut]:
+        return pruner.make_best(_budget_of(network, asked, amount), **making, **rest)
+
+    return Workshop(planned, lambda cut: pruner.make(cut, **making), pruner.scores, best)
 
 
 def _applied(model: Any, network: Network, cut: Cut, request: Request) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
+from secateurs.reconstruction.pruner import Pruner, Request
 
 
 class Net(nn.Module):
@@ -276,3 +277,44 @@ def test_a_smaller_model_that_is_better_is_taken_for_a_larger_budget(dense):
     taken = _better(large, [small])
     assert (taken.model, taken.name) == (small.model, large.name)
     assert _better(small, [large]) is small
+
+
+def test_a_smaller_budgets_cut_is_taken_where_it_is_surely_nearer(dense, monkeypatch):
+    network = sec.trace(dense, IMAGES[:1])
+    pruner = Pruner.of(dense, network, IMAGES, Request())
+    plan, asked = Pruner.plan, []
+
+    def misplanned(self, budget, **planning):
+        """As if curves said that the last layer's channels were free; right for half of it."""
+        asked.append(budget)
+        if budget == sec.Budget(macs=0.9):
+            return network.cut({"last": list(range(18))})
+        return plan(self, budget, **planning)
+
+    monkeypatch.setattr(Pruner, "plan", misplanned)
+    small, cut = pruner.make_best(sec.Budget(macs=0.9))
+    assert len(asked) == 2
+    assert network.cost(cut).macs <= 0.45 * network.macs()
+    bad = sec.report_of(pruner.make(misplanned(pruner, sec.Budget(macs=0.9)))).fidelity.fidelity
+    good = sec.report_of(small).fidelity.fidelity
+    assert good.distance + bad.error < bad.distance
+    assert sec.trace(small, IMAGES[:1]).macs() == network.cost(cut).macs
+
+
+def test_a_smaller_budgets_cut_is_not_made_where_curves_say_it_loses_more(dense, monkeypatch):
+    pruner = Pruner.of(dense, sec.trace(dense, IMAGES[:1]), IMAGES, Request())
+    make, made = Pruner.make, []
+
+    def counted(self, cut, **how):
+        made.append(cut)
+        return make(self, cut, **how)
+
+    monkeypatch.setattr(Pruner, "make", counted)
+    _, cut = pruner.make_best(sec.Budget(macs=0.5))
+    assert made == [cut]
+    assert cut == pruner.plan(sec.Budget(macs=0.5))
+    by_group = [
+        pruner.curves.losses[name][gone.of - len(gone.removed)]
+        for name, gone in cut.channels.items()
+    ]
+    assert pruner.foreseen(cut) == pytest.approx(sum(by_group))

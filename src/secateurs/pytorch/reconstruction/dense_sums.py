@@ -17,18 +17,26 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
 from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.reconstruction.descent import Descent
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
-from secateurs.pytorch.replay.tape import Step
+from secateurs.pytorch.replay.tape import Ref, Step
 from secateurs.pytorch.statistics.gates import autograd
 from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.reconstruction.fidelity import are_probabilities
 
 MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""
 
 MOST_CHANNELS = 4096
+
+MACS_OF_SLOPES = 2e11
+"""What the derivatives that weigh outputs may take, past the pass that sums take anyway: some ten
+seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
+
+LEAST_WITH_SLOPES = 32
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +49,8 @@ class _Reader:
     fold: Ids | None
     sums: RunningMoments = field(default_factory=RunningMoments)
     slopes: torch.Tensor | None = None
+    sloped: int = 0
+    descent: Descent | None = None
 
 
 def contractions_of(
@@ -58,10 +68,20 @@ def contractions_of(
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images)
     generator = torch.Generator().manual_seed(seed)
+    sloped = _images_with_slopes(network, images)
     for start, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
-        _add(readers, piece, _rows_wanted(readers, len(images)), start, kind, generator)
-    return [_contraction(reader, source.tensors, len(images)) for reader in readers.values()]
+        wanted = _rows_wanted(readers, len(images))
+        _add(readers, piece, wanted, start, kind, generator if rows.start < sloped else None)
+    return [_contraction(reader, source.tensors) for reader in readers.values()]
+
+
+def _images_with_slopes(network: Network, images: CalibrationBatch) -> int:
+    """How many images outputs are weighed by: a pass back takes as much as two forward."""
+    first = next(iter(iterate_tensors(source_of(network).example_inputs)), None)
+    batch = 1 if first is None or first.dim() == 0 else len(first)
+    affordable = int(MACS_OF_SLOPES * batch / (2 * max(1, network.macs())))
+    return min(len(images), max(LEAST_WITH_SLOPES, affordable))
 
 
 def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict[int, _Reader]:
@@ -80,7 +100,17 @@ def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict
         fold = _fold(network, units) if len(units) > MOST_CHANNELS else None
         if len(units) <= MOST_CHANNELS or fold is not None:
             readers[number] = _Reader(site, units, mixes, fold)
+            if mixes and fold is None:
+                readers[number].descent = _descent(network, pieces, site, len(images))
     return readers
+
+
+def _descent(network: Network, pieces: Pieces, site: Site, images: int) -> Descent | None:
+    source = source_of(network)
+    step = pieces.steps[site.step]
+    call = Call(step.function, step.arguments, step.keywords)
+    names = {id(tensor): name for name, tensor in source.tensors.items()}
+    return Descent.of(site, call, pieces.shapes[Ref(site.step)], images, names)
 
 
 def _fold(network: Network, units: Ids) -> Ids | None:
@@ -102,12 +132,12 @@ def _add(
     rows: Mapping[int, int],
     seed: int,
     kind: str,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> None:
-    """One piece's patches and slopes."""
+    """One piece's patches, and its slopes where there is a generator to draw answers by."""
     made: dict[int, torch.Tensor] = {}
     # What is written into in the middle of a pass has no derivative that could be trusted.
-    weighs = not any(step.mutates for step in piece.steps)
+    weighs = generator is not None and not any(step.mutates for step in piece.steps)
 
     def change(step: Step, call: Any) -> Any:
         output = call.function(*call.arguments, **call.keywords)
@@ -120,7 +150,7 @@ def _add(
                 _sum_patches(reader, piece, output.detach(), rows[step.number], seed)
         return output
 
-    if not weighs:
+    if generator is None or not weighs:
         with torch.no_grad():
             play(piece, change)
         return
@@ -133,10 +163,13 @@ def _add(
             along = slope.movedim(reader.site.map.channel, -1).flatten(0, -2)
             squares = along.double().square().sum(0)
             reader.slopes = squares if reader.slopes is None else reader.slopes + squares
+            reader.sloped += piece.images
 
 
 def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed: int) -> None:
     x: torch.Tensor = piece.find(reader.site.source).detach()
+    if reader.descent is not None:
+        reader.descent.add(x)
     if reader.mixes:
         axis = 1 if reader.site.map.geometry is not None else x.dim() - 1
         values = x.movedim(axis, -1).reshape(-1, x.shape[axis])
@@ -201,7 +234,7 @@ def _drawn_loss(
     return total
 
 
-def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: int) -> Contraction:
+def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Contraction:
     site = reader.site
     names = {id(tensor): name for name, tensor in tensors.items()}
     moments = reader.sums.moments()
@@ -221,7 +254,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: i
         moments = moments.about_zero()
     outputs = site.importance.size
     slopes = reader.slopes
-    importance = np.ones(outputs) if slopes is None else slopes.cpu().numpy() / images
+    importance = np.ones(outputs) if slopes is None else slopes.cpu().numpy() / reader.sloped
     fold = reader.fold
     taps = fold.shape[1] if fold is not None else site.map.taps
     return Contraction(
@@ -234,6 +267,8 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor], images: i
         _Packing(site, names, reader.mixes, taps, fold),
         reader.mixes,
         fold,
+        None if reader.descent is None else reader.descent.ablate,
+        None if reader.descent is None else reader.descent.spectra(),
     )
 
 

@@ -57,6 +57,8 @@ class Site:
         moves: steps that move axes between the two.
         rectified: whether a ReLU comes next, and nothing else reads what it is given.
         normalised: whether batch normalisation follows.
+        beyond: what batch normalisation behind that ReLU multiplies each output with; errors are
+            weighed by it.
     """
 
     step: int
@@ -70,6 +72,7 @@ class Site:
     moves: list[Step] = field(default_factory=list)
     rectified: bool = False
     normalised: bool = False
+    beyond: torch.Tensor = field(default_factory=lambda: torch.ones(()))
 
     @property
     def has_intercept(self) -> bool:
@@ -79,7 +82,8 @@ class Site:
     @property
     def importance(self) -> NDArray[np.float64]:
         """Of each output, by what it is multiplied with; shape (groups, outputs)."""
-        squares = self.scale.detach().double().square().expand(self._outputs())
+        factor = self.scale.detach().double() * self.beyond.detach().double()
+        squares = factor.square().expand(self._outputs())
         numbers: NDArray[np.float64] = squares.reshape(self.map.groups, -1).cpu().numpy()
         return numbers
 
@@ -226,6 +230,8 @@ class Sites:
                 pass
             elif packet in RELUS:
                 site.rectified = not site.moves
+                if site.rectified and not site.normalised:
+                    site.beyond = self._scale_beyond(Ref(step.number))
                 return
             elif packet in MOVES and site.joined is None and len(step.reads) == 1:
                 site.moves.append(step)
@@ -235,17 +241,24 @@ class Sites:
         if site.joined is None:
             site.moves.clear()
 
+    def _scale_beyond(self, ref: Ref) -> torch.Tensor:
+        """By what batch normalisation multiplies a value that it alone reads; else one."""
+        readers = self._readers.get(ref, [])
+        if len(readers) != 1 or readers[0].function.overloadpacket is not aten.batch_norm:
+            return torch.ones(())
+        step = readers[0]
+        call = Call(step.function, step.arguments, step.keywords)
+        found = _scale_of(call)
+        return torch.ones(()) if found is None else found
+
     def _through_norm(self, site: Site, step: Step) -> bool:
         """A batch normalisation right behind: a scale and a shift."""
         call = Call(step.function, step.arguments, step.keywords)
-        mean, variance = call.get("running_mean"), call.get("running_var")
+        mean, scale = call.get("running_mean"), _scale_of(call)
         if site.normalised or site.joined is not None or site.moves or site.map.norm is not None:
             return False
-        if not isinstance(mean, torch.Tensor) or not isinstance(variance, torch.Tensor):
+        if not isinstance(mean, torch.Tensor) or scale is None:
             return False
-        scale = torch.rsqrt(variance.detach() + call["eps"])
-        if (weight := call.get("weight")) is not None:
-            scale = scale * weight.detach()
         bias = call.get("bias")
         site.scale = scale
         site.shift = (0 if bias is None else bias.detach()) - mean * scale
@@ -262,3 +275,13 @@ class Sites:
             return False
         site.joined = next(source for source in step.reads if source != ref)
         return True
+
+
+def _scale_of(call: Call) -> torch.Tensor | None:
+    """What batch normalisation multiplies with; None where it keeps no variance."""
+    variance = call.get("running_var")
+    if not isinstance(variance, torch.Tensor):
+        return None
+    scale = torch.rsqrt(variance.detach() + call["eps"])
+    weight = call.get("weight")
+    return scale if weight is None else scale * weight.detach()
