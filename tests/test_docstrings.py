@@ -9,7 +9,7 @@ import torch
 import secateurs as sec
 import secateurs.data
 import secateurs.models
-from secateurs import arguments, html
+from secateurs import arguments, formatting
 from secateurs.models import preprocessing
 from secateurs.planning import uniform
 
@@ -19,7 +19,7 @@ OTHERS = {
     "normalised": secateurs.data.normalised,
     "preprocessing_of": preprocessing.preprocessing_of,
     "shown": arguments.shown,
-    "text": html.text,
+    "notebook_html": formatting.notebook_html,
     "make_uniform": uniform.make_uniform,
 }
 

@@ -179,7 +179,8 @@ def _is_numbers(value: Any) -> bool:
 
 def _is_channels(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(name, str) and _is_indices(indices) for name, indices in value.items()
+        (isinstance(name, str) or _is_layer(name)) and _is_indices(indices)
+        for name, indices in value.items()
     )
 
 
@@ -254,7 +255,7 @@ OPTIMIZER = Kind(
 ).or_none()
 PATH = Kind("the path of a file", is_path, StudyError)
 CHANNELS = Kind(
-    "a mapping of layer names to lists of whole numbers",
+    "a mapping of layers or their names to lists of whole numbers",
     _is_channels,
     CutError,
     "Such as {'layer1.0.conv1': [0, 4]}.",

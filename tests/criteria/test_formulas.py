@@ -1,5 +1,6 @@
 """Each formula against numbers worked out another way; Torch-Pruning where it agrees."""
 
+import ast
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,7 +189,8 @@ def test_the_union_of_the_best_of_each_class_stays():
     assert found.critical("g", 2).tolist() == [0, 1, 2, 4]
     network = SimpleNamespace()
     network.groups = [type("G", (), {"name": "g", "__len__": lambda self: 5})()]
-    assert critical_channels(network, found, best=1)["g"].tolist() == [1, 3, 4]
+    unchecked = critical_channels.__wrapped__  # of a network that is none
+    assert unchecked(network, found, best=1)["g"].tolist() == [1, 3, 4]
     np.testing.assert_allclose(found.accuracy_loss("g")[0], [0.5, 0])
     with pytest.raises(SecateursError, match="at least one"):
         found.critical("g", 0)
@@ -335,7 +337,7 @@ def test_batch_normalisation_counts_here_and_is_dropped_in_torch_pruning(pruning
 def test_criteria_import_no_framework():
     root = Path(sys.modules["secateurs.criteria"].__file__).parent
     for file in root.glob("*.py"):
-        text = file.read_text()
-        assert "import torch" not in text, file
-        assert "import keras" not in text, file
+        nodes = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Import)]
+        imported = {alias.name for node in nodes for alias in node.names}
+        assert not imported & {"torch", "keras"}, file
     assert len(CRITERIA) >= 19

@@ -150,5 +150,7 @@ def test_mistakes_are_named() -> None:
         build_resnet(20)
     with pytest.raises(UnknownNameError, match="did you mean 'small'"):
         build_resnet(18, stem="smal")
-    with pytest.raises(ModelError, match="width to be a whole number of at least 1; received 0"):
+    with pytest.raises(
+        ModelError, match="width to be a whole number of at least 1; received int 0"
+    ):
         build_resnet(18, width=0)

@@ -116,7 +116,7 @@ def calls(folder: Path) -> list[Call]:
         Call("compare", sec.compare, {"model": model, "train": pair, "validation": pair,
                                       "test": None, "strategies": ("l1",), "amounts": (0.3,),
                                       "seeds": 1, "training": training, **kept,
-                                      "onlooker": None}),
+                                      "callback": None}),
         Call("sensitivity", sec.sensitivity, {"network": net, "data": pair, "criterion": "l1",
                                               "amounts": (0.5,), "loss": None, "seed": 0,
                                               "cache": None}),

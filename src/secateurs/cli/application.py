@@ -93,7 +93,7 @@ def secateurs(
     del show_version
 
 
-_COMMANDS = [one.callback.__name__ for one in app.registered_commands if one.callback]
+_COMMANDS = [one.name for one in app.registered_commands]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -223,6 +223,10 @@ def bench(
     macs = {name: _macs(model, example_inputs) for name, model in named.items()}
     memory = {name: _memory(model, example_inputs) for name, model in named.items()}
     first = macs[next(iter(named))]
+    chosen = {"runtimes": runtimes, "threads": threads, "batches": batches}
+    empty = [name for name, values in chosen.items() if not values]
+    if empty:
+        raise MeasurementError(f"bench: {empty[0]}: expected at least one; received none")
     rows: list[Measured] = []
     refused: dict[str, str] = {}
     for runtime, count, batch in itertools.product(runtimes, threads, batches):

@@ -2,12 +2,12 @@
 
 from secateurs.pytorch.reconstruction.dense_sums import contractions_of
 from secateurs.pytorch.reconstruction.lockstep import walk
-from secateurs.pytorch.reconstruction.outputs import (
+from secateurs.pytorch.reconstruction.output_stream import (
     arrays,
     copy_of,
     copy_weights_,
+    outputs,
     reestimated,
-    stream_outputs,
     unlike_calibration,
     working_copy,
 )
@@ -19,7 +19,7 @@ __all__ = [
     "copy_of",
     "copy_weights_",
     "judged_trials",
-    "stream_outputs",
+    "outputs",
     "reestimated",
     "unlike_calibration",
     "walk",

@@ -15,7 +15,7 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Trial
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
-from secateurs.pytorch.reconstruction.outputs import as_arrays
+from secateurs.pytorch.reconstruction.output_stream import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.replay.tape import Step
 from secateurs.pytorch.trace_model import source_of

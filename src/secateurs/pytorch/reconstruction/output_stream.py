@@ -38,9 +38,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def stream_outputs(
-    model: nn.Module, batches: Sequence[CalibrationBatch]
-) -> Iterator[list[NDArray[Any]]]:
+def outputs(model: nn.Module, batches: Sequence[CalibrationBatch]) -> Iterator[list[NDArray[Any]]]:
     """What a model gives in eval mode, batch by batch: its floating-point tensors."""
     with evaluating(model):
         for batch in batches:
@@ -116,7 +114,7 @@ def unlike_calibration(
     if not handles:
         return None
     try:
-        for _ in stream_outputs(model, batches):
+        for _ in outputs(model, batches):
             pass
     finally:
         for handle in handles:
