@@ -204,7 +204,7 @@ def score(
             alone where no labels are needed, or an iterable of such batches.
         loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
             cross-entropy.
-        seed: for criteria that draw lots.
+        seed: of stochastic criteria.
 
     Raises:
         UnknownNameError: no criterion has this name.

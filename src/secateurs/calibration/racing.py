@@ -45,7 +45,7 @@ SAMPLED = len(STEEPEST) + 1
 LAST = SAMPLED + 1
 
 OF_EACH = 4
-"""Channels of each group that are removed first, from a low to a high forecast."""
+"""Pilot channels of each group, from a low to a high forecast."""
 
 FEWEST = 16
 """Channels of all groups together that are removed first: where groups are few, more of each."""
@@ -63,7 +63,7 @@ LEAST_OFF = 0.03
 """Errors that agree by chance are not believed to be smaller than this."""
 
 OTHERS_WEIGH = 3
-"""As many removals of its own weigh as much for a group as what all groups together teach."""
+"""Shrinkage: with this many samples a group's own estimate gets weight 1/2."""
 
 
 def check_options(mode: str, share: float, scope: str, confidence: float) -> None:
@@ -304,7 +304,7 @@ class Race(Generic[Run]):
         return np.where(deviations > 0, doubt, 0.0)
 
     def _most_doubtful(self, doubt: Floats, allowed: float) -> Ids:
-        """Whom to remove next: as many as would leave no more doubt than allowed."""
+        """Next channels to ablate: as many as would leave no more doubt than allowed."""
         order = np.argsort(-doubt / self.cost_per_image, kind="stable")
         order = order[~self.known[order]]
         left = doubt.sum() - np.cumsum(doubt[order])

@@ -67,10 +67,10 @@ class Removals(Protocol[Run]):
         """The derivative of each image's loss with respect to each atom's gate; (images, atoms)."""
 
     def supports_subsets(self, group: Group) -> bool:
-        """Whether a channel of the group is removed on some images for less than on all."""
+        """Whether cost scales with the number of images."""
 
     def cost_per_image(self, group: Group) -> float:
-        """About how much work it is to remove one of the group's channels on one image."""
+        """Relative cost of removing one of the group's channels on one image."""
 
 
 class ExactAblation(Generic[Run]):

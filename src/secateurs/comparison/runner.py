@@ -18,7 +18,7 @@ class ComparisonCallback:
     """Told how far a comparison is; does nothing with it."""
 
     def begin(self, jobs: int, done: int) -> None:
-        """There are so many jobs, and so many of them are done already."""
+        """Total and completed job counts."""
 
     def trained(self, dense: Dense) -> None:
         """A dense model is ready."""

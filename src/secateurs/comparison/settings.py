@@ -41,7 +41,7 @@ class Comparison(Document):
             multiples of 8 in networks with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         calibration_batches: Training batches shown to a strategy that needs data.
-        judge_on: The images that accuracies are of.
+        judge_on: Split that accuracy is measured on.
         command: the command line that began it, if one did.
     """
 

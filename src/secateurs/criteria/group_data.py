@@ -32,7 +32,7 @@ class GroupData:
     Attributes:
         network: the traced network.
         group: the group to score.
-        random: for criteria that draw lots.
+        random: of stochastic criteria.
         gathered: from calibration data, for criteria that need some.
     """
 

@@ -75,7 +75,7 @@ def score(
             alone where no labels are needed, or an iterable of such batches.
         loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
             cross-entropy.
-        seed: for criteria that draw lots.
+        seed: of stochastic criteria.
 
     Raises:
         UnknownNameError: no criterion has this name.
@@ -103,7 +103,7 @@ def score_many(
         criteria: names, or functions as ``score`` takes them.
         data: calibration data, as for ``score``; gone through once, whatever the criteria.
         loss: as for ``score``.
-        seed: for criteria that draw lots.
+        seed: of stochastic criteria.
 
     Returns:
         The name of each criterion -> its scores.

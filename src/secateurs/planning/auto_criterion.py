@@ -156,7 +156,7 @@ def tournament(
         planner: scores -> the cut that is judged.
         candidates: names of criteria.
         loss: as for ``score``.
-        seed: for criteria that draw lots.
+        seed: of stochastic criteria.
 
     Raises:
         DataError: there are no data, no labels, or fewer than two images.

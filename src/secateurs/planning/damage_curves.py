@@ -67,7 +67,7 @@ class Sensitivity:
                 "Measure the network that is planned for."
             )
         rises = self.losses[group] - self.losses[group][0]
-        # Groups may lose more than was measured: as it went on between the last two.
+        # Beyond the measured amounts: linear extrapolation from the last two points.
         rising = np.maximum.accumulate(np.maximum(rises, 0))
         measured = self.shares[group]
         found: Floats = np.interp(shares, measured, rising)
@@ -210,7 +210,7 @@ def sensitivity(
         criterion: what chooses the channels; as for ``score``.
         amounts: shares of the group to remove, in (0, 1).
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        seed: for criteria that draw lots.
+        seed: of stochastic criteria.
         cache: a file. If it holds the sensitivity of this model, criterion and images, that is
             taken; else it is written.
         tick: called after each measurement; there is one for each group and amount.

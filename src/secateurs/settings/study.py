@@ -44,7 +44,7 @@ class Stop(Settings):
     """When a study ends; whichever comes first.
 
     Attributes:
-        rounds: After that many.
+        rounds: Maximum number of pruning rounds.
         tolerance: When validation accuracy stays further below the dense model's than this share
             (0.005 is half a point). In Python, None goes on however much is lost.
         budget: When the model fits it: channels, params, macs, size_mb, each a fraction of the

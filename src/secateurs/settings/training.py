@@ -20,12 +20,12 @@ class Training(Settings):
         batch_size: Images a batch, of all processes together. A loader has its own.
         optimizer: SGD (with Nesterov momentum), AdamW, or the optimizer and the loss that a Keras
             model was compiled with.
-        learning_rate: The highest while the dense model is trained.
+        learning_rate: Peak learning rate of dense training.
         fine_tune_learning_rate: The highest after a cut. If left out, the dense model's, or a
             fifth of it where a round is shorter than an epoch: a large rate recovers more, but
             needs time to settle.
-        momentum: Of SGD.
-        weight_decay: Of all parameters.
+        momentum: SGD momentum.
+        weight_decay: Weight decay (L2) on all parameters.
         schedule: Of the learning rate, begun anew after each cut.
         warm_up: Share of the batches in which the learning rate rises.
         label_smoothing: Share of the target that is spread over all classes.
@@ -34,7 +34,7 @@ class Training(Settings):
         temperature: At which these outputs are compared; higher ones soften them.
         flip: Mirror training images at random.
         shift: Move training images at random, by up to so many pixels.
-        precision: Of the arithmetic; auto is bf16 on CUDA and fp32 elsewhere.
+        precision: Mixed precision of training; auto is bf16 on CUDA and fp32 elsewhere.
         seed: Of the order of the images, their augmentation, and the lots a criterion draws.
 
     Source: Renda, Frankle & Carbin, Comparing Rewinding and Fine-tuning, ICLR 2020, and Le & Hua,

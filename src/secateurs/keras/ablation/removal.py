@@ -126,7 +126,7 @@ class Removals:
         return changes
 
     def supports_subsets(self, group: Group) -> bool:
-        """Whether a channel of the group is removed on some images for less than on all: never."""
+        """Whether cost scales with the number of images: never."""
         return False
 
     def cost_per_image(self, group: Group) -> float:

@@ -36,7 +36,7 @@ class Value:
     Attributes:
         spec: its shape and type.
         axes: axis -> the unit at each index; axes that are not listed carry no channels.
-        why: what it is, where it carries no channels.
+        why: description used in freeze messages.
         source: the number of the network's input that its numbers are picked from, if it is one
             that carries no channels (so that indices into a table can be made up).
         leaf: the weight that it is, where a layer's code uses one itself.

@@ -64,7 +64,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             scope: as for ``secateurs.planning.planner``.
             floor: likewise.
             skip: likewise.
-            seed: for criteria that draw lots.
+            seed: of stochastic criteria.
 
         Raises:
             SecateursError: the shares do not rise, or are not between 0 and 1.

@@ -120,7 +120,7 @@ class Routes:
         return DenseConvolution(call, space) if is_mostly_padding(call, space) else None
 
     def cost_per_image(self, group: Group) -> float:
-        """About how much work it is to remove one of the group's channels on one image."""
+        """Relative cost of removing one of the group's channels on one image."""
         route = self.of(group)
         steps = self.sample.steps if route is None else route.steps
         skipped = set() if route is None else route.subtract

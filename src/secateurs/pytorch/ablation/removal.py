@@ -188,11 +188,11 @@ class Removals:
         return changes
 
     def supports_subsets(self, group: Group) -> bool:
-        """Whether a channel of the group is removed on some images for less than on all."""
+        """Whether cost scales with the number of images."""
         return self.routes.of(group) is not None
 
     def cost_per_image(self, group: Group) -> float:
-        """About how much work it is to remove one of the group's channels on one image."""
+        """Relative cost of removing one of the group's channels on one image."""
         return self.routes.cost_per_image(group)
 
     def _compare(

@@ -105,7 +105,7 @@ def _compare(
     except Exception as error:
         raise CutError(
             f"the cut model does not run: {type(error).__name__}: {error}. "
-            "A size is baked into its forward pass. Nothing was changed."
+            "A size is hard-coded in its forward(). Nothing was changed."
         ) from error
     used = source_of(network).used
     received, expected = used(received), used(expected)

@@ -45,6 +45,8 @@ Stays = NDArray[np.bool_]
 
 MOST_ROUNDS = 24
 
+UNRESOLVED = "a size hard-coded in its forward() could not be resolved"
+
 
 class BakedSizes:
     """Tries cuts out and answers what goes wrong, until they run as foretold."""
@@ -77,7 +79,7 @@ class BakedSizes:
                     self._freeze_culprits(shares, _reason(findings))
                 self._solve()
             else:
-                self._freeze_culprits(shares, "its forward pass cannot be made to follow")
+                self._freeze_culprits(shares, UNRESOLVED)
                 self._solve()
         return self._network
 

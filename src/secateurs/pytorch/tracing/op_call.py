@@ -57,7 +57,7 @@ class Call:
         return list(iterate_tensors([*self.arguments, *self.keywords.values()]))
 
     def numbers(self, kind: type[int] | type[float]) -> list[Any]:
-        """The whole numbers, or the broken ones, among the arguments, those in lists too."""
+        """Ints or floats among the arguments, those in lists too."""
         return list(_numbers_in([*self.arguments, *self.keywords.values()], kind))
 
     def run(self) -> Any:

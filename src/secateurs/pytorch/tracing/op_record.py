@@ -33,7 +33,7 @@ class Labels:
         axes: axis -> the unit at each index; axes that are not listed carry no channels.
         leaf: the model's tensor this is, if it is one (then ``axes`` is the leaf's own).
         origin: the model's tensor it was made from without the help of the input, if any.
-        why: what it is, where it carries no channels.
+        why: description used in freeze messages.
         call: the operation that made it.
         sources: what travelled beside that operation's operands.
         place: which of that operation's results it is.
