@@ -12,8 +12,8 @@ import secateurs as sec
 from secateurs.study.lock import LOCK, check_free, hold_lock, occupy
 
 HOLDS = (
-    "import sys, time, pathlib; from secateurs.study.lock import lock\n"
-    "with lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    "import sys, time, pathlib; from secateurs.study.lock import hold_lock\n"
+    "with hold_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 )
 
 

@@ -27,7 +27,7 @@ from secateurs.pytorch.model.outputs import (
 from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
 from secateurs.pytorch.sizes.bindings import Tie
 from secateurs.pytorch.sizes.dry_run import line_of
-from secateurs.pytorch.sizes.hardcoded import BakedSizes
+from secateurs.pytorch.sizes.hardcoded import HardcodedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention, layer_sizes_of
 from secateurs.pytorch.sizes.unread import follow_unread_sizes_
 from secateurs.pytorch.tracing import rules
@@ -222,7 +222,9 @@ def _traced(
         source = TracedModel(model, example_inputs, operations, tensors, outputs=wanted)
         return _network(leaves, tracer, source, _with_new(found, sizes), scalings, ties)
 
-    network = BakedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
+    network = (
+        HardcodedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
+    )
     follow_unread_sizes_(model, network, passes)
     for one in passes:
         for operation in one.operations:

@@ -48,7 +48,7 @@ MOST_ROUNDS = 24
 UNRESOLVED = "a size hard-coded in its forward() could not be resolved"
 
 
-class BakedSizes:
+class HardcodedSizes:
     """Tries cuts out and answers what goes wrong, until they run as foretold."""
 
     def __init__(
