@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +151,18 @@ class RemovalOrder:
         )
 
 
+# Asked of every group of a network: looking at all tensors each time would be quadratic.
+_DEPTHWISE: WeakKeyDictionary[Network, bool] = WeakKeyDictionary()
+
+
+def _has_depthwise(network: Network) -> bool:
+    """Whether a network has a depthwise convolution."""
+    if network not in _DEPTHWISE:
+        tensors = network.tensors.values()
+        _DEPTHWISE[network] = any(is_depthwise(network, tensor) for tensor in tensors)
+    return _DEPTHWISE[network]
+
+
 def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     """Of what the widths of a group are kept multiples.
 
@@ -163,7 +176,7 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     """
     if multiple is not None:
         return multiple
-    if not any(is_depthwise(network, tensor) for tensor in network.tensors.values()):
+    if not _has_depthwise(network):
         return 1
     return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 
