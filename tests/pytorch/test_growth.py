@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
+from secateurs.planning import removal_order
 
 
 def chain(layers: int) -> nn.Module:
@@ -68,3 +69,17 @@ def test_what_one_layer_needed_is_done_for_all_of_its_kind(monkeypatch):
     small = sec.apply(model, sec.plan(network, sides, amount=0.5), x, network=network)
     assert small[39].head_dim == 2
     assert sec.report_of(small).proof.holds
+
+
+def test_planning_looks_at_each_tensor_once_however_many_groups_there_are(monkeypatch):
+    network = sec.trace(chain(60), torch.randn(1, 4, 2, 2))
+    looks = []
+    is_depthwise = removal_order.is_depthwise
+
+    def noted(network, tensor):
+        looks.append(tensor.name)
+        return is_depthwise(network, tensor)
+
+    monkeypatch.setattr(removal_order, "is_depthwise", noted)
+    sec.plan(network, sec.score(network, "l1"), sec.Budget(params=0.5))
+    assert len(looks) == len(set(looks)) == len(network.tensors)

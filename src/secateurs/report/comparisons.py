@@ -28,6 +28,10 @@ CONTROL = "random"
 ROW_LABELS = 60
 
 
+_UNIT_NAMES = {"macs": "MACs", "params": "parameters", "size_mb": "file size"}
+"""How a figure calls the units of a budget."""
+
+
 @styled
 def accuracy_against_removed(
     curves: Mapping[str, Curve], baseline: float, x_label: str, *, unit: str | None = None
@@ -188,13 +192,14 @@ def trade_off(
         gid="knee",
     )
     style.baseline(axes, float(y[int(x.argmax())]))
-    axes.set_xlabel(f"share of the dense model's {unit} that remains")
+    named = _UNIT_NAMES.get(unit, unit)
+    axes.set_xlabel(f"share of the dense model's {named} that remains")
     ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if x.min() <= tick <= 1]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     style.percent_axis(axes.yaxis)
-    kept = f"{percent(float(y[at]))} {measure} with {percent(float(x[at]))} of the {unit}"
+    kept = f"{percent(float(y[at]))} {measure} with {percent(float(x[at]))} of the {named}"
     style.heading(axes, kept, f"{measure.capitalize()}, at each of {len(x)} points")
     return figure
 

@@ -257,7 +257,7 @@ def test_the_frontier_never_loses_by_spending_more(dense):
     assert found.model("macs=0.5") is found["macs=0.5"].model
     assert found.knee in {point.name for point in found}
     assert f"{found.knee} *" in str(found)
-    assert found.figure().axes[0].get_title(loc="left").endswith("of the macs")
+    assert found.figure().axes[0].get_title(loc="left").endswith("of the MACs")
     with pytest.raises(sec.UnknownNameError, match=r"did you mean 'macs=0.5'"):
         found.model("macs=0.51")
 
