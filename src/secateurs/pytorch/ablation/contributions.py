@@ -146,6 +146,5 @@ def _summand(call: Call, part: torch.Tensor, index: torch.Tensor) -> torch.Tenso
     if call.packet in CONVOLUTIONS:
         weight = channels_last(call["weight"].detach().index_select(1, index))
         small = call.changed(input=channels_last(part), weight=weight, bias=None)
-        result: torch.Tensor = small.run()
-        return result
+        return small.run_one()
     return part @ inputs_first(call).index_select(0, index)

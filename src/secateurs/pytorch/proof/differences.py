@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 """Largest difference that rounding explains, relative to the largest output."""
 
 
-def largest_difference(one: Any, other: Any) -> tuple[float, float]:
+def largest_difference(one: object, other: object) -> tuple[float, float]:
     """(largest absolute difference, largest absolute value) over all tensors of two results."""
     difference = scale = 0.0
     for mine, theirs in zip(iterate_tensors(one), iterate_tensors(other), strict=True):
@@ -26,7 +25,7 @@ def largest_difference(one: Any, other: Any) -> tuple[float, float]:
     return difference, scale
 
 
-def has_values(one: Any, other: Any) -> bool:
+def has_values(one: object, other: object) -> bool:
     """Whether there is any value in two results that tells something.
 
     Whole numbers do where they agree: an index may be another one by rounding alone.

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,17 @@ from torch._ops import OpOverload
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
-from secateurs.pytorch.tracing.op_call import Call, iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_call import (
+    Arguments,
+    Call,
+    Keywords,
+    Value,
+    iterate_tensors,
+    map_tensors,
+)
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class OtherPathError(Exception):
@@ -50,7 +59,7 @@ class Sampled(OpInterpreter):
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
         self._by_layer: dict[tuple[str, str], list[OpRecord]] | None = None
-        self._places: dict[Any, Ids | None] = {}
+        self._places: dict[tuple[object, ...], Ids | None] = {}
         self._rows = Rows(self.samples_each)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
         self._models: set[int] = set()
@@ -59,16 +68,16 @@ class Sampled(OpInterpreter):
     def run(
         self,
         model: nn.Module,
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
+        arguments: Arguments,
+        keywords: Keywords,
         training: bool = False,
-    ) -> Any:
+    ) -> object:
         """The model's forward pass; what it writes into tensors of its own, copies take."""
         tensors = itertools.chain(model.parameters(), model.buffers())
         self._models, self._instead = {id(tensor) for tensor in tensors}, {}
         return super().run(model, arguments, keywords, training)
 
-    def _copies(self, function: OpOverload, values: Any) -> Any:
+    def _copies(self, function: OpOverload, values: Value) -> Value:
         """The arguments of an operation, with copies of what it or one before wrote into.
 
         An observer of ranges, say, goes on observing whenever it runs.
@@ -83,7 +92,7 @@ class Sampled(OpInterpreter):
         is_mutable = function._schema.is_mutable
         return map_tensors(values, copy) if is_mutable or self._instead else values
 
-    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         arguments = self._copies(function, arguments)
         keywords = self._copies(function, keywords)
         operation = self._traced(str(function.overloadpacket))
@@ -125,9 +134,9 @@ class Sampled(OpInterpreter):
         self,
         operation: OpRecord,
         function: OpOverload,
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
-    ) -> Any:
+        arguments: Arguments,
+        keywords: Keywords,
+    ) -> object:
         """The operation itself."""
         del operation
         return function(*arguments, **keywords)
@@ -181,10 +190,10 @@ class Rows:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._used: dict[Any, int] = {}
-        self._blocks: dict[Any, NDArray[Any]] = {}
+        self._used: dict[np.dtype[np.generic], int] = {}
+        self._blocks: dict[np.dtype[np.generic], NDArray[np.generic]] = {}
 
-    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+    def of(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
         """A copy of these, no more than the width."""
         kind = values.dtype
         used = self._used.get(kind, 0)
@@ -193,7 +202,7 @@ class Rows:
         self._used[kind] = used + 1
         row = self._blocks[kind][used % self.number, : len(values)]
         row[:] = values
-        return row
+        return cast(NDArray[Scalar], row)
 
 
 FRACTIONS = np.random.default_rng(0).random(1024)
@@ -232,14 +241,14 @@ class MaskedTwin(Sampled):
         self,
         operation: OpRecord,
         function: OpOverload,
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
-    ) -> Any:
+        arguments: Arguments,
+        keywords: Keywords,
+    ) -> object:
         if not (operation.masks or operation.mixed):
             return function(*arguments, **keywords)
         return self.ignoring_removed(Call(function, arguments, keywords), operation)
 
-    def ignoring_removed(self, call: Call, operation: OpRecord) -> Any:
+    def ignoring_removed(self, call: Call, operation: OpRecord) -> object:
         """The operation's result without the removed channels."""
         if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
             return self._on_kept_channels(call, operation)
@@ -266,7 +275,7 @@ class MaskedTwin(Sampled):
                 changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
         return call.with_tensors(changes) if changes else call
 
-    def _on_kept_channels(self, call: Call, operation: OpRecord) -> Any:
+    def _on_kept_channels(self, call: Call, operation: OpRecord) -> object:
         tensors = call.tensors()
         changes = {
             number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
@@ -282,7 +291,8 @@ class MaskedTwin(Sampled):
             whole = self._expanded(tensor, shape, axes)
             if isinstance(output, torch.Tensor):
                 return whole
-            output = type(output)(whole if item is tensor else item for item in output)
+            if isinstance(output, (list, tuple)):
+                output = type(output)(whole if item is tensor else item for item in output)
         return output
 
     def _compressed(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:

@@ -221,9 +221,7 @@ class Map:
 
 def _normalised(call: Call, x: torch.Tensor) -> torch.Tensor:
     """What a normalisation gives without its scale and shift."""
-    changed = call.changed(input=x)
-    result: torch.Tensor = changed.run()
-    return result
+    return call.changed(input=x).run_one()
 
 
 def map_of(call: Call, x_dims: int) -> Map | None:

@@ -196,8 +196,7 @@ class Descent:
         return z, sum(map(_over_places, left), torch.zeros(len(z), device=z.device)) / count
 
     def _given(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.call.changed(input=x, weight=weight, bias=None).run()
-        return result
+        return self.call.changed(input=x, weight=weight, bias=None).run_one()
 
     def _back(
         self, inputs: list[torch.Tensor], given: list[torch.Tensor], like: torch.Tensor

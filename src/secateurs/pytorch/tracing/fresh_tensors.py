@@ -13,7 +13,6 @@ could be left out of such a one. Elsewhere its units are frozen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class FreshTensors:
         self._whole.clear()
         self._written.clear()
 
-    def remember(self, call: Call, output: Any) -> None:
+    def remember(self, call: Call, output: object) -> None:
         """Note what an operation on constants made; views of what is known are no news."""
         for tensor in iterate_tensors(output):
             key = _memory(tensor)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateurs.pytorch.model.copies import tensors_of
-from secateurs.pytorch.tracing.op_call import iterate_tensors
+from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
 
 aten = torch.ops.aten
 
@@ -93,7 +92,7 @@ class OpInterpreter(TorchDispatchMode):
         """Dotted path of the innermost module that is running."""
         return self._layers[-1] if self._layers else ""
 
-    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         """Do one operation; ``self.index`` is its number."""
         raise NotImplementedError
 
@@ -101,9 +100,9 @@ class OpInterpreter(TorchDispatchMode):
         self,
         func: OpOverload,
         types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        args: Arguments = (),
+        kwargs: Keywords | None = None,
+    ) -> object:
         keywords = kwargs or {}
         packet = func.overloadpacket
         movements = MADE_OF_MOVEMENTS.get(packet)
@@ -121,18 +120,18 @@ class OpInterpreter(TorchDispatchMode):
         return self.step(func, args, keywords)
 
     def pass_through(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> object:
         """Do an operation that has no number."""
         return function(*arguments, **keywords)
 
     def run(
         self,
         model: nn.Module,
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
+        arguments: Arguments,
+        keywords: Keywords,
         training: bool = False,
-    ) -> Any:
+    ) -> object:
         """The model's forward pass, in eval mode if not told otherwise.
 
         Args:
@@ -156,10 +155,10 @@ class OpInterpreter(TorchDispatchMode):
         """Keep ``self.layer`` up to date while the model runs."""
         paths = {id(module): path for path, module in model.named_modules()}
 
-        def enter(module: nn.Module, _: Any) -> None:
+        def enter(module: nn.Module, _: object) -> None:
             self._layers.append(paths.get(id(module), self.layer))
 
-        def leave(_: nn.Module, __: Any, ___: Any) -> None:
+        def leave(_: nn.Module, __: object, ___: object) -> None:
             self._layers.pop()
 
         # Hooks of these modules alone: those of all modules would be called for other threads' too.
@@ -179,9 +178,7 @@ class OpInterpreter(TorchDispatchMode):
                 handle.remove()
             self._layers.clear()
 
-    def _spare(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> None:
+    def _spare(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> None:
         """Remember what an operation is about to change that is not this pass's own."""
         if self._random_state is None and _draws(function) and not _is_idle(function, arguments):
             self._random_state = torch.get_rng_state()
@@ -221,7 +218,7 @@ def _draws(function: OpOverload) -> bool:
 _DROPOUT = {aten.dropout, aten.dropout_, aten.feature_dropout, aten.alpha_dropout}
 
 
-def _is_idle(function: OpOverload, arguments: Sequence[Any]) -> bool:
+def _is_idle(function: OpOverload, arguments: Arguments) -> bool:
     """Whether it is a dropout that drops nothing: (input, share, whether training)."""
     return function.overloadpacket in _DROPOUT and len(arguments) > 2 and not arguments[2]
 
@@ -299,7 +296,7 @@ class _Before:
                 now.update(before)
 
 
-def _differ(now: Collection[Any], before: Collection[Any]) -> bool:
+def _differ(now: Collection[object], before: Collection[object]) -> bool:
     """Whether these are other objects, or in another order."""
     return len(now) != len(before) or any(map(operator.is_not, now, before))
 

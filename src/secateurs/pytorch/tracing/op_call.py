@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 from secateurs.pytorch.tracing.without_data import without_data_of
 
@@ -20,16 +20,28 @@ MADE_NEW = {aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}
 """Operations whose result does not depend on the tensor they are called on."""
 
 
+Arguments = Sequence[object]
+"""What an operation or a forward pass is given by place: tensors, numbers, lists of them."""
+
+Keywords = dict[str, object]
+"""What it is given by name."""
+
+Value = TypeVar("Value")
+Number = TypeVar("Number", int, float)
+
+
 class Call:
-    """An aten operation and what it is given."""
+    """An aten operation and what it is given.
+
+    What type an argument or a result has, only the operation's schema says, as the program runs. So
+    they are ``Any`` here, and here alone: a rule knows the schema of what it is the rule of.
+    """
 
     __slots__ = ("arguments", "function", "keywords", "named", "result")
 
-    def __init__(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> None:
+    def __init__(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> None:
         self.function = function
-        self.arguments = arguments
+        self.arguments: Sequence[Any] = arguments
         self.keywords = keywords
         self.result: torch.Tensor | None = None
         self.named = dict(zip(_names(function), arguments, strict=False)) | keywords
@@ -37,15 +49,16 @@ class Call:
     def __getitem__(self, name: str) -> Any:
         return self.named[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """The argument of this name, or ``default`` where it was left out or is None."""
         value = self.named.get(name)
         return default if value is None else value
 
     @property
-    def packet(self) -> Any:
+    def packet(self) -> OpOverloadPacket:
         """The operation, whatever the types of its arguments."""
-        return self.function.overloadpacket
+        packet: OpOverloadPacket = self.function.overloadpacket
+        return packet
 
     @property
     def name(self) -> str:
@@ -56,11 +69,11 @@ class Call:
         """All tensors among the arguments, those in lists too, in order."""
         return list(iterate_tensors([*self.arguments, *self.keywords.values()]))
 
-    def numbers(self, kind: type[int] | type[float]) -> list[Any]:
+    def numbers(self, kind: type[Number]) -> list[Number]:
         """Ints or floats among the arguments, those in lists too."""
         return list(_numbers_in([*self.arguments, *self.keywords.values()], kind))
 
-    def run(self) -> Any:
+    def run(self) -> object:
         """Run it; constants join the tensors without data."""
         if any(tensor.is_meta for tensor in self.tensors()):
             outline = without_data_of(self.packet, self.named)
@@ -71,7 +84,13 @@ class Call:
             return self.function(*arguments, **keywords)
         return self.function(*self.arguments, **self.keywords)
 
-    def changed(self, **changes: Any) -> Call:
+    def run_one(self) -> torch.Tensor:
+        """Run an operation that gives one tensor."""
+        output: Any = self.run()
+        made: torch.Tensor = output
+        return made
+
+    def changed(self, **changes: object) -> Call:
         """The same call with some arguments, by name, replaced."""
         return Call(self.function, (), self.named | changes)
 
@@ -93,7 +112,7 @@ def _names(function: OpOverload) -> tuple[str, ...]:
     return tuple(argument.name for argument in function._schema.arguments)
 
 
-def iterate_tensors(values: Any) -> Iterator[torch.Tensor]:
+def iterate_tensors(values: object) -> Iterator[torch.Tensor]:
     """Every tensor in nested lists, tuples and dictionaries, in order."""
     if isinstance(values, torch.Tensor):
         yield values
@@ -105,12 +124,17 @@ def iterate_tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from iterate_tensors(value)
 
 
-def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+@overload
+def map_tensors(value: Value, function: Callable[[torch.Tensor], torch.Tensor]) -> Value: ...
+@overload
+def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object: ...
+def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object:
     """The same nested lists, tuples and dictionaries with every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, function) for item in value))
+        kind: Callable[..., object] = type(value)  # a named tuple takes its fields one by one
+        return kind(*(map_tensors(item, function) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)([map_tensors(item, function) for item in value])
     if isinstance(value, dict):
@@ -176,7 +200,7 @@ def start_of(call: Call) -> tuple[int, int] | None:
     return axis, max(0, at + x.shape[axis]) if at < 0 else min(at, x.shape[axis])
 
 
-def run_on_constants(call: Call) -> Any:
+def run_on_constants(call: Call) -> object:
     """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
     arguments = [_on_cpu(value) for value in call.arguments]
     keywords = {key: _on_cpu(value) for key, value in call.keywords.items()}
@@ -185,7 +209,7 @@ def run_on_constants(call: Call) -> Any:
     return call.function(*arguments, **keywords)
 
 
-def _on_cpu(value: Any) -> Any:
+def _on_cpu(value: object) -> object:
     is_meta = isinstance(value, torch.device) and value.type == "meta"
     return torch.device("cpu") if is_meta else value
 
@@ -194,7 +218,7 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else tensor.to("meta")
 
 
-def _numbers_in(values: Any, kind: type) -> Iterator[Any]:
+def _numbers_in(values: object, kind: type[Number]) -> Iterator[Number]:
     if isinstance(values, (list, tuple)):
         for value in values:
             yield from _numbers_in(value, kind)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.model.tensors import ModelTensor
-from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords
 
 NO_CHANNEL = "values that carry no channels"
 
@@ -90,7 +90,7 @@ class OpRecord:
     layer: str
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     types: list[torch.dtype] = field(default_factory=list)
-    value: Any = None
+    value: object = None
     masks: list[Mask] = field(default_factory=list)
     mixed: list[tuple[int, Axes]] = field(default_factory=list)
     groups: Ids | None = None
@@ -106,8 +106,8 @@ class OpRecord:
 class ForwardPass:
     """A forward pass that was traced: what it was given, without data, and what it did."""
 
-    arguments: Sequence[Any]
-    keywords: dict[str, Any]
+    arguments: Arguments
+    keywords: Keywords
     training: bool
     operations: Sequence[OpRecord]
 

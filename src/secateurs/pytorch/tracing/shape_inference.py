@@ -6,7 +6,7 @@ is most of a trace's time. Anything unusual is left to it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -51,13 +51,13 @@ IN_PLACE = {
 BINARY = {aten.add, aten.mul, aten.sub, aten.div}
 
 
-def like_first(call: Call) -> Any:
+def like_first(call: Call) -> object:
     """The shape and type of the first tensor."""
     first = call.arguments[0]
     return torch.empty_like(first) if first.is_meta else call.run()
 
 
-def pointwise(call: Call) -> Any:
+def pointwise(call: Call) -> object:
     """An operation that works element by element."""
     first = call.arguments[0] if call.arguments else None
     if not isinstance(first, torch.Tensor) or not first.is_meta or not first.is_floating_point():
@@ -74,7 +74,7 @@ def pointwise(call: Call) -> Any:
     return call.run()
 
 
-def convolution(call: Call) -> Any:
+def convolution(call: Call) -> torch.Tensor:
     """A convolution whose padding is given in numbers."""
     x, weight, padding = call["input"], call["weight"], call.get("padding", 0)
     rank = weight.dim() - 2
@@ -84,10 +84,10 @@ def convolution(call: Call) -> Any:
         or x.dim() != weight.dim()
         or call.get("transposed")
     ):
-        return call.run()
+        return call.run_one()
     channels = weight.shape[1] * call.get("groups", 1)
     if x.shape[1] != channels:
-        return call.run()  # which says what is wrong
+        return call.run_one()  # which says what is wrong
     steps = [per_axis(call.get(name, 1), rank) for name in ("stride", "dilation")]
     space = [
         (size + 2 * pad - hole * (tap - 1) - 1) // step + 1
@@ -96,11 +96,12 @@ def convolution(call: Call) -> Any:
         )
     ]
     if min(space) < 1:
-        return call.run()
-    return x.new_empty((x.shape[0], weight.shape[0], *space))
+        return call.run_one()
+    made: torch.Tensor = x.new_empty((x.shape[0], weight.shape[0], *space))
+    return made
 
 
-def per_axis(value: Any, rank: int) -> list[int]:
+def per_axis(value: int | Sequence[int], rank: int) -> list[int]:
     """A convolution's setting for each of its axes."""
-    given = list(value) if isinstance(value, (list, tuple)) else [value]
+    given = [value] if isinstance(value, int) else list(value)
     return given * rank if len(given) == 1 else given

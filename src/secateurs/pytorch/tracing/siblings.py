@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -60,7 +59,7 @@ def _unread(
                 break
 
 
-def _outline(model: nn.Module, path: str, leaves: Mapping[str, ModelTensor]) -> tuple[Any, ...]:
+def _outline(model: nn.Module, path: str, leaves: Mapping[str, ModelTensor]) -> tuple[object, ...]:
     shapes = {name.removeprefix(path): tuple(leaf.tensor.shape) for name, leaf in leaves.items()}
     return type(model.get_submodule(path)), shapes
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
@@ -26,7 +26,9 @@ from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, users_lin
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     SCALING,
+    Arguments,
     Call,
+    Keywords,
     iterate_tensors,
     map_tensors,
     numbers_of,
@@ -65,6 +67,16 @@ class _Met:
     fixed: Labels | None = None
 
 
+class Rules(Protocol):
+    """What the operations do to channels: the package ``rules``, which imports the tracer."""
+
+    def is_whole(self, packet: OpOverloadPacket) -> bool:
+        """Whether an operation has a rule, so that it must not be taken apart."""
+
+    def apply(self, tracer: Tracer, call: Call) -> object:
+        """Run an operation and label its result."""
+
+
 class Tracer(OpInterpreter):
     """Runs a model on tensors without data and collects the equations between its units.
 
@@ -73,7 +85,7 @@ class Tracer(OpInterpreter):
     grids) are computed for real, so that rules can read them.
     """
 
-    def __init__(self, leaves: Sequence[ModelTensor], rules: Any, concrete: bool = False) -> None:
+    def __init__(self, leaves: Sequence[ModelTensor], rules: Rules, concrete: bool = False) -> None:
         super().__init__(rules.is_whole)
         self.rules = rules
         self.equations = Equations()
@@ -98,7 +110,7 @@ class Tracer(OpInterpreter):
 
     # -- one operation
 
-    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         operation = OpRecord(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
         call = self._opened(self._call(function, arguments, keywords))
@@ -125,7 +137,7 @@ class Tracer(OpInterpreter):
             self._note_made(call, operation, output)
         return output
 
-    def _note_made(self, call: Call, operation: OpRecord, output: Any) -> None:
+    def _note_made(self, call: Call, operation: OpRecord, output: object) -> None:
         """Note which operands the user's code made, for a dry run to compare their sizes."""
         operation.is_constant = all(self.is_constant(tensor) for tensor in call.tensors())
         operation.made = [
@@ -141,8 +153,8 @@ class Tracer(OpInterpreter):
                 follow(tensor, replace(self.labels(tensor), is_empty=True))
 
     def pass_through(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> object:
         call = self._call(function, arguments, keywords)
         if not any(is_followed(tensor) for tensor in call.tensors()):
             made = run_on_constants(call)
@@ -181,9 +193,7 @@ class Tracer(OpInterpreter):
         """What stands for a tensor that the model's code holds."""
         return self._stand_in(tensor, mutates=False)
 
-    def _call(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Call:
+    def _call(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> Call:
         """The operation with stand-ins for the model's tensors."""
         mutates = function._schema.is_mutable
 

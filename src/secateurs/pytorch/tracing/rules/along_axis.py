@@ -12,7 +12,6 @@ PyTorch adds tomorrow is one more line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 
@@ -27,7 +26,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 def carry_beside(
     tracer: Tracer, call: Call, axis: int, beside: Sequence[torch.Tensor], what: str
-) -> Any:
+) -> object:
     """Freeze one axis, and let all tensors that lie side by side carry the others.
 
     Args:
@@ -89,20 +88,20 @@ def _beside(call: Call, *names: str) -> list[torch.Tensor]:
         "index_select index_fill index_fill_ linalg_cross"
     )
 )
-def along(tracer: Tracer, call: Call) -> Any:
+def along(tracer: Tracer, call: Call) -> object:
     """Each line along the axis is sorted, summed up, picked from, ... on its own."""
     beside = _beside(call, "self", "other")
     return carry_beside(tracer, call, _axis(call, beside[0]), beside, f"{call.name} along it")
 
 
 @rule(aten.median, aten.nanmedian)
-def median(tracer: Tracer, call: Call) -> Any:
+def median(tracer: Tracer, call: Call) -> object:
     """Along an axis, or of all values."""
     return along(tracer, call) if "dim" in call.named else statistic(tracer, call)
 
 
 @rule(aten.argmax, aten.argmin)
-def position(tracer: Tracer, call: Call) -> Any:
+def position(tracer: Tracer, call: Call) -> object:
     """Where along an axis something is: nothing there may go, or others would move up."""
     x = call.tensors()[0]
     if call.get("dim") is None:
@@ -118,7 +117,7 @@ def position(tracer: Tracer, call: Call) -> Any:
         "select_scatter slice_scatter"
     )
 )
-def by_number(tracer: Tracer, call: Call) -> Any:
+def by_number(tracer: Tracer, call: Call) -> object:
     """Picked from or written to places along the axis, given by number.
 
     An index of as many axes is one for each place beside it (``gather``); one of a single axis is
@@ -132,7 +131,7 @@ def by_number(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.segment_reduce)
-def segments(tracer: Tracer, call: Call) -> Any:
+def segments(tracer: Tracer, call: Call) -> object:
     """Stretches of the first axis, each brought to one."""
     x, lengths = call["data"], call.get("lengths")
     if call.get("axis", 0) != 0 or (lengths is not None and lengths.dim() > 1):
@@ -141,22 +140,22 @@ def segments(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(*packets("_pack_padded_sequence"))
-def pack(tracer: Tracer, call: Call) -> Any:
+def pack(tracer: Tracer, call: Call) -> object:
     """Sequences of different lengths end to end: (time, batch, ...) becomes (rows, ...)."""
     x = call["input"]
     tracer.freeze_known(x, "packed by length", (0, 1))
-    output = call.run()
+    output = call.run_one()
     axes = tracer.axes(x)
     tracer.put(output[0], {axis - 1: units for axis, units in axes.items() if axis > 1})
     return output
 
 
 @rule(*packets("_pad_packed_sequence"))
-def unpack(tracer: Tracer, call: Call) -> Any:
+def unpack(tracer: Tracer, call: Call) -> object:
     """The reverse of ``pack``."""
     x = call["data"]
     tracer.freeze_known(x, "unpacked by length", (0,))
-    output = call.run()
+    output = call.run_one()
     axes = tracer.axes(x)
     tracer.put(output[0], {axis + 1: units for axis, units in axes.items() if axis > 0})
     return output
@@ -169,7 +168,7 @@ def unpack(tracer: Tracer, call: Call) -> Any:
         "cholesky_solve _linalg_det _linalg_slogdet _linalg_solve_ex _linalg_svd _linalg_eigh"
     )
 )
-def of_matrices(tracer: Tracer, call: Call) -> Any:
+def of_matrices(tracer: Tracer, call: Call) -> object:
     """Of the matrices that lie along the last two axes; axes before them are a batch."""
     tensors = call.tensors()
     for tensor in tensors:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -92,10 +91,10 @@ def shift(tracer: Tracer, bias: torch.Tensor | None, output: torch.Tensor, axis:
 
 
 @rule(aten.linear)
-def linear(tracer: Tracer, call: Call) -> Any:
+def linear(tracer: Tracer, call: Call) -> object:
     """y[..., o] = x[..., i] w[o, i] + b[o]."""
     x, weight = call["input"], call["weight"]
-    output = call.run()
+    output = call.run_one()
     lead = "abcdefgh"[: x.dim() - 1]
     if weight.dim() == 1:
         contract(tracer, call, [(x, f"{lead}i"), (weight, "i")], lead, output)
@@ -112,10 +111,10 @@ def linear(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot)
-def matmul(tracer: Tracer, call: Call) -> Any:
+def matmul(tracer: Tracer, call: Call) -> object:
     """Matrix products of every shape; leading axes are broadcast."""
     left, right = call.arguments[:2]
-    output = call.run()
+    output = call.run_one()
     contract(tracer, call, *_matmul_letters(left, right), output)
     return output
 
@@ -133,12 +132,12 @@ def _matmul_letters(
 
 
 @rule(aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm)
-def addmm(tracer: Tracer, call: Call) -> Any:
+def addmm(tracer: Tracer, call: Call) -> object:
     """A matrix product added to a tensor."""
     bias, left, right = call.arguments[:3]
     if call.packet is aten.addbmm:
         return unknown(tracer, call)
-    output = call.run()
+    output = call.run_one()
     operands, letters = _matmul_letters(left, right)
     contract(tracer, call, operands, letters, output)
     for axis in range(output.dim()):
@@ -154,23 +153,23 @@ def addmm(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(*packets("_trilinear"))
-def trilinear(tracer: Tracer, call: Call) -> Any:
+def trilinear(tracer: Tracer, call: Call) -> object:
     """The product of three tensors, each with axes put in, summed over some axes (``Bilinear``)."""
     factors = [call[name] for name in ("i1", "i2", "i3")]
     expanded = [set(call[name]) for name in ("expand1", "expand2", "expand3")]
     letters = "abcdefgh"[: factors[0].dim() + len(expanded[0])]
     words = ["".join(c for at, c in enumerate(letters) if at not in new) for new in expanded]
     result = "".join(c for at, c in enumerate(letters) if at not in set(call["sumdim"]))
-    output = call.run()
+    output = call.run_one()
     contract(tracer, call, list(zip(factors, words, strict=True)), result, output)
     return output
 
 
 @rule(*packets("cdist _cdist_forward _euclidean_dist"))
-def distances(tracer: Tracer, call: Call) -> Any:
+def distances(tracer: Tracer, call: Call) -> object:
     """How far each row of one is from each of the other; where both are zero adds nothing."""
     left, right = call.tensors()
-    output = call.run()
+    output = call.run_one()
     lead = "abcdefgh"[: output.dim() - 2]
     words = [f"{lead[len(lead) - left.dim() + 2 :]}pm", f"{lead[len(lead) - right.dim() + 2 :]}rm"]
     contract(tracer, call, [(left, words[0]), (right, words[1])], f"{lead}pr", output)
@@ -179,7 +178,7 @@ def distances(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(*packets("_grouped_mm"))
-def grouped_matmul(tracer: Tracer, call: Call) -> Any:
+def grouped_matmul(tracer: Tracer, call: Call) -> object:
     """Rows of one matrix, stretch by stretch, each times a matrix of its own: experts.
 
     Which expert's matrix is which is said by number, so these stay.
@@ -187,7 +186,7 @@ def grouped_matmul(tracer: Tracer, call: Call) -> Any:
     rows, matrices = call.tensors()[:2]
     if (rows.dim(), matrices.dim()) != (2, 3) or call.get("bias") is not None:
         return unknown(tracer, call)
-    output = call.run()
+    output = call.run_one()
     tracer.freeze_known(rows, "grouped by number", (0,))
     tracer.freeze_known(matrices, "experts are chosen by number", (0,))
     read = tracer.unify([Place(rows, 1), Place(matrices, 1)])
@@ -205,7 +204,7 @@ def grouped_matmul(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.einsum)
-def einsum(tracer: Tracer, call: Call) -> Any:
+def einsum(tracer: Tracer, call: Call) -> object:
     """Any einsum without repeated letters inside one operand; others are taken apart."""
     equation, operands = call.arguments[0].replace(" ", ""), list(call.arguments[1])
     inputs, arrow, result = equation.partition("->")
@@ -213,13 +212,13 @@ def einsum(tracer: Tracer, call: Call) -> Any:
     if not arrow or "." in equation or any(len(set(word)) < len(word) for word in letters):
         with tracer:
             return call.function.decompose(*call.arguments, **call.keywords)
-    output = call.run()
+    output = call.run_one()
     contract(tracer, call, list(zip(operands, letters, strict=True)), result, output)
     return output
 
 
 @rule(aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution)
-def convolution(tracer: Tracer, call: Call) -> Any:
+def convolution(tracer: Tracer, call: Call) -> object:
     """y[n, o, ...] = x[n, i, ...] w[o, i, ...]; with groups, each side's channels form a grid."""
     if call.packet is aten.convolution and call["transposed"]:
         return transposed_convolution(tracer, call)
@@ -227,12 +226,12 @@ def convolution(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
-def transposed_convolution(tracer: Tracer, call: Call) -> Any:
+def transposed_convolution(tracer: Tracer, call: Call) -> object:
     """As a convolution, but the weight is (input, output / groups, ...)."""
-    return convolve(tracer, call, call.run(), transposed=True)
+    return convolve(tracer, call, call.run_one(), transposed=True)
 
 
-def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool = False) -> Any:
+def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool = False) -> object:
     """Label what a convolution gave, of any number of dimensions and groups."""
     x, weight = call["input"], call["weight"]
     channel = x.dim() - weight.dim() + 1
@@ -378,10 +377,10 @@ def _count_convolution(
 
 
 @rule(aten.scaled_dot_product_attention)
-def attention(tracer: Tracer, call: Call) -> Any:
+def attention(tracer: Tracer, call: Call) -> object:
     """softmax(q k^T / sqrt(d)) v, whole."""
     query, key, value = call["query"], call["key"], call["value"]
-    output = call.run()
+    output = call.run_one()
     lead = "abcdefgh"[: query.dim() - 2]
     shared = lead
     if call.get("enable_gqa", False) and key.shape[-3] != query.shape[-3]:

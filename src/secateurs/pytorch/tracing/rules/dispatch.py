@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -14,7 +13,7 @@ from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
 
 
-def apply(tracer: Tracer, call: Call) -> Any:
+def apply(tracer: Tracer, call: Call) -> object:
     """Run an operation and label its result; an unknown one freezes what it touches."""
     found = RULES.get(call.packet) or NAMED.get(call.packet._qualified_op_name)
     if found is None:
@@ -24,7 +23,7 @@ def apply(tracer: Tracer, call: Call) -> Any:
     return output
 
 
-def _follow_all(call: Call, output: Any) -> None:
+def _follow_all(call: Call, output: object) -> None:
     """Every result is followed, labelled or not, and knows what it was made from."""
     sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
     weights = [labels.weight for labels in sources]

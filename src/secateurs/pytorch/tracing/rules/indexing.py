@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -16,10 +15,10 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 @rule(aten.embedding)
-def embedding(tracer: Tracer, call: Call) -> Any:
+def embedding(tracer: Tracer, call: Call) -> object:
     """A row for each number: rows are picked by the data, columns are channels."""
     weight = call["weight"]
-    output = call.run()
+    output = call.run_one()
     tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
     tracer.put(output, {output.dim() - 1: tracer.axes(weight).get(1)})
     tracer.play(Place(weight, 1), Role.FILTER)
@@ -27,7 +26,7 @@ def embedding(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(*packets("_embedding_bag _embedding_bag_forward_only"))
-def embedding_bag(tracer: Tracer, call: Call) -> Any:
+def embedding_bag(tracer: Tracer, call: Call) -> object:
     """The sum, mean or largest of several rows; columns are channels."""
     weight = call["weight"]
     output = call.run()
@@ -41,12 +40,12 @@ def embedding_bag(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.index)
-def index(tracer: Tracer, call: Call) -> Any:
+def index(tracer: Tracer, call: Call) -> object:
     """``x[i, :, j]``: indexed axes may not change; the others are carried."""
     x, indices = call.arguments[:2]
     indexed, places = _looked_up(indices, x.dim())
     tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
-    output = call.run()
+    output = call.run_one()
     known = tracer.axes(x)
     tracer.put(output, {at: known[axis] for axis, at in places.items() if axis in known})
     return output
@@ -78,7 +77,7 @@ def _looked_up(
 
 
 @rule(aten.index_put, aten.index_put_)
-def index_put(tracer: Tracer, call: Call) -> Any:
+def index_put(tracer: Tracer, call: Call) -> object:
     """``x[:, i] = y``: indexed axes may not change; the others are one with those of y."""
     x, indices, values = call.arguments[:3]
     indexed, places = _looked_up(indices, x.dim())
@@ -95,7 +94,7 @@ def index_put(tracer: Tracer, call: Call) -> Any:
         known = tracer.unify([Place(x, axis), *([] if at is None else [Place(values, at)])])
         if known is not None:
             units[axis] = known
-    output = call.run()
+    output = call.run_one()
     tracer.put(output, units)
     return output
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
 
-def move(tracer: Tracer, call: Call) -> Any:
+def move(tracer: Tracer, call: Call) -> object:
     """The rule for all movements of one tensor."""
     source = call.arguments[0]
     output = call.run()
@@ -69,18 +68,18 @@ IN_PLACE = {
 
 
 @rule(*IN_PLACE)
-def move_in_place(tracer: Tracer, call: Call) -> Any:
+def move_in_place(tracer: Tracer, call: Call) -> object:
     """The same movement of a tensor in place: followed on a view of it as it was."""
     packet = IN_PLACE[call.packet]
     name = "int" if packet is aten.transpose else call.function._overloadname
     beside = Call(getattr(packet, name), call.arguments, call.keywords)
-    axes = tracer.labels(move(tracer, beside)).axes
-    output = call.run()
+    axes = tracer.labels(_only(move(tracer, beside))).axes
+    output = call.run_one()
     tracer.put(output, axes)
     return output
 
 
-def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> Any:
+def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> object:
     lengths = [1] * len(shape)
     lengths[axis] = len(units)
     labels = torch.from_numpy(units).view(lengths).expand(shape)
@@ -111,7 +110,7 @@ rule(
 
 
 @rule(aten.roll)
-def roll(tracer: Tracer, call: Call) -> Any:
+def roll(tracer: Tracer, call: Call) -> object:
     """As many come round the end as were asked for; these stay."""
     x, shifts, dims = call["self"], call["shifts"], call.get("dims", ())
     known = tracer.axes(x)
@@ -139,7 +138,7 @@ def roll(tracer: Tracer, call: Call) -> Any:
     aten.split_with_sizes,
     aten.tensor_split,
 )
-def move_by_sizes(tracer: Tracer, call: Call) -> Any:
+def move_by_sizes(tracer: Tracer, call: Call) -> object:
     """A movement that is told lengths or places, which the user's code may have baked in."""
     if tracer.axes(call.arguments[0]):
         tracer.reads_sizes = True
@@ -147,12 +146,12 @@ def move_by_sizes(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.expand, aten.repeat, aten.tile, aten.repeat_interleave)
-def spread(tracer: Tracer, call: Call) -> Any:
+def spread(tracer: Tracer, call: Call) -> object:
     """Along an axis of one value that is repeated, as many copies are taken as are needed.
 
     They have units of their own, which are those of what they meet (``scale.expand(-1, 16)``).
     """
-    output = move_by_sizes(tracer, call)
+    output = _only(move_by_sizes(tracer, call))
     source = call.tensors()[0]
     axes = tracer.labels(output).axes
     copied = {
@@ -165,9 +164,9 @@ def spread(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.expand_as)
-def spread_as(tracer: Tracer, call: Call) -> Any:
+def spread_as(tracer: Tracer, call: Call) -> object:
     """As ``expand``; the copies are one for each channel of the other tensor."""
-    output = move_by_sizes(tracer, call)
+    output = _only(move_by_sizes(tracer, call))
     source, other = call.tensors()
     axes = dict(tracer.labels(output).axes)
     for axis, units in tracer.axes(other).items():
@@ -177,6 +176,12 @@ def spread_as(tracer: Tracer, call: Call) -> Any:
     return output
 
 
+def _only(output: object) -> torch.Tensor:
+    """The tensor that an operation gave, where it gives one."""
+    (tensor,) = iterate_tensors(output)
+    return tensor
+
+
 def _length(source: torch.Tensor, output: torch.Tensor, axis: int) -> int:
     """Of the source's axis that became this one of the result; 1 where it had none."""
     at = axis - output.dim() + source.dim()
@@ -184,7 +189,7 @@ def _length(source: torch.Tensor, output: torch.Tensor, axis: int) -> int:
 
 
 @rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split)
-def divide(tracer: Tracer, call: Call) -> Any:
+def divide(tracer: Tracer, call: Call) -> object:
     """Equal pieces of an axis: all lose the same channels, so that they stay equal.
 
     ``chunk`` divides whatever length there is; ``split`` is told the length of a piece.
@@ -209,10 +214,10 @@ def divide(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.cat, aten.concat, aten.concatenate)
-def cat(tracer: Tracer, call: Call) -> Any:
+def cat(tracer: Tracer, call: Call) -> object:
     """One axis is put end to end; the others are one."""
     tensors = [t for t in call.arguments[0] if t.dim() > 1 or t.numel()]
-    output = call.run()
+    output = call.run_one()
     axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
     axes: dict[int, Ids | None] = {}
     for other in range(output.dim()):
@@ -233,10 +238,10 @@ def cat(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.stack)
-def stack(tracer: Tracer, call: Call) -> Any:
+def stack(tracer: Tracer, call: Call) -> object:
     """A new axis without channels; the others are one."""
     tensors = list(call.arguments[0])
-    output = call.run()
+    output = call.run_one()
     axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
     others = itertools.chain(range(axis), range(axis + 1, output.dim()))
     axes = {
@@ -248,13 +253,13 @@ def stack(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.pad, aten.constant_pad_nd)
-def pad(tracer: Tracer, call: Call) -> Any:
+def pad(tracer: Tracer, call: Call) -> object:
     """Along an axis of channels, a constant pad adds positions that nothing may remove."""
     x, amounts = call.arguments[:2]
     mode = call.get("mode", "constant") if call.packet is aten.pad else "constant"
     if len(call.arguments) > 2 and isinstance(call.arguments[2], str):
         mode = call.arguments[2]
-    output = call.run()
+    output = call.run_one()
     axes: Axes = {}
     for axis, units in tracer.axes(x).items():
         place = 2 * (x.dim() - 1 - axis)
@@ -271,10 +276,10 @@ def pad(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.im2col)
-def im2col(tracer: Tracer, call: Call) -> Any:
+def im2col(tracer: Tracer, call: Call) -> object:
     """Patches: each channel becomes as many entries as the kernel has taps."""
     x, kernel = call.arguments[:2]
-    output = call.run()
+    output = call.run_one()
     channel = x.dim() - 3
     units = tracer.axes(x).get(channel)
     tracer.freeze_known(x, "im2col slides over it", (channel + 1, channel + 2))
@@ -284,10 +289,10 @@ def im2col(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.col2im)
-def col2im(tracer: Tracer, call: Call) -> Any:
+def col2im(tracer: Tracer, call: Call) -> object:
     """Patches put back: as many entries as the kernel has taps become one channel."""
     x, _, kernel = call.arguments[:3]
-    output = call.run()
+    output = call.run_one()
     channel = x.dim() - 2
     units = tracer.axes(x).get(channel)
     tracer.freeze_known(x, "col2im reads every position", (channel + 1,))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from secateurs.channels.network import Role
@@ -31,7 +29,7 @@ def _affine(
     aten._native_batch_norm_legit_no_training,
     aten.instance_norm,
 )
-def batch_norm(tracer: Tracer, call: Call) -> Any:
+def batch_norm(tracer: Tracer, call: Call) -> object:
     """Each channel on its own, with numbers kept for it; or measured, over all other axes."""
     x = call["input"]
     output = shape_inference.like_first(call) if call.packet is aten.batch_norm else call.run()
@@ -57,7 +55,7 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.layer_norm, aten.native_layer_norm, aten.rms_norm)
-def layer_norm(tracer: Tracer, call: Call) -> Any:
+def layer_norm(tracer: Tracer, call: Call) -> object:
     """The mean and variance over the last axes: each channel's result depends on all of them."""
     x, shape = call["input"], call["normalized_shape"]
     output = call.run()
@@ -75,10 +73,10 @@ def layer_norm(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.group_norm)
-def group_norm(tracer: Tracer, call: Call) -> Any:
+def group_norm(tracer: Tracer, call: Call) -> object:
     """Channels form a grid of groups by channels in each; only those in one group are mixed."""
     x, groups = call["input"], call["num_groups"]
-    output = call.run()
+    output = call.run_one()
     weight = call.get("weight")
     _affine(tracer, x, 1, (weight, Role.SCALE), (call.get("bias"), Role.SHIFT))
     axes = tracer.axes(x)
@@ -99,7 +97,7 @@ def group_norm(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten._weight_norm_interface)
-def weight_norm(tracer: Tracer, call: Call) -> Any:
+def weight_norm(tracer: Tracer, call: Call) -> object:
     """``g v / |v|``, the length of each filter over all its inputs."""
     v, axis = call["v"], call.get("dim", 0)
     tracer.unify([Place(v, axis), Place(call["g"], axis)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -37,7 +36,7 @@ def _note_roles(tracer: Tracer, places: Sequence[Place]) -> None:
             tracer.play(place, Role.SCALE)
 
 
-def apply_pointwise(tracer: Tracer, call: Call) -> Any:
+def apply_pointwise(tracer: Tracer, call: Call) -> object:
     """Element by element: axes that meet, counted from the last, are one."""
     output = shape_inference.pointwise(call)
     for tensor in iterate_tensors(output):
@@ -92,9 +91,9 @@ rule(
 
 
 @rule(aten.prelu, aten._prelu_kernel)
-def prelu(tracer: Tracer, call: Call) -> Any:
+def prelu(tracer: Tracer, call: Call) -> object:
     """A slope for each channel, or one for all."""
-    output = call.run()
+    output = call.run_one()
     x, weight = call.tensors()
     meet(tracer, [x], output)
     axis = 1 if x.dim() > 1 else 0
@@ -106,11 +105,11 @@ def prelu(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.glu)
-def glu(tracer: Tracer, call: Call) -> Any:
+def glu(tracer: Tracer, call: Call) -> object:
     """Half of an axis times the sigmoid of the other: both lose the same channels."""
     x = call["self"]
     axis = call.get("dim", -1) % x.dim()
-    output = call.run()
+    output = call.run_one()
     axes = dict(tracer.axes(x))
     if axis in axes:
         units = axes[axis]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
@@ -11,7 +9,7 @@ from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
 
-def _carry(tracer: Tracer, call: Call, spatial: int) -> Any:
+def _carry(tracer: Tracer, call: Call, spatial: int) -> object:
     """All axes but the last ``spatial`` are carried; those may not change."""
     x = call.tensors()[0]
     first = x.dim() - spatial
@@ -35,7 +33,7 @@ def _carry(tracer: Tracer, call: Call, spatial: int) -> Any:
     aten.reflection_pad1d,
     aten.replication_pad1d,
 )
-def carry_1d(tracer: Tracer, call: Call) -> Any:
+def carry_1d(tracer: Tracer, call: Call) -> object:
     """Over sequences."""
     return _carry(tracer, call, 1)
 
@@ -57,7 +55,7 @@ def carry_1d(tracer: Tracer, call: Call) -> Any:
     aten.reflection_pad2d,
     aten.replication_pad2d,
 )
-def carry_2d(tracer: Tracer, call: Call) -> Any:
+def carry_2d(tracer: Tracer, call: Call) -> object:
     """Over images."""
     return _carry(tracer, call, 2)
 
@@ -75,13 +73,13 @@ def carry_2d(tracer: Tracer, call: Call) -> Any:
     aten.reflection_pad3d,
     aten.replication_pad3d,
 )
-def carry_3d(tracer: Tracer, call: Call) -> Any:
+def carry_3d(tracer: Tracer, call: Call) -> object:
     """Over volumes and videos."""
     return _carry(tracer, call, 3)
 
 
 @rule(aten.max_unpool2d, aten.max_unpool3d)
-def put_back(tracer: Tracer, call: Call) -> Any:
+def put_back(tracer: Tracer, call: Call) -> object:
     """Each channel's values go where a pooling of as many channels found them."""
     x, indices = call.tensors()[:2]
     first = x.dim() - (2 if call.packet is aten.max_unpool2d else 3)
@@ -92,7 +90,7 @@ def put_back(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)
-def sampled(tracer: Tracer, call: Call) -> Any:
+def sampled(tracer: Tracer, call: Call) -> object:
     """Channels are read at places that the grid gives as so many coordinates."""
     x, grid = call.tensors()[:2]
     tracer.unify([Place(x, 0), Place(grid, 0)])

@@ -7,8 +7,6 @@ come by, so that it mixes channels.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from secateurs.channels.network import Role
@@ -29,7 +27,7 @@ KEPT = ("scale", "zero_point", "running_min", "running_max")
         "_fused_moving_avg_obs_fq_helper"
     )
 )
-def fake_quantise(tracer: Tracer, call: Call) -> Any:
+def fake_quantise(tracer: Tracer, call: Call) -> object:
     """``round(x / scale + zero) ...``, and which values were within the range."""
     x: torch.Tensor = call["self"]
     output = call.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ GATES = {aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1}
 
 
 @rule(*GATES)
-def follow_recurrent(tracer: Tracer, call: Call) -> Any:
+def follow_recurrent(tracer: Tracer, call: Call) -> object:
     """h_t from x_t and h_(t-1), each gate a matrix product of both."""
-    weights = call.named.get("params")
+    weights: Sequence[torch.Tensor] | None = call.get("params")
     if weights is None or _has_projection(call, weights):
         return unknown(tracer, call)
     x, output = call["data" if "batch_sizes" in call.named else "input"], call.run()

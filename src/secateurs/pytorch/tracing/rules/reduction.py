@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def _axes_argument(call: Call, rank: int, name: str = "dim") -> Sequence[int]:
     return [axis % rank for axis in (given if isinstance(given, (list, tuple)) else [given])]
 
 
-def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
+def _reduce(tracer: Tracer, call: Call, exact: bool) -> object:
     """The other axes are carried. A sum over channels ignores removed ones; a mean does not."""
     x = call.tensors()[0]
     output = call.run()
@@ -50,7 +49,7 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> Any:
 
 
 @rule(aten.sum)
-def total(tracer: Tracer, call: Call) -> Any:
+def total(tracer: Tracer, call: Call) -> object:
     """Zeros do not count."""
     return _reduce(tracer, call, exact=True)
 
@@ -73,7 +72,7 @@ def total(tracer: Tracer, call: Call) -> Any:
     aten.all,
     aten.aminmax,
 )
-def statistic(tracer: Tracer, call: Call) -> Any:
+def statistic(tracer: Tracer, call: Call) -> object:
     """Depends on how many there are, or on zeros too; or is a length that others are divided by."""
     if len(call.tensors()) > 1:  # max(x, y), element by element
         return apply_pointwise(tracer, call)
@@ -89,11 +88,11 @@ def statistic(tracer: Tracer, call: Call) -> Any:
     aten._fft_c2r,
     aten._fft_c2c,
 )
-def along(tracer: Tracer, call: Call) -> Any:
+def along(tracer: Tracer, call: Call) -> object:
     """Each result along the axis depends on all of it: nothing there may go."""
     x = call.tensors()[0]
     over = _axes_argument(call, x.dim())
     tracer.freeze_known(x, f"{call.name} over it", over)
-    output = call.run()
+    output = call.run_one()
     tracer.put(output, {at: units for at, units in tracer.axes(x).items() if at not in over})
     return output

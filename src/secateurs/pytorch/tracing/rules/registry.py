@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch._ops import OpOverloadPacket
@@ -11,7 +10,7 @@ from torch._ops import OpOverloadPacket
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.tracer import Tracer
 
-Rule = Callable[[Tracer, Call], Any]
+Rule = Callable[[Tracer, Call], object]
 
 RULES: dict[OpOverloadPacket, Rule] = {}
 NAMED: dict[str, Rule] = {}
@@ -43,7 +42,7 @@ def is_whole(packet: OpOverloadPacket) -> bool:
     return packet in RULES
 
 
-def unknown(tracer: Tracer, call: Call) -> Any:
+def unknown(tracer: Tracer, call: Call) -> object:
     """Nobody knows what it does, so nothing that it reads may change."""
     reason = f"no rule for {call.packet._qualified_op_name} at {tracer.where()}"
     for tensor in call.tensors():

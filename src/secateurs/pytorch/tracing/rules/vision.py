@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.rules.contraction import convolve, weight_name
 from secateurs.pytorch.tracing.rules.registry import rule
@@ -11,7 +9,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 @rule("torchvision::deform_conv2d")
-def deformable_convolution(tracer: Tracer, call: Call) -> Any:
+def deformable_convolution(tracer: Tracer, call: Call) -> object:
     """A convolution that looks where ``offset`` says, weighing by ``mask`` what it finds.
 
     Offsets and weights are one for each place of the kernel, so their channels stay; so do those
@@ -24,7 +22,7 @@ def deformable_convolution(tracer: Tracer, call: Call) -> Any:
         tracer.freeze_known(call[name], f"the places {what} looks at", range(call[name].dim()))
     if call["offset_groups"] > 1:
         tracer.freeze_known(x, f"groups of channels with offsets of their own in {what}", (1,))
-    output = convolve(tracer, call, call.run())
+    output = convolve(tracer, call, call.run_one())
     sides = {"in_channels": (x, 1), "out_channels": (output, 1)}
     for attribute, (tensor, axis) in sides.items():
         units = tracer.labels(tensor).axes.get(axis)
@@ -34,7 +32,7 @@ def deformable_convolution(tracer: Tracer, call: Call) -> Any:
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")
-def regions(tracer: Tracer, call: Call) -> Any:
+def regions(tracer: Tracer, call: Call) -> object:
     """Regions of an image, each resampled to one size; channels are carried."""
     x = call["input"]
     tracer.freeze_known(x, f"{call.name} looks for regions in it", (0, 2, 3))
