@@ -108,8 +108,8 @@ class Proof:
 
 def largest_mismatch(
     layers: Sequence[str],
-    received: Sequence[NDArray[np.float64]],
-    expected: Sequence[NDArray[np.float64]],
+    received: Sequence[NDArray[np.number]],
+    expected: Sequence[NDArray[np.number]],
     tolerance: float,
     factors: Sequence[float] = (1.0,),
 ) -> tuple[float, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
+
+import keras
 
 from secateurs.backends import Outputs
 from secateurs.channels.cut import Cut
@@ -11,7 +13,7 @@ from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
-from secateurs.keras.internals import Layer
+from secateurs.keras.internals import Layer, Operation
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
 from secateurs.keras.proof.comparison import prove
@@ -20,14 +22,14 @@ from secateurs.keras.trace_model import TracedModel, trace
 
 
 def apply(
-    model: Any,
+    model: keras.Model,
     cut: Cut,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
-    optimizer: Any = None,
+    optimizer: object = None,
     network: Network | None = None,
     proof: bool | Literal["independent"] = True,
-) -> Any:
+) -> keras.Model:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
     A compiled model gives a compiled one: same loss and metrics, an optimizer of the same settings
@@ -68,12 +70,12 @@ def apply(
 
 
 def delete_channels(
-    model: Any,
+    model: keras.Model,
     channels: Mapping[str | Layer, Sequence[int]],
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     outputs: Outputs | None = None,
-) -> Any:
+) -> keras.Model:
     """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
 
     Args:
@@ -97,7 +99,7 @@ def delete_channels(
     return apply(model, network.cut_of_layers(named), example_inputs, network=network)
 
 
-def _check_has_weights(model: Any, name: str) -> None:
+def _check_has_weights(model: keras.Model, name: str) -> None:
     """A layer that has no weights makes no channels; say which layer makes those it passes on."""
     operations = dict(named_operations(model))
     layer = operations.get(name)
@@ -111,11 +113,11 @@ def _check_has_weights(model: Any, name: str) -> None:
     )
 
 
-def _has_weights(operation: Any) -> bool:
+def _has_weights(operation: Operation) -> bool:
     return bool(getattr(operation, "weights", []))
 
 
-def _maker(operations: Mapping[str, Any], layer: Any) -> str:
+def _maker(operations: Mapping[str, Operation], layer: Operation) -> str:
     """The nearest layer before this one that has weights."""
     paths = {id(operation): path for path, operation in operations.items()}
     seen: set[int] = set()
@@ -134,7 +136,9 @@ def _maker(operations: Mapping[str, Any], layer: Any) -> str:
     return ""
 
 
-def _network_of(model: Any, example_inputs: Any, network: Network | None, cut: Cut) -> Network:
+def _network_of(
+    model: keras.Model, example_inputs: object, network: Network | None, cut: Cut
+) -> Network:
     """The trace to prove with: the one given, the latest of this model, or a new one."""
     if network is not None and _is_of(network, model):
         return network
@@ -148,7 +152,7 @@ def _network_of(model: Any, example_inputs: Any, network: Network | None, cut: C
     return fresh
 
 
-def _is_of(network: Network, model: Any) -> bool:
+def _is_of(network: Network, model: keras.Model) -> bool:
     """Whether the network was traced from exactly this model, as it is now."""
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:

@@ -7,7 +7,6 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +22,7 @@ from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.saving import save
 
 
-def onnx_file(model: Any, path: Path, arrays: Sequence[NDArray[Any]]) -> list[str]:
+def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generic]]) -> list[str]:
     """Write a model as ONNX, by Keras's own exporter; the names of its inputs, in order.
 
     Args:
@@ -48,19 +47,19 @@ def onnx_file(model: Any, path: Path, arrays: Sequence[NDArray[Any]]) -> list[st
     return [one.name for one in onnx.load(path, load_external_data=False).graph.input]
 
 
-def outputs(model: Any, example_inputs: Any) -> list[NDArray[Any]]:
+def outputs(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
     """What the model gives on these inputs, as for inference, as arrays."""
     arrays = as_arrays(example_inputs, model)
     found = model.predict_on_batch(arrays[0] if len(arrays) == 1 else arrays)
     return [np.asarray(one) for one in keras.tree.flatten(found)]
 
 
-def input_arrays(model: Any, example_inputs: Any) -> list[NDArray[Any]]:
+def input_arrays(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
     """The inputs as arrays, in the order of ``model.inputs``."""
     return as_arrays(example_inputs, model)
 
 
-def write_file(model: Any, path: Path, example_inputs: Any, target: str) -> bool:
+def write_file(model: keras.Model, path: Path, example_inputs: object, target: str) -> bool:
     """Write the model for a target; whether the number of examples is left open.
 
     Raises:
@@ -84,7 +83,9 @@ def write_file(model: Any, path: Path, example_inputs: Any, target: str) -> bool
     return True
 
 
-def run_file(model: Any, path: Path, example_inputs: Any, target: str) -> list[NDArray[Any]]:
+def run_file(
+    model: keras.Model, path: Path, example_inputs: object, target: str
+) -> list[NDArray[np.generic]]:
     """What a written file gives on these inputs, read back by its own runtime."""
     if target == "keras":
         return outputs(keras.saving.load_model(path), example_inputs)
@@ -104,7 +105,7 @@ def run_file(model: Any, path: Path, example_inputs: Any, target: str) -> list[N
     return [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
 
 
-def _filled(model: Any, path: Path) -> Any:
+def _filled(model: keras.Model, path: Path) -> keras.Model:
     """A copy of the model with the weights of the file."""
     twin = keras.models.clone_model(model)
     state, _ = unpack_safetensors(read_bytes(path), load_tensors)

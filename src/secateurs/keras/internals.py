@@ -12,10 +12,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, ParamSpec, TypeGuard, TypeVar, cast
 
 import keras
 import numpy as np
+from keras import Variable
+from keras.random import SeedGenerator
 from keras.src import backend, ops
 from keras.src.layers.layer import Layer
 from keras.src.models.functional import Functional, functional_like_constructor
@@ -24,8 +26,19 @@ from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
 from numpy.typing import NDArray
 
-Variable = keras.Variable
-SeedGenerator = keras.random.SeedGenerator
+from secateurs.keras.protocols import BackendTensor, Node
+
+if TYPE_CHECKING:
+    from torch import Tensor as TorchTensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Objective = Callable[..., BackendTensor]
+"""(tensors, *rest) -> a single number that is to be differentiated with respect to the tensors."""
+
+Slopes = Callable[..., list[NDArray[np.floating]]]
+"""(tensors, *rest) -> a gradient for each of the tensors."""
 
 __all__ = [
     "Functional",
@@ -43,11 +56,13 @@ __all__ = [
     "forget_node_",
     "gradient_of",
     "graph_of",
+    "has_graph",
     "intercept_calls",
     "inbound_node_of",
     "infer",
     "is_model",
     "is_quantized",
+    "is_tensor",
     "losses_of",
     "mask_of",
     "named_classes",
@@ -67,19 +82,19 @@ __all__ = [
 ]
 
 
-def is_model(operation: Any) -> bool:
+def is_model(operation: Operation) -> bool:
     """Whether it is a model whose graph can be walked, and says all that it does."""
     if isinstance(operation, keras.Sequential):
-        return _runs(operation, keras.Sequential) and graph_of(operation) is not None
+        return _runs(operation, keras.Sequential) and has_graph(operation)
     return isinstance(operation, Functional) and _runs(operation, Functional)
 
 
-def _runs(model: Any, kind: type) -> bool:
+def _runs(model: keras.Model, kind: type) -> bool:
     """Whether the model's class leaves ``call`` as Keras has it."""
     return type(model).call is kind.call  # type: ignore[attr-defined]
 
 
-def plain_class(model: Any) -> Any:
+def plain_class(model: keras.Model) -> type[keras.Model]:
     """The class to make a model of this graph with: its own, unless the constructor is its own.
 
     A backbone with a constructor of its own says in its configuration how it was built, and cannot
@@ -91,12 +106,17 @@ def plain_class(model: Any) -> Any:
     return kind if functional_like_constructor(kind) else keras.Model
 
 
-def graph_of(model: Any) -> Any:
-    """The functional graph of a model; None for a sequential one that is not built."""
+def has_graph(model: keras.Model) -> bool:
+    """Whether a functional or sequential model has its graph: a sequential one that is built."""
+    return graph_of(model) is not None
+
+
+def graph_of(model: keras.Model) -> Functional:
+    """The functional graph of a model that has one."""
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def nodes_of(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: Functional) -> Iterator[Node]:
     """The calls of a graph in the order in which Keras runs them, without its inputs."""
     by_depth = graph._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
@@ -105,18 +125,19 @@ def nodes_of(graph: Any) -> Iterator[Any]:
                 yield node
 
 
-def inbound_node_of(tensor: Any) -> Any:
+def inbound_node_of(tensor: keras.KerasTensor) -> Node | None:
     """The call that gave a tensor without data; None for one that no call gave."""
     history = getattr(tensor, "_keras_history", None)
     if history is None or history.operation is None:
         return None
-    for node in history.operation._inbound_nodes:
+    nodes: Sequence[Node] = history.operation._inbound_nodes
+    for node in nodes:
         if any(output is tensor for output in node.outputs):
             return node
     return None
 
 
-def forget_node_(node: Any) -> None:
+def forget_node_(node: Node) -> None:
     """Let an operation, and those before it, be as if it had not been called."""
     node.operation._inbound_nodes.remove(node)
     for tensor in node.input_tensors:
@@ -127,7 +148,7 @@ def forget_node_(node: Any) -> None:
                 outbound.remove(node)
 
 
-def seed_generators_of(layer: Any) -> list[Any]:
+def seed_generators_of(layer: Layer) -> list[SeedGenerator]:
     """What a layer draws random numbers from."""
     return list(getattr(layer, "_seed_generators", ()))
 
@@ -144,10 +165,10 @@ _SAID_LATER = (
 """What a layer may say of itself after Keras's own constructor."""
 
 
-def new_layer_like(layer: Any) -> Any:
+def new_layer_like(layer: Layer) -> Layer:
     """A layer of the same class, without what the class's own constructor makes."""
-    kind: Any = type(layer)
-    new = kind.__new__(kind)
+    kind = type(layer)
+    new: Layer = kind.__new__(kind)  # type: ignore[call-overload]
     Layer.__init__(
         new,
         name=layer.name,
@@ -161,7 +182,7 @@ def new_layer_like(layer: Any) -> Any:
     return new
 
 
-def finish_copy_(layer: Any, new: Any, known: Mapping[int, Any]) -> None:
+def finish_copy_(layer: Layer, new: Layer, known: Mapping[int, object]) -> None:
     """Let Keras see the parts of a copy in the order of the original, and take it as built."""
     for name, (_, theirs) in layer._tracker.config.items():
         _, mine = new._tracker.config[name]
@@ -173,12 +194,13 @@ def finish_copy_(layer: Any, new: Any, known: Mapping[int, Any]) -> None:
     new._lock_state()
 
 
-def losses_of(layer: Any) -> list[Any]:
+def losses_of(layer: Layer) -> list[BackendTensor]:
     """The losses that a layer's code has added by itself."""
-    return getattr(layer, "_losses", [])
+    losses: list[BackendTensor] = getattr(layer, "_losses", [])
+    return losses
 
 
-def own_variables(layer: Any) -> Iterator[tuple[Any, bool]]:
+def own_variables(layer: Layer) -> Iterator[tuple[Variable, bool]]:
     """(variable, whether it is a parameter) of a layer, those of its sublayers left out.
 
     Being a parameter is a matter of how the variable was declared: it stays one while it is kept
@@ -190,32 +212,43 @@ def own_variables(layer: Any) -> Iterator[tuple[Any, bool]]:
         yield variable, False
 
 
-def sublayers(layer: Any) -> list[Any]:
+def sublayers(layer: Layer) -> list[Layer]:
     """The layers that a layer keeps inside, one level deep."""
     return list(getattr(layer, "_layers", ()))
 
 
-def accepts_training(operation: Any) -> bool:
+def accepts_training(operation: Operation) -> bool:
     """Whether a call may be told ``training=``."""
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
-def is_quantized(layer: Any) -> bool:
+def is_quantized(layer: Layer) -> bool:
     """Whether the layer computes with something else than its kernel."""
     return bool(getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))
 
 
-def infer(layer: Any, *arguments: Any, **keywords: Any) -> Any:
-    """The shapes and types a layer gives, found by running its code on tensors without data."""
-    return Operation.compute_output_spec(layer, *arguments, **keywords)
+def is_tensor(item: object) -> TypeGuard[BackendTensor]:
+    """Whether it is a tensor of the backend that runs."""
+    return bool(keras.ops.is_tensor(item))
 
 
-def mask_of(tensor: Any) -> Any:
+def infer(layer: Operation, *arguments: object, **keywords: object) -> object:
+    """The shapes and types a layer gives, found by running its code on tensors without data.
+
+    Returns:
+        ``keras.KerasTensor``, in the structure of what the layer gives.
+    """
+    specs: object = Operation.compute_output_spec(layer, *arguments, **keywords)
+    return specs
+
+
+def mask_of(tensor: object) -> BackendTensor | None:
     """The mask (of padding) that travels with a tensor, if there is one."""
-    return backend.get_keras_mask(tensor)
+    mask: BackendTensor | None = backend.get_keras_mask(tensor)
+    return mask
 
 
-def set_mask(tensor: Any, mask: Any) -> None:
+def set_mask(tensor: BackendTensor, mask: BackendTensor | None) -> None:
     """Let a mask travel with a tensor."""
     if mask is not None:
         backend.set_keras_mask(tensor, mask)
@@ -227,7 +260,7 @@ def operation_classes(*names: str) -> tuple[type, ...]:
     return named_classes(modules, *names)
 
 
-def named_classes(places: Sequence[Any], *names: str) -> tuple[type, ...]:
+def named_classes(places: Sequence[object], *names: str) -> tuple[type, ...]:
     """The classes of these names, wherever this release has them."""
     return tuple(
         found
@@ -237,18 +270,18 @@ def named_classes(places: Sequence[Any], *names: str) -> tuple[type, ...]:
     )
 
 
-def compiled_with(model: Any) -> dict[str, Any]:
+def compiled_with(model: keras.Model) -> dict[str, object]:
     """The arguments ``compile`` was called with, as objects."""
     known = getattr(model, "_compile_config", None)
     return dict(known.config) if known is not None else {}
 
 
-def variables_of(optimizer: Any) -> list[Any]:
+def variables_of(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     """The model's variables that an optimizer was built for, in its order."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
-def average_of(optimizer: Any, variable: Any) -> Any:
+def average_of(optimizer: keras.optimizers.Optimizer, variable: Variable) -> Variable | None:
     """The running average that an optimizer keeps of a variable (``use_ema``), if it does."""
     keeper = getattr(optimizer, "inner_optimizer", optimizer)
     averages = getattr(keeper, "_model_variables_moving_average", None)
@@ -260,15 +293,15 @@ def average_of(optimizer: Any, variable: Any) -> Any:
     return None
 
 
-def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_function(function: Callable[P, R]) -> Callable[P, R]:
     """The function, compiled as a whole where running it piece by piece is slow (on JAX)."""
     if keras.backend.backend() != "jax":
         return function
-    whole: Callable[..., Any] = import_module("jax").jit(function)
+    whole: Callable[P, R] = import_module("jax").jit(function)
     return whole
 
 
-def gradient_of(function: Callable[..., Any]) -> Callable[..., list[NDArray[Any]]]:
+def gradient_of(function: Objective) -> Slopes:
     """(tensors, *rest) -> the gradients of ``function(tensors, *rest)``, a single number."""
     kind = keras.backend.backend()
     if kind == "jax":
@@ -277,11 +310,13 @@ def gradient_of(function: Callable[..., Any]) -> Callable[..., list[NDArray[Any]
     return partial(_by_torch if kind == "torch" else _by_tensorflow, function)
 
 
-def _by_torch(function: Any, tensors: Sequence[Any], *rest: Any) -> list[NDArray[Any]]:
+def _by_torch(
+    function: Objective, tensors: Sequence[BackendTensor], *rest: object
+) -> list[NDArray[np.floating]]:
     torch = import_module("torch")
     with torch.inference_mode(mode=False), torch.enable_grad():
-        own = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-        value = function(own, *rest)
+        own = [torch.as_tensor(tensor).detach().clone().requires_grad_() for tensor in tensors]
+        value = cast("TorchTensor", function(own, *rest))
         found = (
             torch.autograd.grad(value, own, allow_unused=True)
             if value.requires_grad
@@ -293,7 +328,9 @@ def _by_torch(function: Any, tensors: Sequence[Any], *rest: Any) -> list[NDArray
     ]
 
 
-def _by_tensorflow(function: Any, tensors: Sequence[Any], *rest: Any) -> list[NDArray[Any]]:
+def _by_tensorflow(
+    function: Objective, tensors: Sequence[BackendTensor], *rest: object
+) -> list[NDArray[np.floating]]:
     tensorflow = import_module("tensorflow")
     own = [tensorflow.convert_to_tensor(tensor) for tensor in tensors]
     with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
@@ -304,7 +341,7 @@ def _by_tensorflow(function: Any, tensors: Sequence[Any], *rest: Any) -> list[ND
 
 
 @contextmanager
-def intercept_calls(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+def intercept_calls(layers: Mapping[Layer, Callable[..., object]]) -> Iterator[None]:
     """For a while, calls of these layers go through functions: ``function(call, *arguments)``."""
     for layer, around in layers.items():
         own = layer.call
@@ -316,7 +353,7 @@ def intercept_calls(layers: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
             del vars(layer)["call"]
 
 
-def seed_(model: Any, random: np.random.Generator) -> None:
+def seed_(model: keras.Model, random: np.random.Generator) -> None:
     """Let dropout and the like draw from these random numbers alone, from now on."""
     seen: set[int] = set()
     for layer in model._flatten_layers():
@@ -329,11 +366,11 @@ def seed_(model: Any, random: np.random.Generator) -> None:
         import_module("torch").manual_seed(int(random.integers(2**62)))
 
 
-def undisturbed_backend() -> AbstractContextManager[Any]:
+def undisturbed_backend() -> AbstractContextManager[object]:
     """What is drawn inside leaves the backend's own random numbers as they were."""
     if keras.backend.backend() != "torch":
         return nullcontext()
-    fork: AbstractContextManager[Any] = import_module("torch").random.fork_rng()
+    fork: AbstractContextManager[object] = import_module("torch").random.fork_rng()
     return fork
 
 
@@ -344,7 +381,7 @@ def device() -> str:
     return str(import_module("keras.src.backend.torch.core").get_device())
 
 
-def sync_(model: Any) -> None:
+def sync_(model: keras.Model) -> None:
     """In the middle of ``fit``: let the model's variables have their present values (on JAX)."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from secateurs.deployment.sessions import onnx_session
 from secateurs.errors import MeasurementError
@@ -17,7 +17,9 @@ from secateurs.keras.model.example_inputs import as_arrays, check_model
 from secateurs.measurement.conditions import Conditions
 
 
-def runner(model: Any, example_inputs: Any, conditions: Conditions) -> Callable[[], object]:
+def runner(
+    model: keras.Model, example_inputs: object, conditions: Conditions
+) -> Callable[[], object]:
     """A callable that runs the model once, under these conditions, and waits for the result.
 
     Args:
@@ -30,7 +32,7 @@ def runner(model: Any, example_inputs: Any, conditions: Conditions) -> Callable[
         MeasurementError: Keras cannot run it under these conditions.
     """
     model = check_model(model)
-    arrays = [_repeated(one, conditions.batch) for one in as_arrays(example_inputs, model)]
+    arrays = [_repeat(one, conditions.batch) for one in as_arrays(example_inputs, model)]
     if conditions.runtime in ("onnxruntime", "openvino"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -54,7 +56,7 @@ def runner(model: Any, example_inputs: Any, conditions: Conditions) -> Callable[
     ]
 
 
-def batch_size(example_inputs: Any, conditions: Conditions) -> int:
+def batch_size(example_inputs: object, conditions: Conditions) -> int:
     """Examples a call under these conditions."""
     if conditions.batch is not None:
         return conditions.batch
@@ -62,7 +64,7 @@ def batch_size(example_inputs: Any, conditions: Conditions) -> int:
     return int(np.shape(leaves[0])[0]) if leaves and np.ndim(leaves[0]) else 1
 
 
-def peak_memory(model: Any, example_inputs: Any) -> int:
+def peak_memory(model: keras.Model, example_inputs: object) -> int:
     """Not to be had: Keras's backends do not tell what a pass holds.
 
     Raises:
@@ -75,18 +77,18 @@ def peak_memory(model: Any, example_inputs: Any) -> int:
     )
 
 
-def _repeated(array: Any, batch: int | None) -> Any:
+def _repeat(array: NDArray[np.generic], batch: int | None) -> NDArray[np.generic]:
     if batch is None or array.ndim == 0 or len(array) == batch:
         return array
     return np.concatenate([array] * -(-batch // len(array)))[:batch]
 
 
-def _without_gradients(call: Callable[[], Any]) -> Callable[[], Any]:
+def _without_gradients(call: Callable[[], object]) -> Callable[[], object]:
     if keras.backend.backend() != "torch":
         return call
     import torch
 
-    def run() -> Any:
+    def run() -> object:
         with torch.no_grad():
             return call()
 

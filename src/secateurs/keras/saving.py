@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +26,7 @@ CUT_INSIDE = "secateurs.json"
 """The name of the cut inside a ``.keras`` file; Keras reads past it."""
 
 
-def save(model: Any, path: str | Path) -> None:
+def save(model: keras.Model, path: str | Path) -> None:
     """Write a model.
 
     Args:
@@ -58,7 +57,7 @@ def save(model: Any, path: str | Path) -> None:
         write_atomically(path, sealed(save_tensors(state, metadata(cut))))
 
 
-def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
+def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Model:
     """Load what ``save`` wrote.
 
     Args:
@@ -90,7 +89,7 @@ def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     return made
 
 
-def _keras_bytes(model: Any, cut: Cut) -> bytes:
+def _keras_bytes(model: keras.Model, cut: Cut) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "model.keras"
         model.save(whole)
@@ -100,7 +99,7 @@ def _keras_bytes(model: Any, cut: Cut) -> bytes:
         return whole.read_bytes()
 
 
-def _load_keras(path: Path) -> tuple[Any, Cut]:
+def _load_keras(path: Path) -> tuple[keras.Model, Cut]:
     try:
         made = keras.saving.load_model(path)
         with zipfile.ZipFile(path) as archive:
@@ -114,7 +113,7 @@ def _load_keras(path: Path) -> tuple[Any, Cut]:
     return made, Cut() if text is None else Cut.from_json(text)
 
 
-def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
+def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
     """A safetensors file's tensors, and the cut inside (an empty one where there is none)."""
     path = Path(path)
     content = read_bytes(path)
@@ -123,11 +122,11 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], Cut]:
     return state, cut_from_metadata(said)
 
 
-def _stored(values: NDArray[Any]) -> NDArray[Any]:
+def _stored(values: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.asarray(values, order="C")  # ascontiguousarray gives a scalar an axis
 
 
-def _fill_(model: Any, state: dict[str, NDArray[Any]], path: Path) -> None:
+def _fill_(model: keras.Model, state: dict[str, NDArray[np.generic]], path: Path) -> None:
     leaves = {leaf.name: leaf for leaf in list_tensors(model)}
     missing = [name for name in leaves if name not in state]
     # A file has them in no order of their own.

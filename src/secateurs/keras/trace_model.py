@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.backends import Outputs
@@ -42,15 +42,15 @@ class TracedModel:
         index_ranges: input -> below what its numbers must be, where they are indices.
     """
 
-    model: Any
-    example_inputs: Any
+    model: keras.Model
+    example_inputs: object
     operations: Sequence[OpRecord]
     leaves: Mapping[str, ModelTensor]
     read: Mapping[tuple[str, int], ModelTensor]
     index_ranges: Mapping[int, int]
     framework: str = "keras"
 
-    def array(self, name: str) -> NDArray[Any]:
+    def array(self, name: str) -> NDArray[np.generic]:
         """A tensor's present values; half precision comes as single."""
         return self.leaves[name].array()
 
@@ -64,7 +64,9 @@ def source_of(network: Network) -> TracedModel:
     return network.source
 
 
-def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = None) -> Network:
+def trace(
+    model: keras.Model, example_inputs: object = None, *, outputs: Outputs | None = None
+) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
@@ -120,7 +122,9 @@ def _network(tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel)
     )
 
 
-def _examples(model: Any, tracer: Tracer) -> Any:
+def _examples(
+    model: keras.Model, tracer: Tracer
+) -> NDArray[np.generic] | tuple[NDArray[np.generic], ...] | None:
     try:
         arrays = make_inputs(model, tracer.index_ranges)
     except ModelError:  # where numbers are needed, they are asked for then
@@ -129,7 +133,7 @@ def _examples(model: Any, tracer: Tracer) -> Any:
 
 
 def _follow(
-    model: Any, tracer: Tracer, shapes: Sequence[tuple[int, ...]], example_inputs: Any
+    model: keras.Model, tracer: Tracer, shapes: Sequence[tuple[int, ...]], example_inputs: object
 ) -> None:
     inputs = [
         Value(keras.KerasTensor(shape, dtype=like.dtype), why=NETWORK_INPUT, source=number)

@@ -105,13 +105,13 @@ def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
     asked = []
     whole = proofs.Comparison.whole
 
-    def far_off(self):
-        proof = whole(self)
+    def far_off(self, small):
+        proof = whole(self, small)
         return type(proof)(1e9, proof.scale, proof.tolerance, proof.inside)
 
-    def noted(self):
+    def noted(self, small):
         asked.append(True)
-        return call_by_call(self)
+        return call_by_call(self, small)
 
     call_by_call = proofs.Comparison.call_by_call
     monkeypatch.setattr(proofs.Comparison, "whole", far_off)
@@ -128,8 +128,8 @@ def test_call_by_call_finds_a_lie_too(lying):
     cut = network.cut({"a": [0]})
     small = sec.apply(model, cut, network=network, proof=False)
     alive = network.alive(network.removed_by(cut))
-    comparison = proofs.Comparison.of(network, small, cut, alive, None)
-    proof = comparison.call_by_call()
+    comparison = proofs.Comparison.of(network, cut, alive, None)
+    proof = comparison.call_by_call(small)
     assert not proof.holds
     assert proof.layer.startswith("flip")
 
@@ -143,7 +143,7 @@ def test_call_by_call_agrees_where_all_is_well(kind):
     cut = network.cut({group.name: [0] for group in network.groups if len(group) > 1})
     small = sec.apply(model, cut, network=network, proof=False)
     alive = network.alive(network.removed_by(cut))
-    assert proofs.Comparison.of(network, small, cut, alive, None).call_by_call().holds
+    assert proofs.Comparison.of(network, cut, alive, None).call_by_call(small).holds
 
 
 def test_the_proof_can_be_left_out():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.needs import Need
 from secateurs.calibration.racing import Mode, Race, Scope, check_options
@@ -15,7 +13,7 @@ from secateurs.keras.statistics.loss import Loss
 
 def ablate_channels(
     network: Network,
-    data: Any,
+    data: object,
     *,
     mode: Mode = "exact",
     share: float = 0.2,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -22,8 +22,9 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group
 from secateurs.keras.internals import compile_function
 from secateurs.keras.proof.comparison import outputs_without
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.loss import as_classes
-from secateurs.keras.tracing.interpreter import Site
+from secateurs.keras.tracing.interpreter import Site, Step
 
 if TYPE_CHECKING:
     from secateurs.keras.statistics.collector import Pass
@@ -46,15 +47,15 @@ class Dense:
     """
 
     batch: CalibrationBatch
-    arrays: Sequence[Any]
-    targets: Any
+    arrays: Sequence[NDArray[np.generic]]
+    targets: BackendTensor | None
     saved: Saved | None
     losses: Sums
     right: Sums | None
     classes: int
 
     @property
-    def labels(self) -> NDArray[Any] | None:
+    def labels(self) -> NDArray[np.generic] | None:
         """Of the images, where there are any."""
         return self.batch.labels
 
@@ -142,7 +143,9 @@ class Removals:
         """Whether the whole network is one compiled program."""
         return bool(keras.backend.backend() == "jax")
 
-    def _without(self, dense: Dense, group: Group, channel: int) -> tuple[Sums, Sequence[Any]]:
+    def _without(
+        self, dense: Dense, group: Group, channel: int
+    ) -> tuple[Sums, Sequence[BackendTensor]]:
         """(each image's loss, the outputs) without a channel."""
         if group.name in self._mixed:
             return self._by_twin(dense, group, channel)
@@ -152,14 +155,16 @@ class Removals:
             dense.saved.until = first
         return self._gated(gates, dense.arrays, dense.targets, dense.saved)
 
-    def _by_twin(self, dense: Dense, group: Group, channel: int) -> tuple[Sums, Sequence[Any]]:
+    def _by_twin(
+        self, dense: Dense, group: Group, channel: int
+    ) -> tuple[Sums, Sequence[BackendTensor]]:
         cut = self._network.cut({group.name: [channel]})
         without = outputs_without(self._network, cut, list(dense.arrays))
         outputs = [keras.ops.convert_to_tensor(output) for output in without]
         losses = self._work.objective.losses(outputs, dense.targets)
         return _numpy(losses).astype(np.float64), outputs
 
-    def _right(self, outputs: Sequence[Any], batch: CalibrationBatch) -> Sums | None:
+    def _right(self, outputs: Sequence[BackendTensor], batch: CalibrationBatch) -> Sums | None:
         """1 where an image is classified right; None where labels are not classes."""
         scores = _numpy(outputs[0])
         objective = self._work.objective
@@ -171,11 +176,11 @@ class Removals:
         right: Sums = (objective.chosen(scores) == labels).astype(np.float64)
         return right
 
-    def _open(self) -> list[NDArray[Any]]:
+    def _open(self) -> list[NDArray[np.float32]]:
         """Gates through which everything goes."""
         return [np.ones((1, width), np.float32) for width in self._work.widths]
 
-    def _close_(self, gates: list[NDArray[Any]], group: Group, channel: int) -> int:
+    def _close_(self, gates: list[NDArray[np.float32]], group: Group, channel: int) -> int:
         """Zero the gates of a channel; the number of the call that reads it first."""
         for gate, reading in zip(gates, self._work.readings, strict=True):
             part = channel_index(self._network, group, reading.units)
@@ -187,22 +192,22 @@ class Removals:
 
     def _gated(
         self,
-        gates: Sequence[Any],
-        arrays: Sequence[Any],
-        targets: Any,
+        gates: Sequence[NDArray[np.float32]],
+        arrays: Sequence[NDArray[np.generic]],
+        targets: BackendTensor | None,
         saved: Saved | None,
-    ) -> tuple[Sums, Sequence[Any]]:
+    ) -> tuple[Sums, Sequence[BackendTensor]]:
         losses, outputs = self._evaluated(gates, arrays, targets, self._work.values, saved)
         return _numpy(losses).astype(np.float64), outputs
 
     def _evaluate(
         self,
-        gates: Sequence[Any],
-        arrays: Sequence[Any],
-        targets: Any,
-        values: Sequence[Any],
+        gates: Sequence[NDArray[np.float32]],
+        arrays: Sequence[NDArray[np.generic]],
+        targets: BackendTensor | None,
+        values: Sequence[BackendTensor],
         saved: Saved | None,
-    ) -> tuple[Any, list[Any]]:
+    ) -> tuple[BackendTensor, list[BackendTensor]]:
         tensors = [keras.ops.convert_to_tensor(gate) for gate in gates]
         around = None if saved is None else saved.around
         outputs = self._work.gated(tensors, arrays, values, around)
@@ -218,11 +223,11 @@ class Saved:
 
     def __init__(self) -> None:
         self.until: int | None = None
-        self._given: dict[int, Any] = {}
+        self._given: dict[int, object] = {}
 
     def around(
-        self, step: Any, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self, step: Step, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         """One call of the graph."""
         if self.until is not None:
             if site.index < self.until:
@@ -232,5 +237,5 @@ class Saved:
         return self._given[site.index]
 
 
-def _numpy(tensor: Any) -> NDArray[Any]:
+def _numpy(tensor: BackendTensor) -> NDArray[np.floating]:
     return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Functional, graph_of, plain_class
+from secateurs.keras.internals import Functional, graph_of, has_graph, is_tensor, plain_class
 from secateurs.keras.model.tensors import named_operations
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
 
 
-def check_model(model: Any) -> Any:
+def check_model(model: object) -> keras.Model:
     """The model, unless it is something that cannot be traced; then the error says what to pass.
 
     Raises:
@@ -28,7 +27,7 @@ def check_model(model: Any) -> Any:
     if isinstance(model, keras.Sequential):
         if type(model).call is not keras.Sequential.call:
             raise ModelError(_subclassed(name, kind, "keras.Sequential(model.layers)"))
-        if graph_of(model) is None:
+        if not has_graph(model):
             raise ModelError(
                 f"{name}: expected a model that is built; received a {kind} without input shape. "
                 f"Begin it with keras.Input(shape=...), or call {name}.build(input_shape) first."
@@ -52,7 +51,7 @@ _TRAINING = (
 )
 
 
-def _check_training(model: Any) -> None:
+def _check_training(model: keras.Model) -> None:
     """A class that cannot be made again is left for a plain one, which trains as Keras does."""
     plain = plain_class(model)
     if plain is type(model):
@@ -76,7 +75,7 @@ def _subclassed(name: str, kind: str, way_out: str) -> str:
     )
 
 
-def _what_it_is(model: Any) -> str:
+def _what_it_is(model: object) -> str:
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__}
     if any(kind.startswith("keras.") and kind.endswith(".Model") for kind in kinds):
         return (
@@ -87,7 +86,7 @@ def _what_it_is(model: Any) -> str:
     return f"expected a keras.Model; received {type(model).__name__}"
 
 
-def _check_backend(model: Any) -> None:
+def _check_backend(model: keras.Model) -> None:
     for path, operation in named_operations(model):
         if type(operation).__name__ in ("TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"):
             continue  # its own backend's, or Keras would not have built it
@@ -100,7 +99,7 @@ def _check_backend(model: Any) -> None:
                 )
 
 
-def as_arrays(example_inputs: Any, model: Any) -> list[NDArray[Any]]:
+def as_arrays(example_inputs: object, model: keras.Model) -> list[NDArray[np.generic]]:
     """The inputs as arrays, flat, in the order of ``model.inputs``.
 
     Args:
@@ -131,8 +130,8 @@ def as_arrays(example_inputs: Any, model: Any) -> list[NDArray[Any]]:
     return [_as_array(value, tensor) for value, tensor in zip(given, expected, strict=True)]
 
 
-def _as_array(value: Any, expected: Any) -> NDArray[Any]:
-    if keras.ops.is_tensor(value):
+def _as_array(value: object, expected: keras.KerasTensor) -> NDArray[np.generic]:
+    if is_tensor(value):
         array = np.asarray(keras.ops.convert_to_numpy(value))
     elif type(value).__module__.partition(".")[0] in FRAMEWORKS:
         raise ModelError(
@@ -154,8 +153,8 @@ def _as_array(value: Any, expected: Any) -> NDArray[Any]:
 
 
 def make_inputs(
-    model: Any, index_ranges: Mapping[int, int], examples: int = 2
-) -> list[NDArray[Any]]:
+    model: keras.Model, index_ranges: Mapping[int, int], examples: int = 2
+) -> list[NDArray[np.generic]]:
     """Inputs for a model that knows its own shapes: the same ones every time.
 
     Args:
@@ -164,7 +163,7 @@ def make_inputs(
         examples: how many, where the batch's size is open.
     """
     random = np.random.default_rng(0)
-    arrays: list[NDArray[Any]] = []
+    arrays: list[NDArray[np.generic]] = []
     for number, tensor in enumerate(graph_of(model).inputs):
         shape = (examples if tensor.shape[0] is None else tensor.shape[0], *tensor.shape[1:])
         _check_known(model, tensor)
@@ -185,19 +184,21 @@ def _plain(kind: str) -> str:
     return "float32" if kind in ("bfloat16", "float16") else kind
 
 
-def _check_known(model: Any, tensor: Any) -> None:
+def _check_known(model: keras.Model, tensor: keras.KerasTensor) -> None:
     if None in tensor.shape[1:]:
         raise ModelError(_open(model, tensor, f"its shape {tuple(tensor.shape)} is open"))
 
 
-def _open(model: Any, tensor: Any, why: str) -> str:
+def _open(model: keras.Model, tensor: keras.KerasTensor, why: str) -> str:
     return (
         f"{model.name}: expected example_inputs, because of the input {tensor.name!r}: {why}. "
         "Pass a small batch of what the model sees: sec.trace(model, x[:1])"
     )
 
 
-def input_shapes(model: Any, arrays: Sequence[NDArray[Any]] | None) -> list[tuple[int, ...]]:
+def input_shapes(
+    model: keras.Model, arrays: Sequence[NDArray[np.generic]] | None
+) -> list[tuple[int, ...]]:
     """Shapes to trace with: those of the examples; without them, of a batch of one."""
     if arrays is not None:
         return [tuple(array.shape) for array in arrays]
@@ -208,7 +209,7 @@ def input_shapes(model: Any, arrays: Sequence[NDArray[Any]] | None) -> list[tupl
     return shapes
 
 
-def format_inputs(example_inputs: Any) -> str:
+def format_inputs(example_inputs: object) -> str:
     """'(1, 224, 224, 3) float32' for error messages."""
     if isinstance(example_inputs, Mapping):
         return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"

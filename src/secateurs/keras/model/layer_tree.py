@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from keras import layers
 
@@ -67,7 +66,7 @@ def _rank(entry: tuple[Variable, bool]) -> int:
     return int(entry[0].name == "depthwise_kernel")
 
 
-def _given_name(part: Any) -> str | None:
+def _given_name(part: Layer | Variable) -> str | None:
     """The name that its maker chose; None where Keras made one up."""
     made_up = {snake_case(type(part).__name__), "variable"}
     name = str(part.name)
@@ -103,7 +102,7 @@ def _by_attribute(
     return list(_distinct(names))
 
 
-def attributes_of(layer: object) -> dict[str, Any]:
+def attributes_of(layer: object) -> dict[str, object]:
     """What a layer's attributes hold; below PyTorch, layers are kept apart from the others."""
     own = vars(layer)
     modules = {name: part for name, part in own.get("_modules", {}).items() if part is not None}

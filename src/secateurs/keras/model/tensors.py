@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
 from secateurs.errors import UnknownNameError
-from secateurs.keras.internals import Layer, graph_of, is_model, nodes_of
+from secateurs.keras.internals import Layer, Operation, Variable, graph_of, is_model, nodes_of
 from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
 
 
@@ -31,7 +30,7 @@ class ModelTensor:
     """
 
     name: str
-    variable: Any
+    variable: Variable
     is_parameter: bool
     aliases: list[str] = field(default_factory=list)
     axes: dict[int, Ids] = field(default_factory=dict)
@@ -64,12 +63,12 @@ class ModelTensor:
             dict(sorted(self.roles.items())),
         )
 
-    def array(self) -> NDArray[Any]:
+    def array(self) -> NDArray[np.generic]:
         """Its present values; half precision comes as single."""
         values = self.variable.value
         if keras.backend.standardize_dtype(self.variable.dtype) in ("float16", "bfloat16"):
             values = keras.ops.cast(values, "float32")
-        numbers: NDArray[Any] = np.asarray(keras.ops.convert_to_numpy(values))
+        numbers: NDArray[np.generic] = np.asarray(keras.ops.convert_to_numpy(values))
         return numbers
 
 
@@ -78,7 +77,7 @@ def size_of(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def list_tensors(model: Any) -> list[ModelTensor]:
+def list_tensors(model: keras.Model) -> list[ModelTensor]:
     """Every variable of the model once, in the order of its layers, each with all its names."""
     leaves: dict[int, ModelTensor] = {}
     first = paths_of(model)
@@ -91,7 +90,7 @@ def list_tensors(model: Any) -> list[ModelTensor]:
     return list(leaves.values())
 
 
-def named_operations(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def named_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operation]]:
     """(path, operation) of all that a model calls, in the models inside it too, each once.
 
     In the order of ``model.layers``. A layer that is reached on several paths (shared with a model
@@ -107,7 +106,7 @@ def named_operations(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield path, operation
 
 
-def calls_of(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def calls_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operation]]:
     """(path, operation) of each call of a model's graph, in the order in which they are run."""
     for node in nodes_of(graph_of(model)):
         path = prefix + node.operation.name
@@ -117,7 +116,7 @@ def calls_of(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield path, node.operation
 
 
-def paths_of(model: Any) -> dict[int, str]:
+def paths_of(model: keras.Model) -> dict[int, str]:
     """Operation (by ``id``) -> the first path it is reached on, models inside included."""
     paths: dict[int, str] = {}
     for path, operation in calls_of(model):
@@ -125,14 +124,14 @@ def paths_of(model: Any) -> dict[int, str]:
     return paths
 
 
-def layers_by_path(model: Any) -> Iterator[tuple[str, Any]]:
+def layers_by_path(model: keras.Model) -> Iterator[tuple[str, Operation]]:
     """(path, layer or operation) of all that a model calls and of what is inside these."""
     for path, operation in named_operations(model):
         yield path, operation
         yield from _inside(operation, path)
 
 
-def path_of(model: Any, layer: str | Layer) -> str:
+def path_of(model: keras.Model, layer: str | Layer) -> str:
     """The path of a layer that is given itself, or by its path.
 
     Raises:
@@ -153,13 +152,13 @@ def path_of(model: Any, layer: str | Layer) -> str:
     )
 
 
-def _inside(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _inside(layer: Layer, path: str) -> Iterator[tuple[str, Operation]]:
     for name, child in named_children(layer):
         yield path_below(path, name), child
         yield from _inside(child, path_below(path, name))
 
 
-def named_variables(layer: Any, path: str) -> Iterator[tuple[str, Any, bool]]:
+def named_variables(layer: Layer, path: str) -> Iterator[tuple[str, Variable, bool]]:
     """(name, variable, whether a parameter) of a layer and the layers inside it."""
     for name, variable, is_parameter in named_own_variables(layer):
         yield f"{path}.{name}", variable, is_parameter

@@ -9,9 +9,8 @@ normalisation, is run by the twin on the kept channels alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +20,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import Proof, largest_mismatch
 from secateurs.errors import CutError
-from secateurs.keras.internals import compile_function, graph_of
+from secateurs.keras.internals import Operation, Variable, compile_function, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs
 from secateurs.keras.model.tensors import (
     calls_of,
@@ -30,18 +29,26 @@ from secateurs.keras.model.tensors import (
     named_variables,
 )
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, source_of
 from secateurs.keras.tracing.composites import is_followed
 from secateurs.keras.tracing.interpreter import OpInterpreter, convert_arrays
 from secateurs.keras.tracing.tracer import OpRecord
 
+Values = dict[int, tuple[Variable, BackendTensor]]
+"""Variable (by ``id``) -> itself, and the value it is taken to have."""
+
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference that rounding explains, relative to the largest output."""
 
 
 def prove(
-    network: Network, small: Any, cut: Cut, alive: NDArray[np.bool_], example_inputs: Any = None
+    network: Network,
+    small: keras.Model,
+    cut: Cut,
+    alive: NDArray[np.bool_],
+    example_inputs: object = None,
 ) -> Proof:
     """Run the small model and the masked twin on the same inputs.
 
@@ -59,29 +66,30 @@ def prove(
         CutError: the small model cannot run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
-    comparison = Comparison.of(network, small, cut, alive, example_inputs)
-    proof = comparison.whole()
+    comparison = Comparison.of(network, cut, alive, example_inputs)
+    proof = comparison.whole(small)
     if not proof.holds:
-        again = comparison.call_by_call()
+        again = comparison.call_by_call(small)
         proof = again if again.holds else proof
     if not proof.holds:
         raise CutError(proof.refusal(network.name, "A layer"))
     return proof
 
 
-def outputs_without(network: Network, cut: Cut, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+def outputs_without(
+    network: Network, cut: Cut, arrays: list[NDArray[np.generic]]
+) -> list[NDArray[np.number]]:
     """What the masked twin gives: the dense model that ignores what the cut removes."""
     alive = network.alive(network.removed_by(cut))
-    return Comparison.of(network, None, cut, alive, arrays).twins_outputs()
+    return Comparison.of(network, cut, alive, arrays).twins_outputs()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Comparison:
-    """Two models, the same inputs, and what the twin needs.
+    """The dense model, inputs, and what its masked twin needs to be compared with a small one.
 
     Attributes:
         network: the dense model's, as traced.
-        small: the cut model.
         cut: what went.
         kept: what stays.
         arrays: the inputs.
@@ -89,20 +97,18 @@ class Comparison:
     """
 
     network: Network
-    small: Any
     cut: Cut
     kept: Kept
-    arrays: list[NDArray[Any]]
-    stand_ins: dict[int, Any]
+    arrays: list[NDArray[np.generic]]
+    stand_ins: Mapping[int, Operation]
 
     @classmethod
     def of(
         cls,
         network: Network,
-        small: Any,
         cut: Cut,
         alive: NDArray[np.bool_],
-        example_inputs: Any,
+        example_inputs: object,
     ) -> Comparison:
         """Make the inputs and the stand-ins."""
         source = source_of(network)
@@ -113,25 +119,25 @@ class Comparison:
             else as_arrays(given, source.model)
         )
         kept = Kept(network.solution.kept(alive))
-        return cls(network, small, cut, kept, arrays, stand_ins_of(source, cut, kept))
+        return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept))
 
     @property
     def source(self) -> TracedModel:
         return source_of(self.network)
 
-    def twins_outputs(self) -> list[NDArray[Any]]:
+    def twins_outputs(self) -> list[NDArray[np.number]]:
         """What the masked twin gives."""
         twin = MaskedTwin(self.source.operations, self.kept, self.stand_ins)
         return self._run(self.source.model, twin, self._twins_values()).outputs
 
-    def whole(self) -> Proof:
+    def whole(self, small: keras.Model) -> Proof:
         """Each model run from its inputs to its outputs."""
         operations = self.source.operations
         twin = MaskedTwin(operations, self.kept, self.stand_ins)
         sampled = Sampled(operations, self.kept)
         expected = self._run(self.source.model, twin, self._twins_values())
         try:
-            received = self._run(self.small, sampled, present_values(self.small))
+            received = self._run(small, sampled, present_values(small))
         except Exception as error:
             raise CutError(
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
@@ -143,23 +149,23 @@ class Comparison:
                 f"dense one makes {len(expected.samples)}: the code of a layer takes another path "
                 "when it is smaller. Leave its channels out of the cut: skip=..."
             )
-        self._check_own_code(received)
+        self._check_own_code(small, received)
         return self._proof(received, expected)
 
-    def _check_own_code(self, followed: Results) -> None:
+    def _check_own_code(self, small: keras.Model, followed: Results) -> None:
         """Layers that were gone through call by call must give the same when they run as a whole.
 
         Raises:
             CutError: they do not, or cannot be run.
         """
-        layers = [path for path, layer in named_operations(self.small) if is_followed(layer)]
+        layers = [path for path, layer in named_operations(small) if is_followed(layer)]
         if not layers:
             return
-        tensors = convert_arrays(self.small, self.arrays)
-        known = {id(x): t for x, t in zip(graph_of(self.small).inputs, tensors, strict=True)}
-        given = keras.tree.map_structure(lambda x: known[id(x)], graph_of(self.small).input)
+        tensors = convert_arrays(small, self.arrays)
+        known = {id(x): t for x, t in zip(graph_of(small).inputs, tensors, strict=True)}
+        given = keras.tree.map_structure(lambda x: known[id(x)], graph_of(small).input)
         try:
-            outputs = keras.tree.flatten(self.small(given, training=False))
+            outputs = keras.tree.flatten(small(given, training=False))
         except Exception as error:
             raise CutError(
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
@@ -174,19 +180,19 @@ class Comparison:
                 "such a layer does with @secateurs.keras.rule(...), or leave it out: skip=..."
             )
 
-    def call_by_call(self) -> Proof:
+    def call_by_call(self, small: keras.Model) -> Proof:
         """Each call of the small model on the values that the twin has there."""
-        calls: dict[str, Any] = {}
-        for path, layer in layers_by_path(self.small):
+        calls: dict[str, Operation] = {}
+        for path, layer in layers_by_path(small):
             calls.setdefault(path, layer)
         changes = by_owner(self.cut.sizes)
         side_by_side = SideBySide(self.source.operations, self.kept, self.stand_ins, calls, changes)
-        values = {**self._twins_values(), **present_values(self.small)}
+        values = {**self._twins_values(), **present_values(small)}
         expected = self._run(self.source.model, side_by_side, values)
         received = Results(expected.theirs, expected.their_samples)
         return self._proof(received, expected)
 
-    def _twins_values(self) -> dict[int, tuple[Any, Any]]:
+    def _twins_values(self) -> Values:
         """Every variable of the dense model, zero where it reads a channel that goes."""
         values = present_values(self.source.model)
         for stand_in in self.stand_ins.values():
@@ -202,10 +208,12 @@ class Comparison:
                 values[id(leaf.variable)] = (variable, tensor)
         return values
 
-    def _run(self, model: Any, step: Sampled, values: dict[int, tuple[Any, Any]]) -> Results:
+    def _run(self, model: keras.Model, step: Sampled, values: Values) -> Results:
         variables = [variable for variable, _ in values.values()]
 
-        def forward(present: list[Any], arrays: list[Any]) -> tuple[list[Any], ...]:
+        def forward(
+            present: Sequence[BackendTensor], arrays: Sequence[NDArray[np.generic]]
+        ) -> tuple[list[BackendTensor], ...]:
             step.begin()
             with keras.StatelessScope(state_mapping=list(zip(variables, present, strict=True))):
                 outputs = OpInterpreter(step).run(model, convert_arrays(model, arrays))
@@ -235,18 +243,18 @@ class Comparison:
 class Results:
     """What a run gave: outputs and samples, and those of what was run beside it."""
 
-    outputs: list[NDArray[Any]]
-    samples: list[NDArray[Any]]
-    theirs: list[NDArray[Any]] = field(default_factory=list)
-    their_samples: list[NDArray[Any]] = field(default_factory=list)
+    outputs: list[NDArray[np.number]]
+    samples: list[NDArray[np.number]]
+    theirs: list[NDArray[np.number]] = field(default_factory=list)
+    their_samples: list[NDArray[np.number]] = field(default_factory=list)
 
 
-def present_values(model: Any) -> dict[int, tuple[Any, Any]]:
+def present_values(model: keras.Model) -> Values:
     """Every variable of a model, by ``id``, with its value."""
     return _values_of([operation for _, operation in named_operations(model)])
 
 
-def _values_of(operations: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
+def _values_of(operations: Iterable[Operation]) -> Values:
     """Variables (by ``id``) and their present values, out of which no gradient is to be had."""
     return {
         id(variable): (variable, keras.ops.stop_gradient(variable.value))
@@ -255,7 +263,7 @@ def _values_of(operations: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
     }
 
 
-def _as_numbers(tensor: Any) -> NDArray[Any]:
+def _as_numbers(tensor: BackendTensor) -> NDArray[np.number]:
     kind = keras.backend.standardize_dtype(tensor.dtype)
     if kind in ("bfloat16", "float16"):
         tensor = keras.ops.cast(tensor, "float32")
@@ -263,7 +271,7 @@ def _as_numbers(tensor: Any) -> NDArray[Any]:
 
 
 def largest_difference(
-    received: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
+    received: Sequence[NDArray[np.number]], expected: Sequence[NDArray[np.number]]
 ) -> tuple[float, float]:
     """(largest absolute difference, largest absolute value) over all outputs of two runs."""
     difference = scale = 0.0
@@ -282,8 +290,8 @@ def _finite_or_inf(number: float) -> float:
 
 def _largest_inside(
     operations: Sequence[OpRecord],
-    received: Sequence[NDArray[Any]],
-    expected: Sequence[NDArray[Any]],
+    received: Sequence[NDArray[np.number]],
+    expected: Sequence[NDArray[np.number]],
     tolerance: float,
 ) -> tuple[float, str]:
     """How far the samples of the calls are apart, and where they first come apart.
@@ -305,7 +313,7 @@ def _largest_inside(
     )
 
 
-def _precision(model: Any) -> str:
+def _precision(model: keras.Model) -> str:
     """The coarsest floating-point type that a layer of the model computes with."""
     types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
     return max(types & set(TOLERANCE), key=TOLERANCE.__getitem__, default="float32")

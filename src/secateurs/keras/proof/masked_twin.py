@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Layer, mask_of, set_mask
+from secateurs.keras.internals import Layer, Operation, mask_of, set_mask
 from secateurs.keras.model.tensors import named_variables
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import remade, undisturbed
 from secateurs.keras.trace_model import TracedModel
@@ -61,7 +61,7 @@ class Kept:
         """Whether nothing goes along these axes."""
         return all(bool(self.stays[units].all()) for units in axes.values())
 
-    def compressed(self, tensor: Any, axes: Axes) -> Any:
+    def compressed(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
         """The tensor without the removed channels."""
         small = tensor
         for axis, units in axes.items():
@@ -71,7 +71,7 @@ class Kept:
             set_mask(small, mask_of(tensor))
         return small
 
-    def expanded(self, tensor: Any, axes: Axes) -> Any:
+    def expanded(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
         """The tensor with something, that nobody reads, at the removed channels."""
         for axis, units in axes.items():
             if not self.stays[units].all():
@@ -90,31 +90,37 @@ class Sampled:
     def __init__(self, operations: Sequence[OpRecord], kept: Kept) -> None:
         self._operations = operations
         self._kept = kept
-        self.samples: list[Any] = []
+        self.samples: list[BackendTensor] = []
 
     def begin(self) -> None:
         """Forget the samples of a run before this one."""
         self.samples = []
 
-    def beside(self, outputs: Sequence[Any]) -> tuple[list[Any], ...]:
+    def beside(self, outputs: Sequence[BackendTensor]) -> tuple[list[BackendTensor], ...]:
         """What was found beside the outputs themselves."""
         del outputs
         return ()
 
-    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def __call__(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         operation = self._operations[site.index]
         output = self.do(operation, site, arguments, keywords)
         self.samples.append(self.sample(keras.tree.flatten(output)[0], operation))
         return output
 
     def do(
-        self, operation: OpRecord, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self,
+        operation: OpRecord,
+        site: Site,
+        arguments: Sequence[object],
+        keywords: dict[str, object],
+    ) -> object:
         """The call itself."""
         del operation
         return call_layer(site.operation, arguments, keywords)
 
-    def sample(self, tensor: Any, operation: OpRecord) -> Any:
+    def sample(self, tensor: BackendTensor, operation: OpRecord) -> BackendTensor:
         """Values at places that depend on the small model's shape alone."""
         shape, axes = operation.outputs[0]
         batch = tuple(tensor.shape)[:1] if shape and 0 not in axes else ()
@@ -123,22 +129,26 @@ class Sampled:
         total = math.prod(small)
         is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
         if not is_float or not total:
-            return keras.ops.zeros((0,))
+            nothing: BackendTensor = keras.ops.zeros((0,))
+            return nothing
         random = np.random.default_rng(total)
         few = total <= SAMPLES_EACH
         flat = np.arange(total) if few else random.integers(0, total, SAMPLES_EACH)
         places = np.unravel_index(flat, small) if small else ()
         own = self.shape_of(dense, small)
         index = np.ravel_multi_index(self.moved(places, axes), own) if small else flat
-        values = keras.ops.reshape(tensor, (-1,))
-        return keras.ops.cast(keras.ops.take(values, index.astype(np.int32), axis=0), "float32")
+        values = keras.ops.take(keras.ops.reshape(tensor, (-1,)), index.astype(np.int32), axis=0)
+        sample: BackendTensor = keras.ops.cast(values, "float32")
+        return sample
 
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
         """The shape that this model's result has."""
         del dense
         return small
 
-    def moved(self, places: Sequence[NDArray[Any]], axes: Axes) -> tuple[NDArray[Any], ...]:
+    def moved(
+        self, places: Sequence[NDArray[np.integer]], axes: Axes
+    ) -> tuple[NDArray[np.integer], ...]:
         """Where this model has what the small one has at these places."""
         del axes
         return tuple(places)
@@ -148,14 +158,18 @@ class MaskedTwin(Sampled):
     """Runs the dense model as if the removed channels were not there."""
 
     def __init__(
-        self, operations: Sequence[OpRecord], kept: Kept, stand_ins: dict[int, Any]
+        self, operations: Sequence[OpRecord], kept: Kept, stand_ins: Mapping[int, Operation]
     ) -> None:
         super().__init__(operations, kept)
         self._stand_ins = stand_ins
 
     def do(
-        self, operation: OpRecord, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self,
+        operation: OpRecord,
+        site: Site,
+        arguments: Sequence[object],
+        keywords: dict[str, object],
+    ) -> object:
         if site.index in self._stand_ins:
             layer = self._stand_ins[site.index]
             if not isinstance(layer, Layer):  # it takes what it is given
@@ -166,7 +180,7 @@ class MaskedTwin(Sampled):
             arguments, keywords = with_tensors(operation, arguments, keywords, ignoring)
         return call_layer(site.operation, arguments, keywords)
 
-    def _ignoring(self, masks: Sequence[Mask], number: int, tensor: Any) -> Any:
+    def _ignoring(self, masks: Sequence[Mask], number: int, tensor: BackendTensor) -> BackendTensor:
         masked = tensor
         for mask in masks:
             if mask.operand == number and not self._kept.stays[mask.units].all():
@@ -178,13 +192,13 @@ class MaskedTwin(Sampled):
     def _on_kept_channels(
         self,
         operation: OpRecord,
-        layer: Any,
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
-    ) -> Any:
-        padding: list[Any] = []
+        layer: Layer,
+        arguments: Sequence[object],
+        keywords: dict[str, object],
+    ) -> object:
+        padding: list[BackendTensor | None] = []
 
-        def compressed(number: int, tensor: Any) -> Any:
+        def compressed(number: int, tensor: BackendTensor) -> BackendTensor:
             padding.append(mask_of(tensor))
             return self._kept.compressed(tensor, operation.inputs[number][1])
 
@@ -200,7 +214,9 @@ class MaskedTwin(Sampled):
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
         return dense
 
-    def moved(self, places: Sequence[NDArray[Any]], axes: Axes) -> tuple[NDArray[Any], ...]:
+    def moved(
+        self, places: Sequence[NDArray[np.integer]], axes: Axes
+    ) -> tuple[NDArray[np.integer], ...]:
         return tuple(
             self._kept.places(axes[axis])[at] if axis in axes else at
             for axis, at in enumerate(places)
@@ -209,10 +225,10 @@ class MaskedTwin(Sampled):
 
 def with_tensors(
     operation: OpRecord,
-    arguments: Sequence[Any],
-    keywords: dict[str, Any],
-    change: Callable[[int, Any], Any],
-) -> tuple[list[Any], dict[str, Any]]:
+    arguments: Sequence[object],
+    keywords: dict[str, object],
+    change: Callable[[int, BackendTensor], BackendTensor],
+) -> tuple[list[object], dict[str, object]]:
     """The arguments of a call with its tensors changed; ``change`` is told which tensor it is."""
     structure = [list(arguments), keywords]
     flat = list(keras.tree.flatten(structure))
@@ -229,8 +245,8 @@ class SideBySide(MaskedTwin):
         self,
         operations: Sequence[OpRecord],
         kept: Kept,
-        stand_ins: dict[int, Any],
-        calls: Mapping[str, Any],
+        stand_ins: Mapping[int, Operation],
+        calls: Mapping[str, Operation],
         changes: Changes,
     ) -> None:
         super().__init__(operations, kept, stand_ins)
@@ -240,15 +256,17 @@ class SideBySide(MaskedTwin):
 
     def begin(self) -> None:
         super().begin()
-        self._theirs: dict[int, Any] = {}
-        self._their_samples: list[Any] = []
+        self._theirs: dict[int, BackendTensor] = {}
+        self._their_samples: list[BackendTensor] = []
         self._theirs_sampled = Sampled(self._operations, self._kept)
 
-    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def __call__(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         output = super().__call__(site, arguments, keywords)
         operation = self._operations[site.index]
 
-        def compressed(number: int, tensor: Any) -> Any:
+        def compressed(number: int, tensor: BackendTensor) -> BackendTensor:
             return self._kept.compressed(tensor, operation.inputs[number][1])
 
         # What a layer's code calls that is no layer itself is the same in both.
@@ -261,20 +279,22 @@ class SideBySide(MaskedTwin):
         self._their_samples.append(self._theirs_sampled.sample(theirs[0], operation))
         return output
 
-    def beside(self, outputs: Sequence[Any]) -> tuple[list[Any], ...]:
+    def beside(self, outputs: Sequence[BackendTensor]) -> tuple[list[BackendTensor], ...]:
         return [self._theirs.get(id(tensor), tensor) for tensor in outputs], self._their_samples
 
 
-def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Any]:
+def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Operation]:
     """For each call that mixes channels of which some go: its layer, made for those that stay."""
-    layers: dict[int, Any] = {}
+    layers: dict[int, Operation] = {}
     for index, operation in enumerate(source.operations):
         if operation.mixes and not all(kept.all(axes) for _, axes in operation.inputs):
             layers[index] = _stand_in(source, cut, kept, operation, operation.call)
     return layers
 
 
-def _stand_in(source: TracedModel, cut: Cut, kept: Kept, operation: OpRecord, layer: Any) -> Any:
+def _stand_in(
+    source: TracedModel, cut: Cut, kept: Kept, operation: OpRecord, layer: Operation
+) -> Operation:
     if not hasattr(layer, "build"):
         return layer  # an operation of keras.ops: it takes what it is given
     path = operation.layer

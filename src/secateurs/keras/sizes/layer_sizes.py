@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict, TypeGuard
 
 from secateurs.channels.cut import SizeChange
 from secateurs.errors import CutError
-from secateurs.keras.internals import GetItem, sublayers
+from secateurs.keras.internals import GetItem, Operation, sublayers
 from secateurs.keras.model.layer_tree import size_path
 from secateurs.keras.tracing.rules.movement import PARTS
 
@@ -28,8 +28,8 @@ def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:
 
 
 def with_sizes(
-    config: Mapping[str, Any], path: str, changes: Changes, layer: object
-) -> dict[str, Any]:
+    config: Mapping[str, object], path: str, changes: Changes, layer: object
+) -> dict[str, object]:
     """A layer's configuration with other sizes, in the layers it has inside too.
 
     Args:
@@ -49,7 +49,7 @@ def with_sizes(
     return changed
 
 
-def _inside(value: Any, path: str, changes: Changes, layer: object) -> Any:
+def _inside(value: object, path: str, changes: Changes, layer: object) -> object:
     """The same, where a value describes a layer or a list of layers."""
     if isinstance(value, (list, tuple)) and any(_is_layer(item) for item in value):
         return [_inside(item, path, changes, layer) for item in value]
@@ -58,14 +58,21 @@ def _inside(value: Any, path: str, changes: Changes, layer: object) -> Any:
     inner = value["config"]
     named = {child.name: child for child in sublayers(layer)}
     child = named.get(inner["name"])
-    own = f"{path}.{inner['name']}" if child is None else size_path(path, layer, child)
-    changed = dict(value, config=with_sizes(inner, own, changes, child))
+    below = f"{path}.{inner['name']}" if child is None else size_path(path, layer, child)
+    changed: dict[str, object] = {**value, "config": with_sizes(inner, below, changes, child)}
     # It says which shapes the layer was built for; those may be others now, and are found anew.
     changed.pop("build_config", None)
     return changed
 
 
-def _is_layer(value: Any) -> bool:
+class _LayerConfig(TypedDict):
+    """What a configuration says of a layer inside."""
+
+    class_name: str
+    config: dict[str, object]
+
+
+def _is_layer(value: object) -> TypeGuard[_LayerConfig]:
     return (
         isinstance(value, Mapping)
         and "class_name" in value
@@ -74,7 +81,7 @@ def _is_layer(value: Any) -> bool:
     )
 
 
-def _changed(present: Any, change: SizeChange) -> Any:
+def _changed(present: object, change: SizeChange) -> object:
     if change.position is None:
         _check(present, change)
         return change.after
@@ -87,7 +94,7 @@ def _changed(present: Any, change: SizeChange) -> Any:
     return type(present)(items) if isinstance(present, (list, tuple)) else items[0]
 
 
-def _check(present: Any, change: SizeChange) -> None:
+def _check(present: object, change: SizeChange) -> None:
     if present != change.before:
         raise CutError(
             f"{change.owner}.{change.attribute}: expected {change.before}; received a model with "
@@ -96,21 +103,21 @@ def _check(present: Any, change: SizeChange) -> None:
 
 
 def with_positions(
-    operation: Any, arguments: Sequence[Any], changes: Sequence[SizeChange]
-) -> list[Any]:
+    operation: Operation, arguments: Sequence[object], changes: Sequence[SizeChange]
+) -> list[object]:
     """The arguments of a call in which an index has positions along an axis of channels."""
     given = list(arguments)
     if not isinstance(operation, GetItem) or not changes:
         return given
     tensor, key = given
-    entries = list(key) if isinstance(key, (tuple, list)) else [key]
+    entries: list[object] = list(key) if isinstance(key, (tuple, list)) else [key]
     for change in changes:
         number, part = divmod(int(change.position or 0), len(PARTS))
         entry = entries[number]
-        if PARTS[part] == "start":
-            entries[number] = slice(change.after, entry.stop, entry.step)
-        elif PARTS[part] == "stop":
-            entries[number] = slice(entry.start, change.after, entry.step)
-        else:
+        if not isinstance(entry, slice):
             entries[number] = change.after
+        elif PARTS[part] == "start":
+            entries[number] = slice(change.after, entry.stop, entry.step)
+        else:
+            entries[number] = slice(entry.start, change.after, entry.step)
     return [tensor, tuple(entries)]

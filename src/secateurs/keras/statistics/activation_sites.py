@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,18 +18,26 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids, Solution
 from secateurs.channels.network import Network
-from secateurs.keras.internals import intercept_calls, own_variables, sublayers
+from secateurs.keras.internals import Layer, Variable, intercept_calls, own_variables, sublayers
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.proof.masked_twin import with_tensors
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.trace_model import TracedModel, source_of
-from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
+from secateurs.keras.tracing.interpreter import (
+    OpInterpreter,
+    Site,
+    Step,
+    call_layer,
+    convert_arrays,
+    first_tensor,
+)
 from secateurs.keras.tracing.rules.contraction import channel_axis, spelled_out
 from secateurs.keras.tracing.tracer import OpRecord
 
 RESULT = -1
 """In the place of an operand's number: what the layer inside gives."""
 
-Change = Callable[["Place", Any], Any]
+Change = Callable[["Place", BackendTensor], BackendTensor]
 """(where, tensor) -> what is read instead."""
 
 
@@ -55,7 +62,7 @@ class Place:
     axis: int
     units: Ids
     reader_norm: NDArray[np.float64]
-    inner: Any = None
+    inner: Layer | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,13 +96,13 @@ def places_of(network: Network) -> tuple[list[Place], list[Unseen]]:
 class _Found:
     where: tuple[int, int]
     units: Ids
-    how: tuple[NDArray[np.float64], Any]
+    how: tuple[NDArray[np.float64], Layer | None]
 
 
 NOTHING = _Found((0, 0), np.zeros(0, np.int64), (np.zeros(0), None))
 
 
-def _readers(source: TracedModel, layer: Any) -> Iterator[tuple[Any, ModelTensor, int]]:
+def _readers(source: TracedModel, layer: Layer) -> Iterator[tuple[Layer, ModelTensor, int]]:
     """(layer, weight, axis) of each weight of a call that reads channels along an axis."""
     reads: dict[int, list[tuple[ModelTensor, int]]] = {}
     for (_, axis), leaf in source.read.items():
@@ -107,14 +114,19 @@ def _readers(source: TracedModel, layer: Any) -> Iterator[tuple[Any, ModelTensor
                 yield owner, leaf, axis
 
 
-def _with_inner(layer: Any) -> Iterator[Any]:
+def _with_inner(layer: Layer) -> Iterator[Layer]:
     yield layer
     for child in sublayers(layer):
         yield from _with_inner(child)
 
 
 def _found(
-    solution: Solution, operation: OpRecord, layer: Any, owner: Any, leaf: ModelTensor, axis: int
+    solution: Solution,
+    operation: OpRecord,
+    layer: Layer,
+    owner: Layer,
+    leaf: ModelTensor,
+    axis: int,
 ) -> _Found | None:
     """Where what this weight reads can be seen; None where it cannot."""
     attention = isinstance(layer, (layers.MultiHeadAttention, layers.GroupQueryAttention))
@@ -140,7 +152,7 @@ def _same(solution: Solution, one: Ids, other: Ids) -> bool:
     return len(one) == len(other) and np.array_equal(solution.atoms[one], solution.atoms[other])
 
 
-def _in_einsum(owner: Any, leaf: ModelTensor, axis: int) -> _Found:
+def _in_einsum(owner: Layer, leaf: ModelTensor, axis: int) -> _Found:
     """A projection inside attention: it reads what it is given, or is silenced in what it gives."""
     if len(leaf.shape) < 2 or leaf.variable is not owner.kernel:
         return NOTHING  # the bias goes with its kernel
@@ -179,12 +191,14 @@ class Listening:
         for place in places:
             self._at.setdefault(place.step, []).append(place)
 
-    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def __call__(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         places = self._at.get(site.index, ())
         given = [place for place in places if place.inner is None]
         inside = [place for place in places if place.inner is not None]
 
-        def changed(number: int, tensor: Any) -> Any:
+        def changed(number: int, tensor: BackendTensor) -> BackendTensor:
             for place in given:
                 if place.operand == number:
                     tensor = self._change(place, tensor)
@@ -195,36 +209,39 @@ class Listening:
             operation = self._operations[site.index]
             arguments, keywords = with_tensors(operation, arguments, keywords, changed)
         if any(place.inner is layer for place in inside):
-            return _separable(layer, arguments[0], partial(self._all, inside))
+            x = first_tensor(arguments, keywords)
+            return _convolve_in_steps(layer, x, partial(self._all, inside))
         with intercept_calls(self._around(inside)):
             return call_layer(layer, arguments, keywords)
 
-    def _all(self, places: Sequence[Place], tensor: Any) -> Any:
+    def _all(self, places: Sequence[Place], tensor: BackendTensor) -> BackendTensor:
         for place in places:
             tensor = self._change(place, tensor)
         return tensor
 
-    def _around(self, places: Sequence[Place]) -> Mapping[Any, Callable[..., Any]]:
+    def _around(self, places: Sequence[Place]) -> Mapping[Layer, Callable[..., object]]:
         owners = {id(place.inner): place.inner for place in places}
 
-        def around(own: Any, first: Any, *rest: Any, mine: Sequence[Place], **options: Any) -> Any:
+        def around(
+            mine: Sequence[Place],
+            call: Callable[..., BackendTensor],
+            first: BackendTensor,
+            *rest: object,
+            **options: object,
+        ) -> BackendTensor:
             first = self._all([place for place in mine if place.operand != RESULT], first)
-            given = own(first, *rest, **options)
+            given = call(first, *rest, **options)
             return self._all([place for place in mine if place.operand == RESULT], given)
 
         return {
-            owner: partial(_listen, around, [place for place in places if place.inner is owner])
+            owner: partial(around, [place for place in places if place.inner is owner])
             for owner in owners.values()
         }
 
 
-def _listen(
-    around: Callable[..., Any], mine: Sequence[Place], own: Any, *arguments: Any, **options: Any
-) -> Any:
-    return around(own, *arguments, mine=mine, **options)
-
-
-def _separable(layer: Any, x: Any, change: Callable[[Any], Any]) -> Any:
+def _convolve_in_steps(
+    layer: Layer, x: BackendTensor, change: Callable[[BackendTensor], BackendTensor]
+) -> BackendTensor:
     """A separable convolution in its two steps."""
     between = keras.ops.depthwise_conv(
         x,
@@ -234,7 +251,7 @@ def _separable(layer: Any, x: Any, change: Callable[[Any], Any]) -> Any:
         data_format=layer.data_format,
         dilation_rate=layer.dilation_rate,
     )
-    result = keras.ops.conv(
+    result: BackendTensor = keras.ops.conv(
         change(between), layer.pointwise_kernel, padding="valid", data_format=layer.data_format
     )
     if layer.bias is not None:
@@ -244,7 +261,13 @@ def _separable(layer: Any, x: Any, change: Callable[[Any], Any]) -> Any:
     return result if layer.activation is None else layer.activation(result)
 
 
-def run(model: Any, step: Any, variables: Sequence[Any], values: Sequence[Any], arrays: Any) -> Any:
+def run(
+    model: keras.Model,
+    step: Step,
+    variables: Sequence[Variable],
+    values: Sequence[BackendTensor],
+    arrays: Sequence[NDArray[np.generic]],
+) -> list[BackendTensor]:
     """The model's outputs, flat, its variables taken to have these values."""
     with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
         return OpInterpreter(step).run(model, convert_arrays(model, arrays))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 
 from secateurs.channels.equations import Ids
-from secateurs.keras.tracing.interpreter import Site, Step
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.tracing.interpreter import Site, Step, first_tensor
 from secateurs.keras.tracing.rules import movement, pointwise, pooling, reduction, rule_for
 from secateurs.keras.tracing.tracer import Axes, OpRecord
 
@@ -60,11 +60,11 @@ class Pooling:
     def __init__(self, operations: Sequence[OpRecord]) -> None:
         self._operations = operations
         self._before: dict[int, tuple[int, Axes] | None] = {}
-        self._alive: list[Any] = []  # so that no two tensors have one id
+        self._alive: list[BackendTensor] = []  # so that no two tensors have one id
 
     def __call__(
-        self, step: Step, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self, step: Step, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         result = step(site, arguments, keywords)
         rule = rule_for(type(site.operation))
         if rule in POOLING or rule in MOVING:
@@ -79,7 +79,7 @@ class Pooling:
                     self._before[id(tensor)] = known
         return result
 
-    def activation_of(self, tensor: Any, units: Ids) -> Activation | None:
+    def activation_of(self, tensor: BackendTensor, units: Ids) -> Activation | None:
         """What it was pooled from, if it was, where these units lie."""
         known = self._before.get(id(tensor))
         if known is None:
@@ -99,11 +99,13 @@ class ZerosBefore:
         self._wanted: dict[int, list[Activation]] = {}
         for activation in wanted:
             self._wanted.setdefault(activation.step, []).append(activation)
-        self.found: dict[Activation | None, Any] = {}
+        self.found: dict[Activation | None, tuple[int, BackendTensor]] = {}
 
-    def __call__(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def __call__(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         for activation in self._wanted.get(site.index, ()):
-            tensor = keras.tree.flatten([list(arguments), keywords])[0]
+            tensor = first_tensor(arguments, keywords)
             seen = keras.ops.moveaxis(tensor, activation.axis, -1)
             seen = keras.ops.reshape(seen, (tensor.shape[0], -1, len(activation.units)))
             zeros = keras.ops.sum(keras.ops.cast(seen == 0, "float32"), axis=1)

@@ -7,11 +7,10 @@ these values. The user's model is not touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import keras
 import numpy as np
@@ -22,21 +21,30 @@ from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
 from secateurs.calibration.removal import ExactAblation
 from secateurs.calibration.statistics import CalibrationStatistics, Slopes, Zeros, channel_index
+from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError
 from secateurs.keras.ablation.removal import Removals
 from secateurs.keras.internals import compile_function, gradient_of, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs
 from secateurs.keras.proof.comparison import present_values
-from secateurs.keras.statistics.activation_sites import Listening, Place, Unseen, places_of, run
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.statistics.activation_sites import (
+    Change,
+    Listening,
+    Place,
+    Unseen,
+    places_of,
+    run,
+)
 from secateurs.keras.statistics.before_pooling import Activation, Pooling, ZerosBefore
 from secateurs.keras.statistics.loss import Loss, PerExampleLoss
 from secateurs.keras.trace_model import source_of
-from secateurs.keras.tracing.interpreter import as_it_is
+from secateurs.keras.tracing.interpreter import Site, Step, as_it_is
 
 
 def collect_statistics(
-    network: Network, needs: Need, data: Any, *, loss: Loss | None = None, who: str = "gather"
+    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
 ) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 
@@ -58,7 +66,7 @@ def collect_statistics(
 
 
 def started(
-    network: Network, needs: Need, data: Any, loss: Loss | None, who: str
+    network: Network, needs: Need, data: object, loss: Loss | None, who: str
 ) -> tuple[Pass, Iterator[CalibrationBatch]]:
     """A pass that went through nothing yet, and the batches, for it to go through."""
     source = source_of(network)
@@ -69,6 +77,18 @@ def started(
     stream = iterate_batches(data, source.example_inputs, who, labels=labels)
     first = next(stream)  # there is one, or it has raised
     return Pass(network, needs, objective, first, who), chain([first], stream)
+
+
+_Sums = tuple[int, BackendTensor, BackendTensor, BackendTensor, BackendTensor]
+"""(values an image and index, and image by image how many are zero, their sum of magnitudes, their
+sum and that of their squares)."""
+
+_Summed = tuple[_Sums, tuple[int, BackendTensor] | None, list[BackendTensor]]
+"""For a reading: its sums, (values, zeros) of the activations it was pooled from, and its values
+by group."""
+
+Around = Callable[[Step, Site, Sequence[object], dict[str, object]], object]
+"""Runs a step in the place of the step itself."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -117,7 +137,7 @@ class Pass(StatisticsCollector):
             read.number: read.before for read in self.reads.values() if read.before is not None
         }
         self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
-        self._statistics = compile_function(self._summed_up)
+        self._statistics = compile_function(self._sum_up)
         self._gate_slopes = gradient_of(self._gated_loss)
         self._weights = [
             leaf
@@ -130,29 +150,38 @@ class Pass(StatisticsCollector):
 
     # -- running the model
 
-    def arrays(self, batch: CalibrationBatch) -> list[NDArray[Any]]:
+    def arrays(self, batch: CalibrationBatch) -> list[NDArray[np.generic]]:
         """A batch's images, flat, as the model takes them."""
         return as_arrays(batch.images, self.source.model)
 
-    def labels(self, batch: CalibrationBatch) -> Any:
+    def labels(self, batch: CalibrationBatch) -> BackendTensor | None:
         """A batch's labels as a tensor, checked; None where there are none."""
         shapes = [(len(batch), *tensor.shape[1:]) for tensor in graph_of(self.source.model).outputs]
         if None in shapes[0]:
             shapes = [tuple(output.shape) for output in self.outputs(self.arrays(batch))]
         labels = self.objective.checked(shapes, batch.labels)
-        return None if labels is None else keras.ops.convert_to_tensor(labels)
+        if labels is None:
+            return None
+        tensor: BackendTensor = keras.ops.convert_to_tensor(labels)
+        return tensor
 
-    def outputs(self, arrays: Sequence[Any], step: Any = None, values: Any = None) -> list[Any]:
+    def outputs(
+        self,
+        arrays: Sequence[NDArray[np.generic]],
+        step: Step = as_it_is,
+        values: Sequence[BackendTensor] | None = None,
+    ) -> list[BackendTensor]:
         """What the model gives, flat."""
         values = self._values if values is None else values
-        outputs: list[Any] = run(
-            self.source.model, step or as_it_is, self._variables, values, arrays
-        )
-        return outputs
+        return run(self.source.model, step, self._variables, values, arrays)
 
     def gated(
-        self, gates: Sequence[Any], arrays: Sequence[Any], values: Any, around: Any = None
-    ) -> list[Any]:
+        self,
+        gates: Sequence[BackendTensor],
+        arrays: Sequence[NDArray[np.generic]],
+        values: Sequence[BackendTensor],
+        around: Around | None = None,
+    ) -> list[BackendTensor]:
         """What the model gives with gates on what is read.
 
         Args:
@@ -162,18 +191,21 @@ class Pass(StatisticsCollector):
             around: runs a step in the place of the step itself.
         """
 
-        def gate(place: Place, tensor: Any) -> Any:
+        def gate(place: Place, tensor: BackendTensor) -> BackendTensor:
             own = gates[self.reads[id(place)].number]
             sizes = [1] * len(tensor.shape)
             sizes[place.axis] = own.shape[1]
             if place.axis % len(sizes):
                 sizes[0] = own.shape[0]
-            return tensor * keras.ops.cast(keras.ops.reshape(own, sizes), tensor.dtype)
+            gated: BackendTensor = tensor * keras.ops.cast(
+                keras.ops.reshape(own, sizes), tensor.dtype
+            )
+            return gated
 
         step = self.listening(gate)
         return self.outputs(arrays, step if around is None else partial(around, step), values)
 
-    def listening(self, change: Any) -> Listening:
+    def listening(self, change: Change) -> Listening:
         """A step that shows what is read."""
         places = [read.place for read in self.reads.values()]
         return Listening(self.source.operations, places, change)
@@ -184,7 +216,7 @@ class Pass(StatisticsCollector):
         return [len(reading.units) for reading in self.readings]
 
     @property
-    def values(self) -> list[Any]:
+    def values(self) -> list[BackendTensor]:
         """The present values of the model's variables."""
         return self._values
 
@@ -195,9 +227,9 @@ class Pass(StatisticsCollector):
         batch = self.first.rows(np.arange(3) % len(self.first))
         numbers: dict[tuple[int, int, bytes], int] = {}
         found: dict[int, Read] = {}
-        alive: list[Any] = []  # so that no two tensors have one id
+        alive: list[BackendTensor] = []  # so that no two tensors have one id
 
-        def look(place: Place, tensor: Any) -> Any:
+        def look(place: Place, tensor: BackendTensor) -> BackendTensor:
             alive.append(tensor)
             axis = place.axis % len(tensor.shape)
             key = (id(tensor), axis, place.units.tobytes())
@@ -214,7 +246,7 @@ class Pass(StatisticsCollector):
         )
         return found
 
-    def _where_groups_lie(self) -> dict[int, list[tuple[str, NDArray[Any]]]]:
+    def _where_groups_lie(self) -> dict[int, list[tuple[str, Ids]]]:
         """Reading -> (group, indices of each channel) of the groups whose channels are read."""
         return {
             number: list(self.groups_among(reading.units))
@@ -238,11 +270,13 @@ class Pass(StatisticsCollector):
                 seen = _numpy(table)  # in double precision: what is left of a mean is small
                 self.add_products(name, number, len(seen), seen.sum(0), seen.T @ seen)
 
-    def _summed_up(self, arrays: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    def _sum_up(
+        self, arrays: Sequence[NDArray[np.generic]], values: Sequence[BackendTensor]
+    ) -> list[_Summed]:
         """For each reading: sums of its values, image by image, and its values by group."""
-        found: dict[int, Any] = {}
+        found: dict[int, tuple[_Sums, list[BackendTensor]]] = {}
 
-        def look(place: Place, tensor: Any) -> Any:
+        def look(place: Place, tensor: BackendTensor) -> BackendTensor:
             number = self.reads[id(place)].number
             if number not in found:
                 found[number] = self._sums(number, place, tensor)
@@ -255,7 +289,9 @@ class Pass(StatisticsCollector):
             for number in range(len(self.readings))
         ]
 
-    def _sums(self, number: int, place: Place, tensor: Any) -> Any:
+    def _sums(
+        self, number: int, place: Place, tensor: BackendTensor
+    ) -> tuple[_Sums, list[BackendTensor]]:
         ops = keras.ops
         images = tensor.shape[0] if place.axis % len(tensor.shape) else 1
         seen = ops.cast(ops.moveaxis(tensor, place.axis, -1), "float32")
@@ -297,9 +333,15 @@ class Pass(StatisticsCollector):
         return [(reading.units, slope) for reading, slope in zip(self.readings, found, strict=True)]
 
     def _gated_loss(
-        self, gates: Sequence[Any], arrays: Sequence[Any], labels: Any, values: Sequence[Any]
-    ) -> Any:
-        return keras.ops.sum(self.objective.losses(self.gated(gates, arrays, values), labels))
+        self,
+        gates: Sequence[BackendTensor],
+        arrays: Sequence[NDArray[np.generic]],
+        labels: BackendTensor | None,
+        values: Sequence[BackendTensor],
+    ) -> BackendTensor:
+        losses = self.objective.losses(self.gated(gates, arrays, values), labels)
+        total: BackendTensor = keras.ops.sum(losses)
+        return total
 
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
         """Add to the curvature; of one image."""
@@ -310,14 +352,20 @@ class Pass(StatisticsCollector):
             known += np.square(np.asarray(slope, np.float64))
 
     def _loss_of_weights(
-        self, weights: Sequence[Any], arrays: Sequence[Any], labels: Any, values: Sequence[Any]
-    ) -> Any:
+        self,
+        weights: Sequence[BackendTensor],
+        arrays: Sequence[NDArray[np.generic]],
+        labels: BackendTensor | None,
+        values: Sequence[BackendTensor],
+    ) -> BackendTensor:
         own = {id(leaf.variable): value for leaf, value in zip(self._weights, weights, strict=True)}
         mixed = [
             own.get(id(variable), value)
             for variable, value in zip(self._variables, values, strict=True)
         ]
-        return keras.ops.sum(self.objective.losses(self.outputs(arrays, None, mixed), labels))
+        losses = self.objective.losses(self.outputs(arrays, as_it_is, mixed), labels)
+        total: BackendTensor = keras.ops.sum(losses)
+        return total
 
 
 def _check_seen(
@@ -335,7 +383,7 @@ def _check_seen(
                 )
 
 
-def _numpy(tensor: Any) -> NDArray[np.float64]:
+def _numpy(tensor: BackendTensor | float) -> NDArray[np.float64]:
     return np.asarray(
         keras.ops.convert_to_numpy(tensor) if keras.ops.is_tensor(tensor) else tensor, np.float64
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
+from secateurs.keras.internals import Layer
 from secateurs.keras.model.example_inputs import as_arrays
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.loss import Loss, PerExampleLoss
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import source_of
@@ -22,6 +23,7 @@ from secateurs.keras.tracing.interpreter import (
     as_it_is,
     call_layer,
     convert_arrays,
+    first_tensor,
 )
 
 
@@ -65,15 +67,15 @@ def evaluate_cut(
     return np.concatenate(losses), float(right / counted) if counted else None
 
 
-def _recalibrate_(model: Any, batches: Sequence[CalibrationBatch]) -> None:
+def _recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:
     """Statistics of batch normalisation as these images have them: the plain mean over batches."""
-    means: dict[int, list[tuple[Any, Any]]] = {}
-    norms: dict[int, Any] = {}
+    means: dict[int, list[tuple[BackendTensor, BackendTensor]]] = {}
+    norms: dict[int, Layer] = {}
 
-    def step(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         layer = site.operation
         if isinstance(layer, keras.layers.BatchNormalization):
-            x = arguments[0]
+            x = first_tensor(arguments, keywords)
             axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
             mean, spread = keras.ops.moments(keras.ops.cast(x, "float32"), axes)
             norms[id(layer)] = layer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,8 +10,10 @@ from numpy.typing import NDArray
 
 from secateurs.errors import DataError
 from secateurs.keras.internals import graph_of, is_model, operation_classes
+from secateurs.keras.protocols import BackendTensor
 
-Loss = Callable[[Any, Any], Any]
+Loss = Callable[[BackendTensor | list[BackendTensor], BackendTensor | None], BackendTensor]
+"""(outputs, labels) -> one loss for each image; outputs in a list where there are several."""
 
 LEAST = 1e-30
 """Below what no probability is taken, so that its logarithm is a number."""
@@ -29,7 +30,7 @@ class PerExampleLoss:
         model: whose outputs these are.
     """
 
-    def __init__(self, loss: Loss | None, who: str, model: Any) -> None:
+    def __init__(self, loss: Loss | None, who: str, model: keras.Model) -> None:
         self._loss = loss
         self._who = who
         self._probabilities = gives_probabilities(model)
@@ -40,7 +41,9 @@ class PerExampleLoss:
         """Whether there is no loss without labels."""
         return self._loss is None
 
-    def losses(self, outputs: Sequence[Any], labels: Any) -> Any:
+    def losses(
+        self, outputs: Sequence[BackendTensor], labels: BackendTensor | None
+    ) -> BackendTensor:
         """One loss for each image.
 
         Args:
@@ -63,7 +66,7 @@ class PerExampleLoss:
             )
         return losses
 
-    def classifies(self, shape: Sequence[int], labels: NDArray[Any] | None) -> bool:
+    def classifies(self, shape: Sequence[int], labels: NDArray[np.generic] | None) -> bool:
         """Whether outputs of this shape are scores of classes and labels are classes."""
         return (
             len(shape) == 2
@@ -78,16 +81,16 @@ class PerExampleLoss:
         """How many classes outputs of this shape score; one number scores two."""
         return 2 if self._two and shape[-1] == 1 else int(shape[-1])
 
-    def chosen(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+    def chosen(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
         """The class that each image's scores are highest for."""
         if self.classes(scores.shape) == scores.shape[-1]:
             return np.asarray(scores.argmax(axis=-1), np.int64)
         middle = 0.5 if self._probabilities else 0.0
-        return (scores[..., 0] > middle).astype(np.int64)
+        return np.asarray(scores[..., 0] > middle, np.int64)
 
     def checked(
-        self, shapes: Sequence[Sequence[int]], labels: NDArray[Any] | None
-    ) -> NDArray[Any] | None:
+        self, shapes: Sequence[Sequence[int]], labels: NDArray[np.generic] | None
+    ) -> NDArray[np.generic] | None:
         """Labels that go with outputs of these shapes.
 
         Raises:
@@ -126,7 +129,7 @@ class PerExampleLoss:
             )
         return labels
 
-    def _cross_entropy(self, scores: Any, labels: Any) -> Any:
+    def _cross_entropy(self, scores: BackendTensor, labels: BackendTensor | None) -> BackendTensor:
         scores = keras.ops.cast(scores, "float32")
         if self.classes(scores.shape) > scores.shape[-1]:
             scores = both_classes(scores, self._probabilities)
@@ -135,18 +138,18 @@ class PerExampleLoss:
         else:
             logs = keras.ops.log_softmax(scores, axis=-1)
         wanted = keras.ops.one_hot(labels, scores.shape[-1])
-        losses = -keras.ops.sum(logs * wanted, axis=-1)
+        losses: BackendTensor = -keras.ops.sum(logs * wanted, axis=-1)
         positions = tuple(range(1, len(losses.shape)))
         return keras.ops.mean(losses, axis=positions) if positions else losses
 
 
-def gives_probabilities(model: Any) -> bool:
+def gives_probabilities(model: keras.Model) -> bool:
     """Whether the model's (first) output comes out of a softmax, or is one number of a sigmoid."""
     output = graph_of(model).outputs[0]
     return _ends_in(output, "softmax") or (output.shape[-1] == 1 and _ends_in(output, "sigmoid"))
 
 
-def tells_two_apart(model: Any) -> bool:
+def tells_two_apart(model: keras.Model) -> bool:
     """Whether its one number scores the second of two classes: by a sigmoid, or by its loss."""
     output = graph_of(model).outputs[0]
     if output.shape[-1] != 1:
@@ -156,7 +159,7 @@ def tells_two_apart(model: Any) -> bool:
     return _ends_in(output, "sigmoid") or str(named) in ("binary_crossentropy", "bce")
 
 
-def _ends_in(tensor: Any, name: str) -> bool:
+def _ends_in(tensor: keras.KerasTensor, name: str) -> bool:
     """Whether a tensor comes out of this activation, in one of its forms."""
     operation = tensor._keras_history.operation
     if is_model(operation):
@@ -168,15 +171,16 @@ def _ends_in(tensor: Any, name: str) -> bool:
     return getattr(operation, "activation", None) is getattr(keras.activations, name)
 
 
-def both_classes(scores: Any, probabilities: bool) -> Any:
+def both_classes(scores: BackendTensor, probabilities: bool) -> BackendTensor:
     """One number for the second of two classes, as numbers for both."""
     other = 1 - scores if probabilities else keras.ops.zeros_like(scores)
-    return keras.ops.concatenate([other, scores], axis=-1)
+    both: BackendTensor = keras.ops.concatenate([other, scores], axis=-1)
+    return both
 
 
 def as_classes(
-    labels: NDArray[Any] | None, classes: int, expected: Sequence[int | None]
-) -> NDArray[Any] | None:
+    labels: NDArray[np.generic] | None, classes: int, expected: Sequence[int | None]
+) -> NDArray[np.generic] | None:
     """Labels as numbers of classes, where they come as rows with a single one, or as columns.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 
@@ -17,7 +16,7 @@ Slot = tuple[str | None, int]
 """(the tensor that a state belongs to, None for what belongs to all; its number among these)."""
 
 
-def compile_like_(model: Any, small: Any, cut: Cut) -> None:
+def compile_like_(model: keras.Model, small: keras.Model, cut: Cut) -> None:
     """Compile the small model as the model is; its optimizer's state (momentum, ...) is sliced."""
     if not model.compiled:
         return
@@ -31,18 +30,20 @@ def compile_like_(model: Any, small: Any, cut: Cut) -> None:
     small.compile(**settings)
 
 
-def _fresh(metrics: Any) -> Any:
+def _fresh(metrics: object) -> object:
     """Metrics that count from zero and are not shared with the user's model."""
 
-    def fresh(metric: Any) -> Any:
+    def fresh(metric: object) -> object:
         if not isinstance(metric, keras.metrics.Metric):
             return metric
-        return type(metric).from_config(metric.get_config())
+        new: keras.metrics.Metric = type(metric).from_config(metric.get_config())
+        return new
 
-    return keras.tree.map_structure(fresh, metrics)
+    renewed: object = keras.tree.map_structure(fresh, metrics)
+    return renewed
 
 
-def cut_optimizer(model: Any, small: Any, cut: Cut) -> Any:
+def cut_optimizer(model: keras.Model, small: keras.Model, cut: Cut) -> keras.optimizers.Optimizer:
     """The optimizer for the new model: same settings, the state of what is in both sliced along.
 
     State that has neither the shape of the variable it belongs to nor that of the new state is
@@ -76,7 +77,7 @@ def _cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorC
     return known if known is not None and known.shape == shape else None
 
 
-def same_optimizer(optimizer: Any) -> Any:
+def same_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """A new optimizer of the same settings."""
     config = optimizer.get_config()
     rate = getattr(optimizer, "_learning_rate", None)
@@ -85,7 +86,9 @@ def same_optimizer(optimizer: Any) -> Any:
     return type(optimizer).from_config(config)
 
 
-def _to_train(before: Sequence[str], theirs: Mapping[str, Variable], small: Any) -> list[str]:
+def _to_train(
+    before: Sequence[str], theirs: Mapping[str, Variable], small: keras.Model
+) -> list[str]:
     """What the new optimizer trains: what the old one did, and what has come in."""
     stay = [name for name in before if name in theirs]
     if len(stay) == len(before) == len(small.trainable_variables):
@@ -95,7 +98,9 @@ def _to_train(before: Sequence[str], theirs: Mapping[str, Variable], small: Any)
     return list(dict.fromkeys([*stay, *new]))
 
 
-def _built(optimizer: Any, variables: Sequence[Variable], names: Sequence[str]) -> list[Slot]:
+def _built(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable], names: Sequence[str]
+) -> list[Slot]:
     """Build the optimizer; for each of its states, in order, where it belongs."""
     references = _built_with_references(optimizer, variables)
     owners = {id(variable): name for variable, name in zip(variables, names, strict=True)}
@@ -108,18 +113,22 @@ def _built(optimizer: Any, variables: Sequence[Variable], names: Sequence[str]) 
     return slots
 
 
-def _built_with_references(optimizer: Any, variables: Sequence[Any]) -> dict[int, Any]:
+def _built_with_references(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
+) -> dict[int, Variable]:
     """Build the optimizer; state (by ``id``) -> the variable of the model that it belongs to."""
     keeper = getattr(optimizer, "inner_optimizer", optimizer)
-    references: dict[int, Any] = {}
+    references: dict[int, Variable] = {}
     made = keeper.add_variable_from_reference
 
-    def noted(reference_variable: Any, *arguments: Any, **keywords: Any) -> Any:
+    def add_and_note(
+        reference_variable: Variable, *arguments: object, **keywords: object
+    ) -> Variable:
         state = made(reference_variable, *arguments, **keywords)
         references[id(state)] = reference_variable
         return state
 
-    keeper.add_variable_from_reference = noted
+    keeper.add_variable_from_reference = add_and_note
     try:
         optimizer.build(list(variables))
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import keras
 
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError, UnknownNameError, nearest
-from secateurs.keras.internals import Layer
+from secateurs.keras.internals import Layer, Operation
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
 from secateurs.keras.surgery.compiling import compile_like_
@@ -22,7 +22,7 @@ from secateurs.keras.surgery.rebuilding import (
 from secateurs.keras.surgery.slicing import slice_tensor
 
 
-def delete_layer(model: Any, name: str | Layer) -> Any:
+def delete_layer(model: keras.Model, name: str | Layer) -> keras.Model:
     """The model without a layer: what read its result reads its input instead.
 
     Args:
@@ -42,7 +42,7 @@ def delete_layer(model: Any, name: str | Layer) -> Any:
     return _edited(model, name, lambda path, layer: [] if layer is target else [keep(layer, path)])
 
 
-def insert_layer(model: Any, after: str | Layer, layer: Layer) -> Any:
+def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.Model:
     """The model with one more layer, called on the result of another.
 
     Args:
@@ -66,7 +66,7 @@ def insert_layer(model: Any, after: str | Layer, layer: Layer) -> Any:
     )
 
 
-def replace_layer(model: Any, name: str | Layer, layer: Layer) -> Any:
+def replace_layer(model: keras.Model, name: str | Layer, layer: Layer) -> keras.Model:
     """The model with a layer changed for another.
 
     Args:
@@ -86,14 +86,14 @@ def replace_layer(model: Any, name: str | Layer, layer: Layer) -> Any:
     return _edited(model, name, lambda path, old: [layer] if old is target else [keep(old, path)])
 
 
-def _found(model: Any, name: str) -> Any:
+def _found(model: keras.Model, name: str) -> Operation:
     operations = dict(named_operations(check_model(model)))
     if name not in operations:
         raise UnknownNameError(f"no layer named {name!r}{nearest(name, list(operations))}")
     return operations[name]
 
 
-def _check_new(model: Any, layer: Any, but: str = "") -> None:
+def _check_new(model: keras.Model, layer: Layer, but: str = "") -> None:
     if not isinstance(layer, Layer):
         raise ModelError(f"expected a keras.Layer; received {type(layer).__name__}")
     taken = {operation.name for path, operation in named_operations(model) if path != but}
@@ -104,7 +104,7 @@ def _check_new(model: Any, layer: Any, but: str = "") -> None:
         )
 
 
-def _edited(model: Any, name: str, make: Make) -> Any:
+def _edited(model: keras.Model, name: str, make: Make) -> keras.Model:
     try:
         with undisturbed():
             new = rebuilt(model, make)
@@ -122,7 +122,7 @@ def _edited(model: Any, name: str, make: Make) -> Any:
     return new
 
 
-def _keep_weights_(model: Any, new: Any, name: str) -> None:
+def _keep_weights_(model: keras.Model, new: keras.Model, name: str) -> None:
     """The weights of the layers that are in both; a layer that was put in keeps its own."""
     present = {leaf.name: leaf for leaf in list_tensors(new)}
     for leaf in list_tensors(model):

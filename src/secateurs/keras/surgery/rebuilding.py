@@ -6,7 +6,6 @@ import random
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +23,7 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, paths_of
+from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
@@ -34,11 +34,11 @@ from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
 from secateurs.keras.tracing.symbolic import RECORDING
 
-Make = Callable[[str, Any], Sequence[Any]]
+Make = Callable[[str, Operation], Sequence[Operation]]
 """(path, layer) -> the layers to call in its place, one after the other."""
 
 
-def cut_copy(model: Any, cut: Cut, *, compiled: bool = True) -> Any:
+def cut_copy(model: keras.Model, cut: Cut, *, compiled: bool = True) -> keras.Model:
     """A copy of the model with the cut made, compiled as the model is.
 
     Args:
@@ -79,52 +79,52 @@ class Copies:
         self._cut = cut
         self._changes = by_owner(cut.sizes)
         self._blank = Blank()
-        self._made: dict[int, Any] = {}
+        self._made: dict[int, Operation] = {}
 
-    def of(self, layer: Any, path: str) -> Any:
+    def of(self, layer: Operation, path: str) -> Operation:
         """What a layer becomes."""
         if id(layer) not in self._made:
             if repeats_model(layer) and type(layer) is keras.layers.TimeDistributed:
                 self._made[id(layer)] = self._repeating(layer, path)
             elif is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
-                shrunk(layer, path, self._cut.tensors, self._remade, self._made)
+                shrunk(layer, path, self._cut.tensors, self._remake, self._made)
             else:
-                self._made[id(layer)] = self._made_again(layer, path)
+                self._made[id(layer)] = self._make_again(layer, path)
         return self._made[id(layer)]
 
-    def _made_again(self, layer: Any, path: str) -> Any:
+    def _make_again(self, layer: Operation, path: str) -> Operation:
         try:
-            return self._remade(layer, path)
+            return self._remake(layer, path)
         except ModelError:
             if not is_composite(layer):
                 raise
-        return shrunk(layer, path, self._cut.tensors, self._remade, self._made)
+        return shrunk(layer, path, self._cut.tensors, self._remake, self._made)
 
     def restore(self) -> None:
         """Give every layer its own initialisers back."""
         self._blank.restore()
 
-    def _repeating(self, layer: Any, path: str) -> Any:
+    def _repeating(self, layer: Layer, path: str) -> Layer:
         """Unlike other composites, its configuration tells all, once its model is made again."""
         ((name, model),) = named_children(layer)
-        inner = self._remade(model, path_below(path, name))
+        inner = self._remake(model, path_below(path, name))
         return type(layer)(**{**layer.get_config(), "layer": inner})
 
-    def _remade(self, layer: Any, path: str) -> Any:
+    def _remake(self, layer: Operation, path: str) -> Operation:
         if is_model(layer):
             paths = {id(inner): own for inner, own in paths_inside(layer, path)}
 
-            def make(name: str, inner: Any) -> list[Any]:
+            def make(name: str, inner: Operation) -> list[Operation]:
                 return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
 
             return rebuilt(layer, make)
-        return self._blank.blanked(remade(layer, path, self._changes))
+        return self._blank.blank(remade(layer, path, self._changes))
 
     def _touches(self, path: str) -> bool:
         return any(name.startswith(f"{path}.") for name in self._cut.tensors)
 
 
-def carry_again(model: Any, small: Any, changes: Changes) -> None:
+def carry_again(model: keras.Model, small: keras.Model, changes: Changes) -> None:
     """What ``build`` may have begun anew, layer by layer."""
     present = dict(named_operations(small))
     for path, operation in named_operations(model):
@@ -153,7 +153,7 @@ def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
 # -- the graph, made again
 
 
-def rebuilt(model: Any, make: Make, changes: Changes | None = None) -> Any:
+def rebuilt(model: keras.Model, make: Make, changes: Changes | None = None) -> keras.Model:
     """A model of the same class and graph, of other layers.
 
     Args:
@@ -165,13 +165,15 @@ def rebuilt(model: Any, make: Make, changes: Changes | None = None) -> Any:
 
 
 class _Rebuilding:
-    def __init__(self, model: Any, make: Make, changes: Changes) -> None:
+    def __init__(self, model: keras.Model, make: Make, changes: Changes) -> None:
         self._make = make
         self._changes = changes
         self._paths = paths_of(model)
-        self._made: dict[int, list[Any]] = {}
+        self._made: dict[int, list[Operation]] = {}
 
-    def model(self, model: Any, called_on: Sequence[Any] | None) -> Any:
+    def model(
+        self, model: keras.Model, called_on: Sequence[keras.KerasTensor] | None
+    ) -> keras.Model:
         """The model again; one inside another is told what it is called on now."""
         graph = graph_of(model)
         inputs = [
@@ -185,7 +187,7 @@ class _Rebuilding:
             outputs = keras.tree.flatten(self._call(node, known))
             known.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
 
-        def found(tensor: Any) -> Any:
+        def found(tensor: keras.KerasTensor) -> keras.KerasTensor:
             return known[id(tensor)]
 
         return plain_class(model)(
@@ -194,11 +196,11 @@ class _Rebuilding:
             name=model.name,
         )
 
-    def _sequential(self, model: Any, begin: Any) -> Any:
+    def _sequential(self, model: keras.Model, begin: keras.KerasTensor) -> keras.Sequential:
         made = [layer for old in model.layers for layer in self._layers(old, None)]
         return plain_class(model)([begin, *made], name=model.name)
 
-    def _call(self, node: Any, known: dict[int, Any]) -> Any:
+    def _call(self, node: Node, known: Mapping[int, keras.KerasTensor]) -> object:
         arguments, keywords = node.arguments.fill_in(known)
         operation = node.operation
         changes = self._changes.get(self._paths.get(id(operation), ""), ())
@@ -208,13 +210,15 @@ class _Rebuilding:
             if is_model(operation)
             else None
         )
-        result: Any = None
+        result: object = None
         made = self._layers(operation, called_on)
         for number, layer in enumerate(made):
             result = layer(*arguments, **keywords) if number == 0 else layer(result)
         return result if made else arguments[0]
 
-    def _layers(self, operation: Any, called_on: Sequence[Any] | None) -> list[Any]:
+    def _layers(
+        self, operation: Operation, called_on: Sequence[keras.KerasTensor] | None
+    ) -> list[Operation]:
         if id(operation) not in self._made:
             if is_model(operation):
                 self._made[id(operation)] = [self.model(operation, called_on)]
@@ -224,7 +228,9 @@ class _Rebuilding:
         return self._made[id(operation)]
 
 
-def _input_like(tensor: Any, called_on: Any) -> Any:
+def _input_like(
+    tensor: keras.KerasTensor, called_on: keras.KerasTensor | None
+) -> keras.KerasTensor:
     """A new input; lengths that were given are those of what it is called on now."""
     layer = tensor._keras_history.operation
     config = layer.get_config()
@@ -236,7 +242,7 @@ def _input_like(tensor: Any, called_on: Any) -> Any:
     return type(layer).from_config(config).output
 
 
-def remade(layer: Any, path: str, changes: Changes | None = None) -> Any:
+def remade(layer: Operation, path: str, changes: Changes | None = None) -> Operation:
     """A new layer (or operation) of the same class and configuration, but for some sizes.
 
     Raises:
@@ -264,34 +270,32 @@ def remade(layer: Any, path: str, changes: Changes | None = None) -> Any:
     return new
 
 
-def _with_functions(config: Mapping[str, Any], layer: Any) -> dict[str, Any]:
+def _with_functions(config: Mapping[str, object], layer: Operation) -> dict[str, object]:
     """Functions that are not Keras's own, as they are: not all can be written and read back."""
     own = vars(layer) if isinstance(layer, Layer) else {}
     return {key: own[key] if is_users_function(own.get(key)) else config[key] for key in config}
 
 
-def is_users_function(value: Any) -> bool:
+def is_users_function(value: object) -> bool:
     """Whether it is a function, and not one that Keras knows by name."""
-    if not callable(value) or isinstance(value, (type, Operation)):
-        return False
-    module = str(getattr(value, "__module__", "") or "")
     plain = isinstance(value, types.FunctionType) or type(value).__name__ in _COMPILED
-    return plain and not module.startswith("keras.")
+    module = str(getattr(value, "__module__", "") or "")
+    return plain and callable(value) and not module.startswith("keras.")
 
 
 _COMPILED = ("PjitFunction", "custom_jvp", "custom_vjp", "builtin_function_or_method")
 """Kinds of functions that are no Python functions: JAX's, and those written in C."""
 
 
-def _with_function(config: Mapping[str, Any], layer: Any) -> dict[str, Any]:
+def _with_function(config: Mapping[str, object], layer: Operation) -> dict[str, object]:
     """A lambda's own function: code of the user's is not written out and read back."""
     shape = layer._output_shape if config.get("output_shape") is not None else None
     return {**config, "function": layer.function, "mask": layer.mask, "output_shape": shape}
 
 
-def _own_objects(layer: Any) -> dict[str, Any]:
+def _own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
     """Classes and functions of the user's that a layer's configuration may name."""
-    found: dict[str, Any] = {}
+    found: dict[str, type | types.FunctionType] = {}
     for inner in [layer, *_all_sublayers(layer)]:
         values = [type(inner), *vars(inner).values()]
         for value in values:
@@ -301,7 +305,7 @@ def _own_objects(layer: Any) -> dict[str, Any]:
     return found
 
 
-def _all_sublayers(layer: Any) -> Iterator[Any]:
+def _all_sublayers(layer: Layer) -> Iterator[Layer]:
     for child in sublayers(layer):
         yield child
         yield from _all_sublayers(child)
@@ -310,7 +314,7 @@ def _all_sublayers(layer: Any) -> Iterator[Any]:
 # -- weights and flags
 
 
-def _fill_(small: Any, leaves: Iterable[ModelTensor], cut: Cut) -> None:
+def _fill_(small: keras.Model, leaves: Iterable[ModelTensor], cut: Cut) -> None:
     present = {leaf.name: leaf for leaf in list_tensors(small)}
     for leaf in leaves:
         value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
@@ -327,7 +331,7 @@ def _fill_(small: Any, leaves: Iterable[ModelTensor], cut: Cut) -> None:
     finalize_(small)
 
 
-def finalize_(model: Any) -> None:
+def finalize_(model: keras.Model) -> None:
     """Let layers that derive something from their weights do so."""
     for _, operation in named_operations(model):
         # Without weights, what it would derive is what it has learned, and was carried over.
@@ -335,7 +339,7 @@ def finalize_(model: Any) -> None:
             operation.finalize_state()
 
 
-def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
+def _keep_scale_(model: keras.Model, layer: str, before: int, after: int) -> None:
     """Make up for the root of the head's size that attention divides its scores by.
 
     Without it a smaller head would sharpen the attention; with it, the scores are exactly the sums
@@ -346,7 +350,7 @@ def _keep_scale_(model: Any, layer: str, before: int, after: int) -> None:
             leaf.variable.assign(leaf.variable.value * (after / before) ** 0.5)
 
 
-def copy_flags_(model: Any, small: Any) -> None:
+def copy_flags_(model: keras.Model, small: keras.Model) -> None:
     """What may be trained, layer by layer and variable by variable."""
     _copy_trainable_(model, small)
     present = {leaf.name: leaf for leaf in list_tensors(small)}
@@ -355,7 +359,7 @@ def copy_flags_(model: Any, small: Any) -> None:
             present[leaf.name].variable.trainable = leaf.variable.trainable
 
 
-def _copy_trainable_(layer: Any, other: Any) -> None:
+def _copy_trainable_(layer: Layer, other: Layer) -> None:
     """From the outside in: setting a layer's flag sets those of the layers inside it."""
     if isinstance(layer, Layer) and isinstance(other, Layer):
         if other.trainable != layer.trainable:
@@ -379,15 +383,20 @@ def undisturbed() -> Iterator[None]:
 class Zeros:
     """An initialiser without arithmetic: JAX compiles a program for each shape Keras's own draw."""
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None, **_: Any) -> Any:
-        return keras.ops.convert_to_tensor(np.zeros(tuple(shape), np.float32), dtype=dtype)
+    def __call__(
+        self, shape: Sequence[int], dtype: str | None = None, **_: object
+    ) -> BackendTensor:
+        zeros: BackendTensor = keras.ops.convert_to_tensor(
+            np.zeros(tuple(shape), np.float32), dtype=dtype
+        )
+        return zeros
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Nothing to configure; some layers make initialisers anew for the layers inside them."""
         return {}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Zeros:
+    def from_config(cls, config: Mapping[str, object]) -> Zeros:
         """Another one."""
         del config
         return cls()
@@ -397,9 +406,9 @@ class Blank:
     """Lets layers start from zeros for a while: what they would draw is thrown away at once."""
 
     def __init__(self) -> None:
-        self._own: list[tuple[Any, str, Any]] = []
+        self._own: list[tuple[Layer, str, keras.initializers.Initializer]] = []
 
-    def blanked(self, layer: Any) -> Any:
+    def blank(self, layer: Layer) -> Layer:
         """The layer, with zeros for initialisers, in the layers inside it too."""
         for inner in [layer, *_all_sublayers(layer)]:
             for name, value in list(vars(inner).items()):

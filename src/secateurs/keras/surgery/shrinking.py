@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
 
 from secateurs.channels.cut import TensorCut
 from secateurs.keras.internals import (
+    Layer,
     SeedGenerator,
     Variable,
     finish_copy_,
     infer,
+    is_tensor,
     new_layer_like,
     seed_generators_of,
 )
@@ -38,11 +39,11 @@ from secateurs.keras.tracing.composites import is_composite
 SHRUNK = "_secateurs_shrunk"
 """The attribute that marks a layer whose configuration tells other sizes than it has."""
 
-Remake = Callable[[Any, str], Any]
+Remake = Callable[[Layer, str], Layer]
 """(layer, path) -> the layer made again from its configuration, in its new sizes."""
 
 
-def is_shrunk(layer: Any) -> bool:
+def is_shrunk(layer: Layer) -> bool:
     """Whether a layer, or one inside it, has other sizes than its configuration tells."""
     return bool(getattr(layer, SHRUNK, False)) or any(
         is_shrunk(child) for _, child in named_children(layer)
@@ -50,12 +51,12 @@ def is_shrunk(layer: Any) -> bool:
 
 
 def shrunk(
-    layer: Any,
+    layer: Layer,
     path: str,
     tensors: Mapping[str, TensorCut],
     remake: Remake,
-    made: dict[int, Any],
-) -> Any:
+    made: dict[int, Layer],
+) -> Layer:
     """A copy of a composite layer in its new sizes.
 
     Args:
@@ -68,7 +69,7 @@ def shrunk(
     new = new_layer_like(layer)
     made[id(layer)] = new
     base = set(vars(new)) | {"compute_output_spec", "_torch_params"}
-    known: dict[int, Any] = {id(layer): new}
+    known: dict[int, object] = {id(layer): new}
     for name, child in named_children(layer):
         known[id(child)] = _part(child, path_below(path, name), tensors, remake, made)
     for name, variable, _ in named_own_variables(layer):
@@ -84,7 +85,7 @@ def shrunk(
     return new
 
 
-def shapes_by_code(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+def shapes_by_code(layer: Layer, *arguments: object, **keywords: object) -> object:
     """The shapes and types that a layer's code gives, with open lengths left open.
 
     Keras tries a length of its own in the place of open ones, which may be more than a table of
@@ -106,8 +107,10 @@ def shapes_by_code(layer: Any, *arguments: Any, **keywords: Any) -> Any:
     )
 
 
-def _with_lengths(layer: Any, arguments: Any, keywords: Any, length: int) -> Any:
-    def closed(item: Any) -> Any:
+def _with_lengths(
+    layer: Layer, arguments: Sequence[object], keywords: Mapping[str, object], length: int
+) -> object:
+    def closed(item: object) -> object:
         if not isinstance(item, keras.KerasTensor):
             return item
         shape = [length if size is None else size for size in item.shape]
@@ -117,32 +120,32 @@ def _with_lengths(layer: Any, arguments: Any, keywords: Any, length: int) -> Any
     return infer(layer, *given, **options)
 
 
-def _translated(value: Any, known: Mapping[int, Any]) -> Any:
+def _translated(value: object, known: Mapping[int, object]) -> object:
     """An attribute's value with new parts in the places of old ones."""
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, dict):
         return {key: _translated(item, known) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        items = [_translated(item, known) for item in value]
-        if hasattr(value, "_fields"):
-            return type(value)(*items)
+        items: list[object] = [_translated(item, known) for item in value]
+        if hasattr(value, "_fields"):  # a named tuple
+            return type(value)(*items)  # type: ignore[arg-type]
         plain = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
         return plain(items)
     if isinstance(value, types.MethodType) and id(value.__self__) in known:
         return types.MethodType(value.__func__, known[id(value.__self__)])
-    if isinstance(value, np.ndarray) or keras.ops.is_tensor(value):
+    if isinstance(value, np.ndarray) or is_tensor(value):
         return copy.deepcopy(value)
     return value
 
 
 def _part(
-    child: Any,
+    child: Layer,
     path: str,
     tensors: Mapping[str, TensorCut],
     remake: Remake,
-    made: dict[int, Any],
-) -> Any:
+    made: dict[int, Layer],
+) -> Layer:
     if id(child) not in made:
         if is_composite(child):
             shrunk(child, path, tensors, remake, made)
@@ -151,7 +154,7 @@ def _part(
     return made[id(child)]
 
 
-def _smaller(variable: Any, cut: TensorCut | None) -> Any:
+def _smaller(variable: Variable, cut: TensorCut | None) -> Variable:
     values = slice_tensor(variable.value, cut)
     return Variable(
         values,

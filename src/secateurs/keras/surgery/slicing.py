@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import TensorCut
+from secateurs.keras.protocols import BackendTensor
 
 
-def slice_tensor(tensor: Any, cut: TensorCut | None) -> NDArray[Any]:
+def slice_tensor(tensor: BackendTensor, cut: TensorCut | None) -> NDArray[np.generic]:
     """A copy of a tensor without the removed indices, as an array.
 
     A copy in any case: on JAX a variable takes the very array it is given, and training one model

@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator
 from functools import cache
-from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Layer, Operation, Variable, own_variables
+from secateurs.keras.internals import Layer, Operation, Variable, is_tensor, own_variables
 from secateurs.keras.model.layer_tree import named_children, path_below
 
 _KEPT_BY_KERAS = frozenset(
@@ -25,7 +25,7 @@ _KEPT_BY_KERAS = frozenset(
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
 
 
-def carry_learned_(layer: Any, new: Any, path: str, fresh: Any) -> None:
+def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
     """Give a layer that was just made, and the layers inside it, what the old ones have learned.
 
     Args:
@@ -45,7 +45,7 @@ def carry_learned_(layer: Any, new: Any, path: str, fresh: Any) -> None:
             _carry_attributes_(old, made, own, begun.get(own, made))
 
 
-def carry_again_(layer: Any, new: Any, path: str, changed: Collection[str]) -> None:
+def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) -> None:
     """The same once the new layer is built: ``build`` may have begun anew what was learned.
 
     Layers that have other sizes now are left out: there, other numbers are right.
@@ -64,7 +64,7 @@ def carry_again_(layer: Any, new: Any, path: str, changed: Collection[str]) -> N
             _carry_attributes_(old, made, own, made)
 
 
-def _pairs(layer: Any, new: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
+def _pairs(layer: Layer, new: Layer, path: str) -> Iterator[tuple[Layer, Layer, str]]:
     yield layer, new, path
     if not isinstance(layer, Layer):
         return
@@ -78,7 +78,7 @@ def _is_keras_own(layer: object) -> bool:
     return type(layer).__module__.startswith("keras.")
 
 
-def _carry_vocabulary_(old: Any, made: Any) -> None:
+def _carry_vocabulary_(old: Layer, made: Layer) -> None:
     if made.get_config().get("vocabulary"):
         return
     words = old.get_vocabulary(include_special_tokens=False)
@@ -91,7 +91,7 @@ def _carry_vocabulary_(old: Any, made: Any) -> None:
     made.set_vocabulary(words, np.asarray(weights)[special:])
 
 
-def _carry_attributes_(old: Any, made: Any, path: str, begun: Any) -> None:
+def _carry_attributes_(old: Layer, made: Layer, path: str, begun: Layer) -> None:
     present = vars(begun)
     for name, value in vars(old).items():
         if name in _KEPT_BY_KERAS or name in _bookkeeping():
@@ -108,7 +108,7 @@ def _bookkeeping() -> frozenset[str]:
     return frozenset(vars(keras.layers.Identity())) | {"_torch_params"}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A copy, out of the lists and dictionaries with which Keras watches for layers."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def _set_(layer: Any, name: str, value: Any, path: str) -> None:
+def _set_(layer: Layer, name: str, value: object, path: str) -> None:
     try:
         setattr(layer, name, _plain(value))
     except Exception as error:
@@ -133,7 +133,7 @@ def _is_data(value: object) -> bool:
     """Whether it is numbers, text, tensors, or lists and dictionaries of such."""
     if isinstance(value, (Variable, Layer, Operation, keras.KerasTensor)) or callable(value):
         return False
-    if isinstance(value, _PLAIN) or keras.ops.is_tensor(value):
+    if isinstance(value, _PLAIN) or is_tensor(value):
         return True
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(_is_data(item) for item in value)
@@ -151,8 +151,8 @@ def _is_foreign(value: object) -> bool:
     return inside is not None and all(_is_data(item) for item in inside.values())
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if keras.ops.is_tensor(one) or isinstance(one, (np.ndarray, np.generic)):
+def _equal(one: object, other: object) -> bool:
+    if is_tensor(one) or isinstance(one, (np.ndarray, np.generic)):
         if not hasattr(other, "shape"):
             return False
         mine, theirs = (_as_numbers(value) for value in (one, other))
@@ -166,6 +166,5 @@ def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _as_numbers(value: Any) -> Any:
-    tensor = keras.ops.is_tensor(value)
-    return np.asarray(keras.ops.convert_to_numpy(value) if tensor else value)
+def _as_numbers(value: object) -> NDArray[np.generic]:
+    return np.asarray(keras.ops.convert_to_numpy(value) if is_tensor(value) else value)

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import keras
 
 from secateurs.keras.internals import (
     Layer,
+    Operation,
     accepts_training,
     is_model,
     is_quantized,
+    is_tensor,
     losses_of,
     mask_of,
 )
 from secateurs.keras.model.layer_tree import named_children, path_below
+from secateurs.keras.protocols import Node
 from secateurs.keras.tracing.rule_table import rule_for
 from secateurs.keras.tracing.symbolic import RECORDING, Calls, calls_in
 
@@ -38,7 +40,7 @@ NOT_REGISTERED = (
 """Why the code of a class that Keras cannot find by its name is not followed."""
 
 
-def is_composite(operation: Any) -> bool:
+def is_composite(operation: Operation) -> bool:
     """Whether it is a layer that only its own code says something of."""
     return (
         isinstance(operation, Layer)
@@ -49,7 +51,7 @@ def is_composite(operation: Any) -> bool:
     )
 
 
-def repeats_model(operation: Any) -> bool:
+def repeats_model(operation: Operation) -> bool:
     """Whether it calls a model once a step, so that what it does is what the model does."""
     return isinstance(operation, keras.layers.TimeDistributed) and is_model(operation.layer)
 
@@ -65,12 +67,12 @@ def is_registered(kind: type) -> bool:
     return own or ">" in keras.saving.get_registered_name(kind)
 
 
-def is_followed(operation: Any) -> bool:
+def is_followed(operation: Operation) -> bool:
     """Whether it is a layer whose code is to be gone through."""
     return is_composite(operation) and is_registered(type(operation))
 
 
-def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | str:
+def opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, object]) -> Calls | str:
     """What a layer does in a call, call by call; why not, where that cannot be seen.
 
     Args:
@@ -82,7 +84,7 @@ def opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         return _opened(node, arguments, keywords) if is_composite(node.operation) else ""
 
 
-def _opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Calls | str:
+def _opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, object]) -> Calls | str:
     layer = node.operation
     if not is_registered(type(layer)):
         return NOT_REGISTERED
@@ -114,13 +116,13 @@ def _opened(node: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
     return replace(seen, closed={**seen.closed, **whole})
 
 
-def _parts(layer: Any) -> tuple[list[Any], list[Any]]:
+def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:
     """The layers inside whose code is to be gone through, and the others that may be called.
 
     What is inside a layer that stays whole is for that layer's code alone.
     """
-    inside: dict[int, Any] = {}
-    beside: dict[int, Any] = {}
+    inside: dict[int, Layer] = {}
+    beside: dict[int, Layer] = {}
     waiting = [layer]
     while waiting:
         for _, child in named_children(waiting.pop()):
@@ -133,12 +135,14 @@ def _parts(layer: Any) -> tuple[list[Any], list[Any]]:
     return list(inside.values()), list(beside.values())
 
 
-def _spec_of(item: Any) -> Any:
-    if isinstance(getattr(item, "spec", None), keras.KerasTensor):
-        return item.spec
+def _spec_of(item: object) -> object:
+    """A tensor without data in the place of a value or a tensor; anything else as it is."""
+    spec = getattr(item, "spec", None)
+    if isinstance(spec, keras.KerasTensor):
+        return spec
     if isinstance(item, keras.KerasTensor):
         return keras.KerasTensor(item.shape, dtype=item.dtype)
-    if keras.ops.is_tensor(item):
+    if is_tensor(item):
         return keras.KerasTensor(tuple(item.shape), dtype=item.dtype)
     return item
 
@@ -151,13 +155,13 @@ def _fit(expected: Sequence[Sequence[int | None]], received: Sequence[Sequence[i
     )
 
 
-def tensors_in(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
+def tensors_in(arguments: Sequence[object], keywords: Mapping[str, object]) -> list[object]:
     """The values or tensors of a call, in the order of ``Calls.inputs``."""
     flat = keras.tree.flatten([list(arguments), dict(keywords)])
     return [item for item in flat if _spec_of(item) is not item]
 
 
-def paths_inside(layer: Any, path: str) -> Iterator[tuple[Any, str]]:
+def paths_inside(layer: Layer, path: str) -> Iterator[tuple[Layer, str]]:
     """(layer, path) of everything inside a layer."""
     for name, child in named_children(layer):
         own = path_below(path, name)

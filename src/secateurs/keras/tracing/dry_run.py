@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +24,10 @@ from secateurs.keras.tracing.tracer import Assumed, Axes, OpRecord, Tracer
 
 
 def settle_(
-    tracer: Tracer, model: Any, shapes: Sequence[tuple[int, ...]], build: Callable[[], Network]
+    tracer: Tracer,
+    model: keras.Model,
+    shapes: Sequence[tuple[int, ...]],
+    build: Callable[[], Network],
 ) -> Network:
     """The network, with everything frozen whose size does not follow.
 
@@ -82,7 +84,7 @@ class Trial:
         operations: the calls of its trace.
     """
 
-    model: Any
+    model: keras.Model
     shapes: Sequence[tuple[int, ...]]
     operations: Sequence[OpRecord]
 
@@ -120,16 +122,16 @@ def _groups_of(network: Network, units: Sequence[Ids]) -> Iterator[str]:
             yield group.name
 
 
-def _shapes(model: Any, inputs: Sequence[Any]) -> list[list[tuple[int, ...]]]:
+def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[list[tuple[int, ...]]]:
     """What each call gives, on tensors without data."""
     found: list[list[tuple[int, ...]]] = []
 
-    def spec(item: Any) -> Any:
+    def spec(item: object) -> object:
         if isinstance(item, Variable):
             return keras.KerasTensor(tuple(item.shape), dtype=item.dtype)
         return item
 
-    def step(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         given, options = keras.tree.map_structure(spec, (list(arguments), keywords))
         made = site.operation.compute_output_spec(*given, **options)
         if any(None in tensor.shape for tensor in keras.tree.flatten(made)):

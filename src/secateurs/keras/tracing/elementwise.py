@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +22,7 @@ LENGTHS = (2, 3, 2, 3, 2, 2)
 
 
 @cache
-def passes_on_values(function: Callable[..., Any], rank: int) -> bool:
+def passes_on_values(function: Callable[..., object], rank: int) -> bool:
     """Whether a function of one tensor of this rank works element by element, by trying it.
 
     Args:
@@ -39,7 +38,7 @@ def passes_on_values(function: Callable[..., Any], rank: int) -> bool:
 
 
 def _holds_at(
-    function: Callable[..., Any], numbers: NDArray[np.float32], random: np.random.Generator
+    function: Callable[..., object], numbers: NDArray[np.float32], random: np.random.Generator
 ) -> bool:
     expected = _run(function, numbers)
     if expected is None or expected.shape != numbers.shape:
@@ -53,9 +52,9 @@ def _holds_at(
 
 
 def _each_alone(
-    function: Callable[..., Any],
+    function: Callable[..., object],
     numbers: NDArray[np.float32],
-    expected: NDArray[Any],
+    expected: NDArray[np.generic],
     random: np.random.Generator,
 ) -> bool:
     for place in np.ndindex(numbers.shape):
@@ -71,7 +70,7 @@ def _each_alone(
 
 
 def _wherever_it_stands(
-    function: Callable[..., Any], numbers: NDArray[np.float32], expected: NDArray[Any]
+    function: Callable[..., object], numbers: NDArray[np.float32], expected: NDArray[np.generic]
 ) -> bool:
     flat = expected.ravel()
     turned = [np.roll(numbers.ravel(), shift).reshape(numbers.shape) for shift in (1, 2, 7)]
@@ -82,7 +81,7 @@ def _wherever_it_stands(
 
 
 def _however_long(
-    function: Callable[..., Any], numbers: NDArray[np.float32], expected: NDArray[Any]
+    function: Callable[..., object], numbers: NDArray[np.float32], expected: NDArray[np.generic]
 ) -> bool:
     for axis in range(numbers.ndim):
         for index in (np.arange(1), np.repeat(np.arange(numbers.shape[axis]), 3)):
@@ -92,7 +91,9 @@ def _however_long(
     return True
 
 
-def _run(function: Callable[..., Any], numbers: NDArray[np.float32]) -> NDArray[Any] | None:
+def _run(
+    function: Callable[..., object], numbers: NDArray[np.float32]
+) -> NDArray[np.generic] | None:
     try:
         given = function(keras.ops.convert_to_tensor(numbers))
         return np.array(keras.ops.convert_to_numpy(given))
@@ -100,7 +101,7 @@ def _run(function: Callable[..., Any], numbers: NDArray[np.float32]) -> NDArray[
         return None
 
 
-def _agree(received: NDArray[Any] | None, expected: NDArray[Any]) -> bool:
+def _agree(received: NDArray[np.generic] | None, expected: NDArray[np.generic]) -> bool:
     """Equal but for the rounding of vector instructions, which differs from place to place."""
     return (
         received is not None

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar, cast
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from secateurs.keras.internals import (
+    Layer,
+    Operation,
     accepts_training,
     graph_of,
     is_model,
@@ -21,6 +25,7 @@ from secateurs.keras.internals import (
     set_mask,
 )
 from secateurs.keras.model.layer_tree import snake_case
+from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.composites import opened, paths_inside, tensors_in
 from secateurs.keras.tracing.symbolic import Calls
 
@@ -41,14 +46,19 @@ class Site:
 
     index: int
     path: str
-    operation: Any
-    inside: Any = None
+    operation: Operation
+    inside: Layer | None = None
     closed: str = ""
     written: bool = False
     place: int = 0
 
 
-Step = Callable[[Site, Sequence[Any], dict[str, Any]], Any]
+Step = Callable[[Site, Sequence[object], dict[str, object]], object]
+"""(call, arguments, keywords) -> what it gives: a tensor, or whatever stands for one, or several
+in lists, tuples and dictionaries."""
+
+T = TypeVar("T")
+"""What goes through the graph: tensors, or whatever ``step`` can work with."""
 
 
 class OpInterpreter:
@@ -59,16 +69,17 @@ class OpInterpreter:
         self._index = -1
         self._paths: dict[int, str] = {}
 
-    def run(self, model: Any, inputs: Sequence[Any]) -> list[Any]:
+    def run(self, model: keras.Model, inputs: Sequence[T]) -> list[T]:
         """The model's outputs, flat, in the order of ``model.outputs``.
 
         Args:
             model: sequential or functional.
             inputs: flat, in the order of ``model.inputs``; whatever ``step`` can work with.
         """
-        return self._through(model, "", inputs)
+        # What comes out is of the kind that goes in: that is for the step to see to.
+        return cast("list[T]", self._through(model, "", inputs))
 
-    def _through(self, model: Any, prefix: str, inputs: Sequence[Any]) -> list[Any]:
+    def _through(self, model: keras.Model, prefix: str, inputs: Sequence[object]) -> list[object]:
         graph = graph_of(model)
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
@@ -80,8 +91,8 @@ class OpInterpreter:
         return [known[id(tensor)] for tensor in graph.outputs]
 
     def _call(
-        self, node: Any, prefix: str, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> list[Any]:
+        self, node: Node, prefix: str, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> list[object]:
         operation = node.operation
         path = prefix + operation.name
         seen = opened(node, arguments, keywords)
@@ -97,19 +108,21 @@ class OpInterpreter:
             Site(self._index + 1, path, operation, None, seen), arguments, keywords
         )
 
-    def _stepped(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> list[Any]:
+    def _stepped(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> list[object]:
         self._index = site.index
         results = self._step(site, arguments, keywords)
         return list(keras.tree.flatten(results))
 
     def _through_calls(
-        self, layer: Any, path: str, seen: Calls, tensors: Sequence[Any]
-    ) -> list[Any]:
+        self, layer: Layer, path: str, seen: Calls, tensors: Sequence[object]
+    ) -> list[object]:
         """The calls that a layer's code makes, in the layers inside it too."""
         begin = self._index + 1
         paths = {id(inner): own for inner, own in paths_inside(layer, path)}
 
-        def call(node: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        def call(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> object:
             operation = node.operation
             own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
             closed = seen.closed.get(id(operation), "")
@@ -121,7 +134,7 @@ class OpInterpreter:
         return list(keras.tree.flatten(seen.run(tensors, call)))
 
 
-def inputs_of(model: Any, given: Any) -> list[Any]:
+def inputs_of(model: keras.Model, given: object) -> list[object]:
     """What a model was called on, flat, in the order of its inputs."""
     inputs = graph_of(model).inputs
     if isinstance(given, Mapping):
@@ -131,22 +144,33 @@ def inputs_of(model: Any, given: Any) -> list[Any]:
     return list(keras.tree.flatten(given))
 
 
-def call_layer(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+def call_layer(
+    operation: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> object:
     """Call it on real tensors, in inference mode."""
     options = dict(keywords)
     if accepts_training(operation):
         options["training"] = False
-    return operation(*arguments, **options)
+    given: object = operation(*arguments, **options)
+    return given
 
 
-def as_it_is(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+def first_tensor(arguments: Sequence[object], keywords: Mapping[str, object]) -> BackendTensor:
+    """The tensor that a call on real tensors is given first."""
+    tensor: BackendTensor = keras.tree.flatten([list(arguments), dict(keywords)])[0]
+    return tensor
+
+
+def as_it_is(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
     """A step that changes nothing."""
     return call_layer(site.operation, arguments, keywords)
 
 
-def convert_arrays(model: Any, arrays: Sequence[Any]) -> list[Any]:
+def convert_arrays(
+    model: keras.Model, arrays: Sequence[NDArray[np.generic] | BackendTensor]
+) -> list[BackendTensor]:
     """Arrays as tensors of the types that the model's inputs have."""
-    tensors = []
+    tensors: list[BackendTensor] = []
     for array, like in zip(arrays, graph_of(model).inputs, strict=True):
         tensor = keras.ops.convert_to_tensor(array, dtype=like.dtype)
         set_mask(tensor, mask_of(array))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 RULES: dict[type, Callable[..., None]] = {}
 
 
-def rule_for(kind: type) -> Callable[..., Any] | None:
+def rule_for(kind: type) -> Callable[..., object] | None:
     """The rule of this class, or of one it stems from without computing anything else."""
     for ancestor in kind.__mro__:
         if ancestor in RULES:

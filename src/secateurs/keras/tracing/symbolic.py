@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import keras
 
@@ -30,6 +30,9 @@ from secateurs.keras.internals import (
     is_model,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
+from secateurs.keras.protocols import Node
+
+T = TypeVar("T")
 
 RECORDING = threading.RLock()
 """Held while layers are of other classes than their own."""
@@ -47,15 +50,17 @@ class Calls:
         closed: layer inside (by ``id``) -> why it was not gone through.
     """
 
-    inputs: Sequence[Any]
-    weights: Sequence[tuple[Any, Variable]]
-    nodes: Sequence[Any]
-    outputs: Any
+    inputs: Sequence[keras.KerasTensor]
+    weights: Sequence[tuple[keras.KerasTensor, Variable]]
+    nodes: Sequence[Node]
+    outputs: object
     closed: Mapping[int, str]
 
     def run(
-        self, tensors: Sequence[Any], call: Callable[[Any, Sequence[Any], dict[str, Any]], Any]
-    ) -> Any:
+        self,
+        tensors: Sequence[object],
+        call: Callable[[Node, Sequence[object], dict[str, object]], object],
+    ) -> object:
         """Go through the calls.
 
         Args:
@@ -71,14 +76,15 @@ class Calls:
             arguments, keywords = node.arguments.fill_in(known)
             results = keras.tree.flatten(call(node, arguments, keywords))
             known.update((id(old), new) for old, new in zip(node.outputs, results, strict=True))
-        return keras.tree.map_structure(lambda tensor: known[id(tensor)], self.outputs)
+        given: object = keras.tree.map_structure(lambda tensor: known[id(tensor)], self.outputs)
+        return given
 
 
 @dataclass(eq=False, slots=True)
 class _Recording:
     """What is set aside while code runs on tensors without data."""
 
-    weights: list[tuple[Any, Variable]] = field(default_factory=list)
+    weights: list[tuple[keras.KerasTensor, Variable]] = field(default_factory=list)
     closed: dict[int, str] = field(default_factory=dict)
     thread: int = field(default_factory=threading.get_ident)
 
@@ -88,9 +94,9 @@ class _Recording:
 
 
 def calls_in(
-    function: Callable[..., Any],
-    arguments: Sequence[Any],
-    keywords: Mapping[str, Any],
+    function: Callable[..., object],
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
     own: Sequence[Layer] = (),
     inside: Sequence[Layer] = (),
     beside: Sequence[Layer] = (),
@@ -105,9 +111,9 @@ def calls_in(
         inside: layers to go through too.
         beside: the other layers that it calls.
     """
-    fresh: dict[int, Any] = {}
+    fresh: dict[int, keras.KerasTensor] = {}
 
-    def renewed(item: Any) -> Any:
+    def renewed(item: object) -> object:
         if not isinstance(item, keras.KerasTensor):
             return item
         # Two operands that are one tensor stay one.
@@ -130,13 +136,13 @@ def calls_in(
                 stack.enter_context(_without_data(layer, recording))
             outputs = function(*given, **options)
     except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
-        return _said(error)
-    return _noted(inputs, outputs, scope, recording)
+        return _refusal(error)
+    return _collect_calls(inputs, outputs, scope, recording)
 
 
-def _said(error: Exception) -> str:
-    said = (str(error).strip().splitlines() or [""])[0][:100]
-    return f"its code takes no tensors without data ({type(error).__name__}: {said})"
+def _refusal(error: Exception) -> str:
+    message = (str(error).strip().splitlines() or [""])[0][:100]
+    return f"its code takes no tensors without data ({type(error).__name__}: {message})"
 
 
 class Enter(Operation):  # type: ignore[misc]
@@ -145,24 +151,24 @@ class Enter(Operation):  # type: ignore[misc]
     The model's inputs have sizes of their own, which do not follow what it is called on.
     """
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: T) -> T:
         """The tensor itself."""
         return x
 
-    def compute_output_spec(self, x: Any) -> Any:
+    def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """Its shape and type."""
         return keras.KerasTensor(x.shape, dtype=x.dtype)
 
 
 @contextmanager
-def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
+def _gone_through(layer: Layer, recording: _Recording) -> Iterator[None]:
     """Let calls of this one layer run its code, where they would be noted as one call.
 
     Python looks ``__call__`` up on the class, so the object has another class for a while.
     """
     kind = type(layer)
 
-    def run_its_code(self: Any, *arguments: Any, **keywords: Any) -> Any:
+    def run_its_code(self: Layer, *arguments: object, **keywords: object) -> object:
         if not recording.is_here():
             return kind.__call__(self, *arguments, **keywords)
         options = dict(keywords)
@@ -171,10 +177,10 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
         try:
             return self.call(*arguments, **options)
         except Exception as error:  # noqa: BLE001 - as above; the layer stays one call then
-            recording.closed[id(self)] = _said(error)
+            recording.closed[id(self)] = _refusal(error)
             return kind.__call__(self, *arguments, **keywords)
 
-    def enter(self: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+    def enter(self: keras.Model, inputs: object, *arguments: object, **keywords: object) -> object:
         if not recording.is_here():
             return kind.call(self, inputs, *arguments, **keywords)
         entered = keras.tree.map_structure(Enter(), inputs)
@@ -189,11 +195,11 @@ def _gone_through(layer: Any, recording: _Recording) -> Iterator[None]:
 
 
 @contextmanager
-def _exact(layer: Any) -> Iterator[None]:
+def _exact(layer: Layer) -> Iterator[None]:
     """Let a layer tell its shapes in full, where it leaves lengths open by its configuration."""
     kind = type(layer)
 
-    def told_in_full(self: Any, *arguments: Any, **keywords: Any) -> Any:
+    def tell_in_full(self: Layer, *arguments: object, **keywords: object) -> object:
         made = kind.compute_output_spec(self, *arguments, **keywords)
         given = keras.tree.flatten([arguments, keywords])
         specs = [x for x in given if isinstance(x, keras.KerasTensor)]
@@ -202,12 +208,12 @@ def _exact(layer: Any) -> Iterator[None]:
             return infer(self, *arguments, **keywords)
         return made
 
-    with _of_class(layer, {"compute_output_spec": told_in_full}):
+    with _of_class(layer, {"compute_output_spec": tell_in_full}):
         yield
 
 
 @contextmanager
-def _of_class(layer: Any, methods: dict[str, Any]) -> Iterator[None]:
+def _of_class(layer: Layer, methods: Mapping[str, object]) -> Iterator[None]:
     """Let one layer have other methods for a while."""
     kind = type(layer)
     own = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
@@ -219,13 +225,13 @@ def _of_class(layer: Any, methods: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _without_data(layer: Any, recording: _Recording) -> Iterator[None]:
+def _without_data(layer: Layer, recording: _Recording) -> Iterator[None]:
     """Let a layer's own weights be tensors without data for a while.
 
     A property comes before what the object itself holds, which stays where it is.
     """
     names = {id(value): name for name, value in vars(layer).items() if isinstance(value, Variable)}
-    properties: dict[str, Any] = {}
+    properties: dict[str, property] = {}
     for _, variable, _ in named_own_variables(layer):
         if (name := names.get(id(variable))) is not None:
             stands_for = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
@@ -235,15 +241,22 @@ def _without_data(layer: Any, recording: _Recording) -> Iterator[None]:
         yield
 
 
-def _standing_in(stands_for: Any, variable: Variable, recording: _Recording) -> property:
+def _standing_in(
+    stands_for: keras.KerasTensor, variable: Variable, recording: _Recording
+) -> property:
     return property(lambda _: stands_for if recording.is_here() else variable)
 
 
-def _noted(inputs: Sequence[Any], outputs: Any, scope: Any, recording: _Recording) -> Calls | str:
+def _collect_calls(
+    inputs: Sequence[keras.KerasTensor],
+    outputs: object,
+    scope: keras.StatelessScope,
+    recording: _Recording,
+) -> Calls | str:
     flat = keras.tree.flatten(outputs)
     if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
         return "its code gives something else than tensors that depend on what it is given"
-    nodes: list[Any] = []
+    nodes: list[Node] = []
     begin = [*inputs, *(stands_for for stands_for, _ in recording.weights)]
     seen = {id(tensor) for tensor in begin}
     found = [_collect_(tensor, seen, nodes) for tensor in flat]
@@ -256,7 +269,7 @@ def _noted(inputs: Sequence[Any], outputs: Any, scope: Any, recording: _Recordin
     return Calls(inputs, recording.weights, nodes, outputs, recording.closed)
 
 
-def _collect_(tensor: Any, seen: set[int], nodes: list[Any]) -> bool:
+def _collect_(tensor: keras.KerasTensor, seen: set[int], nodes: list[Node]) -> bool:
     """Add the calls behind a tensor, first those that they depend on; False where one is unknown.
 
     Without recursion, as long chains of calls are common.

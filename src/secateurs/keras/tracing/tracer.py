@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Variable, infer
+from secateurs.keras.internals import Layer, Operation, Variable, infer
 from secateurs.keras.model.layer_tree import named_children, path_below
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.interpreter import Site
@@ -42,7 +42,7 @@ class Value:
         leaf: the weight that it is, where a layer's code uses one itself.
     """
 
-    spec: Any
+    spec: keras.KerasTensor
     axes: Axes = field(default_factory=dict)
     why: str = NO_CHANNEL
     source: int | None = None
@@ -93,7 +93,7 @@ class OpRecord:
 
     name: str
     layer: str
-    call: Any = None
+    call: Operation = None
     slots: list[int] = field(default_factory=list)
     inputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
@@ -130,9 +130,9 @@ class Call:
     def __init__(
         self,
         path: str,
-        layer: Any,
-        arguments: Sequence[Any],
-        keywords: Mapping[str, Any],
+        layer: Operation,
+        arguments: Sequence[object],
+        keywords: Mapping[str, object],
         outputs: Sequence[Value],
     ) -> None:
         self.path = path
@@ -173,7 +173,7 @@ class Call:
         """The class of the layer."""
         return type(self.layer).__name__
 
-    def path_of(self, inner: Any) -> str:
+    def path_of(self, inner: Layer) -> str:
         """The path of a layer inside this one."""
         names = {id(child): name for name, child in named_children(self.layer)}
         return path_below(self.path, names[id(inner)])
@@ -182,7 +182,7 @@ class Call:
         return f"{self.path} ({self.kind})"
 
 
-def values_in(structure: Any) -> list[Value]:
+def values_in(structure: object) -> list[Value]:
     """Every value in nested lists, tuples and dictionaries, in order."""
     return [item for item in keras.tree.flatten(structure) if isinstance(item, Value)]
 
@@ -213,7 +213,7 @@ class Tracer:
         self.index_ranges: dict[int, int] = {}
         """Network input -> how many rows the table has that its numbers are indices into."""
         self._apply_rule = apply_rule
-        self._remembered: dict[tuple[Any, ...], Any] = {}
+        self._remembered: dict[Hashable, object] = {}
         self._inside = 0
         self.assumed: list[Assumed] = []
         """Numbers in the code of layers, which may follow the sizes around them or not."""
@@ -224,7 +224,7 @@ class Tracer:
 
     # -- one call
 
-    def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         """Label what one call of the graph gives."""
         self.operations.append(OpRecord(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
@@ -232,7 +232,7 @@ class Tracer:
         if site.written:
             self._written_in = type(site.inside).__name__, site.place
         if site.inside is not None:
-            arguments, keywords = self._with_weights([list(arguments), keywords])
+            arguments, keywords = self._with_weights((list(arguments), keywords))
         outputs = self.call(site.path, site.operation, arguments, keywords)
         self._written_in = None
         flat = keras.tree.flatten([list(arguments), keywords])
@@ -241,10 +241,10 @@ class Tracer:
         operation.outputs = [_recorded(value) for value in values_in(outputs)]
         return outputs
 
-    def _with_weights(self, structure: Any) -> Any:
+    def _with_weights(self, structure: T) -> T:
         """Values in the places of weights that a layer's code uses itself."""
 
-        def value(item: Any) -> Any:
+        def value(item: object) -> object:
             leaf = self.leaves.get(id(item)) if isinstance(item, Variable) else None
             if leaf is None:
                 return item
@@ -254,25 +254,33 @@ class Tracer:
             spec = keras.KerasTensor(leaf.shape, dtype=leaf.variable.dtype)
             return Value(spec, dict(leaf.axes), f"the weight {leaf.name}", leaf=leaf)
 
-        return keras.tree.map_structure(value, structure)
+        return cast("T", keras.tree.map_structure(value, structure))
 
     def call(
-        self, path: str, layer: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
-    ) -> Any:
+        self,
+        path: str,
+        layer: Operation,
+        arguments: Sequence[object],
+        keywords: Mapping[str, object],
+    ) -> object:
         """What a layer gives for these values, labelled by its rule."""
-        specs = _with_specs([list(arguments), dict(keywords)])
+        specs = _with_specs((list(arguments), dict(keywords)))
         made = layer.compute_output_spec(*specs[0], **specs[1])
         if any(None in spec.shape for spec in keras.tree.flatten(made)):
             # Some layers tell their shape from their configuration alone; their code knows better.
             made = infer(layer, *specs[0], **specs[1])
-        outputs = keras.tree.map_structure(Value, made)
+        outputs: object = keras.tree.map_structure(Value, made)
         call = Call(path, layer, arguments, keywords, values_in(outputs))
         self._apply_rule(self, call)
         self._say_where_from(call)
         return outputs
 
     def inside(
-        self, path: str, layer: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
+        self,
+        path: str,
+        layer: Operation,
+        arguments: Sequence[object],
+        keywords: Mapping[str, object],
     ) -> list[Value]:
         """What a layer inside another gives. The masked twin sees the outer one only."""
         self._inside += 1
@@ -294,7 +302,7 @@ class Tracer:
 
     # -- labels
 
-    def weight(self, variable: Any) -> ModelTensor | None:
+    def weight(self, variable: Variable | None) -> ModelTensor | None:
         """The model's tensor that a layer's variable is; None where there is none."""
         return None if variable is None else self.leaves.get(id(variable))
 
@@ -321,12 +329,11 @@ class Tracer:
             leaf.roles.setdefault(axis, Role.OTHER)
         return leaf.axes[axis]
 
-    def remembered(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+    def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
         """What was made under this key before, or is made now: for layers that are called twice."""
         if key not in self._remembered:
             self._remembered[key] = make()
-        made: T = self._remembered[key]
-        return made
+        return cast("T", self._remembered[key])
 
     # -- equations
 
@@ -466,7 +473,10 @@ def _recorded(value: Value) -> tuple[tuple[int, ...], Axes]:
     return value.shape, dict(value.axes)
 
 
-def _with_specs(structure: Any) -> Any:
-    return keras.tree.map_structure(
-        lambda item: item.spec if isinstance(item, Value) else item, structure
+def _with_specs(structure: T) -> T:
+    return cast(
+        "T",
+        keras.tree.map_structure(
+            lambda item: item.spec if isinstance(item, Value) else item, structure
+        ),
     )

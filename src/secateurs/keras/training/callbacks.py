@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import keras
 import numpy as np
@@ -23,9 +22,10 @@ from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.scoring import score
 from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.cutting import apply
-from secateurs.keras.internals import Layer, average_of, say, sync_
+from secateurs.keras.internals import Layer, Variable, average_of, say, sync_
 from secateurs.keras.model.tensors import ModelTensor, path_of
 from secateurs.keras.proof.masked_twin import Kept
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.trace_model import TracedModel, source_of, trace
 from secateurs.planning.planner import plan
 from secateurs.planning.removal_order import Scope
@@ -44,10 +44,10 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         schedule: Mapping[int, float],
-        criterion: str | Callable[[GroupData], Any] = "l1_mean",
-        data: Any = None,
+        criterion: str | Callable[[GroupData], NDArray[np.floating]] = "l1_mean",
+        data: object = None,
         *,
-        example_inputs: Any = None,
+        example_inputs: object = None,
         scope: Scope = "group",
         floor: float = 0.1,
         skip: Sequence[str | Layer] = (),
@@ -79,14 +79,15 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             )
         self._criterion, self._data, self._seed = criterion, data, seed
         self._example_inputs = example_inputs
-        self._options: dict[str, Any] = {"scope": scope, "floor": floor}
+        self._scope: Scope = scope
+        self._floor = floor
         self._skip = tuple(skip)
         self._network: Network | None = None
-        self._own: dict[int, tuple[Any, Any]] = {}
+        self._own: dict[int, tuple[Variable, keras.constraints.Constraint | None]] = {}
         self.cut = Cut()
         self.skipped: list[str] = []
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Find the channels."""
         del logs
         self._network = network = trace(self.model, self._example_inputs)
@@ -97,7 +98,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
                 "none such. Use secateurs.prune between two calls of fit."
             )
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Silence what is due, say so, and note the share of channels that is silent."""
         share = self._schedule.get(epoch + 1)
         if self._network is not None and share is not None:
@@ -122,17 +123,17 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             f"{left:,} of {params:,} parameters stay"
         )
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Let go of the weights; they are zero where they are to be."""
         del logs
         for variable, constraint in self._own.values():
             if average_of(self.model.optimizer, variable) is not None:
                 # The average that has just taken its place saw it before the constraint did.
-                variable.assign(variable.constraint.silenced(variable.value))
+                variable.assign(variable.constraint.silence(variable.value))
             variable.constraint = constraint
         self._own.clear()
 
-    def pruned(self, example_inputs: Any = None) -> Any:
+    def pruned(self, example_inputs: object = None) -> keras.Model:
         """The cut model, proven, with the optimizer's state sliced along.
 
         Args:
@@ -160,7 +161,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             scores[name] = scores[name].copy()
             scores[name][list(channels.removed)] = -np.inf  # what is silent stays so
         skip = (*(path_of(self.model, layer) for layer in self._skip), *self.skipped)
-        return plan(network, scores, amount=share, skip=skip, **self._options)
+        return plan(network, scores, amount=share, skip=skip, scope=self._scope, floor=self._floor)
 
     def _silence_(self, network: Network) -> None:
         alive = network.alive(network.removed_by(self.cut))
@@ -177,7 +178,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
 class Silent(keras.constraints.Constraint):  # type: ignore[misc]
     """Holds a weight at zero where it reads channels that are silent."""
 
-    def __init__(self, mask: NDArray[Any], own: Any) -> None:
+    def __init__(self, mask: NDArray[np.float32], own: keras.constraints.Constraint | None) -> None:
         """Where the mask is 0.
 
         Args:
@@ -187,19 +188,23 @@ class Silent(keras.constraints.Constraint):  # type: ignore[misc]
         self._mask = mask
         self._own = own
 
-    def __call__(self, w: Any) -> Any:
+    def __call__(self, w: BackendTensor) -> BackendTensor:
         """The weight, constrained."""
-        return self.silenced(w if self._own is None else self._own(w))
+        return self.silence(w if self._own is None else self._own(w))
 
-    def silenced(self, held: Any) -> Any:
+    def silence(self, held: BackendTensor) -> BackendTensor:
         """A weight's numbers with zeros where it reads channels that are silent."""
-        return held * keras.ops.cast(keras.ops.convert_to_tensor(self._mask), held.dtype)
+        mask = keras.ops.convert_to_tensor(self._mask)
+        silent: BackendTensor = held * keras.ops.cast(mask, held.dtype)
+        return silent
 
 
-def silencing(network: Network, alive: NDArray[np.bool_]) -> list[tuple[ModelTensor, NDArray[Any]]]:
+def silencing(
+    network: Network, alive: NDArray[np.bool_]
+) -> list[tuple[ModelTensor, NDArray[np.float32]]]:
     """(weight, 0 where it reads a channel that is gone) of every weight that does."""
     kept = Kept(network.solution.kept(alive))
-    masks: dict[str, tuple[ModelTensor, NDArray[Any]]] = {}
+    masks: dict[str, tuple[ModelTensor, NDArray[np.float32]]] = {}
     for (name, axis), leaf in source_of(network).read.items():
         units = leaf.axes.get(axis)
         if units is not None and not kept.stays[units].all():
@@ -237,7 +242,7 @@ class Progress(Watcher):
     """Shows ``secateurs.iterate`` at work as ``fit`` shows itself: ``watcher=Progress()``."""
 
     def __init__(self) -> None:
-        self._bars: list[Any] = []
+        self._bars: list[keras.utils.Progbar | None] = []
 
     def begin(self, what: str, batches: int, done: int = 0) -> None:
         """A bar; what begins inside something else has none of its own."""
@@ -250,9 +255,9 @@ class Progress(Watcher):
 
     def tick(self) -> None:
         """One more batch."""
-        if len(self._bars) == 1:
+        if len(self._bars) == 1 and (bar := self._bars[0]) is not None:
             self._done += 1
-            self._bars[0].update(self._done)
+            bar.update(self._done)
 
     def end(self) -> None:
         """The bar is done."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,10 +13,11 @@ from secateurs.calibration.outputs import Operations, Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
-from secateurs.keras.internals import gradient_of
+from secateurs.keras.internals import Variable, gradient_of
 from secateurs.keras.model.example_inputs import as_arrays, check_model
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.proof.comparison import present_values
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import run
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.tracing.interpreter import OpInterpreter, as_it_is, convert_arrays
@@ -39,8 +39,8 @@ _LONGEST_STEP = 1.0
 
 
 def distil(
-    small: Any,
-    dense: Any,
+    small: keras.Model,
+    dense: keras.Model,
     images: Sequence[CalibrationBatch],
     *,
     steps: int | None = None,
@@ -99,7 +99,7 @@ class KerasStudent:
     Not with ``fit``: that trains batch normalisation by the statistics of each batch.
     """
 
-    def __init__(self, small: Any, outputs: Sequence[Output], temperature: float) -> None:
+    def __init__(self, small: keras.Model, outputs: Sequence[Output], temperature: float) -> None:
         self._outputs = outputs
         self._temperature = temperature
         self._model = cut_copy(small, Cut())
@@ -109,7 +109,7 @@ class KerasStudent:
         self._adam = keras.optimizers.Adam(global_clipnorm=_LONGEST_STEP)
         self._slopes = gradient_of(self._loss)
 
-    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+    def step(self, images: object, wanted: Values, rate: float) -> bool:
         """One step of Adam towards these outputs; whether it could be made."""
         values = [variable.value for variable in self._variables]
         weights = [keras.ops.stop_gradient(variable.value) for variable in self._learning]
@@ -120,19 +120,25 @@ class KerasStudent:
         self._adam.apply([keras.ops.convert_to_tensor(slope) for slope in slopes], self._learning)
         return True
 
-    def finished(self) -> Any:
+    def finished(self) -> keras.Model:
         """The copy, compiled as the small model is."""
         finalize_(self._model)
         return self._model
 
-    def _loss(self, weights: Any, arrays: Any, wanted: Any, values: Any) -> Any:
+    def _loss(
+        self,
+        weights: Sequence[BackendTensor],
+        arrays: Sequence[NDArray[np.generic]],
+        wanted: Values,
+        values: Sequence[BackendTensor],
+    ) -> BackendTensor:
         own = {id(variable): value for variable, value in zip(self._learning, weights, strict=True)}
         mixed = [
             own.get(id(variable), value)
             for variable, value in zip(self._variables, values, strict=True)
         ]
         given = _floating(run(self._model, as_it_is, self._variables, mixed, arrays))
-        return sum(
+        loss: BackendTensor = sum(
             keras.ops.mean(
                 divergence(
                     KERAS,
@@ -144,39 +150,31 @@ class KerasStudent:
             )
             for output, theirs, mine in zip(self._outputs, wanted, given, strict=True)
         )
+        return loss
 
 
 class _Keras:
     """The operations of a divergence with ``keras.ops``."""
 
-    def log_softmax(self, x: Any, axis: int) -> Any:
-        return keras.ops.log_softmax(x, axis=axis)
+    log_softmax = staticmethod(keras.ops.log_softmax)
+    log_sigmoid = staticmethod(keras.ops.log_sigmoid)
+    exp = staticmethod(keras.ops.exp)
+    log = staticmethod(keras.ops.log)
+    clip = staticmethod(keras.ops.clip)
 
-    def log_sigmoid(self, x: Any) -> Any:
-        return keras.ops.log_sigmoid(x)
-
-    def exp(self, x: Any) -> Any:
-        return keras.ops.exp(x)
-
-    def log(self, x: Any) -> Any:
-        return keras.ops.log(x)
-
-    def clip(self, x: Any, low: float, high: float) -> Any:
-        return keras.ops.clip(x, low, high)
-
-    def sum(self, x: Any, axes: tuple[int, ...]) -> Any:
+    def sum(self, x: BackendTensor, axes: tuple[int, ...]) -> BackendTensor:
         return keras.ops.sum(x, axis=axes) if axes else x
 
 
 KERAS: Operations = _Keras()
 
 
-def _outputs(model: Any, images: Any) -> Values:
+def _outputs(model: keras.Model, images: object) -> Values:
     given = OpInterpreter(as_it_is).run(model, convert_arrays(model, as_arrays(images, model)))
     return [_as_array(tensor) for tensor in _floating(given)]
 
 
-def _floating(outputs: Sequence[Any]) -> list[Any]:
+def _floating(outputs: Sequence[BackendTensor]) -> list[BackendTensor]:
     found = [tensor for tensor in outputs if keras.backend.is_float_dtype(tensor.dtype)]
     if not found:
         raise ModelError(
@@ -185,11 +183,11 @@ def _floating(outputs: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _as_array(tensor: Any) -> NDArray[np.float32]:
+def _as_array(tensor: BackendTensor) -> NDArray[np.float32]:
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
-def _variables_to_train(model: Any) -> list[Any]:
+def _variables_to_train(model: keras.Model) -> list[Variable]:
     """Those that the user trains; all, where the user has frozen all, as for inference."""
     floating = [
         leaf.variable

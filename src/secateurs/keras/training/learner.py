@@ -61,7 +61,7 @@ from secateurs.training.learner import Evaluation, Part, Snapshot
 _DROPOUT = 5
 
 
-def default_training(model: Any, given: Training | None = None) -> Training:
+def default_training(model: keras.Model, given: Training | None = None) -> Training:
     """How to retrain a model: a compiled one as it was compiled, at the learning rate it has now.
 
     Args:
@@ -92,7 +92,7 @@ def default_training(model: Any, given: Training | None = None) -> Training:
     return given.model_copy(update={n: getattr(own, n) for n in names if n not in said})
 
 
-def _check_for_compiled(model: Any, said: Collection[str]) -> None:
+def _check_for_compiled(model: keras.Model, said: Collection[str]) -> None:
     """What the model's own optimizer and loss say cannot be said once more."""
     for name in ("momentum", "weight_decay", "label_smoothing"):
         if name in said:
@@ -107,7 +107,7 @@ class Learner:
     """A Keras model in training; see ``secateurs.training.learner.Learner``."""
 
     def __init__(
-        self, model: Any, train: Any, validation: Any, test: Any, training: Training
+        self, model: keras.Model, train: Any, validation: Any, test: Any, training: Training
     ) -> None:
         """A copy of a model, and what to train it on.
 
@@ -180,7 +180,7 @@ class Learner:
         """The network of the model as it is now, for one image."""
         return trace(self._model, self._example)
 
-    def calibration(self, batches: int) -> Iterable[tuple[NDArray[Any], NDArray[np.int64]]]:
+    def calibration(self, batches: int) -> Iterable[tuple[NDArray[np.generic], NDArray[np.int64]]]:
         """Training batches (images, labels), as they are; can be gone through again."""
         return FirstBatches(
             self._feeds["train"], batches, lambda batch: self.images("train", batch)
@@ -206,18 +206,20 @@ class Learner:
     def _examples(self, batches: Iterable[Batch]) -> Iterator[tuple[Any, Any]]:
         one_hot = self._training.optimizer == "compiled" and _takes_one_hot(self._model)
         for batch in batches:
-            labels: NDArray[Any] = self._checked_labels(batch)
+            labels = self._checked_labels(batch)
             images = self.images("train", batch)
             if self._dense is not None:
                 yield images, self._with_outputs(labels, images)
-                continue
-            if self._two:
-                labels = labels.astype(np.float32)[:, None]
+            elif self._two:
+                yield images, labels.astype(np.float32)[:, None]
             elif one_hot:
-                labels = np.eye(self._classes)[labels]
-            yield images, labels
+                yield images, np.eye(self._classes)[labels]
+            else:
+                yield images, labels
 
-    def _with_outputs(self, labels: NDArray[np.int64], images: NDArray[Any]) -> NDArray[np.float32]:
+    def _with_outputs(
+        self, labels: NDArray[np.int64], images: NDArray[np.generic]
+    ) -> NDArray[np.float32]:
         """Labels in the first column, beside them the dense model's outputs."""
         wanted = np.asarray(self._dense.predict_on_batch(images), np.float32)
         return np.concatenate([labels[:, None].astype(np.float32), wanted], axis=1)
@@ -227,7 +229,7 @@ class Learner:
         self._dense = self._build(dense)
         self._model.compile(self._model.optimizer, self._loss())
 
-    def _compile_(self, model: Any) -> None:
+    def _compile_(self, model: keras.Model) -> None:
         """Compile as the training says; a model trained as it was compiled is so already."""
         model.compile(_optimizer(self._training), self._loss())
 
@@ -344,7 +346,7 @@ class Learner:
 
     # -- data
 
-    def images(self, part: str, batch: Batch) -> NDArray[Any]:
+    def images(self, part: str, batch: Batch) -> NDArray[np.generic]:
         """A batch's images, with their channels where the model has them."""
         turned = self._turned[part]
         return np.ascontiguousarray(np.moveaxis(batch.images, 1, -1)) if turned else batch.images
@@ -367,7 +369,7 @@ class Learner:
         self._turned[part] = last
         _check_fits(self._origin, part, wanted, self._first_images(part, 1).shape[1:])
 
-    def _first_images(self, part: str, count: int) -> NDArray[Any]:
+    def _first_images(self, part: str, count: int) -> NDArray[np.generic]:
         batch = next(self._feeds[part].in_order())
         return np.ascontiguousarray(self.images(part, batch)[:count])
 
@@ -388,7 +390,7 @@ def _with_classes(source: Any, classes: int) -> Any:
     return _Relabelled(source, classes)
 
 
-def _refuse_rows(labels: NDArray[Any] | None, classes: int) -> NDArray[Any]:
+def _refuse_rows(labels: NDArray[np.generic] | None, classes: int) -> NDArray[np.generic]:
     labels = np.asarray(labels)
     if labels.ndim == 2:
         raise DataError(
@@ -434,12 +436,12 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
         self._tick = tick
         self._set: float | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         del logs
         # Not before: the first fit of a model draws numbers while it finds out about shapes.
         seed_(self.model, self._random)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         del logs
         rate = self._rates[batch]
         optimizer = self.model.optimizer
@@ -449,7 +451,7 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
             sync_(self.model)
         optimizer.learning_rate = self._set = rate
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         del batch, logs
         self._tick()
 
@@ -495,7 +497,7 @@ def _distilled(
     return mixed
 
 
-def _takes_one_hot(model: Any) -> bool:
+def _takes_one_hot(model: keras.Model) -> bool:
     """Whether the loss the model was compiled with wants a row for each label."""
     loss = model.loss
     said = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
@@ -520,7 +522,9 @@ def _fits(wanted: Sequence[int | None], given: Sequence[int]) -> bool:
     )
 
 
-def _check_fits(model: Any, part: str, wanted: Sequence[int | None], given: Sequence[int]) -> None:
+def _check_fits(
+    model: keras.Model, part: str, wanted: Sequence[int | None], given: Sequence[int]
+) -> None:
     if not _fits(wanted, given):
         raise DataError(
             f"{part}: expected images of shape {tuple(wanted)}, as {model.name} takes; received "
@@ -528,7 +532,7 @@ def _check_fits(model: Any, part: str, wanted: Sequence[int | None], given: Sequ
         )
 
 
-def _check_trainable(model: Any, training: Training) -> None:
+def _check_trainable(model: keras.Model, training: Training) -> None:
     if training.optimizer == "compiled" and training.distillation:
         raise ModelError(
             f"{model.name}: expected distillation=0 where a model is trained by the loss it was "
@@ -558,7 +562,7 @@ def _check_trainable(model: Any, training: Training) -> None:
             )
 
 
-def _classes_of(model: Any) -> int:
+def _classes_of(model: keras.Model) -> int:
     graph = graph_of(model)
     shapes = [tuple(tensor.shape) for tensor in graph.outputs]
     if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == 1:
@@ -576,7 +580,7 @@ def _classes_of(model: Any) -> int:
     return int(shapes[0][1])
 
 
-def _fill_(model: Any, tensors: Mapping[str, Any]) -> None:
+def _fill_(model: keras.Model, tensors: Mapping[str, Any]) -> None:
     for leaf in list_tensors(model):
         known = tensors.get(leaf.name)
         if known is None or tuple(known.shape) != leaf.shape:
@@ -589,7 +593,7 @@ def _fill_(model: Any, tensors: Mapping[str, Any]) -> None:
     finalize_(model)
 
 
-def _fill_optimizer_(model: Any, snapshot: Snapshot) -> None:
+def _fill_optimizer_(model: keras.Model, snapshot: Snapshot) -> None:
     optimizer = model.optimizer
     if not optimizer.built and len(snapshot.optimizer) > len(optimizer.variables):
         with undisturbed():
@@ -606,5 +610,5 @@ def _fill_optimizer_(model: Any, snapshot: Snapshot) -> None:
         variable.assign(np.array(value))
 
 
-def _runner(model: Any, images: NDArray[Any]) -> Callable[[], object]:
+def _runner(model: keras.Model, images: NDArray[np.generic]) -> Callable[[], object]:
     return lambda: model.predict_on_batch(images)

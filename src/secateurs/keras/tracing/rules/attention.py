@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 from keras import layers
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
-from secateurs.keras.internals import operation_classes
+from secateurs.keras.internals import Layer, operation_classes
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
@@ -36,7 +35,7 @@ def _project(tracer: Tracer, x: Value, kernel: ModelTensor) -> Ids | None:
     return read
 
 
-def _bias(tracer: Tracer, dense: Any, units: Iterable[Ids | None]) -> None:
+def _bias(tracer: Tracer, dense: Layer, units: Iterable[Ids | None]) -> None:
     bias = tracer.weight(dense.bias)
     for axis, along in enumerate(units):
         if bias is not None and along is not None:
@@ -55,7 +54,7 @@ def _freeze_positions(tracer: Tracer, call: Call) -> None:
         tracer.freeze_known(value, f"{call} sums over positions", range(1, value.rank - 1))
 
 
-def _dense_layers(layer: Any) -> list[Any]:
+def _dense_layers(layer: Layer) -> list[Layer]:
     parts = [layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense]
     return [*parts, *([layer._gate_dense] if getattr(layer, "_gate_dense", None) else [])]
 

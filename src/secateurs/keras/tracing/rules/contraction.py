@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from keras import layers
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
-from secateurs.keras.internals import operation_classes
+from secateurs.keras.internals import Layer, operation_classes
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.rules.pointwise import activate
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
@@ -109,7 +108,7 @@ def spelled_out(equation: str, rank: int) -> tuple[str, str, str]:
     return read.replace("...", elided), weight, result.replace("...", elided)
 
 
-def channel_axis(layer: Any, rank: int) -> int:
+def channel_axis(layer: Layer, rank: int) -> int:
     """Where a layer with a data format has its channels."""
     return 1 if layer.data_format == "channels_first" else rank - 1
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import axes_of, frozen_side, laid_out, merged, round_the_end
@@ -15,7 +15,8 @@ from secateurs.keras.internals import GetItem, operation_classes
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
 
-Movement = Callable[[Any], Any]
+Labels = NDArray[np.integer]
+Movement = Callable[[Ids], Labels | Sequence[Labels]]
 
 
 def move(tracer: Tracer, call: Call, movement: Movement) -> None:
@@ -115,14 +116,14 @@ def stack(tracer: Tracer, call: Call) -> None:
 def _on_labels(call: Call) -> Movement:
     """The operation itself, run on the labels in the place of its first argument."""
 
-    def movement(labels: Ids) -> Any:
+    def movement(labels: Ids) -> Labels | Sequence[Labels]:
         tensor = keras.ops.convert_to_tensor(np.ascontiguousarray(labels, np.int32))
         arguments = [tensor if item is call.input else item for item in call.arguments]
         keywords = {k: tensor if item is call.input else item for k, item in call.keywords.items()}
         moved = call.layer(*arguments, **keywords)
         if isinstance(moved, (list, tuple)):
-            return [keras.ops.convert_to_numpy(item) for item in moved]
-        return keras.ops.convert_to_numpy(moved)
+            return [np.asarray(keras.ops.convert_to_numpy(item)) for item in moved]
+        return np.asarray(keras.ops.convert_to_numpy(moved))
 
     return movement
 
@@ -186,8 +187,11 @@ def slice_operation(tracer: Tracer, call: Call) -> None:
     """So many positions from one on, along each axis."""
     x, lengths = call.input, call.layer.shape
     starts = call.arguments[1] if len(call.arguments) > 1 else call.keywords["start_indices"]
-    plain = isinstance(starts, (list, tuple)) and all(isinstance(at, int) for at in starts)
-    if len(call.inputs) > 1 or not plain:
+    if (
+        len(call.inputs) > 1
+        or not isinstance(starts, (list, tuple))
+        or not all(isinstance(at, int) for at in starts)
+    ):
         return unknown(tracer, call, "where it begins is a tensor")
     for axis, length in enumerate(lengths):
         if (units := x.axes.get(axis)) is None:

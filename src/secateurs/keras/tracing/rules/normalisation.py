@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import layers
 
 from secateurs.channels.network import Role
-from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.internals import Variable, named_classes, operation_classes
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
 
 
-def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Any, Role]) -> None:
+def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Variable | None, Role]) -> None:
     """Vectors along one axis of the input."""
     for variable, role in weights:
         leaf = tracer.weight(variable)

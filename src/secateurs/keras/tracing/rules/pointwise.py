@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import keras
 from keras import layers
 
 from secateurs.channels.network import Role
 from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.elementwise import passes_on_values
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.symbolic import calls_in
 from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
+
+Activation = Callable[[BackendTensor], BackendTensor]
+"""An activation function, as a layer is given it."""
 
 ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
 CHANGES_SHAPE = ("glu",)
@@ -38,7 +41,7 @@ def meet(tracer: Tracer, operands: Sequence[Value], result: Value) -> None:
 
 
 @cache
-def elementwise_functions() -> frozenset[Callable[..., Any]]:
+def elementwise_functions() -> frozenset[Activation]:
     """Keras's own activation functions that work element by element."""
     names = [name for name in dir(keras.activations) if not name.startswith("_")]
     others = {*ALONG_THE_LAST_AXIS, *CHANGES_SHAPE, "get", "serialize", "deserialize"}
@@ -48,14 +51,14 @@ def elementwise_functions() -> frozenset[Callable[..., Any]]:
 
 
 @cache
-def along_the_last_axis() -> frozenset[Callable[..., Any]]:
+def along_the_last_axis() -> frozenset[Activation]:
     """Keras's activation functions in which results along the last axis depend on each other."""
     places = (keras.activations, keras.ops)
     found = (getattr(place, name, None) for place in places for name in ALONG_THE_LAST_AXIS)
     return frozenset(function for function in found if function is not None)
 
 
-def activate(tracer: Tracer, call: Call, function: Any) -> None:
+def activate(tracer: Tracer, call: Call, function: Activation | None) -> None:
     """What a layer's activation function does to its result."""
     if function is None or function in elementwise_functions():
         return
@@ -66,14 +69,14 @@ def activate(tracer: Tracer, call: Call, function: Any) -> None:
             tracer.freeze(output, _not_known(call, function))
 
 
-def works_by_element(function: Any, rank: int) -> bool:
+def works_by_element(function: Activation | None, rank: int) -> bool:
     """Whether an activation function is known, or found, to work element by element."""
     if function is None or function in elementwise_functions():
         return True
     return function not in along_the_last_axis() and passes_on_values(function, rank)
 
 
-def _followed(tracer: Tracer, call: Call, function: Any, output: Value) -> bool:
+def _followed(tracer: Tracer, call: Call, function: Activation, output: Value) -> bool:
     """Label a result by the operations that the function makes of it; False where it cannot be."""
     spec = keras.KerasTensor(output.shape, dtype=output.spec.dtype)
     seen = calls_in(function, [spec], {})
@@ -81,7 +84,7 @@ def _followed(tracer: Tracer, call: Call, function: Any, output: Value) -> bool:
         return passes_on_values(function, output.rank)
     given = Value(output.spec, dict(output.axes), output.why)
 
-    def one(node: Any, arguments: Any, keywords: Any) -> Any:
+    def one(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> list[Value]:
         operation = node.operation
         return tracer.inside(f"{call.path}.{operation.name}", operation, arguments, keywords)
 
@@ -95,7 +98,7 @@ def _followed(tracer: Tracer, call: Call, function: Any, output: Value) -> bool:
     return True
 
 
-def _not_known(call: Call, function: Any) -> str:
+def _not_known(call: Call, function: Activation) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     return f"{call}: its activation {name} does not work element by element, as far as can be seen"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from keras import layers
@@ -13,7 +12,7 @@ from keras.src.layers.rnn import conv_lstm
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.errors import ModelError
-from secateurs.keras.internals import named_classes
+from secateurs.keras.internals import Layer, named_classes
 from secateurs.keras.model.layer_tree import named_children, path_below, size_path
 from secateurs.keras.tracing.rules.contraction import channel_axis
 from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, works_by_element
@@ -31,7 +30,7 @@ TWO_STATES = (layers.LSTMCell, *CONVOLUTIONAL)
 """Cells that hand on two states, not one."""
 
 
-def _cells_of(layer: Any) -> list[Any] | None:
+def _cells_of(layer: Layer) -> list[Layer] | None:
     """The cells of a recurrent layer, in the order they are run; None if one is unknown."""
     cell = layer.cell
     cells = list(cell.cells) if isinstance(cell, layers.StackedRNNCells) else [cell]
@@ -71,13 +70,13 @@ def follow_recurrent(tracer: Tracer, call: Call) -> None:
     return None
 
 
-def _path_of_cell(call: Call, cell: Any) -> str:
+def _path_of_cell(call: Call, cell: Layer) -> str:
     """Where a cell of several has its weights."""
     names = {id(child): name for name, child in named_children(call.layer.cell)}
     return path_below(call.path, names[id(cell)])
 
 
-def _channel_axis(layer: Any, x: Value) -> int:
+def _channel_axis(layer: Layer, x: Value) -> int:
     """Behind the batch and the steps, where the cell has its channels."""
     if isinstance(layer.cell, CONVOLUTIONAL):
         return 1 + channel_axis(layer.cell, x.rank - 1)
@@ -105,7 +104,7 @@ def _give(
         tracer.put(value, {axis: units})
 
 
-def _cell(tracer: Tracer, call: Call, cell: Any, place: Place | Ids | None) -> Ids | None:
+def _cell(tracer: Tracer, call: Call, cell: Layer, place: Place | Ids | None) -> Ids | None:
     """The units of a cell that reads the channels at a place (or of the cell before it)."""
     kernel, recurrent_kernel = tracer.weight(cell.kernel), tracer.weight(cell.recurrent_kernel)
     if kernel is None or recurrent_kernel is None:
@@ -131,7 +130,7 @@ def _cell(tracer: Tracer, call: Call, cell: Any, place: Place | Ids | None) -> I
     return units
 
 
-def _columns(tracer: Tracer, call: Call, cell: Any, units: Ids) -> Ids:
+def _columns(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> Ids:
     """The columns of a cell's kernels: a block of units for each gate, and no gate may go."""
     gates = GATES[type(cell)]
     if gates == 1:
@@ -141,7 +140,7 @@ def _columns(tracer: Tracer, call: Call, cell: Any, units: Ids) -> Ids:
     return tracer.equations.compose((blocks, units))
 
 
-def _check_activations(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
+def _check_activations(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
         if not works_by_element(function, rank=2):
             along = function in along_the_last_axis()
@@ -150,7 +149,7 @@ def _check_activations(tracer: Tracer, call: Call, cell: Any, units: Ids) -> Non
             tracer.equations.freeze(units, f"{call}: its activation {name} {what}")
 
 
-def _count(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
+def _count(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
     """The number of units stands in the layer's own configuration, or in that of its cell."""
     attribute = "filters" if hasattr(cell, "filters") else "units"
     owner = call.path
@@ -161,7 +160,7 @@ def _count(tracer: Tracer, call: Call, cell: Any, units: Ids) -> None:
     tracer.counts(owner, attribute, units)
 
 
-def _positions(call: Call, cell: Any) -> int:
+def _positions(call: Call, cell: Layer) -> int:
     """How often a cell's kernels are applied: batch times steps times positions."""
     x = call.input
     positions = x.shape[0] * x.shape[1]
