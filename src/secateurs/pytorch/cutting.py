@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ from secateurs.pytorch.trace_model import TracedModel, trace
 def apply(
     model: nn.Module,
     cut: Cut,
-    example_inputs: Any,
+    example_inputs: object,
     *,
     network: Network | None = ...,
     proof: bool | Literal["independent"] = ...,
@@ -40,7 +40,7 @@ def apply(
 def apply(
     model: nn.Module,
     cut: Cut,
-    example_inputs: Any,
+    example_inputs: object,
     *,
     optimizer: torch.optim.Optimizer,
     network: Network | None = ...,
@@ -51,7 +51,7 @@ def apply(
 def apply(
     model: nn.Module,
     cut: Cut,
-    example_inputs: Any,
+    example_inputs: object,
     *,
     optimizer: torch.optim.Optimizer | None = None,
     network: Network | None = None,
@@ -106,7 +106,7 @@ def apply(
 def delete_channels(
     model: nn.Module,
     channels: Mapping[str, Sequence[int]],
-    example_inputs: Any,
+    example_inputs: object,
     *,
     outputs: Name | Sequence[Name] | None = None,
 ) -> nn.Module:
@@ -140,7 +140,7 @@ def _unmixed(network: Network, cut: Cut) -> Cut:
     return cut if len(exact) == len(cut.channels) else network.cut(exact)
 
 
-def _fill_caches_(small: nn.Module, example_inputs: Any) -> None:
+def _fill_caches_(small: nn.Module, example_inputs: object) -> None:
     """Let a first pass make what the dense model had kept of one, such as a normed weight."""
     arguments, keywords = parse_example_inputs(example_inputs, small)
     modes = {module: module.training for module in small.modules()}
@@ -152,7 +152,7 @@ def _fill_caches_(small: nn.Module, example_inputs: Any) -> None:
             module.training = mode
 
 
-def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: Any) -> Proof:
+def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: object) -> Proof:
     try:
         return prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -164,7 +164,7 @@ def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: Any) -
 
 
 def _network_of(
-    model: nn.Module, example_inputs: Any, network: Network | None, cut: Cut
+    model: nn.Module, example_inputs: object, network: Network | None, cut: Cut
 ) -> Network:
     """The trace to prove with: the one given, the latest of this model, or a new one."""
     if network is not None and _is_of(network, model):

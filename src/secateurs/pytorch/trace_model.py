@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -58,14 +58,14 @@ class TracedModel:
     """
 
     model: nn.Module
-    example_inputs: Any
+    example_inputs: object
     operations: Sequence[OpRecord]
     tensors: dict[str, torch.Tensor]
     caches: tuple[Cache, ...] = ()
     framework: str = "pytorch"
     outputs: tuple[str, ...] | None = None
 
-    def used(self, outputs: Any) -> Any:
+    def used(self, outputs: object) -> object:
         """Those of a forward pass's outputs that are used, and so have to stay what they are."""
         return used_outputs(outputs, self.outputs)
 
@@ -82,7 +82,7 @@ class TracedModel:
         """A copy of the model around its very own tensors, to be run as it was traced."""
         return share_tensors(self.model, self.caches)
 
-    def array(self, name: str) -> NDArray[Any]:
+    def array(self, name: str) -> NDArray[np.generic]:
         """A tensor's present values; half precision comes as single.
 
         Raises:
@@ -93,7 +93,7 @@ class TracedModel:
             self.check_values("a score")
         if tensor.dtype in (torch.bfloat16, torch.float16):
             tensor = tensor.float()
-        values: NDArray[Any] = tensor.cpu().numpy()
+        values: NDArray[np.generic] = tensor.cpu().numpy()
         return values
 
 
@@ -107,7 +107,7 @@ def source_of(network: Network) -> TracedModel:
 
 
 def trace(
-    model: nn.Module, example_inputs: Any, *, outputs: Name | Sequence[Name] | None = None
+    model: nn.Module, example_inputs: object, *, outputs: Name | Sequence[Name] | None = None
 ) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 
@@ -162,7 +162,7 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     ]
 
 
-def _traced_somehow(model: nn.Module, example_inputs: Any, outputs: Outputs) -> Network:
+def _traced_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -> Network:
     """On tensors without data, or on real ones where the forward pass cannot do without values."""
     try:
         return _traced(model, example_inputs, outputs)
@@ -187,7 +187,7 @@ def _what_stopped(error: BaseException | None) -> str:
 
 
 def _traced(
-    model: nn.Module, example_inputs: Any, outputs: Outputs, concrete: bool = False
+    model: nn.Module, example_inputs: object, outputs: Outputs, concrete: bool = False
 ) -> Network:
     """The network, found on tensors without data or, ``concrete``, on real ones.
 
@@ -284,8 +284,8 @@ def _freeze_outputs(
 def _watched(
     tracer: Tracer,
     model: nn.Module,
-    arguments: Sequence[Any],
-    keywords: Mapping[str, Any],
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
     training: bool,
 ) -> tuple[ForwardPass, list[tuple[str, torch.Tensor]]]:
     """One forward pass, and what it gave, by name."""
@@ -313,7 +313,7 @@ def _watched(
     return forward, [(name, tracer.stand_in(tensor)) for name, tensor in named_outputs(outputs)]
 
 
-def _as_given(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+def _as_given(arguments: Sequence[object], keywords: Mapping[str, object]) -> object:
     if keywords:
         return {**{str(place): value for place, value in enumerate(arguments)}, **keywords}
     return arguments[0] if len(arguments) == 1 else arguments
@@ -322,8 +322,8 @@ def _as_given(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
 def _in_training(
     tracer: Tracer,
     model: nn.Module,
-    arguments: Sequence[Any],
-    keywords: Mapping[str, Any],
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
     wanted: Sequence[str] | None,
     known: Collection[str],
 ) -> list[ForwardPass]:

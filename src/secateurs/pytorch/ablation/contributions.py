@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch.nn import functional as F
@@ -137,7 +138,8 @@ def _runs(channels: torch.Tensor) -> Iterator[slice]:
 
 def inputs_first(call: Call) -> torch.Tensor:
     """The weight of a matrix product as (inputs, outputs)."""
-    weight: torch.Tensor = weight_of(call).detach()
+    # Only steps with a weight of the model's own are linear (``Routes``).
+    weight = cast(torch.Tensor, weight_of(call)).detach()
     return weight.T if call.packet is aten.linear else weight
 
 

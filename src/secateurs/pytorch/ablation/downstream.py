@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from torch._ops import OpOverload
 
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
@@ -19,8 +19,10 @@ from secateurs.pytorch.ablation.dense_convolution import DenseConvolution, is_mo
 from secateurs.pytorch.replay.tape import (
     BatchedTape,
     Input,
+    Operand,
     Ref,
     Rows,
+    Source,
     Step,
     Tape,
     last_readers,
@@ -234,7 +236,11 @@ class Routes:
         if in_place_of(step.function) is None or not step.reads:
             return False
         first = step.operands[0]
-        if first not in changed or first in set(operands_in(self.sample.output)):
+        if (
+            not isinstance(first, Ref)
+            or first not in changed
+            or first in set(operands_in(self.sample.output))
+        ):
             return False
         maker = next(s for s in steps if s.number == first.step)
         alone = sum(s.reads.count(first) for s in steps) == 1
@@ -251,7 +257,7 @@ class Routes:
 
 def depending_on(steps: Sequence[Step], first: set[int]) -> list[Step]:
     """The steps numbered in ``first`` and all that depend on what they give."""
-    changed: set[Any] = set()
+    changed: set[Source] = set()
     found = []
     for step in steps:
         if step.number in first or not changed.isdisjoint(step.reads):
@@ -265,15 +271,16 @@ def channels_last(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
-def in_place_of(function: Any) -> Any:
+def in_place_of(function: OpOverload) -> OpOverload | None:
     """``aten.relu_`` for ``aten.relu``; None where there is none."""
     packet = getattr(aten, f"{function._schema.name.partition('::')[2]}_", None)
     return getattr(packet, function._overloadname, None) if packet is not None else None
 
 
-def weight_of(call: Call) -> Any:
+def weight_of(call: Call) -> Operand:
     """The weight of a matrix product."""
-    return call["weight"] if call.packet is aten.linear else call.arguments[-1]
+    weight: Operand = call["weight"] if call.packet is aten.linear else call.arguments[-1]
+    return weight
 
 
 def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
@@ -282,13 +289,14 @@ def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
     Returns:
         (steps, number of a folded step -> number of the operation whose channels it reads)
     """
-    readers: dict[Any, int] = {}
-    everything = [s for step in program.steps for s in step.reads]
+    readers: dict[Operand, int] = {}
+    everything: list[Operand] = [s for step in program.steps for s in step.reads]
     for source in [*everything, *operands_in(program.output)]:
         readers[source] = readers.get(source, 0) + 1
     by_number = {step.number: step for step in program.steps}
     gone: set[int] = set()
     folded: dict[int, Step] = {}
+    reading: dict[int, int] = {}
     for step in program.steps:
         first = step.operands[0] if step.reads else None
         if not isinstance(first, Ref) or readers[first] > 1:
@@ -297,8 +305,9 @@ def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
         if merged is not None:
             gone.add(first.step)
             folded[step.number] = merged
+            reading[step.number] = first.step
     steps = [folded.get(s.number, s) for s in program.steps if s.number not in gone]
-    return steps, {number: by_number[number].operands[0].step for number in folded}
+    return steps, reading
 
 
 def _merged(convolution: Step, norm: Step) -> Step | None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
+from secateurs.backends import Loss
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.batches import iterate_batches
 from secateurs.calibration.racing import Mode, Race, Scope, check_options
 from secateurs.calibration.removal import ExactAblation
 from secateurs.channels.network import Network
 from secateurs.pytorch.ablation.removal import Removals
-from secateurs.pytorch.statistics.loss import Loss, PerExampleLoss
+from secateurs.pytorch.statistics.loss import PerExampleLoss
 from secateurs.pytorch.trace_model import source_of
 
 
 def ablate_channels(
     network: Network,
-    data: Any,
+    data: object,
     *,
     mode: Mode = "exact",
     share: float = 0.2,

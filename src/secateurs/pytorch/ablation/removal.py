@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +38,10 @@ from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.replay.tape import (
     Length,
     Memory,
+    Operand,
     Ref,
     Rows,
-    Source,
+    Slot,
     Step,
     Tape,
     filled,
@@ -57,6 +57,9 @@ NUMBERS_AT_A_TIME = 2**20
 """Numbers in the largest value of a batch of pairs: as many as stay near the processor."""
 
 MOST_PAIRS = 4096
+
+Index = int | slice | torch.Tensor
+"""Which rows or columns of a table."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,13 +81,13 @@ class Dense:
     losses: torch.Tensor
     right: torch.Tensor | None
     classes: int
-    _laid_out: dict[Source, torch.Tensor] = field(default_factory=dict)
-    _nonzero: dict[tuple[Source, int], torch.Tensor] = field(default_factory=dict)
+    _laid_out: dict[Operand, torch.Tensor] = field(default_factory=dict)
+    _nonzero: dict[tuple[Operand, int], torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.losses)
 
-    def value(self, source: Source) -> torch.Tensor:
+    def value(self, source: Operand) -> torch.Tensor:
         """A recorded value; images with their channels last, which convolutions like best."""
         known = self._laid_out.get(source)
         if known is None:
@@ -92,7 +95,7 @@ class Dense:
             self._laid_out[source] = known
         return known
 
-    def nonzero(self, source: Source, axis: int, rows: Rows) -> torch.Tensor:
+    def nonzero(self, source: Operand, axis: int, rows: Rows) -> torch.Tensor:
         """Where along an axis each image has a value other than zero; (images, indices)."""
         key = (source, axis)
         if key not in self._nonzero:
@@ -144,9 +147,10 @@ class Removals:
             outputs = filled(tape.output, tape.find)
             losses = self.objective.losses(outputs, labels).double()
             right = self.objective.right(outputs, labels)
-            return Dense(
-                batch, tape, labels, losses, right, 0 if right is None else outputs.shape[1]
-            )
+            classes = 0
+            if right is not None and isinstance(outputs, torch.Tensor):
+                classes = outputs.shape[1]
+            return Dense(batch, tape, labels, losses, right, classes)
 
     def slopes(self, dense: Dense) -> Sums:
         """How each image's loss changes with a gate on each atom; (images, atoms)."""
@@ -196,7 +200,11 @@ class Removals:
         return self.routes.cost_per_image(group)
 
     def _compare(
-        self, dense: Dense, outputs: Any, images: torch.Tensor | None, at: tuple[Changes, Any, Any]
+        self,
+        dense: Dense,
+        outputs: object,
+        images: torch.Tensor | None,
+        at: tuple[Changes, Index, Index],
     ) -> None:
         """Write down what became of these images' losses."""
 
@@ -240,16 +248,20 @@ class Removals:
             rows = slice(start, start + size)
             yield _Pairs(places[rows], chosen[places[rows]], images[rows])
 
-    def _run(self, dense: Dense, route: DownstreamPath, pairs: _Pairs) -> Any:
+    def _run(self, dense: Dense, route: DownstreamPath, pairs: _Pairs) -> object:
         """The model's output for pairs."""
         values: dict[Ref, torch.Tensor] = {}
-        find = self._finder(dense, pairs, values)
+        value = self._finder(dense, pairs, values)
+
+        def find(source: Slot) -> torch.Tensor | int:
+            return source.each * len(pairs) if isinstance(source, Length) else value(source)
+
         for step in route.steps:
             product = None if step.number in route.reads else self.routes.product(step)
             if step.number in route.subtract:
                 output = self._less_one(dense, step, route.reads[step.number][0], pairs)
             elif product is not None:
-                output = product(find(step.operands[0]))
+                output = product(value(step.operands[0]))
             else:
                 call = step.call(find)
                 if step.number in route.reads:
@@ -264,16 +276,14 @@ class Removals:
 
     def _finder(
         self, dense: Dense, pairs: _Pairs, values: dict[Ref, torch.Tensor]
-    ) -> Callable[[Any], Any]:
+    ) -> Callable[[Operand], torch.Tensor]:
         """What a source is for these pairs: computed for them, or taken from the dense run."""
-        taken: dict[Source, torch.Tensor] = {}
+        taken: dict[Operand, torch.Tensor] = {}
 
-        def find(source: Any) -> Any:
-            if isinstance(source, Length):
-                return source.each * len(pairs)
+        def value(source: Operand) -> torch.Tensor:
             if isinstance(source, torch.Tensor):
                 return source
-            if source in values:
+            if isinstance(source, Ref) and source in values:
                 return values[source]
             if source not in self.routes.rows:
                 return dense.tape.find(source)
@@ -281,7 +291,7 @@ class Removals:
                 taken[source] = select(dense.value(source), self.routes.rows[source], pairs.images)
             return taken[source]
 
-        return find
+        return value
 
     def _masked(self, call: Call, step: Step, reads: Sequence[Read], pairs: _Pairs) -> Call:
         """The operation with each pair's channel taken as zero."""
@@ -310,7 +320,7 @@ class Removals:
 
     # -- one by one
 
-    def _twin(self, dense: Dense, group: Group, channel: int) -> Any:
+    def _twin(self, dense: Dense, group: Group, channel: int) -> object:
         """The model's output for the whole batch without one channel, as the masked twin has it."""
         network, tape = self.network, dense.tape
         stays = network.solution.kept(network.alive([group.channels[channel]]))
@@ -322,8 +332,10 @@ class Removals:
         values: dict[Ref, torch.Tensor] = {}
         memory = Memory(tape.written)
 
-        def find(source: Any) -> Any:
-            return values[source] if source in values else memory.find(tape.find(source))
+        def find(source: Slot) -> torch.Tensor:
+            if isinstance(source, Ref) and source in values:
+                return values[source]
+            return memory.find(tape.find(source))
 
         for step in steps:
             output = twin.ignoring_removed(step.call(find), self.source.operations[step.number])
@@ -357,7 +369,7 @@ def select(value: torch.Tensor, rows: Rows, images: torch.Tensor) -> torch.Tenso
     return rows.select(value, images)
 
 
-def _touches(operation: OpRecord, stays: Any) -> bool:
+def _touches(operation: OpRecord, stays: NDArray[np.bool_]) -> bool:
     arrays = [mask.units for mask in operation.masks]
     arrays += [units for _, axes in operation.mixed for units in axes.values()]
     return any(not stays[units].all() for units in arrays)

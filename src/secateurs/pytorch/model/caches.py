@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -33,8 +33,8 @@ class Place:
 
     owner: str
     attribute: str
-    holder: dict[Any, Any]
-    key: Any
+    holder: dict[object, object]
+    key: object
     tensor: torch.Tensor
     is_in_dictionary: bool = False
 
@@ -46,8 +46,8 @@ class Place:
 
 def forget_caches_(
     model: nn.Module,
-    arguments: Sequence[Any],
-    keywords: Mapping[str, Any],
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
     suspects: Collection[torch.Tensor],
 ) -> tuple[Cache, ...]:
     """Empty what the model's forward pass fills again with the same values by itself.
@@ -95,12 +95,12 @@ def _too_small(kept: torch.Tensor) -> torch.Tensor:
 
 def _kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
     for path, module in model.named_modules():
-        own = vars(module)
-        for name, value in own.items():
+        attributes = cast("dict[object, object]", vars(module))
+        for name, value in vars(module).items():
             if name in ("_parameters", "_modules"):
                 continue
             if isinstance(value, torch.Tensor):
-                yield (type(module), name), Place(path, name, own, name, value)
+                yield (type(module), name), Place(path, name, attributes, name, value)
             elif isinstance(value, dict):
                 for key, item in value.items():
                     if isinstance(item, torch.Tensor):
@@ -111,10 +111,10 @@ def _kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
 
 def _forgotten(
     model: nn.Module,
-    arguments: Sequence[Any],
-    keywords: Mapping[str, Any],
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
     places: Sequence[Place],
-    stand_in: Callable[[torch.Tensor], Any],
+    stand_in: Callable[[torch.Tensor], torch.Tensor | None],
 ) -> list[Place] | None:
     """Take these away and put back those that a pass does not bring back.
 
@@ -140,7 +140,7 @@ def _forgotten(
     return [place for place, is_back in zip(places, again, strict=True) if is_back]
 
 
-def _is_same(one: Any, other: torch.Tensor) -> bool:
+def _is_same(one: object, other: torch.Tensor) -> bool:
     if not isinstance(one, torch.Tensor) or one.shape != other.shape or one.dtype != other.dtype:
         return False
     return one.is_meta or torch.equal(one, other)

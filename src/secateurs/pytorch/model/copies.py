@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from secateurs.channels.cut import Cache
 from secateurs.errors import ModelError
 
 
-def copy_modules(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     """A deep copy of a model, but for what is in the memo.
 
     What no copy can be made of (a lock, an open file, a generator) is shared with the model.
@@ -66,7 +65,7 @@ def empty_caches_(model: nn.Module, caches: Iterable[Cache]) -> None:
         module = modules.get(cache.owner)
         if module is None:
             continue
-        own: dict[str, Any] = module.__dict__
+        own: dict[str, object] = module.__dict__
         holder = own if cache.attribute in own else module._buffers
         kept = holder.get(cache.attribute)
         if isinstance(kept, torch.Tensor):
@@ -80,7 +79,7 @@ def _is_entry(cache: Cache, key: object, value: object) -> bool:
     return isinstance(value, torch.Tensor) and cache.key in (None, key)
 
 
-def _empty_containers(model: nn.Module) -> dict[int, Any]:
+def _empty_containers(model: nn.Module) -> dict[int, object]:
     """New ones for a module's many empty dictionaries (of hooks, mostly).
 
     ``deepcopy`` takes longer over these than over everything else in a model.
@@ -100,7 +99,7 @@ def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
             yield from _tensors_among(value)
 
 
-def _tensors_among(value: Any) -> Iterator[torch.Tensor]:
+def _tensors_among(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -111,14 +110,14 @@ def _tensors_among(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors_among(item)
 
 
-def _not_copyable(model: nn.Module, memo: Mapping[int, Any]) -> Iterator[Any]:
+def _not_copyable(model: nn.Module, memo: Mapping[int, object]) -> Iterator[object]:
     """What among the attributes of a model's modules cannot be copied."""
     for module in model.modules():
         for value in vars(module).values():
             yield from _stubborn(value, memo)
 
 
-def _stubborn(value: Any, memo: Mapping[int, Any]) -> Iterator[Any]:
+def _stubborn(value: object, memo: Mapping[int, object]) -> Iterator[object]:
     if isinstance(value, nn.Module):
         return  # its own attributes are looked at in its turn
     if isinstance(value, (list, tuple)):

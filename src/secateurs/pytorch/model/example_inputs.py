@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 
 
 def parse_example_inputs(
-    example_inputs: Any, model: nn.Module
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    example_inputs: object, model: nn.Module
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """(positional, keyword) arguments: a tensor or array, or a tuple, list or dictionary of them.
 
     Arrays become tensors on the model's device, floating-point ones of the model's type.
@@ -30,7 +29,7 @@ def parse_example_inputs(
     return (_as_tensor(example_inputs, model),), {}
 
 
-def _as_tensor(value: Any, model: nn.Module) -> Any:
+def _as_tensor(value: object, model: nn.Module) -> object:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
             raise ModelError(
@@ -44,7 +43,7 @@ def _as_tensor(value: Any, model: nn.Module) -> Any:
     return value
 
 
-def format_inputs(example_inputs: Any) -> str:
+def format_inputs(example_inputs: object) -> str:
     """'(1, 3, 224, 224) float32' for error messages."""
     if isinstance(example_inputs, Mapping):
         return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"
@@ -55,7 +54,7 @@ def format_inputs(example_inputs: Any) -> str:
     return type(example_inputs).__name__
 
 
-def check_model(model: Any) -> nn.Module:
+def check_model(model: object) -> nn.Module:
     """The model itself, out of what compiles it or spreads it over devices.
 
     Raises:

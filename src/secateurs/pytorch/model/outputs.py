@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from secateurs.errors import UnknownNameError, nearest
 Name = str | int
 
 
-def named_outputs(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_outputs(outputs: object) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of all that a forward pass gave; the name of one tensor alone is ''.
 
     What is inside something is named after it, with a dot: keys of dictionaries, fields of named
@@ -26,7 +25,7 @@ def named_outputs(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
     yield from found
 
 
-def _named(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _named(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
         return
@@ -34,7 +33,7 @@ def _named(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield from _named(f"{name}.{key}" if name else str(key), item)
 
 
-def _parts(value: Any) -> Iterator[tuple[Name, Any]]:
+def _parts(value: object) -> Iterator[tuple[Name, object]]:
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -73,7 +72,7 @@ def checked_names(
     return wanted
 
 
-def used_outputs(outputs: Any, wanted: Sequence[str] | None) -> Any:
+def used_outputs(outputs: object, wanted: Sequence[str] | None) -> object:
     """Those of the outputs that are used, for comparing them."""
     if wanted is None:
         return outputs

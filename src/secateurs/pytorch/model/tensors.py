@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -85,7 +84,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
                 yield from _bare_tensors(f"{path}.{attribute}".lstrip("."), value)
 
 
-def check_values(model: nn.Module, example_inputs: Any, *, who: str, otherwise: str) -> None:
+def check_values(model: nn.Module, example_inputs: object, *, who: str, otherwise: str) -> None:
     """Refuse a model, or inputs, on the meta device, where tensors have shapes and no values.
 
     Args:
@@ -106,7 +105,7 @@ def check_values(model: nn.Module, example_inputs: Any, *, who: str, otherwise: 
             )
 
 
-def _bare_tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
+def _bare_tensors(name: str, value: object) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """Tensors in an attribute: alone, or in a list, tuple or dictionary."""
     if isinstance(value, torch.Tensor):
         yield name, value, isinstance(value, nn.Parameter)

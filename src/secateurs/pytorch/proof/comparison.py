@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ def prove(
     network: Network,
     small: nn.Module,
     alive: NDArray[np.bool_],
-    example_inputs: Any,
+    example_inputs: object,
 ) -> Proof:
     """Run the small model and the masked twin on the same inputs.
 
@@ -66,7 +65,7 @@ def prove(
 
 
 def _in_double_precision(
-    network: Network, small: nn.Module, alive: NDArray[np.bool_], example_inputs: Any
+    network: Network, small: nn.Module, alive: NDArray[np.bool_], example_inputs: object
 ) -> Proof | None:
     """The proof in double precision where it holds there; None where it does not, or cannot run.
 
@@ -88,7 +87,7 @@ def _compare(
     dense: nn.Module,
     small: nn.Module,
     alive: NDArray[np.bool_],
-    inputs: Any,
+    inputs: object,
     *,
     frugal: bool = False,
 ) -> Proof:
@@ -152,7 +151,7 @@ def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(m) for m in network.mixings if not stays[m.units].all()))
 
 
-def _in_double(value: Any) -> Any:
+def _in_double(value: object) -> object:
     if isinstance(value, torch.Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, np.ndarray):

@@ -16,10 +16,10 @@ named in the proof as ever.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -35,10 +35,21 @@ from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.proof.differences import TOLERANCE, largest_difference, precision_of
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.interpreter import in_mode
-from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors, map_tensors
 
 _HEARD = 1e-4
 """A value has changed if it did by this share of the largest change, or of the largest value."""
+
+
+Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(the values of a slice, the whole tensor) -> other values."""
+
+
+class Seen(NamedTuple):
+    """What an operation gave: whether it depends on the input, and its values."""
+
+    is_live: bool
+    values: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Slice:
         return self.tensor.rpartition(".")[0] or self.tensor
 
 
-def prove_independently(model: nn.Module, cut: Cut, example_inputs: Any) -> Independent:
+def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> Independent:
     """Silence what reads the channels that go, and compare.
 
     Args:
@@ -95,7 +106,7 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: Any) -> Inde
 class _Silenced:
     """A copy of the dense model, and which of the slices that go read the others."""
 
-    def __init__(self, model: nn.Module, cut: Cut, example_inputs: Any) -> None:
+    def __init__(self, model: nn.Module, cut: Cut, example_inputs: object) -> None:
         self._model = cut_copy(model, Cut(caches=cut.caches)).eval()
         self._tensors = {leaf.name: leaf.tensor for leaf in list_tensors(self._model)}
         self._call = parse_example_inputs(example_inputs, model)
@@ -110,11 +121,11 @@ class _Silenced:
 
     # -- answers
 
-    def answers(self) -> Any:
+    def answers(self) -> object:
         """What the copy answers as it is now."""
         return self.answers_of(self._model)
 
-    def answers_of(self, model: nn.Module) -> Any:
+    def answers_of(self, model: nn.Module) -> object:
         """What a model answers in eval mode; it and the inputs stay as they are."""
         own = share_tensors(model)
         arguments, keywords = self._inputs()
@@ -122,7 +133,7 @@ class _Silenced:
             torch.manual_seed(0)
             return own(*arguments, **keywords)
 
-    def _inputs(self) -> tuple[Any, Any]:
+    def _inputs(self) -> tuple[list[object], dict[str, object]]:
         arguments, keywords = self._call
         given = map_tensors(list(arguments), lambda t: t.clone())
         return given, map_tensors(dict(keywords), lambda t: t.clone())
@@ -188,15 +199,15 @@ class _Silenced:
         the same sums as what stays.
         """
         rest = self._rest_of(part)
-        before = self._watched(None)
+        before = self._watched(None).seen
         with self._changed([part], self._poked):
-            here = self._watched(before)
+            here = self._watched(before).changed
         with self._changed([rest], self._poked):
-            there = self._watched(before)
-        weights = [n for n in here.keys() & there.keys() if not before[n][0]]
+            there = self._watched(before).changed
+        weights = [n for n in here.keys() & there.keys() if not before[n].is_live]
         if any(bool((here[number] & there[number]).any()) for number in weights):
             return "unsure"  # weights computed of others: what goes moves what stays
-        first = {n for found in (here, there) for n in found if before[n][0]}
+        first = {n for found in (here, there) for n in found if before[n].is_live}
         if len(first) != 1 or not first <= here.keys() & there.keys():
             return "unsure"  # what is read there is zero for these inputs, say
         (number,) = first
@@ -207,7 +218,7 @@ class _Silenced:
         gone = set(part.indices)
         return Slice(part.tensor, part.axis, tuple(i for i in range(length) if i not in gone))
 
-    def _watched(self, before: Mapping[int, Any] | None) -> dict[int, Any]:
+    def _watched(self, before: Mapping[int, Seen] | None) -> _Watch:
         """Each operation's result; or, held against those before, where it has changed."""
         own = share_tensors(self._model)
         arguments, keywords = self._inputs()
@@ -221,7 +232,7 @@ class _Silenced:
                     own(*arguments, **keywords)
             except _SeenEnoughError:
                 pass
-        return watch.found
+        return watch
 
     # -- what is heard
 
@@ -234,7 +245,7 @@ class _Silenced:
             return []
         return [part for part in parts if self._is_heard([part], expected, but)]
 
-    def _is_heard(self, parts: Sequence[Slice], expected: Any, but: Sequence[Slice]) -> bool:
+    def _is_heard(self, parts: Sequence[Slice], expected: object, but: Sequence[Slice]) -> bool:
         with self._changed(parts, self._poked, spare=[*self._zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
@@ -247,7 +258,7 @@ class _Silenced:
 
     @contextmanager
     def _changed(
-        self, parts: Sequence[Slice], change: Any, spare: Sequence[Slice] = ()
+        self, parts: Sequence[Slice], change: Change, spare: Sequence[Slice] = ()
     ) -> Iterator[None]:
         """With other values in these slices, but not in those spared."""
         before = {name: self._tensors[name].detach().clone() for name in {p.tensor for p in parts}}
@@ -278,19 +289,20 @@ class _SeenEnoughError(Exception):
 class _Watch(TorchDispatchMode):
     """What each operation gives, whether it depends on the input, and where it has changed."""
 
-    def __init__(self, before: Mapping[int, Any] | None) -> None:
+    def __init__(self, before: Mapping[int, Seen] | None) -> None:
         super().__init__()
         self._before = before
         self._number = -1
-        self.found: dict[int, Any] = {}
+        self.seen: dict[int, Seen] = {}
+        self.changed: dict[int, torch.Tensor] = {}
 
     def __torch_dispatch__(
         self,
         func: OpOverload,
         types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        args: Arguments = (),
+        kwargs: Keywords | None = None,
+    ) -> object:
         given = list(iterate_tensors([list(args), kwargs or {}]))
         is_live = any(hasattr(tensor, "_secateurs_from_input") for tensor in given)
         output = func(*args, **(kwargs or {}))
@@ -305,16 +317,16 @@ class _Watch(TorchDispatchMode):
 
     def _note(self, result: torch.Tensor, is_live: bool) -> None:
         if self._before is None:
-            self.found[self._number] = (is_live, result.detach().clone())
+            self.seen[self._number] = Seen(is_live, result.detach().clone())
             return
         known = self._before.get(self._number)
-        if known is None or known[1].shape != result.shape:
+        if known is None or known.values.shape != result.shape:
             return
-        change = (result - known[1]).abs()
+        change = (result - known.values).abs()
         most = max(change.max().item() if change.numel() else 0.0, 0.0)
-        if not math.isfinite(most) or most <= 1e-6 * max(known[1].abs().max().item(), 1e-12):
+        if not math.isfinite(most) or most <= 1e-6 * max(known.values.abs().max().item(), 1e-12):
             return
-        self.found[self._number] = change > _HEARD * most
+        self.changed[self._number] = change > _HEARD * most
         if is_live:
             raise _SeenEnoughError
 

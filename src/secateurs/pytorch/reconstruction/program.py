@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import overload
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.replay.tape import (
     BatchedTape,
+    Find,
     Input,
-    Length,
     Memory,
+    Operand,
     Ref,
+    Slot,
     Source,
     Step,
+    Tape,
     filled,
     last_readers,
     operands_in,
@@ -36,10 +39,11 @@ MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23
 """Numbers in the largest value of a piece: 32 MB in single precision."""
 
-Change = Callable[[Step, Call], Any]
+Change = Callable[[Step, Call], object]
+"""(a step, its call) -> what is taken for its result."""
 
 
-def call_of(step: Step, find: Callable[[Any], Any]) -> Call:
+def call_of(step: Step, find: Find) -> Call:
     """A step with its arguments; a view copies where memory lies in another way than on the tape.
 
     The tape does not know of operations that only put memory in order (``contiguous``).
@@ -66,20 +70,24 @@ class Piece:
 
     steps: Sequence[Step]
     inputs: Sequence[torch.Tensor]
-    output: Any
+    output: object
     images: int
     values: dict[Ref, torch.Tensor] = field(default_factory=dict)
     done: int = 0
     memory: Memory = field(default_factory=lambda: Memory(frozenset()))
     _last: dict[int, list[Ref]] = field(default_factory=dict)
-    _wanted: set[Source] = field(default_factory=set)
+    _wanted: set[Operand] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._last = last_readers(self.steps, self.output)
         self._wanted = {source for step in self.steps for source in step.reads}
         self._wanted.update(operands_in(self.output))
 
-    def find(self, source: Any) -> Any:
+    @overload
+    def find(self, source: Operand) -> torch.Tensor: ...
+    @overload
+    def find(self, source: Slot) -> torch.Tensor | int: ...
+    def find(self, source: Slot) -> torch.Tensor | int:
         """The value of a source; anything else is itself."""
         if isinstance(source, Ref):
             return self.values[source]
@@ -87,13 +95,13 @@ class Piece:
             return self.memory.find(self.inputs[source.number])
         if isinstance(source, torch.Tensor):
             return self.memory.find(source)
-        return source.each * self.images if isinstance(source, Length) else source
+        return source.each * self.images
 
     def call(self, step: Step) -> Call:
         """A step with its arguments."""
         return call_of(step, self.find)
 
-    def do(self, step: Step, change: Change | None = None) -> Any:
+    def do(self, step: Step, change: Change | None = None) -> object:
         """Take one step, and forget what nobody reads any more."""
         call = self.call(step)
         output = (
@@ -164,7 +172,7 @@ class Pieces:
         self.shapes = {ref: value.shape for ref, value in two.values.items()}
         self.bytes_at_once = _most_held(two.steps, two.values, two.output) // 2
 
-    def _recorded(self, batch: CalibrationBatch) -> Any:
+    def _recorded(self, batch: CalibrationBatch) -> Tape:
         with torch.no_grad():
             return record(
                 self.model, self.operations, *parse_example_inputs(batch.images, self.model)
@@ -190,7 +198,7 @@ class Pieces:
 
 
 def play(
-    piece: Piece, change: Change | None = None, watch: Callable[[Step, Any], None] | None = None
+    piece: Piece, change: Change | None = None, watch: Callable[[Step, object], None] | None = None
 ) -> list[torch.Tensor]:
     """The whole pass, or the rest of it; returns what the model does.
 
@@ -216,7 +224,7 @@ def readers_of(steps: Sequence[Step]) -> Mapping[Source, list[Step]]:
     return readers
 
 
-def _most_held(steps: Sequence[Step], values: Mapping[Ref, torch.Tensor], output: Any) -> int:
+def _most_held(steps: Sequence[Step], values: Mapping[Ref, torch.Tensor], output: object) -> int:
     """Bytes of the values that are to be kept at once, where they are most."""
     last = last_readers(steps, output)
     alive: dict[Ref, int] = {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from secateurs.pytorch.reconstruction.contractions import NORMS, Map, map_of, norm_of
 from secateurs.pytorch.reconstruction.program import Piece, call_of, readers_of
-from secateurs.pytorch.replay.tape import Input, Ref, Source, Step
+from secateurs.pytorch.replay.tape import Input, Ref, Slot, Source, Step
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
@@ -112,7 +111,7 @@ class Site:
         for step in self.moves:
             present = value
 
-            def find(source: Any, present: torch.Tensor = present) -> Any:
+            def find(source: Slot, present: torch.Tensor = present) -> object:
                 return present if isinstance(source, Ref) else piece.find(source)
 
             call = call_of(piece.steps[step.number], find)

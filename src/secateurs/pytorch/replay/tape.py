@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from secateurs.errors import DataError
 from secateurs.pytorch.model.example_inputs import format_inputs
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
-from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
+from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords, iterate_tensors
 from secateurs.pytorch.tracing.op_record import OpRecord
 from secateurs.training.memory import is_out_of_memory
 
@@ -50,6 +49,16 @@ class Length:
 
 
 Source = Ref | Input
+"""Where a tensor comes from that depends on the run."""
+
+Operand = torch.Tensor | Source
+"""A tensor that an operation reads: a weight or a constant as it is, or where it comes from."""
+
+Slot = Operand | Length
+"""What is looked up for each run."""
+
+Find = Callable[[Slot], object]
+"""What a slot holds in a run."""
 
 
 @dataclass(slots=True)
@@ -69,13 +78,13 @@ class Step:
 
     number: int
     function: OpOverload
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
+    arguments: tuple[object, ...]
+    keywords: Keywords
     results: int = 1
     mutates: bool = False
 
     @property
-    def operands(self) -> list[Any]:
+    def operands(self) -> list[Operand]:
         """Its tensor arguments, in the order in which masks number them."""
         return list(operands_in([*self.arguments, *self.keywords.values()]))
 
@@ -84,7 +93,7 @@ class Step:
         """Those of them that depend on the run."""
         return [operand for operand in self.operands if isinstance(operand, Ref | Input)]
 
-    def call(self, find: Callable[[Any], Any]) -> Call:
+    def call(self, find: Find) -> Call:
         """The operation with arguments for one run."""
         arguments = [filled(value, find) for value in self.arguments]
         keywords = {key: filled(value, find) for key, value in self.keywords.items()}
@@ -107,7 +116,7 @@ class Tape:
     steps: list[Step]
     values: dict[Ref, torch.Tensor]
     inputs: list[torch.Tensor]
-    output: Any
+    output: object
     written: frozenset[int] = frozenset()
     memories: dict[Ref, int] = field(default_factory=dict)
 
@@ -122,9 +131,9 @@ class Tape:
         live = self.depending_on_inputs()
         return not any(step.mutates and not live.isdisjoint(step.reads) for step in self.steps)
 
-    def depending_on_inputs(self) -> set[Source]:
+    def depending_on_inputs(self) -> set[Operand]:
         """The inputs and all that was made from them, also by way of memory written into."""
-        live: set[Any] = {Input(number) for number in range(len(self.inputs))}
+        live: set[Operand] = {Input(number) for number in range(len(self.inputs))}
         if any(step.mutates for step in self.steps):
             return self._with_memory(live)
         for step in self.steps:
@@ -132,7 +141,7 @@ class Tape:
                 live.update(Ref(step.number, item) for item in range(step.results))
         return live
 
-    def _with_memory(self, live: set[Any]) -> set[Any]:
+    def _with_memory(self, live: set[Operand]) -> set[Operand]:
         memory: set[int] = set()
         for step in self.steps:
             operands = step.operands
@@ -145,23 +154,27 @@ class Tape:
                     memory.add(self._memory(operands[0]))
         return live
 
-    def _memory(self, source: Any) -> int:
+    def _memory(self, source: Operand) -> int:
         if isinstance(source, Ref):
             return self.memories[source]
         return memory_of(self.find(source))
 
-    def find(self, source: Any) -> Any:
+    def find(self, source: Slot) -> torch.Tensor:
         """The recorded value of a source."""
         if isinstance(source, Ref):
             return self.values[source]
-        return self.inputs[source.number] if isinstance(source, Input) else source
+        if isinstance(source, Input):
+            return self.inputs[source.number]
+        if isinstance(source, Length):
+            raise TypeError(f"expected a tape of one run, whose lengths are numbers; got {source}")
+        return source
 
 
 def record(
     model: nn.Module,
     operations: Sequence[OpRecord],
-    arguments: Sequence[Any],
-    keywords: dict[str, Any],
+    arguments: Arguments,
+    keywords: Keywords,
     watch: Callable[[int, Call], None] | None = None,
     *,
     keep: bool = True,
@@ -293,8 +306,8 @@ class _Recorder(OpInterpreter):
         )
 
     def pass_through(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> object:
         output = function(*arguments, **keywords)
         source = self._sources.get(id(arguments[0])) if arguments else None
         if source is not None:  # the same values, so they come from the same place
@@ -302,7 +315,7 @@ class _Recorder(OpInterpreter):
             self._alive.append(output)
         return output
 
-    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         operation = self._operations[self.index] if self.index < len(self._operations) else None
         if operation is None or operation.name != str(function.overloadpacket):
             raise DataError(self.off_course())
@@ -313,7 +326,7 @@ class _Recorder(OpInterpreter):
             return function(*arguments, **keywords)
         return self._written_down(call)
 
-    def _written_down(self, call: Call) -> Any:
+    def _written_down(self, call: Call) -> object:
         call = self._sparing(call)
         step = Step(
             self.index,
@@ -332,10 +345,10 @@ class _Recorder(OpInterpreter):
         self.steps.append(step)
         return output
 
-    def sources_of(self, value: Any) -> Any:
+    def sources_of(self, value: object) -> object:
         """The value with sources in the place of tensors that were given or made."""
 
-        def source(tensor: torch.Tensor) -> Any:
+        def source(tensor: Slot) -> object:
             made_of_nothing = getattr(tensor, "_secateurs_source", tensor)
             return self._sources.get(id(tensor), made_of_nothing)
 
@@ -376,7 +389,7 @@ class _Recorder(OpInterpreter):
         return self._with_copies(call)
 
     def _with_copies(self, call: Call) -> Call:
-        def spared(value: Any) -> Any:
+        def spared(value: Slot) -> Slot:
             return self._copies.get(id(value), value)
 
         arguments = [filled(value, spared) for value in call.arguments]
@@ -424,19 +437,20 @@ def _twin(function: OpOverload) -> OpOverload | None:
     return twin if names[0] == names[1] else None
 
 
-def filled(value: Any, find: Callable[[Any], Any]) -> Any:
+def filled(value: object, find: Find) -> object:
     """``find`` of each tensor, source and length in nested lists, tuples and dictionaries."""
     if isinstance(value, torch.Tensor | Ref | Input | Length):
         return find(value)
     if isinstance(value, list | tuple):
         items = [filled(item, find) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        kind: Callable[..., object] = type(value)
+        return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, dict):
         return {key: filled(item, find) for key, item in value.items()}
     return value
 
 
-def operands_in(values: Any) -> Iterator[Any]:
+def operands_in(values: object) -> Iterator[Operand]:
     """Every tensor or source in nested lists, tuples and dictionaries, in order."""
     if isinstance(values, torch.Tensor | Ref | Input):
         yield values
@@ -452,7 +466,7 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
     """The call with some of its tensor arguments, by number, replaced."""
     numbers = itertools.count()
 
-    def replaced(tensor: torch.Tensor) -> torch.Tensor:
+    def replaced(tensor: Slot) -> Slot:
         return changes.get(next(numbers), tensor)
 
     arguments = [filled(value, replaced) for value in call.arguments]
@@ -460,7 +474,11 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
     return Call(call.function, arguments, keywords)
 
 
-def replay(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any], Any]) -> Any:
+def replay(
+    tape: Tape,
+    change: Callable[[Step, Call], Call],
+    own: Callable[[torch.Tensor], torch.Tensor],
+) -> object:
     """Play a whole tape again; returns what the model would.
 
     Args:
@@ -471,7 +489,7 @@ def replay(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any]
     values: dict[Ref, torch.Tensor] = {}
     memory = Memory(tape.written)
 
-    def find(source: Any) -> Any:
+    def find(source: Slot) -> torch.Tensor:
         if isinstance(source, Ref):
             return values[source]
         tensor = tape.find(source)
@@ -488,15 +506,16 @@ def replay(tape: Tape, change: Callable[[Step, Call], Call], own: Callable[[Any]
     return filled(tape.output, find)
 
 
-def last_readers(steps: Iterable[Step], output: Any) -> dict[int, list[Ref]]:
+def last_readers(steps: Iterable[Step], output: object) -> dict[int, list[Ref]]:
     """Step number -> what nobody reads after it."""
     last: dict[Ref, int] = {}
     for step in steps:
         for source in step.reads:
             if isinstance(source, Ref):
                 last[source] = step.number
-    for source in operands_in(output):
-        last.pop(source, None)
+    for operand in operands_in(output):
+        if isinstance(operand, Ref):
+            last.pop(operand, None)
     by_step: dict[int, list[Ref]] = {}
     for ref, number in last.items():
         by_step.setdefault(number, []).append(ref)
@@ -533,8 +552,8 @@ class BatchedTape:
     """
 
     steps: list[Step]
-    output: Any
-    rows: dict[Source, Rows] = field(default_factory=dict)
+    output: object
+    rows: dict[Operand, Rows] = field(default_factory=dict)
 
     @classmethod
     def between(cls, one: Tape, other: Tape) -> BatchedTape | None:
@@ -550,12 +569,13 @@ class BatchedTape:
         program = cls([], one.output)
         try:
             for left, right in zip(one.steps, other.steps, strict=True):
-                merged = (
-                    _merged([*left.arguments], [*right.arguments], sizes),
-                    _merged(left.keywords, right.keywords, sizes),
-                )
+                arguments = tuple(_merged_all(left.arguments, right.arguments, sizes))
+                keywords = {
+                    key: _merged(value, right.keywords[key], sizes)
+                    for key, value in left.keywords.items()
+                }
                 program.steps.append(
-                    Step(left.number, left.function, tuple(merged[0]), merged[1], left.results)
+                    Step(left.number, left.function, arguments, keywords, left.results)
                 )
             program.rows = rows_between(one, other, strict=True)
         except _ImagesElsewhereError:
@@ -567,7 +587,7 @@ class _ImagesElsewhereError(Exception):
     """Images do not lie along one axis."""
 
 
-def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Source, Rows]:
+def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operand, Rows]:
     """Where the images lie in each value: the axis whose length follows their number.
 
     Args:
@@ -582,7 +602,7 @@ def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Source
         for number, pair in enumerate(zip(one.inputs, other.inputs, strict=True))
     ]
     pairs += [(ref, value, other.values[ref]) for ref, value in one.values.items()]
-    rows: dict[Source, Rows] = {}
+    rows: dict[Operand, Rows] = {}
     for source, mine, theirs in pairs:
         try:
             found = _rows(mine.shape, theirs.shape, sizes)
@@ -607,13 +627,17 @@ def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> R
     return Rows(axis, each)
 
 
-def _merged(one: Any, other: Any, sizes: tuple[int, int]) -> Any:
+def _merged_all(one: Arguments, other: Arguments, sizes: tuple[int, int]) -> list[object]:
+    if len(one) != len(other):
+        raise _ImagesElsewhereError
+    return [_merged(a, b, sizes) for a, b in zip(one, other, strict=True)]
+
+
+def _merged(one: object, other: object, sizes: tuple[int, int]) -> object:
     """The arguments of one step on both tapes as one, with ``Length`` where they count images."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        if len(one) != len(other):
-            raise _ImagesElsewhereError
-        return type(one)([_merged(a, b, sizes) for a, b in zip(one, other, strict=True)])
-    if isinstance(one, dict):
+        return type(one)(_merged_all(one, other, sizes))
+    if isinstance(one, dict) and isinstance(other, dict):
         return {key: _merged(value, other[key], sizes) for key, value in one.items()}
     if isinstance(one, torch.Tensor):
         return _merged_constant(one, other)
@@ -627,7 +651,7 @@ def _merged(one: Any, other: Any, sizes: tuple[int, int]) -> Any:
     return one
 
 
-def _merged_constant(one: torch.Tensor, other: Any) -> torch.Tensor:
+def _merged_constant(one: torch.Tensor, other: object) -> torch.Tensor:
     """A weight, or a constant made anew in each run, which must then be the same."""
     same = isinstance(other, torch.Tensor) and (
         one is other or (one.shape == other.shape and torch.equal(one, other))

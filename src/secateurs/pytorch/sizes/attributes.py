@@ -8,7 +8,7 @@ A size is found by its value, in the modules whose code was running, and written
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]
                 yield from _numbers_of(owner, f"{name}.{inner}", item)
 
 
-def _numbers_of(owner: str, name: str, value: Any) -> Iterator[tuple[Attribute, int]]:
+def _numbers_of(owner: str, name: str, value: object) -> Iterator[tuple[Attribute, int]]:
     if is_whole_number(value):
         yield Attribute(owner, name), value
     elif isinstance(value, (list, tuple)):
@@ -70,12 +70,12 @@ def _is_holder(value: object) -> bool:
     )
 
 
-def is_whole_number(value: object) -> bool:
+def is_whole_number(value: object) -> TypeGuard[int]:
     """Whether it is an integer and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def read(model: nn.Module, at: Attribute) -> Any:
+def read(model: nn.Module, at: Attribute) -> object:
     """What lies there; None where there is no such place."""
     holder, name = _holder(model, at)
     value = getattr(holder, name, None)
@@ -128,22 +128,22 @@ def identity(model: nn.Module, at: Attribute) -> tuple[int, str, Item]:
     return id(holder), name, at.item
 
 
-def _holder(model: nn.Module, at: Attribute) -> tuple[Any, str]:
-    holder: Any = model.get_submodule(at.owner)
+def _holder(model: nn.Module, at: Attribute) -> tuple[object, str]:
+    holder: object = model.get_submodule(at.owner)
     *path, name = at.name.split(".")
     for step in path:
         holder = getattr(holder, step, None)
     return holder, name
 
 
-def _set_(holder: Any, name: str, value: Any) -> None:
+def _set_(holder: object, name: str, value: object) -> None:
     try:
         setattr(holder, name, value)
     except AttributeError:  # a frozen dataclass; it is the cut copy's own
         object.__setattr__(holder, name, value)
 
 
-def _bring_einops_up_to_date_(layer: Any) -> None:
+def _bring_einops_up_to_date_(layer: object) -> None:
     """Layers of einops keep their lengths twice: as given, and as their forward reads them.
 
     A copy or a pickle of such a layer is made of the first.

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -25,7 +25,9 @@ from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
+    Arguments,
     Call,
+    Keywords,
     is_decided_by_data,
     iterate_tensors,
     map_tensors,
@@ -121,7 +123,7 @@ class DryRun(OpInterpreter):
     """Runs the small model on tensors without data and compares it with what is foretold."""
 
     def __init__(
-        self, model: nn.Module, forward: ForwardPass, number: int, stays: NDArray[Any]
+        self, model: nn.Module, forward: ForwardPass, number: int, stays: NDArray[np.bool_]
     ) -> None:
         super().__init__(rules.is_whole)
         self._model = model
@@ -162,7 +164,7 @@ class DryRun(OpInterpreter):
                         size = dense[axis]
                         yield WrongSize(key, units, size, size, line, layers)
 
-    def step(self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         call = Call(function, arguments, keywords)
         if self.index >= len(self._forward.operations):
             raise PathChangedError("it does more than the dense model")
@@ -226,8 +228,8 @@ class DryRun(OpInterpreter):
                 self.findings.sizes.append(wrong)
 
     def pass_through(
-        self, function: OpOverload, arguments: Sequence[Any], keywords: dict[str, Any]
-    ) -> Any:
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> object:
         call = Call(function, arguments, keywords)
         has_data = not any(tensor.is_meta for tensor in call.tensors())
         return run_on_constants(call) if has_data else call.run()
@@ -238,13 +240,13 @@ class DryRun(OpInterpreter):
             shape[axis] = int(self._stays[units].sum())
         return tuple(shape)
 
-    def _foretold(self, call: Call, operation: OpRecord) -> Any:
+    def _foretold(self, call: Call, operation: OpRecord) -> object:
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
         return self._made(call, operation)
 
-    def _made(self, call: Call, operation: OpRecord) -> Any:
+    def _made(self, call: Call, operation: OpRecord) -> object:
         """Results of the foretold shapes."""
         made = [
             torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")

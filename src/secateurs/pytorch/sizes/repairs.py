@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,7 +247,7 @@ class Repairs:
             attribute = Attribute(path, name)
             if type(module) is kind and not self._bindings.is_linked(attribute):
                 units = self._units_of(f"{path}.{axis[0]}".lstrip("."), axis[1])
-                present: Any = getattr(module, name, None)
+                present: object = getattr(module, name, None)
                 if units is not None and present == len(units):
                     self._bindings.link(attribute, units)
         return True

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
@@ -35,14 +35,14 @@ from secateurs.pytorch.statistics.gates import (
     own,
     recorded,
 )
-from secateurs.pytorch.statistics.loss import Loss, PerExampleLoss, on_device
+from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
 
 def collect_statistics(
-    network: Network, needs: Need, data: Any, *, loss: Loss | None = None, who: str = "gather"
+    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
 ) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 

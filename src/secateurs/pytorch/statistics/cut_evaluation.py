@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.pytorch.statistics.loss import Loss, PerExampleLoss, on_device
+from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
 

@@ -19,9 +19,9 @@ from secateurs.calibration.statistics import Slopes
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.replay.tape import (
+    Operand,
     Ref,
     Rows,
-    Source,
     Step,
     Tape,
     record,
@@ -141,7 +141,7 @@ class Places:
         self._source = source
         rows = rows_between(one, other)
         live = one.depending_on_inputs()
-        numbers: dict[tuple[Source, int, bytes], int] = {}
+        numbers: dict[tuple[Operand, int, bytes], int] = {}
         self.all: list[Place] = []
         self.at: dict[int, list[Place]] = {}
         self.activations: dict[int, Activation] = {}

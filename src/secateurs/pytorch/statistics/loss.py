@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.tracing.op_call import iterate_tensors
-
-Loss = Callable[[Any, Any], Any]
 
 
 class PerExampleLoss:
@@ -36,7 +35,7 @@ class PerExampleLoss:
         """Whether there is no loss without labels."""
         return self._loss is None
 
-    def losses(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor:
+    def losses(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor:
         """One loss for each image.
 
         Raises:
@@ -54,7 +53,7 @@ class PerExampleLoss:
             )
         return losses
 
-    def _own_losses(self, outputs: Any, labels: torch.Tensor | None) -> Any:
+    def _own_losses(self, outputs: object, labels: torch.Tensor | None) -> object:
         """What the user's function returns; where it raises, what it was given is said."""
         function = self._loss
         try:
@@ -67,14 +66,13 @@ class PerExampleLoss:
                 "function of these that returns one loss for each example."
             ) from error
 
-    def right(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor | None:
+    def right(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Which images are classified right; None where labels are not classes."""
-        if not self.classifies(outputs, labels):
+        if labels is None or not self.classifies(outputs, labels):
             return None
-        found: torch.Tensor = outputs.argmax(1) == labels
-        return found
+        return outputs.argmax(1) == labels
 
-    def classifies(self, outputs: Any, labels: torch.Tensor | None) -> bool:
+    def classifies(self, outputs: object, labels: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
         """Whether outputs are scores of classes and labels are classes."""
         return (
             isinstance(outputs, torch.Tensor)
@@ -86,7 +84,7 @@ class PerExampleLoss:
             and int(labels.max()) < outputs.shape[1]
         )
 
-    def _cross_entropy(self, outputs: Any, labels: torch.Tensor | None) -> torch.Tensor:
+    def _cross_entropy(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor:
         if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
             raise DataError(
                 f"{self._who}: expected a model that gives scores of shape (N, classes); received "
@@ -110,7 +108,7 @@ class PerExampleLoss:
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     """'a CausalLMOutput with logits (1, 4, 10)', for messages."""
     if isinstance(value, torch.Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
@@ -124,7 +122,7 @@ def _described(value: Any) -> str:
 
 def on_device(
     batch: CalibrationBatch, model: nn.Module
-) -> tuple[tuple[Any, ...], dict[str, Any], torch.Tensor | None]:
+) -> tuple[tuple[object, ...], dict[str, object], torch.Tensor | None]:
     """(arguments, keywords, labels) of a batch, where the model is."""
     arguments, keywords = parse_example_inputs(batch.images, model)
     labels = None if batch.labels is None else _labels(batch.labels)
@@ -134,6 +132,6 @@ def on_device(
     return arguments, keywords, labels
 
 
-def _labels(labels: NDArray[Any]) -> torch.Tensor:
+def _labels(labels: NDArray[np.generic]) -> torch.Tensor:
     whole = labels.dtype.kind in "iub"
     return torch.from_numpy(np.ascontiguousarray(labels.astype(np.int64) if whole else labels))

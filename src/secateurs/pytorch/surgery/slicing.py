@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Mo
     check_tensors(leaves, cut)
     # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
     # ties.
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     rescaled = {rescaling.tensor for rescaling in cut.rescalings}
     for leaf in leaves:
         if (
@@ -166,7 +165,7 @@ def cut_optimizer(
     """
     mine = {id(leaf.tensor): leaf.name for leaf in list_tensors(model)}
     theirs = {leaf.name: leaf.tensor for leaf in list_tensors(small)}
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     stale: list[torch.Tensor] = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -188,7 +187,10 @@ def cut_optimizer(
 
 
 def _slice_state(
-    state: dict[str, Any], parameter: torch.Tensor, cut: TensorCut | None, memo: dict[int, Any]
+    state: dict[str, object],
+    parameter: torch.Tensor,
+    cut: TensorCut | None,
+    memo: dict[int, object],
 ) -> bool:
     """Put the sliced state into the memo; False where some of it cannot be sliced."""
     for value in state.values() if cut is not None else ():

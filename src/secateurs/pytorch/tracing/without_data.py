@@ -15,9 +15,10 @@ from torch._ops import OpOverloadPacket
 aten = torch.ops.aten
 
 Named = dict[str, Any]
+"""An operation's arguments, of the types that its schema says."""
 
 
-def recurrent_shapes(named: Named) -> Any:
+def recurrent_shapes(named: Named) -> object:
     """Of a recurrent layer over packed sequences."""
     x, weights = named["data"], named["params"]
     states = named["hx"] if isinstance(named["hx"], (list, tuple)) else [named["hx"]]
@@ -25,7 +26,7 @@ def recurrent_shapes(named: Named) -> Any:
     return (x.new_empty((x.shape[0], width)), *(state.to("meta") for state in states))
 
 
-def packed(named: Named) -> Any:
+def packed(named: Named) -> object:
     """Rows of sequences put end to end, and how many there are at each step."""
     x = named["input"]
     outline = torch.empty((*x.shape[:2], 1))
@@ -33,7 +34,7 @@ def packed(named: Named) -> Any:
     return x.new_empty((rows.shape[0], *x.shape[2:])), sizes
 
 
-def unpacked(named: Named) -> Any:
+def unpacked(named: Named) -> object:
     """Sequences of one length, and how long each was."""
     x = named["data"]
     outline = torch.empty((x.shape[0], 1))
@@ -42,13 +43,13 @@ def unpacked(named: Named) -> Any:
     return x.new_empty((*whole.shape[:2], *x.shape[1:])), lengths
 
 
-def quantised(named: Named) -> Any:
+def quantised(named: Named) -> object:
     """The values, and which of them were in range."""
     x = named["self"]
     return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 
-def grouped_product(named: Named) -> Any:
+def grouped_product(named: Named) -> object:
     """Rows times the matrix of their group, of any type and width.
 
     PyTorch's own inference asks for the one type that GPUs have a kernel for.
@@ -62,7 +63,7 @@ def grouped_product(named: Named) -> Any:
 
 RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
 
-WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], Any]] = {
+WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], object]] = {
     aten._pack_padded_sequence: packed,
     aten._pad_packed_sequence: unpacked,
     aten._fused_moving_avg_obs_fq_helper: quantised,
@@ -70,7 +71,7 @@ WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], Any]] = {
 }
 
 
-def without_data_of(packet: OpOverloadPacket, named: Named) -> Callable[[Named], Any] | None:
+def without_data_of(packet: OpOverloadPacket, named: Named) -> Callable[[Named], object] | None:
     """What makes an operation's result without data; None where PyTorch does."""
     if packet in RECURRENT:
         return recurrent_shapes if "batch_sizes" in named else None
