@@ -1,6 +1,8 @@
 """Every public verb has an example in its docstring, and it does what it says."""
 
 import doctest
+import inspect
+import re
 from html import unescape
 
 import pytest
@@ -38,6 +40,17 @@ def test_its_example_runs(name):
     for example in examples:
         runner.run(example, out=said.append)
     assert runner.failures == 0, "".join(said)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_argument_is_described(name):
+    described = inspect.getdoc(getattr(sec, name))
+    missing = [
+        argument
+        for argument in inspect.signature(getattr(sec, name)).parameters
+        if not re.search(rf"\b{argument}\b", described)
+    ]
+    assert missing == []
 
 
 def test_a_notebook_shows_what_print_shows():

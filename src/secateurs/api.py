@@ -444,48 +444,22 @@ def prune(
 ) -> Pruned:
     """Trace, allocate, select, cut, prove and repair, all in one.
 
-    With calibration images, which need no labels, each group is cut as far as that was measured to
-    cost least, and the weights that stay are fitted to give what the dense model gave, layer by
-    layer. Without, scores alone decide.
+    With calibration images, unlabelled, each group is cut as far as was measured to cost least, and
+    the weights that stay are fitted to the dense model's outputs. Without, scores alone decide.
 
     Args:
-        model: unchanged.
-        example_inputs: what the model takes.
-        budget: what may remain; or ``amount=`` or ``threshold=`` as for ``plan``. Limits of time
-            are met by timing the result beside the dense model and planning again; those on the
-            drop of accuracy and on the peak of memory by making several models.
-        criterion: ranks the channels inside each group; None is structured optimal brain surgery
-            with images, "l1" without; "auto" lets several make this very cut, and takes the one
-            that the calibration loss is lowest after.
+        model, example_inputs, outputs: as for ``trace``; the model is not changed.
+        budget: what may remain. A time is met by timing the result beside the dense model.
+        criterion: ranks channels inside a group; None: structured optimal brain surgery with
+            images, "l1" without; "auto" lets several make this very cut, and takes the best.
         calibration: (images, labels), images alone, or batches of such; 512 are plenty.
-        validation: what a budget's ``drop`` is told by: (images, labels), batches of such, or a
-            function of a model that returns its metric, larger being better. Not the test data.
-        loss: (outputs, labels) -> one loss for each image, for criteria; None is cross-entropy.
-        repair: whether to fit the weights that stay; None does where there are images for it: 4,
-            or 64 where they were given for a criterion that is named.
-        distil: go on training towards the dense model's answers: 300 steps, or "60s". Kept only
-            where it makes the model more faithful.
-        augmentation: what distillation may do to images, such as ``Augmentation(flip=True,
-            shift=2, mix=0.5)``, or a function (images, random) -> images; None leaves them alone.
-        seed: of splits and draws.
-        proof: as for ``apply``.
-        outputs: names of the outputs that you use, as for ``trace``.
-        amount: as for ``plan``, in place of a budget.
-        threshold: as for ``plan``, in place of a budget; says how far each group is cut.
-        scope: as for ``plan``; says how far each group is cut, in place of what is measured.
-        floor: as for ``plan``; None is a sixteenth where that is measured, a tenth elsewhere.
-        multiple: as for ``plan``.
-        skip: as for ``plan``.
-        sensitivity: as for ``plan``; says how far each group is cut.
-        latency_model: as for ``plan``.
-        uniform: the same width in every layer of a kind, so that a configuration (of a
-            Transformers model) can say it; may remove a little more than the budget asks for.
-        output: kind of the model's outputs, to judge by; see ``Judging``.
-        sources: what each calibration image was taken from; see ``Judging``.
-        second_domain: images of another kind, to judge by as well; see ``Judging``.
-
-    Returns:
-        The small model, the cut, the report and the scores; ``print(pruned.report)``.
+        validation: what ``drop`` is told by: as calibration, labelled, or model -> its metric.
+        loss, seed, proof: as for ``score`` and ``apply``.
+        repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
+        distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
+        amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
+            ``plan``; the floor is a sixteenth where the allocation is measured.
+        uniform: the same width in every layer of a kind, as a Transformers configuration wants.
 
     Raises:
         BudgetError: no cut within the floors meets the budget.
@@ -493,40 +467,56 @@ def prune(
 
     Example:
         >>> import torch, secateurs as sec
-        >>> from torch.nn import Linear, ReLU, Sequential
-        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
-        >>> result = sec.prune(model, torch.zeros(1, 4), sec.Budget(params=0.5))
-        >>> result.report.params_removed >= 0.5
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> sec.prune(model, torch.zeros(1, 4), sec.Budget(params=0.5)).report.params_removed >= 0.5
         True
     """
+    return _prune(**locals())
+
+
+def _prune(
+    model: Any,
+    example_inputs: Any,
+    budget: Budget | str | Mapping[str, Limit] | None,
+    *,
+    outputs: Outputs | None,
+    calibration: Any,
+    validation: Any,
+    distil: int | str | None,
+    augmentation: Augmentation | Change | None,
+    output: str | None,
+    sources: Sequence[Any] | None,
+    second_domain: Any,
+    skip: Sequence[str],
+    criterion: str | Callable[[GroupData], Any] | None,
+    loss: Callable[[Any, Any], Any] | None,
+    repair: bool | None,
+    seed: int,
+    proof: bool | Literal["independent"],
+    uniform: bool,
+    **planning: Any,
+) -> Pruned:
+    """``prune``, its arguments sorted by who uses them; what is left over is for ``plan``."""
     network = trace(model, example_inputs, outputs=outputs)
+    effort = Distilling.parse(distil, augmentation)
     judging = Judging(output, sources, second_domain)
-    distilling = Distilling.parse(distil, augmentation)
-    request = Request(criterion, loss, repair, distilling, judging, seed, proof, uniform)
+    request = Request(criterion, loss, repair, effort, judging, seed, proof, uniform)
     wanted = None if budget is None else Budget.of(budget)
-    if wanted is not None and wanted.is_timed and latency_model is None:
-        latency_model = profile_network(network, wanted.conditions)
-    planning = _said(
-        amount=amount,
-        threshold=threshold,
-        scope=scope,
-        floor=floor,
-        multiple=multiple,
-        skip=layer_names(model, skip),
-        sensitivity=sensitivity,
-        latency_model=latency_model,
-    )
+    planning = _without_none({**planning, "skip": layer_names(model, skip)})
+    if wanted is not None and wanted.is_timed and "latency_model" not in planning:
+        planning["latency_model"] = profile_network(network, wanted.conditions)
     predicted = None if wanted is None else wanted.first_guess
     shop = open_workshop(model, network, calibration, predicted, request, planning)
     if wanted is None or not needs_trials(wanted):
         small, cut = shop.best(predicted)
         return Pruned(small, cut, report_of(small), shop.scores)
+    latency_model = planning.get("latency_model")
     small, chosen, trials = meet(network, wanted, shop.plan, shop.make, latency_model, validation)
     return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials))
 
 
-def _said(**options: Any) -> dict[str, Any]:
-    """The options that were said; what was not is measured, or has its own default."""
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given; what was not is measured, or has its own default."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -637,22 +627,13 @@ def frontier(
     small network. Any point's model is there by name: ``found.model("macs=0.25")``.
 
     Args:
-        model: unchanged.
-        example_inputs: what the model takes.
+        model, example_inputs: as for ``trace``; the model is not changed.
         calibration: as for ``prune``; labels, where there are any, make accuracies.
         unit: of the budgets: "macs", "params", "channels" or "size_mb".
         shares: of the dense model's, each in (0, 1).
-        criterion: as for ``prune``.
-        loss: as for ``prune``.
-        distil: as for ``prune``, for each of the models.
-        augmentation: as for ``prune``.
-        seed: of splits and draws.
-        floor: as for ``plan``; None is a sixteenth.
-        multiple: as for ``plan``.
-        skip: as for ``plan``.
-        output: kind of the model's outputs, to judge by; see ``Judging``.
-        sources: what each calibration image was taken from; see ``Judging``.
-        second_domain: images of another kind, to judge by as well; see ``Judging``.
+        criterion, loss, seed, distil, augmentation: as for ``prune``; each model is distilled.
+        floor, multiple, skip: as for ``plan``; the floor is a sixteenth.
+        output, sources, second_domain: what models are judged by; see ``Judging``.
 
     Returns:
         The points; ``print`` shows a table, ``.figure()`` draws them, ``.knee`` names the one
@@ -676,7 +657,9 @@ def frontier(
     request = Request(criterion, loss, True, None, judging, seed)
     pruner = Pruner.of(model, network, calibration, request)
     effort = Distilling.parse(distil, augmentation)
-    planning = _said(floor=floor, multiple=multiple, skip=layer_names(model, skip))
+    planning = _without_none(
+        {"floor": floor, "multiple": multiple, "skip": layer_names(model, skip)}
+    )
     return find_frontier(pruner, unit=unit, shares=shares, distil=effort, **planning)
 
 
@@ -725,84 +708,59 @@ def iterate(
 ) -> Iterated:
     """The loop: train, then remove a share of the channels and fine-tune, round after round.
 
-    Each round scores the channels that are left anew, removes some, proves the cut, and fine-tunes;
-    its best evaluation by validation accuracy is kept. The result is the smallest model within the
-    tolerance of the dense model's validation accuracy, or the dense one where no round recovered.
-    The test data are looked at once, at the end. Everything random depends on ``training.seed``.
+    The result is the smallest model within the tolerance of the dense one's validation accuracy.
+    Test data are looked at once, at the end. Everything random depends on ``training.seed``.
 
     Args:
         model: the dense model; unchanged.
-        train: a ``secateurs.data.Split``; a pair of arrays (images as the model takes them,
-            labels from 0); or such pairs, one a batch: a list, a DataLoader.
-        validation: the same, to choose by.
-        test: the same, to report; or None.
-        step: share of the channels that remain, removed each round.
-        criterion: what ranks them: a name, a function of ``GroupData``, or "auto" (see ``prune``).
-        training: how to train; None takes the dense model as trained. A compiled Keras model is
-            retrained with its own optimizer and loss unless ``training`` names an optimizer.
-        loss: as for ``prune``; training is by it too, or by cross-entropy.
-        stop: when to end; None: when a round does not come within half a point of accuracy.
-        directory: keeps the study there, with its report; one that was begun there goes on.
-        fresh: start over where the directory holds a study.
-        watcher: told what happens.
-        task: what the model is for, where it is not to classify images: "classification" (of
-            anything, with batches of any kind), "segmentation", "detection",
-            "language-modelling", "masked-language-modelling", "regression", "embedding"; or a
-            ``LearningTask``. Accuracy, in the history and in ``stop.tolerance``, is then the task's
-            metric, in its own units, its sign turned where lower is better.
-        metric: what models are chosen by, in place of the task's: (outputs, targets) -> numbers,
-            something of torchmetrics, or a name such as "f1".
-        train_step: (model, batch) -> the batch's loss, in place of the task's.
-        evaluate: (model) -> the metric; in place of ``metric``.
-        scope: as for ``plan``.
-        floor: never leave a group with less: a share of its channels in the dense model, or a
-            number if 1 or more.
-        multiple: as for ``plan``.
-        skip: as for ``plan``.
-        rewind: "weights", "learning-rate" or "lottery": see ``Pruning``.
-        until_recovered: end a round's fine-tuning at its first evaluation within the tolerance.
-        repair: after each cut, fit the weights that stay to what the model gave before it.
-        calibration_batches: training batches shown to a criterion that needs data.
-        measure_speed: measure images a second after each round.
-
-    Returns:
-        The result: ``.model``, ``.cut``, ``.report``, ``.history``, ``.directory``.
-
-    Raises:
-        SecateursError: what was asked for cannot be done; found, if it can be, before any training.
+        train, validation, test: a ``secateurs.data.Split``; arrays (images, labels from 0); or
+            such pairs, one a batch: a list, a DataLoader.
+        step, criterion, scope, floor, multiple, skip, rewind, until_recovered, repair,
+            calibration_batches, measure_speed: of each round; see ``Pruning``.
+        training, stop: how to train, and when to end. A compiled Keras model keeps its optimizer.
+        directory, fresh: keeps the study, and goes on with one there unless ``fresh``; a
+            ``watcher`` is called as rounds end.
+        task, loss, metric, train_step, evaluate: what is learned, where not classes of images; see
+            ``LearningTask``, of which ``task`` is one, or the name of a ready one.
 
     Example:
         >>> import torch, secateurs as sec
-        >>> from torch.nn import Linear, ReLU, Sequential
-        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
         >>> data = torch.randn(32, 4), torch.arange(32) % 2
-        >>> result = sec.iterate(
-        ...     model, data, data, step=0.25,
-        ...     training=sec.Training(fine_tune_batches=2, batch_size=16),
-        ...     stop=sec.Stop(rounds=1, tolerance=None),
-        ... )
-        >>> result.model[0].out_features
-        6
+        >>> len(sec.iterate(model, data, data, stop=sec.Stop(rounds=1)).history.rounds)
+        1
     """
+    return _iterate(**locals())
+
+
+def _iterate(
+    model: Any,
+    train: Any,
+    validation: Any,
+    test: Any,
+    *,
+    criterion: str | Callable[[GroupData], Any],
+    training: Training | None,
+    stop: Stop | None,
+    skip: Sequence[str],
+    directory: str | Path | None,
+    fresh: bool,
+    watcher: Watcher | None,
+    task: str | LearningTask | None,
+    loss: Callable[[Any, Any], Any] | None,
+    metric: Any,
+    train_step: Callable[[Any, Any], Any] | None,
+    evaluate: Callable[[Any], float] | None,
+    **rounds: Any,
+) -> Iterated:
+    """``iterate``, its arguments sorted by who uses them; what is left over is of each round."""
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
     return run_study(
         model,
         Sources(train, validation, test),
         Configuration(
             training=backend_of(model).default_training(model, training),
-            pruning=Pruning(
-                step=step,
-                criterion=name,
-                scope=scope,
-                floor=floor,
-                multiple=multiple,
-                skip=layer_names(model, skip),
-                rewind=rewind,
-                until_recovered=until_recovered,
-                repair=repair,
-                calibration_batches=calibration_batches,
-                measure_speed=measure_speed,
-            ),
+            pruning=Pruning(criterion=name, skip=layer_names(model, skip), **rounds),
             stop=stop or Stop(),
         ),
         criterion=criterion if callable(criterion) else None,

@@ -137,52 +137,36 @@ def prune_command(
 
       secateurs prune resnet50 --to size_mb=15
 
-      secateurs prune vanilla_cnn --to params=0.3 --input 1x3x64x64 --skip hidden
+      secateurs prune resnet18 --to params=0.5 --weights mine.pt --data digits --skip fc
 
-      secateurs prune resnet18 --to params=0.5 --weights mine.pt --data fashion-mnist
-      --criterion auto
-
-      secateurs prune torchvision:mobilenet_v2 --to latency=0.5,runtime=onnxruntime,threads=1
-      --export onnx
+      secateurs prune torchvision:mobilenet_v2 --to latency=0.5,runtime=onnxruntime --export onnx
 
       secateurs prune resnet18 --to macs=0.25 --weights mine.pt --data fashion-mnist --distil 60s
     """
     from secateurs import api
 
     budget = parse_budget(to)
-    given = {name: value for name, value in chosen.items() if value not in (None, [])}
-    planning = _planning(given, measures=data is not None and sensitivity is None)
-    place, measured = _place(output, model, overwrite), _measured(sensitivity)
+    planning = _planning(chosen, measures=data is not None and sensitivity is None)
+    planning |= {"sensitivity": _measured(sensitivity), "repair": repair, "distil": distil}
+    place = _place(output, model, overwrite)
     target = None if export is None else checked_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
-        calibration, validation, loaded = None, None, None
-        if data is not None:
-            loaded = load_data(data, model, weights, normalise, size)
-            validation = validation_images(loaded, images) if "drop" in budget.limits else None
-            calibration, shape, classes = calibration_images(loaded, images, classes)
+        loaded = None if data is None else load_data(data, model, weights, normalise, size)
+        if loaded is not None:
+            planning["calibration"], shape, classes = calibration_images(loaded, images, classes)
+            if "drop" in budget.limits:
+                planning["validation"] = validation_images(loaded, images)
         dense, example, options = built(model, option or (), classes, weights, shape)
-        pruned = api.prune(
-            dense,
-            example,
-            budget,
-            criterion=given.get("criterion"),
-            calibration=calibration,
-            validation=validation,
-            repair=repair,
-            distil=distil,
-            sensitivity=measured,
-            **planning,
-        )
+        pruned = api.prune(dense, example, budget, **planning)
         api.save(pruned.model, place)
-        written = _exported(pruned, target, export, example, overwrite, int8 and calibration)
+        calibration = int8 and planning.get("calibration")
+        written = _exported(pruned, target, export, example, overwrite, calibration)
         accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
-    _tell(pruned, place, model, options)
-    if written is not None:
-        console().print(f"\n{written}", markup=False)
-    if accuracies is not None:
-        console().print(f"\n{accuracies}", markup=False)
+    _show(pruned, place, model, options)
+    notes: list[object] = [written, accuracies]
     if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
-        console().print("\nIts weights are random: --weights FILE prunes a trained model.")
+        notes.append("Its weights are random: --weights FILE prunes a trained model.")
+    _show_notes(notes)
 
 
 def _place(output: Path | None, model: str, overwrite: bool) -> Path:
@@ -194,11 +178,12 @@ def _place(output: Path | None, model: str, overwrite: bool) -> Path:
     return place
 
 
-def _planning(given: dict[str, Any], measures: bool) -> dict[str, Any]:
-    """What goes, as ``plan`` takes it; where curves are measured, only what was said."""
+def _planning(chosen: dict[str, Any], measures: bool) -> dict[str, Any]:
+    """What goes, as ``prune`` takes it; where curves are measured, only what was asked for."""
+    given = {name: value for name, value in chosen.items() if value not in (None, [])}
     planning = Pruning(**given).model_dump(include=set(_PLANNING))
-    said = {name: value for name, value in planning.items() if name in given}
-    return said if measures else planning
+    asked = {name: value for name, value in planning.items() if name in given}
+    return {**(asked if measures else planning), "criterion": given.get("criterion")}
 
 
 def _measured(sensitivity: Path | None) -> Sensitivity | None:
@@ -258,7 +243,12 @@ def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str |
     )
 
 
-def _tell(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
+def _show_notes(notes: list[object]) -> None:
+    for note in filter(None, notes):
+        console().print(f"\n{note}", markup=False)
+
+
+def _show(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
     if pruned.scores.tournament is not None:
         console().print(f"{pruned.scores.tournament}\n", markup=False)
     for trial in pruned.trials:

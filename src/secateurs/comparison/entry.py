@@ -77,48 +77,52 @@ def compare(
     """Prune the same models by several strategies, train them alike, and compare what is left.
 
     Args:
-        model: the dense model, unchanged; or a function of a seed that returns one, to have one a
-            seed: where ``training.batches`` is above 0 each is trained first.
-        train: as for ``iterate``.
-        validation: the same, to judge by.
-        test: the same, for ``judge_on="test"``.
+        model: the dense model, unchanged; or a function of a seed that returns one, which is
+            trained first where ``training.batches`` is above 0.
+        train, validation, test: as for ``iterate``; ``judge_on`` says which accuracies are of.
         strategies: criteria: names, with ``@network`` or ``@group`` behind them to set the scope of
-            one, or functions of ``Facts``; "auto" is one of them.
+            one, or functions of ``GroupData``; "auto" is one of them.
         amounts: shares of the parameters to remove.
-        seeds: how many; of the order of the images and the lots, and of the model if it is made.
+        seeds: how many; of the order of images and draws, and of the model if it is made.
         training: how to train, all alike.
-        directory: where results are kept, and the page; a comparison begun there goes on.
-        fresh: start over where the directory holds a comparison.
-        callback: told what happens.
-        scope: of the strategies that say none: take from every "group" alike, or the lowest scores
-            of the whole "network".
-        floor: as for ``plan``.
-        multiple: as for ``plan``.
-        skip: as for ``plan``, by name.
+        directory, fresh: where results are kept, and the page; one begun there goes on.
+        callback: a ``ComparisonCallback``.
+        scope, floor, multiple, skip: as for ``plan``; the scope, of strategies that name none.
         calibration_batches: training batches shown to a strategy that needs data.
-        judge_on: the images that accuracies are of.
 
     Returns:
         The results; ``print`` shows a table, ``directory`` holds compare.html.
 
     Raises:
         SecateursError: what was asked for cannot be done.
-        StudyError: the directory holds something else, or cannot be written.
 
     Example:
-        >>> import torch, secateurs as sec
-        >>> from torch.nn import Linear, ReLU, Sequential
-        >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2))
-        >>> import tempfile
+        >>> import tempfile, torch, secateurs as sec
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
         >>> data = torch.randn(32, 4), torch.arange(32) % 2
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     results = sec.compare(
-        ...         model, data, data, strategies=("l1",), amounts=(0.3,), seeds=1,
-        ...         training=sec.Training(fine_tune_batches=1, batch_size=16), directory=folder,
-        ...     )
-        >>> len(results.outcomes)
-        1
+        ...     found = sec.compare(model, data, data, strategies=["l1"], seeds=1, directory=folder)
+        >>> len(found.outcomes)
+        4
     """
+    return _compare(**locals())
+
+
+def _compare(
+    model: Any,
+    train: Any,
+    validation: Any,
+    test: Any,
+    *,
+    strategies: Sequence[Strategy],
+    training: Training | None,
+    skip: str | Sequence[str],
+    directory: str | Path,
+    fresh: bool,
+    callback: ComparisonCallback | None,
+    **settings: Any,
+) -> Results:
+    """``compare``, its arguments sorted by who uses them; what is left over are settings."""
     own = {_name(one): one for one in strategies if callable(one)}
     chosen = training or Training()
     sources = Sources(train, validation, test)
@@ -128,14 +132,8 @@ def compare(
         task=describe_task(first.trace(), first, sources),
         training=chosen,
         strategies=tuple(_name(one) for one in strategies),
-        amounts=tuple(amounts),
-        seeds=seeds,
-        scope=scope,
-        floor=floor,
-        multiple=multiple,
         skip=(skip,) if isinstance(skip, str) else tuple(skip),
-        calibration_batches=calibration_batches,
-        judge_on=judge_on,
+        **settings,
     )
     crew = SerialExecutor(JobRunner(comparison, make, own=own))
     return run_comparison(comparison, directory, crew, own=own, fresh=fresh, callback=callback)

@@ -219,14 +219,11 @@ def bench(
         >>> [row.model for row in found.rows]
         ['wide', 'narrow']
     """
+    _check_not_empty(runtimes=runtimes, threads=threads, batches=batches)
     named = _named(models)
     macs = {name: _macs(model, example_inputs) for name, model in named.items()}
     memory = {name: _memory(model, example_inputs) for name, model in named.items()}
     first = macs[next(iter(named))]
-    chosen = {"runtimes": runtimes, "threads": threads, "batches": batches}
-    empty = [name for name, values in chosen.items() if not values]
-    if empty:
-        raise MeasurementError(f"bench: {empty[0]}: expected at least one; received none")
     rows: list[Measured] = []
     refused: dict[str, str] = {}
     for runtime, count, batch in itertools.product(runtimes, threads, batches):
@@ -245,6 +242,12 @@ def bench(
     if not rows:
         raise MeasurementError("; ".join(f"{c}: {why}" for c, why in refused.items()))
     return Benchmark(tuple(rows), machine(), refused)
+
+
+def _check_not_empty(**chosen: Sequence[object]) -> None:
+    for name, values in chosen.items():
+        if not values:
+            raise MeasurementError(f"bench: {name}: expected at least one; received none")
 
 
 def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:

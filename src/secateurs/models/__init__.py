@@ -31,20 +31,20 @@ __all__ = [
     "vanilla_cnn",
 ]
 
-_HOMES = {
-    "VanillaCNN": "cnn",
-    "vanilla_cnn": "cnn",
-    "build": "names",
-    "is_keras_file": "names",
-    "preprocessing_of": "preprocessing",
-    "add_through_layers": "through",
+_MODULES = {
+    "VanillaCNN": "secateurs.models.cnn",
+    "vanilla_cnn": "secateurs.models.cnn",
+    "build": "secateurs.models.names",
+    "is_keras_file": "secateurs.models.names",
+    "preprocessing_of": "secateurs.models.preprocessing",
+    "add_through_layers": "secateurs.models.through",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'resnet')}"), name)
+    return getattr(import_module(_MODULES.get(name, "secateurs.models.resnet")), name)
 
 
 def __dir__() -> list[str]:

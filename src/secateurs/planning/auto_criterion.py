@@ -145,10 +145,9 @@ def tournament(
 ) -> Tournament:
     """Let criteria cut a network, and take the one whose cut has the lowest calibration loss.
 
-    Every second image is kept to judge by, so that a criterion that looks at data is not judged on
-    what it looked at. As a cut shifts what batch normalisation sees, and any training puts that
-    right at once, its statistics are taken anew from the other images before a cut is judged: of
-    what is left, the loss says more.
+    Every second image is kept to judge by; the criterion sees the others only. A cut shifts what
+    batch normalisation sees, and any training puts that right at once: its statistics are taken
+    anew from those others before a cut is judged.
 
     Args:
         network: as ``trace`` made it; its model comes back as it was.
@@ -156,7 +155,7 @@ def tournament(
         planner: scores -> the cut that is judged.
         candidates: names of criteria.
         loss: as for ``score``.
-        seed: of stochastic criteria.
+        seed: as for ``score``.
 
     Raises:
         DataError: there are no data, no labels, or fewer than two images.
@@ -173,10 +172,7 @@ def tournament(
         >>> sec.tournament(network, data, planner, candidates=("l1", "l2")).winner in ("l1", "l2")
         True
     """
-    if not candidates:
-        raise UnknownNameError("tournament: expected at least one candidate; received none")
-    for name in candidates:
-        find(name)
+    _check_candidates(candidates)
     learning, judging = _halves(network, data, needs_labels=loss is None)
     backend = backend_named(network.source.framework)
     dense, _ = backend.evaluate_cut(network, Cut(), judging, (), loss)
@@ -191,17 +187,19 @@ def tournament(
             found[name] = backend.evaluate_cut(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)
-    if not found:
-        raise BudgetError(f"auto: no criterion could take part: {next(iter(out.values()))}")
     standings = _ranked(found, out)
     winner = standings[0].criterion
-    final = _scored(network, [winner], [*learning, *judging], loss, seed)[winner]
-    cost = network.cost(cuts[winner])
-    won = _own(final)
-    won.tournament = Tournament(
-        standings, won, len(dense), float(dense.mean()), 1 - cost.params / network.cost().params
-    )
+    won = _own(_scored(network, [winner], [*learning, *judging], loss, seed)[winner])
+    removed = 1 - network.cost(cuts[winner]).params / network.cost().params
+    won.tournament = Tournament(standings, won, len(dense), float(dense.mean()), removed)
     return won.tournament
+
+
+def _check_candidates(candidates: Sequence[str]) -> None:
+    if not candidates:
+        raise UnknownNameError("tournament: expected at least one candidate; received none")
+    for name in candidates:
+        find(name)
 
 
 def score_for(
@@ -288,6 +286,8 @@ def _own(found: Scores | Exception) -> Scores:
 def _ranked(
     found: dict[str, tuple[NDArray[np.float64], float | None]], out: dict[str, str]
 ) -> tuple[Standing, ...]:
+    if not found:
+        raise BudgetError(f"auto: no criterion could take part: {next(iter(out.values()))}")
     means = {name: float(losses.mean()) for name, (losses, _) in found.items()}
     order = sorted(found, key=lambda name: np.inf if np.isnan(means[name]) else means[name])
     best = found[order[0]][0]

@@ -211,8 +211,7 @@ def sensitivity(
         amounts: shares of the group to remove, in (0, 1).
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
         seed: of stochastic criteria.
-        cache: a file. If it holds the sensitivity of this model, criterion and images, that is
-            taken; else it is written.
+        cache: a file, read if it holds this model's, criterion's and images'; else written.
         tick: called after each measurement; there is one for each group and amount.
 
     Raises:
@@ -242,12 +241,8 @@ def sensitivity(
     scores = score(
         network, criterion, data=[(b.images, b.labels) for b in images], loss=loss, seed=seed
     )
-    made = Sensitivity(
-        *_measured(network, scores, images, wanted, loss, tick),
-        name,
-        sum(map(len, images)),
-        made_from,
-    )
+    curves = _measured(network, scores, images, wanted, loss, tick)
+    made = Sensitivity(*curves, name, sum(map(len, images)), made_from)
     if cache is not None:
         made.save(cache)
     return made

@@ -71,38 +71,29 @@ def plan(
 ) -> Cut:
     """Choose the channels to remove: those of the lowest scores, until the budget is met.
 
-    Exactly one of ``budget``, ``amount`` and ``threshold`` says how many.
-
     Args:
         network: as traced.
-        scores: for each group, one a channel, as ``score`` returns them.
-        budget: what may remain, as a ``Budget``, as text such as ``"macs=0.5,size_mb=15"`` or as a
-            mapping such as ``{"macs": 0.5}``. Met as closely as the granularity of channels allows,
-            never exceeded.
+        scores: for each group, one a channel, as ``score`` gives them.
+        budget: what may remain: a ``Budget``, text such as ``"macs=0.5,size_mb=15"`` or a mapping.
+            Met as closely as whole channels allow, never exceeded. Or:
         amount: share of the channels to remove, in (0, 1), counted as a budget's ``channels``.
         threshold: remove every channel that scores below it.
         scope: 'group' takes the same share from every width; 'network' takes the lowest scores
             wherever they are, which needs scores that compare across layers.
-        floor: never leave a group with less than this: a share of its channels, or a number if 1 or
-            more.
+        floor: never leave a group with less: a share of its channels, or a number if 1 or more.
         multiple: keep widths that are a multiple of this, the nearest. None keeps any width, but
-            in networks with depthwise convolutions, where it is 8 (less for groups too narrow):
-            runtimes that hold channels in blocks make such a network of other widths slower than
-            the dense one. Under a budget of time None is the multiple that was measured to be fast
-            where the model will run.
+            in networks with depthwise convolutions 8 (less for narrow groups), without which many
+            runtimes are slower than dense; under a budget of time, the multiple measured as fast.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
-        sensitivity: as ``sensitivity`` measured it: every group is then cut as far as the same rise
-            of the loss allows, each alone, in place of what ``scope`` says. Scores still rank the
-            channels inside each group.
-        latency_model: as ``profile`` measured it, for a budget of time; None has it measured, or
-            read where it is kept.
+        sensitivity: as measured: every group is cut as far as the same rise of the loss allows, in
+            place of what ``scope`` says; scores still rank its channels.
+        latency_model: as ``profile`` measured it; None has it measured, or read where it is kept.
 
     Returns:
         The cut; ``cut.explain()`` says what goes.
 
     Raises:
         BudgetError: no cut within the floors meets the budget; it says the nearest that can.
-        ModelError: the model has no channel that can be pruned.
 
     Example:
         >>> import torch, secateurs as sec
@@ -122,10 +113,14 @@ def plan(
     order = RemovalOrder.of(network, scores, scope, floor, multiple, names, sensitivity)
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
-    if amount is not None:
-        total = network.cost().channels
-        wanted = Budget(channels=max(1, total - round(amount * total)) + 0.0)
-    return cut_within(order, wanted, latency_model)  # type: ignore[arg-type]
+    return cut_within(order, wanted or _budget_of(amount, network), latency_model)
+
+
+def _budget_of(amount: float | None, network: Network) -> Budget:
+    if amount is None:
+        raise BudgetError("plan: expected a budget or an amount; received neither")
+    total = network.cost().channels
+    return Budget(channels=max(1, total - round(amount * total)) + 0.0)
 
 
 def _check_one(budget: object, amount: float | None, threshold: float | None) -> None:
