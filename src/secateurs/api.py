@@ -726,9 +726,9 @@ def iterate(
     Example:
         >>> import torch, secateurs as sec
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
-        >>> data = torch.randn(32, 4), torch.arange(32) % 2
-        >>> len(sec.iterate(model, data, data, stop=sec.Stop(rounds=1)).history.rounds)
-        1
+        >>> data, stop = (torch.randn(9, 4), torch.arange(9) % 2), sec.Stop(rounds=1, tolerance=None)
+        >>> sec.iterate(model, data, data, step=0.25, stop=stop).model[0].out_features
+        6
     """
     return _iterate(**locals())
 
