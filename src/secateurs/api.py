@@ -726,7 +726,7 @@ def iterate(
     Example:
         >>> import torch, secateurs as sec
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
-        >>> data, stop = (torch.randn(9, 4), torch.arange(9) % 2), sec.Stop(rounds=1, tolerance=None)
+        >>> data, stop = (torch.ones(9, 4), torch.arange(9) % 2), sec.Stop(rounds=1, tolerance=None)
         >>> sec.iterate(model, data, data, step=0.25, stop=stop).model[0].out_features
         6
     """
