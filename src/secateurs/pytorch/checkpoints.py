@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -19,7 +19,17 @@ _MOST_PREFIXES = 3
 _HEADS = re.compile(r"(^|\.)(fc|head|heads|classifier|linear|last_linear|output|logits)(\.|$)")
 
 
-def tensors_in(content: Any, where: str, *, ema: bool = False) -> dict[str, torch.Tensor]:
+Value = TypeVar("Value")
+
+
+class Shaped(Protocol):
+    """A tensor or an array."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, torch.Tensor]:
     """A model's tensors in what a checkpoint file holds.
 
     Args:
@@ -61,7 +71,7 @@ def tensors_in(content: Any, where: str, *, ema: bool = False) -> dict[str, torc
     return tensors
 
 
-def fitted(state: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+def fitted(state: Mapping[str, Value], names: Mapping[str, object]) -> dict[str, Value]:
     """The tensors under the model's own names, where a wrapper put something before them.
 
     What a wrapper holds besides the model (a loss's weights) is left out only where all of the
@@ -87,7 +97,7 @@ def fitted(state: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in best.items() if name != "n_averaged"}
 
 
-def classes_in(state: Mapping[str, Any]) -> int | None:
+def classes_in(state: Mapping[str, Shaped]) -> int | None:
     """How many classes a classifier's weights have: the outputs of its last matrix.
 
     Args:
@@ -111,7 +121,7 @@ def classes_in(state: Mapping[str, Any]) -> int | None:
     return int(layers[-1][1][0]) if layers and len(layers[-1][1]) == 2 else None
 
 
-def _prefixes(state: Mapping[str, Any]) -> Iterator[str]:
+def _prefixes(state: Mapping[str, object]) -> Iterator[str]:
     """Every chain of prefixes that some names have."""
     found = [""]
     for _ in range(_MOST_PREFIXES):
@@ -124,13 +134,15 @@ def _prefixes(state: Mapping[str, Any]) -> Iterator[str]:
         yield from found
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(v, torch.Tensor) for v in value.values())
 
 
-def _averaged_by_name(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _averaged_by_name(content: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """Averaged weights among others in one dictionary, such as Lightning's ``ema_model.``."""
     state = content.get("state_dict", content)
+    if not isinstance(state, Mapping):
+        return {}
     for prefix in ("ema_model.", "model_ema.", "ema."):
         found = {
             name.removeprefix(prefix): value

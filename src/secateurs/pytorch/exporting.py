@@ -6,15 +6,16 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.export import ExportedProgram
 
 from secateurs.deployment.sessions import first_line
 from secateurs.errors import ExportError
@@ -22,10 +23,22 @@ from secateurs.pytorch.model.example_inputs import check_model, parse_example_in
 from secateurs.pytorch.saving import read, save
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
-Exported = Any
+Arrays = list[NDArray[np.generic]]
+"""What a model takes or gives, flat."""
 
 
-def outputs(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
+class Interpreter(Protocol):
+    """What LiteRT runs a file by."""
+
+    def allocate_tensors(self) -> None: ...
+    def get_input_details(self) -> Sequence[Mapping[str, int]]: ...
+    def get_output_details(self) -> Sequence[Mapping[str, int]]: ...
+    def set_tensor(self, index: int, value: NDArray[np.generic]) -> None: ...
+    def get_tensor(self, index: int) -> NDArray[np.generic]: ...
+    def invoke(self) -> None: ...
+
+
+def outputs(model: nn.Module, example_inputs: object) -> Arrays:
     """What the model gives on these inputs in eval mode, as arrays."""
     ready = _ready(model)
     arguments, keywords = parse_example_inputs(example_inputs, ready)
@@ -33,12 +46,12 @@ def outputs(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
         return _arrays(ready(*arguments, **keywords))
 
 
-def input_arrays(model: nn.Module, example_inputs: Any) -> list[NDArray[Any]]:
+def input_arrays(model: nn.Module, example_inputs: object) -> Arrays:
     """The inputs as arrays, in the order that the forward pass takes them."""
     return _arrays(parse_example_inputs(example_inputs, model))
 
 
-def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> bool:
+def write_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> bool:
     """Write the model for a target; whether the number of examples is left open.
 
     Raises:
@@ -69,7 +82,7 @@ def write_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -
     return is_open
 
 
-def run_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> list[NDArray[Any]]:
+def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> Arrays:
     """What a written file gives on these inputs, read back by its own runtime."""
     arguments, keywords = parse_example_inputs(example_inputs, model)
     with _quietly(target), torch.no_grad():
@@ -85,12 +98,12 @@ def run_file(model: nn.Module, path: Path, example_inputs: Any, target: str) -> 
 
             method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
             return _arrays(method.execute(list(iterate_tensors((arguments, keywords)))))
-        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
+        from ai_edge_litert import interpreter  # type: ignore[import-not-found]
 
-        return _run_litert(Interpreter(str(path)), _arrays((arguments, keywords)))
+        return _run_litert(interpreter.Interpreter(str(path)), _arrays((arguments, keywords)))
 
 
-def _run_litert(interpreter: Any, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+def _run_litert(interpreter: Interpreter, arrays: Arrays) -> Arrays:
     interpreter.allocate_tensors()
     for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
         interpreter.set_tensor(detail["index"], array)
@@ -98,7 +111,9 @@ def _run_litert(interpreter: Any, arrays: list[NDArray[Any]]) -> list[NDArray[An
     return [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
 
 
-def _write_onnx(model: nn.Module, arguments: Any, keywords: Any, path: Path) -> bool:
+def _write_onnx(
+    model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], path: Path
+) -> bool:
     """By PyTorch's exporter; by its older one where that cannot."""
     reasons = []
     for attempt in (_newer, _older):
@@ -113,7 +128,13 @@ def _write_onnx(model: nn.Module, arguments: Any, keywords: Any, path: Path) -> 
     raise ExportError(f"{reasons[0]}; by the older exporter: {reasons[-1]}")
 
 
-def _newer(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
+def _newer(
+    model: nn.Module,
+    arguments: tuple[object, ...],
+    keywords: dict[str, object],
+    path: Path,
+    is_open: bool,
+) -> None:
     if is_open:
         arguments, keywords = map_tensors(arguments, _several), map_tensors(keywords, _several)
     torch.onnx.export(
@@ -128,7 +149,13 @@ def _newer(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open:
     )
 
 
-def _older(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open: bool) -> None:
+def _older(
+    model: nn.Module,
+    arguments: tuple[object, ...],
+    keywords: dict[str, object],
+    path: Path,
+    is_open: bool,
+) -> None:
     names = [f"input_{number}" for number, _ in enumerate(iterate_tensors((arguments, keywords)))]
     axes = {name: {0: "batch"} for name in [*names, "output"]}
     torch.onnx.export(
@@ -143,7 +170,9 @@ def _older(model: nn.Module, arguments: Any, keywords: Any, path: Path, is_open:
     )
 
 
-def _program(model: nn.Module, arguments: Any, keywords: Any) -> tuple[Exported, bool]:
+def _program(
+    model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]
+) -> tuple[ExportedProgram, bool]:
     """(the exported program, whether the number of examples is left open)."""
     shapes = _open_shapes(arguments, keywords)
     several = map_tensors(arguments, _several), map_tensors(keywords, _several)
@@ -153,14 +182,19 @@ def _program(model: nn.Module, arguments: Any, keywords: Any) -> tuple[Exported,
         return torch.export.export(model, arguments, keywords), False
 
 
-def _open_shapes(arguments: Any, keywords: Any) -> Any:
+OpenShapes = dict[str, object] | tuple[object, ...]
+"""Which axes of a model's inputs may be of any length."""
+
+
+def _open_shapes(arguments: tuple[object, ...], keywords: dict[str, object]) -> OpenShapes:
     """The first axis of every input of any length."""
 
-    def first_axis(tensor: torch.Tensor) -> Any:
+    def first_axis(tensor: torch.Tensor) -> object:
         return {0: torch.export.Dim.DYNAMIC} if tensor.ndim else None
 
-    shapes = tuple(map_tensors(arguments, first_axis))
-    return {**map_tensors(keywords, first_axis)} if keywords and not arguments else shapes
+    if keywords and not arguments:
+        return {key: map_tensors(value, first_axis) for key, value in keywords.items()}
+    return tuple(map_tensors(value, first_axis) for value in arguments)
 
 
 def _several(tensor: torch.Tensor) -> torch.Tensor:
@@ -168,7 +202,7 @@ def _several(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor, tensor]) if tensor.ndim and len(tensor) == 1 else tensor
 
 
-def _write_executorch(program: Exported, path: Path) -> None:
+def _write_executorch(program: ExportedProgram, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -180,13 +214,13 @@ def _ready(model: nn.Module) -> nn.Module:
     return copy.deepcopy(check_model(model)).eval()
 
 
-def _arrays(values: Any) -> list[NDArray[Any]]:
+def _arrays(values: object) -> Arrays:
     return [np.asarray(t.detach().cpu().numpy()) for t in iterate_tensors(_plain(values))]
 
 
-def _plain(values: Any) -> Any:
+def _plain(values: object) -> object:
     """Outputs as lists: dataclasses of Hugging Face are mappings of a kind of their own."""
-    to_tuple: Callable[[], Any] | None = getattr(values, "to_tuple", None)
+    to_tuple: Callable[[], object] | None = getattr(values, "to_tuple", None)
     return to_tuple() if callable(to_tuple) else values
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -22,6 +22,14 @@ _LOG = logging.getLogger("secateurs")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads")
 _MOST_FIELDS = 6
 _Changes = dict[str, int]
+
+
+class Configuration(Protocol):
+    """What of a Transformers configuration is used here; its fields differ from model to model."""
+
+    def to_dict(self) -> dict[str, object]: ...
+    @classmethod
+    def from_dict(cls, fields: dict[str, object]) -> object: ...
 
 
 def describe_cut_(model: nn.Module, cut: Cut) -> bool:
@@ -37,8 +45,10 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
         is logged: ``secateurs.save`` and ``secateurs.load`` serve such a model, ``from_pretrained``
         cannot.
     """
-    config: Any = getattr(model, "config", None)
-    if not cut or not hasattr(model, "save_pretrained") or not hasattr(config, "to_dict"):
+    config: Configuration | None = getattr(model, "config", None)
+    if not cut or config is None or not hasattr(model, "save_pretrained"):
+        return True
+    if not hasattr(config, "to_dict"):
         return True
     shapes = _shapes(model)
     for changes in _described(config, cut):
@@ -55,7 +65,7 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
     return False
 
 
-def _described(config: Any, cut: Cut) -> Iterator[_Changes]:
+def _described(config: Configuration, cut: Cut) -> Iterator[_Changes]:
     """Every set of fields that may have changed, the smallest sets first."""
     left: dict[int, set[int]] = {}
     for tensor in cut.tensors.values():
@@ -83,7 +93,7 @@ def _described(config: Any, cut: Cut) -> Iterator[_Changes]:
 
 
 def _heads_left(
-    config: Any, plain: Mapping[str, int], name: str, left: Mapping[int, set[int]]
+    config: Configuration, plain: Mapping[str, int], name: str, left: Mapping[int, set[int]]
 ) -> Iterator[int]:
     heads, width = plain.get(name, 0), _head_width(config)
     for new in left.get(heads * width, ()) if width else ():
@@ -91,16 +101,16 @@ def _heads_left(
             yield new // width
 
 
-def _head_width(config: Any) -> int:
-    said = getattr(config, "head_dim", None)
-    if said:
-        return int(said)
+def _head_width(config: Configuration) -> int:
+    stated = getattr(config, "head_dim", None)
+    if stated:
+        return int(stated)
     width = getattr(config, "hidden_size", 0) or 0
     heads = getattr(config, "num_attention_heads", 0) or 0
     return int(width) // int(heads) if heads else 0
 
 
-def _with_head_width(config: Any, changes: _Changes) -> _Changes:
+def _with_head_width(config: Configuration, changes: _Changes) -> _Changes:
     """A head's width is said once heads go: left unsaid it would follow from their number."""
     if any(name in _HEADS for name in changes) and hasattr(config, "head_dim"):
         return {"head_dim": _head_width(config), **changes}
@@ -108,12 +118,15 @@ def _with_head_width(config: Any, changes: _Changes) -> _Changes:
 
 
 def _builds(
-    kind: type[nn.Module], config: Any, changes: _Changes, shapes: Mapping[str, torch.Size]
+    kind: type[nn.Module],
+    config: Configuration,
+    changes: _Changes,
+    shapes: Mapping[str, torch.Size],
 ) -> bool:
     try:
-        told = type(config).from_dict({**config.to_dict(), **changes})
+        changed = type(config).from_dict({**config.to_dict(), **changes})
         with torch.device("meta"):
-            return _shapes(kind(told)) == shapes
+            return _shapes(kind(changed)) == shapes
     except Exception:  # noqa: BLE001 - widths that it cannot have; its validators' own kinds
         return False
 

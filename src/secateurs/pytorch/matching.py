@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from secateurs.errors import CheckpointError, SecateursError
 from secateurs.models import names
+
+if TYPE_CHECKING:
+    import torch
 
 
 def nearest_model(path: str | Path, name: str) -> str | None:
@@ -39,18 +42,18 @@ def nearest_model(path: str | Path, name: str) -> str | None:
         except (SecateursError, RuntimeError, TypeError, ValueError, NotImplementedError):
             continue
         if _fits(fitted(state, model.state_dict()), model.state_dict()):
-            told = "".join(f" -o {key}={str(value).lower()}" for key, value in options.items())
-            return f"{candidate}{told}"
+            flags = "".join(f" -o {key}={str(value).lower()}" for key, value in options.items())
+            return f"{candidate}{flags}"
     return None
 
 
-def _fits(state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    return state.keys() == own.keys() and all(
-        tuple(state[key].shape) == tuple(own[key].shape) for key in own
+def _fits(state: Mapping[str, torch.Tensor], names: Mapping[str, torch.Tensor]) -> bool:
+    return state.keys() == names.keys() and all(
+        tuple(state[key].shape) == tuple(names[key].shape) for key in names
     )
 
 
-def _candidates(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(name: str) -> Iterator[tuple[str, dict[str, bool]]]:
     plain = name.rpartition(":")[2]
     if plain in names.OURS:
         yield plain, {}

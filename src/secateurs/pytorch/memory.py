@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
-from secateurs.pytorch.tracing.op_call import iterate_tensors
+from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
 
 
-def peak_memory(model: nn.Module, example_inputs: Any) -> int:
+def peak_memory(model: nn.Module, example_inputs: object) -> int:
     """Bytes of the weights, the inputs and the most activations that are alive at once.
 
     Counted from the tensors themselves, so it is the same on every machine. What a kernel takes for
@@ -43,7 +43,7 @@ class _Alive(TorchDispatchMode):
         super().__init__()
         self.now: int = 0
         self.peak: int = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def count(self, tensors: list[torch.Tensor]) -> None:
         """Take notice of what these hold."""
@@ -61,11 +61,11 @@ class _Alive(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        func: OpOverload,
+        types: Sequence[type],
+        args: Arguments = (),
+        kwargs: Keywords | None = None,
+    ) -> object:
         """Run the operation, and take notice of what it made."""
         del types
         made = func(*args, **(kwargs or {}))

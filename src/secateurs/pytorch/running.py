@@ -6,7 +6,6 @@ import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +23,9 @@ _TYPES = {
 }
 
 
-def runner(model: nn.Module, example_inputs: Any, conditions: Conditions) -> Callable[[], object]:
+def runner(
+    model: nn.Module, example_inputs: object, conditions: Conditions
+) -> Callable[[], object]:
     """A callable that runs a copy of the model once, under these conditions, and waits for it.
 
     Args:
@@ -51,14 +52,17 @@ def runner(model: nn.Module, example_inputs: Any, conditions: Conditions) -> Cal
     if conditions.runtime == "channels-last":
         ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         arguments, keywords = map_tensors(arguments, _last), map_tensors(keywords, _last)
-    forward: Callable[..., Any] = ready
+    forward: Callable[..., object] = ready
     if conditions.runtime == "compile":
         forward = torch.compile(ready)
     return _framework_runner(forward, arguments, keywords, conditions)
 
 
 def _framework_runner(
-    forward: Callable[..., Any], arguments: Any, keywords: Any, conditions: Conditions
+    forward: Callable[..., object],
+    arguments: tuple[object, ...],
+    keywords: dict[str, object],
+    conditions: Conditions,
 ) -> Callable[[], object]:
     threads, on_cuda = conditions.threads, conditions.device == "cuda"
 
@@ -80,7 +84,10 @@ def _framework_runner(
 
 
 def _onnx_runner(
-    model: nn.Module, arguments: Any, keywords: Any, conditions: Conditions
+    model: nn.Module,
+    arguments: tuple[object, ...],
+    keywords: dict[str, object],
+    conditions: Conditions,
 ) -> Callable[[], object]:
     try:
         content, names = quick_onnx(model, arguments, keywords)
@@ -92,7 +99,9 @@ def _onnx_runner(
     return lambda: session(feeds)
 
 
-def quick_onnx(model: nn.Module, arguments: Any, keywords: Any) -> tuple[bytes, list[str]]:
+def quick_onnx(
+    model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]
+) -> tuple[bytes, list[str]]:
     """(an ONNX file's content, the names of its inputs), batch normalisation folded.
 
     By PyTorch's older exporter, in a tenth of the newer one's time: made to be timed, not kept.
@@ -122,21 +131,23 @@ def quick_onnx(model: nn.Module, arguments: Any, keywords: Any) -> tuple[bytes, 
     return buffer.getvalue(), names
 
 
-def batch_size(example_inputs: Any, conditions: Conditions) -> int:
+def batch_size(example_inputs: object, conditions: Conditions) -> int:
     """Examples a call under these conditions."""
     if conditions.batch is not None:
         return conditions.batch
     if isinstance(example_inputs, Mapping):
-        leaves: list[Any] = list(example_inputs.values())
+        leaves: list[object] = list(example_inputs.values())
     elif isinstance(example_inputs, (tuple, list)):
         leaves = list(example_inputs)
     else:
         leaves = [example_inputs]
-    shapes = [tuple(leaf.shape) for leaf in leaves if getattr(leaf, "ndim", 0)]
+    shapes = [tuple(leaf.shape) for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
     return int(shapes[0][0]) if shapes else 1
 
 
-def _call(example_inputs: Any, model: nn.Module, batch: int | None) -> tuple[Any, Any]:
+def _call(
+    example_inputs: object, model: nn.Module, batch: int | None
+) -> tuple[tuple[object, ...], dict[str, object]]:
     arguments, keywords = parse_example_inputs(example_inputs, model)
     if batch is None:
         return arguments, keywords

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -101,7 +100,7 @@ def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickles; what matters is whether it reads
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Only what PyTorch says first: it goes on to advise reading the file without the check.
         said = str(error) or type(error).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +138,7 @@ def _add(
     # What is written into in the middle of a pass has no derivative that could be trusted.
     weighs = generator is not None and not any(step.mutates for step in piece.steps)
 
-    def change(step: Step, call: Any) -> Any:
+    def change(step: Step, call: Call) -> object:
         output = call.function(*call.arguments, **call.keywords)
         reader = readers.get(step.number)
         if reader is not None:
@@ -292,7 +291,7 @@ class _Packing:
 
     def __call__(
         self, matrix: NDArray[np.float64], missing: NDArray[np.float64]
-    ) -> Mapping[str, NDArray[Any]]:
+    ) -> Mapping[str, NDArray[np.floating]]:
         site = self.site
         if self.mixes:
             missing = missing.reshape(self.taps, -1).sum(axis=0)
@@ -313,6 +312,6 @@ class _Packing:
         return found
 
 
-def _array(tensor: torch.Tensor) -> NDArray[Any]:
-    found: NDArray[Any] = tensor.detach().cpu().numpy()
+def _array(tensor: torch.Tensor) -> NDArray[np.floating]:
+    found: NDArray[np.floating] = tensor.detach().cpu().numpy()
     return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +53,7 @@ class Descent:
     images: int
     names: Mapping[int, str]
     values: list[torch.Tensor] = field(default_factory=list)
-    _known: dict[bytes, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    _known: dict[bytes, Mapping[str, NDArray[np.floating]]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -93,7 +92,7 @@ class Descent:
         if room > 0:
             self.values.append(x[:room].detach().float())
 
-    def ablate(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+    def ablate(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[np.floating]]:
         """Tensor name -> its values once these channels are gone and the rest is refitted."""
         key = gone.tobytes()
         if key not in self._known:
@@ -134,7 +133,7 @@ class Descent:
         return (total * share[:, None, None]).numpy(), kernels.resolve_conj().cpu().numpy()
 
     @torch.no_grad()
-    def _refitted(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+    def _refitted(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[np.floating]]:
         weight = self.site.map.weight.detach().float()
         stays = np.ones(weight.shape[1], bool)
         stays[gone] = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -16,12 +17,15 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
-from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_call import Value, iterate_tensors, map_tensors
 
 HALF = (torch.float16, torch.bfloat16)
 
+Moment = tuple[torch.Tensor, int]
+"""(the sums of some values, by channel; how many were added)."""
 
-def as_arrays(tensors: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
+
+def as_arrays(tensors: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
     """NumPy arrays of tensors of any floating-point type."""
     return [tensor.detach().float().cpu().numpy() for tensor in tensors]
 
@@ -38,7 +42,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def outputs(model: nn.Module, batches: Sequence[CalibrationBatch]) -> Iterator[list[NDArray[Any]]]:
+def outputs(
+    model: nn.Module, batches: Sequence[CalibrationBatch]
+) -> Iterator[list[NDArray[np.float32]]]:
     """What a model gives in eval mode, batch by batch: its floating-point tensors."""
     with evaluating(model):
         for batch in batches:
@@ -48,9 +54,9 @@ def outputs(model: nn.Module, batches: Sequence[CalibrationBatch]) -> Iterator[l
             yield as_arrays([one for one in found if one.is_floating_point()])
 
 
-def _plain(output: Any) -> Any:
+def _plain(output: object) -> object:
     """An output without a class of its own around it."""
-    return dict(output) if hasattr(output, "keys") else output
+    return dict(cast("Mapping[str, object]", output)) if hasattr(output, "keys") else output
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -58,7 +64,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
+def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
     """Every tensor of a model by its first name; half precision comes as single."""
     return {
         leaf.name: (leaf.tensor.detach().float() if leaf.tensor.dtype in HALF else leaf.tensor)
@@ -69,7 +75,7 @@ def arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
     }
 
 
-def working_copy(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
+def working_copy(model: nn.Module, example_inputs: Value) -> tuple[nn.Module, Value]:
     """(a copy that may be changed, the example inputs for it): in eval mode, no half precision."""
     twin = copy.deepcopy(model).eval()
     if any(leaf.tensor.dtype in HALF for leaf in list_tensors(twin)):
@@ -106,7 +112,7 @@ def unlike_calibration(
         means, relative to the running variance; of the layer where it is largest. None where
         nothing keeps running means.
     """
-    sums: dict[str, list[Any]] = {}
+    sums: dict[str, list[Moment]] = {}
     handles = []
     for name, norm in model.named_modules():
         if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
@@ -131,7 +137,7 @@ def unlike_calibration(
     return max(found, default=None)
 
 
-def _watching(seen: list[Any]) -> Any:
+def _watching(seen: list[Moment]) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
     def watch(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         del module
         x = given[0].double()

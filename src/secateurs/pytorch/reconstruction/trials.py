@@ -7,7 +7,6 @@ pass, and each goes on from there by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -93,7 +92,7 @@ class _Player:
         def own(tensor: torch.Tensor) -> torch.Tensor:
             return new.get(id(tensor), tensor)
 
-        def change(step: Step, call: Call) -> Any:
+        def change(step: Step, call: Call) -> object:
             if new:
                 arguments = [map_tensors(value, own) for value in call.arguments]
                 keywords = {key: map_tensors(value, own) for key, value in call.keywords.items()}

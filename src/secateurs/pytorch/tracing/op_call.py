@@ -34,7 +34,7 @@ class Call:
     """An aten operation and what it is given.
 
     What type an argument or a result has, only the operation's schema says, as the program runs. So
-    they are ``Any`` here, and here alone: a rule knows the schema of what it is the rule of.
+    they are ``Any`` here and in ``Named``: a rule knows the schema of what it is the rule of.
     """
 
     __slots__ = ("arguments", "function", "keywords", "named", "result")

@@ -6,18 +6,22 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.data.sets import Split
 from secateurs.errors import DataError
-from secateurs.training.feed import ALL, Batch, Shard
+from secateurs.training.feed import ALL, Batch, Images, Shard
 
 LABELS = ("labels", "label", "targets", "target")
 """What a dictionary's targets are called, the first that is there."""
+
+Rows = NDArray[np.int64] | Sequence[int]
+"""Which examples."""
 
 _NO_LABELS = np.zeros(0, np.int64)
 
@@ -39,14 +43,15 @@ class AnyFeed:
 
     def __init__(
         self,
-        source: Any,
+        source: object,
         batch_size: int,
         seed: int = 0,
         what: str = "data",
-        seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
+        seeded: Callable[[int], AbstractContextManager[object]] | None = None,
     ) -> None:
         self._arrays = _as_arrays(source)
-        self._source, self._what, self._seed = source, what, seed
+        self._source: Iterable[object] = source if isinstance(source, Iterable) else ()
+        self._what, self._seed = what, seed
         self._seeded = seeded or (lambda epoch: nullcontext())
         if self._arrays is not None:
             self._size = min(batch_size, length_of(self._arrays))
@@ -73,7 +78,7 @@ class AnyFeed:
         """Every example once."""
         return (self._part(batch, share) for batch in self._batches(0, shuffle=False))
 
-    def _batches(self, epoch: int, *, shuffle: bool) -> Iterator[Any]:
+    def _batches(self, epoch: int, *, shuffle: bool) -> Iterator[object]:
         if self._arrays is None:
             with self._seeded(epoch):  # samplers draw when the first batch is asked for
                 items = iter(self._source)
@@ -87,12 +92,12 @@ class AnyFeed:
         for start in range(0, count, self._size):
             yield rows_of(self._arrays, order[start : start + self._size])
 
-    def _part(self, batch: Any, share: Shard) -> Batch:
+    def _part(self, batch: object, share: Shard) -> Batch:
         whole = length_of(batch)
         if share.of > 1:
             part = share.slice(whole)
             batch = rows_of(batch, np.arange(part.start, part.stop))
-        return Batch(batch, _NO_LABELS, whole)
+        return Batch(cast(Images, batch), _NO_LABELS, whole)  # whatever it is: see the class
 
     def _counted(self) -> int:
         if self._arrays is not None:
@@ -109,7 +114,7 @@ class AnyFeed:
         return count
 
 
-def rows_of(batch: Any, rows: Any) -> Any:
+def rows_of(batch: object, rows: Rows) -> object:
     """Some examples of a batch."""
     if isinstance(batch, Mapping):
         return {key: rows_of(value, rows) for key, value in batch.items()}
@@ -122,7 +127,7 @@ def rows_of(batch: Any, rows: Any) -> Any:
     return batch[rows] if isinstance(batch, np.ndarray) else batch
 
 
-def on_device(batch: Any, device: torch.device) -> Any:
+def on_device(batch: object, device: torch.device) -> object:
     """The batch as tensors where the model is; floating-point ones in single precision."""
     if isinstance(batch, Mapping):
         return {key: on_device(value, device) for key, value in batch.items()}
@@ -136,7 +141,7 @@ def on_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def split_of(batch: Any) -> tuple[Any, Any]:
+def split_of(batch: object) -> tuple[object, object]:
     """(inputs, targets or None) of a batch."""
     if isinstance(batch, Mapping):
         key = next((name for name in LABELS if name in batch), None)
@@ -151,14 +156,14 @@ def split_of(batch: Any) -> tuple[Any, Any]:
     return batch, None
 
 
-def called(model: nn.Module, inputs: Any) -> Any:
+def called(model: nn.Module, inputs: object) -> object:
     """The model's outputs for inputs of any kind."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def takes_targets(model: nn.Module, batch: Any) -> bool:
+def takes_targets(model: nn.Module, batch: object) -> bool:
     """Whether a dictionary's targets are arguments of the model, which then gives its own loss."""
     if not isinstance(batch, Mapping):
         return False
@@ -166,7 +171,7 @@ def takes_targets(model: nn.Module, batch: Any) -> bool:
     return key is not None and key in inspect.signature(model.forward).parameters
 
 
-def _as_arrays(source: Any) -> Any:
+def _as_arrays(source: object) -> object:
     """Whole data in arrays, as one large batch; None where they come in batches already."""
     if isinstance(source, Split):
         return source.batch(slice(None))
@@ -177,20 +182,20 @@ def _as_arrays(source: Any) -> Any:
     return source if pair or named else None
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape) > 0
 
 
-def length_of(batch: Any) -> int:
+def length_of(batch: object) -> int:
     """Examples in a batch."""
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), ())
     if isinstance(batch, tuple) or (isinstance(batch, Sequence) and _holds_parts(batch)):
         batch = batch[0] if len(batch) else ()
         return length_of(batch) if isinstance(batch, Mapping) else len(batch)
-    return len(batch) if hasattr(batch, "__len__") else 1
+    return len(batch) if isinstance(batch, Sized) else 1
 
 
-def _holds_parts(batch: Sequence[Any]) -> bool:
+def _holds_parts(batch: Sequence[object]) -> bool:
     """Whether a list is [inputs, targets], as a DataLoader gives it, and not one of examples."""
     return len(batch) == 2 and all(_is_array(part) for part in batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +100,7 @@ class TorchStudent:
         self._learning = _parameters_to_train(self._model)
         self._adam = torch.optim.Adam(self._learning)
 
-    def step(self, images: Any, wanted: Values, rate: float) -> bool:
+    def step(self, images: object, wanted: Values, rate: float) -> bool:
         """One step of Adam towards these outputs; whether it could be made."""
         arguments, keywords = parse_example_inputs(images, self._model)
         # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
@@ -138,22 +137,22 @@ class TorchStudent:
 class _Torch:
     """The operations of a divergence in PyTorch."""
 
-    def log_softmax(self, x: Any, axis: int) -> Any:
+    def log_softmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         return F.log_softmax(x, dim=axis)
 
-    def log_sigmoid(self, x: Any) -> Any:
+    def log_sigmoid(self, x: torch.Tensor) -> torch.Tensor:
         return F.logsigmoid(x)
 
-    def exp(self, x: Any) -> Any:
+    def exp(self, x: torch.Tensor) -> torch.Tensor:
         return torch.exp(x)
 
-    def log(self, x: Any) -> Any:
+    def log(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log(x)
 
-    def clip(self, x: Any, low: float, high: float) -> Any:
+    def clip(self, x: torch.Tensor, low: float, high: float) -> torch.Tensor:
         return torch.clamp(x, low, high)
 
-    def sum(self, x: Any, axes: tuple[int, ...]) -> Any:
+    def sum(self, x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
         return torch.sum(x, dim=axes) if axes else x
 
 
@@ -172,13 +171,13 @@ def _inference_of(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _outputs(model: nn.Module, images: Any) -> Values:
+def _outputs(model: nn.Module, images: object) -> Values:
     arguments, keywords = parse_example_inputs(images, model)
     with _inference_of(model), torch.inference_mode():
         return [_as_array(tensor) for tensor in _floating(model(*arguments, **keywords))]
 
 
-def _floating(outputs: Any) -> list[torch.Tensor]:
+def _floating(outputs: object) -> list[torch.Tensor]:
     found = [tensor for tensor in iterate_tensors(outputs) if tensor.is_floating_point()]
     if not found:
         raise ModelError(
@@ -193,7 +192,7 @@ def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _like(array: NDArray[Any], tensor: torch.Tensor) -> torch.Tensor:
+def _like(array: NDArray[np.generic], tensor: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(array).to(tensor.device)
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
@@ -31,6 +30,7 @@ from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.batches import length_of
 from secateurs.pytorch.training.distillation import TORCH
 from secateurs.pytorch.training.optimizers import (
     copy_to_cpu,
@@ -46,6 +46,8 @@ from secateurs.training.feed import (
     Batch,
     Feed,
     FirstBatches,
+    Images,
+    Labels,
     as_feed,
     check_labels,
     consecutive,
@@ -60,7 +62,7 @@ class Learner:
     """A PyTorch model in training; see ``secateurs.training.learner.Learner``."""
 
     def __init__(
-        self, model: nn.Module, train: Any, validation: Any, test: Any, training: Training
+        self, model: nn.Module, train: object, validation: object, test: object, training: Training
     ) -> None:
         """A copy of a model, and what to train it on.
 
@@ -86,7 +88,7 @@ class Learner:
         self._feeds: dict[Part, Feed] = {"validation": self._feed(validation, "validation", larger)}
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
-        self._example: Any = self._first_inputs("train", 1)
+        self._example: object = self._first_inputs("train", 1)
         self._dense: nn.Module | None = None
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
@@ -128,7 +130,7 @@ class Learner:
         """The network of the model as it is now, for one image."""
         return trace(self._model, self._example)
 
-    def calibration(self, batches: int) -> Iterable[tuple[NDArray[Any], NDArray[np.int64]]]:
+    def calibration(self, batches: int) -> Iterable[tuple[Images, Labels]]:
         """Training batches (images, labels), as they are; can be gone through again."""
         return FirstBatches(self._train_feed, batches)
 
@@ -219,7 +221,7 @@ class Learner:
         return speed.compare_speed(
             self._runner(cut_copy(self._model, Cut()), inputs),
             self._runner(before, inputs),
-            _count_of(inputs),
+            length_of(inputs),
             "cpu" if on_cpu else torch.cuda.get_device_name(device),
             torch.get_num_threads() if on_cpu else None,
         )
@@ -247,7 +249,7 @@ class Learner:
             self._processes.check_agreement("the cut model", _digest(small))
         return report_of(small)
 
-    def repair(self, network: Network, cut: Cut, images: Any) -> None:
+    def repair(self, network: Network, cut: Cut, images: object) -> None:
         """Fit the weights that a cut left to what the network's model gave before it."""
         from secateurs.reconstruction.pruner import repair_after_
 
@@ -282,11 +284,11 @@ class Learner:
             restore_optimizer_(optimizer, snapshot)
         return model, optimizer
 
-    def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:
+    def pack(self, tensors: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
         return to_bytes(tensors, said)
 
-    def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    def unpack(self, content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """What ``pack`` was given."""
         return unpack_safetensors(content, load_tensors)
 
@@ -300,7 +302,7 @@ class Learner:
         self._scoring = _Shell(model)
         self._prepared, self._prepared_optimizer = self._processes.prepare(self._scoring, optimizer)
 
-    def _feed(self, source: Any, what: str, batch_size: int) -> Feed:
+    def _feed(self, source: object, what: str, batch_size: int) -> Feed:
         training = self._training
         augmentation = Augmentation(training.flip, training.shift)
         feed = as_feed(
@@ -325,18 +327,18 @@ class Learner:
         labels = torch.from_numpy(np.ascontiguousarray(batch.labels))
         return self._images(batch.images), labels.to(self._processes.device, non_blocking=True)
 
-    def _images(self, images: NDArray[Any]) -> torch.Tensor:
+    def _images(self, images: Images) -> torch.Tensor:
         """Images where the model computes, in the precision of its weights."""
         tensor = torch.from_numpy(np.ascontiguousarray(images))
         dtype = self._dtype if tensor.is_floating_point() else None
         return tensor.to(self._processes.device, dtype, non_blocking=True)
 
-    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> Any:
+    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         """The inputs of the first examples, as the model's forward takes them."""
         feed = self._train_feed if part == "train" else self._feeds["validation"]
         return self._images(next(feed.in_order()).images[:count])
 
-    def _runner(self, model: nn.Module, inputs: Any) -> Callable[[], object]:
+    def _runner(self, model: nn.Module, inputs: object) -> Callable[[], object]:
         """Runs a model once, to its end."""
         device = self._processes.device
         model.to(device).eval()
@@ -349,7 +351,7 @@ class Learner:
 
         return run
 
-    def _call(self, model: nn.Module, inputs: Any) -> Any:
+    def _call(self, model: nn.Module, inputs: object) -> object:
         return model(inputs)
 
 
@@ -368,7 +370,7 @@ class _Shell(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+    def forward(self, *arguments: object, **keywords: object) -> object:
         return self.model(*arguments, **keywords)
 
 
@@ -403,7 +405,7 @@ def default_training(model: nn.Module, given: Training | None = None) -> Trainin
     return Training() if given is None else given
 
 
-def _checked_scores(scores: Any, batch: Batch) -> torch.Tensor:
+def _checked_scores(scores: object, batch: Batch) -> torch.Tensor:
     if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
         received = (
             tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
@@ -415,10 +417,3 @@ def _checked_scores(scores: Any, batch: Batch) -> torch.Tensor:
     check_labels(batch.labels, scores.shape[1])
     # Half precision holds neither a sum over a batch nor the logarithm of a small number.
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-
-
-def _count_of(inputs: Any) -> int:
-    """How many examples there are in what a model takes."""
-    if isinstance(inputs, Mapping):
-        inputs = next(iter(inputs.values()))
-    return len(inputs[0]) if isinstance(inputs, tuple) else len(inputs)

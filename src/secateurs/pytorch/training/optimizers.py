@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -41,11 +40,11 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 
 def optimizer_values(
     optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     """(copies of an optimizer's tensors by name, the rest of its state as JSON can hold it)."""
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     for number, values in state["state"].items():
         for key, value in values.items():
             name = f"{number}.{key}"
@@ -58,7 +57,7 @@ def optimizer_values(
 
 def restore_optimizer_(optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
     """Bring a snapshot's state back, as copies: the snapshot may be asked for again."""
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, dict[str, object]] = {}
     tensors: Mapping[str, torch.Tensor] = snapshot.optimizer
     # load_state_dict keeps tensors that are of the right type and device already as they are, and
     # the next step would write into the snapshot.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -56,13 +56,13 @@ class Processes:
             return decide()
         from accelerate.utils import broadcast_object_list
 
-        said: list[Any] = [None, ""]
+        verdict: list[str | None] = [None, ""]
         if self.is_main:
             try:
-                said = [None, decide()]
+                verdict = [None, decide()]
             except SecateursError as error:
-                said = [type(error).__name__, str(error)]
-        kind, value = broadcast_object_list(said)
+                verdict = [type(error).__name__, str(error)]
+        kind, value = broadcast_object_list(verdict)
         if kind is not None:
             raise getattr(errors, kind, SecateursError)(value)
         return str(value)

@@ -23,7 +23,7 @@ from secateurs.pytorch.training.batches import (
 from secateurs.pytorch.training.learner import Learner, seeded
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
-from secateurs.training.feed import Batch
+from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import Evaluation, Part, Snapshot
 from secateurs.training.task import LearningTask
 
@@ -38,9 +38,9 @@ class TaskLearner(Learner):
     def __init__(
         self,
         model: nn.Module,
-        train: Any,
-        validation: Any,
-        test: Any,
+        train: object,
+        validation: object,
+        test: object,
         training: Training,
         task: LearningTask,
     ) -> None:
@@ -102,7 +102,7 @@ class TaskLearner(Learner):
         self._prepared_optimizer.zero_grad()
         return loss.detach()
 
-    def _forward(self, model: nn.Module, given: Any) -> tuple[Any, Any]:
+    def _forward(self, model: nn.Module, given: object) -> tuple[object, object]:
         if self._task.predict is not None:
             return self._task.predict(model, given)
         inputs, targets = split_of(given)
@@ -110,7 +110,7 @@ class TaskLearner(Learner):
             return called(model, given), targets
         return called(model, inputs), targets
 
-    def _task_loss(self, outputs: Any, targets: Any) -> Any:
+    def _task_loss(self, outputs: object, targets: object) -> object:
         if self._task.loss is not None:
             return self._task.loss(outputs, targets)
         own = outputs.get("loss") if isinstance(outputs, Mapping) else None
@@ -123,7 +123,7 @@ class TaskLearner(Learner):
             )
         return own
 
-    def _one_number(self, loss: Any) -> torch.Tensor:
+    def _one_number(self, loss: object) -> torch.Tensor:
         if isinstance(loss, Mapping):
             loss = loss.get("loss")
         if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
@@ -182,7 +182,7 @@ class TaskLearner(Learner):
         was_training = self._model.training
         self._model.eval()
         with torch.no_grad():
-            found: Any = None if evaluate is None else evaluate(self._model)
+            found: object = None if evaluate is None else evaluate(self._model)
         self._model.train(was_training)
         for _ in range(self.batches_of("validation")):
             tick()
@@ -199,29 +199,29 @@ class TaskLearner(Learner):
 
     # -- inside
 
-    def _feed(self, source: Any, what: str, batch_size: int) -> Any:
+    def _feed(self, source: object, what: str, batch_size: int) -> Feed:
         seed = self._training.seed
         return AnyFeed(source, batch_size, seed, what, lambda epoch: seeded(seed, epoch))
 
-    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> Any:
+    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         """The inputs of the first examples, as the model's forward takes them."""
-        feed: Any = self._train_feed if part == "train" else self._feeds["validation"]
+        feed = self._train_feed if part == "train" else self._feeds["validation"]
         batch = next(feed.in_order())
         inputs, _ = split_of(batch.images)
         place = next(self._origin.parameters()).device
         some = on_device(rows_of(inputs, range(min(count, batch.whole))), place)
         return (some,) if isinstance(some, list) else some  # a list is one argument: of images
 
-    def _call(self, model: nn.Module, inputs: Any) -> Any:
+    def _call(self, model: nn.Module, inputs: object) -> object:
         return called(model, on_device(inputs, self._processes.device))
 
 
 class _Calibration:
     """The first batches of the training data, as often as they are asked for."""
 
-    def __init__(self, feed: Any, batches: int) -> None:
+    def __init__(self, feed: Feed, batches: int) -> None:
         self._feed, self._batches = feed, batches
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[tuple[object, object]]:
         for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
             yield split_of(batch.images)

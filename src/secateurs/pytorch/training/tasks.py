@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,11 +15,17 @@ from secateurs.errors import DataError, ModelError, UnknownNameError, nearest
 from secateurs.models.names import import_torchvision
 from secateurs.training.task import LearningTask
 
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
 IGNORED = -100
 """The label that cross-entropy passes over, in Transformers and in PyTorch alike."""
 
+Detections = tuple[Sequence[torch.Tensor], Sequence[Mapping[str, torch.Tensor]]]
+"""(images, the boxes and labels in each), as torchvision's detectors take them."""
 
-def scores_of(outputs: Any) -> torch.Tensor:
+
+def scores_of(outputs: object) -> torch.Tensor:
     """The scores in whatever a model gives: a tensor, ``.logits``, a dictionary's 'out', a tuple's
     first.
 
@@ -40,7 +46,7 @@ def scores_of(outputs: Any) -> torch.Tensor:
     return outputs
 
 
-def classify(outputs: Any, targets: Any) -> torch.Tensor:
+def classify(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each example; over pixels where there are some, labels of 255 left out."""
     scores = scores_of(outputs)
     ignored = 255 if scores.dim() == 4 else IGNORED
@@ -48,12 +54,12 @@ def classify(outputs: Any, targets: Any) -> torch.Tensor:
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 
-def predict_next(outputs: Any, targets: Any) -> torch.Tensor:
+def predict_next(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each sequence's next tokens; (N, length, vocabulary) against (N, length)."""
     return _by_token(scores_of(outputs)[:, :-1], targets[:, 1:])
 
 
-def fill_masks(outputs: Any, targets: Any) -> torch.Tensor:
+def fill_masks(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each sequence's masked tokens, whose targets are not -100."""
     return _by_token(scores_of(outputs), targets)
 
@@ -67,7 +73,7 @@ def _by_token(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def square_error(outputs: Any, targets: Any) -> torch.Tensor:
+def square_error(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each example."""
     values = scores_of(outputs)
     errors = (values.reshape(targets.shape).float() - targets.float()).square()
@@ -75,7 +81,7 @@ def square_error(outputs: Any, targets: Any) -> torch.Tensor:
     return found
 
 
-def contrast(outputs: Any, targets: Any) -> torch.Tensor:
+def contrast(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """InfoNCE of each example: its like (of the same target) against all others of the batch.
 
     Source: van den Oord, Li & Vinyals 2018; Khosla et al., Supervised Contrastive Learning, 2020.
@@ -89,7 +95,7 @@ def contrast(outputs: Any, targets: Any) -> torch.Tensor:
     return found
 
 
-def nearest_is_like(outputs: Any, targets: Any) -> torch.Tensor:
+def nearest_is_like(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Recall at 1: whether the nearest other example of the batch has the same target."""
     vectors = F.normalize(scores_of(outputs), dim=1)
     near = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
@@ -97,7 +103,7 @@ def nearest_is_like(outputs: Any, targets: Any) -> torch.Tensor:
     return found
 
 
-def detect_step(model: nn.Module, batch: Any) -> torch.Tensor:
+def detect_step(model: nn.Module, batch: Detections) -> torch.Tensor:
     """The sum of the losses that torchvision's detectors give while they train."""
     losses = model(*batch)
     if not isinstance(losses, Mapping):
@@ -108,7 +114,7 @@ def detect_step(model: nn.Module, batch: Any) -> torch.Tensor:
     return torch.stack([loss for loss in losses.values() if loss.dim() == 0]).sum()
 
 
-def detect(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+def detect(model: nn.Module, batch: Detections) -> tuple[object, list[Mapping[str, torch.Tensor]]]:
     """(boxes found, boxes there are) of a batch (images, targets)."""
     images, targets = batch
     return model(list(images)), list(targets)
@@ -147,14 +153,14 @@ class Tally:
     def __init__(self, task: LearningTask) -> None:
         self._metric, self._loss = task.metric, task.loss
         self._total, self._count = 0.0, 0.0
-        self._kept: Any = None
+        self._kept: Metric | None = None
         if isinstance(self._metric, str) and self._metric not in METRICS:
             raise UnknownNameError(
                 f"metric: no metric {self._metric!r}{nearest(self._metric, METRICS)}"
             )
         self.higher_is_better = _direction(task)
 
-    def add(self, outputs: Any, targets: Any, loss: float | None, count: int) -> None:
+    def add(self, outputs: object, targets: object, loss: float | None, count: int) -> None:
         """One batch."""
         metric = self._metric
         if metric is None or metric == "perplexity":
@@ -195,11 +201,11 @@ def _direction(task: LearningTask) -> bool:
         return False
     if isinstance(task.metric, str):
         return task.metric not in _LOWER
-    said = getattr(task.metric, "higher_is_better", None)
-    return True if said is None else bool(said)
+    higher = getattr(task.metric, "higher_is_better", None)
+    return True if higher is None else bool(higher)
 
 
-def _torchmetric(metric: Any, outputs: Any, targets: Any) -> Any:
+def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metric:
     """Something of torchmetrics, of the right number of classes, where the outputs are."""
     if not isinstance(metric, str):
         metric.reset()
@@ -223,20 +229,25 @@ def _torchmetric(metric: Any, outputs: Any, targets: Any) -> Any:
         kind = torchmetrics.MeanSquaredError if metric == "mse" else torchmetrics.MeanAbsoluteError
         return kind().to(device)
     classes = scores_of(outputs).shape[1]
-    told: dict[str, Any] = {"task": "multiclass", "num_classes": classes}
-    if targets.dim() > 1:
-        told["ignore_index"] = 255
+    ignored = 255 if isinstance(targets, torch.Tensor) and targets.dim() > 1 else None
     if metric == "iou":
-        del told["task"]
-        return torchmetrics.classification.MulticlassJaccardIndex(**told).to(device)
+        jaccard = torchmetrics.classification.MulticlassJaccardIndex
+        return jaccard(num_classes=classes, ignore_index=ignored).to(device)
     if metric == "f1":
-        return torchmetrics.F1Score(average="macro", **told).to(device)
-    top = 5 if metric == "top5" else 1
-    return torchmetrics.Accuracy(average="micro", top_k=min(top, classes), **told).to(device)
+        return torchmetrics.F1Score(
+            "multiclass", num_classes=classes, average="macro", ignore_index=ignored
+        ).to(device)
+    top = min(5 if metric == "top5" else 1, classes)
+    return torchmetrics.Accuracy(
+        "multiclass", num_classes=classes, average="micro", top_k=top, ignore_index=ignored
+    ).to(device)
 
 
-def _as_metrics_take(metric: Any, outputs: Any, targets: Any) -> tuple[Any, Any]:
-    if not isinstance(metric, str) or metric in ("map", "wer"):
+def _as_metrics_take(
+    metric: str | Metric, outputs: object, targets: object
+) -> tuple[object, object]:
+    is_named = isinstance(metric, str) and metric not in ("map", "wer")
+    if not is_named or not isinstance(targets, torch.Tensor):
         return outputs, targets
     scores = scores_of(outputs).float()
     if metric in ("mse", "mae"):
