@@ -67,8 +67,8 @@ def iterate_batches(
         )
     like = _each(example_inputs, as_array)
     number = -1
-    for number, given in enumerate(_given(data, like)):
-        yield _checked(given, like, f"{who}: calibration batch {number}", labels)
+    for number, given in enumerate(_split_batches(data, like)):
+        yield _check(given, like, f"{who}: calibration batch {number}", labels)
     if number < 0:
         raise DataError(f"{who}: expected calibration data; received no batch. {FIX}.")
 
@@ -99,15 +99,15 @@ def _arrays(images: Any) -> list[NDArray[Any]]:
     return list(images) if isinstance(images, (tuple, list)) else [images]
 
 
-def _given(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
+def _split_batches(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
     """(images, labels or None) of each batch, as yet unchecked."""
     if isinstance(data, Split):
         for start in range(0, len(data), AT_A_TIME):
             yield data.batch(slice(start, start + AT_A_TIME))
     elif isinstance(data, Mapping) or _is_array(data):
-        yield from _sliced(data, None)
+        yield from _slice(data, None)
     elif isinstance(data, tuple) and len(data) == 2 and _is_pair(data, like):
-        yield from _sliced(*data)
+        yield from _slice(*data)
     elif isinstance(data, Iterable):
         for batch in data:
             yield _split(batch, like)
@@ -137,7 +137,7 @@ def _split(batch: Any, like: Any) -> tuple[Any, Any]:
     return batch, None
 
 
-def _sliced(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+def _slice(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
     images = _each(images, as_array)
     labels = None if labels is None else as_array(labels)
     if not _arrays(images):
@@ -154,7 +154,7 @@ def _sliced(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         yield _each(images, lambda array, rows=rows: array[rows]), marks
 
 
-def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) -> CalibrationBatch:
+def _check(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) -> CalibrationBatch:
     images = _each(given[0], as_array)
     marks = None if given[1] is None else as_array(given[1])
     received, expected = _arrays(images), _arrays(like)
@@ -163,7 +163,7 @@ def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) 
         if len(expected) > 1 or len(received) != 1:
             raise DataError(
                 f"{where}: expected a dictionary of {', '.join(map(str, like))}, as the network "
-                f"was traced with; received {_described(images)}. Pass data=({{"
+                f"was traced with; received {_describe(images)}. Pass data=({{"
                 + ", ".join(f"{name!r}: ..." for name in like)
                 + "}, labels)."
             )
@@ -196,7 +196,7 @@ def _checked(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) 
     return CalibrationBatch(images, marks)
 
 
-def _described(images: Any) -> str:
+def _describe(images: Any) -> str:
     if isinstance(images, Mapping):
         return f"a dictionary of {', '.join(map(str, images))}"
     shapes = ", ".join(str(array.shape) for array in _arrays(images))

@@ -148,14 +148,14 @@ def solve(moments: Moments, weights: Sums, ridge: float) -> Sums:
     for power in range(8):
         pulled = covariance.copy()
         pulled[:, diagonal, diagonal] += (ridge * 10.0**power * moments.scale)[:, None]
-        change = _solved(pulled, residual)
+        change = _solve(pulled, residual)
         if change is not None and np.isfinite(change).all():
             found: Sums = weights + change
             return found
     return weights
 
 
-def _solved(matrices: Sums, right: Sums) -> Sums | None:
+def _solve(matrices: Sums, right: Sums) -> Sums | None:
     """The solution of each group's equations; None where a matrix is not positive definite."""
     try:
         if len(matrices) == 1:

@@ -54,7 +54,7 @@ class TensorCut:
     def then(self, later: TensorCut) -> TensorCut:
         """This cut and, on what it leaves, ``later``."""
         removed = {
-            axis: _removed_in_turn(self, later, axis) for axis in {*self.removed, *later.removed}
+            axis: _remove_in_turn(self, later, axis) for axis in {*self.removed, *later.removed}
         }
         return TensorCut(self.shape, dict(sorted(removed.items())))
 
@@ -221,7 +221,7 @@ class Cut:
                 str(cut.of),
                 str(cut.of - len(cut.removed)),
                 percent(len(cut.removed) / cut.of),
-                _shortened(formatting.ranges(cut.removed)),
+                _shorten(formatting.ranges(cut.removed)),
             )
             for name, cut in self.channels.items()
             if cut.removed
@@ -354,7 +354,7 @@ class Cut:
             raise CheckpointError(f"{path}: {error}") from error
 
 
-def _removed_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int, ...]:
+def _remove_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int, ...]:
     gone = first.removed.get(axis, ())
     then_gone = first.kept(axis)[list(later.removed.get(axis, ()))]
     return tuple(sorted({*gone, *then_gone.tolist()}))
@@ -458,7 +458,7 @@ def _cost_to_list(cost: Cost | None) -> list[int] | None:
     return None if cost is None else [cost.params, cost.macs, cost.bytes, cost.channels]
 
 
-def _shortened(shown: str, most: int = 60) -> str:
+def _shorten(shown: str, most: int = 60) -> str:
     return shown if len(shown) <= most else shown[: most - 4].rsplit(",", 1)[0] + ", ..."
 
 

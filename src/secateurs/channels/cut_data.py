@@ -58,13 +58,13 @@ def checked(data: Mapping[str, Any]) -> CutData:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part)[:60] for part in problem["loc"])
-        raise _damaged(where, problem["msg"].replace("Input should be", "expected")) from error
+        raise _damage_error(where, problem["msg"].replace("Input should be", "expected")) from error
     for where, said in _misfits(fields):
-        raise _damaged(where, said)
+        raise _damage_error(where, said)
     return fields
 
 
-def _damaged(where: str, said: str) -> CheckpointError:
+def _damage_error(where: str, said: str) -> CheckpointError:
     return CheckpointError(
         f"this cut is damaged at {where}: {said}. Take the file as it was written, or plan again."
     )

@@ -185,7 +185,7 @@ class _Solver:
         ordered = self._sides_first(classes)
         reasons = self._reasons(classes)
         atoms = self._atoms(ordered, classes, reasons)
-        return _compacted(atoms[classes], classes, reasons)
+        return _compact(atoms[classes], classes, reasons)
 
     def _classes(self) -> Ids:
         """For each unit, the number of its class under the equations."""
@@ -199,7 +199,7 @@ class _Solver:
     def _reconcile_grids(self, classes: Ids) -> bool:
         """Where two cells are one class, make their sides agree. True if that said anything new."""
         known = len(self.equal), len(self.grids), len(self.frozen)
-        for first, second, at_first, at_second in _shared_cells(tuple(self.grids), classes):
+        for first, second, at_first, at_second in _pair_shared_cells(tuple(self.grids), classes):
             self._reconcile(classes, first, second, at_first, at_second)
         return known != (len(self.equal), len(self.grids), len(self.frozen))
 
@@ -360,7 +360,7 @@ class _Solver:
         return table
 
 
-def _shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[int, int, Ids, Ids]]:
+def _pair_shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[int, int, Ids, Ids]]:
     """Pairs of cells of one class: (grid, grid, positions in the first, in the second)."""
     if not grids:
         return
@@ -401,7 +401,7 @@ def _distinct_first(rows: Ids) -> Ids:
     return rows[:, : max(1, int((rows != ALWAYS).sum(axis=1).max(initial=1)))]
 
 
-def _compacted(atoms: Ids, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Solution:
+def _compact(atoms: Ids, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Solution:
     """Number the atoms without gaps, in the order of the units that need them first."""
     used, first = np.unique(atoms, return_index=True)
     by_appearance = used[np.argsort(first)]

@@ -50,12 +50,12 @@ def predicted_file_size(network: Network, cut: Cut) -> int:
         }
         place += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
-    return 8 + _padded(len(text.encode())) + place
+    return 8 + _pad_to_eight(len(text.encode())) + place
 
 
 def _letters(itemsize: int) -> str:
     return {8: "I64", 4: "F32", 2: "F16", 1: "U8"}.get(itemsize, "F32")
 
 
-def _padded(length: int) -> int:
+def _pad_to_eight(length: int) -> int:
     return -(-length // 8) * 8

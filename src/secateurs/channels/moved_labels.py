@@ -99,7 +99,7 @@ def merged(
         if len(layers) == 1:
             axes[axis] = layers[0]
         elif layers:
-            cells = _composed(equations, layers)
+            cells = _compose(equations, layers)
             if cells is not None:
                 axes[axis] = cells
             for units in layers if cells is None else ():
@@ -107,7 +107,7 @@ def merged(
     return axes
 
 
-def _composed(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
+def _compose(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
     """The axis of a grid whose rows, columns, ... these labels name; None if it is no grid.
 
     Between two sides there may be axes without channels: they become sides that are frozen.

@@ -259,7 +259,7 @@ class Network:
         removed: list[Ids] = []
         for name, indices in channels.items():
             group = self.group(name)
-            chosen[name] = _checked_indices(name, indices, len(group))
+            chosen[name] = _check_indices(name, indices, len(group))
             removed.append(group.channels[list(chosen[name])])
         alive = self.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
         return Cut(
@@ -353,7 +353,7 @@ class Network:
         if units is None:
             tensor, axis = self._filter_axis(layer)
             units, length = tensor.axes.get(axis, np.zeros(0, np.int64)), tensor.shape[axis]
-        wanted = _checked_indices(layer, indices, length)
+        wanted = _check_indices(layer, indices, length)
         atoms = self.solution.atoms[units]
         for index in wanted:
             if not atoms[index].any():
@@ -409,7 +409,7 @@ class Network:
                 [
                     group.name,
                     str(len(group)),
-                    _shown_members([m.layer for m in group.members]),
+                    _show_members([m.layer for m in group.members]),
                     percent(1 - left.params / max(1, total.params)),
                     percent(1 - left.macs / max(1, total.macs)),
                 ]
@@ -417,7 +417,7 @@ class Network:
         if any(group.inexact for group in self.groups):
             columns.append("inexact through")
             for row, group in zip(rows, self.groups, strict=True):
-                row.append(_shown_members(group.inexact, 1))
+                row.append(_show_members(group.inexact, 1))
         parts = [
             f"{self.name}: {formatting.count(total.params)} parameters, "
             f"{formatting.count(total.macs)} MACs, "
@@ -427,7 +427,7 @@ class Network:
         ]
         if self.frozen:
             stuck = [
-                (why, str(sum(f.count for f in all_of_it)), _shown_members(members(all_of_it)))
+                (why, str(sum(f.count for f in all_of_it)), _show_members(members(all_of_it)))
                 for why, all_of_it in self.frozen_for.items()
             ]
             parts.append(
@@ -443,7 +443,7 @@ class Network:
         return f"<Network {self.name}: {len(self.groups)} groups, {len(self.frozen)} frozen>"
 
 
-def _checked_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[int, ...]:
+def _check_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[int, ...]:
     given = [int(index) for index in indices]
     outside = [index for index in given if not 0 <= index < size]
     if outside:
@@ -459,7 +459,7 @@ def _checked_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tupl
     return tuple(sorted(given))
 
 
-def _shown_members(layers: Sequence[str], most: int = 4) -> str:
+def _show_members(layers: Sequence[str], most: int = 4) -> str:
     names = list(dict.fromkeys(layers))
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

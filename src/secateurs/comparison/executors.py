@@ -110,14 +110,12 @@ class RayExecutor:
         if begun:
             _connect(ray, self.address)
         try:
-            yield from self._carried_out(ray, orders)
+            yield from self._carry_out(ray, orders)
         finally:
             if begun:
                 ray.shutdown()
 
-    def _carried_out(
-        self, ray: Any, orders: Sequence[WorkItem]
-    ) -> Iterator[tuple[WorkItem, Result]]:
+    def _carry_out(self, ray: Any, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         carry_out = ray.remote(num_cpus=self.cores, max_retries=_LIVES - 1)(carry_out_order)
         shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with every job
         running = {}

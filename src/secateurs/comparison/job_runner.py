@@ -162,13 +162,13 @@ class JobRunner:
         part of the result; the other jobs go on.
         """
         try:
-            return self._competed(job, dense)
+            return self._run_job(job, dense)
         except (BudgetError, CutError, DataError, ModelError, _DivergedError) as error:
             return Outcome(job.strategy, job.amount, job.seed, failure=str(error))
 
-    def _competed(self, job: Job, dense: bytes) -> Outcome:
+    def _run_job(self, job: Job, dense: bytes) -> Outcome:
         start = time.monotonic()
-        learner, chosen_by, max_difference, caution = self._pruned(job, dense)
+        learner, chosen_by, max_difference, caution = self._prune(job, dense)
         chosen = time.monotonic()
         cost, before = learner.trace().cost(), self._judge(learner)
         rates = fine_tuning_rates(self.comparison.training, learner.batches_an_epoch).tolist()
@@ -192,7 +192,7 @@ class JobRunner:
             caution=caution,
         )
 
-    def _pruned(self, job: Job, dense: bytes) -> tuple[Learner, str, float | None, str]:
+    def _prune(self, job: Job, dense: bytes) -> tuple[Learner, str, float | None, str]:
         """(learner of the pruned model, criterion that chose, the proof's difference, caution)."""
         learner = self._learner_of(job.seed)
         learner.restore(unpacked(learner, dense))
@@ -212,11 +212,11 @@ class JobRunner:
                 skip=self.comparison.skip,
             )
 
-        scores, caution = self._scored(job, learner, network, criterion, planner)
+        scores, caution = self._score(job, learner, network, criterion, planner)
         report = learner.apply(planner(scores), network)
         return learner, scores.criterion, report.max_difference, caution
 
-    def _scored(
+    def _score(
         self,
         job: Job,
         learner: Learner,

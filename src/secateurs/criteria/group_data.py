@@ -69,34 +69,34 @@ class GroupData:
     @property
     def readings(self) -> list[tuple[ActivationStatistics, ChannelIndex]]:
         """The values that consumers read, and which of their indices are the group's channels."""
-        readings = _given(self.gathered.readings, "activations")
+        readings = _require(self.gathered.readings, "activations")
         parts = ((r, channel_index(self.network, self.group, r.units)) for r in readings)
         return [(reading, part) for reading, part in parts if len(part)]
 
     @property
     def grams(self) -> tuple[Gram, ...]:
         """Products of the channels' values, for each reading."""
-        return _given(self.gathered.grams, "grams")[self.group.name]
+        return _require(self.gathered.grams, "grams")[self.group.name]
 
     @property
     def gates(self) -> Gates:
         """How the loss changes with a gate on each channel, by atom: index with ``atoms``."""
-        return _given(self.gathered.gates, "gates")
+        return _require(self.gathered.gates, "gates")
 
     @property
     def ablation(self) -> Ablation:
         """What the loss does when a channel is removed, of all groups."""
-        return _given(self.gathered.ablation, "ablation")
+        return _require(self.gathered.ablation, "ablation")
 
     def weights_and_curvature(self) -> list[tuple[Array, Array]]:
         """(weights, mean squared gradients) by channel, of every parameter the channels run along.
 
         Both are (channels, numbers). A tensor that the channels run along twice comes twice.
         """
-        curvature = _given(self.gathered.curvature, "curvature")
+        curvature = _require(self.gathered.curvature, "curvature")
         members = [m for m in self.group.members if m.tensor in curvature]
         return [
-            (self._by_channel(member), self._arranged(member, curvature[member.tensor]))
+            (self._by_channel(member), self._arrange(member, curvature[member.tensor]))
             for member in members
         ]
 
@@ -104,9 +104,9 @@ class GroupData:
         return [self._by_channel(member) for member in members]
 
     def _by_channel(self, member: Member) -> Array:
-        return self._arranged(member, self.network.source.array(member.tensor))
+        return self._arrange(member, self.network.source.array(member.tensor))
 
-    def _arranged(self, member: Member, array: Array) -> Array:
+    def _arrange(self, member: Member, array: Array) -> Array:
         """An array of a tensor's shape, by channel."""
         values = np.moveaxis(array, member.axis, 0)
         positions = self.network.positions(self.group, member)
@@ -117,7 +117,7 @@ class GroupData:
         return rows.reshape(len(self.group), -1)
 
 
-def _given(value: T | None, what: str) -> T:
+def _require(value: T | None, what: str) -> T:
     if value is None:
         raise SecateursError(
             f"expected {what} to be gathered before scoring; they were not. Register the criterion "

@@ -117,7 +117,7 @@ def score_many(
         ['l1', 'l2']
     """
     found = [find(criterion) for criterion in criteria]
-    gathered = _gathered(network, found, data, loss)
+    gathered = _gather(network, found, data, loss)
     for criterion in found:
         if criterion.caution is not None and (why := criterion.caution(network, gathered)):
             warnings.warn(why, UserWarning, stacklevel=2)
@@ -140,7 +140,7 @@ def collect_statistics(
     return backend.collect_statistics(network, needs, data, loss=loss, who=who)
 
 
-def _gathered(
+def _gather(
     network: Network, criteria: Sequence[Criterion], data: Any, loss: Any
 ) -> CalibrationStatistics:
     demanding = [criterion for criterion in criteria if criterion.needs & Need.DATA]
@@ -167,7 +167,7 @@ def _scores(
 ) -> Scores:
     seeds = np.random.default_rng(seed).spawn(len(network.groups))
     values = {
-        group.name: _checked(
+        group.name: _check(
             criterion, group, criterion.function(GroupData(network, group, generator, gathered))
         )
         for group, generator in zip(network.groups, seeds, strict=True)
@@ -175,7 +175,7 @@ def _scores(
     return Scores(values, criterion.name)
 
 
-def _checked(criterion: Criterion, group: Group, values: Any) -> NDArray[np.float64]:
+def _check(criterion: Criterion, group: Group, values: Any) -> NDArray[np.float64]:
     scores = np.asarray(values, np.float64)
     if scores.shape != (len(group),):
         raise SecateursError(

@@ -79,11 +79,11 @@ def load(
     if seed < 0:
         raise DataError(f"expected a seed of at least 0; received seed={seed}")
     check(normalise)
-    loaded = _loaded(name, size, (validation, test), seed, limit, crop)
+    loaded = _load(name, size, (validation, test), seed, limit, crop)
     return normalised(loaded, normalise)
 
 
-def _loaded(
+def _load(
     name: str,
     size: int | None,
     shares: tuple[float, float],

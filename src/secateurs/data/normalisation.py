@@ -40,12 +40,13 @@ class Preprocessing:
     @property
     def as_text(self) -> str:
         """MEAN/STD, as ``normalised`` takes it."""
-        return f"{_listed(self.mean)}/{_listed(self.std)}"
+        return f"{_join_numbers(self.mean)}/{_join_numbers(self.std)}"
 
     def __str__(self) -> str:
         size = "" if self.size is None else f", {self.size} x {self.size} pixels"
         crop = "" if self.crop == 1 else f", the middle {self.crop:g}"
-        return f"mean {_listed(self.mean)}, std {_listed(self.std)}{size}{crop} ({self.source})"
+        mean, std = _join_numbers(self.mean), _join_numbers(self.std)
+        return f"mean {mean}, std {std}{size}{crop} ({self.source})"
 
 
 def normalised(data: Data, how: str) -> Data:
@@ -121,5 +122,5 @@ def _mean_and_std(how: str) -> tuple[Sequence[float], Sequence[float]]:
     return pair[0], pair[1]
 
 
-def _listed(values: Sequence[float]) -> str:
+def _join_numbers(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)

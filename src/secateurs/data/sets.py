@@ -94,7 +94,7 @@ class Data:
         if len(kept) == len(self.train):
             return self
         train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
-        return _normalised(replace(self, train=train))
+        return _normalise(replace(self, train=train))
 
     def rescaled(self, mean: Floats, std: Floats) -> Data:
         """The same data, normalised by this mean and deviation of its pixels, by channel."""
@@ -140,7 +140,7 @@ def from_arrays(
     """
     parts = {"train": train, "validation": validation, "test": test}
     checked = {
-        part: _checked(f"{name}: {part}", *pair) for part, pair in parts.items() if pair is not None
+        part: _check(f"{name}: {part}", *pair) for part, pair in parts.items() if pair is not None
     }
     if classes is None:
         highest = max(int(labels.max()) for _, labels in checked.values())
@@ -196,11 +196,11 @@ def assemble(
             split = Split(part[0], np.arange(len(part[1])), part[1], blank, blank)
         splits.append(split)
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
-    data = _normalised(Data(name, tuple(classes), shape, *splits))
+    data = _normalise(Data(name, tuple(classes), shape, *splits))
     return data if limit is None else data.limited(limit, seed)
 
 
-def _normalised(data: Data) -> Data:
+def _normalise(data: Data) -> Data:
     return data.rescaled(*_mean_and_std(data.train))
 
 
@@ -226,7 +226,7 @@ def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), np.where(flat, 1, np.sqrt(variance)).astype(np.float32)
 
 
-def _checked(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
+def _check(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
     """The user's arrays as (N, C, H, W) pixels and int64 labels."""
     try:
         pixels, classes = np.asarray(images), np.asarray(labels)

@@ -76,7 +76,7 @@ def load_vehicles(
             f"{name}: expected vehicles:NUMBER with a number of at least {2 * len(CLASSES)}; "
             f"received {number!r}"
         )
-    pixels = _cached(count, size or SIZE)
+    pixels = _draw_once(count, size or SIZE)
     labels = np.arange(count, dtype=np.int64) % len(CLASSES)
     return assemble(name, CLASSES, (pixels, labels), shares=shares, seed=seed, limit=limit)
 
@@ -173,7 +173,7 @@ def _cast(random: Generator) -> NDArray[np.float64]:
     return np.array([1 + warmth, 1 - tint, 1 - warmth])
 
 
-def _cached(count: int, size: int) -> NDArray[np.uint8]:
+def _draw_once(count: int, size: int) -> NDArray[np.uint8]:
     path = cache_folder() / f"vehicles-{DRAWING}-{count}-{size}.npz"
     kept = _read(path, (count, 3, size, size))
     if kept is not None:

@@ -90,16 +90,16 @@ def allocate(problem: Problem) -> Widths:
         BudgetError: no choice of widths meets the limits.
     """
     widths = np.array([choice[-1] for choice in problem.choices])
-    widths = _filled(problem, _narrowed(problem, widths))
+    widths = _fill(problem, _narrow(problem, widths))
     for _ in range(MOST_SWAPS):
-        better = _swapped(problem, widths)
+        better = _swap(problem, widths)
         if better is None:
             break
         widths = better
     return widths
 
 
-def _narrowed(problem: Problem, widths: Widths) -> Widths:
+def _narrow(problem: Problem, widths: Widths) -> Widths:
     """Greedily, until the limits are met."""
     while (now := float(problem.excess(widths[None])[0])) > 0:
         options = _steps_down(problem, widths)
@@ -132,7 +132,7 @@ def _with(widths: Widths, place: int, width: int) -> Widths:
     return changed
 
 
-def _filled(problem: Problem, widths: Widths, but: int = -1) -> Widths:
+def _fill(problem: Problem, widths: Widths, but: int = -1) -> Widths:
     """What the limits have room for is given back (``but`` to one group), the most gain first."""
     while True:
         options = [
@@ -152,18 +152,18 @@ def _filled(problem: Problem, widths: Widths, but: int = -1) -> Widths:
         widths = many[int((gains / taken).argmax())]
 
 
-def _swapped(problem: Problem, widths: Widths) -> Widths | None:
+def _swap(problem: Problem, widths: Widths) -> Widths | None:
     """The best exchange of width between two groups; None where none is better."""
-    tried = _narrowed_and_filled(problem, widths) if len(widths) <= MOST_GROUPS_TO_FILL else []
+    tried = _narrow_and_fill(problem, widths) if len(widths) <= MOST_GROUPS_TO_FILL else []
     options = _exchanges(problem, widths)
     options = options[problem.excess(options) == 0] if len(options) else options
     if len(options):
-        tried.append(_filled(problem, options[int(problem.losses(options).argmin())]))
+        tried.append(_fill(problem, options[int(problem.losses(options).argmin())]))
     best = min(tried, key=problem.loss, default=widths)
     return best if problem.loss(best) < problem.loss(widths) - 1e-9 else None
 
 
-def _narrowed_and_filled(problem: Problem, widths: Widths) -> list[Widths]:
+def _narrow_and_fill(problem: Problem, widths: Widths) -> list[Widths]:
     """One group one or two steps down, and what that gives room for given to any others."""
     options = []
     for place, choice in enumerate(problem.choices):
@@ -171,7 +171,7 @@ def _narrowed_and_filled(problem: Problem, widths: Widths) -> list[Widths]:
         for step in {1, 2, max(1, len(choice) // 16)}:
             if at >= step:
                 lower = _with(widths, place, int(choice[at - step]))
-                options.append(_filled(problem, lower, but=place))
+                options.append(_fill(problem, lower, but=place))
     return options
 
 

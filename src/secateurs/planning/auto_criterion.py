@@ -176,7 +176,7 @@ def tournament(
     learning, judging = _halves(network, data, needs_labels=loss is None)
     backend = backend_named(network.source.framework)
     dense, _ = backend.evaluate_cut(network, Cut(), judging, (), loss)
-    scores = _scored(network, candidates, learning, loss, seed)
+    scores = _score(network, candidates, learning, loss, seed)
     cuts: dict[str, Cut] = {}
     found: dict[str, tuple[NDArray[np.float64], float | None]] = {}
     out: dict[str, str] = {}
@@ -187,9 +187,9 @@ def tournament(
             found[name] = backend.evaluate_cut(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)
-    standings = _ranked(found, out)
+    standings = _rank(found, out)
     winner = standings[0].criterion
-    won = _own(_scored(network, [winner], [*learning, *judging], loss, seed)[winner])
+    won = _own(_score(network, [winner], [*learning, *judging], loss, seed)[winner])
     removed = 1 - network.cost(cuts[winner]).params / network.cost().params
     won.tournament = Tournament(standings, won, len(dense), float(dense.mean()), removed)
     return won.tournament
@@ -255,7 +255,7 @@ def _halves(
     return learning, judging
 
 
-def _scored(
+def _score(
     network: Network, names: Sequence[str], parts: Sequence[CalibrationBatch], loss: Any, seed: int
 ) -> dict[str, Scores | Exception]:
     """Scores by every criterion that can give some, else the error it ends in."""
@@ -283,7 +283,7 @@ def _own(found: Scores | Exception) -> Scores:
     return found
 
 
-def _ranked(
+def _rank(
     found: dict[str, tuple[NDArray[np.float64], float | None]], out: dict[str, str]
 ) -> tuple[Standing, ...]:
     if not found:

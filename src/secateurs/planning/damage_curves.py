@@ -235,20 +235,20 @@ def sensitivity(
     images = list(iterate_batches(data, source.example_inputs, "sensitivity", labels=loss is None))
     name = find(criterion).name
     made_from = _fingerprint(network, images, name, wanted, seed)
-    known = _cached(cache, made_from)
+    known = _read_cache(cache, made_from)
     if known is not None:
         return known
     scores = score(
         network, criterion, data=[(b.images, b.labels) for b in images], loss=loss, seed=seed
     )
-    curves = _measured(network, scores, images, wanted, loss, tick)
+    curves = _measure(network, scores, images, wanted, loss, tick)
     made = Sensitivity(*curves, name, sum(map(len, images)), made_from)
     if cache is not None:
         made.save(cache)
     return made
 
 
-def _measured(
+def _measure(
     network: Network,
     scores: Scores,
     images: Sequence[CalibrationBatch],
@@ -310,7 +310,7 @@ def _arrays(images: Any) -> list[NDArray[Any]]:
     return list(images) if isinstance(images, tuple) else [images]
 
 
-def _cached(cache: str | Path | None, made_from: str) -> Sensitivity | None:
+def _read_cache(cache: str | Path | None, made_from: str) -> Sensitivity | None:
     if cache is None or not Path(cache).exists():
         return None
     known = Sensitivity.load(cache)

@@ -91,7 +91,7 @@ class Contraction:
         inputs = self.matrix.shape[1]
         refitted = np.zeros_like(self.matrix)
         if FEW * len(gone) < inputs:
-            refitted[0] = self._downdated(gone)
+            refitted[0] = self._downdate(gone)
         else:
             stays = np.ones(inputs, bool)
             stays[gone] = False
@@ -101,7 +101,7 @@ class Contraction:
         missing = self.moments.intercept(refitted) - self.moments.intercept(self.matrix)
         return self.changes(refitted, missing[0])
 
-    def _downdated(self, gone: Ids) -> Sums:
+    def _downdate(self, gone: Ids) -> Sums:
         """The refit from one inverse of all inputs: cheap where few of them go."""
         if not self._inverse:
             covariance = self.moments.uu[0] / self.moments.rows
@@ -161,10 +161,10 @@ def _reader(one: Contraction, entries: Ids) -> Reader | SpectralReader:
     if one.spectra is not None and entries.shape[1] == 1:
         spectra, kernels = one.spectra
         return SpectralReader(spectra, kernels * np.sqrt(one.importance), entries[:, 0])
-    return Reader(one.moments.uu[0] / one.moments.rows, _weighed(one), entries)
+    return Reader(one.moments.uu[0] / one.moments.rows, _weigh(one), entries)
 
 
-def _weighed(one: Contraction) -> Floats:
+def _weigh(one: Contraction) -> Floats:
     importance = np.tile(one.importance, one.taps) if one.mixes else one.importance
     weighed: Floats = one.matrix[0] * np.sqrt(importance)
     return weighed

@@ -123,12 +123,12 @@ def profile_network(
             return LatencyModel.from_json(place.read_text(encoding="utf-8"))
         except (MeasurementError, OSError):
             pass  # of another version, or damaged: measure again
-    found = _measured(network, conditions, cuts, seed)
+    found = _measure(network, conditions, cuts, seed)
     write_atomically(place, found.to_json().encode())
     return found
 
 
-def _measured(network: Network, conditions: Conditions, cuts: int, seed: int) -> LatencyModel:
+def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> LatencyModel:
     backend = backend_named(network.source.framework)
     bench = _Bench(network, backend, conditions, seed)
     halves = _halves(network, seed)

@@ -103,14 +103,14 @@ class RemovalOrder:
     def counts_at(self, gone_at: NDArray[np.bool_]) -> Ids:
         """How many channels of each group go when those at these places do."""
         gone: Ids = np.bincount(self.group_of[gone_at], minlength=len(self.groups))
-        return self._rounded(gone, np.round)
+        return self._round(gone, np.round)
 
     def counts_below(self, threshold: float) -> Ids:
         """How many channels of each group score below this; rounding never adds to them."""
         gone = np.bincount(self.group_of[self.scores < threshold], minlength=len(self.groups))
-        return self._rounded(gone, np.ceil)
+        return self._round(gone, np.ceil)
 
-    def _rounded(self, gone: Ids, rounding: Callable[..., NDArray[np.float64]]) -> Ids:
+    def _round(self, gone: Ids, rounding: Callable[..., NDArray[np.float64]]) -> Ids:
         """As many as leave a width of the group's multiple, and no fewer than its floor."""
         width = np.array([len(group) for group in self.groups], np.int64)
         wanted = width - gone

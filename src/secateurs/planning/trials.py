@@ -98,20 +98,20 @@ class Trials:
 
     def _beside(self, rest: Budget) -> Trial:
         """Of a budget with limits besides those that are tried: they are conditions on it."""
-        trial = self._timed(rest) if rest.is_timed else self._try(rest)
+        trial = self._meet_time(rest) if rest.is_timed else self._try(rest)
         if not trial.holds and self._over(trial) == ["peak_memory_mb"]:
             trial = self._search(rest)
         if not trial.holds:
             raise BudgetError(self._nearest(trial))
         return trial
 
-    def _timed(self, rest: Budget) -> Trial:
+    def _meet_time(self, rest: Budget) -> Trial:
         """Plan, time the result, and plan again with what was off."""
         timed = [name for name in rest.limits if isinstance(UNITS[name], TimedUnit)]
         factor = AIM
         found: list[tuple[float, float, Trial]] = []  # factor, share of the limit, trial
         for _ in range(_REPLANS):
-            trial = self._try(_scaled(rest, timed, factor))
+            trial = self._try(_scale_times(rest, timed, factor))
             share = max(trial.measured[n] / self._workshop.limits[n] for n in timed)
             repeats_itself = any(trial.cut == earlier.cut for _, _, earlier in found)
             found.append((factor, share, trial))
@@ -210,7 +210,7 @@ def _next_factor(found: Sequence[tuple[float, float]]) -> float:
     return below[0] + part * (above[0] - below[0])
 
 
-def _scaled(rest: Budget, timed: list[str], factor: float) -> Budget:
+def _scale_times(rest: Budget, timed: list[str], factor: float) -> Budget:
     """The budget with its limits of time at ``factor`` times their milliseconds."""
     plain = dict(rest.as_plain)
     for name in timed:

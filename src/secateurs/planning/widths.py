@@ -57,7 +57,7 @@ class WidthCosts:
             self._owner[group.channels] = number
         self._atoms = network.solution.atoms
         tensors = list(network.tensors.values())
-        rows = np.concatenate([self._padded(network.lone_channels), network.grid_cells])
+        rows = np.concatenate([self._pad_rows(network.lone_channels), network.grid_cells])
         self._polynomials = {
             # One product of one factor: the places of all widths that stay.
             "channels": _Polynomial(
@@ -101,7 +101,7 @@ class WidthCosts:
         """(units, the groups whose shares of them stay), by which groups an axis's units need."""
         return self._terms_of(self._atoms[axis])
 
-    def _padded(self, channels: Ids) -> Ids:
+    def _pad_rows(self, channels: Ids) -> Ids:
         """Rows of atoms, of one each."""
         rows = np.full((len(channels), self._atoms.shape[1]), ALWAYS)
         rows[:, 0] = channels

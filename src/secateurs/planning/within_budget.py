@@ -34,7 +34,7 @@ def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel 
         counts = _shortest(order, holds)
         if counts is None:
             raise BudgetError(_nearest_budget(order, budget, units, limits))
-        cut = order.cut_of(_given_back(order, counts, holds, _within(units, allowed, 0.999)))
+        cut = order.cut_of(_give_back(order, counts, holds, _within(units, allowed, 0.999)))
         excess = {n: units[n].measure(network, cut) - limit for n, limit in limits.items()}
         if max(excess.values()) <= 0:
             return cut
@@ -70,7 +70,7 @@ def _shortest(order: RemovalOrder, holds: Callable[[Candidate], bool]) -> Ids | 
     return order.counts(high)
 
 
-def _given_back(
+def _give_back(
     order: RemovalOrder,
     counts: Ids,
     holds: Callable[[Candidate], bool],

@@ -51,7 +51,7 @@ def accuracy_against_removed(
     figure, axes = style.canvas()
     labels, means = [], {}
     drawn = {name: _over_seeds(curve) for name, curve in curves.items()}
-    named = _named({name: mean for name, (_, mean, _, _) in drawn.items()})
+    named = _colour_of({name: mean for name, (_, mean, _, _) in drawn.items()})
     for name, (x, mean, low, high) in drawn.items():
         means[name] = (x, mean)
         if name not in named:
@@ -317,7 +317,7 @@ def critical_by_class(
     return critical(by_layer, names)
 
 
-def _named(means: Mapping[str, Floats]) -> dict[str, str]:
+def _colour_of(means: Mapping[str, Floats]) -> dict[str, str]:
     """Curve -> its colour, for those that have one: all, if they are few."""
     if len(means) <= len(style.CYCLE):
         return dict(zip(means, style.CYCLE, strict=False))

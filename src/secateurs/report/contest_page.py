@@ -49,7 +49,7 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
     page = template("comparison.html.j2").render(
         title=f"Strategies compared: {task['model']} on {task['data']}",
         headline=headline(found["summary"], dense_accuracy(found)),
-        told=_told(found),
+        told=_summarise(found),
         pictures=list(_pictures(found, Path(folder))),
         tables=list(_tables(found)),
         failures=[
@@ -123,7 +123,7 @@ def headline(summary: Rows, dense: float) -> str:
     return f"{said} Random comes to {percent(control['accuracy'])}."
 
 
-def _told(found: Mapping[str, Any]) -> str:
+def _summarise(found: Mapping[str, Any]) -> str:
     names = {one["strategy"] for one in found["jobs"]}
     seeds, dense = len(found["dense"]), dense_accuracy(found)
     return (

@@ -126,7 +126,7 @@ def write(
         proof=_proof(summary),
         rounds=_rounds(summary),
         widths=_widths(summary),
-        command=command if isinstance(command, str) else shlex.join(map(str, _listed(command))),
+        command=command if isinstance(command, str) else shlex.join(map(str, _as_list(command))),
         settings=list(_settings(dense, settings)),
     )
     path = Path(folder) / FILE_NAME
@@ -320,7 +320,7 @@ def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", shown
 
 
-def _listed(value: object) -> Sequence[object]:
+def _as_list(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else [value]
 
 

@@ -40,7 +40,7 @@ def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
         model = _from_keras_file(task)
     else:
         options = with_stem(task.model, images | task.model_options, loaded.shape[1])
-        with _seeded(seed), explain_build_errors(task.model):
+        with _seed_everything(seed), explain_build_errors(task.model):
             model = models.build(task.model, **options)
     if task.weights is not None:
         model = backend_of(model).load(model, Path(task.weights))
@@ -89,7 +89,7 @@ def explain_build_errors(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seed_everything(seed: int) -> Iterator[None]:
     """Initial weights from a seed: PyTorch's own, and Python's, which Keras draws seeds from."""
     state = random.getstate()
     random.seed(seed)

@@ -111,7 +111,7 @@ class History:
             StudyError: the file cannot be written; neither it nor the history has changed.
             TypeError: a value cannot be written as JSON.
         """
-        line = _sealed(json.dumps({"kind": kind, **values}, default=_plain))
+        line = _seal(json.dumps({"kind": kind, **values}, default=_plain))
         if self._path is not None:
             self._whole = _write_line(self._path, self._whole, line)
         # Through JSON and back, so that what is in memory is what the file will say.
@@ -122,7 +122,7 @@ class History:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all records to a file, whole or not at all; does not bind the history to it."""
-        lines = [_sealed(json.dumps(record, default=_plain)) + "\n" for record in self]
+        lines = [_seal(json.dumps(record, default=_plain)) + "\n" for record in self]
         write_atomically(Path(path), "".join(lines).encode())
         return Path(path)
 
@@ -198,7 +198,7 @@ def _plain(value: object) -> object:
     )
 
 
-def _sealed(line: str) -> str:
+def _seal(line: str) -> str:
     """The line of a record, with its checksum as the last field."""
     return f'{line[:-1]}{_SEAL}{zlib.crc32(line.encode()):08x}"}}'
 

@@ -161,11 +161,11 @@ class Lesson:
         while True:
             version = epoch % self.versions
             random = np.random.default_rng([_ORDER, self.seed, version])
-            for number, batch in enumerate(_shuffled(self.images, self.size, random)):
-                yield (version, number), self._changed(batch.images, version, number)
+            for number, batch in enumerate(_shuffle(self.images, self.size, random)):
+                yield (version, number), self._change(batch.images, version, number)
             epoch += 1
 
-    def _changed(self, images: Any, version: int, number: int) -> Any:
+    def _change(self, images: Any, version: int, number: int) -> Any:
         if self.change is None:
             return images
         random = np.random.default_rng([_CHANGES, self.seed, version, number])
@@ -315,7 +315,7 @@ def lesson_of(
         )
 
     def change(images: Any, random: np.random.Generator) -> Any:
-        return _changed_images(images, augmentation, random, channels_last)
+        return _change_images(images, augmentation, random, channels_last)
 
     return Lesson(images, batch_size, change, _VERSIONS, seed)
 
@@ -325,7 +325,7 @@ def _alike(values: Values, others: Values) -> bool:
     return [value.shape[1:] for value in values] == [other.shape[1:] for other in others]
 
 
-def _shuffled(
+def _shuffle(
     images: Sequence[CalibrationBatch], size: int, random: np.random.Generator
 ) -> Iterator[CalibrationBatch]:
     """Batches of ``size`` images, drawn from all of them; the rest that fills none is left out."""
@@ -341,7 +341,7 @@ def _shuffled(
     order = random.permutation(len(owner))
     for start in range(0, len(order) - size + 1, size):
         rows = order[start : start + size]
-        yield CalibrationBatch(_gathered(images, owner[rows], place[rows]), None)
+        yield CalibrationBatch(_gather(images, owner[rows], place[rows]), None)
 
 
 def _shape(images: Any) -> tuple[Any, ...]:
@@ -352,25 +352,25 @@ def _shape(images: Any) -> tuple[Any, ...]:
     return tuple(images.shape[1:])
 
 
-def _gathered(
+def _gather(
     batches: Sequence[CalibrationBatch], owner: NDArray[np.int64], place: NDArray[np.int64]
 ) -> Any:
     """The images at these places of these batches, in that order."""
     back = np.argsort(np.argsort(owner, kind="stable"), kind="stable")
     parts = [batches[number].rows(place[owner == number]).images for number in np.unique(owner)]
-    return _joined(parts, back)
+    return _join(parts, back)
 
 
-def _joined(parts: Sequence[Any], back: NDArray[np.int64]) -> Any:
+def _join(parts: Sequence[Any], back: NDArray[np.int64]) -> Any:
     first = parts[0]
     if isinstance(first, dict):
-        return {key: _joined([part[key] for part in parts], back) for key in first}
+        return {key: _join([part[key] for part in parts], back) for key in first}
     if isinstance(first, (tuple, list)):
-        return tuple(_joined(values, back) for values in zip(*parts, strict=True))
+        return tuple(_join(values, back) for values in zip(*parts, strict=True))
     return np.concatenate(parts)[back]
 
 
-def _changed_images(
+def _change_images(
     images: NDArray[Any],
     augmentation: Augmentation,
     random: np.random.Generator,

@@ -206,7 +206,7 @@ class LoaderFeed:
         self._source = source
         self._what = what
         self._seeded = seeded or (lambda epoch: nullcontext())
-        self._length = self._looked_at()
+        self._length = self._look_at()
 
     def __len__(self) -> int:
         return self._length
@@ -233,7 +233,7 @@ class LoaderFeed:
         for item in items if first is None else itertools.chain([first], items):
             yield _as_batch(item, self._what, self._wide)
 
-    def _looked_at(self) -> int:
+    def _look_at(self) -> int:
         """Batches in an epoch.
 
         Raises:

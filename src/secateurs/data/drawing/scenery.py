@@ -123,7 +123,7 @@ def _hills(canvas: Canvas, random: Generator, horizon: float) -> None:
             canvas.polygon(np.maximum(outline, (-1, horizon - 0.01)), hill)
 
 
-def _parked(canvas: Canvas, random: Generator, horizon: float) -> None:
+def _draw_parked(canvas: Canvas, random: Generator, horizon: float) -> None:
     """Other vehicles, whose colours do not count."""
     behind = _SCENES[random.integers(3)]
     behind(canvas, random, horizon)
@@ -153,4 +153,10 @@ def _road_markings(canvas: Canvas, random: Generator, horizon: float) -> None:
         canvas.box(0, horizon - 0.035, 1, horizon - 0.005, (0.62, 0.61, 0.6))
 
 
-_SCENES = (_trees, _city, _wall, _hills, _parked)  # the first three also behind parked vehicles
+_SCENES = (
+    _trees,
+    _city,
+    _wall,
+    _hills,
+    _draw_parked,
+)  # the first three also behind parked vehicles
