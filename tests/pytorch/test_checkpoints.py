@@ -8,7 +8,7 @@ from torch import nn
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchvision
 from secateurs import models
-from secateurs.pytorch.checkpoints import classes_in, fitted, tensors_in
+from secateurs.pytorch.checkpoints import classes_in, fit_names, tensors_in
 from secateurs.pytorch.matching import nearest_model
 
 
@@ -62,7 +62,7 @@ def test_what_is_no_checkpoint(content):
 
 def test_nothing_is_dropped_that_the_model_may_need():
     state = {"a.weight": 1, "other.weight": 2}
-    assert fitted(state, {"a.weight": 0, "b.weight": 0}) == state
+    assert fit_names(state, {"a.weight": 0, "b.weight": 0}) == state
 
 
 def test_classes_are_read_off_the_weights():

@@ -44,7 +44,7 @@ def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, t
     if isinstance(content, Mapping) and ema:
         found = next((content[key] for key in _AVERAGED if _is_state(content.get(key))), None)
         if found is None:
-            averaged = _averaged_by_name(content)
+            averaged = _find_averaged(content)
             if averaged:
                 return averaged
             raise CheckpointError(
@@ -71,7 +71,7 @@ def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, t
     return tensors
 
 
-def fitted(state: Mapping[str, Value], names: Mapping[str, object]) -> dict[str, Value]:
+def fit_names(state: Mapping[str, Value], names: Mapping[str, object]) -> dict[str, Value]:
     """The tensors under the model's own names, where a wrapper put something before them.
 
     What a wrapper holds besides the model (a loss's weights) is left out only where all of the
@@ -138,7 +138,7 @@ def _is_state(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(v, torch.Tensor) for v in value.values())
 
 
-def _averaged_by_name(content: Mapping[str, object]) -> dict[str, torch.Tensor]:
+def _find_averaged(content: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """Averaged weights among others in one dictionary, such as Lightning's ``ema_model.``."""
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):

@@ -90,9 +90,9 @@ def apply(
     describe_cut_(small, cut)
     evidence = None
     if proof and network is not None:
-        evidence = _proven(network, small, cut, example_inputs)
+        evidence = _prove(network, small, cut, example_inputs)
         if proof == "independent":
-            exact = _unmixed(network, cut)
+            exact = _leave_out_mixed(network, cut)
             second = prove_independently(model, exact, example_inputs)
             evidence = replace(evidence, independent=second)
     if cut.caches:
@@ -130,7 +130,7 @@ def delete_channels(
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
 
 
-def _unmixed(network: Network, cut: Cut) -> Cut:
+def _leave_out_mixed(network: Network, cut: Cut) -> Cut:
     """What of a cut no operation mixes: the only part of which nothing may change."""
     exact = {
         name: channels.removed
@@ -152,7 +152,7 @@ def _fill_caches_(small: nn.Module, example_inputs: object) -> None:
             module.training = mode
 
 
-def _proven(network: Network, small: nn.Module, cut: Cut, example_inputs: object) -> Proof:
+def _prove(network: Network, small: nn.Module, cut: Cut, example_inputs: object) -> Proof:
     try:
         return prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:

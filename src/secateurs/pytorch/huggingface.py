@@ -51,7 +51,7 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
     if not hasattr(config, "to_dict"):
         return True
     shapes = _shapes(model)
-    for changes in _described(config, cut):
+    for changes in _iterate_changes(config, cut):
         if _builds(type(model), config, changes, shapes):
             for name, value in changes.items():
                 setattr(config, name, value)
@@ -65,7 +65,7 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
     return False
 
 
-def _described(config: Configuration, cut: Cut) -> Iterator[_Changes]:
+def _iterate_changes(config: Configuration, cut: Cut) -> Iterator[_Changes]:
     """Every set of fields that may have changed, the smallest sets first."""
     left: dict[int, set[int]] = {}
     for tensor in cut.tensors.values():

@@ -26,7 +26,7 @@ def nearest_model(path: str | Path, name: str) -> str | None:
     """
     import torch
 
-    from secateurs.pytorch.checkpoints import classes_in, fitted
+    from secateurs.pytorch.checkpoints import classes_in, fit_names
     from secateurs.pytorch.saving import read
 
     try:
@@ -41,7 +41,7 @@ def nearest_model(path: str | Path, name: str) -> str | None:
                 model = names.build(candidate, **options, **known)
         except (SecateursError, RuntimeError, TypeError, ValueError, NotImplementedError):
             continue
-        if _fits(fitted(state, model.state_dict()), model.state_dict()):
+        if _fits(fit_names(state, model.state_dict()), model.state_dict()):
             flags = "".join(f" -o {key}={str(value).lower()}" for key, value in options.items())
             return f"{candidate}{flags}"
     return None

@@ -16,8 +16,8 @@ from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
 from secateurs.files import is_safetensors, read_bytes, sealed, unpack_safetensors, write_atomically
-from secateurs.pytorch.checkpoints import fitted, tensors_in
-from secateurs.pytorch.model.example_inputs import unwrapped
+from secateurs.pytorch.checkpoints import fit_names, tensors_in
+from secateurs.pytorch.model.example_inputs import unwrap
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -32,7 +32,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     Raises:
         StudyError: the file cannot be written.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
@@ -53,8 +53,8 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
     state, cut = read(path, ema=ema)
-    made = cut_copy(unwrapped(model), cut)
-    state = fitted(state, made.state_dict())
+    made = cut_copy(unwrap(model), cut)
+    state = fit_names(state, made.state_dict())
     _fill_(made, state, Path(path))
     if cut:
         keep_report_(made, CutReport(cut))
@@ -103,8 +103,8 @@ def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Only what PyTorch says first: it goes on to advise reading the file without the check.
-        said = str(error) or type(error).__name__
-        reason = said.partition(". ")[0].splitlines()[0]
+        message = str(error) or type(error).__name__
+        reason = message.partition(". ")[0].splitlines()[0]
         raise CheckpointError(
             f"{path}: expected a checkpoint of plain tensors; it cannot be read with "
             f"weights_only=True ({reason}). Save the model's state_dict() instead of the model."

@@ -19,10 +19,10 @@ from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import (
     Name,
-    checked_names,
+    check_names,
     is_used,
     named_outputs,
-    used_outputs,
+    select_used,
 )
 from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
 from secateurs.pytorch.sizes.bindings import Tie
@@ -67,7 +67,7 @@ class TracedModel:
 
     def used(self, outputs: object) -> object:
         """Those of a forward pass's outputs that are used, and so have to stay what they are."""
-        return used_outputs(outputs, self.outputs)
+        return select_used(outputs, self.outputs)
 
     def check_values(self, who: str) -> None:
         """Refuse a model on the meta device where values are needed.
@@ -133,13 +133,13 @@ def trace(
         '0'
     """
     model = check_model(model)
-    own = share_tensors(model)
-    network = _traced_somehow(own, example_inputs, outputs)
-    suspects = _perhaps_caches(own, network)
+    twin = share_tensors(model)
+    network = _trace_somehow(twin, example_inputs, outputs)
+    suspects = _perhaps_caches(twin, network)
     if suspects:
-        caches = forget_caches_(own, *parse_example_inputs(example_inputs, own), suspects)
+        caches = forget_caches_(twin, *parse_example_inputs(example_inputs, twin), suspects)
         if caches:
-            network = _traced_somehow(own, example_inputs, outputs)
+            network = _trace_somehow(twin, example_inputs, outputs)
             network.caches = caches
     network.source = replace(source_of(network), model=model, caches=network.caches)
     return remember(model, network)
@@ -162,15 +162,15 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     ]
 
 
-def _traced_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -> Network:
+def _trace_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -> Network:
     """On tensors without data, or on real ones where the forward pass cannot do without values."""
     try:
-        return _traced(model, example_inputs, outputs)
+        return _trace_once(model, example_inputs, outputs)
     except ModelError as error:
         if any(tensor.is_meta for tensor in model.parameters()):
             raise
         reason = error.__cause__
-    network = _traced(model, example_inputs, outputs, concrete=True)
+    network = _trace_once(model, example_inputs, outputs, concrete=True)
     network.notes = (
         *network.notes,
         f"Traced on real tensors: without values {_what_stopped(reason)}. What its forward decides "
@@ -186,7 +186,7 @@ def _what_stopped(error: BaseException | None) -> str:
     return f"{type(error).__name__} is raised{line} ({message})"
 
 
-def _traced(
+def _trace_once(
     model: nn.Module, example_inputs: object, outputs: Outputs, concrete: bool = False
 ) -> Network:
     """The network, found on tensors without data or, ``concrete``, on real ones.
@@ -200,8 +200,8 @@ def _traced(
         path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
     }
     arguments, keywords = parse_example_inputs(example_inputs, model)
-    forward, given = _watched(tracer, model, arguments, keywords, training=False)
-    wanted = checked_names(outputs, [name for name, _ in given])
+    forward, given = _watch(tracer, model, arguments, keywords, training=False)
+    wanted = check_names(outputs, [name for name, _ in given])
     _freeze_outputs(tracer, given, wanted)
     passes = [forward]
     unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
@@ -281,7 +281,7 @@ def _freeze_outputs(
             tracer.freeze_positions(tensor, f"numbered by the network's output{which}{when}")
 
 
-def _watched(
+def _watch(
     tracer: Tracer,
     model: nn.Module,
     arguments: Sequence[object],
@@ -298,9 +298,9 @@ def _watched(
             training,
         )
     except Exception as error:
-        said = " ".join(str(error).split()).rstrip(".")
+        message = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
-            f"{type(model).__name__}: its forward raised {type(error).__name__}: {said}. "
+            f"{type(model).__name__}: its forward raised {type(error).__name__}: {message}. "
             f"Received example_inputs of {format_inputs(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
@@ -339,7 +339,7 @@ def _in_training(
         return torch.cat([tensor, tensor]) if tensor.dim() else tensor
 
     try:
-        forward, given = _watched(
+        forward, given = _watch(
             tracer,
             model,
             [map_tensors(value, doubled) for value in arguments],

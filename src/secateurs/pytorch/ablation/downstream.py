@@ -101,17 +101,17 @@ class Routes:
         self._steps: list[Step] = []
         self._reading: dict[int, int] = {}
         if self._program is not None:
-            self._steps, self._reading = _folded(self._program)
+            self._steps, self._reading = _fold_norms(self._program)
         self._known: dict[str, DownstreamPath | None] = {}
         self._products: dict[int, DenseConvolution | None] = {}
 
     def product(self, step: Step) -> DenseConvolution | None:
         """The step as a matrix product; None where it is none, or none that is worth it."""
         if step.number not in self._products:
-            self._products[step.number] = self._found_product(step)
+            self._products[step.number] = self._find_product(step)
         return self._products[step.number]
 
-    def _found_product(self, step: Step) -> DenseConvolution | None:
+    def _find_product(self, step: Step) -> DenseConvolution | None:
         call = Call(step.function, step.arguments, step.keywords)
         if call.packet is not aten.conv2d or call["input"] not in self.rows:
             return None
@@ -142,10 +142,10 @@ class Routes:
     def of(self, group: Group) -> DownstreamPath | None:
         """The group's route; None where its channels have to be removed one by one."""
         if group.name not in self._known:
-            self._known[group.name] = self._found(group)
+            self._known[group.name] = self._find_route(group)
         return self._known[group.name]
 
-    def _found(self, group: Group) -> DownstreamPath | None:
+    def _find_route(self, group: Group) -> DownstreamPath | None:
         if self._program is None or self._is_mixed(group):
             return None
         reads: dict[int, list[Read]] = {}
@@ -283,7 +283,7 @@ def weight_of(call: Call) -> Operand:
     return weight
 
 
-def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
+def _fold_norms(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
     """The program's steps, with batch normalisation folded into the convolution before it.
 
     Returns:
@@ -301,7 +301,7 @@ def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
         first = step.operands[0] if step.reads else None
         if not isinstance(first, Ref) or readers[first] > 1:
             continue
-        merged = _merged(by_number[first.step], step)
+        merged = _merge(by_number[first.step], step)
         if merged is not None:
             gone.add(first.step)
             folded[step.number] = merged
@@ -310,7 +310,7 @@ def _folded(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
     return steps, reading
 
 
-def _merged(convolution: Step, norm: Step) -> Step | None:
+def _merge(convolution: Step, norm: Step) -> Step | None:
     """One convolution that does both; None where these are not such a pair."""
     first = Call(convolution.function, convolution.arguments, convolution.keywords)
     second = Call(norm.function, norm.arguments, norm.keywords)

@@ -44,10 +44,10 @@ from secateurs.pytorch.replay.tape import (
     Slot,
     Step,
     Tape,
-    filled,
+    fill,
     with_operands,
 )
-from secateurs.pytorch.statistics.gates import Places, recorded, runs_of_two_and_three
+from secateurs.pytorch.statistics.gates import Places, record_batch, runs_of_two_and_three
 from secateurs.pytorch.statistics.loss import PerExampleLoss
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
@@ -142,9 +142,9 @@ class Removals:
 
     def dense(self, batch: CalibrationBatch) -> Dense:
         """The dense network's run on a batch."""
-        tape, labels = recorded(self.source, batch)
+        tape, labels = record_batch(self.source, batch)
         with torch.inference_mode():
-            outputs = filled(tape.output, tape.find)
+            outputs = fill(tape.output, tape.find)
             losses = self.objective.losses(outputs, labels).double()
             right = self.objective.right(outputs, labels)
             classes = 0
@@ -265,14 +265,14 @@ class Removals:
             else:
                 call = step.call(find)
                 if step.number in route.reads:
-                    call = self._masked(call, step, route.reads[step.number], pairs)
+                    call = self._mask(call, step, route.reads[step.number], pairs)
                 function = in_place_of(step.function) if step.number in route.in_place else None
                 output = (function or call.function)(*call.arguments, **call.keywords)
             for item, tensor in enumerate(iterate_tensors(output)):
                 values[Ref(step.number, item)] = tensor
             for ref in route.drop.get(step.number, ()):
                 values.pop(ref, None)
-        return filled(self.routes.sample.output, find)
+        return fill(self.routes.sample.output, find)
 
     def _finder(
         self, dense: Dense, pairs: _Pairs, values: dict[Ref, torch.Tensor]
@@ -293,7 +293,7 @@ class Removals:
 
         return value
 
-    def _masked(self, call: Call, step: Step, reads: Sequence[Read], pairs: _Pairs) -> Call:
+    def _mask(self, call: Call, step: Step, reads: Sequence[Read], pairs: _Pairs) -> Call:
         """The operation with each pair's channel taken as zero."""
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
@@ -341,7 +341,7 @@ class Removals:
             output = twin.ignoring_removed(step.call(find), self.source.operations[step.number])
             for item, tensor in enumerate(iterate_tensors(output)):
                 values[Ref(step.number, item)] = tensor
-        return filled(tape.output, find)
+        return fill(tape.output, find)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -66,17 +66,17 @@ def forget_caches_(
     """
     ids = {id(tensor) for tensor in suspects}
     found: dict[Kind, list[Place]] = {}
-    for kind, place in _kept(model):
+    for kind, place in _iterate_kept(model):
         if id(place.tensor) in ids:
             found.setdefault(kind, []).append(place)
     everything = [place for places in found.values() for place in places]
-    forgotten = _forgotten(model, arguments, keywords, everything, _nothing)
+    forgotten = _forget(model, arguments, keywords, everything, _nothing)
     if forgotten is not None:
         return tuple(place.cache() for place in forgotten)
     gone: list[Cache] = []
     for places in found.values():
         for stand_in in (_nothing, _too_small):
-            forgotten = _forgotten(model, arguments, keywords, places, stand_in)
+            forgotten = _forget(model, arguments, keywords, places, stand_in)
             if forgotten is not None:
                 gone += [place.cache(is_sized=stand_in is _too_small) for place in forgotten]
                 break
@@ -93,7 +93,7 @@ def _too_small(kept: torch.Tensor) -> torch.Tensor:
     return kept.new_zeros([1] * kept.dim())
 
 
-def _kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
+def _iterate_kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
     for path, module in model.named_modules():
         attributes = cast("dict[object, object]", vars(module))
         for name, value in vars(module).items():
@@ -109,7 +109,7 @@ def _kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
                         yield (type(module), inner), Place(path, inner, value, key, item, is_own)
 
 
-def _forgotten(
+def _forget(
     model: nn.Module,
     arguments: Sequence[object],
     keywords: Mapping[str, object],

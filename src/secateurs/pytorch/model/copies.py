@@ -39,10 +39,10 @@ def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     try:
         return copy.deepcopy(model, memo | shared)
     except Exception as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise ModelError(
             f"{type(model).__name__}: expected a model that can be copied; copy.deepcopy raised "
-            f"{type(error).__name__}: {said}. Keep what cannot be copied out of its attributes."
+            f"{type(error).__name__}: {message}. Keep what cannot be copied out of its attributes."
         ) from error
 
 
@@ -65,8 +65,8 @@ def empty_caches_(model: nn.Module, caches: Iterable[Cache]) -> None:
         module = modules.get(cache.owner)
         if module is None:
             continue
-        own: dict[str, object] = module.__dict__
-        holder = own if cache.attribute in own else module._buffers
+        attributes: dict[str, object] = module.__dict__
+        holder = attributes if cache.attribute in attributes else module._buffers
         kept = holder.get(cache.attribute)
         if isinstance(kept, torch.Tensor):
             holder[cache.attribute] = kept.new_zeros([1] * kept.dim()) if cache.is_sized else None

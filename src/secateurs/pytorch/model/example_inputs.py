@@ -62,7 +62,7 @@ def check_model(model: object) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module; received {type(model).__name__}")
-    inner = unwrapped(model)
+    inner = unwrap(model)
     kind = type(inner).__name__
     if isinstance(inner, torch.jit.ScriptModule):
         raise ModelError(
@@ -80,7 +80,7 @@ def check_model(model: object) -> nn.Module:
     return inner
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, out of what compiles it or spreads it over devices."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, parallel) or hasattr(model, "_orig_mod"):

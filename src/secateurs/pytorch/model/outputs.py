@@ -19,18 +19,18 @@ def named_outputs(outputs: object) -> Iterator[tuple[str, torch.Tensor]]:
     tuples and data classes, places in lists and tuples. Objects of other classes (a cache of keys
     and values) are passed over where tensors stand beside them; alone, their attributes count.
     """
-    found = list(_named("", outputs))
+    found = list(_name_parts("", outputs))
     if not found and hasattr(outputs, "__dict__"):
-        found = list(_named("", vars(outputs)))
+        found = list(_name_parts("", vars(outputs)))
     yield from found
 
 
-def _named(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
+def _name_parts(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
         return
     for key, item in _parts(value):
-        yield from _named(f"{name}.{key}" if name else str(key), item)
+        yield from _name_parts(f"{name}.{key}" if name else str(key), item)
 
 
 def _parts(value: object) -> Iterator[tuple[Name, object]]:
@@ -52,7 +52,7 @@ def is_used(name: str, wanted: Sequence[str] | None) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in wanted)
 
 
-def checked_names(
+def check_names(
     outputs: Name | Sequence[Name] | None, given: Sequence[str]
 ) -> tuple[str, ...] | None:
     """The names of the outputs that are used, as text; None for all.
@@ -72,7 +72,7 @@ def checked_names(
     return wanted
 
 
-def used_outputs(outputs: object, wanted: Sequence[str] | None) -> object:
+def select_used(outputs: object, wanted: Sequence[str] | None) -> object:
     """Those of the outputs that are used, for comparing them."""
     if wanted is None:
         return outputs

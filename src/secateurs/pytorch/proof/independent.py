@@ -154,7 +154,7 @@ class _Silenced:
         kinds |= {part: self._kind(part) for part in loud if part not in kinds}
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
         for parts in [*([part] for part in reversed(unsure)), *self._factors(loud)]:
-            with self._changed(parts, lambda part, _: torch.zeros_like(part)):
+            with self._change(parts, lambda part, _: torch.zeros_like(part)):
                 still = self._loud(but=parts)
             others = [p for p in loud if kinds[p] == "filter" and not _are_all_in(p, parts)]
             if any(part not in still for part in others):
@@ -199,11 +199,11 @@ class _Silenced:
         the same sums as what stays.
         """
         rest = self._rest_of(part)
-        before = self._watched(None).seen
-        with self._changed([part], self._poked):
-            here = self._watched(before).changed
-        with self._changed([rest], self._poked):
-            there = self._watched(before).changed
+        before = self._watch_pass(None).seen
+        with self._change([part], self._poke):
+            here = self._watch_pass(before).changed
+        with self._change([rest], self._poke):
+            there = self._watch_pass(before).changed
         weights = [n for n in here.keys() & there.keys() if not before[n].is_live]
         if any(bool((here[number] & there[number]).any()) for number in weights):
             return "unsure"  # weights computed of others: what goes moves what stays
@@ -218,7 +218,7 @@ class _Silenced:
         gone = set(part.indices)
         return Slice(part.tensor, part.axis, tuple(i for i in range(length) if i not in gone))
 
-    def _watched(self, before: Mapping[int, Seen] | None) -> _Watch:
+    def _watch_pass(self, before: Mapping[int, Seen] | None) -> _Watch:
         """Each operation's result; or, held against those before, where it has changed."""
         own = share_tensors(self._model)
         arguments, keywords = self._inputs()
@@ -246,18 +246,18 @@ class _Silenced:
         return [part for part in parts if self._is_heard([part], expected, but)]
 
     def _is_heard(self, parts: Sequence[Slice], expected: object, but: Sequence[Slice]) -> bool:
-        with self._changed(parts, self._poked, spare=[*self._zero, *but]):
+        with self._change(parts, self._poke, spare=[*self._zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
         return difference > rounding * max(scale, 1e-12)
 
-    def _poked(self, values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    def _poke(self, values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(values.shape, generator=self._random).to(values)
         size = whole.abs().mean() + (whole == 0).all()
         return values + size * (0.5 + noise)
 
     @contextmanager
-    def _changed(
+    def _change(
         self, parts: Sequence[Slice], change: Change, spare: Sequence[Slice] = ()
     ) -> Iterator[None]:
         """With other values in these slices, but not in those spared."""

@@ -95,7 +95,7 @@ class Sampled(OpInterpreter):
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         arguments = self._copies(function, arguments)
         keywords = self._copies(function, keywords)
-        operation = self._traced(str(function.overloadpacket))
+        operation = self._find_record(str(function.overloadpacket))
         if operation is None or not operation.outputs:
             self.samples.append((self.layer, None))
             return function(*arguments, **keywords)
@@ -104,7 +104,7 @@ class Sampled(OpInterpreter):
         self.samples.append((operation.layer, self._sample(first, operation)))
         return output
 
-    def _traced(self, name: str) -> OpRecord | None:
+    def _find_record(self, name: str) -> OpRecord | None:
         """What is known of the operation that is being done.
 
         It is known by its number, until the path is another than when it was traced (values decide
@@ -167,14 +167,14 @@ class Sampled(OpInterpreter):
         )
         if not math.prod(small):
             return None
-        places = self._moved(places_in(small, self.samples_each), axes)
+        places = self._move(places_in(small, self.samples_each), axes)
         if len(places) != len(shape) or any(
             at.max() >= size for at, size in zip(places, shape, strict=True)
         ):
             return None
         return np.ravel_multi_index(places, tuple(shape)) if small else np.zeros(1, np.int64)
 
-    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+    def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         """Where this model has what the small one has at these places."""
         del axes
         return tuple(places)
@@ -254,7 +254,7 @@ class MaskedTwin(Sampled):
             return self._on_kept_channels(call, operation)
         return self._ignoring(call, operation).run()
 
-    def _moved(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
+    def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         return tuple(
             np.flatnonzero(self._stays[axes[axis]])[at] if axis in axes else at
             for axis, at in enumerate(places)
@@ -278,7 +278,7 @@ class MaskedTwin(Sampled):
     def _on_kept_channels(self, call: Call, operation: OpRecord) -> object:
         tensors = call.tensors()
         changes = {
-            number: self._compressed(tensors[number], axes) for number, axes in operation.mixed
+            number: self._compress(tensors[number], axes) for number, axes in operation.mixed
         }
         small = call.with_tensors(changes)
         if call.packet in (aten.layer_norm, aten.rms_norm, aten.native_layer_norm):
@@ -288,19 +288,19 @@ class MaskedTwin(Sampled):
             small = small.changed(num_groups=int(self._stays[operation.groups].sum()))
         output = small.run()
         for tensor, (shape, axes) in zip(iterate_tensors(output), operation.outputs, strict=True):
-            whole = self._expanded(tensor, shape, axes)
+            whole = self._expand(tensor, shape, axes)
             if isinstance(output, torch.Tensor):
                 return whole
             if isinstance(output, (list, tuple)):
                 output = type(output)(whole if item is tensor else item for item in output)
         return output
 
-    def _compressed(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:
+    def _compress(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:
         for axis, units in axes.items():
             tensor = tensor.index_select(axis, self._index(units, True, tensor.device))
         return tensor
 
-    def _expanded(self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes) -> torch.Tensor:
+    def _expand(self, tensor: torch.Tensor, shape: Sequence[int], axes: Axes) -> torch.Tensor:
         for axis, units in axes.items():
             longer = list(tensor.shape)
             longer[axis] = shape[axis]

@@ -193,7 +193,7 @@ class Map:
 
     def _patches(self, x: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
         if self.norm is not None:
-            flat = self._rows(_normalised(self.norm, x))
+            flat = self._rows(_normalise(self.norm, x))
             return flat if chosen is None else flat[:, chosen]
         if self.geometry is None:
             flat = x.reshape(-1, x.shape[-1])
@@ -219,7 +219,7 @@ class Map:
         return max(1, math.ceil(max(ROWS_AT_LEAST, ROWS_AN_INPUT * self.inputs) / images))
 
 
-def _normalised(call: Call, x: torch.Tensor) -> torch.Tensor:
+def _normalise(call: Call, x: torch.Tensor) -> torch.Tensor:
     """What a normalisation gives without its scale and shift."""
     return call.changed(input=x).run_one()
 

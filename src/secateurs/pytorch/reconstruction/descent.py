@@ -96,7 +96,7 @@ class Descent:
         """Tensor name -> its values once these channels are gone and the rest is refitted."""
         key = gone.tobytes()
         if key not in self._known:
-            self._known[key] = self._refitted(gone)
+            self._known[key] = self._refit(gone)
         return self._known[key]
 
     @torch.no_grad()
@@ -133,12 +133,12 @@ class Descent:
         return (total * share[:, None, None]).numpy(), kernels.resolve_conj().cpu().numpy()
 
     @torch.no_grad()
-    def _refitted(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[np.floating]]:
+    def _refit(self, gone: NDArray[np.int64]) -> Mapping[str, NDArray[np.floating]]:
         weight = self.site.map.weight.detach().float()
         stays = np.ones(weight.shape[1], bool)
         stays[gone] = False
         kept = torch.from_numpy(np.flatnonzero(stays)).to(weight.device)
-        fitted, change = self._descended(weight, kept)
+        fitted, change = self._descend(weight, kept)
         whole = torch.zeros_like(weight)
         whole[:, kept] = fitted
         found = {self._name(self.site.map.weight): whole.to(self.site.map.weight.dtype)}
@@ -151,7 +151,7 @@ class Descent:
     def _name(self, tensor: torch.Tensor) -> str:
         return self.names[id(tensor)]
 
-    def _descended(
+    def _descend(
         self, weight: torch.Tensor, kept: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(weights of the channels kept, change of each output's mean), by conjugate gradients.
@@ -160,22 +160,22 @@ class Descent:
         """
         z = weight[:, kept].clone()
         inputs = [value[:, kept] for value in self.values]
-        present = [self._given(x, z) for x in inputs]
+        present = [self._contract(x, z) for x in inputs]
         wrong = [
-            self._given(value, weight) - now
+            self._contract(value, weight) - now
             for value, now in zip(self.values, present, strict=True)
         ]
         count = sum(one.numel() // one.shape[1] for one in wrong)
         squares = sum(float(x.square().sum()) for x in inputs)
         numbers = max(1, sum(x.numel() for x in inputs))
         ridge = RIDGE * count * squares / numbers
-        residual = self._centred(wrong)
+        residual = self._centre(wrong)
         start = z.clone()
         gradient = self._back(inputs, residual, z)
         direction, size = gradient.clone(), _per_output(gradient)
         for _ in range(STEPS):
-            given = [self._given(x, direction) for x in inputs]
-            moved = self._centred(given)
+            given = [self._contract(x, direction) for x in inputs]
+            moved = self._centre(given)
             curvature = sum(_over_places(one.square()) for one in moved)
             curvature = curvature + ridge * _per_output(direction)
             length = size / curvature.clamp_min(1e-30)
@@ -189,12 +189,12 @@ class Descent:
         if not self.site.has_intercept:
             return z, torch.zeros(len(z), device=z.device)
         left = [
-            self._given(value, weight) - self._given(x, z)
+            self._contract(value, weight) - self._contract(x, z)
             for value, x in zip(self.values, inputs, strict=True)
         ]
         return z, sum(map(_over_places, left), torch.zeros(len(z), device=z.device)) / count
 
-    def _given(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _contract(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return self.call.changed(input=x, weight=weight, bias=None).run_one()
 
     def _back(
@@ -205,11 +205,11 @@ class Descent:
         for x, one in zip(inputs, given, strict=True):
             with torch.enable_grad():
                 weight = torch.zeros_like(like, requires_grad=True)
-                result = self._given(x, weight)
+                result = self._contract(x, weight)
             total += torch.autograd.grad(result, weight, one)[0]
         return total
 
-    def _centred(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _centre(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
         """Less the mean of each output over all images and places, where there is an intercept."""
         if not self.site.has_intercept:
             return [part.clone() for part in parts]

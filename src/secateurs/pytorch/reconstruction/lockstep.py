@@ -240,10 +240,10 @@ class _Walk:
             off = self._off(site, pair)
             joined = None
             if off is not None:
-                back = site.moved_back(off, target, pair.small)
+                back = site.move_back(off, target, pair.small)
                 target = target + back / site.along_channels(scale, target)
                 if keeps and site.joined is not None:
-                    joined = site.moved_back(pair.small.find(site.joined), target, pair.small)
+                    joined = site.move_back(pair.small.find(site.joined), target, pair.small)
             targets = [target] if joined is None else [target, joined]
             self._add(site, gathered, pair, targets, rows, sums=sums, keeps=keeps)
         return gathered

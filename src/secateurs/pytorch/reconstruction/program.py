@@ -27,7 +27,7 @@ from secateurs.pytorch.replay.tape import (
     Source,
     Step,
     Tape,
-    filled,
+    fill,
     last_readers,
     operands_in,
     record,
@@ -130,7 +130,7 @@ class Piece:
 
     def result(self) -> list[torch.Tensor]:
         """The floating-point tensors that the model returns."""
-        found = filled(self.output, self.find)
+        found = fill(self.output, self.find)
         return [tensor for tensor in iterate_tensors(found) if tensor.is_floating_point()]
 
     def branch(self) -> Piece:
@@ -162,9 +162,7 @@ class Pieces:
     _program: BatchedTape | None = None
 
     def __post_init__(self) -> None:
-        two, three = (
-            self._recorded(self.first.rows(np.arange(n) % len(self.first))) for n in (2, 3)
-        )
+        two, three = (self._record(self.first.rows(np.arange(n) % len(self.first))) for n in (2, 3))
         self._program = BatchedTape.between(two, three)
         largest = max((value.numel() for value in two.values.values()), default=1)
         self.numbers = max(1, largest // 2)
@@ -172,7 +170,7 @@ class Pieces:
         self.shapes = {ref: value.shape for ref, value in two.values.items()}
         self.bytes_at_once = _most_held(two.steps, two.values, two.output) // 2
 
-    def _recorded(self, batch: CalibrationBatch) -> Tape:
+    def _record(self, batch: CalibrationBatch) -> Tape:
         with torch.no_grad():
             return record(
                 self.model, self.operations, *parse_example_inputs(batch.images, self.model)
@@ -192,7 +190,7 @@ class Pieces:
         inputs = list(iterate_tensors([list(arguments), keywords]))
         if self._program is not None:
             return Piece(self._program.steps, inputs, self._program.output, len(batch))
-        tape = self._recorded(batch)
+        tape = self._record(batch)
         memory = Memory(tape.written)
         return Piece(tape.steps, inputs, tape.output, len(batch), memory=memory)
 

@@ -106,7 +106,7 @@ class Site:
             present = self.mean.double().cpu()
             self.mean.copy_((present - flat).to(self.mean.device, self.mean.dtype))
 
-    def moved(self, value: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def move(self, value: torch.Tensor, piece: Piece) -> torch.Tensor:
         """A value of the result's shape, with its axes moved as they are up to the sum."""
         for step in self.moves:
             present = value
@@ -118,12 +118,12 @@ class Site:
             value = call.function(*call.arguments, **call.keywords)
         return value
 
-    def moved_back(self, value: torch.Tensor, like: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def move_back(self, value: torch.Tensor, like: torch.Tensor, piece: Piece) -> torch.Tensor:
         """The reverse: a value as it is at the sum, in the shape of the result (``like``)."""
         if not self.moves:
             return value
         index = torch.arange(like.numel(), device=like.device).reshape(like.shape)
-        places = self.moved(index, piece).reshape(-1)
+        places = self.move(index, piece).reshape(-1)
         found = torch.empty_like(value.reshape(-1))
         found[places] = value.reshape(-1)
         return found.reshape(like.shape)

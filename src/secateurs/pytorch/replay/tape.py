@@ -95,8 +95,8 @@ class Step:
 
     def call(self, find: Find) -> Call:
         """The operation with arguments for one run."""
-        arguments = [filled(value, find) for value in self.arguments]
-        keywords = {key: filled(value, find) for key, value in self.keywords.items()}
+        arguments = [fill(value, find) for value in self.arguments]
+        keywords = {key: fill(value, find) for key, value in self.keywords.items()}
         return Call(self.function, arguments, keywords)
 
 
@@ -199,11 +199,11 @@ def record(
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         if is_out_of_memory(error):
             raise
-        said = " ".join(str(error).split()).rstrip(".")
+        message = " ".join(str(error).split()).rstrip(".")
         raise DataError(
             f"calibration data: expected {format_inputs([*arguments, *keywords.values()])} to pass "
             f"through {type(model).__name__}, as the example inputs did; its forward raised "
-            f"{type(error).__name__}: {said}. Its batches may have any number of images, also 2 "
+            f"{type(error).__name__}: {message}. Its batches may have any number of images, also 2 "
             "or 3; let the model take them."
         ) from error
     if recorder.index + 1 != len(operations):
@@ -324,9 +324,9 @@ class _Recorder(OpInterpreter):
             self._watch(self.index, call)
         if not self._keep:
             return function(*arguments, **keywords)
-        return self._written_down(call)
+        return self._write_down(call)
 
-    def _written_down(self, call: Call) -> object:
+    def _write_down(self, call: Call) -> object:
         call = self._sparing(call)
         step = Step(
             self.index,
@@ -334,7 +334,7 @@ class _Recorder(OpInterpreter):
             tuple(self.sources_of(value) for value in call.arguments),
             {key: self.sources_of(value) for key, value in call.keywords.items()},
         )
-        target = _written(call)
+        target = _find_written(call)
         if target is not None:
             self._make_functional(step, target)
         output = call.function(*call.arguments, **call.keywords)
@@ -352,7 +352,7 @@ class _Recorder(OpInterpreter):
             made_of_nothing = getattr(tensor, "_secateurs_source", tensor)
             return self._sources.get(id(tensor), made_of_nothing)
 
-        return filled(value, source)
+        return fill(value, source)
 
     def _note(self, ref: Ref, tensor: torch.Tensor, *, hold: bool) -> None:
         if hold:
@@ -376,7 +376,7 @@ class _Recorder(OpInterpreter):
         """Write into a copy of what is the user's: a buffer, an input."""
         if self._copies:
             call = self._with_copies(call)
-        target = _written(call)
+        target = _find_written(call)
         if target is None or isinstance(self.sources_of(target), Ref):
             return call
         if _twin(call.function) is None or self._sharing.get(memory_of(target)):
@@ -392,8 +392,8 @@ class _Recorder(OpInterpreter):
         def spared(value: Slot) -> Slot:
             return self._copies.get(id(value), value)
 
-        arguments = [filled(value, spared) for value in call.arguments]
-        keywords = {key: filled(value, spared) for key, value in call.keywords.items()}
+        arguments = [fill(value, spared) for value in call.arguments]
+        keywords = {key: fill(value, spared) for key, value in call.keywords.items()}
         return Call(call.function, arguments, keywords)
 
     def _make_functional(self, step: Step, target: torch.Tensor) -> None:
@@ -412,7 +412,7 @@ class _Recorder(OpInterpreter):
             self.values[old] = target.clone()  # as it was, for whoever starts from there
 
 
-def _written(call: Call) -> torch.Tensor | None:
+def _find_written(call: Call) -> torch.Tensor | None:
     """The tensor that an operation writes into; None where it writes into none."""
     if not call.function._schema.is_mutable:
         return None
@@ -437,16 +437,16 @@ def _twin(function: OpOverload) -> OpOverload | None:
     return twin if names[0] == names[1] else None
 
 
-def filled(value: object, find: Find) -> object:
+def fill(value: object, find: Find) -> object:
     """``find`` of each tensor, source and length in nested lists, tuples and dictionaries."""
     if isinstance(value, torch.Tensor | Ref | Input | Length):
         return find(value)
     if isinstance(value, list | tuple):
-        items = [filled(item, find) for item in value]
+        items = [fill(item, find) for item in value]
         kind: Callable[..., object] = type(value)
         return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, dict):
-        return {key: filled(item, find) for key, item in value.items()}
+        return {key: fill(item, find) for key, item in value.items()}
     return value
 
 
@@ -469,8 +469,8 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
     def replaced(tensor: Slot) -> Slot:
         return changes.get(next(numbers), tensor)
 
-    arguments = [filled(value, replaced) for value in call.arguments]
-    keywords = {key: filled(value, replaced) for key, value in call.keywords.items()}
+    arguments = [fill(value, replaced) for value in call.arguments]
+    keywords = {key: fill(value, replaced) for key, value in call.keywords.items()}
     return Call(call.function, arguments, keywords)
 
 
@@ -503,7 +503,7 @@ def replay(
             values[Ref(step.number, item)] = tensor
         for ref in last.get(step.number, ()):
             values.pop(ref, None)
-    return filled(tape.output, find)
+    return fill(tape.output, find)
 
 
 def last_readers(steps: Iterable[Step], output: object) -> dict[int, list[Ref]]:
@@ -569,9 +569,9 @@ class BatchedTape:
         program = cls([], one.output)
         try:
             for left, right in zip(one.steps, other.steps, strict=True):
-                arguments = tuple(_merged_all(left.arguments, right.arguments, sizes))
+                arguments = tuple(_merge_all(left.arguments, right.arguments, sizes))
                 keywords = {
-                    key: _merged(value, right.keywords[key], sizes)
+                    key: _merge(value, right.keywords[key], sizes)
                     for key, value in left.keywords.items()
                 }
                 program.steps.append(
@@ -627,20 +627,20 @@ def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> R
     return Rows(axis, each)
 
 
-def _merged_all(one: Arguments, other: Arguments, sizes: tuple[int, int]) -> list[object]:
+def _merge_all(one: Arguments, other: Arguments, sizes: tuple[int, int]) -> list[object]:
     if len(one) != len(other):
         raise _ImagesElsewhereError
-    return [_merged(a, b, sizes) for a, b in zip(one, other, strict=True)]
+    return [_merge(a, b, sizes) for a, b in zip(one, other, strict=True)]
 
 
-def _merged(one: object, other: object, sizes: tuple[int, int]) -> object:
+def _merge(one: object, other: object, sizes: tuple[int, int]) -> object:
     """The arguments of one step on both tapes as one, with ``Length`` where they count images."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return type(one)(_merged_all(one, other, sizes))
+        return type(one)(_merge_all(one, other, sizes))
     if isinstance(one, dict) and isinstance(other, dict):
-        return {key: _merged(value, other[key], sizes) for key, value in one.items()}
+        return {key: _merge(value, other[key], sizes) for key, value in one.items()}
     if isinstance(one, torch.Tensor):
-        return _merged_constant(one, other)
+        return _merge_constant(one, other)
     if type(one) is int and type(other) is int and one != other:
         each, rest = divmod(one, sizes[0])
         if rest or other != each * sizes[1]:
@@ -651,7 +651,7 @@ def _merged(one: object, other: object, sizes: tuple[int, int]) -> object:
     return one
 
 
-def _merged_constant(one: torch.Tensor, other: object) -> torch.Tensor:
+def _merge_constant(one: torch.Tensor, other: object) -> torch.Tensor:
     """A weight, or a constant made anew in each run, which must then be the same."""
     same = isinstance(other, torch.Tensor) and (
         one is other or (one.shape == other.shape and torch.equal(one, other))

@@ -37,10 +37,10 @@ class Attribute(NamedTuple):
 
 def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]:
     """The whole numbers that a module keeps, its own before those of objects that it holds."""
-    own = vars(module)
-    for name, value in own.items():
+    attributes = vars(module)
+    for name, value in attributes.items():
         yield from _numbers_of(owner, name, value)
-    for name, value in own.items():
+    for name, value in attributes.items():
         if _is_holder(value):
             for inner, item in vars(value).items():
                 yield from _numbers_of(owner, f"{name}.{inner}", item)

@@ -179,18 +179,19 @@ class DryRun(OpInterpreter):
             return run_on_constants(call) if has_data or call.packet in MADE_NEW else call.run()
         call = self._with_made(call, operation)
         if is_decided_by_data(call):
-            return operation.value if operation.value is not None else self._made(call, operation)
+            known = operation.value
+            return self._make_results(call, operation) if known is None else known
         self._compare_numbers(call, operation)
         self._compare_starts(call, operation)
         try:
             output = call.run()
         except (RuntimeError, IndexError, ValueError, TypeError):
             self._note_sizes(call, operation, None)
-            return self._foretold(call, operation)
+            return self._make_foretold(call, operation)
         shapes = [tuple(tensor.shape) for tensor in iterate_tensors(output)]
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
-            return self._foretold(call, operation)
+            return self._make_foretold(call, operation)
         if isinstance(output, torch.Tensor) and output.is_meta:
             return output
         return map_tensors(output, _without_its_values)
@@ -240,13 +241,13 @@ class DryRun(OpInterpreter):
             shape[axis] = int(self._stays[units].sum())
         return tuple(shape)
 
-    def _foretold(self, call: Call, operation: OpRecord) -> object:
+    def _make_foretold(self, call: Call, operation: OpRecord) -> object:
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
-        return self._made(call, operation)
+        return self._make_results(call, operation)
 
-    def _made(self, call: Call, operation: OpRecord) -> object:
+    def _make_results(self, call: Call, operation: OpRecord) -> object:
         """Results of the foretold shapes."""
         made = [
             torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")
@@ -265,7 +266,7 @@ class DryRun(OpInterpreter):
         given = set(call.numbers(int))
         for place, (dense, axes) in enumerate(operation.outputs):
             foretold = self._shape(dense, axes)
-            got = _asked_shape(call, len(dense)) if shapes is None else _nth(shapes, place)
+            got = _find_asked_shape(call, len(dense)) if shapes is None else _nth(shapes, place)
             if got is not None and len(got) != len(dense):
                 got = None
             for axis in range(len(dense)):
@@ -314,7 +315,7 @@ def _without_its_values(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else without_values(tensor)
 
 
-def _asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
+def _find_asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
     """The shape a failed reshape, view or expand was told to make."""
     for value in [*call.arguments[1:], *call.keywords.values()]:
         is_shape = isinstance(value, (list, tuple)) and len(value) == rank

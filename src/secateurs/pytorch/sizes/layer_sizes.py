@@ -55,18 +55,18 @@ def layer_sizes_of(
     by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
     sizes: dict[tuple[str, str, int | None], Size] = {}
     for owner, module in model.named_modules():
-        for attribute, units in _followed(owner, module, by_tensor, counts):
+        for attribute, units in _find_followed(owner, module, by_tensor, counts):
             if getattr(module, attribute, None) == math.prod(len(u) for u in units):
                 sizes.setdefault(
                     (owner, attribute, None), Size(owner, attribute, None, Product(1, units))
                 )
-        for place, axis_units in _normalized_shape(module, by_tensor):
+        for place, axis_units in _find_normalized_shape(module, by_tensor):
             size = Size(owner, "normalized_shape", place, Product(1, (axis_units,)))
             sizes.setdefault((owner, "normalized_shape", place), size)
     return list(sizes.values())
 
 
-def _followed(
+def _find_followed(
     owner: str,
     module: nn.Module,
     by_tensor: Mapping[int, ModelTensor],
@@ -83,7 +83,7 @@ def _followed(
             yield attribute, (leaf.axes[axis],)
 
 
-def _normalized_shape(
+def _find_normalized_shape(
     module: nn.Module, by_tensor: Mapping[int, ModelTensor]
 ) -> Iterator[tuple[int, Ids]]:
     """A tuple that follows every axis of the weight (layer norm and its relatives)."""

@@ -153,14 +153,14 @@ class Repairs:
         Only the numbers matter, so heads and positions are paired in one order wherever they meet,
         though one reshape may have the heads outside and the next one inside.
         """
-        equations, own = self._tracer.equations, wrong.units
-        if own is None:
+        equations, units_there = self._tracer.equations, wrong.units
+        if units_there is None:
             equations.freeze(units, f"their number must stay as it is at {wrong.line}")
             return True
-        sides = equations.sides(own) if rows is None else (rows, own)
+        sides = equations.sides(units_there) if rows is None else (rows, units_there)
         if sides is not None and len(sides) == 2:
-            own = equations.compose(sorted(sides, key=len))
-        return self._bindings.tie(wrong.key, units, own)
+            units_there = equations.compose(sorted(sides, key=len))
+        return self._bindings.tie(wrong.key, units, units_there)
 
     def _arrays_before(self, number: int, at: int) -> Iterator[Ids]:
         """Channels met so far, the latest first, each array once."""
@@ -182,8 +182,8 @@ class Repairs:
         at_fault = self._stuck_side(wrong, stays) or wrong
         if at_fault.units is None or stays[at_fault.units].all():
             return False
-        what = f"the number {at_fault.dense}" if at_fault.is_stuck else "a size"
-        self._tracer.equations.freeze(at_fault.units, f"{what} is baked in at {wrong.line}")
+        culprit = f"the number {at_fault.dense}" if at_fault.is_stuck else "a size"
+        self._tracer.equations.freeze(at_fault.units, f"{culprit} is baked in at {wrong.line}")
         return True
 
     # -- numbers computed from sizes

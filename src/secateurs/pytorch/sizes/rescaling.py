@@ -97,7 +97,7 @@ def _walk(labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]) -
     if not any(move.packet in PICKS for move, _ in moves):
         met.append(labels)
     if call.packet in CHANNEL_AXIS:
-        return _rows(_scaled(labels), _reached(call, moves, CHANNEL_AXIS[call.packet]))
+        return _rows(_find_scaled(labels), _find_reached(call, moves, CHANNEL_AXIS[call.packet]))
     if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
         return _walk(labels.sources[0], moves, met)
     if call.packet in PRODUCTS and not any(m.packet in PICKS for m, _ in moves):
@@ -107,7 +107,7 @@ def _walk(labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]) -
     return None
 
 
-def _scaled(labels: Labels) -> list[Labels]:
+def _find_scaled(labels: Labels) -> list[Labels]:
     """The weights of an operation that its result is proportional to: all, or scale and shift."""
     call, weights = labels.call, labels.sources[1:]
     if call is None or call.packet not in NORMS:
@@ -152,7 +152,7 @@ def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[Part] | None:
     return [(leaf, 0, rows) for leaf in leaves if leaf is not None]
 
 
-def _reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | None:
+def _find_reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | None:
     """Which filters of an operation reach the tensor at the end of the moves."""
     output = call.result
     if output is None:

@@ -47,8 +47,8 @@ def follow_unread_sizes_(model: nn.Module, network: Network, passes: Sequence[Fo
         network: its ``sizes`` grow; its ``notes`` list integers that may count either of several.
         passes: as traced, with their operands.
     """
-    found, unsure = _found(model, network, passes)
-    read = _read_by(model, network, passes, found) if found else set()
+    found, unsure = _find(model, network, passes)
+    read = _find_read(model, network, passes, found) if found else set()
     found = [size for size in found if (size.owner, size.attribute) not in read]
     network.sizes = (*network.sizes, *found)
     if unsure:
@@ -60,7 +60,7 @@ def follow_unread_sizes_(model: nn.Module, network: Network, passes: Sequence[Fo
         )
 
 
-def _found(
+def _find(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass]
 ) -> tuple[list[Size], list[str]]:
     known = {(size.owner, size.attribute) for size in network.sizes}
@@ -144,7 +144,7 @@ class _Arrays:
         return not self._prunable.isdisjoint(np.unique(self._atoms[units]).tolist())
 
 
-def _read_by(
+def _find_read(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass], sizes: Sequence[Size]
 ) -> set[tuple[str, str]]:
     """(owner, attribute) of those of the sizes that a pass reads; all, where that is not known."""
@@ -157,7 +157,7 @@ def _read_by(
         dense = cut_copy(model, Cut(), without_data=True)
         for owner, attributes in wanted.items():
             module = dense.get_submodule(owner)
-            watched = {name: _watched(owner, name, read) for name in attributes}
+            watched = {name: _watch(owner, name, read) for name in attributes}
             kind = type(module)
             module.__class__ = type(kind.__name__, (kind,), watched)
         if DryRun(dense, forward, number, stays).rehearse().raised is not None:
@@ -165,7 +165,7 @@ def _read_by(
     return read
 
 
-def _watched(owner: str, name: str, read: set[tuple[str, str]]) -> property:
+def _watch(owner: str, name: str, read: set[tuple[str, str]]) -> property:
     """An attribute that says when it is read; its value stays where it was."""
 
     def value(module: nn.Module) -> object:

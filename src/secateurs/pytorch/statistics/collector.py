@@ -33,7 +33,7 @@ from secateurs.pytorch.statistics.gates import (
     as_numbers,
     autograd,
     own,
-    recorded,
+    record_batch,
 )
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.trace_model import source_of
@@ -160,7 +160,7 @@ class Pass(StatisticsCollector):
 
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
         """Add to the curvature; of one image."""
-        tape, labels = recorded(self.source, image)
+        tape, labels = record_batch(self.source, image)
         wanted = {
             id(tensor): (name, tensor)
             for name, tensor in self.source.tensors.items()

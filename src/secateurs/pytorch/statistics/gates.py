@@ -35,7 +35,7 @@ from secateurs.pytorch.tracing.op_call import Call
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 
-def recorded(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, torch.Tensor | None]:
+def record_batch(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, torch.Tensor | None]:
     """The model's tape on a batch, and the batch's labels."""
     arguments, keywords, labels = on_device(batch, source.model)
     return record(source.to_run(), source.operations, arguments, keywords), labels
@@ -43,7 +43,7 @@ def recorded(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, torch.
 
 def runs_of_two_and_three(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, Tape]:
     """The model's tapes on two images and on three: where they differ, images lie."""
-    two, three = (recorded(source, batch.rows(np.arange(n) % len(batch)))[0] for n in (2, 3))
+    two, three = (record_batch(source, batch.rows(np.arange(n) % len(batch)))[0] for n in (2, 3))
     return two, three
 
 
@@ -175,7 +175,7 @@ class Places:
             # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
             parts = [batch.rows(slice(image, image + 1)) for image in range(len(batch))]
         for part in parts:
-            tape, labels = recorded(self._source, part)
+            tape, labels = record_batch(self._source, part)
             yield self.slopes_of_run(tape, objective, labels, len(part))
 
     def slopes_of_run(

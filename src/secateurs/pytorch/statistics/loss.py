@@ -43,7 +43,7 @@ class PerExampleLoss:
         """
         if self._loss is None:
             return self._cross_entropy(outputs, labels)
-        losses = self._own_losses(outputs, labels)
+        losses = self._call_loss(outputs, labels)
         images = next(iter(iterate_tensors(outputs))).shape[0]
         if not isinstance(losses, torch.Tensor) or losses.shape != (images,):
             received = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses)
@@ -53,7 +53,7 @@ class PerExampleLoss:
             )
         return losses
 
-    def _own_losses(self, outputs: object, labels: torch.Tensor | None) -> object:
+    def _call_loss(self, outputs: object, labels: torch.Tensor | None) -> object:
         """What the user's function returns; where it raises, what it was given is said."""
         function = self._loss
         try:
@@ -62,7 +62,7 @@ class PerExampleLoss:
             raise DataError(
                 f"{self._who}: loss= raised {type(error).__name__} "
                 f"({' '.join(str(error).split())[:200]}) on outputs that are "
-                f"{_described(outputs)} and labels that are {_described(labels)}. Expected a "
+                f"{_describe(outputs)} and labels that are {_describe(labels)}. Expected a "
                 "function of these that returns one loss for each example."
             ) from error
 
@@ -108,7 +108,7 @@ class PerExampleLoss:
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     """'a CausalLMOutput with logits (1, 4, 10)', for messages."""
     if isinstance(value, torch.Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"

@@ -95,12 +95,12 @@ class FreshTensors:
         if not self._concrete:
             layout = tensor.size(), tensor.stride(), tensor.storage_offset()
             view = whole.as_strided(*layout)
-        seen = self._seen(base, tensor, labels_of(whole).axes)
+        seen = self._follow_view(base, tensor, labels_of(whole).axes)
         is_empty = labels_of(whole).is_empty
         follow(view, Labels(seen, why=WRITTEN, is_made=True, is_empty=is_empty))
         return view
 
-    def _seen(self, base: torch.Tensor, view: torch.Tensor, units: Axes) -> Axes:
+    def _follow_view(self, base: torch.Tensor, view: torch.Tensor, units: Axes) -> Axes:
         """The units along a view's axes; those that it does not simply run along are frozen.
 
         Each axis of a view steps through the memory by a stride. It runs along the axis of the

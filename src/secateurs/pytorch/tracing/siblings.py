@@ -34,14 +34,14 @@ def bind_siblings_(model: nn.Module, leaves: Sequence[ModelTensor]) -> dict[str,
     for container, module in model.named_modules():
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             paths = [f"{container}.{name}".lstrip(".") for name, _ in module.named_children()]
-            for path, sibling in list(_unread(model, paths, known)):
+            for path, sibling in list(_iterate_unread(model, paths, known)):
                 _bind(path, sibling, known)
                 inner = (name for name, _ in model.get_submodule(path).named_modules())
                 found |= {_join(path, name): _join(sibling, name) for name in inner}
     return found
 
 
-def _unread(
+def _iterate_unread(
     model: nn.Module, paths: Sequence[str], known: Mapping[str, ModelTensor]
 ) -> Iterator[tuple[str, str]]:
     """(a module of which nothing was read, one alike of which all was)."""

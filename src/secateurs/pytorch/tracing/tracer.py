@@ -113,7 +113,7 @@ class Tracer(OpInterpreter):
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         operation = OpRecord(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
-        call = self._opened(self._call(function, arguments, keywords))
+        call = self._open_written(self._call(function, arguments, keywords))
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
         if not followed or call.packet in MADE_NEW:
             made = run_on_constants(call)
@@ -162,7 +162,7 @@ class Tracer(OpInterpreter):
             return made
         return self.rules.apply(self, call)
 
-    def _opened(self, call: Call) -> Call:
+    def _open_written(self, call: Call) -> Call:
         """An operation that writes what is followed into a constant: that is followed from here on.
 
         What nobody knows the memory of cannot be: then nothing that is written there may go.

@@ -26,7 +26,7 @@ def recurrent_shapes(named: Named) -> object:
     return (x.new_empty((x.shape[0], width)), *(state.to("meta") for state in states))
 
 
-def packed(named: Named) -> object:
+def pack(named: Named) -> object:
     """Rows of sequences put end to end, and how many there are at each step."""
     x = named["input"]
     outline = torch.empty((*x.shape[:2], 1))
@@ -34,7 +34,7 @@ def packed(named: Named) -> object:
     return x.new_empty((rows.shape[0], *x.shape[2:])), sizes
 
 
-def unpacked(named: Named) -> object:
+def unpack(named: Named) -> object:
     """Sequences of one length, and how long each was."""
     x = named["data"]
     outline = torch.empty((x.shape[0], 1))
@@ -43,13 +43,13 @@ def unpacked(named: Named) -> object:
     return x.new_empty((*whole.shape[:2], *x.shape[1:])), lengths
 
 
-def quantised(named: Named) -> object:
+def quantise(named: Named) -> object:
     """The values, and which of them were in range."""
     x = named["self"]
     return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 
-def grouped_product(named: Named) -> object:
+def multiply_groups(named: Named) -> object:
     """Rows times the matrix of their group, of any type and width.
 
     PyTorch's own inference asks for the one type that GPUs have a kernel for.
@@ -64,10 +64,10 @@ def grouped_product(named: Named) -> object:
 RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
 
 WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], object]] = {
-    aten._pack_padded_sequence: packed,
-    aten._pad_packed_sequence: unpacked,
-    aten._fused_moving_avg_obs_fq_helper: quantised,
-    aten._grouped_mm: grouped_product,
+    aten._pack_padded_sequence: pack,
+    aten._pad_packed_sequence: unpack,
+    aten._fused_moving_avg_obs_fq_helper: quantise,
+    aten._grouped_mm: multiply_groups,
 }
 
 

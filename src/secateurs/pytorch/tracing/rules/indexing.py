@@ -43,7 +43,7 @@ def embedding_bag(tracer: Tracer, call: Call) -> object:
 def index(tracer: Tracer, call: Call) -> object:
     """``x[i, :, j]``: indexed axes may not change; the others are carried."""
     x, indices = call.arguments[:2]
-    indexed, places = _looked_up(indices, x.dim())
+    indexed, places = _look_up(indices, x.dim())
     tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
     output = call.run_one()
     known = tracer.axes(x)
@@ -51,9 +51,7 @@ def index(tracer: Tracer, call: Call) -> object:
     return output
 
 
-def _looked_up(
-    indices: Sequence[torch.Tensor | None], rank: int
-) -> tuple[list[int], dict[int, int]]:
+def _look_up(indices: Sequence[torch.Tensor | None], rank: int) -> tuple[list[int], dict[int, int]]:
     """(axes looked into, for each other axis its place in what is found).
 
     What is found has the indices' own axes in the place of the axes looked into; before all others,
@@ -80,7 +78,7 @@ def _looked_up(
 def index_put(tracer: Tracer, call: Call) -> object:
     """``x[:, i] = y``: indexed axes may not change; the others are one with those of y."""
     x, indices, values = call.arguments[:3]
-    indexed, places = _looked_up(indices, x.dim())
+    indexed, places = _look_up(indices, x.dim())
     why = f"written to by position at {tracer.where()}"
     tracer.freeze(x, why, indexed)
     size = len(places) + _width(indices)

@@ -29,7 +29,7 @@ def move(tracer: Tracer, call: Call) -> object:
     found: list[list[Axes]] = [[] for _ in results]
     where = tracer.where()
     for axis, units in list(tracer.axes(source).items()):
-        moved = iterate_tensors(_moved_labels(call, source.shape, axis, units))
+        moved = iterate_tensors(_move_labels(call, source.shape, axis, units))
         reason = f"picked by its position at {where}"
         for place, labels in enumerate(moved):
             found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))
@@ -79,7 +79,7 @@ def move_in_place(tracer: Tracer, call: Call) -> object:
     return output
 
 
-def _moved_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> object:
+def _move_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> object:
     lengths = [1] * len(shape)
     lengths[axis] = len(units)
     labels = torch.from_numpy(units).view(lengths).expand(shape)

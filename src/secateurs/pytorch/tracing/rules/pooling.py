@@ -90,7 +90,7 @@ def put_back(tracer: Tracer, call: Call) -> object:
 
 
 @rule(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)
-def sampled(tracer: Tracer, call: Call) -> object:
+def sample(tracer: Tracer, call: Call) -> object:
     """Channels are read at places that the grid gives as so many coordinates."""
     x, grid = call.tensors()[:2]
     tracer.unify([Place(x, 0), Place(grid, 0)])
