@@ -12,8 +12,9 @@ from secateurs.keras.trace_model import trace
 from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
 from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
+from secateurs.keras.training.compilation import default_training
 from secateurs.keras.training.distillation import distil
-from secateurs.keras.training.learner import Learner, default_training
+from secateurs.keras.training.learner import Learner
 
 __all__ = [
     # as for PyTorch

@@ -26,6 +26,9 @@ class BackendTensor(Protocol):
     def dtype(self) -> object:
         """The backend's own type; ``keras.backend.standardize_dtype`` names it."""
 
+    def __getitem__(self, index: object, /) -> BackendTensor:
+        """Part of it."""
+
     def __add__(self, other: BackendTensor | float, /) -> BackendTensor:
         """Element by element."""
 

@@ -12,6 +12,7 @@ from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for
+from secateurs.reconstruction.pruner import repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
 from secateurs.study.position import Stage
@@ -78,7 +79,8 @@ class RoundCutter:
         pruning = self._configuration.pruning
         if repairs(pruning):
             images = session.learner.calibration(pruning.calibration_batches)
-            session.learner.repair(network, cut, images)
+            seed = self._configuration.training.seed
+            repair_after_(network, session.learner.model, cut, images, seed)
         proof = report.proof
         evaluation = session.evaluate("validation")
         session.record(

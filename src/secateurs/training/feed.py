@@ -351,21 +351,18 @@ def augmented(
 class FirstBatches:
     """The first batches of a feed as (images, labels), as often as they are asked for."""
 
-    def __init__(
-        self, feed: Feed, count: int, images_of: Callable[[Batch], Images] = lambda b: b.images
-    ) -> None:
+    def __init__(self, feed: Feed, count: int) -> None:
         """Batches for calibration.
 
         Args:
             feed: gone through in order, not augmented.
             count: how many batches, at most.
-            images_of: a batch's images as the model takes them.
         """
-        self._feed, self._count, self._images_of = feed, count, images_of
+        self._feed, self._count = feed, count
 
     def __iter__(self) -> Iterator[tuple[Images, Labels]]:
         for batch in itertools.islice(self._feed.in_order(), self._count):
-            yield self._images_of(batch), batch.labels
+            yield batch.images, batch.labels
 
 
 def check_labels(labels: Labels, classes: int) -> None:

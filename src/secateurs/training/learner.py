@@ -126,10 +126,6 @@ class Learner(Protocol):
         """
         ...
 
-    def repair(self, network: Network, cut: Cut, images: Any) -> None:
-        """Fit the weights that a cut left to what the network's model gave before it."""
-        ...
-
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values."""
         ...
@@ -146,7 +142,7 @@ class Learner(Protocol):
         """Images a second of the model and of the dense one, measured in turns."""
         ...
 
-    def pack(self, tensors: Mapping[str, Any], said: Mapping[str, str]) -> bytes:
+    def pack(self, tensors: Mapping[str, Any], text: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
         ...
 

@@ -7,7 +7,8 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.keras import Learner, default_training
-from secateurs.keras.training import learner as train
+from secateurs.keras.training.losses import ClassScores, cross_entropy
+from secateurs.keras.training.optimizers import make_optimizer
 from secateurs.planning.auto_criterion import score_for
 
 RANDOM = np.random.default_rng(0)
@@ -105,7 +106,9 @@ def test_its_loss_is_smoothed_cross_entropy(probabilities):
     scores, labels = np.random.default_rng(1).normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
     shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     wanted = 0.8 * np.eye(3)[labels] + 0.2 / 3
-    loss = train._loss(sec.Training(label_smoothing=0.2), probabilities)
+    loss = cross_entropy(
+        sec.Training(label_smoothing=0.2), ClassScores(3, two=False, probabilities=probabilities)
+    )
     found = loss(labels, keras.ops.convert_to_tensor(shares if probabilities else scores))
     expected = -(wanted * np.log(shares)).sum(axis=1)
     assert np.allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5)
@@ -113,7 +116,7 @@ def test_its_loss_is_smoothed_cross_entropy(probabilities):
 
 def test_its_steps_of_sgd_look_ahead_and_decay_apart_from_the_gradient():
     training = sec.Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
-    optimizer, weight = train._optimizer(training), keras.Variable([2.0])
+    optimizer, weight = make_optimizer(training), keras.Variable([2.0])
     optimizer.build([weight])
     by_hand, speed = 2.0, 0.0
     for gradient in (1.0, -3.0):

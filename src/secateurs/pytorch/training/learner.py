@@ -9,7 +9,7 @@ by its own part.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
+from secateurs.channels.proof import CutReport, cut_of, report_of
 from secateurs.errors import CheckpointError, DataError, ModelError
 from secateurs.files import checksum_of_tensors, unpack_safetensors
 from secateurs.measurement import speed
@@ -45,20 +45,18 @@ from secateurs.training.feed import (
     Augmentation,
     Batch,
     Feed,
-    FirstBatches,
-    Images,
-    Labels,
     as_feed,
     check_labels,
     consecutive,
 )
+from secateurs.training.feed_learner import FeedLearner, rebuild
 from secateurs.training.learner import Evaluation, Part, Snapshot
 
 _DROPOUT = 5
 _CLASSES = Output("categorical")
 
 
-class Learner:
+class Learner(FeedLearner[nn.Module]):
     """A PyTorch model in training; see ``secateurs.training.learner.Learner``."""
 
     def __init__(
@@ -94,29 +92,9 @@ class Learner:
         self._take(small, make_optimizer(small, training))
 
     @property
-    def model(self) -> nn.Module:
-        """The model as it is now, wrapped in nothing."""
-        return self._model
-
-    @property
-    def cut(self) -> Cut:
-        """What has gone since the dense model."""
-        return cut_of(self._model)
-
-    @property
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts."""
         return self._processes.is_main
-
-    @property
-    def batches_an_epoch(self) -> int:
-        """Batches in which every training image is seen once."""
-        return len(self._train_feed)
-
-    @property
-    def has_test(self) -> bool:
-        """Whether there is a test split."""
-        return "test" in self._feeds
 
     def agree(self, decide: Callable[[], str]) -> str:
         """What ``decide`` returns in the main process, or raises there; the same in all others."""
@@ -129,10 +107,6 @@ class Learner:
     def trace(self) -> Network:
         """The network of the model as it is now, for one image."""
         return trace(self._model, self._example)
-
-    def calibration(self, batches: int) -> Iterable[tuple[Images, Labels]]:
-        """Training batches (images, labels), as they are; can be gone through again."""
-        return FirstBatches(self._train_feed, batches)
 
     # -- training
 
@@ -182,10 +156,6 @@ class Learner:
         self._dense = model.to(self._processes.device).eval().requires_grad_(False)
 
     # -- evaluation
-
-    def batches_of(self, part: Part) -> int:
-        """Batches in which a split is evaluated."""
-        return self._feeds[part].whole_length
 
     def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
         """How well the model does on all images of a split."""
@@ -249,12 +219,6 @@ class Learner:
             self._processes.check_agreement("the cut model", _digest(small))
         return report_of(small)
 
-    def repair(self, network: Network, cut: Cut, images: object) -> None:
-        """Fit the weights that a cut left to what the network's model gave before it."""
-        from secateurs.reconstruction.pruner import repair_after_
-
-        repair_after_(network, self._model, cut, images, self._training.seed)
-
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values, in ordinary memory."""
         return Snapshot(
@@ -268,25 +232,15 @@ class Learner:
         self._take(*self._build(snapshot))
 
     def _build(self, snapshot: Snapshot) -> tuple[nn.Module, torch.optim.Optimizer]:
-        # The model that training began with may have been cut before: its own cut comes first.
-        model = cut_copy(self._origin, snapshot.cut.since(cut_of(self._origin)))
-        try:
-            model.load_state_dict(dict(snapshot.tensors))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"expected the tensors of this {type(model).__name__}; "
-                f"{' '.join(str(error).split())}"
-            ) from error
-        if snapshot.cut:
-            keep_report_(model, CutReport(snapshot.cut))
+        model = rebuild(self._origin, snapshot, cut_copy, _fill_)
         optimizer = make_optimizer(model, self._training)
         if snapshot.settings is not None:
             restore_optimizer_(optimizer, snapshot)
         return model, optimizer
 
-    def pack(self, tensors: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:
+    def pack(self, tensors: Mapping[str, torch.Tensor], text: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
-        return to_bytes(tensors, said)
+        return to_bytes(tensors, text)
 
     def unpack(self, content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """What ``pack`` was given."""
@@ -353,6 +307,15 @@ class Learner:
 
     def _call(self, model: nn.Module, inputs: object) -> object:
         return model(inputs)
+
+
+def _fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"expected the tensors of this {type(model).__name__}; {' '.join(str(error).split())}"
+        ) from error
 
 
 def _digest(model: nn.Module) -> str:

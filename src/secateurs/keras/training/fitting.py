@@ -1,0 +1,80 @@
+"""One call of ``fit``, at learning rates and with random numbers that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.keras.internals import seed_, sync_, undisturbed_backend
+
+_DROPOUT = 5
+
+Examples = Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]
+"""(images, targets), batch by batch."""
+
+
+def fit(
+    model: keras.Model,
+    examples: Examples,
+    rates: Sequence[float],
+    tick: Callable[[], None],
+    seeds: Sequence[int],
+) -> float:
+    """Train for one batch at each learning rate.
+
+    Args:
+        model: compiled; is trained in place.
+        examples: at least as many batches as rates.
+        rates: of learning.
+        tick: is called after each batch.
+        seeds: of dropout and the like.
+
+    Returns:
+        The mean loss.
+    """
+    random = np.random.default_rng([_DROPOUT, *seeds])
+    with undisturbed_backend():
+        history = model.fit(
+            examples,
+            steps_per_epoch=len(rates),
+            epochs=1,
+            shuffle=False,  # the feed has done it
+            verbose=0,
+            callbacks=[_Rates(rates, tick, random)],
+        )
+    return float(history.history["loss"][0])
+
+
+class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets the seed and each batch's learning rate, and counts batches."""
+
+    def __init__(
+        self, rates: Sequence[float], tick: Callable[[], None], random: np.random.Generator
+    ) -> None:
+        super().__init__()
+        self._rates = rates
+        self._random = random
+        self._tick = tick
+        self._set: float | None = None
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        del logs
+        # Not before: the first fit of a model draws numbers while it finds out about shapes.
+        seed_(self.model, self._random)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        del logs
+        rate = self._rates[batch]
+        optimizer = self.model.optimizer
+        if rate == self._set or not hasattr(optimizer._learning_rate, "assign"):
+            return  # a schedule of the user's own goes on by itself
+        if self._set is not None:
+            sync_(self.model)
+        optimizer.learning_rate = self._set = rate
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        del batch, logs
+        self._tick()

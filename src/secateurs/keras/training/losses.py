@@ -1,0 +1,123 @@
+"""What a model's outputs say of classes, and the losses that it is trained and judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.outputs import Output, divergence
+from secateurs.errors import ModelError
+from secateurs.keras.internals import graph_of
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.statistics.loss import LEAST, gives_probabilities, tells_two_apart
+from secateurs.keras.training.distillation import KERAS
+from secateurs.settings.training import Training
+
+TrainingLoss = Callable[[BackendTensor, BackendTensor], BackendTensor]
+"""(targets, scores) -> one loss for each image, as ``compile`` takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """How to read what a model gives.
+
+    Attributes:
+        classes: how many there are.
+        two: whether there are two, and one number scores the second of them.
+        probabilities: whether scores are probabilities, out of a softmax or a sigmoid.
+    """
+
+    classes: int
+    two: bool
+    probabilities: bool
+
+    @classmethod
+    def of(cls, model: keras.Model) -> ClassScores:
+        """As a model's last operation, or the loss it was compiled with, says.
+
+        Raises:
+            ModelError: the model gives no scores of classes.
+        """
+        two = tells_two_apart(model)
+        return cls(2 if two else _count_classes(model), two, gives_probabilities(model))
+
+    def judge(self, scores: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[int, float]:
+        """(images put into the right class, the sum of their cross-entropies) of a batch."""
+        if self.two:
+            other = 1 - scores if self.probabilities else np.zeros_like(scores)
+            scores = np.concatenate([other, scores], axis=1)
+        correct = int((scores.argmax(axis=1) == labels).sum())
+        return correct, -float(self._logs(scores)[np.arange(len(labels)), labels].sum())
+
+    def _logs(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.probabilities:
+            logs: NDArray[np.float64] = np.log(np.maximum(scores, LEAST))
+            return logs
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return normal
+
+
+def cross_entropy(training: Training, outputs: ClassScores) -> TrainingLoss:
+    """Cross-entropy with labels, smoothed as the training says."""
+    smoothing, logits = training.label_smoothing, not outputs.probabilities
+    if outputs.two:
+        binary: TrainingLoss = keras.losses.BinaryCrossentropy(
+            from_logits=logits, label_smoothing=smoothing
+        )
+        return binary
+
+    def categorical(labels: BackendTensor, scores: BackendTensor) -> BackendTensor:
+        labels = keras.ops.reshape(labels, (-1,))
+        wanted = keras.ops.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+        losses: BackendTensor = keras.losses.categorical_crossentropy(
+            wanted, scores, from_logits=logits, label_smoothing=smoothing
+        )
+        return losses
+
+    return categorical
+
+
+def distillation_loss(training: Training, outputs: ClassScores) -> TrainingLoss:
+    """The same, mixed with the distance from a dense model's outputs.
+
+    Its targets are those of ``beside_outputs``.
+    """
+    loss, share = cross_entropy(training, outputs), training.distillation
+    classes = Output("categorical", probabilities=outputs.probabilities)
+
+    def mixed(targets: BackendTensor, scores: BackendTensor) -> BackendTensor:
+        labels, wanted = keras.ops.cast(targets[:, 0], "int32"), targets[:, 1:]
+        apart = divergence(KERAS, classes, wanted, scores, training.temperature)
+        total: BackendTensor = (1 - share) * loss(labels, scores) + share * apart
+        return total
+
+    return mixed
+
+
+def beside_outputs(labels: NDArray[np.int64], outputs: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Labels in the first column, beside them the dense model's outputs."""
+    column = labels[:, None].astype(np.float32)
+    return np.concatenate([column, np.asarray(outputs, np.float32)], axis=1)
+
+
+def _count_classes(model: keras.Model) -> int:
+    graph = graph_of(model)
+    shapes = [tuple(tensor.shape) for tensor in graph.outputs]
+    if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == 1:
+        raise ModelError(
+            f"{model.name}: expected scores of classes; received a model that gives one number, "
+            "neither out of a sigmoid nor compiled with 'binary_crossentropy'. Let it end in "
+            "Dense(1, activation='sigmoid'), or train it with fit, between cuts by secateurs.prune."
+        )
+    if len(graph.inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2:
+        raise ModelError(
+            f"{model.name}: expected a model of one input that gives scores of shape (images, "
+            f"classes); received {len(graph.inputs)} inputs and outputs of shape "
+            f"{', '.join(map(str, shapes))}. Train it with fit, between cuts by secateurs.prune."
+        )
+    return int(shapes[0][1])
