@@ -45,6 +45,7 @@ from secateurs.training.feed import (
     Augmentation,
     Batch,
     Feed,
+    Images,
     as_feed,
     check_labels,
     consecutive,
