@@ -775,13 +775,13 @@ def _iterate(
 
 
 def _learning(
-    model: Any, train: Any, task: str | LearningTask | None, **own: Any
+    model: Any, train: Any, task: str | LearningTask | None, **given: Any
 ) -> LearningTask | None:
     """The task that was asked for, of the model's framework."""
     ready = getattr(backend_of(model), "TASKS", None)
-    others = task is not None or any(own[name] is not None for name in own if name != "loss")
+    others = task is not None or any(given[name] is not None for name in given if name != "loss")
     if ready is None and not others:
         return None  # a Keras model is trained as it was compiled; the loss is for criteria
     if not others and is_labelled_images(train):
-        task = None if own["loss"] is None else "classification"
-    return task_of(task, ready or {}, **own)
+        task = None if given["loss"] is None else "classification"
+    return task_of(task, ready or {}, **given)

@@ -194,7 +194,7 @@ def _is_indices(value: Any) -> bool:
 
 def _is_scores(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(name, str) and hasattr(own, "__len__") for name, own in value.items()
+        isinstance(name, str) and hasattr(values, "__len__") for name, values in value.items()
     )
 
 

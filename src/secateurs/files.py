@@ -114,20 +114,20 @@ def unpack_safetensors(
     """
     try:
         tensors = load(content)
-        said = _header_of(content).get("__metadata__", {})
+        metadata = _header_of(content).get("__metadata__", {})
     except (SafetensorError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"{expected}; received {len(content)} bytes that are damaged or something else "
             f"({error})"
         ) from error
-    written = said.get(CHECKSUM)
+    written = metadata.get(CHECKSUM)
     if written is not None and written != (present := _checksum_of(content)):
         raise CheckpointError(
             f"{expected} that is as it was written, with checksum {written[:12]}; received one "
             f"whose content has {present[:12]}: it was damaged or changed since. Take another copy "
             "of it, or write it again."
         )
-    return tensors, {key: value for key, value in said.items() if key != CHECKSUM}
+    return tensors, {key: value for key, value in metadata.items() if key != CHECKSUM}
 
 
 def checksum_of_tensors(arrays: Mapping[str, bytes | bytearray | memoryview]) -> str:
@@ -166,9 +166,9 @@ def sealed(content: bytes) -> bytes:
         content: of the file, as a framework's ``safetensors`` gave it.
     """
     header = _header_of(content)
-    said = header.setdefault("__metadata__", {})
-    said.pop(CHECKSUM, None)
-    said[CHECKSUM] = _checksum_of(content)
+    metadata = header.setdefault("__metadata__", {})
+    metadata.pop(CHECKSUM, None)
+    metadata[CHECKSUM] = _checksum_of(content)
     # Not ASCII alone: safetensors itself writes names as they are.
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the numbers begin at a multiple of eight

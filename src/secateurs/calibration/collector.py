@@ -82,7 +82,7 @@ class StatisticsCollector(ABC):
         return CalibrationStatistics(
             self.images,
             tuple(self.readings) if needs & Need.ACTIVATIONS else None,
-            {name: tuple(own.values()) for name, own in self.grams.items()}
+            {name: tuple(grams.values()) for name, grams in self.grams.items()}
             if needs & Need.GRAMS
             else None,
             self.gates if needs & Need.GATES else None,

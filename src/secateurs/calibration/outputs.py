@@ -88,8 +88,8 @@ def read_outputs(
             f"received {len(kinds)}"
         )
     return tuple(
-        _read(np.asarray(values, np.float64), said, channels_first)
-        for values, said in zip(outputs, kinds, strict=True)
+        _read(np.asarray(values, np.float64), asked, channels_first)
+        for values, asked in zip(outputs, kinds, strict=True)
     )
 
 
@@ -151,15 +151,15 @@ def divergences(
     return total
 
 
-def _read(values: NDArray[np.float64], said: str | None, channels_first: bool) -> Output:
-    said = _ALSO_CALLED.get(said or "", said)
-    if said is not None and said not in KINDS:
-        raise UnknownNameError(f"no kind of output {said!r}{nearest(said, KINDS)}")
+def _read(values: NDArray[np.float64], asked: str | None, channels_first: bool) -> Output:
+    asked = _ALSO_CALLED.get(asked or "", asked)
+    if asked is not None and asked not in KINDS:
+        raise UnknownNameError(f"no kind of output {asked!r}{nearest(asked, KINDS)}")
     if not np.isfinite(values).all():
         raise DataError("expected a dense model with finite outputs; received NaN or infinity")
     axis, sums = _axis_of_sums(values, channels_first)
     within = values.size > 0 and values.min() >= 0 and values.max() <= 1
-    kind = said or _kind_of(values, sums, within)
+    kind = asked or _kind_of(values, sums, within)
     if kind == "categorical":
         return Output("categorical", axis, sums)
     if kind == "bernoulli":

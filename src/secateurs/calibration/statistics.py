@@ -97,9 +97,9 @@ class ActivationStatistics:
         """Zeros of the layer's own activations, before any pool."""
         if self.activations is not None:
             return self.activations
-        own = Zeros(self.units)
-        own.add(self.count, self.zeros)
-        return own
+        zeros = Zeros(self.units)
+        zeros.add(self.count, self.zeros)
+        return zeros
 
     @property
     def variance(self) -> Sums:

@@ -59,14 +59,14 @@ def checked(data: Mapping[str, Any]) -> CutData:
         problem = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part)[:60] for part in problem["loc"])
         raise _damage_error(where, problem["msg"].replace("Input should be", "expected")) from error
-    for where, said in _misfits(fields):
-        raise _damage_error(where, said)
+    for where, fault in _misfits(fields):
+        raise _damage_error(where, fault)
     return fields
 
 
-def _damage_error(where: str, said: str) -> CheckpointError:
+def _damage_error(where: str, fault: str) -> CheckpointError:
     return CheckpointError(
-        f"this cut is damaged at {where}: {said}. Take the file as it was written, or plan again."
+        f"this cut is damaged at {where}: {fault}. Take the file as it was written, or plan again."
     )
 
 

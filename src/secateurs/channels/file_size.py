@@ -22,9 +22,9 @@ def metadata(cut: Cut) -> dict[str, str]:
     return {"format": "pt", METADATA_KEY: cut.to_json()}
 
 
-def cut_from_metadata(said: Mapping[str, str]) -> Cut:
+def cut_from_metadata(metadata: Mapping[str, str]) -> Cut:
     """The cut inside what a file says of itself; an empty one where there is none."""
-    inside = said.get(METADATA_KEY)
+    inside = metadata.get(METADATA_KEY)
     return Cut() if inside is None else Cut.from_json(inside)
 
 
@@ -33,8 +33,8 @@ def predicted_file_size(network: Network, cut: Cut) -> int:
 
     Buffers that a model does not save are counted all the same.
     """
-    said = {**metadata(cut), CHECKSUM: "0" * 64}  # what it is does not change how long it is
-    header: dict[str, Any] = {"__metadata__": said}
+    entries = {**metadata(cut), CHECKSUM: "0" * 64}  # what it is does not change how long it is
+    header: dict[str, Any] = {"__metadata__": entries}
     place = 0
     # Wide types first, then by name, as safetensors does: the order decides how long offsets are.
     for tensor in sorted(network.tensors.values(), key=lambda t: (-t.itemsize, t.name)):

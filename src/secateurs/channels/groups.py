@@ -144,9 +144,9 @@ def _atoms_by_signature(arrays: Sequence[Ids], solution: Solution) -> dict[bytes
 def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str]]:
     mixed: dict[int, set[str]] = {}
     for mixing in mixings:
-        said = str(mixing)
+        reason = str(mixing)
         for atom in np.unique(solution.atoms[mixing.units]).tolist():
-            mixed.setdefault(atom, set()).add(said)
+            mixed.setdefault(atom, set()).add(reason)
     return mixed
 
 

@@ -381,16 +381,16 @@ class Network:
 
     def _filter_axis(self, layer: str) -> tuple[Tensor, int]:
         """The axis that a layer's channels lie along: of its filters, else of its scales, ..."""
-        own = [t for t in self.tensors.values() if layer in (t.layer, t.name)]
+        tensors = [t for t in self.tensors.values() if layer in (t.layer, t.name)]
         for role in (Role.FILTER, Role.SCALE, Role.SHIFT, Role.OTHER):
-            for tensor in own:
+            for tensor in tensors:
                 for axis, played in sorted(tensor.roles.items()):
                     if played is role:
                         return tensor, axis
         known = list(
             dict.fromkeys([*(t.layer for t in self.tensors.values()), *self.layer_channels])
         )
-        if own:
+        if tensors:
             raise CutError(
                 f"{layer}: expected a layer with channels of its own; its tensors have none that "
                 "can be followed. Name the layer whose filters make these channels."

@@ -218,11 +218,11 @@ def report_of(model: object) -> CutReport:
         >>> sec.report_of(small).proof.holds
         True
     """
-    own = getattr(model, "__dict__", {})
-    inner = own.get("_modules", {}).get(_INSIDE.get(type(model).__name__))
+    attributes = getattr(model, "__dict__", {})
+    inner = attributes.get("_modules", {}).get(_INSIDE.get(type(model).__name__))
     if inner is not None:
         return report_of(inner)
-    report = own.get(_ATTRIBUTE)
+    report = attributes.get(_ATTRIBUTE)
     return report if isinstance(report, CutReport) else CutReport(Cut())
 
 

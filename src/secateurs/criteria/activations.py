@@ -26,8 +26,8 @@ HARDLY_EVER = 0.005
 def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
     """Why counting zeros may mean little here; '' where it does not."""
     readings = gathered.readings or ()
-    own = [(reading, reading.own_zeros) for reading in readings]
-    sparse = [r for r, z in own if z.zeros.sum() >= HARDLY_EVER * z.count * len(z.units)]
+    zeros = [(reading, reading.own_zeros) for reading in readings]
+    sparse = [r for r, z in zeros if z.zeros.sum() >= HARDLY_EVER * z.count * len(z.units)]
 
     def is_read(group: Group, some: Sequence[ActivationStatistics]) -> bool:
         return any(len(channel_index(network, group, reading.units)) for reading in some)
@@ -60,10 +60,10 @@ def apoz(facts: GroupData) -> Array:
     """
     shares = []
     for reading, _ in facts.readings:
-        own = reading.own_zeros
-        part = channel_index(facts.network, facts.group, own.units)
-        values = part.total(np.full(len(own.units), own.count))
-        shares.append(part.total(own.count - own.zeros) / np.where(values > 0, values, 1))
+        zeros = reading.own_zeros
+        part = channel_index(facts.network, facts.group, zeros.units)
+        values = part.total(np.full(len(zeros.units), zeros.count))
+        shares.append(part.total(zeros.count - zeros.zeros) / np.where(values > 0, values, 1))
     return np.mean(shares, axis=0) if shares else np.zeros(len(facts))
 
 

@@ -117,10 +117,10 @@ class GroupData:
         return rows.reshape(len(self.group), -1)
 
 
-def _require(value: T | None, what: str) -> T:
+def _require(value: T | None, name: str) -> T:
     if value is None:
         raise SecateursError(
-            f"expected {what} to be gathered before scoring; they were not. Register the criterion "
+            f"expected {name} to be gathered before scoring; they were not. Register the criterion "
             "with what it needs: @criterion(Need.ACTIVATIONS | ...), and pass data= to score()."
         )
     return value

@@ -74,7 +74,7 @@ def redundant(
     if not 0 < similarity < 1:
         raise DataError(f"redundant: expected a similarity in (0, 1); received {similarity}")
     scores = score(network, "cosine", data=data)
-    found = {name: np.flatnonzero(own < 1 - similarity) for name, own in scores.items()}
+    found = {name: np.flatnonzero(lowest < 1 - similarity) for name, lowest in scores.items()}
     return {name: channels for name, channels in found.items() if len(channels)}
 
 

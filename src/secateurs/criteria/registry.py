@@ -83,8 +83,8 @@ def find(wanted: str | Function) -> Criterion:
     """
     if callable(wanted):
         registered = (known for known in CRITERIA.values() if known.function is wanted)
-        own = Criterion(getattr(wanted, "__name__", "own"), wanted, Need.WEIGHTS)
-        return next(registered, own)
+        unregistered = Criterion(getattr(wanted, "__name__", "own"), wanted, Need.WEIGHTS)
+        return next(registered, unregistered)
     try:
         return CRITERIA[wanted]
     except KeyError:

@@ -144,12 +144,12 @@ def _gather(
     network: Network, criteria: Sequence[Criterion], data: Any, loss: Any
 ) -> CalibrationStatistics:
     demanding = [criterion for criterion in criteria if criterion.needs & Need.DATA]
-    who = ", ".join(criterion.name for criterion in demanding)
+    demanded_by = ", ".join(criterion.name for criterion in demanding)
     if demanding and data is None:
         labels = any(criterion.needs & Need.LOSS for criterion in demanding)
         wanted = "data=(images, labels)" if labels else "data=images"
         raise DataError(
-            f"{who}: expected calibration data; received none. Pass {wanted}, arrays or an "
+            f"{demanded_by}: expected calibration data; received none. Pass {wanted}, arrays or an "
             "iterable of batches; or take a criterion that looks at weights alone, such as 'l1'."
         )
     needs = reduce(or_, (criterion.needs for criterion in criteria), Need.NOTHING)

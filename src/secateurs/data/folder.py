@@ -120,8 +120,8 @@ def _check_same_classes(folder: Path, classes: list[str], train: Path, expected:
     raise DataError(
         f"{folder}: expected the same classes as {train}; "
         + "; ".join(
-            f"{what} {', '.join(names)}"
-            for what, names in (("missing", missing), ("not there", extra))
+            f"{fault} {', '.join(names)}"
+            for fault, names in (("missing", missing), ("not there", extra))
             if names
         )
     )

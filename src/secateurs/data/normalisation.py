@@ -92,14 +92,14 @@ def check(how: str) -> None:
         _mean_and_std(how)
 
 
-def _by_channel(values: Sequence[float], channels: int, what: str) -> Floats:
+def _by_channel(values: Sequence[float], channels: int, name: str) -> Floats:
     if len(values) == 1:
         values = [*values] * channels
     if len(values) != channels and channels == 1:  # grey images in a colour model's terms
         values = [float(np.mean(values))]
     if len(values) != channels:
         raise DataError(
-            f"normalise: expected one {what}, or {channels}, one a channel; received {len(values)}"
+            f"normalise: expected one {name}, or {channels}, one a channel; received {len(values)}"
         )
     return np.asarray(values, np.float32)
 

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 PATIENCE_IN_SECONDS = 2.0
 
 
-def watched(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+def watched(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Pass ``items`` on; on a terminal a bar appears once that has taken two seconds."""
     from rich.console import Console
     from rich.progress import Progress
@@ -25,7 +25,7 @@ def watched(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
             waited = time.monotonic() - started
             if bar is None and waited > PATIENCE_IN_SECONDS and sys.stderr.isatty():
                 bar = Progress(console=Console(stderr=True), transient=True)
-                task = bar.add_task(what, total=total)
+                task = bar.add_task(label, total=total)
                 bar.start()
             if bar is not None:
                 bar.update(task, completed=done)

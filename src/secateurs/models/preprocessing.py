@@ -74,16 +74,16 @@ def _of_directory(place: Path) -> Preprocessing | None:
     if not path.exists():
         return None
     try:
-        told = json.loads(path.read_bytes())
-        if not told.get("do_normalize", True):
+        settings = json.loads(path.read_bytes())
+        if not settings.get("do_normalize", True):
             mean, std = [0.0], [1.0]
         else:
-            mean, std = told["image_mean"], told["image_std"]
-        size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
+            mean, std = settings["image_mean"], settings["image_std"]
+        size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
         pixels = _pixels(size)
-        shortest = _pixels(told.get("size")) if told.get("do_center_crop") else pixels
+        shortest = _pixels(settings.get("size")) if settings.get("do_center_crop") else pixels
         crop = 1.0 if not pixels or not shortest else min(1.0, pixels / shortest)
-        if not told.get("do_rescale", True):  # pixels of 0 to 255 are what the mean is of
+        if not settings.get("do_rescale", True):  # pixels of 0 to 255 are what the mean is of
             mean, std = [one * _RESCALE for one in mean], [one * _RESCALE for one in std]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

@@ -80,20 +80,20 @@ class Tournament:
     def reason(self) -> str:
         """Who won and why, in a sentence or two."""
         first, *rest = self.standings
-        said = (
+        text = (
             f"{first.criterion} has the lowest calibration loss after {percent(self.removed)} "
             f"of the parameters are cut: {first.loss:.3f} on {self.images} images (dense "
             f"{self.dense_loss:.3f})"
         )
         rivals = [one for one in rest if not one.out]
         if not rivals:
-            return f"{said}; no other criterion could take part."
+            return f"{text}; no other criterion could take part."
         next_best = rivals[0]
-        said += f", {next_best.behind:.3f} below {next_best.criterion}"
+        text += f", {next_best.behind:.3f} below {next_best.criterion}"
         close = [one.criterion for one in rivals if one.behind <= 2 * one.error]
         if not close:
-            return f"{said}: more than chance would do."
-        return f"{said}. Within two standard errors, so as good for all that can be told: " + (
+            return f"{text}: more than chance would do."
+        return f"{text}. Within two standard errors, so as good for all that can be told: " + (
             f"{', '.join(close)}."
         )
 
@@ -269,9 +269,9 @@ def _score(
             pass
         for name in names:  # one of them cannot: find out which
             needs = CRITERIA[name].needs & Need.DATA
-            own = data if needs else None
+            needed = data if needs else None
             try:
-                able[name] = score_many(network, [name], data=own, loss=loss, seed=seed)[name]
+                able[name] = score_many(network, [name], data=needed, loss=loss, seed=seed)[name]
             except (ModelError, DataError) as error:
                 able[name] = error
     return able

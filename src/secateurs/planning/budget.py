@@ -98,14 +98,14 @@ class Budget:
             raise BudgetError(f"expected a budget of at least one of {names}; received none")
         for name, limit in self.limits.items():
             UNITS[name].check(limit)
-        said = self._said_of_conditions
-        if said and not self.is_timed:
+        given = self._said_of_conditions
+        if given and not self.is_timed:
             raise BudgetError(
-                f"{', '.join(said)}: says where a time is meant for; expected one of latency, "
+                f"{', '.join(given)}: says where a time is meant for; expected one of latency, "
                 f"latency_ms, throughput and speedup beside it; received "
                 f"{', '.join(self.limits)}"
             )
-        if said:
+        if given:
             _ = self.conditions  # raises where there are no such
 
     @property
@@ -184,7 +184,7 @@ class Budget:
             BudgetError: an unknown unit, or something that is no number.
         """
         given: dict[str, Limit] = {}
-        said: dict[str, str] = {}
+        stated: dict[str, str] = {}
         names = [*UNITS, *CONDITION_NAMES]
         for part in source.split(","):
             name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -196,8 +196,8 @@ class Budget:
             if name in UNITS:
                 given[name] = UNITS[name].read(value)
             else:
-                said[name] = value
-        numbers = {n: v for n, v in Conditions.from_text(said).to_plain().items() if n in said}
+                stated[name] = value
+        numbers = {n: v for n, v in Conditions.from_text(stated).to_plain().items() if n in stated}
         return cls(**given, **numbers)  # type: ignore[arg-type]
 
     @classmethod

@@ -79,8 +79,8 @@ class Sensitivity:
     def limits(self, rise: float) -> dict[str, float]:
         """Group -> the largest share measured at which the loss has risen by no more than this."""
         return {
-            name: float(own[self.damage(name, own) <= rise].max())
-            for name, own in self.shares.items()
+            name: float(shares[self.damage(name, shares) <= rise].max())
+            for name, shares in self.shares.items()
         }
 
     @property
@@ -140,8 +140,8 @@ class Sensitivity:
             {group: np.array(values, float) for group, values in kept.items()}
             for kept in (plain.shares, plain.losses, plain.accuracies)
         )
-        said = plain.criterion, plain.images, plain.made_from
-        return cls(shares, losses, accuracies, *said)
+        rest = plain.criterion, plain.images, plain.made_from
+        return cls(shares, losses, accuracies, *rest)
 
 
 Curves = dict[StrictStr, list[Annotated[float, Field(allow_inf_nan=False)]]]
@@ -300,8 +300,8 @@ def _fingerprint(
     for batch in images:
         for array in (*_arrays(batch.images), *([] if batch.labels is None else [batch.labels])):
             seen = zlib.crc32(array.tobytes(), seen)
-    told = json.dumps([criterion, list(amounts), seed])
-    return f"{weights:08x}-{seen:08x}-{zlib.crc32(told.encode()):08x}"
+    settings = json.dumps([criterion, list(amounts), seed])
+    return f"{weights:08x}-{seen:08x}-{zlib.crc32(settings.encode()):08x}"
 
 
 def _arrays(images: Any) -> list[NDArray[Any]]:

@@ -113,8 +113,8 @@ def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> fl
 
 def _metric_of(network: Network, validation: Any) -> Metric:
     if callable(validation):
-        own: Metric = validation
-        return lambda model: float(own(model))
+        metric: Metric = validation
+        return lambda model: float(metric(model))
     if validation is None:
         raise DataError(
             "drop: expected data to tell the loss by; received none. Give validation=(images, "

@@ -61,11 +61,11 @@ class RemovalOrder:
         groups = allowed_groups(network, skip)
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, group in enumerate(groups):
-            own = _scores_of(group, scores)
-            order = np.argsort(own, kind="stable")
+            scored = _scores_of(group, scores)
+            order = np.argsort(scored, kind="stable")
             may_go = max(0, len(group) - _least(len(group), floor))
             ranked.append(order)
-            values.append(own[order[:may_go]])
+            values.append(scored[order[:may_go]])
             # The share of the group that is gone once this channel is.
             shares = (np.arange(may_go) + 1) / len(group)
             if sensitivity is not None:
@@ -74,7 +74,7 @@ class RemovalOrder:
                 # Of a grid's width: what is gone when each of its sides has lost this share.
                 keys.append(1 - (1 - shares) ** network.sides(group))
             else:
-                keys.append(own[order[:may_go]])
+                keys.append(scored[order[:may_go]])
             # Where several groups can lose some for nothing, all lose the same share. Of the sides
             # of grids, the one whose channels are smaller goes first: that overshoots the least.
             size = network.places(group) if scope == "group" else 0.0
@@ -214,13 +214,13 @@ def allowed_groups(network: Network, skip: Sequence[str]) -> list[Group]:
 
 
 def _scores_of(group: Group, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    own = scores.get(group.name)
-    if own is None or len(own) != len(group):
+    values = scores.get(group.name)
+    if values is None or len(values) != len(group):
         raise UnknownNameError(
             f"{group.name}: expected {len(group)} scores; received "
-            f"{'none' if own is None else len(own)}. Score the network that is planned for."
+            f"{'none' if values is None else len(values)}. Score the network that is planned for."
         )
-    return np.asarray(own, np.float64)
+    return np.asarray(values, np.float64)
 
 
 def _least(width: int, floor: float) -> int:

@@ -53,8 +53,10 @@ def make_uniform(
     for names in kinds.values():
         gone = [cut.channels[name].removed if name in cut.channels else () for name in names]
         most = max(map(len, gone))
-        for name, own in zip(names, gone, strict=True):
+        for name, chosen_here in zip(names, gone, strict=True):
             order = np.argsort(scores[name], kind="stable").tolist()
-            extra = [channel for channel in order if channel not in own][: most - len(own)]
-            chosen[name] = [*own, *extra]
+            extra = [channel for channel in order if channel not in chosen_here][
+                : most - len(chosen_here)
+            ]
+            chosen[name] = [*chosen_here, *extra]
     return network.cut({name: channels for name, channels in chosen.items() if channels})

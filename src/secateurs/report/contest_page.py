@@ -88,8 +88,8 @@ def curves(found: Mapping[str, Any], against: str) -> dict[str, Curve]:
     names = dict.fromkeys(one["strategy"] for one in found["jobs"])
 
     def row(name: str, seed: int, key: str) -> list[float]:
-        own = (cells.get((name, seed, amount)) for amount in amounts)
-        return [math.nan if one is None or one["failure"] else one[key] for one in own]
+        picked = (cells.get((name, seed, amount)) for amount in amounts)
+        return [math.nan if one is None or one["failure"] else one[key] for one in picked]
 
     whole = {seed: one["bytes"] / 1e6 if against == "bytes" else 0.0 for seed, one in dense.items()}
     scale = 1e-6 if against == "bytes" else 1.0
@@ -107,20 +107,20 @@ def headline(summary: Rows, dense: float) -> str:
     if not summary:
         return "No job has come to a result."
     amount = max(one["amount"] for one in summary)
-    own = [one for one in summary if one["amount"] == amount]
-    best = max(own, key=lambda one: one["accuracy"])
-    said = (
+    rows = [one for one in summary if one["amount"] == amount]
+    best = max(rows, key=lambda one: one["accuracy"])
+    text = (
         f"With {100 * amount:g} % of the parameters removed, {best['strategy']} is best: "
         f"{percent(best['accuracy'])} after training ({points(best['accuracy'] - dense)})."
     )
-    control = next((one for one in own if one["strategy"] == "random"), None)
+    control = next((one for one in rows if one["strategy"] == "random"), None)
     if control is None or control is best:
-        return said
+        return text
     gap = best["accuracy"] - control["accuracy"]
     spread = math.hypot(best["accuracy_std"], control["accuracy_std"])
     if gap <= spread:
-        return f"{said} Random is as good, for all that these seeds can tell."
-    return f"{said} Random comes to {percent(control['accuracy'])}."
+        return f"{text} Random is as good, for all that these seeds can tell."
+    return f"{text} Random comes to {percent(control['accuracy'])}."
 
 
 def _summarise(found: Mapping[str, Any]) -> str:

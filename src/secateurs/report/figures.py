@@ -112,8 +112,8 @@ def images_per_second(history: History) -> Figure:
     labels = [EndLabel(max(speeds[:, "round"]), 1.0, "dense", style.MUTED)]
     settings = list(dict.fromkeys(conditions(record) for record in speeds))
     for colour, setting in zip(style.cycle(len(settings)), settings, strict=True):
-        own = History(record for record in speeds if conditions(record) == setting)
-        rounds, ratios, lows, highs = _columns(own, "round", "ratio", "low", "high")
+        alike = History(record for record in speeds if conditions(record) == setting)
+        rounds, ratios, lows, highs = _columns(alike, "round", "ratio", "low", "high")
         axes.errorbar(
             rounds,
             ratios,
@@ -255,8 +255,10 @@ def _mark_best(axes: Axes, summary: Summary, history: History) -> list[EndLabel]
     if summary.accuracy is None or summary.stop is None:
         return []
     accuracy = summary.accuracy
-    own = [one for one in history.of("train") if one["round"] == summary.best.number]
-    nearest = min(reversed(own), key=lambda one: abs(one["accuracy"] - accuracy), default=None)
+    evaluations = [one for one in history.of("train") if one["round"] == summary.best.number]
+    nearest = min(
+        reversed(evaluations), key=lambda one: abs(one["accuracy"] - accuracy), default=None
+    )
     batch = summary.best.end if nearest is None else nearest["batch"]
     style.ring(axes, batch, accuracy)
     name = f"round {summary.best.number}" if summary.best.number else "dense"

@@ -306,8 +306,8 @@ def _settings(
     dense: Mapping[str, object], configuration: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
     """What the study was run with: what the history says, then the configuration, made flat."""
-    told = {key: dense[key] for key in ("model", "data", "criterion", "seed") if key in dense}
-    yield from flat({**told, **configuration})
+    given = {key: dense[key] for key in ("model", "data", "criterion", "seed") if key in dense}
+    yield from flat({**given, **configuration})
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -59,21 +59,21 @@ class Document(Settings):
             StudyError: it cannot be read, is something else, or is of a newer version.
         """
         kind, known = (cls.model_fields[name].default for name in ("format", "version"))
-        what = str(kind).removeprefix("secateurs-")
+        subject = str(kind).removeprefix("secateurs-")
         try:
             values = open_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StudyError(
-                f"{path}: cannot be read as a {what}'s configuration: {error}"
+                f"{path}: cannot be read as a {subject}'s configuration: {error}"
             ) from error
         if not isinstance(values, dict) or values.get("format") != kind:
             raise StudyError(
-                f"{path}: expected a {what}'s configuration (format {kind!r}); received "
+                f"{path}: expected a {subject}'s configuration (format {kind!r}); received "
                 "something else"
             )
         if values.get("version") != known:
             raise StudyError(
-                f"{path}: expected version {known} of a {what}; received version "
+                f"{path}: expected version {known} of a {subject}; received version "
                 f"{values.get('version')!r}. Go on with the release of secateurs that began it."
             )
         try:
@@ -102,15 +102,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _one_line_message(error: ValidationError, known: list[str]) -> str:
-    said = []
+    faults = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            said.append(f"{name}: no such setting{nearest(name, known)}")
+            faults.append(f"{name}: no such setting{nearest(name, known)}")
         elif problem["type"] == "missing":
-            said.append(f"{name}: expected a value; received none")
+            faults.append(f"{name}: expected a value; received none")
         else:
             expected = problem["msg"].replace("Input should be", "expected")
             expected = re.sub("^expected (?=greater|less)", "expected a number ", expected)
-            said.append(f"{name}: {expected}; received {shown(problem['input'])}")
-    return "; ".join(dict.fromkeys(said))
+            faults.append(f"{name}: {expected}; received {shown(problem['input'])}")
+    return "; ".join(dict.fromkeys(faults))

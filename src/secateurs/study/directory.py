@@ -207,8 +207,8 @@ def _refuse_another(study: Study, configuration: Configuration) -> None:
 
 def _refuse_something_else(directory: Path) -> None:
     try:
-        own = {LOCK, *(path.name for path in find_temporaries(directory, CONFIGURATION))}
-        found = sorted({path.name for path in directory.iterdir()} - own)
+        ours = {LOCK, *(path.name for path in find_temporaries(directory, CONFIGURATION))}
+        found = sorted({path.name for path in directory.iterdir()} - ours)
     except OSError as error:
         raise StudyError(f"{directory}: cannot be used: {error.strerror or error}") from error
     if found:

@@ -57,12 +57,12 @@ class DiskStore:
         self.history = History()
 
     def keep(self, name: Name, snapshot: Snapshot) -> None:
-        tensors, said = _flat(snapshot)
-        self._write(self._path(name), lambda: self._pack(tensors, metadata(snapshot.cut) | said))
+        tensors, entries = _flat(snapshot)
+        self._write(self._path(name), lambda: self._pack(tensors, metadata(snapshot.cut) | entries))
 
     def fetch(self, name: Name) -> Snapshot:
-        tensors, said = self._read(self._path(name))
-        return _snapshot(tensors, said)
+        tensors, entries = self._read(self._path(name))
+        return _snapshot(tensors, entries)
 
     def keep_cut(self, number: int, cut: Cut) -> None:
         path = self._directory / CUTS / f"round-{number:03}.json"
@@ -74,12 +74,12 @@ class DiskStore:
         if not self._writes:
             return
         now = present()
-        tensors, said = _flat(now, _PRESENT)
+        tensors, entries = _flat(now, _PRESENT)
         described: dict[str, Any] = {
             "version": _CHECKPOINT_VERSION,
             "position": asdict(position),
             "records": len(self.history),
-            "present": said,
+            "present": entries,
             "best": None,
         }
         if best is now:
@@ -95,9 +95,9 @@ class DiskStore:
         if not path.exists():
             self._begin_history(None)
             return None
-        tensors, said = self._read(path)
+        tensors, entries = self._read(path)
         try:
-            described = json.loads(said[CHECKPOINT_KEY])
+            described = json.loads(entries[CHECKPOINT_KEY])
             if described["version"] != _CHECKPOINT_VERSION:
                 raise CheckpointError(
                     f"{path}: expected version {_CHECKPOINT_VERSION} of a checkpoint; received "
@@ -171,19 +171,19 @@ def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[st
     tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
     for name, tensor in snapshot.optimizer.items():
         tensors[f"{prefix}{_OPTIMIZER_PREFIX}{name}"] = tensor
-    said = {METADATA_KEY: snapshot.cut.to_json()}
+    entries = {METADATA_KEY: snapshot.cut.to_json()}
     if snapshot.settings is not None:
-        said[_OPTIMIZER_KEY] = json.dumps(snapshot.settings)
-    return tensors, said
+        entries[_OPTIMIZER_KEY] = json.dumps(snapshot.settings)
+    return tensors, entries
 
 
-def _snapshot(tensors: Mapping[str, Any], said: Mapping[str, str], prefix: str = "") -> Snapshot:
+def _snapshot(tensors: Mapping[str, Any], entries: Mapping[str, str], prefix: str = "") -> Snapshot:
     """What ``_flat`` was given."""
-    own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     optimizer = {
-        name.removeprefix(_OPTIMIZER_PREFIX): own.pop(name)
-        for name in list(own)
+        name.removeprefix(_OPTIMIZER_PREFIX): named.pop(name)
+        for name in list(named)
         if name.startswith(_OPTIMIZER_PREFIX)
     }
-    settings = json.loads(said[_OPTIMIZER_KEY]) if _OPTIMIZER_KEY in said else None
-    return Snapshot(own, Cut.from_json(said[METADATA_KEY]), optimizer, settings)
+    settings = json.loads(entries[_OPTIMIZER_KEY]) if _OPTIMIZER_KEY in entries else None
+    return Snapshot(named, Cut.from_json(entries[METADATA_KEY]), optimizer, settings)

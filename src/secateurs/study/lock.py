@@ -71,8 +71,8 @@ def _make(place: Path) -> list[Path]:
         missing = [folder for folder in (place, *place.parents) if not folder.exists()]
         place.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        said = getattr(error, "strerror", None) or error
-        raise StudyError(f"{str(place)!r}: cannot be made a directory: {said}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise StudyError(f"{str(place)!r}: cannot be made a directory: {reason}") from error
     return missing[::-1]
 
 

@@ -118,8 +118,8 @@ class Loop:
         if self._configuration.training.distillation:
             session.learner.follow(session.fetch("dense"))
         try:
-            what = f"round {session.position.round}"
-            self._trainer.train(what, self._schedule.round_rates, goal)
+            stage = f"round {session.position.round}"
+            self._trainer.train(stage, self._schedule.round_rates, goal)
         except DivergedError as error:
             # Earlier rounds came to something: that is kept, and the study ends with it.
             session.move(ending=f"round {session.position.round}: {error}".rstrip("."))

@@ -60,11 +60,11 @@ def doubts(
         return
     found = accuracy_of(network, validation)
     if found is not None and _is_near_chance(found, validation.labels):
-        said = f" (now {normalisation})" if normalisation else ""
+        present = f" (now {normalisation})" if normalisation else ""
         yield (
             f"the weights given classify {percent(found)} of the validation images right, which is "
             f"about chance for {len(np.unique(validation.labels))} classes: the images may be "
-            f"normalised or sized otherwise than in training{said}; see --normalise, --size and "
+            f"normalised or sized otherwise than in training{present}; see --normalise, --size and "
             "--crop. Or the classes are in another order, or the weights are another model's."
         )
 
