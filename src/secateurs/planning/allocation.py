@@ -31,6 +31,12 @@ would otherwise never be gone down."""
 _EPSILON = 1e-12
 MOST_SWAPS = 200
 MOST_GROUPS_TO_FILL = 40
+"""With more groups, the rest is not given out anew for every one of them, and only exchanges that
+prices at present make likely are tried: pairs of groups grow with the square of their number."""
+
+EXCHANGES_TRIED = 32
+LOWER_WIDTHS = 24
+"""Of a group that gives width, in steps that grow."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -177,19 +183,66 @@ def _narrow_and_fill(problem: Problem, widths: Widths) -> list[Widths]:
 
 def _exchanges(problem: Problem, widths: Widths) -> Widths:
     """One group a step up, another as far down as the limits ask, or one down alone."""
-    options: list[Widths] = []
+    wider = _steps_up(problem, widths)
+    if len(widths) > MOST_GROUPS_TO_FILL:
+        pairs = _likely_pairs(problem, widths, wider)
+    else:
+        pairs = [
+            (place, down)
+            for place, (up, _) in enumerate(wider)
+            for down in range(len(widths))
+            if down != up
+        ]
+    options = [
+        lower
+        for place, down in pairs
+        if (lower := _down_to_fit(problem, wider[place][1], down)) is not None
+    ]
+    return np.array(options) if options else np.zeros((0, len(widths)), np.int64)
+
+
+def _steps_up(problem: Problem, widths: Widths) -> list[tuple[int, Widths]]:
+    """(group, all widths with that one wider), by one choice or a sixteenth of them."""
+    found = []
     for up, choice in enumerate(problem.choices):
         at = int(np.searchsorted(choice, widths[up]))
-        for step in {1, max(1, len(choice) // 16)}:
-            if at + step >= len(choice):
-                continue
-            wider = _with(widths, up, int(choice[at + step]))
-            options += [
-                lower
-                for down in range(len(widths))
-                if down != up and (lower := _down_to_fit(problem, wider, down)) is not None
-            ]
-    return np.array(options) if options else np.zeros((0, len(widths)), np.int64)
+        for step in sorted({1, max(1, len(choice) // 16)}):
+            if at + step < len(choice):
+                found.append((up, _with(widths, up, int(choice[at + step]))))
+    return found
+
+
+def _likely_pairs(
+    problem: Problem, widths: Widths, wider: Sequence[tuple[int, Widths]]
+) -> list[tuple[int, int]]:
+    """(place in ``wider``, the group that gives width), of least loss at the present prices."""
+    owners, lower = _steps_far_down(problem, widths)
+    if not wider or not len(owners):
+        return []
+    ups, rows = np.array([up for up, _ in wider]), np.array([row for _, row in wider])
+    loss, use = problem.loss(widths), float(problem.use(widths[None])[0])
+    gain, extra = loss - problem.losses(rows), problem.use(rows) - use
+    lost, saved = problem.losses(lower) - loss, use - problem.use(lower)
+    room = len(problem.limits) - use  # each unit's use is a share of its limit
+    change = np.where(saved >= extra[:, None] - room, lost - gain[:, None], np.inf)
+    change[ups[:, None] == owners] = np.inf
+    best = np.argsort(change, axis=None)[: 4 * EXCHANGES_TRIED]
+    places, options = np.unravel_index(best[change.flat[best] < 0], change.shape)
+    pairs = zip(places.tolist(), owners[options].tolist(), strict=True)
+    return list(dict.fromkeys(pairs))[:EXCHANGES_TRIED]
+
+
+def _steps_far_down(problem: Problem, widths: Widths) -> tuple[Widths, Widths]:
+    """(group, all widths with that one narrower), in steps that grow."""
+    owners: list[int] = []
+    rows: list[Widths] = []
+    for down, choice in enumerate(problem.choices):
+        at = int(np.searchsorted(choice, widths[down]))
+        if at:
+            steps = np.unique(np.geomspace(1, at, LOWER_WIDTHS).round().astype(np.int64))
+            rows += [_with(widths, down, int(choice[at - step])) for step in steps]
+            owners += [down] * len(steps)
+    return np.array(owners, np.int64), np.array(rows, np.int64)
 
 
 def _down_to_fit(problem: Problem, widths: Widths, place: int) -> Widths | None:

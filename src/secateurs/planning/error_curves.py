@@ -23,8 +23,10 @@ from secateurs.planning.structured_obs import (
     Complexes,
     Reader,
     SpectralReader,
-    removal_order,
+    inverse_of,
+    removal_path,
 )
+from secateurs.planning.structured_obs import RIDGE as RIDGE_OF_ORDERS
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +35,10 @@ SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16)
 
 FEWER_SHARES = (3 / 4, 1 / 2, 1 / 4, 1 / 8)
 """Where measuring takes long."""
+
+FEWEST_SHARES = (1 / 2, 1 / 8)
+"""Where it takes so long that not even every group is measured: what the order foresees says how a
+group's loss grows, and these say how much of that is true."""
 
 RIDGE = 1e-2
 FEW = 4
@@ -69,7 +75,7 @@ class Contraction:
     fold: Ids | None = None
     refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None
     spectra: tuple[Complexes, Complexes] | None = None
-    _inverse: list[Sums] = field(default_factory=list)
+    _inverses: dict[float, Floats] = field(default_factory=dict)
 
     def entries(self, network: Network, group: Group) -> Ids | None:
         """Where a group's channels lie among the inputs, (channels, entries of each), or None."""
@@ -83,6 +89,18 @@ class Contraction:
             return rows
         spread: Ids = rows[:, :, None] * self.taps + np.arange(self.taps)
         return spread.reshape(len(rows), -1)
+
+    @property
+    def covariance(self) -> Floats:
+        """Of its patches, shape (inputs, inputs)."""
+        found: Floats = self.moments.uu[0] / self.moments.rows
+        return found
+
+    def inverse(self, ridge: float) -> Floats:
+        """Of the covariance with this ridge; made once, however many groups are read."""
+        if ridge not in self._inverses:
+            self._inverses[ridge] = inverse_of(self.covariance, ridge)
+        return self._inverses[ridge]
 
     def ablate(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
         """The tensors that change when these inputs go and the rest is refitted."""
@@ -103,12 +121,7 @@ class Contraction:
 
     def _downdate(self, gone: Ids) -> Sums:
         """The refit from one inverse of all inputs: cheap where few of them go."""
-        if not self._inverse:
-            covariance = self.moments.uu[0] / self.moments.rows
-            diagonal = np.arange(len(covariance))
-            covariance[diagonal, diagonal] += RIDGE * self.moments.scale[0]
-            self._inverse.append(np.linalg.inv(covariance))
-        rows = self._inverse[0][gone]
+        rows = self.inverse(RIDGE)[gone]
         found: Sums = self.matrix[0] - rows.T @ np.linalg.solve(rows[:, gone], self.matrix[0][gone])
         found[gone] = 0
         return found
@@ -135,15 +148,17 @@ class Trial:
 
 def orders_of(
     network: Network, contractions: Sequence[Contraction], fallback: Mapping[str, Floats]
-) -> dict[str, Ids]:
-    """Group -> its channels, the first to go first.
+) -> tuple[dict[str, Ids], dict[str, Floats]]:
+    """(group -> its channels, the first to go first; group -> the loss foreseen at every width).
+
+    Nothing is foreseen of a group that no contraction reads by itself.
 
     Args:
         network: as traced.
         contractions: with their sums.
         fallback: scores, by which groups are ordered that no contraction reads by itself.
     """
-    orders = {}
+    orders, foreseen = {}, {}
     for group in network.groups:
         readers = [
             _reader(one, entries)
@@ -151,17 +166,17 @@ def orders_of(
             if (entries := one.entries(network, group)) is not None
         ]
         if readers:
-            orders[group.name] = removal_order(readers, len(group))
+            orders[group.name], foreseen[group.name] = removal_path(readers, len(group))
         else:
             orders[group.name] = np.argsort(fallback[group.name], kind="stable")
-    return orders
+    return orders, foreseen
 
 
 def _reader(one: Contraction, entries: Ids) -> Reader | SpectralReader:
     if one.spectra is not None and entries.shape[1] == 1:
         spectra, kernels = one.spectra
         return SpectralReader(spectra, kernels * np.sqrt(one.importance), entries[:, 0])
-    return Reader(one.moments.uu[0] / one.moments.rows, _weigh(one), entries)
+    return Reader(one.covariance, _weigh(one), entries, one.inverse(RIDGE_OF_ORDERS))
 
 
 def _weigh(one: Contraction) -> Floats:
@@ -213,26 +228,88 @@ class _Changes:
         return changed
 
 
-def curves_from(network: Network, measured: Mapping[str, Mapping[int, float]]) -> dict[str, Floats]:
+def curves_from(
+    network: Network,
+    measured: Mapping[str, Mapping[int, float]],
+    foreseen: Mapping[str, Floats] | None = None,
+) -> dict[str, Floats]:
     """Group -> its loss at every width from 0 to all of its channels, never rising.
 
     Args:
         network: as traced.
         measured: group -> width -> loss.
+        foreseen: group -> the loss that ``orders_of`` foresees at every width, for groups that were
+            measured at fewer than three widths, or not at all; None where all were.
 
     Widths below the least that was measured cost as much as that one and, straight on, more.
     """
+    factors = _factors(network, measured, foreseen or {})
     curves = {}
     for group in network.groups:
-        points = {len(group): 0.0, **measured.get(group.name, {})}
-        widths = np.array(sorted(points))
-        losses = np.array([points[int(width)] for width in widths])
-        losses = np.where(np.isfinite(losses), losses, 1e6)
-        losses = np.maximum.accumulate(np.maximum(losses, 0)[::-1])[::-1]
-        roots = np.interp(np.arange(len(group) + 1), widths, np.sqrt(losses))
-        if len(widths) > 1:
-            slope = np.sqrt(losses[0]) - np.sqrt(losses[1])
-            below = np.maximum(widths[0] - np.arange(len(group) + 1), 0)
-            roots = roots + below * slope / (widths[1] - widths[0])
-        curves[group.name] = np.square(roots)
+        points = measured.get(group.name, {})
+        if group.name in factors:
+            curves[group.name] = _falling(foreseen_by(foreseen, group) * factors[group.name])
+        else:
+            curves[group.name] = _through(points, len(group))
     return curves
+
+
+def foreseen_by(foreseen: Mapping[str, Floats] | None, group: Group) -> Floats:
+    """What was foreseen of a group, nowhere quite nothing but at all of its channels."""
+    found = (foreseen or {})[group.name]
+    least: Floats = np.maximum(found, 1e-9 * max(float(found.max()), 1e-30))
+    least[-1] = 0.0
+    return least
+
+
+def _through(points: Mapping[int, float], channels: int) -> Floats:
+    """A curve through what was measured, the root of the loss straight in between."""
+    points = {channels: 0.0, **points}
+    widths = np.array(sorted(points))
+    losses = _falling(np.array([points[int(width)] for width in widths]))
+    roots = np.interp(np.arange(channels + 1), widths, np.sqrt(losses))
+    if len(widths) > 1:
+        slope = np.sqrt(losses[0]) - np.sqrt(losses[1])
+        below = np.maximum(widths[0] - np.arange(channels + 1), 0)
+        roots = roots + below * slope / (widths[1] - widths[0])
+    return np.square(roots)
+
+
+def _falling(losses: Floats) -> Floats:
+    """By width, never rising, finite."""
+    losses = np.maximum(np.where(np.isfinite(losses), losses, 1e6), 0)
+    falling: Floats = np.maximum.accumulate(losses[::-1])[::-1]
+    return falling
+
+
+def _factors(
+    network: Network, measured: Mapping[str, Mapping[int, float]], foreseen: Mapping[str, Floats]
+) -> dict[str, Floats]:
+    """Group -> what to multiply what was foreseen with at every width.
+
+    Of groups that were measured at one or two widths by those; of others as their neighbours in the
+    network on either side, at the same share of their channels.
+    """
+    shares = np.array(sorted(FEWEST_SHARES))
+    logs: dict[int, Floats] = {}
+    for place, group in enumerate(network.groups):
+        points = measured.get(group.name, {})
+        if group.name not in foreseen or not 0 < len(points) < 3:
+            continue
+        widths = np.array(sorted(points))
+        of = foreseen_by(foreseen, group)[widths]
+        found = np.array([max(points[int(width)], 1e-12) for width in widths])
+        ratios = np.log(np.where(np.isfinite(found), found, 1e6) / np.maximum(of, 1e-30))
+        logs[place] = np.interp(shares, widths / len(group), ratios)
+    factors = {}
+    known = np.array(sorted(logs))
+    for place, group in enumerate(network.groups):
+        if not len(known) or group.name not in foreseen:
+            continue
+        if len(measured.get(group.name, {})) >= 3:
+            continue
+        at = np.array([np.interp(place, known, [logs[k][i] for k in known]) for i in (0, 1)])
+        factors[group.name] = np.exp(
+            np.interp(np.arange(len(group) + 1) / len(group), shares, at)
+        )
+    return factors

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +44,14 @@ class Reader:
         covariance: of its patches, shape (inputs, inputs).
         weights: shape (inputs, outputs), each output scaled by the root of its importance.
         entries: where each channel lies among the inputs, shape (channels, entries of each).
+        inverse: ``inverse_of`` the covariance, where it is known already: a layer that reads a
+            concatenation reads many groups, and one inverse does for all of them.
     """
 
     covariance: Floats
     weights: Floats
     entries: Ids
+    inverse: Floats | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -76,12 +78,7 @@ class SpectralReader:
 def removal_order(
     readers: Sequence[Reader | SpectralReader], channels: int, ridge: float = RIDGE
 ) -> Ids:
-    """The channels of a group, the first to go first.
-
-    Args:
-        readers: all contractions that read them; at least one.
-        channels: how many there are.
-        ridge: added to each covariance's diagonal, relative to its mean.
+    """The channels of a group, the first to go first; see ``removal_path``.
 
     Example:
         >>> same = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -89,21 +86,51 @@ def removal_order(
         >>> removal_order([reader], 3).tolist()[0] in (0, 1)  # the other can stand in for it
         True
     """
+    return removal_path(readers, channels, ridge)[0]
+
+
+def removal_path(
+    readers: Sequence[Reader | SpectralReader], channels: int, ridge: float = RIDGE
+) -> tuple[Ids, Floats]:
+    """(the channels of a group, the first to go first; the errors foreseen at every width).
+
+    Args:
+        readers: all contractions that read them; at least one.
+        channels: how many there are.
+        ridge: added to each covariance's diagonal, relative to its mean.
+
+    Returns:
+        The order, and an array of channels + 1 errors: at a width w, the sum of what each channel
+        that has gone by then cost; 0 at all channels.
+    """
     states = [
         _State.of(reader, ridge) if isinstance(reader, Reader) else _SpectralState.of(reader)
         for reader in readers
     ]
     alive = np.arange(channels)
     order: list[int] = []
-    while len(alive) > 1:
+    errors = np.zeros(channels + 1)
+    while len(alive):
         cost = np.sum([state.costs(alive) for state in states], axis=0)
-        count = max(1, min(channels // PARTS, len(alive) - 1))
+        count = min(max(1, channels // PARTS), max(1, len(alive) - 1))
         going = np.argsort(cost, kind="stable")[:count]
+        left = len(alive)
+        errors[left - count : left] = errors[left] + np.cumsum(cost[going])[::-1]
         order += alive[going].tolist()
-        for state in states:
-            state.remove_(alive[going])
+        if left > 1:
+            for state in states:
+                state.remove_(alive[going])
         alive = np.delete(alive, going)
-    return np.array([*order, *alive.tolist()], np.int64)
+    return np.array(order, np.int64), errors
+
+
+def inverse_of(covariance: Floats, ridge: float) -> Floats:
+    """The inverse of a covariance with a ridge, relative to the mean of its diagonal."""
+    pulled = covariance.copy()
+    diagonal = np.arange(len(pulled))
+    pulled[diagonal, diagonal] += ridge * max(float(pulled.trace()) / len(diagonal), 1e-12)
+    found: Floats = np.linalg.inv(pulled).astype(np.float64)
+    return found
 
 
 @dataclass(eq=False, slots=True)
@@ -117,14 +144,11 @@ class _State:
 
     @classmethod
     def of(cls, reader: Reader, ridge: float) -> _State:
-        covariance = reader.covariance.copy()
-        diagonal = np.arange(len(covariance))
-        covariance[diagonal, diagonal] += ridge * max(
-            float(covariance.trace()) / len(diagonal), 1e-12
-        )
-        inverse: Any = np.linalg.inv(covariance)
-        gone = np.zeros(len(inverse), bool)
-        return cls(inverse, reader.weights.copy(), reader.entries, gone)
+        inverse = inverse_of(reader.covariance, ridge) if reader.inverse is None else reader.inverse
+        # What happens to the group's own rows and columns depends on no others.
+        at = reader.entries.ravel()
+        own = np.arange(at.size).reshape(reader.entries.shape)
+        return cls(inverse[np.ix_(at, at)], reader.weights[at], own, np.zeros(at.size, bool))
 
     def costs(self, channels: Ids) -> Floats:
         at = self.entries[channels]

@@ -22,22 +22,47 @@ from secateurs.channels.network import Group, Network
 Floats = NDArray[np.float64]
 UNITS = ("channels", "params", "macs", "bytes")
 
+Terms = tuple[tuple[float, tuple[int, ...]], ...]
+"""(units, the groups whose shares of them stay, multiplied), to be summed."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Polynomial:
-    """Products of axis lengths, each a sum of products of the groups' shares that stay."""
+    """Products of axis lengths, each a sum of products of the groups' shares that stay.
+
+    A concatenation's length is a sum over all groups in it, so what is linear is one matrix product
+    for all lengths; what multiplies shares (a grid) is added term by term.
+    """
 
     constants: Floats
     factors: Ids
-    lengths: tuple[tuple[tuple[float, tuple[int, ...]], ...], ...]
+    fixed: Floats
+    linear: Floats
+    products: tuple[tuple[int, float, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(
+        cls, constants: Floats, factors: Ids, lengths: Sequence[Terms], groups: int
+    ) -> _Polynomial:
+        """From each length's terms; ``factors`` count the lengths, and one more that is 1."""
+        fixed, linear = np.zeros(len(lengths) + 1), np.zeros((groups, len(lengths) + 1))
+        fixed[-1] = 1
+        products = []
+        for place, terms in enumerate(lengths):
+            for count, of in terms:
+                if not of:
+                    fixed[place] += count
+                elif len(of) == 1:
+                    linear[of[0], place] += count
+                else:
+                    products.append((place, count, of))
+        return cls(constants, factors, fixed, linear, tuple(products))
 
     def values(self, shares: Floats) -> Floats:
         """Summed over the products; ``shares`` (choices, groups) -> (choices,)."""
-        sizes = np.ones((len(shares), len(self.lengths) + 1))
-        for place, terms in enumerate(self.lengths):
-            sizes[:, place] = sum(
-                count * shares[:, list(groups)].prod(axis=1) for count, groups in terms
-            )
+        sizes = shares @ self.linear + self.fixed
+        for place, count, of in self.products:
+            sizes[:, place] += count * shares[:, list(of)].prod(axis=1)
         total: Floats = sizes[:, self.factors].prod(axis=2) @ self.constants
         return total
 
@@ -60,8 +85,8 @@ class WidthCosts:
         rows = np.concatenate([self._pad_rows(network.lone_channels), network.grid_cells])
         self._polynomials = {
             # One product of one factor: the places of all widths that stay.
-            "channels": _Polynomial(
-                np.ones(1), np.zeros((1, 1), np.int64), (self._terms_of(rows),)
+            "channels": _Polynomial.of(
+                np.ones(1), np.zeros((1, 1), np.int64), [self._terms_of(rows)], len(self.full)
             ),
             "params": self._of(t.size for t in tensors if t.is_parameter),
             "macs": self._of(contraction.macs for contraction in network.contractions),
@@ -80,7 +105,7 @@ class WidthCosts:
 
     def _of(self, products: Iterable[Product]) -> _Polynomial:
         numbers: dict[int, int] = {}
-        lengths: list[tuple[tuple[float, tuple[int, ...]], ...]] = []
+        lengths: list[Terms] = []
         rows: list[tuple[int, list[int]]] = []
         for product in products:
             places = []
@@ -95,9 +120,9 @@ class WidthCosts:
         for row, (_, places) in enumerate(rows):
             factors[row, : len(places)] = places
         constants = np.array([constant for constant, _ in rows], np.float64)
-        return _Polynomial(constants, factors, tuple(lengths))
+        return _Polynomial.of(constants, factors, lengths, len(self.full))
 
-    def _terms(self, axis: Ids) -> tuple[tuple[float, tuple[int, ...]], ...]:
+    def _terms(self, axis: Ids) -> Terms:
         """(units, the groups whose shares of them stay), by which groups an axis's units need."""
         return self._terms_of(self._atoms[axis])
 
@@ -107,7 +132,7 @@ class WidthCosts:
         rows[:, 0] = channels
         return rows
 
-    def _terms_of(self, atoms: Ids) -> tuple[tuple[float, tuple[int, ...]], ...]:
+    def _terms_of(self, atoms: Ids) -> Terms:
         """The same of rows of atoms that are needed."""
         owners = np.where(atoms == ALWAYS, -1, self._owner[atoms])
         kinds, counts = np.unique(np.sort(owners, axis=1), axis=0, return_counts=True)

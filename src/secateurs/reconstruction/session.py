@@ -24,6 +24,7 @@ from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_, report_of
 from secateurs.planning.error_curves import (
     FEWER_SHARES,
+    FEWEST_SHARES,
     SHARES,
     Contraction,
     Trial,
@@ -40,7 +41,14 @@ Floats = NDArray[np.float64]
 Orders = Mapping[str, NDArray[np.int64]]
 
 MACS_FOR_CURVES = 6e11
-"""What measuring curves may take: about a minute of one core. Beyond, fewer images and widths."""
+"""What measuring curves may take: about half a minute of one core. Beyond, fewer images and
+widths."""
+
+MOST_FOR_CURVES = 3 * MACS_FOR_CURVES
+"""What it may take with the least images and widths. Beyond, not every group is measured."""
+
+SUFFIX = 0.5
+"""Of a pass that a trial takes on average: it begins where its group is first read."""
 
 LEAST_TO_JUDGE = 16
 ANEW = ", moments anew"
@@ -154,30 +162,53 @@ def measure_curves(
     network = dense.work_network
     fit = dense.calibration.fit
     contractions = dense.framework.contractions_of(network, fit, dense.kind, seed)
+    foreseen: Mapping[str, Floats] = {}
     if orders is None:
-        orders = orders_of(network, contractions, scores())
-    judging, trials = _trials(dense, contractions, orders)
+        orders, foreseen = orders_of(network, contractions, scores())
+    judging, trials = _trials(dense, contractions, orders, foreseen)
     found = dense.framework.judged_trials(network, judging, trials, dense.kind)
     measured: dict[str, dict[int, float]] = {}
     for trial, fidelity in zip(trials, found, strict=True):
         measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
-    losses = curves_from(network, measured)
+    losses = curves_from(network, measured, foreseen)
     return Curves(orders, losses, dense.kind, len(judging), time.perf_counter() - start)
 
 
 def _trials(
-    dense: Dense, contractions: Sequence[Contraction], orders: Orders
+    dense: Dense,
+    contractions: Sequence[Contraction],
+    orders: Orders,
+    foreseen: Mapping[str, Floats],
 ) -> tuple[CalibrationBatch, list[Trial]]:
     """(images to judge by, trials), within what measuring may take."""
     network = dense.work_network
     judging = dense.calibration.curves
-    cost = max(1, network.macs()) / max(1, _images_in(dense.example))
+    cost = SUFFIX * max(1, network.macs()) / max(1, _images_in(dense.example))
+    affordable = 0
     for shares in (SHARES, FEWER_SHARES):
         trials = list(trials_of(network, contractions, orders, shares))
         affordable = int(MACS_FOR_CURVES / (cost * max(1, len(trials))))
         if affordable >= min(4 * LEAST_TO_JUDGE, len(judging)):
             break
+    most = int(MOST_FOR_CURVES / (cost * LEAST_TO_JUDGE))
+    if len(trials) > most:
+        trials = list(trials_of(network, contractions, orders, FEWEST_SHARES))
+        trials = _some(network, trials, foreseen, most)
     return judging.rows(slice(0, max(LEAST_TO_JUDGE, affordable))), trials
+
+
+def _some(
+    network: Network, trials: Sequence[Trial], foreseen: Mapping[str, Floats], most: int
+) -> list[Trial]:
+    """Trials of groups all along the network, and of all of which nothing is foreseen.
+
+    Every so many groups, an odd number: blocks repeat, and an even one could meet the same layer of
+    each.
+    """
+    every = max(1, -(-len(trials) // max(1, most)))
+    every += 1 - every % 2
+    chosen = {group.name for group in network.groups[::every]}
+    return [one for one in trials if one.group in chosen or one.group not in foreseen]
 
 
 def _images_in(example: Any) -> int:
