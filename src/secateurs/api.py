@@ -68,7 +68,7 @@ from secateurs.reconstruction.pruner import (
     repair_model,
 )
 from secateurs.reconstruction.trade_off import SHARES, Frontier, find_frontier
-from secateurs.settings.pruning import Pruning, Rewind
+from secateurs.settings.pruning import Allocation, Pruning, Rewind
 from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
 from secateurs.study.run import Iterated, run_study
@@ -697,6 +697,7 @@ def iterate(
     train_step: Callable[[Any, Any], Any] | None = None,
     evaluate: Callable[[Any], float] | None = None,
     scope: Scope = "group",
+    allocation: Allocation = "scope",
     floor: float = 0.1,
     multiple: int | None = None,
     skip: Sequence[str] = (),
@@ -715,7 +716,7 @@ def iterate(
         model: the dense model; unchanged.
         train, validation, test: a ``secateurs.data.Split``; arrays (images, labels from 0); or
             such pairs, one a batch: a list, a DataLoader.
-        step, criterion, scope, floor, multiple, skip, rewind, until_recovered, repair,
+        step, criterion, scope, allocation, floor, multiple, skip, rewind, until_recovered, repair,
             calibration_batches, measure_speed: of each round; see ``Pruning``.
         training, stop: how to train, and when to end. A compiled Keras model keeps its optimizer.
         directory, fresh: keeps the study, and goes on with one there unless ``fresh``; a

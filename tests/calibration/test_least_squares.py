@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from secateurs.calibration.least_squares import Moments, choose_ridge, refit, solve
+from secateurs.calibration import least_squares
+from secateurs.calibration.least_squares import Moments, Solver, choose_ridge, refit, solve
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import Rows, refit_wide
 
@@ -75,6 +76,21 @@ def test_a_layer_is_never_made_worse_on_rows_held_out():
             np.testing.assert_array_equal(found.weights, 0)
 
 
+def test_a_large_layer_is_fitted_alike(monkeypatch):
+    """Where the ridge is chosen in single precision and by some outputs alone."""
+    u, y, weights = rows(120, inputs=8, outputs=12)
+    present = weights + 0.3 * RNG.standard_normal(weights.shape)
+    fit, held = Moments.of(u[:, :40], y[:, :40]), Moments.of(u[:, 40:], y[:, 40:])
+    plain = refit(fit, held, present)
+    monkeypatch.setattr(least_squares, "LARGE", 1)
+    monkeypatch.setattr(least_squares, "OUTPUTS_TO_CHOOSE_BY", 5)
+    found = refit(fit, held, present)
+    expected = by_hand(u[0], y[0], present[0], found.ridge)
+    np.testing.assert_allclose(found.weights[0], expected, rtol=1e-8, atol=1e-10)
+    assert plain.after <= found.after < 1.1 * plain.after
+    assert found.before == plain.before
+
+
 def test_a_singular_covariance_is_no_obstacle():
     u = np.repeat(RNG.standard_normal((1, 40, 1)), 3, axis=2)  # three inputs that are the same
     found = solve(Moments.of(u, u[:, :, :1] * 6), np.zeros((1, 3, 1)), 1e-9)
@@ -128,10 +144,10 @@ def test_what_is_below_zero_in_both_is_left_alone():
     y = u[:, :1] * 3
     y = np.where(y < 0, y * 50, y)  # wild where nobody sees it
     moments = Moments.of(u[None], y[None])
-    present = np.zeros((1, 4, 1))
-    start = solve(moments, present, 1e-6)
+    solver = Solver(moments, np.zeros((1, 4, 1)), 1e-6)
+    start = solver(moments.uy)
     rectified = Rectified(u, y, np.ones(1), np.zeros(1))
-    weights, intercept = rectified.refine(moments, present, start, 1e-6)
+    weights, intercept = rectified.refine(moments, start, solver)
 
     def seen(z, b):
         return np.square(np.maximum(u @ z[0] + b, 0) - np.maximum(y, 0)).mean()

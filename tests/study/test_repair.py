@@ -6,7 +6,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import secateurs as sec
+from secateurs.channels.cut import Cut
 from secateurs.study.round_cutter import repairs
+from secateurs.study.rounds import plan_round_by_curves
 
 X, Y = load_digits(return_X_y=True)
 X, Y = (X.reshape(-1, 1, 8, 8) / 8 - 0.6).astype(np.float32), Y.astype(np.int64)
@@ -27,26 +29,65 @@ class Net(nn.Module):
 
 def after_cuts(**pruning):
     """Validation accuracy just after each cut of a study without fine-tuning to speak of."""
+    return [record["accuracy"] for record in study(**pruning).history.of("prune")]
+
+
+def study(stop=None, **pruning):
     torch.manual_seed(0)
-    result = sec.iterate(
+    return sec.iterate(
         Net(),
         TRAIN,
         VALIDATION,
-        step=0.3,
         training=sec.Training(
             batches=200, batch_size=64, optimizer="adamw", learning_rate=5e-3, fine_tune_batches=1
         ),
-        stop=sec.Stop(rounds=2, tolerance=None),
+        stop=stop or sec.Stop(rounds=2, tolerance=None),
         measure_speed=False,
         calibration_batches=6,
-        **pruning,
+        **{"step": 0.3, **pruning},
     )
-    return [record["accuracy"] for record in result.history.of("prune")]
 
 
 def test_a_repaired_cut_needs_less_training():
     repaired, dropped = after_cuts(repair=True), after_cuts()
     assert repaired[0] > dropped[0] + 0.2
+
+
+def test_a_round_that_repair_recovers_is_not_trained():
+    stop = sec.Stop(rounds=2, tolerance=0.1)
+    result = study(stop, repair=True, allocation="curves")
+    history = result.history
+    recovered = list(history.of("recovered"))
+    assert [record["round"] for record in recovered] == [1, 2]
+    assert {record["batch"] for record in recovered} == {200}  # those of the dense model
+    dense = history.of("stop")[0]["dense_accuracy"]
+    assert all(record["accuracy"] >= dense - 0.1 for record in recovered)
+    assert history.of("stop")[0]["best_round"] == 2
+    # Where repair brings back too little, the round is trained.
+    strict = study(sec.Stop(rounds=1, tolerance=0), repair=True, allocation="curves", step=0.8)
+    assert not list(strict.history.of("recovered"))
+    assert strict.history.of("train")[-1]["batch"] == 201
+
+
+def test_curves_spare_what_is_needed_and_stop_at_the_budget():
+    network = sec.trace(Net(), X[:1])
+    first, second = (group.name for group in network.groups)
+    orders = {first: np.arange(16)[::-1], second: np.arange(24)}
+    losses = {first: np.linspace(100, 0, 17), second: np.linspace(0.1, 0, 25)}
+    pruning = sec.Pruning(step=0.25, floor=0.25)
+    cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), {})
+    assert network.cost(cut).channels == 30
+    assert list(cut.channels) == [second]
+    assert list(cut.channels[second].removed) == list(range(10))
+    # A floor is of the dense model; then the other group's turn comes, last in its order first.
+    deep = sec.Pruning(step=0.6, floor=0.25)
+    cut = plan_round_by_curves(network, orders, losses, deep, Cut(), {})
+    assert len(cut.channels[second].removed) == 18
+    assert 15 in cut.channels[first].removed
+    # The last round goes no further than the budget.
+    macs = network.macs()
+    cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), {"macs": 0.9 * macs})
+    assert 0.8 * macs < network.cost(cut).macs <= 0.9 * macs
 
 
 def test_with_rewound_weights_nothing_is_repaired():

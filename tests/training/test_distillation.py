@@ -6,7 +6,7 @@ import pytest
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
 from secateurs.training import distillation
-from secateurs.training.distillation import Effort, Judge, lesson_of, one_cycle, train
+from secateurs.training.distillation import Effort, Judge, harms, lesson_of, one_cycle, train
 from secateurs.training.feed import Augmentation
 
 
@@ -64,6 +64,24 @@ def test_a_student_that_goes_astray_is_not(way):
     found, _ = taught(small, way)
     assert found.model is small
     assert not found.kept
+
+
+HARD = np.random.default_rng(0).exponential(size=64)
+"""Some images are hard for every model: far more so than models differ."""
+
+
+@pytest.mark.parametrize(
+    ("change", "harmful"),
+    [
+        (np.full(64, -0.01), False),
+        (np.full(64, 0.01), True),  # a little worse, on every image
+        (np.where(np.arange(64) == 7, 3.0, -0.03), False),  # worse by one image alone
+        (np.where(np.arange(64) % 4 == 0, 0.9, -0.03), True),  # much worse on a quarter
+        (np.where(np.arange(64) == 7, np.inf, -0.03), True),
+    ],
+)
+def test_one_image_does_not_decide_and_harm_is_seen(change, harmful):
+    assert harms(HARD, HARD + change) == harmful
 
 
 def test_a_model_that_loses_nothing_is_left_alone():

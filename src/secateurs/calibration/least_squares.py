@@ -34,6 +34,12 @@ RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 
 _FIRST_RIDGE = 5
 
+LARGE = 2**18
+"""Weights from which on the ridge is chosen in single precision and by some outputs alone; what is
+chosen is then fitted in double, for all."""
+
+OUTPUTS_TO_CHOOSE_BY = 64
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
@@ -104,6 +110,23 @@ class Moments:
             self.yy,
         )
 
+    def of_outputs(self, chosen: NDArray[np.int64]) -> Moments:
+        """Of these outputs alone."""
+        return Moments(
+            self.rows,
+            self.mean_u,
+            self.mean_y[:, chosen],
+            self.uu,
+            self.uy[:, :, chosen],
+            self.yy[:, chosen],
+        )
+
+    def in_single_precision(self) -> Moments:
+        """The same in 32 bits a number."""
+        parts = (self.mean_u, self.mean_y, self.uu, self.uy, self.yy)
+        numbers: list[Any] = [part.astype(np.float32) for part in parts]
+        return Moments(self.rows, *numbers)
+
     @property
     def scale(self) -> Sums:
         """The mean variance of an input, for each group; never zero."""
@@ -142,31 +165,63 @@ def solve(moments: Moments, weights: Sums, ridge: float) -> Sums:
         >>> solve(Moments.of(u, 3 * u), np.zeros((1, 1, 1)), 1e-9).round(6)
         array([[[3.]]])
     """
-    covariance = moments.uu / moments.rows
-    residual = moments.uy / moments.rows - covariance @ weights
-    diagonal = np.arange(covariance.shape[1])
-    for power in range(8):
-        pulled = covariance.copy()
-        pulled[:, diagonal, diagonal] += (ridge * 10.0**power * moments.scale)[:, None]
-        change = _solve(pulled, residual)
-        if change is not None and np.isfinite(change).all():
-            found: Sums = weights + change
-            return found
-    return weights
+    return Solver(moments, weights, ridge)(moments.uy)
 
 
-def _solve(matrices: Sums, right: Sums) -> Sums | None:
-    """The solution of each group's equations; None where a matrix is not positive definite."""
+class Solver:
+    """``solve`` for any number of targets of the same patches: their matrix is factored once.
+
+    Args:
+        moments: of the patches; in their precision it is solved.
+        weights: what the weights are now.
+        ridge: how strong the pull is.
+    """
+
+    def __init__(self, moments: Moments, weights: Sums, ridge: float) -> None:
+        covariance = moments.uu / np.asarray(moments.rows, moments.uu.dtype)
+        self._rows = moments.rows
+        self._weights = weights
+        self._present = covariance @ weights
+        diagonal = np.arange(covariance.shape[1])
+        added = 0.0
+        self._solve: Callable[[Sums], Sums] | None = None
+        for power in range(8):
+            wanted = ridge * 10.0**power
+            covariance[:, diagonal, diagonal] += ((wanted - added) * moments.scale)[:, None]
+            added = wanted
+            self._solve = _factor(covariance)
+            if self._solve is not None:
+                break
+
+    def __call__(self, uy: Sums) -> Sums:
+        """The weights of least error for these sums of products with the targets."""
+        if self._solve is None:
+            return self._weights
+        change = self._solve(uy / np.asarray(self._rows, uy.dtype) - self._present)
+        if not np.isfinite(change).all():
+            return self._weights
+        found: Sums = self._weights + change
+        return found
+
+
+def _factor(matrices: Sums) -> Callable[[Sums], Sums] | None:
+    """What solves each group's equations; None where a matrix is not positive definite."""
     try:
-        if len(matrices) == 1:
-            factor = cho_factor(matrices[0], lower=True, check_finite=False)
-            solution: Sums = cho_solve(factor, right[0], check_finite=False)[None]
-            return solution
-        np.linalg.cholesky(matrices)
-        solutions: Sums = np.linalg.solve(matrices, right).astype(np.float64)
-        return solutions
+        if len(matrices) > 1:
+            np.linalg.cholesky(matrices)
+            kept = matrices.copy()
+            return lambda right: np.asarray(np.linalg.solve(kept, right))
+        factor = cho_factor(matrices[0], lower=True, check_finite=False)
     except (LinAlgError, np.linalg.LinAlgError, ValueError):
         return None
+    if not np.isfinite(factor[0].diagonal()).all():
+        return None
+
+    def solved(right: Sums) -> Sums:
+        solution: Sums = cho_solve(factor, right[0], check_finite=False)[None]
+        return solution
+
+    return solved
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -179,6 +234,7 @@ class Refit:
         ridge: what the held-out rows chose; NaN where the weights are as they were.
         before: the error on held-out rows with the old weights, relative to the spread of y.
         after: with the new ones; never above ``before``.
+        solver: that found the weights from all rows; None where they are as they were.
     """
 
     weights: Sums
@@ -186,6 +242,7 @@ class Refit:
     ridge: float
     before: float
     after: float
+    solver: Solver | None = None
 
 
 def refit(
@@ -219,12 +276,40 @@ def refit(
 
     size = max(float((held.yy / held.rows * share).sum()), 1e-300)
     before = error(weights)
-    ridge, after = choose_ridge(lambda ridge: error(solve(fit, weights, ridge)))
+    ridge, candidate = _best_on_held(fit, held, weights, share)
+    after = error(candidate)
     if not after < before:
         as_it_is = everything.intercept(weights)
         return Refit(weights, as_it_is, float("nan"), before / size, before / size)
-    solved = solve(everything, weights, ridge)
-    return Refit(solved, everything.intercept(solved), ridge, before / size, after / size)
+    solver = Solver(everything, weights, ridge)
+    solved = solver(everything.uy)
+    intercept = everything.intercept(solved)
+    return Refit(solved, intercept, ridge, before / size, after / size, solver)
+
+
+def _best_on_held(fit: Moments, held: Moments, weights: Sums, share: Sums) -> tuple[float, Sums]:
+    """(the ridge of least error on the rows held out, what it gives on the rows to fit)."""
+    some, judging, present = fit, held, weights
+    if weights.size >= LARGE and len(weights) == 1:
+        chosen = _outputs_to_choose_by(held.yy[0] * share[0])
+        fit, weights = fit.in_single_precision(), weights.astype(np.float32)
+        some, judging = fit.of_outputs(chosen), held.in_single_precision().of_outputs(chosen)
+        present, share = weights[:, :, chosen], share[:, chosen]
+
+    def error(ridge: float) -> float:
+        candidate = solve(some, present, ridge)
+        return float((judging.error(candidate, some.intercept(candidate)) * share).sum())
+
+    ridge, _ = choose_ridge(error)
+    return ridge, solve(fit, weights, ridge).astype(np.float64)
+
+
+def _outputs_to_choose_by(size: Sums) -> NDArray[np.int64]:
+    """Some outputs of every size, evenly drawn from the largest to the smallest."""
+    order = np.argsort(-size, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(len(order), OUTPUTS_TO_CHOOSE_BY))
+    found: NDArray[np.int64] = np.sort(order[places.round().astype(np.int64)])
+    return found
 
 
 def choose_ridge(error: Callable[[float], float]) -> tuple[float, float]:

@@ -175,6 +175,8 @@ class RoundTable(Watcher):
         elif kind == "tournament":
             self._round_ended(None)
             self._out.print(f"auto, round {record['round']}: {record['reason']}", markup=False)
+        elif kind == "recovered":
+            self._out.print(f"round {record['round']}: recovered by repair", markup=False)
         else:
             self._round_ended(record if kind == "speed" else None)
             self._cut = record if kind == "prune" else self._cut

@@ -309,7 +309,5 @@ def _factors(
         if len(measured.get(group.name, {})) >= 3:
             continue
         at = np.array([np.interp(place, known, [logs[k][i] for k in known]) for i in (0, 1)])
-        factors[group.name] = np.exp(
-            np.interp(np.arange(len(group) + 1) / len(group), shares, at)
-        )
+        factors[group.name] = np.exp(np.interp(np.arange(len(group) + 1) / len(group), shares, at))
     return factors

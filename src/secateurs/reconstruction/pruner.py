@@ -6,7 +6,7 @@ What does not depend on a budget is made once (``Pruner.of``); a cut then takes 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -58,6 +58,9 @@ WITHOUT_IMAGES = "l1"
 
 REPAIR_GIVES_BACK = 3.0
 """Curves foresee up to so many times what a cut loses once all of it is repaired in step."""
+
+MOST_HALVINGS = 4
+"""Of a budget, whose cuts are candidates for it too."""
 
 DECIDING = ("scope", "threshold", "sensitivity")
 """What says by itself how far each group is cut."""
@@ -218,12 +221,12 @@ class Pruner:
         even: Budget | None = None,
         **planning: Any,
     ) -> tuple[Any, Cut]:
-        """(the small model, its cut): within a budget, or within half of it if that is nearer.
+        """(the small model, its cut): within a budget, or within a half or less if that is nearer.
 
         Curves are of one group at a time. Where several cut groups lose much more together than the
         sum of their curves, a smaller cut that takes its channels elsewhere can lose less; it is
         made as well where what was lost makes that likely, and kept where it is surely nearer to
-        the dense model on the images held out.
+        the dense model on the images held out; then half of it is looked at in the same way.
 
         Args:
             budget: what may remain.
@@ -235,24 +238,26 @@ class Pruner:
         cut = self.plan(budget, **planning)
         small = self.make(cut, repair=repair, distil=distil, even=even)
         # Curves foresee what is left after a refit: they say nothing of a cut that gets none.
-        smaller = self._smaller(budget, planning) if repair else None
-        if smaller is None or not self._may_be_nearer(smaller, small):
-            return small, cut
-        other = self.make(smaller, repair=repair, distil=distil, even=even)
-        if _fidelity_of(other).is_surely_below(_fidelity_of(small)):
-            return other, smaller
+        for smaller in self._smaller_cuts(budget, planning) if repair else ():
+            if not self._may_be_nearer(smaller, small):
+                break
+            other = self.make(smaller, repair=repair, distil=distil, even=even)
+            if not _fidelity_of(other).is_surely_below(_fidelity_of(small)):
+                break
+            small, cut = other, smaller
         return small, cut
 
-    def _smaller(self, budget: Budget, planning: Mapping[str, Any]) -> Cut | None:
-        """The cut within half of each limit; None where limits are of time or none meets them."""
+    def _smaller_cuts(self, budget: Budget, planning: Mapping[str, Any]) -> Iterator[Cut]:
+        """The cuts within a half of each limit, a quarter, and so on, as long as there are any."""
         if any(name not in PRICED for name in budget.limits):
-            return None
+            return  # limits of time: another plan would have to be timed
         limits = budget.absolute_for(self.network)
-        try:
-            half = Budget.from_absolute({name: limit / 2 for name, limit in limits.items()})
-            return self.plan(half, **planning)
-        except BudgetError:
-            return None
+        for halvings in range(1, MOST_HALVINGS + 1):
+            part = {name: limit / 2**halvings for name, limit in limits.items()}
+            try:
+                yield self.plan(Budget.from_absolute(part), **planning)
+            except BudgetError:
+                return
 
     def _may_be_nearer(self, smaller: Cut, small: Any) -> bool:
         lost = _fidelity_of(small)
@@ -375,9 +380,9 @@ def _distilled(
         outputs=dense.kind,
         augmentation=distil.augmentation,
     )
-    stage = Stage("distilled", dense.fidelity(trained.model), time.perf_counter() - start)
-    told = report.with_stage(stage)
-    if told.kept == stage.name:
+    stage = Stage("distilled", dense.fidelity(trained.trained), time.perf_counter() - start)
+    told = report.with_stage(stage, keeps=trained.kept)
+    if trained.kept:
         dense.framework.copy_weights_(trained.model, model)
         told = replace(told, second_domain=dense.elsewhere(model))
     return told
@@ -604,6 +609,24 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     return make_faithful(
         opened, small, alive, repair=True, distil=request.distil, seed=request.seed
     )
+
+
+def curves_of(network: Network, images: Any, seed: int) -> Curves:
+    """The order in which a network's channels go, and what each width costs: see ``Pruner.of``.
+
+    Args:
+        network: its model is not changed.
+        images: training or calibration batches; labels are not looked at.
+        seed: of splits and draws.
+    """
+    source: Any = network.source
+    checked = list(iterate_batches(images, _example(network), "curves", labels=False))
+    dense = open_dense(source.model, network, checked, Request(seed=seed))
+
+    def fallback() -> Scores:
+        return scoring.score(dense.work_network, FALLBACK, seed=seed)
+
+    return measure_curves(dense, scores=fallback, seed=seed)
 
 
 def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int) -> FidelityReport:

@@ -8,12 +8,12 @@ solved again, a few times over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.least_squares import Array, Moments, Sums, solve
+from secateurs.calibration.least_squares import Array, Moments, Solver, Sums
 
 ROUNDS = 3
 
@@ -34,20 +34,15 @@ class Rectified:
     scale: Array
     shift: Array
 
-    def refine(
-        self, moments: Moments, present: Sums, start: Sums, ridge: float
-    ) -> tuple[Sums, Sums]:
+    def refine(self, moments: Moments, start: Sums, solver: Solver) -> tuple[Sums, Sums]:
         """(weights, intercept) with the targets relaxed.
 
         Args:
             moments: of these rows.
-            present: what the weights were, shape (1, inputs, outputs); the ridge pulls there.
-            start: what plain least squares gave.
-            ridge: as chosen for those.
+            start: what plain least squares gave, shape (1, inputs, outputs).
+            solver: that gave it.
         """
         kind = self.u.dtype
-        mean_u = moments.mean_u[0].astype(kind)
-        centred = self.u - mean_u
         weights, intercept = start, moments.intercept(start)
         quiet = np.abs(self.scale) < 1e-3
         zero = -self.shift / np.where(quiet, np.inf, self.scale)
@@ -56,18 +51,15 @@ class Rectified:
             given = self.u @ weights[0].astype(kind) + intercept[0].astype(kind)
             is_off = self.scale * given + self.shift < 0
             target = np.where(is_on, self.y, np.where(is_off, given, zero))
-            weights, intercept = self._solved(moments, centred, target, present, ridge)
+            weights, intercept = self._solved(moments, self.u, target, solver)
         return weights, intercept
 
     @staticmethod
-    def _solved(
-        moments: Moments, centred: Array, target: Array, present: Sums, ridge: float
-    ) -> tuple[Sums, Sums]:
+    def _solved(moments: Moments, u: Array, target: Array, solver: Solver) -> tuple[Sums, Sums]:
         mean: NDArray[np.float64] = target.mean(axis=0, dtype=np.float64)
-        products = (centred.T @ (target - mean.astype(target.dtype))).astype(np.float64)
-        scaled = products * (moments.rows / len(centred))
-        relaxed = Moments(
-            moments.rows, moments.mean_u, mean[None], moments.uu, scaled[None], moments.yy
-        )
-        weights = solve(relaxed, present, ridge)
+        # Deviations of the targets sum up to zero, so that those of the patches are not needed.
+        products = (u.T @ (target - mean.astype(target.dtype))).astype(np.float64)
+        scaled = products * (moments.rows / len(u))
+        weights = solver(scaled[None])
+        relaxed = replace(moments, mean_y=mean[None])
         return weights, relaxed.intercept(weights)

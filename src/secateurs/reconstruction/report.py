@@ -62,10 +62,9 @@ class FidelityReport:
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)
 
-    def with_stage(self, stage: Stage) -> FidelityReport:
-        """With one more step, which is kept if it is the most faithful."""
-        better = stage.fidelity.distance < self.fidelity.distance
-        return replace(self, stages=(*self.stages, stage), kept=stage.name if better else self.kept)
+    def with_stage(self, stage: Stage, *, keeps: bool) -> FidelityReport:
+        """With one more step, the weights of which the model has or has not."""
+        return replace(self, stages=(*self.stages, stage), kept=stage.name if keeps else self.kept)
 
     @property
     def trust(self) -> str:

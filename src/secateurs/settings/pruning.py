@@ -10,6 +10,7 @@ from secateurs.planning.removal_order import Scope
 from secateurs.settings.base import Count, Settings, Share
 
 Rewind = Literal["weights", "learning-rate", "lottery"]
+Allocation = Literal["scope", "curves"]
 
 
 class Pruning(Settings):
@@ -21,6 +22,10 @@ class Pruning(Settings):
         scope: Whether to take the same share from every group, or the lowest scores in the whole
             network. A group too narrow to lose a whole channel to a round is spared until the
             others have come down to it, which is where accuracy is best kept.
+        allocation: How far each group is cut: as the scope says; or by curves, which say what it
+            loses at each width, measured anew in each round on the calibration batches. The channels
+            that the fit of those that stay can best make up for then go first, whatever the
+            criterion; the share is of what the budget limits, or of the channels.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
         multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
@@ -31,7 +36,8 @@ class Pruning(Settings):
             or all of dense training again, from the initial weights (lottery).
         until_recovered: End a round's fine-tuning at its first evaluation within the tolerance.
         repair: After each cut, fit the weights that stay to what the model gave before it, on the
-            calibration batches; not where the survivors' weights are rewound.
+            calibration batches; not where the survivors' weights are rewound. A round that this
+            alone brings back within the tolerance is not fine-tuned.
         calibration_batches: Training batches shown to a criterion that needs data, and to repair.
         measure_speed: Measure images a second after each round, beside the dense model's.
 
@@ -41,6 +47,7 @@ class Pruning(Settings):
     step: Share = 0.05
     criterion: str = "l1"
     scope: Scope = "group"
+    allocation: Allocation = "scope"
     floor: Annotated[float, Field(gt=0)] = 0.1
     multiple: Count | None = None
     skip: tuple[str, ...] = ()

@@ -14,6 +14,8 @@ figures and reports are drawn from nothing else:
 - ``prune``: batch, round, removed (channels, this round), channels, params, macs, bytes, widths,
   accuracy (validation, after the cut, before fine-tuning), max_difference, tolerance, inexact
   [text, ...]
+- ``recovered``: batch, round, accuracy (validation), by ("repair"); of a round that needs no
+  training
 - ``speed``: round, images_per_second, dense_images_per_second, ratio, low, high, batch_size,
   device, threads
 - ``stop``: round, batch, reason, best_round, accuracy, dense_accuracy (both validation),

@@ -114,6 +114,37 @@ class Loop:
 
     def _fine_tune(self) -> None:
         session = self._session
+        if not self._is_recovered_by_repair():
+            self._train_round()
+        session.restore_best()
+        self._judge_round()
+        if self._configuration.pruning.measure_speed and session.best is not None:
+            self._measure_speed()
+        session.checkpoint()
+
+    def _is_recovered_by_repair(self) -> bool:
+        """Whether a round needs no training: repair alone brought it back within the tolerance."""
+        session, pruning = self._session, self._configuration.pruning
+        if not repairs(pruning) or pruning.rewind or self._goal is None or session.position.done:
+            return False
+        try:
+            accuracy = self._trainer.evaluate()
+        except DivergedError:
+            return False  # training may yet mend it, or says what is the matter
+        if accuracy < self._goal:
+            return False
+        session.record(
+            "recovered",
+            round=session.position.round,
+            batch=session.position.batch,
+            accuracy=accuracy,
+            by="repair",
+        )
+        return True
+
+    def _train_round(self) -> None:
+        """Fine-tune what a cut left; training that comes to nothing ends the study."""
+        session = self._session
         goal = self._goal if self._configuration.pruning.until_recovered else None
         if self._configuration.training.distillation:
             session.learner.follow(session.fetch("dense"))
@@ -125,11 +156,6 @@ class Loop:
             session.move(ending=f"round {session.position.round}: {error}".rstrip("."))
             # The model at hand is the one that came to nothing.
             session.learner.restore(session.best or session.fetch_result())
-        session.restore_best()
-        self._judge_round()
-        if self._configuration.pruning.measure_speed and session.best is not None:
-            self._measure_speed()
-        session.checkpoint()
 
     def _judge_round(self) -> None:
         """Whether the round recovered, and what that makes of the study's result."""

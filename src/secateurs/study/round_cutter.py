@@ -12,11 +12,11 @@ from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for
-from secateurs.reconstruction.pruner import repair_after_
+from secateurs.reconstruction.pruner import curves_of, repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
 from secateurs.study.position import Stage
-from secateurs.study.rounds import plan_round
+from secateurs.study.rounds import plan_round, plan_round_by_curves
 from secateurs.study.session import Session
 from secateurs.study.training_schedule import TrainingSchedule
 
@@ -53,6 +53,15 @@ class RoundCutter:
     def _plan(self, network: Network, limits: Mapping[str, float]) -> Cut:
         session, pruning = self._session, self._configuration.pruning
         so_far = session.learner.cut
+        if pruning.allocation == "curves":
+            curves = curves_of(
+                network,
+                session.learner.calibration(pruning.calibration_batches),
+                self._configuration.training.seed + session.position.round,
+            )
+            return plan_round_by_curves(
+                network, curves.orders, curves.losses, pruning, so_far, limits
+            )
 
         def planner(scores: Scores) -> Cut:
             return plan_round(network, scores, pruning, so_far, limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError, ModelError
 from secateurs.planning.budget import UNITS, Budget
+from secateurs.planning.measured import plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.removal_order import multiple_of
 from secateurs.settings.pruning import Pruning
@@ -79,6 +80,77 @@ def plan_round(
     exact = _down_to(network, scores, pruning, skip, tight)
     exact = _within_floors(network, exact, scores, floors)
     return exact if fits(network, so_far, limits, exact) else cut
+
+
+def plan_round_by_curves(
+    network: Network,
+    orders: Mapping[str, NDArray[np.int64]],
+    losses: Mapping[str, NDArray[np.float64]],
+    pruning: Pruning,
+    so_far: Cut,
+    limits: Limits,
+) -> Cut:
+    """The cut of a round by what each group loses at each width, where that is least.
+
+    Args:
+        network: of the model as it is now.
+        orders: group -> its channels, the first to go first.
+        losses: group -> its loss at every width from 0 to all channels.
+        pruning: how much and down to which floors; these are of the dense model.
+        so_far: what has gone since the dense model.
+        limits: absolute ones, at which cutting ends; where there are none, a share of the channels
+            goes.
+
+    Returns:
+        The cut, of at least one channel; an empty one where every group is at its floor.
+    """
+    floors = {group.name: _floor(network, group, pruning, so_far) for group in network.groups}
+    open_groups = [group for group in network.groups if len(group) > floors[group.name]]
+    if not open_groups:
+        return Cut()
+    skip = [*pruning.skip, *(glob.escape(name) for name in floors if _is_closed(name, open_groups))]
+    ranks = {name: _ranks(order) for name, order in orders.items()}
+    try:
+        cut = plan_measured(
+            network,
+            orders,
+            losses,
+            Budget.from_absolute(_next_limits(network, pruning.step, so_far, limits)),
+            floor=1,
+            multiple=pruning.multiple,
+            skip=skip,
+        )
+    except BudgetError:  # near the floors there is less to take
+        return plan_round(network, ranks, pruning, so_far, limits)
+    except ModelError:
+        return Cut()  # what is not at its floor is skipped
+    return _within_floors(network, cut, ranks, floors)
+
+
+def _is_closed(name: str, open_groups: Sequence[Group]) -> bool:
+    return all(group.name != name for group in open_groups)
+
+
+def _ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The place of each channel in the order."""
+    places = np.empty(len(order))
+    places[order] = np.arange(len(order))
+    return places
+
+
+def _next_limits(network: Network, step: float, so_far: Cut, limits: Limits) -> dict[str, float]:
+    """What may remain after this round: a step less, and no less than is asked for in the end."""
+    units = {name: UNITS[name] for name in limits} or {"channels": UNITS["channels"]}
+    present = {name: unit.measure(network, Cut(), so_far) for name, unit in units.items()}
+    # A plan knows of its own cut alone; a file tells of the earlier ones too.
+    extra = {name: present[name] - unit.measure(network, Cut()) for name, unit in units.items()}
+    wanted = {
+        name: max(limits.get(name, 0.0), (1 - step) * now) - extra[name]
+        for name, now in present.items()
+    }
+    if "channels" in wanted:  # a share of few channels is one of them
+        wanted["channels"] = min(wanted["channels"], present["channels"] - 1)
+    return wanted
 
 
 def _step(network: Network, scores: Scores, pruning: Pruning, skip: list[str]) -> Cut:

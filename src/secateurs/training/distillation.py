@@ -35,6 +35,8 @@ _VERSIONS = 16
 """Augmented versions of each image, after which they come again: the dense model's outputs for
 them are kept, and running it is what costs most."""
 _ORDER, _CHANGES = 11, 12
+_SURE = 1.64
+"""Standard errors that chance exceeds in one of twenty."""
 
 Values = list[NDArray[Any]]
 Change = Callable[[Any, np.random.Generator], Any]
@@ -60,21 +62,20 @@ class Distilled:
     """What ``distil`` gives.
 
     Attributes:
-        model: the trained model, or the small one that was given where training did not help.
+        model: the trained model, or the small one that was given where training harmed.
         steps: of the optimizer that were made.
         before: mean divergence from the dense model on the held-out images, as given.
         after: the same when trained, whether or not that was kept.
+        kept: whether the trained model was: see ``harms``.
+        trained: the trained model, kept or not; the one that was given where none came about.
     """
 
     model: Any
     steps: int
     before: float
     after: float
-
-    @property
-    def kept(self) -> bool:
-        """Whether training helped."""
-        return self.after < self.before
+    kept: bool
+    trained: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +219,42 @@ class Judge:
             run, held_out, wanted, read_outputs(together, kind, channels_first=channels_first)
         )
 
-    def divergence(self, model: Any) -> float:
-        """Mean over the held-out images."""
-        with np.errstate(all="ignore"):  # a model that went astray is refused by its number
-            found = [
-                divergences(self.outputs, theirs, self.run(model, batch.images))
-                for batch, theirs in zip(self.held_out, self.wanted, strict=True)
-            ]
-            return float(np.concatenate(found).mean())
+    def distances(self, model: Any) -> NDArray[np.float64]:
+        """Of each held-out image, shape (images,); infinite where a model went astray."""
+        with np.errstate(all="ignore"):
+            found = np.concatenate(
+                [
+                    divergences(self.outputs, theirs, self.run(model, batch.images))
+                    for batch, theirs in zip(self.held_out, self.wanted, strict=True)
+                ]
+            )
+        return np.where(np.isfinite(found), found, np.inf)
+
+
+def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
+    """Whether training took a model away from the dense one, as far as held-out images can tell.
+
+    A few images are far off in any small model, and the mean of some dozens is decided by one or
+    two of them: training that helps looks harmful in one draw of ten. So images are compared one by
+    one, and training is refused where the mean rises and most images are further away, or where the
+    mean rises by more than chance explains.
+
+    Args:
+        before: distance of each held-out image, shape (images,).
+        after: the same when trained.
+
+    Example:
+        >>> before = np.array([0.1, 0.1, 0.1, 0.1])
+        >>> harms(before, before + 0.01), harms(before, np.array([0.05, 0.05, 0.05, 0.3]))
+        (True, False)
+    """
+    if not np.isfinite(after).all():
+        return True
+    change = after - before
+    if change.mean() <= 0:
+        return False
+    error = change.std() / math.sqrt(len(change))
+    return bool(np.median(change) > 0 or change.mean() > _SURE * error)
 
 
 def train(
@@ -237,7 +266,7 @@ def train(
     effort: Effort,
     rate: float | None = None,
 ) -> Distilled:
-    """Train a student, and keep it if it is nearer to the dense model on held-out images.
+    """Train a student, and keep it unless that harms by what held-out images say.
 
     Args:
         student: made from the small model.
@@ -248,9 +277,10 @@ def train(
         effort: for how long.
         rate: the highest learning rate of Adam; None takes more where more is lost.
     """
-    before = judge.divergence(small)
+    each = judge.distances(small)
+    before = float(each.mean())
     if before == 0 or not math.isfinite(before):
-        return Distilled(small, 0, before, before)
+        return Distilled(small, 0, before, before, False, small)
     peak = min(_HIGHEST_RATE, _HIGHEST_RATE * math.sqrt(before)) if rate is None else rate
     known: dict[tuple[int, int], Values] = {}
     steps = 0
@@ -259,11 +289,11 @@ def train(
             known[key] = judge.run(dense, images)
         steps += 1
         if not student.step(images, known[key], peak * one_cycle(share)):
-            return Distilled(small, steps, before, math.inf)
+            return Distilled(small, steps, before, math.inf, False, small)
     trained = student.finished()
-    after = judge.divergence(trained)
-    after = after if math.isfinite(after) else math.inf
-    return Distilled(trained if after < before else small, steps, before, after)
+    now = judge.distances(trained)
+    kept = not harms(each, now)
+    return Distilled(trained if kept else small, steps, before, float(now.mean()), kept, trained)
 
 
 def one_cycle(share: float) -> float:

@@ -200,10 +200,10 @@ class _Walk:
             found = refit(
                 fit_sums, held_sums, matrix, importance=importance, has_intercept=site.has_intercept
             )
-            if keeps and np.isfinite(found.ridge):
+            if keeps and found.solver is not None:
                 everything = fit_sums.merged(held_sums)
                 relaxed = self._rectified(site, gathered).refine(
-                    everything, matrix, found.weights, found.ridge
+                    everything, found.weights, found.solver
                 )
                 found = Refit(*relaxed, found.ridge, found.before, found.after)
         if np.isfinite(found.weights).all() and np.isfinite(found.intercept).all():

@@ -29,8 +29,8 @@ class RunningMoments:
         if not self.rows:
             self._u, self._y = u.mean(1, keepdim=True), y.mean(1, keepdim=True)
         u, y = u - self._u, y - self._y
-        turned = u.transpose(1, 2)
-        new = [u.sum(1), y.sum(1), turned @ u, turned @ y, y.square().sum(1)]
+        products = u.transpose(1, 2) @ y
+        new = [u.sum(1), y.sum(1), _squared(u), products, y.square().sum(1)]
         if not self.rows:
             self._sums = [one.double() for one in new]
         else:
@@ -50,6 +50,14 @@ class RunningMoments:
             _numbers(uy - n * mean_u[:, :, None] * mean_y[:, None]),
             _numbers((yy - n * mean_y.square()).clamp_min(0)),
         )
+
+
+def _squared(u: torch.Tensor) -> torch.Tensor:
+    """``u' u`` of each group. NumPy knows that it is symmetric and does half of the work."""
+    if u.device.type != "cpu" or len(u) > 1 or u.dtype != torch.float32:
+        return u.transpose(1, 2) @ u
+    rows = u[0].contiguous().numpy()
+    return torch.from_numpy(rows.T @ rows)[None]
 
 
 def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
