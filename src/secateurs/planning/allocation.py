@@ -203,12 +203,14 @@ def _exchanges(problem: Problem, widths: Widths) -> Widths:
 
 def _steps_up(problem: Problem, widths: Widths) -> list[tuple[int, Widths]]:
     """(group, all widths with that one wider), by one choice or a sixteenth of them."""
-    found = []
+    found: list[tuple[int, Widths]] = []
     for up, choice in enumerate(problem.choices):
         at = int(np.searchsorted(choice, widths[up]))
-        for step in sorted({1, max(1, len(choice) // 16)}):
-            if at + step < len(choice):
-                found.append((up, _with(widths, up, int(choice[at + step]))))
+        found += [
+            (up, _with(widths, up, int(choice[at + step])))
+            for step in sorted({1, max(1, len(choice) // 16)})
+            if at + step < len(choice)
+        ]
     return found
 
 

@@ -19,6 +19,7 @@ from secateurs.calibration.least_squares import Moments, Sums, solve
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
+from secateurs.planning.structured_obs import RIDGE as RIDGE_OF_ORDERS
 from secateurs.planning.structured_obs import (
     Complexes,
     Reader,
@@ -26,7 +27,6 @@ from secateurs.planning.structured_obs import (
     inverse_of,
     removal_path,
 )
-from secateurs.planning.structured_obs import RIDGE as RIDGE_OF_ORDERS
 
 Floats = NDArray[np.float64]
 

@@ -23,9 +23,9 @@ class Pruning(Settings):
             network. A group too narrow to lose a whole channel to a round is spared until the
             others have come down to it, which is where accuracy is best kept.
         allocation: How far each group is cut: as the scope says; or by curves, which say what it
-            loses at each width, measured anew in each round on the calibration batches. The channels
-            that the fit of those that stay can best make up for then go first, whatever the
-            criterion; the share is of what the budget limits, or of the channels.
+            loses at each width, measured anew in each round on the calibration batches. Those that
+            a fit of the others can best make up for then go first, whatever the criterion; the
+            share is of what the budget limits, or of the channels.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
         multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
