@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -88,8 +87,7 @@ def groups_of(
     groups = []
     lengths = {tensor.name: tensor.shape for tensor in tensors}
     used_names: Counter[str] = Counter()
-    for signature, alike in _atoms_by_signature(arrays, solution).items():
-        touched = np.frombuffer(signature, np.int64).reshape(-1, 2).tolist()
+    for touched, alike in _atoms_by_signature(arrays, solution):
         members = tuple(
             Member(tensor.name, axis, tensor.roles.get(axis, Role.OTHER), each)
             for number, each in touched
@@ -124,21 +122,41 @@ def _sides(alike: list[int], needs: Ids) -> Iterator[list[int]]:
         rest = [atom for atom, other in zip(rest, others, strict=True) if other]
 
 
-def _atoms_by_signature(arrays: Sequence[Ids], solution: Solution) -> dict[bytes, list[int]]:
-    """(array number, indices in it) pairs as bytes -> the atoms that touch exactly these."""
-    entries = []
+def _atoms_by_signature(
+    arrays: Sequence[Ids], solution: Solution
+) -> list[tuple[list[tuple[int, int]], list[int]]]:
+    """([(array's number, indices in it)], the atoms that touch exactly these), by first atom.
+
+    What an atom touches is the end of a chain: each array that it touches adds a link to the one it
+    had, and atoms that had the same one, and touch as many indices, get the same one again.
+    """
+    links: list[tuple[int, int, int]] = [(0, 0, 0)]  # the link before, array's number, indices
+    ends = np.zeros(int(solution.atoms.max(initial=0)) + 1, np.int64)
     for number, units in enumerate(arrays):
         atoms = solution.atoms[units].ravel()
         found, times = np.unique(atoms[atoms != ALWAYS], return_counts=True)
-        entries.append(np.stack([found, np.full(len(found), number), times], axis=1))
-    table = np.concatenate([*entries, np.zeros((0, 3), np.int64)])
-    table = np.ascontiguousarray(table[np.lexsort((table[:, 1], table[:, 0]))])
-    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
-    pairs = np.ascontiguousarray(table[:, 1:])
-    by_signature: dict[bytes, list[int]] = {}
-    for start, stop in pairwise([*starts.tolist(), len(table)]):
-        by_signature.setdefault(pairs[start:stop].tobytes(), []).append(int(table[start, 0]))
-    return by_signature
+        steps = ends[found] * (int(times.max(initial=0)) + 1) + times
+        if len(steps) and (steps == steps[0]).all():
+            links.append((int(ends[found[0]]), number, int(times[0])))
+            ends[found] = len(links) - 1
+            continue
+        _, firsts, kinds = np.unique(steps, return_index=True, return_inverse=True)
+        ends[found], before = len(links) + kinds, ends[found]
+        links += [(int(before[first]), number, int(times[first])) for first in firsts]
+    touching = np.flatnonzero(ends)
+    order = touching[np.argsort(ends[touching], kind="stable")]
+    parts = np.split(order, np.flatnonzero(np.diff(ends[order])) + 1) if len(order) else []
+    parts.sort(key=lambda atoms: int(atoms[0]))
+    return [(_chain(links, int(ends[atoms[0]])), atoms.tolist()) for atoms in parts]
+
+
+def _chain(links: Sequence[tuple[int, int, int]], end: int) -> list[tuple[int, int]]:
+    """(array's number, indices in it) of a link and all before it, in order."""
+    found = []
+    while end:
+        end, number, each = links[end]
+        found.append((number, each))
+    return found[::-1]
 
 
 def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str]]:

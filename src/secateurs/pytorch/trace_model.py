@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +30,8 @@ from secateurs.pytorch.sizes.bindings import Tie
 from secateurs.pytorch.sizes.dry_run import line_of
 from secateurs.pytorch.sizes.hardcoded import HardcodedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention, layer_sizes_of
-from secateurs.pytorch.sizes.unread import follow_unread_sizes_
+from secateurs.pytorch.sizes.reads import Reads
+from secateurs.pytorch.sizes.unread import follow_unread_sizes_, may_count
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.op_call import map_tensors, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
@@ -167,6 +169,9 @@ def _trace_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -
     try:
         return _trace_once(model, example_inputs, outputs)
     except ModelError as error:
+        if isinstance(error.__cause__, KeyError | TypeError):  # its own numbers are watched
+            with suppress(ModelError):
+                return _trace_once(model, example_inputs, outputs, watch=False)
         if any(tensor.is_meta for tensor in model.parameters()):
             raise
         reason = error.__cause__
@@ -187,12 +192,18 @@ def _what_stopped(error: BaseException | None) -> str:
 
 
 def _trace_once(
-    model: nn.Module, example_inputs: object, outputs: Outputs, concrete: bool = False
+    model: nn.Module,
+    example_inputs: object,
+    outputs: Outputs,
+    *,
+    concrete: bool = False,
+    watch: bool = True,
 ) -> Network:
     """The network, found on tensors without data or, ``concrete``, on real ones.
 
     Real ones are for models whose forward pass reads values: where a value decides what is done or
-    how many there are, the rehearsals go by what was read here.
+    how many there are, the rehearsals go by what was read here. ``watch``: note which of its
+    integers the pass reads; a model that writes one of them as it runs cannot be watched.
     """
     leaves = list_tensors(model)
     tracer = Tracer(leaves, rules, concrete)
@@ -200,14 +211,17 @@ def _trace_once(
         path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
     }
     arguments, keywords = parse_example_inputs(example_inputs, model)
-    forward, given = _watch(tracer, model, arguments, keywords, training=False)
+    reads = Reads(model, may_count if watch else lambda name, value: False)
+    with reads.watch():
+        forward, given = _watch(tracer, model, arguments, keywords, training=False)
     wanted = check_names(outputs, [name for name, _ in given])
     _freeze_outputs(tracer, given, wanted)
     passes = [forward]
     unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
     if not concrete and any(leaf.can_carry_channels for leaf in unused):
         known = {name for name, _ in given}
-        passes += _in_training(tracer, model, arguments, keywords, wanted, known)
+        with reads.watch():
+            passes += _in_training(tracer, model, arguments, keywords, wanted, known)
     constrain_attention(model, leaves, tracer)
     siblings = bind_siblings_(model, leaves) if concrete else {}
     operations = [*forward.operations, *operations_of(siblings, forward.operations)]
@@ -225,7 +239,7 @@ def _trace_once(
     network = (
         HardcodedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
     )
-    follow_unread_sizes_(model, network, passes)
+    follow_unread_sizes_(model, network, passes, reads)
     for one in passes:
         for operation in one.operations:
             operation.operands = []

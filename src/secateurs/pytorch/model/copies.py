@@ -8,8 +8,12 @@ may answer in another thread meanwhile.
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,14 +34,13 @@ def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     Raises:
         ModelError: the model cannot be copied all the same.
     """
-    memo = memo | _empty_containers(model)
     try:
         # It adds to the memo what it has copied, also where it fails then.
-        return copy.deepcopy(model, dict(memo))
+        return copy_value(model, dict(memo))
     except Exception:  # noqa: BLE001 - whatever a user's object raises when it is copied
         shared = {id(value): value for value in _not_copyable(model, memo)}
     try:
-        return copy.deepcopy(model, memo | shared)
+        return copy_value(model, memo | shared)
     except Exception as error:
         message = " ".join(str(error).split())
         raise ModelError(
@@ -79,35 +82,109 @@ def _is_entry(cache: Cache, key: object, value: object) -> bool:
     return isinstance(value, torch.Tensor) and cache.key in (None, key)
 
 
-def _empty_containers(model: nn.Module) -> dict[int, object]:
-    """New ones for a module's many empty dictionaries (of hooks, mostly).
+_ATOMS = frozenset(
+    (bool, int, float, complex, str, bytes, type(None), type, FunctionType, BuiltinFunctionType)
+) | {torch.dtype}
+"""Types of values that a deep copy takes as they are."""
 
-    ``deepcopy`` takes longer over these than over everything else in a model.
+
+Value = TypeVar("Value")
+
+
+def copy_value(value: Value, memo: dict[int, object]) -> Value:
+    """What ``copy.deepcopy(value, memo)`` gives, several times as quickly for modules.
+
+    A deep copy goes through ``pickle``'s protocol for every module and asks the memo for every
+    name and number that one keeps; where a class has not changed the protocol, the same follows
+    from its dictionary. Anything else is left to ``deepcopy``, with the same memo.
     """
-    return {
-        id(value): type(value)()
-        for module in model.modules()
-        for value in vars(module).values()
-        if type(value) in (dict, OrderedDict) and not value
-    }
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    known = memo.get(id(value), memo)
+    if known is not memo:
+        return known  # type: ignore[return-value]
+    made = _made_anew(value, memo)
+    return copy.deepcopy(value, memo) if made is None else made  # type: ignore[return-value]
+
+
+def _made_anew(value: object, memo: dict[int, object]) -> object | None:
+    """A copy of a module or a plain container, in the memo; None of anything else."""
+    kind = type(value)
+    if isinstance(value, nn.Module):
+        return _copy_module(value, memo) if _is_copied_by_state(type(value)) else None
+    if kind is dict or kind is OrderedDict:
+        pairs: dict[object, object] = kind()
+        memo[id(value)] = pairs
+        for key, item in value.items():  # type: ignore[attr-defined]
+            pairs[copy_value(key, memo)] = copy_value(item, memo)
+        return pairs
+    if kind is list:
+        items: list[object] = []
+        memo[id(value)] = items
+        items.extend(copy_value(item, memo) for item in value)  # type: ignore[attr-defined]
+        return items
+    if kind is set and _ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
+        memo[id(value)] = set(value)  # type: ignore[call-overload]
+        return memo[id(value)]
+    return None
+
+
+def _copy_module(module: nn.Module, memo: dict[int, object]) -> nn.Module:
+    kind = type(module)
+    made: nn.Module = kind.__new__(kind)
+    memo[id(module)] = made
+    state = module.__getstate__()
+    made.__setstate__(
+        {
+            name: item if type(item) in _ATOMS else copy_value(item, memo)
+            for name, item in state.items()
+        }
+    )
+    return made
+
+
+_BY_STATE: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()
+
+
+def _is_copied_by_state(kind: type[nn.Module]) -> bool:
+    """Whether ``deepcopy`` makes a module of this class anew and gives it its dictionary."""
+    if kind not in _BY_STATE:
+        _BY_STATE[kind] = _follows_the_protocol(kind)
+    return _BY_STATE[kind]
+
+
+def _follows_the_protocol(kind: type[nn.Module]) -> bool:
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and not hasattr(kind, "__getnewargs__")
+        and not hasattr(kind, "__getnewargs_ex__")
+        and kind not in copyreg.dispatch_table
+        and not any(vars(base).get("__slots__") for base in kind.__mro__)
+        and all(
+            getattr(kind, name) is getattr(object, name)
+            for name in ("__reduce__", "__reduce_ex__", "__new__")
+        )
+    )
 
 
 def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that a module keeps, private ones too."""
     for module in model.modules():
-        for value in vars(module).values():
-            yield from _tensors_among(value)
+        for name, value in vars(module).items():
+            if type(value) not in _ATOMS and name != "_modules":
+                yield from _tensors_among(value)
 
 
 def _tensors_among(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_among(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_among(item)
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, torch.Tensor):
+                yield item
+            elif type(item) not in _ATOMS:
+                yield from _tensors_among(item)
 
 
 def _not_copyable(model: nn.Module, memo: Mapping[int, object]) -> Iterator[object]:

@@ -74,14 +74,30 @@ def list_tensors(model: nn.Module) -> list[ModelTensor]:
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """(name, tensor, whether a parameter) of all a model's tensors, repeats included."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, parameter, True
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        yield name, buffer, False
-    for path, module in model.named_modules(remove_duplicate=False):
+    modules = _paths(model, "")
+    for prefix, module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + name, parameter, True
+    for prefix, module in modules:
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                yield prefix + name, buffer, False
+    for prefix, module in modules:
         for attribute, value in vars(module).items():
-            if not attribute.startswith("_") or attribute in vars(type(module)):
-                yield from _bare_tensors(f"{path}.{attribute}".lstrip("."), value)
+            if isinstance(value, (torch.Tensor, list, tuple, dict)) and (
+                not attribute.startswith("_") or attribute in vars(type(module))
+            ):
+                yield from _bare_tensors(prefix + attribute, value)
+
+
+def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    """(path and a dot, module) as often as a module is in the model; '' for the model itself."""
+    found = [(prefix, module)]
+    for name, inner in module._modules.items():
+        if inner is not None:
+            found += _paths(inner, f"{prefix}{name}.")
+    return found
 
 
 def check_values(model: nn.Module, example_inputs: object, *, who: str, otherwise: str) -> None:

@@ -20,6 +20,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network, Role, Size
 from secateurs.pytorch.sizes.dry_run import DryRun
+from secateurs.pytorch.sizes.reads import Reads
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_record import ForwardPass
 
@@ -39,16 +40,20 @@ _SIDES = (
 _MOST_NOTED = 8
 
 
-def follow_unread_sizes_(model: nn.Module, network: Network, passes: Sequence[ForwardPass]) -> None:
+def follow_unread_sizes_(
+    model: nn.Module, network: Network, passes: Sequence[ForwardPass], reads: Reads
+) -> None:
     """Let integers that count channels follow them, read in the traced pass or not.
 
     Args:
         model: the traced model, or a copy of it.
         network: its ``sizes`` grow; its ``notes`` list integers that may count either of several.
         passes: as traced, with their operands.
+        reads: what these passes were seen to read.
     """
     found, unsure = _find(model, network, passes)
-    read = _find_read(model, network, passes, found) if found else set()
+    unseen = [size for size in found if (size.owner, size.attribute) not in reads.watched]
+    read = reads.read | (_find_read(model, network, passes, unseen) if unseen else set())
     found = [size for size in found if (size.owner, size.attribute) not in read]
     network.sizes = (*network.sizes, *found)
     if unsure:
@@ -70,7 +75,7 @@ def _find(
         if type(module).__module__.startswith("torch.nn."):
             continue  # their sizes are known by name
         for attribute, value in vars(module).items():
-            if not _may_count(attribute, value) or (owner, attribute) in known:
+            if not may_count(attribute, value) or (owner, attribute) in known:
                 continue
             kinds = arrays.kinds(owner, attribute, value)
             if len(kinds) == 1 and arrays.may_change(kinds[0]):
@@ -80,7 +85,8 @@ def _find(
     return found, unsure
 
 
-def _may_count(attribute: str, value: object) -> bool:
+def may_count(attribute: str, value: object) -> bool:
+    """Whether this may be a number of channels, by its value and what it is called."""
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     return is_integer and value > 1 and not _NO_CHANNELS.search(attribute)  # type: ignore[operator]
 
@@ -91,9 +97,9 @@ class _Arrays:
     def __init__(self, network: Network, passes: Sequence[ForwardPass]) -> None:
         self._network = network
         self._atoms = network.solution.atoms
-        self._prunable = set(
-            np.concatenate([*(g.channels for g in network.groups), np.zeros(0, np.int64)]).tolist()
-        )
+        self._prunable = np.zeros(int(self._atoms.max(initial=0)) + 1, np.bool_)
+        for group in network.groups:
+            self._prunable[group.channels] = True
         self._by_length: dict[int, list[tuple[str, Role | None, str, Ids]]] = {}
         self._keys: dict[int, bytes] = {}
         for size in network.sizes:
@@ -141,7 +147,7 @@ class _Arrays:
 
     def may_change(self, units: Ids) -> bool:
         """Whether any cut removes some of these."""
-        return not self._prunable.isdisjoint(np.unique(self._atoms[units]).tolist())
+        return bool(self._prunable[self._atoms[units]].any())
 
 
 def _find_read(

@@ -256,44 +256,53 @@ def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
         model: a copy of the caller's own.
         training: which of the two.
     """
-    before = {module: module.training for module in model.modules()}
-    kept = [_Before(module) for module in before]
-    for module in before:
+    modules = list(model.modules())
+    before = _Kept(modules)
+    scripted = [(module, module.training) for module in modules if "training" not in vars(module)]
+    for module in modules:
         module.training = training
     try:
         # The switch is the process's: other threads' attention is unfused meanwhile, and as right.
         with _slow_attention:
             yield
     finally:
-        for known in kept:
-            known.put_back()
-        for module, was_training in before.items():
+        before.put_back()
+        for module, was_training in scripted:
             module.training = was_training
 
 
-class _Before:
+class _Kept:
     """What a forward pass may replace: models keep things (position tables, caches) as they run."""
 
-    def __init__(self, module: nn.Module) -> None:
-        own = vars(module)
-        places = [own, *(value for value in own.values() if isinstance(value, (dict, list)))]
-        self._kept = [
-            (place, dict(place) if isinstance(place, dict) else list(place)) for place in places
-        ]
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._dictionaries: list[tuple[dict[str, object], dict[str, object]]] = []
+        self._lists: list[tuple[list[object], list[object]]] = []
+        self._empty: list[dict[str, object] | list[object]] = []
+        for module in modules:
+            own = vars(module)
+            self._dictionaries.append((own, own.copy()))
+            for value in own.values():
+                if not isinstance(value, (dict, list)):
+                    continue
+                if not value:
+                    self._empty.append(value)
+                elif isinstance(value, dict):
+                    self._dictionaries.append((value, dict(value)))
+                else:
+                    self._lists.append((value, list(value)))
 
     def put_back(self) -> None:
         """Let every attribute, and every list and dictionary among them, hold what it held."""
-        for now, before in self._kept:
-            if not now and not before:
-                continue
-            if isinstance(now, list):
-                if _differ(now, before):
-                    now[:] = before
-            elif isinstance(before, dict) and (
-                _differ(now, before) or _differ(now.values(), before.values())
-            ):
+        for items, before in self._lists:
+            if _differ(items, before):
+                items[:] = before
+        for now, then in self._dictionaries:
+            if _differ(now, then) or _differ(now.values(), then.values()):
                 now.clear()
-                now.update(before)
+                now.update(then)
+        for container in self._empty:
+            if container:
+                container.clear()
 
 
 def _differ(now: Collection[object], before: Collection[object]) -> bool:

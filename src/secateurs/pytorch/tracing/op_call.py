@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
+from secateurs.pytorch.tracing.shape_inference import empty_like, infer
 from secateurs.pytorch.tracing.without_data import without_data_of
 
 aten = torch.ops.aten
@@ -37,13 +38,16 @@ class Call:
     they are ``Any`` here and in ``Named``: a rule knows the schema of what it is the rule of.
     """
 
-    __slots__ = ("arguments", "function", "keywords", "named", "result")
+    __slots__ = ("_tensors", "arguments", "function", "keywords", "named", "packet", "result")
 
     def __init__(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> None:
         self.function = function
         self.arguments: Sequence[Any] = arguments
         self.keywords = keywords
+        self.packet: OpOverloadPacket = function.overloadpacket
+        """The operation, whatever the types of its arguments."""
         self.result: torch.Tensor | None = None
+        self._tensors: list[torch.Tensor] | None = None
         self.named = dict(zip(_names(function), arguments, strict=False)) | keywords
 
     def __getitem__(self, name: str) -> Any:
@@ -55,19 +59,20 @@ class Call:
         return default if value is None else value
 
     @property
-    def packet(self) -> OpOverloadPacket:
-        """The operation, whatever the types of its arguments."""
-        packet: OpOverloadPacket = self.function.overloadpacket
-        return packet
-
-    @property
     def name(self) -> str:
         """'layer_norm' for ``aten.layer_norm.default``."""
         return str(self.packet._qualified_op_name).partition("::")[2]
 
     def tensors(self) -> list[torch.Tensor]:
         """All tensors among the arguments, those in lists too, in order."""
-        return list(iterate_tensors([*self.arguments, *self.keywords.values()]))
+        if self._tensors is None:
+            self._tensors = []
+            for value in (*self.arguments, *self.keywords.values()):
+                if isinstance(value, torch.Tensor):
+                    self._tensors.append(value)
+                elif isinstance(value, (list, tuple, dict)):
+                    self._tensors += iterate_tensors(value)
+        return self._tensors
 
     def numbers(self, kind: type[Number]) -> list[Number]:
         """Ints or floats among the arguments, those in lists too."""
@@ -76,6 +81,11 @@ class Call:
     def run(self) -> object:
         """Run it; constants join the tensors without data."""
         if any(tensor.is_meta for tensor in self.tensors()):
+            first = self.arguments[0] if self.arguments else None
+            if isinstance(first, torch.Tensor) and first.is_meta:
+                quick = infer(self.packet, self.named)
+                if quick is not None:
+                    return quick
             outline = without_data_of(self.packet, self.named)
             if outline is not None:
                 return outline(self.named)
@@ -144,7 +154,13 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
 
 def without_data(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor like this one on the meta device."""
+    is_plain = type(tensor) in _PLAIN and tensor.layout is torch.strided
+    if is_plain and tensor.is_contiguous():
+        return empty_like(tensor)
     return torch.empty_like(tensor, device="meta")
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_decided_by_data(call: Call) -> bool:

@@ -222,7 +222,7 @@ def convolution(tracer: Tracer, call: Call) -> object:
     """y[n, o, ...] = x[n, i, ...] w[o, i, ...]; with groups, each side's channels form a grid."""
     if call.packet is aten.convolution and call["transposed"]:
         return transposed_convolution(tracer, call)
-    return convolve(tracer, call, shape_inference.convolution(call))
+    return convolve(tracer, call, call.run_one())
 
 
 @rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from secateurs.channels.network import Role
-from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
@@ -32,7 +31,7 @@ def _affine(
 def batch_norm(tracer: Tracer, call: Call) -> object:
     """Each channel on its own, with numbers kept for it; or measured, over all other axes."""
     x = call["input"]
-    output = shape_inference.like_first(call) if call.packet is aten.batch_norm else call.run()
+    output = call.run()
     axes = tracer.axes(x)
     _affine(
         tracer,

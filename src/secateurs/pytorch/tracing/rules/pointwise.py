@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from secateurs.channels.network import Role
-from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
@@ -38,7 +37,7 @@ def _note_roles(tracer: Tracer, places: Sequence[Place]) -> None:
 
 def apply_pointwise(tracer: Tracer, call: Call) -> object:
     """Element by element: axes that meet, counted from the last, are one."""
-    output = shape_inference.pointwise(call)
+    output = call.run()
     for tensor in iterate_tensors(output):
         meet(tracer, call.tensors(), tensor)
     return output
