@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.needs import Need
-from secateurs.calibration.racing import Mode, Race, Scope, check_options
+from secateurs.calibration.oracle import ablate
+from secateurs.calibration.racing import Mode, Scope, check_options
 from secateurs.channels.network import Network
 from secateurs.keras.ablation.removal import Removals
-from secateurs.keras.statistics.collector import started
+from secateurs.keras.statistics.collector import start_pass
 from secateurs.keras.statistics.loss import Loss
 
 
@@ -42,9 +43,5 @@ def ablate_channels(
         DataError: the data cannot be used, or an argument is out of range.
     """
     check_options(mode, share, scope, confidence)
-    work, stream = started(network, Need.ABLATION, data, loss, "oracle")
-    if mode == "exact":
-        for batch in stream:
-            work.add(batch)
-        return work.ablation.ablation()
-    return Race(network, Removals(work), list(stream), share, scope, confidence).run()
+    work, stream = start_pass(network, Need.ABLATION, data, loss, "oracle")
+    return ablate(network, stream, lambda _: Removals(work), mode, share, scope, confidence)

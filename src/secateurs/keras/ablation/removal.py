@@ -166,15 +166,11 @@ class Removals:
 
     def _right(self, outputs: Sequence[BackendTensor], batch: CalibrationBatch) -> Sums | None:
         """1 where an image is classified right; None where labels are not classes."""
-        scores = _numpy(outputs[0])
-        objective = self._work.objective
-        labels = batch.labels
-        if labels is not None and scores.ndim == 2:
-            labels = as_classes(labels, objective.classes(scores.shape), scores.shape[:-1])
-        if len(outputs) > 1 or not objective.classifies(scores.shape, labels):
-            return None
-        right: Sums = (objective.chosen(scores) == labels).astype(np.float64)
-        return right
+        objective, labels, shape = self._work.objective, batch.labels, tuple(outputs[0].shape)
+        if labels is not None and len(shape) == 2:
+            labels = as_classes(labels, objective.classes(shape), shape[:-1])
+        right = objective.right(outputs, labels)
+        return None if right is None else right.astype(np.float64)
 
     def _open(self) -> list[NDArray[np.float32]]:
         """Gates through which everything goes."""

@@ -59,13 +59,13 @@ def collect_statistics(
     Raises:
         DataError: the data cannot be used; the message says why and what would help.
     """
-    work, stream = started(network, needs, data, loss, who)
+    work, stream = start_pass(network, needs, data, loss, who)
     for batch in stream:
         work.add(batch)
     return work.gathered()
 
 
-def started(
+def start_pass(
     network: Network, needs: Need, data: object, loss: Loss | None, who: str
 ) -> tuple[Pass, Iterator[CalibrationBatch]]:
     """A pass that went through nothing yet, and the batches, for it to go through."""

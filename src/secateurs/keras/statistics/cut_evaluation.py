@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.judging import Judgement, judge_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Layer
@@ -48,23 +49,17 @@ def evaluate_cut(
     objective = PerExampleLoss(loss, "auto", model)
     if recalibrate:
         _recalibrate_(model, recalibrate)
-    losses: list[NDArray[np.float64]] = []
-    right, counted = 0.0, 0
-    for batch in images:
+
+    def judge(batch: CalibrationBatch) -> Judgement:
         outputs = OpInterpreter(as_it_is).run(
             model, convert_arrays(model, as_arrays(batch.images, model))
         )
         labels = objective.checked([tuple(output.shape) for output in outputs], batch.labels)
-        marks = None if labels is None else keras.ops.convert_to_tensor(labels)
-        found = keras.ops.convert_to_numpy(objective.losses(outputs, marks))
-        losses.append(np.asarray(found, np.float64))
-        scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
-        if len(outputs) == 1 and objective.classifies(scores.shape, labels):
-            right, counted = (
-                right + (objective.chosen(scores) == labels).sum(),
-                counted + len(scores),
-            )
-    return np.concatenate(losses), float(right / counted) if counted else None
+        targets = None if labels is None else keras.ops.convert_to_tensor(labels)
+        losses = keras.ops.convert_to_numpy(objective.losses(outputs, targets))
+        return np.asarray(losses, np.float64), objective.right(outputs, labels)
+
+    return judge_batches(images, judge)
 
 
 def _recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:

@@ -88,6 +88,20 @@ class PerExampleLoss:
         middle = 0.5 if self._probabilities else 0.0
         return np.asarray(scores[..., 0] > middle, np.int64)
 
+    def right(
+        self, outputs: Sequence[BackendTensor], labels: NDArray[np.generic] | None
+    ) -> NDArray[np.bool_] | None:
+        """Which images are classified right; None where labels are not classes.
+
+        Args:
+            outputs: of the model, flat.
+            labels: as numbers of classes.
+        """
+        scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
+        if len(outputs) > 1 or not self.classifies(scores.shape, labels):
+            return None
+        return np.asarray(self.chosen(scores) == labels)
+
     def checked(
         self, shapes: Sequence[Sequence[int]], labels: NDArray[np.generic] | None
     ) -> NDArray[np.generic] | None:

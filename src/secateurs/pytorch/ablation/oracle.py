@@ -7,8 +7,8 @@ from functools import partial
 from secateurs.backends import Loss
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.batches import iterate_batches
-from secateurs.calibration.racing import Mode, Race, Scope, check_options
-from secateurs.calibration.removal import ExactAblation
+from secateurs.calibration.oracle import ablate
+from secateurs.calibration.racing import Mode, Scope, check_options
 from secateurs.channels.network import Network
 from secateurs.pytorch.ablation.removal import Removals
 from secateurs.pytorch.statistics.loss import PerExampleLoss
@@ -50,11 +50,5 @@ def ablate_channels(
     source = source_of(network)
     source.check_values("oracle")
     stream = iterate_batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
-    if mode == "exact":
-        exact = ExactAblation(network, partial(Removals, network, objective))
-        for batch in stream:
-            exact.add(batch)
-        return exact.ablation()
-    parts = list(stream)
-    removals = Removals(network, objective, parts[0])
-    return Race(network, removals, parts, share, scope, confidence).run()
+    removals = partial(Removals, network, objective)
+    return ablate(network, stream, removals, mode, share, scope, confidence)

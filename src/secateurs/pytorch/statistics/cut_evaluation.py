@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.judging import Judgement, judge_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
@@ -38,18 +39,18 @@ def evaluate_cut(
     """
     model = cut_copy(source_of(network).model, cut).eval()
     objective = PerExampleLoss(loss, "auto")
-    losses, right, counted = [], 0, 0
+
+    def judge(batch: CalibrationBatch) -> Judgement:
+        arguments, keywords, labels = on_device(batch, model)
+        outputs = model(*arguments, **keywords)
+        losses = objective.losses(outputs, labels).double().cpu().numpy()
+        hits = objective.right(outputs, labels)
+        return losses, None if hits is None else hits.cpu().numpy()
+
     with torch.inference_mode():
         if recalibrate:
             recalibrate_(model, recalibrate)
-        for batch in images:
-            arguments, keywords, labels = on_device(batch, model)
-            outputs = model(*arguments, **keywords)
-            losses.append(objective.losses(outputs, labels).double().cpu().numpy())
-            hits = objective.right(outputs, labels)
-            if hits is not None:
-                right, counted = right + int(hits.sum()), counted + len(hits)
-    return np.concatenate(losses), right / counted if counted else None
+        return judge_batches(images, judge)
 
 
 def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:

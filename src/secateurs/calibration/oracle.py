@@ -1,0 +1,40 @@
+"""What the loss does without each channel: exactly, or as far as a race has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.racing import Mode, Race, Scope
+from secateurs.calibration.removal import ExactAblation, Removals, Run
+from secateurs.channels.network import Network
+
+
+def ablate(
+    network: Network,
+    batches: Iterable[CalibrationBatch],
+    removals: Callable[[CalibrationBatch], Removals[Run]],
+    mode: Mode,
+    share: float,
+    scope: Scope,
+    confidence: float,
+) -> Ablation:
+    """Remove channels one at a time, all of them or those in doubt.
+
+    Args:
+        network: as traced.
+        batches: at least one.
+        removals: (first batch) -> what removes the network's channels.
+        mode: 'exact' removes every channel on every image; 'racing' those in doubt.
+        share: see ``Race``, as all that follows.
+        scope: of the race.
+        confidence: of the race.
+    """
+    if mode == "exact":
+        exact = ExactAblation(network, removals)
+        for batch in batches:
+            exact.add(batch)
+        return exact.ablation()
+    parts = list(batches)
+    return Race(network, removals(parts[0]), parts, share, scope, confidence).run()
