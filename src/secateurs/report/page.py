@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shlex
@@ -140,7 +141,11 @@ def template(name: str) -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["unbroken"] = _unbroken
+    script = _source("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals["css"] = Markup(_source("page.css"))  # noqa: S704 - our own file
+    environment.globals["script"] = Markup(script)  # noqa: S704 - our own file
+    environment.globals["script_hash"] = Markup(f"sha256-{digest}")  # noqa: S704 - of that file
     return environment.from_string(_source(name))
 
 
