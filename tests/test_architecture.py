@@ -85,6 +85,24 @@ def test_no_circles():
     assert sorted(set(circles)) == []
 
 
+@pytest.mark.parametrize("framework", ["pytorch", "keras"])
+def test_the_rooms_of_a_framework_stand_on_floors(framework):
+    """Rooms that import nothing of those left are taken away, floor by floor: circles stay."""
+    left = {}
+    for name, others in GRAPH.items():
+        _, inside, own, *_ = [*name.split("."), "", ""]
+        if inside == framework and own:
+            rooms = {
+                other.split(".")[2]
+                for other in others
+                if other.startswith(f"secateurs.{framework}.")
+            }
+            left.setdefault(own, set()).update(rooms - {own})
+    while floor := {own for own, rooms in left.items() if not rooms & left.keys()}:
+        left = {own: rooms for own, rooms in left.items() if own not in floor}
+    assert left == {}
+
+
 def test_no_arrow_runs_up():
     up = [
         f"{name} -> {other}"

@@ -1,11 +1,11 @@
 """Secateurs for Keras 3 models, on TensorFlow, JAX and PyTorch."""
 
 from secateurs.keras.ablation.oracle import ablate_channels
+from secateurs.keras.collecting import collect_statistics
 from secateurs.keras.cutting import apply, delete_channels
 from secateurs.keras.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.keras.running import batch_size, peak_memory, runner
 from secateurs.keras.saving import load, save
-from secateurs.keras.statistics.collector import collect_statistics
 from secateurs.keras.statistics.cut_evaluation import evaluate_cut
 from secateurs.keras.surgery.layers import delete_layer, insert_layer, replace_layer
 from secateurs.keras.trace_model import trace

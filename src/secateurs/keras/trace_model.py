@@ -23,8 +23,8 @@ from secateurs.keras.model.example_inputs import (
     make_inputs,
 )
 from secateurs.keras.model.tensors import ModelTensor, list_tensors
+from secateurs.keras.surgery.dry_run import settle_
 from secateurs.keras.tracing import rules
-from secateurs.keras.tracing.dry_run import settle_
 from secateurs.keras.tracing.interpreter import OpInterpreter
 from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, OpRecord, Tracer, Value
 

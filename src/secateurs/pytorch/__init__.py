@@ -1,12 +1,12 @@
 """Secateurs for PyTorch models."""
 
 from secateurs.pytorch.ablation.oracle import ablate_channels
+from secateurs.pytorch.collecting import collect_statistics
 from secateurs.pytorch.cutting import apply, delete_channels
 from secateurs.pytorch.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.pytorch.memory import peak_memory
 from secateurs.pytorch.running import batch_size, runner
 from secateurs.pytorch.saving import load, save
-from secateurs.pytorch.statistics.collector import collect_statistics
 from secateurs.pytorch.statistics.cut_evaluation import evaluate_cut
 from secateurs.pytorch.surgery.slicing import cut_optimizer
 from secateurs.pytorch.trace_model import trace

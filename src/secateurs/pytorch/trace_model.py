@@ -15,7 +15,6 @@ from secateurs.channels.cut import Cache
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
-from secateurs.pytorch.model.caches import forget_caches_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import (
@@ -33,6 +32,7 @@ from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention
 from secateurs.pytorch.sizes.reads import Reads
 from secateurs.pytorch.sizes.unread import follow_unread_sizes_, may_count
 from secateurs.pytorch.tracing import rules
+from secateurs.pytorch.tracing.caches import forget_caches_
 from secateurs.pytorch.tracing.op_call import map_tensors, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.siblings import (

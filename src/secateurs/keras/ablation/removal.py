@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -23,11 +22,9 @@ from secateurs.channels.network import Group
 from secateurs.keras.internals import compile_function
 from secateurs.keras.proof.comparison import outputs_without
 from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.statistics.collector import Pass
 from secateurs.keras.statistics.loss import as_classes
 from secateurs.keras.tracing.interpreter import Site, Step
-
-if TYPE_CHECKING:
-    from secateurs.keras.statistics.collector import Pass
 
 Sums = NDArray[np.float64]
 

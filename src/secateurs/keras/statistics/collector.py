@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
-from secateurs.calibration.removal import ExactAblation
-from secateurs.calibration.statistics import CalibrationStatistics, Slopes, Zeros, channel_index
+from secateurs.calibration.statistics import Slopes, Zeros, channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError
-from secateurs.keras.ablation.removal import Removals
 from secateurs.keras.internals import compile_function, gradient_of, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs
 from secateurs.keras.proof.comparison import present_values
@@ -41,28 +39,6 @@ from secateurs.keras.statistics.before_pooling import Activation, Pooling, Zeros
 from secateurs.keras.statistics.loss import Loss, PerExampleLoss
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import Site, Step, as_it_is
-
-
-def collect_statistics(
-    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
-) -> CalibrationStatistics:
-    """All that these needs take, in one pass over the calibration data and in bounded memory.
-
-    Args:
-        network: as ``trace`` made it; its model comes back exactly as it was.
-        needs: what to gather.
-        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
-        loss: (outputs, labels) -> one loss for each image, with ``keras.ops``; None is
-            cross-entropy.
-        who: what needs it, for messages.
-
-    Raises:
-        DataError: the data cannot be used; the message says why and what would help.
-    """
-    work, stream = start_pass(network, needs, data, loss, who)
-    for batch in stream:
-        work.add(batch)
-    return work.gathered()
 
 
 def start_pass(
@@ -146,7 +122,6 @@ class Pass(StatisticsCollector):
             and keras.backend.is_float_dtype(leaf.variable.dtype)
         ]
         self._weight_slopes = gradient_of(self._loss_of_weights)
-        self.ablation = ExactAblation(self.network, lambda _: Removals(self))
 
     # -- running the model
 

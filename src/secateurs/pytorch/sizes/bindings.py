@@ -20,7 +20,7 @@ from torch import nn
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import Equations, Ids, Solution
 from secateurs.channels.network import Size
-from secateurs.pytorch.sizes.attributes import Attribute, identity, numbers_in, read
+from secateurs.pytorch.model.attributes import Attribute, identity, numbers_in, read
 from secateurs.pytorch.sizes.dry_run import WrongSize
 from secateurs.pytorch.tracing.op_record import ForwardPass
 

@@ -30,7 +30,7 @@ from torch import nn
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network, Scaling, Size
-from secateurs.pytorch.sizes.attributes import Attribute, read, write_
+from secateurs.pytorch.model.attributes import Attribute, read, write_
 from secateurs.pytorch.sizes.bindings import Bindings, Key, Tie
 from secateurs.pytorch.sizes.dry_run import DryRun, Findings
 from secateurs.pytorch.sizes.factors import Factors

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.channels.equations import Ids
-from secateurs.pytorch.sizes.attributes import Attribute, is_whole_number
+from secateurs.pytorch.model.attributes import Attribute, is_whole_number
 from secateurs.pytorch.sizes.bindings import Bindings, Key
 from secateurs.pytorch.sizes.dry_run import Findings, Raised, WrongNumber, WrongSize
 from secateurs.pytorch.sizes.factors import Factors

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateurs.backends import Loss
-from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
-from secateurs.calibration.removal import ExactAblation
-from secateurs.calibration.statistics import CalibrationStatistics, Zeros
-from secateurs.channels.network import Network
+from secateurs.calibration.statistics import Zeros
 from secateurs.channels.tensors import Mask
-from secateurs.pytorch.ablation.removal import Removals
 from secateurs.pytorch.replay.tape import record, replay
 from secateurs.pytorch.statistics.gates import (
     Activation,
@@ -39,34 +34,6 @@ from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
-
-
-def collect_statistics(
-    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
-) -> CalibrationStatistics:
-    """All that these needs take, in one pass over the calibration data and in bounded memory.
-
-    Args:
-        network: as ``trace`` made it; its model comes back exactly as it was.
-        needs: what to gather.
-        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
-        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        who: what needs it, for messages.
-
-    Raises:
-        DataError: the data cannot be used; the message says why and what would help.
-    """
-    source = source_of(network)
-    source.check_values(who)
-    objective = PerExampleLoss(loss, who)
-    labels = bool(needs & Need.LOSS) and objective.needs_labels
-    stream = iterate_batches(data, source.example_inputs, who, labels=labels)
-    first = next(stream)  # there is one, or it has raised
-    work = Pass(network, needs, objective, first)
-    work.add(first)
-    for batch in stream:
-        work.add(batch)
-    return work.gathered()
 
 
 @dataclass(eq=False)
@@ -85,7 +52,6 @@ class Pass(StatisticsCollector):
         super().__post_init__()
         self.source = source_of(self.network)
         self.places = Places.found(self.source, self.first)
-        self.ablation = ExactAblation(self.network, partial(Removals, self.network, self.objective))
         self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
 
     # -- values

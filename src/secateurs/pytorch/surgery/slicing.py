@@ -12,9 +12,9 @@ from torch import nn
 
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
+from secateurs.pytorch.model.attributes import Attribute, kept_number, write_
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
-from secateurs.pytorch.sizes.attributes import Attribute, kept_number, write_
 
 
 def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Module:

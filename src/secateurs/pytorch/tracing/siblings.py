@@ -15,8 +15,8 @@ from dataclasses import replace
 from torch import nn
 
 from secateurs.channels.network import Scaling, Size
+from secateurs.pytorch.model.attributes import Attribute, read
 from secateurs.pytorch.model.tensors import ModelTensor
-from secateurs.pytorch.sizes.attributes import Attribute, read
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 Siblings = Mapping[str, str]

@@ -1,0 +1,45 @@
+"""All that criteria need of calibration data, in one pass over them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from secateurs.backends import Loss
+from secateurs.calibration.batches import iterate_batches
+from secateurs.calibration.needs import Need
+from secateurs.calibration.removal import ExactAblation
+from secateurs.calibration.statistics import CalibrationStatistics
+from secateurs.channels.network import Network
+from secateurs.pytorch.ablation.removal import Removals
+from secateurs.pytorch.statistics.collector import Pass
+from secateurs.pytorch.statistics.loss import PerExampleLoss
+from secateurs.pytorch.trace_model import source_of
+
+
+def collect_statistics(
+    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
+) -> CalibrationStatistics:
+    """All that these needs take, in one pass over the calibration data and in bounded memory.
+
+    Args:
+        network: as ``trace`` made it; its model comes back exactly as it was.
+        needs: what to gather.
+        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
+        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        who: what needs it, for messages.
+
+    Raises:
+        DataError: the data cannot be used; the message says why and what would help.
+    """
+    source = source_of(network)
+    source.check_values(who)
+    objective = PerExampleLoss(loss, who)
+    labels = bool(needs & Need.LOSS) and objective.needs_labels
+    stream = iterate_batches(data, source.example_inputs, who, labels=labels)
+    first = next(stream)  # there is one, or it has raised
+    work = Pass(network, needs, objective, first)
+    work.ablation = ExactAblation(network, partial(Removals, network, objective))
+    work.add(first)
+    for batch in stream:
+        work.add(batch)
+    return work.gathered()
