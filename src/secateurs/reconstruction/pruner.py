@@ -6,8 +6,10 @@ What does not depend on a budget is made once (``Pruner.of``); a cut then takes 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -494,7 +496,9 @@ def open_workshop(
         return _applied(model, network, cut, request)
 
     if images is None:
-        return Workshop.in_turn(lambda asked: planned(scores, asked), applied, scores)
+        make = partial(_repaired_without_images, model, network, request)
+        chosen = make if request.repair else applied
+        return Workshop.in_turn(lambda asked: planned(scores, asked), chosen, scores)
     dense = open_dense(model, network, images, request)
 
     def repaired(cut: Cut) -> Any:
@@ -552,8 +556,10 @@ def _images_for_repair(
     """Checked images; None where scores alone decide."""
     asked = request.repair or request.distil is not None
     if calibration is None:
-        if asked:
-            raise DataError(_WITHOUT_IMAGES)
+        if request.distil is not None:
+            raise DataError(f"distil: {_WITHOUT_IMAGES}")
+        if request.repair:
+            repairing(network.source.framework)
         return None
     if not asked and not can_repair(network.source.framework):
         return None
@@ -565,10 +571,60 @@ def _images_for_repair(
 
 
 _WITHOUT_IMAGES = (
-    "repair: expected calibration images; received none. Without images nothing can be measured: "
-    "pass calibration=images, an array of some hundred inputs like those the model will see; "
-    "labels are not needed. Unlike images, or noise, would fit the weights to the wrong values."
+    "expected calibration images; received none. Pass calibration=images, an array of some hundred "
+    "inputs like those the model will see; labels are not needed."
 )
+_NOT_JUDGED = (
+    "Nothing was judged: pass calibration=images, some hundred inputs like those the model will "
+    "see, unlabelled, to have all layers fitted to what they give and the result judged."
+)
+NOISE_IMAGES = 256
+
+
+def _repaired_without_images(model: Any, network: Network, request: Request, cut: Cut) -> Any:
+    """The small model, repaired by what the dense one's weights say of its activations.
+
+    By the moments that batch normalisation keeps and the likeness of filters, where layers read
+    what it made; else on noise.
+
+    Warns:
+        UserWarning: which of them, and what images would do.
+    """
+    small = _applied(model, network, cut, request)
+    changed = repairing(network.source.framework).repair_without_images_(network, small, cut)
+    if changed:
+        warnings.warn(
+            f"repair: without calibration images, {len(changed)} layers were put right by the "
+            "moments that batch normalisation keeps and by the likeness of filters: channels that "
+            f"stay stand in for those that have gone. {_NOT_JUDGED}",
+            UserWarning,
+            stacklevel=2,
+        )
+        return small
+    noise = _noise_like(_example(network), request.seed)
+    warnings.warn(
+        "repair: without calibration images, and without batch normalisation to know activations "
+        f"by, weights are fitted on {NOISE_IMAGES} images of noise, which are judged by noise as "
+        f"well. {_NOT_JUDGED}",
+        UserWarning,
+        stacklevel=2,
+    )
+    dense = open_dense(model, network, [CalibrationBatch(noise, None)], request)
+    alive = alive_after(dense.work_network, cut)
+    return make_faithful(dense, small, alive, repair=True, seed=request.seed)
+
+
+def _noise_like(example: Any, seed: int) -> NDArray[np.float32]:
+    """Images of normal noise of the example's shape.
+
+    Raises:
+        DataError: the example is no array of numbers with a point.
+    """
+    array = np.asarray(example) if hasattr(example, "shape") else np.zeros(0, np.int64)
+    if array.dtype.kind != "f":
+        raise DataError(f"repair: {_WITHOUT_IMAGES} Noise cannot stand in for such inputs.")
+    random = np.random.default_rng(seed)
+    return random.standard_normal((NOISE_IMAGES, *array.shape[1:])).astype(np.float32)
 
 
 def _is_measured(request: Request, planning: Mapping[str, Any]) -> bool:

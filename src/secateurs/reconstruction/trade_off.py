@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.backends import backend_named
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import report_of
-from secateurs.errors import BudgetError, UnknownNameError, nearest
+from secateurs.errors import BudgetError, SecateursError, UnknownNameError, nearest
 from secateurs.formatting import megabytes, percent
+from secateurs.measurement.conditions import Conditions
+from secateurs.measurement.speed import latency
 from secateurs.planning.planner import Budget
 from secateurs.reconstruction.fidelity import Fidelity
 from secateurs.reconstruction.pruner import Distilling, Pruner
@@ -32,6 +35,9 @@ SHARES = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05)
 """Of the dense model's cost; a dozen, each a step of about a quarter."""
 
 DENSE = "dense"
+
+TIMINGS, SECONDS_A_TIMING = 7, 0.02
+"""Of each model: a median of so many, of so long."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -184,8 +190,29 @@ def find_frontier(
     if not points and refused is not None:
         raise refused
     whole = _point(pruner, DENSE, unit, pruner.model, Cut())
-    points = [whole, *reversed(points)]
+    points = _timed(pruner, [whole, *reversed(points)])
     return Frontier(tuple(points), unit, knee_of(points))
+
+
+def _timed(pruner: Pruner, points: Sequence[Point]) -> list[Point]:
+    """The points with the time of one call on the example inputs, measured in turns.
+
+    A model that stands at several points is timed once.
+    """
+    source: Any = pruner.network.source
+    backend = backend_named(source.framework)
+    models = {id(point.model): point.model for point in points}
+    try:
+        runs = {
+            str(number): backend.runner(model, source.example_inputs, Conditions())
+            for number, model in models.items()
+        }
+    except SecateursError:  # there are models that nobody but their own code can call
+        return list(points)
+    taken = latency(runs, repeats=TIMINGS, seconds=SECONDS_A_TIMING)
+    return [
+        replace(point, milliseconds=taken[str(id(point.model))].median) for point in points
+    ]
 
 
 def _point(pruner: Pruner, name: str, unit: str, model: Any, cut: Cut) -> Point:
