@@ -210,9 +210,7 @@ def _timed(pruner: Pruner, points: Sequence[Point]) -> list[Point]:
     except SecateursError:  # there are models that nobody but their own code can call
         return list(points)
     taken = latency(runs, repeats=TIMINGS, seconds=SECONDS_A_TIMING)
-    return [
-        replace(point, milliseconds=taken[str(id(point.model))].median) for point in points
-    ]
+    return [replace(point, milliseconds=taken[str(id(point.model))].median) for point in points]
 
 
 def _point(pruner: Pruner, name: str, unit: str, model: Any, cut: Cut) -> Point:

@@ -237,8 +237,8 @@ def test_what_cannot_be_done_is_said(dense):
         sec.repair(cut, dense, broken)
     with pytest.raises(sec.DataError, match="expected at least 4 calibration images"):
         sec.repair(cut, dense, IMAGES[:3])
-    with pytest.raises(sec.DataError, match="expected calibration images; received none"):
-        sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), repair=True)
+    with pytest.raises(sec.DataError, match="distil: expected calibration images; received none"):
+        sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), distil=10)
     with pytest.raises(sec.SecateursError, match="distil: expected a number of steps"):
         sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES, distil="soon")
 
@@ -319,3 +319,40 @@ def test_a_smaller_budgets_cut_is_not_made_where_curves_say_it_loses_more(dense,
         for name, gone in cut.channels.items()
     ]
     assert pruner.foreseen(cut) == pytest.approx(sum(by_group))
+
+
+def test_without_images_moments_of_batch_norm_make_up_for_what_has_gone(dense):
+    """Channels that read nothing but batch norm's results; a filter that is there twice is free."""
+    twin = copy.deepcopy(dense)
+    with torch.no_grad():
+        twin.inner.weight[3], twin.inner.weight[9] = twin.inner.weight[1], twin.inner.weight[1]
+        for values in twin.norms[1].parameters():
+            values[3], values[9] = 0.5 * values[1], values[1]
+        for values in (twin.norms[1].running_mean, twin.norms[1].running_var):
+            values[3], values[9] = values[1], values[1]
+    budget = sec.Budget(channels=0.8)
+    with pytest.warns(UserWarning, match="moments that batch normalisation keeps") as told:
+        repaired = sec.prune(twin, IMAGES[:1], budget, repair=True)
+    assert "Nothing was judged" in str(told[0].message)
+    plain = sec.prune(twin, IMAGES[:1], budget)
+    assert repaired.cut == plain.cut
+    assert repaired.report.proof.holds
+    assert not torch.equal(repaired.model.outer.weight, plain.model.outer.weight)
+    assert apart(twin, repaired.model) < apart(twin, plain.model)
+
+
+def apart(dense, small):
+    with torch.no_grad():
+        wanted, found = (model(torch.from_numpy(X[TEST])) for model in (dense, small))
+    return float((wanted - found).square().mean())
+
+
+def test_without_images_and_batch_norm_noise_has_to_do():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3)).eval()
+    with pytest.warns(UserWarning, match="256 images of noise"):
+        found = sec.prune(model, torch.zeros(1, 6), sec.Budget(macs=0.5), repair=True)
+    assert found.report.fidelity.kept == "repaired"
+    words = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with pytest.raises(sec.DataError, match="expected calibration images; received none"):
+        sec.prune(words, torch.zeros(1, 4, dtype=torch.long), sec.Budget(macs=0.5), repair=True)
