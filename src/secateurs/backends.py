@@ -198,6 +198,12 @@ class Repairing(Protocol):
     ) -> Walked:
         """Refit a cut model's weights, in place, step by step with the dense one."""
 
+    def repair_without_images_(self, network: Network, small: Any, cut: Cut) -> list[str]:
+        """Let channels stand in for others, by moments that are known without images.
+
+        Returns the names of the weights that changed; none, where no moments are known.
+        """
+
     def reestimated(self, model: Any, batches: Sequence[CalibrationBatch]) -> Any:
         """A copy with batch normalisation's moments taken anew; None where there is none."""
 

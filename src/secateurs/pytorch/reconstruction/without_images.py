@@ -120,11 +120,13 @@ def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
             if len(producer.map.weight) != site.map.weight.shape[1]:
                 return None  # a flatten made more inputs of each channel
             return _Read(producer, Call(step.function, step.arguments, step.keywords), activation)
+        if len(step.reads) != 1:
+            return None
         if packet in ACTIVATIONS:
             activation = _numeric(ACTIVATIONS[packet])
         elif packet not in (*MOVES, *IDENTITIES, *AVERAGES):
             return None
-        reads = step.operands[0]
+        reads = step.reads[0]
     return None
 
 
