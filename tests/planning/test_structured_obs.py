@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from secateurs.planning.structured_obs import Reader, _State, removal_order
+from secateurs.planning.structured_obs import (
+    Reader,
+    _State,
+    inverse_of,
+    removal_order,
+    removal_path,
+)
 
 
 def drawn(channels=6, each=2, outputs=3, rows=200):
@@ -98,3 +104,17 @@ def _costs(reader):
     first = state.costs(np.arange(5))
     state.remove_(np.array([1]))
     return np.concatenate([first, state.costs(np.array([0, 2, 3, 4]))])
+
+
+def test_errors_along_the_path_are_those_of_least_squares_beside_other_groups():
+    """A reader of a concatenation: two of its six channels are another group's, and stay."""
+    u, weights, entries = drawn()
+    covariance, own = u.T @ u / len(u), entries[[0, 2, 3, 5]]
+    inverse = inverse_of(covariance, 1e-12)
+    order, errors = removal_path([Reader(covariance, weights, own, inverse)], 4)
+    assert sorted(order) == [0, 1, 2, 3]
+    assert errors[4] == 0
+    for width in range(4):
+        gone = own[order[: 4 - width]].ravel()
+        np.testing.assert_allclose(errors[width], rise_without(u, weights, gone), rtol=1e-5)
+    assert removal_order([Reader(covariance, weights, own)], 4, 1e-12).tolist() == order.tolist()
