@@ -24,6 +24,9 @@ CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
 TRANSPOSED = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
 NORMS = (aten.layer_norm, aten.rms_norm, aten.group_norm, aten.batch_norm)
 
+NUMBERS_OF_PATCHES = 2**24
+"""In patches that are made at a time: 64 MB in single precision."""
+
 ROWS_AT_LEAST = 20_000
 ROWS_AN_INPUT = 8
 """As many rows of patches are drawn as this times the inputs; more say little more."""

@@ -16,6 +16,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
 from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
 from secateurs.pytorch.reconstruction.descent import Descent
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
@@ -178,7 +179,7 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
         reader.sums.add(values[None].float(), values.new_zeros(1, len(values), 0).float())
         return
     places = max(1, y[:1].numel() // max(1, y.shape[reader.site.map.channel]))
-    at_a_time = max(1, 2**23 // (min(rows, places) * reader.site.map.inputs))
+    at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * reader.site.map.inputs))
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
         u, (t,) = reader.site.map.tables(x[part], [y[part]], rows, seed * 4099 + start)

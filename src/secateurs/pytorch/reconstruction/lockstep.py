@@ -23,6 +23,7 @@ from secateurs.calibration.least_squares import Refit, refit
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
 from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
@@ -262,7 +263,7 @@ class _Walk:
         x: torch.Tensor = pair.small.find(site.source)
         places = max(1, targets[0][:1].numel() // max(1, targets[0].shape[site.map.channel]))
         each = min(rows, places) * site.map.inputs * site.map.groups
-        at_a_time = max(1, int(2**23 // max(1, each)))
+        at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
         for start in range(0, len(x), at_a_time):
             part = slice(start, start + at_a_time)
             u, tables = site.map.tables(
