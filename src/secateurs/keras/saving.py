@@ -118,8 +118,8 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
     path = Path(path)
     content = read_bytes(path)
     expected = f"{path}: expected a safetensors or a .keras file"
-    state, said = unpack_safetensors(content, load_tensors, expected)
-    return state, cut_from_metadata(said)
+    state, text = unpack_safetensors(content, load_tensors, expected)
+    return state, cut_from_metadata(text)
 
 
 def _stored(values: NDArray[np.generic]) -> NDArray[np.generic]:

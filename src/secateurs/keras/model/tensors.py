@@ -145,9 +145,9 @@ def path_of(model: keras.Model, layer: str | Layer) -> str:
         for own, inner in _inside(operation, path):
             if inner is layer:
                 return own
-    what = getattr(layer, "name", layer)
+    name = getattr(layer, "name", layer)
     raise UnknownNameError(
-        f"expected a layer of {model.name}, or its name; received {what!r}, which is none of its "
+        f"expected a layer of {model.name}, or its name; received {name!r}, which is none of its "
         "layers"
     )
 

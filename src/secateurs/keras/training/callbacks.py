@@ -272,8 +272,8 @@ class Progress(Watcher):
             for key in ("round", "channels", "params", "macs", "accuracy", "loss", "reason")
             if record.get(key) is not None
         }
-        said = " - ".join(
+        values = " - ".join(
             f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}"
             for key, value in known.items()
         )
-        say(f"{record['kind']} - {said}")
+        say(f"{record['kind']} - {values}")
