@@ -60,6 +60,9 @@ class Proof:
         inexact: operations that mix channels. There the twin mixes the kept channels only, so the
             proof holds for the surgery, but the dense model itself would have mixed all of them.
         independent: the second proof, where it was asked for.
+        images: "96 x 96 of 224 x 224" where only the middle of large images was run: every
+            operation was the one that was traced, and which channel goes where does not depend on
+            the number of pixels. "" where the example inputs were run as they are.
     """
 
     max_difference: float
@@ -70,6 +73,7 @@ class Proof:
     layer: str = ""
     inexact: tuple[str, ...] = ()
     independent: Independent | None = None
+    images: str = ""
 
     @property
     def holds(self) -> bool:
@@ -99,6 +103,8 @@ class Proof:
             f"(tolerance {self.tolerance:.2g}, largest output {self.scale:.3g}); "
             f"inside {self.inside:.2g} of the size of what is compared"
         )
+        if self.images:
+            shown += f"; run on the middle {self.images} pixels"
         if self.inexact:
             shown += f"; exact but for {', '.join(self.inexact)}"
         if self.independent is not None:

@@ -185,7 +185,8 @@ def _is_of(network: Network, model: nn.Module) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.tensor for leaf in list_tensors(share_tensors(model, source.caches))}
+    own = share_tensors(model, source.caches) if source.caches else model
+    present = {leaf.name: leaf.tensor for leaf in list_tensors(own)}
     return present.keys() == source.tensors.keys() and all(
         present[name] is tensor for name, tensor in source.tensors.items()
     )

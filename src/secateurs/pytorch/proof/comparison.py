@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from secateurs.pytorch.proof.differences import (
     precision_of,
 )
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
+from secateurs.pytorch.proof.smaller_images import crop_images
 from secateurs.pytorch.trace_model import source_of
 
 
@@ -54,6 +56,9 @@ def prove(
     """
     source = source_of(network)
     dense, small = source.to_run(), share_tensors(small)
+    proof = _prove_on_smaller_images(network, dense, small, alive, example_inputs)
+    if proof is not None:
+        return proof
     proof = _compare(network, dense, small, alive, example_inputs, frugal=True)
     if not proof.holds:
         proof = _compare(network, dense, small, alive, example_inputs)
@@ -62,6 +67,27 @@ def prove(
     if not proof.holds:
         raise CutError(proof.refusal(network.name, "An operation"))
     return proof
+
+
+def _prove_on_smaller_images(
+    network: Network,
+    dense: nn.Module,
+    small: nn.Module,
+    alive: NDArray[np.bool_],
+    example_inputs: object,
+) -> Proof | None:
+    """The proof on cropped images; None where it does not hold, or the full ones are needed.
+
+    A model's forward may refuse smaller images however it likes: that says nothing of the cut.
+    """
+    images = crop_images(example_inputs, source_of(network).operations)
+    if images is None:
+        return None
+    try:
+        proof = _compare(network, dense, small, alive, images.inputs, frugal=True, sizes_as_traced=False)
+    except Exception:  # noqa: BLE001 - whatever a forward raises of images of another size
+        return None
+    return replace(proof, images=images.text) if proof.holds else None
 
 
 def _in_double_precision(
@@ -90,11 +116,13 @@ def _compare(
     inputs: object,
     *,
     frugal: bool = False,
+    sizes_as_traced: bool = True,
 ) -> Proof:
     arguments, keywords = parse_example_inputs(inputs, dense)
     operations = source_of(network).operations
     stays = network.solution.kept(alive)
-    twin, sampled = MaskedTwin(operations, stays, frugal=frugal), Sampled(operations, stays)
+    twin = MaskedTwin(operations, stays, frugal=frugal, sizes_as_traced=sizes_as_traced)
+    sampled = Sampled(operations, stays, sizes_as_traced=sizes_as_traced)
     try:
         expected = twin.run(dense, arguments, keywords)
     except OtherPathError as error:
@@ -106,6 +134,8 @@ def _compare(
             f"the cut model does not run: {type(error).__name__}: {error}. "
             "A size is hard-coded in its forward(). Nothing was changed."
         ) from error
+    if not (sizes_as_traced or (twin.has_done_all and sampled.has_done_all)):
+        raise OtherPathError(twin.index, "the last")
     used = source_of(network).used
     received, expected = used(received), used(expected)
     if not has_values(received, expected):
@@ -115,7 +145,7 @@ def _compare(
         )
     difference, scale = largest_difference(received, expected)
     if not math.isfinite(scale):
-        if frugal:
+        if frugal and sizes_as_traced:
             return _compare(network, dense, small, alive, inputs)
         raise CutError(
             f"the dense model's output is not finite on these inputs{_first_not_finite(dense)}; "

@@ -53,8 +53,23 @@ class Sampled(OpInterpreter):
 
     samples_each = 64
 
-    def __init__(self, operations: Sequence[OpRecord], stays: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        operations: Sequence[OpRecord],
+        stays: NDArray[np.bool_],
+        *,
+        sizes_as_traced: bool = True,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            operations: of the trace.
+            stays: which units do.
+            sizes_as_traced: False for images of another size: then every operation has to be the
+                one that was traced, and every result is sampled, or the run ends.
+        """
         super().__init__(rules.is_whole)
+        self._sizes_as_traced = sizes_as_traced
         self._operations = operations
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
@@ -120,6 +135,8 @@ class Sampled(OpInterpreter):
             known = self._operations[self.index : self.index + 1]
             if known and (known[0].layer, known[0].name) == key:
                 return known[0]
+            if not self._sizes_as_traced:
+                raise OtherPathError(self.index, name)
             self._by_layer = {}
             for operation in self._operations:
                 self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
@@ -129,6 +146,11 @@ class Sampled(OpInterpreter):
         if any(operation.masks or operation.mixed for operation in alike):
             raise OtherPathError(self.index, name)
         return None
+
+    @property
+    def has_done_all(self) -> bool:
+        """Whether the run did every operation that was traced, and no other."""
+        return self._by_layer is None and self.index + 1 == len(self._operations)
 
     def do(
         self,
@@ -154,6 +176,8 @@ class Sampled(OpInterpreter):
             flat = self._places_in(dense, axes, tensor.shape)
             self._places[key] = None if flat is None else self._rows.of(flat)
         places = self._places[key]
+        if places is None and not self._sizes_as_traced:
+            raise OtherPathError(self.index, operation.name)
         if places is None:
             return None
         found = tensor.take(torch.from_numpy(places).to(tensor.device))
@@ -161,9 +185,10 @@ class Sampled(OpInterpreter):
 
     def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
         """Where to sample, as flat indices; None where this model's result is not as traced."""
+        whole = dense if self._sizes_as_traced else shape
         small = tuple(
             int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
-            for axis, size in enumerate(dense)
+            for axis, size in enumerate(whole)
         )
         if not math.prod(small):
             return None
@@ -231,9 +256,14 @@ class MaskedTwin(Sampled):
     """
 
     def __init__(
-        self, operations: Sequence[OpRecord], stays: NDArray[np.bool_], *, frugal: bool = False
+        self,
+        operations: Sequence[OpRecord],
+        stays: NDArray[np.bool_],
+        *,
+        frugal: bool = False,
+        sizes_as_traced: bool = True,
     ) -> None:
-        super().__init__(operations, stays)
+        super().__init__(operations, stays, sizes_as_traced=sizes_as_traced)
         self._frugal = frugal
         self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
 

@@ -1,0 +1,85 @@
+"""Smaller images for a proof: which channel goes where does not depend on how large they are.
+
+A forward pass takes most of a proof's time and memory, and both follow the number of pixels. So
+large images are cropped to their middle, as far as every map that a kernel slides over stays large
+enough to use all of that kernel. The proof on them counts only if both models do exactly the
+operations that were traced, so nothing that happens on the full images goes unproven; a model that
+asks for its size, or goes another way, is proven on the full ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_record import OpRecord
+
+STEP = 32
+"""Sides are multiples of this: most networks halve their images five times."""
+
+SHARE = 0.4
+"""Of a side, at least this stays."""
+
+SMALLEST_MAP = 3
+"""No map gets smaller than this."""
+
+WORTH_IT = 0.6
+"""Images of more than this share of the pixels are not worth a try of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerImages:
+    """Example inputs whose images are cropped.
+
+    Attributes:
+        inputs: as the model's forward takes them.
+        text: '96 x 96 of 224 x 224'.
+    """
+
+    inputs: object
+    text: str
+
+
+def crop_images(example_inputs: object, operations: Sequence[OpRecord]) -> SmallerImages | None:
+    """The middle of the images, where the inputs are images alone, and large ones.
+
+    Args:
+        example_inputs: as they were traced.
+        operations: of that trace.
+
+    Returns:
+        None where there is nothing to crop.
+    """
+    tensors = list(iterate_tensors(example_inputs))
+    sides = {tuple(tensor.shape[2:]) for tensor in tensors if tensor.dim() == 4}
+    if len(sides) != 1 or not all(t.dim() == 4 and t.is_floating_point() for t in tensors):
+        return None
+    full = next(iter(sides))
+    small = tuple(min(side, STEP * math.ceil(SHARE * side / STEP)) for side in full)
+    if min(small) < STEP or math.prod(small) > WORTH_IT * math.prod(full):
+        return None
+    shares = [new / old for new, old in zip(small, full, strict=True)]
+    if any(_is_too_small(operation, shares) for operation in operations):
+        return None
+    starts = [(old - new) // 2 for new, old in zip(small, full, strict=True)]
+
+    def crop(tensor: torch.Tensor) -> torch.Tensor:
+        (top, left), (height, width) = starts, small
+        return tensor[:, :, top : top + height, left : left + width].contiguous()
+
+    text = f"{small[0]} x {small[1]} of {full[0]} x {full[1]}"
+    return SmallerImages(map_tensors(example_inputs, crop), text)
+
+
+def _is_too_small(operation: OpRecord, shares: Sequence[float]) -> bool:
+    """Whether a map, larger than one pixel, would be smaller than a kernel needs."""
+    for shape, _ in operation.outputs:
+        if len(shape) == 4 and min(shape[2:]) > 1:
+            sides = zip(shape[2:], shares, strict=True)
+            if min(side * share for side, share in sides) < SMALLEST_MAP - 0.5:
+                return True
+    return False
