@@ -80,13 +80,14 @@ def apply(
     model = check_model(model)
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
-    check_tensors(list_tensors(model), cut)
+    leaves = list_tensors(model)
+    check_tensors(leaves, cut)
     if proof:
         otherwise = "leave the proof out (proof=False)"
         check_values(model, example_inputs, who="the proof", otherwise=otherwise)
     if proof:
         network = _network_of(model, example_inputs, network, cut)
-    small = cut_copy(model, cut)
+    small = cut_copy(model, cut, leaves=leaves)
     describe_cut_(small, cut)
     evidence = None
     if proof and network is not None:

@@ -15,7 +15,7 @@ from secateurs.channels.cut import Cache
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
-from secateurs.pytorch.model.copies import share_tensors
+from secateurs.pytorch.model.copies import list_modules, share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import (
     Name,
@@ -208,7 +208,7 @@ def _trace_once(
     leaves = list_tensors(model)
     tracer = Tracer(leaves, rules, concrete)
     tracer.convolutions = {
-        path for path, module in model.named_modules() if isinstance(module, CONVOLUTION)
+        path for path, module in list_modules(model) if isinstance(module, CONVOLUTION)
     }
     arguments, keywords = parse_example_inputs(example_inputs, model)
     reads = Reads(model, may_count if watch else lambda name, value: False)

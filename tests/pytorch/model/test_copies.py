@@ -156,3 +156,49 @@ def test_another_threads_model_is_not_hooked():
     small = sec.prune(Pruned(*convolutions()), X, amount=0.5).model
     assert small[0].out_channels == 4
     assert seen[0] is X
+
+
+class Copied(nn.Module):
+    """Copies itself in its own way."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = 0
+
+    def __deepcopy__(self, memo):
+        made = Copied()
+        made.copies = self.copies + 1
+        return made
+
+
+def test_a_copy_by_state_is_what_deepcopy_makes():
+    import copy
+
+    from secateurs.pytorch.model.copies import copy_value
+
+    shared = {"seen": []}
+    one, other = nn.Linear(2, 2), nn.GRU(2, 3)
+    model = nn.Sequential(one, one, other, Copied(), nn.BatchNorm1d(2))
+    one.table, other.table = shared, shared
+    one.sizes, one.names, one.pair = [1, [2]], {"a", "b"}, (1, (2, [3]))
+    made, expected = copy_value(model, {}), copy.deepcopy(model)
+    assert made[0] is made[1]
+    assert made[0].table is made[2].table is not shared
+    assert made[3].copies == 1
+    for mine, theirs, dense in zip(
+        made.modules(), expected.modules(), model.modules(), strict=True
+    ):
+        assert vars(mine).keys() == vars(theirs).keys()
+        assert type(mine) is type(theirs) is type(dense)
+        assert mine is not dense
+        for key in ("sizes", "names", "pair", "table"):
+            assert vars(mine).get(key) == vars(theirs).get(key)
+        assert mine._parameters is not dense._parameters
+        assert mine._forward_hooks is not dense._forward_hooks
+    assert made[0].sizes[1] is not one.sizes[1]
+    assert made[0].pair[1][1] is not one.pair[1][1]
+    assert all(
+        torch.equal(a, b) and a is not b
+        for a, b in zip(made.parameters(), model.parameters(), strict=True)
+    )
+    assert torch.equal(made[2](torch.ones(1, 2))[0], other(torch.ones(1, 2))[0])

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 import secateurs as sec
+from secateurs.pytorch.sizes import reads
+from secateurs.pytorch.sizes.unread import may_count
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -74,3 +76,40 @@ def test_a_number_that_the_pass_reads_otherwise_stays():
     small = sec.delete_channels(model, {"a": [1, 2]}, x)
     assert small.gain == 6
     assert sec.report_of(small).proof.holds
+
+
+class Writes(nn.Module):
+    """Keeps a number of channels that it sets anew as it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = 6
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        self.width = y.shape[-1]
+        return self.b(y.relu())
+
+
+def test_a_number_that_the_pass_writes_does_not_stop_the_trace():
+    model, x = Writes().eval(), torch.rand(2, 4)
+    network = sec.trace(model, x)
+    assert not any("real tensors" in note for note in network.notes)
+    assert model.width == 6
+    assert sec.report_of(sec.delete_channels(model, {"a": [1, 2]}, x)).proof.holds
+
+
+def test_what_is_read_is_noted_and_all_is_put_back():
+    model = nn.ModuleList([Reads(), Block(3, 16)])
+    before = [dict(vars(module)) for module in model]
+    watch = reads.Reads(model, may_count)
+    with watch.watch():
+        model[0](torch.rand(2, 4))
+        assert "gain" not in vars(model[0])
+        assert model[1].out_channels == 16
+        assert not list(model[1].buffers())
+    assert watch.read == {("0", "gain"), ("1", "out_channels")}
+    assert ("1", "in_channels") in watch.watched
+    assert ("1", "half") not in watch.watched  # nn.Module has an attribute of this name itself
+    assert [dict(vars(module)) for module in model] == before

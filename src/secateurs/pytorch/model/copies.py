@@ -111,6 +111,8 @@ def copy_value(value: Value, memo: dict[int, object]) -> Value:
 def _made_anew(value: object, memo: dict[int, object]) -> object | None:
     """A copy of a module or a plain container, in the memo; None of anything else."""
     kind = type(value)
+    if kind is tuple and _ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
+        return value
     if isinstance(value, nn.Module):
         return _copy_module(value, memo) if _is_copied_by_state(type(value)) else None
     if kind is dict or kind is OrderedDict:
@@ -134,13 +136,16 @@ def _copy_module(module: nn.Module, memo: dict[int, object]) -> nn.Module:
     kind = type(module)
     made: nn.Module = kind.__new__(kind)
     memo[id(module)] = made
-    state = module.__getstate__()
-    made.__setstate__(
-        {
-            name: item if type(item) in _ATOMS else copy_value(item, memo)
-            for name, item in state.items()
-        }
-    )
+    copied = {}
+    for name, item in module.__getstate__().items():
+        kind_of_item = type(item)
+        if kind_of_item in _ATOMS:
+            copied[name] = item
+        elif kind_of_item is OrderedDict and not item and id(item) not in memo:
+            copied[name] = memo[id(item)] = OrderedDict()  # of hooks, mostly: ten in every module
+        else:
+            copied[name] = copy_value(item, memo)
+    made.__setstate__(copied)
     return made
 
 
@@ -168,12 +173,37 @@ def _follows_the_protocol(kind: type[nn.Module]) -> bool:
     )
 
 
+def list_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What ``model.named_modules()`` gives, sooner: that is one generator inside another."""
+    found: list[tuple[str, nn.Module]] = []
+    _add_modules(model, "", set(), found)
+    return found
+
+
+def _add_modules(
+    module: nn.Module, path: str, seen: set[int], found: list[tuple[str, nn.Module]]
+) -> None:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    found.append((path, module))
+    start = f"{path}." if path else ""
+    for name, inner in module._modules.items():
+        if inner is not None:
+            _add_modules(inner, start + name, seen, found)
+
+
 def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that a module keeps, private ones too."""
-    for module in model.modules():
+    for _, module in list_modules(model):
         for name, value in vars(module).items():
-            if type(value) not in _ATOMS and name != "_modules":
-                yield from _tensors_among(value)
+            kind = type(value)
+            if kind in _ATOMS or (kind in _DICTIONARIES and not value) or name == "_modules":
+                continue
+            yield from _tensors_among(value)
+
+
+_DICTIONARIES = (dict, OrderedDict)
 
 
 def _tensors_among(value: object) -> Iterator[torch.Tensor]:

@@ -76,19 +76,20 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """(name, tensor, whether a parameter) of all a model's tensors, repeats included."""
     modules = _paths(model, "")
     for prefix, module in modules:
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                yield prefix + name, parameter, True
+        named = module._parameters.items()
+        yield from ((prefix + name, tensor, True) for name, tensor in named if tensor is not None)
     for prefix, module in modules:
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                yield prefix + name, buffer, False
+        kept = module._buffers.items()
+        yield from ((prefix + name, tensor, False) for name, tensor in kept if tensor is not None)
     for prefix, module in modules:
         for attribute, value in vars(module).items():
-            if isinstance(value, (torch.Tensor, list, tuple, dict)) and (
-                not attribute.startswith("_") or attribute in vars(type(module))
-            ):
+            if value is True or value is False or not isinstance(value, _MAY_HOLD):
+                continue
+            if attribute[:1] != "_" or attribute in vars(type(module)):
                 yield from _bare_tensors(prefix + attribute, value)
+
+
+_MAY_HOLD = (torch.Tensor, list, tuple, dict)
 
 
 def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:

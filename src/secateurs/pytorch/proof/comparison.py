@@ -84,7 +84,9 @@ def _prove_on_smaller_images(
     if images is None:
         return None
     try:
-        proof = _compare(network, dense, small, alive, images.inputs, frugal=True, sizes_as_traced=False)
+        proof = _compare(
+            network, dense, small, alive, images.inputs, frugal=True, sizes_as_traced=False
+        )
     except Exception:  # noqa: BLE001 - whatever a forward raises of images of another size
         return None
     return replace(proof, images=images.text) if proof.holds else None

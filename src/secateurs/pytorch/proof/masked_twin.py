@@ -227,7 +227,7 @@ class Rows:
         self._used[kind] = used + 1
         row = self._blocks[kind][used % self.number, : len(values)]
         row[:] = values
-        return cast(NDArray[Scalar], row)
+        return cast("NDArray[Scalar]", row)
 
 
 FRACTIONS = np.random.default_rng(0).random(1024)

@@ -21,6 +21,7 @@ from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
+from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
@@ -130,7 +131,7 @@ class DryRun(OpInterpreter):
         self._forward = forward
         self._pass = number
         self._stays = stays
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._paths = {id(module): path for path, module in list_modules(model)}
         self.findings = Findings()
 
     def rehearse(self) -> Findings:

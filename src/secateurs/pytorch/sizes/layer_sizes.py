@@ -10,6 +10,7 @@ from torch import nn
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Size
+from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -54,8 +55,11 @@ def layer_sizes_of(
     """
     by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
     sizes: dict[tuple[str, str, int | None], Size] = {}
-    for owner, module in model.named_modules():
-        for attribute, units in _find_followed(owner, module, by_tensor, counts):
+    by_layer: dict[str, list[tuple[str, tuple[Ids, ...]]]] = {}
+    for (layer, attribute), counted in counts.items():
+        by_layer.setdefault(layer, []).append((attribute, (counted,)))
+    for owner, module in list_modules(model):
+        for attribute, units in (*by_layer.get(owner, ()), *_find_followed(module, by_tensor)):
             if getattr(module, attribute, None) == math.prod(len(u) for u in units):
                 sizes.setdefault(
                     (owner, attribute, None), Size(owner, attribute, None, Product(1, units))
@@ -67,14 +71,8 @@ def layer_sizes_of(
 
 
 def _find_followed(
-    owner: str,
-    module: nn.Module,
-    by_tensor: Mapping[int, ModelTensor],
-    counts: Mapping[tuple[str, str], Ids],
+    module: nn.Module, by_tensor: Mapping[int, ModelTensor]
 ) -> Iterator[tuple[str, tuple[Ids, ...]]]:
-    for (layer, attribute), units in counts.items():
-        if layer == owner:
-            yield attribute, (units,)
     for kind, attribute, tensor, axis in FOLLOWS:
         if not isinstance(module, kind):
             continue
@@ -117,7 +115,7 @@ def constrain_attention(model: nn.Module, leaves: Sequence[ModelTensor], tracer:
     Its embedding is heads times positions, and the queries, keys and values are as wide as that.
     """
     by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
-    for owner, module in model.named_modules():
+    for owner, module in list_modules(model):
         if isinstance(module, nn.MultiheadAttention):
             _demand_of_attention(owner, module, by_tensor, tracer)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from secateurs.pytorch.model.copies import list_modules
+
 Place = tuple[str, str]
 """(owner, attribute)."""
 
@@ -35,7 +37,7 @@ class Reads:
         self.read: set[Place] = set()
         self.watched: set[Place] = set()
         self._numbers: list[tuple[str, nn.Module, list[str]]] = []
-        for owner, module in model.named_modules():
+        for owner, module in list_modules(model):
             kind = type(module)
             if kind.__module__.startswith("torch.nn.") or not _looks_in_buffers(kind):
                 continue

@@ -19,6 +19,7 @@ from secateurs.channels.cost import Product
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network, Role, Size
+from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.sizes.dry_run import DryRun
 from secateurs.pytorch.sizes.reads import Reads
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -71,7 +72,7 @@ def _find(
     known = {(size.owner, size.attribute) for size in network.sizes}
     arrays = _Arrays(network, passes)
     found, unsure = [], []
-    for owner, module in model.named_modules():
+    for owner, module in list_modules(model):
         if type(module).__module__.startswith("torch.nn."):
             continue  # their sizes are known by name
         for attribute, value in vars(module).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,19 +17,27 @@ from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
 
 
-def cut_copy(model: nn.Module, cut: Cut, *, without_data: bool = False) -> nn.Module:
+def cut_copy(
+    model: nn.Module,
+    cut: Cut,
+    *,
+    without_data: bool = False,
+    leaves: Sequence[ModelTensor] | None = None,
+) -> nn.Module:
     """A copy of the model with the cut made. Big tensors are sliced, never copied whole first.
 
     Args:
         model: what to cut; unchanged.
         cut: planned for this model, or for another built alike.
         without_data: put the floating-point tensors on the meta device.
+        leaves: the model's tensors, and that the cut fits them, if that is known already.
 
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
     """
-    leaves = list_tensors(model)
-    check_tensors(leaves, cut)
+    if leaves is None:
+        leaves = list_tensors(model)
+        check_tensors(leaves, cut)
     # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
     # ties.
     memo: dict[int, object] = {}

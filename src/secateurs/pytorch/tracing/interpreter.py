@@ -19,7 +19,7 @@ from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateurs.pytorch.model.copies import tensors_of
+from secateurs.pytorch.model.copies import list_modules, tensors_of
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
 
 aten = torch.ops.aten
@@ -153,7 +153,8 @@ class OpInterpreter(TorchDispatchMode):
     @contextmanager
     def _following(self, model: nn.Module) -> Iterator[None]:
         """Keep ``self.layer`` up to date while the model runs."""
-        paths = {id(module): path for path, module in model.named_modules()}
+        modules = list_modules(model)
+        paths = {id(module): path for path, module in modules}
 
         def enter(module: nn.Module, _: object) -> None:
             self._layers.append(paths.get(id(module), self.layer))
@@ -164,7 +165,7 @@ class OpInterpreter(TorchDispatchMode):
         # Hooks of these modules alone: those of all modules would be called for other threads' too.
         handles = [
             handle
-            for module in model.modules()
+            for _, module in modules
             if not isinstance(module, torch.jit.ScriptModule)
             for handle in (
                 module.register_forward_pre_hook(enter, prepend=True),
@@ -256,7 +257,7 @@ def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
         model: a copy of the caller's own.
         training: which of the two.
     """
-    modules = list(model.modules())
+    modules = [module for _, module in list_modules(model)]
     before = _Kept(modules)
     scripted = [(module, module.training) for module in modules if "training" not in vars(module)]
     for module in modules:
