@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from secateurs.training.learner import Learner
 
 _PACKAGES = {"pytorch": "secateurs.pytorch", "keras": "secateurs.keras"}
-_REPAIRING = {"pytorch": "secateurs.pytorch.reconstruction"}
+_REPAIRING = {
+    "pytorch": "secateurs.pytorch.reconstruction",
+    "keras": "secateurs.keras.reconstruction",
+}
 
 Loss = Callable[[Any, Any], Any]
 """(outputs, labels) -> one loss for each example, in the framework's own tensors."""

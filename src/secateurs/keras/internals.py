@@ -79,6 +79,7 @@ __all__ = [
     "sync_",
     "undisturbed_backend",
     "variables_of",
+    "without_gradients",
 ]
 
 
@@ -338,6 +339,14 @@ def _by_tensorflow(
         value = function(own, *rest)
     found = tape.gradient(value, own, unconnected_gradients="zero")
     return [tensorflow.convert_to_tensor(slope).numpy() for slope in found]
+
+
+def without_gradients() -> AbstractContextManager[object]:
+    """What is computed inside is not kept for gradients (PyTorch alone would)."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    context: AbstractContextManager[object] = import_module("torch").no_grad()
+    return context
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.reconstruction import dense_sums
 from secateurs.pytorch.reconstruction.program import Pieces
+from secateurs.reconstruction import contraction_sums
 
 
 def contractions(images):
@@ -28,8 +29,8 @@ def test_derivatives_stop_where_they_take_too_long_and_sums_go_on(monkeypatch):
     )
     network, everything = contractions(images)
     _, first = contractions(images[:48])
-    monkeypatch.setattr(dense_sums, "LEAST_WITH_SLOPES", 1)
-    monkeypatch.setattr(dense_sums, "MACS_OF_SLOPES", 2 * 48 * network.macs())
+    monkeypatch.setattr(contraction_sums, "LEAST_WITH_SLOPES", 1)
+    monkeypatch.setattr(contraction_sums, "MACS_OF_SLOPES", 2 * 48 * network.macs())
     _, limited = contractions(images)
     for ours, few, all_ in zip(limited, first, everything, strict=True):
         np.testing.assert_allclose(ours.importance, few.importance, rtol=1e-6)

@@ -11,6 +11,7 @@ from secateurs.pytorch.reconstruction import dense_sums, descent
 from secateurs.pytorch.reconstruction.program import Pieces
 from secateurs.pytorch.reconstruction.sites import Sites
 from secateurs.pytorch.trace_model import source_of
+from secateurs.reconstruction import contraction_sums
 
 GONE = np.array([1])
 
@@ -38,7 +39,7 @@ def contraction(net):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_it_is_the_least_squares_solution_where_it_goes_on_to_the_end(bias, monkeypatch):
-    monkeypatch.setattr(dense_sums, "MOST_INPUTS", 8)
+    monkeypatch.setattr(contraction_sums, "MOST_INPUTS", 8)
     monkeypatch.setattr(descent, "STEPS", 80)
     monkeypatch.setattr(descent, "RIDGE", 0.0)
     net = model(bias)
@@ -59,7 +60,7 @@ def test_it_is_the_least_squares_solution_where_it_goes_on_to_the_end(bias, monk
 
 
 def test_a_few_steps_are_nearer_than_one_mixing_for_all_taps(monkeypatch):
-    monkeypatch.setattr(dense_sums, "MOST_INPUTS", 8)
+    monkeypatch.setattr(contraction_sums, "MOST_INPUTS", 8)
     net = model(True)
 
     def error(changed):
@@ -79,7 +80,7 @@ def _tensors(changed):
 
 
 def test_what_would_take_too_long_mixes_channels(monkeypatch):
-    monkeypatch.setattr(dense_sums, "MOST_INPUTS", 8)
+    monkeypatch.setattr(contraction_sums, "MOST_INPUTS", 8)
     monkeypatch.setattr(descent, "MACS", 1e4)
     assert contraction(model(True)).refit is None
 
@@ -96,7 +97,7 @@ def test_an_error_counts_by_what_batch_norm_behind_the_relu_makes_of_it():
 
 
 def test_spectra_sum_up_to_the_mean_squares_of_what_is_read(monkeypatch):
-    monkeypatch.setattr(dense_sums, "MOST_INPUTS", 8)
+    monkeypatch.setattr(contraction_sums, "MOST_INPUTS", 8)
     net = model(True)
     spectra, kernels = contraction(net).spectra
     with torch.no_grad():

@@ -422,12 +422,12 @@ def test_only_the_frontier_is_held():
 
 
 def test_memory_bounds_how_many_images_are_fitted(monkeypatch):
-    from secateurs.pytorch.reconstruction import lockstep
+    from secateurs.reconstruction import refitting
 
     model, data = Stream().eval(), images(3, 6, 6, count=200)
     cut = sec.delete_channels(model, {"stem": [3]}, data[:1])
     whole = sec.report_of(sec.repair(cut, model, data)).fidelity.peak_bytes
-    monkeypatch.setattr(lockstep, "MOST_BYTES", whole // 2)
+    monkeypatch.setattr(refitting, "MOST_BYTES", whole // 2)
     with pytest.warns(UserWarning, match=r"the values of 175 images take .* GB at once"):
         repaired = sec.repair(cut, model, data)
     assert sec.report_of(repaired).fidelity.peak_bytes <= whole // 2

@@ -48,7 +48,7 @@ def evaluate_cut(
     model = cut_copy(source_of(network).model, cut)
     objective = PerExampleLoss(loss, "auto", model)
     if recalibrate:
-        _recalibrate_(model, recalibrate)
+        recalibrate_(model, recalibrate)
 
     def judge(batch: CalibrationBatch) -> Judgement:
         outputs = OpInterpreter(as_it_is).run(
@@ -62,7 +62,7 @@ def evaluate_cut(
     return judge_batches(images, judge)
 
 
-def _recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:
+def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:
     """Statistics of batch normalisation as these images have them: the plain mean over batches."""
     means: dict[int, list[tuple[BackendTensor, BackendTensor]]] = {}
     norms: dict[int, Layer] = {}

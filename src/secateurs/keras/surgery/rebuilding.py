@@ -38,13 +38,20 @@ Make = Callable[[str, Operation], Sequence[Operation]]
 """(path, layer) -> the layers to call in its place, one after the other."""
 
 
-def cut_copy(model: keras.Model, cut: Cut, *, compiled: bool = True) -> keras.Model:
+Dtype = Callable[[str], str]
+"""The name of a layer's type -> that of the type it is to have in a copy."""
+
+
+def cut_copy(
+    model: keras.Model, cut: Cut, *, compiled: bool = True, dtype: Dtype | None = None
+) -> keras.Model:
     """A copy of the model with the cut made, compiled as the model is.
 
     Args:
         model: what to cut; unchanged.
         cut: planned for this model, or for another built alike.
         compiled: False leaves the copy as it is built.
+        dtype: the types of its layers, by those of the model's; None leaves them as they are.
 
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
@@ -53,7 +60,7 @@ def cut_copy(model: keras.Model, cut: Cut, *, compiled: bool = True) -> keras.Mo
     leaves = list_tensors(model)
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
-    copies = Copies(cut)
+    copies = Copies(cut, dtype)
     with undisturbed(), RECORDING:
         small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
     copies.restore()
@@ -73,10 +80,12 @@ class Copies:
 
     Args:
         cut: what goes.
+        dtype: as for ``cut_copy``.
     """
 
-    def __init__(self, cut: Cut) -> None:
+    def __init__(self, cut: Cut, dtype: Dtype | None = None) -> None:
         self._cut = cut
+        self._dtype = dtype
         self._changes = by_owner(cut.sizes)
         self._blank = Blank()
         self._made: dict[int, Operation] = {}
@@ -118,7 +127,7 @@ class Copies:
                 return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
 
             return rebuilt(layer, make)
-        return self._blank.blank(remade(layer, path, self._changes))
+        return self._blank.blank(remade(layer, path, self._changes, self._dtype))
 
     def _touches(self, path: str) -> bool:
         return any(name.startswith(f"{path}.") for name in self._cut.tensors)
@@ -242,7 +251,9 @@ def _input_like(
     return type(layer).from_config(config).output
 
 
-def remade(layer: Operation, path: str, changes: Changes | None = None) -> Operation:
+def remade(
+    layer: Operation, path: str, changes: Changes | None = None, dtype: Dtype | None = None
+) -> Operation:
     """A new layer (or operation) of the same class and configuration, but for some sizes.
 
     Raises:
@@ -251,6 +262,7 @@ def remade(layer: Operation, path: str, changes: Changes | None = None) -> Opera
     try:
         with keras.saving.custom_object_scope(_own_objects(layer)):
             config = with_sizes(layer.get_config(), path, changes or {}, layer)
+            config = config if dtype is None else _with_dtypes(config, dtype)
             if isinstance(layer, keras.layers.Lambda):
                 return type(layer)(**_with_function(config, layer))
             new = type(layer).from_config(_with_functions(config, layer))
@@ -268,6 +280,25 @@ def remade(layer: Operation, path: str, changes: Changes | None = None) -> Opera
         ) from error
     carry_learned_(layer, new, path, fresh)
     return new
+
+
+def _with_dtypes(config: Mapping[str, object], dtype: Dtype) -> dict[str, object]:
+    """A configuration, and those inside it, with other types."""
+    found = {key: _with_dtypes_inside(value, dtype) for key, value in config.items()}
+    policy, kind = config.get("config"), config.get("dtype")
+    if config.get("class_name") == "DTypePolicy" and isinstance(policy, Mapping):
+        found["config"] = {**policy, "name": dtype(str(policy["name"]))}
+    if isinstance(kind, str):
+        found["dtype"] = dtype(kind)
+    return found
+
+
+def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
+    if isinstance(value, Mapping):
+        return _with_dtypes(value, dtype)
+    return (
+        [_with_dtypes_inside(item, dtype) for item in value] if isinstance(value, list) else value
+    )
 
 
 def _with_functions(config: Mapping[str, object], layer: Operation) -> dict[str, object]:

@@ -10,14 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.least_squares import Moments
-from secateurs.calibration.statistics import channel_index
-from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Contraction
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
 from secateurs.pytorch.reconstruction.descent import Descent
+from secateurs.pytorch.reconstruction.output_stream import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
@@ -25,18 +23,12 @@ from secateurs.pytorch.replay.tape import Ref, Step
 from secateurs.pytorch.statistics.gates import autograd
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
-from secateurs.reconstruction.fidelity import are_probabilities
-
-MOST_INPUTS = 1152
-"""Beyond, channels are mixed: the same for every tap."""
-
-MOST_CHANNELS = 4096
-
-MACS_OF_SLOPES = 2e11
-"""What the derivatives that weigh outputs may take, past the pass that sums take anyway: some ten
-seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
-
-LEAST_WITH_SLOPES = 32
+from secateurs.reconstruction.contraction_sums import (
+    Reading,
+    contraction_of,
+    drawn_slopes,
+    images_with_slopes,
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -44,9 +36,7 @@ class _Reader:
     """A site that reads channels, and its sums so far."""
 
     site: Site
-    units: Ids
-    mixes: bool
-    fold: Ids | None
+    reading: Reading
     sums: RunningMoments = field(default_factory=RunningMoments)
     slopes: torch.Tensor | None = None
     sloped: int = 0
@@ -67,21 +57,20 @@ def contractions_of(
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images)
-    generator = torch.Generator().manual_seed(seed)
+    random = np.random.default_rng(seed)
     sloped = _images_with_slopes(network, images)
     for start, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
         wanted = _rows_wanted(readers, len(images))
-        _add(readers, piece, wanted, start, kind, generator if rows.start < sloped else None)
+        _add(readers, piece, wanted, start, kind, random if rows.start < sloped else None)
     return [_contraction(reader, source.tensors) for reader in readers.values()]
 
 
 def _images_with_slopes(network: Network, images: CalibrationBatch) -> int:
     """How many images outputs are weighed by: a pass back takes as much as two forward."""
     first = next(iter(iterate_tensors(source_of(network).example_inputs)), None)
-    batch = 1 if first is None or first.dim() == 0 else len(first)
-    affordable = int(MACS_OF_SLOPES * batch / (2 * max(1, network.macs())))
-    return min(len(images), max(LEAST_WITH_SLOPES, affordable))
+    examples = 1 if first is None or first.dim() == 0 else len(first)
+    return images_with_slopes(network, examples, len(images))
 
 
 def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict[int, _Reader]:
@@ -96,11 +85,10 @@ def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict
             units = next((m.units for m in source.operations[number].masks), None)
         if units is None or site.map.groups != 1:
             continue
-        mixes = site.map.inputs > MOST_INPUTS
-        fold = _fold(network, units) if len(units) > MOST_CHANNELS else None
-        if len(units) <= MOST_CHANNELS or fold is not None:
-            readers[number] = _Reader(site, units, mixes, fold)
-            if mixes and fold is None:
+        reading = Reading.of(network, units, site.map.inputs)
+        if reading is not None:
+            readers[number] = _Reader(site, reading)
+            if reading.mixes and reading.fold is None:
                 readers[number].descent = _descent(network, pieces, site, len(images))
     return readers
 
@@ -113,15 +101,6 @@ def _descent(network: Network, pieces: Pieces, site: Site, images: int) -> Desce
     return Descent.of(site, call, pieces.shapes[Ref(site.step)], images, names)
 
 
-def _fold(network: Network, units: Ids) -> Ids | None:
-    """The axis as channels by positions, where it is all of one group."""
-    for group in network.groups:
-        part = channel_index(network, group, units)
-        if len(part) == len(units) and (rows := part.rows) is not None and rows.shape[1] > 1:
-            return rows
-    return None
-
-
 def _rows_wanted(readers: Mapping[int, _Reader], images: int) -> dict[int, int]:
     return {number: reader.site.map.rows_per_image(images) for number, reader in readers.items()}
 
@@ -132,12 +111,12 @@ def _add(
     rows: Mapping[int, int],
     seed: int,
     kind: str,
-    generator: torch.Generator | None,
+    random: np.random.Generator | None,
 ) -> None:
-    """One piece's patches, and its slopes where there is a generator to draw answers by."""
+    """One piece's patches, and its slopes where there is something to draw answers by."""
     made: dict[int, torch.Tensor] = {}
     # What is written into in the middle of a pass has no derivative that could be trusted.
-    weighs = generator is not None and not any(step.mutates for step in piece.steps)
+    weighs = random is not None and not any(step.mutates for step in piece.steps)
 
     def change(step: Step, call: Call) -> object:
         output = call.function(*call.arguments, **call.keywords)
@@ -150,13 +129,13 @@ def _add(
                 _sum_patches(reader, piece, output.detach(), rows[step.number], seed)
         return output
 
-    if generator is None or not weighs:
+    if random is None or not weighs:
         with torch.no_grad():
             play(piece, change)
         return
     with autograd():
         result = play(piece, change)
-        slopes = _slopes(result, list(made.values()), kind, generator)
+        slopes = _slopes(result, list(made.values()), kind, random)
     for number, slope in zip(made, slopes, strict=True):
         reader = readers[number]
         if slope is not None:
@@ -170,12 +149,11 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
     x: torch.Tensor = piece.find(reader.site.source).detach()
     if reader.descent is not None:
         reader.descent.add(x)
-    if reader.mixes:
+    if reader.reading.mixes:
         axis = 1 if reader.site.map.geometry is not None else x.dim() - 1
         values = x.movedim(axis, -1).reshape(-1, x.shape[axis])
-        if reader.fold is not None:
-            values = values[:, torch.from_numpy(reader.fold.T.ravel())]
-            values = values.reshape(-1, len(reader.fold))
+        if (fold := reader.reading.fold) is not None:
+            values = values[:, torch.from_numpy(fold.T.ravel())].reshape(-1, len(fold))
         reader.sums.add(values[None].float(), values.new_zeros(1, len(values), 0).float())
         return
     places = max(1, y[:1].numel() // max(1, y.shape[reader.site.map.channel]))
@@ -190,127 +168,70 @@ def _slopes(
     result: Sequence[torch.Tensor],
     made: Sequence[torch.Tensor],
     kind: str,
-    generator: torch.Generator,
+    random: np.random.Generator,
 ) -> Sequence[torch.Tensor | None]:
-    """The derivative of the outputs' loss, with answers drawn from the model's own.
-
-    Squared and averaged over what is drawn, it is the Gauss-Newton weight of each value.
-    """
-    if not made:
-        return []
-    loss = _drawn_loss(result, kind, generator)
-    if not loss.requires_grad:
+    """The derivative of the outputs' loss by what was made, with answers drawn."""
+    drawn = drawn_slopes(as_arrays(result), kind, random)
+    pairs = [
+        (one, torch.from_numpy(slope).to(one.device, one.dtype))
+        for one, slope in zip(result, drawn, strict=True)
+        if one.requires_grad
+    ]
+    if not made or not pairs:
         return [None] * len(made)
-    return torch.autograd.grad(loss, made, allow_unused=True)
-
-
-def _drawn_loss(
-    result: Sequence[torch.Tensor], kind: str, generator: torch.Generator
-) -> torch.Tensor:
-    if kind == "categorical":
-        scores = result[0].float()
-        scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
-        logs = (
-            scores.log()
-            if are_probabilities(scores.detach().cpu().numpy())
-            else scores.log_softmax(-1)
-        )
-        flat = logs.flatten(0, -2)
-        chances = flat.detach().exp().cpu()
-        drawn = torch.multinomial(chances, 1, generator=generator).to(flat.device)
-        return -flat.gather(1, drawn).sum()
-    if kind == "bernoulli":
-        scores = result[0].float()
-        if bool(((scores >= 0) & (scores <= 1)).all()):  # probabilities already
-            scores = scores.clamp(1e-6, 1 - 1e-6).logit()
-        drawn = torch.bernoulli(scores.detach().sigmoid().cpu(), generator=generator)
-        bce = torch.nn.functional.binary_cross_entropy_with_logits
-        return bce(scores, drawn.to(scores.device), reduction="sum")
-    total = result[0].new_zeros(()).float()
-    for one in result:
-        size = one.detach().float().square().mean().sqrt().clamp_min(1e-12)
-        signs = torch.randint(0, 2, one.shape, generator=generator) * 2.0 - 1
-        total = total + (one.float() * signs.to(one.device)).sum() / (size * one[0].numel() ** 0.5)
-    return total
+    outputs, slopes = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, made, slopes, allow_unused=True)
 
 
 def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Contraction:
     site = reader.site
     names = {id(tensor): name for name, tensor in tensors.items()}
-    moments = reader.sums.moments()
-    matrix = site.map.matrix()
-    if reader.mixes:
-        matrix = _by_channel(matrix, site.map.taps, reader.fold)
-        given = moments.uu @ matrix
-        moments = Moments(
-            moments.rows,
-            moments.mean_u,
-            np.einsum("gi,gio->go", moments.mean_u, matrix),
-            moments.uu,
-            given,
-            np.einsum("gio,gio->go", matrix, given),
-        )
-    elif not site.has_intercept:
-        moments = moments.about_zero()
-    outputs = site.importance.size
     slopes = reader.slopes
-    importance = np.ones(outputs) if slopes is None else slopes.cpu().numpy() / reader.sloped
-    fold = reader.fold
-    taps = fold.shape[1] if fold is not None else site.map.taps
-    return Contraction(
-        names[id(site.map.weight)],
-        reader.units,
-        taps,
-        moments,
-        matrix,
+    importance = (
+        np.ones(site.importance.size) if slopes is None else slopes.cpu().numpy() / reader.sloped
+    )
+    return contraction_of(
+        _Weights(site, names),
+        reader.reading,
+        reader.sums.moments(),
         importance,
-        _Packing(site, names, reader.mixes, taps, fold),
-        reader.mixes,
-        fold,
-        None if reader.descent is None else reader.descent.ablate,
-        None if reader.descent is None else reader.descent.spectra(),
+        refit=None if reader.descent is None else reader.descent.ablate,
+        spectra=None if reader.descent is None else reader.descent.spectra(),
     )
 
 
-def _by_channel(matrix: NDArray[np.float64], taps: int, fold: Ids | None) -> NDArray[np.float64]:
-    """(1, channels * taps, outputs) as (1, channels, taps * outputs)."""
-    if fold is not None:
-        folded: NDArray[np.float64] = matrix[0][fold].reshape(1, len(fold), -1)
-        return folded
-    return matrix.reshape(1, matrix.shape[1] // taps, -1)
-
-
 @dataclass(frozen=True, eq=False, slots=True)
-class _Packing:
-    """From a matrix and a change of the mean output to tensors with the model's names."""
+class _Weights:
+    """A site's, for planning."""
 
     site: Site
     names: Mapping[int, str]
-    mixes: bool
-    taps: int
-    fold: Ids | None
 
-    def __call__(
+    @property
+    def weight(self) -> str:
+        return self.names[id(self.site.map.weight)]
+
+    @property
+    def taps(self) -> int:
+        return self.site.map.taps
+
+    @property
+    def has_intercept(self) -> bool:
+        return self.site.has_intercept
+
+    def matrix(self) -> NDArray[np.float64]:
+        return self.site.map.matrix()
+
+    def tensors(
         self, matrix: NDArray[np.float64], missing: NDArray[np.float64]
     ) -> Mapping[str, NDArray[np.floating]]:
         site = self.site
-        if self.mixes:
-            missing = missing.reshape(self.taps, -1).sum(axis=0)
-            matrix = self._by_input(matrix)
-        changed = {self.names[id(site.map.weight)]: _array(site.map.weight_from(matrix))}
+        changed = {self.weight: _array(site.map.weight_from(matrix))}
         if site.bias is not None:
             changed[self.names[id(site.bias)]] = _array(site.bias) + missing.astype(np.float32)
         elif site.mean is not None:
             changed[self.names[id(site.mean)]] = _array(site.mean) - missing.astype(np.float32)
         return changed
-
-    def _by_input(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.fold is None:
-            return matrix.reshape(1, matrix.shape[1] * self.taps, -1)
-        spread = matrix.reshape(*self.fold.shape, -1)
-        found = np.zeros((1, self.fold.size, spread.shape[-1]))
-        found[0, self.fold] = spread
-        return found
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.floating]:

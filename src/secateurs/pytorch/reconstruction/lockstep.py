@@ -9,9 +9,8 @@ Of both networks, the values that are still to be read are kept, for all images;
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.least_squares import Refit, refit
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import list_tensors
@@ -31,14 +29,16 @@ from secateurs.pytorch.replay.tape import Ref, Source
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.layers import LayerRepair, Walked
-from secateurs.reconstruction.rectified import Rectified
-from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
+from secateurs.reconstruction.refitting import (
+    BYTES_OF_ROWS,
+    Following,
+    Gathered,
+    images_that_fit,
+    is_wide,
+    refit_gathered,
+)
 
-MOST_BYTES = 4 * 10**9
-"""Of values of both networks that are held at once; of more images, some are left out."""
-
-BYTES_OF_ROWS = 2**29
-"""Of patches that are kept as they are, where a ReLU follows or products would be too large."""
+_Gathered = Gathered[RunningMoments]
 
 
 @dataclass(eq=False, slots=True)
@@ -49,20 +49,6 @@ class _Pair:
     small: Piece
     held: bool
     number: int
-
-
-@dataclass(eq=False, slots=True)
-class _Gathered:
-    """What the images say at one site."""
-
-    fit: RunningMoments = field(default_factory=RunningMoments)
-    held: RunningMoments = field(default_factory=RunningMoments)
-    rows: list[tuple[bool, list[NDArray[np.float32]]]] = field(default_factory=list)
-
-    def together(self, held: bool | None = None) -> list[NDArray[np.float32]]:
-        """Kept rows of all pieces, or of those that were (not) held out."""
-        chosen = [rows for is_held, rows in self.rows if held is None or is_held == held]
-        return [np.concatenate(parts) for parts in zip(*chosen, strict=True)]
 
 
 def walk(
@@ -104,7 +90,9 @@ class _Walk:
         self._stays = network.solution.kept(alive)
         dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = _in_step(small, source.operations, fit)
-        fit, held = _that_fit(fit, held, dense_pieces.bytes_at_once + small_pieces.bytes_at_once)
+        fit, held = images_that_fit(
+            fit, held, dense_pieces.bytes_at_once + small_pieces.bytes_at_once
+        )
         self._images = len(fit) + len(held)
         self._steps = small_pieces.steps
         self._pairs = [
@@ -183,41 +171,24 @@ class _Walk:
     # -- least squares
 
     def _refit(self, site: Site) -> None:
-        matrix = site.map.matrix()
-        wide = site.map.groups == 1 and site.map.inputs > MOST_INPUTS
+        wide = is_wide(site.map.groups, site.map.inputs)
         rows = site.map.rows_per_image(self._images)
-        keeps = wide or self._relaxes(site)
-        gathered = self._gathered(site, rows, sums=not wide, keeps=keeps)
-        if gathered is None or (not wide and not (gathered.fit.rows and gathered.held.rows)):
+        relaxes = not wide and self._relaxes(site)
+        gathered = self._gathered(site, rows, sums=not wide, keeps=wide or relaxes)
+        found = refit_gathered(
+            gathered,
+            site.map.matrix(),
+            importance=site.importance,
+            has_intercept=site.has_intercept,
+            following=_following(site) if relaxes else None,
+        )
+        if found is None:
             return
-        importance = site.importance
-        if wide:
-            fit, held = (Rows(*gathered.together(held)[:2]) for held in (False, True))
-            found = refit_wide(
-                fit, held, matrix, importance=importance, has_intercept=site.has_intercept
-            )
-        else:
-            fit_sums, held_sums = gathered.fit.moments(), gathered.held.moments()
-            found = refit(
-                fit_sums, held_sums, matrix, importance=importance, has_intercept=site.has_intercept
-            )
-            if keeps and found.solver is not None:
-                everything = fit_sums.merged(held_sums)
-                relaxed = self._rectified(site, gathered).refine(
-                    everything, found.weights, found.solver
-                )
-                found = Refit(*relaxed, found.ridge, found.before, found.after)
-        if np.isfinite(found.weights).all() and np.isfinite(found.intercept).all():
-            site.write_(found.weights, found.intercept)
-            self._layers.append(
-                LayerRepair(
-                    self._names[id(site.map.weight)],
-                    site.map.inputs,
-                    found.ridge,
-                    found.before,
-                    found.after,
-                )
-            )
+        site.write_(found.weights, found.intercept)
+        name = self._names[id(site.map.weight)]
+        self._layers.append(
+            LayerRepair(name, site.map.inputs, found.ridge, found.before, found.after)
+        )
 
     def _relaxes(self, site: Site) -> bool:
         """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
@@ -232,8 +203,8 @@ class _Walk:
         each = given.numel() // max(1, given.shape[site.map.channel]) // first.dense.images
         return each * self._images
 
-    def _gathered(self, site: Site, rows: int, *, sums: bool, keeps: bool) -> _Gathered | None:
-        gathered = _Gathered()
+    def _gathered(self, site: Site, rows: int, *, sums: bool, keeps: bool) -> _Gathered:
+        gathered = Gathered(RunningMoments(), RunningMoments())
         scale = site.scale.detach()
         scale = torch.where(scale.abs() < 1e-3, torch.inf, scale)
         for pair in self._pairs:
@@ -275,39 +246,10 @@ class _Walk:
                 kept = [u[0], *(table[0] for table in tables)]
                 gathered.rows.append((pair.held, [one.cpu().numpy() for one in kept]))
 
-    @staticmethod
-    def _rectified(site: Site, gathered: _Gathered) -> Rectified:
-        u, y, *joined = gathered.together()
-        scale = site.scale.detach().float().cpu().numpy()
-        shift = site.shift.detach().float().cpu().numpy()
-        scale = np.broadcast_to(scale, y.shape[1:])
-        shift = np.broadcast_to(shift, y.shape[1:])
-        return Rectified(u, y, scale, joined[0] + shift if joined else shift)
 
-
-def _that_fit(
-    fit: CalibrationBatch, held: CalibrationBatch, each: int
-) -> tuple[CalibrationBatch, CalibrationBatch]:
-    """As many of the images as memory is meant to hold values of.
-
-    Args:
-        fit: to fit.
-        held: to choose by.
-        each: bytes of the values of one image that are held at once, in both networks.
-    """
-    images = len(fit) + len(held)
-    share = MOST_BYTES / max(1, images * each)
-    if share >= 1:
-        return fit, held
-    less = [batch.rows(slice(0, max(2, int(share * len(batch))))) for batch in (fit, held)]
-    warnings.warn(
-        f"repair: the values of {images} images take {images * each / 1e9:.1f} GB at once in both "
-        f"networks; {len(less[0]) + len(less[1])} of them are fitted, which take "
-        f"{MOST_BYTES / 1e9:.1f}. Pass fewer or smaller images to choose them yourself.",
-        UserWarning,
-        stacklevel=2,
-    )
-    return less[0], less[1]
+def _following(site: Site) -> Following:
+    scale, shift = (one.detach().float().cpu().numpy() for one in (site.scale, site.shift))
+    return Following(scale, shift)
 
 
 def _in_step(small: nn.Module, operations: Sequence[OpRecord], first: CalibrationBatch) -> Pieces:

@@ -1,0 +1,27 @@
+"""Repair of Keras models: the sums, the copies of weights and the walk that solvers need."""
+
+from secateurs.keras.reconstruction.dense_sums import contractions_of
+from secateurs.keras.reconstruction.lockstep import walk
+from secateurs.keras.reconstruction.output_stream import (
+    arrays,
+    copy_of,
+    copy_weights_,
+    outputs,
+    reestimated,
+    unlike_calibration,
+    working_copy,
+)
+from secateurs.keras.reconstruction.trials import judged_trials
+
+__all__ = [
+    "arrays",
+    "contractions_of",
+    "copy_of",
+    "copy_weights_",
+    "judged_trials",
+    "outputs",
+    "reestimated",
+    "unlike_calibration",
+    "walk",
+    "working_copy",
+]

@@ -1,0 +1,209 @@
+"""The dense network's own sums at every contraction that reads channels, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.least_squares import Sums
+from secateurs.channels.network import Network
+from secateurs.keras.internals import gradient_of
+from secateurs.keras.model.tensors import ModelTensor
+from secateurs.keras.reconstruction.maps import ConvolutionMap, EinsumMap, Map, tables
+from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
+from secateurs.keras.reconstruction.sites import Site, Sites
+from secateurs.keras.trace_model import source_of
+from secateurs.planning.error_curves import Contraction
+from secateurs.reconstruction.contraction_sums import (
+    Reading,
+    contraction_of,
+    drawn_slopes,
+    images_with_slopes,
+)
+from secateurs.reconstruction.running_sums import RunningSums
+
+NUMBERS_OF_PATCHES = 2**23
+"""That are laid out at a time."""
+
+
+@dataclass(eq=False, slots=True)
+class _Reader:
+    """A site that reads channels along one axis of its weight, and its sums so far."""
+
+    site: Site
+    reading: Reading
+    taps: int
+    sums: RunningSums = field(default_factory=RunningSums)
+    slopes: Sums | None = None
+    sloped: int = 0
+
+
+def contractions_of(
+    network: Network, images: CalibrationBatch, kind: str, seed: int
+) -> list[Contraction]:
+    """The sums that orders and curves need, of each contraction that reads channels.
+
+    Args:
+        network: of the dense model; it comes back as it was.
+        images: to sum over.
+        kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
+        seed: of the answers that are drawn to weigh outputs by.
+    """
+    source = source_of(network)
+    pieces = Pieces(source.model, source.operations, images)
+    leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
+    readers = _readers(network, pieces, leaves)
+    random = np.random.default_rng(seed)
+    sloped = images_with_slopes(network, _examples(source.example_inputs), len(images))
+    for number, rows in enumerate(pieces.sizes(len(images))):
+        piece = pieces.piece(images.rows(rows))
+        given = _sum_up(readers, piece, len(images), number)
+        if rows.start < sloped and readers:
+            slopes = drawn_slopes([as_numbers(one) for one in given], kind, random)
+            _add_slopes(readers, pieces.piece(images.rows(rows)), slopes)
+    return [_contraction(reader, leaves) for reader in readers]
+
+
+def _examples(example_inputs: Any) -> int:
+    first: Any = next(iter(keras.tree.flatten(example_inputs)), None)
+    return len(first) if getattr(first, "shape", ()) else 1
+
+
+def _readers(network: Network, pieces: Pieces, leaves: Mapping[int, ModelTensor]) -> list[_Reader]:
+    """One for each axis that a weight reads channels along; attention's output has two."""
+    found = []
+    for site in Sites(pieces.program(2), norms=False).at.values():
+        if site.map.groups != 1:
+            continue
+        axes = leaves[id(site.map.kernel)].axes
+        for known, axis, taps in _axes_read(site.map):
+            if axis not in axes:
+                continue
+            reading = Reading.of(network, axes[axis], known.inputs)
+            if reading is not None:
+                found.append(_Reader(replace(site, map=known), reading, taps))
+    return found
+
+
+def _axes_read(known: Map) -> list[tuple[Map, int, int]]:
+    """(inputs in the order of an axis, the axis of the weight, inputs of each index along it)."""
+    if isinstance(known, EinsumMap):
+        weight = known.words[1]
+        return [(known.turned(one), weight.index(one), known.taps(one)) for one in known.contracted]
+    if isinstance(known, ConvolutionMap):
+        rank = len(known.kernel.shape)
+        return [(known, rank - (1 if known.is_transposed else 2), known.taps)]
+    return []
+
+
+def _sum_up(readers: Sequence[_Reader], piece: Piece, images: int, number: int) -> list[Any]:
+    """Add one piece's patches; what the network gives."""
+    at: dict[int, list[_Reader]] = {}
+    for reader in readers:
+        at.setdefault(reader.site.step.number, []).append(reader)
+    while piece.done < len(piece.steps):
+        step = piece.steps[piece.done]
+        (made, *_) = piece.do(step)
+        for reader in at.get(step.number, ()):
+            x, y = as_numbers(piece.find(reader.site.source)), as_numbers(made)
+            _sum_patches(reader, x, y, reader.site.rows_per_image(images), number)
+        piece.forget(step)
+    return piece.result()
+
+
+def _sum_patches(reader: _Reader, x: NDArray[Any], y: NDArray[Any], rows: int, number: int) -> None:
+    known, reading = reader.site.map, reader.reading
+    if reading.mixes:
+        values = reading.values(_along_axis(known, x, reader.taps))[None]
+        reader.sums.add(values, np.zeros((1, values.shape[1], 0), np.float32))
+        return
+    places = max(1, y[:1].size // known.outputs)
+    at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * known.inputs))
+    for start in range(0, len(x), at_a_time):
+        part = slice(start, start + at_a_time)
+        u, (t,) = tables(known, x[part], [y[part]], rows, number * 4099 + start)
+        reader.sums.add(u, t)
+
+
+def _along_axis(known: Map, x: NDArray[Any], taps: int) -> NDArray[Any]:
+    """What is read, as (rows, indices of the axis)."""
+    if isinstance(known, ConvolutionMap):
+        moved = np.moveaxis(x, known.channel, -1)
+        return moved.reshape(-1, moved.shape[-1])
+    (flat,) = known.patches(x, x.shape, None)
+    split = flat.reshape(len(flat), -1, taps).transpose(0, 2, 1)
+    found: NDArray[Any] = split.reshape(-1, split.shape[-1])
+    return found
+
+
+def _add_slopes(
+    readers: Sequence[_Reader], piece: Piece, slopes: Sequence[NDArray[np.float32]]
+) -> None:
+    """The squared derivatives of the drawn loss by what each contraction gives."""
+    steps = {reader.site.step.number: piece.steps[reader.site.step.number] for reader in readers}
+    numbers = list(steps)
+    gates = [
+        keras.ops.zeros((*steps[number].specs[0].shape,), dtype=steps[number].specs[0].dtype)
+        for number in numbers
+    ]
+
+    def loss(added: Sequence[Any]) -> Any:
+        known = dict(zip(numbers, added, strict=True))
+
+        def change(step: Step, made: list[Any]) -> list[Any]:
+            return [made[0] + known[step.number]] if step.number in known else made
+
+        given = piece.branch().play(change)
+        return sum(
+            keras.ops.sum(keras.ops.cast(one, "float32") * keras.ops.convert_to_tensor(slope))
+            for one, slope in zip(given, slopes, strict=True)
+        )
+
+    found = dict(zip(numbers, gradient_of(loss)(gates), strict=True))
+    for reader in readers:
+        rows = reader.site.map.rows(np.asarray(found[reader.site.step.number]))[0]
+        squares = np.square(rows.astype(np.float64)).sum(axis=0)
+        reader.slopes = squares if reader.slopes is None else reader.slopes + squares
+        reader.sloped += piece.images
+
+
+def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> Contraction:
+    outputs = reader.site.map.outputs
+    importance = np.ones(outputs) if reader.slopes is None else reader.slopes / reader.sloped
+    names = {key: leaf.name for key, leaf in leaves.items()}
+    weights = _Weights(reader.site, names, reader.taps)
+    return contraction_of(weights, reader.reading, reader.sums.moments(), importance)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Weights:
+    """A site's, for planning."""
+
+    site: Site
+    names: Mapping[int, str]
+    taps: int
+
+    @property
+    def weight(self) -> str:
+        return self.names[id(self.site.map.kernel)]
+
+    @property
+    def has_intercept(self) -> bool:
+        return self.site.has_intercept
+
+    def matrix(self) -> Sums:
+        return self.site.matrix()
+
+    def tensors(self, matrix: Sums, missing: Sums) -> Mapping[str, NDArray[Any]]:
+        bias = self.site.map.bias
+        intercept = missing
+        if bias is not None:
+            intercept = self.site.map.bias_rows(as_numbers(bias)).reshape(-1) + missing
+        changed = self.site.changed(matrix, intercept)
+        return {self.names[id(variable)]: values.astype(np.float32) for variable, values in changed}

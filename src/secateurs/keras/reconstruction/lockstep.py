@@ -1,0 +1,302 @@
+"""The walk: a dense and a cut Keras network, step by step on the same images.
+
+At every contraction whose input or sum is not what it was, the cut network's weights are fitted to
+what the dense network gives there, and only then is the step done. So each layer makes up for what
+all layers before it are still off by, and the error does not add up.
+
+Of both networks, the values that are still to be read are kept, for all images; nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.network import Network
+from secateurs.errors import ModelError
+from secateurs.keras.internals import Variable, without_gradients
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.reconstruction.maps import tables
+from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Ref, as_numbers
+from secateurs.keras.reconstruction.sites import Site, Sites
+from secateurs.keras.trace_model import source_of
+from secateurs.keras.tracing.tracer import Axes
+from secateurs.reconstruction.layers import LayerRepair, Walked
+from secateurs.reconstruction.refitting import (
+    BYTES_OF_ROWS,
+    Following,
+    Gathered,
+    images_that_fit,
+    is_wide,
+    refit_gathered,
+)
+from secateurs.reconstruction.running_sums import RunningSums
+
+Numbers = NDArray[np.float32]
+
+NUMBERS_OF_PATCHES = 2**23
+"""That are laid out at a time."""
+
+TOLERANCE = 1e-3
+"""How far a layer's matrix may be from what the layer does, relative to the size of that."""
+
+
+@dataclass(eq=False, slots=True)
+class _Pair:
+    """The same images in both networks."""
+
+    dense: Piece
+    small: Piece
+    held: bool
+    number: int
+
+
+def walk(
+    network: Network,
+    small: Any,
+    alive: NDArray[np.bool_],
+    fit: CalibrationBatch,
+    held: CalibrationBatch,
+) -> Walked:
+    """Refit the weights of a cut model, in place, to what the dense one gives.
+
+    Args:
+        network: of the dense model, which stays as it is.
+        small: the cut model; its weights change.
+        alive: which atoms of the network stay in it.
+        fit: images to fit.
+        held: images to choose by, layer by layer.
+
+    Returns:
+        What was done, layer by layer, and the bytes of values that were held at most.
+
+    Raises:
+        ModelError: the two do not do the same.
+    """
+    return _Walk(network, small, alive, fit, held).done()
+
+
+class _Walk:
+    def __init__(
+        self,
+        network: Network,
+        small: Any,
+        alive: NDArray[np.bool_],
+        fit: CalibrationBatch,
+        held: CalibrationBatch,
+    ) -> None:
+        source = source_of(network)
+        self._stays = network.solution.kept(alive)
+        self._leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
+        self._dense_pieces = Pieces(source.model, source.operations, fit)
+        small_pieces = Pieces(small, source.operations, fit)
+        check_alike(self._dense_pieces.program(2), small_pieces.program(2))
+        each = self._dense_pieces.bytes_at_once + small_pieces.bytes_at_once
+        fit, held = images_that_fit(fit, held, each)
+        self._images = len(fit) + len(held)
+        self._pairs = [
+            _Pair(self._dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
+            for batch in (held, fit)
+            for number, rows in enumerate(self._dense_pieces.sizes(len(batch)))
+            for part in [batch.rows(rows)]
+        ]
+        self._names = {id(leaf.variable): leaf.name for leaf in list_tensors(small)}
+        self._sites = Sites(self._pairs[-1].small.program)
+        self._layers: list[LayerRepair] = []
+
+    def done(self) -> Walked:
+        most = 0
+        for number in range(len(self._pairs[0].dense.steps)):
+            for pair in self._pairs:
+                pair.dense.do(pair.dense.steps[number])
+            site = self._sites.at.get(number)
+            if site is not None and self._is_changed(site):
+                self._refit(site)
+            for pair in self._pairs:
+                pair.small.do(pair.small.steps[number])
+            most = max(most, sum(p.dense.held() + p.small.held() for p in self._pairs))
+            for pair in self._pairs:
+                pair.dense.forget(pair.dense.steps[number])
+                pair.small.forget(pair.small.steps[number])
+        return Walked(tuple(self._layers), most)
+
+    # -- values of both
+
+    def _dense(self, piece: Piece, ref: Ref) -> Numbers:
+        """A value of the dense network, less what was cut from it."""
+        value = as_numbers(piece.find(ref))
+        for axis, units in self._axes(piece, ref).items():
+            kept = np.flatnonzero(self._stays[units])
+            if len(kept) < value.shape[axis]:
+                value = value.take(kept, axis=axis)
+        return value
+
+    def _axes(self, piece: Piece, ref: Ref) -> Axes:
+        if ref.step < 0:
+            return {}
+        step = piece.steps[ref.step]
+        if step.part.axes is not None and not step.is_last:
+            return step.part.axes(self._axes_of)
+        outputs = self._dense_pieces.operation(step).outputs
+        item = ref.item if step.is_last else 0
+        return outputs[item][1] if item < len(outputs) else {}
+
+    def _axes_of(self, variable: Variable) -> Axes:
+        return self._leaves[id(variable)].axes
+
+    def _off(self, site: Site, pair: _Pair) -> Numbers | None:
+        """What the sum's other operands are off by, where that is known already."""
+        if site.joint is None or any(ref not in pair.small.values for ref in site.joint.others):
+            return None
+        off: Numbers | None = None
+        for ref in site.joint.others:
+            theirs, ours = self._dense(pair.dense, ref), as_numbers(pair.small.find(ref))
+            if theirs.shape != ours.shape:
+                return None
+            off = theirs - ours if off is None else off + (theirs - ours)
+        shape = tuple(site.joint.step.specs[0].shape)[1:]
+        # A summand that is broadcast is no value of the sum's shape.
+        return off if off is not None and off.shape[1:] == shape else None
+
+    def _is_changed(self, site: Site) -> bool:
+        """Whether a site reads, or is added to, anything else than in the dense network."""
+        for pair in self._pairs:
+            ours = as_numbers(pair.small.find(site.source))
+            theirs = self._dense(pair.dense, site.source)
+            if ours.shape != theirs.shape:
+                return False  # not the same value: nothing is known of it
+            whole = pair.dense.find(site.source)
+            if tuple(whole.shape) != theirs.shape or not np.array_equal(ours, theirs):
+                return True
+            off = self._off(site, pair)
+            if off is not None and bool(off.any()):
+                return True
+        return False
+
+    # -- least squares
+
+    def _refit(self, site: Site) -> None:
+        if not self._does_what_it_says(site):
+            return
+        wide = is_wide(site.map.groups, site.map.inputs)
+        relaxes = not wide and self._relaxes(site)
+        gathered = self._gathered(site, sums=not wide, keeps=wide or relaxes)
+        if gathered is None:
+            return
+        found = refit_gathered(
+            gathered,
+            site.matrix(),
+            importance=site.importance,
+            has_intercept=site.has_intercept,
+            following=_following(site) if relaxes else None,
+        )
+        if found is None:
+            return
+        site.write_(found.weights, found.intercept)
+        name = self._names[id(site.map.kernel)]
+        self._layers.append(
+            LayerRepair(name, site.map.inputs, found.ridge, found.before, found.after)
+        )
+
+    def _does_what_it_says(self, site: Site) -> bool:
+        """Whether the layer gives what its matrix makes of patches: looked at, not believed."""
+        piece = self._pairs[0].small
+        x = piece.find(site.source)
+        two = x[: max(1, min(2, x.shape[0]))]
+
+        def find(source: Any) -> Any:
+            return two if source == site.source else piece.find(source)
+
+        with without_gradients():
+            (given,) = piece.steps[site.step.number].run(find)
+        y = as_numbers(given)
+        u, (rows,) = tables(site.map, as_numbers(two), [y], y.size, 0)
+        found = u @ site.matrix()
+        if site.map.bias is not None:
+            found += site.map.bias_rows(as_numbers(site.map.bias))
+        return bool(np.abs(found - rows).max() <= TOLERANCE * max(np.abs(rows).max(), 1e-12))
+
+    def _relaxes(self, site: Site) -> bool:
+        """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
+        if not site.rectified or site.map.groups != 1 or site.map.is_norm or not site.has_intercept:
+            return False
+        places = int(np.prod(site.step.specs[0].shape[1:])) // (site.map.groups * site.map.outputs)
+        rows = min(site.rows_per_image(self._images), places) * self._images
+        return rows * site.map.inputs * 4 <= BYTES_OF_ROWS
+
+    def _gathered(self, site: Site, *, sums: bool, keeps: bool) -> Gathered[RunningSums] | None:
+        gathered = Gathered(RunningSums(), RunningSums())
+        scale = np.where(np.abs(site.scale) < 1e-3, np.inf, site.scale)
+        for pair in self._pairs:
+            target = self._dense(pair.dense, Ref(site.step.number))
+            off = self._off(site, pair)
+            joined = None
+            if off is not None:
+                back = site.moved_back(off, target, pair.small)
+                factor = site.map.laid_out(scale, target.ndim)
+                target = (target + back / factor).astype(np.float32)
+                if keeps:
+                    joined = site.moved_back(self._added(site, pair), target, pair.small)
+            targets = [target] if joined is None else [target, joined]
+            if not self._add(site, gathered, pair, targets, sums=sums, keeps=keeps):
+                return None
+        return gathered
+
+    @staticmethod
+    def _added(site: Site, pair: _Pair) -> Numbers:
+        """The sum's other operands, in the small network."""
+        others = [] if site.joint is None else site.joint.others
+        total: Numbers = np.sum([as_numbers(pair.small.find(ref)) for ref in others], axis=0)
+        return total
+
+    def _add(
+        self,
+        site: Site,
+        gathered: Gathered[RunningSums],
+        pair: _Pair,
+        targets: Sequence[Numbers],
+        *,
+        sums: bool,
+        keeps: bool,
+    ) -> bool:
+        x = as_numbers(pair.small.find(site.source))
+        per_image = site.rows_per_image(self._images)
+        outputs = site.map.groups * site.map.outputs
+        if targets[0].shape[1:] != tuple(site.step.specs[0].shape)[1:]:
+            return False  # what it gives was cut otherwise than is known
+        places = max(1, targets[0][:1].size // outputs)
+        each = min(per_image, places) * site.map.inputs * site.map.groups
+        at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
+        for start in range(0, len(x), at_a_time):
+            part = slice(start, start + at_a_time)
+            seed = pair.number * 4099 + start
+            u, made = tables(site.map, x[part], [t[part] for t in targets], per_image, seed)
+            if sums:
+                (gathered.held if pair.held else gathered.fit).add(u, made[0])
+            if keeps:
+                gathered.rows.append((pair.held, [u[0], *(table[0] for table in made)]))
+        return True
+
+
+def _following(site: Site) -> Following:
+    return Following(site.scale.astype(np.float32), site.shift.astype(np.float32))
+
+
+def check_alike(dense: Program, small: Program) -> None:
+    """Two programs must do the same, step by step.
+
+    Raises:
+        ModelError: they do not.
+    """
+    ours, theirs = ([step.part.name for step in one.steps] for one in (small, dense))
+    if ours != theirs:
+        raise ModelError(
+            f"repair: expected two models that do the same, step by step; the dense one does "
+            f"{len(theirs)}, and the small one does something else in their place. Pass the dense "
+            "model that the small one was cut from."
+        )

@@ -1,0 +1,592 @@
+"""Layers as matrix products of patches, in NumPy: what least squares are solved for.
+
+A convolution of any rank, stride, padding, dilation and number of groups, a depthwise and a
+transposed one, a dense layer, an einsum with one weight, and the scale and shift of a
+normalisation all become ``y = u Z + b`` with ``u`` of shape (groups, rows, inputs). A transposed
+convolution reads its patches from values that are spread out, with zeros between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from secateurs.keras.internals import Variable
+from secateurs.keras.tracing.rules.contraction import channel_axis, spelled_out
+from secateurs.keras.tracing.tracer import Axes
+
+Numbers = NDArray[np.float32]
+Sums = NDArray[np.float64]
+AxesOf = Callable[[Variable], Axes]
+
+ROWS_AT_LEAST = 20_000
+ROWS_AN_INPUT = 8
+"""As many rows of patches are drawn as this times the inputs; more say little more."""
+
+
+class Map(Protocol):
+    """A contraction, or a normalisation's scale and shift, as a linear map of patches."""
+
+    kernel: Variable
+    bias: Variable | None
+
+    @property
+    def groups(self) -> int:
+        """Of channels, each with a matrix of its own."""
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs an output has."""
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a group has."""
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is a normalisation's."""
+
+    @property
+    def channel(self) -> int | None:
+        """The axis of the result along which all outputs lie; None where it is several."""
+
+    def matrix(self, weights: NDArray[Any]) -> Sums:
+        """The weights as (groups, inputs, outputs)."""
+
+    def weight_from(self, matrix: Sums) -> Sums:
+        """The reverse, in the weights' shape."""
+
+    def bias_from(self, intercept: Sums) -> Sums:
+        """(groups, outputs) in the bias's shape."""
+
+    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+        """The bias as (groups, 1, outputs)."""
+
+    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+        """(groups, rows, inputs) of what is read; ``like`` is the shape of the result."""
+
+    def rows(self, y: Numbers) -> Numbers:
+        """(groups, rows, outputs) of a value of the result's shape."""
+
+    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+        """A number for each output, in a shape that broadcasts against the result."""
+
+    def made(self, axes_of: AxesOf) -> Axes:
+        """What lies along the axes of the result, as the weights have it."""
+
+    def read(self, axes_of: AxesOf) -> Axes:
+        """What lies along the axes of what it reads."""
+
+
+def rows_per_image(known: Map, images: int) -> int:
+    """How many rows of each image are wanted."""
+    return max(1, math.ceil(max(ROWS_AT_LEAST, ROWS_AN_INPUT * known.inputs) / images))
+
+
+def tables(
+    known: Map, x: Numbers, targets: Sequence[Numbers], per_image: int, seed: int
+) -> tuple[Numbers, list[Numbers]]:
+    """Rows of patches, (groups, rows, inputs), and of values that are as the result is.
+
+    Args:
+        known: the contraction.
+        x: what it reads.
+        targets: values of the shape of its result.
+        per_image: how many rows to take of each image at most, drawn by lot.
+        seed: of the lots.
+    """
+    rows = [known.rows(target) for target in targets]
+    each = max(1, rows[0].shape[1] // len(x))
+    chosen = None
+    if per_image < each:
+        lots = np.random.default_rng(seed).random((len(x), each)).argsort(1)[:, :per_image]
+        chosen = (lots + np.arange(len(x))[:, None] * each).ravel()
+        rows = [table[:, chosen] for table in rows]
+    return known.patches(x, targets[0].shape, chosen), rows
+
+
+# -- einsums
+
+
+@dataclass(eq=False, slots=True)
+class EinsumMap:
+    """A dense layer, or any einsum with one weight.
+
+    Attributes:
+        kernel: its weight.
+        bias: its own, or None.
+        words: letters of what it reads, of the weight, and of the result.
+        front: the letter of the weight to number inputs by first; '' takes them in order.
+    """
+
+    kernel: Variable
+    bias: Variable | None
+    words: tuple[str, str, str]
+    front: str = ""
+    is_norm: bool = False
+
+    @classmethod
+    def of(
+        cls, kernel: Variable, bias: Variable | None, words: tuple[str, str, str]
+    ) -> EinsumMap | None:
+        """None where a letter is summed over in one operand alone, or the bias lies otherwise."""
+        read, weight, result = words
+        known = all(len(set(word)) == len(word) for word in words)
+        met = set(weight) <= set(read) | set(result) and set(read) <= set(weight) | set(result)
+        made = cls(kernel, bias, words)
+        if not known or not met or not set(result) <= set(read) | set(weight):
+            return None
+        if bias is not None and math.prod(bias.shape) != made.groups * made.outputs:
+            return None
+        return made
+
+    @classmethod
+    def of_matrix(cls, weight: Variable, rank: int) -> EinsumMap | None:
+        """A plain product with a matrix."""
+        if len(weight.shape) != 2 or rank < 2:
+            return None
+        lead = "abcdefgh"[: rank - 1]
+        return cls.of(weight, None, (f"{lead}i", "io", f"{lead}o"))
+
+    def turned(self, letter: str) -> EinsumMap:
+        """The same with its inputs numbered by this letter first."""
+        return EinsumMap(self.kernel, self.bias, self.words, letter)
+
+    @property
+    def contracted(self) -> str:
+        """Letters that are summed over, in the order of the inputs."""
+        read, weight, result = self.words
+        letters = [one for one in weight if one in read and one not in result]
+        return "".join(sorted(letters, key=lambda one: one != self.front))
+
+    @property
+    def _shared(self) -> str:
+        read, weight, result = self.words
+        return "".join(one for one in result if one in read and one in weight)
+
+    @property
+    def _outer(self) -> str:
+        read, weight, result = self.words
+        return "".join(one for one in result if one in weight and one not in read)
+
+    @property
+    def _batch(self) -> str:
+        read, weight, result = self.words
+        return "".join(one for one in result if one in read and one not in weight)
+
+    def _size(self, letters: str) -> int:
+        return math.prod(self.kernel.shape[self.words[1].index(one)] for one in letters)
+
+    @property
+    def groups(self) -> int:
+        return self._size(self._shared)
+
+    @property
+    def inputs(self) -> int:
+        return self._size(self.contracted)
+
+    @property
+    def outputs(self) -> int:
+        return self._size(self._outer)
+
+    @property
+    def channel(self) -> int | None:
+        both = self._shared + self._outer
+        return self.words[2].index(both) if len(both) == 1 else None
+
+    def taps(self, letter: str) -> int:
+        """How many inputs each index along a letter makes."""
+        return self.inputs // self._size(letter)
+
+    def matrix(self, weights: NDArray[Any]) -> Sums:
+        order = self._shared + self.contracted + self._outer
+        found = _transposed(weights, self.words[1], order)
+        return found.reshape(self.groups, self.inputs, self.outputs).astype(np.float64)
+
+    def weight_from(self, matrix: Sums) -> Sums:
+        order = self._shared + self.contracted + self._outer
+        shape = [self._size(one) for one in order]
+        return _transposed(matrix.reshape(shape), order, self.words[1])
+
+    def bias_from(self, intercept: Sums) -> Sums:
+        """Outputs are in the order of the result, as the bias's are."""
+        order = self._shared + self._outer
+        shape = [self._size(one) for one in order]
+        wanted = "".join(one for one in self.words[2] if one in order)
+        moved = _transposed(intercept.reshape(shape), order, wanted)
+        found: Sums = moved.reshape(tuple(self.bias.shape)) if self.bias is not None else moved
+        return found
+
+    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+        order = self._shared + self._outer
+        given = "".join(one for one in self.words[2] if one in order)
+        laid = bias.reshape([self._size(one) for one in given])
+        return _transposed(laid, given, order).reshape(self.groups, 1, self.outputs)
+
+    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+        del like
+        order = self._shared + self._batch + self.contracted
+        found = _transposed(x, self.words[0], order).reshape(self.groups, -1, self.inputs)
+        return found if chosen is None else found[:, chosen]
+
+    def rows(self, y: Numbers) -> Numbers:
+        order = self._shared + self._batch + self._outer
+        return _transposed(y, self.words[2], order).reshape(self.groups, -1, self.outputs)
+
+    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+        if vector.ndim == 0:
+            return vector
+        order = self._shared + self._outer
+        sizes = [self._size(one) for one in order]
+        wanted = "".join(one for one in self.words[2] if one in order)
+        moved = _transposed(vector.reshape(sizes), order, wanted)
+        shape = [self._size(one) if one in order else 1 for one in self.words[2]]
+        return moved.reshape(shape)
+
+    def made(self, axes_of: AxesOf) -> Axes:
+        return self._along(self.words[2], axes_of)
+
+    def read(self, axes_of: AxesOf) -> Axes:
+        return self._along(self.words[0], axes_of)
+
+    def _along(self, word: str, axes_of: AxesOf) -> Axes:
+        own, weight = axes_of(self.kernel), self.words[1]
+        return {
+            axis: own[weight.index(one)]
+            for axis, one in enumerate(word)
+            if one in weight and weight.index(one) in own
+        }
+
+
+def _transposed(array: NDArray[Any], word: str, order: str) -> NDArray[Any]:
+    return array.transpose([word.index(one) for one in order])
+
+
+def dense_map(layer: Any, rank: int) -> EinsumMap | None:
+    """Of a dense layer."""
+    lead = "abcdefgh"[: rank - 1]
+    return EinsumMap.of(layer.kernel, layer.bias, (f"{lead}i", "io", f"{lead}o"))
+
+
+def einsum_map(layer: Any, rank: int) -> EinsumMap | None:
+    """Of an ``EinsumDense``."""
+    return EinsumMap.of(layer.kernel, layer.bias, spelled_out(layer.equation, rank))
+
+
+# -- convolutions
+
+
+@dataclass(eq=False, slots=True)
+class ConvolutionMap:
+    """A convolution.
+
+    Attributes:
+        kernel: its weight, (*kernel, inputs, outputs); transposed (*kernel, outputs, inputs).
+        bias: its own, or None.
+        channel: the axis of the channels, in what it reads and in what it gives.
+        strides: of the patches.
+        dilation: of the kernel.
+        padding: 'valid', 'same' or 'causal'.
+        groups: of channels.
+        is_depthwise: whether each channel is a group.
+        is_transposed: whether strides spread what it reads.
+    """
+
+    kernel: Variable
+    bias: Variable | None
+    channel: int
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: str
+    groups: int = 1
+    is_depthwise: bool = False
+    is_transposed: bool = False
+    is_norm: bool = False
+
+    @property
+    def taps(self) -> int:
+        """How many inputs each channel makes."""
+        return math.prod(self.kernel.shape[:-2])
+
+    @property
+    def inputs(self) -> int:
+        if self.is_depthwise:
+            return self.taps
+        return self.taps * int(self.kernel.shape[-1 if self.is_transposed else -2])
+
+    @property
+    def outputs(self) -> int:
+        if self.is_depthwise:
+            return int(self.kernel.shape[-1])
+        return int(self.kernel.shape[-2 if self.is_transposed else -1]) // self.groups
+
+    def matrix(self, weights: NDArray[Any]) -> Sums:
+        weights = weights.astype(np.float64)
+        space = tuple(range(weights.ndim - 2))
+        if self.is_depthwise:
+            return np.moveaxis(weights, -2, 0).reshape(self.groups, self.inputs, self.outputs)
+        if self.is_transposed:
+            flipped = np.flip(weights, space)
+            return np.moveaxis(flipped, -1, 0)[None].reshape(1, self.inputs, self.outputs)
+        moved = np.moveaxis(weights, -2, 0)  # inputs, kernel, outputs
+        split = moved.reshape(self.inputs, self.groups, self.outputs)
+        return split.transpose(1, 0, 2)
+
+    def weight_from(self, matrix: Sums) -> Sums:
+        shape = tuple(self.kernel.shape)
+        kernel = shape[:-2]
+        if self.is_depthwise:
+            return np.moveaxis(matrix.reshape(self.groups, *kernel, self.outputs), 0, -2)
+        if self.is_transposed:
+            moved = np.moveaxis(matrix.reshape(shape[-1], *kernel, self.outputs), 0, -1)
+            return np.flip(moved, tuple(range(len(kernel))))
+        joined = matrix.transpose(1, 0, 2).reshape(shape[-2], *kernel, shape[-1])
+        return np.moveaxis(joined, 0, -2)
+
+    def bias_from(self, intercept: Sums) -> Sums:
+        return intercept.reshape(-1)
+
+    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+        return bias.reshape(self.groups, 1, self.outputs)
+
+    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+        windows = self._windows(np.moveaxis(x, self.channel, -1), self._space(like))
+        rank = len(self.strides)
+        places = windows.shape[1 : 1 + rank]
+        if chosen is not None:
+            windows = windows[np.unravel_index(chosen, (len(x), *places))]
+        flat = windows.reshape(-1, self.groups, self.inputs)
+        return np.ascontiguousarray(flat.transpose(1, 0, 2))
+
+    def _space(self, shape: Sequence[int]) -> list[int]:
+        return [length for axis, length in enumerate(shape) if axis not in (0, self.channel)]
+
+    def _windows(self, x: Numbers, places: Sequence[int]) -> Numbers:
+        """(images, *places, channels, *kernel), a view where no zeros are put around."""
+        space = tuple(range(1, 1 + len(places)))
+        x = self._spread(x) if self.is_transposed else x
+        x = np.pad(x, [(0, 0), *self._zeros(x.shape[1:-1], places), (0, 0)])
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel.shape, strict=False)]
+        every = sliding_window_view(x, reach, axis=space)
+        steps = (1,) * len(places) if self.is_transposed else self.strides
+        apart: list[Any] = [slice(None, None, step) for step in steps]
+        inside: list[Any] = [slice(None, None, step) for step in self.dilation]
+        found: Numbers = every[(slice(None), *apart, ..., *inside)]
+        return found
+
+    def _spread(self, x: Numbers) -> Numbers:
+        lengths = [(n - 1) * s + 1 for n, s in zip(x.shape[1:-1], self.strides, strict=True)]
+        spread = np.zeros((len(x), *lengths, x.shape[-1]), x.dtype)
+        spread[(slice(None), *(slice(None, None, step) for step in self.strides))] = x
+        return spread
+
+    def _zeros(self, space: Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
+        """How many go before and behind each axis."""
+        found = []
+        sizes = zip(space, places, self.kernel.shape, self.strides, self.dilation, strict=False)
+        for length, count, kernel, stride, dilation in sizes:
+            reach = dilation * (kernel - 1)
+            if self.is_transposed:
+                # What 'same' takes off in front is half of what the kernel reaches past the stride.
+                off = max(reach + 1 - stride, 0) // 2 if self.padding == "same" else 0
+                before = reach - off
+                found.append((before, max(0, count - 1 - (length - 1) + reach - before)))
+                continue
+            missing = max(0, (count - 1) * stride + reach + 1 - length)
+            before = {"same": missing // 2, "causal": missing}.get(self.padding, 0)
+            found.append((before, missing - before))
+        return found
+
+    def rows(self, y: Numbers) -> Numbers:
+        flat = np.moveaxis(y, self.channel, -1).reshape(-1, self.groups, self.outputs)
+        return flat.transpose(1, 0, 2)
+
+    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+        return _along(vector, self.channel, rank)
+
+    def made(self, axes_of: AxesOf) -> Axes:
+        """Of a depthwise convolution each channel has its outputs side by side."""
+        own, last = axes_of(self.kernel), len(self.kernel.shape) - 1
+        if not self.is_depthwise:
+            made = own.get(last - 1 if self.is_transposed else last)
+            return {} if made is None else {self.channel: made}
+        made = own.get(last - 1)
+        return {} if made is None else {self.channel: np.repeat(made, self.outputs)}
+
+    def read(self, axes_of: AxesOf) -> Axes:
+        own, last = axes_of(self.kernel), len(self.kernel.shape) - 1
+        read = own.get(last if self.is_transposed else last - 1)
+        return {} if read is None or self.groups > 1 else {self.channel: read}
+
+
+def _along(vector: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
+    if vector.ndim == 0:
+        return vector
+    shape = [1] * rank
+    shape[axis] = -1
+    return vector.reshape(shape)
+
+
+def kernel_map(layer: Any, rank: int) -> ConvolutionMap | None:
+    """Of a convolution, depthwise or transposed or neither."""
+    depthwise = hasattr(layer, "depth_multiplier")
+    transposed = hasattr(layer, "output_padding")
+    channel = channel_axis(layer, rank)
+    kernel = layer.kernel
+    groups = int(kernel.shape[-2]) if depthwise else getattr(layer, "groups", 1)
+    return ConvolutionMap(
+        kernel,
+        layer.bias,
+        channel,
+        _each(layer.strides, rank - 2),
+        _each(layer.dilation_rate, rank - 2),
+        layer.padding,
+        groups,
+        depthwise,
+        transposed,
+    )
+
+
+def depthwise_map(layer: Any, rank: int) -> ConvolutionMap:
+    """Of the first step of a separable convolution, which has no bias."""
+    kernel = layer.depthwise_kernel
+    return ConvolutionMap(
+        kernel,
+        None,
+        channel_axis(layer, rank),
+        _each(layer.strides, rank - 2),
+        _each(layer.dilation_rate, rank - 2),
+        layer.padding,
+        int(kernel.shape[-2]),
+        True,
+    )
+
+
+def pointwise_map(layer: Any, rank: int) -> ConvolutionMap:
+    """Of its second step."""
+    ones = (1,) * (rank - 2)
+    channel = channel_axis(layer, rank)
+    return ConvolutionMap(layer.pointwise_kernel, layer.bias, channel, ones, ones, "valid")
+
+
+def _each(value: Any, rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+# -- normalisations
+
+
+@dataclass(eq=False, slots=True)
+class NormMap:
+    """A normalisation's scale and shift: one input and one output a channel.
+
+    Attributes:
+        kernel: its scale.
+        bias: its shift, or None.
+        channel: the axis of the channels.
+        normalised: what it gives without scale and shift.
+    """
+
+    kernel: Variable
+    bias: Variable | None
+    channel: int
+    normalised: Callable[[Numbers], Numbers]
+    groups: int = field(init=False)
+    inputs: int = 1
+    outputs: int = 1
+    is_norm: bool = True
+
+    def __post_init__(self) -> None:
+        self.groups = int(self.kernel.shape[0])
+
+    def matrix(self, weights: NDArray[Any]) -> Sums:
+        return weights.reshape(-1, 1, 1).astype(np.float64)
+
+    def weight_from(self, matrix: Sums) -> Sums:
+        return matrix.reshape(-1)
+
+    def bias_from(self, intercept: Sums) -> Sums:
+        return intercept.reshape(-1)
+
+    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+        return bias.reshape(self.groups, 1, self.outputs)
+
+    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+        del like
+        found = self.rows(self.normalised(x))
+        return found if chosen is None else found[:, chosen]
+
+    def rows(self, y: Numbers) -> Numbers:
+        flat = np.moveaxis(y, self.channel, -1).reshape(-1, self.groups)
+        return flat.T[:, :, None]
+
+    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+        return _along(vector, self.channel, rank)
+
+    def made(self, axes_of: AxesOf) -> Axes:
+        own = axes_of(self.kernel).get(0)
+        return {} if own is None else {self.channel: own}
+
+    def read(self, axes_of: AxesOf) -> Axes:
+        return self.made(axes_of)
+
+
+def norm_map(layer: Any, rank: int) -> NormMap | None:
+    """Of a normalisation; None where it has no scale along one axis."""
+    kind = type(layer).__name__
+    root_only = kind == "RMSNormalization" or bool(getattr(layer, "rms_scaling", False))
+    kernel = layer.scale if kind == "RMSNormalization" else getattr(layer, "gamma", None)
+    axis = getattr(layer, "axis", -1)
+    axes = list(axis) if isinstance(axis, (list, tuple)) else [axis]
+    if not isinstance(kernel, Variable) or len(kernel.shape) != 1 or len(axes) != 1:
+        return None
+    channel = axes[0] % rank
+    bias = getattr(layer, "beta", None)
+    if kind == "BatchNormalization":
+        return NormMap(kernel, bias, channel, _by_moments(layer, channel))
+    if kind == "GroupNormalization":
+        return NormMap(kernel, bias, channel, _by_groups(layer, channel))
+    return NormMap(kernel, bias, channel, _by_channels(layer.epsilon, channel, root_only))
+
+
+def _by_channels(epsilon: float, axis: int, root_only: bool) -> Callable[[Numbers], Numbers]:
+    def normalised(x: Numbers) -> Numbers:
+        mean = 0.0 if root_only else x.mean(axis=axis, keepdims=True)
+        square = np.square(x - mean).mean(axis=axis, keepdims=True)
+        found: Numbers = (x - mean) / np.sqrt(square + epsilon)
+        return found
+
+    return normalised
+
+
+def _by_groups(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
+    def normalised(x: Numbers) -> Numbers:
+        moved = np.moveaxis(x, axis, -1)
+        groups = layer.groups if layer.groups != -1 else moved.shape[-1]
+        split = moved.reshape(*moved.shape[:-1], groups, -1)
+        over = (*range(1, moved.ndim - 1), moved.ndim)
+        mean = split.mean(axis=over, keepdims=True)
+        square = np.square(split - mean).mean(axis=over, keepdims=True)
+        found = (split - mean) / np.sqrt(square + layer.epsilon)
+        return np.moveaxis(found.reshape(moved.shape), -1, axis)
+
+    return normalised
+
+
+def _by_moments(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
+    def normalised(x: Numbers) -> Numbers:
+        mean, variance = (
+            _along(np.asarray(keras.ops.convert_to_numpy(one.value)), axis, x.ndim)
+            for one in (layer.moving_mean, layer.moving_variance)
+        )
+        found: Numbers = (x - mean) / np.sqrt(variance + layer.epsilon)
+        return found
+
+    return normalised

@@ -1,0 +1,122 @@
+"""What Keras models answer, as arrays; and copies of them that a repair may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.cut import Cut
+from secateurs.channels.proof import keep_report_, report_of
+from secateurs.keras.internals import without_gradients
+from secateurs.keras.model.example_inputs import as_arrays, check_model
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.reconstruction.program import as_numbers
+from secateurs.keras.statistics.cut_evaluation import recalibrate_
+from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
+from secateurs.keras.tracing.interpreter import (
+    OpInterpreter,
+    Site,
+    Step,
+    as_it_is,
+    call_layer,
+    convert_arrays,
+)
+
+HALF = ("float16", "bfloat16")
+
+
+def outputs(model: Any, batches: Sequence[CalibrationBatch]) -> Iterator[list[NDArray[Any]]]:
+    """What a model gives in inference, batch by batch: its floating-point tensors."""
+    model = check_model(model)
+    for batch in batches:
+        found = _run(model, batch, as_it_is)
+        yield [as_numbers(one) for one in found if keras.backend.is_float_dtype(one.dtype)]
+
+
+def _run(model: Any, batch: CalibrationBatch, step: Step) -> list[Any]:
+    with without_gradients():
+        tensors = convert_arrays(model, as_arrays(batch.images, model))
+        return OpInterpreter(step).run(model, tensors)
+
+
+def copy_of(model: Any) -> Any:
+    """The same, apart, compiled alike; with the evidence of its cut."""
+    new = cut_copy(model, Cut())
+    keep_report_(new, report_of(model))
+    return new
+
+
+def arrays(model: Any) -> dict[str, NDArray[Any]]:
+    """Every tensor of a model by its first name; half precision comes as single."""
+    return {leaf.name: leaf.array() for leaf in list_tensors(check_model(model))}
+
+
+def working_copy(model: Any, example_inputs: Any) -> tuple[Any, Any]:
+    """(a copy that may be changed, the example inputs for it): no half precision."""
+    return cut_copy(check_model(model), Cut(), compiled=False, dtype=_precise), example_inputs
+
+
+def _precise(policy: str) -> str:
+    """The type to compute with in place of one of half precision."""
+    return "float32" if any(half in policy for half in HALF) else policy
+
+
+def copy_weights_(source: Any, target: Any) -> None:
+    """Let a model have another's values, in its own types."""
+    theirs = {leaf.name: leaf for leaf in list_tensors(source)}
+    for leaf in list_tensors(target):
+        if keras.backend.is_float_dtype(leaf.variable.dtype):
+            leaf.variable.assign(
+                keras.ops.cast(theirs[leaf.name].variable.value, leaf.variable.dtype)
+            )
+    finalize_(target)
+
+
+def reestimated(model: Any, batches: Sequence[CalibrationBatch]) -> Any | None:
+    """A copy with the moments of batch normalisation taken anew; None where there is none."""
+    if not any(name.endswith(".moving_mean") for name in arrays(model)):
+        return None
+    twin = cut_copy(model, Cut(), compiled=False)
+    keep_report_(twin, report_of(model))
+    with without_gradients():
+        recalibrate_(twin, batches)
+    return twin
+
+
+def unlike_calibration(model: Any, batches: Sequence[CalibrationBatch]) -> tuple[float, str] | None:
+    """How far these images are from what batch normalisation saw in training.
+
+    Returns:
+        (distance, layer): for each layer, the mean over channels of the squared difference of
+        means, relative to the moving variance; of the layer where it is largest. None where
+        nothing keeps moving means.
+    """
+    sums: dict[str, list[tuple[NDArray[np.float64], int]]] = {}
+    norms: dict[str, Any] = {}
+
+    def watch(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        layer = site.operation
+        if isinstance(layer, keras.layers.BatchNormalization):
+            x = np.moveaxis(as_numbers(arguments[0]).astype(np.float64), layer.axis, -1)
+            flat = x.reshape(-1, x.shape[-1])
+            norms[site.path] = layer
+            sums.setdefault(site.path, []).append((flat.sum(axis=0), len(flat)))
+        return call_layer(layer, arguments, keywords)
+
+    for batch in batches:
+        _run(model, batch, watch)
+    found = []
+    for path, seen in sums.items():
+        mean = sum(total for total, _ in seen) / sum(count for _, count in seen)
+        running, variance = (
+            as_numbers(one).astype(np.float64)
+            for one in (norms[path].moving_mean, norms[path].moving_variance)
+        )
+        spread = variance + norms[path].epsilon
+        found.append((float(np.mean(np.square(mean - running) / spread)), path))
+    return max(found, default=None)

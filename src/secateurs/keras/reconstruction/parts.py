@@ -1,0 +1,311 @@
+"""What a call of a layer is made of: its contraction, its activation, attention's projections.
+
+A repair fits what a contraction gives, before anything else is done to it. So a layer that does
+more in one call is taken apart here: run one after the other, its parts give what the call gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import keras
+from keras import layers
+
+from secateurs.keras.internals import (
+    Variable,
+    infer,
+    intercept_calls,
+    is_quantized,
+    mask_of,
+    operation_classes,
+    set_mask,
+)
+from secateurs.keras.reconstruction.maps import (
+    EinsumMap,
+    Map,
+    dense_map,
+    depthwise_map,
+    einsum_map,
+    kernel_map,
+    norm_map,
+    pointwise_map,
+)
+from secateurs.keras.tracing.interpreter import call_layer
+from secateurs.keras.tracing.rules.contraction import channel_axis
+from secateurs.keras.tracing.tracer import Axes
+
+Arguments = tuple[list[Any], dict[str, Any]]
+
+CONVOLUTIONS = (
+    *(layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+    *(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+)
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
+NORMS = tuple(
+    getattr(layers, name)
+    for name in (
+        *("LayerNormalization", "RMSNormalization", "GroupNormalization"),
+        *("BatchNormalization",),
+    )
+    if hasattr(layers, name)
+)
+MATMUL = operation_classes("Matmul")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Part:
+    """One thing that a call does.
+
+    Attributes:
+        name: what it is; the same in a network and in one that was cut from it.
+        layer: the layer or operation.
+        run: (arguments, keywords) -> what it gives.
+        arguments: (what the parts before it gave) -> its own arguments.
+        map: of its weights, where it is a contraction or a normalisation.
+        spec: shape and type of what it gives, where that is not what the call gives.
+        axes: (the axes of a weight) -> those of what it gives, where that is not what the call
+            gives.
+    """
+
+    name: str
+    layer: Any
+    run: Callable[[list[Any], dict[str, Any]], Any]
+    arguments: Callable[[Sequence[Any]], Arguments]
+    map: Map | None = None
+    spec: Any = None
+    axes: Callable[[Callable[[Variable], Axes]], Axes] | None = None
+
+
+def parts_of(
+    layer: Any,
+    given: Sequence[Any],
+    options: Mapping[str, Any],
+    specs: Sequence[Any],
+    shapes: Mapping[str, Any],
+) -> list[Part]:
+    """The parts of a call, in the order in which they are run.
+
+    Args:
+        layer: the layer or operation.
+        given: the call's arguments.
+        options: its keywords.
+        specs: the arguments as tensors without data.
+        shapes: likewise of the keywords.
+    """
+
+    def own(before: Sequence[Any]) -> Arguments:
+        del before
+        return list(given), dict(options)
+
+    if isinstance(layer, SEPARABLE):
+        return _separable(layer, own, specs[0])
+    if isinstance(layer, ATTENTION) and not is_quantized(layer):
+        found = _attention(layer, given, options, specs, shapes)
+        if found is not None:
+            return found
+    return _plain(layer, own, [*given, *options.values()], [*specs, *shapes.values()])
+
+
+def _plain(
+    layer: Any,
+    own: Callable[[Sequence[Any]], Arguments],
+    given: Sequence[Any],
+    specs: Sequence[Any],
+) -> list[Part]:
+    known = map_of(layer, given, specs)
+    whole = partial(_call, layer)
+    name = type(layer).__name__
+    activation = getattr(layer, "activation", None)
+    acts = activation is not None and activation is not keras.activations.linear
+    if known is None or isinstance(layer, NORMS) or not acts:
+        told = "" if not acts else f" {_name_of(activation)}"
+        return [Part(f"{name}{told}", layer, whole, own, known)]
+    return [
+        Part(name, layer, partial(_before_activation, layer), own, known),
+        _activating(layer),
+    ]
+
+
+def _activating(layer: Any) -> Part:
+    return Part(_name_of(layer.activation), layer.activation, partial(_activate, layer), _chained)
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _chained(before: Sequence[Any]) -> Arguments:
+    return [before[-1]], {}
+
+
+def map_of(layer: Any, given: Sequence[Any], specs: Sequence[Any]) -> Map | None:
+    """The contraction or normalisation that a layer is; None where it is none.
+
+    Args:
+        layer: the layer or operation.
+        given: its arguments; weights are themselves.
+        specs: the same as tensors without data.
+    """
+    if not specs or is_quantized(layer):
+        return None
+    rank = len(getattr(specs[0], "shape", ()))
+    if isinstance(layer, layers.Dense):
+        return dense_map(layer, rank)
+    if isinstance(layer, layers.EinsumDense):
+        return einsum_map(layer, rank)
+    if isinstance(layer, CONVOLUTIONS):
+        return kernel_map(layer, rank)
+    if isinstance(layer, NORMS):
+        return norm_map(layer, rank)
+    if isinstance(layer, MATMUL) and len(given) == 2 and isinstance(given[1], Variable):
+        return EinsumMap.of_matrix(given[1], rank)
+    return None
+
+
+def _call(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    return call_layer(layer, arguments, keywords)
+
+
+def _before_activation(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    with replaced(layer, activation=None):
+        return call_layer(layer, arguments, keywords)
+
+
+def _activate(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    del keywords
+    made = layer.activation(arguments[0])
+    set_mask(made, mask_of(arguments[0]))
+    return made
+
+
+@contextmanager
+def replaced(layer: Any, **attributes: Any) -> Iterator[None]:
+    """For a while, a layer's attributes have other values."""
+    own = vars(layer)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del own[name]
+        own.update(before)
+
+
+# -- separable convolutions
+
+
+def _separable(layer: Any, own: Callable[[Sequence[Any]], Arguments], given: Any) -> list[Part]:
+    first = depthwise_map(layer, len(given.shape))
+    shape = list(layer.compute_output_shape(given.shape))
+    channel = channel_axis(layer, len(shape))
+    shape[channel] = given.shape[channel] * layer.depth_multiplier
+    spec = keras.KerasTensor(tuple(shape), dtype=layer.compute_dtype)
+    depthwise = Part("depthwise", layer, partial(_depthwise, layer), own, first, spec, first.made)
+    pointwise = Part(
+        "pointwise", layer, partial(_pointwise, layer), _chained, pointwise_map(layer, len(shape))
+    )
+    acts = layer.activation is not None and layer.activation is not keras.activations.linear
+    return [depthwise, pointwise, *([_activating(layer)] if acts else [])]
+
+
+def _depthwise(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    del keywords
+    return keras.ops.depthwise_conv(
+        keras.ops.cast(arguments[0], layer.compute_dtype),
+        keras.ops.cast(layer.depthwise_kernel, layer.compute_dtype),
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+
+
+def _pointwise(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    del keywords
+    kernel = keras.ops.cast(layer.pointwise_kernel, layer.compute_dtype)
+    result = keras.ops.conv(arguments[0], kernel, padding="valid", data_format=layer.data_format)
+    if layer.bias is None:
+        return result
+    shape = [1] * len(result.shape)
+    shape[channel_axis(layer, len(shape))] = -1
+    return result + keras.ops.reshape(keras.ops.cast(layer.bias, layer.compute_dtype), shape)
+
+
+# -- attention
+
+
+def _attention(
+    layer: Any,
+    given: Sequence[Any],
+    options: Mapping[str, Any],
+    specs: Sequence[Any],
+    shapes: Mapping[str, Any],
+) -> list[Part] | None:
+    """Its projections, what is between them, and the one behind."""
+    signature = inspect.signature(layer.call)
+    named = dict(signature.bind(*given, **options).arguments)
+    kinds = dict(signature.bind(*specs, **shapes).arguments)
+    if named.get("return_attention_scores"):
+        return None
+    if named.get("key") is None:
+        named["key"], kinds["key"] = named["value"], kinds["value"]
+    projections = [
+        _projection(getattr(layer, f"_{role}_dense"), named[role], kinds[role])
+        for role in ("query", "key", "value")
+    ]
+    output = layer._output_dense
+    rank = len(kinds["query"].shape) + 1
+    into, known = [part.map for part in projections], einsum_map(output, rank)
+    if known is None or None in into:
+        return None
+    spec = keras.KerasTensor((*kinds["query"].shape[:-1], *known.kernel.shape[:2]))
+    between = Part(
+        "attention",
+        layer,
+        partial(_attend, layer),
+        lambda before: ([*before, *given], dict(options)),
+        None,
+        spec,
+        known.read,
+    )
+    return [*projections, between, Part("output", output, partial(_call, output), _chained, known)]
+
+
+def _projection(dense: Any, x: Any, spec: Any) -> Part:
+    known = einsum_map(dense, len(spec.shape))
+    made = infer(dense, spec)
+    axes = None if known is None else known.made
+    return Part(
+        "projection", dense, partial(_call, dense), lambda before: ([x], {}), known, made, axes
+    )
+
+
+def _attend(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    """The layer between its projections, which are given, and without the one behind."""
+    query, key, value, *rest = arguments
+    around: dict[Any, Callable[..., Any]] = {
+        layer._query_dense: partial(_instead, query),
+        layer._key_dense: partial(_instead, key),
+        layer._value_dense: partial(_instead, value),
+        layer._output_dense: _as_given,
+    }
+    with intercept_calls(around):
+        return call_layer(layer, rest, keywords)
+
+
+def _instead(known: Any, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    del call, arguments, options
+    return known
+
+
+def _as_given(call: Callable[..., Any], x: Any, **options: Any) -> Any:
+    del call, options
+    return x

@@ -1,0 +1,376 @@
+"""A Keras model's pass over many images, one step after the other, in pieces.
+
+A functional model is a graph already; here it is a flat list of steps that the walk can take one at
+a time, for all images. Layers that do several things in one call are several steps: a convolution
+and its activation, a separable convolution's two, attention and the projections around it. Only
+values that are still to be read are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.errors import DataError, SecateursError
+from secateurs.keras.internals import Variable, graph_of, infer, without_gradients
+from secateurs.keras.model.example_inputs import as_arrays
+from secateurs.keras.model.tensors import size_of
+from secateurs.keras.reconstruction.parts import Part, parts_of
+from secateurs.keras.tracing.interpreter import OpInterpreter, Site, convert_arrays
+from secateurs.keras.tracing.tracer import OpRecord
+
+MOST_AT_A_TIME = 256
+NUMBERS_AT_A_TIME = 2**23
+"""Numbers in the largest value of a piece: 32 MB in single precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The ``item``-th tensor that step number ``step`` gave; of the model's inputs, step -1."""
+
+    step: int
+    item: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Recorded:
+    """What travels through the graph while its steps are written down."""
+
+    spec: keras.KerasTensor
+    ref: Ref
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """One step, and where its arguments come from.
+
+    Attributes:
+        number: its place.
+        operation: the number of the call in the trace that it is (part of).
+        part: what it does.
+        arguments: with ``Ref`` in the place of what differs from run to run.
+        keywords: likewise.
+        specs: shapes and types of what it gives.
+        is_last: whether it gives what the call gives.
+        is_whole: whether it is all of the call.
+    """
+
+    number: int
+    operation: int
+    part: Part
+    arguments: Sequence[Any]
+    keywords: Mapping[str, Any]
+    specs: list[Any]
+    is_last: bool
+    is_whole: bool = True
+
+    @property
+    def operands(self) -> list[Any]:
+        """Its arguments, flat."""
+        return list(keras.tree.flatten([list(self.arguments), dict(self.keywords)]))
+
+    @property
+    def reads(self) -> list[Ref]:
+        """Those of them that depend on the run."""
+        return [operand for operand in self.operands if isinstance(operand, Ref)]
+
+    def run(self, find: Callable[[Any], Any]) -> list[Any]:
+        """What it gives, flat."""
+        arguments, keywords = keras.tree.map_structure(
+            find, (list(self.arguments), dict(self.keywords))
+        )
+        return list(keras.tree.flatten(self.part.run(arguments, keywords)))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Program:
+    """The steps of a pass over some number of images.
+
+    Attributes:
+        steps: each behind those that it reads.
+        outputs: what the model gives.
+    """
+
+    steps: Sequence[Step]
+    outputs: Sequence[Ref]
+
+    @classmethod
+    def of(cls, model: Any, shapes: Sequence[tuple[int, ...]]) -> Program:
+        """Of a model, for inputs of these shapes."""
+        recorder = _Recorder()
+        inputs = [
+            _Recorded(keras.KerasTensor(shape, dtype=like.dtype), Ref(-1, number))
+            for number, (shape, like) in enumerate(zip(shapes, graph_of(model).inputs, strict=True))
+        ]
+        given = OpInterpreter(recorder.step).run(model, inputs)
+        steps, outputs = recorder.steps, [one.ref for one in given]
+        return _in_order(steps, outputs)
+
+    @property
+    def last_readers(self) -> Mapping[int, list[Ref]]:
+        """Step -> what it is the last to read."""
+        last: dict[Ref, int] = {}
+        for step in self.steps:
+            last.update((ref, step.number) for ref in step.reads)
+        found: dict[int, list[Ref]] = {}
+        for ref, number in last.items():
+            if ref not in self.outputs:
+                found.setdefault(number, []).append(ref)
+        return found
+
+    def bytes_at_once(self) -> int:
+        """Of the values that are to be kept at once, where they are most."""
+        last, alive, most = self.last_readers, {}, 0
+        for step in self.steps:
+            for item, spec in enumerate(step.specs):
+                alive[Ref(step.number, item)] = math.prod(spec.shape) * size_of(
+                    keras.backend.standardize_dtype(spec.dtype)
+                )
+            most = max(most, sum(alive.values()))
+            for ref in last.get(step.number, ()):
+                alive.pop(ref, None)
+        return most
+
+    def largest(self) -> int:
+        """Numbers in the largest value."""
+        return max((math.prod(spec.shape) for step in self.steps for spec in step.specs), default=1)
+
+    def readers(self) -> Mapping[Ref, list[Step]]:
+        """Value -> the steps that read it, each as often as it does."""
+        found: dict[Ref, list[Step]] = {}
+        for step in self.steps:
+            for ref in step.reads:
+                found.setdefault(ref, []).append(step)
+        return found
+
+
+class _Recorder:
+    """Writes down each call as the steps that it is made of."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        specs = keras.tree.map_structure(_spec_of, (list(arguments), dict(keywords)))
+        made = _outputs_of(site.operation, *specs)
+        given, options = keras.tree.map_structure(_ref_of, (list(arguments), dict(keywords)))
+        flat = list(keras.tree.flatten(made))
+        parts = parts_of(site.operation, given, options, *specs)
+        before: list[Any] = []
+        for place, part in enumerate(parts):
+            number, is_last = len(self.steps), place == len(parts) - 1
+            own = flat if is_last else [part.spec if part.spec is not None else flat[0]]
+            whole = len(parts) == 1
+            self.steps.append(
+                Step(number, site.index, part, *part.arguments(before), own, is_last, whole)
+            )
+            before.append(Ref(number))
+        last = self.steps[-1].number
+        results = [_Recorded(spec, Ref(last, item)) for item, spec in enumerate(flat)]
+        return keras.tree.pack_sequence_as(made, results)
+
+
+def _spec_of(item: Any) -> Any:
+    if isinstance(item, Variable):
+        return keras.KerasTensor(item.shape, dtype=item.dtype)
+    return item.spec if isinstance(item, _Recorded) else item
+
+
+def _ref_of(item: Any) -> Any:
+    return item.ref if isinstance(item, _Recorded) else item
+
+
+def _outputs_of(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    made = operation.compute_output_spec(*arguments, **keywords)
+    if any(None in spec.shape for spec in keras.tree.flatten(made)):
+        made = infer(operation, *arguments, **keywords)
+    return made
+
+
+def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
+    """The steps branch by branch, and of branches that meet, the longest last.
+
+    A branch's last contraction makes up for what the others are off by, if these are done already;
+    Keras itself goes through all branches at once.
+    """
+    depth: dict[int, int] = {}
+    for step in steps:
+        depth[step.number] = 1 + max((depth.get(ref.step, 0) for ref in step.reads), default=0)
+    order: list[Step] = []
+    seen: set[int] = set()
+    waiting: list[tuple[int, bool]] = [(ref.step, False) for ref in reversed(outputs)]
+    while waiting:
+        number, is_ready = waiting.pop()
+        if is_ready:
+            order.append(steps[number])
+        elif number >= 0 and number not in seen:
+            seen.add(number)
+            before = sorted(
+                {ref.step for ref in steps[number].reads}, key=lambda n: (-depth.get(n, 0), n)
+            )
+            waiting.append((number, True))
+            waiting += [(one, False) for one in before]
+    order += [step for step in steps if step.number not in seen]
+    place = {step.number: number for number, step in enumerate(order)}
+
+    def moved(item: Any) -> Any:
+        return (
+            Ref(place[item.step], item.item) if isinstance(item, Ref) and item.step >= 0 else item
+        )
+
+    for number, step in enumerate(order):
+        step.number = number
+        step.arguments, step.keywords = keras.tree.map_structure(
+            moved, (list(step.arguments), dict(step.keywords))
+        )
+    return Program(order, [moved(ref) for ref in outputs])
+
+
+Change = Callable[[Step, list[Any]], list[Any]]
+
+
+@dataclass(eq=False)
+class Piece:
+    """Some of the images, and the values of the pass over them that are still to be read.
+
+    Attributes:
+        program: what is to be done, for this many images.
+        images: how many.
+        values: those at hand, the model's inputs among them.
+        done: how many steps have been taken.
+    """
+
+    program: Program
+    images: int
+    values: dict[Ref, Any] = field(default_factory=dict)
+    done: int = 0
+    _last: Mapping[int, list[Ref]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._last = self._last or self.program.last_readers
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What is to be done."""
+        return self.program.steps
+
+    def find(self, source: Any) -> Any:
+        """The value of a source; anything else is itself."""
+        return self.values[source] if isinstance(source, Ref) else source
+
+    def do(self, step: Step) -> list[Any]:
+        """Take one step."""
+        with without_gradients():
+            made = step.run(self.find)
+        self.keep(step, made)
+        return made
+
+    def keep(self, step: Step, made: Sequence[Any]) -> None:
+        """Let a step have given this."""
+        self.values.update((Ref(step.number, item), one) for item, one in enumerate(made))
+        self.done += 1
+
+    def forget(self, step: Step) -> None:
+        """Drop what this step was the last to read."""
+        for ref in self._last.get(step.number, ()):
+            if ref.step >= 0:
+                self.values.pop(ref, None)
+
+    def held(self) -> int:
+        """Bytes of the values at hand, inputs left out."""
+        return sum(
+            math.prod(value.shape) * size_of(keras.backend.standardize_dtype(value.dtype))
+            for ref, value in self.values.items()
+            if ref.step >= 0
+        )
+
+    def result(self) -> list[Any]:
+        """The floating-point tensors that the model gives."""
+        found = [self.values[ref] for ref in self.program.outputs]
+        return [one for one in found if keras.backend.is_float_dtype(one.dtype)]
+
+    def branch(self) -> Piece:
+        """The same, to go on from here in another way."""
+        return Piece(self.program, self.images, dict(self.values), self.done, self._last)
+
+    def play(self, change: Change | None = None) -> list[Any]:
+        """The rest of the pass; what the model gives.
+
+        Args:
+            change: (step, what it gave) -> what to take in its place.
+        """
+        for step in self.steps[self.done :]:
+            made = step.run(self.find)
+            self.keep(step, made if change is None else change(step, made))
+            self.forget(step)
+        return self.result()
+
+
+class Pieces:
+    """How a model treats any number of images.
+
+    Args:
+        model: what to run.
+        operations: of the trace, of this model or of the dense one that it was cut from.
+        first: some images.
+    """
+
+    def __init__(self, model: Any, operations: Sequence[OpRecord], first: CalibrationBatch) -> None:
+        self.model = model
+        self._operations = operations
+        self._programs: dict[int, Program] = {}
+        self._shapes = [array.shape[1:] for array in as_arrays(first.images, model)]
+        two = self.program(2)
+        self.numbers = max(1, two.largest() // 2)
+        self.bytes_at_once = two.bytes_at_once() // 2
+
+    def program(self, images: int) -> Program:
+        """The steps for so many images.
+
+        Raises:
+            DataError: the images do not pass through the model.
+        """
+        if images not in self._programs:
+            shapes = [(images, *shape) for shape in self._shapes]
+            try:
+                self._programs[images] = Program.of(self.model, shapes)
+            except SecateursError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"calibration data: expected images that pass through {self.model.name}, as "
+                    f"the example inputs did; with {images} of them it raised "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        return self._programs[images]
+
+    def operation(self, step: Step) -> OpRecord:
+        """The call in the trace that a step is part of."""
+        return self._operations[step.operation]
+
+    def sizes(self, images: int) -> Iterator[slice]:
+        """The images in pieces of a size that suits the machine."""
+        each = max(1, min(MOST_AT_A_TIME, NUMBERS_AT_A_TIME // self.numbers))
+        for start in range(0, images, each):
+            yield slice(start, min(images, start + each))
+
+    def piece(self, batch: CalibrationBatch) -> Piece:
+        """These images, at the start of their pass."""
+        tensors = convert_arrays(self.model, as_arrays(batch.images, self.model))
+        values = {Ref(-1, number): tensor for number, tensor in enumerate(tensors)}
+        return Piece(self.program(len(batch)), len(batch), values)
+
+
+def as_numbers(tensor: Any) -> NDArray[Any]:
+    """A tensor or weight as an array; half precision comes as single."""
+    tensor = tensor.value if isinstance(tensor, Variable) else tensor
+    if keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16"):
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.asarray(keras.ops.convert_to_numpy(tensor))

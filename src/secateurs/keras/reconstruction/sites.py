@@ -1,0 +1,268 @@
+"""Where weights can be refitted in a Keras model's pass, and what becomes of what they give.
+
+After a contraction may come a batch normalisation, moves of axes, a sum and a ReLU. What a sum's
+other operands are off by, the contraction can make up for; what a ReLU cuts off need not be fitted;
+and a batch normalisation's moving mean is a place for an intercept where the contraction has no
+bias.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from secateurs.keras.internals import Variable, operation_classes
+from secateurs.keras.model.tensors import named_variables
+from secateurs.keras.reconstruction.maps import Map, rows_per_image
+from secateurs.keras.reconstruction.program import Piece, Program, Ref, Step, as_numbers
+
+Sums = NDArray[np.float64]
+
+MOVES = (
+    *(layers.Reshape, layers.Permute, layers.Flatten),
+    *operation_classes("Reshape", "Transpose", "ExpandDims", "Squeeze", "Swapaxes", "Moveaxis"),
+)
+IDENTITIES = (
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+    *(layers.GaussianNoise, layers.GaussianDropout, layers.ActivityRegularization),
+    *(layers.Identity, *operation_classes("Identity")),
+)
+SUMS = (layers.Add, *operation_classes("Add"))
+RELUS = operation_classes("Relu")
+
+
+@dataclass(eq=False, slots=True)
+class Joint:
+    """A sum behind a contraction.
+
+    Attributes:
+        step: of the sum.
+        place: which of its operands comes from the contraction.
+        others: the other operands.
+    """
+
+    step: Step
+    place: int
+    others: list[Ref]
+
+
+@dataclass(eq=False, slots=True)
+class Site:
+    """One map whose weights can be refitted.
+
+    Attributes:
+        step: its step.
+        map: as matrix and patches.
+        source: what it reads.
+        mean: of the batch normalisation behind it, or None; where an intercept goes without a bias.
+        scale: what each output is multiplied by up to the sum, shape (outputs,) or ().
+        shift: what is added to it then.
+        joint: the sum behind it, or None.
+        moves: steps that move axes between the two.
+        rectified: whether a ReLU comes next, and nothing else reads what it is given.
+        normalised: whether batch normalisation follows.
+        beyond: what batch normalisation behind that ReLU multiplies each output with; errors are
+            weighed by it.
+    """
+
+    step: Step
+    map: Map
+    source: Ref
+    mean: Variable | None = None
+    scale: Sums = field(default_factory=lambda: np.ones(()))
+    shift: Sums = field(default_factory=lambda: np.zeros(()))
+    joint: Joint | None = None
+    moves: list[Step] = field(default_factory=list)
+    rectified: bool = False
+    normalised: bool = False
+    beyond: Sums = field(default_factory=lambda: np.ones(()))
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether there is a place for one."""
+        return self.map.bias is not None or self.mean is not None
+
+    @property
+    def importance(self) -> Sums:
+        """Of each output, by what it is multiplied with; shape (groups, outputs)."""
+        shape = (self.map.groups, self.map.outputs)
+        flat = np.broadcast_to(np.square(self.scale * self.beyond), (shape[0] * shape[1],))
+        return flat.reshape(shape)
+
+    def matrix(self) -> Sums:
+        """The present weights, (groups, inputs, outputs)."""
+        return self.map.matrix(as_numbers(self.map.kernel))
+
+    def changed(self, matrix: Sums, intercept: Sums) -> list[tuple[Variable, NDArray[Any]]]:
+        """(variable, its values) with these weights and this intercept."""
+        found: list[tuple[Variable, NDArray[Any]]] = [
+            (self.map.kernel, self.map.weight_from(matrix))
+        ]
+        if self.map.bias is not None:
+            found.append((self.map.bias, self.map.bias_from(intercept)))
+        elif self.mean is not None:
+            found.append((self.mean, as_numbers(self.mean) - intercept.reshape(-1)))
+        return found
+
+    def write_(self, matrix: Sums, intercept: Sums) -> None:
+        """Set the weights, and the intercept where there is a place for it."""
+        for variable, values in self.changed(matrix, intercept):
+            variable.assign(
+                keras.ops.convert_to_tensor(np.ascontiguousarray(values), dtype=variable.dtype)
+            )
+
+    def rows_per_image(self, images: int) -> int:
+        """How many rows of each image are wanted."""
+        return rows_per_image(self.map, images)
+
+    def moved_back(
+        self, value: NDArray[np.float32], like: NDArray[np.float32], piece: Piece
+    ) -> NDArray[np.float32]:
+        """A value as it is at the sum, in the shape of the result (``like``)."""
+        if not self.moves:
+            return value
+        index = keras.ops.convert_to_tensor(
+            np.arange(like.size, dtype=np.int32).reshape(like.shape)
+        )
+        ref = Ref(self.step.number)
+        for step in self.moves:
+            present, before = index, ref
+
+            def find(source: Any, present: Any = present, before: Ref = before) -> Any:
+                return present if source == before else piece.find(source)
+
+            (index,) = piece.steps[step.number].run(find)
+            ref = Ref(step.number)
+        found = np.empty(like.size, value.dtype)
+        found[as_numbers(index).reshape(-1)] = value.reshape(-1)
+        return found.reshape(like.shape)
+
+
+class Sites:
+    """Every site of a model's pass.
+
+    Args:
+        program: the pass.
+        norms: whether normalisations that no contraction precedes are sites too.
+    """
+
+    def __init__(self, program: Program, *, norms: bool = True) -> None:
+        self._readers = program.readers()
+        self._outputs = set(program.outputs)
+        self._uses = _uses(program.steps)
+        self.at: dict[int, Site] = {}
+        behind: set[int] = set()
+        for step in program.steps:
+            site = self._site(step, norms and step.number not in behind)
+            if site is not None:
+                self.at[step.number] = site
+                self._follow(site, behind)
+
+    def _site(self, step: Step, norms: bool) -> Site | None:
+        known = step.part.map
+        if known is None or (known.is_norm and not norms) or not step.reads:
+            return None
+        source = step.operands[0]
+        own = [known.kernel, *([] if known.bias is None else [known.bias])]
+        if not isinstance(source, Ref) or not all(self._is_own(one) for one in own):
+            return None
+        return Site(step, known, source)
+
+    def _is_own(self, variable: Variable) -> bool:
+        """Whether one step alone reads it."""
+        return self._uses[id(variable)] == 1
+
+    def _follow(self, site: Site, behind: set[int]) -> None:
+        """Look at what becomes of what a site gives, as long as one step alone reads it."""
+        ref = Ref(site.step.number)
+        while ref not in self._outputs and len(readers := self._readers.get(ref, [])) == 1:
+            step = readers[0]
+            layer = step.part.layer
+            if isinstance(layer, layers.BatchNormalization) and self._through_norm(site, step):
+                behind.add(step.number)
+            elif isinstance(layer, SUMS) and self._through_sum(site, step, ref):
+                pass
+            elif is_relu(step):
+                site.rectified = not site.moves
+                if site.rectified and not site.normalised:
+                    site.beyond = self._scale_beyond(Ref(step.number))
+                return
+            elif isinstance(layer, MOVES) and site.joint is None and len(step.reads) == 1:
+                site.moves.append(step)
+            elif not isinstance(layer, IDENTITIES):
+                break
+            ref = Ref(step.number)
+        if site.joint is None:
+            site.moves.clear()
+
+    def _scale_beyond(self, ref: Ref) -> Sums:
+        """By what batch normalisation multiplies a value that it alone reads; else one."""
+        readers = self._readers.get(ref, [])
+        if len(readers) != 1 or not isinstance(readers[0].part.layer, layers.BatchNormalization):
+            return np.ones(())
+        return scale_of(readers[0].part.layer)
+
+    def _through_norm(self, site: Site, step: Step) -> bool:
+        """A batch normalisation right behind: a scale and a shift."""
+        layer = step.part.layer
+        if site.normalised or site.joint is not None or site.moves or site.map.is_norm:
+            return False
+        rank = len(step.specs[0].shape)
+        if site.map.channel != layer.axis % rank:
+            return False
+        site.scale = scale_of(layer)
+        beta = 0.0 if layer.beta is None else as_numbers(layer.beta).astype(np.float64)
+        site.shift = beta - as_numbers(layer.moving_mean).astype(np.float64) * site.scale
+        site.mean = layer.moving_mean if self._is_own(layer.moving_mean) else None
+        site.normalised = True
+        return True
+
+    @staticmethod
+    def _through_sum(site: Site, step: Step, ref: Ref) -> bool:
+        operands = step.operands
+        others = [one for one in operands if one != ref]
+        if site.joint is not None or len(others) != len(operands) - 1 or not others:
+            return False
+        if not all(isinstance(one, Ref) for one in others):
+            return False
+        site.joint = Joint(step, operands.index(ref), others)
+        return True
+
+
+def _uses(steps: Sequence[Step]) -> Mapping[int, int]:
+    """Variable (by ``id``) -> how many calls read it."""
+    calls: dict[int, set[int]] = {}
+    for step in steps:
+        own: list[Any] = [one for one in step.operands if isinstance(one, Variable)]
+        layer = step.part.layer
+        if hasattr(layer, "variables"):
+            own += [variable for _, variable, _ in named_variables(layer, "")]
+        if step.part.map is not None:
+            own.append(step.part.map.kernel)
+        for variable in own:
+            calls.setdefault(id(variable), set()).add(step.operation)
+    return Counter({key: len(numbers) for key, numbers in calls.items()})
+
+
+def is_relu(step: Step) -> bool:
+    """Whether a step is a plain ReLU."""
+    layer = step.part.layer
+    if isinstance(layer, layers.ReLU):
+        return layer.max_value is None and not layer.negative_slope and not layer.threshold
+    if isinstance(layer, layers.Activation):
+        return layer.activation is keras.activations.relu
+    return layer is keras.activations.relu or isinstance(layer, RELUS)
+
+
+def scale_of(layer: Any) -> Sums:
+    """What batch normalisation multiplies with."""
+    variance = as_numbers(layer.moving_variance).astype(np.float64)
+    scale: Sums = 1 / np.sqrt(variance + layer.epsilon)
+    return scale if layer.gamma is None else scale * as_numbers(layer.gamma)

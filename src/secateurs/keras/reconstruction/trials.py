@@ -1,0 +1,148 @@
+"""Answers of the dense network with some channels gone and some weights changed, many times over.
+
+Nothing changes before the first step that a trial touches: up to there all trials share one pass,
+and each goes on from there by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.network import Network
+from secateurs.keras.internals import Variable, without_gradients
+from secateurs.keras.model.tensors import named_variables
+from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, stand_ins_of
+from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
+from secateurs.keras.trace_model import source_of
+from secateurs.keras.tracing.interpreter import Site
+from secateurs.planning.error_curves import Trial
+from secateurs.reconstruction.fidelity import Fidelity, Judge
+
+
+def judged_trials(
+    network: Network,
+    images: CalibrationBatch,
+    trials: Sequence[Trial],
+    kind: str,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Fidelity]:
+    """How faithful the network is in each trial, on these images.
+
+    Args:
+        network: of the dense model, which stays as it is.
+        images: to judge by.
+        trials: what goes and what changes in each.
+        kind: of the outputs.
+        tick: called after each trial on each piece of the images.
+    """
+    source = source_of(network)
+    pieces = Pieces(source.model, source.operations, images)
+    judges = [Judge(kind) for _ in trials]
+    steps = pieces.program(2).steps
+    players = [_Player(network, trial, steps) for trial in trials]
+    with without_gradients():
+        for rows in pieces.sizes(len(images)):
+            _judge_piece(pieces.piece(images.rows(rows)), players, judges, tick)
+    return [judge.verdict() for judge in judges]
+
+
+def _judge_piece(
+    piece: Piece, players: Sequence[_Player], judges: Sequence[Judge], tick: Callable[[], None]
+) -> None:
+    answers: dict[int, list[NDArray[Any]]] = {}
+    while piece.done < len(piece.steps):
+        for place, player in enumerate(players):
+            if player.first == piece.done:
+                answers[place] = [as_numbers(one) for one in player.play(piece.branch())]
+                tick()
+        step = piece.steps[piece.done]
+        piece.do(step)
+        piece.forget(step)
+    right = [as_numbers(one) for one in piece.result()]
+    for place, judge in enumerate(judges):
+        judge.add(right, answers.get(place, right))
+
+
+class _Player:
+    """One trial: from where on, and what is done instead."""
+
+    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step]) -> None:
+        self._source = source_of(network)
+        self._trial = trial
+        self._kept = Kept(network.solution.kept(network.alive(trial.removed)))
+        self._network = network
+        self._layers: dict[int, Any] | None = None
+        self._silenced = [
+            (leaf, axis)
+            for (_, axis), leaf in self._source.read.items()
+            if (units := leaf.axes.get(axis)) is not None and not self._kept.stays[units].all()
+        ]
+        changed = {id(self._source.leaves[name].variable) for name in trial.weights}
+        changed |= {id(leaf.variable) for leaf, _ in self._silenced}
+        self.first = next((step.number for step in steps if self._touches(step, changed)), -1)
+
+    def _touches(self, step: Step, changed: set[int]) -> bool:
+        operation = self._source.operations[step.operation]
+        if any(not self._kept.stays[mask.units].all() for mask in operation.masks):
+            return True
+        if operation.mixes and not all(self._kept.all(axes) for _, axes in operation.inputs):
+            return True
+        layer, operands = step.part.layer, step.operands
+        own = [one for one in operands if isinstance(one, Variable)]
+        if hasattr(layer, "variables"):
+            own += [variable for _, variable, _ in named_variables(layer, "")]
+        return any(id(variable) in changed for variable in own)
+
+    def play(self, piece: Piece) -> list[Any]:
+        """The rest of a pass; returns what the model would."""
+        if self._layers is None:
+            self._layers = self._stand_ins()
+        twin = MaskedTwin(self._source.operations, self._kept, self._layers)
+        mapping = [
+            (self._source.leaves[name].variable, values) for name, values in self._values().items()
+        ]
+        tensors = [
+            (variable, keras.ops.convert_to_tensor(values, dtype=variable.dtype))
+            for variable, values in mapping
+        ]
+        with keras.StatelessScope(state_mapping=tensors):
+            for step in piece.steps[piece.done :]:
+                piece.keep(step, self._done(twin, piece, step))
+                piece.forget(step)
+        return piece.result()
+
+    def _done(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[Any]:
+        operation = self._source.operations[step.operation]
+        if not (operation.masks or operation.mixes) or not step.is_whole:
+            return step.run(piece.find)
+        arguments, keywords = keras.tree.map_structure(
+            piece.find, (list(step.arguments), dict(step.keywords))
+        )
+        site = Site(step.operation, operation.layer, step.part.layer)
+        return list(keras.tree.flatten(twin.do(operation, site, arguments, keywords)))
+
+    def _stand_ins(self) -> dict[int, Any]:
+        """Layers of the channels that stay alone, for calls that mix them."""
+        gone = {
+            group.name: np.flatnonzero(np.isin(group.channels, self._trial.removed))
+            for group in self._network.groups
+        }
+        cut = self._network.cut({name: rows for name, rows in gone.items() if len(rows)})
+        return stand_ins_of(self._source, cut, self._kept)
+
+    def _values(self) -> dict[str, NDArray[Any]]:
+        """Tensor name -> its values in this trial: refitted, and zero where what goes is read."""
+        values = {name: np.asarray(one) for name, one in self._trial.changes().items()}
+        for leaf, axis in self._silenced:
+            present = values.get(leaf.name)
+            numbers = leaf.array() if present is None else present
+            units = leaf.axes[axis]
+            stays = self._kept.laid_out(units, len(leaf.shape), axis)
+            values[leaf.name] = np.where(stays, numbers, np.zeros_like(numbers))
+        return values

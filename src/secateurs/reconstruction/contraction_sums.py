@@ -1,0 +1,257 @@
+"""From what one pass over the dense network sums up at a contraction to what planning reads.
+
+Which products are kept, how outputs are weighed and how a changed matrix becomes tensors again is
+the same in both frameworks; only running the network and summing is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.least_squares import Moments, Sums
+from secateurs.calibration.statistics import channel_index
+from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network
+from secateurs.planning.error_curves import Contraction
+from secateurs.planning.structured_obs import Complexes
+from secateurs.reconstruction.fidelity import are_probabilities
+
+Floats = NDArray[np.float64]
+
+MOST_INPUTS = 1152
+"""Beyond, channels are mixed: the same for every tap."""
+
+MOST_CHANNELS = 4096
+
+MACS_OF_SLOPES = 2e11
+"""What the derivatives that weigh outputs may take, past the pass that sums take anyway: some ten
+seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
+
+LEAST_WITH_SLOPES = 32
+
+
+class Weights(Protocol):
+    """A contraction's weights, in either framework."""
+
+    @property
+    def weight(self) -> str:
+        """The name of its weight."""
+
+    @property
+    def taps(self) -> int:
+        """How many inputs each index of the axis that it reads makes."""
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether there is a place for one."""
+
+    def matrix(self) -> Sums:
+        """Shape (1, inputs, outputs)."""
+
+    def tensors(self, matrix: Sums, missing: Floats) -> Mapping[str, NDArray[Any]]:
+        """(a new matrix, a change of each output's mean) -> tensor name -> new values."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reading:
+    """What a contraction reads, and which products are kept of it.
+
+    Attributes:
+        units: along the axis that it reads.
+        mixes: whether products of channels alone are kept, and not of whole patches.
+        fold: where the axis is channels by positions and long, its indices so; else None.
+    """
+
+    units: Ids
+    mixes: bool
+    fold: Ids | None
+
+    @classmethod
+    def of(cls, network: Network, units: Ids, inputs: int) -> Reading | None:
+        """Of a contraction with so many inputs an output; None where it reads too many channels."""
+        fold = _fold(network, units) if len(units) > MOST_CHANNELS else None
+        if len(units) > MOST_CHANNELS and fold is None:
+            return None
+        return cls(units, inputs > MOST_INPUTS, fold)
+
+    def values(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """What products are kept of, of rows of the values that are read: (rows, channels)."""
+        if self.fold is None:
+            return rows
+        return rows[:, self.fold.T.ravel()].reshape(-1, len(self.fold))
+
+
+def _fold(network: Network, units: Ids) -> Ids | None:
+    """The axis as channels by positions, where it is all of one group."""
+    for group in network.groups:
+        part = channel_index(network, group, units)
+        if len(part) == len(units) and (rows := part.rows) is not None and rows.shape[1] > 1:
+            return rows
+    return None
+
+
+def images_with_slopes(network: Network, examples: int, images: int) -> int:
+    """How many images outputs are weighed by: a pass back takes as much as two forward.
+
+    Args:
+        network: as traced.
+        examples: how many it was traced with.
+        images: that there are.
+    """
+    affordable = int(MACS_OF_SLOPES * examples / (2 * max(1, network.macs())))
+    return min(images, max(LEAST_WITH_SLOPES, affordable))
+
+
+def contraction_of(
+    weights: Weights,
+    reading: Reading,
+    moments: Moments,
+    importance: Floats,
+    *,
+    refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None,
+    spectra: tuple[Complexes, Complexes] | None = None,
+) -> Contraction:
+    """What planning reads of one contraction.
+
+    Args:
+        weights: the contraction's.
+        reading: what it reads.
+        moments: of patches and outputs; where it mixes, of channels alone.
+        importance: of each output.
+        refit: see ``Contraction``.
+        spectra: likewise.
+    """
+    matrix = weights.matrix()
+    taps = weights.taps if reading.fold is None else reading.fold.shape[1]
+    if reading.mixes:
+        matrix = _by_channel(matrix, weights.taps, reading.fold)
+        moments = _mixed(moments, matrix)
+    elif not weights.has_intercept:
+        moments = moments.about_zero()
+    return Contraction(
+        weights.weight,
+        reading.units,
+        taps,
+        moments,
+        matrix,
+        importance,
+        _Packing(weights, reading, taps),
+        reading.mixes,
+        reading.fold,
+        refit,
+        spectra,
+    )
+
+
+def _by_channel(matrix: Sums, taps: int, fold: Ids | None) -> Sums:
+    """(1, channels * taps, outputs) as (1, channels, taps * outputs)."""
+    if fold is not None:
+        folded: Sums = matrix[0][fold].reshape(1, len(fold), -1)
+        return folded
+    return matrix.reshape(1, matrix.shape[1] // taps, -1)
+
+
+def _mixed(moments: Moments, matrix: Sums) -> Moments:
+    """Moments of channels, and of what each tap makes of them."""
+    given = moments.uu @ matrix
+    return Moments(
+        moments.rows,
+        moments.mean_u,
+        np.einsum("gi,gio->go", moments.mean_u, matrix),
+        moments.uu,
+        given,
+        np.einsum("gio,gio->go", matrix, given),
+    )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Packing:
+    """From a matrix and a change of the mean output to tensors with the model's names."""
+
+    weights: Weights
+    reading: Reading
+    taps: int
+
+    def __call__(self, matrix: Sums, missing: Floats) -> Mapping[str, NDArray[Any]]:
+        if self.reading.mixes:
+            missing = missing.reshape(self.taps, -1).sum(axis=0)
+            matrix = self._by_input(matrix)
+        return self.weights.tensors(matrix, missing)
+
+    def _by_input(self, matrix: Sums) -> Sums:
+        fold = self.reading.fold
+        if fold is None:
+            return matrix.reshape(1, matrix.shape[1] * self.taps, -1)
+        spread = matrix.reshape(*fold.shape, -1)
+        found = np.zeros((1, fold.size, spread.shape[-1]))
+        found[0, fold] = spread
+        return found
+
+
+def drawn_slopes(
+    outputs: Sequence[NDArray[Any]], kind: str, random: np.random.Generator
+) -> list[NDArray[np.float32]]:
+    """The derivative of the loss by each output, with answers drawn from the network's own.
+
+    Taken back to a value inside, squared and averaged over what is drawn, it is the Gauss-Newton
+    weight of that value. One number is drawn for each answer, image by image, so that it does not
+    matter in which pieces images come, nor to which framework.
+
+    Args:
+        outputs: of the dense network, images along axis 0.
+        kind: 'categorical', 'bernoulli' or another, which takes squared error.
+        random: what to draw by.
+
+    Example:
+        >>> scores = np.zeros((10000, 2))
+        >>> (drawn,) = drawn_slopes([scores], "categorical", np.random.default_rng(0))
+        >>> (drawn.T @ drawn / 10000).round(2)  # diag(p) - p p'
+        array([[ 0.25, -0.25],
+               [-0.25,  0.25]], dtype=float32)
+    """
+    first = np.asarray(outputs[0], np.float64)
+    zeros = [np.zeros(np.shape(one), np.float32) for one in outputs[1:]]
+    if kind == "categorical":
+        return [_of_classes(first, random).astype(np.float32), *zeros]
+    if kind == "bernoulli":
+        return [_of_coins(first, random).astype(np.float32), *zeros]
+    return [_of_numbers(np.asarray(one, np.float64), random) for one in outputs]
+
+
+def _of_classes(scores: Floats, random: np.random.Generator) -> Floats:
+    moved = np.moveaxis(scores, 1, -1) if scores.ndim > 3 else scores
+    given = are_probabilities(moved)
+    chances = moved if given else _softmax(moved)
+    drawn = random.random(chances.shape[:-1])[..., None] * chances.sum(axis=-1, keepdims=True)
+    chosen = np.minimum((chances.cumsum(-1) < drawn).sum(axis=-1), chances.shape[-1] - 1)
+    picked = np.eye(chances.shape[-1])[chosen]
+    slopes: Floats = -picked / np.maximum(chances, 1e-12) if given else chances - picked
+    return np.moveaxis(slopes, -1, 1) if scores.ndim > 3 else slopes
+
+
+def _softmax(scores: Floats) -> Floats:
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _of_coins(scores: Floats, random: np.random.Generator) -> Floats:
+    given = bool(((scores >= 0) & (scores <= 1)).all())  # probabilities already
+    chances = np.clip(scores, 1e-6, 1 - 1e-6) if given else 1 / (1 + np.exp(-scores))
+    heads = random.random(chances.shape) < chances
+    slopes: Floats = (chances - heads) / (chances * (1 - chances)) if given else chances - heads
+    return slopes
+
+
+def _of_numbers(values: Floats, random: np.random.Generator) -> NDArray[np.float32]:
+    size = max(float(np.sqrt(np.square(values).mean())), 1e-12)
+    signs = random.integers(0, 2, values.shape) * 2.0 - 1
+    slopes: NDArray[np.float32] = np.asarray(
+        signs / (size * float(values[0].size) ** 0.5), np.float32
+    )
+    return slopes

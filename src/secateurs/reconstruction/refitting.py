@@ -1,0 +1,147 @@
+"""One step of the walk in either framework: from what images say at a contraction to new weights.
+
+A framework walks a dense and a cut network in step and gathers, wherever a contraction's input or
+sum is not what it was, sums of products or the rows themselves. What follows is NumPy's alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.least_squares import Array, Moments, Refit, Sums, refit
+from secateurs.reconstruction.rectified import Rectified
+from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
+
+MOST_BYTES = 4 * 10**9
+"""Of values of both networks that are held at once; of more images, some are left out."""
+
+BYTES_OF_ROWS = 2**29
+"""Of patches that are kept as they are, where a ReLU follows or products would be too large."""
+
+
+class Summed(Protocol):
+    """Sums of rows that came piece by piece."""
+
+    rows: int
+
+    def moments(self) -> Moments:
+        """Of all rows so far."""
+
+
+S = TypeVar("S", bound=Summed)
+
+
+@dataclass(eq=False, slots=True)
+class Gathered(Generic[S]):
+    """What the images say at one contraction.
+
+    Attributes:
+        fit: sums over the images to fit.
+        held: sums over the images to choose by.
+        rows: whether they are held out, and tables of (rows, inputs), (rows, outputs) and, where
+            something is added behind, of (rows, outputs) again; piece by piece.
+    """
+
+    fit: S
+    held: S
+    rows: list[tuple[bool, Sequence[NDArray[np.float32]]]] = field(default_factory=list)
+
+    def together(self, held: bool | None = None) -> list[NDArray[np.float32]]:
+        """Kept rows of all pieces, or of those that were (not) held out."""
+        chosen = [rows for is_held, rows in self.rows if held is None or is_held == held]
+        return [np.concatenate(parts) for parts in zip(*chosen, strict=True)]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Following:
+    """What becomes of a contraction's outputs up to a ReLU: ``relu(scale * y + shift)``.
+
+    Attributes:
+        scale: shape (outputs,) or a single number.
+        shift: likewise; what is added behind is beside the rows.
+    """
+
+    scale: Array
+    shift: Array
+
+    def rectified(self, gathered: Gathered[Any]) -> Rectified:
+        """The rows with what follows them."""
+        u, y, *joined = gathered.together()
+        scale = np.broadcast_to(self.scale, y.shape[1:])
+        shift = np.broadcast_to(self.shift, y.shape[1:])
+        return Rectified(u, y, scale, joined[0] + shift if joined else shift)
+
+
+def is_wide(groups: int, inputs: int) -> bool:
+    """Whether a contraction has more inputs than a matrix of their products can hold."""
+    return groups == 1 and inputs > MOST_INPUTS
+
+
+def refit_gathered(
+    gathered: Gathered[Any],
+    matrix: Sums,
+    *,
+    importance: Sums | None,
+    has_intercept: bool,
+    following: Following | None = None,
+) -> Refit | None:
+    """New weights by what was gathered; None where that is not enough, or gives no numbers.
+
+    Args:
+        gathered: the rows alone, where the contraction is wide; else the sums, and the rows as well
+            where a ReLU is to be looked at.
+        matrix: the present weights, shape (groups, inputs, outputs).
+        importance: of each output, shape (groups, outputs); None takes them as equal.
+        has_intercept: whether there is a place for one.
+        following: what comes before that ReLU; None looks at none.
+    """
+    if is_wide(len(matrix), matrix.shape[1]):
+        fit, held = (Rows(*gathered.together(held)[:2]) for held in (False, True))
+        found = refit_wide(fit, held, matrix, importance=importance, has_intercept=has_intercept)
+        return _if_finite(found)
+    if not (gathered.fit.rows and gathered.held.rows):
+        return None
+    fit_sums, held_sums = gathered.fit.moments(), gathered.held.moments()
+    found = refit(fit_sums, held_sums, matrix, importance=importance, has_intercept=has_intercept)
+    if following is not None and found.solver is not None:
+        everything = fit_sums.merged(held_sums)
+        relaxed = following.rectified(gathered).refine(everything, found.weights, found.solver)
+        found = Refit(*relaxed, found.ridge, found.before, found.after)
+    return _if_finite(found)
+
+
+def _if_finite(found: Refit) -> Refit | None:
+    finite = np.isfinite(found.weights).all() and np.isfinite(found.intercept).all()
+    return found if finite else None
+
+
+def images_that_fit(
+    fit: CalibrationBatch, held: CalibrationBatch, each: int
+) -> tuple[CalibrationBatch, CalibrationBatch]:
+    """As many of the images as memory is meant to hold values of.
+
+    Args:
+        fit: to fit.
+        held: to choose by.
+        each: bytes of the values of one image that are held at once, in both networks.
+    """
+    images = len(fit) + len(held)
+    share = MOST_BYTES / max(1, images * each)
+    if share >= 1:
+        return fit, held
+    less = [batch.rows(slice(0, max(2, int(share * len(batch))))) for batch in (fit, held)]
+    warnings.warn(
+        f"repair: the values of {images} images take {images * each / 1e9:.1f} GB at once in both "
+        f"networks; {len(less[0]) + len(less[1])} of them are fitted, which take "
+        f"{MOST_BYTES / 1e9:.1f}. Pass fewer or smaller images to choose them yourself.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return less[0], less[1]

@@ -1,0 +1,51 @@
+"""Sums of products of patches and targets in NumPy, over pieces of the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.calibration.least_squares import Array, Moments, Sums
+
+
+@dataclass(eq=False, slots=True)
+class RunningSums:
+    """Moments of rows that come piece by piece.
+
+    Products are taken in single precision, of deviations from the first piece's means (so that
+    little cancels), and summed up in double.
+    """
+
+    rows: int = 0
+    _u: Array = field(default_factory=lambda: np.zeros(()))
+    _y: Array = field(default_factory=lambda: np.zeros(()))
+    _sums: list[Sums] = field(default_factory=list)
+
+    def add(self, u: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """Rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+        if not self.rows:
+            self._u, self._y = u.mean(1, keepdims=True), y.mean(1, keepdims=True)
+        du, dy = u - self._u, y - self._y
+        turned = du.transpose(0, 2, 1)
+        new = [du.sum(1), dy.sum(1), turned @ du, turned @ dy, np.square(dy).sum(1)]
+        doubles = [one.astype(np.float64) for one in new]
+        if self._sums:
+            doubles = [a + b for a, b in zip(self._sums, doubles, strict=True)]
+        self._sums = doubles
+        self.rows += u.shape[1]
+
+    def moments(self) -> Moments:
+        """Of all rows so far."""
+        n = self.rows
+        su, sy, uu, uy, yy = self._sums
+        mean_u, mean_y = su / n, sy / n
+        return Moments(
+            n,
+            mean_u + self._u[:, 0],
+            mean_y + self._y[:, 0],
+            uu - n * mean_u[:, :, None] * mean_u[:, None],
+            uy - n * mean_u[:, :, None] * mean_y[:, None],
+            np.maximum(yy - n * np.square(mean_y), 0),
+        )
