@@ -311,10 +311,32 @@ def test_what_cannot_be_done_is_said(side):
         sec.repair(cut, dense, broken)
     with pytest.raises(sec.DataError, match="expected at least 4 calibration images"):
         sec.repair(cut, dense, data[:3])
-    with pytest.raises(sec.DataError, match="expected calibration images; received none"):
-        sec.prune(dense, data[:2], sec.Budget(macs=0.5), repair=True)
     with pytest.raises(sec.SecateursError, match="distil: expected a number of steps"):
         sec.prune(dense, data[:2], sec.Budget(macs=0.5), calibration=data, distil="soon")
+
+
+def test_without_images_both_stand_in_by_the_moments_of_batch_norm():
+    found = []
+    for side in SIDES.values():
+        dense, data = build(side, "residual"), images(side, "residual", seed=9)
+        budget = sec.Budget(channels=0.7)
+        with warned("moments that batch normalisation keeps"):
+            repaired = sec.prune(dense, data[:2], budget, repair=True)
+        plain = sec.prune(dense, data[:2], budget)
+        assert repaired.cut == plain.cut
+        found.append([answers(side, one.model, data) for one in (plain, repaired)])
+        assert np.abs(found[-1][0] - found[-1][1]).max() > 1e-3 * np.abs(found[-1][0]).max()
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-4 * np.abs(found[0][1]).max())
+
+
+@on_both
+def test_without_images_and_batch_norm_noise_has_to_do(side):
+    dense = build(side, "plain")
+    x = side.inputs("plain")
+    with warned("256 images of noise"):
+        found = sec.prune(dense, x, sec.Budget(macs=0.5), repair=True)
+    told = found.report.fidelity
+    assert told["repaired"].distance < told["dropped"].distance
 
 
 @on_both

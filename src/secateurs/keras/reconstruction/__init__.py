@@ -12,6 +12,7 @@ from secateurs.keras.reconstruction.output_stream import (
     working_copy,
 )
 from secateurs.keras.reconstruction.trials import judged_trials
+from secateurs.keras.reconstruction.without_images import repair_without_images_
 
 __all__ = [
     "arrays",
@@ -21,6 +22,7 @@ __all__ = [
     "judged_trials",
     "outputs",
     "reestimated",
+    "repair_without_images_",
     "unlike_calibration",
     "walk",
     "working_copy",
