@@ -71,12 +71,14 @@ from secateurs.reconstruction.trade_off import SHARES, Frontier, find_frontier
 from secateurs.settings.pruning import Allocation, Pruning, Rewind
 from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
+from secateurs.study.learning import learning_of
 from secateurs.study.run import Iterated, run_study
 from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
 from secateurs.training.distillation import Change
 from secateurs.training.feed import Augmentation, is_labelled_images
-from secateurs.training.task import LearningTask, task_of
+from secateurs.training.objectives import loss_of
+from secateurs.training.task import LearningTask
 
 if TYPE_CHECKING:
     from secateurs.calibration.racing import Mode
@@ -184,7 +186,14 @@ def apply(
     )
 
 
-@takes(network=NETWORK, criterion=CRITERION, data=DATA_GIVEN, loss=LOSS, seed=SEED)
+@takes(
+    network=NETWORK,
+    criterion=CRITERION,
+    data=DATA_GIVEN,
+    loss=LOSS,
+    seed=SEED,
+    task=_TASK.or_none(),
+)
 def score(
     network: Network,
     criterion: str | Callable[[GroupData], Any] = "l1",
@@ -192,6 +201,7 @@ def score(
     data: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
+    task: str | LearningTask | None = None,
 ) -> Scores:
     """Score every channel that can be pruned.
 
@@ -205,9 +215,10 @@ def score(
         loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
             cross-entropy.
         seed: of stochastic criteria.
+        task: what the model is for, as for ``iterate``; its loss is taken where ``loss`` is None.
 
     Raises:
-        UnknownNameError: no criterion has this name.
+        UnknownNameError: no criterion, or no task, has this name.
         DataError: the criterion needs calibration data and got none, or none that it can use.
         ModelError: weights hold NaN; the message names the layer.
         SecateursError: a function of the user's returned the wrong number of scores.
@@ -220,6 +231,8 @@ def score(
         >>> sec.score(network, "l1")
         <Scores by l1: 8 channels in 1 groups>
     """
+    if task is not None and data is not None:
+        loss = loss_of(network.source.framework, task, loss)
     if criterion == AUTO:
         return scores_at_half(network, data, loss=loss, seed=seed)
     return scoring.score(network, criterion, data=data, loss=loss, seed=seed)
@@ -325,6 +338,7 @@ def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     scope=TEXT,
     confidence=NUMBER,
     loss=LOSS,
+    task=_TASK.or_none(),
 )
 def ablate(
     network: Network,
@@ -335,6 +349,7 @@ def ablate(
     scope: Scope = "network",
     confidence: float = 0.97,
     loss: Callable[[Any, Any], Any] | None = None,
+    task: str | LearningTask | None = None,
 ) -> Ablation:
     """What the loss does when each channel is removed, alone, class by class.
 
@@ -346,6 +361,7 @@ def ablate(
         scope: racing looks for the lowest of the whole "network", or of each "group".
         confidence: in racing mode, the expected share of the channels found that are right.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        task: what the model is for, as for ``iterate``; its loss is taken where ``loss`` is None.
 
     Returns:
         The ablation; ``critical_channels`` and ``report.critical_by_class`` take it.
@@ -363,6 +379,7 @@ def ablate(
         >>> ablation.estimate["0"].shape
         (8,)
     """
+    loss = loss_of(network.source.framework, task, loss)
     return backend_named(network.source.framework).ablate_channels(
         network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss
     )
@@ -756,6 +773,7 @@ def _iterate(
 ) -> Iterated:
     """``iterate``, its arguments sorted by who uses them; what is left over is of each round."""
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
+    own = {"loss": loss, "metric": metric, "train_step": train_step, "evaluate": evaluate}
     return run_study(
         model,
         Sources(train, validation, test),
@@ -769,20 +787,17 @@ def _iterate(
         directory=directory,
         fresh=fresh,
         watcher=watcher,
-        learning=_learning(
-            model, train, task, loss=loss, metric=metric, train_step=train_step, evaluate=evaluate
-        ),
+        learning=_learning(model, train, task, own),
     )
 
 
 def _learning(
-    model: Any, train: Any, task: str | LearningTask | None, **given: Any
+    model: Any, train: Any, task: str | LearningTask | None, own: Mapping[str, Any]
 ) -> LearningTask | None:
     """The task that was asked for, of the model's framework."""
-    ready = getattr(backend_of(model), "TASKS", None)
-    others = task is not None or any(given[name] is not None for name in given if name != "loss")
-    if ready is None and not others:
+    others = task is not None or any(own[name] is not None for name in own if name != "loss")
+    if framework_of(model) == "keras" and not others:
         return None  # a Keras model is trained as it was compiled; the loss is for criteria
     if not others and is_labelled_images(train):
-        task = None if given["loss"] is None else "classification"
-    return task_of(task, ready or {}, **given)
+        task = None if own["loss"] is None else "classification"
+    return learning_of(model, task, **own)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from secateurs.settings.training import Training
     from secateurs.training.distillation import Distilled
     from secateurs.training.learner import Learner
+    from secateurs.training.task import LearningTask
 
 _PACKAGES = {"pytorch": "secateurs.pytorch", "keras": "secateurs.keras"}
 _REPAIRING = {
@@ -107,8 +108,9 @@ class Backend(Protocol):
         images: Sequence[CalibrationBatch],
         recalibrate: Sequence[CalibrationBatch] = (),
         loss: Loss | None = None,
+        task: LearningTask | None = None,
     ) -> tuple[NDArray[np.float64], float | None]:
-        """(the loss of each image, share classified right or None) after a cut."""
+        """(the loss of each image, share classified right or a task's metric) after a cut."""
 
     def distil(
         self,

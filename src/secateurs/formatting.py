@@ -38,6 +38,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def points(change: float) -> str:
+    """0.003 -> '+0.3 points', a difference of two shares."""
+    shown = round(100 * change, 1) + 0.0  # -0.04 is not 'minus nothing'
+    sign = "\N{MINUS SIGN}" if shown < 0 else "+" if shown > 0 else "\N{PLUS-MINUS SIGN}"
+    return f"{sign}{abs(shown):.1f} points"
+
+
 def megabytes(number: float) -> str:
     """Bytes as megabytes of 1,000,000 bytes."""
     return f"{number / 1e6:.2f} MB"

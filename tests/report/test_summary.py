@@ -1,8 +1,9 @@
 import pytest
 
 from secateurs.errors import StudyError
+from secateurs.formatting import points
 from secateurs.report import summarise
-from secateurs.report.summary import conditions, faster, points
+from secateurs.report.summary import conditions, faster
 from secateurs.study.history import History
 
 

@@ -17,6 +17,7 @@ from secateurs.settings.training import Training
 from secateurs.study.checkpoints import InMemoryStore
 from secateurs.study.loop import Loop
 from secateurs.training.learner import Evaluation, Snapshot
+from secateurs.training.metric import Metric
 
 
 class Scripted:
@@ -28,6 +29,8 @@ class Scripted:
 
     is_main = True
     batches_an_epoch = 10
+    metric = Metric()
+    loss = None
     has_test = True
 
     def __init__(self, accuracy, widths=(20, 20)):

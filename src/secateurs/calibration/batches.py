@@ -18,6 +18,9 @@ from secateurs.errors import DataError
 AT_A_TIME = 128
 """Images a batch where the data come as whole arrays."""
 
+LABELS = ("labels", "label", "targets", "target")
+"""What a dictionary's targets are called, the first that is there."""
+
 FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
 
 
@@ -104,7 +107,9 @@ def _split_batches(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(data, Split):
         for start in range(0, len(data), AT_A_TIME):
             yield data.batch(slice(start, start + AT_A_TIME))
-    elif isinstance(data, Mapping) or _is_array(data):
+    elif isinstance(data, Mapping):
+        yield from _slice(*_named_apart(data, like))
+    elif _is_array(data):
         yield from _slice(data, None)
     elif isinstance(data, tuple) and len(data) == 2 and _is_pair(data, like):
         yield from _slice(*data)
@@ -130,11 +135,44 @@ def _is_pair(data: Any, like: Any) -> bool:
 
 def _split(batch: Any, like: Any) -> tuple[Any, Any]:
     """(images, labels or None) of one batch of an iterable."""
+    if isinstance(batch, Mapping):
+        return _named_apart(batch, like)
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and _is_pair(batch, like):
         return batch[0], batch[1]
     if isinstance(batch, (tuple, list)) and len(batch) == 1:
         return batch[0], None
     return batch, None
+
+
+def _named_apart(batch: Mapping[Any, Any], like: Any) -> tuple[Any, Any]:
+    """A dictionary without its labels, and these; with them where the model was traced so."""
+    key = next((name for name in LABELS if name in batch), None)
+    if key is None or (isinstance(like, Mapping) and key in like):
+        return batch, None if key is None else batch[key]
+    return {name: value for name, value in batch.items() if name != key}, batch[key]
+
+
+def first_batches(source: Any, count: int) -> tuple[list[tuple[Any, Any]], Any]:
+    """The first batches of any data, of ``count`` examples together, and one example's inputs.
+
+    Args:
+        source: as ``iterate`` takes it: arrays, or batches of any kind.
+        count: examples; the last batch may bring more.
+
+    Raises:
+        DataError: there is none, or no batch of arrays.
+    """
+    found: list[tuple[Any, Any]] = []
+    seen = 0
+    for inputs, labels in _split_batches(source, None):
+        arrays = _each(inputs, as_array)
+        found.append((arrays, labels))
+        seen += len(_arrays(arrays)[0]) if _arrays(arrays) and _arrays(arrays)[0].ndim else 0
+        if seen >= count:
+            break
+    if not seen:
+        raise DataError("data: expected batches of arrays; received none of them")
+    return found, _each(found[0][0], lambda array: array[:1])
 
 
 def _slice(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:

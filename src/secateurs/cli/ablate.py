@@ -78,11 +78,13 @@ def ablate_command(
     check_options(mode, share, "network", 0.5)
     probe.tell_doubts()
     with waiting("removing channels"):
-        ablation = api.ablate(probe.network, probe.images, mode=mode, share=share)
+        ablation = api.ablate(
+            probe.network, probe.images, mode=mode, share=share, task=given.get("task")
+        )
     place = output / "ablation.json"
     write_atomically(place, (json.dumps(_plain(ablation), indent=1) + "\n").encode())
     written = [place]
-    if mode == "exact":
+    if mode == "exact" and ablation.classified:
         from secateurs import report
 
         figure = report.critical_by_class(ablation, probe.classes, best=best)
@@ -97,20 +99,21 @@ def _table(network: Network, ablation: Ablation) -> str:
     for group in network.groups:
         change = ablation.estimate[group.name]
         cells = [group.name, f"{len(group)}", f"{int((change <= 0).sum())}", f"{change.max():.3f}"]
-        if not ablation.lowest:
+        if ablation.lowest:
+            cells.append(f"{len(ablation.lowest[group.name])}")
+        elif ablation.classified:
             missed = (ablation.accuracy_loss(group.name) > 0).any(axis=1)
             cells.append(f"{int(missed.sum())}")
-        else:
-            cells.append(f"{len(ablation.lowest[group.name])}")
         rows.append(cells)
     last = "among the lowest" if ablation.lowest else "missed by some class"
     columns = ("group", "channels", "better without", "largest rise of the loss", last)
+    columns = columns if ablation.lowest or ablation.classified else columns[:-1]
     images = int(ablation.images.sum())
     said = f"{images} images; loss {ablation.dense_loss:.3f}"
     if ablation.lowest:
         spent = percent(ablation.spent)
         said += f"; {spent} of all removals, channel by channel and image by image, were done"
-    return f"{formatting.table(columns, rows, right=(1, 2, 3, 4))}\n\n{said}"
+    return f"{formatting.table(columns, rows, right=range(1, len(columns)))}\n\n{said}"
 
 
 def _plain(ablation: Ablation) -> dict[str, Any]:
@@ -125,7 +128,11 @@ def _plain(ablation: Ablation) -> dict[str, Any]:
     return {
         "images_by_class": ablation.images.tolist(),
         "dense_loss": ablation.dense_loss,
-        "dense_accuracy": float(np.sum(ablation.dense_correct) / np.sum(ablation.images)),
+        "dense_accuracy": (
+            float(np.sum(ablation.dense_correct) / np.sum(ablation.images))
+            if ablation.classified
+            else None
+        ),
         "confidence": ablation.confidence,
         "removed_for_real": ablation.spent,
         "groups": groups,

@@ -29,8 +29,9 @@ from secateurs.comparison import (
     run_comparison,
 )
 from secateurs.errors import SecateursError
-from secateurs.formatting import percent
 from secateurs.settings.training import Training
+from secateurs.training.metric import Metric
+from secateurs.training.task import ready_metric
 
 _WHERE = "Where"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
@@ -45,7 +46,7 @@ _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
 _LISTS = {"strategies": str, "amounts": float, "skip": str}
 _TOLD = (
     *("strategies", "amounts", "seeds", "scope", "floor", "multiple", "skip"),
-    *("calibration_batches", "judge_on"),
+    *("unit", "rounds", "repair", "rewind", "calibration_batches", "judge_on"),
 )
 _WITH_RESUME = {"resume", "jobs", "ray", "quiet"}
 
@@ -79,7 +80,7 @@ def compare_command(**options: Any) -> None:
     comparison, directory = _resumed(given) if "resume" in given else _told(given)
     crew = _crew(given, comparison)
     try:
-        with _progress(quiet=bool(given.get("quiet"))) as callback:
+        with _progress(comparison, quiet=bool(given.get("quiet"))) as callback:
             results = run_comparison(
                 comparison,
                 directory,
@@ -114,8 +115,10 @@ def _told(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     training = Training(**{field: given[name] for field, name in names.items() if name in given})
     told = {name: given[name] for name in _TOLD if name in given}
     told |= {name: _listed(name, told[name]) for name in _LISTS if name in told}
+    task = task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits")
     comparison = Comparison(
-        task=task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits"),
+        task=task,
+        metric=ready_metric(task.learning, task.metric).described.get("metric", {}),
         training=training,
         command=command_line("compare", given),
         **told,
@@ -148,20 +151,21 @@ def _crew(given: Mapping[str, Any], comparison: Comparison) -> Executor:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[ComparisonCallback]:
+def _progress(comparison: Comparison, *, quiet: bool) -> Iterator[ComparisonCallback]:
     """A line a job; on a terminal a bar below them."""
     if quiet:
         yield ComparisonCallback()
         return
     with bars() as shown:
-        yield JobLines(shown)
+        yield JobLines(shown, Metric.of({"metric": comparison.metric or None}))
 
 
 class JobLines(ComparisonCallback):
     """A line a job, as they end; a bar of all of them on a terminal."""
 
-    def __init__(self, bars: Progress | None) -> None:
+    def __init__(self, bars: Progress | None, metric: Metric) -> None:
         self._out = console()
+        self._metric = metric
         self._bars = bars
         self._jobs = self._done = 0
 
@@ -175,7 +179,9 @@ class JobLines(ComparisonCallback):
 
     def trained(self, dense: Dense) -> None:
         """A line for a dense model."""
-        self._out.print(f"dense model, seed {dense.seed}: {percent(dense.accuracy)}", markup=False)
+        self._out.print(
+            f"dense model, seed {dense.seed}: {self._metric.text(dense.accuracy)}", markup=False
+        )
 
     def finished(self, outcome: Outcome) -> None:
         """A line for a job."""
@@ -188,5 +194,6 @@ class JobLines(ComparisonCallback):
         if outcome.failure or outcome.before is None or outcome.accuracy is None:
             said += f"not done: {outcome.failure}"
         else:
-            said += f"{percent(outcome.before)} -> {percent(outcome.accuracy)}"
+            text = self._metric.text
+            said += f"{text(outcome.before)} -> {text(outcome.accuracy)}"
         self._out.print(said, markup=False)

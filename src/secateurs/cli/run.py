@@ -17,6 +17,7 @@ from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import Doubting, console, rounds_table, waiting
 from secateurs.cli.signals import is_main_process
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, doubts_of, task_from
+from secateurs.data.sets import Split
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
 from secateurs.settings.base import Settings
@@ -29,6 +30,7 @@ from secateurs.study.disk_store import CONFIGURATION, kept_position
 from secateurs.study.lock import check_free
 from secateurs.study.run import Iterated, run_study
 from secateurs.study.sources import Sources
+from secateurs.training.metric import Metric
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -161,8 +163,10 @@ def _say_how_to_go_on(directory: Path) -> None:
 def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple[str, ...]:
     from secateurs import api
 
-    if not len(sources.validation):
-        return ()  # the study itself refuses that
+    if not isinstance(sources.validation, Split) or not len(sources.validation):
+        return ()  # the study itself refuses none; of other data nothing is known
+    if configuration.task.learning not in (None, "classification"):
+        return ()
     task, first = configuration.task, sources.validation.batch([0])[0]
     values = {"model": task.model} | ({"weights": task.weights} if task.weights else {})
     return doubts_of(
@@ -183,11 +187,12 @@ def _tell(result: Iterated) -> None:
     found = stop["best_round"]
     lines = ["", f"Ended: {stop['reason']}."]
     if found:
-        gain = 100 * (stop["accuracy"] - stop["dense_accuracy"])
+        metric = Metric.of(result.history.last("dense"))
+        was, now = stop[f"dense_{metric.key}"], stop[metric.key]
         lines.append(
             f"Kept: round {found}, {percent(result.report.params_removed)} of the parameters "
-            f"removed; validation accuracy {percent(stop['dense_accuracy'])} -> "
-            f"{percent(stop['accuracy'])} ({gain:+.1f} points)" + _tested(stop)
+            f"removed; validation {metric.name} {metric.text(was)} -> {metric.text(now)} "
+            f"({_in_ascii(metric.change(now, was))})" + _tested(stop, metric)
         )
     else:
         lines.append("Kept: the dense model; no round came within the tolerance.")
@@ -197,10 +202,13 @@ def _tell(result: Iterated) -> None:
     out.print("\n".join(lines), markup=False)
 
 
-def _tested(stop: Mapping[str, Any]) -> str:
-    if stop["test_accuracy"] is None:
+def _in_ascii(change: str) -> str:
+    """For terminals, and those who read what is printed by a program."""
+    return change.replace("\N{MINUS SIGN}", "-").replace("\N{PLUS-MINUS SIGN}", "+")
+
+
+def _tested(stop: Mapping[str, Any], metric: Metric) -> str:
+    was, now = stop[f"dense_test_{metric.key}"], stop[f"test_{metric.key}"]
+    if now is None:
         return "."
-    return (
-        f", test accuracy {percent(stop['dense_test_accuracy'])} -> "
-        f"{percent(stop['test_accuracy'])}."
-    )
+    return f", test {metric.name} {metric.text(was)} -> {metric.text(now)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import track
@@ -12,6 +12,11 @@ from secateurs.cli.options import options_in, own_options, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.errors import SecateursError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from secateurs.planning.damage_curves import Sensitivity
 
 Images = Annotated[int, typer.Option(metavar="N", help="Validation images to measure on.")]
 Criterion = Annotated[str, typer.Option(help="What chooses the channels that go.")]
@@ -82,10 +87,12 @@ def sensitivity_command(
         probe.images,
         criterion=criterion,
         amounts=shares,
+        task=given.get("task"),
+        metric=given.get("metric"),
         cache=place,
         tick=tick,
     )
-    figure = report.sensitivity(found.curves, higher_is_better=bool(found.accuracies))
+    figure = _figure(found)
     written = (place, *report.save(figure, output, "sensitivity"))
     out = console()
     out.print(str(found), markup=False)
@@ -99,3 +106,16 @@ def _shares(given: str) -> tuple[float, ...]:
         raise SecateursError(
             f"--amounts: expected shares with commas between, such as 0.25,0.5; received {given!r}"
         ) from error
+
+
+def _figure(found: Sensitivity) -> Figure:
+    """The curves, of the metric where there is one, else of the loss."""
+    from secateurs import report
+
+    metric, has_metric = found.metric, bool(found.accuracies)
+    return report.sensitivity(
+        found.curves,
+        y_label=metric.name[0].upper() + metric.name[1:] if has_metric else "Loss",
+        higher_is_better=has_metric and metric.higher_is_better,
+        is_share=has_metric and metric.is_share,
+    )

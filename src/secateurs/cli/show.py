@@ -25,6 +25,7 @@ from secateurs.cli.signals import is_main_process
 from secateurs.formatting import percent
 from secateurs.study.history import Record
 from secateurs.training.callbacks import Watcher
+from secateurs.training.metric import Metric
 
 PATIENCE_IN_SECONDS = 2.0
 _LAUNCHERS_PATIENCE_IN_SECONDS = 3.0
@@ -39,7 +40,7 @@ COLUMNS = (
     ("removed", 7),
     ("MACs", 7),
     ("after cut", 9),
-    ("accuracy", 8),
+    ("accuracy", 10),
     ("speed", 7),
     ("proof", 6),
 )
@@ -142,6 +143,7 @@ class RoundTable(Watcher):
         self._bars = bars
         self._running: list[tuple[TaskID, float]] = []
         self._dense: Record = {}
+        self._metric = Metric()
         self._cut: Record = {}
         self._trained: Record = {}
 
@@ -166,12 +168,15 @@ class RoundTable(Watcher):
     def recorded(self, record: Record) -> None:
         """A line, where a round has come to its end."""
         kind = record["kind"]
+        key = self._metric.key
         if kind == "dense":
             self._dense = self._cut = record
-            self._print(name for name, _ in COLUMNS)
+            self._metric = Metric.of(record)
+            own = {"accuracy": self._metric.name}
+            self._print(own.get(name, name)[:width] for name, width in COLUMNS)
         elif kind == "train":
-            best = max(record["accuracy"], self._trained.get("accuracy", 0.0))
-            self._trained = record | {"accuracy": best}
+            every = (record[key], self._trained.get(key, record[key]))
+            self._trained = record | {key: max(every, key=self._metric.score)}
         elif kind == "tournament":
             self._round_ended(None)
             self._out.print(f"auto, round {record['round']}: {record['reason']}", markup=False)
@@ -184,7 +189,7 @@ class RoundTable(Watcher):
     def _round_ended(self, speed: Record | None) -> None:
         if not self._trained:
             return  # its line has been printed
-        cut = self._cut
+        cut, metric = self._cut, self._metric
         self._print(
             (
                 f"{self._trained['round']}",
@@ -193,8 +198,8 @@ class RoundTable(Watcher):
                 formatting.count(cut["params"]),
                 percent(1 - cut["params"] / self._dense["params"]),
                 formatting.count(cut["macs"]),
-                percent(cut["accuracy"]) if "accuracy" in cut else NOT_KNOWN,
-                percent(self._trained["accuracy"]),
+                metric.text(cut[metric.key]) if metric.key in cut else NOT_KNOWN,
+                metric.text(self._trained[metric.key]),
                 f"{speed['ratio']:.2f} x" if speed else NOT_KNOWN,
                 f"{cut['max_difference']:.0e}" if "max_difference" in cut else NOT_KNOWN,
             )

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.batches import first_batches
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
 from secateurs.cli.show import note
 from secateurs.errors import SecateursError
 from secateurs.settings.study import Task
+from secateurs.training.task import METRICS, TASKS, ready_metric
 
 DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop")
 MODEL_OPTIONS = ("width", "stem")
@@ -33,10 +35,18 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("option", list[str], WHAT, "NAME=VALUE: any other option of the model; may be repeated."),
     ("weights", str, WHAT, "Weights to begin with: safetensors or a PyTorch state_dict."),
     (
+        "task",
+        str,
+        WHAT,
+        f"What the model is for: {', '.join(TASKS)}. If left out, to classify images.",
+    ),
+    ("metric", str, WHAT, f"What models are chosen by; the task's own. {', '.join(METRICS)}."),
+    (
         "data",
         str,
         WHAT,
-        "digits, fashion-mnist, vehicles, folder:PATH, or package.module:function.",
+        "digits, fashion-mnist, vehicles, folder:PATH, or package.module:function; for a --task "
+        "that function may return (train, validation, test) of batches of any kind.",
     ),
     ("size", int, WHAT, "Height and width of the images in pixels; the data's own."),
     (
@@ -67,6 +77,7 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
     for name in ("model", "data"):
         if name not in values:
             raise SecateursError(f"--{name}: expected a name; received none. Try: {example}")
+    ready_metric(values.get("task"), values.get("metric"))  # or it says now that there is none
     model_options = {name: values[name] for name in MODEL_OPTIONS if name in values}
     data_options = {name: values[name] for name in DATA_OPTIONS if name in values}
     return Task(
@@ -75,6 +86,8 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
         data=values["data"],
         data_options=as_trained(values, data_options) | {"seed": seed},
         weights=values.get("weights"),
+        learning=values.get("task"),
+        metric=values.get("metric"),
         by_name=True,
     )
 
@@ -132,13 +145,13 @@ class Probe:
 
     Attributes:
         network: of the model.
-        images: some of the validation data, and their labels.
-        classes: the classes' names.
+        images: some of the validation data, and their labels; or batches of them.
+        classes: the classes' names; none where the task is another.
         doubts: what is doubtful about them.
     """
 
     network: Network
-    images: tuple[NDArray[Any], NDArray[np.int64]]
+    images: tuple[NDArray[Any], NDArray[np.int64]] | list[Any]
     classes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
 
@@ -156,15 +169,20 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
         count: how many images; all, where there are not so many.
         example: a command that works, for the message.
     """
-    from secateurs import api, data
-    from secateurs.study.building import build_task
+    from secateurs import api
+    from secateurs.data.sets import Data, Split
+    from secateurs.study.building import build_task, load_data
 
     if count < 2:
         raise SecateursError(f"--images: expected a number of at least 2; received {count}")
     task = task_from(values, 0, example)
     model, sources = build_task(task, 0)
+    if not isinstance(sources.validation, Split):
+        batches, example = first_batches(sources.validation, count)
+        return Probe(api.trace(model, example), batches, ())
     images, labels = sources.validation.batch(slice(0, count))
-    classes = data.load(task.data, **task.data_options).classes
+    loaded = load_data(task)
+    classes = loaded.classes if isinstance(loaded, Data) else ()
     network = api.trace(model, images[:1])
     found = doubts_of(network, sources.validation, values, task, tolerance=None)
     return Probe(network, (images, labels), classes, found)

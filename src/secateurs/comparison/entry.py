@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from secateurs.arguments import (
     is_whole,
     takes,
 )
+from secateurs.backends import framework_of
 from secateurs.comparison.executors import SerialExecutor
 from secateurs.comparison.job_runner import JobRunner
 from secateurs.comparison.results import Results
@@ -27,8 +28,11 @@ from secateurs.comparison.settings import Comparison
 from secateurs.errors import SecateursError
 from secateurs.planning.removal_order import Scope
 from secateurs.settings.training import Training
+from secateurs.study.learning import learner_of, learning_of
 from secateurs.study.sources import Sources, describe_task
+from secateurs.training.feed import is_labelled_images
 from secateurs.training.learner import Learner
+from secateurs.training.task import LearningTask
 
 Strategy = str | Callable[..., Any]
 
@@ -71,24 +75,33 @@ def compare(
     floor: float = 0.1,
     multiple: int | None = None,
     skip: Sequence[str] = (),
+    unit: Literal["params", "macs", "channels", "size_mb"] = "params",
+    rounds: int = 1,
+    repair: bool = False,
+    rewind: Literal["learning-rate"] | None = None,
     calibration_batches: int = 4,
     judge_on: Literal["validation", "test"] = "validation",
+    task: str | LearningTask | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    metric: Any = None,
 ) -> Results:
     """Prune the same models by several strategies, train them alike, and compare what is left.
 
     Args:
-        model: the dense model, unchanged; or a function of a seed that returns one, which is
-            trained first where ``training.batches`` is above 0.
+        model: the dense model, unchanged; or a function of a seed that returns one, to be trained.
         train, validation, test: as for ``iterate``; ``judge_on`` says which accuracies are of.
         strategies: criteria: names, with ``@network`` or ``@group`` behind them to set the scope of
             one, or functions of ``GroupData``; "auto" is one of them.
-        amounts: shares of the parameters to remove.
+        amounts: shares to remove, of the parameters or of another ``unit``.
         seeds: how many; of the order of images and draws, and of the model if it is made.
-        training: how to train, all alike.
+        training, callback: how to train, all alike; and a ``ComparisonCallback`` or None.
         directory, fresh: where results are kept, and the page; one begun there goes on.
-        callback: a ``ComparisonCallback``.
-        scope, floor, multiple, skip: as for ``plan``; the scope, of strategies that name none.
-        calibration_batches: training batches shown to a strategy that needs data.
+        scope, floor, multiple, skip: as for ``plan``; the scope, of those that name none.
+        unit: what amounts are shares of: "params", "macs", "channels" or "size_mb".
+        rounds: that reach each amount in equal steps, each scored anew and trained; 1 is one shot.
+        repair, rewind: as for ``iterate``; rewinding is of the learning rate.
+        calibration_batches: training batches shown to a strategy that needs data, and to repair.
+        task, loss, metric: as for ``iterate``; the metric is what is compared.
 
     Returns:
         The results; ``print`` shows a table, ``directory`` holds compare.html.
@@ -120,34 +133,50 @@ def _compare(
     directory: str | Path,
     fresh: bool,
     callback: ComparisonCallback | None,
+    task: str | LearningTask | None,
+    loss: Callable[[Any, Any], Any] | None,
+    metric: Any,
     **settings: Any,
 ) -> Results:
     """``compare``, its arguments sorted by who uses them; what is left over are settings."""
     own = {_name(one): one for one in strategies if callable(one)}
     chosen = training or Training()
     sources = Sources(train, validation, test)
-    make = functools.partial(_learner, model, sources, chosen)
+    parts = {"loss": loss, "metric": metric}
+    learning = _learning(model, chosen.seed, train, task, parts)
+    make = functools.partial(_learner, model, sources, chosen, learning)
     first = make(chosen.seed)
     comparison = Comparison(
         task=describe_task(first.trace(), first, sources),
         training=chosen,
         strategies=tuple(_name(one) for one in strategies),
         skip=(skip,) if isinstance(skip, str) else tuple(skip),
+        metric=first.metric.described.get("metric", {}),
         **settings,
     )
-    crew = SerialExecutor(JobRunner(comparison, make, own=own))
+    crew = SerialExecutor(JobRunner(comparison, make, own=own, loss=loss))
     return run_comparison(comparison, directory, crew, own=own, fresh=fresh, callback=callback)
 
 
-def _learner(model: Any, sources: Sources, training: Training, seed: int) -> Learner:
-    from secateurs.backends import backend_of
-
+def _learner(
+    model: Any, sources: Sources, training: Training, learning: LearningTask | None, seed: int
+) -> Learner:
     built = model(seed) if _makes_models(model) else model
-    seeded = training.model_copy(update={"seed": seed})
-    learner: Learner = backend_of(built).Learner(
-        built, sources.train, sources.validation, sources.test, seeded
-    )
-    return learner
+    return learner_of(built, sources, training.model_copy(update={"seed": seed}), learning)
+
+
+def _learning(
+    model: Any, seed: int, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
+) -> LearningTask | None:
+    """The task, of the framework of the models; None to classify images."""
+    if task is None and all(part is None for part in parts.values()):
+        return None
+    built = model(seed) if _makes_models(model) else model
+    if framework_of(built) == "keras" and task is None and parts["metric"] is None:
+        return None  # it is trained as it was compiled; the loss is for criteria
+    if task is None and parts["metric"] is None and is_labelled_images(train):
+        task = "classification"
+    return learning_of(built, task, **parts)
 
 
 def _name(strategy: Strategy) -> str:

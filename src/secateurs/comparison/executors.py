@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from secateurs.comparison.job_runner import Dense, JobRunner, Outcome, Pruner
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import SecateursError
+from secateurs.study.learning import learner_of, learning_named
 from secateurs.training.learner import Learner
 
 Result = tuple[Dense, bytes] | Outcome
@@ -150,15 +151,12 @@ def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
     """Seed -> a learner of the model and the data that the task names."""
 
     def make(seed: int) -> Learner:
-        from secateurs.backends import backend_of
         from secateurs.study.building import build_task
 
-        model, sources = build_task(comparison.task, seed)
+        task = comparison.task
+        model, sources = build_task(task, seed)
         training = comparison.training.model_copy(update={"seed": seed})
-        learner: Learner = backend_of(model).Learner(
-            model, sources.train, sources.validation, sources.test, training
-        )
-        return learner
+        return learner_of(model, sources, training, learning_named(model, task))
 
     return make
 

@@ -25,7 +25,8 @@ from secateurs.errors import BudgetError, CutError, DataError, ModelError, Secat
 from secateurs.planning.auto_criterion import Planner, score_for
 from secateurs.planning.budget import Budget
 from secateurs.planning.planner import plan
-from secateurs.study.training_schedule import fine_tuning_rates
+from secateurs.settings.pruning import Pruning
+from secateurs.study.training_schedule import TrainingSchedule
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Evaluation, Learner, Snapshot
 from secateurs.training.schedules import learning_rates
@@ -47,7 +48,7 @@ class Dense:
         macs: multiply-accumulates of one image.
         bytes: of its parameters and buffers.
         channels: of the groups that can be pruned.
-        accuracy: on the images that accuracies are of.
+        accuracy: on the images that accuracies are of; or the metric, where it is another.
         loss: mean cross-entropy on them.
         norms: layer -> the L1 norm of each of its filters, divided by the numbers in one.
         seconds: that its training took.
@@ -70,13 +71,14 @@ class Outcome:
 
     Attributes:
         strategy: as it was asked for.
-        amount: share of the parameters that was to go.
+        amount: share of the parameters, or of the comparison's unit, that was to go.
         seed: of all that is random.
         params: numbers in the parameters that are left.
         macs: multiply-accumulates of one image.
         bytes: of parameters and buffers.
         channels: that stay in the groups that can be pruned.
-        before: accuracy after the cut, before any training.
+        before: accuracy (or the comparison's metric, in its own units) after the last cut, before
+            it is trained.
         before_loss: mean cross-entropy then.
         accuracy: after training.
         loss: mean cross-entropy then.
@@ -112,6 +114,15 @@ class Outcome:
         return Job(self.strategy, self.amount, self.seed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A cut of a job: the criterion that chose, the proof's difference, what is doubtful."""
+
+    criterion: str = ""
+    max_difference: float | None = None
+    caution: str = ""
+
+
 @dataclass(eq=False)
 class JobRunner:
     """Carries jobs out one after the other, keeping what the next may use again.
@@ -122,6 +133,7 @@ class JobRunner:
         pruners: strategies that are not criteria.
         watcher: told what happens.
         own: criteria of the user's, by name.
+        loss: of each image, for criteria that need one; None is the learner's.
     """
 
     comparison: Comparison
@@ -129,6 +141,7 @@ class JobRunner:
     pruners: Mapping[str, Pruner] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
     own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    loss: Callable[[Any, Any], Any] | None = None
     _learner: tuple[int, Learner] | None = None
     _scores: tuple[tuple[int, str], Scores, str] | None = None
 
@@ -149,7 +162,7 @@ class JobRunner:
         return Dense(
             seed,
             **cost,
-            accuracy=judged.accuracy,
+            accuracy=learner.metric.value(judged.accuracy),
             loss=judged.loss,
             norms=filter_norms(network),
             seconds=round(seconds, 3),
@@ -167,54 +180,81 @@ class JobRunner:
             return Outcome(job.strategy, job.amount, job.seed, failure=str(error))
 
     def _run_job(self, job: Job, dense: bytes) -> Outcome:
-        start = time.monotonic()
-        learner, chosen_by, max_difference, caution = self._prune(job, dense)
-        chosen = time.monotonic()
-        cost, before = learner.trace().cost(), self._judge(learner)
-        rates = fine_tuning_rates(self.comparison.training, learner.batches_an_epoch).tolist()
-        began = time.monotonic()
-        self._train(learner, job.name, rates)
-        trained = time.monotonic()
-        after = self._judge(learner)
+        learner, to_choose, to_train = self._learner_of(job.seed), 0.0, 0.0
+        learner.restore(unpacked(learner, dense))
+        if self.comparison.training.distillation:
+            learner.follow(learner.snapshot())
+        limits = self._limits(learner.trace(), job)
+        done = 0
+        for limit in limits:
+            start = time.monotonic()
+            learner, made = self._prune(learner, job, limit)
+            to_choose += time.monotonic() - start
+            before = self._judge(learner)
+            rates = self._rates(learner)
+            start = time.monotonic()
+            self._train(learner, job.name, rates, done)
+            to_train += time.monotonic() - start
+            done += len(rates)
+        after, metric = self._judge(learner), learner.metric
         return Outcome(
             job.strategy,
             job.amount,
             job.seed,
-            **asdict(cost),
-            before=before.accuracy,
+            **asdict(learner.trace().cost()),
+            before=metric.value(before.accuracy),
             before_loss=before.loss,
-            accuracy=after.accuracy,
+            accuracy=metric.value(after.accuracy),
             loss=after.loss,
-            max_difference=max_difference,
-            seconds_to_choose=round(chosen - start, 3),
-            seconds_to_train=round(trained - began, 3),
-            criterion=chosen_by,
-            caution=caution,
+            max_difference=made.max_difference,
+            seconds_to_choose=round(to_choose, 3),
+            seconds_to_train=round(to_train, 3),
+            criterion=made.criterion,
+            caution=made.caution,
         )
 
-    def _prune(self, job: Job, dense: bytes) -> tuple[Learner, str, float | None, str]:
-        """(learner of the pruned model, criterion that chose, the proof's difference, caution)."""
-        learner = self._learner_of(job.seed)
-        learner.restore(unpacked(learner, dense))
+    def _limits(self, dense: Network, job: Job) -> list[Budget]:
+        """The budget of each round, absolute, as the dense network has it; equal steps down."""
+        told = self.comparison
+        if told.rounds > 1 and job.strategy in self.pruners:
+            raise DataError(f"{job.strategy}: expected rounds=1 for a strategy that cuts by itself")
+        shares = [1 - job.amount * (number + 1) / told.rounds for number in range(told.rounds)]
+        every = [Budget(**{told.unit: share}).absolute_for(dense) for share in shares]
+        return [Budget.from_absolute(limits) for limits in every]
+
+    def _rates(self, learner: Learner) -> list[float]:
+        """The learning rates of the training after a cut."""
+        told = self.comparison
+        schedule = TrainingSchedule(
+            told.training, Pruning(rewind=told.rewind), learner.batches_an_epoch
+        )
+        return schedule.round_rates.tolist()
+
+    def _prune(self, learner: Learner, job: Job, limit: Budget) -> tuple[Learner, _Made]:
+        """The learner of the pruned model, and what was made of it."""
+        told = self.comparison
         if job.strategy in self.pruners:
-            return self.pruners[job.strategy](learner, job, self.comparison), "", None, ""
-        criterion, scope = parse_job(job.strategy, self.comparison.scope, self.own)
+            return self.pruners[job.strategy](learner, job, told), _Made()
+        criterion, scope = parse_job(job.strategy, told.scope, self.own)
         network = learner.trace()
 
         def planner(scores: Scores) -> Cut:
             return plan(
                 network,
                 scores,
-                Budget(params=1 - job.amount),
+                limit,
                 scope=scope,
-                floor=self.comparison.floor,
-                multiple=self.comparison.multiple,
-                skip=self.comparison.skip,
+                floor=told.floor,
+                multiple=told.multiple,
+                skip=told.skip,
             )
 
         scores, caution = self._score(job, learner, network, criterion, planner)
-        report = learner.apply(planner(scores), network)
-        return learner, scores.criterion, report.max_difference, caution
+        cut = planner(scores)
+        report = learner.apply(cut, network)
+        if told.repair:
+            learner.repair(network, cut, learner.calibration(told.calibration_batches))
+        return learner, _Made(scores.criterion, report.max_difference, caution)
 
     def _score(
         self,
@@ -226,18 +266,20 @@ class JobRunner:
     ) -> tuple[Scores, str]:
         """(scores, why they may mean little): the same for all amounts, so made once for them."""
         key = (job.seed, job.strategy)
-        if self._scores is None or self._scores[0] != key or criterion == AUTO:
+        again = criterion == AUTO or self.comparison.rounds > 1
+        if self._scores is None or self._scores[0] != key or again:
             data = learner.calibration(self.comparison.calibration_batches)
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always", UserWarning)
-                scores = score_for(network, criterion, planner, data=data, seed=job.seed)
+                loss = self.loss or learner.loss
+                scores = score_for(network, criterion, planner, data=data, loss=loss, seed=job.seed)
             cautions = [str(one.message) for one in said if one.category is UserWarning]
             self._scores = (key, scores, " ".join(cautions))
         return self._scores[1:]
 
-    def _train(self, learner: Learner, what: str, rates: Sequence[float]) -> None:
+    def _train(self, learner: Learner, what: str, rates: Sequence[float], first: int = 0) -> None:
         self.watcher.begin(what, len(rates))
-        loss = learner.train(0, rates, self.watcher.tick)
+        loss = learner.train(first, rates, self.watcher.tick)
         self.watcher.end()
         if not math.isfinite(loss):
             raise _DivergedError(

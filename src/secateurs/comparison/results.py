@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from secateurs import formatting
 from secateurs.comparison.job_runner import Dense, Outcome
 from secateurs.comparison.settings import Comparison
-from secateurs.formatting import percent
+from secateurs.errors import UnknownNameError, nearest
+from secateurs.training.metric import Metric
 
 Row = dict[str, Any]
 
@@ -32,6 +35,11 @@ class Results:
     comparison: Comparison
     denses: Sequence[Dense]
     outcomes: Sequence[Outcome]
+
+    @property
+    def metric(self) -> Metric:
+        """What is compared."""
+        return Metric.of({"metric": self.comparison.metric or None})
 
     @property
     def rows(self) -> list[Row]:
@@ -76,13 +84,75 @@ class Results:
         """Mean over seeds."""
         return float(np.mean([one.accuracy for one in self.denses]))
 
+    def paired(self, against: str | None = None) -> list[Row]:
+        """Each strategy's metric less another's on the same seeds: mean, and its 95 % interval.
+
+        Seeds differ by more than strategies do, so that differences within a seed tell more than
+        means over seeds.
+
+        Args:
+            against: a strategy; None is the first one.
+
+        Returns:
+            A row a strategy and amount: strategy, against, amount, seeds, difference, low, high
+            (None of a single seed) and better: whether the interval is on the better side of 0.
+
+        Raises:
+            UnknownNameError: there is no such strategy.
+        """
+        names = list(dict.fromkeys(row["strategy"] for row in self.rows))
+        other = against or (names[0] if names else "")
+        if against is not None and against not in names:
+            raise UnknownNameError(f"compare: no strategy {against!r}{nearest(against, names)}")
+        found = {
+            (one["strategy"], one["amount"], one["seed"]): one["accuracy"]
+            for one in self.rows
+            if not one["failure"]
+        }
+        cells = dict.fromkeys((name, amount) for name, amount, _ in found if name != other)
+        rows = []
+        for name, amount in cells:
+            seeds = [seed for n, a, seed in found if (n, a) == (name, amount)]
+            pairs = [
+                found[name, amount, seed] - found[other, amount, seed]
+                for seed in seeds
+                if (other, amount, seed) in found
+            ]
+            if pairs:
+                row = {"strategy": name, "against": other, "amount": amount}
+                rows.append(row | _interval(pairs, self.metric))
+        return rows
+
     def to_csv(self) -> str:
         """One row a job."""
-        return _csv(self.rows)
+        return _csv(_named(self.rows, self.metric))
 
     def summary_to_csv(self) -> str:
         """One row a strategy and amount."""
-        return _csv(self.summary)
+        return _csv(_named(self.summary, self.metric))
+
+    def paired_to_csv(self) -> str:
+        """One row a strategy and amount: ``paired``, against the first strategy."""
+        return _csv(self.paired())
+
+    def to_latex(self) -> str:
+        """The table as LaTeX, for the package booktabs."""
+        columns, rows = self.table
+        head = " & ".join(map(_latex, columns))
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+        return "\n".join(
+            [
+                f"% {self._legend}",
+                rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+                r"\toprule",
+                head + r" \\",
+                r"\midrule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}",
+                "",
+            ]
+        )
 
     def to_json(self) -> str:
         """Everything, as JSON text."""
@@ -95,30 +165,47 @@ class Results:
             "dense": [asdict(one) for one in self.denses],
             "jobs": self.rows,
             "summary": self.summary,
+            "paired": self.paired(),
         }
 
     @property
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """(columns, rows): accuracy after training and, in brackets, before it, by amount."""
+        """(columns, rows): the metric after training and, in brackets, before it, by amount."""
         amounts = sorted({row["amount"] for row in self.summary})
-        cells = {(row["strategy"], row["amount"]): _cell(row) for row in self.summary}
+        cells = {(row["strategy"], row["amount"]): _cell(row, self.metric) for row in self.summary}
         strategies = dict.fromkeys(row["strategy"] for row in self.summary)
-        columns = ("strategy", *(f"{100 * amount:g} % removed" for amount in amounts))
+        columns = ("strategy", *(f"{100 * amount:g} % {self._removed}" for amount in amounts))
         rows = [
             (name, *(cells.get((name, amount), "-") for amount in amounts)) for name in strategies
         ]
         return columns, rows
 
+    @property
+    def _removed(self) -> str:
+        """What an amount is a share of: 'removed', 'of MACs removed'."""
+        return {
+            "params": "removed",
+            "macs": "of MACs removed",
+            "channels": "of channels removed",
+            "size_mb": "of bytes removed",
+        }[self.comparison.unit]
+
+    @property
+    def _legend(self) -> str:
+        seeds, metric = len(self.denses), self.metric
+        name = metric.name[0].upper() + metric.name[1:]
+        spread = f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
+        return (
+            f"{name} on the {self.comparison.judge_on} data after training and, in brackets, "
+            f"right after the cut{spread}. Dense: {metric.text(self.dense_accuracy)}."
+        )
+
     def __str__(self) -> str:
         columns, rows = self.table
-        seeds = len(self.denses)
         lines = [
             formatting.table(columns, rows, right=range(1, len(columns))),
             "",
-            f"Accuracy on the {self.comparison.judge_on} data after training and, in brackets, "
-            f"right after the cut"
-            + (f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else "")
-            + f". Dense: {percent(self.dense_accuracy)}.",
+            self._legend,
         ]
         lines += [f"{one.job.name}: {one.failure}" for one in self.failures]
         cautions = {one.strategy: one.caution for one in self.outcomes if one.caution}
@@ -138,9 +225,38 @@ def _spread(rows: Sequence[Row]) -> Row:
     return found
 
 
-def _cell(row: Row) -> str:
-    spread = f" +- {100 * row['accuracy_std']:.1f}" if row["seeds"] > 1 else ""
-    return f"{100 * row['accuracy']:.1f}{spread} ({100 * row['before']:.0f})"
+def _cell(row: Row, metric: Metric) -> str:
+    if metric.is_share:
+        spread = f" +- {100 * row['accuracy_std']:.1f}" if row["seeds"] > 1 else ""
+        return f"{100 * row['accuracy']:.1f}{spread} ({100 * row['before']:.0f})"
+    spread = f" +- {row['accuracy_std']:.2g}" if row["seeds"] > 1 else ""
+    return f"{row['accuracy']:.4g}{spread} ({row['before']:.3g})"
+
+
+def _interval(differences: Sequence[float], metric: Metric) -> Row:
+    """Mean of differences, and its 95 % interval by Student's t; none of a single one."""
+    mean, count = float(np.mean(differences)), len(differences)
+    row: Row = {"seeds": count, "difference": mean, "low": None, "high": None, "better": None}
+    if count < 2:
+        return row
+    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+    reach = float(stats.t.ppf(0.975, count - 1)) * error
+    low, high = mean - reach, mean + reach
+    better = low > 0 if metric.higher_is_better else high < 0
+    return row | {"low": low, "high": high, "better": better}
+
+
+def _named(rows: Sequence[Row], metric: Metric) -> list[Row]:
+    """The rows with the metric's own name in the place of "accuracy"."""
+    own = metric.name.replace(" ", "_")
+    return [{key.replace("accuracy", own): value for key, value in row.items()} for row in rows]
+
+
+def _latex(cell: str) -> str:
+    """Text as LaTeX sets it."""
+    for mark in "&%_#$":
+        cell = cell.replace(mark, f"\\{mark}")
+    return cell.replace(" +- ", r" $\pm$ ")
 
 
 def _csv(rows: Sequence[Row]) -> str:

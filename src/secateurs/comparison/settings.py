@@ -33,15 +33,22 @@ class Comparison(Document):
         strategies: Ways to rank channels: names (see: secateurs criteria) or your own, as
             package.module:function; NAME@network and NAME@group set the scope of one. May be
             repeated, or given with commas between them.
-        amounts: Shares of the parameters to remove. May be repeated, or given with commas.
+        amounts: Shares to remove, of the parameters or of what the unit says. May be repeated, or
+            given with commas.
+        unit: What amounts are shares of.
+        rounds: Reach each amount in so many rounds, each scored anew and trained; 1 is one shot.
         seeds: How many: each has a dense model of its own, its own order of the images and lots.
         scope: Whether to take from every group alike, or the lowest scores in the whole network.
         floor: Never leave a group with less: a share of its channels, or a number if 1 or more.
         multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
             multiples of 8 in networks with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
-        calibration_batches: Training batches shown to a strategy that needs data.
+        repair: After each cut, fit the weights that stay to what the model gave before it, on the
+            calibration batches.
+        rewind: Train after a cut as dense training ended: at its learning rates.
+        calibration_batches: Training batches shown to a strategy that needs data, and to repair.
         judge_on: Split that accuracy is measured on.
+        metric: what is measured, where it is not accuracy: its name, direction and format.
         command: the command line that began it, if one did.
     """
 
@@ -56,8 +63,13 @@ class Comparison(Document):
     floor: Annotated[float, Field(gt=0)] = 0.1
     multiple: Count | None = None
     skip: tuple[str, ...] = ()
+    unit: Literal["params", "macs", "channels", "size_mb"] = "params"
+    rounds: Count = 1
+    repair: bool = False
+    rewind: Literal["learning-rate"] | None = None
     calibration_batches: Count = 4
     judge_on: Literal["validation", "test"] = "validation"
+    metric: dict[str, Any] = Field(default_factory=dict)
     command: tuple[str, ...] = ()
 
     @property
@@ -78,7 +90,7 @@ class Job:
 
     Attributes:
         strategy: as it was asked for.
-        amount: share of the parameters to remove.
+        amount: share of the parameters, or of another unit, to remove.
         seed: of the dense model it begins with, and of all that is random.
     """
 

@@ -7,7 +7,8 @@ Its directory holds::
     dense/seed-0.json         what it is
     jobs/NAME.json            what a job came to
     results.csv, results.json every job, one a row
-    summary.csv               mean and spread over seeds
+    summary.csv, summary.tex  mean and spread over seeds
+    paired.csv                differences between strategies within seeds, with their intervals
     *.png, *.svg, compare.html
 
 Each file is whole or not there, so a job that has its file is done and every other is to be done.

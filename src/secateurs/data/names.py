@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from secateurs.arguments import NUMBER, TEXT, Kind, is_number, is_whole, takes
 from secateurs.data.digits import load_digits
@@ -81,6 +82,33 @@ def load(
     check(normalise)
     loaded = _load(name, size, (validation, test), seed, limit, crop)
     return normalised(loaded, normalise)
+
+
+def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
+    """A data set by name, for a task that need not be to classify images.
+
+    Args:
+        name: as for ``load``; or ``package.module:function``, which returns (train, validation) or
+            (train, validation, test), each as ``iterate`` takes them: arrays, or batches of any
+            kind.
+        **options: as for ``load``; a function is given those that it takes.
+
+    Raises:
+        DataError: the function returns something else.
+    """
+    source, _, rest = name.partition(":")
+    if name in KNOWN or source in ("vehicles", "folder") or not rest:
+        return load(name, **options)
+    found = call_factory(name, {}, options, DataError)
+    if isinstance(found, Data):
+        return found
+    if isinstance(found, tuple | list) and len(found) in (2, 3):
+        return tuple(found)
+    raise DataError(
+        f"{name}: expected (train, validation) or (train, validation, test), each as "
+        f"secateurs.iterate takes them, or a secateurs.data.Data; received {type(found).__name__}"
+        + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
+    )
 
 
 def _load(

@@ -6,7 +6,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -25,6 +25,9 @@ from secateurs.criteria.registry import find
 from secateurs.criteria.scoring import Scores, score
 from secateurs.errors import SecateursError, StudyError, UnknownNameError, in_one_line, nearest
 from secateurs.files import write_atomically
+from secateurs.training.metric import Metric
+from secateurs.training.objectives import objective_of
+from secateurs.training.task import LearningTask
 
 FORMAT, VERSION = "secateurs-sensitivity", 1
 AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -39,7 +42,8 @@ class Sensitivity:
     Attributes:
         shares: group -> shares of its channels that were removed, rising from 0.
         losses: group -> mean loss at each.
-        accuracies: group -> accuracy at each; {} where labels are not classes.
+        accuracies: group -> accuracy at each, or what the metric is; {} where labels are not
+            classes and there is no metric.
         criterion: what chose the channels.
         images: how many it was measured on.
         made_from: tells one model, criterion and set of images from another.
@@ -51,6 +55,7 @@ class Sensitivity:
     criterion: str
     images: int
     made_from: str = ""
+    metric: Metric = field(default_factory=Metric)
 
     def damage(self, group: str, shares: Floats) -> Floats:
         """By how much the loss rises when these shares of a group are removed; never falling.
@@ -116,6 +121,7 @@ class Sensitivity:
             "criterion": self.criterion,
             "images": self.images,
             "made_from": self.made_from,
+            **self.metric.described,
             **arrays,
         }
         write_atomically(Path(path), (json.dumps(plain, indent=1) + "\n").encode())
@@ -140,7 +146,8 @@ class Sensitivity:
             {group: np.array(values, float) for group, values in kept.items()}
             for kept in (plain.shares, plain.losses, plain.accuracies)
         )
-        rest = plain.criterion, plain.images, plain.made_from
+        metric = Metric.of({"metric": plain.metric})
+        rest = plain.criterion, plain.images, plain.made_from, metric
         return cls(shares, losses, accuracies, *rest)
 
 
@@ -158,6 +165,7 @@ class _Plain(BaseModel):
     shares: Curves
     losses: Curves
     accuracies: Curves
+    metric: dict[str, StrictStr | bool] | None = None
 
     def check(self) -> None:
         """Refuse what is no sensitivity in itself.
@@ -195,6 +203,8 @@ def sensitivity(
     criterion: str | Callable[[GroupData], Any] = "l1",
     amounts: Sequence[float] = AMOUNTS,
     loss: Callable[[Any, Any], Any] | None = None,
+    task: str | LearningTask | None = None,
+    metric: Any = None,
     seed: int = 0,
     cache: str | Path | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -210,6 +220,8 @@ def sensitivity(
         criterion: what chooses the channels; as for ``score``.
         amounts: shares of the group to remove, in (0, 1).
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        task: what the model is for, as for ``iterate``: its loss, and its metric beside it.
+        metric: as for ``iterate``; what is shown beside the loss.
         seed: of stochastic criteria.
         cache: a file, read if it holds this model's, criterion's and images'; else written.
         tick: called after each measurement; there is one for each group and amount.
@@ -232,17 +244,36 @@ def sensitivity(
     if not wanted or not all(0 < amount < 1 for amount in wanted):
         raise SecateursError(f"sensitivity: expected amounts in (0, 1); received {list(amounts)}")
     source: Any = network.source
+    learning = objective_of(source.framework, task, loss, metric)
+    loss = loss if learning is None else learning.loss
     images = list(iterate_batches(data, source.example_inputs, "sensitivity", labels=loss is None))
+    return _curves_of(network, images, criterion, wanted, loss, learning, seed, cache, tick)
+
+
+def _curves_of(
+    network: Network,
+    images: Sequence[CalibrationBatch],
+    criterion: str | Callable[[GroupData], Any],
+    amounts: Sequence[float],
+    loss: Callable[[Any, Any], Any] | None,
+    learning: LearningTask | None,
+    seed: int,
+    cache: str | Path | None,
+    tick: Callable[[], None],
+) -> Sensitivity:
+    """What the cache holds, or what is measured."""
     name = find(criterion).name
-    made_from = _fingerprint(network, images, name, wanted, seed)
+    by = [] if learning is None else [f"{learning.name}, {learning.described_metric.name}"]
+    made_from = _fingerprint(network, images, [name, list(amounts), seed, *by])
     known = _read_cache(cache, made_from)
     if known is not None:
         return known
     scores = score(
         network, criterion, data=[(b.images, b.labels) for b in images], loss=loss, seed=seed
     )
-    curves = _measure(network, scores, images, wanted, loss, tick)
-    made = Sensitivity(*curves, name, sum(map(len, images)), made_from)
+    curves = _measure(network, scores, images, amounts, loss, learning, tick)
+    metric = Metric() if learning is None else learning.described_metric
+    made = Sensitivity(*curves, name, sum(map(len, images)), made_from, metric)
     if cache is not None:
         made.save(cache)
     return made
@@ -254,11 +285,13 @@ def _measure(
     images: Sequence[CalibrationBatch],
     amounts: Sequence[float],
     loss: Callable[[Any, Any], Any] | None,
+    learning: LearningTask | None,
     tick: Callable[[], None],
 ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
     """(shares, losses, accuracies) of each group."""
     backend = backend_named(network.source.framework)
-    dense = backend.evaluate_cut(network, Cut(), images, images, loss)
+    by = (images, loss, learning)
+    dense = backend.evaluate_cut(network, Cut(), images, *by)
     shares: dict[str, Floats] = {}
     losses: dict[str, Floats] = {}
     accuracies: dict[str, Floats] = {}
@@ -267,7 +300,7 @@ def _measure(
         found = [(0, *dense)]
         for count in _counts(len(group), amounts):
             cut = network.cut({group.name: np.sort(rising[:count])})
-            found.append((count, *backend.evaluate_cut(network, cut, images, images, loss)))
+            found.append((count, *backend.evaluate_cut(network, cut, images, *by)))
             tick()
         shares[group.name] = np.array([count / len(group) for count, _, _ in found])
         losses[group.name] = np.array([one.mean() for _, one, _ in found])
@@ -286,13 +319,7 @@ def _counts(width: int, amounts: Sequence[float]) -> Iterator[int]:
     yield from sorted({min(max(1, round(amount * width)), width - 1) for amount in amounts} - {0})
 
 
-def _fingerprint(
-    network: Network,
-    images: Sequence[CalibrationBatch],
-    criterion: str,
-    amounts: Sequence[float],
-    seed: int,
-) -> str:
+def _fingerprint(network: Network, images: Sequence[CalibrationBatch], told: Sequence[Any]) -> str:
     weights = 0
     for name in sorted(network.tensors):
         weights = zlib.crc32(network.source.array(name).tobytes(), weights)
@@ -300,7 +327,7 @@ def _fingerprint(
     for batch in images:
         for array in (*_arrays(batch.images), *([] if batch.labels is None else [batch.labels])):
             seen = zlib.crc32(array.tobytes(), seen)
-    settings = json.dumps([criterion, list(amounts), seed])
+    settings = json.dumps(told)
     return f"{weights:08x}-{seen:08x}-{zlib.crc32(settings.encode()):08x}"
 
 

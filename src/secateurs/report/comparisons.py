@@ -15,10 +15,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.formatting import percent
+from secateurs.formatting import percent, points
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
-from secateurs.report.summary import plural, points
+from secateurs.report.summary import plural
+from secateurs.training.metric import Metric
 
 Curve = tuple[ArrayLike, ArrayLike]
 Floats = NDArray[np.float64]
@@ -34,7 +35,12 @@ _UNIT_NAMES = {"macs": "MACs", "params": "parameters", "size_mb": "file size"}
 
 @styled
 def accuracy_against_removed(
-    curves: Mapping[str, Curve], baseline: float, x_label: str, *, unit: str | None = None
+    curves: Mapping[str, Curve],
+    baseline: float,
+    x_label: str,
+    *,
+    unit: str | None = None,
+    metric: Metric | None = None,
 ) -> Figure:
     """Accuracy of several strategies against how much they removed: mean, and range over seeds.
 
@@ -47,11 +53,14 @@ def accuracy_against_removed(
         baseline: accuracy of the dense model.
         x_label: what the amounts are.
         unit: of amounts that are sizes left, such as "MB"; None where they are shares removed.
+        metric: what the accuracies are, where they are not.
     """
     figure, axes = style.canvas()
+    metric = metric or Metric()
     labels, means = [], {}
     drawn = {name: _over_seeds(curve) for name, curve in curves.items()}
-    named = _colour_of({name: mean for name, (_, mean, _, _) in drawn.items()})
+    sign = 1 if metric.higher_is_better else -1
+    named = _colour_of({name: sign * mean for name, (_, mean, _, _) in drawn.items()})
     for name, (x, mean, low, high) in drawn.items():
         means[name] = (x, mean)
         if name not in named:
@@ -62,7 +71,7 @@ def accuracy_against_removed(
             axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0)
         axes.plot(x, mean, marker="o", ms=3.5, color=colour, gid=name, zorder=3)
         end = int(np.argmin(x) if unit else np.argmax(x))
-        labels.append(EndLabel(x[end], mean[end], f"{name}\n{percent(mean[end])}", colour))
+        labels.append(EndLabel(x[end], mean[end], f"{name}\n{metric.text(mean[end])}", colour))
     style.baseline(axes, baseline)
     axes.margins(x=0.02)
     axes.set_xlabel(x_label)
@@ -70,12 +79,14 @@ def accuracy_against_removed(
         axes.invert_xaxis()  # the further right, the more has gone, as where shares are drawn
     else:
         style.percent_axis(axes.xaxis)
-    style.percent_axis(axes.yaxis)
-    dense = f"dense\n{percent(baseline)}"
+    if metric.is_share:
+        style.percent_axis(axes.yaxis)
+    dense = f"dense\n{metric.text(baseline)}"
     labels.append(EndLabel(axes.get_xlim()[1], baseline, dense, style.MUTED))
     seeds = max(np.atleast_2d(np.asarray(accuracies)).shape[0] for _, accuracies in curves.values())
     spread = f", mean and range of {seeds} seeds" if seeds > 1 else ""
-    style.heading(axes, _strategy_title(means, baseline, unit), f"Accuracy{spread}")
+    name = metric.name[0].upper() + metric.name[1:]
+    style.heading(axes, _strategy_title(means, baseline, unit, metric), f"{name}{spread}")
     style.label_ends(axes, labels)
     return figure
 
@@ -211,6 +222,7 @@ def sensitivity(
     x_label: str = "share of the group's channels removed",
     y_label: str = "Accuracy",
     higher_is_better: bool = True,
+    is_share: bool | None = None,
 ) -> Figure:
     """What removing more and more of one group alone does; the most sensitive groups are named.
 
@@ -218,7 +230,8 @@ def sensitivity(
         curves: group -> (amounts, values), both of shape (points,), amounts rising.
         x_label: what the amounts are.
         y_label: what the values are.
-        higher_is_better: the values are accuracies, drawn as percentages; else losses.
+        higher_is_better: the values are accuracies; else losses.
+        is_share: the values are drawn as percentages; None draws accuracies so.
     """
     figure, axes = style.canvas()
     lines = {
@@ -237,9 +250,10 @@ def sensitivity(
     axes.set_xlabel(x_label)
     axes.margins(x=0.01)
     style.percent_axis(axes.xaxis)
-    if higher_is_better:
+    is_share = higher_is_better if is_share is None else is_share
+    if is_share:
         style.percent_axis(axes.yaxis)
-    title = _sensitivity_title(ranked[0], lines[ranked[0]], y_label, higher_is_better)
+    title = _sensitivity_title(ranked[0], lines[ranked[0]], y_label, higher_is_better, is_share)
     alone = f"{y_label} when one of {plural(len(lines), 'group')} alone is pruned"
     style.heading(axes, title, alone)
     style.label_ends(axes, labels)
@@ -338,22 +352,28 @@ def _over_seeds(curve: Curve) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def _strategy_title(
-    means: Mapping[str, tuple[Floats, Floats]], baseline: float, unit: str | None
+    means: Mapping[str, tuple[Floats, Floats]],
+    baseline: float,
+    unit: str | None,
+    metric: Metric,
 ) -> str:
-    """Which strategy removes most before accuracy falls below the baseline."""
+    """Which strategy removes most before the metric is worse than the baseline."""
+    sign = 1 if metric.higher_is_better else -1
     held = {}
     for name, (x, y) in means.items():
-        kept = x[(y >= baseline) & (x > 0)]
+        kept = x[(sign * y >= sign * baseline) & (x > 0)]
         if kept.size:
             held[name] = -kept.min() if unit else kept.max()
     if not held:
-        least = max(means, key=lambda name: float(means[name][1][-1]))
-        lost = points(float(means[least][1][-1]) - baseline)
+        least = max(means, key=lambda name: sign * float(means[name][1][-1]))
+        lost = metric.change(float(means[least][1][-1]), baseline)
+        if metric != Metric():
+            return f"No strategy keeps the dense {metric.name}; {least} comes nearest ({lost})"
         return f"All strategies lose accuracy, {least} least ({lost})"
     best = max(held, key=lambda name: held[name])
     share = f"up to {percent(held[best])} removed"
     reached = f"down to {-held[best]:.3g} {unit}" if unit else share
-    return f"{best} keeps the dense accuracy {reached}"
+    return f"{best} keeps the dense {metric.name} {reached}"
 
 
 def _harm(values: Floats, higher_is_better: bool) -> float:
@@ -363,12 +383,16 @@ def _harm(values: Floats, higher_is_better: bool) -> float:
 
 
 def _sensitivity_title(
-    name: str, line: tuple[Floats, Floats], y_label: str, higher_is_better: bool
+    name: str,
+    line: tuple[Floats, Floats],
+    y_label: str,
+    higher_is_better: bool,
+    is_share: bool,
 ) -> str:
     x, y = line
     worst = int(y.argmin() if higher_is_better else y.argmax())
     change = float(y[worst] - y[0])
-    by = points(change) if higher_is_better else f"{y_label.lower()} {change:+.3g}"
+    by = points(change) if is_share else f"{y_label.lower()} {change:+.3g}"
     return f"{style.short(name)} is the most sensitive: {by} at {100 * x[worst]:.0f} % removed"
 
 

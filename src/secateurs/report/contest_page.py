@@ -17,7 +17,8 @@ from secateurs.files import write_atomically
 from secateurs.formatting import megabytes, percent
 from secateurs.report.comparisons import Curve, accuracy_against_removed, norm_histogram
 from secateurs.report.page import Picture, flat, picture, template
-from secateurs.report.summary import plural, points
+from secateurs.report.summary import plural
+from secateurs.training.metric import Metric
 
 FILE_NAME = "compare.html"
 Rows = Sequence[Mapping[str, Any]]
@@ -48,7 +49,9 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
     task, command = settings["task"], settings.pop("command", ())
     page = template("comparison.html.j2").render(
         title=f"Strategies compared: {task['model']} on {task['data']}",
-        headline=headline(found["summary"], dense_accuracy(found)),
+        headline=headline(
+            found["summary"], dense_accuracy(found), metric_of(found), unit_of(found)
+        ),
         told=_summarise(found),
         pictures=list(_pictures(found, Path(folder))),
         tables=list(_tables(found)),
@@ -66,6 +69,11 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
     path = Path(folder) / FILE_NAME
     write_atomically(path, page.encode())
     return path
+
+
+def metric_of(found: Mapping[str, Any]) -> Metric:
+    """What is compared."""
+    return Metric.of({"metric": found["comparison"].get("metric") or None})
 
 
 def dense_accuracy(found: Mapping[str, Any]) -> float:
@@ -102,35 +110,47 @@ def curves(found: Mapping[str, Any], against: str) -> dict[str, Curve]:
     }
 
 
-def headline(summary: Rows, dense: float) -> str:
+def unit_of(found: Mapping[str, Any]) -> str:
+    """What amounts are shares of."""
+    named = {"macs": "the MACs", "channels": "the channels", "size_mb": "the bytes"}
+    return named.get(found["comparison"].get("unit", ""), "the parameters")
+
+
+def headline(
+    summary: Rows, dense: float, metric: Metric | None = None, unit: str = "the parameters"
+) -> str:
     """Which strategy is best at the largest amount, and where random is as good."""
     if not summary:
         return "No job has come to a result."
     amount = max(one["amount"] for one in summary)
     rows = [one for one in summary if one["amount"] == amount]
-    best = max(rows, key=lambda one: one["accuracy"])
+    metric = metric or Metric()
+    best = max(rows, key=lambda one: metric.score(one["accuracy"]))
+    reached = metric.text(best["accuracy"])
+    name = "" if metric == Metric() else f"{metric.name} "
     text = (
-        f"With {100 * amount:g} % of the parameters removed, {best['strategy']} is best: "
-        f"{percent(best['accuracy'])} after training ({points(best['accuracy'] - dense)})."
+        f"With {100 * amount:g} % of {unit} removed, {best['strategy']} is best: "
+        f"{name}{reached} after training ({metric.change(best['accuracy'], dense)})."
     )
     control = next((one for one in rows if one["strategy"] == "random"), None)
     if control is None or control is best:
         return text
-    gap = best["accuracy"] - control["accuracy"]
+    gap = abs(best["accuracy"] - control["accuracy"])
     spread = math.hypot(best["accuracy_std"], control["accuracy_std"])
     if gap <= spread:
         return f"{text} Random is as good, for all that these seeds can tell."
-    return f"{text} Random comes to {percent(control['accuracy'])}."
+    return f"{text} Random comes to {metric.text(control['accuracy'])}."
 
 
 def _summarise(found: Mapping[str, Any]) -> str:
     names = {one["strategy"] for one in found["jobs"]}
-    seeds, dense = len(found["dense"]), dense_accuracy(found)
+    seeds, metric = len(found["dense"]), metric_of(found)
+    dense = metric.text(dense_accuracy(found))
+    measured = "Accuracies are" if metric == Metric() else f"The {metric.name} is"
     return (
         f"{len(names)} {'strategy' if len(names) == 1 else 'strategies'}, {plural(seeds, 'seed')}; "
-        "each prunes the same dense models and is trained in the same way afterwards. Accuracies "
-        "are of the "
-        f"{found['comparison']['judge_on']} data; dense {percent(dense)}."
+        "each prunes the same dense models and is trained in the same way afterwards. "
+        f"{measured} of the {found['comparison']['judge_on']} data; dense {dense}."
     )
 
 
@@ -141,20 +161,24 @@ def _pictures(found: Mapping[str, Any], folder: Path) -> Iterator[Picture]:
 
 def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Figure, str]]:
     """(name, figure, caption) of each."""
-    dense = dense_accuracy(found)
+    dense, metric = dense_accuracy(found), metric_of(found)
     if found["summary"]:
         yield (
             "accuracy-removed",
             accuracy_against_removed(
-                curves(found, "params_removed"), dense, "share of the parameters removed"
+                curves(found, "params_removed"),
+                dense,
+                "share of the parameters removed",
+                metric=metric,
             ),
-            "Accuracy after pruning and training against the share of parameters removed. Lines "
-            "are means, bands the range over seeds; the dashed line is the dense model.",
+            f"{metric.name.capitalize()} after pruning and training against the share of "
+            "parameters removed. Lines are means, bands the range over seeds; the dashed line is "
+            "the dense model.",
         )
         yield (
             "accuracy-size",
             accuracy_against_removed(
-                curves(found, "bytes"), dense, "size of the model in MB", unit="MB"
+                curves(found, "bytes"), dense, "size of the model in MB", unit="MB", metric=metric
             ),
             "The same against the size of the model.",
         )
@@ -169,11 +193,12 @@ def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Figure, str]]:
 
 def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
     summary: Rows = found["summary"]
+    metric = metric_of(found)
     for key, title, note in (
-        ("accuracy", "After training", "Mean accuracy and standard deviation over seeds."),
+        ("accuracy", "After training", f"Mean {metric.name} and standard deviation over seeds."),
         ("before", "Right after the cut", "The same before any training."),
     ):
-        columns, rows = by_amount(summary, key)
+        columns, rows = by_amount(summary, key, metric)
         yield Table(title, columns, rows, note)
     yield Table(
         "What it took",
@@ -194,8 +219,11 @@ def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
     )
 
 
-def by_amount(summary: Rows, key: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def by_amount(
+    summary: Rows, key: str, metric: Metric | None = None
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """(columns, rows) of a table: a strategy a row, an amount a column."""
+    metric = metric or Metric()
     amounts = sorted({one["amount"] for one in summary})
     cells = {(one["strategy"], one["amount"]): one for one in summary}
 
@@ -203,8 +231,11 @@ def by_amount(summary: Rows, key: str) -> tuple[tuple[str, ...], tuple[tuple[str
         one = cells.get((name, amount))
         if one is None:
             return "\N{EN DASH}"
-        spread = f" \N{PLUS-MINUS SIGN} {100 * one[f'{key}_std']:.1f}" if one["seeds"] > 1 else ""
-        return f"{100 * one[key]:.1f}{spread}"
+        value, std = one[key], one[f"{key}_std"]
+        shown, spread = f"{value:.4g}", f"{std:.2g}"
+        if metric.is_share:
+            shown, spread = f"{100 * value:.1f}", f"{100 * std:.1f}"
+        return f"{shown} \N{PLUS-MINUS SIGN} {spread}" if one["seeds"] > 1 else shown
 
     names = dict.fromkeys(one["strategy"] for one in summary)
     return (

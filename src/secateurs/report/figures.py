@@ -20,6 +20,7 @@ from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
 from secateurs.report.summary import Summary, conditions, faster, summarise
 from secateurs.study.history import History
+from secateurs.training.metric import Metric
 
 Floats = NDArray[np.float64]
 
@@ -31,34 +32,36 @@ LAYERS_A_COLUMN, MOST_COLUMNS = 50, 3
 
 @styled
 def accuracy_over_batches(history: History) -> Figure:
-    """Validation accuracy over batches of training, with every pruning marked.
+    """The study's metric on the validation data over batches of training, every pruning marked.
 
-    The line falls upright at each cut, to the accuracy just after it.
+    The line moves upright at each cut, to the value just after it.
     """
     summary = summarise(history)
+    metric = summary.metric
     # Not every loop validates after every cut.
-    history = History(one for one in history if one.get("accuracy", 0.0) is not None)
+    history = History(one for one in history if one.get(metric.key, 0.0) is not None)
     path = history.of("train", "prune")
     if not path:
-        return style.message(summary.headline(), "No accuracy has been recorded yet.")
+        return style.message(summary.headline(), f"No {metric.name} has been recorded yet.")
     figure, axes = style.canvas()
-    batches, accuracies = _columns(path, "batch", "accuracy")
-    cuts, dips = _columns(history.of("prune"), "batch", "accuracy")
+    batches, accuracies = _columns(path, "batch", metric.key)
+    cuts, dips = _columns(history.of("prune"), "batch", metric.key)
     axes.set_xlim(0, _last_batch(history))
-    axes.set_ylim(*_accuracy_limits(summary, history))
-    _shade_dense(axes, history, _where_training_began(axes, history))
+    axes.set_ylim(*_limits(summary, history))
+    _shade_dense(axes, history, _where_training_began(axes, summary, history))
     upright = axes.get_xaxis_transform()
     axes.vlines(cuts, 0, 1, colors=style.FAINT, lw=0.8, transform=upright, gid="prunings")
     if summary.dense_accuracy is not None:
         style.baseline(axes, summary.dense_accuracy)
     axes.plot(batches, accuracies, color=style.BLUE, lw=1.3, gid="accuracy", zorder=3)
     axes.plot(cuts, dips, ".", ms=5, color=style.VERMILION, gid="after-cut", zorder=4)
-    style.heading(axes, summary.headline(), "Validation accuracy")
+    style.heading(axes, summary.headline(), f"Validation {metric.name}")
     _batches_below(axes)
-    style.percent_axis(axes.yaxis)
+    if metric.is_share:
+        style.percent_axis(axes.yaxis)
     labels = [*_mark_best(axes, summary, history), *_dense_label(axes, summary)]
     if len(cuts):
-        labels.append(_cuts_label(axes, cuts, dips))
+        labels.append(_cuts_label(axes, cuts, dips, metric))
     style.label_ends(axes, labels)
     return figure
 
@@ -211,64 +214,84 @@ def _size_title(summary: Summary) -> str:
     return f"{left} of the parameters and {of_macs} of the MACs are left"
 
 
-def _accuracy_limits(summary: Summary, history: History) -> tuple[float, float]:
-    """Heights between which accuracy is shown: the rounds of pruning if any, else all training."""
-    recorded = history.of("train", "prune")
+def _limits(summary: Summary, history: History) -> tuple[float, float]:
+    """Heights between which the metric is shown: the rounds of pruning if any, else all training.
+
+    What is worst, which is far off just after a cut, is left out.
+    """
+    metric, recorded = summary.metric, history.of("train", "prune")
     known = [one for one in (summary.accuracy, summary.dense_accuracy) if one is not None]
-    highest = max([*recorded[:, "accuracy"], *known])
-    rounds = [record["accuracy"] for record in recorded if record["round"] > 0]
-    reference = highest if summary.dense_accuracy is None else summary.dense_accuracy
-    lowest = min(rounds or recorded[:, "accuracy"])
+    scores = [metric.score(value) for value in recorded[:, metric.key]]
+    best = max([*scores, *map(metric.score, known)])
+    rounds = [metric.score(one[metric.key]) for one in recorded if one["round"] > 0]
+    dense = summary.dense_accuracy
+    reference = best if dense is None else metric.score(dense)
+    worst = min(rounds or scores)
     if rounds:
-        lowest = max(min(lowest, reference), reference - DEEPEST_SHOWN)
-    room = max(highest - lowest, 0.01)
-    return lowest - 0.12 * room, highest + 0.22 * room
+        worst = max(min(worst, reference), reference - _deepest_shown(metric, reference, history))
+    room = max(best - worst, 0.01 if metric.is_share else 1e-3 * abs(best), 1e-12)
+    ends = metric.value(worst - 0.12 * room), metric.value(best + 0.22 * room)
+    return min(ends), max(ends)
 
 
-def _where_training_began(axes: Axes, history: History) -> str:
-    """A note where dense training began below the axes."""
-    first = next((one["accuracy"] for one in history.of("train") if one["round"] == 0), 1.0)
-    return f"from {100 * first:.0f} %" if first < axes.get_ylim()[0] else ""
+def _deepest_shown(metric: Metric, reference: float, history: History) -> float:
+    """How far below the dense model is shown; of a plain number, what training came back from."""
+    if metric.is_share:
+        return DEEPEST_SHOWN
+    ends = {one["round"]: metric.score(one[metric.key]) for one in history.of("train")}
+    return max(2 * (reference - min(ends.values(), default=reference)), 0.25 * abs(reference))
 
 
-def _cuts_label(axes: Axes, cuts: Floats, dips: Floats) -> EndLabel:
-    """Says what the dots are and how low they go; draws those below the axes at its bottom."""
-    bottom = axes.get_ylim()[0]
-    below = cuts[dips < bottom]
-    if below.size:
+def _where_training_began(axes: Axes, summary: Summary, history: History) -> str:
+    """A note where dense training began outside the axes."""
+    metric = summary.metric
+    first = next((one[metric.key] for one in history.of("train") if one["round"] == 0), None)
+    low, high = axes.get_ylim()
+    if first is None or (first >= low if metric.higher_is_better else first <= high):
+        return ""
+    return f"from {100 * first:.0f} %" if metric.is_share else f"from {metric.text(first)}"
+
+
+def _cuts_label(axes: Axes, cuts: Floats, dips: Floats, metric: Metric) -> EndLabel:
+    """Says what the dots are and how bad they get; those outside the axes are drawn at the edge."""
+    low, high = axes.get_ylim()
+    higher = metric.higher_is_better
+    edge, outside = (low, cuts[dips < low]) if higher else (high, cuts[dips > high])
+    if outside.size:
         axes.plot(
-            below,
-            np.full(below.size, bottom),
-            "v",
+            outside,
+            np.full(outside.size, edge),
+            "v" if higher else "^",
             ms=4.5,
             color=style.VERMILION,
             clip_on=False,
             zorder=5,
             gid="after-cut-below",
         )
-    label = f"just after a cut,\nat worst {percent(dips.min())}"
-    return EndLabel(cuts[-1], max(dips[-1], bottom), label, style.VERMILION)
+    worst = metric.text(float(dips.min() if higher else dips.max()))
+    label = f"just after a cut,\nat worst {worst}"
+    return EndLabel(cuts[-1], float(np.clip(dips[-1], low, high)), label, style.VERMILION)
 
 
 def _mark_best(axes: Axes, summary: Summary, history: History) -> list[EndLabel]:
-    """Ring the point of the best model's accuracy; its label, once the study has ended."""
+    """Ring the point of the best model; its label, once the study has ended."""
     if summary.accuracy is None or summary.stop is None:
         return []
     accuracy = summary.accuracy
     evaluations = [one for one in history.of("train") if one["round"] == summary.best.number]
-    nearest = min(
-        reversed(evaluations), key=lambda one: abs(one["accuracy"] - accuracy), default=None
-    )
+    key = summary.metric.key
+    nearest = min(reversed(evaluations), key=lambda one: abs(one[key] - accuracy), default=None)
     batch = summary.best.end if nearest is None else nearest["batch"]
     style.ring(axes, batch, accuracy)
     name = f"round {summary.best.number}" if summary.best.number else "dense"
-    return [EndLabel(batch, accuracy, f"best: {name}\n{percent(accuracy)}", style.GREEN)]
+    label = f"best: {name}\n{summary.metric.text(accuracy)}"
+    return [EndLabel(batch, accuracy, label, style.GREEN)]
 
 
 def _dense_label(axes: Axes, summary: Summary) -> list[EndLabel]:
     if summary.dense_accuracy is None or (summary.stop and not summary.best.number):
         return []  # not known, or labelled as the best
-    label = f"dense\n{percent(summary.dense_accuracy)}"
+    label = f"dense\n{summary.metric.text(summary.dense_accuracy)}"
     return [EndLabel(axes.get_xlim()[1], summary.dense_accuracy, label, style.MUTED)]
 
 

@@ -20,8 +20,9 @@ from secateurs import formatting
 from secateurs.files import write_atomically
 from secateurs.formatting import megabytes, percent
 from secateurs.report import figures, style
-from secateurs.report.summary import Round, Summary, conditions, faster, plural, points, summarise
+from secateurs.report.summary import Round, Summary, conditions, faster, plural, summarise
 from secateurs.study.history import History
+from secateurs.training.metric import Metric
 
 NOT_KNOWN = "\N{EN DASH}"
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -31,8 +32,8 @@ FIGURES: tuple[tuple[str, Callable[[History], Figure], str], ...] = (
     (
         "accuracy",
         figures.accuracy_over_batches,
-        "Validation accuracy while the dense model is trained, then pruned and fine-tuned round by "
-        "round. Each upright line is a pruning; the dot on it is the accuracy just after the cut.",
+        "Validation {metric} while the dense model is trained, then pruned and fine-tuned round by "
+        "round. Each upright line is a pruning; the dot on it is the {metric} just after the cut.",
     ),
     (
         "size",
@@ -170,7 +171,8 @@ def _pictures(history: History, folder: Path) -> Iterator[Picture]:
     for name, draw, caption in FIGURES:
         if name == "speed" and not history.of("speed"):
             continue
-        yield picture(name, draw(history), caption, folder)
+        told = caption.format(metric=Metric.of(history.last("dense")).name)
+        yield picture(name, draw(history), told, folder)
 
 
 def picture(name: str, figure: Figure, caption: str, folder: Path) -> Picture:
@@ -190,17 +192,18 @@ def _headline(summary: Summary) -> str:
     ]
     if summary.best.speed:
         parts.append(faster(summary.best.speed["ratio"]))
-    for name, (accuracy, dense) in _accuracies(summary).items():
-        parts.append(f"{name} accuracy {percent(accuracy)} ({points(accuracy - dense)})")
+    metric = summary.metric
+    for name, (value, dense) in _accuracies(summary).items():
+        parts.append(f"{name} {metric.name} {metric.text(value)} ({metric.change(value, dense)})")
     return ", ".join(parts) + ("." if summary.stop else " so far.")
 
 
 def _accuracies(summary: Summary) -> dict[str, tuple[float, float]]:
-    """Accuracy of the best and of the dense model, on each set where both are known."""
-    stop = summary.stop or {}
+    """The metric of the best and of the dense model, on each set where both are known."""
+    stop, key = summary.stop or {}, summary.metric.key
     pairs = {
         "validation": (summary.accuracy, summary.dense_accuracy),
-        "test": (stop.get("test_accuracy"), stop.get("dense_test_accuracy")),
+        "test": (stop.get(f"test_{key}"), stop.get(f"dense_test_{key}")),
     }
     return {
         name: (best, dense)
@@ -226,9 +229,12 @@ def _facts(summary: Summary) -> Iterator[Fact]:
         was, now = best.speed["dense_images_per_second"], best.speed["images_per_second"]
         detail = f"{was:,.0f} {ARROW} {now:,.0f}; {conditions(best.speed)}"
         yield Fact("Images a second", _times(best.speed["ratio"]), detail)
-    for name, (accuracy, before) in _accuracies(summary).items():
-        detail = f"dense {percent(before)}, {points(accuracy - before)}" if best.number else ""
-        yield Fact(f"{name.capitalize()} accuracy", percent(accuracy), detail)
+    metric = summary.metric
+    for name, (value, before) in _accuracies(summary).items():
+        detail = f"dense {metric.text(before)}, {metric.change(value, before)}"
+        yield Fact(
+            f"{name.capitalize()} {metric.name}", metric.text(value), detail if best.number else ""
+        )
 
 
 def _ending(summary: Summary) -> str:
@@ -273,27 +279,27 @@ def _rounds(summary: Summary) -> Table:
             "parameters",
             "removed",
             "MACs",
-            "accuracy after the cut",
+            f"{summary.metric.name} after the cut",
             "after fine-tuning",
             "images a second, times dense",
             "proof: largest difference",
         ),
-        rows=tuple(_round_cells(one, shares[one.number]) for one in every),
+        rows=tuple(_round_cells(one, shares[one.number], summary.metric) for one in every),
         marked=every.index(summary.best) if summary.stop else None,
-        note="Round 0 is the dense model. Accuracies are of the validation data."
+        note=f"Round 0 is the dense model. The {summary.metric.name} is of the validation data."
         + (" The model kept is set in bold." if summary.stop else ""),
     )
 
 
-def _round_cells(one: Round, removed: float) -> tuple[str, ...]:
+def _round_cells(one: Round, removed: float, metric: Metric) -> tuple[str, ...]:
     return (
         f"{one.number}",
         f"{one.channels:,}",
         f"{one.params:,}",
         percent(removed),
         f"{one.macs:,}",
-        _or_not_known(one.after_cut, formatting.percent),
-        _or_not_known(one.accuracy, formatting.percent),
+        _or_not_known(one.after_cut, metric.text),
+        _or_not_known(one.accuracy, metric.text),
         NOT_KNOWN if one.speed is None else f"{one.speed['ratio']:.2f}",
         _or_not_known(one.max_difference, "{:.1e}".format),
     )

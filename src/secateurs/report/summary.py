@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secateurs.errors import StudyError
 from secateurs.formatting import percent
 from secateurs.study.history import History, Record
+from secateurs.training.metric import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,9 @@ class Round:
         macs: multiply-accumulates of one image.
         bytes: size of what is left.
         widths: layer -> filters left.
-        after_cut: validation accuracy just after the cut.
-        accuracy: validation accuracy at the end of the round's training.
+        after_cut: the metric (accuracy, unless the study has another) on the validation data just
+            after the cut.
+        accuracy: the metric at the end of the round's training.
         speed: the latest measurement of speed.
         max_difference: the largest difference that the proof of the cut found.
         tolerance: what the proof allowed.
@@ -55,9 +57,10 @@ class Summary:
         dense: the model the study began with.
         rounds: the rounds of pruning, in order.
         best: the round whose model is the study's result; while the study runs, its latest round.
-        dense_accuracy: validation accuracy of the dense model, where known.
-        accuracy: validation accuracy of the best model, where known.
+        dense_accuracy: the metric of the dense model on the validation data, where known.
+        accuracy: the metric of the best model, where known.
         stop: the record of the study's end, if it has ended.
+        metric: that models are chosen by.
     """
 
     dense: Round
@@ -66,6 +69,7 @@ class Summary:
     dense_accuracy: float | None
     accuracy: float | None
     stop: Record | None
+    metric: Metric = field(default_factory=Metric)
 
     @property
     def params_removed(self) -> float:
@@ -79,10 +83,20 @@ class Summary:
 
     @property
     def gain(self) -> float | None:
-        """Validation accuracy won (or, below zero, lost) by the best model."""
+        """By how much the best model's metric is above (or, below zero, below) the dense one's."""
         if self.accuracy is None or self.dense_accuracy is None:
             return None
         return self.accuracy - self.dense_accuracy
+
+    @property
+    def gained(self) -> str:
+        """The gain in words: '+0.3 points of accuracy', 'perplexity 12.1 (+0.3)'."""
+        if self.accuracy is None or self.dense_accuracy is None:
+            return ""
+        change = self.metric.change(self.accuracy, self.dense_accuracy)
+        if self.metric.is_share:
+            return f"{change} of {self.metric.name}"
+        return f"{self.metric.name} {self.metric.text(self.accuracy)} ({change})"
 
     def shares_removed(self) -> dict[int, float]:
         """Round -> share of the parameters removed by its end."""
@@ -93,13 +107,14 @@ class Summary:
     def headline(self) -> str:
         """The finding, in one line."""
         if not self.rounds:
-            reached = "" if self.dense_accuracy is None else f" {percent(self.dense_accuracy)}"
+            known = self.dense_accuracy
+            reached = "" if known is None else f" {self.metric.text(known)}"
             return f"The dense model, not pruned yet{':' if reached else ''}{reached}"
         if self.best.number == 0:
             return f"The dense model is still the best after {plural(len(self.rounds), 'round')}"
         found = f"{percent(self.params_removed)} of the parameters removed"
-        if self.gain is not None:
-            found += f", {points(self.gain)} of accuracy"
+        if self.gained:
+            found += f", {self.gained}"
         return found if self.stop else f"{found} so far"
 
 
@@ -116,28 +131,21 @@ def summarise(history: History) -> Summary:
             f"received {history!r}"
         )
     # What counts is the end of a round's training: its last record.
+    metric = Metric.of(first)
     trained = {record["round"]: record for record in history.of("train")}
     speeds = {record["round"]: record for record in history.of("speed")}
-    dense = _round(first, trained, speeds)
+    dense = _round(first, trained, speeds, metric)
     # A round repeated after a crash was recorded twice; the later record is the one that counts.
     cuts = {record["round"]: record for record in history.of("prune")}
-    rounds = tuple(_round(cuts[number], trained, speeds) for number in sorted(cuts))
+    rounds = tuple(_round(cuts[number], trained, speeds, metric) for number in sorted(cuts))
     stop = history.last("stop")
     latest = rounds[-1] if rounds else dense
     if stop is None:
-        return Summary(dense, rounds, latest, dense.accuracy, latest.accuracy, None)
+        return Summary(dense, rounds, latest, dense.accuracy, latest.accuracy, None, metric)
     best = next((one for one in (dense, *rounds) if one.number == stop.get("best_round")), latest)
-    dense_accuracy = _first_known(stop.get("dense_accuracy"), dense.accuracy)
-    return Summary(
-        dense, rounds, best, dense_accuracy, _first_known(stop.get("accuracy"), best.accuracy), stop
-    )
-
-
-def points(change: float) -> str:
-    """0.003 -> '+0.3 points', a difference of two shares."""
-    shown = round(100 * change, 1) + 0.0  # -0.04 is not 'minus nothing'
-    sign = "\N{MINUS SIGN}" if shown < 0 else "+" if shown > 0 else "\N{PLUS-MINUS SIGN}"
-    return f"{sign}{abs(shown):.1f} points"
+    dense_accuracy = _first_known(stop.get(f"dense_{metric.key}"), dense.accuracy)
+    accuracy = _first_known(stop.get(metric.key), best.accuracy)
+    return Summary(dense, rounds, best, dense_accuracy, accuracy, stop, metric)
 
 
 def faster(ratio: float) -> str:
@@ -164,7 +172,9 @@ def _first_known(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _round(record: Record, trained: Mapping[int, Record], speeds: Mapping[int, Record]) -> Round:
+def _round(
+    record: Record, trained: Mapping[int, Record], speeds: Mapping[int, Record], metric: Metric
+) -> Round:
     number = record["round"]
     last = trained.get(number, {})
     return Round(
@@ -176,8 +186,8 @@ def _round(record: Record, trained: Mapping[int, Record], speeds: Mapping[int, R
         macs=record["macs"],
         bytes=record["bytes"],
         widths=record.get("widths", {}),
-        after_cut=record.get("accuracy") if record["kind"] == "prune" else None,
-        accuracy=last.get("accuracy"),
+        after_cut=record.get(metric.key) if record["kind"] == "prune" else None,
+        accuracy=last.get(metric.key),
         speed=speeds.get(number),
         max_difference=record.get("max_difference"),
         tolerance=record.get("tolerance"),

@@ -46,14 +46,15 @@ class Stop(Settings):
     Attributes:
         rounds: Maximum number of pruning rounds.
         tolerance: When validation accuracy stays further below the dense model's than this share
-            (0.005 is half a point). In Python, None goes on however much is lost.
+            (0.005 is half a point); of a task with another metric, further than this much of it.
+            In Python, None goes on however much is lost.
         budget: When the model fits it: channels, params, macs, size_mb, each a fraction of the
             dense model or absolute, such as "macs=0.3,size_mb=2".
         patience: Rounds in a row that may miss the tolerance before that ends the study.
     """
 
     rounds: Annotated[int, Field(ge=0)] | None = None
-    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = 0.005
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 0.005
     budget: (
         Annotated[
             InstanceOf[Budget],
@@ -75,6 +76,8 @@ class Task(Settings):
         data: its name, as ``secateurs.data.load`` takes it, or what it is.
         data_options: as ``load`` takes them.
         weights: a file the model's weights are read from.
+        learning: name of a ready task; None classifies images.
+        metric: name of what models are chosen by; None is the task's own.
         by_name: whether the names say all that is needed to build both again.
     """
 
@@ -83,6 +86,8 @@ class Task(Settings):
     data: str = ""
     data_options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
+    learning: str | None = None
+    metric: str | None = None
     by_name: bool = False
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from secateurs.backends import backend_of
+from secateurs.data.sets import Data
 from secateurs.errors import ModelError, SecateursError, UnknownNameError
 from secateurs.settings.study import Task
 from secateurs.study.sources import Sources
 
-_SMALL, _MIDDLING = 64, 128
+_SMALL, _MIDDLING, _LARGE = 64, 128, 224
 
 
 def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
@@ -28,23 +29,36 @@ def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
     Raises:
         SecateursError: the model or the data cannot be had; the message says why.
     """
-    from secateurs import data, models
+    from secateurs import models
 
-    loaded = data.load(task.data, **task.data_options)
-    images = {
-        "classes": len(loaded.classes),
-        "in_channels": loaded.shape[0],
-        "size": loaded.shape[1],
-    }
+    loaded = load_data(task)
+    images: dict[str, int] = {}
+    if isinstance(loaded, Data):
+        images = {
+            "classes": len(loaded.classes),
+            "in_channels": loaded.shape[0],
+            "size": loaded.shape[1],
+        }
     if models.is_keras_file(task.model):
         model = _from_keras_file(task)
     else:
-        options = with_stem(task.model, images | task.model_options, loaded.shape[1])
+        options = with_stem(task.model, images | task.model_options, images.get("size", _LARGE))
         with _seed_everything(seed), explain_build_errors(task.model):
             model = models.build(task.model, **options)
     if task.weights is not None:
         model = backend_of(model).load(model, Path(task.weights))
-    return model, Sources(loaded.train, loaded.validation, loaded.test)
+    if isinstance(loaded, Data):
+        return model, Sources(loaded.train, loaded.validation, loaded.test)
+    return model, Sources(*loaded)
+
+
+def load_data(task: Task) -> Data | tuple[Any, ...]:
+    """The data that a task names: images and their classes, or for a named task any batches."""
+    from secateurs import data
+
+    if task.learning is None:
+        return data.load(task.data, **task.data_options)
+    return data.load_any(task.data, **task.data_options)
 
 
 def _from_keras_file(task: Task) -> Any:

@@ -15,6 +15,7 @@ from secateurs.errors import SecateursError
 from secateurs.planning.planner import plan
 from secateurs.settings.study import Configuration
 from secateurs.training.learner import Learner
+from secateurs.training.metric import Metric
 
 
 def check_study(
@@ -36,6 +37,7 @@ def check_study(
             f"rewind={pruning.rewind!r} goes back into dense training: expected training.batches "
             "above 0; received 0. Train the dense model here, or leave rewind out."
         )
+    _check_tolerance(stop.tolerance, learner.metric)
     network = learner.trace()
     level = {group.name: np.zeros(len(group)) for group in network.groups}
     options: dict[str, Any] = {
@@ -48,3 +50,12 @@ def check_study(
     if stop.budget is not None:
         plan(network, level, stop.budget, **options)
     return network
+
+
+def _check_tolerance(tolerance: float | None, metric: Metric) -> None:
+    """A tolerance is in the metric's own units; of a share, 1 would be everything."""
+    if tolerance is not None and metric.is_share and tolerance >= 1:
+        raise SecateursError(
+            f"stop: expected a tolerance below 1, a share of {metric.name} (0.005 is half a "
+            f"point); received {tolerance}. To go on however much is lost: tolerance=None."
+        )

@@ -6,7 +6,8 @@ which is looked at when it is read and is no part of the record. The loop writes
 figures and reports are drawn from nothing else:
 
 - ``dense``: round (0), batch, model, data, criterion, seed, params, macs, bytes, channels, widths
-  {layer: filters}
+  {layer: filters}; metric {name, higher_is_better, is_share} where it is not accuracy: then every
+  ``accuracy`` below is called ``value``, and is the metric in its own units
 - ``train``: batch (of all rounds together), round (0: dense), loss, validation_loss, accuracy
   (validation, 0 to 1), learning_rate, seconds
 - ``tournament``: round, winner, reason, images, standings [{criterion, loss, accuracy, behind,

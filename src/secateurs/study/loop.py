@@ -19,7 +19,6 @@ from typing import Any
 from secateurs.backends import repairing
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
-from secateurs.formatting import percent
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointStore, Name
 from secateurs.study.position import Position, Stage
@@ -95,6 +94,7 @@ class Loop:
             data=configuration.task.data,
             criterion=configuration.pruning.criterion,
             seed=configuration.training.seed,
+            **session.metric.described,
             **asdict(network.cost()),
             widths=widths(network),
         )
@@ -177,7 +177,7 @@ class Loop:
 
     @property
     def _goal(self) -> float | None:
-        """The accuracy that counts as recovered; None if every accuracy does."""
+        """The score that counts as recovered; None if every one does."""
         dense = self._session.position.dense_accuracy
         tolerance = self._configuration.stop.tolerance
         return None if tolerance is None or dense is None else dense - tolerance - _ROUNDING
@@ -203,9 +203,11 @@ class Loop:
     def _why_stop(self, network: Network) -> str | None:
         position, stop = self._session.position, self._configuration.stop
         if position.misses >= stop.patience and self._goal is not None:
+            metric = self._session.metric
+            found, needed = (metric.text(metric.value(x)) for x in (position.best, self._goal))
             return (
-                f"round {position.round} did not recover: {percent(position.best)} validation "
-                f"accuracy, {percent(self._goal)} needed"
+                f"round {position.round} did not recover: {found} validation {metric.name}, "
+                f"{needed} needed"
             )
         if fits(network, self._session.learner.cut, self._limits):
             limits = stop.budget.limits if stop.budget else {}
@@ -222,7 +224,7 @@ class Loop:
             session.record("speed", round=session.position.round, **asdict(measured))
 
     def _end(self, reason: str) -> None:
-        session = self._session
+        session, metric = self._session, self._session.metric
         # The test data are looked at here and nowhere else.
         dense_test_accuracy = test_accuracy = self._test("dense")
         if session.position.result_round:
@@ -233,10 +235,10 @@ class Loop:
             batch=session.position.batch,
             reason=reason,
             best_round=session.position.result_round,
-            accuracy=session.position.result_accuracy,
-            dense_accuracy=session.position.dense_accuracy,
-            test_accuracy=test_accuracy,
-            dense_test_accuracy=dense_test_accuracy,
+            **metric.field(session.position.result_accuracy),
+            **metric.field(session.position.dense_accuracy, "dense_"),
+            **metric.field(test_accuracy, "test_"),
+            **metric.field(dense_test_accuracy, "dense_test_"),
         )
         session.move(stage=Stage.ENDED)
         session.best = None

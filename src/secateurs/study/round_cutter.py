@@ -99,7 +99,7 @@ class RoundCutter:
             removed=cut.removed_channels,
             **asdict(network.cost(cut)),
             widths=widths(network, cut),
-            accuracy=evaluation.accuracy,
+            **session.metric.field(evaluation.accuracy),
             max_difference=report.max_difference,
             tolerance=None if proof is None else proof.tolerance,
             inexact=[] if proof is None else list(proof.inexact),

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateurs.backends import backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.criteria.group_data import GroupData
-from secateurs.errors import ModelError
 from secateurs.settings.study import Configuration
-from secateurs.settings.training import Training
 from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import DiskStore
 from secateurs.study.history import History
+from secateurs.study.learning import learner_of, learning_named
 from secateurs.study.loop import Loop
 from secateurs.study.position import proof_of
 from secateurs.study.sources import Sources, describe_task
@@ -80,7 +78,10 @@ def run_study(
     Raises:
         SecateursError: what was asked for cannot be done; found, if it can be, before any training.
     """
-    learner = _learner(model, sources, configuration.training, learning)
+    if learning is None:
+        learning = learning_named(model, configuration.task)
+    learner = learner_of(model, sources, configuration.training, learning)
+    loss = loss or learner.loss  # what criteria go by is what is trained by
     wanted = criterion or configuration.pruning.criterion
     network = check_study(learner, configuration, wanted)
     if not configuration.task.model:
@@ -96,24 +97,6 @@ def run_study(
     keep_report_(small, report)
     place = None if directory is None else Path(directory)
     return Iterated(small, report.cut, report, store.history, place)
-
-
-def _learner(
-    model: Any, sources: Sources, training: Training, learning: LearningTask | None
-) -> Learner:
-    backend = backend_of(model)
-    data = (sources.train, sources.validation, sources.test)
-    if learning is None:
-        plain: Learner = backend.Learner(model, *data, training)
-        return plain
-    if not hasattr(backend, "TaskLearner"):
-        raise ModelError(
-            f"{type(model).__name__}: expected no task=, loss=, metric=, train_step= or evaluate= "
-            "for a Keras model, which is compiled with them: model.compile(optimizer, loss, "
-            "metrics), and training=None"
-        )
-    learner: Learner = backend.TaskLearner(model, *data, training, learning)
-    return learner
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from secateurs.study.checkpoints import CheckpointStore, Name
 from secateurs.study.position import Position, Stage
 from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Evaluation, Learner, Part, Snapshot
+from secateurs.training.metric import Metric
 
 
 class Session:
@@ -30,6 +31,11 @@ class Session:
         self.position = Position()
         self.best: Snapshot | None = None
         self._last_record = time.monotonic()
+
+    @property
+    def metric(self) -> Metric:
+        """What models are chosen by, as records and people have it."""
+        return self.learner.metric
 
     def resume(self) -> bool:
         """Go on from the store's checkpoint; whether there is one."""

@@ -68,7 +68,7 @@ class StageTrainer:
             batch=session.position.batch,
             loss=loss,
             validation_loss=evaluation.loss,
-            accuracy=evaluation.accuracy,
+            **session.metric.field(evaluation.accuracy),
             learning_rate=rate,
             seconds=round(session.seconds_since_last(), 3),
         )

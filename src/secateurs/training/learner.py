@@ -13,6 +13,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport
 from secateurs.measurement.speed import SpeedComparison
+from secateurs.training.metric import Metric
 
 Part = Literal["validation", "test"]
 
@@ -22,8 +23,9 @@ class Evaluation:
     """How well a model does.
 
     Attributes:
-        accuracy: share of the images put into the right class.
-        loss: mean cross-entropy.
+        accuracy: share of the images put into the right class; or what another metric makes of
+            the model, higher being better: see ``Metric``.
+        loss: mean cross-entropy, or the task's own.
     """
 
     accuracy: float
@@ -71,6 +73,16 @@ class Learner(Protocol):
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts; one does."""
+        ...
+
+    @property
+    def metric(self) -> Metric:
+        """What ``Evaluation.accuracy`` is a score by."""
+        ...
+
+    @property
+    def loss(self) -> Callable[[Any, Any], Any] | None:
+        """What criteria go by: (outputs, labels) -> one loss for each; None is cross-entropy."""
         ...
 
     @property

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from secateurs.errors import UnknownNameError, nearest
+from secateurs.training.metric import Metric
 
 TASKS = (
     "classification",
@@ -40,6 +42,9 @@ class LearningTask:
             map, perplexity, wer, mse, mae. None is the loss itself.
         higher_is_better: of the metric; None reads it off the metric, and takes a loss as better
             when lower, any other function as better when higher.
+        metric_name: of the metric, for reports; None takes the function's or class's own.
+        is_share: whether the metric lies between 0 and 1 and is written in percent; None reads it
+            off the metric, and writes what a function gives as a plain number.
         train_step: (model, batch) -> the loss of this batch, to go back from; in place of ``loss``.
         predict: (model, batch) -> (outputs, targets); None calls the model on what it takes of the
             batch.
@@ -57,14 +62,100 @@ class LearningTask:
     loss: Loss | None = None
     metric: Any = None
     higher_is_better: bool | None = None
+    metric_name: str | None = None
+    is_share: bool | None = None
     train_step: Callable[[Any, Any], Any] | None = None
     predict: Callable[[Any, Any], tuple[Any, Any]] | None = None
     fit: Callable[[Any, int], Any] | None = None
     evaluate: Callable[[Any], float] | None = None
 
+    @property
+    def described_metric(self) -> Metric:
+        """Name, direction and format of the metric."""
+        told = _told_by(self)
+        own = {
+            "name": self.metric_name,
+            "higher_is_better": self.higher_is_better,
+            "is_share": self.is_share,
+        }
+        return replace(told, **{key: value for key, value in own.items() if value is not None})
+
     def with_own(self, **own: Any) -> LearningTask:
         """The same task, with what is not None of these in place of its own."""
         return replace(self, **{name: value for name, value in own.items() if value is not None})
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "accuracy": Metric(),
+        "top5": Metric("top-5 accuracy"),
+        "f1": Metric("F1"),
+        "iou": Metric("mean IoU"),
+        "map": Metric("mAP"),
+        "recall1": Metric("recall at 1"),
+        "perplexity": Metric("perplexity", higher_is_better=False, is_share=False),
+        "wer": Metric("word error rate", higher_is_better=False),
+        "mse": Metric("mean squared error", higher_is_better=False, is_share=False),
+        "mae": Metric("mean absolute error", higher_is_better=False, is_share=False),
+    }
+)
+"""Those that can be asked for by name."""
+
+
+_CHOSEN_BY: Mapping[str, str] = MappingProxyType(
+    {
+        "classification": "accuracy",
+        "segmentation": "iou",
+        "detection": "map",
+        "language-modelling": "perplexity",
+        "masked-language-modelling": "perplexity",
+        "regression": "mse",
+        "embedding": "recall1",
+    }
+)
+
+
+def ready_metric(task: str | None, metric: str | None = None) -> Metric:
+    """What a ready task's models are chosen by, or the metric that is asked for by name.
+
+    Raises:
+        UnknownNameError: there is no such task or metric.
+    """
+    if task is not None:
+        check_task_name(task)
+    name = metric or _CHOSEN_BY[task or "classification"]
+    check_metric_name(name)
+    return METRICS[name]
+
+
+def check_metric_name(name: str) -> None:
+    """Raise ``UnknownNameError`` unless there is a metric of this name."""
+    if name not in METRICS:
+        raise UnknownNameError(f"metric: no metric {name!r}{nearest(name, tuple(METRICS))}")
+
+
+def _told_by(task: LearningTask) -> Metric:
+    """What a task's metric says of itself."""
+    metric = task.metric
+    if isinstance(metric, str):
+        return METRICS.get(metric, Metric(metric))
+    if metric is None and task.evaluate is None:
+        return Metric("loss", higher_is_better=False, is_share=False)
+    if task.evaluate is not None:
+        metric = task.evaluate
+    direction = getattr(metric, "higher_is_better", None)
+    shares = getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None)
+    return Metric(
+        _name_of(metric),
+        higher_is_better=True if direction is None else bool(direction),
+        is_share=shares == (0.0, 1.0),
+    )
+
+
+def _name_of(metric: Any) -> str:
+    """A function's name, or that of the class of something with ``update`` and ``compute``."""
+    name = getattr(metric, "__name__", None) or type(metric).__name__
+    return "metric" if name in ("<lambda>", "evaluate", "metric") else name.replace("_", " ")
 
 
 def check_task_name(name: str) -> None:

@@ -26,6 +26,7 @@ from secateurs.keras.tracing.interpreter import (
     convert_arrays,
     first_tensor,
 )
+from secateurs.training.task import LearningTask
 
 
 def evaluate_cut(
@@ -34,8 +35,11 @@ def evaluate_cut(
     images: Sequence[CalibrationBatch],
     recalibrate: Sequence[CalibrationBatch] = (),
     loss: Loss | None = None,
+    task: LearningTask | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
     """(the loss of each image, the share put into the right class or None) after a cut.
+
+    Where there is a task, its metric stands in the place of the share.
 
     Args:
         network: as traced; its model is not changed.
@@ -44,7 +48,9 @@ def evaluate_cut(
         recalibrate: images from which batch normalisation takes its statistics anew; none leaves
             them as they were.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        task: none is known for Keras models.
     """
+    del task
     model = cut_copy(source_of(network).model, cut)
     objective = PerExampleLoss(loss, "auto", model)
     if recalibrate:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from secateurs.backends import Loss
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -53,6 +54,7 @@ from secateurs.training.feed import (
 )
 from secateurs.training.feed_learner import FeedLearner, rebuild
 from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.metric import Metric
 
 
 class Learner(FeedLearner[keras.Model]):
@@ -104,6 +106,16 @@ class Learner(FeedLearner[keras.Model]):
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts: there is one process."""
         return True
+
+    @property
+    def metric(self) -> Metric:
+        """Accuracy."""
+        return Metric()
+
+    @property
+    def loss(self) -> Loss | None:
+        """None: cross-entropy."""
+        return None
 
     def agree(self, decide: Callable[[], str]) -> str:
         """What ``decide`` returns: there is one process."""

@@ -18,6 +18,8 @@ from secateurs.channels.network import Network
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.training.tasks import Tally
+from secateurs.training.task import LearningTask
 
 
 def evaluate_cut(
@@ -26,8 +28,11 @@ def evaluate_cut(
     images: Sequence[CalibrationBatch],
     recalibrate: Sequence[CalibrationBatch] = (),
     loss: Loss | None = None,
+    task: LearningTask | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
     """(the loss of each image, the share put into the right class or None) after a cut.
+
+    Where there is a task, its metric stands in the place of the share.
 
     Args:
         network: as traced; its model is not changed.
@@ -36,21 +41,27 @@ def evaluate_cut(
         recalibrate: images from which batch normalisation takes its statistics anew; none leaves
             them as they were.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        task: whose metric is measured; None measures accuracy.
     """
     model = cut_copy(source_of(network).model, cut).eval()
     objective = PerExampleLoss(loss, "auto")
+    tally = None if task is None else Tally(task)
 
     def judge(batch: CalibrationBatch) -> Judgement:
         arguments, keywords, labels = on_device(batch, model)
         outputs = model(*arguments, **keywords)
         losses = objective.losses(outputs, labels).double().cpu().numpy()
+        if tally is not None:
+            tally.add(outputs, labels, float(losses.mean()), len(losses))
+            return losses, None
         hits = objective.right(outputs, labels)
         return losses, None if hits is None else hits.cpu().numpy()
 
     with torch.inference_mode():
         if recalibrate:
             recalibrate_(model, recalibrate)
-        return judge_batches(images, judge)
+        losses, accuracy = judge_batches(images, judge)
+        return losses, accuracy if tally is None else tally.value()
 
 
 def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:

@@ -13,12 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.calibration.batches import LABELS
 from secateurs.data.sets import Split
 from secateurs.errors import DataError
 from secateurs.training.feed import ALL, Batch, Images, Shard
-
-LABELS = ("labels", "label", "targets", "target")
-"""What a dictionary's targets are called, the first that is there."""
 
 Rows = NDArray[np.int64] | Sequence[int]
 """Which examples."""

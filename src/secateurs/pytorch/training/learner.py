@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
 
+from secateurs.backends import Loss
 from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -52,6 +53,7 @@ from secateurs.training.feed import (
 )
 from secateurs.training.feed_learner import FeedLearner, rebuild
 from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.metric import Metric
 
 _DROPOUT = 5
 _CLASSES = Output("categorical")
@@ -96,6 +98,16 @@ class Learner(FeedLearner[nn.Module]):
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts."""
         return self._processes.is_main
+
+    @property
+    def metric(self) -> Metric:
+        """Accuracy."""
+        return Metric()
+
+    @property
+    def loss(self) -> Loss | None:
+        """None: cross-entropy."""
+        return None
 
     def agree(self, decide: Callable[[], str]) -> str:
         """What ``decide`` returns in the main process, or raises there; the same in all others."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from secateurs.backends import Loss
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError, SecateursError
 from secateurs.pytorch.trace_model import trace
@@ -25,6 +26,7 @@ from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.metric import Metric
 from secateurs.training.task import LearningTask
 
 
@@ -61,6 +63,16 @@ class TaskLearner(Learner):
         self._task = task
         self._tally = Tally(task)
         super().__init__(model, train, validation, test, training)
+
+    @property
+    def metric(self) -> Metric:
+        """The task's metric."""
+        return self._task.described_metric
+
+    @property
+    def loss(self) -> Loss | None:
+        """The task's loss; None where the model's outputs hold their own."""
+        return self._task.loss
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one example."""
@@ -195,7 +207,7 @@ class TaskLearner(Learner):
         return Evaluation(self._scored(float(found)), 0.0)
 
     def _scored(self, value: float) -> float:
-        return value if self._tally.higher_is_better else -value
+        return self.metric.score(value)
 
     # -- inside
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from secateurs.errors import DataError, ModelError, UnknownNameError, nearest
+from secateurs.errors import DataError, ModelError, UnknownNameError
 from secateurs.models.names import import_torchvision
-from secateurs.training.task import LearningTask
+from secateurs.training.task import LearningTask, check_metric_name
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -95,12 +95,34 @@ def contrast(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def nearest_is_like(outputs: object, targets: torch.Tensor) -> torch.Tensor:
-    """Recall at 1: whether the nearest other example of the batch has the same target."""
-    vectors = F.normalize(scores_of(outputs), dim=1)
-    near = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
-    found: torch.Tensor = (targets[near.argmax(1)] == targets).float()
-    return found
+class RecallAtOne:
+    """Share of the examples whose nearest other one, of the whole split, has the same target."""
+
+    _AT_A_TIME = 1024
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was shown."""
+        self._vectors: list[torch.Tensor] = []
+        self._targets: list[torch.Tensor] = []
+
+    def update(self, outputs: object, targets: torch.Tensor) -> None:
+        """Add the vectors of a batch, shape (N, length), and what each is like, shape (N,)."""
+        self._vectors.append(F.normalize(scores_of(outputs).float(), dim=1))
+        self._targets.append(targets)
+
+    def compute(self) -> torch.Tensor:
+        """The share."""
+        vectors, targets = torch.cat(self._vectors), torch.cat(self._targets)
+        right = 0.0
+        for start in range(0, len(vectors), self._AT_A_TIME):
+            near = vectors[start : start + self._AT_A_TIME] @ vectors.T
+            rows = torch.arange(len(near), device=near.device)
+            near[rows, start + rows] = -torch.inf
+            right += float((targets[near.argmax(1)] == targets[start + rows]).sum())
+        return torch.tensor(right / len(vectors))
 
 
 def detect_step(model: nn.Module, batch: Detections) -> torch.Tensor:
@@ -132,12 +154,9 @@ TASKS: Mapping[str, LearningTask] = MappingProxyType(
             "masked-language-modelling", fill_masks, "perplexity"
         ),
         "regression": LearningTask("regression", square_error, "mse"),
-        "embedding": LearningTask("embedding", contrast, nearest_is_like, higher_is_better=True),
+        "embedding": LearningTask("embedding", contrast, "recall1"),
     }
 )
-
-METRICS = ("accuracy", "top5", "f1", "iou", "map", "perplexity", "wer", "mse", "mae")
-_LOWER = ("perplexity", "wer", "mse", "mae")
 
 
 class Tally:
@@ -151,14 +170,11 @@ class Tally:
     """
 
     def __init__(self, task: LearningTask) -> None:
-        self._metric, self._loss = task.metric, task.loss
+        self._metric = task.metric
         self._total, self._count = 0.0, 0.0
-        self._kept: Metric | None = None
-        if isinstance(self._metric, str) and self._metric not in METRICS:
-            raise UnknownNameError(
-                f"metric: no metric {self._metric!r}{nearest(self._metric, METRICS)}"
-            )
-        self.higher_is_better = _direction(task)
+        self._kept: Metric | RecallAtOne | None = None
+        if isinstance(self._metric, str):
+            check_metric_name(self._metric)
 
     def add(self, outputs: object, targets: object, loss: float | None, count: int) -> None:
         """One batch."""
@@ -194,22 +210,13 @@ class Tally:
         return float(torch.tensor(mean).exp()) if self._metric == "perplexity" else mean
 
 
-def _direction(task: LearningTask) -> bool:
-    if task.higher_is_better is not None:
-        return task.higher_is_better
-    if task.metric is None and task.evaluate is None:
-        return False
-    if isinstance(task.metric, str):
-        return task.metric not in _LOWER
-    higher = getattr(task.metric, "higher_is_better", None)
-    return True if higher is None else bool(higher)
-
-
-def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metric:
+def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metric | RecallAtOne:
     """Something of torchmetrics, of the right number of classes, where the outputs are."""
     if not isinstance(metric, str):
         metric.reset()
         return metric
+    if metric == "recall1":
+        return RecallAtOne()
     with contextlib.suppress(UnknownNameError):
         import_torchvision(metric)  # torchmetrics looks for it, and fails on one that does not load
     try:
@@ -217,11 +224,11 @@ def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metr
         from torchmetrics import detection, text
     except ModuleNotFoundError as error:
         raise DataError(
-            f"metric {metric!r}: needs torchmetrics; pip install torchmetrics, or pass a function "
-            "of (outputs, targets)"
+            f"metric {metric!r}: needs torchmetrics; pip install 'secateurs[metrics]', or pass a "
+            "function of (outputs, targets)"
         ) from error
     if metric == "map":
-        return detection.MeanAveragePrecision()
+        return _mean_average_precision(detection)
     if metric == "wer":
         return text.WordErrorRate()
     device = scores_of(outputs).device
@@ -243,10 +250,24 @@ def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metr
     ).to(device)
 
 
+def _mean_average_precision(detection: ModuleType) -> Metric:
+    """By whichever of the two packages that count boxes is installed."""
+    for backend in ("pycocotools", "faster_coco_eval"):
+        try:
+            metric: Metric = detection.MeanAveragePrecision(backend=backend)
+            return metric
+        except ModuleNotFoundError as error:
+            reason = error
+    raise DataError(
+        "metric 'map': needs a package that counts boxes; pip install 'secateurs[metrics]' (or: "
+        "pip install torchmetrics pycocotools), or pass a function of (outputs, targets)"
+    ) from reason
+
+
 def _as_metrics_take(
     metric: str | Metric, outputs: object, targets: object
 ) -> tuple[object, object]:
-    is_named = isinstance(metric, str) and metric not in ("map", "wer")
+    is_named = isinstance(metric, str) and metric not in ("map", "wer", "recall1")
     if not is_named or not isinstance(targets, torch.Tensor):
         return outputs, targets
     scores = scores_of(outputs).float()

@@ -1,0 +1,141 @@
+"""``--task`` and ``--metric``: models and data of one's own through every command that trains."""
+
+import json
+import uuid
+
+import numpy as np
+import pytest
+
+import torchvision_on_cpu  # noqa: F401 - before torchmetrics
+from secateurs.cli import ExitCode, main
+from secateurs.study.history import History
+
+MINE = """
+import numpy as np, torch
+from torch import nn
+
+def regressor():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+
+def numbers(seed=0):
+    x = np.random.default_rng(seed).standard_normal((32, 6)).astype(np.float32)
+    return (x, x[:, :1].copy()), (x[:16], x[:16, :1].copy()), (x[16:], x[16:, :1].copy())
+
+def segmenter():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+def masks(seed=0):
+    x = np.random.default_rng(seed).standard_normal((8, 3, 6, 6)).astype(np.float32)
+    y = x.argmax(1)
+    y[:, 0] = 255
+    return (x, y), (x, y)
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.act = nn.Embedding(10, 8), nn.ReLU()
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 10)
+
+    def forward(self, input_ids):
+        return {"logits": self.head(self.act(self.hidden(self.embed(input_ids))))}
+
+def texts(seed=0):
+    ids = torch.tensor(np.random.default_rng(seed).integers(0, 10, (16, 5)))
+    batches = [{"input_ids": part, "labels": part} for part in ids.split(4)]
+    return batches, batches
+
+def embedder():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+
+def likes(seed=0):
+    x = np.random.default_rng(seed).standard_normal((32, 6)).astype(np.float32)
+    return (x, (x[:, 0] > 0).astype(np.int64)), (x, (x[:, 0] > 0).astype(np.int64))
+"""
+SHORT = ("--fine-tune-batches", "2", "--quiet", "--batch-size", "8")
+TASKS = {  # task: model, data, metric's name, whether lower is better
+    "regression": ("regressor", "numbers", "mean squared error", True),
+    "segmentation": ("segmenter", "masks", "mean IoU", False),
+    "language-modelling": ("Words", "texts", "perplexity", True),
+    "masked-language-modelling": ("Words", "texts", "perplexity", True),
+    "embedding": ("embedder", "likes", "recall at 1", False),
+}
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    name = f"mine_{uuid.uuid4().hex}"  # modules are imported once
+    (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def told(mine, task):
+    model, data, _, _ = TASKS[task]
+    return ("--model", f"{mine}:{model}", "--data", f"{mine}:{data}", "--task", task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_study_of_a_task(task, mine, tmp_path):
+    study = ("--directory", "s", "--rounds", "1", "--step", "0.3", "--tolerance", "0.9")
+    assert main(["run", *told(mine, task), *SHORT, *study, "--criterion", "taylor"]) == 0
+    history = History.load(tmp_path / "s" / "history.jsonl")
+    assert history[0]["metric"]["name"] == TASKS[task][2]
+    assert history[0]["metric"]["higher_is_better"] is not TASKS[task][3]
+    assert history.of("prune")
+    assert 0 <= history.last("stop")["dense_value"] < 100
+    page = (tmp_path / "s" / "report" / "report.html").read_text()
+    assert f"Validation {TASKS[task][2]}" in page
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert config["task"]["learning"] == task
+
+
+def test_sensitivity_and_ablation_by_the_tasks_loss(mine, tmp_path, capsys):
+    options = told(mine, "regression")
+    assert main(["sensitivity", *options, "--amounts", "0.5", "--criterion", "taylor"]) == 0
+    found = json.loads((tmp_path / "sensitivity" / "sensitivity.json").read_text())
+    assert found["metric"]["name"] == "mean squared error"
+    assert found["losses"]["0"] == pytest.approx(found["accuracies"]["0"], rel=1e-5)
+    assert main(["ablate", *options]) == 0
+    assert json.loads((tmp_path / "ablation" / "ablation.json").read_text())["groups"]["0"]
+    capsys.readouterr()
+
+
+def test_a_comparison_by_the_tasks_metric_over_macs_in_rounds(mine, tmp_path, capsys):
+    compared = ("--strategies", "l1,taylor", "--amounts", "0.5", "--seeds", "2", "--directory", "c")
+    kind = ("--unit", "macs", "--rounds", "2", "--metric", "mae")
+    assert main(["compare", *told(mine, "regression"), *SHORT, *compared, *kind]) == 0
+    printed = capsys.readouterr().out
+    assert "Mean absolute error on the validation data" in printed
+    assert "50 % of MACs removed" in printed
+    found = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert all(0.45 < job["macs_removed"] < 0.65 for job in found["jobs"])
+    rows = {(one["strategy"], one["seed"]): one["accuracy"] for one in found["jobs"]}
+    (paired,) = found["paired"]
+    gaps = [rows["taylor", seed] - rows["l1", seed] for seed in (0, 1)]
+    assert paired["difference"] == pytest.approx(np.mean(gaps))
+    reach = 12.7062 * np.std(gaps, ddof=1) / np.sqrt(2)  # Student's t of one degree of freedom
+    assert paired["high"] - paired["difference"] == pytest.approx(reach, rel=1e-4)
+    head = (tmp_path / "c" / "results.csv").read_text().splitlines()[0].split(",")
+    assert "mean_absolute_error" in head
+    assert "accuracy" not in head
+    assert r"\toprule" in (tmp_path / "c" / "summary.tex").read_text()
+    assert "mean absolute error" in (tmp_path / "c" / "compare.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--task", "regresion"), "did you mean 'regression'"),
+        (("--task", "regression", "--metric", "acuracy"), "did you mean 'accuracy'"),
+    ],
+)
+def test_what_is_no_task_is_said(mine, options, said, capsys):
+    given = ("--model", f"{mine}:regressor", "--data", f"{mine}:numbers")
+    assert main(["run", *given, *options]) == ExitCode.BAD_INPUT
+    assert said in capsys.readouterr().err
+
+
+def test_a_function_that_gives_no_data_is_said(mine, capsys):
+    given = ("--model", f"{mine}:regressor", "--data", f"{mine}:regressor", "--task", "regression")
+    assert main(["run", *given]) == ExitCode.BAD_INPUT
+    assert "expected (train, validation)" in capsys.readouterr().err
