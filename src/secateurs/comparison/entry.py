@@ -99,15 +99,14 @@ def compare(
         scope, floor, multiple, skip: as for ``plan``; the scope, of those that name none.
         unit: what amounts are shares of: "params", "macs", "channels" or "size_mb".
         rounds: that reach each amount in equal steps, each scored anew and trained; 1 is one shot.
-        repair, rewind: as for ``iterate``; rewinding is of the learning rate.
+        repair, rewind, task, loss, metric: as for ``iterate``; the metric is what is compared.
         calibration_batches: training batches shown to a strategy that needs data, and to repair.
-        task, loss, metric: as for ``iterate``; the metric is what is compared.
 
     Returns:
         The results; ``print`` shows a table, ``directory`` holds compare.html.
 
     Raises:
-        SecateursError: what was asked for cannot be done.
+        SecateursError: it cannot be done.
 
     Example:
         >>> import tempfile, torch, secateurs as sec
