@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import torchvision_on_cpu  # noqa: F401 - before torchvision
 from secateurs import models
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.models.resnet import BasicBlock, Bottleneck, ResNet, build_resnet
+from secateurs.models.resnet import BasicBlock, Bottleneck, ResNet, build_resnet, own_name
 
 DEPTHS = (18, 34, 50, 101, 152)
 
@@ -21,7 +21,7 @@ def test_without_through_layers_it_is_torchvisions(depth: int) -> None:
     import torchvision
 
     with torch.device("meta"):
-        ours = build_resnet(depth, through=False)
+        ours = build_resnet(depth)
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None)
     assert parameters(ours) == parameters(theirs)
     shapes = [sorted(p.shape for p in model.parameters()) for model in (ours, theirs)]
@@ -35,10 +35,8 @@ def test_computes_what_torchvisions_does(depth: int) -> None:
     torch.manual_seed(0)
     ours = build_resnet(depth, through=False, classes=7).eval()
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=7).eval()
-    # Both list a block's layers in the same order, except that ours list the skip before the last
-    # activation; activations have no weights, so the tensors pair up.
-    paired = dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))
-    theirs.load_state_dict(paired)
+    paired = {own_name(name): tensor for name, tensor in theirs.state_dict().items()}
+    ours.load_state_dict(paired)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected, received = theirs(x), ours(x)
@@ -50,11 +48,11 @@ def test_through_layers_counted_by_hand() -> None:
     # widths 64, 64, 128, 256 and 512; each gains a square 1x1 convolution and a batch norm.
     widths = (64, 64, 128, 256, 512)
     plain = parameters(build_resnet(18, through=False))
-    assert parameters(build_resnet(18)) - plain == sum(
+    assert parameters(build_resnet(18, through=True)) - plain == sum(
         width * width + 2 * width for width in widths
     )
-    bare = build_resnet(18, through_norm=False)
-    assert parameters(build_resnet(18)) - parameters(bare) == 2 * sum(
+    bare = build_resnet(18, through=True, through_norm=False)
+    assert parameters(build_resnet(18, through=True)) - parameters(bare) == 2 * sum(
         (64, 64, 128, 128, 256, 256, 512, 512)
     )
 
@@ -71,7 +69,7 @@ def test_through_layers_counted_by_hand() -> None:
 )
 def test_every_block_has_a_through_layer(factory: object, blocks: int) -> None:
     with torch.device("meta"):
-        model = factory(width=8)
+        model = factory(width=8, through=True)
     found = [module for module in model.modules() if isinstance(module, BasicBlock | Bottleneck)]
     assert len(found) == blocks
     for block in found:
@@ -83,7 +81,7 @@ def test_every_block_has_a_through_layer(factory: object, blocks: int) -> None:
 
 
 def test_names_are_readable() -> None:
-    names = dict(build_resnet(18, width=4).named_modules())
+    names = dict(build_resnet(18, width=4, through=True).named_modules())
     for name in (
         "stem.conv",
         "stages.0.1.conv1",
@@ -110,7 +108,7 @@ def test_stems_shrink_the_image(stem: str, halvings: int) -> None:
 
 def test_both_convolutions_of_a_block_can_lose_channels_alone() -> None:
     torch.manual_seed(0)
-    model = build_resnet(18, width=8, classes=3, stem="small").eval()
+    model = build_resnet(18, width=8, classes=3, stem="small", through=True).eval()
     block, following = model.stages[0][0], model.stages[0][1]
     kept = torch.tensor([0, 1, 2, 4, 5, 7])
     for conv, norm in ((block.conv2, block.norm2), (block.through.conv, block.through.norm)):

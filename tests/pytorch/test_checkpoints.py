@@ -81,9 +81,17 @@ def test_a_mismatch_names_the_model_that_fits(tmp_path):
     standard = models.build("torchvision:resnet18", classes=6)
     path = tmp_path / "standard.pth"
     torch.save({"state_dict": prefixed(standard.state_dict(), "module.")}, path)
-    assert nearest_model(path, "resnet18") == "torchvision:resnet18"
-    with pytest.raises(sec.CheckpointError, match="fit torchvision:resnet18: name that model"):
+    assert nearest_model(path, "resnet34") == "resnet18"
+    with pytest.raises(sec.CheckpointError, match="fit resnet18: name that model"):
+        built("resnet34", (), None, str(path), "1x3x64x64")
+    torch.save(models.build("resnet18", through=True, classes=6).state_dict(), path)
+    with pytest.raises(sec.CheckpointError, match="fit resnet18 -o through=true: name that"):
         built("resnet18", (), None, str(path), "1x3x64x64")
+    torch.save({"state_dict": prefixed(standard.state_dict(), "module.")}, path)
+    ours, example, _ = built("resnet18", (), None, str(path), "1x3x32x32")  # of another stem's size
+    with torch.no_grad():
+        x = torch.from_numpy(example)
+        assert torch.allclose(ours.eval()(x), standard.eval()(x), atol=1e-5)
     model, _, options = built("torchvision:resnet18", (), None, str(path), "1x3x64x64")
     assert options["classes"] == 6
     assert torch.equal(model.fc.weight, standard.fc.weight)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def built(
         wanted["classes"] = classes
     if len(lengths) == 4:
         wanted = {"in_channels": lengths[1], "size": lengths[2]} | wanted
+        wanted = stem_of_weights(name, weights) | wanted
         wanted = with_stem(name, wanted, lengths[2])
     with explain_build_errors(name):
         model = models.build(name, **wanted)
@@ -44,6 +46,42 @@ def built(
         model = load_weights(model, weights, name)
     example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
     return model, example, wanted
+
+
+def stem_of_weights(name: str, weights: str | None) -> dict[str, str]:
+    """{'stem': 'imagenet'} where a ResNet's weights are of that stem, whatever the images' size."""
+    from secateurs.pytorch.saving import read
+
+    if weights is None or not name.startswith("resnet") or not Path(weights).exists():
+        return {}
+    try:
+        state, _ = read(Path(weights))
+    except CheckpointError:
+        return {}  # loading it says what is wrong
+    first = next((value for key, value in state.items() if key.endswith("conv1.weight")), None)
+    first = state.get("stem.conv.weight", first)
+    is_imagenet = first is not None and tuple(first.shape)[2:] == (7, 7)
+    return {"stem": "imagenet"} if is_imagenet else {}
+
+
+@contextmanager
+def naming_the_nearest(name: str, weights: str | None) -> Iterator[None]:
+    """Where weights do not fit a model, say which they do fit.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    from secateurs.pytorch.matching import nearest_model
+
+    try:
+        yield
+    except CheckpointError as error:
+        fits = None
+        if weights is not None and "expected" in str(error):
+            fits = nearest_model(weights, name)
+        if fits is None:
+            raise
+        raise CheckpointError(f"{error} These weights fit {fits}: name that model.") from error
 
 
 def load_data(
@@ -88,15 +126,9 @@ def load_weights(model: Any, weights: str, name: str) -> Any:
         CheckpointError: they do not fit; the message names a model that they do fit.
     """
     from secateurs import api
-    from secateurs.pytorch.matching import nearest_model
 
-    try:
+    with naming_the_nearest(name, weights):
         return api.load(model, Path(weights))
-    except CheckpointError as error:
-        fits = nearest_model(weights, name) if "expected" in str(error) else None
-        if fits is None:
-            raise
-        raise CheckpointError(f"{error} These weights fit {fits}: name that model.") from error
 
 
 def _classes_in(weights: str) -> int | None:

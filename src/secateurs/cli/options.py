@@ -46,7 +46,7 @@ ModelOptions = Annotated[
         "--option",
         "-o",
         metavar="NAME=VALUE",
-        help="An option of the model, such as width=16, stem=small or through=false; may be "
+        help="An option of the model, such as width=16, stem=small or through=true; may be "
         "repeated.",
     ),
 ]

@@ -10,6 +10,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A ResNet-18 with through layers on handwritten digits: about a minute and a half on a CPU.
     "demo": {
         "model": "resnet18",
+        "through": True,
         "data": "digits",
         "width": 8,
         "validation": 0.25,
@@ -27,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # round fine-tunes for a fifth of the batches that trained the dense model.
     "vehicle-colours": {
         "model": "resnet18",
+        "through": True,
         "data": "vehicles",
         "width": 16,
         "train_batches": 1090,
@@ -46,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The same on Fashion-MNIST.
     "fashion-mnist": {
         "model": "resnet18",
+        "through": True,
         "data": "fashion-mnist",
         "width": 16,
         "stem": "small-stride2",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import typer
 
 from secateurs.cli.launch import start_missing_processes
+from secateurs.cli.models import naming_the_nearest, stem_of_weights
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import Doubting, console, rounds_table, waiting
@@ -118,6 +119,7 @@ def _told(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
     chosen = preset(given["preset"]) if "preset" in given else {}
     values = chosen | {name: value for name, value in given.items() if name != "preset"}
     training = _settings(Training, values)
+    values = stem_of_weights(str(values.get("model")), values.get("weights")) | values
     configuration = Configuration(
         task=task_from(values, training.seed, "secateurs run --preset demo"),
         training=training,
@@ -141,7 +143,9 @@ def _carried_out(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
     with waiting("loading the data and the model"):
-        model, sources = build_task(configuration.task, configuration.training.seed)
+        task = configuration.task
+        with naming_the_nearest(task.model, task.weights):
+            model, sources = build_task(task, configuration.training.seed)
         found = _doubts(model, sources, configuration)
     with rounds_table(quiet=quiet) as table:
         watcher = Doubting(table, found)

@@ -18,7 +18,7 @@ from secateurs.settings.study import Task
 from secateurs.training.task import METRICS, TASKS, ready_metric
 
 DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop")
-MODEL_OPTIONS = ("width", "stem")
+MODEL_OPTIONS = ("width", "stem", "through")
 WHAT = "What to prune, on what"
 
 # Name, kind, panel, help.
@@ -27,8 +27,8 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
         "model",
         str,
         WHAT,
-        "resnet18, -34, -50, -101, -152 (with through layers), vanilla_cnn, torchvision:NAME, "
-        "timm:NAME, or package.module:function.",
+        "resnet18, -34, -50, -101, -152 (with through layers: -o through=true), vanilla_cnn, "
+        "torchvision:NAME, timm:NAME, transformers:DIRECTORY, or package.module:function.",
     ),
     ("width", int, WHAT, "Channels of the model's first stage."),
     ("stem", str, WHAT, "Of a ResNet: small, small-stride2 or imagenet; by the images' size."),

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from secateurs import formatting
 from secateurs.comparison.job_runner import Dense, Outcome
@@ -239,6 +238,8 @@ def _interval(differences: Sequence[float], metric: Metric) -> Row:
     row: Row = {"seeds": count, "difference": mean, "low": None, "high": None, "better": None}
     if count < 2:
         return row
+    from scipy import stats  # slow to import, and asks for PyTorch
+
     error = float(np.std(differences, ddof=1)) / math.sqrt(count)
     reach = float(stats.t.ppf(0.975, count - 1)) * error
     low, high = mean - reach, mean + reach

@@ -1,4 +1,4 @@
-"""ResNets whose every residual block has a through layer, and the ordinary ones.
+"""The ordinary ResNets, and those whose every residual block has a through layer.
 
 A through layer is a 1x1 convolution on the block's skip. In an ordinary ResNet the skip adds the
 block's input to its output, which ties the last convolutions of all blocks of a stage together:
@@ -10,6 +10,7 @@ Residual Learning for Image Recognition", 2015, with the stride on the 3x3 convo
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack, get_args
@@ -107,8 +108,30 @@ class Bottleneck(nn.Module):
         return out
 
 
+_STANDARD_NAMES = (
+    (r"^conv1\.", "stem.conv."),
+    (r"^bn1\.", "stem.norm."),
+    (r"^layer(\d+)\.(\d+)\.downsample\.0\.", r"layer\1.\2.through.conv."),
+    (r"^layer(\d+)\.(\d+)\.downsample\.1\.", r"layer\1.\2.through.norm."),
+    (r"^layer(\d+)\.(\d+)\.bn(\d)\.", r"layer\1.\2.norm\3."),
+    (r"^fc\.", "head."),
+)
+
+
+def own_name(standard: str) -> str:
+    """What torchvision's and most others' ResNets call a tensor, as ours call it.
+
+    Example:
+        >>> own_name("layer1.0.downsample.0.weight"), own_name("bn1.bias")
+        ('stages.0.0.through.conv.weight', 'stem.norm.bias')
+    """
+    for pattern, ours in _STANDARD_NAMES:
+        standard = re.sub(pattern, ours, standard)
+    return re.sub(r"^layer(\d+)\.", lambda found: f"stages.{int(found[1]) - 1}.", standard)
+
+
 class ResNet(nn.Module):
-    """A residual network for images; every residual block has a 1x1 convolution on its skip.
+    """A residual network for images, as published; or with a 1x1 convolution on every skip.
 
     Args:
         blocks_per_stage: Residual blocks in each stage; each stage after the first halves the
@@ -120,14 +143,17 @@ class ResNet(nn.Module):
         stem: What the images meet first: "imagenet" is a 7x7 convolution of stride 2 and a max
             pool (for 128 pixels and more), "small" a 3x3 convolution of stride 1 (8 to 32
             pixels), "small-stride2" a 3x3 convolution of stride 2 (about 64 pixels).
-        through: A through layer in every block. False gives the ordinary ResNet, which has one
-            only where the shape changes.
+        through: A through layer in every block, not only where the shape changes, as in the
+            ordinary ResNet.
         through_norm: A batch norm after each through layer.
 
     Raises:
         ModelError: a number is not a positive whole number.
         UnknownNameError: no such stem.
     """
+
+    own_name = staticmethod(own_name)
+    """For loaders: what weights of the published model are called here."""
 
     def __init__(
         self,
@@ -138,7 +164,7 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         width: int = 64,
         stem: Stem = "imagenet",
-        through: bool = True,
+        through: bool = False,
         through_norm: bool = True,
     ) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -71,7 +71,11 @@ def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, t
     return tensors
 
 
-def fit_names(state: Mapping[str, Value], names: Mapping[str, object]) -> dict[str, Value]:
+def fit_names(
+    state: Mapping[str, Value],
+    names: Mapping[str, object],
+    own_name: Callable[[str], str] | None = None,
+) -> dict[str, Value]:
     """The tensors under the model's own names, where a wrapper put something before them.
 
     What a wrapper holds besides the model (a loss's weights) is left out only where all of the
@@ -80,7 +84,12 @@ def fit_names(state: Mapping[str, Value], names: Mapping[str, object]) -> dict[s
     Args:
         state: as read.
         names: of the model's own tensors.
+        own_name: what the model calls a tensor that others of its kind have another name for.
     """
+    if own_name is not None and not set(state) & set(names):
+        renamed = {own_name(name): value for name, value in _without_prefix(state).items()}
+        if set(renamed) & set(names):
+            return renamed
     if set(state) == set(names):
         return dict(state)
     best, most = dict(state), len(set(state) & set(names))
@@ -95,6 +104,15 @@ def fit_names(state: Mapping[str, Value], names: Mapping[str, object]) -> dict[s
             best, most = inside, shared
     # The count of an averaged model's updates is a tensor of no model.
     return {name: value for name, value in best.items() if name != "n_averaged"}
+
+
+def _without_prefix(state: Mapping[str, Value]) -> dict[str, Value]:
+    """The tensors without what stands before all of their names."""
+    for prefix in ["", *_prefixes(state)][::-1]:
+        inside = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        if len(inside) == len(state):
+            return inside
+    return dict(state)
 
 
 def classes_in(state: Mapping[str, Shaped]) -> int | None:

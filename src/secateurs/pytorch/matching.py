@@ -41,7 +41,8 @@ def nearest_model(path: str | Path, name: str) -> str | None:
                 model = names.build(candidate, **options, **known)
         except (SecateursError, RuntimeError, TypeError, ValueError, NotImplementedError):
             continue
-        if _fits(fit_names(state, model.state_dict()), model.state_dict()):
+        renamed = fit_names(state, model.state_dict(), getattr(model, "own_name", None))
+        if _fits(renamed, model.state_dict()):
             flags = "".join(f" -o {key}={str(value).lower()}" for key, value in options.items())
             return f"{candidate}{flags}"
     return None
@@ -59,7 +60,6 @@ def _candidates(name: str) -> Iterator[tuple[str, dict[str, bool]]]:
         yield plain, {}
         if plain.startswith("resnet"):
             yield plain, {"through": True}
-            yield plain, {"through": False}
     for source in ("torchvision", "timm"):
         yield f"{source}:{plain}", {}
     try:

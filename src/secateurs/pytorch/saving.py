@@ -54,7 +54,7 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     """
     state, cut = read(path, ema=ema)
     made = cut_copy(unwrap(model), cut)
-    state = fit_names(state, made.state_dict())
+    state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
     _fill_(made, state, Path(path))
     if cut:
         keep_report_(made, CutReport(cut))
