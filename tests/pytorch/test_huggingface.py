@@ -1,5 +1,6 @@
 """Transformers models go out by save_pretrained and come back in a fresh process."""
 
+import copy
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before transformers
+from secateurs import models
 
 transformers = pytest.importorskip("transformers")
 
@@ -83,12 +85,73 @@ def test_heads_and_feed_forwards_together(tmp_path):
         assert np.allclose(result.model(input_ids=TOKENS).logits.numpy(), logits, atol=1e-5)
 
 
-def test_widths_that_differ_are_said_to_be_beyond_the_configuration(caplog):
+def test_widths_that_differ_are_recorded_and_loaded_by_our_own_loader(tmp_path, caplog):
     model = llama()
-    name = next(
-        g.name for g in sec.trace(model, {"input_ids": TOKENS}).groups if "layers.1.mlp" in g.name
-    )
     network = sec.trace(model, {"input_ids": TOKENS})
+    name = next(g.name for g in network.groups if "layers.1.mlp" in g.name)
     small = sec.apply(model, network.cut({name: [0, 1]}), {"input_ids": TOKENS})
-    assert "from_pretrained cannot build it" in caplog.text
+    assert "from_pretrained cannot build it yet" in caplog.text
     assert small.config.intermediate_size == 48
+    assert small.config.to_dict()["per_layer_config"] == {"1": {"intermediate_size": 46}}
+    small.save_pretrained(tmp_path / "small")
+    loaded = models.build(f"transformers:{tmp_path / 'small'}")
+    assert sec.report_of(loaded).cut == sec.report_of(small).cut
+    with torch.no_grad():
+        expected = small(input_ids=TOKENS).logits
+        assert torch.allclose(loaded(input_ids=TOKENS).logits, expected, atol=1e-5)
+        assert torch.equal(
+            loaded.generate(TOKENS, max_new_tokens=3, do_sample=False),
+            small.generate(TOKENS, max_new_tokens=3, do_sample=False),
+        )
+    with pytest.raises(Exception, match=r"per-layer attribute|size"):
+        transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small")
+
+
+@pytest.fixture(scope="module")
+def heads_and_feed_forwards():
+    return sec.prune(
+        llama(), {"input_ids": TOKENS}, amount=0.5, uniform=True, skip=["model.embed_tokens"]
+    ).model
+
+
+@pytest.mark.parametrize("cache", [None, "static", "offloaded", "offloaded_static"])
+def test_every_kind_of_cache_generates_what_none_does(cache, heads_and_feed_forwards):
+    small = heads_and_feed_forwards
+    told = {"max_new_tokens": 5, "do_sample": False}
+    with torch.no_grad():
+        plain = small.generate(TOKENS, use_cache=False, **told)
+        if cache is not None and cache.startswith("offloaded") and not torch.cuda.is_available():
+            pytest.skip("moves layers to and from a GPU")
+        cached = small.generate(TOKENS, use_cache=True, cache_implementation=cache, **told)
+    assert torch.equal(plain, cached)
+
+
+def test_low_rank_adapters_by_hand_afterwards_equal_the_merged_model(heads_and_feed_forwards):
+    small = copy.deepcopy(heads_and_feed_forwards)
+    layer = small.model.layers[0].self_attn.q_proj
+    torch.manual_seed(1)
+    down, up = torch.randn(2, layer.in_features), 0.1 * torch.randn(layer.out_features, 2)
+    handle = layer.register_forward_hook(lambda m, given, out: out + given[0] @ down.T @ up.T)
+    with torch.no_grad():
+        adapted = small(input_ids=TOKENS).logits
+        handle.remove()
+        plain = small(input_ids=TOKENS).logits
+        layer.weight += up @ down
+        merged = small(input_ids=TOKENS).logits
+    assert not torch.allclose(adapted, plain, atol=1e-3)
+    assert torch.allclose(adapted, merged, atol=1e-5)
+
+
+def test_peft_wraps_a_pruned_model_and_merges_to_the_same(heads_and_feed_forwards):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    told = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+    )
+    wrapped = peft.get_peft_model(copy.deepcopy(heads_and_feed_forwards), told).eval()
+    with torch.no_grad():
+        adapted = wrapped(input_ids=TOKENS).logits
+        merged = wrapped.merge_and_unload()(input_ids=TOKENS).logits
+        plain = heads_and_feed_forwards(input_ids=TOKENS).logits
+    assert torch.allclose(adapted, merged, atol=1e-5)
+    assert not torch.allclose(adapted, plain, atol=1e-3)

@@ -10,6 +10,7 @@ from typing import Any
 from secateurs.errors import ModelError, UnknownNameError
 
 CONFIGURATION = "config.json"
+_CUT, _PER_LAYER = "secateurs_cut", "per_layer_config"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -30,6 +31,7 @@ def load_directory(place: Path, options: Mapping[str, Any] | None = None) -> Any
             f"{', '.join(options)}"
         )
     kind = _architecture(place)
+    plain = json.loads((place / CONFIGURATION).read_bytes())
     try:
         import transformers
     except ModuleNotFoundError as error:
@@ -41,12 +43,39 @@ def load_directory(place: Path, options: Mapping[str, Any] | None = None) -> Any
             f"({transformers.__version__}); received {kind!r}. Code that comes with a checkpoint "
             "is not run: build the model yourself, and pass it from Python."
         )
+    if _CUT in plain:
+        return _load_cut(found, place, plain)
     try:
         return found.from_pretrained(place, local_files_only=True).eval()
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise ModelError(
             f"{place}: cannot be loaded as a {kind}: {' '.join(str(error).split())[:300]}"
         ) from error
+
+
+def _load_cut(kind: Any, place: Path, fields: dict[str, Any]) -> Any:
+    """A model whose layers have widths of their own: the dense one, cut again, with its weights."""
+    from secateurs.backends import backend_named
+    from secateurs.channels.cut import Cut
+    from secateurs.channels.proof import keep_report_, report_of
+
+    cut = Cut.from_json(fields[_CUT])
+    dense = {name: value for name, value in fields.items() if name not in (_CUT, _PER_LAYER)}
+    dense.pop("allow_global_per_layer_attribute_access", None)
+    weights = place / _WEIGHTS[0]
+    if not weights.exists():
+        raise ModelError(f"{place}: expected the weights in one file, {weights.name}")
+    try:
+        model = kind(kind.config_class.from_dict(dense)).eval()
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{place}: cannot be built: {' '.join(str(error).split())[:300]}"
+        ) from error
+    backend = backend_named("pytorch")
+    small = backend.apply(model, cut, None, proof=False)
+    loaded = backend.load(small, weights).eval()
+    keep_report_(loaded, report_of(small))
+    return loaded
 
 
 def _architecture(place: Path) -> str:

@@ -9,6 +9,7 @@ against the model, tensor by tensor.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Protocol
@@ -21,6 +22,10 @@ from secateurs.channels.cut import Cut
 _LOG = logging.getLogger("secateurs")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads")
 _MOST_FIELDS = 6
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?|block)\.(\d+)\.")
+CUT_FIELD = "secateurs_cut"
+"""Where a configuration keeps the cut that its other fields cannot say."""
+
 _Changes = dict[str, int]
 
 
@@ -41,9 +46,10 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
         cut: what went.
 
     Returns:
-        Whether the configuration describes the model; False where the layers do not agree, which
-        is logged: ``secateurs.save`` and ``secateurs.load`` serve such a model, ``from_pretrained``
-        cannot.
+        Whether the configuration describes the model; False where the layers do not agree. Then it
+        records each layer's widths (``per_layer_config``) and the cut, by which
+        ``models.build("transformers:DIRECTORY")`` loads what ``save_pretrained`` wrote;
+        ``from_pretrained`` itself cannot build it yet, which is logged.
     """
     config: Configuration | None = getattr(model, "config", None)
     if not cut or config is None or not hasattr(model, "save_pretrained"):
@@ -56,13 +62,57 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
             for name, value in changes.items():
                 setattr(config, name, value)
             return True
+    _record_widths_(config, cut)
+    cause = "its layers have different widths now"
+    if not _layer_widths(config, cut):
+        cause = "its widths are none that its configuration has a field for"
     _LOG.warning(
-        "%s: its layers have different widths now, which its configuration cannot say: "
-        "from_pretrained cannot build it. Keep it with secateurs.save and secateurs.load, or cut "
-        "every layer of a kind alike: scope='group', amount=..., and skip what differs.",
+        "%s: %s, of which from_pretrained cannot build it yet. What save_pretrained writes is "
+        "loaded by secateurs.models.build('transformers:DIRECTORY'); or keep it with "
+        "secateurs.save and secateurs.load. To have every layer of a kind alike: uniform=True.",
         type(model).__name__,
+        cause,
     )
     return False
+
+
+def _record_widths_(config: Configuration, cut: Cut) -> None:
+    """Each layer's widths for whoever reads a configuration, and the cut for our own loader."""
+    earlier = getattr(config, CUT_FIELD, None)
+    whole = Cut.from_json(earlier).then(cut) if earlier else cut
+    setattr(config, CUT_FIELD, whole.to_json())
+    widths = _layer_widths(config, whole)
+    if widths and hasattr(type(config), "per_layer_config"):
+        # Its own code goes on reading the dense model's fields, as it did.
+        config.allow_global_per_layer_attribute_access = True  # type: ignore[attr-defined]
+        config.per_layer_config = widths  # type: ignore[attr-defined]
+
+
+def _layer_widths(config: Configuration, cut: Cut) -> dict[int, dict[str, int]]:
+    """Layer -> fields of the configuration -> what they are there, where one length says it."""
+    fields = {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1
+    }
+    width, found = _head_width(config), dict[int, dict[str, set[int]]]()
+    shared = {fields.get(name) for name in ("hidden_size", "n_embd", "d_model", "vocab_size")}
+    for name, tensor in cut.tensors.items():
+        number = _LAYER.search(name)
+        for axis, removed in tensor.removed.items():
+            length, left = tensor.shape[axis], tensor.shape[axis] - len(removed)
+            for field, value in fields.items() if number else ():
+                heads = field in _HEADS and width and length == value * width
+                layer = found.setdefault(int(number[1]) if number else 0, {})
+                if heads and left % width == 0:
+                    layer.setdefault(field, set()).add(left // width)
+                elif field not in _HEADS and value == length and value not in shared:
+                    layer.setdefault(field, set()).add(left)
+    agreed = {
+        layer: {field: min(one) for field, one in sets.items() if len(one) == 1}
+        for layer, sets in sorted(found.items())
+    }
+    return {layer: sets for layer, sets in agreed.items() if sets}
 
 
 def _iterate_changes(config: Configuration, cut: Cut) -> Iterator[_Changes]:
