@@ -106,7 +106,9 @@ def _table(network: Network, ablation: Ablation) -> str:
             cells.append(f"{int(missed.sum())}")
         rows.append(cells)
     last = "among the lowest" if ablation.lowest else "missed by some class"
-    columns = ("group", "channels", "better without", "largest rise of the loss", last)
+    columns: tuple[str, ...] = (
+        *("group", "channels", "better without", "largest rise of the loss", last),
+    )
     columns = columns if ablation.lowest or ablation.classified else columns[:-1]
     images = int(ablation.images.sum())
     said = f"{images} images; loss {ablation.dense_loss:.3f}"

@@ -25,6 +25,7 @@ from secateurs.errors import BudgetError, CutError, DataError, ModelError, Secat
 from secateurs.planning.auto_criterion import Planner, score_for
 from secateurs.planning.budget import Budget
 from secateurs.planning.planner import plan
+from secateurs.reconstruction.pruner import repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.study.training_schedule import TrainingSchedule
 from secateurs.training.callbacks import Watcher
@@ -219,7 +220,7 @@ class JobRunner:
         if told.rounds > 1 and job.strategy in self.pruners:
             raise DataError(f"{job.strategy}: expected rounds=1 for a strategy that cuts by itself")
         shares = [1 - job.amount * (number + 1) / told.rounds for number in range(told.rounds)]
-        every = [Budget(**{told.unit: share}).absolute_for(dense) for share in shares]
+        every = [Budget.of({told.unit: share}).absolute_for(dense) for share in shares]
         return [Budget.from_absolute(limits) for limits in every]
 
     def _rates(self, learner: Learner) -> list[float]:
@@ -228,7 +229,8 @@ class JobRunner:
         schedule = TrainingSchedule(
             told.training, Pruning(rewind=told.rewind), learner.batches_an_epoch
         )
-        return schedule.round_rates.tolist()
+        rates: list[float] = schedule.round_rates.tolist()
+        return rates
 
     def _prune(self, learner: Learner, job: Job, limit: Budget) -> tuple[Learner, _Made]:
         """The learner of the pruned model, and what was made of it."""
@@ -253,7 +255,8 @@ class JobRunner:
         cut = planner(scores)
         report = learner.apply(cut, network)
         if told.repair:
-            learner.repair(network, cut, learner.calibration(told.calibration_batches))
+            images = learner.calibration(told.calibration_batches)
+            repair_after_(network, learner.model, cut, images, job.seed)
         return learner, _Made(scores.criterion, report.max_difference, caution)
 
     def _score(

@@ -72,13 +72,13 @@ class LearningTask:
     @property
     def described_metric(self) -> Metric:
         """Name, direction and format of the metric."""
-        told = _told_by(self)
-        own = {
-            "name": self.metric_name,
-            "higher_is_better": self.higher_is_better,
-            "is_share": self.is_share,
-        }
-        return replace(told, **{key: value for key, value in own.items() if value is not None})
+        found = _metric_of(self)
+        higher, share = self.higher_is_better, self.is_share
+        return Metric(
+            self.metric_name or found.name,
+            higher_is_better=found.higher_is_better if higher is None else higher,
+            is_share=found.is_share if share is None else share,
+        )
 
     def with_own(self, **own: Any) -> LearningTask:
         """The same task, with what is not None of these in place of its own."""
@@ -134,7 +134,7 @@ def check_metric_name(name: str) -> None:
         raise UnknownNameError(f"metric: no metric {name!r}{nearest(name, tuple(METRICS))}")
 
 
-def _told_by(task: LearningTask) -> Metric:
+def _metric_of(task: LearningTask) -> Metric:
     """What a task's metric says of itself."""
     metric = task.metric
     if isinstance(metric, str):

@@ -108,10 +108,10 @@ class RecallAtOne:
         self._vectors: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
 
-    def update(self, outputs: object, targets: torch.Tensor) -> None:
+    def update(self, outputs: object, targets: object) -> None:
         """Add the vectors of a batch, shape (N, length), and what each is like, shape (N,)."""
         self._vectors.append(F.normalize(scores_of(outputs).float(), dim=1))
-        self._targets.append(targets)
+        self._targets.append(torch.as_tensor(targets))
 
     def compute(self) -> torch.Tensor:
         """The share."""
