@@ -151,6 +151,69 @@ def test_a_lightning_trainer_trains_the_rounds():
     assert error < after_cut
 
 
+def test_a_transformers_trainer_trains_the_rounds(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    x, y = map(torch.tensor, values())
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x, labels=None):
+            out = self.body(x)
+            return {"out": out} if labels is None else {"loss": F.mse_loss(out, labels), "out": out}
+
+    rows = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
+    asked = []
+
+    def fit(model, steps):
+        asked.append(steps)
+        told = transformers.TrainingArguments(
+            str(tmp_path), max_steps=steps, learning_rate=0.01, report_to=[], use_cpu=True,
+            save_strategy="no", disable_tqdm=True, per_device_train_batch_size=8,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            transformers.Trainer(model, told, train_dataset=rows).train()
+
+    task = sec.LearningTask(
+        "mine", loss=lambda o, t: (o["out"] - t).square().mean(1), fit=fit, metric_name="MSE"
+    )
+    data = {"x": x, "labels": y}
+    result = sec.iterate(Named(), data, data, task=task, **ONE_ROUND)
+    assert asked == [6]
+    error = float(np.mean((by_hand(result.model.body, x.numpy()) - y.numpy()) ** 2))
+    assert min(values_of(result)[1:]) == pytest.approx(error, rel=1e-5)
+    after_cut = next(r["value"] for r in result.history if r["kind"] == "prune")
+    assert error < after_cut
+    assert result.history[0]["metric"]["name"] == "MSE"
+
+
+def test_a_loop_on_accelerate_trains_the_rounds():
+    accelerate = pytest.importorskip("accelerate")
+    x, y = map(torch.tensor, values())
+
+    def fit(model, steps):
+        accelerator = accelerate.Accelerator(cpu=True)
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 8)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        for (images, targets), _ in zip(loader, range(steps), strict=False):
+            loss = F.mse_loss(prepared(images), targets)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    task = sec.LearningTask("mine", loss=lambda o, t: (o - t).square().mean(1), fit=fit)
+    result = sec.iterate(network(), (x, y), (x, y), task=task, **ONE_ROUND)
+    error = float(np.mean((by_hand(result.model, x.numpy()) - y.numpy()) ** 2))
+    assert min(values_of(result)[1:]) == pytest.approx(error, rel=1e-5)
+    after_cut = next(r["value"] for r in result.history if r["kind"] == "prune")
+    assert error < after_cut
+
+
 def test_language_modelling_with_a_transformers_model():
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
