@@ -63,6 +63,7 @@ __all__ = [
     "is_model",
     "is_quantized",
     "is_tensor",
+    "leave_undecayed_",
     "losses_of",
     "mask_of",
     "named_classes",
@@ -77,6 +78,7 @@ __all__ = [
     "set_mask",
     "sublayers",
     "sync_",
+    "undecayed_by",
     "undisturbed_backend",
     "variables_of",
     "without_gradients",
@@ -280,6 +282,24 @@ def compiled_with(model: keras.Model) -> dict[str, object]:
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     """The model's variables that an optimizer was built for, in its order."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def undecayed_by(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
+) -> list[Variable]:
+    """Those of the variables that an optimizer was told to leave out of its weight decay."""
+    keeper = getattr(optimizer, "inner_optimizer", optimizer)
+    named = getattr(keeper, "_exclude_from_weight_decay_pattern", None) is not None
+    if not named and not getattr(keeper, "_exclude_from_weight_decay", None):
+        return []
+    return [variable for variable in variables if not keeper._use_weight_decay(variable)]
+
+
+def leave_undecayed_(optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]) -> None:
+    """Tell an optimizer that is not built yet to leave these out of its weight decay."""
+    if variables:
+        keeper = getattr(optimizer, "inner_optimizer", optimizer)
+        keeper.exclude_from_weight_decay(var_list=list(variables))
 
 
 def average_of(optimizer: keras.optimizers.Optimizer, variable: Variable) -> Variable | None:

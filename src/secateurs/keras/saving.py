@@ -19,6 +19,7 @@ from secateurs.errors import CheckpointError
 from secateurs.files import read_bytes, sealed, unpack_safetensors, write_atomically
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.model.tensors import list_tensors, named_operations
+from secateurs.keras.reading_back import check_comes_back
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.surgery.shrinking import is_shrunk
 
@@ -37,7 +38,7 @@ def save(model: keras.Model, path: str | Path) -> None:
 
     Raises:
         CheckpointError: the path ends in ``.keras``, and a layer was cut whose configuration cannot
-            tell its sizes.
+            tell its sizes; or one of a user's comes back from the file with other answers.
         StudyError: the file cannot be written.
     """
     path = Path(path)
@@ -51,7 +52,7 @@ def save(model: keras.Model, path: str | Path) -> None:
             "...)"
         )
     if path.suffix == ".keras":
-        write_atomically(path, _keras_bytes(model, cut))
+        write_atomically(path, _keras_bytes(model, cut, path))
     else:
         state = {leaf.name: _stored(leaf.array()) for leaf in list_tensors(model)}
         write_atomically(path, sealed(save_tensors(state, metadata(cut))))
@@ -89,10 +90,11 @@ def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Mo
     return made
 
 
-def _keras_bytes(model: keras.Model, cut: Cut) -> bytes:
+def _keras_bytes(model: keras.Model, cut: Cut, path: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "model.keras"
         model.save(whole)
+        check_comes_back(model, whole, path)
         if cut:
             with zipfile.ZipFile(whole, "a", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(CUT_INSIDE, cut.to_json())

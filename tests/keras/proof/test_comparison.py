@@ -151,3 +151,13 @@ def test_the_proof_can_be_left_out():
     assert (
         sec.report_of(sec.apply(model, sec.trace(model).cut({"a": [0]}), proof=False)).proof is None
     )
+
+
+def test_a_mean_in_double_precision_is_proven():
+    """Below PyTorch, Keras takes means in single precision even of doubles."""
+    parts = [L.Conv2D(8, 3, name="a"), L.GlobalAveragePooling2D(), L.Dense(3)]
+    for part in parts:
+        part.dtype_policy = "float64"
+    model = keras.Sequential([keras.Input((8, 8, 3), dtype="float64"), *parts])
+    images = np.random.default_rng(0).standard_normal((4, 8, 8, 3))
+    assert sec.report_of(sec.delete_channels(model, {"a": [1, 5]}, images)).proof.holds

@@ -102,6 +102,25 @@ def test_the_optimizer_goes_along(optimizer):
         model.fit(X, Y, batch_size=4, verbose=0)
 
 
+@pytest.mark.parametrize("by", ["names", "variables"])
+def test_what_is_spared_weight_decay_stays_so(by):
+    """An SGD step of no gradient moves what decays, and nothing else."""
+    model = classifier()
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    spared = [v for v in model.trainable_variables if v.name in ("bias", "gamma", "beta")]
+    optimizer.exclude_from_weight_decay(
+        **({"var_names": ["bias", "gamma", "beta"]} if by == "names" else {"var_list": spared})
+    )
+    model.compile(optimizer, lambda truth, given: 0.0 * keras.ops.sum(given))
+    small = sec.delete_channels(model, {"conv": [0, 3], "hidden": [1]})
+    before = {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in small.trainable_variables}
+    small.fit(X, Y, batch_size=8, verbose=0)
+    for variable in small.trainable_variables:
+        now = keras.ops.convert_to_numpy(variable.value)
+        factor = 0.95 if variable.name == "kernel" else 1
+        np.testing.assert_allclose(now, factor * before[variable.path], rtol=1e-5)
+
+
 def test_only_state_of_its_variables_shape_is_sliced():
     """A factored second moment has another: of 3 by 4, a row of 4 is no row to cut by axis 0."""
     of_kernel = TensorCut((3, 4), {0: (1,)})

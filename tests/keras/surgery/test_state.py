@@ -1,5 +1,8 @@
 """What a layer has learned and keeps neither in a weight nor in its configuration."""
 
+from collections import deque
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from keras import layers as L
 
 import secateurs as sec
 import secateurs.keras
+from secateurs.errors import CheckpointError, ModelError
 
 X = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
 
@@ -62,7 +66,44 @@ def learned():
     return layer
 
 
+@dataclass
+class Learnt:
+    gain: float
+
+
+class Slotted:
+    __slots__ = ("number",)
+
+    def __init__(self, number):
+        self.number = number
+
+
+class AnyState(L.Layer):
+    """State of whatever kind; the name is not among the arguments that Keras writes down."""
+
+    def __init__(self, **o):
+        super().__init__(**o)
+        self.state, self.of = Slotted(1.0), None
+
+    def call(self, x):
+        return x * self.of(self.state)
+
+
+def any_state(state, of, **options):
+    layer = AnyState(name="learned", **options)
+    layer.state, layer.of = state, of
+    return layer
+
+
+def closing_over(number):
+    return lambda state: state + number
+
+
 MAKE = {
+    "slots": lambda: any_state(Slotted(3.0), lambda state: state.number),
+    "deque": lambda: any_state(deque([0.5, 3.0]), sum),
+    "data class": lambda: any_state(Learnt(2.5), lambda state: state.gain),
+    "closure": lambda: any_state(2.0, closing_over(0.75)),
     "bins": discretization,
     "bins, one hot": lambda: discretization("one_hot"),
     "normalization": normalization,
@@ -140,3 +181,85 @@ def test_what_cannot_be_copied_is_shared():
     made = secateurs.keras.delete_layer(model, "drop")
     assert made.get_layer("learned").table is table
     np.testing.assert_allclose(made.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)
+
+
+class Forgetful(L.Layer):
+    """Parts with weights, and neither name nor precision in what it tells of itself."""
+
+    def __init__(self, width, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.width, self.part = width, L.Dense(width)
+
+    def build(self, shape):
+        self.part.build(shape)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.width)
+
+    def call(self, x):
+        return self.part(x)
+
+    def get_config(self):
+        return {"width": self.width}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_layer_that_forgets_its_name_keeps_its_weights(wrapped):
+    layer = Forgetful(5, name="mine", dtype="float64")
+    i = keras.Input((4, 3))
+    x = (L.TimeDistributed(layer, name="outer") if wrapped else layer)(i)
+    x = L.Dense(6, "relu", name="hidden")(L.Flatten()(x))
+    model = keras.Model(i, L.Dense(2, name="head")(L.Dropout(0.5, name="drop")(x)))
+    made = secateurs.keras.delete_layer(model, "drop")
+    x = np.random.default_rng(0).standard_normal((8, 4, 3)).astype("float32")
+    np.testing.assert_allclose(made.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    if not wrapped:
+        assert made.get_layer("mine").compute_dtype == "float64"
+
+
+def test_a_layer_that_comes_back_without_a_part_is_refused():
+    class Whim(Forgetful):
+        def __init__(self, width, bias=True, **options):
+            super().__init__(width, **options)
+            self.part = L.Dense(width, use_bias=bias)
+
+    i = keras.Input((3,))
+    x = L.Dropout(0.5, name="drop")(Whim(5, bias=False, name="mine")(i))
+    with pytest.raises(
+        ModelError, match=r"mine\.part: expected .* the same tensors .*bias besides"
+    ):
+        secateurs.keras.delete_layer(keras.Model(i, x), "drop")
+
+
+def test_a_keras_file_that_would_answer_otherwise_is_refused(tmp_path):
+    class Gained(L.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.state = Slotted(1.0)
+
+        def call(self, x):
+            return x * self.state.number
+
+    gained = Gained(name="learned")
+    gained.state = Slotted(3.0)
+    model = keras.Sequential([keras.Input((3,)), gained, L.Dense(2, name="head")])
+    with pytest.raises(CheckpointError, match=r"learned\.state comes back another"):
+        sec.save(model, tmp_path / "model.keras")
+    with pytest.raises(CheckpointError, match="reading it back raised"):  # its state is None there
+        sec.save(make("closure"), tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_keras_file_of_a_layer_that_counts_its_calls_is_written(tmp_path):
+    @keras.saving.register_keras_serializable("test_state")
+    class Counting(L.Layer):
+        calls = None
+
+        def call(self, x):
+            self.calls = (self.calls or 0) + 1
+            return x * 2
+
+    model = keras.Sequential([keras.Input((3,)), Counting(name="c"), L.Dense(2, name="head")])
+    sec.save(model, tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)

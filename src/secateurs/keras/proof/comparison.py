@@ -316,6 +316,8 @@ def _largest_inside(
 def _precision(model: keras.Model) -> str:
     """The coarsest floating-point type that a layer of the model computes with."""
     types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
+    if "float64" in types:  # below PyTorch, Keras takes means in single precision even of doubles
+        types.add(keras.backend.result_type("float64", "float32"))
     return max(types & set(TOLERANCE), key=TOLERANCE.__getitem__, default="float32")
 
 

@@ -127,7 +127,8 @@ class Sampled:
         dense = (*batch, *shape[len(batch) :])
         small = self._kept.shape(dense, axes)
         total = math.prod(small)
-        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
+        kind = keras.backend.standardize_dtype(tensor.dtype)
+        is_float = "float" in kind
         if not is_float or not total:
             nothing: BackendTensor = keras.ops.zeros((0,))
             return nothing
@@ -138,7 +139,7 @@ class Sampled:
         own = self.shape_of(dense, small)
         index = np.ravel_multi_index(self.moved(places, axes), own) if small else flat
         values = keras.ops.take(keras.ops.reshape(tensor, (-1,)), index.astype(np.int32), axis=0)
-        sample: BackendTensor = keras.ops.cast(values, "float32")
+        sample: BackendTensor = values if kind == "float64" else keras.ops.cast(values, "float32")
         return sample
 
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:

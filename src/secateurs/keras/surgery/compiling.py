@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from secateurs.channels.cut import Cut, TensorCut
-from secateurs.keras.internals import Variable, compiled_with, variables_of
+from secateurs.keras.internals import (
+    Variable,
+    compiled_with,
+    leave_undecayed_,
+    undecayed_by,
+    variables_of,
+)
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.surgery.slicing import slice_tensor
 
@@ -53,10 +59,16 @@ def cut_optimizer(model: keras.Model, small: keras.Model, cut: Cut) -> keras.opt
     optimizer = model.optimizer
     new = same_optimizer(optimizer)
     names = {id(leaf.variable): leaf.name for leaf in list_tensors(model)}
+    theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
+    spared = [
+        names[id(variable)]
+        for variable in undecayed_by(optimizer, model.variables)
+        if id(variable) in names
+    ]
+    leave_undecayed_(new, [theirs[name] for name in spared if name in theirs])
     known = variables_of(optimizer) if optimizer.built else []
     if not known or any(id(variable) not in names for variable in known):
         return new
-    theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
     before = [names[id(variable)] for variable in known]
     after = _to_train(before, theirs, small)
     slots = _built(new, [theirs[name] for name in after], after)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 import keras
 
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.keras.internals import Layer, Operation
 from secateurs.keras.model.example_inputs import check_model
-from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
+from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, path_of
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.rebuilding import (
     Copies,
     Make,
     carry_again,
+    check_same_tensors,
     copy_flags_,
     finalize_,
     rebuilt,
@@ -39,7 +42,9 @@ def delete_layer(model: keras.Model, name: str | Layer) -> keras.Model:
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
     target = _found(model, name)
-    return _edited(model, name, lambda path, layer: [] if layer is target else [keep(layer, path)])
+    return _edited(
+        model, name, lambda path, layer: [] if layer is target else [keep(layer, path)], [target]
+    )
 
 
 def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.Model:
@@ -63,6 +68,7 @@ def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.
         model,
         layer.name,
         lambda path, old: [keep(old, path), layer] if old is target else [keep(old, path)],
+        [layer],
     )
 
 
@@ -83,7 +89,12 @@ def replace_layer(model: keras.Model, name: str | Layer, layer: Layer) -> keras.
     keep = Copies(Cut()).of
     target = _found(model, name)
     _check_new(model, layer, but=name)
-    return _edited(model, name, lambda path, old: [layer] if old is target else [keep(old, path)])
+    return _edited(
+        model,
+        name,
+        lambda path, old: [layer] if old is target else [keep(old, path)],
+        [target, layer],
+    )
 
 
 def _found(model: keras.Model, name: str) -> Operation:
@@ -104,7 +115,8 @@ def _check_new(model: keras.Model, layer: Layer, but: str = "") -> None:
         )
 
 
-def _edited(model: keras.Model, name: str, make: Make) -> keras.Model:
+def _edited(model: keras.Model, name: str, make: Make, changed: Sequence[Operation]) -> keras.Model:
+    """The model of what ``make`` gives; ``changed`` layers are in one of the two alone."""
     try:
         with undisturbed():
             new = rebuilt(model, make)
@@ -115,25 +127,33 @@ def _edited(model: keras.Model, name: str, make: Make) -> keras.Model:
             f"{name}: the layers around it do not fit together any more: {type(error).__name__}: "
             f"{error}"
         ) from error
-    _keep_weights_(model, new, name)
+    _keep_weights_(model, new, name, changed)
     carry_again(model, new, {})
     copy_flags_(model, new)
     compile_like_(model, new, Cut())
     return new
 
 
-def _keep_weights_(model: keras.Model, new: keras.Model, name: str) -> None:
+def _keep_weights_(
+    model: keras.Model, new: keras.Model, name: str, changed: Sequence[Operation]
+) -> None:
     """The weights of the layers that are in both; a layer that was put in keeps its own."""
-    present = {leaf.name: leaf for leaf in list_tensors(new)}
-    for leaf in list_tensors(model):
-        other = present.get(leaf.name)
-        if other is None or leaf.layer == name or leaf.layer.startswith(f"{name}."):
-            continue
-        if other.shape != leaf.shape:
-            raise ModelError(
-                f"{name}: expected its result to be as wide as before; {leaf.name} would have to "
-                f"change from shape {leaf.shape} to {other.shape}. Put in a layer of the same "
-                "width, or change that layer too."
-            )
-        other.variable.assign(slice_tensor(leaf.variable.value, None))
+    apart = {id(variable) for layer in changed for variable in getattr(layer, "variables", ())}
+    present = {leaf.name: leaf for leaf in _but(new, apart)}
+    leaves = _but(model, apart)
+    check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
+    for leaf in leaves:
+        for other in (present[own] for own in (leaf.name, *leaf.aliases) if own in present):
+            if other.shape != leaf.shape:
+                raise ModelError(
+                    f"{name}: expected its result to be as wide as before; {leaf.name} would have "
+                    f"to change from shape {leaf.shape} to {other.shape}. Put in a layer of the "
+                    "same width, or change that layer too."
+                )
+            other.variable.assign(slice_tensor(leaf.variable.value, None))
     finalize_(new)
+
+
+def _but(model: keras.Model, apart: Container[int]) -> list[ModelTensor]:
+    """A model's tensors without some variables, told by ``id``."""
+    return [leaf for leaf in list_tensors(model) if id(leaf.variable) not in apart]

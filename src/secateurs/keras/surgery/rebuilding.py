@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -28,7 +28,7 @@ from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions,
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
 from secateurs.keras.surgery.slicing import slice_tensor
-from secateurs.keras.surgery.state import carry_again_, carry_learned_
+from secateurs.keras.surgery.state import carry_again_, carry_learned_, name_alike_
 from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
@@ -260,7 +260,7 @@ def remade(
         ModelError: it cannot be made from its configuration.
     """
     try:
-        with keras.saving.custom_object_scope(_own_objects(layer)):
+        with keras.saving.custom_object_scope(own_objects(layer)):
             config = with_sizes(layer.get_config(), path, changes or {}, layer)
             config = config if dtype is None else _with_dtypes(config, dtype)
             if isinstance(layer, keras.layers.Lambda):
@@ -278,6 +278,8 @@ def remade(
             f"{type(layer).__name__} raised {type(error).__name__}: {error}. Give it get_config() "
             "and from_config(), as saving it needs."
         ) from error
+    name_alike_(layer, new)
+    name_alike_(layer, fresh)
     carry_learned_(layer, new, path, fresh)
     return new
 
@@ -324,8 +326,8 @@ def _with_function(config: Mapping[str, object], layer: Operation) -> dict[str, 
     return {**config, "function": layer.function, "mask": layer.mask, "output_shape": shape}
 
 
-def _own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
-    """Classes and functions of the user's that a layer's configuration may name."""
+def own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
+    """Classes and functions of the user's that a layer's configuration may name, by name."""
     found: dict[str, type | types.FunctionType] = {}
     for inner in [layer, *_all_sublayers(layer)]:
         values = [type(inner), *vars(inner).values()]
@@ -345,8 +347,9 @@ def _all_sublayers(layer: Layer) -> Iterator[Layer]:
 # -- weights and flags
 
 
-def _fill_(small: keras.Model, leaves: Iterable[ModelTensor], cut: Cut) -> None:
+def _fill_(small: keras.Model, leaves: Sequence[ModelTensor], cut: Cut) -> None:
     present = {leaf.name: leaf for leaf in list_tensors(small)}
+    check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
     for leaf in leaves:
         value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
         for name in (leaf.name, *leaf.aliases):
@@ -360,6 +363,28 @@ def _fill_(small: keras.Model, leaves: Iterable[ModelTensor], cut: Cut) -> None:
                 )
             present[name].variable.assign(value)
     finalize_(small)
+
+
+def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -> None:
+    """Refuse a copy in which a tensor would be lost, or keep the numbers that it began with.
+
+    Args:
+        names: of each tensor of the model: all names it goes by.
+        present: names in the copy.
+
+    Raises:
+        ModelError: the copy lacks one, or has one more.
+    """
+    known = [list(own) for own in names]
+    lost = [own[0] for own in known if present.isdisjoint(own)]
+    more = sorted(set(present).difference(*known)) if known else sorted(present)
+    if lost or more:
+        what = f"has no {lost[0]}" if lost else f"has a {more[0]} besides"
+        raise ModelError(
+            f"{(lost or more)[0].rpartition('.')[0]}: expected a layer that has the same tensors "
+            f"when it is made again from its get_config(); the one that was made {what}. Its "
+            "get_config() has to give every argument of its constructor. Nothing was changed."
+        )
 
 
 def finalize_(model: keras.Model) -> None:

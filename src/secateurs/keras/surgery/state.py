@@ -13,16 +13,42 @@ from functools import cache
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Layer, Operation, Variable, is_tensor, own_variables
+from secateurs.keras.internals import Layer, Operation, own_variables, sublayers
 from secateurs.keras.model.layer_tree import named_children, path_below
+from secateurs.keras.surgery.plain_state import holds_parts, is_alike
 
 _KEPT_BY_KERAS = frozenset(
     {"dtype_policy", "built", "input_spec", "supports_masking", "name", "training", "_parameters"}
 )
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
+
+_BY_TENSORFLOW = ("_self_", "_tf_")
+"""How names begin under which TensorFlow keeps what a layer depends on."""
+
+
+def name_alike_(layer: Operation, new: Operation) -> None:
+    """Give a layer that was just made the name and precision of the old one, and those inside.
+
+    A configuration may leave them out: ``get_config`` of a user's that forgets ``super()``'s, or
+    Keras's own of a class whose ``__init__`` takes them under other names.
+
+    Args:
+        layer: the old layer.
+        new: made again from its configuration; not built.
+    """
+    if type(new) is not type(layer):
+        return
+    if new.name != layer.name:
+        new.name = layer.name
+    if not isinstance(layer, Layer):
+        return
+    if new.dtype_policy != layer.dtype_policy:
+        new.dtype_policy = layer.dtype_policy
+    mine, theirs = sublayers(layer), sublayers(new)
+    if list(map(type, mine)) == list(map(type, theirs)):
+        for old, made in zip(mine, theirs, strict=True):
+            name_alike_(old, made)
 
 
 def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
@@ -62,6 +88,31 @@ def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) 
         shapes = [tuple(variable.shape) for variable, _ in own_variables(old)]
         if shapes == [tuple(variable.shape) for variable, _ in own_variables(made)]:
             _carry_attributes_(old, made, own, made)
+            _check_nothing_lost(old, made, own)
+
+
+def untold(layer: Operation, again: Operation, path: str) -> list[str]:
+    """Attributes of a layer of a user's, and of those inside, that came back other than they were.
+
+    Args:
+        layer: as it was.
+        again: as Keras made it of a file.
+        path: of the layer.
+    """
+    return [
+        f"{own}.{name}"
+        for old, made, own in _pairs(layer, again, path)
+        if isinstance(old, Layer) and not _is_keras_own(old)
+        for name, value in _own_attributes(old)
+        if not is_alike(value, vars(made).get(name))
+    ]
+
+
+def is_users(layer: object) -> bool:
+    """Whether it, or a layer inside it, is of a class that is not Keras's own."""
+    if isinstance(layer, Layer) and not _is_keras_own(layer):
+        return True
+    return any(is_users(child) for _, child in named_children(layer))
 
 
 def _pairs(layer: Layer, new: Layer, path: str) -> Iterator[tuple[Layer, Layer, str]]:
@@ -93,19 +144,32 @@ def _carry_vocabulary_(old: Layer, made: Layer) -> None:
 
 def _carry_attributes_(old: Layer, made: Layer, path: str, begun: Layer) -> None:
     present = vars(begun)
-    for name, value in vars(old).items():
-        if name in _KEPT_BY_KERAS or name in _bookkeeping():
+    for name, value in _own_attributes(old):
+        if name in present and is_alike(value, present[name]):
             continue
-        if not _is_data(value) or (name in present and not _is_data(present[name])):
-            continue
-        if name not in present or not _equal(value, present[name]):
+        if not holds_parts(value) and not holds_parts(present.get(name)):
             _set_(made, name, value, path)
+
+
+def _own_attributes(layer: Layer) -> Iterator[tuple[str, object]]:
+    """What the layer's class, or its user, keeps there; what Keras and its backend do not."""
+    for name, value in vars(layer).items():
+        kept = name in _KEPT_BY_KERAS or name in _bookkeeping() or name.startswith(_BY_TENSORFLOW)
+        if not kept:
+            yield name, value
 
 
 @cache
 def _bookkeeping() -> frozenset[str]:
     """What every layer keeps of itself."""
     return frozenset(vars(keras.layers.Identity())) | {"_torch_params"}
+
+
+def _check_nothing_lost(old: Layer, made: Layer, path: str) -> None:
+    """Refuse state that could not be carried over, and that the built layer does not have."""
+    for name, value in _own_attributes(old):
+        if value is not None and getattr(made, name, None) is None:
+            raise _uncopied(made, name, path, "it holds layers, weights or the layer itself")
 
 
 def _plain(value: object) -> object:
@@ -122,49 +186,12 @@ def _set_(layer: Layer, name: str, value: object, path: str) -> None:
     try:
         setattr(layer, name, _plain(value))
     except Exception as error:
-        raise ModelError(
-            f"{path}: expected state that can be copied into a new {type(layer).__name__}; its "
-            f"{name}, which is neither a weight nor in get_config(), cannot be "
-            f"({type(error).__name__}: {error}). Make it a weight, or let get_config() give it."
-        ) from error
+        raise _uncopied(layer, name, path, f"{type(error).__name__}: {error}") from error
 
 
-def _is_data(value: object) -> bool:
-    """Whether it is numbers, text, tensors, or lists and dictionaries of such."""
-    if isinstance(value, (Variable, Layer, Operation, keras.KerasTensor)) or callable(value):
-        return False
-    if isinstance(value, _PLAIN) or is_tensor(value):
-        return True
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(_is_data(item) for item in value)
-    if isinstance(value, dict):
-        return all(_is_data(item) for item in value.values())
-    return _is_foreign(value)
-
-
-def _is_foreign(value: object) -> bool:
-    """An object of a library that knows nothing of Keras, such as a fitted scaler."""
-    module = type(value).__module__
-    if module.startswith(("keras", "tensorflow", "torch", "jax")):
-        return False
-    inside = getattr(value, "__dict__", None)
-    return inside is not None and all(_is_data(item) for item in inside.values())
-
-
-def _equal(one: object, other: object) -> bool:
-    if is_tensor(one) or isinstance(one, (np.ndarray, np.generic)):
-        if not hasattr(other, "shape"):
-            return False
-        mine, theirs = (_as_numbers(value) for value in (one, other))
-        return mine.shape == theirs.shape and bool(np.array_equal(mine, theirs))
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if hasattr(one, "__dict__") and type(one) is type(other):
-        return _equal(vars(one), vars(other))
-    return type(one) is type(other) and bool(one == other)
-
-
-def _as_numbers(value: object) -> NDArray[np.generic]:
-    return np.asarray(keras.ops.convert_to_numpy(value) if is_tensor(value) else value)
+def _uncopied(layer: Layer, name: str, path: str, why: str) -> ModelError:
+    return ModelError(
+        f"{path}: expected state that can be copied into a new {type(layer).__name__}; its "
+        f"{name}, which is neither a weight nor in get_config(), cannot be ({why}). Make it a "
+        "weight, or let get_config() give it."
+    )

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import keras
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import compiled_with
+from secateurs.keras.internals import compiled_with, leave_undecayed_, undecayed_by
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.surgery.compiling import same_optimizer
 from secateurs.settings.training import Training
@@ -74,7 +74,9 @@ def check_compiled(model: keras.Model, training: Training) -> None:
 def recompile_(model: keras.Model, origin: keras.Model) -> None:
     """Compile a copy as it is, with a new optimizer of the settings that the origin's has now."""
     settings = compiled_with(model)
-    model.compile(**{**settings, "optimizer": same_optimizer(origin.optimizer)})
+    fresh = same_optimizer(origin.optimizer)
+    leave_undecayed_(fresh, undecayed_by(model.optimizer, model.variables))
+    model.compile(**{**settings, "optimizer": fresh})
 
 
 def takes_one_hot(model: keras.Model) -> bool:

@@ -1,0 +1,89 @@
+"""Whether Keras makes the same model again of a file that it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import CheckpointError, ModelError
+from secateurs.keras.internals import Operation
+from secateurs.keras.model.example_inputs import make_inputs
+from secateurs.keras.model.tensors import named_operations
+from secateurs.keras.surgery.rebuilding import own_objects, undisturbed
+from secateurs.keras.surgery.state import is_users, untold
+
+
+def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
+    """Refuse a ``.keras`` file out of which another model would come.
+
+    Keras's own layers tell all in their configurations. One of a user's may keep what it learned in
+    plain attributes, which the file does not hold, so such a model is read back and held against
+    the one that was written. Attributes that change no answer may differ: counters, say.
+
+    Args:
+        model: what was written.
+        written: the file, not yet in its place.
+        path: where it is to be, for messages.
+
+    Raises:
+        CheckpointError: it cannot be read, or answers otherwise.
+    """
+    mine = [(name, layer) for name, layer in named_operations(model) if is_users(layer)]
+    if not mine:
+        return
+    again = _read(mine, written, path)
+    # By order: a configuration that leaves the name out gives the layer another.
+    pairs = zip(named_operations(model), named_operations(again), strict=True)
+    differ = [one for (name, layer), (_, made) in pairs for one in untold(layer, made, name)]
+    if differ and not _answers_alike(model, again):
+        raise CheckpointError(
+            f"{path}: expected layers whose get_config() tells all that their answers depend on; "
+            f"{differ[0]} comes back another, and with it the answers. Let get_config() give it, "
+            f"make it a weight, or save the model as {path.with_suffix('.safetensors').name}"
+        )
+
+
+def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras.Model:
+    names: dict[str, object] = {}
+    for _, layer in mine:
+        names |= own_objects(layer)
+    try:
+        # Nothing but what this process has just written is read, so its lambdas are trusted.
+        with keras.saving.custom_object_scope(names), undisturbed():
+            return keras.saving.load_model(written, compile=False, safe_mode=False)
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: expected layers that Keras can make again from a .keras file; reading it "
+            f"back raised {type(error).__name__}: {said}. Give {type(mine[0][1]).__name__} a "
+            "get_config() that tells all of it, or save the model as "
+            f"{path.with_suffix('.safetensors').name}"
+        ) from error
+
+
+def _answers_alike(model: keras.Model, again: keras.Model) -> bool:
+    """Whether both answer the same to made-up inputs; no, where none can be made up."""
+    try:
+        arrays = make_inputs(model, {})
+    except ModelError:
+        return False
+    ones, others = (_answers(one, arrays) for one in (model, again))
+    return all(
+        np.allclose(
+            one, other, rtol=1e-4, atol=1e-4 * max(np.abs(one).max(), 1e-30), equal_nan=True
+        )
+        for one, other in zip(ones, others, strict=True)
+        if one.size
+    )
+
+
+def _answers(model: keras.Model, arrays: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+    given = [keras.ops.convert_to_tensor(array) for array in arrays]
+    answers = model(given[0] if len(given) == 1 else given, training=False)
+    return [
+        np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
+        for one in keras.tree.flatten(answers)
+    ]
