@@ -1,5 +1,10 @@
 """Sizes beside the weights that the traced pass does not read follow the weights, or are listed."""
 
+from collections import namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch import nn
 
@@ -113,3 +118,68 @@ def test_what_is_read_is_noted_and_all_is_put_back():
     assert ("1", "in_channels") in watch.watched
     assert ("1", "half") not in watch.watched  # nn.Module has an attribute of this name itself
     assert [dict(vars(module)) for module in model] == before
+
+
+@dataclass(frozen=True)
+class Settings:
+    hidden: int = 16
+    other: int = 5
+
+
+class Slotted:
+    __slots__ = ("hidden",)
+
+    def __init__(self):
+        self.hidden = 16
+
+
+Named = namedtuple("Named", "hidden other")
+
+HOLDERS = {
+    "tuple": (lambda: (16, 5), lambda kept: kept[0]),
+    "list": (lambda: [5, 16], lambda kept: kept[1]),
+    "dictionary": (lambda: {"hidden": 16}, lambda kept: kept["hidden"]),
+    "nested": (lambda: {"a": ((5, 16), 3), 7: [1]}, lambda kept: kept["a"][0][1]),
+    "named tuple": (lambda: Named(16, 5), lambda kept: kept.hidden),
+    "data class": (Settings, lambda kept: kept.hidden),
+    "object in object": (lambda: SimpleNamespace(inner=Settings()), lambda kept: kept.inner.hidden),
+    "slots": (Slotted, lambda kept: kept.hidden),
+}
+
+
+class Holds(nn.Module):
+    def __init__(self, kept, reads=None):
+        super().__init__()
+        self.kept, self.reads = kept, reads
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        if self.reads is not None:
+            x = x.reshape(1, self.reads(self.kept), 8, 8)
+        return self.b(x)
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_a_number_is_followed_wherever_it_is_kept(kind, is_read):
+    make, get = HOLDERS[kind]
+    model = Holds(make(), get if is_read else None).eval()
+    small = sec.delete_channels(model, {"a": [0, 7, 9]}, X)
+    assert (get(small.kept), get(model.kept)) == (13, 16)
+    again = sec.Cut.from_json(sec.report_of(small).cut.to_json())
+    assert get(sec.apply(model, again, X, proof=False).kept) == 13
+
+
+def test_one_object_of_two_layers_counts_for_both_or_is_listed():
+    settings = SimpleNamespace(hidden=16)
+    parts = Holds(settings), nn.Conv2d(4, 3, 1), Holds(settings)
+    network = sec.trace(nn.Sequential(*parts).eval(), X)
+    assert any("0.kept.hidden = 16" in note for note in network.notes)
+    small = sec.apply(network.source.model, network.cut({"0.a": [1]}), X, network=network)
+    assert small[2].kept.hidden == 16
+
+
+def test_a_pair_of_one_number_is_listed():
+    network = sec.trace(Holds((16, 16)).eval(), X)
+    assert any("kept[0] = 16, kept[1] = 16" in note for note in network.notes)

@@ -2,12 +2,14 @@
 
 A size is found by its value, in the modules whose code was running, and written back by its place:
 ``("blocks.0.attention", "num_heads", None)``, ``("", "sizes", "h")`` for ``self.sizes["h"]``,
-``("encoder", "config.hidden_size", None)`` for ``self.config.hidden_size``.
+``("encoder", "config.hidden_size", None)`` for ``self.config.hidden_size``, and
+``("", "sizes.first", 1)`` for ``self.sizes["first"][1]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple, TypeGuard
 
 import torch
@@ -36,14 +38,21 @@ class Attribute(NamedTuple):
 
 
 def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]:
-    """The whole numbers that a module keeps, its own before those of objects that it holds."""
-    attributes = vars(module)
-    for name, value in attributes.items():
+    """The whole numbers that a module keeps, its own before those of what it holds."""
+    later: list[tuple[str, object]] = []
+    for name, value in vars(module).items():
         yield from _numbers_of(owner, name, value)
-    for name, value in attributes.items():
-        if _is_holder(value):
-            for inner, item in vars(value).items():
-                yield from _numbers_of(owner, f"{name}.{inner}", item)
+        if not type(module).__module__.startswith("einops."):  # their recipes are made anew
+            later += _inside(name, value)
+    for _ in range(_DEPTH):
+        waiting, later = later, []
+        for name, value in waiting:
+            yield from _numbers_of(owner, name, value)
+            later += _inside(name, value)
+
+
+_DEPTH = 3
+"""How deep a number may lie: ``self.config.stages["first"].widths[0]`` is found."""
 
 
 def _numbers_of(owner: str, name: str, value: object) -> Iterator[tuple[Attribute, int]]:
@@ -59,15 +68,46 @@ def _numbers_of(owner: str, name: str, value: object) -> Iterator[tuple[Attribut
                 yield Attribute(owner, name, key), item
 
 
+def _inside(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """What a container or an object holds that may hold numbers in its turn, by dotted name."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif _is_holder(value):
+        items = _attributes(value)
+    else:
+        return
+    holds = _is_holder(value)
+    for key, item in items:
+        if "." in str(key) or not isinstance(key, (str, int)):
+            continue
+        if holds or isinstance(item, (dict, list, tuple)) or _is_holder(item):
+            yield f"{name}.{key}", item
+
+
+def _attributes(value: object) -> Iterator[tuple[str, object]]:
+    """Of an object of somebody's class, those in slots too."""
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__") and hasattr(value, name):
+                yield name, getattr(value, name)
+
+
 def _is_holder(value: object) -> bool:
     """Whether it is an object of somebody's class with attributes: a configuration, say."""
     kind = type(value)
     return (
-        hasattr(value, "__dict__")
-        and not isinstance(value, (nn.Module, torch.Tensor, type, dict, list, tuple))
+        (hasattr(value, "__dict__") or hasattr(kind, "__slots__"))
+        and not isinstance(value, (nn.Module, torch.Tensor, type, dict, list, tuple, Enum))
         and not callable(value)
-        and kind.__module__.partition(".")[0] not in ("builtins", "torch", "secateurs")
+        and kind.__module__.partition(".")[0] not in _NOT_HOLDERS
     )
+
+
+_NOT_HOLDERS = ("builtins", "torch", "numpy", "secateurs", "collections", "pathlib", "datetime")
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
@@ -77,14 +117,10 @@ def is_whole_number(value: object) -> TypeGuard[int]:
 
 def read(model: nn.Module, at: Attribute) -> object:
     """What lies there; None where there is no such place."""
-    holder, name = _holder(model, at)
-    value = getattr(holder, name, None)
+    value = _step(*_holder(model, at))
     if at.item is None:
         return value
-    try:
-        return value[at.item]  # type: ignore[index]
-    except (LookupError, TypeError):
-        return None
+    return _step(value, at.item) if isinstance(value, (dict, list, tuple)) else None
 
 
 def kept_number(model: nn.Module, at: Attribute) -> int | None:
@@ -106,38 +142,80 @@ def kept_number(model: nn.Module, at: Attribute) -> int | None:
 
 def write_(model: nn.Module, at: Attribute, number: int) -> None:
     """Put a number there; the place has to exist."""
-    holder, name = _holder(model, at)
-    if at.item is None:
-        _set_(holder, name, number)
+    name, *path = at.name.split(".")
+    steps: list[Item] = [*path] if at.item is None else [*path, at.item]
+    module = model.get_submodule(at.owner)
+    if not steps:
+        _set_(module, name, number)
         return
-    present = getattr(holder, name)
-    if isinstance(present, dict):
-        present[at.item] = number
-    elif isinstance(present, list):
-        present[int(at.item)] = number
-    else:
-        items = list(present)
-        items[int(at.item)] = number
-        is_named = hasattr(present, "_fields")
-        _set_(holder, name, type(present)(*items) if is_named else type(present)(items))
-    _bring_einops_up_to_date_(holder)
+    before = getattr(module, name)
+    after = _with(before, steps, number)
+    if after is not before:
+        _set_(module, name, after)
+    _bring_einops_up_to_date_(module)
+
+
+def _with(value: object, steps: Sequence[Item], number: int) -> object:
+    """A container or object with a number put somewhere inside; itself, where it can change."""
+    step, *rest = steps
+    if isinstance(value, dict):
+        key = _key_of(value, step)
+        value[key] = _with(value[key], rest, number) if rest else number
+        return value
+    if isinstance(value, (list, tuple)):
+        items = list(value)
+        place = int(step or 0)
+        items[place] = _with(items[place], rest, number) if rest else number
+        if isinstance(value, list):
+            value[:] = items
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    present = getattr(value, str(step))
+    after = _with(present, rest, number) if rest else number
+    if after is not present:
+        _set_(value, str(step), after)
+    return value
+
+
+def _key_of(value: Mapping[object, object], step: Item) -> object:
+    """A dictionary's key, of which a dotted name tells the text alone."""
+    return next((key for key in value if key == step or str(key) == str(step)), step)
 
 
 def identity(model: nn.Module, at: Attribute) -> tuple[int, str, Item]:
-    """The same for all modules that hold the same object: one number serves them all."""
-    holder, name = _holder(model, at)
-    value = getattr(holder, name, None)
-    if at.item is not None and isinstance(value, (dict, list)):
-        return id(value), "", at.item
-    return id(holder), name, at.item
+    """The same for all modules that hold the same object: one number serves them all.
+
+    A tuple does not count: put anew in one module, it stays what it was in the others.
+    """
+    holder: object = model.get_submodule(at.owner)
+    steps = at.name.split(".")
+    changed, rest = holder, steps
+    for number, step in enumerate(steps):
+        holder = _step(holder, step)
+        last = number == len(steps) - 1
+        if (not last or at.item is not None) and not isinstance(holder, tuple):
+            changed, rest = holder, steps[number + 1 :]
+    return id(changed), ".".join(rest), at.item
 
 
 def _holder(model: nn.Module, at: Attribute) -> tuple[object, str]:
     holder: object = model.get_submodule(at.owner)
     *path, name = at.name.split(".")
     for step in path:
-        holder = getattr(holder, step, None)
+        holder = _step(holder, step)
     return holder, name
+
+
+def _step(holder: object, step: Item) -> object:
+    """What a holder keeps under a name, a key or a number; None where there is nothing."""
+    try:
+        if isinstance(holder, dict):
+            return holder[_key_of(holder, step)]
+        if isinstance(holder, (list, tuple)):
+            return holder[int(step or 0)]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return getattr(holder, str(step), None)
 
 
 def _set_(holder: object, name: str, value: object) -> None:

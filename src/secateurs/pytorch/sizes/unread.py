@@ -19,6 +19,14 @@ from secateurs.channels.cost import Product
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network, Role, Size
+from secateurs.pytorch.model.attributes import (
+    Attribute,
+    identity,
+    is_whole_number,
+    kept_number,
+    numbers_in,
+    read,
+)
 from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.sizes.dry_run import DryRun
 from secateurs.pytorch.sizes.reads import Reads
@@ -28,7 +36,7 @@ from secateurs.pytorch.tracing.op_record import ForwardPass
 _NO_CHANNELS = re.compile(
     r"kernel|stride|dilat|pad|group|head|layer|depth|block|stage|class|step|window|length|patch|img|"
     r"image|resol|vocab|position|token|level|scale|factor|ratio|expan|reduc|iter|seed|axis|ndim|rank|"
-    r"eps|version|^_|^[knsp]$|training"
+    r"grid|shape|spatial|height|crop|input_size|output_size|eps|version|^_|^[knsp]$|training"
 )
 """Names of integers that count something else than channels."""
 
@@ -53,10 +61,15 @@ def follow_unread_sizes_(
         reads: what these passes were seen to read.
     """
     found, unsure = _find(model, network, passes)
-    unseen = [size for size in found if (size.owner, size.attribute) not in reads.watched]
-    read = reads.read | (_find_read(model, network, passes, unseen) if unseen else set())
-    found = [size for size in found if (size.owner, size.attribute) not in read]
-    network.sizes = (*network.sizes, *found)
+    unseen = [size for size in found if (size.owner, _first(size)) not in reads.watched]
+    seen = reads.read | (_find_read(model, network, passes, unseen) if unseen else set())
+    for size in found:
+        if (size.owner, _first(size)) not in seen:
+            network.sizes = (*network.sizes, size)
+        elif size.attribute != _first(size) or size.position is not None:
+            # Something is read of what holds it; whether it is this number, nobody saw.
+            at = Attribute(size.owner, size.attribute, size.position)
+            unsure.append(f"{_spelled(at)} = {kept_number(model, at)}")
     if unsure:
         rest = f" and {len(unsure) - _MOST_NOTED} more" if len(unsure) > _MOST_NOTED else ""
         network.notes = (
@@ -69,27 +82,66 @@ def follow_unread_sizes_(
 def _find(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass]
 ) -> tuple[list[Size], list[str]]:
-    known = {(size.owner, size.attribute) for size in network.sizes}
+    known = {
+        identity(model, Attribute(size.owner, size.attribute, size.position))
+        for size in network.sizes
+    }
     arrays = _Arrays(network, passes)
-    found, unsure = [], []
+    places: dict[tuple[int, str, str | int | None], list[Attribute]] = {}
     for owner, module in list_modules(model):
         if type(module).__module__.startswith("torch.nn."):
             continue  # their sizes are known by name
-        for attribute, value in vars(module).items():
-            if not may_count(attribute, value) or (owner, attribute) in known:
-                continue
-            kinds = arrays.kinds(owner, attribute, value)
-            if len(kinds) == 1 and arrays.may_change(kinds[0]):
-                found.append(Size(owner, attribute, None, Product(1, (kinds[0],))))
-            elif len(kinds) > 1 and any(map(arrays.may_change, kinds)):
-                unsure.append(f"{owner}.{attribute} = {value}".lstrip("."))
+        for at, value in numbers_in(owner, module):
+            if _counts(at, value) and not _says_itself(module, at):
+                places.setdefault(identity(model, at), []).append(at)
+    found, unsure = [], []
+    for key, alike in places.items():
+        if key in known:
+            continue
+        first = alike[0]
+        value = kept_number(model, first) or 0
+        # An object that several modules hold counts for all of them.
+        kinds = arrays.kinds([at.owner for at in alike], first, value)
+        if len(kinds) == 1 and arrays.may_change(kinds[0]) and not _is_one_of_equals(model, first):
+            found.append(Size(first.owner, first.name, first.item, Product(1, (kinds[0],))))
+        elif any(map(arrays.may_change, kinds)):
+            unsure.append(f"{_spelled(first)} = {value}")
     return found, unsure
+
+
+def _is_one_of_equals(model: nn.Module, at: Attribute) -> bool:
+    """Whether it is in a pair, say, of one number: (16, 16) is a window rather than channels."""
+    if not isinstance(at.item, int):
+        return False
+    around = read(model, Attribute(at.owner, at.name))
+    return isinstance(around, (list, tuple)) and len(around) > 1 and len(set(map(str, around))) == 1
+
+
+def _spelled(at: Attribute) -> str:
+    item = "" if at.item is None else f"[{at.item!r}]"
+    return f"{at.owner}.{at.name}{item}".lstrip(".")
+
+
+def _says_itself(module: nn.Module, at: Attribute) -> bool:
+    """Whether it is in a configuration of Transformers, which is brought up to date by name."""
+    holder = vars(module).get(at.name.partition(".")[0])
+    return at.is_far and type(holder).__module__.partition(".")[0] == "transformers"
+
+
+def _first(size: Size) -> str:
+    """The module's attribute that holds a size, itself or somewhere inside."""
+    return size.attribute.partition(".")[0]
 
 
 def may_count(attribute: str, value: object) -> bool:
     """Whether this may be a number of channels, by its value and what it is called."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return is_integer and value > 1 and not _NO_CHANNELS.search(attribute)  # type: ignore[operator]
+    number = value if is_whole_number(value) else 0
+    return number > 1 and not _NO_CHANNELS.search(attribute)
+
+
+def _counts(at: Attribute, value: int) -> bool:
+    names = [*at.name.split("."), *([at.item] if isinstance(at.item, str) else [])]
+    return all(may_count(name, value) for name in names)
 
 
 class _Arrays:
@@ -117,14 +169,15 @@ class _Arrays:
     def _add(self, layer: str, role: Role | None, name: str, units: Ids) -> None:
         self._by_length.setdefault(len(units), []).append((layer, role, name, units))
 
-    def kinds(self, owner: str, attribute: str, value: int) -> list[Ids]:
-        """Channels inside a module of which there are so many, one array of each kind."""
+    def kinds(self, owners: Sequence[str], at: Attribute, value: int) -> list[Ids]:
+        """Channels inside some modules of which there are so many, one array of each kind."""
         inside = [
             one
             for one in self._by_length.get(value, [])
-            if owner in ("", one[0]) or one[0].startswith(f"{owner}.")
+            if any(owner in ("", one[0]) or one[0].startswith(f"{owner}.") for owner in owners)
         ]
-        for chosen in self._likeliest(attribute, inside):
+        name = at.item if isinstance(at.item, str) else at.name.rpartition(".")[2]
+        for chosen in self._likeliest(name, inside):
             if chosen:
                 return list({self._key(units): units for *_, units in chosen}.values())
         return []
@@ -155,28 +208,28 @@ def _find_read(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass], sizes: Sequence[Size]
 ) -> set[tuple[str, str]]:
     """(owner, attribute) of those of the sizes that a pass reads; all, where that is not known."""
-    read: set[tuple[str, str]] = set()
+    reads: set[tuple[str, str]] = set()
     wanted: dict[str, list[str]] = {}
     for size in sizes:
-        wanted.setdefault(size.owner, []).append(size.attribute)
+        wanted.setdefault(size.owner, []).append(_first(size))
     stays = np.ones(len(network.solution.atoms), np.bool_)
     for number, forward in enumerate(passes):
         dense = cut_copy(model, Cut(), without_data=True)
         for owner, attributes in wanted.items():
             module = dense.get_submodule(owner)
-            watched = {name: _watch(owner, name, read) for name in attributes}
+            watched = {name: _watch(owner, name, reads) for name in attributes}
             kind = type(module)
             module.__class__ = type(kind.__name__, (kind,), watched)
         if DryRun(dense, forward, number, stays).rehearse().raised is not None:
-            return {(size.owner, size.attribute) for size in sizes}
-    return read
+            return {(size.owner, _first(size)) for size in sizes}
+    return reads
 
 
-def _watch(owner: str, name: str, read: set[tuple[str, str]]) -> property:
+def _watch(owner: str, name: str, reads: set[tuple[str, str]]) -> property:
     """An attribute that says when it is read; its value stays where it was."""
 
     def value(module: nn.Module) -> object:
-        read.add((owner, name))
+        reads.add((owner, name))
         return vars(module)[name]
 
     return property(value)
