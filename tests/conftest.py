@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--independent",
         action="store_true",
-        help="prove every cut of a PyTorch model twice, the second time without the rules",
+        help="prove every cut twice, the second time without the rules",
     )
 
 
@@ -34,6 +35,9 @@ def _proven_twice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         if request.node.get_closest_marker("read_without_weights"):
             return  # what these cut is read by an operation that has no weights to silence
         monkeypatch.setitem(cutting.apply.__kwdefaults__, "proof", "independent")
+        if "secateurs.keras.cutting" in sys.modules:
+            keras_cutting = sys.modules["secateurs.keras.cutting"]
+            monkeypatch.setitem(keras_cutting.apply.__kwdefaults__, "proof", "independent")
 
 
 @pytest.fixture(autouse=True)

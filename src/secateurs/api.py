@@ -162,7 +162,7 @@ def apply(
         optimizer: of the model, to have its state sliced along; then (model, optimizer) is
             returned.
         network: of the model, where it was traced already; saves tracing it again.
-        proof: False leaves the proof out; "independent" (PyTorch) adds a second one that shares
+        proof: False leaves the proof out; "independent" adds a second one that shares
             nothing with the rules.
 
     Returns:

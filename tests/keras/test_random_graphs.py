@@ -39,6 +39,15 @@ def test_a_random_cut_of_a_random_model_is_exact(recipe, seed):
 
 
 @settings(max_examples=FEW)
+@given(recipes(), st.integers(0, 2**16))
+def test_a_proof_without_the_rules_holds(recipe, seed):
+    model = network(recipe)
+    cut = random_cut(sec.trace(model), seed)
+    proof = sec.report_of(sec.apply(model, cut, example(), proof="independent")).proof
+    assert proof.independent.channels == cut.removed_channels
+
+
+@settings(max_examples=FEW)
 @given(recipes(), st.integers(0, 2**16), st.integers(0, 2**16))
 def test_two_cuts_in_turn_are_one_cut(recipe, first_seed, second_seed):
     model = network(recipe)

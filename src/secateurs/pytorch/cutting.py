@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from secateurs.channels.cut import Cut
+from secateurs.channels.independent import unmixed
 from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, Proof, keep_report_
@@ -93,7 +94,7 @@ def apply(
     if proof and network is not None:
         evidence = _prove(network, small, cut, example_inputs)
         if proof == "independent":
-            exact = _leave_out_mixed(network, cut)
+            exact = unmixed(network, cut)
             second = prove_independently(model, exact, example_inputs)
             evidence = replace(evidence, independent=second)
     if cut.caches:
@@ -129,16 +130,6 @@ def delete_channels(
     """
     network = trace(model, example_inputs, outputs=outputs)
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
-
-
-def _leave_out_mixed(network: Network, cut: Cut) -> Cut:
-    """What of a cut no operation mixes: the only part of which nothing may change."""
-    exact = {
-        name: channels.removed
-        for name, channels in cut.channels.items()
-        if not network.group(name).inexact
-    }
-    return cut if len(exact) == len(cut.channels) else network.cut(exact)
 
 
 def _fill_caches_(small: nn.Module, example_inputs: object) -> None:

@@ -152,3 +152,22 @@ def test_prune_passes_it_on_and_the_model_stays_as_it_is():
     assert model.training
     with pytest.raises(sec.CutError, match="expected True, False or"):
         sec.apply(model, pruned.cut, X, proof="twice")
+
+
+class LowRank(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(4, 6))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(F.linear(x, self.u @ self.v).relu())
+
+
+def test_weights_that_are_multiplied_read_each_other():
+    model = LowRank().eval()
+    network = sec.trace(model, X)
+    assert len(network.groups) == 2
+    cut = cut_of(network, 0)
+    proof = sec.report_of(sec.apply(model, cut, X, network=network, proof="independent")).proof
+    assert proof.independent.channels == cut.removed_channels == 6

@@ -76,6 +76,15 @@ def prove(
     return proof
 
 
+def inputs_for(network: Network, example_inputs: object) -> list[NDArray[np.generic]]:
+    """What to run a network's model on: these, or what it was traced with, or made up."""
+    source = source_of(network)
+    given = source.example_inputs if example_inputs is None else example_inputs
+    if given is None:
+        return make_inputs(source.model, source.index_ranges)
+    return as_arrays(given, source.model)
+
+
 def outputs_without(
     network: Network, cut: Cut, arrays: list[NDArray[np.generic]]
 ) -> list[NDArray[np.number]]:
@@ -111,13 +120,7 @@ class Comparison:
         example_inputs: object,
     ) -> Comparison:
         """Make the inputs and the stand-ins."""
-        source = source_of(network)
-        given = source.example_inputs if example_inputs is None else example_inputs
-        arrays = (
-            make_inputs(source.model, source.index_ranges)
-            if given is None
-            else as_arrays(given, source.model)
-        )
+        source, arrays = source_of(network), inputs_for(network, example_inputs)
         kept = Kept(network.solution.kept(alive))
         return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept))
 
@@ -173,7 +176,7 @@ class Comparison:
             ) from error
         own = [_as_numbers(output) for output in outputs]
         difference, scale = largest_difference(own, followed.outputs)
-        if not difference <= TOLERANCE[_precision(self.source.model)] * scale:
+        if not difference <= TOLERANCE[precision_of(self.source.model)] * scale:
             raise CutError(
                 f"{self.network.name}: {', '.join(layers[:3])}: expected code that does what its "
                 f"calls do one by one; it gives other numbers, by up to {difference:.2g}. Say what "
@@ -230,7 +233,7 @@ class Comparison:
                 f"{_first_not_finite(self.source)}; nothing can be proven. Check its weights and "
                 "the example inputs."
             )
-        relative = TOLERANCE[_precision(self.source.model)]
+        relative = TOLERANCE[precision_of(self.source.model)]
         inside, where = _largest_inside(
             self.source.operations, received.samples, expected.samples, 10 * relative
         )
@@ -313,7 +316,7 @@ def _largest_inside(
     )
 
 
-def _precision(model: keras.Model) -> str:
+def precision_of(model: keras.Model) -> str:
     """The coarsest floating-point type that a layer of the model computes with."""
     types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
     if "float64" in types:  # below PyTorch, Keras takes means in single precision even of doubles

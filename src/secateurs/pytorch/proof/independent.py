@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,8 +26,14 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateurs.channels.cut import Cut
+from secateurs.channels.independent import (
+    Slice,
+    is_all_in,
+    other_answers,
+    slices_of,
+    still_read,
+)
 from secateurs.channels.proof import Independent
-from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.model.tensors import list_tensors
@@ -52,20 +57,6 @@ class Seen(NamedTuple):
     values: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Part of a tensor: these indices along one axis."""
-
-    tensor: str
-    axis: int
-    indices: tuple[int, ...]
-
-    @property
-    def layer(self) -> str:
-        """The layer that the tensor belongs to."""
-        return self.tensor.rpartition(".")[0] or self.tensor
-
-
 def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> Independent:
     """Silence what reads the channels that go, and compare.
 
@@ -82,29 +73,22 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
     silent = _Silenced(model, cut, example_inputs)
     loud = silent.silence()
     if loud:
-        names = ", ".join(dict.fromkeys(part.layer for part in loud))
-        raise CutError(
-            f"{names}: expected channels that nobody reads once their readers' weights are zero; "
-            "the answers still depend on them, through an operation without weights of its own (a "
-            "sum, a norm, weights computed of others). Nothing was changed: leave them out of the "
-            "cut, or take proof=True, which holds the small model against what is left of them."
-        )
+        raise still_read(loud)
     small = cut_copy(model, cut)
     received = silent.answers_of(small)
     difference, scale = largest_difference(received, silent.answers())
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if not difference <= tolerance:
-        raise CutError(
-            f"{type(model).__name__}: with nobody reading these channels (weights of "
-            f"{', '.join(silent.readers())} at zero) the dense model does not do what the cut one "
-            f"does: expected a largest difference of {tolerance:.2g} or less, received "
-            f"{difference:.2g}. The cut was not made. Please report it."
-        )
+        raise other_answers(type(model).__name__, silent.zero, difference, tolerance)
     return Independent(cut.removed_channels, difference, scale, tolerance)
 
 
 class _Silenced:
-    """A copy of the dense model, and which of the slices that go read the others."""
+    """A copy of the dense model, and which of the slices that go read the others.
+
+    Attributes:
+        zero: those that were found to read, and are at zero.
+    """
 
     def __init__(self, model: nn.Module, cut: Cut, example_inputs: object) -> None:
         self._model = cut_copy(model, Cut(caches=cut.caches)).eval()
@@ -112,12 +96,9 @@ class _Silenced:
         self._call = parse_example_inputs(example_inputs, model)
         self._random = torch.Generator().manual_seed(0)
         self._parts = [
-            Slice(name, axis, indices)
-            for name, removal in cut.tensors.items()
-            for axis, indices in removal.removed.items()
-            if indices and self._tensors[name].is_floating_point()
+            part for part in slices_of(cut) if self._tensors[part.tensor].is_floating_point()
         ]
-        self._zero: list[Slice] = []
+        self.zero: list[Slice] = []
 
     # -- answers
 
@@ -156,22 +137,31 @@ class _Silenced:
         for parts in [*([part] for part in reversed(unsure)), *self._factors(loud)]:
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
                 still = self._loud(but=parts)
-            others = [p for p in loud if kinds[p] == "filter" and not _are_all_in(p, parts)]
+            # Of two weights that are multiplied each reads the other, and neither is a filter.
+            tensors = {part.tensor for part in parts}
+            are_weights = all(map(self._is_matrix, parts))
+            others = [
+                p
+                for p in loud
+                if (kinds[p] == "filter" and not is_all_in(p, parts))
+                or (
+                    are_weights
+                    and kinds[p] == "unsure"
+                    and self._is_matrix(p)
+                    and p.tensor not in tensors
+                )
+            ]
             if any(part not in still for part in others):
                 for part in parts:
                     self._keep_zero(part)
                 loud = [part for part in loud if part in self._loud()]
         return loud
 
-    def readers(self) -> list[str]:
-        """The layers whose slices are zero."""
-        return list(dict.fromkeys(part.layer for part in self._zero))
-
     def _is_matrix(self, part: Slice) -> bool:
         return sum(size > 1 for size in self._tensors[part.tensor].shape) > 1
 
     def _keep_zero(self, part: Slice) -> None:
-        self._zero.append(part)
+        self.zero.append(part)
         tensor = self._tensors[part.tensor]
         with torch.no_grad():
             tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
@@ -238,15 +228,15 @@ class _Silenced:
 
     def _loud(self, but: Sequence[Slice] = ()) -> list[Slice]:
         """Of the slices that are not zero, those that change the answers when they change."""
-        zero = [*self._zero, *but]
-        parts = [part for part in self._parts if not _are_all_in(part, zero)]
+        zero = [*self.zero, *but]
+        parts = [part for part in self._parts if not is_all_in(part, zero)]
         expected = self.answers()
         if not self._is_heard(parts, expected, but):
             return []
         return [part for part in parts if self._is_heard([part], expected, but)]
 
     def _is_heard(self, parts: Sequence[Slice], expected: object, but: Sequence[Slice]) -> bool:
-        with self._change(parts, self._poke, spare=[*self._zero, *but]):
+        with self._change(parts, self._poke, spare=[*self.zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
         return difference > rounding * max(scale, 1e-12)
@@ -339,9 +329,3 @@ def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
         if not bool((mine & others).any()):
             return True
     return False
-
-
-def _are_all_in(part: Slice, parts: Sequence[Slice]) -> bool:
-    """Whether all of a slice is in others of its axis."""
-    here = [p for p in parts if (p.tensor, p.axis) == (part.tensor, part.axis)]
-    return set(part.indices) <= {index for p in here for index in p.indices}

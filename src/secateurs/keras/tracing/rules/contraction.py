@@ -262,8 +262,8 @@ def dot(tracer: Tracer, call: Call) -> None:
     axes = call.layer.axes
     axes = (axes, axes) if isinstance(axes, int) else axes
     first, second = (axis % value.rank for axis, value in zip(axes, (left, right), strict=True))
-    if call.layer.normalize:
-        tracer.mask(call, right, second)
+    if call.layer.normalize:  # each is divided by its norm over all of these channels
+        tracer.mixes(call, [left.axes.get(first), right.axes.get(second)])
     if left.rank == right.rank == 2:  # one number an example, kept as an axis of length one
         units = tracer.unify([Place(left, first), Place(right, second)])
         tracer.mask(call, left, first)

@@ -1,0 +1,200 @@
+"""A second proof that shares nothing with the rules: silence who reads, and nothing may change.
+
+Nothing is asked of the rules but which slices of which tensors go. In a copy of the dense model
+the *readers* among these slices are set to zero: by the layout of Keras's kernels, whose last axis
+is what they make. That is a guess, and poking tells whether it was right:
+
+1. poking at every other slice that goes must leave the answers as they are: nobody reads it;
+2. the small model must answer what this copy answers.
+
+Where a poke is heard, one more slice at a time is tried for the reader. What is heard all the same
+is read by something besides weights: a norm, a sum, weights computed of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cut import Cut
+from secateurs.channels.independent import (
+    Slice,
+    is_all_in,
+    other_answers,
+    slices_of,
+    still_read,
+)
+from secateurs.channels.proof import Independent
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.proof.comparison import TOLERANCE, largest_difference, precision_of
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.surgery.rebuilding import cut_copy
+
+Numbers = NDArray[np.floating[Any]]
+Change = Callable[[Numbers, Numbers], Numbers]
+
+
+def prove_independently(
+    model: keras.Model, cut: Cut, arrays: Sequence[NDArray[np.generic]]
+) -> Independent:
+    """Silence what reads the channels that go, and compare.
+
+    Args:
+        model: the dense model; unchanged.
+        cut: of channels that no operation mixes.
+        arrays: inputs; real ones: what they do not reach proves nothing.
+
+    Raises:
+        CutError: something else reads the channels, or the answers are not the same.
+    """
+    if not cut:
+        return Independent(0, 0.0, 0.0, 0.0)
+    relative = TOLERANCE[precision_of(model)]
+    silenced = _Silenced(cut_copy(model, Cut(), compiled=False), cut, arrays, relative)
+    heard = silenced.silence()
+    if heard:
+        raise still_read(heard)
+    received = _answers(cut_copy(model, cut, compiled=False), arrays)
+    difference, scale = largest_difference(received, silenced.answers())
+    tolerance = relative * scale
+    if not difference <= tolerance:
+        raise other_answers(model.name, silenced.zero, difference, tolerance)
+    return Independent(cut.removed_channels, difference, scale, tolerance)
+
+
+class _Silenced:
+    """A copy of the dense model, and which of the slices that go read the others.
+
+    Attributes:
+        zero: those that were found to read, and are at zero.
+    """
+
+    def __init__(
+        self, model: keras.Model, cut: Cut, arrays: Sequence[NDArray[np.generic]], relative: float
+    ) -> None:
+        self._model, self._arrays, self._relative = model, arrays, relative
+        self._variables = {leaf.name: leaf.variable for leaf in list_tensors(model)}
+        self._random = np.random.default_rng(0)
+        self._parts = [part for part in slices_of(cut) if self._is_float(part)]
+        self.zero: list[Slice] = []
+
+    def answers(self) -> list[Numbers]:
+        """What the copy answers as it is now."""
+        return _answers(self._model, self._arrays)
+
+    def silence(self) -> list[Slice]:
+        """Set the readers to zero; returns the slices that the answers depend on all the same."""
+        kernels = [part for part in self._parts if self._is_kernel(part)]
+        for part in kernels:
+            if part.axis < self._rank(part) - 1:
+                self._keep_zero(part)
+        heard = self._heard()
+        for parts in [*([part] for part in kernels), *self._factors(heard)]:
+            if not heard or all(is_all_in(part, self.zero) for part in parts):
+                continue
+            with self._changed(parts, _zeros):
+                still = self._heard(but=parts)
+            if any(other not in still for other in heard if not is_all_in(other, parts)):
+                for part in parts:
+                    self._keep_zero(part)
+                heard = [other for other in self._heard() if other in heard]
+        return heard
+
+    def _factors(self, heard: Sequence[Slice]) -> Iterator[list[Slice]]:
+        """All that a layer makes, in case that another is multiplied by it and so read by it."""
+        for layer in dict.fromkeys(part.layer for part in heard):
+            yield [part for part in self._parts if part.layer == layer]
+
+    # -- slices
+
+    def _rank(self, part: Slice) -> int:
+        return len(self._variables[part.tensor].shape)
+
+    def _is_float(self, part: Slice) -> bool:
+        kind: str = keras.backend.standardize_dtype(self._variables[part.tensor].dtype)
+        return "float" in kind
+
+    def _is_kernel(self, part: Slice) -> bool:
+        shape: tuple[int, ...] = tuple(self._variables[part.tensor].shape)
+        return sum(size > 1 for size in shape) > 1
+
+    def _keep_zero(self, part: Slice) -> None:
+        self.zero.append(part)
+        variable = self._variables[part.tensor]
+        values = _numbers(variable.value)
+        values[_index(part)] = 0
+        variable.assign(values)
+
+    # -- what is heard
+
+    def _heard(self, but: Sequence[Slice] = ()) -> list[Slice]:
+        """Of the slices that are not zero, those that change the answers when they change."""
+        zero = [*self.zero, *but]
+        parts = [part for part in self._parts if not is_all_in(part, zero)]
+        expected = self.answers()
+        if not self._is_heard(parts, zero, expected):
+            return []
+        return [part for part in parts if self._is_heard([part], zero, expected)]
+
+    def _is_heard(
+        self,
+        parts: Sequence[Slice],
+        zero: Sequence[Slice],
+        expected: Sequence[Numbers],
+    ) -> bool:
+        with self._changed(parts, self._poked, spare=zero):
+            difference, scale = largest_difference(self.answers(), expected)
+        return bool(difference > self._relative * max(scale, 1e-12))
+
+    def _poked(self, values: Numbers, whole: Numbers) -> Numbers:
+        size = float(np.abs(whole).mean()) or 1.0
+        return np.asarray(values + size * (0.5 + self._random.random(values.shape)))
+
+    @contextmanager
+    def _changed(
+        self, parts: Sequence[Slice], change: Change, spare: Sequence[Slice] = ()
+    ) -> Iterator[None]:
+        """With other values in these slices, but not in those spared."""
+        before = {name: _numbers(self._variables[name].value) for name in {p.tensor for p in parts}}
+        after = {name: values.copy() for name, values in before.items()}
+        for part in parts:
+            values = after[part.tensor]
+            values[_index(part)] = change(values[_index(part)], before[part.tensor])
+        for part in spare:
+            if part.tensor in after:
+                after[part.tensor][_index(part)] = before[part.tensor][_index(part)]
+        try:
+            self._assign(after)
+            yield
+        finally:
+            self._assign(before)
+
+    def _assign(self, values: dict[str, Numbers]) -> None:
+        for name, numbers in values.items():
+            self._variables[name].assign(numbers)
+
+
+def _zeros(values: Numbers, whole: Numbers) -> Numbers:
+    del whole
+    return np.zeros_like(values)
+
+
+def _index(part: Slice) -> tuple[slice | list[int], ...]:
+    return (*[slice(None)] * part.axis, list(part.indices))
+
+
+def _numbers(tensor: BackendTensor) -> Numbers:
+    if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
+def _answers(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[Numbers]:
+    given = [keras.ops.convert_to_tensor(array) for array in arrays]
+    answers = model(given[0] if len(given) == 1 else given, training=False)
+    return [_numbers(one) for one in keras.tree.flatten(answers)]

@@ -1,0 +1,84 @@
+"""The second proof of Keras cuts finds what rules and twin get wrong alike."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+from contract.zoo import ZOO, noisy
+from secateurs.channels.cut import Cut, TensorCut
+from secateurs.keras.proof.independent import prove_independently
+
+X = np.random.default_rng(0).standard_normal((8, 6)).astype("float32")
+
+
+def chain(middle=lambda x: x):
+    i = keras.Input((6,))
+    x = L.Dense(8, activation="tanh", name="a")(i)
+    return noisy(keras.Model(i, L.Dense(3, name="head")(middle(x)), name="chain"))
+
+
+def test_readers_are_silenced_and_filters_are_not():
+    """By hand: the dense model with rows of its head at zero."""
+    model = chain()
+    small = sec.apply(model, sec.trace(model).cut({"a": [1, 5]}), X, proof="independent")
+    proof = sec.report_of(small).proof.independent
+    kernel, bias = model.get_layer("head").get_weights()
+    kernel[[1, 5]] = 0
+    model.get_layer("head").set_weights([kernel, bias])
+    expected = model.predict(X, verbose=0)
+    assert (proof.channels, proof.scale) == (2, pytest.approx(np.abs(expected).max()))
+    assert np.abs(small.predict(X, verbose=0) - expected).max() < 1e-6
+
+
+def wrong_cut(row):
+    return Cut(
+        {
+            "a.kernel": TensorCut((6, 8), {1: (1,)}),
+            "a.bias": TensorCut((8,), {0: (1,)}),
+            "head.kernel": TensorCut((8, 3), {0: (row,)}),
+        }
+    )
+
+
+def test_rows_that_do_not_read_what_goes_are_found():
+    model = chain(lambda x: keras.ops.flip(x, axis=-1))
+    sizes = sec.trace(chain()).cut({"a": [1]}).sizes
+    right = Cut(wrong_cut(6).tensors, sizes=sizes)
+    assert prove_independently(model, right, [X]).max_difference < 1e-5
+    with pytest.raises(sec.CutError, match=r"^a: expected channels that nobody reads once"):
+        prove_independently(model, Cut(wrong_cut(1).tensors, sizes=sizes), [X])
+
+
+def test_what_reads_without_weights_is_found():
+    """A norm over channels that a rule would have to name as mixing."""
+    model = chain(lambda x: x / keras.ops.norm(x, axis=-1, keepdims=True))
+    cut = Cut(wrong_cut(1).tensors, sizes=sec.trace(chain()).cut({"a": [1]}).sizes)
+    with pytest.raises(sec.CutError, match=r"^a: expected channels that nobody reads once"):
+        prove_independently(model, cut, [X])
+
+
+@pytest.mark.parametrize(
+    "name", ["depthwise", "einsums", "attention", "recurrent", "moves", "gates"]
+)
+def test_layers_of_every_layout_hold(name):
+    model = noisy(ZOO[name]())
+    network = sec.trace(model)
+    random = np.random.default_rng(0)
+    cut = network.cut({g.name: random.permutation(len(g))[: len(g) // 2] for g in network.groups})
+    proof = sec.report_of(sec.apply(model, cut, network=network, proof="independent")).proof
+    assert proof.independent.channels == cut.removed_channels
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_product_of_two_values_is_exact_unless_it_takes_their_norms(normalize):
+    """Neither has a reader with weights: each reads the other. A norm reads all of its own."""
+    i = keras.Input((6,))
+    a, b = L.Dense(8, name="a")(i), L.Dense(8, name="b")(i)
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(L.Dot(1, normalize=normalize)([a, b]))))
+    network = sec.trace(model)
+    small = sec.apply(model, network.cut({"a": [1, 5]}), X, network=network, proof="independent")
+    proof = sec.report_of(small).proof
+    assert bool(proof.inexact) == normalize
+    assert proof.independent.channels == (0 if normalize else 2)
