@@ -45,6 +45,15 @@ def test_an_onnx_file_does_what_the_model_does(small, tmp_path):
     assert found == pytest.approx(small.predict(x, verbose=0), abs=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own files")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "to"), [("small", "savedmodel"), ("small.tflite", "litert")])
+def test_tensorflows_files_are_read_back_and_compared_for_any_batch(small, tmp_path, name, to):
+    made = sec.export(small, tmp_path / name, images(2), to=to)
+    assert made.max_difference < 1e-5
+    assert made.dynamic_batch
+
+
 def test_what_keras_cannot_is_said(small, tmp_path):
     with pytest.raises(sec.ExportError, match="expected a model of pytorch; received one of keras"):
         sec.export(small, tmp_path / "small.pt2", images(1))

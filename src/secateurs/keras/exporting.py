@@ -95,9 +95,12 @@ def run_file(
 
     arrays = as_arrays(example_inputs, model)
     if target == "savedmodel":
-        found = tf.saved_model.load(str(path)).serve(*arrays)
+        loaded = tf.saved_model.load(str(path))  # kept: it holds the variables
+        found = loaded.serve(*arrays)
         return [np.asarray(one) for one in keras.tree.flatten(found)]
     interpreter = tf.lite.Interpreter(str(path))
+    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
+        interpreter.resize_tensor_input(detail["index"], array.shape)  # any number of examples
     interpreter.allocate_tensors()
     for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
         interpreter.set_tensor(detail["index"], array)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +19,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from secateurs.deployment.sessions import first_line
+from secateurs.deployment.targets import TARGETS
 from secateurs.errors import ExportError
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.saving import read, save
@@ -62,10 +64,24 @@ def write_file(model: nn.Module, path: Path, example_inputs: object, target: str
         return True
     ready = _ready(model)
     arguments, keywords = parse_example_inputs(example_inputs, ready)
-    if target == "onnx":
-        return _write_onnx(ready, arguments, keywords, path)
+    try:
+        if target == "onnx":
+            return _write_onnx(ready, arguments, keywords, path)
+        return _write(ready, arguments, keywords, path, target)
+    except ExportError as error:
+        layer = _name_layer(ready, arguments, keywords, str(error))
+        raise ExportError(f"{error}{layer}") from error
+
+
+def _write(
+    model: nn.Module,
+    arguments: tuple[object, ...],
+    keywords: dict[str, object],
+    path: Path,
+    target: str,
+) -> bool:
     with _quietly(target):
-        program, is_open = _program(ready, arguments, keywords)
+        program, is_open = _program(model, arguments, keywords)
         if target == "pt2":
             torch.export.save(program, path)
         elif target == "executorch":
@@ -73,13 +89,31 @@ def write_file(model: nn.Module, path: Path, example_inputs: object, target: str
         elif target == "litert":
             import litert_torch
 
-            litert_torch.convert(ready, arguments, keywords or None).export(str(path))
+            litert_torch.convert(model, arguments, keywords or None).export(str(path))
             is_open = False
         elif target == "coreml":
             import coremltools
 
             coremltools.convert(program.run_decompositions({})).save(str(path))
     return is_open
+
+
+def _name_layer(
+    model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], message: str
+) -> str:
+    """Where the operation is that an exporter's message names; "" where that is not to be found."""
+    try:
+        with _quietly("pt2"):
+            program, _ = _program(model, arguments, keywords)
+    except ExportError:
+        return ""
+    for node in program.graph.nodes:
+        name = getattr(getattr(node.target, "_schema", None), "name", "").partition("::")[2]
+        if node.op == "call_function" and name and re.search(rf"\b{re.escape(name)}\b", message):
+            inside = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+            layer = inside[-1].removeprefix("L['self'].") if inside else ""
+            return f" ({name} is in the layer {layer!r})" if layer else f" ({name} in its forward)"
+    return ""
 
 
 def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> Arrays:
@@ -239,6 +273,11 @@ def _quietly(target: str) -> Iterator[None]:
         raise
     except OSError:
         raise
+    except ImportError as error:
+        raise ExportError(
+            f"{target}: needs the package {error.name!r}, which is not installed. Install it: "
+            f"{TARGETS[target].command}"
+        ) from error
     except Exception as error:
         cause = error.__cause__ or error
         raise ExportError(f"{target}: cannot take the model: {first_line(cause)}") from error
