@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,8 @@ def built(name: str) -> tuple[nn.Module, int]:
     torch.manual_seed(0)
     kind, _, rest = name.partition(":")
     if kind == "torchvision":
+        import_module("support.torchvision_on_cpu")  # before torchvision
         import torchvision
-
-        import support.torchvision_on_cpu  # noqa: F401 - before torchvision
 
         return torchvision.models.get_model(rest, weights=None).eval(), 3
     shape, _, width = rest.partition(":")
