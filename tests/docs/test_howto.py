@@ -1,0 +1,72 @@
+"""Every page of docs/howto does what it says: its Python and its commands are run, in order."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import torchvision_on_cpu  # noqa: F401 - before whatever imports torchvision
+from secateurs.cli import main
+
+PAGES = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def have_nothing():
+    """The page makes all that it needs."""
+
+
+def have_checkpoint_and_photos():
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.manual_seed(0)
+    torch.save(shufflenet_v2_x0_5(num_classes=2).state_dict(), "mine.pt")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 6)):
+        for label in ("cat", "dog"):
+            folder = Path("photos", part, label)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+PREPARED = {
+    "index.md": have_nothing,
+    "howto/folder-to-onnx.md": have_checkpoint_and_photos,
+    "howto/lightning.md": have_nothing,
+    "howto/hugging-face.md": have_nothing,
+    "howto/detector.md": have_nothing,
+    "howto/own-criterion.md": have_nothing,
+}
+
+
+def test_every_how_to_is_run():
+    found = {f"howto/{path.name}" for path in (PAGES / "howto").glob("*.md")}
+    assert found == {name for name in PREPARED if name.startswith("howto/")}
+
+
+def run_command(line, capsys):
+    program, *arguments = shlex.split(line)
+    assert program == "secateurs"
+    status = main(arguments)
+    assert status == 0, f"{line}\n{capsys.readouterr()}"
+
+
+@pytest.mark.filterwarnings("default")  # of what is shown beside it
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_page_does_what_it_says(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    PREPARED[name]()
+    namespace = {"__name__": "__main__"}
+    for kind, code in BLOCK.findall((PAGES / name).read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(code, name, "exec"), namespace)  # noqa: S102 - our own pages
+        else:
+            for line in code.splitlines():
+                run_command(line.removeprefix("$ "), capsys)
