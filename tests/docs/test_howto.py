@@ -54,7 +54,7 @@ def run_command(line, capsys):
     program, *arguments = shlex.split(line)
     assert program == "secateurs"
     status = main(arguments)
-    assert status == 0, f"{line}\n{capsys.readouterr()}"
+    assert status == 0, f"{line}\n{capsys.readouterr().err[-1500:]}"
 
 
 @pytest.mark.filterwarnings("default")  # of what is shown beside it

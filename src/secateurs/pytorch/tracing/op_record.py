@@ -122,6 +122,16 @@ def is_followed(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "_secateurs_labels")
 
 
+def note_as_data(tensor: torch.Tensor) -> None:
+    """Remember that these whole numbers, or this mask, are the input's or were computed of it."""
+    tensor._secateurs_is_data = True  # type: ignore[attr-defined]
+
+
+def is_data(tensor: torch.Tensor) -> bool:
+    """Whether they are: what is looked up by them is not made of weights alone."""
+    return hasattr(tensor, "_secateurs_is_data")
+
+
 def labels_of(tensor: torch.Tensor) -> Labels:
     """What is known of a tensor."""
     known: Labels | None = getattr(tensor, "_secateurs_labels", None)

@@ -42,8 +42,10 @@ from secateurs.pytorch.tracing.op_record import (
     OpRecord,
     Place,
     follow,
+    is_data,
     is_followed,
     labels_of,
+    note_as_data,
 )
 
 NETWORK_INPUT = "the network's input"
@@ -116,9 +118,7 @@ class Tracer(OpInterpreter):
         call = self._open_written(self._call(function, arguments, keywords))
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
         if not followed or call.packet in MADE_NEW:
-            made = run_on_constants(call)
-            self._fresh.remember(call, made)
-            return made
+            return self._run_unfollowed(call)
         operation.numbers = numbers_of(call)
         operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
@@ -128,6 +128,8 @@ class Tracer(OpInterpreter):
             if labels.positions is not None:
                 self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
         output = self.rules.apply(self, call)
+        if operation.mixed:  # a bias has its channels only now
+            operation.mixed = self._axes_of_operands(call)
         for tensor in iterate_tensors(output):
             operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
             operation.types.append(tensor.dtype)
@@ -157,10 +159,17 @@ class Tracer(OpInterpreter):
     ) -> object:
         call = self._call(function, arguments, keywords)
         if not any(is_followed(tensor) for tensor in call.tensors()):
-            made = run_on_constants(call)
-            self._fresh.remember(call, made)
-            return made
+            return self._run_unfollowed(call)
         return self.rules.apply(self, call)
+
+    def _run_unfollowed(self, call: Call) -> object:
+        """On constants, and on whole numbers of the input, which carry no channels."""
+        made = run_on_constants(call)
+        if any(is_data(tensor) for tensor in call.tensors()):
+            for tensor in iterate_tensors(made):
+                note_as_data(tensor)
+        self._fresh.remember(call, made)
+        return made
 
     def _open_written(self, call: Call) -> Call:
         """An operation that writes what is followed into a constant: that is followed from here on.
@@ -249,7 +258,9 @@ class Tracer(OpInterpreter):
         what is looked up by them may be read.
         """
         if not tensor.is_floating_point() and not tensor.is_complex():
-            return tensor
+            data = tensor.detach()  # a tensor of our own: nothing is written on the user's
+            note_as_data(data)
+            return data
         stand_in = tensor.clone() if self._concrete else without_data(tensor)
         follow(stand_in, Labels(why=NETWORK_INPUT))
         return stand_in
@@ -423,13 +434,16 @@ class Tracer(OpInterpreter):
         """The operation's result for a channel depends on the others along these axes."""
         arrays = list(units)
         if arrays:
-            self.operations[-1].mixed = [
-                (number, dict(axes))
-                for number, tensor in enumerate(call.tensors())
-                if (axes := self._lying_along(tensor))
-            ]
+            self.operations[-1].mixed = self._axes_of_operands(call)
             mixed = np.unique(np.concatenate(arrays))
             self.mixings.append(Mixing(call.name, layer or self.layer, mixed))
+
+    def _axes_of_operands(self, call: Call) -> list[tuple[int, Axes]]:
+        return [
+            (number, dict(axes))
+            for number, tensor in enumerate(call.tensors())
+            if (axes := self._lying_along(tensor))
+        ]
 
     def _lying_along(self, tensor: torch.Tensor) -> Axes:
         """The units along a tensor's axes; of a buffer of whole numbers too."""

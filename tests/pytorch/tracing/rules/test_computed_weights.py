@@ -148,3 +148,50 @@ def test_demodulation_is_exact_for_its_filters_and_named_for_what_it_reads():
     named = {group.name: group.inexact for group in network.groups}
     assert named["first"] == ("sum over channels in the model",)
     assert [one for name, one in named.items() if name != "first"] == [()]
+
+
+class Pooled(nn.Module):
+    """BERT's pooler: of one sentence, a single row goes through two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.dense, self.head = nn.Embedding(50, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.dense(self.table(tokens * 1)[:, 0])))
+
+
+def test_what_tokens_look_up_is_not_made_of_weights_alone():
+    torch.manual_seed(0)
+    model, tokens = Pooled().eval(), torch.arange(6)[None]
+    assert [mixing.operation for mixing in sec.trace(model, tokens).mixings] == []
+    gone = [0, 3, 4, 9]
+    small = sec.delete_channels(model, {"dense": gone}, tokens)
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        masked.head.weight[:, gone] = 0
+    torch.testing.assert_close(small(tokens), masked(tokens))
+    assert not hasattr(tokens, "_secateurs_is_data")
+
+
+class Style(nn.Module):
+    """A learned vector goes through a layer with a bias, and is added to what the input gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.style = nn.Parameter(torch.randn(1, 8))
+        self.mapping, self.body, self.head = nn.Linear(8, 12), nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.body(x) + self.mapping(self.style)))
+
+
+def test_a_learned_vector_goes_through_a_layer_with_a_bias():
+    torch.manual_seed(0)
+    model, x = Style().eval(), torch.randn(2, 4)
+    gone = [1, 5, 11]
+    small = sec.delete_channels(model, {"body": gone}, x)
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        masked.head.weight[:, gone] = 0
+    torch.testing.assert_close(small(x), masked(x))

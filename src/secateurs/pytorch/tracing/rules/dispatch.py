@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
-from secateurs.pytorch.tracing.op_record import follow, is_followed, labels_of
+from secateurs.pytorch.tracing.op_record import follow, is_data, is_followed, labels_of
 from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
 from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -28,6 +28,7 @@ def _follow_all(call: Call, output: object) -> None:
     sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
     weights = [labels.weight for labels in sources]
     results = list(iterate_tensors(output))
+    looked_up_by_data = any(is_data(tensor) for tensor in call.tensors())
     is_constant = bool(sources) and all(labels.is_constant for labels in sources)
     call.result = results[0] if results else None
     for labels in sources:
@@ -40,7 +41,7 @@ def _follow_all(call: Call, output: object) -> None:
         made = replace(labels, call=call, sources=sources, place=place, uses=0)
         if not is_followed(tensor):
             made.why = next((source.why for source in sources), made.why)
-        if weights and None not in weights:
+        if weights and None not in weights and not looked_up_by_data:
             made.origin = weights[0]
         made.is_constant = is_constant and not tensor.is_meta
         follow(tensor, made)
