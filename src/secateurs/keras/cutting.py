@@ -56,7 +56,7 @@ def apply(
         CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
             behind.
     """
-    model = check_model(model)
+    model = check_model(model, example_inputs)
     if optimizer is not None:
         raise CutError(
             "optimizer: expected None for a Keras model; compile the model with it, "

@@ -41,6 +41,7 @@ Slopes = Callable[..., list[NDArray[np.floating]]]
 """(tensors, *rest) -> a gradient for each of the tensors."""
 
 __all__ = [
+    "COMPILED",
     "Functional",
     "GetItem",
     "Layer",
@@ -48,6 +49,7 @@ __all__ = [
     "SeedGenerator",
     "Variable",
     "accepts_training",
+    "begin_graph_",
     "average_of",
     "compile_function",
     "compiled_with",
@@ -62,10 +64,13 @@ __all__ = [
     "infer",
     "is_model",
     "is_quantized",
+    "is_subclassed",
     "is_tensor",
     "leave_undecayed_",
     "losses_of",
     "mask_of",
+    "metrics_inside",
+    "name_in",
     "named_classes",
     "new_layer_like",
     "nodes_of",
@@ -92,6 +97,17 @@ def is_model(operation: Operation) -> bool:
     return isinstance(operation, Functional) and _runs(operation, Functional)
 
 
+def is_subclassed(operation: Operation) -> bool:
+    """Whether it is a model that only code of its own says something of."""
+    kinds = (keras.Sequential, Functional)
+    return isinstance(operation, keras.Model) and not isinstance(operation, kinds)
+
+
+def name_in(model: keras.Model, operation: Operation) -> str:
+    """The name of what a model's graph calls; a subclassed model's graph calls the model itself."""
+    return "" if operation is model else str(operation.name)
+
+
 def _runs(model: keras.Model, kind: type) -> bool:
     """Whether the model's class leaves ``call`` as Keras has it."""
     return type(model).call is kind.call  # type: ignore[attr-defined]
@@ -115,8 +131,43 @@ def has_graph(model: keras.Model) -> bool:
 
 
 def graph_of(model: keras.Model) -> Functional:
-    """The functional graph of a model that has one."""
+    """The functional graph of a model that has one.
+
+    That of a subclassed model is a single call, of the model itself: ``begin_graph_`` makes it.
+    """
+    if is_subclassed(model):
+        held = vars(model).get(_GRAPH)
+        return None if held is None else held.graph
     return model._functional if isinstance(model, keras.Sequential) else model
+
+
+_GRAPH = "_secateurs_graph"
+"""Where a subclassed model keeps its graph."""
+
+
+class _Held:
+    """Keras, saving a model, walks through what is a layer, and not through this."""
+
+    def __init__(self, graph: Functional) -> None:
+        self.graph = graph
+
+
+def begin_graph_(model: keras.Model, specs: object) -> None:
+    """Let a subclassed model have a graph: one call of itself, on tensors without data.
+
+    Args:
+        model: built.
+        specs: ``keras.KerasTensor``, in the structure that the model is called on.
+    """
+    inputs = keras.tree.map_structure(
+        lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name), specs
+    )
+    before = len(model._inbound_nodes)
+    outputs = model(inputs)
+    graph = Functional(inputs, outputs, name=model.name)
+    for node in model._inbound_nodes[before:]:
+        forget_node_(node)
+    vars(model)[_GRAPH] = _Held(graph)
 
 
 def nodes_of(graph: Functional) -> Iterator[Node]:
@@ -172,7 +223,8 @@ def new_layer_like(layer: Layer) -> Layer:
     """A layer of the same class, without what the class's own constructor makes."""
     kind = type(layer)
     new: Layer = kind.__new__(kind)  # type: ignore[call-overload]
-    Layer.__init__(
+    base = keras.Model if isinstance(layer, keras.Model) else Layer
+    base.__init__(
         new,
         name=layer.name,
         dtype=layer.dtype_policy,
@@ -189,12 +241,41 @@ def finish_copy_(layer: Layer, new: Layer, known: Mapping[int, object]) -> None:
     """Let Keras see the parts of a copy in the order of the original, and take it as built."""
     for name, (_, theirs) in layer._tracker.config.items():
         _, mine = new._tracker.config[name]
-        mine[:] = [known.get(id(part), part) for part in theirs]
+        # The metrics of ``compile`` are its own to make.
+        parts = [part for part in theirs if name != "metrics" or id(part) in known]
+        mine[:] = [known.get(id(part), part) for part in parts]
         new._tracker.stored_ids[name] = {id(part) for part in mine}
     vars(new)["_trainable"] = layer.trainable
     new.built = True
     new._post_build()
     new._lock_state()
+
+
+COMPILED = frozenset(
+    {
+        "optimizer",
+        "stop_training",
+        "train_function",
+        "test_function",
+        "predict_function",
+        "history",
+        "_compiled_trainable_state",
+        "_compile_config",
+        "_jax_state",
+        _GRAPH,
+    }
+)
+"""What ``compile`` and ``fit`` keep in a model beside what its constructor makes."""
+
+
+def metrics_inside(layer: Layer) -> list[keras.metrics.Metric]:
+    """The metrics that a layer's own code keeps; those of ``compile`` left out."""
+    made = [vars(layer).get("_loss_tracker"), vars(layer).get("_compile_metrics")]
+    return [
+        metric
+        for metric in getattr(layer, "_metrics", ())
+        if all(metric is not other for other in made)
+    ]
 
 
 def losses_of(layer: Layer) -> list[BackendTensor]:

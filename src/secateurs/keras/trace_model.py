@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ from secateurs.keras.model.example_inputs import (
 from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.surgery.dry_run import settle_
 from secateurs.keras.tracing import rules
-from secateurs.keras.tracing.interpreter import OpInterpreter
+from secateurs.keras.tracing.interpreter import OpInterpreter, Site
 from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, OpRecord, Tracer, Value
 
 
@@ -70,7 +71,7 @@ def trace(
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: sequential or functional, built; it comes back exactly as it was.
+        model: sequential, functional or subclassed, built; its weights stay exactly as they were.
         example_inputs: an array or tensor, or a tuple or dictionary of them. May be left out where
             the model knows all shapes but the batch's: MACs then come out per example.
         outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
@@ -79,9 +80,10 @@ def trace(
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
-        ModelError: it is no Keras model, is not built, is subclassed, or these inputs do not fit.
+        ModelError: it is no Keras model, is not built, has code that cannot be followed, or these inputs
+            do not fit.
     """
-    model = check_model(model)
+    model = check_model(model, example_inputs)
     if outputs is not None:
         raise ModelError(
             f"outputs: expected None for a Keras model; received {outputs!r}. Make a model of the "
@@ -132,6 +134,23 @@ def _examples(
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
+def _step(
+    tracer: Tracer,
+    model: keras.Model,
+    site: Site,
+    arguments: Sequence[object],
+    keywords: dict[str, object],
+) -> object:
+    """A step of the trace; a subclassed model that stays one call is none."""
+    if site.operation is model:
+        raise ModelError(
+            f"{model.name}: expected a model whose call can be followed; received a "
+            f"{type(model).__name__}: {site.closed}. Use keras.ops and layers there, on tensors of "
+            "any framework's; or put that part into a layer of its own, which then stays whole"
+        )
+    return tracer.step(site, arguments, keywords)
+
+
 def _follow(
     model: keras.Model, tracer: Tracer, shapes: Sequence[tuple[int, ...]], example_inputs: object
 ) -> None:
@@ -140,7 +159,7 @@ def _follow(
         for number, (shape, like) in enumerate(zip(shapes, graph_of(model).inputs, strict=True))
     ]
     try:
-        outputs = OpInterpreter(tracer.step).run(model, inputs)
+        outputs = OpInterpreter(partial(_step, tracer, model)).run(model, inputs)
     except SecateursError:
         raise
     except Exception as error:

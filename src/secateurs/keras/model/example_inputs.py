@@ -9,17 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Functional, graph_of, has_graph, is_tensor, plain_class
+from secateurs.keras.internals import (
+    Functional,
+    begin_graph_,
+    graph_of,
+    has_graph,
+    is_subclassed,
+    is_tensor,
+    plain_class,
+)
 from secateurs.keras.model.tensors import named_operations
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
 
 
-def check_model(model: object) -> keras.Model:
+def check_model(model: object, example_inputs: object = None) -> keras.Model:
     """The model, unless it is something that cannot be traced; then the error says what to pass.
 
+    Args:
+        model: whatever a user gave.
+        example_inputs: of a subclassed model, whose inputs are known from these alone where it was
+            built without them.
+
     Raises:
-        ModelError: it is no Keras model, is not built, is subclassed, or is of another backend.
+        ModelError: it is no Keras model, is not built, has layers of a graph and a ``call`` of its
+            own, or is of another backend.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(_what_it_is(model))
@@ -32,13 +46,69 @@ def check_model(model: object) -> keras.Model:
                 f"{name}: expected a model that is built; received a {kind} without input shape. "
                 f"Begin it with keras.Input(shape=...), or call {name}.build(input_shape) first."
             )
-    elif not isinstance(model, Functional) or type(model).call is not Functional.call:
+    elif is_subclassed(model):
+        _begin_(model, example_inputs)
+    elif type(model).call is not Functional.call:
         raise ModelError(
             _subclassed(name, kind, "x = keras.Input(shape=...); keras.Model(x, model.call(x))")
         )
     _check_training(model)
     _check_backend(model)
     return model
+
+
+def _begin_(model: keras.Model, example_inputs: object) -> None:
+    """Let a subclassed model have its graph, of the inputs that it was built for."""
+    if has_graph(model):
+        return
+    kind = type(model).__name__
+    if not model.built:
+        raise ModelError(
+            f"{model.name}: expected a model that is built; received a {kind} that was never "
+            f"called. Call it on a batch first: {model.name}(x[:1])"
+        )
+    given = example_inputs
+    if given is None:
+        given = _built_for(model)
+    if given is None:
+        raise ModelError(
+            f"{model.name}: expected example_inputs; {kind} does not tell what it was called on. "
+            "Pass a small batch of what the model sees: sec.trace(model, x[:1])"
+        )
+    try:
+        begin_graph_(model, _named_specs(given))
+    except Exception as error:
+        raise ModelError(
+            f"{model.name}: expected a model whose call takes one tensor, or one list or "
+            f"dictionary of tensors; that of {kind} raised {type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0][:200]}. Received {format_inputs(given)}"
+        ) from error
+
+
+def _built_for(model: keras.Model) -> object:
+    """Tensors without data of the shapes that a model was first called on, None if unknown."""
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, (list, tuple)) or any(isinstance(n, (list, tuple)) for n in shape):
+        return None
+    return keras.KerasTensor(tuple(shape), dtype=model.input_dtype)
+
+
+def _named_specs(given: object) -> object:
+    """Tensors without data of any number of examples, named as in a dictionary, or by number."""
+    if isinstance(given, Mapping):
+        return {name: _spec(value, str(name)) for name, value in given.items()}
+    if isinstance(given, (tuple, list)):
+        return [_spec(value, f"input_{number}") for number, value in enumerate(given)]
+    return _spec(given, "input")
+
+
+def _spec(value: object, name: str) -> keras.KerasTensor:
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    kind = keras.backend.standardize_dtype(value.dtype)
+    # Keras gives a model floats of its own precision, whatever they were.
+    kind = keras.config.floatx() if kind == "float64" else kind
+    return keras.KerasTensor((None, *tuple(value.shape)[1:]), dtype=kind, name=name)
 
 
 _TRAINING = (
@@ -53,6 +123,8 @@ _TRAINING = (
 
 def _check_training(model: keras.Model) -> None:
     """A class that cannot be made again is left for a plain one, which trains as Keras does."""
+    if is_subclassed(model):  # its class stays
+        return
     plain = plain_class(model)
     if plain is type(model):
         return

@@ -51,14 +51,14 @@ def named_own_variables(layer: object) -> list[tuple[str, Variable, bool]]:
 
 
 def path_below(path: str, name: str) -> str:
-    """The path of a child of this name."""
-    return f"{path}.{name}" if name else path
+    """The path of a child of this name; that of a subclassed model itself is ''."""
+    return ".".join(part for part in (path, name) if part)
 
 
 def size_path(path: str, layer: object, child: object) -> str:
     """The path that the sizes of a child go by; a cell has sizes apart from its layer's."""
     names = {id(part): name for name, part in named_children(layer)}
-    return f"{path}.{names[id(child)] or 'cell'}"
+    return path_below(path, names[id(child)] or "cell")
 
 
 def _rank(entry: tuple[Variable, bool]) -> int:

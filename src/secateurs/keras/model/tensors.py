@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
 from secateurs.errors import UnknownNameError
-from secateurs.keras.internals import Layer, Operation, Variable, graph_of, is_model, nodes_of
+from secateurs.keras.internals import (
+    Layer,
+    Operation,
+    Variable,
+    graph_of,
+    is_model,
+    name_in,
+    nodes_of,
+)
 from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
 
 
@@ -99,7 +107,7 @@ def named_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str
     graph = graph_of(model)
     called = {id(node.operation) for node in nodes_of(graph)}
     for operation in graph.operations:
-        path = prefix + operation.name
+        path = prefix + name_in(model, operation)
         if id(operation) in called and is_model(operation):
             yield from named_operations(operation, f"{path}.")
         elif id(operation) in called:
@@ -109,7 +117,7 @@ def named_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str
 def calls_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operation]]:
     """(path, operation) of each call of a model's graph, in the order in which they are run."""
     for node in nodes_of(graph_of(model)):
-        path = prefix + node.operation.name
+        path = prefix + name_in(model, node.operation)
         if is_model(node.operation):
             yield from calls_of(node.operation, f"{path}.")
         else:
@@ -161,6 +169,6 @@ def _inside(layer: Layer, path: str) -> Iterator[tuple[str, Operation]]:
 def named_variables(layer: Layer, path: str) -> Iterator[tuple[str, Variable, bool]]:
     """(name, variable, whether a parameter) of a layer and the layers inside it."""
     for name, variable, is_parameter in named_own_variables(layer):
-        yield f"{path}.{name}", variable, is_parameter
+        yield path_below(path, name), variable, is_parameter
     for name, child in named_children(layer):
         yield from named_variables(child, path_below(path, name))

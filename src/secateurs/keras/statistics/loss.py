@@ -9,8 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import DataError
-from secateurs.keras.internals import graph_of, is_model, operation_classes
+from secateurs.keras.internals import (
+    graph_of,
+    has_graph,
+    is_model,
+    is_subclassed,
+    nodes_of,
+    operation_classes,
+)
 from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.tracing.composites import opened
+from secateurs.keras.tracing.symbolic import Calls
 
 Loss = Callable[[BackendTensor | list[BackendTensor], BackendTensor | None], BackendTensor]
 """(outputs, labels) -> one loss for each image; outputs in a list where there are several."""
@@ -176,6 +185,10 @@ def tells_two_apart(model: keras.Model) -> bool:
 def _ends_in(tensor: keras.KerasTensor, name: str) -> bool:
     """Whether a tensor comes out of this activation, in one of its forms."""
     operation = tensor._keras_history.operation
+    if is_subclassed(operation) and has_graph(operation):
+        (node,) = nodes_of(graph_of(operation))
+        seen = opened(node, node.arguments.args, node.arguments.kwargs)
+        return isinstance(seen, Calls) and _ends_in(keras.tree.flatten(seen.outputs)[0], name)
     if is_model(operation):
         return _ends_in(graph_of(operation).outputs[0], name)
     if isinstance(operation, (keras.layers.Softmax, *operation_classes("Softmax"))):

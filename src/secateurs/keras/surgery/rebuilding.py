@@ -15,8 +15,12 @@ from secateurs.errors import CutError, ModelError
 from secateurs.keras.internals import (
     Layer,
     Operation,
+    accepts_training,
+    begin_graph_,
     graph_of,
+    infer,
     is_model,
+    is_subclassed,
     nodes_of,
     plain_class,
     sublayers,
@@ -65,6 +69,7 @@ def cut_copy(
         small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
     copies.restore()
     _fill_(small, leaves, cut)
+    _check_trains(model, small)
     for change in cut.sizes:
         if change.attribute in SCALED_BY:
             _keep_scale_(small, change.owner, change.before, change.after)
@@ -73,6 +78,33 @@ def cut_copy(
     if compiled:
         compile_like_(model, small, cut)
     return small
+
+
+def _check_trains(model: keras.Model, small: keras.Model) -> None:
+    """Layers that a subclassed model calls in training alone were not seen by the trace.
+
+    Raises:
+        CutError: they read channels that went.
+    """
+    if not is_subclassed(model) or not accepts_training(model):
+        return
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.KerasTensor([n or 2 for n in tensor.shape], dtype=tensor.dtype),
+        graph_of(model).input,
+    )
+    try:
+        infer(model, inputs, training=True)
+    except Exception:  # noqa: BLE001 - its code trains in some other way
+        return
+    try:
+        infer(small, inputs, training=True)
+    except Exception as error:
+        message = " ".join(str(error).split())[:200]
+        raise CutError(
+            f"{model.name}: expected layers that read what inference reads; the cut model's call "
+            f"raises {type(error).__name__} with training=True: {message}. Leave the channels that "
+            "only training reads out of the cut: skip=..."
+        ) from error
 
 
 class Copies:
@@ -95,7 +127,9 @@ class Copies:
         if id(layer) not in self._made:
             if repeats_model(layer) and type(layer) is keras.layers.TimeDistributed:
                 self._made[id(layer)] = self._repeating(layer, path)
-            elif is_composite(layer) and (is_shrunk(layer) or self._touches(path)):
+            elif is_subclassed(layer) or (
+                is_composite(layer) and (is_shrunk(layer) or self._touches(path))
+            ):
                 shrunk(layer, path, self._cut.tensors, self._remake, self._made)
             else:
                 self._made[id(layer)] = self._make_again(layer, path)
@@ -130,7 +164,7 @@ class Copies:
         return self._blank.blank(remade(layer, path, self._changes, self._dtype))
 
     def _touches(self, path: str) -> bool:
-        return any(name.startswith(f"{path}.") for name in self._cut.tensors)
+        return any(not path or name.startswith(f"{path}.") for name in self._cut.tensors)
 
 
 def carry_again(model: keras.Model, small: keras.Model, changes: Changes) -> None:
@@ -170,7 +204,22 @@ def rebuilt(model: keras.Model, make: Make, changes: Changes | None = None) -> k
         make: what to call in the place of each layer; a shared layer is asked for once.
         changes: positions in the arguments of calls that change.
     """
+    if is_subclassed(model):
+        return _rebuilt_subclass(model, make)
     return _Rebuilding(model, make, changes or {}).model(model, None)
+
+
+def _rebuilt_subclass(model: keras.Model, make: Make) -> keras.Model:
+    """What was made of the one call in a subclassed model's graph; called, so that it is built."""
+    (small,) = make("", model)
+    begin_graph_(small, graph_of(model).input)
+    built = {path: inner for inner, path in paths_inside(small, "")}
+    for inner, path in paths_inside(model, ""):
+        other = built.get(path)
+        # What inference does not call may be there for training.
+        if inner.built and other is not None and not other.built:
+            other.build_from_config(inner.get_build_config())
+    return small
 
 
 class _Rebuilding:

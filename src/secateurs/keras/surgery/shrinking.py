@@ -18,12 +18,14 @@ import numpy as np
 
 from secateurs.channels.cut import TensorCut
 from secateurs.keras.internals import (
+    COMPILED,
     Layer,
     SeedGenerator,
     Variable,
     finish_copy_,
     infer,
     is_tensor,
+    metrics_inside,
     new_layer_like,
     seed_generators_of,
 )
@@ -68,13 +70,15 @@ def shrunk(
     """
     new = new_layer_like(layer)
     made[id(layer)] = new
-    base = set(vars(new)) | {"compute_output_spec", "_torch_params"}
+    base = set(vars(new)) | COMPILED | {"compute_output_spec", "_torch_params"}
     known: dict[int, object] = {id(layer): new}
     for name, child in named_children(layer):
         known[id(child)] = _part(child, path_below(path, name), tensors, remake, made)
     for name, variable, _ in named_own_variables(layer):
-        known[id(variable)] = _smaller(variable, tensors.get(f"{path}.{name}"))
+        known[id(variable)] = _smaller(variable, tensors.get(path_below(path, name)))
     known |= {id(generator): SeedGenerator() for generator in seed_generators_of(layer)}
+    for metric in metrics_inside(layer):
+        known[id(metric)] = type(metric).from_config(metric.get_config())
     for name, value in attributes_of(layer).items():
         if name not in base:
             setattr(new, name, _translated(value, known))

@@ -24,6 +24,7 @@ from secateurs.keras.internals import (
     accepts_training,
     is_model,
     is_quantized,
+    is_subclassed,
     is_tensor,
     losses_of,
     mask_of,
@@ -45,7 +46,7 @@ def is_composite(operation: Operation) -> bool:
     return (
         isinstance(operation, Layer)
         and not is_model(operation)
-        and not isinstance(operation, keras.Model)
+        and (is_subclassed(operation) or not isinstance(operation, keras.Model))
         and not is_quantized(operation)
         and (rule_for(type(operation)) is None or repeats_model(operation))
     )
@@ -69,7 +70,8 @@ def is_registered(kind: type) -> bool:
 
 def is_followed(operation: Operation) -> bool:
     """Whether it is a layer whose code is to be gone through."""
-    return is_composite(operation) and is_registered(type(operation))
+    known = is_subclassed(operation) or is_registered(type(operation))
+    return known and is_composite(operation)
 
 
 def opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, object]) -> Calls | str:
@@ -86,7 +88,7 @@ def opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, objec
 
 def _opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, object]) -> Calls | str:
     layer = node.operation
-    if not is_registered(type(layer)):
+    if not is_followed(layer):
         return NOT_REGISTERED
     if layer.compute_dtype != layer.variable_dtype:
         return f"its code computes in {layer.compute_dtype} with weights in {layer.variable_dtype}"
@@ -119,8 +121,11 @@ def _opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, obje
 def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:
     """The layers inside whose code is to be gone through, and the others that may be called.
 
-    What is inside a layer that stays whole is for that layer's code alone.
+    What is inside a layer that stays whole is for that layer's code alone. A subclassed model's
+    layers are mostly classes of the same file, made again by the same code as the model: all of
+    them are gone through, registered or not.
     """
+    every = is_subclassed(layer)
     inside: dict[int, Layer] = {}
     beside: dict[int, Layer] = {}
     waiting = [layer]
@@ -128,9 +133,10 @@ def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:
         for _, child in named_children(waiting.pop()):
             if id(child) in inside or id(child) in beside:
                 continue
-            goes_on = is_followed(child) or is_model(child)
+            composite = is_composite(child)
+            goes_on = is_model(child) or (composite and (every or is_followed(child)))
             (inside if goes_on else beside)[id(child)] = child
-            if goes_on or not is_composite(child):
+            if goes_on or not composite:
                 waiting.append(child)
     return list(inside.values()), list(beside.values())
 

@@ -21,10 +21,11 @@ from secateurs.keras.internals import (
     graph_of,
     is_model,
     mask_of,
+    name_in,
     nodes_of,
     set_mask,
 )
-from secateurs.keras.model.layer_tree import snake_case
+from secateurs.keras.model.layer_tree import path_below, snake_case
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.composites import opened, paths_inside, tensors_in
 from secateurs.keras.tracing.symbolic import Calls
@@ -84,17 +85,17 @@ class OpInterpreter:
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
             arguments, keywords = node.arguments.fill_in(known)
-            results = self._call(node, prefix, arguments, keywords)
+            path = prefix + name_in(model, node.operation)
+            results = self._call(node, path, arguments, keywords)
             known.update(
                 (id(tensor), value) for tensor, value in zip(node.outputs, results, strict=True)
             )
         return [known[id(tensor)] for tensor in graph.outputs]
 
     def _call(
-        self, node: Node, prefix: str, arguments: Sequence[object], keywords: dict[str, object]
+        self, node: Node, path: str, arguments: Sequence[object], keywords: dict[str, object]
     ) -> list[object]:
         operation = node.operation
-        path = prefix + operation.name
         seen = opened(node, arguments, keywords)
         if isinstance(seen, Calls):
             own = self._paths.setdefault(id(operation), path)
@@ -124,7 +125,8 @@ class OpInterpreter:
 
         def call(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> object:
             operation = node.operation
-            own = paths.get(id(operation), f"{path}.{snake_case(type(operation).__name__)}")
+            unnamed = path_below(path, snake_case(type(operation).__name__))
+            own = paths.get(id(operation), unnamed)
             closed = seen.closed.get(id(operation), "")
             written = id(operation) not in paths
             number = self._index + 1

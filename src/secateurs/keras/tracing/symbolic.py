@@ -12,9 +12,11 @@ recordings wait for each other.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import keras
@@ -142,7 +144,21 @@ def calls_in(
 
 def _refusal(error: Exception) -> str:
     message = (str(error).strip().splitlines() or [""])[0][:100]
-    return f"its code takes no tensors without data ({type(error).__name__}: {message})"
+    line = _line_of(error)
+    said = f"{type(error).__name__}: {message}"
+    return f"its code takes no tensors without data ({said}{f', at {line}' if line else ''})"
+
+
+def _line_of(error: Exception) -> str:
+    """'model.py:12', the innermost line that is neither a framework's nor of this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(__file__).parents[2])
+    ours = [
+        frame
+        for frame in frames
+        if "site-packages" not in frame.filename and not frame.filename.startswith(("<", package))
+    ]
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
 
 
 class Enter(Operation):  # type: ignore[misc]
