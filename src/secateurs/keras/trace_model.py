@@ -71,7 +71,7 @@ def trace(
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: sequential, functional or subclassed, built; its weights stay exactly as they were.
+        model: sequential, functional or subclassed, built; it comes back as it was.
         example_inputs: an array or tensor, or a tuple or dictionary of them. May be left out where
             the model knows all shapes but the batch's: MACs then come out per example.
         outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
@@ -80,8 +80,8 @@ def trace(
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
-        ModelError: it is no Keras model, is not built, has code that cannot be followed, or these inputs
-            do not fit.
+        ModelError: it is no Keras model, is not built, has code that cannot be followed, or these
+            inputs do not fit.
     """
     model = check_model(model, example_inputs)
     if outputs is not None:

@@ -98,8 +98,10 @@ def test_a_cut_gives_the_class_and_the_numbers_of_the_channels_that_stay():
     model = made()
     before = predicted(model)
     small = sec.delete_channels(model, {"stem.conv": [1, 4, 6]}, X[:1])
-    assert type(small) is Net and type(small.units[1]) is Unit
-    assert small.units[1].conv.kernel.shape == (3, 3, 5, 5) and small.shift.shape == (5,)
+    assert type(small) is Net
+    assert type(small.units[1]) is Unit
+    assert small.units[1].conv.kernel.shape == (3, 3, 5, 5)
+    assert small.shift.shape == (5,)
     assert small.scale.factor.shape == (5,)
     np.testing.assert_allclose(predicted(small), numpys(model, [0, 2, 3, 5, 7]), atol=2e-6)
     assert sec.report_of(small).proof.holds
@@ -120,7 +122,8 @@ def test_it_is_compiled_and_trained_as_before():
     model.fit(X, Y, verbose=0)
     small = sec.prune(model, X[:1], amount=0.5, criterion="l1").model
     momentum = {v.shape for v in small.optimizer.variables}
-    assert (3, 3, 4, 4) in momentum and (3, 3, 8, 8) not in momentum
+    assert (3, 3, 4, 4) in momentum
+    assert (3, 3, 8, 8) not in momentum
     before = predicted(small)
     small.fit(X, Y, verbose=0)
     assert np.abs(predicted(small) - before).max() > 1e-4
@@ -190,7 +193,8 @@ def test_inputs_by_name_and_training_of_its_own():
     expected = (a * b)[:, stay] @ w["head.kernel"][stay] + w["head.bias"]
     np.testing.assert_allclose(small.predict(data, verbose=0), expected, atol=1e-5)
     history = small.fit(data, np.zeros((4, 2)), verbose=0).history
-    assert history["seen"] == [7.0] and small.seen is not model.seen
+    assert history["seen"] == [7.0]
+    assert small.seen is not model.seen
     assert float(model.seen.result()) == 0.0
 
 

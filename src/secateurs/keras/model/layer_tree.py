@@ -16,9 +16,25 @@ from keras import layers
 from secateurs.keras.internals import Layer, Variable, own_variables, sublayers
 
 _BOOKKEEPING = frozenset(
-    {"_layers", "_metrics", "_tracker", "_functional", "_losses", "_modules", "_parameters"}
+    {
+        "_layers",
+        "_metrics",
+        "_tracker",
+        "_functional",
+        "_losses",
+        "_modules",
+        "_parameters",
+        "_self_extra_variables",
+        "_self_name_based_restores",
+        "_self_saveable_object_factories",
+        "_self_setattr_tracking",
+        "_self_unconditional_checkpoint_dependencies",
+        "_self_unconditional_deferred_dependencies",
+        "_self_unconditional_dependency_names",
+        "_self_update_uid",
+    }
 )
-"""Where Keras, and PyTorch below it, keep what attributes hold once more."""
+"""Where Keras, and PyTorch or TensorFlow below it, keep what attributes hold once more."""
 
 _NUMBER = re.compile(r"_\d+$")
 

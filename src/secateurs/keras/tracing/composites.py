@@ -57,13 +57,17 @@ def repeats_model(operation: Operation) -> bool:
     return isinstance(operation, keras.layers.TimeDistributed) and is_model(operation.layer)
 
 
+_IMPORTED = frozenset({"keras", "keras_hub", "keras_cv", "keras_nlp"})
+"""The packages in which Keras, loading a file, looks for classes that were not registered."""
+
+
 def is_registered(kind: type) -> bool:
-    """Whether Keras finds a class by its name: it is Keras's own, or was registered.
+    """Whether Keras finds a class by its name: it was registered, or Keras imports its module.
 
     >>> is_registered(keras.layers.Dense)
     True
     """
-    own = kind.__module__.split(".")[0] == "keras"
+    own = kind.__module__.split(".")[0] in _IMPORTED
     # Keras gives a class that was registered the name 'package>Name'.
     return own or ">" in keras.saving.get_registered_name(kind)
 
