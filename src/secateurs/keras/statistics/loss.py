@@ -187,7 +187,7 @@ def _ends_in(tensor: keras.KerasTensor, name: str) -> bool:
     operation = tensor._keras_history.operation
     if is_subclassed(operation) and has_graph(operation):
         (node,) = nodes_of(graph_of(operation))
-        seen = opened(node, node.arguments.args, node.arguments.kwargs)
+        seen = opened(node, *node.arguments.fill_in({id(x): x for x in node.input_tensors}))
         return isinstance(seen, Calls) and _ends_in(keras.tree.flatten(seen.outputs)[0], name)
     if is_model(operation):
         return _ends_in(graph_of(operation).outputs[0], name)
