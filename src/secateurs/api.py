@@ -6,7 +6,7 @@ Neither framework is imported here: a model can only be of one that its user has
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +47,7 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
-from secateurs.errors import DataError, SecateursError
+from secateurs.errors import BudgetError, DataError, SecateursError
 from secateurs.files import check_model_suffix
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.auto_criterion import scores_at_half
@@ -59,6 +59,7 @@ from secateurs.planning.profiling import profile_network
 from secateurs.planning.removal_order import Scope
 from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit
+from secateurs.reconstruction.depth import BlockLoss, limit_what_blocks_leave, remove_depth
 from secateurs.reconstruction.pruner import (
     Distilling,
     Judging,
@@ -99,6 +100,14 @@ _DISTIL = Kind(
     'a number of steps, such as 300, or seconds, such as "60s"',
     lambda value: isinstance(value, str) or is_whole(value, 1),
 ).or_none()
+_DEPTH = Kind(
+    "a share or number of blocks, or their names",
+    lambda value: NUMBER.accepts(value) or LAYERS.accepts(value),
+    BudgetError,
+    "Such as depth=0.25 or depth=['layer3.1']; network.blocks lists them.",
+).or_none()
+_AMOUNTS = ("amount", "threshold", "sensitivity")
+"""Options of planning that say how much of the channels goes, without a budget."""
 _AUGMENTATION = Kind(
     "a secateurs.Augmentation, or a function (images, random) -> images",
     lambda value: isinstance(value, Augmentation) or FUNCTION.accepts(value),
@@ -143,7 +152,14 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
     return backend_of(model).trace(model, example_inputs, outputs=outputs)
 
 
-@takes(model=MODEL, cut=CUT, optimizer=OPTIMIZER, network=NETWORK.or_none(), proof=PROOF)
+@takes(
+    model=MODEL,
+    cut=CUT,
+    optimizer=OPTIMIZER,
+    network=NETWORK.or_none(),
+    proof=PROOF,
+    outputs=OUTPUTS,
+)
 def apply(
     model: Any,
     cut: Cut,
@@ -152,6 +168,7 @@ def apply(
     optimizer: Any = None,
     network: Network | None = None,
     proof: bool | Literal["independent"] = True,
+    outputs: Outputs | None = None,
 ) -> Any:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
@@ -164,6 +181,7 @@ def apply(
         network: of the model, where it was traced already; saves tracing it again.
         proof: False leaves the proof out; "independent" adds a second one that shares
             nothing with the rules.
+        outputs: as for ``trace``; None: those that ``network`` was traced for.
 
     Returns:
         The small model; ``report_of`` gives the proof and everything removed so far.
@@ -182,7 +200,13 @@ def apply(
         (4, True)
     """
     return backend_of(model).apply(
-        model, cut, example_inputs, optimizer=optimizer, network=network, proof=proof
+        model,
+        cut,
+        example_inputs,
+        optimizer=optimizer,
+        network=network,
+        proof=proof,
+        outputs=outputs,
     )
 
 
@@ -397,6 +421,7 @@ class Pruned:
             which criterion won, and why.
         trials: the cuts that were made and measured on the way, where the budget says what only a
             cut model can tell: a time, a drop, a peak of memory.
+        blocks: the residual blocks that went whole, the first to go first, and what each cost.
     """
 
     model: Any
@@ -404,6 +429,7 @@ class Pruned:
     report: CutReport
     scores: Scores
     trials: tuple[Trial, ...] = ()
+    blocks: tuple[BlockLoss, ...] = ()
 
 
 @takes(
@@ -418,6 +444,7 @@ class Pruned:
     seed=SEED,
     proof=PROOF,
     outputs=OUTPUTS,
+    depth=_DEPTH,
     amount=NUMBER.or_none(),
     threshold=THRESHOLD.or_none(),
     scope=TEXT.or_none(),
@@ -446,6 +473,7 @@ def prune(
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
+    depth: float | Sequence[str] | None = None,
     amount: float | None = None,
     threshold: float | None = None,
     scope: Scope | None = None,
@@ -474,6 +502,8 @@ def prune(
         loss, seed, proof: as for ``score`` and ``apply``.
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
+        depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names;
+            alone, or with a budget of the dense model or an amount of the channels left.
         amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
             ``plan``; the floor is a sixteenth where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.
@@ -511,14 +541,28 @@ def _prune(
     seed: int,
     proof: bool | Literal["independent"],
     uniform: bool,
+    depth: float | Sequence[str] | None,
     **planning: Any,
 ) -> Pruned:
     """``prune``, its arguments sorted by who uses them; what is left over is for ``plan``."""
+    arguments = {**locals(), **planning}
+    del arguments["planning"]
     network = trace(model, example_inputs, outputs=outputs)
     effort = Distilling.parse(distil, augmentation)
     judging = Judging(output, sources, second_domain)
     request = Request(criterion, loss, repair, effort, judging, seed, proof, uniform)
     wanted = None if budget is None else Budget.of(budget)
+    if depth is not None:
+        narrower = wanted is not None or any(planning[name] is not None for name in _AMOUNTS)
+        wanted = None if wanted is None else limit_what_blocks_leave(network, wanted)
+        first = replace(request, distil=None) if narrower else request
+        fewer = remove_depth(model, network, depth, calibration, first)
+        if not narrower:
+            report = report_of(fewer.model)
+            return Pruned(fewer.model, fewer.cut, report, Scores({}, "depth"), (), fewer.order)
+        given = {"model": fewer.model, "budget": wanted, "depth": None}
+        rest = _prune(**{**arguments, **given})
+        return replace(rest, cut=fewer.cut.then(rest.cut), blocks=fewer.order)
     planning = _without_none({**planning, "skip": layer_names(model, skip)})
     if wanted is not None and wanted.is_timed and "latency_model" not in planning:
         planning["latency_model"] = profile_network(network, wanted.conditions)

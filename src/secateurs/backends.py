@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from secateurs.calibration.batches import CalibrationBatch
     from secateurs.calibration.needs import Need
     from secateurs.calibration.statistics import CalibrationStatistics
+    from secateurs.channels.blocks import BlockCut
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.measurement.conditions import Conditions
@@ -74,6 +75,7 @@ class Backend(Protocol):
         optimizer: Any = None,
         network: Network | None = None,
         proof: bool | Literal["independent"] = True,
+        outputs: Outputs | None = None,
     ) -> Any:
         """Make a cut: a new model, proven against the masked twin of the old one."""
 
@@ -200,8 +202,15 @@ class Repairing(Protocol):
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
+        blocks: Sequence[BlockCut] = (),
     ) -> Walked:
-        """Refit a cut model's weights, in place, step by step with the dense one."""
+        """Refit a cut model's weights, in place, step by step with the dense one.
+
+        Of blocks that went whole, the dense one's steps are taken alone.
+        """
+
+    def skip_blocks(self, model: Any, blocks: Sequence[BlockCut]) -> Any:
+        """The model without these blocks, around its very own weights."""
 
     def repair_without_images_(self, network: Network, small: Any, cut: Cut) -> list[str]:
         """Let channels stand in for others, by moments that are known without images.

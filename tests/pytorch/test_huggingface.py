@@ -155,3 +155,119 @@ def test_peft_wraps_a_pruned_model_and_merges_to_the_same(heads_and_feed_forward
         plain = heads_and_feed_forwards(input_ids=TOKENS).logits
     assert torch.allclose(adapted, merged, atol=1e-5)
     assert not torch.allclose(adapted, plain, atol=1e-3)
+
+
+DEPTHS = {
+    "LlamaForCausalLM": (LLAMA, "model.layers", "num_hidden_layers"),
+    "BertForMaskedLM": (
+        transformers.BertConfig(
+            vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=4,
+        ),
+        "bert.encoder.layer",
+        "num_hidden_layers",
+    ),
+    "GPT2LMHeadModel": (
+        transformers.GPT2Config(
+            vocab_size=50, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=1
+        ),
+        "transformer.h",
+        "n_layer",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_whole_layers_go_and_the_configuration_counts_those_left(name, tmp_path):
+    config, path, field = DEPTHS[name]
+    config = type(config).from_dict({**config.to_dict(), field: 4})
+    torch.manual_seed(0)
+    model = getattr(transformers, name)(config).eval()
+    example = {"input_ids": TOKENS}
+    network = sec.trace(model, example)
+    assert [block.name for block in network.blocks] == [f"{path}.{n}" for n in range(4)]
+    cut = network.cut_of_blocks([f"{path}.0", f"{path}.2"])
+    small = sec.apply(model, cut, example, network=network)
+    assert getattr(small.config, field) == 2
+    assert getattr(model.config, field) == 4
+    assert sec.trace(small, example).cost() == cut.after
+    with torch.no_grad():
+        expected = small(**example).logits.numpy()
+        by_hooks = _without(model, [f"{path}.0", f"{path}.2"], example)
+    np.testing.assert_allclose(expected, by_hooks, atol=1e-5)
+    small.save_pretrained(tmp_path / "small")
+    np.save(tmp_path / "tokens.npy", TOKENS.numpy())
+    names = [str(tmp_path / one) for one in ("small", "tokens.npy", "out.npy")]
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, name, *names]
+    subprocess.run(command, check=True)
+    np.testing.assert_allclose(np.load(names[2]), expected, atol=1e-5)
+    sec.save(small, tmp_path / "small.safetensors")
+    loaded = sec.load(model, tmp_path / "small.safetensors")
+    assert getattr(loaded.config, field) == 2
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded.eval()(**example).logits.numpy(), expected)
+
+
+def _without(model, layers, example):
+    """What a model answers whose layers give back what they are given."""
+    hooks = [
+        model.get_submodule(layer).register_forward_hook(lambda _, given, output: given[0])
+        for layer in layers
+    ]
+    try:
+        return model(**example, use_cache=False).logits.numpy()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_a_shorter_llama_goes_on_generating():
+    model = llama()
+    cut = sec.trace(model, {"input_ids": TOKENS}).cut_of_blocks(["model.layers.0"])
+    small = sec.apply(model, cut, {"input_ids": TOKENS})
+    made = [
+        small.generate(TOKENS, max_new_tokens=5, do_sample=False, use_cache=cached).tolist()
+        for cached in (True, False)
+    ]
+    assert made[0] == made[1]
+
+
+def test_what_tokens_look_up_is_no_weight():
+    """Its readers are filters and inputs, as they are in any other network."""
+    network = sec.trace(llama(), {"input_ids": TOKENS})
+    roles = network.tensors["model.layers.0.mlp.up_proj.weight"].roles
+    assert [roles[axis].value for axis in (0, 1)] == ["filter", "input"]
+    layers = {c.layer for c in network.contractions}
+    assert "model.layers.0.mlp.up_proj" in layers
+    assert "model.embed_tokens" not in layers
+
+
+def test_experts_keep_widths_that_grouped_products_take():
+    """Their rows have to begin at multiples of 16 bytes: of four numbers."""
+    config = transformers.MixtralConfig(
+        vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=8, num_local_experts=4,
+        num_experts_per_tok=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(config).eval()
+    example = {"input_ids": TOKENS, "use_cache": False}
+    result = sec.prune(model, example, amount=0.4, floor=1)
+    experts = result.model.model.layers[0].mlp.experts
+    assert all(size % 4 == 0 for size in experts.down_proj.shape[1:])
+    assert experts.down_proj.shape[2] < 40
+    assert result.report.proof.holds
+
+
+def test_heads_and_the_positions_that_are_turned_together_are_told_apart():
+    """Four heads of eight: as many heads as pairs of positions; all layers share these pairs."""
+    config = type(LLAMA).from_dict({**LLAMA.to_dict(), "head_dim": 8})
+    network = sec.trace(transformers.LlamaForCausalLM(config).eval(), {"input_ids": TOKENS})
+    weight = "model.layers.1.self_attn.q_proj.weight"
+    rows = {
+        group.name: network.cut({group.name: [1]}).tensors[weight].removed.get(0, ())
+        for group in network.groups
+        if "self_attn" in group.name and weight in network.cut({group.name: [1]}).tensors
+    }
+    heads, pairs = tuple(range(8, 16)), tuple(range(1, 32, 4))
+    assert sorted(rows.values()) == sorted([heads, pairs])

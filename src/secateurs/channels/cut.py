@@ -8,16 +8,17 @@ freshly built model without tracing it again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
 from secateurs.arguments import PATH, TEXT, instance, takes
+from secateurs.channels.blocks import BlockCut, Numbering
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut_data import checked
 from secateurs.errors import CheckpointError, CutError
@@ -25,6 +26,10 @@ from secateurs.formatting import megabytes, notebook_html, percent
 
 FORMAT = "secateurs-cut"
 VERSION = 1
+VERSION_WITH_BLOCKS = 2
+"""Of cuts that take whole blocks: what reads the first version only would leave them in."""
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ class Cut:
         before: cost of the network the cut was planned for.
         after: cost of what is left.
         caches: what layers keep of a pass and the cut model has to make anew.
+        blocks: residual blocks that go whole. All names in a cut are the dense model's.
     """
 
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
@@ -148,9 +154,10 @@ class Cut:
     before: Cost | None = None
     after: Cost | None = None
     caches: tuple[Cache, ...] = ()
+    blocks: tuple[BlockCut, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.tensors)
+        return bool(self.tensors or self.blocks)
 
     @property
     def removed_channels(self) -> int:
@@ -163,6 +170,9 @@ class Cut:
         Raises:
             CutError: ``later`` was not planned for what this cut leaves.
         """
+        numbering = Numbering(self.blocks)
+        if numbering:
+            later = _rename(later, numbering.before)
         tensors = dict(self.tensors)
         for name, cut in later.tensors.items():
             first = tensors.get(name)
@@ -181,6 +191,7 @@ class Cut:
             self.before or later.before,
             later.after or self.after,
             tuple(dict.fromkeys((*self.caches, *later.caches))),
+            (*self.blocks, *later.blocks),
         )
 
     def since(self, earlier: Cut) -> Cut:
@@ -201,20 +212,37 @@ class Cut:
             left = cut if known is None else _tensor_since(name, cut, known)
             if any(left.removed.values()):
                 tensors[name] = left
-        count = len(earlier.rescalings)
+        count, before = len(earlier.rescalings), len(earlier.blocks)
         if self.rescalings[:count] != earlier.rescalings:
             raise _not_begun_with("its rescalings")
-        return Cut(
+        if self.blocks[:before] != earlier.blocks:
+            raise _not_begun_with("its blocks")
+        further = Cut(
             tensors,
             _sizes_since(self.sizes, earlier.sizes),
             _channels_since(self.channels, earlier.channels),
             tuple(_after(earlier, scaled) for scaled in self.rescalings[count:]),
             earlier.after if earlier else self.before,
             self.after,
+            blocks=self.blocks[before:],
         )
+        numbering = Numbering(earlier.blocks)
+        return _rename(further, numbering.after) if numbering else further
+
+    def without_blocks(self) -> Cut:
+        """What this cut does to the rest of the model, once the blocks that it takes are gone."""
+        if not self.blocks:
+            return self
+        after = Numbering(self.blocks).after
+
+        def name_after(name: str) -> str | None:
+            return None if any(b.takes_with_it(name) for b in self.blocks) else after(name)
+
+        return replace(_rename(self, name_after), blocks=())
 
     def explain(self) -> str:
         """A table: for each group, how many channels stay, and which go."""
+        gone = "".join(f"{block.owner}: the whole block goes\n" for block in self.blocks)
         rows = [
             (
                 name,
@@ -227,6 +255,7 @@ class Cut:
             if cut.removed
         ]
         shown = formatting.table(("group", "channels", "stay", "removed", "which"), rows, (1, 2, 3))
+        shown = f"{gone}\n{shown}" if gone and rows else gone.rstrip() or shown
         if self.before is None or self.after is None:
             return shown
         return f"{shown}\n\n{self.summary()}"
@@ -236,7 +265,9 @@ class Cut:
         if self.before is None or self.after is None:
             return f"{self.removed_channels} channels removed"
         before, after = self.before, self.after
-        return (
+        count = len(self.blocks)
+        blocks = f"{count} block{'' if count == 1 else 's'} removed, " if count else ""
+        return blocks + (
             f"parameters {formatting.count(before.params)} -> {formatting.count(after.params)} "
             f"({percent(1 - after.params / max(1, before.params))} removed), "
             f"MACs {formatting.count(before.macs)} -> {formatting.count(after.macs)} "
@@ -267,7 +298,7 @@ class Cut:
         caches = [[c.owner, c.attribute, c.key, c.is_sized] for c in self.caches]
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION_WITH_BLOCKS if self.blocks else VERSION,
             "tensors": tensors,
             "channels": channels,
             "sizes": [[s.owner, s.attribute, s.position, s.before, s.after] for s in self.sizes],
@@ -278,6 +309,7 @@ class Cut:
             "before": _cost_to_list(self.before),
             "after": _cost_to_list(self.after),
             **({"caches": caches} if caches else {}),
+            **({"blocks": [_block_to_list(block) for block in self.blocks]} if self.blocks else {}),
             "sets": [list(indices) for indices in sets],
         }
 
@@ -310,10 +342,11 @@ class Cut:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise CheckpointError(f"expected a cut (format {FORMAT!r}); received something else")
-        if data.get("version") != VERSION:
+        if data.get("version") not in (VERSION, VERSION_WITH_BLOCKS):
             raise CheckpointError(
-                f"expected version {VERSION} of a cut; received version {data.get('version')!r}. "
-                "Read it with the release of secateurs that wrote it, or a newer one."
+                f"expected version {VERSION} or {VERSION_WITH_BLOCKS} of a cut; received version "
+                f"{data.get('version')!r}. Read it with the release of secateurs that wrote it, or "
+                "a newer one."
             )
         fields = checked(data)
         sets = fields.sets
@@ -331,7 +364,8 @@ class Cut:
             None if costs is None else Cost(*costs) for costs in (fields.before, fields.after)
         )
         caches = tuple(Cache(*cache) for cache in fields.caches)
-        return cls(tensors, sizes, channels, rescalings, before, after, caches)
+        blocks = tuple(BlockCut(*block) for block in fields.blocks)
+        return cls(tensors, sizes, channels, rescalings, before, after, caches, blocks)
 
     @takes(path=PATH)
     def save(self, path: str | Path) -> None:
@@ -452,6 +486,42 @@ def _channels_in_turn(
         )
         channels[name] = ChannelCut(known.of, axis.removed.get(0, ()))
     return channels
+
+
+def _rename(cut: Cut, rename: Callable[[str], str | None]) -> Cut:
+    """The same cut of a model with other names; what has none any more is left out."""
+    tensors = {new: of for name, of in cut.tensors.items() if (new := rename(name)) is not None}
+    channels = {new: of for name, of in cut.channels.items() if (new := rename(name)) is not None}
+
+    def rename_all(
+        parts: Iterable[_Part], name_of: Callable[[_Part], str]
+    ) -> list[tuple[_Part, str]]:
+        named = ((part, rename(name_of(part))) for part in parts)
+        return [(part, name) for part, name in named if name is not None]
+
+    return replace(
+        cut,
+        tensors=tensors,
+        channels=channels,
+        sizes=tuple(replace(s, owner=n) for s, n in rename_all(cut.sizes, lambda s: s.owner)),
+        rescalings=tuple(
+            replace(r, tensor=n) for r, n in rename_all(cut.rescalings, lambda r: r.tensor)
+        ),
+        caches=tuple(replace(c, owner=n) for c, n in rename_all(cut.caches, lambda c: c.owner)),
+        blocks=tuple(replace(b, owner=n) for b, n in rename_all(cut.blocks, lambda b: b.owner)),
+    )
+
+
+def _block_to_list(block: BlockCut) -> list[Any]:
+    return [
+        block.owner,
+        list(block.keeps),
+        block.after,
+        block.place,
+        block.keyword,
+        block.gives,
+        block.shortens,
+    ]
 
 
 def _cost_to_list(cost: Cost | None) -> list[int] | None:

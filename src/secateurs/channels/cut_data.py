@@ -27,6 +27,8 @@ class CutData(BaseModel):
         before: parameters, multiply-accumulates, bytes, channels.
         after: likewise.
         caches: (owner, attribute, key, whether its size is looked at).
+        blocks: (owner, children that stay, activation, place and name of the input, how many
+            things it gives, whether its list gets shorter).
         sets: rising indices.
     """
 
@@ -39,6 +41,10 @@ class CutData(BaseModel):
     before: Costs | None
     after: Costs | None
     caches: tuple[tuple[StrictStr, StrictStr, StrictStr | None, StrictBool], ...] = ()
+    blocks: tuple[
+        tuple[StrictStr, tuple[StrictStr, ...], StrictStr, Natural, StrictStr, Natural, StrictBool],
+        ...,
+    ] = ()
     sets: tuple[tuple[Natural, ...], ...]
 
 
@@ -104,6 +110,7 @@ def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
                 yield from _beyond(fields.sets, at, length, f"tensors.{name}")
     for name, (of, at) in fields.channels.items():
         yield from _beyond(fields.sets, at, of, f"channels.{name}")
+    yield from _no_blocks(fields)
     for name, axis, at, _ in fields.rescalings:
         shape, _ = fields.tensors.get(name, ((), {}))
         if shape and axis >= len(shape):
@@ -112,6 +119,13 @@ def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
             yield from _beyond(
                 fields.sets, at, shape[axis] if shape else None, f"rescalings.{name}"
             )
+
+
+def _no_blocks(fields: CutData) -> Iterator[tuple[str, str]]:
+    for owner, *_, shortens in fields.blocks:
+        number = owner.rpartition(".")[2]
+        if not owner or (shortens and not (number.isascii() and number.isdecimal())):
+            yield "blocks", f"expected the path of a block; received {owner[:60]!r}"
 
 
 def _beyond(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
-from secateurs.arguments import CHANNELS, instance, takes
+from secateurs.arguments import CHANNELS, LAYERS, instance, takes
+from secateurs.channels.blocks import Block, BlockCut, table_of_blocks
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.equations import ALWAYS, Ids, Solution
@@ -29,6 +31,7 @@ from secateurs.errors import CutError, ModelError, UnknownNameError, nearest
 from secateurs.formatting import megabytes, notebook_html, percent
 
 __all__ = [
+    "Block",
     "Frozen",
     "Group",
     "Member",
@@ -65,6 +68,10 @@ class Source(Protocol):
         """A tensor's present values."""
         ...
 
+    def find_blocks(self, network: Network) -> Sequence[Block]:
+        """The residual blocks that can go whole, in the order in which they run."""
+        ...
+
 
 class Network:
     """Tensors, groups of channels and costs of one traced model. Never changes the model."""
@@ -82,6 +89,7 @@ class Network:
         scalings: Sequence[Scaling] = (),
         caches: Sequence[Cache] = (),
         layer_channels: Mapping[str, Ids] | None = None,
+        multiples: Sequence[tuple[Ids, int]] = (),
     ) -> None:
         """What a trace found.
 
@@ -99,6 +107,8 @@ class Network:
             layer_channels: layer -> the units that its users number as its channels, where these
                 are not simply the filters of one weight (an LSTM's units are not the columns of
                 its kernel).
+            multiples: (units, of what their number has to stay a multiple), where an operation
+                refuses other widths.
         """
         self.name = name
         self.tensors = {tensor.name: tensor for tensor in tensors}
@@ -111,6 +121,7 @@ class Network:
         self.scalings = tuple(scalings)
         self.caches = tuple(caches)
         self.layer_channels = dict(layer_channels or {})
+        self._multiples = tuple(multiples)
 
     # -- what can be pruned, and what cannot
 
@@ -156,6 +167,33 @@ class Network:
         at, column = np.nonzero(place[atoms] >= 0)
         order = np.argsort(place[atoms[at, column]], kind="stable")
         return at[order].reshape(len(group), member.each)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks that can go whole, in the order in which they run.
+
+        Looked for when first asked for, by one more forward pass.
+        """
+        return tuple(self.source.find_blocks(self))
+
+    def explain_blocks(self) -> str:
+        """The blocks as a table: what goes with each, and how much it changes its input."""
+        total = self.cost()
+        return table_of_blocks(self.blocks, total.params, total.macs)
+
+    def multiple_of(self, group: Group) -> int:
+        """Of what an operation wants the group's width to be a multiple; 1 for most."""
+        return self._multiple_by_group.get(group.name, 1)
+
+    @cached_property
+    def _multiple_by_group(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for units, multiple in self._multiples:
+            atoms = np.unique(self.solution.atoms[units])
+            for group in self.groups:
+                if np.isin(group.channels, atoms).any():
+                    found[group.name] = math.lcm(multiple, found.get(group.name, 1))
+        return found
 
     # -- costs
 
@@ -293,6 +331,71 @@ class Network:
             for group in self.groups
         }
         return self.cut({name: indices for name, indices in chosen.items() if indices})
+
+    @takes(blocks=LAYERS)
+    def cut_of_blocks(self, blocks: Sequence[str]) -> Cut:
+        """The cut that takes these blocks out whole, by their names in ``.blocks``.
+
+        Raises:
+            UnknownNameError: no such block.
+        """
+        known = {block.name: block for block in self.blocks}
+        unknown = [name for name in blocks if name not in known]
+        if unknown:
+            raise UnknownNameError(
+                f"no block named {unknown[0]!r} that can go whole{nearest(unknown[0], list(known))}"
+            )
+        gone = tuple(known[name].cut for name in dict.fromkeys(blocks))
+        return Cut(before=self.cost(), after=self.cost_without(gone), blocks=gone)
+
+    def cost_without(self, blocks: Sequence[BlockCut]) -> Cost:
+        """What the network costs without these blocks."""
+
+        def stays(name: str) -> bool:
+            return not any(block.takes_with_it(name) for block in blocks)
+
+        kept = [t for t in self.tensors.values() if any(map(stays, (t.name, *t.aliases)))]
+        sums = [c.macs for c in self.contractions if stays(c.layer)]
+        units = [units for tensor in kept for units in tensor.axes.values()]
+        rows = self.solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
+        cells = np.concatenate([self.grid_cells, np.unique(rows, axis=0)])
+        lone = np.isin(self.lone_channels, rows).sum()
+        # A cell that lies in something kept is there twice.
+        grids = (np.unique(cells, axis=0, return_counts=True)[1] > 1).sum()
+        return Cost(
+            params=sum(math.prod(tensor.shape) for tensor in kept if tensor.is_parameter),
+            macs=int(self._products(sums).values(self.alive()).sum()),
+            bytes=sum(math.prod(tensor.shape) * tensor.itemsize for tensor in kept),
+            channels=int(lone + grids),
+        )
+
+    def cut_like(self, other: Cut) -> Cut:
+        """The cut of this network that takes from each tensor what another one takes.
+
+        Groups may be called otherwise here: after layers that the other one's network had not.
+
+        Raises:
+            CutError: no channels of this network lie exactly there.
+        """
+        lying: list[Ids] = []
+        gone = np.zeros(len(self.solution.atoms), bool)
+        for tensor in self.tensors.values():
+            removed = other.tensors[tensor.name].removed if tensor.name in other.tensors else {}
+            for axis, units in tensor.axes.items():
+                lying.append(units)
+                gone[units[list(removed.get(axis, ()))]] = True
+        units = np.unique(np.concatenate([*lying, np.zeros(0, np.int64)]))
+        atoms = self.solution.atoms
+        stay = np.unique(atoms[units[~gone[units]]])
+        go = np.setdiff1d(np.unique(atoms[units[gone[units]]]), stay)
+        chosen = {g.name: np.flatnonzero(np.isin(g.channels, go)) for g in self.groups}
+        found = self.cut({name: indices for name, indices in chosen.items() if len(indices)})
+        if found.tensors != other.tensors:
+            raise CutError(
+                "expected a cut whose channels and tensors agree on this model; received one "
+                "planned for another. Plan it again on this model."
+            )
+        return found
 
     def removed_by(self, cut: Cut) -> Ids:
         """The atoms a cut of this network removes."""

@@ -25,7 +25,8 @@ class Independent:
     zero; nothing else there may look at them.
 
     Attributes:
-        channels: how many went that could be judged so: those that no operation mixes.
+        channels: how many went that could be judged so: those that no operation mixes; 0 of whole
+            blocks.
         max_difference: the largest absolute difference of the answers.
         scale: the largest absolute answer.
         tolerance: the largest difference that rounding explains.
@@ -37,10 +38,11 @@ class Independent:
     tolerance: float
 
     def __str__(self) -> str:
+        of = f" of {self.channels} channels" if self.channels else ""
+        zero = "their readers" if self.channels else "all weights that go"
         return (
-            f"independent proof of {self.channels} channels: largest difference "
-            f"{self.max_difference:.2g} (tolerance {self.tolerance:.2g}) from the dense model with "
-            "their readers at zero"
+            f"independent proof{of}: largest difference {self.max_difference:.2g} (tolerance "
+            f"{self.tolerance:.2g}) from the dense model with {zero} at zero"
         )
 
 
@@ -63,6 +65,7 @@ class Proof:
         images: "96 x 96 of 224 x 224" where only the middle of large images was run: every
             operation was the one that was traced, and which channel goes where does not depend on
             the number of pixels. "" where the example inputs were run as they are.
+        blocks: where whole blocks went first, the proof of that.
     """
 
     max_difference: float
@@ -74,11 +77,13 @@ class Proof:
     inexact: tuple[str, ...] = ()
     independent: Independent | None = None
     images: str = ""
+    blocks: Proof | None = None
 
     @property
     def holds(self) -> bool:
         """Whether rounding explains the difference."""
-        return self.max_difference <= self.tolerance and self.inside <= self.inside_tolerance
+        here = self.max_difference <= self.tolerance and self.inside <= self.inside_tolerance
+        return here and (self.blocks is None or self.blocks.holds)
 
     def refusal(self, network: str, what: str) -> str:
         """Why a cut was not made.
@@ -109,7 +114,7 @@ class Proof:
             shown += f"; exact but for {', '.join(self.inexact)}"
         if self.independent is not None:
             shown += f"; {self.independent}"
-        return shown
+        return shown if self.blocks is None else f"{shown}\nof the blocks, {self.blocks}"
 
 
 def largest_mismatch(

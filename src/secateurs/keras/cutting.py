@@ -32,6 +32,7 @@ def apply(
     optimizer: object = None,
     network: Network | None = None,
     proof: bool | Literal["independent"] = True,
+    outputs: Outputs | None = None,
 ) -> keras.Model:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
@@ -47,6 +48,7 @@ def apply(
         proof: False leaves the proof out; "independent" adds a second one, which asks nothing of
             the rules: the dense model with the weights that read these channels at zero must answer
             what the small one answers. It takes a few passes for each tensor that is cut.
+        outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
 
     Returns:
         The small model, of the same class and with layers of the same names;
@@ -62,6 +64,8 @@ def apply(
             "optimizer: expected None for a Keras model; compile the model with it, "
             "model.compile(optimizer, loss), and its state is sliced along"
         )
+    if outputs is not None:
+        trace(model, example_inputs, outputs=outputs)  # says what to do instead
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
     small = cut_copy(model, cut)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.backends import Outputs
+from secateurs.channels.blocks import Block
 from secateurs.channels.cost import Product
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Size
@@ -54,6 +55,11 @@ class TracedModel:
     def array(self, name: str) -> NDArray[np.generic]:
         """A tensor's present values; half precision comes as single."""
         return self.leaves[name].array()
+
+    def find_blocks(self, network: Network) -> Sequence[Block]:
+        """None: whole blocks go from PyTorch models only."""
+        del network
+        return ()
 
 
 def source_of(network: Network) -> TracedModel:

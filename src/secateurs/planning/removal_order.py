@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -172,12 +173,14 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
         multiple: as asked for; None is 1, but in a network with depthwise convolutions, where it is
             the largest power of two up to 8 that leaves at least three widths to choose from. ONNX
             Runtime, for one, holds channels in blocks, and at widths that are no multiple of 4 it
-            takes a depthwise network cut to half of its MACs longer than the dense one.
+            takes a depthwise network cut to half of its MACs longer than the dense one. Where an
+            operation refuses widths that are no multiple, it is a multiple of that, too.
     """
+    needed = network.multiple_of(group)
     if multiple is not None:
-        return multiple
-    if not _has_depthwise(network):
-        return 1
+        return math.lcm(multiple, needed)
+    if needed > 1 or not _has_depthwise(network):
+        return needed
     return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 
 

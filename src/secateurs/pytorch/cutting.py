@@ -19,11 +19,12 @@ from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import Name
-from secateurs.pytorch.model.tensors import check_values, list_tensors
+from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
+from secateurs.pytorch.proof.blocks import prove_blocks, prove_blocks_independently
 from secateurs.pytorch.proof.comparison import prove
 from secateurs.pytorch.proof.independent import prove_independently
 from secateurs.pytorch.surgery.slicing import check_tensors, cut_copy, cut_optimizer
-from secateurs.pytorch.trace_model import TracedModel, trace
+from secateurs.pytorch.trace_model import TracedModel, source_of, trace
 
 
 @overload
@@ -34,6 +35,7 @@ def apply(
     *,
     network: Network | None = ...,
     proof: bool | Literal["independent"] = ...,
+    outputs: Name | Sequence[Name] | None = ...,
 ) -> nn.Module: ...
 
 
@@ -46,6 +48,7 @@ def apply(
     optimizer: torch.optim.Optimizer,
     network: Network | None = ...,
     proof: bool | Literal["independent"] = ...,
+    outputs: Name | Sequence[Name] | None = ...,
 ) -> tuple[nn.Module, torch.optim.Optimizer]: ...
 
 
@@ -57,6 +60,7 @@ def apply(
     optimizer: torch.optim.Optimizer | None = None,
     network: Network | None = None,
     proof: bool | Literal["independent"] = True,
+    outputs: Name | Sequence[Name] | None = None,
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer]:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
@@ -69,6 +73,7 @@ def apply(
         proof: False leaves the proof out; "independent" adds a second one, which asks nothing of
             the rules: the dense model with the weights that read these channels at zero must answer
             what the small one answers. It takes about four passes for each tensor that is cut.
+        outputs: names of the outputs that are used, as for ``trace``; None takes the network's.
 
     Returns:
         The small model; ``secateurs.report_of`` gives the proof and everything removed so far.
@@ -79,6 +84,8 @@ def apply(
             behind.
     """
     model = check_model(model)
+    if outputs is not None and (network is None or not _uses(network, outputs)):
+        network = trace(model, example_inputs, outputs=outputs)
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
     leaves = list_tensors(model)
@@ -86,23 +93,74 @@ def apply(
     if proof:
         otherwise = "leave the proof out (proof=False)"
         check_values(model, example_inputs, who="the proof", otherwise=otherwise)
-    if proof:
-        network = _network_of(model, example_inputs, network, cut)
-    small = cut_copy(model, cut, leaves=leaves)
-    describe_cut_(small, cut)
-    evidence = None
-    if proof and network is not None:
-        evidence = _prove(network, small, cut, example_inputs)
-        if proof == "independent":
-            exact = unmixed(network, cut)
-            second = prove_independently(model, exact, example_inputs)
-            evidence = replace(evidence, independent=second)
+    make = _without_blocks if cut.blocks else _narrower
+    small, evidence = make(model, cut, example_inputs, network, proof, leaves)
     if cut.caches:
         _fill_caches_(small, example_inputs)
     keep_report_(small, CutReport.after(model, cut, evidence))
     if optimizer is None:
         return small
     return small, cut_optimizer(optimizer, model, small, cut)
+
+
+def _narrower(
+    model: nn.Module,
+    cut: Cut,
+    example_inputs: object,
+    network: Network | None,
+    proof: bool | Literal["independent"],
+    leaves: Sequence[ModelTensor] | None = None,
+) -> tuple[nn.Module, Proof | None]:
+    """A copy without these channels."""
+    if proof:
+        network = _network_of(model, example_inputs, network, cut)
+    small = cut_copy(model, cut, leaves=leaves)
+    describe_cut_(small, cut)
+    if not proof or network is None:
+        return small, None
+    evidence = _prove(network, small, cut, example_inputs)
+    if proof == "independent":
+        exact = unmixed(network, cut)
+        second = prove_independently(model, exact, example_inputs)
+        evidence = replace(evidence, independent=second)
+    return small, evidence
+
+
+def _without_blocks(
+    model: nn.Module,
+    cut: Cut,
+    example_inputs: object,
+    network: Network | None,
+    proof: bool | Literal["independent"],
+    leaves: Sequence[ModelTensor] | None = None,
+) -> tuple[nn.Module, Proof | None]:
+    """A copy without these blocks, and of what is left without the channels: each proven."""
+    first = Cut(blocks=cut.blocks)
+    left = cut_copy(model, first, leaves=leaves)
+    describe_cut_(left, first)
+    evidence = None
+    if proof:
+        known = network is not None and _is_of(network, model)
+        source = source_of(network) if known and network else _source(model, example_inputs)
+        evidence = prove_blocks(source, left, cut.blocks, example_inputs)
+        if proof == "independent" and not evidence.inexact:
+            second = prove_blocks_independently(model, left, cut.blocks, example_inputs)
+            evidence = replace(evidence, independent=second)
+    rest = cut.without_blocks()
+    if not rest.tensors:
+        return left, evidence
+    if not proof:
+        return _narrower(left, rest, example_inputs, None, proof)
+    outputs = None if network is None else source_of(network).outputs
+    narrow = trace(left, example_inputs, outputs=outputs)
+    like = replace(narrow.cut_like(rest), caches=rest.caches, rescalings=rest.rescalings)
+    small, second_proof = _narrower(left, like, example_inputs, narrow, proof)
+    return small, None if second_proof is None else replace(second_proof, blocks=evidence)
+
+
+def _source(model: nn.Module, example_inputs: object) -> TracedModel:
+    tensors = {leaf.name: leaf.tensor for leaf in list_tensors(model)}
+    return TracedModel(model, example_inputs, (), tensors)
 
 
 def delete_channels(
@@ -170,6 +228,13 @@ def _network_of(
             "another. Plan it again on this model."
         )
     return fresh
+
+
+def _uses(network: Network, outputs: Name | Sequence[Name]) -> bool:
+    """Whether a network was traced for these outputs."""
+    names = [outputs] if isinstance(outputs, (str, int)) else outputs
+    known = source_of(network).outputs
+    return known is not None and set(known) == {str(name) for name in names}
 
 
 def _is_of(network: Network, model: nn.Module) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from secateurs.channels.blocks import BlockCut, Numbering
 from secateurs.channels.cut import Cut
 
 _LOG = logging.getLogger("secateurs")
@@ -25,8 +26,10 @@ _MOST_FIELDS = 6
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?|block)\.(\d+)\.")
 CUT_FIELD = "secateurs_cut"
 """Where a configuration keeps the cut that its other fields cannot say."""
+_COUNTED = ("layer", "depth", "block")
+"""In the names of fields that count layers."""
 
-_Changes = dict[str, int]
+_Changes = dict[str, object]
 
 
 class Configuration(Protocol):
@@ -57,7 +60,7 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
     if not hasattr(config, "to_dict"):
         return True
     shapes = _shapes(model)
-    for changes in _iterate_changes(config, cut):
+    for changes in _combine_changes(config, cut, model):
         if _builds(type(model), config, changes, shapes):
             for name, value in changes.items():
                 setattr(config, name, value)
@@ -66,6 +69,8 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
     cause = "its layers have different widths now"
     if not _layer_widths(config, cut):
         cause = "its widths are none that its configuration has a field for"
+    if cut.blocks and not cut.tensors:
+        cause = "whole blocks of it are gone"
     _LOG.warning(
         "%s: %s, of which from_pretrained cannot build it yet. What save_pretrained writes is "
         "loaded by secateurs.models.build('transformers:DIRECTORY'); or keep it with "
@@ -115,6 +120,75 @@ def _layer_widths(config: Configuration, cut: Cut) -> dict[int, dict[str, int]]:
     return {layer: sets for layer, sets in agreed.items() if sets}
 
 
+def counts_layers(model: nn.Module, path: str, number: int) -> bool:
+    """Whether a model's configuration says how many layers a list of it has.
+
+    Args:
+        model: not cut; anything but a Transformers model counts nothing.
+        path: of the list.
+        number: of one of its elements, to see what the model is without it.
+    """
+    config: Configuration | None = getattr(model, "config", None)
+    if config is None or not hasattr(model, "save_pretrained") or not hasattr(config, "to_dict"):
+        return False
+    block = BlockCut(f"{path}.{number}", shortens=True)
+    after = Numbering([block]).after
+    named = ((after(name), shape) for name, shape in _shapes(model).items())
+    shapes = {name: shape for name, shape in named if name is not None}
+    count = _count_in(model, path)
+    changes = _fewer_layers(config, {path: (count, [number])})
+    return any(_builds(type(model), config, one, shapes) for one in changes)
+
+
+def _count_in(model: nn.Module, path: str) -> int:
+    return len(list(model.get_submodule(path).children()))
+
+
+def _combine_changes(config: Configuration, cut: Cut, model: nn.Module) -> Iterator[_Changes]:
+    """Every set of fields that may have changed."""
+    gone: dict[str, list[int]] = {}
+    for block in cut.blocks:
+        if block.shortens:
+            path, _, number = block.owner.rpartition(".")
+            gone.setdefault(path, []).append(int(number))
+    after = Numbering(cut.blocks).after
+    lists = {
+        path: (_count_in(model, after(path) or path) + len(numbers), numbers)
+        for path, numbers in gone.items()
+    }
+    for fewer in _fewer_layers(config, lists) if lists else iter([{}]):
+        if not cut.tensors:
+            yield fewer
+        for narrower in _iterate_changes(config, cut):
+            yield {**fewer, **narrower}
+
+
+def _fewer_layers(
+    config: Configuration, lists: Mapping[str, tuple[int, Sequence[int]]]
+) -> Iterator[_Changes]:
+    """Every set of fields that may count the layers left: list -> (how many before, which went)."""
+    fields = config.to_dict()
+    options = []
+    for count, gone in lists.values():
+        counts = [
+            name
+            for name, value in fields.items()
+            if value == count and type(value) is int and any(part in name for part in _COUNTED)
+        ]
+        kinds = {
+            name: [one for place, one in enumerate(value) if place not in gone]
+            for name, value in fields.items()
+            if isinstance(value, (list, tuple))
+            and len(value) == count
+            and any(part in name for part in _COUNTED)
+        }
+        left = count - len(gone)
+        options.append([{name: left, **kinds} for name in counts])
+        options[-1] += [{name: left} for name in counts if kinds]
+    for chosen in product(*options):
+        yield {name: value for one in chosen for name, value in one.items()}
+
+
 def _iterate_changes(config: Configuration, cut: Cut) -> Iterator[_Changes]:
     """Every set of fields that may have changed, the smallest sets first."""
     left: dict[int, set[int]] = {}
@@ -137,7 +211,7 @@ def _iterate_changes(config: Configuration, cut: Cut) -> Iterator[_Changes]:
         found += [("n_inner", new) for new in left.get(inner, ())]
     for count in range(1, min(_MOST_FIELDS, len(found)) + 1):
         for chosen in combinations(found, count):
-            changes = dict(chosen)
+            changes: _Changes = dict(chosen)
             if len(changes) == count:
                 yield _with_head_width(config, changes)
 
@@ -157,7 +231,9 @@ def _head_width(config: Configuration) -> int:
         return int(stated)
     width = getattr(config, "hidden_size", 0) or 0
     heads = getattr(config, "num_attention_heads", 0) or 0
-    return int(width) // int(heads) if heads else 0
+    if not isinstance(heads, int) or not isinstance(width, int):
+        return 0  # of models in stages, a list
+    return width // heads if heads else 0
 
 
 def _with_head_width(config: Configuration, changes: _Changes) -> _Changes:

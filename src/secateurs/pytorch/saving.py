@@ -17,6 +17,7 @@ from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
 from secateurs.files import is_safetensors, read_bytes, sealed, unpack_safetensors, write_atomically
 from secateurs.pytorch.checkpoints import fit_names, tensors_in
+from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.example_inputs import unwrap
 from secateurs.pytorch.surgery.slicing import cut_copy
 
@@ -56,6 +57,8 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     made = cut_copy(unwrap(model), cut)
     state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
     _fill_(made, state, Path(path))
+    if cut.blocks:
+        describe_cut_(made, cut)
     if cut:
         keep_report_(made, CutReport(cut))
     return made

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.channels.blocks import Block
 from secateurs.channels.cut import Cache
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
@@ -32,6 +33,7 @@ from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention
 from secateurs.pytorch.sizes.reads import Reads
 from secateurs.pytorch.sizes.unread import follow_unread_sizes_, may_count
 from secateurs.pytorch.tracing import rules
+from secateurs.pytorch.tracing.blocks import find_blocks
 from secateurs.pytorch.tracing.caches import forget_caches_
 from secateurs.pytorch.tracing.op_call import map_tensors, without_values
 from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
@@ -83,6 +85,16 @@ class TracedModel:
     def to_run(self) -> nn.Module:
         """A copy of the model around its very own tensors, to be run as it was traced."""
         return share_tensors(self.model, self.caches)
+
+    def find_blocks(self, network: Network) -> Sequence[Block]:
+        """The residual blocks that can go whole, in the order in which they run.
+
+        Raises:
+            ModelError: the model is on the meta device: its pass is to be watched.
+        """
+        otherwise = "cut channels only"
+        check_values(self.model, self.example_inputs, who="finding blocks", otherwise=otherwise)
+        return find_blocks(network, self.to_run(), self.example_inputs)
 
     def array(self, name: str) -> NDArray[np.generic]:
         """A tensor's present values; half precision comes as single.
@@ -270,6 +282,7 @@ def _network(
         source,
         name=type(source.model).__name__,
         scalings=scalings,
+        multiples=tracer.multiples,
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from secateurs.backends import backend_named, backend_of, can_repair, repairing
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import report_of
@@ -339,6 +340,7 @@ def make_faithful(
     seed: int = 0,
     before: Stage | None = None,
     seconds: float = 0.0,
+    blocks: Sequence[BlockCut] = (),
 ) -> Any:
     """Repair and distil a cut model, and note on it what each step gave.
 
@@ -351,8 +353,9 @@ def make_faithful(
         seed: of draws.
         before: a step to put before all others in the report.
         seconds: what was made once took.
+        blocks: that went whole, of a model that was cut in no other way.
     """
-    made = repair_cut(dense, small, alive, least_squares=repair)
+    made = repair_cut(dense, small, alive, least_squares=repair, blocks=blocks)
     stages = (*([before] if before else []), *made.report.stages)
     report = replace(made.report, stages=stages, seconds=seconds)
     model = made.model
@@ -479,7 +482,7 @@ def open_workshop(
         request: what else is asked for.
         planning: as ``plan`` takes it.
     """
-    images = _images_for_repair(network, calibration, request)
+    images = images_for_repair(network, calibration, request)
     if images is not None and _is_measured(request, planning):
         return _measured_workshop(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
@@ -550,7 +553,7 @@ def _applied(model: Any, network: Network, cut: Cut, request: Request) -> Any:
     return backend.apply(model, cut, _example(network), network=network, proof=request.proof)
 
 
-def _images_for_repair(
+def images_for_repair(
     network: Network, calibration: Any, request: Request
 ) -> list[CalibrationBatch] | None:
     """Checked images; None where scores alone decide."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from secateurs.backends import Repairing, backend_named, repairing
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_, report_of
@@ -188,7 +189,7 @@ def _trials(
     """(images to judge by, trials), within what measuring may take."""
     network = dense.work_network
     judging = dense.calibration.curves
-    cost = SUFFIX * max(1, network.macs()) / max(1, _images_in(dense.example))
+    cost = SUFFIX * max(1, network.macs()) / max(1, images_in(dense.example))
     affordable = 0
     for shares in (SHARES, FEWER_SHARES):
         trials = list(trials_of(network, contractions, orders, shares))
@@ -216,7 +217,8 @@ def _some(
     return [one for one in trials if one.group in chosen or one.group not in foreseen]
 
 
-def _images_in(example: Any) -> int:
+def images_in(example: Any) -> int:
+    """How many examples there are in an example input."""
     first = example
     while isinstance(first, (tuple, list, Mapping)):
         first = next(iter(first.values() if isinstance(first, Mapping) else first))
@@ -237,7 +239,12 @@ class Repaired:
 
 
 def repair_cut(
-    dense: Dense, small: Any, alive: NDArray[np.bool_], *, least_squares: bool = True
+    dense: Dense,
+    small: Any,
+    alive: NDArray[np.bool_],
+    *,
+    least_squares: bool = True,
+    blocks: Sequence[BlockCut] = (),
 ) -> Repaired:
     """Refit a cut model's weights to the dense network's values, if that makes it more faithful.
 
@@ -246,6 +253,7 @@ def repair_cut(
         small: the cut one; unchanged.
         alive: which atoms of the dense network stay in it.
         least_squares: False measures only.
+        blocks: that went whole, of a model that was cut in no other way.
 
     Returns:
         The most faithful of: as it was cut; with least squares; and, where that is surely better
@@ -261,7 +269,7 @@ def repair_cut(
         calibration = dense.calibration
         twin, _ = framework.working_copy(small, dense.example)
         walked = framework.walk(
-            dense.work_network, twin, alive, calibration.fit, calibration.choose
+            dense.work_network, twin, alive, calibration.fit, calibration.choose, blocks
         )
         stages.append(Stage("repaired", dense.fidelity(twin), time.perf_counter() - start))
         models["repaired"] = twin
@@ -302,7 +310,7 @@ def _add_reestimated(dense: Dense, models: dict[str, Any], stages: list[Stage]) 
     """The nearest so far with the moments of batch normalisation taken anew."""
     start = time.perf_counter()
     name = min(stages, key=lambda stage: stage.fidelity.distance).name
-    each = max(1, dense.work_network.macs()) / max(1, _images_in(dense.example))
+    each = max(1, dense.work_network.macs()) / max(1, images_in(dense.example))
     count = max(LEAST_FOR_MOMENTS, int(MACS_FOR_MOMENTS / each))
     images = in_batches(dense.calibration.fit.rows(slice(0, count)))
     again = dense.framework.reestimated(models[name], images)

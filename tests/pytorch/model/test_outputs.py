@@ -137,3 +137,26 @@ def test_keras_says_how_fewer_outputs_are_had():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(sec.ModelError, match=r"keras\.Model\(model\.inputs"):
         sec.trace(model, outputs="logits")
+
+
+def test_a_cut_is_applied_for_the_outputs_that_are_used():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = model, torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            hidden = self.body(x)
+            return {"logits": self.head(hidden), "hidden": hidden}
+
+    two, x = Two().eval(), torch.rand(2, 4)
+    network = sec.trace(two, x, outputs="logits")
+    cut = sec.plan(network, sec.score(network), amount=0.5)
+    del network
+    small = sec.apply(two, cut, x, outputs="logits")
+    assert small.body[0].out_features == 4
+    assert sec.report_of(small).proof.holds
+    with pytest.raises(sec.SecateursError):
+        sec.apply(two, cut, x, outputs=["hidden"])

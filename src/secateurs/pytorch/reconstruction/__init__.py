@@ -8,6 +8,7 @@ from secateurs.pytorch.reconstruction.output_stream import (
     copy_weights_,
     outputs,
     reestimated,
+    skip_blocks,
     unlike_calibration,
     working_copy,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "outputs",
     "reestimated",
     "repair_without_images_",
+    "skip_blocks",
     "unlike_calibration",
     "walk",
     "working_copy",

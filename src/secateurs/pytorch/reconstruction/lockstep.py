@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
+from secateurs.pytorch.reconstruction.past_blocks import Detour, around_small, past_blocks
 from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
@@ -57,6 +59,7 @@ def walk(
     alive: NDArray[np.bool_],
     fit: CalibrationBatch,
     held: CalibrationBatch,
+    blocks: Sequence[BlockCut] = (),
 ) -> Walked:
     """Refit the weights of a cut model, in place, to what the dense one gives.
 
@@ -66,6 +69,8 @@ def walk(
         alive: which atoms of the network stay in it.
         fit: images to fit.
         held: images to choose by, layer by layer.
+        blocks: that went whole. Sums behind them make up for what their branches gave, as far as
+            what is added there can.
 
     Returns:
         What was done, layer by layer, and the bytes of values that were held at most.
@@ -73,7 +78,7 @@ def walk(
     Raises:
         ModelError: the two do not do the same operations.
     """
-    return _Walk(network, small, alive, fit, held).done()
+    return _Walk(network, small, alive, fit, held, blocks).done()
 
 
 class _Walk:
@@ -84,12 +89,19 @@ class _Walk:
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
+        blocks: Sequence[BlockCut],
     ) -> None:
         source = source_of(network)
         self._operations = source.operations
         self._stays = network.solution.kept(alive)
+        self._detour = Detour()
+        runs = small
+        if blocks:
+            inputs = fit.rows(slice(0, 2)).images
+            self._detour = past_blocks(source.model, inputs, source.operations, blocks)
+            runs = around_small(source.model, small, blocks)
         dense_pieces = Pieces(source.model, source.operations, fit)
-        small_pieces = _in_step(small, source.operations, fit)
+        small_pieces = _in_step(runs, source.operations, fit)
         fit, held = images_that_fit(
             fit, held, dense_pieces.bytes_at_once + small_pieces.bytes_at_once
         )
@@ -114,10 +126,11 @@ class _Walk:
             for pair in self._pairs:
                 pair.dense.do(pair.dense.steps[number])
             site = self._sites.at.get(number)
-            if site is not None and self._is_changed(site):
+            is_there = number not in self._detour.left_out
+            if is_there and site is not None and self._is_changed(site):
                 self._refit(site)
             for pair in self._pairs:
-                pair.small.do(pair.small.steps[number])
+                self._detour.take(pair.small, pair.small.steps[number])
             most = max(most, sum(p.dense.held() + p.small.held() for p in self._pairs))
             for pair in self._pairs:
                 pair.dense.forget(pair.dense.steps[number])

@@ -14,9 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.blocks import BlockCut
+from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
+from secateurs.pytorch.surgery.bypass import remove_blocks_
 from secateurs.pytorch.tracing.op_call import Value, iterate_tensors, map_tensors
 
 HALF = (torch.float16, torch.bfloat16)
@@ -57,6 +60,13 @@ def outputs(
 def _plain(output: object) -> object:
     """An output without a class of its own around it."""
     return dict(cast("Mapping[str, object]", output)) if hasattr(output, "keys") else output
+
+
+def skip_blocks(model: nn.Module, blocks: Sequence[BlockCut]) -> nn.Module:
+    """The model without these blocks, around its very own tensors."""
+    made = share_tensors(model)
+    remove_blocks_(made, blocks)
+    return made
 
 
 def copy_of(model: nn.Module) -> nn.Module:

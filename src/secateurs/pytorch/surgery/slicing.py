@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.channels.blocks import Numbering
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
 from secateurs.pytorch.model.attributes import Attribute, kept_number, write_
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
+from secateurs.pytorch.surgery.bypass import remove_blocks_
 
 
 def cut_copy(
@@ -56,6 +58,7 @@ def cut_copy(
     small = copy_modules(model, memo)
     empty_caches_(small, cut.caches)
     set_sizes_(small, cut.sizes)
+    remove_blocks_(small, cut.blocks)
     return small
 
 
@@ -172,9 +175,11 @@ def cut_optimizer(
     anew.
     """
     mine = {id(leaf.tensor): leaf.name for leaf in list_tensors(model)}
-    theirs = {leaf.name: leaf.tensor for leaf in list_tensors(small)}
+    before = Numbering(cut.blocks).before
+    theirs = {before(leaf.name): leaf.tensor for leaf in list_tensors(small)}
     memo: dict[int, object] = {}
     stale: list[torch.Tensor] = []
+    gone: list[torch.Tensor] = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             name = mine.get(id(parameter))
@@ -183,14 +188,20 @@ def cut_optimizer(
                     f"expected an optimizer of this model's parameters; it holds one of shape "
                     f"{tuple(parameter.shape)} that the model does not have"
                 )
+            if name not in theirs and any(b.takes_with_it(name) for b in cut.blocks):
+                gone.append(nn.Parameter(torch.zeros(())))
+                memo[id(parameter)] = gone[-1]
+                continue
             memo[id(parameter)] = theirs[name]
             if not _slice_state(
                 optimizer.state.get(parameter, {}), parameter, cut.tensors.get(name), memo
             ):
                 stale.append(theirs[name])
     carried = copy.deepcopy(optimizer, memo)
-    for parameter in stale:
+    for parameter in [*stale, *gone]:
         carried.state.pop(parameter, None)
+    for group in carried.param_groups if gone else ():
+        group["params"] = [p for p in group["params"] if not any(p is one for one in gone)]
     return carried
 
 

@@ -85,6 +85,7 @@ class OpInterpreter(TorchDispatchMode):
         self._given: dict[int, torch.Tensor] = {}
         self._before: dict[int, tuple[torch.Tensor, torch.UntypedStorage]] = {}
         self._random_state: torch.Tensor | None = None
+        self._is_aside = False
         self.index = -1
 
     @property
@@ -104,6 +105,8 @@ class OpInterpreter(TorchDispatchMode):
         kwargs: Keywords | None = None,
     ) -> object:
         keywords = kwargs or {}
+        if self._is_aside:
+            return func(*args, **keywords)
         packet = func.overloadpacket
         movements = MADE_OF_MOVEMENTS.get(packet)
         if movements is not None:
@@ -118,6 +121,15 @@ class OpInterpreter(TorchDispatchMode):
             return self.pass_through(func, args, keywords)
         self.index += 1
         return self.step(func, args, keywords)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Operations in here, of a hook, say, are no part of the pass."""
+        before, self._is_aside = self._is_aside, True
+        try:
+            yield
+        finally:
+            self._is_aside = before
 
     def pass_through(
         self, function: OpOverload, arguments: Arguments, keywords: Keywords

@@ -96,6 +96,8 @@ class Tracer(OpInterpreter):
         self.mixings: list[Mixing] = []
         self.operations: list[OpRecord] = []
         self.counts: dict[tuple[str, str], Ids] = {}
+        self.multiples: list[tuple[Ids, int]] = []
+        """Units whose number an operation wants to be a multiple of this."""
         self.reads_sizes = False
         """Whether an operation was given lengths of axes that carry channels, or maybe a factor
         computed from one, as plain numbers."""

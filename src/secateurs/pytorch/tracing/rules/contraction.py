@@ -191,6 +191,9 @@ def grouped_matmul(tracer: Tracer, call: Call) -> object:
     tracer.freeze_known(matrices, "experts are chosen by number", (0,))
     read = tracer.unify([Place(rows, 1), Place(matrices, 1)])
     made = tracer.unify([Place(matrices, 2)])
+    for units in (read, made):
+        if units is not None:  # it refuses rows that do not begin at a multiple of 16 bytes
+            tracer.multiples.append((units, max(1, 16 // matrices.element_size())))
     tracer.mask(0, 1, read)
     tracer.play(Place(matrices, 1), Role.INPUT)
     tracer.play(Place(matrices, 2), Role.FILTER)

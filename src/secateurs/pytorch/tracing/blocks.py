@@ -1,0 +1,294 @@
+"""Residual blocks, found in what a forward pass does: modules that give their input plus something.
+
+A sequence of such modules gives its input plus something too, so of modules inside each other one
+is chosen: an element of a list of its like, else the innermost of which the others are made.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from secateurs.channels.blocks import Block, BlockCut
+from secateurs.channels.network import Network
+from secateurs.pytorch.huggingface import counts_layers
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.tracing.skips import ACTIVATIONS, NORMS, ModuleCall, SkipWatcher, Value
+
+MOST_KEPT = 3
+"""Children in a row on a skip."""
+
+
+@dataclass(eq=False, slots=True)
+class FoundBlock:
+    """A module that could go whole.
+
+    Attributes:
+        cut: what takes it out.
+        values: those on its skip, from its output back to its input.
+        change: one minus the cosine between what comes in on its skip and what it gives.
+    """
+
+    cut: BlockCut
+    values: list[Value]
+    change: float
+
+    @property
+    def path(self) -> str:
+        """Dotted path of the module."""
+        return self.cut.owner
+
+    @property
+    def sums(self) -> set[int]:
+        """The numbers of the additions on its skip."""
+        return {value.number for value in self.values[:-1] if value.is_sum}
+
+    @property
+    def branches(self) -> list[tuple[int, int]]:
+        """(number of the addition, which of its operands is the branch) for each on the skip."""
+        found = []
+        for value, before in zip(self.values, self.values[1:], strict=False):
+            if value.is_sum:
+                found.append((value.number, 1 - value.skips.index(before)))
+        return found
+
+    @property
+    def norms(self) -> list[str]:
+        """The normalisations on the skip, by name."""
+        return [v.packet.__name__ for v in self.values[:-1] if v.packet in NORMS and v.packet]
+
+
+def find_blocks(network: Network, model: nn.Module, example_inputs: Any) -> list[Block]:
+    """The residual blocks of a model that can go whole, in the order in which they run.
+
+    Args:
+        network: its trace, which says what each costs.
+        model: a copy of the caller's own: it is run.
+        example_inputs: real ones.
+    """
+    return [_describe(network, found) for found in watch_blocks(model, example_inputs)]
+
+
+def watch_blocks(model: nn.Module, example_inputs: Any) -> list[FoundBlock]:
+    """The same, with where in the pass their additions are."""
+    watcher = SkipWatcher()
+    arguments, keywords = parse_example_inputs(example_inputs, model)
+    watcher.run(model, arguments, dict(keywords))
+    once = {path: calls[0] for path, calls in watcher.calls.items() if len(calls) == 1}
+    modules = dict(model.named_modules())
+    found = {}
+    for path, call in once.items():
+        if not path or not _has_matrix(modules[path]):
+            continue
+        if (one := _block(call, once, modules[path])) is not None:
+            found[path] = one
+    chosen = {path for path in found if not any(path.startswith(f"{o}.") for o in found)}
+    innermost = [one for path in chosen for one in _choose(path, found, modules)]
+    order = {path: number for number, path in enumerate(watcher.calls)}
+    _shorten_counted_(model, modules, innermost)
+    return sorted(innermost, key=lambda one: order[one.path])
+
+
+# -- is it one?
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(parameter.dim() > 1 for parameter in module.parameters())
+
+
+def _block(
+    call: ModuleCall, calls: Mapping[str, ModuleCall], module: nn.Module
+) -> FoundBlock | None:
+    if call.output is None or call.gives < 0:
+        return None
+    for number, (at, named, value, shape) in enumerate(call.given):
+        others = [other for n, (_, _, other, _) in enumerate(call.given) if n != number]
+        if any(_depends(other, value) for other in others):
+            continue  # what feeds the branch is made outside
+        place, keyword = _parameter(module, at, named)
+        change = call.changes[number]
+        path = _path_on_skip(call.output, value) if shape == call.shape else None
+        if path is not None and any(one.is_sum for one in path[:-1]):
+            after = _activation_left(path)
+            if after is not None:
+                cut = BlockCut(call.path, (), after, place, keyword, call.gives)
+                return FoundBlock(cut, path, change)
+        found = _find_projection(call, calls, value)
+        if found is not None:
+            keeps, after, path, change = found
+            cut = BlockCut(call.path, keeps, after, place, keyword, call.gives)
+            return FoundBlock(cut, path, change)
+    return None
+
+
+def _parameter(module: nn.Module, place: int, keyword: str) -> tuple[int, str]:
+    """(place, name) of an argument of a module's forward, whichever way it was given."""
+    names = list(inspect.signature(module.forward).parameters.values())
+    plain = [
+        n.name for n in names if n.kind is not n.VAR_POSITIONAL and n.kind is not n.VAR_KEYWORD
+    ]
+    if keyword:
+        return (plain.index(keyword) if keyword in plain else len(plain)), keyword
+    return place, plain[place] if place < len(plain) else ""
+
+
+def _depends(value: Value, on: Value) -> bool:
+    """Whether a value was made from another, whatever was done to it."""
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        if one is on:
+            return True
+        if id(one) not in seen and one.number > on.number:
+            seen.add(id(one))
+            waiting += one.parents
+    return False
+
+
+def _path_on_skip(output: Value, start: Value) -> list[Value] | None:
+    """The values from an output back to where it starts, along skips; None where there is none."""
+    stack: list[list[Value]] = [[output]]
+    seen: set[int] = set()
+    while stack:
+        path = stack.pop()
+        last = path[-1]
+        if last is start:
+            return path
+        if id(last) not in seen and last.number > start.number:
+            seen.add(id(last))
+            stack += [[*path, one] for one in last.skips]
+    return None
+
+
+def _activation_left(path: Sequence[Value]) -> str | None:
+    """The activation on a skip that goes on without its branch; None where there are two kinds.
+
+    Behind normalisations that go with the block nothing is left of it. A ReLU does nothing to what
+    is never negative.
+    """
+    found = {
+        ACTIVATIONS[value.packet]
+        for value in path[:-1]
+        if value.packet is not None and value.packet in ACTIVATIONS
+    }
+    if any(value.packet in NORMS for value in path[:-1]):
+        return "" if not found else None
+    if len(found) > 1:
+        return None
+    after = next(iter(found), "")
+    return "" if after == "relu" and path[-1].is_never_negative else after
+
+
+def _find_projection(
+    call: ModuleCall, calls: Mapping[str, ModuleCall], start: Value
+) -> tuple[tuple[str, ...], str, list[Value], float] | None:
+    """(children on the skip, activation, values, change) of a block with layers on its skip."""
+    values = [call.output] if call.output is not None else []
+    while values and not values[-1].is_sum and len(values[-1].skips) == 1:
+        values.append(values[-1].skips[0])
+    total = values[-1] if values else None
+    if total is None or not total.is_sum or any(v.packet in NORMS for v in values[:-1]):
+        return None
+    kinds = [ACTIVATIONS[v.packet] for v in values[:-1] if v.packet in ACTIVATIONS]
+    chains = [_chain(call, calls, operand, start) for operand in total.skips]
+    costs = [_steps(call, calls, chain) for chain in chains]
+    if len(kinds) > 1 or costs[0] == costs[1]:
+        return None
+    which = 0 if costs[0] < costs[1] else 1
+    chain = chains[which]
+    if not chain:
+        return None
+    after = kinds[0] if kinds else ""
+    return chain, after, [*values, total.skips[which]], total.changes[which]
+
+
+def _chain(
+    call: ModuleCall, calls: Mapping[str, ModuleCall], operand: Value, start: Value
+) -> tuple[str, ...] | None:
+    """The children of a block that lead from its input to an operand, in order, if these do."""
+    chain: list[str] = []
+    value = operand
+    while value is not start:
+        child = _child_giving(call, calls, value)
+        if child is None or len(chain) == MOST_KEPT:
+            return None
+        chain.insert(0, child.path[len(call.path) + 1 :])
+        value = child.given[0][2]
+    return tuple(chain)
+
+
+def _child_giving(
+    call: ModuleCall, calls: Mapping[str, ModuleCall], value: Value
+) -> ModuleCall | None:
+    depth = call.path.count(".") + 1
+    for path, child in calls.items():
+        is_child = path.startswith(f"{call.path}.") and path.count(".") == depth
+        if is_child and child.output is value and child.gives == 0 and len(child.given) == 1:
+            return child
+    return None
+
+
+def _steps(call: ModuleCall, calls: Mapping[str, ModuleCall], chain: Sequence[str] | None) -> float:
+    if chain is None:
+        return float("inf")
+    return sum(calls[f"{call.path}.{child}"].steps for child in chain)
+
+
+# -- which of those inside each other?
+
+
+def _choose(
+    path: str, found: Mapping[str, FoundBlock], modules: Mapping[str, nn.Module]
+) -> list[FoundBlock]:
+    inside = [one for one in found if one.startswith(f"{path}.")]
+    next_ones = [p for p in inside if not any(p.startswith(f"{o}.") for o in inside)]
+    inner = [one for p in next_ones for one in _choose(p, found, modules)]
+    here = found[path]
+    if not inner:
+        return [here]
+    on_skip = [one for one in inner if one.sums <= here.sums]
+    if len(on_skip) < len(inner):
+        return inner  # there are blocks in its branch
+    made_of_them = here.sums == set().union(*(one.sums for one in inner))
+    is_unit = _is_listed(path, modules) and not any(_is_listed(o.path, modules) for o in inner)
+    return inner if made_of_them and not is_unit else [here]
+
+
+def _is_listed(path: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a module is one of several of a kind in a list."""
+    parent, _, name = path.rpartition(".")
+    holder = modules.get(parent)
+    if not name.isdecimal() or not isinstance(holder, (nn.ModuleList, nn.Sequential)):
+        return False
+    kinds = Counter(type(child) for child in holder)
+    return kinds[type(modules[path])] > 1
+
+
+# -- what else is to be said
+
+
+def _shorten_counted_(
+    model: nn.Module, modules: Mapping[str, nn.Module], found: Sequence[FoundBlock]
+) -> None:
+    """Blocks of a Transformers model whose configuration counts them: their lists get shorter."""
+    counted: dict[str, bool] = {}
+    for one in found:
+        parent, _, number = one.path.rpartition(".")
+        if not isinstance(modules.get(parent), nn.ModuleList) or one.cut.keeps or one.cut.after:
+            continue
+        if parent not in counted:
+            counted[parent] = counts_layers(model, parent, int(number))
+        if counted[parent]:
+            one.cut = replace(one.cut, shortens=True)
+
+
+def _describe(network: Network, found: FoundBlock) -> Block:
+    whole, left = network.cost(), network.cost_without([found.cut])
+    norms = tuple(f"{norm} on the skip of {found.path}" for norm in found.norms)
+    params, macs = whole.params - left.params, whole.macs - left.macs
+    return Block(found.cut, params, macs, found.change, norms)

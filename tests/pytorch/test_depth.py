@@ -1,0 +1,108 @@
+"""Fewer blocks: which go, and what repair makes of the rest."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import secateurs as sec
+from support.residual_networks import Residual, settled
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = settled(Residual())
+    made.head.weight.data.mul_(8)  # answers that differ from image to image
+    return made
+
+
+IMAGES = torch.rand(192, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+def divergence(small, model, images):
+    with torch.no_grad():
+        right, answer = model(images).log_softmax(1), small.eval()(images).log_softmax(1)
+    return functional.kl_div(answer, right, log_target=True, reduction="batchmean").item()
+
+
+def without(model, *numbers):
+    network = sec.trace(model, IMAGES[:1])
+    cut = network.cut_of_blocks([f"blocks.{n}" for n in numbers])
+    return sec.apply(model, cut, IMAGES[:1], network=network)
+
+
+def test_the_block_goes_without_which_the_answers_stay_nearest(model):
+    pruned = sec.prune(model, IMAGES[:1], depth=1, calibration=IMAGES, repair=False)
+    losses = [divergence(without(model, n), model, IMAGES) for n in range(4)]
+    assert pruned.blocks[0].name == f"blocks.{int(np.argmin(losses))}"
+    judged = pruned.report.fidelity.fidelity.distance
+    assert judged == pytest.approx(pruned.blocks[0].loss)
+
+
+def test_the_second_is_chosen_with_the_first_gone(model):
+    order = [b.name for b in sec.prune(model, IMAGES[:1], depth=0.5, calibration=IMAGES).blocks]
+    first = int(order[0].rpartition(".")[2])
+    rest = [n for n in range(4) if n != first]
+    losses = [divergence(without(model, first, n), model, IMAGES) for n in rest]
+    assert order[1] == f"blocks.{rest[int(np.argmin(losses))]}"
+
+
+def test_what_the_branch_gave_is_made_up_for_at_the_sums(model):
+    fresh = torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(6))
+    plain = sec.prune(model, IMAGES[:1], depth=["blocks.2"], calibration=IMAGES, repair=False)
+    repaired = sec.prune(model, IMAGES[:1], depth=["blocks.2"], calibration=IMAGES)
+    before, after = (divergence(one.model, model, fresh) for one in (plain, repaired))
+    assert after < 0.3 * before
+    names = {layer.weight for layer in repaired.report.fidelity.layers}
+    assert not any(name.startswith("blocks.2.") for name in names)
+    assert "blocks.3.conv2.weight" in names
+
+
+def test_without_images_those_go_that_turn_their_input_least(model):
+    network = sec.trace(model, IMAGES[:4])
+    kept = dict(zip("abcd", network.blocks, strict=True))
+    expected = min(kept.values(), key=lambda block: block.change).name
+    pruned = sec.prune(model, IMAGES[:4], depth=0.25)
+    assert [block.name for block in pruned.blocks] == [expected]
+    with torch.no_grad():
+        x = model.stem(IMAGES[:4])
+        y = model.blocks[0](x)
+    cosine = functional.cosine_similarity(x.flatten(), y.flatten(), 0).item()
+    assert network.blocks[0].change == pytest.approx(1 - cosine, abs=1e-4)
+
+
+def test_a_budget_is_of_the_dense_model(model):
+    whole = sec.trace(model, IMAGES[:1]).macs()
+    pruned = sec.prune(model, IMAGES[:1], sec.Budget(macs=0.5), depth=1)
+    assert 0.4 * whole < sec.trace(pruned.model, IMAGES[:1]).macs() <= 0.5 * whole
+    assert pruned.cut == pruned.report.cut
+    assert len(pruned.cut.blocks) == 1
+    assert pruned.cut.channels
+
+
+def test_what_depth_cannot_be(model):
+    for depth in (0.01, 5, 2.5):
+        with pytest.raises(sec.BudgetError, match="4 blocks"):
+            sec.prune(model, IMAGES[:1], depth=depth)
+    with pytest.raises(sec.BudgetError, match="beside depth"):
+        sec.prune(model, IMAGES[:1], sec.Budget(latency=0.5), depth=1)
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    with pytest.raises(sec.BudgetError, match="found none"):
+        sec.prune(plain, torch.rand(1, 3), depth=0.5)
+
+
+def test_a_study_goes_on_from_fewer_blocks(model, tmp_path):
+    small = sec.prune(model, IMAGES[:1], depth=2, calibration=IMAGES).model
+    data = IMAGES[:64], torch.arange(64) % 4
+    result = sec.iterate(
+        small, data, data, step=0.25,
+        training=sec.Training(fine_tune_batches=2, batch_size=16),
+        stop=sec.Stop(rounds=1, tolerance=None), directory=tmp_path / "study",
+    )  # fmt: skip
+    assert len(sec.report_of(result.model).cut.blocks) == 2
+    assert sec.report_of(result.model).cut.channels
+    sec.save(result.model, tmp_path / "small.safetensors")
+    loaded = sec.load(settled(Residual()), tmp_path / "small.safetensors").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IMAGES), result.model.eval()(IMAGES))
