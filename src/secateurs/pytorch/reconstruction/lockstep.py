@@ -23,7 +23,7 @@ from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
-from secateurs.pytorch.reconstruction.past_blocks import Detour, around_small, past_blocks
+from secateurs.pytorch.reconstruction.past_blocks import Detour, around_small, find_detour
 from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
@@ -98,7 +98,7 @@ class _Walk:
         runs = small
         if blocks:
             inputs = fit.rows(slice(0, 2)).images
-            self._detour = past_blocks(source.model, inputs, source.operations, blocks)
+            self._detour = find_detour(source.model, inputs, source.operations, blocks)
             runs = around_small(source.model, small, blocks)
         dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = _in_step(runs, source.operations, fit)

@@ -44,7 +44,7 @@ class Detour:
             piece.do(step)
 
 
-def past_blocks(
+def find_detour(
     model: nn.Module,
     example_inputs: object,
     operations: Sequence[OpRecord],
