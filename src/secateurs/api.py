@@ -502,8 +502,7 @@ def prune(
         loss, seed, proof: as for ``score`` and ``apply``.
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
-        depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names;
-            alone, or with a budget of the dense model or an amount of the channels left.
+        depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names.
         amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
             ``plan``; the floor is a sixteenth where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.
