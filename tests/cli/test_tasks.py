@@ -152,3 +152,17 @@ def test_plain_resnet_loads_the_published_weights_and_presets_keep_through_layer
     counts = [sum(p.numel() for p in one.parameters()) for one in (plain, through)]
     assert counts[0] == 25_557_032  # torchvision's
     assert counts[1] > 40e6
+
+
+def test_where_nothing_met_the_tolerance_the_nearest_round_is_named(mine, tmp_path, capsys):
+    study = ("--directory", "s", "--rounds", "1", "--step", "0.5", "--tolerance", "0.000001")
+    assert main(["run", *told(mine, "regression"), *SHORT, *study, "--learning-rate", "1e-9"]) == 0
+    printed = capsys.readouterr().out
+    history = History.load(tmp_path / "s" / "history.jsonl")
+    value, dense = history.of("train")[-1]["value"], history.last("stop")["dense_value"]
+    if history.last("stop")["best_round"]:
+        pytest.skip("it recovered by chance")
+    assert "Nearest: round 1, " in printed
+    assert f"mean squared error {value:.4g}" in printed
+    offered = float(printed.split("--tolerance ")[1].split()[0].rstrip("."))
+    assert value - dense <= offered < value - dense + 2e-4

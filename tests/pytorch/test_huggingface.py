@@ -10,7 +10,7 @@ import torch
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before transformers
-from secateurs import models
+from secateurs import data, models
 
 transformers = pytest.importorskip("transformers")
 
@@ -271,3 +271,38 @@ def test_heads_and_the_positions_that_are_turned_together_are_told_apart():
     }
     heads, pairs = tuple(range(8, 16)), tuple(range(1, 32, 4))
     assert sorted(rows.values()) == sorted([heads, pairs])
+
+
+TEXTS = ["a b c", "c b", "a", "b a d c a"]
+
+
+def tokenizer():
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import models as kinds
+
+    words = Tokenizer(kinds.WordLevel({"[PAD]": 0, "a": 1, "b": 2, "c": 3, "?": 4}, "?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")  # noqa: S106
+
+
+def test_texts_calibrate_a_model_by_its_tokenizer():
+    batch = data.from_texts(TEXTS, tokenizer(), length=4)
+    assert batch["input_ids"].tolist()[1] == [3, 2, 0, 0]
+    assert batch["input_ids"].tolist()[3] == [2, 1, 4, 3]  # an unknown word, and what is too long
+    network = sec.trace(
+        llama(), {"input_ids": TOKENS[:1, :4], "attention_mask": TOKENS[:1, :4] * 0 + 1}
+    )
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    scores = sec.score(
+        network, "taylor", data={**inputs, "labels": batch["input_ids"]}, task="language-modelling"
+    )
+    assert all(np.isfinite(values).all() for values in scores.values())
+    assert max(values.max() for values in scores.values()) > 0
+
+
+@pytest.mark.parametrize("texts", ["a b", [], [1]])
+def test_what_is_no_list_of_texts(texts):
+    with pytest.raises(sec.DataError, match="expected a list of texts"):
+        data.from_texts(texts, tokenizer())
+    with pytest.raises(sec.DataError, match="expected a tokenizer"):
+        data.from_texts(TEXTS, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -28,6 +29,7 @@ from secateurs.settings.training import Training
 from secateurs.study.building import build_task
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import CONFIGURATION, kept_position
+from secateurs.study.history import History
 from secateurs.study.lock import check_free
 from secateurs.study.run import Iterated, run_study
 from secateurs.study.sources import Sources
@@ -200,10 +202,32 @@ def _tell(result: Iterated) -> None:
         )
     else:
         lines.append("Kept: the dense model; no round came within the tolerance.")
+        lines += _nearest(result.history)
     if result.directory is not None:
         lines.append(f"Model: {Study.open(result.directory).best}")
         lines.append(f"Report: {result.directory / 'report' / 'report.html'}")
     out.print("\n".join(lines), markup=False)
+
+
+def _nearest(history: History) -> list[str]:
+    """The round that lost least, and what to try; nothing where there was no round."""
+    from secateurs.report.summary import summarise
+
+    summary = summarise(history)
+    metric, dense = summary.metric, summary.dense_accuracy
+    known = [(one, one.accuracy) for one in summary.rounds if one.accuracy is not None]
+    if not known or dense is None:
+        return []
+    best, value = max(known, key=lambda pair: metric.score(pair[1]))
+    missed = metric.score(dense) - metric.score(value)
+    removed = percent(summary.shares_removed()[best.number])
+    change = _in_ascii(metric.change(value, dense))
+    return [
+        f"Nearest: round {best.number}, {removed} of the parameters removed, validation "
+        f"{metric.name} {metric.text(value)} ({change}).",
+        f"Try: more --fine-tune-batches, a smaller --step, --repair, or --tolerance "
+        f"{math.ceil(1e4 * missed) / 1e4:g}.",
+    ]
 
 
 def _in_ascii(change: str) -> str:

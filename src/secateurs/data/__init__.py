@@ -3,5 +3,6 @@
 from secateurs.data.names import load, load_any
 from secateurs.data.normalisation import normalised
 from secateurs.data.sets import Data, Split, from_arrays
+from secateurs.data.texts import from_texts
 
-__all__ = ["Data", "Split", "from_arrays", "load", "load_any", "normalised"]
+__all__ = ["Data", "Split", "from_arrays", "from_texts", "load", "load_any", "normalised"]

@@ -1,0 +1,55 @@
+"""Texts as batches that a language model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import DataError
+
+Tokenizer = Callable[..., Mapping[str, Any]]
+"""Of Transformers: (texts, padding=, truncation=, max_length=) -> names -> rows of numbers."""
+
+
+def from_texts(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    length: int | None = None,
+    labels: Sequence[int] | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """Texts as arrays by name, for ``calibration=``, ``data=`` and ``iterate``.
+
+    Args:
+        texts: at least one.
+        tokenizer: of Transformers, with a padding token.
+        length: tokens of each; None takes the longest text's. What is longer is cut off.
+        labels: one for each text, to classify; None leaves them out.
+
+    Returns:
+        What the tokenizer gives, such as ``input_ids`` and ``attention_mask``, each of shape
+        (texts, length), and ``labels`` where there are some.
+
+    Raises:
+        DataError: there are no texts, or the tokenizer cannot be used.
+    """
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"texts: expected a list of texts; received {texts!r:.60}")
+    if labels is not None and len(labels) != len(texts):
+        raise DataError(
+            f"texts: expected as many labels as texts; received {len(labels)} for {len(texts)}"
+        )
+    padding = "longest" if length is None else "max_length"
+    try:
+        given = tokenizer(list(texts), padding=padding, truncation=True, max_length=length)
+        arrays = {name: np.asarray(rows, np.int64) for name, rows in given.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"texts: expected a tokenizer of Transformers, with a padding token "
+            f"(tokenizer.pad_token = tokenizer.eos_token); it raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+    return arrays if labels is None else arrays | {"labels": np.asarray(labels, np.int64)}
