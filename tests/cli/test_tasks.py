@@ -154,15 +154,22 @@ def test_plain_resnet_loads_the_published_weights_and_presets_keep_through_layer
     assert counts[1] > 40e6
 
 
-def test_where_nothing_met_the_tolerance_the_nearest_round_is_named(mine, tmp_path, capsys):
-    study = ("--directory", "s", "--rounds", "1", "--step", "0.5", "--tolerance", "0.000001")
-    assert main(["run", *told(mine, "regression"), *SHORT, *study, "--learning-rate", "1e-9"]) == 0
-    printed = capsys.readouterr().out
-    history = History.load(tmp_path / "s" / "history.jsonl")
-    value, dense = history.of("train")[-1]["value"], history.last("stop")["dense_value"]
-    if history.last("stop")["best_round"]:
-        pytest.skip("it recovered by chance")
-    assert "Nearest: round 1, " in printed
-    assert f"mean squared error {value:.4g}" in printed
-    offered = float(printed.split("--tolerance ")[1].split()[0].rstrip("."))
-    assert value - dense <= offered < value - dense + 2e-4
+def test_where_nothing_met_the_tolerance_the_nearest_round_is_named():
+    from secateurs.cli.run import _nearest
+
+    history, trained = History(), {"loss": 1.0, "learning_rate": 0.1, "seconds": 1.0}
+    sizes = {"params": 1000, "macs": 1000, "bytes": 4000, "channels": 40, "widths": {"a": 40}}
+    history.append("dense", round=0, batch=0, model="m", data="d", criterion="l1", seed=0, **sizes)
+    history.append("train", round=0, batch=5, accuracy=0.9, validation_loss=1.0, **trained)
+    for number, params, accuracy in ((1, 800, 0.88), (2, 600, 0.885), (3, 400, 0.7)):
+        left = {**sizes, "params": params}
+        shown = {"max_difference": 1e-7, "tolerance": 1e-4, "inexact": [], "removed": 5}
+        history.append("prune", round=number, batch=5, accuracy=0.5, **shown, **left)
+        history.append(
+            "train", round=number, batch=9, accuracy=accuracy, validation_loss=1, **trained
+        )
+    nearest, hint = _nearest(history)
+    assert nearest.startswith("Nearest: round 2, 40.0 % of the parameters removed, validation")
+    assert "88.5 %" in nearest
+    assert "-1.5 points" in nearest
+    assert hint.endswith("--tolerance 0.015.")

@@ -226,7 +226,7 @@ def _nearest(history: History) -> list[str]:
         f"Nearest: round {best.number}, {removed} of the parameters removed, validation "
         f"{metric.name} {metric.text(value)} ({change}).",
         f"Try: more --fine-tune-batches, a smaller --step, --repair, or --tolerance "
-        f"{math.ceil(1e4 * missed) / 1e4:g}.",
+        f"{math.ceil(1e4 * missed - 1e-6) / 1e4:g}.",
     ]
 
 
