@@ -304,3 +304,16 @@ def test_what_is_no_list_of_texts(texts):
         data.from_texts(texts, tokenizer())
     with pytest.raises(sec.DataError, match="expected a tokenizer"):
         data.from_texts(TEXTS, 3)
+
+
+def test_a_heads_own_numbered_layers_are_none_of_the_configurations():
+    config = transformers.YolosConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        image_size=[32, 32], patch_size=8, num_detection_tokens=5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.YolosForObjectDetection(config).eval()
+    used = ["logits", "pred_boxes"]
+    result = sec.prune(model, {"pixel_values": torch.randn(1, 3, 32, 32)}, amount=0.5, outputs=used)
+    assert result.report.proof.holds
+    assert set(map(int, result.model.config.to_dict()["per_layer_config"])) == {0, 1}

@@ -8,6 +8,7 @@ against the model, tensor by tensor.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,11 @@ def _record_widths_(config: Configuration, cut: Cut) -> None:
     if widths and hasattr(type(config), "per_layer_config"):
         # Its own code goes on reading the dense model's fields, as it did.
         config.allow_global_per_layer_attribute_access = True  # type: ignore[attr-defined]
-        config.per_layer_config = widths  # type: ignore[attr-defined]
+        # Layers of a head are numbered too, and are none that the configuration counts.
+        counted = config.to_dict().get("num_hidden_layers")
+        widths = {n: w for n, w in widths.items() if not isinstance(counted, int) or n < counted}
+        with contextlib.suppress(ValueError):  # the cut beside it says all that is needed
+            config.per_layer_config = widths  # type: ignore[attr-defined]
 
 
 def _layer_widths(config: Configuration, cut: Cut) -> dict[int, dict[str, int]]:
