@@ -1,7 +1,7 @@
 """Repair of Keras models: the sums, the copies of weights and the walk that solvers need."""
 
 from secateurs.keras.reconstruction.dense_sums import contractions_of
-from secateurs.keras.reconstruction.lockstep import walk
+from secateurs.keras.reconstruction.lockstep import skip_blocks, walk
 from secateurs.keras.reconstruction.output_stream import (
     arrays,
     copy_of,
@@ -23,6 +23,7 @@ __all__ = [
     "outputs",
     "reestimated",
     "repair_without_images_",
+    "skip_blocks",
     "unlike_calibration",
     "walk",
     "working_copy",

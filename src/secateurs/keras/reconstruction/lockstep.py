@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, without_gradients
@@ -62,6 +64,7 @@ def walk(
     alive: NDArray[np.bool_],
     fit: CalibrationBatch,
     held: CalibrationBatch,
+    blocks: Sequence[BlockCut] = (),
 ) -> Walked:
     """Refit the weights of a cut model, in place, to what the dense one gives.
 
@@ -71,14 +74,35 @@ def walk(
         alive: which atoms of the network stay in it.
         fit: images to fit.
         held: images to choose by, layer by layer.
+        blocks: that went whole: none, as no block of a Keras model is found yet.
 
     Returns:
         What was done, layer by layer, and the bytes of values that were held at most.
 
     Raises:
-        ModelError: the two do not do the same.
+        ModelError: the two do not do the same, or whole blocks went.
     """
+    _refuse_blocks(blocks)
     return _Walk(network, small, alive, fit, held).done()
+
+
+def skip_blocks(model: keras.Model, blocks: Sequence[BlockCut]) -> keras.Model:
+    """The model without these blocks, around its very own weights; of Keras models there are none.
+
+    Raises:
+        ModelError: whole blocks went.
+    """
+    _refuse_blocks(blocks)
+    return model
+
+
+def _refuse_blocks(blocks: Sequence[BlockCut]) -> None:
+    if blocks:
+        names = ", ".join(block.owner for block in blocks)
+        raise ModelError(
+            f"repair: expected a Keras model whose blocks are all there; received one without "
+            f"{names}. Whole blocks go from PyTorch models only: cut channels instead."
+        )
 
 
 class _Walk:
