@@ -155,7 +155,8 @@ def _own_attributes(layer: Layer) -> Iterator[tuple[str, object]]:
     """What the layer's class, or its user, keeps there; what Keras and its backend do not."""
     for name, value in vars(layer).items():
         kept = name in _KEPT_BY_KERAS or name in _bookkeeping() or name.startswith(_BY_TENSORFLOW)
-        if not kept:
+        of_models = isinstance(layer, keras.Model) and name in _bookkeeping_of_models()
+        if not kept and not of_models:
             yield name, value
 
 
@@ -163,6 +164,14 @@ def _own_attributes(layer: Layer) -> Iterator[tuple[str, object]]:
 def _bookkeeping() -> frozenset[str]:
     """What every layer keeps of itself."""
     return frozenset(vars(keras.layers.Identity())) | {"_torch_params"}
+
+
+@cache
+def _bookkeeping_of_models() -> frozenset[str]:
+    """What every compiled model keeps of itself, its metrics and trackers among it."""
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Identity()])
+    model.compile("sgd", "mse", metrics=["mae"])
+    return frozenset(vars(model))
 
 
 def _check_nothing_lost(old: Layer, made: Layer, path: str) -> None:
