@@ -40,6 +40,14 @@ def _proven_twice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
             monkeypatch.setitem(keras_cutting.apply.__kwdefaults__, "proof", "independent")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Sums are the same in whatever order tests run: fixtures of a session come before any test."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     import torch
