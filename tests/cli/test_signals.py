@@ -27,6 +27,7 @@ def test_a_signal_ends_a_study_that_says_how_to_go_on(tmp_path, name):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - nohup ignores it
     ) as process:
         try:
             _wait_for(tmp_path / "a study" / "checkpoint.safetensors")

@@ -297,12 +297,7 @@ def test_norms_make_up_for_channels_that_they_no_longer_average(norm):
     assert relative(repaired, dense) < 0.25 * relative(cut, dense)
 
 
-# In bfloat16 no layer's matrix is near enough to what the layer does, so that weights are left as
-# they were cut.
-_BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.xfail(reason="is not refitted", strict=True))
-
-
-@pytest.mark.parametrize("kind", [_BFLOAT16, "float16", "mixed_float16"])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "mixed_float16"])
 def test_half_precision_is_solved_in_double(kind):
     keras.utils.set_random_seed(0)
     model, data = stream(kind), images(6, 6, 3)

@@ -327,8 +327,8 @@ def remade(
             f"{type(layer).__name__} raised {type(error).__name__}: {error}. Give it get_config() "
             "and from_config(), as saving it needs."
         ) from error
-    name_alike_(layer, new)
-    name_alike_(layer, fresh)
+    name_alike_(layer, new, dtype)
+    name_alike_(layer, fresh, dtype)
     carry_learned_(layer, new, path, fresh)
     return new
 

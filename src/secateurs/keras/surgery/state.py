@@ -8,7 +8,7 @@ keep some, to a layer of the user's for every attribute that holds plain data.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 
 import keras
@@ -27,7 +27,9 @@ _BY_TENSORFLOW = ("_self_", "_tf_")
 """How names begin under which TensorFlow keeps what a layer depends on."""
 
 
-def name_alike_(layer: Operation, new: Operation) -> None:
+def name_alike_(
+    layer: Operation, new: Operation, dtype: Callable[[str], str] | None = None
+) -> None:
     """Give a layer that was just made the name and precision of the old one, and those inside.
 
     A configuration may leave them out: ``get_config`` of a user's that forgets ``super()``'s, or
@@ -36,6 +38,7 @@ def name_alike_(layer: Operation, new: Operation) -> None:
     Args:
         layer: the old layer.
         new: made again from its configuration; not built.
+        dtype: the name of a layer's type -> that of the type a copy is to have; None is the same.
     """
     if type(new) is not type(layer):
         return
@@ -43,12 +46,15 @@ def name_alike_(layer: Operation, new: Operation) -> None:
         new.name = layer.name
     if not isinstance(layer, Layer):
         return
-    if new.dtype_policy != layer.dtype_policy:
-        new.dtype_policy = layer.dtype_policy
+    policy = layer.dtype_policy
+    if dtype is not None and dtype(policy.name) != policy.name:
+        policy = keras.dtype_policies.get(dtype(policy.name))
+    if new.dtype_policy != policy:
+        new.dtype_policy = policy
     mine, theirs = sublayers(layer), sublayers(new)
     if list(map(type, mine)) == list(map(type, theirs)):
         for old, made in zip(mine, theirs, strict=True):
-            name_alike_(old, made)
+            name_alike_(old, made, dtype)
 
 
 def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
