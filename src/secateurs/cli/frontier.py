@@ -9,7 +9,7 @@ import typer
 
 from secateurs.cli.models import built, calibration_images, load_data
 from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
-from secateurs.cli.prune import Distil
+from secateurs.cli.prune import Distil, Normalise, Size
 from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError
 
@@ -46,6 +46,8 @@ def frontier_command(
     option: ModelOptions = None,
     classes: Classes = None,
     images: Images = 512,
+    normalise: Normalise = None,
+    size: Size = None,
     unit: Unit = "macs",
     shares: Shares = None,
     distil: Distil = None,
@@ -65,9 +67,8 @@ def frontier_command(
 
     wanted = SHARES if shares is None else _shares(shares)
     with waiting("measuring, cutting and repairing"):
-        calibration, shape, classes = calibration_images(
-            load_data(data, model, weights), images, classes
-        )
+        loaded = load_data(data, model, weights, normalise, size)
+        calibration, shape, classes = calibration_images(loaded, images, classes)
         dense, example, _ = built(model, option or (), classes, weights, shape)
         found = api.frontier(
             dense, example, calibration=calibration, unit=unit, shares=wanted, distil=distil
