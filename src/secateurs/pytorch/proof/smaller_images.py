@@ -1,10 +1,10 @@
 """Smaller images for a proof: which channel goes where does not depend on how large they are.
 
 A forward pass takes most of a proof's time and memory, and both follow the number of pixels. So
-large images are cropped to their middle, as far as every map that a kernel slides over stays large
-enough to use all of that kernel. The proof on them counts only if both models do exactly the
-operations that were traced, so nothing that happens on the full images goes unproven; a model that
-asks for its size, or goes another way, is proven on the full ones.
+large images are cropped to their middle, as far as no map gets smaller than three by three. The
+proof on them counts only if both models do exactly the operations that were traced, so nothing that
+happens on the full images goes unproven; a model that asks for its size, or goes another way, is
+proven on the full ones.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def crop_images(example_inputs: object, operations: Sequence[OpRecord]) -> Small
 
 
 def _is_too_small(operation: OpRecord, shares: Sequence[float]) -> bool:
-    """Whether a map, larger than one pixel, would be smaller than a kernel needs."""
+    """Whether a map, larger than one pixel, would get too small."""
     for shape, _ in operation.outputs:
         if len(shape) == 4 and min(shape[2:]) > 1:
             sides = zip(shape[2:], shares, strict=True)
