@@ -17,7 +17,6 @@ torch-pruning   the best of six criteria, global and local, by validation accura
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +36,7 @@ from secateurs.training.feed import ALL, as_feed
 from secateurs.training.schedules import learning_rates
 from support import peer
 from support.fashion import BATCH, CHANGES, DECAY, MOMENTUM, NETWORKS, accuracy, fashion, trained
+from support.rows import Rows
 from support.tables import markdown, put
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
@@ -45,25 +45,6 @@ MIXED = sec.Augmentation(flip=True, shift=2, mix=0.5)
 CHOOSING = 3000
 """Validation images by which Torch-Pruning's criterion is chosen."""
 EPOCH_RATE = 0.05
-
-
-class Rows:
-    """Results, one JSON line each, written as they come."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.known = [json.loads(line) for line in lines]
-
-    def has(self, **key) -> bool:
-        return any(all(row.get(k) == v for k, v in key.items()) for row in self.known)
-
-    def add(self, **row) -> None:
-        self.known.append(row)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
 
 
 class Case:

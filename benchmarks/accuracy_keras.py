@@ -10,7 +10,6 @@ test images are only reported.
 """
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -22,31 +21,13 @@ import secateurs as sec
 from secateurs.backends import repairing
 from secateurs.data import load
 from support.fashion_keras import NETWORKS, accuracy, images_of, in_pytorch, trained
+from support.rows import Rows
 from support.tables import markdown, put
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 BUDGETS = (0.5, 0.25, 0.1)
 STEPS = 300
 CHANGES = sec.Augmentation(flip=True, shift=2)
-
-
-class Rows:
-    """Results, one JSON line each, written as they come."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.known = [json.loads(line) for line in lines]
-
-    def has(self, **key) -> bool:
-        return any(all(row.get(k) == v for k, v in key.items()) for row in self.known)
-
-    def add(self, **row) -> None:
-        self.known.append(row)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row, flush=True)
 
 
 def run(options: argparse.Namespace) -> None:
