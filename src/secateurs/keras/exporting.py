@@ -90,7 +90,7 @@ def run_file(
     if target == "keras":
         return outputs(keras.saving.load_model(path), example_inputs)
     if target == "safetensors":
-        return outputs(_filled(model, path), example_inputs)
+        return outputs(_copy_with_weights(model, path), example_inputs)
     import tensorflow as tf
 
     arrays = as_arrays(example_inputs, model)
@@ -108,7 +108,7 @@ def run_file(
     return [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
 
 
-def _filled(model: keras.Model, path: Path) -> keras.Model:
+def _copy_with_weights(model: keras.Model, path: Path) -> keras.Model:
     """A copy of the model with the weights of the file."""
     twin = keras.models.clone_model(model)
     state, _ = unpack_safetensors(read_bytes(path), load_tensors)

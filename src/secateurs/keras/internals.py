@@ -49,43 +49,43 @@ __all__ = [
     "SeedGenerator",
     "Variable",
     "accepts_training",
-    "begin_graph_",
     "average_of",
+    "begin_graph_",
+    "compile_arguments_of",
     "compile_function",
-    "compiled_with",
     "device",
+    "exclude_from_decay_",
+    "find_classes",
     "finish_copy_",
     "forget_node_",
     "gradient_of",
     "graph_of",
     "has_graph",
-    "intercept_calls",
     "inbound_node_of",
     "infer",
+    "intercept_calls",
     "is_model",
     "is_quantized",
     "is_subclassed",
     "is_tensor",
-    "leave_undecayed_",
+    "keep_backend_random_state",
     "losses_of",
     "mask_of",
     "metrics_inside",
     "name_in",
-    "named_classes",
     "new_layer_like",
     "nodes_of",
     "operation_classes",
     "own_variables",
     "plain_class",
     "say",
-    "seed_generators_of",
     "seed_",
+    "seed_generators_of",
     "set_mask",
     "sublayers",
     "sync_",
-    "undecayed_by",
-    "undisturbed_backend",
     "variables_of",
+    "variables_without_decay",
     "without_gradients",
 ]
 
@@ -341,10 +341,10 @@ def set_mask(tensor: BackendTensor, mask: BackendTensor | None) -> None:
 def operation_classes(*names: str) -> tuple[type, ...]:
     """The classes behind functions of ``keras.ops``; names this release lacks are left out."""
     modules: Sequence[ModuleType] = (ops.numpy, ops.nn, ops.core, ops.math, ops.image, ops.linalg)
-    return named_classes(modules, *names)
+    return find_classes(modules, *names)
 
 
-def named_classes(places: Sequence[object], *names: str) -> tuple[type, ...]:
+def find_classes(places: Sequence[object], *names: str) -> tuple[type, ...]:
     """The classes of these names, wherever this release has them."""
     return tuple(
         found
@@ -354,7 +354,7 @@ def named_classes(places: Sequence[object], *names: str) -> tuple[type, ...]:
     )
 
 
-def compiled_with(model: keras.Model) -> dict[str, object]:
+def compile_arguments_of(model: keras.Model) -> dict[str, object]:
     """The arguments ``compile`` was called with, as objects."""
     known = getattr(model, "_compile_config", None)
     return dict(known.config) if known is not None else {}
@@ -365,7 +365,7 @@ def variables_of(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
-def undecayed_by(
+def variables_without_decay(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
 ) -> list[Variable]:
     """Those of the variables that an optimizer was told to leave out of its weight decay."""
@@ -376,7 +376,9 @@ def undecayed_by(
     return [variable for variable in variables if not keeper._use_weight_decay(variable)]
 
 
-def leave_undecayed_(optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]) -> None:
+def exclude_from_decay_(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
+) -> None:
     """Tell an optimizer that is not built yet to leave these out of its weight decay."""
     if variables:
         keeper = getattr(optimizer, "inner_optimizer", optimizer)
@@ -417,16 +419,16 @@ def _by_torch(
 ) -> list[NDArray[np.floating]]:
     torch = import_module("torch")
     with torch.inference_mode(mode=False), torch.enable_grad():
-        own = [torch.as_tensor(tensor).detach().clone().requires_grad_() for tensor in tensors]
-        value = cast("TorchTensor", function(own, *rest))
+        detached = [torch.as_tensor(tensor).detach().clone().requires_grad_() for tensor in tensors]
+        value = cast("TorchTensor", function(detached, *rest))
         found = (
-            torch.autograd.grad(value, own, allow_unused=True)
+            torch.autograd.grad(value, detached, allow_unused=True)
             if value.requires_grad
-            else [None] * len(own)
+            else [None] * len(detached)
         )
     return [
         np.zeros(tuple(tensor.shape), np.float32) if slope is None else slope.cpu().numpy()
-        for tensor, slope in zip(own, found, strict=True)
+        for tensor, slope in zip(detached, found, strict=True)
     ]
 
 
@@ -434,11 +436,11 @@ def _by_tensorflow(
     function: Objective, tensors: Sequence[BackendTensor], *rest: object
 ) -> list[NDArray[np.floating]]:
     tensorflow = import_module("tensorflow")
-    own = [tensorflow.convert_to_tensor(tensor) for tensor in tensors]
+    sources = [tensorflow.convert_to_tensor(tensor) for tensor in tensors]
     with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(own)
-        value = function(own, *rest)
-    found = tape.gradient(value, own, unconnected_gradients="zero")
+        tape.watch(sources)
+        value = function(sources, *rest)
+    found = tape.gradient(value, sources, unconnected_gradients="zero")
     return [tensorflow.convert_to_tensor(slope).numpy() for slope in found]
 
 
@@ -454,8 +456,8 @@ def without_gradients() -> AbstractContextManager[object]:
 def intercept_calls(layers: Mapping[Layer, Callable[..., object]]) -> Iterator[None]:
     """For a while, calls of these layers go through functions: ``function(call, *arguments)``."""
     for layer, around in layers.items():
-        own = layer.call
-        vars(layer)["call"] = partial(around, own)
+        original = layer.call
+        vars(layer)["call"] = partial(around, original)
     try:
         yield
     finally:
@@ -476,7 +478,7 @@ def seed_(model: keras.Model, random: np.random.Generator) -> None:
         import_module("torch").manual_seed(int(random.integers(2**62)))
 
 
-def undisturbed_backend() -> AbstractContextManager[object]:
+def keep_backend_random_state() -> AbstractContextManager[object]:
     """What is drawn inside leaves the backend's own random numbers as they were."""
     if keras.backend.backend() != "torch":
         return nullcontext()

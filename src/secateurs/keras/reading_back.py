@@ -12,8 +12,8 @@ from secateurs.errors import CheckpointError, ModelError
 from secateurs.keras.internals import Operation
 from secateurs.keras.model.example_inputs import make_inputs
 from secateurs.keras.model.tensors import named_operations
-from secateurs.keras.surgery.rebuilding import own_objects, undisturbed
-from secateurs.keras.surgery.state import is_users, untold
+from secateurs.keras.surgery.rebuilding import keep_random_state, own_objects
+from secateurs.keras.surgery.state import find_lost_attributes, is_users
 
 
 def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
@@ -37,7 +37,9 @@ def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
     again = _read(mine, written, path)
     # By order: a configuration that leaves the name out gives the layer another.
     pairs = zip(named_operations(model), named_operations(again), strict=True)
-    differ = [one for (name, layer), (_, made) in pairs for one in untold(layer, made, name)]
+    differ = [
+        one for (name, layer), (_, made) in pairs for one in find_lost_attributes(layer, made, name)
+    ]
     if differ and not _answers_alike(model, again):
         raise CheckpointError(
             f"{path}: expected layers whose get_config() tells all that their answers depend on; "
@@ -52,13 +54,13 @@ def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras
         names |= own_objects(layer)
     try:
         # Nothing but what this process has just written is read, so its lambdas are trusted.
-        with keras.saving.custom_object_scope(names), undisturbed():
+        with keras.saving.custom_object_scope(names), keep_random_state():
             return keras.saving.load_model(written, compile=False, safe_mode=False)
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path}: expected layers that Keras can make again from a .keras file; reading it "
-            f"back raised {type(error).__name__}: {said}. Give {type(mine[0][1]).__name__} a "
+            f"back raised {type(error).__name__}: {message}. Give {type(mine[0][1]).__name__} a "
             "get_config() that tells all of it, or save the model as "
             f"{path.with_suffix('.safetensors').name}"
         ) from error

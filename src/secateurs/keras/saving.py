@@ -55,7 +55,7 @@ def save(model: keras.Model, path: str | Path) -> None:
     if path.suffix == ".keras":
         write_atomically(path, _keras_bytes(model, cut, path))
     else:
-        state = {leaf.name: _stored(leaf.array()) for leaf in list_tensors(model)}
+        state = {leaf.name: _make_contiguous(leaf.array()) for leaf in list_tensors(model)}
         write_atomically(path, sealed(save_tensors(state, metadata(cut))))
 
 
@@ -125,7 +125,7 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
     return state, cut_from_metadata(text)
 
 
-def _stored(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def _make_contiguous(values: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.asarray(values, order="C")  # ascontiguousarray gives a scalar an axis
 
 
@@ -138,8 +138,8 @@ def _fill_(model: keras.Model, state: dict[str, NDArray[np.generic]], path: Path
         raise CheckpointError(
             f"{path}: expected the tensors of {model.name}; "
             + "; ".join(
-                f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                for what, names in (("missing", missing), ("not in the model", foreign))
+                f"{problem}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for problem, names in (("missing", missing), ("not in the model", foreign))
                 if names
             )
             + ". Build the model as it was built before it was saved, with the same layer names."

@@ -160,11 +160,11 @@ def test_sizes_that_follow_a_cut_are_not_taken_for_something_learned():
             return {**super().get_config(), "width": self.width}
 
     from secateurs.channels.cut import SizeChange
-    from secateurs.keras.surgery.rebuilding import remade
+    from secateurs.keras.surgery.rebuilding import rebuild_layer
 
     layer = Scale(4, name="scale")
     layer.build((None, 4))
-    new = remade(layer, "scale", {"scale": [SizeChange("scale", "width", None, 4, 3)]})
+    new = rebuild_layer(layer, "scale", {"scale": [SizeChange("scale", "width", None, 4, 3)]})
     assert (new.width, new.half) == (3, 1.5)
 
 

@@ -77,7 +77,7 @@ def test_channels_that_not_only_weights_read_are_left_alone():
     model.fit(X[:, 0, 0, [0, 1, 2, 0, 1, 2]], Y, epochs=1, verbose=0, callbacks=[callback])
     assert callback.skipped == ["a"]
     assert set(callback.cut.channels) == {"b"}
-    assert sec.report_of(callback.pruned()).proof.holds
+    assert sec.report_of(callback.prune()).proof.holds
 
 
 def test_schedules_that_make_no_sense():
@@ -85,7 +85,7 @@ def test_schedules_that_make_no_sense():
         with pytest.raises(sec.SecateursError, match="PruneOnSchedule: expected shares"):
             PruneOnSchedule(schedule)
     with pytest.raises(sec.SecateursError, match="Fit it for at least 3 epochs"):
-        PruneOnSchedule({3: 0.5}).pruned()
+        PruneOnSchedule({3: 0.5}).prune()
 
 
 def test_progress_looks_like_keras(capsys):

@@ -92,7 +92,7 @@ class Removals:
         """The dense network's run on a batch."""
         arrays, targets = self._work.arrays(batch), self._work.labels(batch)
         saved = None if self._runs_whole else Saved()
-        losses, outputs = self._gated(self._open(), arrays, targets, saved)
+        losses, outputs = self._run_gated(self._open(), arrays, targets, saved)
         scores = _numpy(outputs[0])
         right = self._right(outputs, batch)
         classes = 0 if right is None else self._work.objective.classes(scores.shape)
@@ -150,7 +150,7 @@ class Removals:
         first = self._close_(gates, group, channel)
         if dense.saved is not None:
             dense.saved.until = first
-        return self._gated(gates, dense.arrays, dense.targets, dense.saved)
+        return self._run_gated(gates, dense.arrays, dense.targets, dense.saved)
 
     def _by_twin(
         self, dense: Dense, group: Group, channel: int
@@ -183,7 +183,7 @@ class Removals:
         ]
         return min(steps, default=len(self._work.source.operations))
 
-    def _gated(
+    def _run_gated(
         self,
         gates: Sequence[NDArray[np.float32]],
         arrays: Sequence[NDArray[np.generic]],
@@ -203,7 +203,7 @@ class Removals:
     ) -> tuple[BackendTensor, list[BackendTensor]]:
         tensors = [keras.ops.convert_to_tensor(gate) for gate in gates]
         around = None if saved is None else saved.around
-        outputs = self._work.gated(tensors, arrays, values, around)
+        outputs = self._work.run_gated(tensors, arrays, values, around)
         return self._work.objective.losses(outputs, targets), outputs
 
 

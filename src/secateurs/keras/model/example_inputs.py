@@ -40,7 +40,7 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
     name, kind = model.name, type(model).__name__
     if isinstance(model, keras.Sequential):
         if type(model).call is not keras.Sequential.call:
-            raise ModelError(_subclassed(name, kind, "keras.Sequential(model.layers)"))
+            raise ModelError(_subclass_message(name, kind, "keras.Sequential(model.layers)"))
         if not has_graph(model):
             raise ModelError(
                 f"{name}: expected a model that is built; received a {kind} without input shape. "
@@ -50,7 +50,9 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
         _begin_(model, example_inputs)
     elif type(model).call is not Functional.call:
         raise ModelError(
-            _subclassed(name, kind, "x = keras.Input(shape=...); keras.Model(x, model.call(x))")
+            _subclass_message(
+                name, kind, "x = keras.Input(shape=...); keras.Model(x, model.call(x))"
+            )
         )
     _check_training(model)
     _check_backend(model)
@@ -69,14 +71,14 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
         )
     given = example_inputs
     if given is None:
-        given = _built_for(model)
+        given = _specs_of_build(model)
     if given is None:
         raise ModelError(
             f"{model.name}: expected example_inputs; {kind} does not tell what it was called on. "
             "Pass a small batch of what the model sees: sec.trace(model, x[:1])"
         )
     try:
-        begin_graph_(model, _named_specs(given))
+        begin_graph_(model, _name_specs(given))
     except Exception as error:
         raise ModelError(
             f"{model.name}: expected a model whose call takes one tensor, or one list or "
@@ -85,7 +87,7 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
         ) from error
 
 
-def _built_for(model: keras.Model) -> object:
+def _specs_of_build(model: keras.Model) -> object:
     """Tensors without data of the shapes that a model was first called on, None if unknown."""
     shape = (model.get_build_config() or {}).get("input_shape")
     if not isinstance(shape, (list, tuple)) or any(isinstance(n, (list, tuple)) for n in shape):
@@ -93,7 +95,7 @@ def _built_for(model: keras.Model) -> object:
     return keras.KerasTensor(tuple(shape), dtype=model.input_dtype)
 
 
-def _named_specs(given: object) -> object:
+def _name_specs(given: object) -> object:
     """Tensors without data of any number of examples, named as in a dictionary, or by number."""
     if isinstance(given, Mapping):
         return {name: _spec(value, str(name)) for name, value in given.items()}
@@ -128,18 +130,18 @@ def _check_training(model: keras.Model) -> None:
     plain = plain_class(model)
     if plain is type(model):
         return
-    own = [n for n in _TRAINING if getattr(type(model), n) is not getattr(keras.Model, n)]
-    if own:
+    overridden = [n for n in _TRAINING if getattr(type(model), n) is not getattr(keras.Model, n)]
+    if overridden:
         way_out = "keras.Model(model.input, model.output)"
         raise ModelError(
             f"{model.name}: expected a model that trains as Keras's own do, or whose constructor "
             f"takes inputs and outputs; received {type(model).__name__}, which has its own "
-            f"{own[0]} and its own constructor, and could not keep both. Without {own[0]} it can "
-            f"be cut: {way_out}"
+            f"{overridden[0]} and its own constructor, and could not keep both. Without "
+            f"{overridden[0]} it can be cut: {way_out}"
         )
 
 
-def _subclassed(name: str, kind: str, way_out: str) -> str:
+def _subclass_message(name: str, kind: str, way_out: str) -> str:
     return (
         f"{name}: expected a sequential or functional model; received {kind}, a subclass with code "
         "of its own, which Keras cannot build again with other sizes. Where its layers are "

@@ -45,13 +45,13 @@ def named_children(layer: object) -> list[tuple[str, Layer]]:
     The cell of a recurrent layer is no layer to its users: its name is ''.
     """
     children = sublayers(layer)
-    own = [_given_name(child) for child in children]
-    if None in own or len(set(own)) < len(own):
-        own = _by_attribute(layer, children, own)
+    names = [_explicit_name(child) for child in children]
+    if None in names or len(set(names)) < len(names):
+        names = _by_attribute(layer, children, names)
     cell = getattr(layer, "cell", None)
     return [
         ("" if child is cell else str(name), child)
-        for name, child in zip(own, children, strict=True)
+        for name, child in zip(names, children, strict=True)
     ]
 
 
@@ -59,10 +59,10 @@ def named_own_variables(layer: object) -> list[tuple[str, Variable, bool]]:
     """(name, variable, whether a parameter) of a layer, without those of the layers inside."""
     known = sorted(own_variables(layer), key=_rank)
     found = [variable for variable, _ in known]
-    own = [_given_name(variable) for variable in found]
-    if None in own:
-        own = _by_attribute(layer, found, own)
-    unique = _distinct(str(name) for name in own)
+    names = [_explicit_name(variable) for variable in found]
+    if None in names:
+        names = _by_attribute(layer, found, names)
+    unique = _distinct(str(name) for name in names)
     return [(name, *entry) for name, entry in zip(unique, known, strict=True)]
 
 
@@ -82,7 +82,7 @@ def _rank(entry: tuple[Variable, bool]) -> int:
     return int(entry[0].name == "depthwise_kernel")
 
 
-def _given_name(part: Layer | Variable) -> str | None:
+def _explicit_name(part: Layer | Variable) -> str | None:
     """The name that its maker chose; None where Keras made one up."""
     made_up = {snake_case(type(part).__name__), "variable"}
     name = str(part.name)
@@ -120,9 +120,14 @@ def _by_attribute(
 
 def attributes_of(layer: object) -> dict[str, object]:
     """What a layer's attributes hold; below PyTorch, layers are kept apart from the others."""
-    own = vars(layer)
-    modules = {name: part for name, part in own.get("_modules", {}).items() if part is not None}
-    return {**{name: own[name] for name in own if name not in _BOOKKEEPING}, **modules}
+    attributes = vars(layer)
+    modules = {
+        name: part for name, part in attributes.get("_modules", {}).items() if part is not None
+    }
+    return {
+        **{name: attributes[name] for name in attributes if name not in _BOOKKEEPING},
+        **modules,
+    }
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:

@@ -90,8 +90,8 @@ def list_tensors(model: keras.Model) -> list[ModelTensor]:
     leaves: dict[int, ModelTensor] = {}
     first = paths_of(model)
     for path, operation in named_operations(model):
-        for own in dict.fromkeys((first[id(operation)], path)):
-            for name, variable, is_parameter in named_variables(operation, own):
+        for known_path in dict.fromkeys((first[id(operation)], path)):
+            for name, variable, is_parameter in named_variables(operation, known_path):
                 known = leaves.setdefault(id(variable), ModelTensor(name, variable, is_parameter))
                 if name != known.name and name not in known.aliases:
                     known.aliases.append(name)
@@ -150,9 +150,9 @@ def path_of(model: keras.Model, layer: str | Layer) -> str:
     for path, operation in named_operations(model):
         if operation is layer:
             return path
-        for own, inner in _inside(operation, path):
+        for inner_path, inner in _inside(operation, path):
             if inner is layer:
-                return own
+                return inner_path
     name = getattr(layer, "name", layer)
     raise UnknownNameError(
         f"expected a layer of {model.name}, or its name; received {name!r}, which is none of its "

@@ -174,8 +174,8 @@ class Comparison:
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
                 f"{error}. Nothing was changed."
             ) from error
-        own = [_as_numbers(output) for output in outputs]
-        difference, scale = largest_difference(own, followed.outputs)
+        computed = [_as_numbers(output) for output in outputs]
+        difference, scale = largest_difference(computed, followed.outputs)
         if not difference <= TOLERANCE[precision_of(self.source.model)] * scale:
             raise CutError(
                 f"{self.network.name}: {', '.join(layers[:3])}: expected code that does what its "
@@ -204,7 +204,7 @@ class Comparison:
             units = leaf.axes.get(axis)
             if units is not None and not self.kept.stays[units].all():
                 variable, value = values[id(leaf.variable)]
-                stays = self.kept.laid_out(units, len(leaf.shape), axis)
+                stays = self.kept.along_axis(units, len(leaf.shape), axis)
                 numbers = np.asarray(keras.ops.convert_to_numpy(value))
                 masked = np.where(stays, numbers, np.zeros_like(numbers))
                 tensor = keras.ops.convert_to_tensor(masked, dtype=variable.dtype)

@@ -97,7 +97,7 @@ class _Silenced:
         for parts in [*([part] for part in kernels), *self._factors(heard)]:
             if not heard or all(is_all_in(part, self.zero) for part in parts):
                 continue
-            with self._changed(parts, _zeros):
+            with self._change(parts, _zeros):
                 still = self._heard(but=parts)
             if any(other not in still for other in heard if not is_all_in(other, parts)):
                 for part in parts:
@@ -147,16 +147,16 @@ class _Silenced:
         zero: Sequence[Slice],
         expected: Sequence[Numbers],
     ) -> bool:
-        with self._changed(parts, self._poked, spare=zero):
+        with self._change(parts, self._poke, spare=zero):
             difference, scale = largest_difference(self.answers(), expected)
         return bool(difference > self._relative * max(scale, 1e-12))
 
-    def _poked(self, values: Numbers, whole: Numbers) -> Numbers:
+    def _poke(self, values: Numbers, whole: Numbers) -> Numbers:
         size = float(np.abs(whole).mean()) or 1.0
         return np.asarray(values + size * (0.5 + self._random.random(values.shape)))
 
     @contextmanager
-    def _changed(
+    def _change(
         self, parts: Sequence[Slice], change: Change, spare: Sequence[Slice] = ()
     ) -> Iterator[None]:
         """With other values in these slices, but not in those spared."""

@@ -22,7 +22,7 @@ from secateurs.keras.internals import Layer, Operation, mask_of, set_mask
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
-from secateurs.keras.surgery.rebuilding import remade, undisturbed
+from secateurs.keras.surgery.rebuilding import keep_random_state, rebuild_layer
 from secateurs.keras.trace_model import TracedModel
 from secateurs.keras.tracing.interpreter import Site, call_layer
 from secateurs.keras.tracing.tracer import Axes, OpRecord
@@ -51,7 +51,7 @@ class Kept:
             for axis, length in enumerate(dense)
         )
 
-    def laid_out(self, units: Ids, rank: int, axis: int) -> NDArray[np.bool_]:
+    def along_axis(self, units: Ids, rank: int, axis: int) -> NDArray[np.bool_]:
         """Whether each unit stays, along one axis of a tensor of this rank."""
         shape = [1] * rank
         shape[axis] = len(units)
@@ -61,7 +61,7 @@ class Kept:
         """Whether nothing goes along these axes."""
         return all(bool(self.stays[units].all()) for units in axes.values())
 
-    def compressed(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
+    def compress(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
         """The tensor without the removed channels."""
         small = tensor
         for axis, units in axes.items():
@@ -71,7 +71,7 @@ class Kept:
             set_mask(small, mask_of(tensor))
         return small
 
-    def expanded(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
+    def expand(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
         """The tensor with something, that nobody reads, at the removed channels."""
         for axis, units in axes.items():
             if not self.stays[units].all():
@@ -136,8 +136,8 @@ class Sampled:
         few = total <= SAMPLES_EACH
         flat = np.arange(total) if few else random.integers(0, total, SAMPLES_EACH)
         places = np.unravel_index(flat, small) if small else ()
-        own = self.shape_of(dense, small)
-        index = np.ravel_multi_index(self.moved(places, axes), own) if small else flat
+        shape_here = self.shape_of(dense, small)
+        index = np.ravel_multi_index(self._move(places, axes), shape_here) if small else flat
         values = keras.ops.take(keras.ops.reshape(tensor, (-1,)), index.astype(np.int32), axis=0)
         sample: BackendTensor = values if kind == "float64" else keras.ops.cast(values, "float32")
         return sample
@@ -147,7 +147,7 @@ class Sampled:
         del dense
         return small
 
-    def moved(
+    def _move(
         self, places: Sequence[NDArray[np.integer]], axes: Axes
     ) -> tuple[NDArray[np.integer], ...]:
         """Where this model has what the small one has at these places."""
@@ -185,7 +185,7 @@ class MaskedTwin(Sampled):
         masked = tensor
         for mask in masks:
             if mask.operand == number and not self._kept.stays[mask.units].all():
-                stays = self._kept.laid_out(mask.units, len(tensor.shape), mask.axis)
+                stays = self._kept.along_axis(mask.units, len(tensor.shape), mask.axis)
                 masked = keras.ops.where(stays, masked, keras.ops.zeros_like(masked))
         set_mask(masked, mask_of(tensor))
         return masked
@@ -199,14 +199,14 @@ class MaskedTwin(Sampled):
     ) -> object:
         padding: list[BackendTensor | None] = []
 
-        def compressed(number: int, tensor: BackendTensor) -> BackendTensor:
+        def compress(number: int, tensor: BackendTensor) -> BackendTensor:
             padding.append(mask_of(tensor))
-            return self._kept.compressed(tensor, operation.inputs[number][1])
+            return self._kept.compress(tensor, operation.inputs[number][1])
 
-        arguments, keywords = with_tensors(operation, arguments, keywords, compressed)
+        arguments, keywords = with_tensors(operation, arguments, keywords, compress)
         output = call_layer(layer, arguments, keywords)
         flat = [
-            self._kept.expanded(tensor, axes)
+            self._kept.expand(tensor, axes)
             for tensor, (_, axes) in zip(keras.tree.flatten(output), operation.outputs, strict=True)
         ]
         set_mask(flat[0], padding[0])
@@ -215,7 +215,7 @@ class MaskedTwin(Sampled):
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
         return dense
 
-    def moved(
+    def _move(
         self, places: Sequence[NDArray[np.integer]], axes: Axes
     ) -> tuple[NDArray[np.integer], ...]:
         return tuple(
@@ -267,12 +267,12 @@ class SideBySide(MaskedTwin):
         output = super().__call__(site, arguments, keywords)
         operation = self._operations[site.index]
 
-        def compressed(number: int, tensor: BackendTensor) -> BackendTensor:
-            return self._kept.compressed(tensor, operation.inputs[number][1])
+        def compress(number: int, tensor: BackendTensor) -> BackendTensor:
+            return self._kept.compress(tensor, operation.inputs[number][1])
 
         # What a layer's code calls that is no layer itself is the same in both.
         layer = self._calls.get(site.path, site.operation)
-        less, options = with_tensors(operation, arguments, keywords, compressed)
+        less, options = with_tensors(operation, arguments, keywords, compress)
         less = with_positions(layer, less, self._changes.get(site.path, ()))
         theirs = keras.tree.flatten(call_layer(layer, less, options))
         for mine, other in zip(keras.tree.flatten(output), theirs, strict=True):
@@ -299,13 +299,13 @@ def _stand_in(
     if not hasattr(layer, "build"):
         return layer  # an operation of keras.ops: it takes what it is given
     path = operation.layer
-    with undisturbed():
-        new = remade(layer, path, by_owner(cut.sizes))
+    with keep_random_state():
+        new = rebuild_layer(layer, path, by_owner(cut.sizes))
         shapes = [kept.shape(shape, axes) for shape, axes in operation.inputs]
         new.build(shapes[0] if len(shapes) == 1 else shapes)
-    own = zip(named_variables(layer, path), named_variables(new, path), strict=True)
+    pairs = zip(named_variables(layer, path), named_variables(new, path), strict=True)
     leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
-    for (_, old, _), (_, made, _) in own:
+    for (_, old, _), (_, made, _) in pairs:
         leaf = leaves[id(old)]
         numbers = np.asarray(keras.ops.convert_to_numpy(old.value))
         for axis, units in leaf.axes.items():

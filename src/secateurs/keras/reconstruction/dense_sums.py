@@ -95,7 +95,10 @@ def _axes_read(known: Map) -> list[tuple[Map, int, int]]:
     """(inputs in the order of an axis, the axis of the weight, inputs of each index along it)."""
     if isinstance(known, EinsumMap):
         weight = known.words[1]
-        return [(known.turned(one), weight.index(one), known.taps(one)) for one in known.contracted]
+        return [
+            (known.with_front(one), weight.index(one), known.taps(one))
+            for one in known.input_letters
+        ]
     if isinstance(known, ConvolutionMap):
         rank = len(known.kernel.shape)
         return [(known, rank - (1 if known.is_transposed else 2), known.taps)]
@@ -205,5 +208,5 @@ class _Weights:
         intercept = missing
         if bias is not None:
             intercept = self.site.map.bias_rows(as_numbers(bias)).reshape(-1) + missing
-        changed = self.site.changed(matrix, intercept)
+        changed = self.site.new_values(matrix, intercept)
         return {self.names[id(variable)]: values.astype(np.float32) for variable, values in changed}

@@ -261,18 +261,18 @@ class _Walk:
             off = self._off(site, pair)
             joined = None
             if off is not None:
-                back = site.moved_back(off, target, pair.small)
-                factor = site.map.laid_out(scale, target.ndim)
+                back = site.move_back(off, target, pair.small)
+                factor = site.map.along_channels(scale, target.ndim)
                 target = (target + back / factor).astype(np.float32)
                 if keeps:
-                    joined = site.moved_back(self._added(site, pair), target, pair.small)
+                    joined = site.move_back(self._sum_others(site, pair), target, pair.small)
             targets = [target] if joined is None else [target, joined]
             if not self._add(site, gathered, pair, targets, sums=sums, keeps=keeps):
                 return None
         return gathered
 
     @staticmethod
-    def _added(site: Site, pair: _Pair) -> Numbers:
+    def _sum_others(site: Site, pair: _Pair) -> Numbers:
         """The sum's other operands, in the small network."""
         others = [] if site.joint is None else site.joint.others
         total: Numbers = np.sum([as_numbers(pair.small.find(ref)) for ref in others], axis=0)

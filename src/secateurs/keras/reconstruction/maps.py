@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from secateurs.keras.internals import Variable
-from secateurs.keras.tracing.rules.contraction import channel_axis, spelled_out
+from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 from secateurs.keras.tracing.tracer import Axes
 
 Numbers = NDArray[np.float32]
@@ -75,13 +75,13 @@ class Map(Protocol):
     def rows(self, y: Numbers) -> Numbers:
         """(groups, rows, outputs) of a value of the result's shape."""
 
-    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
         """A number for each output, in a shape that broadcasts against the result."""
 
-    def made(self, axes_of: AxesOf) -> Axes:
+    def output_axes(self, axes_of: AxesOf) -> Axes:
         """What lies along the axes of the result, as the weights have it."""
 
-    def read(self, axes_of: AxesOf) -> Axes:
+    def input_axes(self, axes_of: AxesOf) -> Axes:
         """What lies along the axes of what it reads."""
 
 
@@ -155,29 +155,29 @@ class EinsumMap:
         lead = "abcdefgh"[: rank - 1]
         return cls.of(weight, None, (f"{lead}i", "io", f"{lead}o"))
 
-    def turned(self, letter: str) -> EinsumMap:
+    def with_front(self, letter: str) -> EinsumMap:
         """The same with its inputs numbered by this letter first."""
         return EinsumMap(self.kernel, self.bias, self.words, letter)
 
     @property
-    def contracted(self) -> str:
+    def input_letters(self) -> str:
         """Letters that are summed over, in the order of the inputs."""
         read, weight, result = self.words
         letters = [one for one in weight if one in read and one not in result]
         return "".join(sorted(letters, key=lambda one: one != self.front))
 
     @property
-    def _shared(self) -> str:
+    def _group_letters(self) -> str:
         read, weight, result = self.words
         return "".join(one for one in result if one in read and one in weight)
 
     @property
-    def _outer(self) -> str:
+    def _output_letters(self) -> str:
         read, weight, result = self.words
         return "".join(one for one in result if one in weight and one not in read)
 
     @property
-    def _batch(self) -> str:
+    def _batch_letters(self) -> str:
         read, weight, result = self.words
         return "".join(one for one in result if one in read and one not in weight)
 
@@ -186,19 +186,19 @@ class EinsumMap:
 
     @property
     def groups(self) -> int:
-        return self._size(self._shared)
+        return self._size(self._group_letters)
 
     @property
     def inputs(self) -> int:
-        return self._size(self.contracted)
+        return self._size(self.input_letters)
 
     @property
     def outputs(self) -> int:
-        return self._size(self._outer)
+        return self._size(self._output_letters)
 
     @property
     def channel(self) -> int | None:
-        both = self._shared + self._outer
+        both = self._group_letters + self._output_letters
         return self.words[2].index(both) if len(both) == 1 else None
 
     def taps(self, letter: str) -> int:
@@ -206,66 +206,66 @@ class EinsumMap:
         return self.inputs // self._size(letter)
 
     def matrix(self, weights: NDArray[Any]) -> Sums:
-        order = self._shared + self.contracted + self._outer
-        found = _transposed(weights, self.words[1], order)
+        order = self._group_letters + self.input_letters + self._output_letters
+        found = _transpose(weights, self.words[1], order)
         return found.reshape(self.groups, self.inputs, self.outputs).astype(np.float64)
 
     def weight_from(self, matrix: Sums) -> Sums:
-        order = self._shared + self.contracted + self._outer
+        order = self._group_letters + self.input_letters + self._output_letters
         shape = [self._size(one) for one in order]
-        return _transposed(matrix.reshape(shape), order, self.words[1])
+        return _transpose(matrix.reshape(shape), order, self.words[1])
 
     def bias_from(self, intercept: Sums) -> Sums:
         """Outputs are in the order of the result, as the bias's are."""
-        order = self._shared + self._outer
+        order = self._group_letters + self._output_letters
         shape = [self._size(one) for one in order]
         wanted = "".join(one for one in self.words[2] if one in order)
-        moved = _transposed(intercept.reshape(shape), order, wanted)
+        moved = _transpose(intercept.reshape(shape), order, wanted)
         found: Sums = moved.reshape(tuple(self.bias.shape)) if self.bias is not None else moved
         return found
 
     def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
-        order = self._shared + self._outer
+        order = self._group_letters + self._output_letters
         given = "".join(one for one in self.words[2] if one in order)
         laid = bias.reshape([self._size(one) for one in given])
-        return _transposed(laid, given, order).reshape(self.groups, 1, self.outputs)
+        return _transpose(laid, given, order).reshape(self.groups, 1, self.outputs)
 
     def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
         del like
-        order = self._shared + self._batch + self.contracted
-        found = _transposed(x, self.words[0], order).reshape(self.groups, -1, self.inputs)
+        order = self._group_letters + self._batch_letters + self.input_letters
+        found = _transpose(x, self.words[0], order).reshape(self.groups, -1, self.inputs)
         return found if chosen is None else found[:, chosen]
 
     def rows(self, y: Numbers) -> Numbers:
-        order = self._shared + self._batch + self._outer
-        return _transposed(y, self.words[2], order).reshape(self.groups, -1, self.outputs)
+        order = self._group_letters + self._batch_letters + self._output_letters
+        return _transpose(y, self.words[2], order).reshape(self.groups, -1, self.outputs)
 
-    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
         if vector.ndim == 0:
             return vector
-        order = self._shared + self._outer
+        order = self._group_letters + self._output_letters
         sizes = [self._size(one) for one in order]
         wanted = "".join(one for one in self.words[2] if one in order)
-        moved = _transposed(vector.reshape(sizes), order, wanted)
+        moved = _transpose(vector.reshape(sizes), order, wanted)
         shape = [self._size(one) if one in order else 1 for one in self.words[2]]
         return moved.reshape(shape)
 
-    def made(self, axes_of: AxesOf) -> Axes:
+    def output_axes(self, axes_of: AxesOf) -> Axes:
         return self._along(self.words[2], axes_of)
 
-    def read(self, axes_of: AxesOf) -> Axes:
+    def input_axes(self, axes_of: AxesOf) -> Axes:
         return self._along(self.words[0], axes_of)
 
     def _along(self, word: str, axes_of: AxesOf) -> Axes:
-        own, weight = axes_of(self.kernel), self.words[1]
+        along, weight = axes_of(self.kernel), self.words[1]
         return {
-            axis: own[weight.index(one)]
+            axis: along[weight.index(one)]
             for axis, one in enumerate(word)
-            if one in weight and weight.index(one) in own
+            if one in weight and weight.index(one) in along
         }
 
 
-def _transposed(array: NDArray[Any], word: str, order: str) -> NDArray[Any]:
+def _transpose(array: NDArray[Any], word: str, order: str) -> NDArray[Any]:
     return array.transpose([word.index(one) for one in order])
 
 
@@ -277,7 +277,7 @@ def dense_map(layer: Any, rank: int) -> EinsumMap | None:
 
 def einsum_map(layer: Any, rank: int) -> EinsumMap | None:
     """Of an ``EinsumDense``."""
-    return EinsumMap.of(layer.kernel, layer.bias, spelled_out(layer.equation, rank))
+    return EinsumMap.of(layer.kernel, layer.bias, spell_out(layer.equation, rank))
 
 
 # -- convolutions
@@ -408,21 +408,21 @@ class ConvolutionMap:
         flat = np.moveaxis(y, self.channel, -1).reshape(-1, self.groups, self.outputs)
         return flat.transpose(1, 0, 2)
 
-    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
         return _along(vector, self.channel, rank)
 
-    def made(self, axes_of: AxesOf) -> Axes:
+    def output_axes(self, axes_of: AxesOf) -> Axes:
         """Of a depthwise convolution each channel has its outputs side by side."""
-        own, last = axes_of(self.kernel), len(self.kernel.shape) - 1
+        along, last = axes_of(self.kernel), len(self.kernel.shape) - 1
         if not self.is_depthwise:
-            made = own.get(last - 1 if self.is_transposed else last)
+            made = along.get(last - 1 if self.is_transposed else last)
             return {} if made is None else {self.channel: made}
-        made = own.get(last - 1)
+        made = along.get(last - 1)
         return {} if made is None else {self.channel: np.repeat(made, self.outputs)}
 
-    def read(self, axes_of: AxesOf) -> Axes:
-        own, last = axes_of(self.kernel), len(self.kernel.shape) - 1
-        read = own.get(last if self.is_transposed else last - 1)
+    def input_axes(self, axes_of: AxesOf) -> Axes:
+        along, last = axes_of(self.kernel), len(self.kernel.shape) - 1
+        read = along.get(last if self.is_transposed else last - 1)
         return {} if read is None or self.groups > 1 else {self.channel: read}
 
 
@@ -491,13 +491,13 @@ class NormMap:
         kernel: its scale.
         bias: its shift, or None.
         channel: the axis of the channels.
-        normalised: what it gives without scale and shift.
+        normalise: gives its result without scale and shift.
     """
 
     kernel: Variable
     bias: Variable | None
     channel: int
-    normalised: Callable[[Numbers], Numbers]
+    normalise: Callable[[Numbers], Numbers]
     groups: int = field(init=False)
     inputs: int = 1
     outputs: int = 1
@@ -520,22 +520,22 @@ class NormMap:
 
     def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
         del like
-        found = self.rows(self.normalised(x))
+        found = self.rows(self.normalise(x))
         return found if chosen is None else found[:, chosen]
 
     def rows(self, y: Numbers) -> Numbers:
         flat = np.moveaxis(y, self.channel, -1).reshape(-1, self.groups)
         return flat.T[:, :, None]
 
-    def laid_out(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
         return _along(vector, self.channel, rank)
 
-    def made(self, axes_of: AxesOf) -> Axes:
-        own = axes_of(self.kernel).get(0)
-        return {} if own is None else {self.channel: own}
+    def output_axes(self, axes_of: AxesOf) -> Axes:
+        units = axes_of(self.kernel).get(0)
+        return {} if units is None else {self.channel: units}
 
-    def read(self, axes_of: AxesOf) -> Axes:
-        return self.made(axes_of)
+    def input_axes(self, axes_of: AxesOf) -> Axes:
+        return self.output_axes(axes_of)
 
 
 def norm_map(layer: Any, rank: int) -> NormMap | None:
@@ -557,17 +557,17 @@ def norm_map(layer: Any, rank: int) -> NormMap | None:
 
 
 def _by_channels(epsilon: float, axis: int, root_only: bool) -> Callable[[Numbers], Numbers]:
-    def normalised(x: Numbers) -> Numbers:
+    def normalise(x: Numbers) -> Numbers:
         mean = 0.0 if root_only else x.mean(axis=axis, keepdims=True)
         square = np.square(x - mean).mean(axis=axis, keepdims=True)
         found: Numbers = (x - mean) / np.sqrt(square + epsilon)
         return found
 
-    return normalised
+    return normalise
 
 
 def _by_groups(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
-    def normalised(x: Numbers) -> Numbers:
+    def normalise(x: Numbers) -> Numbers:
         moved = np.moveaxis(x, axis, -1)
         groups = layer.groups if layer.groups != -1 else moved.shape[-1]
         split = moved.reshape(*moved.shape[:-1], groups, -1)
@@ -577,11 +577,11 @@ def _by_groups(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
         found = (split - mean) / np.sqrt(square + layer.epsilon)
         return np.moveaxis(found.reshape(moved.shape), -1, axis)
 
-    return normalised
+    return normalise
 
 
 def _by_moments(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
-    def normalised(x: Numbers) -> Numbers:
+    def normalise(x: Numbers) -> Numbers:
         mean, variance = (
             _along(np.asarray(keras.ops.convert_to_numpy(one.value)), axis, x.ndim)
             for one in (layer.moving_mean, layer.moving_variance)
@@ -589,4 +589,4 @@ def _by_moments(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
         found: Numbers = (x - mean) / np.sqrt(variance + layer.epsilon)
         return found
 
-    return normalised
+    return normalise

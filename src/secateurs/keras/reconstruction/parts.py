@@ -100,22 +100,22 @@ def parts_of(
         shapes: likewise of the keywords.
     """
 
-    def own(before: Sequence[Any]) -> Arguments:
+    def take_given(before: Sequence[Any]) -> Arguments:
         del before
         return list(given), dict(options)
 
     if isinstance(layer, SEPARABLE):
-        return _separable(layer, own, specs[0])
+        return _separable(layer, take_given, specs[0])
     if isinstance(layer, ATTENTION) and not is_quantized(layer):
         found = _attention(layer, given, options, specs, shapes)
         if found is not None:
             return found
-    return _plain(layer, own, [*given, *options.values()], [*specs, *shapes.values()])
+    return _plain(layer, take_given, [*given, *options.values()], [*specs, *shapes.values()])
 
 
 def _plain(
     layer: Any,
-    own: Callable[[Sequence[Any]], Arguments],
+    arguments: Callable[[Sequence[Any]], Arguments],
     given: Sequence[Any],
     specs: Sequence[Any],
 ) -> list[Part]:
@@ -125,23 +125,23 @@ def _plain(
     activation = getattr(layer, "activation", None)
     acts = activation is not None and activation is not keras.activations.linear
     if known is None or isinstance(layer, NORMS) or not acts:
-        told = "" if not acts else f" {_name_of(activation)}"
-        return [Part(f"{name}{told}", layer, whole, own, known)]
+        suffix = "" if not acts else f" {_name_of(activation)}"
+        return [Part(f"{name}{suffix}", layer, whole, arguments, known)]
     return [
-        Part(name, layer, partial(_before_activation, layer), own, known),
+        Part(name, layer, partial(_before_activation, layer), arguments, known),
         _activating(layer),
     ]
 
 
 def _activating(layer: Any) -> Part:
-    return Part(_name_of(layer.activation), layer.activation, partial(_activate, layer), _chained)
+    return Part(_name_of(layer.activation), layer.activation, partial(_activate, layer), _take_last)
 
 
 def _name_of(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _chained(before: Sequence[Any]) -> Arguments:
+def _take_last(before: Sequence[Any]) -> Arguments:
     return [before[-1]], {}
 
 
@@ -174,7 +174,7 @@ def _call(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
 
 
 def _before_activation(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
-    with replaced(layer, activation=None):
+    with replace_attributes(layer, activation=None):
         return call_layer(layer, arguments, keywords)
 
 
@@ -186,31 +186,35 @@ def _activate(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any
 
 
 @contextmanager
-def replaced(layer: Any, **attributes: Any) -> Iterator[None]:
+def replace_attributes(layer: Any, **attributes: Any) -> Iterator[None]:
     """For a while, a layer's attributes have other values."""
-    own = vars(layer)
-    before = {name: own[name] for name in attributes if name in own}
-    own.update(attributes)
+    present = vars(layer)
+    before = {name: present[name] for name in attributes if name in present}
+    present.update(attributes)
     try:
         yield
     finally:
         for name in attributes:
-            del own[name]
-        own.update(before)
+            del present[name]
+        present.update(before)
 
 
 # -- separable convolutions
 
 
-def _separable(layer: Any, own: Callable[[Sequence[Any]], Arguments], given: Any) -> list[Part]:
+def _separable(
+    layer: Any, arguments: Callable[[Sequence[Any]], Arguments], given: Any
+) -> list[Part]:
     first = depthwise_map(layer, len(given.shape))
     shape = list(layer.compute_output_shape(given.shape))
     channel = channel_axis(layer, len(shape))
     shape[channel] = given.shape[channel] * layer.depth_multiplier
     spec = keras.KerasTensor(tuple(shape), dtype=layer.compute_dtype)
-    depthwise = Part("depthwise", layer, partial(_depthwise, layer), own, first, spec, first.made)
+    depthwise = Part(
+        "depthwise", layer, partial(_depthwise, layer), arguments, first, spec, first.output_axes
+    )
     pointwise = Part(
-        "pointwise", layer, partial(_pointwise, layer), _chained, pointwise_map(layer, len(shape))
+        "pointwise", layer, partial(_pointwise, layer), _take_last, pointwise_map(layer, len(shape))
     )
     acts = layer.activation is not None and layer.activation is not keras.activations.linear
     return [depthwise, pointwise, *([_activating(layer)] if acts else [])]
@@ -274,15 +278,19 @@ def _attention(
         lambda before: ([*before, *given], dict(options)),
         None,
         spec,
-        known.read,
+        known.input_axes,
     )
-    return [*projections, between, Part("output", output, partial(_call, output), _chained, known)]
+    return [
+        *projections,
+        between,
+        Part("output", output, partial(_call, output), _take_last, known),
+    ]
 
 
 def _projection(dense: Any, x: Any, spec: Any) -> Part:
     known = einsum_map(dense, len(spec.shape))
     made = infer(dense, spec)
-    axes = None if known is None else known.made
+    axes = None if known is None else known.output_axes
     return Part(
         "projection", dense, partial(_call, dense), lambda before: ([x], {}), known, made, axes
     )

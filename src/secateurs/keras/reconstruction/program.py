@@ -166,10 +166,10 @@ class _Recorder:
         before: list[Any] = []
         for place, part in enumerate(parts):
             number, is_last = len(self.steps), place == len(parts) - 1
-            own = flat if is_last else [part.spec if part.spec is not None else flat[0]]
+            outputs = flat if is_last else [part.spec if part.spec is not None else flat[0]]
             whole = len(parts) == 1
             self.steps.append(
-                Step(number, site.index, part, *part.arguments(before), own, is_last, whole)
+                Step(number, site.index, part, *part.arguments(before), outputs, is_last, whole)
             )
             before.append(Ref(number))
         last = self.steps[-1].number
@@ -220,7 +220,7 @@ def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
     order += [step for step in steps if step.number not in seen]
     place = {step.number: number for number, step in enumerate(order)}
 
-    def moved(item: Any) -> Any:
+    def renumber(item: Any) -> Any:
         return (
             Ref(place[item.step], item.item) if isinstance(item, Ref) and item.step >= 0 else item
         )
@@ -228,9 +228,9 @@ def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
     for number, step in enumerate(order):
         step.number = number
         step.arguments, step.keywords = keras.tree.map_structure(
-            moved, (list(step.arguments), dict(step.keywords))
+            renumber, (list(step.arguments), dict(step.keywords))
         )
-    return Program(order, [moved(ref) for ref in outputs])
+    return Program(order, [renumber(ref) for ref in outputs])
 
 
 Change = Callable[[Step, list[Any]], list[Any]]

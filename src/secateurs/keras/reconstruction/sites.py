@@ -100,7 +100,7 @@ class Site:
         """The present weights, (groups, inputs, outputs)."""
         return self.map.matrix(as_numbers(self.map.kernel))
 
-    def changed(self, matrix: Sums, intercept: Sums) -> list[tuple[Variable, NDArray[Any]]]:
+    def new_values(self, matrix: Sums, intercept: Sums) -> list[tuple[Variable, NDArray[Any]]]:
         """(variable, its values) with these weights and this intercept."""
         found: list[tuple[Variable, NDArray[Any]]] = [
             (self.map.kernel, self.map.weight_from(matrix))
@@ -113,7 +113,7 @@ class Site:
 
     def write_(self, matrix: Sums, intercept: Sums) -> None:
         """Set the weights, and the intercept where there is a place for it."""
-        for variable, values in self.changed(matrix, intercept):
+        for variable, values in self.new_values(matrix, intercept):
             variable.assign(
                 keras.ops.convert_to_tensor(np.ascontiguousarray(values), dtype=variable.dtype)
             )
@@ -122,7 +122,7 @@ class Site:
         """How many rows of each image are wanted."""
         return rows_per_image(self.map, images)
 
-    def moved_back(
+    def move_back(
         self, value: NDArray[np.float32], like: NDArray[np.float32], piece: Piece
     ) -> NDArray[np.float32]:
         """A value as it is at the sum, in the shape of the result (``like``)."""
@@ -170,8 +170,8 @@ class Sites:
         if known is None or (known.is_norm and not norms) or not step.reads:
             return None
         source = step.operands[0]
-        own = [known.kernel, *([] if known.bias is None else [known.bias])]
-        if not isinstance(source, Ref) or not all(self._is_own(one) for one in own):
+        weights = [known.kernel, *([] if known.bias is None else [known.bias])]
+        if not isinstance(source, Ref) or not all(self._is_own(one) for one in weights):
             return None
         return Site(step, known, source)
 
@@ -240,13 +240,13 @@ def _uses(steps: Sequence[Step]) -> Mapping[int, int]:
     """Variable (by ``id``) -> how many calls read it."""
     calls: dict[int, set[int]] = {}
     for step in steps:
-        own: list[Any] = [one for one in step.operands if isinstance(one, Variable)]
+        variables: list[Any] = [one for one in step.operands if isinstance(one, Variable)]
         layer = step.part.layer
         if hasattr(layer, "variables"):
-            own += [variable for _, variable, _ in named_variables(layer, "")]
+            variables += [variable for _, variable, _ in named_variables(layer, "")]
         if step.part.map is not None:
-            own.append(step.part.map.kernel)
-        for variable in own:
+            variables.append(step.part.map.kernel)
+        for variable in variables:
             calls.setdefault(id(variable), set()).add(step.operation)
     return Counter({key: len(numbers) for key, numbers in calls.items()})
 

@@ -94,10 +94,10 @@ class _Player:
         if operation.mixes and not all(self._kept.all(axes) for _, axes in operation.inputs):
             return True
         layer, operands = step.part.layer, step.operands
-        own = [one for one in operands if isinstance(one, Variable)]
+        variables = [one for one in operands if isinstance(one, Variable)]
         if hasattr(layer, "variables"):
-            own += [variable for _, variable, _ in named_variables(layer, "")]
-        return any(id(variable) in changed for variable in own)
+            variables += [variable for _, variable, _ in named_variables(layer, "")]
+        return any(id(variable) in changed for variable in variables)
 
     def play(self, piece: Piece) -> list[Any]:
         """The rest of a pass; returns what the model would."""
@@ -113,11 +113,11 @@ class _Player:
         ]
         with keras.StatelessScope(state_mapping=tensors):
             for step in piece.steps[piece.done :]:
-                piece.keep(step, self._done(twin, piece, step))
+                piece.keep(step, self._run_step(twin, piece, step))
                 piece.forget(step)
         return piece.result()
 
-    def _done(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[Any]:
+    def _run_step(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[Any]:
         operation = self._source.operations[step.operation]
         if not (operation.masks or operation.mixes) or not step.is_whole:
             return step.run(piece.find)
@@ -143,6 +143,6 @@ class _Player:
             present = values.get(leaf.name)
             numbers = leaf.array() if present is None else present
             units = leaf.axes[axis]
-            stays = self._kept.laid_out(units, len(leaf.shape), axis)
+            stays = self._kept.along_axis(units, len(leaf.shape), axis)
             values[leaf.name] = np.where(stays, numbers, np.zeros_like(numbers))
         return values

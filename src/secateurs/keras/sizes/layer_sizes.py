@@ -45,7 +45,7 @@ def with_sizes(
     for change in changes.get(path, ()):
         if change.attribute == INDEX:
             continue
-        changed[change.attribute] = _changed(changed.get(change.attribute), change)
+        changed[change.attribute] = _change(changed.get(change.attribute), change)
     return changed
 
 
@@ -81,7 +81,7 @@ def _is_layer(value: object) -> TypeGuard[_LayerConfig]:
     )
 
 
-def _changed(present: object, change: SizeChange) -> object:
+def _change(present: object, change: SizeChange) -> object:
     if change.position is None:
         _check(present, change)
         return change.after

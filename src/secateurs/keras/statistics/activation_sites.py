@@ -31,7 +31,7 @@ from secateurs.keras.tracing.interpreter import (
     convert_arrays,
     first_tensor,
 )
-from secateurs.keras.tracing.rules.contraction import channel_axis, spelled_out
+from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 from secateurs.keras.tracing.tracer import OpRecord
 
 RESULT = -1
@@ -84,7 +84,7 @@ def places_of(network: Network) -> tuple[list[Place], list[Unseen]]:
             ones = np.ones(len(mask.units))
             places.append(Place(number, path, mask.operand, mask.axis, mask.units, ones))
         for owner, leaf, axis in _readers(source, layer):
-            found = _found(network.solution, operation, layer, owner, leaf, axis)
+            found = _find_site(network.solution, operation, layer, owner, leaf, axis)
             if found is None:
                 unseen.append(Unseen(path, leaf.axes[axis]))
             elif len(found.units):
@@ -120,7 +120,7 @@ def _with_inner(layer: Layer) -> Iterator[Layer]:
         yield from _with_inner(child)
 
 
-def _found(
+def _find_site(
     solution: Solution,
     operation: OpRecord,
     layer: Layer,
@@ -140,7 +140,7 @@ def _found(
     if getattr(owner, "groups", 1) > 1 and owner is layer:
         at = channel_axis(owner, len(operation.inputs[0][0]))
         units = operation.inputs[0][1][at]
-        return _Found((0, at), units, (_grouped_strength(leaf, owner.groups), None))
+        return _Found((0, at), units, (_strength_of_groups(leaf, owner.groups), None))
     for number, (_, axes) in enumerate(operation.inputs):
         for at, units in axes.items():
             if _same(solution, units, leaf.axes[axis]):
@@ -157,7 +157,7 @@ def _in_einsum(owner: Layer, leaf: ModelTensor, axis: int) -> _Found:
     if len(leaf.shape) < 2 or leaf.variable is not owner.kernel:
         return NOTHING  # the bias goes with its kernel
     # Attention's own equations have no ellipsis; ranks follow from their letters.
-    read, weight, result = spelled_out(owner.equation, len(owner.equation.partition(",")[0]))
+    read, weight, result = spell_out(owner.equation, len(owner.equation.partition(",")[0]))
     letter, units = weight[axis], leaf.axes[axis]
     if letter in read:
         at = read.index(letter) - len(read)
@@ -172,7 +172,7 @@ def _strength(leaf: ModelTensor, axis: int) -> NDArray[np.float64]:
     return total
 
 
-def _grouped_strength(leaf: ModelTensor, groups: int) -> NDArray[np.float64]:
+def _strength_of_groups(leaf: ModelTensor, groups: int) -> NDArray[np.float64]:
     squares = np.square(leaf.array().astype(np.float64)).reshape(-1, *leaf.shape[-2:]).sum(0)
     inside = squares.reshape(leaf.shape[-2], groups, -1).sum(2)
     strength: NDArray[np.float64] = inside.T.ravel()
@@ -198,7 +198,7 @@ class Listening:
         given = [place for place in places if place.inner is None]
         inside = [place for place in places if place.inner is not None]
 
-        def changed(number: int, tensor: BackendTensor) -> BackendTensor:
+        def change(number: int, tensor: BackendTensor) -> BackendTensor:
             for place in given:
                 if place.operand == number:
                     tensor = self._change(place, tensor)
@@ -207,7 +207,7 @@ class Listening:
         layer = site.operation
         if given:
             operation = self._operations[site.index]
-            arguments, keywords = with_tensors(operation, arguments, keywords, changed)
+            arguments, keywords = with_tensors(operation, arguments, keywords, change)
         if any(place.inner is layer for place in inside):
             x = first_tensor(arguments, keywords)
             return _convolve_in_steps(layer, x, partial(self._all, inside))

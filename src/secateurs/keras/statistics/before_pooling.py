@@ -29,7 +29,7 @@ POOLING = (
 """Rules of calls that make one value of several, or add some, by position."""
 
 MOVING = (
-    pointwise.unchanged,
+    pointwise.carry_unchanged,
     movement.flatten,
     movement.reshape,
     movement.permute,
@@ -85,9 +85,9 @@ class Pooling:
         if known is None:
             return None
         step, axes = known
-        for axis, own in axes.items():
-            if np.isin(own, units).all():
-                return Activation(step, axis, own)
+        for axis, along in axes.items():
+            if np.isin(along, units).all():
+                return Activation(step, axis, along)
         return None
 
 

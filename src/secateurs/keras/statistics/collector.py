@@ -105,7 +105,7 @@ class Pass(StatisticsCollector):
         self._variables = [variable for variable, _ in known]
         self._values = [value for _, value in known]
         self._places, unseen = places_of(self.network)
-        self.reads = self._looked_around()
+        self.reads = self._find_reads()
         _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
         for number, place in ((read.number, read.place) for read in self.reads.values()):
             self.note_reader(number, place.layer, place.units, place.reader_norm)
@@ -114,7 +114,7 @@ class Pass(StatisticsCollector):
         }
         self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
         self._statistics = compile_function(self._sum_up)
-        self._gate_slopes = gradient_of(self._gated_loss)
+        self._gate_slopes = gradient_of(self._sum_gated_losses)
         self._weights = [
             leaf
             for leaf in self.source.leaves.values()
@@ -134,7 +134,7 @@ class Pass(StatisticsCollector):
         shapes = [(len(batch), *tensor.shape[1:]) for tensor in graph_of(self.source.model).outputs]
         if None in shapes[0]:
             shapes = [tuple(output.shape) for output in self.outputs(self.arrays(batch))]
-        labels = self.objective.checked(shapes, batch.labels)
+        labels = self.objective.check_labels(shapes, batch.labels)
         if labels is None:
             return None
         tensor: BackendTensor = keras.ops.convert_to_tensor(labels)
@@ -150,7 +150,7 @@ class Pass(StatisticsCollector):
         values = self._values if values is None else values
         return run(self.source.model, step, self._variables, values, arrays)
 
-    def gated(
+    def run_gated(
         self,
         gates: Sequence[BackendTensor],
         arrays: Sequence[NDArray[np.generic]],
@@ -167,13 +167,13 @@ class Pass(StatisticsCollector):
         """
 
         def gate(place: Place, tensor: BackendTensor) -> BackendTensor:
-            own = gates[self.reads[id(place)].number]
+            factors = gates[self.reads[id(place)].number]
             sizes = [1] * len(tensor.shape)
-            sizes[place.axis] = own.shape[1]
+            sizes[place.axis] = factors.shape[1]
             if place.axis % len(sizes):
-                sizes[0] = own.shape[0]
+                sizes[0] = factors.shape[0]
             gated: BackendTensor = tensor * keras.ops.cast(
-                keras.ops.reshape(own, sizes), tensor.dtype
+                keras.ops.reshape(factors, sizes), tensor.dtype
             )
             return gated
 
@@ -197,7 +197,7 @@ class Pass(StatisticsCollector):
 
     # -- what is read where
 
-    def _looked_around(self) -> dict[int, Read]:
+    def _find_reads(self) -> dict[int, Read]:
         """Place (by ``id``) -> what a run of three images says of it; in the order of the run."""
         batch = self.first.rows(np.arange(3) % len(self.first))
         numbers: dict[tuple[int, int, bytes], int] = {}
@@ -236,8 +236,10 @@ class Pass(StatisticsCollector):
         for number, (sums, before, tables) in enumerate(found):
             reading = self.readings[number]
             if before is not None and self.needs & Need.ACTIVATIONS:
-                own = reading.activations = reading.activations or Zeros(self._pooled[number].units)
-                own.add(int(before[0]), _numpy(before[1]).sum(0))
+                activations = reading.activations = reading.activations or Zeros(
+                    self._pooled[number].units
+                )
+                activations.add(int(before[0]), _numpy(before[1]).sum(0))
             count, *totals = (_numpy(total) for total in sums)
             if self.needs & Need.ACTIVATIONS:
                 reading.add(int(count), *(total.sum(0) for total in totals))
@@ -281,8 +283,8 @@ class Pass(StatisticsCollector):
         )
         tables = []
         for _, rows in self._rows.get(number, ()):
-            own = ops.take(seen, rows.T.ravel().astype(np.int32), axis=2)
-            tables.append(ops.reshape(own, (-1, len(rows))))
+            columns = ops.take(seen, rows.T.ravel().astype(np.int32), axis=2)
+            tables.append(ops.reshape(columns, (-1, len(rows))))
         return sums, tables
 
     # -- gradients
@@ -307,14 +309,14 @@ class Pass(StatisticsCollector):
         found = self._gate_slopes(gates, self.arrays(batch), self.labels(batch), self._values)
         return [(reading.units, slope) for reading, slope in zip(self.readings, found, strict=True)]
 
-    def _gated_loss(
+    def _sum_gated_losses(
         self,
         gates: Sequence[BackendTensor],
         arrays: Sequence[NDArray[np.generic]],
         labels: BackendTensor | None,
         values: Sequence[BackendTensor],
     ) -> BackendTensor:
-        losses = self.objective.losses(self.gated(gates, arrays, values), labels)
+        losses = self.objective.losses(self.run_gated(gates, arrays, values), labels)
         total: BackendTensor = keras.ops.sum(losses)
         return total
 
@@ -333,9 +335,11 @@ class Pass(StatisticsCollector):
         labels: BackendTensor | None,
         values: Sequence[BackendTensor],
     ) -> BackendTensor:
-        own = {id(leaf.variable): value for leaf, value in zip(self._weights, weights, strict=True)}
+        replaced = {
+            id(leaf.variable): value for leaf, value in zip(self._weights, weights, strict=True)
+        }
         mixed = [
-            own.get(id(variable), value)
+            replaced.get(id(variable), value)
             for variable, value in zip(self._variables, values, strict=True)
         ]
         losses = self.objective.losses(self.outputs(arrays, as_it_is, mixed), labels)

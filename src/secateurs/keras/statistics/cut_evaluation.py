@@ -60,7 +60,7 @@ def evaluate_cut(
         outputs = OpInterpreter(as_it_is).run(
             model, convert_arrays(model, as_arrays(batch.images, model))
         )
-        labels = objective.checked([tuple(output.shape) for output in outputs], batch.labels)
+        labels = objective.check_labels([tuple(output.shape) for output in outputs], batch.labels)
         targets = None if labels is None else keras.ops.convert_to_tensor(labels)
         losses = keras.ops.convert_to_numpy(objective.losses(outputs, targets))
         return np.asarray(losses, np.float64), objective.right(outputs, labels)

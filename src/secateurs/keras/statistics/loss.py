@@ -18,7 +18,7 @@ from secateurs.keras.internals import (
     operation_classes,
 )
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.tracing.composites import opened
+from secateurs.keras.tracing.composites import open_layer
 from secateurs.keras.tracing.symbolic import Calls
 
 Loss = Callable[[BackendTensor | list[BackendTensor], BackendTensor | None], BackendTensor]
@@ -57,7 +57,7 @@ class PerExampleLoss:
 
         Args:
             outputs: of the model, flat.
-            labels: as ``checked`` gave them, or None.
+            labels: as ``check_labels`` gave them, or None.
 
         Raises:
             DataError: the outputs and labels do not make one.
@@ -90,7 +90,7 @@ class PerExampleLoss:
         """How many classes outputs of this shape score; one number scores two."""
         return 2 if self._two and shape[-1] == 1 else int(shape[-1])
 
-    def chosen(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
+    def predict_classes(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
         """The class that each image's scores are highest for."""
         if self.classes(scores.shape) == scores.shape[-1]:
             return np.asarray(scores.argmax(axis=-1), np.int64)
@@ -109,9 +109,9 @@ class PerExampleLoss:
         scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
         if len(outputs) > 1 or not self.classifies(scores.shape, labels):
             return None
-        return np.asarray(self.chosen(scores) == labels)
+        return np.asarray(self.predict_classes(scores) == labels)
 
-    def checked(
+    def check_labels(
         self, shapes: Sequence[Sequence[int]], labels: NDArray[np.generic] | None
     ) -> NDArray[np.generic] | None:
         """Labels that go with outputs of these shapes.
@@ -187,7 +187,7 @@ def _ends_in(tensor: keras.KerasTensor, name: str) -> bool:
     operation = tensor._keras_history.operation
     if is_subclassed(operation) and has_graph(operation):
         (node,) = nodes_of(graph_of(operation))
-        seen = opened(node, *node.arguments.fill_in({id(x): x for x in node.input_tensors}))
+        seen = open_layer(node, *node.arguments.fill_in({id(x): x for x in node.input_tensors}))
         return isinstance(seen, Calls) and _ends_in(keras.tree.flatten(seen.outputs)[0], name)
     if is_model(operation):
         return _ends_in(graph_of(operation).outputs[0], name)

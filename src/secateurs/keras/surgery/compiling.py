@@ -10,10 +10,10 @@ import keras
 from secateurs.channels.cut import Cut, TensorCut
 from secateurs.keras.internals import (
     Variable,
-    compiled_with,
-    leave_undecayed_,
-    undecayed_by,
+    compile_arguments_of,
+    exclude_from_decay_,
     variables_of,
+    variables_without_decay,
 )
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.surgery.slicing import slice_tensor
@@ -29,7 +29,7 @@ def compile_like_(model: keras.Model, small: keras.Model, cut: Cut) -> None:
     if type(model).compile is not keras.Model.compile:  # a class of the user's says how
         small.compile_from_config(model.get_compile_config())
         return
-    settings = compiled_with(model)
+    settings = compile_arguments_of(model)
     settings["metrics"] = _fresh(settings.get("metrics"))
     settings["weighted_metrics"] = _fresh(settings.get("weighted_metrics"))
     settings["optimizer"] = cut_optimizer(model, small, cut)
@@ -62,19 +62,19 @@ def cut_optimizer(model: keras.Model, small: keras.Model, cut: Cut) -> keras.opt
     theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
     spared = [
         names[id(variable)]
-        for variable in undecayed_by(optimizer, model.variables)
+        for variable in variables_without_decay(optimizer, model.variables)
         if id(variable) in names
     ]
-    leave_undecayed_(new, [theirs[name] for name in spared if name in theirs])
+    exclude_from_decay_(new, [theirs[name] for name in spared if name in theirs])
     known = variables_of(optimizer) if optimizer.built else []
     if not known or any(id(variable) not in names for variable in known):
         return new
     before = [names[id(variable)] for variable in known]
     after = _to_train(before, theirs, small)
-    slots = _built(new, [theirs[name] for name in after], after)
+    slots = _build(new, [theirs[name] for name in after], after)
     # The same variables in the same order have their states in the same order.
-    own = slots if before == after else _built(same_optimizer(optimizer), known, before)
-    values = dict(zip(own, optimizer.variables, strict=True))
+    old_slots = slots if before == after else _build(same_optimizer(optimizer), known, before)
+    values = dict(zip(old_slots, optimizer.variables, strict=True))
     for slot, made in zip(slots, new.variables, strict=True):
         if (old := values.get(slot)) is None:
             continue
@@ -110,11 +110,11 @@ def _to_train(
     return list(dict.fromkeys([*stay, *new]))
 
 
-def _built(
+def _build(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable], names: Sequence[str]
 ) -> list[Slot]:
     """Build the optimizer; for each of its states, in order, where it belongs."""
-    references = _built_with_references(optimizer, variables)
+    references = _build_with_references(optimizer, variables)
     owners = {id(variable): name for variable, name in zip(variables, names, strict=True)}
     counted: Counter[str | None] = Counter()
     slots: list[Slot] = []
@@ -125,7 +125,7 @@ def _built(
     return slots
 
 
-def _built_with_references(
+def _build_with_references(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
 ) -> dict[int, Variable]:
     """Build the optimizer; state (by ``id``) -> the variable of the model that it belongs to."""

@@ -104,19 +104,19 @@ class Trial:
         except Exception:  # noqa: BLE001 - whatever its code raises, its sizes do not follow
             return False
         return received == [
-            [_left(shape, axes, kept) for shape, axes in operation.outputs]
+            [_cut_shape(shape, axes, kept) for shape, axes in operation.outputs]
             for operation in self.operations
         ]
 
 
-def _left(shape: Sequence[int], axes: Axes, kept: NDArray[np.bool_]) -> tuple[int, ...]:
+def _cut_shape(shape: Sequence[int], axes: Axes, kept: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(
         int(kept[axes[at]].sum()) if at in axes else length for at, length in enumerate(shape)
     )
 
 
 def _groups_of(network: Network, units: Sequence[Ids]) -> Iterator[str]:
-    atoms = np.unique(np.concatenate([network.solution.atoms[own].ravel() for own in units]))
+    atoms = np.unique(np.concatenate([network.solution.atoms[ids].ravel() for ids in units]))
     for group in network.groups:
         if len(group) > 1 and np.isin(group.channels, atoms).any():
             yield group.name

@@ -19,8 +19,8 @@ from secateurs.keras.surgery.rebuilding import (
     check_same_tensors,
     copy_flags_,
     finalize_,
-    rebuilt,
-    undisturbed,
+    keep_random_state,
+    rebuild,
 )
 from secateurs.keras.surgery.slicing import slice_tensor
 
@@ -41,8 +41,8 @@ def delete_layer(model: keras.Model, name: str | Layer) -> keras.Model:
     """
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
-    target = _found(model, name)
-    return _edited(
+    target = _find(model, name)
+    return _edit(
         model, name, lambda path, layer: [] if layer is target else [keep(layer, path)], [target]
     )
 
@@ -62,9 +62,9 @@ def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.
     """
     after = path_of(check_model(model), after)
     keep = Copies(Cut()).of
-    target = _found(model, after)
+    target = _find(model, after)
     _check_new(model, layer)
-    return _edited(
+    return _edit(
         model,
         layer.name,
         lambda path, old: [keep(old, path), layer] if old is target else [keep(old, path)],
@@ -87,9 +87,9 @@ def replace_layer(model: keras.Model, name: str | Layer, layer: Layer) -> keras.
     """
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
-    target = _found(model, name)
+    target = _find(model, name)
     _check_new(model, layer, but=name)
-    return _edited(
+    return _edit(
         model,
         name,
         lambda path, old: [layer] if old is target else [keep(old, path)],
@@ -97,7 +97,7 @@ def replace_layer(model: keras.Model, name: str | Layer, layer: Layer) -> keras.
     )
 
 
-def _found(model: keras.Model, name: str) -> Operation:
+def _find(model: keras.Model, name: str) -> Operation:
     operations = dict(named_operations(check_model(model)))
     if name not in operations:
         raise UnknownNameError(f"no layer named {name!r}{nearest(name, list(operations))}")
@@ -115,11 +115,11 @@ def _check_new(model: keras.Model, layer: Layer, but: str = "") -> None:
         )
 
 
-def _edited(model: keras.Model, name: str, make: Make, changed: Sequence[Operation]) -> keras.Model:
+def _edit(model: keras.Model, name: str, make: Make, changed: Sequence[Operation]) -> keras.Model:
     """The model of what ``make`` gives; ``changed`` layers are in one of the two alone."""
     try:
-        with undisturbed():
-            new = rebuilt(model, make)
+        with keep_random_state():
+            new = rebuild(model, make)
     except ModelError:
         raise
     except Exception as error:
@@ -143,7 +143,7 @@ def _keep_weights_(
     leaves = _but(model, apart)
     check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
     for leaf in leaves:
-        for other in (present[own] for own in (leaf.name, *leaf.aliases) if own in present):
+        for other in (present[alias] for alias in (leaf.name, *leaf.aliases) if alias in present):
             if other.shape != leaf.shape:
                 raise ModelError(
                     f"{name}: expected its result to be as wide as before; {leaf.name} would have "

@@ -30,7 +30,7 @@ from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_opera
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.surgery.compiling import compile_like_
-from secateurs.keras.surgery.shrinking import is_shrunk, shrunk
+from secateurs.keras.surgery.shrinking import is_shrunk, shrink
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.surgery.state import carry_again_, carry_learned_, name_alike_
 from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
@@ -65,8 +65,8 @@ def cut_copy(
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
     copies = Copies(cut, dtype)
-    with undisturbed(), RECORDING:
-        small = rebuilt(model, lambda path, layer: [copies.of(layer, path)], changes)
+    with keep_random_state(), RECORDING:
+        small = rebuild(model, lambda path, layer: [copies.of(layer, path)], changes)
     copies.restore()
     _fill_(small, leaves, cut)
     _check_trains(model, small)
@@ -126,42 +126,42 @@ class Copies:
         """What a layer becomes."""
         if id(layer) not in self._made:
             if repeats_model(layer) and type(layer) is keras.layers.TimeDistributed:
-                self._made[id(layer)] = self._repeating(layer, path)
+                self._made[id(layer)] = self._rebuild_repeating(layer, path)
             elif is_subclassed(layer) or (
                 is_composite(layer) and (is_shrunk(layer) or self._touches(path))
             ):
-                shrunk(layer, path, self._cut.tensors, self._remake, self._made)
+                shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
             else:
-                self._made[id(layer)] = self._make_again(layer, path)
+                self._made[id(layer)] = self._rebuild_or_shrink(layer, path)
         return self._made[id(layer)]
 
-    def _make_again(self, layer: Operation, path: str) -> Operation:
+    def _rebuild_or_shrink(self, layer: Operation, path: str) -> Operation:
         try:
-            return self._remake(layer, path)
+            return self._rebuild(layer, path)
         except ModelError:
             if not is_composite(layer):
                 raise
-        return shrunk(layer, path, self._cut.tensors, self._remake, self._made)
+        return shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
 
     def restore(self) -> None:
         """Give every layer its own initialisers back."""
         self._blank.restore()
 
-    def _repeating(self, layer: Layer, path: str) -> Layer:
+    def _rebuild_repeating(self, layer: Layer, path: str) -> Layer:
         """Unlike other composites, its configuration tells all, once its model is made again."""
         ((name, model),) = named_children(layer)
-        inner = self._remake(model, path_below(path, name))
+        inner = self._rebuild(model, path_below(path, name))
         return type(layer)(**{**layer.get_config(), "layer": inner})
 
-    def _remake(self, layer: Operation, path: str) -> Operation:
+    def _rebuild(self, layer: Operation, path: str) -> Operation:
         if is_model(layer):
-            paths = {id(inner): own for inner, own in paths_inside(layer, path)}
+            paths = {id(inner): inner_path for inner, inner_path in paths_inside(layer, path)}
 
             def make(name: str, inner: Operation) -> list[Operation]:
                 return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
 
-            return rebuilt(layer, make)
-        return self._blank.blank(remade(layer, path, self._changes, self._dtype))
+            return rebuild(layer, make)
+        return self._blank.blank(rebuild_layer(layer, path, self._changes, self._dtype))
 
     def _touches(self, path: str) -> bool:
         return any(not path or name.startswith(f"{path}.") for name in self._cut.tensors)
@@ -196,7 +196,7 @@ def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
 # -- the graph, made again
 
 
-def rebuilt(model: keras.Model, make: Make, changes: Changes | None = None) -> keras.Model:
+def rebuild(model: keras.Model, make: Make, changes: Changes | None = None) -> keras.Model:
     """A model of the same class and graph, of other layers.
 
     Args:
@@ -205,11 +205,11 @@ def rebuilt(model: keras.Model, make: Make, changes: Changes | None = None) -> k
         changes: positions in the arguments of calls that change.
     """
     if is_subclassed(model):
-        return _rebuilt_subclass(model, make)
+        return _rebuild_subclass(model, make)
     return _Rebuilding(model, make, changes or {}).model(model, None)
 
 
-def _rebuilt_subclass(model: keras.Model, make: Make) -> keras.Model:
+def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
     """What was made of the one call in a subclassed model's graph; called, so that it is built."""
     (small,) = make("", model)
     begin_graph_(small, graph_of(model).input)
@@ -245,12 +245,12 @@ class _Rebuilding:
             outputs = keras.tree.flatten(self._call(node, known))
             known.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
 
-        def found(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        def find(tensor: keras.KerasTensor) -> keras.KerasTensor:
             return known[id(tensor)]
 
         return plain_class(model)(
-            keras.tree.map_structure(found, model.input),
-            keras.tree.map_structure(found, model.output),
+            keras.tree.map_structure(find, model.input),
+            keras.tree.map_structure(find, model.output),
             name=model.name,
         )
 
@@ -300,7 +300,7 @@ def _input_like(
     return type(layer).from_config(config).output
 
 
-def remade(
+def rebuild_layer(
     layer: Operation, path: str, changes: Changes | None = None, dtype: Dtype | None = None
 ) -> Operation:
     """A new layer (or operation) of the same class and configuration, but for some sizes.
@@ -335,13 +335,13 @@ def remade(
 
 def _with_dtypes(config: Mapping[str, object], dtype: Dtype) -> dict[str, object]:
     """A configuration, and those inside it, with other types."""
-    found = {key: _with_dtypes_inside(value, dtype) for key, value in config.items()}
+    find = {key: _with_dtypes_inside(value, dtype) for key, value in config.items()}
     policy, kind = config.get("config"), config.get("dtype")
     if config.get("class_name") == "DTypePolicy" and isinstance(policy, Mapping):
-        found["config"] = {**policy, "name": dtype(str(policy["name"]))}
+        find["config"] = {**policy, "name": dtype(str(policy["name"]))}
     if isinstance(kind, str):
-        found["dtype"] = dtype(kind)
-    return found
+        find["dtype"] = dtype(kind)
+    return find
 
 
 def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
@@ -354,8 +354,11 @@ def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
 
 def _with_functions(config: Mapping[str, object], layer: Operation) -> dict[str, object]:
     """Functions that are not Keras's own, as they are: not all can be written and read back."""
-    own = vars(layer) if isinstance(layer, Layer) else {}
-    return {key: own[key] if is_users_function(own.get(key)) else config[key] for key in config}
+    attributes = vars(layer) if isinstance(layer, Layer) else {}
+    return {
+        key: attributes[key] if is_users_function(attributes.get(key)) else config[key]
+        for key in config
+    }
 
 
 def is_users_function(value: object) -> bool:
@@ -377,14 +380,14 @@ def _with_function(config: Mapping[str, object], layer: Operation) -> dict[str, 
 
 def own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
     """Classes and functions of the user's that a layer's configuration may name, by name."""
-    found: dict[str, type | types.FunctionType] = {}
+    find: dict[str, type | types.FunctionType] = {}
     for inner in [layer, *_all_sublayers(layer)]:
         values = [type(inner), *vars(inner).values()]
         for value in values:
             known = value if isinstance(value, (type, types.FunctionType)) else type(value)
             if not known.__module__.startswith(("keras.", "builtins")):
-                found[known.__name__] = known
-    return found
+                find[known.__name__] = known
+    return find
 
 
 def _all_sublayers(layer: Layer) -> Iterator[Layer]:
@@ -424,14 +427,14 @@ def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -
     Raises:
         ModelError: the copy lacks one, or has one more.
     """
-    known = [list(own) for own in names]
-    lost = [own[0] for own in known if present.isdisjoint(own)]
+    known = [list(aliases) for aliases in names]
+    lost = [aliases[0] for aliases in known if present.isdisjoint(aliases)]
     more = sorted(set(present).difference(*known)) if known else sorted(present)
     if lost or more:
-        what = f"has no {lost[0]}" if lost else f"has a {more[0]} besides"
+        difference = f"has no {lost[0]}" if lost else f"has a {more[0]} besides"
         raise ModelError(
             f"{(lost or more)[0].rpartition('.')[0]}: expected a layer that has the same tensors "
-            f"when it is made again from its get_config(); the one that was made {what}. Its "
+            f"when it is made again from its get_config(); the one that was made {difference}. Its "
             "get_config() has to give every argument of its constructor. Nothing was changed."
         )
 
@@ -476,7 +479,7 @@ def _copy_trainable_(layer: Layer, other: Layer) -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def keep_random_state() -> Iterator[None]:
     """New layers draw seeds; the user's random numbers are left as they were."""
     state = random.getstate()
     try:
@@ -511,19 +514,19 @@ class Blank:
     """Lets layers start from zeros for a while: what they would draw is thrown away at once."""
 
     def __init__(self) -> None:
-        self._own: list[tuple[Layer, str, keras.initializers.Initializer]] = []
+        self._initialisers: list[tuple[Layer, str, keras.initializers.Initializer]] = []
 
     def blank(self, layer: Layer) -> Layer:
         """The layer, with zeros for initialisers, in the layers inside it too."""
         for inner in [layer, *_all_sublayers(layer)]:
             for name, value in list(vars(inner).items()):
                 if isinstance(value, keras.initializers.Initializer):
-                    self._own.append((inner, name, value))
+                    self._initialisers.append((inner, name, value))
                     setattr(inner, name, Zeros())
         return layer
 
     def restore(self) -> None:
         """Give every layer its own initialisers back."""
-        for layer, name, value in self._own:
+        for layer, name, value in self._initialisers:
             setattr(layer, name, value)
-        self._own.clear()
+        self._initialisers.clear()

@@ -52,7 +52,7 @@ def is_shrunk(layer: Layer) -> bool:
     )
 
 
-def shrunk(
+def shrink(
     layer: Layer,
     path: str,
     tensors: Mapping[str, TensorCut],
@@ -73,15 +73,15 @@ def shrunk(
     base = set(vars(new)) | COMPILED | {"compute_output_spec", "_torch_params"}
     known: dict[int, object] = {id(layer): new}
     for name, child in named_children(layer):
-        known[id(child)] = _part(child, path_below(path, name), tensors, remake, made)
+        known[id(child)] = _rebuild_part(child, path_below(path, name), tensors, remake, made)
     for name, variable, _ in named_own_variables(layer):
-        known[id(variable)] = _smaller(variable, tensors.get(path_below(path, name)))
+        known[id(variable)] = _cut_variable(variable, tensors.get(path_below(path, name)))
     known |= {id(generator): SeedGenerator() for generator in seed_generators_of(layer)}
     for metric in metrics_inside(layer):
         known[id(metric)] = type(metric).from_config(metric.get_config())
     for name, value in attributes_of(layer).items():
         if name not in base:
-            setattr(new, name, _translated(value, known))
+            setattr(new, name, _translate(value, known))
     setattr(new, SHRUNK, True)
     finish_copy_(layer, new, known)
     # What the class says of its shapes may be by its configuration; its code knows better.
@@ -114,24 +114,24 @@ def shapes_by_code(layer: Layer, *arguments: object, **keywords: object) -> obje
 def _with_lengths(
     layer: Layer, arguments: Sequence[object], keywords: Mapping[str, object], length: int
 ) -> object:
-    def closed(item: object) -> object:
+    def close(item: object) -> object:
         if not isinstance(item, keras.KerasTensor):
             return item
         shape = [length if size is None else size for size in item.shape]
         return keras.KerasTensor(shape, dtype=item.dtype)
 
-    given, options = keras.tree.map_structure(closed, (list(arguments), dict(keywords)))
+    given, options = keras.tree.map_structure(close, (list(arguments), dict(keywords)))
     return infer(layer, *given, **options)
 
 
-def _translated(value: object, known: Mapping[int, object]) -> object:
+def _translate(value: object, known: Mapping[int, object]) -> object:
     """An attribute's value with new parts in the places of old ones."""
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, dict):
-        return {key: _translated(item, known) for key, item in value.items()}
+        return {key: _translate(item, known) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        items: list[object] = [_translated(item, known) for item in value]
+        items: list[object] = [_translate(item, known) for item in value]
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*items)  # type: ignore[arg-type]
         plain = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
@@ -143,7 +143,7 @@ def _translated(value: object, known: Mapping[int, object]) -> object:
     return value
 
 
-def _part(
+def _rebuild_part(
     child: Layer,
     path: str,
     tensors: Mapping[str, TensorCut],
@@ -152,13 +152,13 @@ def _part(
 ) -> Layer:
     if id(child) not in made:
         if is_composite(child):
-            shrunk(child, path, tensors, remake, made)
+            shrink(child, path, tensors, remake, made)
         else:
             made[id(child)] = remake(child, path)
     return made[id(child)]
 
 
-def _smaller(variable: Variable, cut: TensorCut | None) -> Variable:
+def _cut_variable(variable: Variable, cut: TensorCut | None) -> Variable:
     values = slice_tensor(variable.value, cut)
     return Variable(
         values,

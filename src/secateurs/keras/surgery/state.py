@@ -69,12 +69,12 @@ def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
     Raises:
         ModelError: something cannot be carried over.
     """
-    begun = {own: as_made for _, as_made, own in _pairs(layer, fresh, path)}
-    for old, made, own in _pairs(layer, new, path):
+    begun = {inner_path: as_made for _, as_made, inner_path in _pairs(layer, fresh, path)}
+    for old, made, inner_path in _pairs(layer, new, path):
         if hasattr(old, "get_vocabulary"):
             _carry_vocabulary_(old, made)
         elif isinstance(old, Layer) and (not _is_keras_own(old) or hasattr(old, "adapt")):
-            _carry_attributes_(old, made, own, begun.get(own, made))
+            _carry_attributes_(old, made, inner_path, begun.get(inner_path, made))
 
 
 def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) -> None:
@@ -88,16 +88,16 @@ def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) 
         path: of the layer.
         changed: layers whose configuration changed.
     """
-    for old, made, own in _pairs(layer, new, path):
-        if not isinstance(old, Layer) or _is_keras_own(old) or own in changed:
+    for old, made, inner_path in _pairs(layer, new, path):
+        if not isinstance(old, Layer) or _is_keras_own(old) or inner_path in changed:
             continue
         shapes = [tuple(variable.shape) for variable, _ in own_variables(old)]
         if shapes == [tuple(variable.shape) for variable, _ in own_variables(made)]:
-            _carry_attributes_(old, made, own, made)
-            _check_nothing_lost(old, made, own)
+            _carry_attributes_(old, made, inner_path, made)
+            _check_nothing_lost(old, made, inner_path)
 
 
-def untold(layer: Operation, again: Operation, path: str) -> list[str]:
+def find_lost_attributes(layer: Operation, again: Operation, path: str) -> list[str]:
     """Attributes of a layer of a user's, and of those inside, that came back other than they were.
 
     Args:
@@ -106,8 +106,8 @@ def untold(layer: Operation, again: Operation, path: str) -> list[str]:
         path: of the layer.
     """
     return [
-        f"{own}.{name}"
-        for old, made, own in _pairs(layer, again, path)
+        f"{inner_path}.{name}"
+        for old, made, inner_path in _pairs(layer, again, path)
         if isinstance(old, Layer) and not _is_keras_own(old)
         for name, value in _own_attributes(old)
         if not is_alike(value, vars(made).get(name))
@@ -184,7 +184,7 @@ def _check_nothing_lost(old: Layer, made: Layer, path: str) -> None:
     """Refuse state that could not be carried over, and that the built layer does not have."""
     for name, value in _own_attributes(old):
         if value is not None and getattr(made, name, None) is None:
-            raise _uncopied(made, name, path, "it holds layers, weights or the layer itself")
+            raise _copy_error(made, name, path, "it holds layers, weights or the layer itself")
 
 
 def _plain(value: object) -> object:
@@ -201,10 +201,10 @@ def _set_(layer: Layer, name: str, value: object, path: str) -> None:
     try:
         setattr(layer, name, _plain(value))
     except Exception as error:
-        raise _uncopied(layer, name, path, f"{type(error).__name__}: {error}") from error
+        raise _copy_error(layer, name, path, f"{type(error).__name__}: {error}") from error
 
 
-def _uncopied(layer: Layer, name: str, path: str, why: str) -> ModelError:
+def _copy_error(layer: Layer, name: str, path: str, why: str) -> ModelError:
     return ModelError(
         f"{path}: expected state that can be copied into a new {type(layer).__name__}; its "
         f"{name}, which is neither a weight nor in get_config(), cannot be ({why}). Make it a "

@@ -67,9 +67,9 @@ def is_registered(kind: type) -> bool:
     >>> is_registered(keras.layers.Dense)
     True
     """
-    own = kind.__module__.split(".")[0] in _IMPORTED
+    imported = kind.__module__.split(".")[0] in _IMPORTED
     # Keras gives a class that was registered the name 'package>Name'.
-    return own or ">" in keras.saving.get_registered_name(kind)
+    return imported or ">" in keras.saving.get_registered_name(kind)
 
 
 def is_followed(operation: Operation) -> bool:
@@ -78,7 +78,9 @@ def is_followed(operation: Operation) -> bool:
     return known and is_composite(operation)
 
 
-def opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, object]) -> Calls | str:
+def open_layer(
+    node: Node, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> Calls | str:
     """What a layer does in a call, call by call; why not, where that cannot be seen.
 
     Args:
@@ -87,10 +89,12 @@ def opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, objec
         keywords: likewise.
     """
     with RECORDING:
-        return _opened(node, arguments, keywords) if is_composite(node.operation) else ""
+        return _open_layer(node, arguments, keywords) if is_composite(node.operation) else ""
 
 
-def _opened(node: Node, arguments: Sequence[object], keywords: Mapping[str, object]) -> Calls | str:
+def _open_layer(
+    node: Node, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> Calls | str:
     layer = node.operation
     if not is_followed(layer):
         return NOT_REGISTERED
@@ -174,6 +178,6 @@ def tensors_in(arguments: Sequence[object], keywords: Mapping[str, object]) -> l
 def paths_inside(layer: Layer, path: str) -> Iterator[tuple[Layer, str]]:
     """(layer, path) of everything inside a layer."""
     for name, child in named_children(layer):
-        own = path_below(path, name)
-        yield child, own
-        yield from paths_inside(child, own)
+        inner_path = path_below(path, name)
+        yield child, inner_path
+        yield from paths_inside(child, inner_path)

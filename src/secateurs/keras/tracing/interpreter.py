@@ -27,7 +27,7 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.layer_tree import path_below, snake_case
 from secateurs.keras.protocols import BackendTensor, Node
-from secateurs.keras.tracing.composites import opened, paths_inside, tensors_in
+from secateurs.keras.tracing.composites import open_layer, paths_inside, tensors_in
 from secateurs.keras.tracing.symbolic import Calls
 
 
@@ -96,20 +96,20 @@ class OpInterpreter:
         self, node: Node, path: str, arguments: Sequence[object], keywords: dict[str, object]
     ) -> list[object]:
         operation = node.operation
-        seen = opened(node, arguments, keywords)
+        seen = open_layer(node, arguments, keywords)
         if isinstance(seen, Calls):
-            own = self._paths.setdefault(id(operation), path)
-            return self._through_calls(operation, own, seen, tensors_in(arguments, keywords))
+            known_path = self._paths.setdefault(id(operation), path)
+            return self._through_calls(operation, known_path, seen, tensors_in(arguments, keywords))
         if is_model(operation):
             inner = inputs_of(operation, [*arguments, *keywords.values()][0])
             return self._through(operation, f"{path}.", inner)
         # A layer shared between a model and one inside it goes by the first path it is met on.
         path = self._paths.setdefault(id(operation), path)
-        return self._stepped(
+        return self._run_step(
             Site(self._index + 1, path, operation, None, seen), arguments, keywords
         )
 
-    def _stepped(
+    def _run_step(
         self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
     ) -> list[object]:
         self._index = site.index
@@ -121,17 +121,17 @@ class OpInterpreter:
     ) -> list[object]:
         """The calls that a layer's code makes, in the layers inside it too."""
         begin = self._index + 1
-        paths = {id(inner): own for inner, own in paths_inside(layer, path)}
+        paths = {id(inner): inner_path for inner, inner_path in paths_inside(layer, path)}
 
         def call(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> object:
             operation = node.operation
             unnamed = path_below(path, snake_case(type(operation).__name__))
-            own = paths.get(id(operation), unnamed)
+            inner_path = paths.get(id(operation), unnamed)
             closed = seen.closed.get(id(operation), "")
             written = id(operation) not in paths
             number = self._index + 1
-            site = Site(number, own, operation, layer, closed, written, number - begin)
-            return self._stepped(site, arguments, keywords)
+            site = Site(number, inner_path, operation, layer, closed, written, number - begin)
+            return self._run_step(site, arguments, keywords)
 
         return list(keras.tree.flatten(seen.run(tensors, call)))
 

@@ -99,7 +99,7 @@ def calls_in(
     function: Callable[..., object],
     arguments: Sequence[object],
     keywords: Mapping[str, object],
-    own: Sequence[Layer] = (),
+    owners: Sequence[Layer] = (),
     inside: Sequence[Layer] = (),
     beside: Sequence[Layer] = (),
 ) -> Calls | str:
@@ -109,13 +109,13 @@ def calls_in(
         function: the code.
         arguments: with ``keras.KerasTensor`` in the places of tensors, of known shapes.
         keywords: likewise.
-        own: the layers whose code this is.
+        owners: the layers whose code this is.
         inside: layers to go through too.
         beside: the other layers that it calls.
     """
     fresh: dict[int, keras.KerasTensor] = {}
 
-    def renewed(item: object) -> object:
+    def renew(item: object) -> object:
         if not isinstance(item, keras.KerasTensor):
             return item
         # Two operands that are one tensor stay one.
@@ -123,7 +123,7 @@ def calls_in(
             fresh[id(item)] = keras.KerasTensor(item.shape, dtype=item.dtype)
         return fresh[id(item)]
 
-    given, options = keras.tree.map_structure(renewed, (list(arguments), dict(keywords)))
+    given, options = keras.tree.map_structure(renew, (list(arguments), dict(keywords)))
     inputs = [x for x in keras.tree.flatten((given, options)) if isinstance(x, keras.KerasTensor)]
     scope, recording = keras.StatelessScope(), _Recording()
     try:
@@ -131,11 +131,11 @@ def calls_in(
             stack.enter_context(RECORDING)
             stack.enter_context(scope)
             for layer in inside:
-                stack.enter_context(_gone_through(layer, recording))
+                stack.enter_context(_run_code_of(layer, recording))
             for layer in beside:
-                stack.enter_context(_exact(layer))
-            for layer in (*own, *inside):
-                stack.enter_context(_without_data(layer, recording))
+                stack.enter_context(_infer_in_full(layer))
+            for layer in (*owners, *inside):
+                stack.enter_context(_hide_weights(layer, recording))
             outputs = function(*given, **options)
     except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
         return _refusal(error)
@@ -145,8 +145,8 @@ def calls_in(
 def _refusal(error: Exception) -> str:
     message = (str(error).strip().splitlines() or [""])[0][:100]
     line = _line_of(error)
-    said = f"{type(error).__name__}: {message}"
-    return f"its code takes no tensors without data ({said}{f', at {line}' if line else ''})"
+    cause = f"{type(error).__name__}: {message}"
+    return f"its code takes no tensors without data ({cause}{f', at {line}' if line else ''})"
 
 
 def _line_of(error: Exception) -> str:
@@ -177,7 +177,7 @@ class Enter(Operation):  # type: ignore[misc]
 
 
 @contextmanager
-def _gone_through(layer: Layer, recording: _Recording) -> Iterator[None]:
+def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
     """Let calls of this one layer run its code, where they would be noted as one call.
 
     Python looks ``__call__`` up on the class, so the object has another class for a while.
@@ -205,13 +205,13 @@ def _gone_through(layer: Layer, recording: _Recording) -> Iterator[None]:
         return kind.call(self, entered, None, *arguments[1:], **options)
 
     # A wrapper calls the ``call`` of what it wraps, so a model's is where its graph begins.
-    own = {"call": enter} if is_model(layer) else {}
-    with _of_class(layer, {"__call__": run_its_code, **own}):
+    methods = {"call": enter} if is_model(layer) else {}
+    with _override_methods(layer, {"__call__": run_its_code, **methods}):
         yield
 
 
 @contextmanager
-def _exact(layer: Layer) -> Iterator[None]:
+def _infer_in_full(layer: Layer) -> Iterator[None]:
     """Let a layer tell its shapes in full, where it leaves lengths open by its configuration."""
     kind = type(layer)
 
@@ -224,16 +224,16 @@ def _exact(layer: Layer) -> Iterator[None]:
             return infer(self, *arguments, **keywords)
         return made
 
-    with _of_class(layer, {"compute_output_spec": tell_in_full}):
+    with _override_methods(layer, {"compute_output_spec": tell_in_full}):
         yield
 
 
 @contextmanager
-def _of_class(layer: Layer, methods: Mapping[str, object]) -> Iterator[None]:
+def _override_methods(layer: Layer, methods: Mapping[str, object]) -> Iterator[None]:
     """Let one layer have other methods for a while."""
     kind = type(layer)
-    own = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
-    object.__setattr__(layer, "__class__", own)
+    overriding = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
+    object.__setattr__(layer, "__class__", overriding)
     try:
         yield
     finally:
@@ -241,7 +241,7 @@ def _of_class(layer: Layer, methods: Mapping[str, object]) -> Iterator[None]:
 
 
 @contextmanager
-def _without_data(layer: Layer, recording: _Recording) -> Iterator[None]:
+def _hide_weights(layer: Layer, recording: _Recording) -> Iterator[None]:
     """Let a layer's own weights be tensors without data for a while.
 
     A property comes before what the object itself holds, which stays where it is.
@@ -252,14 +252,12 @@ def _without_data(layer: Layer, recording: _Recording) -> Iterator[None]:
         if (name := names.get(id(variable))) is not None:
             stands_for = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
             recording.weights.append((stands_for, variable))
-            properties[name] = _standing_in(stands_for, variable, recording)
-    with _of_class(layer, properties):
+            properties[name] = _stand_in(stands_for, variable, recording)
+    with _override_methods(layer, properties):
         yield
 
 
-def _standing_in(
-    stands_for: keras.KerasTensor, variable: Variable, recording: _Recording
-) -> property:
+def _stand_in(stands_for: keras.KerasTensor, variable: Variable, recording: _Recording) -> property:
     return property(lambda _: stands_for if recording.is_here() else variable)
 
 

@@ -153,7 +153,7 @@ class Call:
         return self.outputs[0]
 
     @cached_property
-    def named(self) -> dict[str, Any]:
+    def by_name(self) -> dict[str, Any]:
         """Its arguments by name, as ``layer.call`` declares them."""
         signature = inspect.signature(self.layer.call)
         return dict(signature.bind(*self.arguments, **self.keywords).arguments)
@@ -237,8 +237,8 @@ class Tracer:
         self._written_in = None
         flat = keras.tree.flatten([list(arguments), keywords])
         operation.slots = [at for at, item in enumerate(flat) if isinstance(item, Value)]
-        operation.inputs = [_recorded(flat[at]) for at in operation.slots]
-        operation.outputs = [_recorded(value) for value in values_in(outputs)]
+        operation.inputs = [_describe(flat[at]) for at in operation.slots]
+        operation.outputs = [_describe(value) for value in values_in(outputs)]
         return outputs
 
     def _with_weights(self, structure: T) -> T:
@@ -329,7 +329,7 @@ class Tracer:
             leaf.roles.setdefault(axis, Role.OTHER)
         return leaf.axes[axis]
 
-    def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
         """What was made under this key before, or is made now: for layers that are called twice."""
         if key not in self._remembered:
             self._remembered[key] = make()
@@ -450,8 +450,10 @@ class Tracer:
         if units is None:
             return
         if self._written_in is not None:
-            what = self.operations[-1].name
-            why = f"a number in {what} in the code of {self._written_in[0]}.call does not follow"
+            operation = self.operations[-1].name
+            why = (
+                f"a number in {operation} in the code of {self._written_in[0]}.call does not follow"
+            )
             step = len(self.operations) - 1
             self.assumed.append(Assumed(step, units, why, self._written_in))
         else:
@@ -469,7 +471,7 @@ class Tracer:
         self.contractions.append(Contraction(layer, Product(constant, followed)))
 
 
-def _recorded(value: Value) -> tuple[tuple[int, ...], Axes]:
+def _describe(value: Value) -> tuple[tuple[int, ...], Axes]:
     return value.shape, dict(value.axes)
 
 

@@ -15,7 +15,7 @@ from secateurs.keras.statistics.loss import as_classes
 from secateurs.training.feed import ALL, Augmentation, Batch, Feed, Shard, as_feed
 
 
-class TurnedFeed:
+class ChannelsLastFeed:
     """Batches of a feed, whose images have channels first, with the channels last."""
 
     def __init__(self, feed: Feed) -> None:
@@ -31,14 +31,14 @@ class TurnedFeed:
 
     def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
-        return map(_turned, self._feed.shuffled(epoch, first, share))
+        return map(_channels_last, self._feed.shuffled(epoch, first, share))
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         """Every image once, not augmented."""
-        return map(_turned, self._feed.in_order(share))
+        return map(_channels_last, self._feed.in_order(share))
 
 
-def _turned(batch: Batch) -> Batch:
+def _channels_last(batch: Batch) -> Batch:
     return replace(batch, images=np.ascontiguousarray(np.moveaxis(batch.images, 1, -1)))
 
 
@@ -74,7 +74,7 @@ def feed_of(
     if last and isinstance(source, tuple) and len(source) == 2:
         source = (np.moveaxis(np.asarray(source[0]), -1, 1), source[1])
     feed = as_feed(_with_classes(source, classes), batch_size, seed, augmentation, part)
-    feed = TurnedFeed(feed) if last else feed
+    feed = ChannelsLastFeed(feed) if last else feed
     given = first_images(feed, 1).shape[1:]
     if not _fits(wanted, given):
         raise DataError(

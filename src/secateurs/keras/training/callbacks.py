@@ -34,7 +34,7 @@ from secateurs.training.callbacks import Watcher
 
 
 class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
-    """Silences channels while ``fit`` runs; ``pruned()`` then gives the cut model.
+    """Silences channels while ``fit`` runs; ``prune()`` then gives the cut model.
 
     Attributes:
         cut: what has been silenced so far.
@@ -83,7 +83,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         self._floor = floor
         self._skip = tuple(skip)
         self._network: Network | None = None
-        self._own: dict[int, tuple[Variable, keras.constraints.Constraint | None]] = {}
+        self._constraints: dict[int, tuple[Variable, keras.constraints.Constraint | None]] = {}
         self.cut = Cut()
         self.skipped: list[str] = []
 
@@ -103,19 +103,19 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         share = self._schedule.get(epoch + 1)
         if self._network is not None and share is not None:
             sync_(self.model)
-            self.cut = self._planned(self._network, share)
+            self.cut = self._plan(self._network, share)
             self._silence_(self._network)
             # The step was compiled without what holds these weights at zero.
             self.model.make_train_function(force=True)
             if (self.params or {}).get("verbose"):
-                say(f"\nPruneOnSchedule: {self._described(self._network)}")
+                say(f"\nPruneOnSchedule: {self._describe(self._network)}")
         if self._network is not None and logs is not None:
             logs["silent_channels"] = self._silent_share(self._network)
 
     def _silent_share(self, network: Network) -> float:
         return self.cut.removed_channels / sum(len(group) for group in network.groups)
 
-    def _described(self, network: Network) -> str:
+    def _describe(self, network: Network) -> str:
         total = sum(len(group) for group in network.groups)
         params, left = network.params(), network.params(self.cut)
         return (
@@ -126,14 +126,14 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Let go of the weights; they are zero where they are to be."""
         del logs
-        for variable, constraint in self._own.values():
+        for variable, constraint in self._constraints.values():
             if average_of(self.model.optimizer, variable) is not None:
                 # The average that has just taken its place saw it before the constraint did.
                 variable.assign(variable.constraint.silence(variable.value))
             variable.constraint = constraint
-        self._own.clear()
+        self._constraints.clear()
 
-    def pruned(self, example_inputs: object = None) -> keras.Model:
+    def prune(self, example_inputs: object = None) -> keras.Model:
         """The cut model, proven, with the optimizer's state sliced along.
 
         Args:
@@ -148,13 +148,15 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             raise SecateursError(
                 "PruneOnSchedule: expected a model in which channels are silent; received one in "
                 f"which none are. Fit it for at least {min(self._schedule)} epochs with "
-                "callbacks=[callback], then call callback.pruned()."
+                "callbacks=[callback], then call callback.prune()."
             )
         network = trace(self.model, example_inputs)
         _check_silent(network, self.cut)
         return apply(self.model, self.cut, example_inputs, network=network)
 
-    def _planned(self, network: Network, share: float) -> Cut:
+    pruned = prune  # the name it had
+
+    def _plan(self, network: Network, share: float) -> Cut:
         found = score(network, self._criterion, data=self._data, seed=self._seed)
         scores = dict(found)
         for name, channels in self.cut.channels.items():
@@ -167,8 +169,10 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         alive = network.alive(network.removed_by(self.cut))
         for leaf, mask in silencing(network, alive):
             variable = leaf.variable
-            _, own = self._own.setdefault(id(variable), (variable, variable.constraint))
-            variable.constraint = Silent(mask, own)
+            _, constraint = self._constraints.setdefault(
+                id(variable), (variable, variable.constraint)
+            )
+            variable.constraint = Silent(mask, constraint)
             variable.assign(leaf.variable.value * keras.ops.cast(mask, variable.dtype))
             average = average_of(self.model.optimizer, variable)
             if average is not None:  # it takes the weight's place when fit is over
@@ -178,19 +182,21 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
 class Silent(keras.constraints.Constraint):  # type: ignore[misc]
     """Holds a weight at zero where it reads channels that are silent."""
 
-    def __init__(self, mask: NDArray[np.float32], own: keras.constraints.Constraint | None) -> None:
+    def __init__(
+        self, mask: NDArray[np.float32], constraint: keras.constraints.Constraint | None
+    ) -> None:
         """Where the mask is 0.
 
         Args:
             mask: 0 or 1, of the weight's shape.
-            own: the user's constraint, which holds as well; or None.
+            constraint: the user's constraint, which holds as well; or None.
         """
         self._mask = mask
-        self._own = own
+        self._constraint = constraint
 
     def __call__(self, w: BackendTensor) -> BackendTensor:
         """The weight, constrained."""
-        return self.silence(w if self._own is None else self._own(w))
+        return self.silence(w if self._constraint is None else self._constraint(w))
 
     def silence(self, held: BackendTensor) -> BackendTensor:
         """A weight's numbers with zeros where it reads channels that are silent."""
@@ -208,7 +214,7 @@ def silencing(
     for (name, axis), leaf in source_of(network).read.items():
         units = leaf.axes.get(axis)
         if units is not None and not kept.stays[units].all():
-            stays = kept.laid_out(units, len(leaf.shape), axis).astype(np.float32)
+            stays = kept.along_axis(units, len(leaf.shape), axis).astype(np.float32)
             known = masks[name][1] if name in masks else np.ones(leaf.shape, np.float32)
             masks[name] = (leaf, known * stays)
     return list(masks.values())

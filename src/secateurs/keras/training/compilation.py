@@ -7,7 +7,11 @@ from collections.abc import Collection
 import keras
 
 from secateurs.errors import ModelError
-from secateurs.keras.internals import compiled_with, leave_undecayed_, undecayed_by
+from secateurs.keras.internals import (
+    compile_arguments_of,
+    exclude_from_decay_,
+    variables_without_decay,
+)
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.surgery.compiling import same_optimizer
 from secateurs.settings.training import Training
@@ -73,9 +77,9 @@ def check_compiled(model: keras.Model, training: Training) -> None:
 
 def recompile_(model: keras.Model, origin: keras.Model) -> None:
     """Compile a copy as it is, with a new optimizer of the settings that the origin's has now."""
-    settings = compiled_with(model)
+    settings = compile_arguments_of(model)
     fresh = same_optimizer(origin.optimizer)
-    leave_undecayed_(fresh, undecayed_by(model.optimizer, model.variables))
+    exclude_from_decay_(fresh, variables_without_decay(model.optimizer, model.variables))
     model.compile(**{**settings, "optimizer": fresh})
 
 

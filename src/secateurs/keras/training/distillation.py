@@ -132,9 +132,11 @@ class KerasStudent:
         wanted: Values,
         values: Sequence[BackendTensor],
     ) -> BackendTensor:
-        own = {id(variable): value for variable, value in zip(self._learning, weights, strict=True)}
+        learned = {
+            id(variable): value for variable, value in zip(self._learning, weights, strict=True)
+        }
         mixed = [
-            own.get(id(variable), value)
+            learned.get(id(variable), value)
             for variable, value in zip(self._variables, values, strict=True)
         ]
         given = _floating(run(self._model, as_it_is, self._variables, mixed, arrays))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.keras.internals import seed_, sync_, undisturbed_backend
+from secateurs.keras.internals import keep_backend_random_state, seed_, sync_
 
 _DROPOUT = 5
 
@@ -36,7 +36,7 @@ def fit(
         The mean loss.
     """
     random = np.random.default_rng([_DROPOUT, *seeds])
-    with undisturbed_backend():
+    with keep_backend_random_state():
         history = model.fit(
             examples,
             steps_per_epoch=len(rates),

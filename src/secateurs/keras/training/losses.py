@@ -90,13 +90,13 @@ def distillation_loss(training: Training, outputs: ClassScores) -> TrainingLoss:
     loss, share = cross_entropy(training, outputs), training.distillation
     classes = Output("categorical", probabilities=outputs.probabilities)
 
-    def mixed(targets: BackendTensor, scores: BackendTensor) -> BackendTensor:
+    def mix(targets: BackendTensor, scores: BackendTensor) -> BackendTensor:
         labels, wanted = keras.ops.cast(targets[:, 0], "int32"), targets[:, 1:]
         apart = divergence(KERAS, classes, wanted, scores, training.temperature)
         total: BackendTensor = (1 - share) * loss(labels, scores) + share * apart
         return total
 
-    return mixed
+    return mix
 
 
 def beside_outputs(labels: NDArray[np.int64], outputs: NDArray[np.floating]) -> NDArray[np.float32]:

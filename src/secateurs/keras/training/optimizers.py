@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import CheckpointError
-from secateurs.keras.surgery.rebuilding import undisturbed
+from secateurs.keras.surgery.rebuilding import keep_random_state
 from secateurs.settings.training import Training
 from secateurs.training.learner import Snapshot
 
@@ -40,7 +40,7 @@ def restore_optimizer_(model: keras.Model, snapshot: Snapshot) -> None:
     """
     optimizer = model.optimizer
     if not optimizer.built and len(snapshot.optimizer) > len(optimizer.variables):
-        with undisturbed():
+        with keep_random_state():
             optimizer.build(model.trainable_variables)
     for number, variable in enumerate(optimizer.variables):
         value = snapshot.optimizer.get(str(number))

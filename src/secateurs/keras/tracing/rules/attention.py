@@ -22,7 +22,7 @@ SCALED_BY = ("key_dim", "head_dim")
 
 def _arguments(call: Call) -> tuple[Value, Value, Value]:
     """(query, key, value); the key is the value where none is given."""
-    named = call.named
+    named = call.by_name
     query, value = named["query"], named["value"]
     key = named.get("key")
     return query, value if key is None else key, value
@@ -66,9 +66,9 @@ def _kernels(tracer: Tracer, call: Call) -> list[ModelTensor] | None:
         if isinstance(call.layer, layers.GroupQueryAttention)
         else layers.MultiHeadAttention
     )
-    own = type(call.layer)._compute_attention is base._compute_attention
+    plain = type(call.layer)._compute_attention is base._compute_attention
     found = [tracer.weight(dense.kernel) for dense in _dense_layers(call.layer)]
-    return [leaf for leaf in found if leaf is not None] if own and None not in found else None
+    return [leaf for leaf in found if leaf is not None] if plain and None not in found else None
 
 
 @rule(layers.MultiHeadAttention)
@@ -86,7 +86,7 @@ def multi_head_attention(tracer: Tracer, call: Call) -> None:
         # JAX's own attention, which Keras calls there, wants values as wide as keys.
         tracer.unify([Place(query, -1), Place(value, -1)])
     units = _Units(heads, heads, inner, carried)
-    into += [_project(tracer, call.named["query"], kernel) for kernel in gate]
+    into += [_project(tracer, call.by_name["query"], kernel) for kernel in gate]
     _filters(tracer, query, key, value, *gate)
     _wire(tracer, call, units)
     _give(tracer, call, output, units)
@@ -190,9 +190,9 @@ def group_query_attention(tracer: Tracer, call: Call) -> None:
     # One size, head_dim, is the width of queries, keys and values alike.
     inner = tracer.unify([Place(k, -1) for k in (query, key, value, *gate)] + [Place(output, 1)])
     units = _Units(heads, shared, inner, inner)
-    into += [_project(tracer, call.named["query"], kernel) for kernel in gate]
+    into += [_project(tracer, call.by_name["query"], kernel) for kernel in gate]
     # The result is as wide as the query's input; nothing in the configuration says otherwise.
-    tracer.unify([Place(call.named["query"], -1), Place(output, 2)])
+    tracer.unify([Place(call.by_name["query"], -1), Place(output, 2)])
     _filters(tracer, query, key, value, *gate)
     _wire(tracer, call, units)
     _give(tracer, call, output, units)
@@ -244,7 +244,7 @@ def attend(tracer: Tracer, call: Call) -> None:
 @rule(*operation_classes("DotProductAttention"))
 def dot_product_attention(tracer: Tracer, call: Call) -> None:
     """softmax(q k^T scale) v of (batch, positions, heads, channels), without projections."""
-    named = call.named
+    named = call.by_name
     query, key, value = (named[name] for name in ("query", "key", "value"))
     if not all(isinstance(x, Value) and x.rank == 4 for x in (query, key, value)):
         return unknown(tracer, call, "it is given constants")

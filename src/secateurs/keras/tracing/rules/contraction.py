@@ -84,7 +84,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
         return unknown(tracer, call, "its kernel is not a variable of its own")
-    read, weight, result = spelled_out(layer.equation, x.rank)
+    read, weight, result = spell_out(layer.equation, x.rank)
     contract(tracer, call, [(x, read), (kernel, weight)], result)
     bias = tracer.weight(layer.bias)
     for axis in range(len(bias.shape)) if bias is not None else ():
@@ -100,7 +100,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
     return activate(tracer, call, layer.activation)
 
 
-def spelled_out(equation: str, rank: int) -> tuple[str, str, str]:
+def spell_out(equation: str, rank: int) -> tuple[str, str, str]:
     """(input, weight, output) letters, with letters of their own in the place of an ellipsis."""
     read, weight, result = re.split(",|->", equation.replace(" ", ""))
     free = [letter for letter in "αβγδεζηθικλμ" if letter not in equation]
@@ -134,7 +134,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
         made = counted[1]
         tracer.reads(kernel, -2)
     else:
-        made, counted = _grouped(tracer, call, kernel, channel)
+        made, counted = _wire_groups(tracer, call, kernel, channel)
     tracer.play(Place(kernel, -1), Role.FILTER)
     tracer.counts(call.path, "filters", made)
     positions = math.prod(call.output.shape) // call.output.shape[channel]
@@ -149,7 +149,7 @@ def _give(tracer: Tracer, call: Call, channel: int, made: Ids | None) -> None:
     activate(tracer, call, call.layer.activation)
 
 
-def _grouped(
+def _wire_groups(
     tracer: Tracer, call: Call, kernel: ModelTensor, channel: int
 ) -> tuple[Ids | None, list[Ids | None]]:
     """(units made, units that its cost counts).
@@ -171,9 +171,11 @@ def _grouped(
     if filters == 1:
         made = rows
     else:
-        own = kernel.axes.get(len(kernel.shape) - 1)
+        units = kernel.axes.get(len(kernel.shape) - 1)
         columns = (
-            equations.units(filters) if own is None else equations.factor(own, (groups, filters))[1]
+            equations.units(filters)
+            if units is None
+            else equations.factor(units, (groups, filters))[1]
         )
         made = equations.compose((rows, columns))
     tracer.join(kernel, -1, made)

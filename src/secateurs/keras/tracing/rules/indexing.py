@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import layers
 
 from secateurs.channels.network import Role
-from secateurs.keras.internals import named_classes
+from secateurs.keras.internals import find_classes
 from secateurs.keras.tracing.rules.contraction import contract
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
@@ -28,10 +28,10 @@ def embedding(tracer: Tracer, call: Call) -> None:
     return None
 
 
-@rule(*named_classes([layers], "ReversibleEmbedding"))
+@rule(*find_classes([layers], "ReversibleEmbedding"))
 def reversible_embedding(tracer: Tracer, call: Call) -> None:
     """An embedding; called in reverse, a matrix product with the same table or one of its own."""
-    if not call.named.get("reverse", False):
+    if not call.by_name.get("reverse", False):
         if not call.layer.tie_weights:  # as long as the table is wide, even if nobody calls it
             other = tracer.weight(call.layer.reverse_embeddings)
             table = tracer.weight(call.layer.embeddings)

@@ -245,7 +245,7 @@ def pad(tracer: Tracer, call: Call) -> None:
 @rule(GetItem)
 def get_item(tracer: Tracer, call: Call) -> None:
     """``x[..., 8:16]``: positions along an axis of channels are kept in step."""
-    key = call.named["key"]
+    key = call.by_name["key"]
     entries = list(key) if isinstance(key, (tuple, list)) else [key]
     plain = all(isinstance(e, (int, slice, type(None), type(Ellipsis))) for e in entries)
     if not plain or len(call.inputs) > 1:

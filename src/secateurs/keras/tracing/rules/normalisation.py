@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import layers
 
 from secateurs.channels.network import Role
-from secateurs.keras.internals import Variable, named_classes, operation_classes
+from secateurs.keras.internals import Variable, find_classes, operation_classes
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Call, Place, Tracer
 
@@ -35,7 +35,7 @@ def batch_normalization(tracer: Tracer, call: Call) -> None:
     tracer.carry(call)
 
 
-@rule(layers.LayerNormalization, *named_classes([layers], "RMSNormalization"))
+@rule(layers.LayerNormalization, *find_classes([layers], "RMSNormalization"))
 def layer_normalization(tracer: Tracer, call: Call) -> None:
     """The mean and variance over some axes: each channel's result depends on all of them."""
     layer, x = call.layer, call.input

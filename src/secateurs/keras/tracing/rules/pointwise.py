@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from secateurs.channels.network import Role
-from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.internals import find_classes, operation_classes
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.elementwise import passes_on_values
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
@@ -65,8 +65,8 @@ def activate(tracer: Tracer, call: Call, function: Activation | None) -> None:
     for output in call.outputs:
         if function in along_the_last_axis():
             over_the_last(tracer, call, output, f"{function.__name__} over it")
-        elif not _followed(tracer, call, function, output):
-            tracer.freeze(output, _not_known(call, function))
+        elif not _follow(tracer, call, function, output):
+            tracer.freeze(output, _why_unknown(call, function))
 
 
 def works_by_element(function: Activation | None, rank: int) -> bool:
@@ -76,7 +76,7 @@ def works_by_element(function: Activation | None, rank: int) -> bool:
     return function not in along_the_last_axis() and passes_on_values(function, rank)
 
 
-def _followed(tracer: Tracer, call: Call, function: Activation, output: Value) -> bool:
+def _follow(tracer: Tracer, call: Call, function: Activation, output: Value) -> bool:
     """Label a result by the operations that the function makes of it; False where it cannot be."""
     spec = keras.KerasTensor(output.shape, dtype=output.spec.dtype)
     seen = calls_in(function, [spec], {})
@@ -98,14 +98,14 @@ def _followed(tracer: Tracer, call: Call, function: Activation, output: Value) -
     return True
 
 
-def _not_known(call: Call, function: Activation) -> str:
+def _why_unknown(call: Call, function: Activation) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     return f"{call}: its activation {name} does not work element by element, as far as can be seen"
 
 
-def over_the_last(tracer: Tracer, call: Call, value: Value, what: str, axis: int = -1) -> None:
+def over_the_last(tracer: Tracer, call: Call, value: Value, operation: str, axis: int = -1) -> None:
     """Each result along the axis depends on all of it: nothing there may go."""
-    tracer.freeze_known(value, f"{what} in {call}", [axis])
+    tracer.freeze_known(value, f"{operation} in {call}", [axis])
 
 
 @rule(layers.Activation)
@@ -137,7 +137,7 @@ def softmax(tracer: Tracer, call: Call) -> None:
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.ActivityRegularization,
-    *named_classes(
+    *find_classes(
         [layers],
         "RandomBrightness",
         "RandomColorDegeneration",
@@ -164,7 +164,7 @@ def softmax(tracer: Tracer, call: Call) -> None:
         "RandAugment",
     ),
 )
-def unchanged(tracer: Tracer, call: Call) -> None:
+def carry_unchanged(tracer: Tracer, call: Call) -> None:
     """The result has the input's channels: dropout, noise and augmentation only act in training."""
     tracer.carry(call)
 
@@ -348,10 +348,10 @@ def _register_the_applications() -> None:
     """The layers that ``keras.applications`` define for themselves."""
     from keras.src.applications import convnext, inception_resnet_v2
 
-    rule(*named_classes([convnext], "StochasticDepth"))(unchanged)
-    rule(*named_classes([inception_resnet_v2], "CustomScaleLayer"))(merge)
+    rule(*find_classes([convnext], "StochasticDepth"))(carry_unchanged)
+    rule(*find_classes([inception_resnet_v2], "CustomScaleLayer"))(merge)
 
-    @rule(*named_classes([convnext], "LayerScale"))
+    @rule(*find_classes([convnext], "LayerScale"))
     def layer_scale(tracer: Tracer, call: Call) -> None:
         """A factor for each channel."""
         scale = tracer.weight(call.layer.gamma)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import layers
 
-from secateurs.keras.internals import named_classes, operation_classes
+from secateurs.keras.internals import find_classes, operation_classes
 from secateurs.keras.tracing.rules.contraction import channel_axis
 from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Call, Tracer
@@ -35,7 +35,7 @@ def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> No
     layers.Resizing,
     layers.CenterCrop,
     layers.RandomCrop,
-    *named_classes(
+    *find_classes(
         [layers],
         "AdaptiveAveragePooling1D",
         "AdaptiveAveragePooling2D",

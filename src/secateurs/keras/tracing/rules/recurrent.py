@@ -12,7 +12,7 @@ from keras.src.layers.rnn import conv_lstm
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Layer, named_classes
+from secateurs.keras.internals import Layer, find_classes
 from secateurs.keras.model.layer_tree import named_children, path_below, size_path
 from secateurs.keras.tracing.rules.contraction import channel_axis
 from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, works_by_element
@@ -23,7 +23,7 @@ GATES: dict[type, int] = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRN
 """How many blocks of as many columns as there are units a cell's kernels have."""
 
 
-CONVOLUTIONAL = named_classes([conv_lstm], "ConvLSTMCell")
+CONVOLUTIONAL = find_classes([conv_lstm], "ConvLSTMCell")
 GATES |= dict.fromkeys(CONVOLUTIONAL, 4)
 
 TWO_STATES = (layers.LSTMCell, *CONVOLUTIONAL)
@@ -54,7 +54,10 @@ def follow_recurrent(tracer: Tracer, call: Call) -> None:
         return unknown(tracer, call, f"its cell {type(layer.cell).__name__} has no rule")
     if layer.stateful:
         return unknown(tracer, call, "it keeps its state from one batch to the next")
-    x, initial = call.named["sequences"], values_in(call.named.get("initial_state"))
+    x, initial = (
+        call.by_name["sequences"],
+        values_in(call.by_name.get("initial_state")),
+    )
     channel = _channel_axis(layer, x)
     others = [axis for axis in range(1, x.rank) if axis != channel]
     tracer.freeze_known(x, f"{call} runs along it", others)
@@ -135,7 +138,7 @@ def _columns(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> Ids:
     gates = GATES[type(cell)]
     if gates == 1:
         return units
-    blocks = tracer.remembered((id(cell), "gates"), lambda: tracer.equations.units(gates))
+    blocks = tracer.remember((id(cell), "gates"), lambda: tracer.equations.units(gates))
     tracer.equations.freeze(blocks, f"{call}: all gates are needed")
     return tracer.equations.compose((blocks, units))
 
@@ -144,9 +147,9 @@ def _check_activations(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> N
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
         if not works_by_element(function, rank=2):
             along = function in along_the_last_axis()
-            what = "mixes units" if along else "is not known to work element by element"
+            reason = "mixes units" if along else "is not known to work element by element"
             name = getattr(function, "__name__", type(function).__name__)
-            tracer.equations.freeze(units, f"{call}: its activation {name} {what}")
+            tracer.equations.freeze(units, f"{call}: its activation {name} {reason}")
 
 
 def _count(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
@@ -177,7 +180,10 @@ def bidirectional(tracer: Tracer, call: Call) -> None:
     layer = call.layer
     if isinstance(getattr(layer.forward_layer, "cell", None), CONVOLUTIONAL):
         return unknown(tracer, call, "convolutional cells in both directions are not followed")
-    x, initial = call.named["sequences"], values_in(call.named.get("initial_state"))
+    x, initial = (
+        call.by_name["sequences"],
+        values_in(call.by_name.get("initial_state")),
+    )
     half = len(initial) // 2
     given = [initial[:half], initial[half:]]
     runs = []

@@ -10,7 +10,7 @@ from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Call, Tracer
 
 
-def _reduced_axes(call: Call, rank: int) -> Sequence[int]:
+def _axes_argument(call: Call, rank: int) -> Sequence[int]:
     given = call.layer.axis
     if given is None:
         return range(rank)
@@ -20,7 +20,7 @@ def _reduced_axes(call: Call, rank: int) -> Sequence[int]:
 def _reduce(tracer: Tracer, call: Call, exact: bool) -> None:
     """The other axes are carried. A sum over channels ignores removed ones; a mean does not."""
     x = call.input
-    gone = set(_reduced_axes(call, x.rank))
+    gone = set(_axes_argument(call, x.rank))
     if exact:
         for axis in gone:
             tracer.mask(call, x, axis)

@@ -31,8 +31,8 @@ def time_distributed(tracer: Tracer, call: Call) -> None:
 
 def _number(tracer: Tracer, call: Call, inner: str) -> None:
     """The channels of a layer that wraps another are those of the one inside."""
-    own = [leaf for leaf in tracer.leaves.values() if leaf.layer == inner]
-    for leaf in own:
+    leaves = [leaf for leaf in tracer.leaves.values() if leaf.layer == inner]
+    for leaf in leaves:
         for axis, role in leaf.roles.items():
             if role is Role.FILTER:
                 tracer.numbers(call.path, leaf.axes.get(axis))
