@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +34,7 @@ from secateurs.keras.proof.comparison import TOLERANCE, largest_difference, prec
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.surgery.rebuilding import cut_copy
 
-Numbers = NDArray[np.floating[Any]]
+Numbers = NDArray[np.floating]
 Change = Callable[[Numbers, Numbers], Numbers]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +14,8 @@ from secateurs.calibration.least_squares import Sums
 from secateurs.channels.network import Network
 from secateurs.keras.internals import gradient_of
 from secateurs.keras.model.tensors import ModelTensor
-from secateurs.keras.reconstruction.maps import ConvolutionMap, EinsumMap, Map, tables
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.reconstruction.maps import ConvolutionMap, EinsumMap, Map, Numbers, tables
 from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
@@ -70,9 +70,9 @@ def contractions_of(
     return [_contraction(reader, leaves) for reader in readers]
 
 
-def _examples(example_inputs: Any) -> int:
-    first: Any = next(iter(keras.tree.flatten(example_inputs)), None)
-    return len(first) if getattr(first, "shape", ()) else 1
+def _examples(example_inputs: object) -> int:
+    shapes = [getattr(item, "shape", ()) for item in keras.tree.flatten(example_inputs)]
+    return int(shapes[0][0]) if shapes and shapes[0] else 1
 
 
 def _readers(network: Network, pieces: Pieces, leaves: Mapping[int, ModelTensor]) -> list[_Reader]:
@@ -105,7 +105,9 @@ def _axes_read(known: Map) -> list[tuple[Map, int, int]]:
     return []
 
 
-def _sum_up(readers: Sequence[_Reader], piece: Piece, images: int, number: int) -> list[Any]:
+def _sum_up(
+    readers: Sequence[_Reader], piece: Piece, images: int, number: int
+) -> list[BackendTensor]:
     """Add one piece's patches; what the network gives."""
     at: dict[int, list[_Reader]] = {}
     for reader in readers:
@@ -120,7 +122,7 @@ def _sum_up(readers: Sequence[_Reader], piece: Piece, images: int, number: int) 
     return piece.result()
 
 
-def _sum_patches(reader: _Reader, x: NDArray[Any], y: NDArray[Any], rows: int, number: int) -> None:
+def _sum_patches(reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int) -> None:
     known, reading = reader.site.map, reader.reading
     if reading.mixes:
         values = reading.values(_along_axis(known, x, reader.taps))[None]
@@ -134,14 +136,14 @@ def _sum_patches(reader: _Reader, x: NDArray[Any], y: NDArray[Any], rows: int, n
         reader.sums.add(u, t)
 
 
-def _along_axis(known: Map, x: NDArray[Any], taps: int) -> NDArray[Any]:
+def _along_axis(known: Map, x: Numbers, taps: int) -> Numbers:
     """What is read, as (rows, indices of the axis)."""
     if isinstance(known, ConvolutionMap):
         moved = np.moveaxis(x, known.channel, -1)
         return moved.reshape(-1, moved.shape[-1])
     (flat,) = known.patches(x, x.shape, None)
     split = flat.reshape(len(flat), -1, taps).transpose(0, 2, 1)
-    found: NDArray[Any] = split.reshape(-1, split.shape[-1])
+    found: Numbers = split.reshape(-1, split.shape[-1])
     return found
 
 
@@ -156,17 +158,18 @@ def _add_slopes(
         for number in numbers
     ]
 
-    def loss(added: Sequence[Any]) -> Any:
+    def loss(added: Sequence[BackendTensor]) -> BackendTensor:
         known = dict(zip(numbers, added, strict=True))
 
-        def change(step: Step, made: list[Any]) -> list[Any]:
+        def change(step: Step, made: list[BackendTensor]) -> list[BackendTensor]:
             return [made[0] + known[step.number]] if step.number in known else made
 
         given = piece.branch().play(change)
-        return sum(
+        total: BackendTensor = sum(
             keras.ops.sum(keras.ops.cast(one, "float32") * keras.ops.convert_to_tensor(slope))
             for one, slope in zip(given, slopes, strict=True)
         )
+        return total
 
     found = dict(zip(numbers, gradient_of(loss)(gates), strict=True))
     for reader in readers:
@@ -203,7 +206,7 @@ class _Weights:
     def matrix(self) -> Sums:
         return self.site.matrix()
 
-    def tensors(self, matrix: Sums, missing: Sums) -> Mapping[str, NDArray[Any]]:
+    def tensors(self, matrix: Sums, missing: Sums) -> Mapping[str, Numbers]:
         bias = self.site.map.bias
         intercept = missing
         if bias is not None:

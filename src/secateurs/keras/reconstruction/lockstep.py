@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -60,7 +59,7 @@ class _Pair:
 
 def walk(
     network: Network,
-    small: Any,
+    small: keras.Model,
     alive: NDArray[np.bool_],
     fit: CalibrationBatch,
     held: CalibrationBatch,
@@ -109,7 +108,7 @@ class _Walk:
     def __init__(
         self,
         network: Network,
-        small: Any,
+        small: keras.Model,
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
@@ -233,7 +232,7 @@ class _Walk:
         x = piece.find(site.source)
         two = x[: max(1, min(2, x.shape[0]))]
 
-        def find(source: Any) -> Any:
+        def find(source: object) -> object:
             return two if source == site.source else piece.find(source)
 
         with without_gradients():

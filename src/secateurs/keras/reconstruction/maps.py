@@ -11,20 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import EllipsisType
+from typing import Protocol, TypeVar
 
 import keras
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from secateurs.keras.internals import Variable
+from secateurs.keras.internals import Layer, Variable
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 from secateurs.keras.tracing.tracer import Axes
 
 Numbers = NDArray[np.float32]
 Sums = NDArray[np.float64]
+Places = NDArray[np.int64]
 AxesOf = Callable[[Variable], Axes]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 ROWS_AT_LEAST = 20_000
 ROWS_AN_INPUT = 8
@@ -57,7 +61,7 @@ class Map(Protocol):
     def channel(self) -> int | None:
         """The axis of the result along which all outputs lie; None where it is several."""
 
-    def matrix(self, weights: NDArray[Any]) -> Sums:
+    def matrix(self, weights: Numbers) -> Sums:
         """The weights as (groups, inputs, outputs)."""
 
     def weight_from(self, matrix: Sums) -> Sums:
@@ -66,16 +70,16 @@ class Map(Protocol):
     def bias_from(self, intercept: Sums) -> Sums:
         """(groups, outputs) in the bias's shape."""
 
-    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+    def bias_rows(self, bias: Numbers) -> Numbers:
         """The bias as (groups, 1, outputs)."""
 
-    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+    def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
         """(groups, rows, inputs) of what is read; ``like`` is the shape of the result."""
 
     def rows(self, y: Numbers) -> Numbers:
         """(groups, rows, outputs) of a value of the result's shape."""
 
-    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
         """A number for each output, in a shape that broadcasts against the result."""
 
     def output_axes(self, axes_of: AxesOf) -> Axes:
@@ -205,7 +209,7 @@ class EinsumMap:
         """How many inputs each index along a letter makes."""
         return self.inputs // self._size(letter)
 
-    def matrix(self, weights: NDArray[Any]) -> Sums:
+    def matrix(self, weights: Numbers) -> Sums:
         order = self._group_letters + self.input_letters + self._output_letters
         found = _transpose(weights, self.words[1], order)
         return found.reshape(self.groups, self.inputs, self.outputs).astype(np.float64)
@@ -224,13 +228,13 @@ class EinsumMap:
         found: Sums = moved.reshape(tuple(self.bias.shape)) if self.bias is not None else moved
         return found
 
-    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+    def bias_rows(self, bias: Numbers) -> Numbers:
         order = self._group_letters + self._output_letters
         given = "".join(one for one in self.words[2] if one in order)
         laid = bias.reshape([self._size(one) for one in given])
         return _transpose(laid, given, order).reshape(self.groups, 1, self.outputs)
 
-    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+    def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
         del like
         order = self._group_letters + self._batch_letters + self.input_letters
         found = _transpose(x, self.words[0], order).reshape(self.groups, -1, self.inputs)
@@ -240,7 +244,7 @@ class EinsumMap:
         order = self._group_letters + self._batch_letters + self._output_letters
         return _transpose(y, self.words[2], order).reshape(self.groups, -1, self.outputs)
 
-    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
         if vector.ndim == 0:
             return vector
         order = self._group_letters + self._output_letters
@@ -265,17 +269,17 @@ class EinsumMap:
         }
 
 
-def _transpose(array: NDArray[Any], word: str, order: str) -> NDArray[Any]:
+def _transpose(array: NDArray[Scalar], word: str, order: str) -> NDArray[Scalar]:
     return array.transpose([word.index(one) for one in order])
 
 
-def dense_map(layer: Any, rank: int) -> EinsumMap | None:
+def dense_map(layer: Layer, rank: int) -> EinsumMap | None:
     """Of a dense layer."""
     lead = "abcdefgh"[: rank - 1]
     return EinsumMap.of(layer.kernel, layer.bias, (f"{lead}i", "io", f"{lead}o"))
 
 
-def einsum_map(layer: Any, rank: int) -> EinsumMap | None:
+def einsum_map(layer: Layer, rank: int) -> EinsumMap | None:
     """Of an ``EinsumDense``."""
     return EinsumMap.of(layer.kernel, layer.bias, spell_out(layer.equation, rank))
 
@@ -327,15 +331,15 @@ class ConvolutionMap:
             return int(self.kernel.shape[-1])
         return int(self.kernel.shape[-2 if self.is_transposed else -1]) // self.groups
 
-    def matrix(self, weights: NDArray[Any]) -> Sums:
-        weights = weights.astype(np.float64)
-        space = tuple(range(weights.ndim - 2))
+    def matrix(self, weights: Numbers) -> Sums:
+        kernel = weights.astype(np.float64)
+        space = tuple(range(kernel.ndim - 2))
         if self.is_depthwise:
-            return np.moveaxis(weights, -2, 0).reshape(self.groups, self.inputs, self.outputs)
+            return np.moveaxis(kernel, -2, 0).reshape(self.groups, self.inputs, self.outputs)
         if self.is_transposed:
-            flipped = np.flip(weights, space)
+            flipped = np.flip(kernel, space)
             return np.moveaxis(flipped, -1, 0)[None].reshape(1, self.inputs, self.outputs)
-        moved = np.moveaxis(weights, -2, 0)  # inputs, kernel, outputs
+        moved = np.moveaxis(kernel, -2, 0)  # inputs, kernel, outputs
         split = moved.reshape(self.inputs, self.groups, self.outputs)
         return split.transpose(1, 0, 2)
 
@@ -353,10 +357,10 @@ class ConvolutionMap:
     def bias_from(self, intercept: Sums) -> Sums:
         return intercept.reshape(-1)
 
-    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+    def bias_rows(self, bias: Numbers) -> Numbers:
         return bias.reshape(self.groups, 1, self.outputs)
 
-    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+    def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
         windows = self._windows(np.moveaxis(x, self.channel, -1), self._space(like))
         rank = len(self.strides)
         places = windows.shape[1 : 1 + rank]
@@ -376,9 +380,10 @@ class ConvolutionMap:
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel.shape, strict=False)]
         every = sliding_window_view(x, reach, axis=space)
         steps = (1,) * len(places) if self.is_transposed else self.strides
-        apart: list[Any] = [slice(None, None, step) for step in steps]
-        inside: list[Any] = [slice(None, None, step) for step in self.dilation]
-        found: Numbers = every[(slice(None), *apart, ..., *inside)]
+        index: list[slice | EllipsisType] = [slice(None)]
+        index += [slice(None, None, step) for step in steps]
+        index += [..., *(slice(None, None, step) for step in self.dilation)]
+        found: Numbers = every[tuple(index)]
         return found
 
     def _spread(self, x: Numbers) -> Numbers:
@@ -408,7 +413,7 @@ class ConvolutionMap:
         flat = np.moveaxis(y, self.channel, -1).reshape(-1, self.groups, self.outputs)
         return flat.transpose(1, 0, 2)
 
-    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
         return _along(vector, self.channel, rank)
 
     def output_axes(self, axes_of: AxesOf) -> Axes:
@@ -426,7 +431,7 @@ class ConvolutionMap:
         return {} if read is None or self.groups > 1 else {self.channel: read}
 
 
-def _along(vector: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
+def _along(vector: NDArray[Scalar], axis: int, rank: int) -> NDArray[Scalar]:
     if vector.ndim == 0:
         return vector
     shape = [1] * rank
@@ -434,7 +439,7 @@ def _along(vector: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
     return vector.reshape(shape)
 
 
-def kernel_map(layer: Any, rank: int) -> ConvolutionMap | None:
+def kernel_map(layer: Layer, rank: int) -> ConvolutionMap | None:
     """Of a convolution, depthwise or transposed or neither."""
     depthwise = hasattr(layer, "depth_multiplier")
     transposed = hasattr(layer, "output_padding")
@@ -454,7 +459,7 @@ def kernel_map(layer: Any, rank: int) -> ConvolutionMap | None:
     )
 
 
-def depthwise_map(layer: Any, rank: int) -> ConvolutionMap:
+def depthwise_map(layer: Layer, rank: int) -> ConvolutionMap:
     """Of the first step of a separable convolution, which has no bias."""
     kernel = layer.depthwise_kernel
     return ConvolutionMap(
@@ -469,14 +474,14 @@ def depthwise_map(layer: Any, rank: int) -> ConvolutionMap:
     )
 
 
-def pointwise_map(layer: Any, rank: int) -> ConvolutionMap:
+def pointwise_map(layer: Layer, rank: int) -> ConvolutionMap:
     """Of its second step."""
     ones = (1,) * (rank - 2)
     channel = channel_axis(layer, rank)
     return ConvolutionMap(layer.pointwise_kernel, layer.bias, channel, ones, ones, "valid")
 
 
-def _each(value: Any, rank: int) -> tuple[int, ...]:
+def _each(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
@@ -506,7 +511,7 @@ class NormMap:
     def __post_init__(self) -> None:
         self.groups = int(self.kernel.shape[0])
 
-    def matrix(self, weights: NDArray[Any]) -> Sums:
+    def matrix(self, weights: Numbers) -> Sums:
         return weights.reshape(-1, 1, 1).astype(np.float64)
 
     def weight_from(self, matrix: Sums) -> Sums:
@@ -515,10 +520,10 @@ class NormMap:
     def bias_from(self, intercept: Sums) -> Sums:
         return intercept.reshape(-1)
 
-    def bias_rows(self, bias: NDArray[Any]) -> NDArray[Any]:
+    def bias_rows(self, bias: Numbers) -> Numbers:
         return bias.reshape(self.groups, 1, self.outputs)
 
-    def patches(self, x: Numbers, like: Sequence[int], chosen: NDArray[Any] | None) -> Numbers:
+    def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
         del like
         found = self.rows(self.normalise(x))
         return found if chosen is None else found[:, chosen]
@@ -527,7 +532,7 @@ class NormMap:
         flat = np.moveaxis(y, self.channel, -1).reshape(-1, self.groups)
         return flat.T[:, :, None]
 
-    def along_channels(self, vector: NDArray[Any], rank: int) -> NDArray[Any]:
+    def along_channels(self, vector: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
         return _along(vector, self.channel, rank)
 
     def output_axes(self, axes_of: AxesOf) -> Axes:
@@ -538,7 +543,7 @@ class NormMap:
         return self.output_axes(axes_of)
 
 
-def norm_map(layer: Any, rank: int) -> NormMap | None:
+def norm_map(layer: Layer, rank: int) -> NormMap | None:
     """Of a normalisation; None where it has no scale along one axis."""
     kind = type(layer).__name__
     root_only = kind == "RMSNormalization" or bool(getattr(layer, "rms_scaling", False))
@@ -566,7 +571,7 @@ def _by_channels(epsilon: float, axis: int, root_only: bool) -> Callable[[Number
     return normalise
 
 
-def _by_groups(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
+def _by_groups(layer: Layer, axis: int) -> Callable[[Numbers], Numbers]:
     def normalise(x: Numbers) -> Numbers:
         moved = np.moveaxis(x, axis, -1)
         groups = layer.groups if layer.groups != -1 else moved.shape[-1]
@@ -580,7 +585,7 @@ def _by_groups(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
     return normalise
 
 
-def _by_moments(layer: Any, axis: int) -> Callable[[Numbers], Numbers]:
+def _by_moments(layer: Layer, axis: int) -> Callable[[Numbers], Numbers]:
     def normalise(x: Numbers) -> Numbers:
         mean, variance = (
             _along(np.asarray(keras.ops.convert_to_numpy(one.value)), axis, x.ndim)

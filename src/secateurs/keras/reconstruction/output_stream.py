@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from secateurs.channels.proof import keep_report_, report_of
 from secateurs.keras.internals import without_gradients
 from secateurs.keras.model.example_inputs import as_arrays, check_model
 from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.program import as_numbers
 from secateurs.keras.statistics.cut_evaluation import recalibrate_
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
@@ -25,12 +25,15 @@ from secateurs.keras.tracing.interpreter import (
     as_it_is,
     call_layer,
     convert_arrays,
+    first_tensor,
 )
 
 HALF = ("float16", "bfloat16")
 
 
-def outputs(model: Any, batches: Sequence[CalibrationBatch]) -> Iterator[list[NDArray[Any]]]:
+def outputs(
+    model: keras.Model, batches: Sequence[CalibrationBatch]
+) -> Iterator[list[NDArray[np.float32]]]:
     """What a model gives in inference, batch by batch: its floating-point tensors."""
     model = check_model(model)
     for batch in batches:
@@ -38,25 +41,25 @@ def outputs(model: Any, batches: Sequence[CalibrationBatch]) -> Iterator[list[ND
         yield [as_numbers(one) for one in found if keras.backend.is_float_dtype(one.dtype)]
 
 
-def _run(model: Any, batch: CalibrationBatch, step: Step) -> list[Any]:
+def _run(model: keras.Model, batch: CalibrationBatch, step: Step) -> list[BackendTensor]:
     with without_gradients():
         tensors = convert_arrays(model, as_arrays(batch.images, model))
         return OpInterpreter(step).run(model, tensors)
 
 
-def copy_of(model: Any) -> Any:
+def copy_of(model: keras.Model) -> keras.Model:
     """The same, apart, compiled alike; with the evidence of its cut."""
     new = cut_copy(model, Cut())
     keep_report_(new, report_of(model))
     return new
 
 
-def arrays(model: Any) -> dict[str, NDArray[Any]]:
+def arrays(model: keras.Model) -> dict[str, NDArray[np.generic]]:
     """Every tensor of a model by its first name; half precision comes as single."""
     return {leaf.name: leaf.array() for leaf in list_tensors(check_model(model))}
 
 
-def working_copy(model: Any, example_inputs: Any) -> tuple[Any, Any]:
+def working_copy(model: keras.Model, example_inputs: object) -> tuple[keras.Model, object]:
     """(a copy that may be changed, the example inputs for it): no half precision."""
     return cut_copy(check_model(model), Cut(), compiled=False, dtype=_precise), example_inputs
 
@@ -66,7 +69,7 @@ def _precise(policy: str) -> str:
     return "float32" if any(half in policy for half in HALF) else policy
 
 
-def copy_weights_(source: Any, target: Any) -> None:
+def copy_weights_(source: keras.Model, target: keras.Model) -> None:
     """Let a model have another's values, in its own types."""
     theirs = {leaf.name: leaf for leaf in list_tensors(source)}
     for leaf in list_tensors(target):
@@ -77,7 +80,7 @@ def copy_weights_(source: Any, target: Any) -> None:
     finalize_(target)
 
 
-def reestimated(model: Any, batches: Sequence[CalibrationBatch]) -> Any | None:
+def reestimated(model: keras.Model, batches: Sequence[CalibrationBatch]) -> keras.Model | None:
     """A copy with the moments of batch normalisation taken anew; None where there is none."""
     if not any(name.endswith(".moving_mean") for name in arrays(model)):
         return None
@@ -88,7 +91,9 @@ def reestimated(model: Any, batches: Sequence[CalibrationBatch]) -> Any | None:
     return twin
 
 
-def unlike_calibration(model: Any, batches: Sequence[CalibrationBatch]) -> tuple[float, str] | None:
+def unlike_calibration(
+    model: keras.Model, batches: Sequence[CalibrationBatch]
+) -> tuple[float, str] | None:
     """How far these images are from what batch normalisation saw in training.
 
     Returns:
@@ -97,12 +102,14 @@ def unlike_calibration(model: Any, batches: Sequence[CalibrationBatch]) -> tuple
         nothing keeps moving means.
     """
     sums: dict[str, list[tuple[NDArray[np.float64], int]]] = {}
-    norms: dict[str, Any] = {}
+    norms: dict[str, keras.layers.BatchNormalization] = {}
 
-    def watch(site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def watch(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         layer = site.operation
         if isinstance(layer, keras.layers.BatchNormalization):
-            x = np.moveaxis(as_numbers(arguments[0]).astype(np.float64), layer.axis, -1)
+            x = np.moveaxis(
+                as_numbers(first_tensor(arguments, keywords)).astype(np.float64), layer.axis, -1
+            )
             flat = x.reshape(-1, x.shape[-1])
             norms[site.path] = layer
             sums.setdefault(site.path, []).append((flat.sum(axis=0), len(flat)))

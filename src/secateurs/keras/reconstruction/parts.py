@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import keras
 from keras import layers
 
 from secateurs.keras.internals import (
+    Layer,
+    Operation,
     Variable,
     infer,
     intercept_calls,
@@ -25,6 +26,7 @@ from secateurs.keras.internals import (
     operation_classes,
     set_mask,
 )
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.maps import (
     EinsumMap,
     Map,
@@ -39,7 +41,9 @@ from secateurs.keras.tracing.interpreter import call_layer
 from secateurs.keras.tracing.rules.contraction import channel_axis
 from secateurs.keras.tracing.tracer import Axes
 
-Arguments = tuple[list[Any], dict[str, Any]]
+Arguments = tuple[list[object], dict[str, object]]
+ArgumentsFrom = Callable[[Sequence[object]], Arguments]
+"""(what the parts before gave) -> the arguments of a part."""
 
 CONVOLUTIONS = (
     *(layers.Conv1D, layers.Conv2D, layers.Conv3D),
@@ -75,20 +79,20 @@ class Part:
     """
 
     name: str
-    layer: Any
-    run: Callable[[list[Any], dict[str, Any]], Any]
-    arguments: Callable[[Sequence[Any]], Arguments]
+    layer: Operation
+    run: Callable[[list[object], dict[str, object]], object]
+    arguments: ArgumentsFrom
     map: Map | None = None
-    spec: Any = None
+    spec: keras.KerasTensor | None = None
     axes: Callable[[Callable[[Variable], Axes]], Axes] | None = None
 
 
 def parts_of(
-    layer: Any,
-    given: Sequence[Any],
-    options: Mapping[str, Any],
-    specs: Sequence[Any],
-    shapes: Mapping[str, Any],
+    layer: Operation,
+    given: Sequence[object],
+    options: Mapping[str, object],
+    specs: Sequence[keras.KerasTensor],
+    shapes: Mapping[str, keras.KerasTensor],
 ) -> list[Part]:
     """The parts of a call, in the order in which they are run.
 
@@ -100,7 +104,7 @@ def parts_of(
         shapes: likewise of the keywords.
     """
 
-    def take_given(before: Sequence[Any]) -> Arguments:
+    def take_given(before: Sequence[object]) -> Arguments:
         del before
         return list(given), dict(options)
 
@@ -114,10 +118,10 @@ def parts_of(
 
 
 def _plain(
-    layer: Any,
-    arguments: Callable[[Sequence[Any]], Arguments],
-    given: Sequence[Any],
-    specs: Sequence[Any],
+    layer: Operation,
+    arguments: ArgumentsFrom,
+    given: Sequence[object],
+    specs: Sequence[keras.KerasTensor],
 ) -> list[Part]:
     known = map_of(layer, given, specs)
     whole = partial(_call, layer)
@@ -133,19 +137,21 @@ def _plain(
     ]
 
 
-def _activating(layer: Any) -> Part:
+def _activating(layer: Layer) -> Part:
     return Part(_name_of(layer.activation), layer.activation, partial(_activate, layer), _take_last)
 
 
-def _name_of(function: Any) -> str:
+def _name_of(function: object) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _take_last(before: Sequence[Any]) -> Arguments:
+def _take_last(before: Sequence[object]) -> Arguments:
     return [before[-1]], {}
 
 
-def map_of(layer: Any, given: Sequence[Any], specs: Sequence[Any]) -> Map | None:
+def map_of(
+    layer: Operation, given: Sequence[object], specs: Sequence[keras.KerasTensor]
+) -> Map | None:
     """The contraction or normalisation that a layer is; None where it is none.
 
     Args:
@@ -169,24 +175,26 @@ def map_of(layer: Any, given: Sequence[Any], specs: Sequence[Any]) -> Map | None
     return None
 
 
-def _call(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+def _call(layer: Operation, arguments: list[object], keywords: dict[str, object]) -> object:
     return call_layer(layer, arguments, keywords)
 
 
-def _before_activation(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+def _before_activation(
+    layer: Layer, arguments: list[object], keywords: dict[str, object]
+) -> object:
     with replace_attributes(layer, activation=None):
         return call_layer(layer, arguments, keywords)
 
 
-def _activate(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+def _activate(layer: Layer, arguments: list[object], keywords: dict[str, object]) -> BackendTensor:
     del keywords
-    made = layer.activation(arguments[0])
+    made: BackendTensor = layer.activation(arguments[0])
     set_mask(made, mask_of(arguments[0]))
     return made
 
 
 @contextmanager
-def replace_attributes(layer: Any, **attributes: Any) -> Iterator[None]:
+def replace_attributes(layer: Layer, **attributes: object) -> Iterator[None]:
     """For a while, a layer's attributes have other values."""
     present = vars(layer)
     before = {name: present[name] for name in attributes if name in present}
@@ -202,9 +210,7 @@ def replace_attributes(layer: Any, **attributes: Any) -> Iterator[None]:
 # -- separable convolutions
 
 
-def _separable(
-    layer: Any, arguments: Callable[[Sequence[Any]], Arguments], given: Any
-) -> list[Part]:
+def _separable(layer: Layer, arguments: ArgumentsFrom, given: keras.KerasTensor) -> list[Part]:
     first = depthwise_map(layer, len(given.shape))
     shape = list(layer.compute_output_shape(given.shape))
     channel = channel_axis(layer, len(shape))
@@ -220,9 +226,9 @@ def _separable(
     return [depthwise, pointwise, *([_activating(layer)] if acts else [])]
 
 
-def _depthwise(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+def _depthwise(layer: Layer, arguments: list[object], keywords: dict[str, object]) -> BackendTensor:
     del keywords
-    return keras.ops.depthwise_conv(
+    made: BackendTensor = keras.ops.depthwise_conv(
         keras.ops.cast(arguments[0], layer.compute_dtype),
         keras.ops.cast(layer.depthwise_kernel, layer.compute_dtype),
         strides=layer.strides,
@@ -230,28 +236,32 @@ def _depthwise(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> An
         data_format=layer.data_format,
         dilation_rate=layer.dilation_rate,
     )
+    return made
 
 
-def _pointwise(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+def _pointwise(layer: Layer, arguments: list[object], keywords: dict[str, object]) -> BackendTensor:
     del keywords
     kernel = keras.ops.cast(layer.pointwise_kernel, layer.compute_dtype)
-    result = keras.ops.conv(arguments[0], kernel, padding="valid", data_format=layer.data_format)
+    result: BackendTensor = keras.ops.conv(
+        arguments[0], kernel, padding="valid", data_format=layer.data_format
+    )
     if layer.bias is None:
         return result
     shape = [1] * len(result.shape)
     shape[channel_axis(layer, len(shape))] = -1
-    return result + keras.ops.reshape(keras.ops.cast(layer.bias, layer.compute_dtype), shape)
+    bias: BackendTensor = keras.ops.reshape(keras.ops.cast(layer.bias, layer.compute_dtype), shape)
+    return result + bias
 
 
 # -- attention
 
 
 def _attention(
-    layer: Any,
-    given: Sequence[Any],
-    options: Mapping[str, Any],
-    specs: Sequence[Any],
-    shapes: Mapping[str, Any],
+    layer: Operation,
+    given: Sequence[object],
+    options: Mapping[str, object],
+    specs: Sequence[keras.KerasTensor],
+    shapes: Mapping[str, keras.KerasTensor],
 ) -> list[Part] | None:
     """Its projections, what is between them, and the one behind."""
     signature = inspect.signature(layer.call)
@@ -287,7 +297,7 @@ def _attention(
     ]
 
 
-def _projection(dense: Any, x: Any, spec: Any) -> Part:
+def _projection(dense: Layer, x: object, spec: keras.KerasTensor) -> Part:
     known = einsum_map(dense, len(spec.shape))
     made = infer(dense, spec)
     axes = None if known is None else known.output_axes
@@ -296,10 +306,10 @@ def _projection(dense: Any, x: Any, spec: Any) -> Part:
     )
 
 
-def _attend(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+def _attend(layer: Layer, arguments: list[object], keywords: dict[str, object]) -> object:
     """The layer between its projections, which are given, and without the one behind."""
     query, key, value, *rest = arguments
-    around: dict[Any, Callable[..., Any]] = {
+    around: dict[Layer, Callable[..., object]] = {
         layer._query_dense: partial(_instead, query),
         layer._key_dense: partial(_instead, key),
         layer._value_dense: partial(_instead, value),
@@ -309,11 +319,13 @@ def _attend(layer: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         return call_layer(layer, rest, keywords)
 
 
-def _instead(known: Any, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def _instead(
+    known: object, call: Callable[..., object], *arguments: object, **options: object
+) -> object:
     del call, arguments, options
     return known
 
 
-def _as_given(call: Callable[..., Any], x: Any, **options: Any) -> Any:
+def _as_given(call: Callable[..., object], x: object, **options: object) -> object:
     del call, options
     return x

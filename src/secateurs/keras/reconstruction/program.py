@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import overload
 
 import keras
 import numpy as np
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
-from secateurs.keras.internals import Variable, graph_of, infer, without_gradients
+from secateurs.keras.internals import Operation, Variable, graph_of, infer, without_gradients
 from secateurs.keras.model.example_inputs import as_arrays
 from secateurs.keras.model.tensors import size_of
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.parts import Part, parts_of
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site, convert_arrays
 from secateurs.keras.tracing.tracer import OpRecord
@@ -65,14 +66,14 @@ class Step:
     number: int
     operation: int
     part: Part
-    arguments: Sequence[Any]
-    keywords: Mapping[str, Any]
-    specs: list[Any]
+    arguments: Sequence[object]
+    keywords: Mapping[str, object]
+    specs: list[keras.KerasTensor]
     is_last: bool
     is_whole: bool = True
 
     @property
-    def operands(self) -> list[Any]:
+    def operands(self) -> list[object]:
         """Its arguments, flat."""
         return list(keras.tree.flatten([list(self.arguments), dict(self.keywords)]))
 
@@ -81,7 +82,7 @@ class Step:
         """Those of them that depend on the run."""
         return [operand for operand in self.operands if isinstance(operand, Ref)]
 
-    def run(self, find: Callable[[Any], Any]) -> list[Any]:
+    def run(self, find: Callable[[object], object]) -> list[BackendTensor]:
         """What it gives, flat."""
         arguments, keywords = keras.tree.map_structure(
             find, (list(self.arguments), dict(self.keywords))
@@ -102,7 +103,7 @@ class Program:
     outputs: Sequence[Ref]
 
     @classmethod
-    def of(cls, model: Any, shapes: Sequence[tuple[int, ...]]) -> Program:
+    def of(cls, model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> Program:
         """Of a model, for inputs of these shapes."""
         recorder = _Recorder()
         inputs = [
@@ -157,13 +158,13 @@ class _Recorder:
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
-    def step(self, site: Site, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    def step(self, site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         specs = keras.tree.map_structure(_spec_of, (list(arguments), dict(keywords)))
         made = _outputs_of(site.operation, *specs)
         given, options = keras.tree.map_structure(_ref_of, (list(arguments), dict(keywords)))
         flat = list(keras.tree.flatten(made))
         parts = parts_of(site.operation, given, options, *specs)
-        before: list[Any] = []
+        before: list[Ref] = []
         for place, part in enumerate(parts):
             number, is_last = len(self.steps), place == len(parts) - 1
             outputs = flat if is_last else [part.spec if part.spec is not None else flat[0]]
@@ -174,21 +175,24 @@ class _Recorder:
             before.append(Ref(number))
         last = self.steps[-1].number
         results = [_Recorded(spec, Ref(last, item)) for item, spec in enumerate(flat)]
-        return keras.tree.pack_sequence_as(made, results)
+        packed: object = keras.tree.pack_sequence_as(made, results)
+        return packed
 
 
-def _spec_of(item: Any) -> Any:
+def _spec_of(item: object) -> object:
     if isinstance(item, Variable):
         return keras.KerasTensor(item.shape, dtype=item.dtype)
     return item.spec if isinstance(item, _Recorded) else item
 
 
-def _ref_of(item: Any) -> Any:
+def _ref_of(item: object) -> object:
     return item.ref if isinstance(item, _Recorded) else item
 
 
-def _outputs_of(operation: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    made = operation.compute_output_spec(*arguments, **keywords)
+def _outputs_of(
+    operation: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> object:
+    made: object = operation.compute_output_spec(*arguments, **keywords)
     if any(None in spec.shape for spec in keras.tree.flatten(made)):
         made = infer(operation, *arguments, **keywords)
     return made
@@ -220,20 +224,19 @@ def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
     order += [step for step in steps if step.number not in seen]
     place = {step.number: number for number, step in enumerate(order)}
 
-    def renumber(item: Any) -> Any:
-        return (
-            Ref(place[item.step], item.item) if isinstance(item, Ref) and item.step >= 0 else item
-        )
+    def renumber(ref: Ref) -> Ref:
+        return Ref(place[ref.step], ref.item) if ref.step >= 0 else ref
 
     for number, step in enumerate(order):
         step.number = number
         step.arguments, step.keywords = keras.tree.map_structure(
-            renumber, (list(step.arguments), dict(step.keywords))
+            lambda item: renumber(item) if isinstance(item, Ref) else item,
+            (list(step.arguments), dict(step.keywords)),
         )
     return Program(order, [renumber(ref) for ref in outputs])
 
 
-Change = Callable[[Step, list[Any]], list[Any]]
+Change = Callable[[Step, list[BackendTensor]], list[BackendTensor]]
 
 
 @dataclass(eq=False)
@@ -249,7 +252,7 @@ class Piece:
 
     program: Program
     images: int
-    values: dict[Ref, Any] = field(default_factory=dict)
+    values: dict[Ref, BackendTensor] = field(default_factory=dict)
     done: int = 0
     _last: Mapping[int, list[Ref]] = field(default_factory=dict)
 
@@ -261,18 +264,22 @@ class Piece:
         """What is to be done."""
         return self.program.steps
 
-    def find(self, source: Any) -> Any:
+    @overload
+    def find(self, source: Ref) -> BackendTensor: ...
+    @overload
+    def find(self, source: object) -> object: ...
+    def find(self, source: object) -> object:
         """The value of a source; anything else is itself."""
         return self.values[source] if isinstance(source, Ref) else source
 
-    def do(self, step: Step) -> list[Any]:
+    def do(self, step: Step) -> list[BackendTensor]:
         """Take one step."""
         with without_gradients():
             made = step.run(self.find)
         self.keep(step, made)
         return made
 
-    def keep(self, step: Step, made: Sequence[Any]) -> None:
+    def keep(self, step: Step, made: Sequence[BackendTensor]) -> None:
         """Let a step have given this."""
         self.values.update((Ref(step.number, item), one) for item, one in enumerate(made))
         self.done += 1
@@ -291,7 +298,7 @@ class Piece:
             if ref.step >= 0
         )
 
-    def result(self) -> list[Any]:
+    def result(self) -> list[BackendTensor]:
         """The floating-point tensors that the model gives."""
         found = [self.values[ref] for ref in self.program.outputs]
         return [one for one in found if keras.backend.is_float_dtype(one.dtype)]
@@ -300,7 +307,7 @@ class Piece:
         """The same, to go on from here in another way."""
         return Piece(self.program, self.images, dict(self.values), self.done, self._last)
 
-    def play(self, change: Change | None = None) -> list[Any]:
+    def play(self, change: Change | None = None) -> list[BackendTensor]:
         """The rest of the pass; what the model gives.
 
         Args:
@@ -322,7 +329,9 @@ class Pieces:
         first: some images.
     """
 
-    def __init__(self, model: Any, operations: Sequence[OpRecord], first: CalibrationBatch) -> None:
+    def __init__(
+        self, model: keras.Model, operations: Sequence[OpRecord], first: CalibrationBatch
+    ) -> None:
         self.model = model
         self._operations = operations
         self._programs: dict[int, Program] = {}
@@ -368,7 +377,7 @@ class Pieces:
         return Piece(self.program(len(batch)), len(batch), values)
 
 
-def as_numbers(tensor: Any) -> NDArray[Any]:
+def as_numbers(tensor: BackendTensor | Variable) -> NDArray[np.float32]:
     """A tensor or weight as an array; half precision comes as single."""
     tensor = tensor.value if isinstance(tensor, Variable) else tensor
     if keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16"):

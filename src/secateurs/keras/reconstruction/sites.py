@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from secateurs.keras.internals import Variable, operation_classes
+from secateurs.keras.internals import Layer, Variable, operation_classes
 from secateurs.keras.model.tensors import named_variables
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.maps import Map, rows_per_image
 from secateurs.keras.reconstruction.program import Piece, Program, Ref, Step, as_numbers
 
@@ -100,11 +100,9 @@ class Site:
         """The present weights, (groups, inputs, outputs)."""
         return self.map.matrix(as_numbers(self.map.kernel))
 
-    def new_values(self, matrix: Sums, intercept: Sums) -> list[tuple[Variable, NDArray[Any]]]:
+    def new_values(self, matrix: Sums, intercept: Sums) -> list[tuple[Variable, Sums]]:
         """(variable, its values) with these weights and this intercept."""
-        found: list[tuple[Variable, NDArray[Any]]] = [
-            (self.map.kernel, self.map.weight_from(matrix))
-        ]
+        found: list[tuple[Variable, Sums]] = [(self.map.kernel, self.map.weight_from(matrix))]
         if self.map.bias is not None:
             found.append((self.map.bias, self.map.bias_from(intercept)))
         elif self.mean is not None:
@@ -128,20 +126,22 @@ class Site:
         """A value as it is at the sum, in the shape of the result (``like``)."""
         if not self.moves:
             return value
-        index = keras.ops.convert_to_tensor(
+        index: BackendTensor = keras.ops.convert_to_tensor(
             np.arange(like.size, dtype=np.int32).reshape(like.shape)
         )
         ref = Ref(self.step.number)
         for step in self.moves:
             present, before = index, ref
 
-            def find(source: Any, present: Any = present, before: Ref = before) -> Any:
+            def find(
+                source: object, present: BackendTensor = present, before: Ref = before
+            ) -> object:
                 return present if source == before else piece.find(source)
 
             (index,) = piece.steps[step.number].run(find)
             ref = Ref(step.number)
         found = np.empty(like.size, value.dtype)
-        found[as_numbers(index).reshape(-1)] = value.reshape(-1)
+        found[np.asarray(keras.ops.convert_to_numpy(index)).reshape(-1)] = value.reshape(-1)
         return found.reshape(like.shape)
 
 
@@ -227,10 +227,8 @@ class Sites:
     @staticmethod
     def _through_sum(site: Site, step: Step, ref: Ref) -> bool:
         operands = step.operands
-        others = [one for one in operands if one != ref]
+        others = [one for one in operands if isinstance(one, Ref) and one != ref]
         if site.joint is not None or len(others) != len(operands) - 1 or not others:
-            return False
-        if not all(isinstance(one, Ref) for one in others):
             return False
         site.joint = Joint(step, operands.index(ref), others)
         return True
@@ -240,7 +238,7 @@ def _uses(steps: Sequence[Step]) -> Mapping[int, int]:
     """Variable (by ``id``) -> how many calls read it."""
     calls: dict[int, set[int]] = {}
     for step in steps:
-        variables: list[Any] = [one for one in step.operands if isinstance(one, Variable)]
+        variables: list[Variable] = [one for one in step.operands if isinstance(one, Variable)]
         layer = step.part.layer
         if hasattr(layer, "variables"):
             variables += [variable for _, variable, _ in named_variables(layer, "")]
@@ -261,7 +259,7 @@ def is_relu(step: Step) -> bool:
     return layer is keras.activations.relu or isinstance(layer, RELUS)
 
 
-def scale_of(layer: Any) -> Sums:
+def scale_of(layer: Layer) -> Sums:
     """What batch normalisation multiplies with."""
     variance = as_numbers(layer.moving_variance).astype(np.float64)
     scale: Sums = 1 / np.sqrt(variance + layer.epsilon)

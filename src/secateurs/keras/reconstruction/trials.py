@@ -7,7 +7,6 @@ and each goes on from there by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
-from secateurs.keras.internals import Variable, without_gradients
+from secateurs.keras.internals import Operation, Variable, without_gradients
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, stand_ins_of
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import Site
@@ -55,7 +55,7 @@ def judged_trials(
 def _judge_piece(
     piece: Piece, players: Sequence[_Player], judges: Sequence[Judge], tick: Callable[[], None]
 ) -> None:
-    answers: dict[int, list[NDArray[Any]]] = {}
+    answers: dict[int, list[NDArray[np.float32]]] = {}
     while piece.done < len(piece.steps):
         for place, player in enumerate(players):
             if player.first == piece.done:
@@ -77,7 +77,7 @@ class _Player:
         self._trial = trial
         self._kept = Kept(network.solution.kept(network.alive(trial.removed)))
         self._network = network
-        self._layers: dict[int, Any] | None = None
+        self._layers: dict[int, Operation] | None = None
         self._silenced = [
             (leaf, axis)
             for (_, axis), leaf in self._source.read.items()
@@ -99,7 +99,7 @@ class _Player:
             variables += [variable for _, variable, _ in named_variables(layer, "")]
         return any(id(variable) in changed for variable in variables)
 
-    def play(self, piece: Piece) -> list[Any]:
+    def play(self, piece: Piece) -> list[BackendTensor]:
         """The rest of a pass; returns what the model would."""
         if self._layers is None:
             self._layers = self._stand_ins()
@@ -117,7 +117,7 @@ class _Player:
                 piece.forget(step)
         return piece.result()
 
-    def _run_step(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[Any]:
+    def _run_step(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[BackendTensor]:
         operation = self._source.operations[step.operation]
         if not (operation.masks or operation.mixes) or not step.is_whole:
             return step.run(piece.find)
@@ -127,7 +127,7 @@ class _Player:
         site = Site(step.operation, operation.layer, step.part.layer)
         return list(keras.tree.flatten(twin.do(operation, site, arguments, keywords)))
 
-    def _stand_ins(self) -> dict[int, Any]:
+    def _stand_ins(self) -> dict[int, Operation]:
         """Layers of the channels that stay alone, for calls that mix them."""
         gone = {
             group.name: np.flatnonzero(np.isin(group.channels, self._trial.removed))
@@ -136,7 +136,7 @@ class _Player:
         cut = self._network.cut({name: rows for name, rows in gone.items() if len(rows)})
         return stand_ins_of(self._source, cut, self._kept)
 
-    def _values(self) -> dict[str, NDArray[Any]]:
+    def _values(self) -> dict[str, NDArray[np.generic]]:
         """Tensor name -> its values in this trial: refitted, and zero where what goes is read."""
         values = {name: np.asarray(one) for name, one in self._trial.changes().items()}
         for leaf, axis in self._silenced:
