@@ -50,6 +50,12 @@ class Zeros:
         self.count += count
         self.zeros += zeros
 
+    @property
+    def share(self) -> float:
+        """Of all values, how many are zero."""
+        values = self.count * len(self.units)
+        return float(self.zeros.sum()) / values if values else 0.0
+
 
 @dataclass(eq=False, slots=True)
 class ActivationStatistics:
@@ -65,7 +71,7 @@ class ActivationStatistics:
         count: values seen at each index.
         zeros: how many of them were exactly zero.
         activations: the zeros of the activations that these values are pooled, padded or resized
-            from; None where they are read as they are.
+            from, for each of the branches that join; none where they are read as they are.
         absolute: the sum of their absolute values.
         total: their sum.
         squares: the sum of their squares.
@@ -75,7 +81,7 @@ class ActivationStatistics:
     units: Ids
     reader_norm: Sums
     count: int = 0
-    activations: Zeros | None = None
+    activations: tuple[Zeros, ...] = ()
     zeros: Sums = field(init=False)
     absolute: Sums = field(init=False)
     total: Sums = field(init=False)
@@ -93,13 +99,13 @@ class ActivationStatistics:
         self.squares += squares
 
     @property
-    def own_zeros(self) -> Zeros:
-        """Zeros of the layer's own activations, before any pool."""
-        if self.activations is not None:
+    def own_zeros(self) -> tuple[Zeros, ...]:
+        """Zeros of the layers' own activations, before any pool."""
+        if self.activations:
             return self.activations
         zeros = Zeros(self.units)
         zeros.add(self.count, self.zeros)
-        return zeros
+        return (zeros,)
 
     @property
     def variance(self) -> Sums:

@@ -11,6 +11,7 @@ from secateurs.calibration.statistics import (
     ActivationStatistics,
     CalibrationStatistics,
     ChannelIndex,
+    Zeros,
     channel_index,
 )
 from secateurs.channels.network import Group, Network
@@ -26,14 +27,16 @@ HARDLY_EVER = 0.005
 def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
     """Why counting zeros may mean little here; '' where it does not."""
     readings = gathered.readings or ()
-    zeros = [(reading, reading.own_zeros) for reading in readings]
-    sparse = [r for r, z in zeros if z.zeros.sum() >= HARDLY_EVER * z.count * len(z.units)]
+    zeros = [part for reading in readings for part in reading.own_zeros]
+    sparse = [
+        part for part in zeros if part.zeros.sum() >= HARDLY_EVER * part.count * len(part.units)
+    ]
 
-    def is_read(group: Group, some: Sequence[ActivationStatistics]) -> bool:
-        return any(len(channel_index(network, group, reading.units)) for reading in some)
+    def is_among(group: Group, some: Sequence[Zeros]) -> bool:
+        return any(len(channel_index(network, group, part.units)) for part in some)
 
-    read = [group for group in network.groups if is_read(group, readings)]
-    smooth = [group.name for group in read if not is_read(group, sparse)]
+    read = [group for group in network.groups if is_among(group, zeros)]
+    smooth = [group.name for group in read if not is_among(group, sparse)]
     if not smooth:
         return ""
     more = f" and {len(smooth) - 4} more" if len(smooth) > 4 else ""
@@ -51,8 +54,9 @@ def apoz(facts: GroupData) -> Array:
     """How often a channel is not zero: 1 - APoZ, the average percentage of zeros.
 
     Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero;
-    h_j are the activations themselves, before they are pooled, padded or resized. Where several
-    layers read channel j at different places, the mean over those places.
+    h_j are the activations themselves, before they are pooled, padded, resized, joined with others
+    or batch-normalised. A sum is an activation of its own, unless all that is added was pooled.
+    Where several layers read channel j at different places, the mean over those places.
     Cost: one forward pass over the calibration images; no labels.
     When it hurts: activations other than ReLU are hardly ever exactly zero (a warning says so); a
     channel that is rarely on may be the one that tells a rare class.
@@ -60,11 +64,11 @@ def apoz(facts: GroupData) -> Array:
     """
     shares = []
     for reading, _ in facts.readings:
-        zeros = reading.own_zeros
-        part = channel_index(facts.network, facts.group, zeros.units)
-        values = part.total(np.full(len(zeros.units), zeros.count))
-        shares.append(part.total(zeros.count - zeros.zeros) / np.where(values > 0, values, 1))
-    return np.mean(shares, axis=0) if shares else np.zeros(len(facts))
+        for zeros in reading.own_zeros:
+            part = channel_index(facts.network, facts.group, zeros.units)
+            values = part.total(np.full(len(zeros.units), zeros.count))
+            shares.append((part.total(zeros.count - zeros.zeros), values))
+    return _mean_of_shares(facts, shares)
 
 
 @criterion(Need.ACTIVATIONS)
@@ -127,8 +131,17 @@ def _mean(facts: GroupData, sums: Sums) -> Array:
 
     Channels that nothing reads score as if they were zero throughout.
     """
-    means = []
+    shares = []
     for reading, part in facts.readings:
         values = part.total(np.full(len(reading.units), reading.count))
-        means.append(sums(reading, part) / np.where(values > 0, values, 1))
-    return np.mean(means, axis=0) if means else np.zeros(len(facts))
+        shares.append((sums(reading, part), values))
+    return _mean_of_shares(facts, shares)
+
+
+def _mean_of_shares(facts: GroupData, shares: Sequence[tuple[Array, Array]]) -> Array:
+    """The mean of (sums / values), for each channel over the places where it has values."""
+    means, places = np.zeros((2, len(facts)))
+    for sums, values in shares:
+        means += sums / np.where(values > 0, values, 1)
+        places += values > 0
+    return means / np.where(places > 0, places, 1)

@@ -6,7 +6,9 @@ import pytest
 from keras import layers as L
 
 import secateurs as sec
+from secateurs.report.matrices import by_layer
 
+pytestmark = pytest.mark.filterwarnings("ignore:apoz counts")  # of readers that are always on
 X = np.random.default_rng(0).standard_normal((10, 8, 8, 1)).astype("float32")
 
 
@@ -44,3 +46,83 @@ def test_zeros_are_those_of_the_activations(behind):
     scores = sec.score(sec.trace(model), "apoz", data=X)
     np.testing.assert_allclose(1 - scores["a"], expected, atol=1e-6)
     assert 0.05 < expected.mean() < 0.95
+
+
+def _branches(join):
+    keras.utils.set_random_seed(1)
+    start = keras.Input((8, 8, 1))
+    own = [L.Conv2D(4, 3, activation="relu", name=name)(start) for name in "ab"]
+    x = join(*own)
+    x = L.Dense(4, "relu", name="reader")(x)
+    x = L.GlobalAveragePooling2D()(x) if len(x.shape) == 4 else x
+    model = keras.Model(start, L.Dense(2, name="head")(x))
+    given = keras.Model(start, own).predict(X, verbose=0)
+    return model, [(values == 0).mean((0, 1, 2)) for values in given]
+
+
+JOINS = {
+    "two averages": lambda a, b: L.Concatenate()(
+        [L.GlobalAveragePooling2D()(a), L.GlobalAveragePooling2D()(b)]
+    ),
+    "one as it is": lambda a, b: L.Concatenate()([L.AveragePooling2D(3, 1, padding="same")(a), b]),
+    "pooled again": lambda a, b: _pool()(L.Concatenate()([_pool()(a), _pool()(b)])),
+    "joined, then pooled": lambda a, b: L.GlobalMaxPooling2D()(L.Concatenate()([a, b])),
+    "of ops": lambda a, b: keras.ops.concatenate(
+        [keras.ops.mean(a, (1, 2)), keras.ops.max(b, (1, 2))], axis=-1
+    ),
+    "flat": lambda a, b: L.Concatenate()([L.Flatten()(_pool()(a)), L.Flatten()(_pool()(b))]),
+    "average and largest of one": lambda a, b: L.Concatenate()(
+        [L.GlobalAveragePooling2D()(a), L.GlobalMaxPooling2D()(a), L.GlobalMaxPooling2D()(b)]
+    ),
+    "behind batch normalisation": lambda a, b: L.Concatenate()(
+        [_pool()(L.BatchNormalization()(a)), _pool()(b)]
+    ),
+    "a gate on a pooled one": lambda a, b: L.Concatenate()(
+        [L.Multiply()([_pool()(a), L.Dense(4, "sigmoid")(_pool()(a))]), _pool()(b)]
+    ),
+}
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_each_branch_of_a_join_counts_its_own(join):
+    model, expected = _branches(JOINS[join])
+    scores = sec.score(sec.trace(model), "apoz", data=X)
+    for name, zeros in zip("ab", expected, strict=True):
+        if "gate" in join and name == "a":  # read by the gate, and by what reads the gated
+            assert 0.05 < zeros.mean() < 0.95
+        np.testing.assert_allclose(1 - scores[name], zeros, atol=1e-6)
+
+
+def test_a_sum_of_pooled_values_is_the_mean_of_both_layers():
+    model, (a, b) = _branches(lambda a, b: L.Add()([_pool()(a), _pool()(b)]))
+    (scores,) = [s for n, s in sec.score(sec.trace(model), "apoz", data=X).items() if len(s) == 4][
+        :1
+    ]
+    np.testing.assert_allclose(1 - scores, (a + b) / 2, atol=1e-6)
+
+
+def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
+    keras.utils.set_random_seed(1)
+    start = keras.Input((8, 8, 1))
+    own = L.Conv2D(8, 3, activation="relu", name="a")(start)
+    one, other = keras.ops.split(own, [3], axis=-1)
+    x = [L.Conv2D(3, 1, activation="relu")(_pool()(one)), L.Conv2D(3, 1)(_pool()(other))]
+    x += [L.Conv2D(3, 1)(_pool()(other))]
+    model = keras.Model(start, L.Dense(2)(L.GlobalAveragePooling2D()(L.Concatenate()(x))))
+    given = keras.Model(start, own).predict(X, verbose=0)
+    network = sec.trace(model)
+    busy = by_layer(network, sec.score(network, "apoz", data=X))["a"]
+    np.testing.assert_allclose(1 - busy, (given == 0).mean((0, 1, 2)), atol=1e-6)
+    means = by_layer(network, sec.score(network, "mean_activation", data=X))["a"]
+    pooled = given.reshape(10, 3, 2, 3, 2, 8).max((2, 4)).mean((0, 1, 2))
+    np.testing.assert_allclose(means, pooled, rtol=1e-5)
+
+
+def test_an_activation_behind_a_pool_is_the_activation():
+    keras.utils.set_random_seed(1)
+    start = keras.Input((8, 8, 1))
+    own = L.ReLU()(_pool()(L.Conv2D(6, 3, name="a")(start)))
+    model = keras.Model(start, L.Dense(2)(L.GlobalAveragePooling2D()(own)))
+    given = keras.Model(start, own).predict(X, verbose=0)
+    scores = sec.score(sec.trace(model), "apoz", data=X)
+    np.testing.assert_allclose(1 - scores["a"], (given == 0).mean((0, 1, 2)), atol=1e-6)

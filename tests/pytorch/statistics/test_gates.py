@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
+from secateurs.report.matrices import by_layer
 
+pytestmark = pytest.mark.filterwarnings("ignore:apoz counts")  # of readers that are always on
 X = torch.from_numpy(np.random.default_rng(0).standard_normal((10, 1, 8, 8)).astype(np.float32))
 BEHIND = {
     "nothing": lambda x: x,
@@ -55,3 +57,92 @@ def test_zeros_are_those_of_the_activations(behind):
     scores = sec.score(sec.trace(net, X[:1]), "apoz", data=X)
     np.testing.assert_allclose(1 - scores["a"], expected, atol=1e-6)
     assert 0.05 < expected.mean() < 0.95
+
+
+class Branches(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3)
+        self.gate = nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.join = join
+        shape = join(self, *self.own(X)).shape
+        self.reader = nn.Conv2d(shape[1], 4, 1) if len(shape) == 4 else nn.Linear(shape[1], 4)
+        self.head = nn.Linear(4, 2)
+
+    def own(self, x):
+        return torch.relu(self.a(x)), torch.relu(self.b(x))
+
+    def forward(self, x):
+        x = torch.relu(self.reader(self.join(self, *self.own(x))))
+        return self.head(x.mean((2, 3)) if x.dim() == 4 else x)
+
+
+JOINS = {
+    "two averages": lambda net, a, b: torch.cat([a.mean((2, 3)), b.mean((2, 3))], 1),
+    "one as it is": lambda net, a, b: torch.cat([F.avg_pool2d(a, 3, 1, 1), b], 1),
+    "pooled again": lambda net, a, b: F.avg_pool2d(
+        torch.cat([F.max_pool2d(a, 2), F.max_pool2d(b, 2)], 1), 2, 1
+    ),
+    "joined, then pooled": lambda net, a, b: torch.cat([a, b], 1).amax((2, 3)),
+    "flat": lambda net, a, b: torch.cat(
+        [F.max_pool2d(a, 2).flatten(1), F.max_pool2d(b, 2).flatten(1)], 1
+    ),
+    "average and largest of one": lambda net, a, b: torch.cat(
+        [a.mean((2, 3)), a.amax((2, 3)), b.amax((2, 3))], 1
+    ),
+    "behind batch normalisation": lambda net, a, b: torch.cat(
+        [F.max_pool2d(net.norm(a), 2), F.max_pool2d(b, 2)], 1
+    ),
+    "a gate on a pooled one": lambda net, a, b: torch.cat(
+        [F.max_pool2d(a, 2) * net.gate(F.max_pool2d(a, 2)).sigmoid(), F.max_pool2d(b, 2)], 1
+    ),
+    "channels moved": lambda net, a, b: torch.cat(
+        [F.max_pool2d(a, 2).flip(2).roll(1, 3), F.max_pool2d(b, 2).mT], 1
+    ),
+}
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_each_branch_of_a_join_counts_its_own(join):
+    torch.manual_seed(1)
+    net = Branches(JOINS[join]).eval()
+    scores = sec.score(sec.trace(net, X[:1]), "apoz", data=X)
+    for name, own in zip("ab", net.own(X), strict=True):
+        expected = (own == 0).double().mean((0, 2, 3)).numpy()
+        np.testing.assert_allclose(1 - scores[name], expected, atol=1e-6)
+
+
+def test_a_sum_of_pooled_values_is_the_mean_of_both_layers():
+    torch.manual_seed(1)
+    net = Branches(lambda net, a, b: 0.5 * (F.max_pool2d(a, 2) + F.avg_pool2d(b, 2))).eval()
+    scores = sec.score(sec.trace(net, X[:1]), "apoz", data=X)
+    a, b = ((own == 0).double().mean((0, 2, 3)).numpy() for own in net.own(X))
+    np.testing.assert_allclose(1 - scores["a"], (a + b) / 2, atol=1e-6)
+
+
+class Halves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3)
+        self.one, self.two, self.three = nn.Conv2d(3, 3, 1), nn.Conv2d(5, 3, 1), nn.Conv2d(5, 3, 1)
+        self.head = nn.Linear(9, 2)
+        self.sizes = [3, 5]
+
+    def forward(self, x):
+        one, other = F.max_pool2d(torch.relu(self.a(x)), 2).split(self.sizes, 1)
+        read = [self.one(one), self.two(other), self.three(other)]
+        return self.head(torch.relu(torch.cat(read, 1)).mean((2, 3)))
+
+
+def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
+    torch.manual_seed(1)
+    net = Halves().eval()
+    own = torch.relu(net.a(X))
+    network = sec.trace(net, X[:1])
+    expected = (own == 0).double().mean((0, 2, 3)).numpy()
+    busy = by_layer(network, sec.score(network, "apoz", data=X))["a"]
+    np.testing.assert_allclose(1 - busy, expected, atol=1e-6)
+    means = by_layer(network, sec.score(network, "mean_activation", data=X))["a"]
+    pooled = F.max_pool2d(own, 2).double().mean((0, 2, 3)).detach().numpy()
+    np.testing.assert_allclose(means, pooled, rtol=1e-5)

@@ -1,113 +1,137 @@
-"""A layer's own activations, where what is read of them was pooled, padded or resized before.
-
-How often a neuron is zero is a matter of its activations. A maximum over a window is zero only
-where the whole window is, and an average hardly ever.
-"""
+"""What values are pooled from, found while a model's calls are run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
-import numpy as np
+from keras import layers
 
-from secateurs.channels.equations import Ids
+from secateurs.calibration.before_pooling import (
+    Activation,
+    Effect,
+    Origins,
+    activations_read,
+)
+from secateurs.channels.equations import Ids, Solution
+from secateurs.keras.internals import Operation
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.tracing.interpreter import Site, Step, first_tensor
-from secateurs.keras.tracing.rules import movement, pointwise, pooling, reduction, rule_for
-from secateurs.keras.tracing.tracer import Axes, OpRecord
-
-POOLING = (
-    pooling.windows,
-    pooling.steps,
-    pooling.everything,
-    reduction.statistic,
-    reduction.total,
-    movement.pad,
+from secateurs.keras.tracing.interpreter import Site, Step
+from secateurs.keras.tracing.rules import (
+    movement,
+    normalisation,
+    pointwise,
+    pooling,
+    reduction,
+    rule_for,
 )
-"""Rules of calls that make one value of several, or add some, by position."""
+from secateurs.keras.tracing.tracer import OpRecord
 
-MOVING = (
-    pointwise.carry_unchanged,
-    movement.flatten,
-    movement.reshape,
-    movement.permute,
-    movement.rearrange,
-    movement.reshape_operation,
-)
-"""Rules of calls whose values are those of what they are given."""
+EFFECTS = {
+    Effect.POOLS: (
+        pooling.windows,
+        pooling.steps,
+        pooling.everything,
+        reduction.statistic,
+        reduction.total,
+        movement.pad,
+        normalisation.batch_normalization,
+    ),
+    Effect.MOVES: (
+        pointwise.carry_unchanged,
+        movement.flatten,
+        movement.reshape,
+        movement.permute,
+        movement.repeat_vector,
+        movement.rearrange,
+        movement.roll,
+        movement.reshape_operation,
+        movement.slice_operation,
+        movement.split,
+        movement.get_item,
+    ),
+    Effect.JOINS: (movement.concatenate, movement.concatenate_operation, movement.stack),
+    Effect.SCALES: (pointwise.rescaling,),
+}
+"""By the rule of a call."""
+
+OF_RULES: dict[Callable[..., object], Effect] = {
+    rule: effect for effect, rules in EFFECTS.items() for rule in rules
+}
+
+ACTIVATIONS = (layers.ReLU, layers.LeakyReLU, layers.ELU)
+"""Their channels are unchanged, their values are not."""
+
+BY_NAME = {
+    **dict.fromkeys(("Add", "Subtract", "Average"), Effect.ADDS),
+    **dict.fromkeys(("Maximum", "Minimum"), Effect.CHOOSES),
+    **dict.fromkeys(("Multiply", "Divide", "TrueDivide"), Effect.SCALES),
+}
+"""Of layers and of operations, which have the same names."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Activation:
-    """What values are pooled from: the first tensor that some call is given.
-
-    Attributes:
-        step: the number of the call.
-        axis: where the tensor has its channels.
-        units: which they are.
-    """
-
-    step: int
-    axis: int
-    units: Ids
+def effect_of(operation: Operation) -> Effect:
+    """What a call does to the values that it is given."""
+    if isinstance(operation, ACTIVATIONS):
+        return Effect.ACTS
+    rule = rule_for(type(operation))
+    by_name = BY_NAME.get(type(operation).__name__, Effect.ACTS)
+    return by_name if rule is None else OF_RULES.get(rule, by_name)
 
 
 class Pooling:
     """A step that remembers, for each tensor, what it was pooled from."""
 
-    def __init__(self, operations: Sequence[OpRecord]) -> None:
+    def __init__(self, operations: Sequence[OpRecord], solution: Solution) -> None:
         self._operations = operations
-        self._before: dict[int, tuple[int, Axes] | None] = {}
-        self._alive: list[BackendTensor] = []  # so that no two tensors have one id
+        self._solution = solution
+        self._origins = Origins()
+        self._live: dict[int, BackendTensor] = {}  # kept, so that no two tensors have one id
 
     def __call__(
         self, step: Step, site: Site, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         result = step(site, arguments, keywords)
-        rule = rule_for(type(site.operation))
-        if rule in POOLING or rule in MOVING:
-            operation = self._operations[site.index]
-            given = keras.tree.flatten([list(arguments), keywords])[operation.slots[0]]
-            known = self._before.get(id(given))
-            if known is None and rule in POOLING:
-                known = (site.index, operation.inputs[0][1])
-            for tensor in keras.tree.flatten(result):
-                self._alive.append(tensor)
-                if tensor is not given:
-                    self._before[id(tensor)] = known
+        given = keras.tree.flatten([list(arguments), keywords])
+        slots = self._operations[site.index].slots
+        keys = [id(given[slot]) if id(given[slot]) in self._live else None for slot in slots]
+        results = keras.tree.flatten(result)
+        self._live.update({id(tensor): tensor for tensor in results})
+        effect = effect_of(site.operation)
+        self._origins.follow(site.index, effect, keys, [id(tensor) for tensor in results])
         return result
 
-    def activation_of(self, tensor: BackendTensor, units: Ids) -> Activation | None:
-        """What it was pooled from, if it was, where these units lie."""
-        known = self._before.get(id(tensor))
-        if known is None:
-            return None
-        step, axes = known
-        for axis, along in axes.items():
-            if np.isin(along, units).all():
-                return Activation(step, axis, along)
-        return None
+    def activations_of(self, tensor: BackendTensor, units: Ids) -> tuple[Activation, ...]:
+        """What it was pooled from where these units lie; none where it is read as it is."""
+        origins = [
+            (origin, self._operations[origin.step].inputs[origin.operand][1])
+            for origin in self._origins.of(id(tensor))
+        ]
+        return activations_read(self._solution, units, origins) if origins else ()
 
 
 class ZerosBefore:
     """A step that counts the zeros of activations; ``found``: for each, (values, zeros)."""
 
-    def __init__(self, step: Step, wanted: Iterable[Activation]) -> None:
+    def __init__(
+        self, step: Step, operations: Sequence[OpRecord], wanted: Iterable[Activation]
+    ) -> None:
         self._step = step
+        self._operations = operations
         self._wanted: dict[int, list[Activation]] = {}
         for activation in wanted:
-            self._wanted.setdefault(activation.step, []).append(activation)
-        self.found: dict[Activation | None, tuple[int, BackendTensor]] = {}
+            self._wanted.setdefault(activation.origin.step, []).append(activation)
+        self.found: dict[Activation, tuple[int, BackendTensor]] = {}
 
     def __call__(
         self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         for activation in self._wanted.get(site.index, ()):
-            tensor = first_tensor(arguments, keywords)
+            slot = self._operations[site.index].slots[activation.origin.operand]
+            tensor = keras.tree.flatten([list(arguments), keywords])[slot]
             seen = keras.ops.moveaxis(tensor, activation.axis, -1)
-            seen = keras.ops.reshape(seen, (tensor.shape[0], -1, len(activation.units)))
+            seen = keras.ops.reshape(seen, (tensor.shape[0], -1, tensor.shape[activation.axis]))
+            seen = keras.ops.take(seen, activation.index.astype("int32"), axis=2)
             zeros = keras.ops.sum(keras.ops.cast(seen == 0, "float32"), axis=1)
             self.found[activation] = (seen.shape[0] * seen.shape[1], zeros)
         return self._step(site, arguments, keywords)

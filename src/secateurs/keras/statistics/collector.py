@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.before_pooling import Activation
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import Slopes, Zeros, channel_index
@@ -35,7 +36,7 @@ from secateurs.keras.statistics.activation_sites import (
     places_of,
     run,
 )
-from secateurs.keras.statistics.before_pooling import Activation, Pooling, ZerosBefore
+from secateurs.keras.statistics.before_pooling import Pooling, ZerosBefore
 from secateurs.keras.statistics.loss import Loss, PerExampleLoss
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import Site, Step, as_it_is
@@ -59,7 +60,7 @@ _Sums = tuple[int, BackendTensor, BackendTensor, BackendTensor, BackendTensor]
 """(values an image and index, and image by image how many are zero, their sum of magnitudes, their
 sum and that of their squares)."""
 
-_Summed = tuple[_Sums, tuple[int, BackendTensor] | None, list[BackendTensor]]
+_Summed = tuple[_Sums, list[tuple[int, BackendTensor]], list[BackendTensor]]
 """For a reading: its sums, (values, zeros) of the activations it was pooled from, and its values
 by group."""
 
@@ -75,13 +76,13 @@ class Read:
         place: where.
         number: of the reading; consumers of the same values share it.
         by_image: whether the images lie along the first axis of what is read.
-        before: what the values are pooled from, where they are.
+        before: what the values are pooled from; none where they are read as they are.
     """
 
     place: Place
     number: int
     by_image: bool
-    before: Activation | None = None
+    before: tuple[Activation, ...] = ()
 
 
 @dataclass(eq=False)
@@ -109,9 +110,7 @@ class Pass(StatisticsCollector):
         _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
         for number, place in ((read.number, read.place) for read in self.reads.values()):
             self.note_reader(number, place.layer, place.units, place.reader_norm)
-        self._pooled = {
-            read.number: read.before for read in self.reads.values() if read.before is not None
-        }
+        self._pooled = {read.number: read.before for read in self.reads.values()}
         self._rows = self._where_groups_lie() if self.needs & Need.GRAMS else {}
         self._statistics = compile_function(self._sum_up)
         self._gate_slopes = gradient_of(self._sum_gated_losses)
@@ -210,11 +209,11 @@ class Pass(StatisticsCollector):
             key = (id(tensor), axis, place.units.tobytes())
             number = numbers.setdefault(key, len(numbers))
             by_image = axis > 0 and tensor.shape[0] == 3
-            before = pooling.activation_of(tensor, place.units)
+            before = pooling.activations_of(tensor, place.units)
             found.setdefault(id(place), Read(place, number, by_image, before))
             return tensor
 
-        pooling = Pooling(self.source.operations)
+        pooling = Pooling(self.source.operations, self.network.solution)
         step = partial(pooling, Listening(self.source.operations, self._places, look))
         compile_function(lambda arrays, values: self.outputs(arrays, step, values))(
             self.arrays(batch), self._values
@@ -235,11 +234,11 @@ class Pass(StatisticsCollector):
         found = self._statistics(self.arrays(batch), self._values)
         for number, (sums, before, tables) in enumerate(found):
             reading = self.readings[number]
-            if before is not None and self.needs & Need.ACTIVATIONS:
-                activations = reading.activations = reading.activations or Zeros(
-                    self._pooled[number].units
-                )
-                activations.add(int(before[0]), _numpy(before[1]).sum(0))
+            if self.needs & Need.ACTIVATIONS:
+                none_yet = tuple(Zeros(part.units) for part in self._pooled[number])
+                reading.activations = reading.activations or none_yet
+                for part, (values, zeros) in zip(reading.activations, before, strict=True):
+                    part.add(int(values), _numpy(zeros).sum(0))
             count, *totals = (_numpy(total) for total in sums)
             if self.needs & Need.ACTIVATIONS:
                 reading.add(int(count), *(total.sum(0) for total in totals))
@@ -259,11 +258,13 @@ class Pass(StatisticsCollector):
                 found[number] = self._sums(number, place, tensor)
             return tensor
 
-        step = ZerosBefore(self.listening(look), self._pooled.values())
+        pooled = self._pooled if self.needs & Need.ACTIVATIONS else {}
+        wanted = chain.from_iterable(pooled.values())
+        step = ZerosBefore(self.listening(look), self.source.operations, wanted)
         self.outputs(arrays, step, values)
         return [
-            (found[number][0], step.found.get(self._pooled.get(number)), found[number][1])
-            for number in range(len(self.readings))
+            (sums, [step.found[part] for part in pooled.get(number, ())], tables)
+            for number, (sums, tables) in sorted(found.items())
         ]
 
     def _sums(

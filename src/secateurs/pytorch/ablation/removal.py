@@ -135,7 +135,7 @@ class Removals:
         self.source = source_of(network)
         tapes = runs_of_two_and_three(self.source, first)
         self.routes = Routes(network, *tapes)
-        self.places = Places(self.source, *tapes)
+        self.places = Places(network, *tapes)
         self._gates = Gates(network.solution)
 
     # -- the dense run

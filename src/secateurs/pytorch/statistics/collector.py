@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.before_pooling import Activation
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import Zeros
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.replay.tape import record, replay
 from secateurs.pytorch.statistics.gates import (
-    Activation,
     Place,
     Places,
     as_numbers,
@@ -51,7 +52,7 @@ class Pass(StatisticsCollector):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.source = source_of(self.network)
-        self.places = Places.found(self.source, self.first)
+        self.places = Places.found(self.network, self.first)
         self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
 
     # -- values
@@ -63,14 +64,14 @@ class Pass(StatisticsCollector):
         seen: set[int] = set()
         pooled: dict[int, list[Activation]] = {}
         zeros: dict[Activation, tuple[int, NDArray[np.float64]]] = {}
-        for before in self.places.activations.values():
-            pooled.setdefault(before.step, []).append(before)
+        for before in chain.from_iterable(self.places.activations.values()):
+            pooled.setdefault(before.origin.step, []).append(before)
 
         def watch(number: int, call: Call) -> None:
             tensors = call.tensors()
             for before in pooled.get(number, ()):
-                values = tensors[0].movedim(before.axis, -1).flatten(0, -2)
-                zeros[before] = (len(values), as_numbers((values == 0).sum(0)))
+                values = tensors[before.origin.operand].movedim(before.axis, -1).flatten(0, -2)
+                zeros[before] = (len(values), as_numbers((values == 0).sum(0))[before.index])
             for place in self.places.at.get(number, ()):
                 if fresh:
                     layer = self.source.operations[number].layer
@@ -81,10 +82,11 @@ class Pass(StatisticsCollector):
                     self._sum_operand(place, tensors[place.mask.operand])
 
         record(self.source.to_run(), self.source.operations, arguments, keywords, watch, keep=False)
-        for number, before in self.places.activations.items():
+        for number, parts in self.places.activations.items():
             reading = self.readings[number]
-            reading.activations = reading.activations or Zeros(before.units)
-            reading.activations.add(*zeros[before])
+            reading.activations = reading.activations or tuple(Zeros(part.units) for part in parts)
+            for own_zeros, part in zip(reading.activations, parts, strict=True):
+                own_zeros.add(*zeros[part])
 
     def _sum_operand(self, place: Place, operand: torch.Tensor) -> None:
         values = operand.movedim(place.mask.axis, -1).flatten(0, -2)

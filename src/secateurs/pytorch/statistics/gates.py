@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.before_pooling import Activation
 from secateurs.calibration.statistics import Slopes
-from secateurs.channels.equations import Ids
+from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.replay.tape import (
     Operand,
-    Ref,
     Rows,
     Step,
     Tape,
@@ -29,10 +29,10 @@ from secateurs.pytorch.replay.tape import (
     rows_between,
     with_operands,
 )
+from secateurs.pytorch.statistics.before_pooling import Pooled
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
-from secateurs.pytorch.trace_model import TracedModel
+from secateurs.pytorch.trace_model import TracedModel, source_of
 from secateurs.pytorch.tracing.op_call import Call
-from secateurs.pytorch.tracing.op_record import OpRecord
 
 
 def record_batch(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, torch.Tensor | None]:
@@ -69,60 +69,6 @@ class Place:
         return self.rows is not None and self.rows.axis != self.mask.axis
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Activation:
-    """What values are pooled, padded or resized from: the first operand of some operation.
-
-    Attributes:
-        step: the number of the first of these operations.
-        axis: where the operand has its channels.
-        units: which they are.
-    """
-
-    step: int
-    axis: int
-    units: Ids
-
-
-POOLING = ("pool", "upsample", "_pad", "aten.pad")
-"""Parts of the names of operations that make one value of several, or add some, by position."""
-
-REDUCING = frozenset({"aten.mean", "aten.amax", "aten.max", "aten.sum"})
-"""Operations that do so over whole axes; of two operands, the largest is an activation."""
-
-MOVING = (
-    "view reshape flatten unflatten squeeze unsqueeze permute transpose t clone contiguous dropout "
-    "feature_dropout alias detach expand _unsafe_view movedim"
-)
-"""Operations whose values are those of their operand."""
-
-
-def activation_of(tape: Tape, operations: Sequence[OpRecord], read: object) -> Activation | None:
-    """What the values read at a source are pooled from; None where they are read as they are."""
-    steps = {step.number: step for step in tape.steps}
-    moving = {f"aten.{name}" for name in MOVING.split()}
-    found: tuple[int, Ref] | None = None
-    source = read
-    while isinstance(source, Ref):
-        step, name = steps[source.step], operations[source.step].name
-        pools = any(part in name for part in POOLING)
-        pools = pools or (name in REDUCING and len(step.operands) == 1)
-        if not (pools or name in moving) or not step.operands:
-            break
-        source = step.operands[0]
-        if pools and isinstance(source, Ref):
-            found = (step.number, source)
-    if found is None or not isinstance(read, Ref):
-        return None
-    number, before = found
-    units = [operations[ref.step].outputs[ref.item][1] for ref in (read, before)]
-    wanted = np.concatenate([*units[0].values(), np.zeros(0, np.int64)])
-    for axis, own in units[1].items():
-        if np.isin(own, wanted).all():
-            return Activation(number, axis, own)
-    return None
-
-
 class Places:
     """Every operand that depends on the images and that a consumer reads channels of.
 
@@ -137,14 +83,15 @@ class Places:
         activations: reading -> what its values are pooled from, where they are.
     """
 
-    def __init__(self, source: TracedModel, one: Tape, other: Tape) -> None:
-        self._source = source
+    def __init__(self, network: Network, one: Tape, other: Tape) -> None:
+        self._source = source = source_of(network)
+        pooled = Pooled(one, source.operations, network.solution)
         rows = rows_between(one, other)
         live = one.depending_on_inputs()
         numbers: dict[tuple[Operand, int, bytes], int] = {}
         self.all: list[Place] = []
         self.at: dict[int, list[Place]] = {}
-        self.activations: dict[int, Activation] = {}
+        self.activations: dict[int, tuple[Activation, ...]] = {}
         for step in one.steps:
             for mask in source.operations[step.number].masks:
                 operand = step.operands[mask.operand]
@@ -154,14 +101,14 @@ class Places:
                     place = Place(step.number, mask, number, rows.get(operand))
                     self.all.append(place)
                     self.at.setdefault(step.number, []).append(place)
-                    before = activation_of(one, source.operations, operand)
-                    if before is not None:
-                        self.activations.setdefault(number, before)
+                    if number not in self.activations:
+                        before = pooled.activations_of(operand, mask.units)
+                        self.activations[number] = before
 
     @classmethod
-    def found(cls, source: TracedModel, batch: CalibrationBatch) -> Places:
+    def found(cls, network: Network, batch: CalibrationBatch) -> Places:
         """The places of a model, found on some images."""
-        return cls(source, *runs_of_two_and_three(source, batch))
+        return cls(network, *runs_of_two_and_three(source_of(network), batch))
 
     @property
     def by_image(self) -> bool:
