@@ -27,7 +27,7 @@ from secateurs.pytorch.model.outputs import (
 )
 from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
 from secateurs.pytorch.sizes.bindings import Tie
-from secateurs.pytorch.sizes.dry_run import line_of
+from secateurs.pytorch.sizes.dry_run import UNKNOWN_LINE, line_of
 from secateurs.pytorch.sizes.hardcoded import HardcodedSizes
 from secateurs.pytorch.sizes.layer_sizes import CONVOLUTION, constrain_attention, layer_sizes_of
 from secateurs.pytorch.sizes.reads import Reads
@@ -199,7 +199,7 @@ def _trace_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -
 def _what_stopped(error: BaseException | None) -> str:
     """The line of the user's code that raised, and what it said."""
     message = (str(error).splitlines() or [""])[0][:120]
-    line = "" if error is None else f" at {line_of(error)}"
+    line = "" if error is None else _line(error)
     return f"{type(error).__name__} is raised{line} ({message})"
 
 
@@ -327,7 +327,8 @@ def _watch(
     except Exception as error:
         message = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
-            f"{type(model).__name__}: its forward raised {type(error).__name__}: {message}. "
+            f"{type(model).__name__}: its forward raised {type(error).__name__}{_line(error)}: "
+            f"{message}. "
             f"Received example_inputs of {format_inputs(_as_given(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
@@ -338,6 +339,11 @@ def _watch(
         operations,
     )
     return forward, [(name, tracer.stand_in(tensor)) for name, tensor in named_outputs(outputs)]
+
+
+def _line(error: BaseException) -> str:
+    line = line_of(error)
+    return "" if line == UNKNOWN_LINE else f" at {line}"
 
 
 def _as_given(arguments: Sequence[object], keywords: Mapping[str, object]) -> object:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import types
 from collections import namedtuple
 
@@ -50,7 +51,33 @@ def by_key(kept):
     return kept["heads"], kept["size"]
 
 
+def sizes_given(*, heads, size):
+    return heads, size
+
+
+class Holder(nn.Module):
+    """A layer that only keeps sizes; the one that holds it reads them."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.size, self.unrelated = HEADS, SIZE, HEADS
+
+
 PLACES = {
+    "a share of a width": (
+        types.SimpleNamespace(heads=2, width=16),
+        lambda kept: (kept.heads, kept.width // kept.heads),
+    ),
+    "a width of heads": (
+        types.SimpleNamespace(size=8, width=16),
+        lambda kept: (kept.width // kept.size, kept.size),
+    ),
+    "keywords of a function": (
+        functools.partial(sizes_given, heads=2, size=8),
+        lambda kept: kept(),
+    ),
+    "a layer that is held": (Holder(), by_name),
+    "a dictionary in another": ({"of": {"heads": 2, "size": 8}}, lambda kept: by_key(kept["of"])),
     "a dictionary": ({"heads": 2, "size": 8, "depth": 8}, by_key),
     "a pair": ((2, 8), tuple),
     "a list": ([2, 8], tuple),

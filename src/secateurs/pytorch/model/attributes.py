@@ -8,6 +8,7 @@ A size is found by its value, in the modules whose code was running, and written
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeGuard
@@ -88,6 +89,9 @@ def _inside(name: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
     """Of an object of somebody's class, those in slots too."""
+    if isinstance(value, functools.partial):
+        yield "keywords", value.keywords
+        return
     yield from getattr(value, "__dict__", {}).items()
     for kind in type(value).__mro__:
         slots = vars(kind).get("__slots__", ())
@@ -99,7 +103,7 @@ def _attributes(value: object) -> Iterator[tuple[str, object]]:
 def _is_holder(value: object) -> bool:
     """Whether it is an object of somebody's class with attributes: a configuration, say."""
     kind = type(value)
-    return (
+    return isinstance(value, functools.partial) or (
         (hasattr(value, "__dict__") or hasattr(kind, "__slots__"))
         and not isinstance(value, (nn.Module, torch.Tensor, type, dict, list, tuple, Enum))
         and not callable(value)

@@ -30,8 +30,14 @@ Key = tuple[int, ...]
 Tie = tuple[Ids, Ids]
 """Channels of the same number that go together, place by place."""
 
-Probe = Callable[[Collection[Attribute]], Collection[Key] | None]
-"""The places that feel another number in these attributes; None where that cannot be told."""
+Probe = Callable[[Collection[Attribute], bool], Collection[Key] | None]
+"""The places that feel another number in these attributes; None where that cannot be told.
+
+The number is one more, or twice as much for one that others are said to divide.
+"""
+
+WHOLE = -1
+"""At the end of a place's key: not the length itself is sought, but what it is a share of."""
 
 
 class Bindings:
@@ -56,7 +62,7 @@ class Bindings:
         self._passes = passes
         self._equations = equations
         self._probe = probe
-        self._felt: dict[tuple[type, str, object], Collection[Key] | None] = {}
+        self._felt: dict[tuple[type, str, object, bool], Collection[Key] | None] = {}
         self._links: dict[Attribute, Size] = {}
         self._linked_for: dict[Key, Attribute] = {}
         self._first_of: dict[tuple[int, str, object], Attribute] = {}
@@ -119,7 +125,7 @@ class Bindings:
             order = sorted(self._attributes(wrong), key=lambda one: self._distance(one, wrong))
             self._candidates[wrong.key] = iter(order)
         for attribute in self._candidates[wrong.key]:
-            if self._link(attribute, wrong.key, wrong.units):
+            if self._link(attribute, wrong.key, wrong.units, wrong.layers):
                 self._link_alike(attribute, wrong)
                 return True
         return False
@@ -136,12 +142,12 @@ class Bindings:
         """Let an attribute follow channels, come what may."""
         self._links[attribute] = Size(*attribute, Product(1, (units,)))
 
-    def _link(self, attribute: Attribute, key: Key, units: Ids) -> bool:
+    def _link(self, attribute: Attribute, key: Key, units: Ids, layers: Collection[str]) -> bool:
         """Let an attribute follow these channels; False if it follows something else."""
         attribute = self._first_of.setdefault(identity(self._model, attribute), attribute)
         known = self._links.get(attribute)
         if known is None:
-            if attribute.is_far and not self._is_felt(attribute, key):
+            if self._is_far(attribute, layers) and not self._is_felt(attribute, key):
                 return False
             self.link(attribute, units)
             self._linked_for[key] = attribute
@@ -161,24 +167,34 @@ class Bindings:
         All modules of a class are probed at once: what is asked of one will be of the next.
         """
         owner, name, item = attribute
-        kind = type(self._modules[owner])
-        if (kind, name, item) not in self._felt:
+        kind, is_whole = type(self._modules[owner]), key[-1] == WHOLE
+        if (kind, name, item, is_whole) not in self._felt:
             alike = [
                 Attribute(path, name, item)
                 for path, module in self._modules.items()
                 if type(module) is kind
             ]
-            self._felt[kind, name, item] = self._probe(alike)
-        felt = self._felt[kind, name, item]
+            self._felt[kind, name, item, is_whole] = self._probe(alike, is_whole)
+        felt = self._felt[kind, name, item, is_whole]
         return felt is None or key in felt or key[:4] in felt
 
     # -- candidates
 
     def _attributes(self, wrong: WrongSize) -> Iterator[Attribute]:
-        for layer in wrong.layers:
+        """Of the running modules, then of those that these hold: their code may ask for them."""
+        held = [
+            f"{layer}.{name}".lstrip(".")
+            for layer in wrong.layers
+            for name, _ in self._modules[layer].named_children()
+        ]
+        for layer in dict.fromkeys((*wrong.layers, *held)):
             for attribute, value in numbers_in(layer, self._modules[layer]):
                 if value == wrong.dense:
                     yield attribute
+
+    def _is_far(self, attribute: Attribute, layers: Collection[str]) -> bool:
+        """Whether it is kept elsewhere than in a running module itself."""
+        return attribute.is_far or attribute.owner not in layers
 
     def _distance(self, attribute: Attribute, wrong: WrongSize) -> int:
         """How far-fetched it is that a wrong length is this attribute.
@@ -187,7 +203,7 @@ class Bindings:
         of the layer follows (keys after queries, where there are as many heads as positions); then
         what nothing follows yet, and what another object holds last.
         """
-        if attribute.is_far:
+        if self._is_far(attribute, wrong.layers):
             return 4
         known = self._links.get(attribute)
         if known is None:
@@ -236,7 +252,7 @@ class Bindings:
                 continue
             alike = Attribute(path, name, item)
             if read(self._model, alike) == wrong.dense:
-                self._link(alike, key, axes[axis])
+                self._link(alike, key, axes[axis], (path,))
 
     def _places_in(self, number: int) -> dict[tuple[str, str], list[int]]:
         """(layer, operation) -> where that operation is done there in a pass."""

@@ -345,12 +345,17 @@ def _frames_of(error: BaseException) -> Iterator[FrameType]:
     yield from reversed(frames)
 
 
+UNKNOWN_LINE = "an unknown line"
+
+
 def line_of(error: BaseException) -> str:
-    """Where, in the user's code, a forward pass raised."""
+    """Where, in the user's code, a forward pass raised; what called the model is no part of it."""
     trail = error.__traceback__
-    place = "an unknown line"
+    place = UNKNOWN_LINE
     while trail is not None:
-        if is_users(trail.tb_frame):
+        if trail.tb_frame.f_code is OpInterpreter.run.__code__:
+            place = UNKNOWN_LINE
+        elif is_users(trail.tb_frame):
             place = line_in(trail.tb_frame, trail.tb_lineno)
         trail = trail.tb_next
     return place

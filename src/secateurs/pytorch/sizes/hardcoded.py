@@ -127,13 +127,13 @@ class HardcodedSizes:
             found.raised = found.raised or new.raised
         return found
 
-    def _probe(self, attributes: Collection[Attribute]) -> Collection[Key] | None:
+    def _probe(self, attributes: Collection[Attribute], doubled: bool) -> Collection[Key] | None:
         """The places whose length is another where the dense model has other numbers there."""
         changed = cut_copy(self._model, self._network.cut({}), without_data=True)
         for attribute in attributes:
             present = read(changed, attribute)
             if isinstance(present, int):
-                write_(changed, attribute, present + 1)
+                write_(changed, attribute, 2 * present if doubled else present + 1)
         found = self._run(changed, self._all_stay())
         return None if found.raised is not None else {wrong.key for wrong in found.sizes}
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.model.attributes import Attribute, is_whole_number
-from secateurs.pytorch.sizes.bindings import Bindings, Key
+from secateurs.pytorch.sizes.bindings import WHOLE, Bindings, Key
 from secateurs.pytorch.sizes.dry_run import Findings, Raised, WrongNumber, WrongSize
 from secateurs.pytorch.sizes.factors import Factors
 from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
@@ -62,6 +62,8 @@ class Repairs:
         """Do something about what was found; False where nothing is left to do."""
         stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
         if self._follow(findings, stuck) or self._follow_factors(findings, stays):
+            return True
+        if self._follow_wholes(findings, stays):
             return True
         raised = findings.raised
         return (
@@ -109,6 +111,35 @@ class Repairs:
                 key = (*wrong.key, number)
                 return replace(wrong, key=key, units=side, dense=size, got=size)
         return None
+
+    def _follow_wholes(self, findings: Findings, stays: Stays) -> bool:
+        return _any_of(lambda wrong: self._follow_whole(wrong, stays), findings.sizes)
+
+    def _follow_whole(self, wrong: WrongSize, stays: Stays) -> bool:
+        """A share of a width (``self.width // self.heads``), of which only the other side follows.
+
+        The width is what both sides of the grid make together: it is to follow their number.
+        """
+        number, at, place, axis = wrong.key[:4]
+        if wrong.units is None or len(wrong.key) > 4 or place < 0:
+            return False
+        axes = self._passes[number].operations[at].outputs[place][1]
+        for beside in (axis - 1, axis + 1):
+            other = axes.get(beside)
+            if other is None:
+                continue
+            whole = len(other) * len(wrong.units)
+            kept = int(stays[other].sum())
+            if not kept or wrong.got is None or wrong.got != whole // kept:
+                continue
+            sides = (other, wrong.units) if beside < axis else (wrong.units, other)
+            units = self._tracer.equations.compose(sides)
+            key = (*wrong.key, WHOLE)
+            sought = replace(wrong, key=key, units=units, dense=whole, got=whole)
+            self._bindings.let_go(key)
+            if self._bindings.follow(sought):
+                return True
+        return False
 
     # -- lengths that are the number of other channels
 

@@ -12,7 +12,7 @@ could be left out of such a one. Elsewhere its units are frozen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -33,10 +33,12 @@ class FreshTensors:
     Args:
         equations: where units for what is written into are made.
         concrete: whether the trace runs on real tensors, which are then written into for real.
+        where: the user's line that is running, for reasons.
     """
 
-    def __init__(self, equations: Equations, concrete: bool) -> None:
+    def __init__(self, equations: Equations, concrete: bool, where: Callable[[], str]) -> None:
         self._equations = equations
+        self._where = where
         self._concrete = concrete
         self._whole: dict[int, tuple[torch.Tensor, bool]] = {}
         self._written: dict[int, torch.Tensor] = {}
@@ -79,7 +81,7 @@ class FreshTensors:
                 axes[axis] = self._equations.units(length)
                 if not is_empty and not is_uniform(base, axis):
                     reason = "constants that differ along it are written over"
-                    self._equations.freeze(axes[axis], reason)
+                    self._equations.freeze(axes[axis], f"{reason} at {self._where()}")
         follow(whole, Labels(axes, why=WRITTEN, is_made=True, is_empty=is_empty))
         self._written[key] = whole
         known = dict(labels_of(tensor).axes) if tensor is not whole else {}
@@ -113,7 +115,7 @@ class FreshTensors:
             if along is not None:
                 runs.setdefault(along, []).append((axis, stride // base.stride(along)))
         axes: Axes = {}
-        reason = "seen through a view that cannot be followed"
+        reason = f"seen through a view that cannot be followed at {self._where()}"
         for along, own in units.items():
             found = runs.get(along, [])
             if not found:
@@ -122,7 +124,11 @@ class FreshTensors:
                 continue
             axis, step = found[0]
             taken = own[starts[along] :: step][: view.shape[axis]]
-            if len(found) > 1 or len(taken) != view.shape[axis]:
+            if _divides(view, found, len(own)):
+                lengths = tuple(view.shape[axis] for axis, _ in found)
+                sides = self._equations.factor(own, lengths)
+                axes |= zip((axis for axis, _ in found), sides, strict=True)
+            elif len(found) > 1 or len(taken) != view.shape[axis]:
                 self._equations.freeze(own, reason)
             else:
                 axes[axis] = taken
@@ -186,6 +192,13 @@ def _axis_of(base: torch.Tensor, stride: int) -> int | None:
         if length > 1 and stride >= own:
             return axis if stride % own == 0 else None
     return None
+
+
+def _divides(view: torch.Tensor, runs: Sequence[tuple[int, int]], length: int) -> bool:
+    """Whether axes of a view are the rows, columns, ... that a whole axis falls into, in order."""
+    steps = [step for _, step in runs]
+    ends = [step * view.shape[axis] for axis, step in runs]
+    return len(runs) > 1 and [length, *steps] == [*ends, 1]
 
 
 def _covers_one(base: torch.Tensor, view: torch.Tensor, along: int) -> bool:

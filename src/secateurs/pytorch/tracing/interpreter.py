@@ -6,6 +6,7 @@ operations alike, so that what one finds can be used by the next: this is the pa
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 import threading
@@ -50,11 +51,18 @@ def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     return rows.transpose(1, 2).reshape(batch, channels, *space)
 
 
-MADE_OF_MOVEMENTS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
+def multiply_in_order(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``aten.linalg_multi_dot`` from left to right: its own order depends on the sizes."""
+    return functools.reduce(torch.matmul, matrices)
+
+
+MADE_OF_OTHERS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
     aten.pixel_shuffle: pixel_shuffle,
     aten.pixel_unshuffle: pixel_unshuffle,
     aten.channel_shuffle: channel_shuffle,
     aten.native_channel_shuffle: channel_shuffle,
+    aten.linalg_multi_dot: multiply_in_order,
+    aten.chain_matmul: multiply_in_order,
 }
 
 
@@ -108,10 +116,10 @@ class OpInterpreter(TorchDispatchMode):
         if self._is_aside:
             return func(*args, **keywords)
         packet = func.overloadpacket
-        movements = MADE_OF_MOVEMENTS.get(packet)
-        if movements is not None:
+        others = MADE_OF_OTHERS.get(packet)
+        if others is not None:
             with self:
-                return movements(*args, **keywords)
+                return others(*args, **keywords)
         if not self._whole(packet) and is_composite(func):
             with self:
                 return func.decompose(*args, **keywords)

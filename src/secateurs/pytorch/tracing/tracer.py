@@ -110,7 +110,7 @@ class Tracer(OpInterpreter):
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
         self._indices: dict[int, ModelTensor] = {}
-        self._fresh = FreshTensors(self.equations, concrete)
+        self._fresh = FreshTensors(self.equations, concrete, self.where)
 
     # -- one operation
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import secateurs as sec
-from support.between import check, why_frozen
+from support.between import GONE, check, model_of, why_frozen
 
 X = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(1))
 ORDER = torch.tensor([3, 0, 5, 1, 4, 2])[None, :, None]
@@ -56,6 +56,29 @@ CARRY = {
     "masked_fill": lambda h: h.masked_fill(ORDER > 2, 0.0),
     "index, apart": lambda h: h[torch.tensor([0, 1]), torch.tensor([[2], [5]])],
     "index, behind a new axis": lambda h: h[:, None, ONE],
+    "cumsum_": lambda h: h.clone().cumsum_(1),
+    "index_fill_ of a slice": lambda h: h.clone().index_fill_(1, ONE[:1], 0.5),
+    "searchsorted": lambda h: torch.searchsorted(
+        h.mT.sort().values.contiguous(), h.mT.contiguous()
+    ).mT.float(),
+    "searchsorted among constants": lambda h: torch.searchsorted(torch.tensor([0.1, 0.4]), h) / 2,
+    "bucketize": lambda h: torch.bucketize(h, torch.tensor([0.1, 0.4])) / 2,
+    "count_nonzero": lambda h: h.relu().count_nonzero(1).float(),
+    "any": lambda h: h * (h > 0.3).any(1, keepdim=True),
+    "rows by a mask": lambda h: h.masked_scatter(ORDER > 2, h.flip(1)),
+    "rows by a wide mask": lambda h: h.masked_scatter((ORDER > 2).expand_as(h), h.flip(1)),
+    "rows by a mask in place": lambda h: torch.zeros_like(h).masked_scatter_(ORDER > 2, h),
+    "complex numbers": lambda h: torch.view_as_complex(torch.stack([h, h * 2], -1)).abs(),
+    "real numbers": lambda h: torch.view_as_real(torch.polar(h.abs(), h)).sum(-1),
+    "diag_embed": lambda h: torch.diag_embed(h, dim1=1).sum(1),
+    "solve": lambda h: torch.linalg.solve(torch.eye(6) * 2 + 0.1, h),
+    "solve from the right": lambda h: (
+        torch.linalg.solve(torch.eye(6) * 2 + 0.1, h.mT, left=False).mT
+    ),
+    "solve_triangular": lambda h: torch.linalg.solve_triangular(
+        (torch.eye(6) * 2).expand(2, 6, 6), h, upper=True
+    ),
+    "cholesky_solve": lambda h: h.cholesky_solve((torch.eye(6) * 2).expand(2, 6, 6)),
     "tril of others": lambda h: h.transpose(1, 2)[..., None].tril()[..., 0].transpose(1, 2),
 }
 
@@ -74,13 +97,35 @@ ALONG = {
     "gather": lambda h: h.gather(2, torch.arange(8).flip(0).expand(2, 6, 8)),
     "index_select": lambda h: h.index_select(2, torch.arange(8).flip(0)),
     "index_add": lambda h: h.index_add(2, ONE, h[..., :4]),
+    "cumsum_": lambda h: h.clone().cumsum_(-1),
+    "searchsorted": lambda h: torch.searchsorted(h.sort().values, h).float(),
     "scatter": lambda h: h.scatter(2, torch.arange(8).flip(0).expand(2, 6, 8), h),
 }
 
 
 @pytest.mark.parametrize("name", ALONG)
 def test_along_their_own_axis_nothing_goes(name):
-    assert f"{name} along it at" in why_frozen(ALONG[name], X)
+    assert f"{name.rstrip('_')} along it at" in why_frozen(ALONG[name], X)
+
+
+def test_a_mask_of_its_own_for_each_channel_keeps_these():
+    mask = torch.rand(2, 6, 8) > 0.5
+    reason = why_frozen(lambda h: h.masked_scatter(mask, h.flip(1)), X)
+    assert "no rule for aten::masked_scatter at" in reason
+
+
+def test_what_shortens_to_a_length_is_told_to_ignore_channels():
+    """A channel of zeros adds nothing to a length, so that is the right answer."""
+    model = model_of(lambda h: h.renorm(2, 1, 0.5), inputs=5)
+    small = sec.delete_channels(model, {"a": GONE}, X)
+    with torch.no_grad():
+        model.a.weight[GONE], model.a.bias[GONE] = 0, 0
+        assert torch.allclose(small(X), model(X), atol=1e-5)
+
+
+def test_what_a_write_in_place_would_have_to_ignore_stays():
+    """Each step's length over its channels is read from the tensor that is written into."""
+    assert "no rule for aten::renorm_" in why_frozen(lambda h: h.clone().renorm_(2, 1, 0.5), X)
 
 
 def test_an_index_of_its_own_for_each_channel_keeps_these():

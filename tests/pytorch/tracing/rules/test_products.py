@@ -34,6 +34,10 @@ PAIRS = {
     "cdist, absolute": lambda a, b: torch.cdist(a, b, p=1),
     "pairwise distance": lambda a, b: F.pairwise_distance(a, b, eps=0),
     "cosine similarity": lambda a, b: F.cosine_similarity(a, b, dim=1),
+    "multi_dot": lambda a, b: torch.linalg.multi_dot([a, b.T, X, X.T]),
+    "addmm_": lambda a, b: torch.zeros(6, 6).addmm_(a, b.T),
+    "addbmm": lambda a, b: torch.addbmm(torch.ones(6, 6), a[None], b.T[None]),
+    "addmv_": lambda a, b: torch.ones(6).addmv_(a, b[2]),
     "tensordot": lambda a, b: torch.tensordot(a, b, dims=([1], [1])),
 }
 

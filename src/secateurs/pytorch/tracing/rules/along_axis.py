@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from secateurs.channels.equations import Ids
+from secateurs.pytorch.tracing.fresh_tensors import is_uniform
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
@@ -161,11 +162,112 @@ def unpack(tracer: Tracer, call: Call) -> object:
     return output
 
 
+@rule(*packets("searchsorted bucketize"))
+def search(tracer: Tracer, call: Call) -> object:
+    """Between which of some sorted values each value lies; the sorted ones are a line each."""
+    values = call["self"]
+    edges = call["boundaries" if call.packet is aten.bucketize else "sorted_sequence"]
+    if not isinstance(values, torch.Tensor):
+        return unknown(tracer, call)
+    what = f"{call.name} along it"
+    if edges.dim() == values.dim() > 1:
+        return carry_beside(tracer, call, edges.dim() - 1, [edges, values], what)
+    tracer.freeze_known(edges, what, range(edges.dim()))
+    output = call.run_one()
+    tracer.put(output, tracer.axes(values))
+    return output
+
+
+@rule(*packets("masked_scatter"))
+def fill_by_mask(tracer: Tracer, call: Call) -> object:
+    """What is written where a mask says so, in order: image tokens among those of a text.
+
+    Where the mask is the same all along the last axis, whole rows are written, and channels that
+    lie along it are those of what is written. Which row comes where is a matter of order.
+    """
+    x, mask, source = call["self"], call["mask"], call["source"]
+    output = call.run_one()
+    last = output.dim() - 1
+    is_by_rows = (
+        x.dim() == output.dim() > 1
+        and source.dim() > 1
+        and source.shape[-1] == output.shape[-1]
+        and (mask.shape[-1] == 1 or mask.stride(-1) == 0 or _is_repeated(mask))
+    )
+    if not is_by_rows:
+        return unknown(tracer, call)
+    for tensor in (x, mask, source):
+        tracer.freeze_known(tensor, f"{call.name} by order", range(tensor.dim() - 1))
+    places = [Place(x, last), Place(source, source.dim() - 1), Place(mask, mask.dim() - 1)]
+    tracer.put(output, {last: tracer.unify(places)})
+    return output
+
+
+def _is_repeated(mask: torch.Tensor) -> bool:
+    return not mask.is_meta and is_uniform(mask, mask.dim() - 1)
+
+
+@rule(*packets("renorm"))
+def renorm(tracer: Tracer, call: Call) -> object:
+    """Each slice along an axis is shortened to a length; where all are zero adds nothing to it."""
+    x = call["self"]
+    output = call.run_one()
+    axes = tracer.axes(x)
+    for axis, units in axes.items():
+        if axis != _axis(call, x):
+            tracer.mask(0, axis, units)
+    tracer.put(output, axes)
+    return output
+
+
+SOLVED = {
+    "_linalg_solve_ex": ("A", "B"),
+    "linalg_lstsq": ("self", "b"),
+    "linalg_solve_triangular": ("self", "B"),
+    "triangular_solve": ("A", "self"),
+    "cholesky_solve": ("input2", "self"),
+}
+"""Operations that solve systems of equations, and what they call the matrix and the right sides."""
+
+
+@rule(*packets(" ".join(SOLVED)))
+def solve(tracer: Tracer, call: Call) -> object:
+    """Right sides that lie side by side are solved each on its own; the matrix is read whole."""
+    matrix, right = (call[name] for name in SOLVED[call.name])
+    if right.dim() == 1 or right.shape == matrix.shape[:-1]:  # one vector for each matrix
+        return of_matrices(tracer, call)
+    carried, solved = (-1, -2) if call.get("left", True) else (-2, -1)
+    what = f"{call.name} needs the whole matrix"
+    tracer.freeze_known(matrix, what, (matrix.dim() - 2, matrix.dim() - 1))
+    tracer.freeze_known(right, what, (right.dim() + solved,))
+    output = call.run()
+    first, *others = iterate_tensors(output)
+    known = _met_batch(tracer, (matrix, right), first.dim() - 2)
+    units = tracer.axes(right).get(right.dim() + carried)
+    tracer.put(first, {**known, first.dim() + carried: units})
+    for other in others:
+        tracer.put(other, known if other.dim() >= len(known) else {})
+    return output
+
+
+def _met_batch(
+    tracer: Tracer, tensors: Sequence[torch.Tensor], batch: int
+) -> dict[int, Ids | None]:
+    """Axes before the last two, which are broadcast."""
+    places = {
+        axis: [
+            Place(tensor, at) for tensor in tensors if (at := axis - batch + tensor.dim() - 2) >= 0
+        ]
+        for axis in range(batch)
+    }
+    return {axis: tracer.unify(met) for axis, met in places.items()}
+
+
 @rule(
     *packets(
         "tril triu linalg_qr linalg_inv_ex linalg_eig linalg_matrix_exp linalg_cholesky_ex "
-        "linalg_lu_factor_ex linalg_lu linalg_pinv linalg_solve_triangular triangular_solve "
-        "cholesky_solve _linalg_det _linalg_slogdet _linalg_solve_ex _linalg_svd _linalg_eigh"
+        "linalg_lu_factor_ex linalg_lu linalg_pinv "
+        "_linalg_det _linalg_slogdet _linalg_svd _linalg_eigh"
     )
 )
 def of_matrices(tracer: Tracer, call: Call) -> object:
@@ -176,13 +278,7 @@ def of_matrices(tracer: Tracer, call: Call) -> object:
         tracer.freeze_known(tensor, what, range(max(0, tensor.dim() - 2), tensor.dim()))
     output = call.run()
     batch = tensors[0].dim() - 2
-    places = {
-        axis: [
-            Place(tensor, at) for tensor in tensors if (at := axis - batch + tensor.dim() - 2) >= 0
-        ]
-        for axis in range(batch)
-    }
-    known = {axis: tracer.unify(met) for axis, met in places.items()}
+    known = _met_batch(tracer, tensors, batch)
     for result in iterate_tensors(output):
         if result.dim() >= batch:
             tracer.put(result, known)

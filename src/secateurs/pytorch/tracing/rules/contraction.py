@@ -135,10 +135,10 @@ def _matmul_letters(
 def addmm(tracer: Tracer, call: Call) -> object:
     """A matrix product added to a tensor."""
     bias, left, right = call.arguments[:3]
-    if call.packet is aten.addbmm:
-        return unknown(tracer, call)
     output = call.run_one()
     operands, letters = _matmul_letters(left, right)
+    if call.packet is aten.addbmm:  # the products of a batch are summed up
+        letters = letters[1:]
     contract(tracer, call, operands, letters, output)
     for axis in range(output.dim()):
         at = axis - output.dim() + bias.dim()

@@ -8,7 +8,7 @@ import torch
 
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import follow, is_data, is_followed, labels_of
-from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
+from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise, meet
 from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -16,10 +16,41 @@ from secateurs.pytorch.tracing.tracer import Tracer
 def apply(tracer: Tracer, call: Call) -> object:
     """Run an operation and label its result; an unknown one freezes what it touches."""
     found = RULES.get(call.packet) or NAMED.get(call.packet._qualified_op_name)
+    if found is None and torch.Tag.pointwise in call.function.tags:
+        found = apply_pointwise
     if found is None:
-        found = apply_pointwise if torch.Tag.pointwise in call.function.tags else unknown
+        found = apply_in_place if _functional_twin(call) is not None else unknown
     output = found(tracer, call)
     _follow_all(call, output)
+    return output
+
+
+def _functional_twin(call: Call) -> Call | None:
+    """The same operation that gives a new tensor, for one in place; None where it has no rule."""
+    name = call.name
+    if not name.endswith("_") or not isinstance(call.get("self"), torch.Tensor):
+        return None
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    overload = getattr(packet, call.function._overloadname, None)
+    if packet not in RULES or overload is None:
+        return None
+    return Call(overload, call.arguments, call.keywords)
+
+
+def apply_in_place(tracer: Tracer, call: Call) -> object:
+    """``x.cumsum_(0)`` is ``x.copy_(x.cumsum(0))``: what the other gives is written into it.
+
+    Where the masked twin would have to change the operand that is written into, it cannot.
+    """
+    twin, operation = _functional_twin(call), tracer.operations[-1]
+    if twin is None:
+        return unknown(tracer, call)
+    (made,) = iterate_tensors(RULES[twin.packet](tracer, twin))
+    if operation.mixed or any(mask.operand == 0 for mask in operation.masks):
+        operation.mixed, operation.masks = [], []
+        return unknown(tracer, call)
+    output = call.run_one()
+    meet(tracer, [call["self"], made], output)
     return output
 
 

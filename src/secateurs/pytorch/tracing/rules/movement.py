@@ -163,6 +163,38 @@ def spread(tracer: Tracer, call: Call) -> object:
     return output
 
 
+@rule(aten.view_as_real, aten.view_as_complex)
+def pair(tracer: Tracer, call: Call) -> object:
+    """Two numbers, along a last axis of their own, as one complex number; or the reverse."""
+    x = call["self"]
+    if call.packet is aten.view_as_complex:
+        tracer.freeze_known(x, "a number's real and imaginary part", (x.dim() - 1,))
+    output = call.run_one()
+    last = min(x.dim(), output.dim())
+    tracer.put(output, {axis: units for axis, units in tracer.axes(x).items() if axis < last})
+    return output
+
+
+@rule(aten.diag_embed)
+def diagonal_of(tracer: Tracer, call: Call) -> object:
+    """Matrices with the last axis on their diagonal: a channel's row goes, and its column."""
+    x = call["self"]
+    output = call.run_one()
+    rank = output.dim()
+    sides = [call.get("dim1", -2) % rank, call.get("dim2", -1) % rank]
+    rest = [axis for axis in range(rank) if axis not in sides]
+    axes = tracer.axes(x)
+    if call.get("offset", 0):
+        tracer.freeze_known(x, "put beside a diagonal", (x.dim() - 1,))
+        axes = tracer.axes(x)
+        units = None
+    else:
+        units = axes.get(x.dim() - 1)
+    known: dict[int, Ids | None] = {at: axes.get(axis) for axis, at in enumerate(rest)}
+    tracer.put(output, known | dict.fromkeys(sides, units))
+    return output
+
+
 @rule(aten.expand_as)
 def spread_as(tracer: Tracer, call: Call) -> object:
     """As ``expand``; the copies are one for each channel of the other tensor."""

@@ -86,6 +86,8 @@ rule(
     aten.conj,
     aten.resolve_conj,
     aten.resolve_neg,
+    aten.complex,
+    aten.polar,
 )(apply_pointwise)
 
 

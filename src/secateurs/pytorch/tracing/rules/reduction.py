@@ -41,14 +41,15 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> object:
         if tensor.dim() < x.dim():
             kept = {axis - sum(at < axis for at in gone): units for axis, units in kept.items()}
         tracer.put(tensor, kept)
-        if over and not tensor.is_floating_point() and x.is_floating_point():
+        is_number = not tensor.is_floating_point() and x.is_floating_point()
+        if over and is_number and call.packet not in (aten.count_nonzero, aten.any, aten.all):
             # Where the largest is, say: whoever reads that wants the channels where they were.
             numbered = np.unique(np.concatenate(over))
             follow(tensor, replace(tracer.labels(tensor), positions=numbered))
     return output
 
 
-@rule(aten.sum)
+@rule(aten.sum, aten.nansum, aten.count_nonzero)
 def total(tracer: Tracer, call: Call) -> object:
     """Zeros do not count."""
     return _reduce(tracer, call, exact=True)
