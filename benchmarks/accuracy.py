@@ -30,7 +30,7 @@ import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch import distil
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
-from secateurs.reconstruction.calibration import in_batches, joined
+from secateurs.reconstruction.calibration import in_batches, join_batches
 from secateurs.reconstruction.pruner import Pruner, Request
 from secateurs.training.feed import ALL, as_feed
 from secateurs.training.schedules import learning_rates
@@ -77,7 +77,7 @@ def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None
     pruner = Pruner.of(case.model, network, case.images, Request(seed=case.seed))
     once = time.process_time() - start
     split = pruner.dense.calibration
-    images = in_batches(CalibrationBatch(joined([split.fit, split.choose]).images, None))
+    images = in_batches(CalibrationBatch(join_batches([split.fit, split.choose]).images, None))
     for budget in budgets:
         start = time.process_time()
         cut = pruner.plan(sec.Budget(macs=budget))

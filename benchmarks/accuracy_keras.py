@@ -85,7 +85,7 @@ def _with_moments(dense, raw, images):
     from secateurs.calibration.batches import CalibrationBatch
 
     framework = repairing(sec.trace(dense, images[:1]).source.framework)
-    return framework.reestimated(raw, [CalibrationBatch(images, None)]) or raw
+    return framework.reestimate_moments(raw, [CalibrationBatch(images, None)]) or raw
 
 
 def _distilled(small, dense, images, seed):

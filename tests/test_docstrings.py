@@ -18,9 +18,9 @@ from secateurs.planning import uniform
 VERBS = sorted(n for n in sec.__all__ if n[0].islower() and callable(getattr(sec, n)))
 OTHERS = {
     "LearningTask": sec.LearningTask,
-    "normalised": secateurs.data.normalised,
+    "renormalise": secateurs.data.renormalise,
     "preprocessing_of": preprocessing.preprocessing_of,
-    "shown": arguments.shown,
+    "format_value": arguments.format_value,
     "notebook_html": formatting.notebook_html,
     "make_uniform": uniform.make_uniform,
 }

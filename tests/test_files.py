@@ -13,14 +13,14 @@ from secateurs.files import (
     CHECKSUM,
     checksum_of_tensors,
     is_safetensors,
-    sealed,
+    seal,
     unpack_safetensors,
 )
 
 
 def content():
     tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "größe": np.ones(3, np.int64)}
-    return sealed(save(tensors, {"secateurs": '{"a":1}', "note": "x"}))
+    return seal(save(tensors, {"secateurs": '{"a":1}', "note": "x"}))
 
 
 def header_of(written):
@@ -49,7 +49,7 @@ def test_what_is_sealed_reads_as_before_and_keeps_the_checksum_to_itself():
     assert tensors["b"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert tensors["größe"].tolist() == [1, 1, 1]
     assert struct.unpack("<Q", content()[:8])[0] % 8 == 0
-    twice = sealed(sealed(content()))
+    twice = seal(seal(content()))
     assert header_of(twice)[0] == header_of(content())[0]
 
 

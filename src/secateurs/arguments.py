@@ -57,7 +57,7 @@ class Kind:
         if not self.accepts(value):
             fix = f" {self.fix}" if self.fix else ""
             raise self.failure(
-                f"{who}: {name}: expected {self.expected}; received {shown(value)}.{fix}"
+                f"{who}: {name}: expected {self.expected}; received {format_value(value)}.{fix}"
             )
 
     def or_none(self) -> Kind:
@@ -80,7 +80,7 @@ def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             raise NameError(f"{function.__name__} has no parameters {sorted(unknown)}")
 
         @functools.wraps(function)
-        def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+        def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
             # What does not bind at all is the call's own TypeError, which names the parameter.
             given = signature.bind_partial(*arguments, **keywords).arguments
             for name, value in given.items():
@@ -88,15 +88,15 @@ def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     kinds[name].check(function.__name__, name, value)
             return function(*arguments, **keywords)
 
-        return checked
+        return check_and_call
 
     return declare
 
 
-def shown(value: Any, most: int = 60) -> str:
+def format_value(value: Any, most: int = 60) -> str:
     """A value for a message: its type, and itself where it is short.
 
-    >>> shown(1.5)
+    >>> format_value(1.5)
     'float 1.5'
     """
     kind = type(value).__name__

@@ -185,7 +185,7 @@ class Repairing(Protocol):
     ) -> list[Contraction]:
         """The dense network's sums at each contraction that reads channels."""
 
-    def judged_trials(
+    def judge_trials(
         self,
         network: Network,
         images: CalibrationBatch,
@@ -218,7 +218,7 @@ class Repairing(Protocol):
         Returns the names of the weights that changed; none, where no moments are known.
         """
 
-    def reestimated(self, model: Any, batches: Sequence[CalibrationBatch]) -> Any:
+    def reestimate_moments(self, model: Any, batches: Sequence[CalibrationBatch]) -> Any:
         """A copy with batch normalisation's moments taken anew; None where there is none."""
 
     def unlike_calibration(

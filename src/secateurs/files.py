@@ -155,7 +155,7 @@ def checksum_of_tensors(arrays: Mapping[str, bytes | bytearray | memoryview]) ->
     return digest.hexdigest()
 
 
-def sealed(content: bytes) -> bytes:
+def seal(content: bytes) -> bytes:
     """A safetensors file with the checksum of all of it in its metadata.
 
     It is of the numbers, of their names, types and shapes, and of the metadata themselves: a cut

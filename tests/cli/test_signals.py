@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from secateurs.study.disk_store import kept_position
+from secateurs.study.disk_store import read_position
 
 STUDY = (
     *("run", "--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12"),
@@ -36,7 +36,7 @@ def test_a_signal_ends_a_study_that_says_how_to_go_on(tmp_path, name):
         finally:
             process.kill()
     assert process.returncode == 128 + number
-    kept = kept_position(tmp_path / "a study")
+    kept = read_position(tmp_path / "a study")
     assert kept.batch > 0
     assert (
         f"kept up to batch {kept.batch}, round 0; go on with: secateurs run --resume 'a study'"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from secateurs.data import Data, folder, load
 from secateurs.data.pictures import read_picture
-from secateurs.data.progress import watched
+from secateurs.data.progress import show_progress
 from secateurs.errors import DataError
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -217,5 +217,5 @@ def test_a_bar_is_shown_on_a_terminal_when_it_takes_long(
     monkeypatch.setattr("secateurs.data.progress.PATIENCE_IN_SECONDS", patience)
     monkeypatch.setattr(sys, "stderr", stream())
     monkeypatch.setenv("TERM", "xterm")
-    assert list(watched(range(5), 5, "Reading")) == [0, 1, 2, 3, 4]
+    assert list(show_progress(range(5), 5, "Reading")) == [0, 1, 2, 3, 4]
     assert ("Reading" in sys.stderr.getvalue()) == shown

@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 
 import secateurs as sec
-from secateurs.channels.file_size import predicted_file_size
+from secateurs.channels.file_size import predict_file_size
 
 
 def model(width=8):
@@ -34,7 +34,7 @@ def test_weights_and_the_cut_that_leads_to_them(tmp_path):
     network = sec.trace(dense)
     small = sec.apply(dense, network.cut({"d": [3]}), network=network)
     sec.save(small, tmp_path / "a.safetensors")
-    assert (tmp_path / "a.safetensors").stat().st_size == predicted_file_size(
+    assert (tmp_path / "a.safetensors").stat().st_size == predict_file_size(
         network, sec.report_of(small).cut
     )
     loaded = sec.load(model(), tmp_path / "a.safetensors")

@@ -114,13 +114,13 @@ def test_a_plan_is_within_its_budget_and_near_to_it(unit):
     losses = {group.name: falling(rng, len(group)) for group in network.groups}
     budget = sec.Budget(**{unit: 0.5 if unit != "size_mb" else "25 kB"})
     cut = plan_measured(network, orders, losses, budget)
-    from secateurs.channels.file_size import predicted_file_size
+    from secateurs.channels.file_size import predict_file_size
 
     taken = {
         "macs": network.macs(cut) / network.macs(),
         "params": network.params(cut) / network.params(),
         "channels": network.cost(cut).channels / network.cost().channels,
-        "size_mb": predicted_file_size(network, cut) / 50e3,
+        "size_mb": predict_file_size(network, cut) / 50e3,
     }[unit]
     assert 0.46 <= taken <= 0.5
     for name, gone in cut.channels.items():

@@ -169,9 +169,9 @@ def test_absolute_numbers_and_sizes():
     assert sec.plan(network, scores, sec.Budget(params=20_000)).after.params <= 20_000
     dense = network.bytes()
     cut = sec.plan(network, scores, sec.Budget(size_mb="100 kB"))
-    from secateurs.channels.file_size import predicted_file_size
+    from secateurs.channels.file_size import predict_file_size
 
-    assert 99_000 <= predicted_file_size(network, cut) <= 100_000
+    assert 99_000 <= predict_file_size(network, cut) <= 100_000
     half = sec.plan(network, scores, sec.Budget(size_mb=0.5))
     assert 0.48 * dense <= half.after.bytes <= 0.5 * dense
 
@@ -179,15 +179,15 @@ def test_absolute_numbers_and_sizes():
 @pytest.mark.parametrize("widths", [(2, 200, 2), (2, 60, 60, 2)])
 def test_a_file_is_never_larger_than_asked_for(widths):
     """The cut itself is in the file: the more goes, the more there is to say."""
-    from secateurs.channels.file_size import predicted_file_size
+    from secateurs.channels.file_size import predict_file_size
 
     network = network_of(*widths)
     scores = sec.score(network, "random")
-    dense, channel = predicted_file_size(network, sec.Cut()), 4 * (widths[-3] + widths[-1] + 1)
+    dense, channel = predict_file_size(network, sec.Cut()), 4 * (widths[-3] + widths[-1] + 1)
     for share in np.linspace(0.4, 0.95, 12):
         limit = int(share * dense)
         cut = sec.plan(network, scores, sec.Budget(size_mb=f"{limit / 1e3} kB"), floor=1)
-        assert limit - 2 * channel < predicted_file_size(network, cut) <= limit
+        assert limit - 2 * channel < predict_file_size(network, cut) <= limit
 
 
 def test_what_a_dear_channel_overshoots_is_given_back_in_cheap_ones():

@@ -75,7 +75,7 @@ def test_classes_are_read_off_the_weights():
 
 
 def test_a_mismatch_names_the_model_that_fits(tmp_path):
-    from secateurs.cli.models import built
+    from secateurs.cli.models import build_model
 
     torch.manual_seed(0)
     standard = models.build("torchvision:resnet18", classes=6)
@@ -83,16 +83,18 @@ def test_a_mismatch_names_the_model_that_fits(tmp_path):
     torch.save({"state_dict": prefixed(standard.state_dict(), "module.")}, path)
     assert nearest_model(path, "resnet34") == "resnet18"
     with pytest.raises(sec.CheckpointError, match="fit resnet18: name that model"):
-        built("resnet34", (), None, str(path), "1x3x64x64")
+        build_model("resnet34", (), None, str(path), "1x3x64x64")
     torch.save(models.build("resnet18", through=True, classes=6).state_dict(), path)
     with pytest.raises(sec.CheckpointError, match="fit resnet18 -o through=true: name that"):
-        built("resnet18", (), None, str(path), "1x3x64x64")
+        build_model("resnet18", (), None, str(path), "1x3x64x64")
     torch.save({"state_dict": prefixed(standard.state_dict(), "module.")}, path)
-    ours, example, _ = built("resnet18", (), None, str(path), "1x3x32x32")  # of another stem's size
+    ours, example, _ = build_model(
+        "resnet18", (), None, str(path), "1x3x32x32"
+    )  # of another stem's size
     with torch.no_grad():
         x = torch.from_numpy(example)
         assert torch.allclose(ours.eval()(x), standard.eval()(x), atol=1e-5)
-    model, _, options = built("torchvision:resnet18", (), None, str(path), "1x3x64x64")
+    model, _, options = build_model("torchvision:resnet18", (), None, str(path), "1x3x64x64")
     assert options["classes"] == 6
     assert torch.equal(model.fc.weight, standard.fc.weight)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.channels.file_size import predicted_file_size
+from secateurs.channels.file_size import predict_file_size
 
 
 class Tied(nn.Module):
@@ -81,7 +81,7 @@ def test_the_size_is_known_before_the_file_is_written(tmp_path):
     for cut in (sec.Cut(), network.cut({"a": [1, 4, 7]})):
         small = sec.apply(model, cut, x(), network=network, proof=False)
         sec.save(small, tmp_path / "model.safetensors")
-        assert os.path.getsize(tmp_path / "model.safetensors") == predicted_file_size(network, cut)
+        assert os.path.getsize(tmp_path / "model.safetensors") == predict_file_size(network, cut)
 
 
 def test_a_dense_model_and_a_plain_checkpoint_load_too(tmp_path):

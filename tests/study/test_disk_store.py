@@ -7,7 +7,7 @@ import pytest
 
 import secateurs as sec
 from secateurs.study.directory import Study
-from secateurs.study.disk_store import kept_position
+from secateurs.study.disk_store import read_position
 from study.test_directory import files_of, small
 
 
@@ -58,8 +58,8 @@ def test_a_record_that_was_changed_by_hand_is_taken_without_its_checksum(study, 
 
 
 def test_how_far_a_study_is_kept(study, tmp_path):
-    position = kept_position(study)
+    position = read_position(study)
     assert (position.stage, position.round, position.batch) == ("ended", 1, 6)
-    assert kept_position(tmp_path) is None
+    assert read_position(tmp_path) is None
     (tmp_path / "checkpoint.safetensors").write_bytes(b"PK")
-    assert kept_position(tmp_path) is None
+    assert read_position(tmp_path) is None

@@ -14,7 +14,7 @@ def setting(images=200, shift=0.0):
     labels = np.arange(images) % 2
     pixels = np.random.default_rng(0).uniform(-0.1, 0.1, (images, 1, 4, 4)).astype(np.float32)
     pixels += np.where(labels, 1, -1)[:, None, None, None] + shift
-    loaded = data.normalised(data.from_arrays((pixels, labels), (pixels, labels)), "none")
+    loaded = data.renormalise(data.from_arrays((pixels, labels), (pixels, labels)), "none")
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 4), nn.Linear(4, 2))
     with torch.no_grad():
         model[2].weight.fill_(1), model[2].bias.zero_()

@@ -108,7 +108,7 @@ def _split_batches(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
         for start in range(0, len(data), AT_A_TIME):
             yield data.batch(slice(start, start + AT_A_TIME))
     elif isinstance(data, Mapping):
-        yield from _slice(*_named_apart(data, like))
+        yield from _slice(*_separate_labels(data, like))
     elif _is_array(data):
         yield from _slice(data, None)
     elif isinstance(data, tuple) and len(data) == 2 and _is_pair(data, like):
@@ -136,7 +136,7 @@ def _is_pair(data: Any, like: Any) -> bool:
 def _split(batch: Any, like: Any) -> tuple[Any, Any]:
     """(images, labels or None) of one batch of an iterable."""
     if isinstance(batch, Mapping):
-        return _named_apart(batch, like)
+        return _separate_labels(batch, like)
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and _is_pair(batch, like):
         return batch[0], batch[1]
     if isinstance(batch, (tuple, list)) and len(batch) == 1:
@@ -144,7 +144,7 @@ def _split(batch: Any, like: Any) -> tuple[Any, Any]:
     return batch, None
 
 
-def _named_apart(batch: Mapping[Any, Any], like: Any) -> tuple[Any, Any]:
+def _separate_labels(batch: Mapping[Any, Any], like: Any) -> tuple[Any, Any]:
     """A dictionary without its labels, and these; with them where the model was traced so."""
     key = next((name for name in LABELS if name in batch), None)
     if key is None or (isinstance(like, Mapping) and key in like):

@@ -217,11 +217,11 @@ def _factor(matrices: Sums) -> Callable[[Sums], Sums] | None:
     if not np.isfinite(factor[0].diagonal()).all():
         return None
 
-    def solved(right: Sums) -> Sums:
+    def solve(right: Sums) -> Sums:
         solution: Sums = cho_solve(factor, right[0], check_finite=False)[None]
         return solution
 
-    return solved
+    return solve
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -20,7 +20,7 @@ from secateurs import formatting
 from secateurs.arguments import PATH, TEXT, instance, takes
 from secateurs.channels.blocks import BlockCut, Numbering
 from secateurs.channels.cost import Cost
-from secateurs.channels.cut_data import checked
+from secateurs.channels.cut_data import check_cut_data
 from secateurs.errors import CheckpointError, CutError
 from secateurs.formatting import megabytes, notebook_html, percent
 
@@ -283,15 +283,18 @@ class Cut:
         """The cut as JSON-ready data. Axes that lose the same indices share one list."""
         sets: dict[tuple[int, ...], int] = {}
 
-        def shared(indices: tuple[int, ...]) -> int:
+        def index_of_set(indices: tuple[int, ...]) -> int:
             return sets.setdefault(indices, len(sets))
 
         tensors = {
-            name: [list(cut.shape), {str(axis): shared(gone) for axis, gone in cut.removed.items()}]
+            name: [
+                list(cut.shape),
+                {str(axis): index_of_set(gone) for axis, gone in cut.removed.items()},
+            ]
             for name, cut in self.tensors.items()
         }
         channels = {
-            name: [cut.of, shared(cut.removed)]
+            name: [cut.of, index_of_set(cut.removed)]
             for name, cut in self.channels.items()
             if cut.removed
         }
@@ -303,7 +306,7 @@ class Cut:
             "channels": channels,
             "sizes": [[s.owner, s.attribute, s.position, s.before, s.after] for s in self.sizes],
             "rescalings": [
-                [scaled.tensor, scaled.axis, shared(scaled.indices), scaled.factor]
+                [scaled.tensor, scaled.axis, index_of_set(scaled.indices), scaled.factor]
                 for scaled in self.rescalings
             ],
             "before": _cost_to_list(self.before),
@@ -348,7 +351,7 @@ class Cut:
                 f"{data.get('version')!r}. Read it with the release of secateurs that wrote it, or "
                 "a newer one."
             )
-        fields = checked(data)
+        fields = check_cut_data(data)
         sets = fields.sets
         tensors = {
             name: TensorCut(shape, {axis: sets[at] for axis, at in removed.items()})

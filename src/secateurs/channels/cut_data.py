@@ -48,7 +48,7 @@ class CutData(BaseModel):
     sets: tuple[tuple[Natural, ...], ...]
 
 
-def checked(data: Mapping[str, Any]) -> CutData:
+def check_cut_data(data: Mapping[str, Any]) -> CutData:
     """A cut's fields, of which each is what it should be and fits the others.
 
     Args:

@@ -28,7 +28,7 @@ def cut_from_metadata(metadata: Mapping[str, str]) -> Cut:
     return Cut() if inside is None else Cut.from_json(inside)
 
 
-def predicted_file_size(network: Network, cut: Cut) -> int:
+def predict_file_size(network: Network, cut: Cut) -> int:
     """Bytes of the file that holds the network after ``cut``: exact for a model as traced.
 
     Buffers that a model does not save are counted all the same.

@@ -49,7 +49,7 @@ def is_all_in(part: Slice, parts: Sequence[Slice]) -> bool:
     return set(part.indices) <= {index for p in here for index in p.indices}
 
 
-def unmixed(network: Network, cut: Cut) -> Cut:
+def exclude_mixed(network: Network, cut: Cut) -> Cut:
     """What of a cut no operation mixes: the only part of which nothing may change."""
     exact = {
         name: channels.removed

@@ -89,7 +89,7 @@ def _varying(moved: Labels) -> tuple[Labels, list[int]]:
     return values, places
 
 
-def merged(
+def merge_labels(
     equations: Equations, rank: int, found: Sequence[Mapping[int, Ids]], reason: str
 ) -> dict[int, Ids]:
     """One label an axis: where several came together, they are the sides of a grid."""

@@ -124,7 +124,7 @@ def _run(given: list[str]) -> int:
         error_line(str(error))
         return ExitCode.BAD_INPUT
     except _USAGE_ERROR as error:
-        return _misused(error, given)
+        return _report_misuse(error, given)
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort, and nothing is hidden
@@ -141,7 +141,7 @@ def _run(given: list[str]) -> int:
     return int(code)
 
 
-def _misused(error: Exception, given: Sequence[str]) -> int:
+def _report_misuse(error: Exception, given: Sequence[str]) -> int:
     said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
     if not given:  # the "message" is the help, which has been asked for by asking for nothing
         app(["--help"], prog_name="secateurs", standalone_mode=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateurs.cli.models import built
+from secateurs.cli.models import build_model
 from secateurs.cli.options import Classes, Device, Input, ModelOptions, Weights
 from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError, StudyError
@@ -82,7 +82,7 @@ def bench_command(
     if figure is not None and figure.suffix not in (".png", ".svg"):
         raise SecateursError(f"--figure: expected a .png or .svg file; received {figure}")
     with waiting("timing"):
-        named, example = _built(models, weights, shape, option or (), classes)
+        named, example = _build_model(models, weights, shape, option or (), classes)
         found = benchmarks.bench(
             named,
             example,
@@ -101,18 +101,18 @@ def bench_command(
         speedups(found).savefig(figure)
 
 
-def _built(
+def _build_model(
     given: list[str], weights: str | None, shape: str, option: Any, classes: int | None
 ) -> tuple[dict[str, Any], Any]:
     from secateurs import api
 
     first, *others = given
-    dense, example, _ = built(first, option, classes, weights, shape)
+    dense, example, _ = build_model(first, option, classes, weights, shape)
     named = {first: dense}
     for other in others:
         if Path(other).exists():
-            plain, _, _ = built(first, option, classes, None, shape)
+            plain, _, _ = build_model(first, option, classes, None, shape)
             named[Path(other).name] = api.load(plain, Path(other))
         else:
-            named[other], _, _ = built(other, option, classes, None, shape)
+            named[other], _, _ = build_model(other, option, classes, None, shape)
     return named, example

@@ -77,7 +77,7 @@ def compare_command(**options: Any) -> None:
       secateurs compare --resume runs/compare-resnet18-fashion-mnist --ray auto
     """
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    comparison, directory = _resumed(given) if "resume" in given else _told(given)
+    comparison, directory = _resume(given) if "resume" in given else _configure(given)
     crew = _crew(given, comparison)
     try:
         with _progress(comparison, quiet=bool(given.get("quiet"))) as callback:
@@ -96,7 +96,7 @@ def compare_command(**options: Any) -> None:
     out.print(f"\nReport: {directory / 'compare.html'}", markup=False)
 
 
-def _resumed(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
+def _resume(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     others = [f"--{name.replace('_', '-')}" for name in given if name not in _WITH_RESUME]
     if others:
         raise SecateursError(
@@ -108,13 +108,13 @@ def _resumed(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     return ledger.comparison, ledger.directory
 
 
-def _told(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
+def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     names = {
         field: {"batches": "train_batches"}.get(field, field) for field in Training.model_fields
     }
     training = Training(**{field: given[name] for field, name in names.items() if name in given})
     told = {name: given[name] for name in _TOLD if name in given}
-    told |= {name: _listed(name, told[name]) for name in _LISTS if name in told}
+    told |= {name: _split_names(name, told[name]) for name in _LISTS if name in told}
     task = task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits")
     comparison = Comparison(
         task=task,
@@ -128,7 +128,7 @@ def _told(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     return comparison, Path(given.get("directory", plain))
 
 
-def _listed(name: str, values: list[Any]) -> list[Any]:
+def _split_names(name: str, values: list[Any]) -> list[Any]:
     """['l1,apoz', 'random'] -> ['l1', 'apoz', 'random']."""
     parts = [part.strip() for value in values for part in str(value).split(",") if part.strip()]
     try:

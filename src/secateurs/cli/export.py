@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import built, calibration_images, load_data
+from secateurs.cli.models import build_model, calibration_images, load_data
 from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
 from secateurs.cli.show import console, waiting
 from secateurs.errors import SecateursError
@@ -77,7 +77,7 @@ def export_command(
             calibration, shape, classes = calibration_images(
                 load_data(data, model, weights), images, classes
             )
-        made, example, _ = built(model, option or (), classes, weights, shape)
+        made, example, _ = build_model(model, option or (), classes, weights, shape)
         written = exporter.export(
             made,
             place,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import built, calibration_images, load_data
+from secateurs.cli.models import build_model, calibration_images, load_data
 from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
 from secateurs.cli.prune import Distil, Normalise, Size
 from secateurs.cli.show import console, waiting
@@ -69,7 +69,7 @@ def frontier_command(
     with waiting("measuring, cutting and repairing"):
         loaded = load_data(data, model, weights, normalise, size)
         calibration, shape, classes = calibration_images(loaded, images, classes)
-        dense, example, _ = built(model, option or (), classes, weights, shape)
+        dense, example, _ = build_model(model, option or (), classes, weights, shape)
         found = api.frontier(
             dense, example, calibration=calibration, unit=unit, shares=wanted, distil=distil
         )

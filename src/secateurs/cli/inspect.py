@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from secateurs.cli.models import built
+from secateurs.cli.models import build_model
 from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
 from secateurs.cli.show import console, print_network, waiting
 
@@ -37,5 +37,5 @@ def inspect_command(
     from secateurs import api
 
     with waiting("tracing"):
-        network = api.trace(*built(model, option or (), classes, weights, shape)[:2])
+        network = api.trace(*build_model(model, option or (), classes, weights, shape)[:2])
     print_network(network, console())

@@ -40,7 +40,7 @@ def start_missing_processes(arguments: Sequence[str]) -> int | None:
 
     if not was_launched_alone():
         return None
-    count, machines = _asked_for()
+    count, machines = _read_processes()
     if count is None or machines != 1:
         raise SecateursError(
             "accelerate launch: expected one process for each that was asked for; it started one, "
@@ -100,7 +100,7 @@ def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
             process.kill()
 
 
-def _asked_for() -> tuple[int | None, int]:
+def _read_processes() -> tuple[int | None, int]:
     """(processes, machines) that the launcher above this process was asked for."""
     from accelerate.commands import launch
     from psutil import Error, Process

@@ -16,7 +16,7 @@ from secateurs.errors import CheckpointError, SecateursError
 from secateurs.study.building import explain_build_errors, with_stem
 
 
-def built(
+def build_model(
     name: str, options: Sequence[str], classes: int | None, weights: str | None, shape: str
 ) -> tuple[Any, Any, dict[str, Any]]:
     """(model, example input, options it was built with).

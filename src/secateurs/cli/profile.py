@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import built
+from secateurs.cli.models import build_model
 from secateurs.cli.options import (
     BatchSize,
     Classes,
@@ -56,7 +56,7 @@ def profile_command(
     from secateurs.planning import profiling
 
     with waiting("timing cuts"):
-        dense, example, _ = built(model, option or (), classes, weights, shape)
+        dense, example, _ = build_model(model, option or (), classes, weights, shape)
         found = profiling.profile(
             dense,
             example,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateurs.api import Pruned
-from secateurs.cli.models import built, calibration_images, load_data, validation_images
+from secateurs.cli.models import build_model, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
     Input,
@@ -147,20 +147,20 @@ def prune_command(
 
     budget = parse_budget(to)
     planning = _planning(chosen, measures=data is not None and sensitivity is None)
-    planning |= {"sensitivity": _measured(sensitivity), "repair": repair, "distil": distil}
+    planning |= {"sensitivity": _open_sensitivity(sensitivity), "repair": repair, "distil": distil}
     place = _place(output, model, overwrite)
-    target = None if export is None else checked_target(place, export, int8, data, overwrite)
+    target = None if export is None else choose_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
         loaded = None if data is None else load_data(data, model, weights, normalise, size)
         if loaded is not None:
             planning["calibration"], shape, classes = calibration_images(loaded, images, classes)
             if "drop" in budget.limits:
                 planning["validation"] = validation_images(loaded, images)
-        dense, example, options = built(model, option or (), classes, weights, shape)
+        dense, example, options = build_model(model, option or (), classes, weights, shape)
         pruned = api.prune(dense, example, budget, **planning)
         api.save(pruned.model, place)
         calibration = int8 and planning.get("calibration")
-        written = _exported(pruned, target, export, example, overwrite, calibration)
+        written = _export(pruned, target, export, example, overwrite, calibration)
         accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     _show(pruned, place, model, options)
     notes: list[object] = [written, accuracies]
@@ -186,13 +186,13 @@ def _planning(chosen: dict[str, Any], measures: bool) -> dict[str, Any]:
     return {**(asked if measures else planning), "criterion": given.get("criterion")}
 
 
-def _measured(sensitivity: Path | None) -> Sensitivity | None:
+def _open_sensitivity(sensitivity: Path | None) -> Sensitivity | None:
     from secateurs.planning.damage_curves import Sensitivity
 
     return None if sensitivity is None else Sensitivity.load(sensitivity)
 
 
-def _exported(
+def _export(
     pruned: Pruned,
     target: Path | None,
     to: str | None,
@@ -207,7 +207,7 @@ def _exported(
     return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8 or None)
 
 
-def checked_target(
+def choose_target(
     weights: Path, target: str, int8: bool, data: str | None, overwrite: bool
 ) -> Path:
     """Where the file for a runtime goes: beside the weights.

@@ -28,7 +28,7 @@ from secateurs.settings.study import Configuration, Stop
 from secateurs.settings.training import Training
 from secateurs.study.building import build_task
 from secateurs.study.directory import Study
-from secateurs.study.disk_store import CONFIGURATION, kept_position
+from secateurs.study.disk_store import CONFIGURATION, read_position
 from secateurs.study.history import History
 from secateurs.study.lock import check_free
 from secateurs.study.run import Iterated, run_study
@@ -81,17 +81,17 @@ def run_command(**options: Any) -> None:
     given = {name: value for name, value in options.items() if value not in (None, [])}
     quiet = bool(given.pop("quiet", False))
     if "resume" in given:
-        directory, configuration = _resumed(given)
+        directory, configuration = _resume(given)
         fresh = False
     else:
-        configuration, directory = _told(given)
+        configuration, directory = _configure(given)
         fresh = bool(given.get("fresh", False))
     check_free(directory)
     status = start_missing_processes(sys.argv[1:])
     if status is not None:
         raise typer.Exit(status)
     try:
-        result = _carried_out(configuration, directory, fresh=fresh, quiet=quiet)
+        result = _run_study(configuration, directory, fresh=fresh, quiet=quiet)
     except KeyboardInterrupt:
         _say_how_to_go_on(directory)
         raise
@@ -99,7 +99,7 @@ def run_command(**options: Any) -> None:
         _tell(result)
 
 
-def _resumed(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
+def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
     others = [f"--{name.replace('_', '-')}" for name in given if name != "resume"]
     if others:
         raise SecateursError(
@@ -116,7 +116,7 @@ def _resumed(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
     return study.directory, study.configuration
 
 
-def _told(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
+def _configure(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
     """What the options say, on top of the preset's."""
     chosen = preset(given["preset"]) if "preset" in given else {}
     values = chosen | {name: value for name, value in given.items() if name != "preset"}
@@ -141,7 +141,7 @@ def _settings(kind: type[Chosen], values: Mapping[str, Any]) -> Chosen:
     return kind(**found)
 
 
-def _carried_out(
+def _run_study(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
     with waiting("loading the data and the model"):
@@ -160,7 +160,7 @@ def _say_how_to_go_on(directory: Path) -> None:
     if not (is_main_process() and (directory / CONFIGURATION).exists()):
         return
     kept = "nothing is kept yet"
-    if (position := kept_position(directory)) is not None:
+    if (position := read_position(directory)) is not None:
         kept = f"kept up to batch {position.batch}, round {position.round}"
     line = f"\n{kept}; go on with: secateurs run --resume {shlex.quote(str(directory))}"
     console(stderr=True).print(line, markup=False)
@@ -198,7 +198,7 @@ def _tell(result: Iterated) -> None:
         lines.append(
             f"Kept: round {found}, {percent(result.report.params_removed)} of the parameters "
             f"removed; validation {metric.name} {metric.text(was)} -> {metric.text(now)} "
-            f"({_in_ascii(metric.change(now, was))})" + _tested(stop, metric)
+            f"({_in_ascii(metric.change(now, was))})" + _format_test(stop, metric)
         )
     else:
         lines.append("Kept: the dense model; no round came within the tolerance.")
@@ -235,7 +235,7 @@ def _in_ascii(change: str) -> str:
     return change.replace("\N{MINUS SIGN}", "-").replace("\N{PLUS-MINUS SIGN}", "+")
 
 
-def _tested(stop: Mapping[str, Any], metric: Metric) -> str:
+def _format_test(stop: Mapping[str, Any], metric: Metric) -> str:
     was, now = stop[f"dense_test_{metric.key}"], stop[f"test_{metric.key}"]
     if now is None:
         return "."

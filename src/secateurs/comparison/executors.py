@@ -65,7 +65,7 @@ class SerialExecutor:
     def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
         """Each order with what it came to."""
         for order in orders:
-            yield order, _done(self.contest, order)
+            yield order, _run_job(self.contest, order)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class RayExecutor:
                 try:
                     result = ray.get(reference)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                    result = _lost(running[reference])
+                    result = _report_lost(running[reference])
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, SecateursError):
                         raise error.cause from error
@@ -144,7 +144,7 @@ def carry_out_order(order: WorkItem, dense: bytes = b"") -> Result:
     contest = _contest(order.comparison, tuple(order.pruners.items()))
     if dense:
         order = WorkItem(order.comparison, order.seed, order.job, dense, order.pruners)
-    return _done(contest, order)
+    return _run_job(contest, order)
 
 
 def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
@@ -168,7 +168,7 @@ def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> JobRun
     return JobRunner(told, learner_factory(told), dict(pruners))
 
 
-def _done(contest: JobRunner, order: WorkItem) -> Result:
+def _run_job(contest: JobRunner, order: WorkItem) -> Result:
     if order.job is None:
         return contest.train_dense(order.seed)
     return contest.run(order.job, order.dense)
@@ -207,10 +207,10 @@ def _apart(order: WorkItem, count: int) -> Result:
             return next(_side_by_side([order], count))[1]
         except BrokenProcessPool:
             continue
-    return _lost(order)
+    return _report_lost(order)
 
 
-def _lost(order: WorkItem) -> Outcome:
+def _report_lost(order: WorkItem) -> Outcome:
     """A job whose process is killed again and again: it is lost, the others are not.
 
     Raises:

@@ -158,7 +158,7 @@ class JobRunner:
         seconds = time.monotonic() - start
         judged = self._judge(learner)
         network = learner.trace()
-        content = packed(learner, learner.snapshot())
+        content = pack(learner, learner.snapshot())
         cost = asdict(network.cost())
         return Dense(
             seed,
@@ -182,7 +182,7 @@ class JobRunner:
 
     def _run_job(self, job: Job, dense: bytes) -> Outcome:
         learner, to_choose, to_train = self._learner_of(job.seed), 0.0, 0.0
-        learner.restore(unpacked(learner, dense))
+        learner.restore(unpack(learner, dense))
         if self.comparison.training.distillation:
             learner.follow(learner.snapshot())
         limits = self._limits(learner.trace(), job)
@@ -304,13 +304,13 @@ class _DivergedError(SecateursError):
     """Training came to nothing."""
 
 
-def packed(learner: Learner, snapshot: Snapshot) -> bytes:
+def pack(learner: Learner, snapshot: Snapshot) -> bytes:
     """A model's values as the content of a file that ``secateurs.load`` can read."""
     return learner.pack(snapshot.tensors, metadata(snapshot.cut))
 
 
-def unpacked(learner: Learner, content: bytes) -> Snapshot:
-    """What ``packed`` was given."""
+def unpack(learner: Learner, content: bytes) -> Snapshot:
+    """What ``pack`` was given."""
     tensors, said = learner.unpack(content)
     return Snapshot(tensors, Cut.from_json(said[METADATA_KEY]))
 

@@ -124,11 +124,11 @@ class Results:
 
     def to_csv(self) -> str:
         """One row a job."""
-        return _csv(_named(self.rows, self.metric))
+        return _csv(_name_metric(self.rows, self.metric))
 
     def summary_to_csv(self) -> str:
         """One row a strategy and amount."""
-        return _csv(_named(self.summary, self.metric))
+        return _csv(_name_metric(self.summary, self.metric))
 
     def paired_to_csv(self) -> str:
         """One row a strategy and amount: ``paired``, against the first strategy."""
@@ -247,7 +247,7 @@ def _interval(differences: Sequence[float], metric: Metric) -> Row:
     return row | {"low": low, "high": high, "better": better}
 
 
-def _named(rows: Sequence[Row], metric: Metric) -> list[Row]:
+def _name_metric(rows: Sequence[Row], metric: Metric) -> list[Row]:
     """The rows with the metric's own name in the place of "accuracy"."""
     own = metric.name.replace(" ", "_")
     return [{key.replace("accuracy", own): value for key, value in row.items()} for row in rows]

@@ -13,7 +13,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import criterion
-from secateurs.criteria.similarity import cosines, stacked_filters
+from secateurs.criteria.similarity import cosines, stack_filters
 from secateurs.errors import DataError
 
 
@@ -39,7 +39,7 @@ def cosine(facts: GroupData) -> Array:
         for gram in facts.grams:
             products += gram.centred
     else:
-        filters = stacked_filters(facts)
+        filters = stack_filters(facts)
         products = filters @ filters.T
     return _scores_by_similarity(products)
 

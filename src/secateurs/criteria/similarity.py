@@ -20,7 +20,7 @@ def geometric_median(facts: GroupData) -> Array:
     are large and few, it drops small filters as ``l2`` would. Across layers it does not compare.
     Source: He et al., Filter Pruning via Geometric Median, CVPR 2019.
     """
-    filters = stacked_filters(facts)
+    filters = stack_filters(facts)
     squares = np.einsum("cn,cn->c", filters, filters)
     distances = np.empty(len(filters))
     for j, row in enumerate(filters):
@@ -63,7 +63,7 @@ def whc(facts: GroupData) -> Array:
     Source: Chen & Wang, WHC: Weighted Hybrid Criterion for Filter Pruning on Convolutional Neural
     Networks, ICASSP 2023.
     """
-    filters = stacked_filters(facts)
+    filters = stack_filters(facts)
     norms = np.linalg.norm(filters, axis=1)
     unlike = 1 - np.abs(cosines(filters @ filters.T))
     np.fill_diagonal(unlike, 0)
@@ -71,7 +71,7 @@ def whc(facts: GroupData) -> Array:
     return scores
 
 
-def stacked_filters(facts: GroupData) -> Array:
+def stack_filters(facts: GroupData) -> Array:
     """All that makes each channel as one long signed filter, in double precision."""
     return np.concatenate([rows.astype(np.float64) for rows in facts.filters], axis=1)
 

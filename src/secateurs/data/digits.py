@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateurs.data.pictures import resized
+from secateurs.data.pictures import resize
 from secateurs.data.sets import Data, assemble
 
 _BRIGHTEST = 16
@@ -21,5 +21,5 @@ def load_digits(
     labels = digits.target.astype(np.int64)
     names = [str(name) for name in digits.target_names]
     return assemble(
-        "digits", names, (resized(images, size), labels), shares=shares, seed=seed, limit=limit
+        "digits", names, (resize(images, size), labels), shares=shares, seed=seed, limit=limit
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.data.pictures import resized
+from secateurs.data.pictures import resize
 from secateurs.data.sets import Data, assemble
 from secateurs.data.splits import Rows
 from secateurs.errors import DataError
@@ -52,8 +52,8 @@ def load_fashion_mnist(
     return assemble(
         "fashion-mnist",
         CLASSES,
-        (resized(train[0], size), train[1]),
-        test=(resized(test[0], size), test[1]),
+        (resize(train[0], size), train[1]),
+        test=(resize(test[0], size), test[1]),
         shares=(shares[0], 0),
         seed=seed,
         limit=limit,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secateurs.data.cache import cache_folder
 from secateurs.data.pictures import SUFFIXES, read_picture
-from secateurs.data.progress import watched
+from secateurs.data.progress import show_progress
 from secateurs.data.sets import Data, Pixels, assemble
 from secateurs.data.splits import Rows
 from secateurs.errors import DataError
@@ -134,7 +134,7 @@ def _read_all(files: Sequence[Path], size: int, crop: float) -> NDArray[np.uint8
         pixels[number] = read_picture(files[number], size, crop)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in watched(pool.map(read, range(len(files))), len(files), "Reading images"):
+        for _ in show_progress(pool.map(read, range(len(files))), len(files), "Reading images"):
             pass
     return pixels
 

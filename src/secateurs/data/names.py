@@ -11,7 +11,7 @@ from secateurs.arguments import NUMBER, TEXT, Kind, is_number, is_whole, takes
 from secateurs.data.digits import load_digits
 from secateurs.data.fashion import load_fashion_mnist
 from secateurs.data.folder import load_folder
-from secateurs.data.normalisation import check, normalised
+from secateurs.data.normalisation import check, renormalise
 from secateurs.data.sets import Data
 from secateurs.data.splits import check_shares
 from secateurs.data.vehicles import load_vehicles
@@ -67,7 +67,7 @@ def load(
         limit: Keep that many training images, of each class in proportion.
         normalise: "data" by the training pixels' own mean and deviation, which is right for a model
             that is trained on these images; "imagenet", "none" or MEAN/STD as the model at hand
-            was trained: see ``secateurs.data.normalised``.
+            was trained: see ``secateurs.data.renormalise``.
         crop: Of a folder: share of the shorter side that the middle crop keeps; 0.875 is usual.
 
     Raises:
@@ -81,7 +81,7 @@ def load(
         raise DataError(f"expected a seed of at least 0; received seed={seed}")
     check(normalise)
     loaded = _load(name, size, (validation, test), seed, limit, crop)
-    return normalised(loaded, normalise)
+    return renormalise(loaded, normalise)
 
 
 def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:

@@ -39,7 +39,7 @@ class Preprocessing:
 
     @property
     def as_text(self) -> str:
-        """MEAN/STD, as ``normalised`` takes it."""
+        """MEAN/STD, as ``renormalise`` takes it."""
         return f"{_join_numbers(self.mean)}/{_join_numbers(self.std)}"
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Preprocessing:
         return f"mean {mean}, std {std}{size}{crop} ({self.source})"
 
 
-def normalised(data: Data, how: str) -> Data:
+def renormalise(data: Data, how: str) -> Data:
     """The same data, normalised in another way.
 
     Args:
@@ -67,7 +67,7 @@ def normalised(data: Data, how: str) -> Data:
         >>> from secateurs import data
         >>> pixels = np.full((8, 3, 4, 4), 255, np.uint8)
         >>> mine = data.from_arrays(train=(pixels, np.arange(8) % 2))
-        >>> images, _ = normalised(mine, "0.5/0.25").train.batch([0])
+        >>> images, _ = renormalise(mine, "0.5/0.25").train.batch([0])
         >>> float(images.max())
         2.0
     """
@@ -75,6 +75,9 @@ def normalised(data: Data, how: str) -> Data:
         return data
     mean, std = _mean_and_std(how)
     return with_mean_and_std(data, mean, std)
+
+
+normalised = renormalise  # its former name, which users may have written
 
 
 def with_mean_and_std(data: Data, mean: Sequence[float], std: Sequence[float]) -> Data:

@@ -46,7 +46,7 @@ def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
     return np.asarray(fitted).transpose(2, 0, 1)
 
 
-def resized(pixels: Pixels, size: int | None) -> Pixels:
+def resize(pixels: Pixels, size: int | None) -> Pixels:
     """Grey images of shape (N, 1, H, W) scaled to (N, 1, size, size); as they are where None."""
     if size is None or pixels.shape[2:] == (size, size):
         return pixels

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 PATIENCE_IN_SECONDS = 2.0
 
 
-def watched(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+def show_progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Pass ``items`` on; on a terminal a bar appears once that has taken two seconds."""
     from rich.console import Console
     from rich.progress import Progress

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs.arguments import NAMES, SEED, TEXT, Kind, takes
-from secateurs.data.splits import Rows, check_shares, stratified_split, stratified_subset
+from secateurs.data.splits import Rows, check_shares, draw_stratified, split_stratified
 from secateurs.errors import DataError
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -90,7 +90,7 @@ class Data:
         Raises:
             DataError: ``limit`` is less than the number of classes.
         """
-        kept = stratified_subset(self.train.labels, limit, seed)
+        kept = draw_stratified(self.train.labels, limit, seed)
         if len(kept) == len(self.train):
             return self
         train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
@@ -186,7 +186,7 @@ def assemble(
     pixels, labels = train
     parts = [part for part in (train, validation, test) if part is not None]
     _check_classes(name, classes, parts)
-    rows = stratified_split(labels, 0 if validation else shares[0], 0 if test else shares[1], seed)
+    rows = split_stratified(labels, 0 if validation else shares[0], 0 if test else shares[1], seed)
     blank = np.zeros(pixels.shape[1], np.float32)
     splits = []
     for part, own_rows in zip((None, validation, test), rows, strict=True):

@@ -25,7 +25,7 @@ def check_shares(validation: float, test: float) -> None:
         )
 
 
-def stratified_split(
+def split_stratified(
     labels: Rows, validation: float, test: float, seed: int
 ) -> tuple[Rows, Rows, Rows]:
     """Row numbers for training, validation and test, with every class divided alike.
@@ -54,7 +54,7 @@ def stratified_split(
     return train, validated, tested_rows
 
 
-def stratified_subset(labels: Rows, limit: int, seed: int) -> Rows:
+def draw_stratified(labels: Rows, limit: int, seed: int) -> Rows:
     """``limit`` row numbers with the classes in the proportions of ``labels``.
 
     Raises:

@@ -33,9 +33,9 @@ from secateurs.data.drawing import (
     draw_scenery,
     draw_side,
     hsv,
-    mixed,
+    mix,
 )
-from secateurs.data.progress import watched
+from secateurs.data.progress import show_progress
 from secateurs.data.sets import Data, assemble
 from secateurs.errors import DataError, StudyError
 from secateurs.files import write_atomically
@@ -115,7 +115,7 @@ def _draw_vehicle(
         gloss=random.uniform(0.2, 1.0),
         glass=np.array((0.12, 0.15, 0.18)) * random.uniform(0.5, 1.6),
         rims=hsv(0, 0, random.uniform(0.15, 0.75)),
-        bumpers=(0.15, 0.15, 0.16) if plastic else mixed(paint, (0, 0, 0), 0.12),
+        bumpers=(0.15, 0.15, 0.16) if plastic else mix(paint, (0, 0, 0), 0.12),
     )
     ground = random.uniform(0.1, max(0.12, horizon - 0.12))
     if random.random() < 0.22:
@@ -179,7 +179,7 @@ def _draw_once(count: int, size: int) -> NDArray[np.uint8]:
     if kept is not None:
         return kept
     pixels = np.empty((count, 3, size, size), np.uint8)
-    for index in watched(range(count), count, "Drawing vehicles"):
+    for index in show_progress(range(count), count, "Drawing vehicles"):
         pixels[index] = render_vehicle(index, size)
     content = io.BytesIO()
     np.savez(content, pixels=pixels)

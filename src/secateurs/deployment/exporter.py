@@ -138,7 +138,9 @@ def _put(model: Any, path: Path, example_inputs: Any, target: Target, tolerance:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, so that it is moved there whole or not at all.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            made = _written(backend, model, Path(folder) / path.name, example_inputs, target)
+            made = _compare_written(
+                backend, model, Path(folder) / path.name, example_inputs, target
+            )
             if made.max_difference is not None and not made.max_difference <= tolerance:
                 raise ExportError(
                     f"{path}: expected {target.name} to do as the model does, within "
@@ -151,7 +153,7 @@ def _put(model: Any, path: Path, example_inputs: Any, target: Target, tolerance:
     return replace(made, path=path)
 
 
-def _written(
+def _compare_written(
     backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target
 ) -> Exported:
     """What is at ``path``, written and compared."""

@@ -70,7 +70,7 @@ def fold_(model: Any) -> int:
         bias: NDArray[Any] = np.zeros(len(weight), weight.dtype)
         if len(source.input) > 2:
             bias = numpy_helper.to_array(values[source.input[2]])
-        weight, bias = _folded(weight, bias, scale, shift, mean, variance, epsilon)
+        weight, bias = _fold(weight, bias, scale, shift, mean, variance, epsilon)
         names = [f"{source.input[1]}_folded_{folded}", f"{source.input[1]}_shift_{folded}"]
         for name, array in zip(names, (weight, bias), strict=True):
             values[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
@@ -85,7 +85,7 @@ def fold_(model: Any) -> int:
     return folded
 
 
-def _folded(
+def _fold(
     weight: NDArray[Any],
     bias: NDArray[Any],
     scale: NDArray[Any],

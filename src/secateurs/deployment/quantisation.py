@@ -77,7 +77,7 @@ def quantize(
     if len(names) != 1:
         raise ExportError(f"{path}: int8: expected a model of one input; received {len(names)}")
     try:
-        _quantized_file(path, output, names[0], pictures)
+        _quantize_file(path, output, names[0], pictures)
     except Exception as error:
         raise ExportError(f"{path}: cannot be quantised: {first_line(error)}") from error
     conditions = Conditions(runtime="onnxruntime", threads=1)
@@ -96,7 +96,7 @@ def quantize(
     return Quantized(output, output.stat().st_size, agreement, accuracy, timing)
 
 
-def _quantized_file(path: Path, output: Path, name: str, images: NDArray[Any]) -> None:
+def _quantize_file(path: Path, output: Path, name: str, images: NDArray[Any]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

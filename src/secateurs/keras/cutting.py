@@ -10,7 +10,7 @@ import keras
 
 from secateurs.backends import Outputs
 from secateurs.channels.cut import Cut
-from secateurs.channels.independent import unmixed
+from secateurs.channels.independent import exclude_mixed
 from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
@@ -76,7 +76,7 @@ def apply(
         evidence = prove(network, small, cut, alive, example_inputs)
         if proof == "independent":
             arrays = inputs_for(network, example_inputs)
-            second = prove_independently(model, unmixed(network, cut), arrays)
+            second = prove_independently(model, exclude_mixed(network, cut), arrays)
             evidence = replace(evidence, independent=second)
     keep_report_(small, CutReport.after(model, cut, evidence))
     return small

@@ -16,7 +16,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import read_bytes, sealed, unpack_safetensors, write_atomically
+from secateurs.files import read_bytes, seal, unpack_safetensors, write_atomically
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.model.tensors import list_tensors, named_operations
 from secateurs.keras.reading_back import check_comes_back
@@ -56,7 +56,7 @@ def save(model: keras.Model, path: str | Path) -> None:
         write_atomically(path, _keras_bytes(model, cut, path))
     else:
         state = {leaf.name: _make_contiguous(leaf.array()) for leaf in list_tensors(model)}
-        write_atomically(path, sealed(save_tensors(state, metadata(cut))))
+        write_atomically(path, seal(save_tensors(state, metadata(cut))))
 
 
 def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Model:

@@ -220,7 +220,7 @@ def bench(
         ['wide', 'narrow']
     """
     _check_not_empty(runtimes=runtimes, threads=threads, batches=batches)
-    named = _named(models)
+    named = _name_models(models)
     macs = {name: _macs(model, example_inputs) for name, model in named.items()}
     memory = {name: _memory(model, example_inputs) for name, model in named.items()}
     first = macs[next(iter(named))]
@@ -250,7 +250,7 @@ def _check_not_empty(**chosen: Sequence[object]) -> None:
             raise MeasurementError(f"bench: {name}: expected at least one; received none")
 
 
-def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+def _name_models(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(models, Mapping):
         named = dict(models)
     elif isinstance(models, (list, tuple)):

@@ -112,7 +112,7 @@ def _terms(layer: _Layer, out: int, into: int, macs: float) -> NDArray[np.float6
     else:
         moved = layer.positions * (out + into)
         terms[TERMS.index("macs of 1x1" if layer.kernel == 1 else "macs of kxk")] = macs
-        filled = _filled(out) * _filled(into) / max(1, out * into)
+        filled = _round_up(out) * _round_up(into) / max(1, out * into)
         terms[TERMS.index("macs in whole vectors")] = macs * filled
         terms[TERMS.index("weights")] = macs / layer.positions
     terms[TERMS.index("numbers moved")] = moved
@@ -120,7 +120,7 @@ def _terms(layer: _Layer, out: int, into: int, macs: float) -> NDArray[np.float6
     return terms
 
 
-def _filled(width: int) -> int:
+def _round_up(width: int) -> int:
     return -(-width // VECTOR) * VECTOR
 
 
@@ -313,12 +313,12 @@ def fit(
     errors = np.empty(len(times))
     for place in range(len(times)):
         others = np.arange(len(times)) != place
-        predicted = terms[place] @ _solved(terms[others], times[others])
+        predicted = terms[place] @ _solve(terms[others], times[others])
         errors[place] = predicted / times[place] - 1
-    return _solved(terms, times), errors
+    return _solve(terms, times), errors
 
 
-def _solved(terms: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve(terms: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs of at least 0 by which the relative errors are least."""
     scale = np.maximum(terms.max(axis=0), 1e-300)
     costs, _ = nnls(terms / scale / times[:, None], np.ones(len(times)))

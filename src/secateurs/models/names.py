@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateurs.arguments import Kind, shown, takes
+from secateurs.arguments import Kind, format_value, takes
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.models.directories import load_directory
 from secateurs.models.factories import call_factory
@@ -75,9 +75,9 @@ def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
     for option in _WEIGHTS_OPTIONS:
         if options.get(option):
             raise ModelError(
-                f"{name}: expected no option {option!r}; received {shown(options[option])}. Models "
-                "are built with random weights and nothing is downloaded: save the weights you "
-                "have to a file, and give it: --weights FILE, or secateurs.load(model, FILE)."
+                f"{name}: expected no option {option!r}; received {format_value(options[option])}. "
+                "Models are built with random weights and nothing is downloaded: save the weights "
+                "you have to a file, and give it: --weights FILE, or secateurs.load(model, FILE)."
             )
 
 

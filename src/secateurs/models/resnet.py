@@ -18,7 +18,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
-from secateurs.arguments import is_whole, shown
+from secateurs.arguments import format_value, is_whole
 from secateurs.errors import ModelError, UnknownNameError, nearest
 
 Stem = Literal["imagenet", "small", "small-stride2"]
@@ -272,5 +272,5 @@ def _check_positive(**numbers: int) -> None:
         if not is_whole(number, 1):
             raise ModelError(
                 f"ResNet: expected {name} to be a whole number of at least 1; received "
-                f"{shown(number)}"
+                f"{format_value(number)}"
             )

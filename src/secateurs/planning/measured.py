@@ -14,7 +14,7 @@ from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.profiling import profile_network
-from secateurs.planning.removal_order import allowed_groups, multiple_of
+from secateurs.planning.removal_order import list_allowed, multiple_of
 from secateurs.planning.units import Unit
 from secateurs.planning.widths import WidthCosts
 from secateurs.planning.within_budget import nearest_budget_message
@@ -59,7 +59,7 @@ def plan_measured(
     if budget.is_timed:
         latency_model = latency_model or profile_network(network, budget.conditions)
         multiple = latency_model.multiple if multiple is None else multiple
-    groups = allowed_groups(network, skip)
+    groups = list_allowed(network, skip)
     choices = [
         choices_of(len(group), floor, multiple_of(network, group, multiple)) for group in groups
     ]

@@ -91,7 +91,7 @@ class _Timer:
             raise BudgetError(f"{name}: expected a unit of time")
         model_of, is_relative = self._latency_model, name in ("latency", "speedup")
 
-        def measured(model: Any) -> float:
+        def measure(model: Any) -> float:
             small = self._backend.runner(model, self._inputs, self._conditions)
             timing = compare_times(
                 {_DENSE: self._dense, _CUT: small},
@@ -103,7 +103,7 @@ class _Timer:
             taken = timing.ratio * model_of.dense_ms if is_relative else timing.median
             return unit.measured(taken, model_of.images)
 
-        return measured
+        return measure
 
 
 def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> float:

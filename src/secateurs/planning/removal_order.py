@@ -59,7 +59,7 @@ class RemovalOrder:
         sensitivity: Sensitivity | None,
     ) -> RemovalOrder:
         """Rank the channels; the arguments are those of ``plan``."""
-        groups = allowed_groups(network, skip)
+        groups = list_allowed(network, skip)
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, group in enumerate(groups):
             scored = _scores_of(group, scores)
@@ -184,7 +184,7 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
 
 
-def allowed_groups(network: Network, skip: Sequence[str]) -> list[Group]:
+def list_allowed(network: Network, skip: Sequence[str]) -> list[Group]:
     """The groups that may be pruned: all but those that ``skip`` names.
 
     Raises:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import predicted_file_size
+from secateurs.channels.file_size import predict_file_size
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError
 
@@ -173,7 +173,7 @@ class SizeMb(Unit):
     def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
         # The file's header tells of all that has gone, and only a cut of this network has shapes.
         whole = so_far.then(cut) if so_far else cut
-        return predicted_file_size(network, whole)
+        return predict_file_size(network, whole)
 
     def show(self, number: float) -> str:
         return f"{number / 1e6:.3g} MB"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateurs.channels.cut import Cut
-from secateurs.channels.independent import unmixed
+from secateurs.channels.independent import exclude_mixed
 from secateurs.channels.latest import latest_network
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, Proof, keep_report_
@@ -120,7 +120,7 @@ def _narrower(
         return small, None
     evidence = _prove(network, small, cut, example_inputs)
     if proof == "independent":
-        exact = unmixed(network, cut)
+        exact = exclude_mixed(network, cut)
         second = prove_independently(model, exact, example_inputs)
         evidence = replace(evidence, independent=second)
     return small, evidence

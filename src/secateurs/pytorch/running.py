@@ -45,10 +45,10 @@ def runner(
     dtype, device = _TYPES[conditions.dtype], torch.device(conditions.device)
     ready.to(device, dtype)
 
-    def placed(tensor: torch.Tensor) -> torch.Tensor:
+    def place(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-    arguments, keywords = map_tensors(arguments, placed), map_tensors(keywords, placed)
+    arguments, keywords = map_tensors(arguments, place), map_tensors(keywords, place)
     if conditions.runtime == "channels-last":
         ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         arguments, keywords = map_tensors(arguments, _last), map_tensors(keywords, _last)
@@ -153,13 +153,13 @@ def _call(
         return arguments, keywords
     wanted = batch
 
-    def repeated(tensor: torch.Tensor) -> torch.Tensor:
+    def repeat(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.ndim == 0 or len(tensor) == wanted:
             return tensor
         times = -(-wanted // len(tensor))
         return tensor.repeat(times, *[1] * (tensor.ndim - 1))[:wanted].contiguous()
 
-    return map_tensors(arguments, repeated), map_tensors(keywords, repeated)
+    return map_tensors(arguments, repeat), map_tensors(keywords, repeat)
 
 
 def _last(tensor: torch.Tensor) -> torch.Tensor:

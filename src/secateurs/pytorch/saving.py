@@ -15,7 +15,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import is_safetensors, read_bytes, sealed, unpack_safetensors, write_atomically
+from secateurs.files import is_safetensors, read_bytes, seal, unpack_safetensors, write_atomically
 from secateurs.pytorch.checkpoints import fit_names, tensors_in
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.example_inputs import unwrap
@@ -77,7 +77,7 @@ def read(path: str | Path, *, ema: bool = False) -> tuple[dict[str, torch.Tensor
 
 def to_bytes(state: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:
     """A safetensors file's content; a tensor under several names is written once."""
-    return sealed(save_tensors(_distinct(state), dict(said)))
+    return seal(save_tensors(_distinct(state), dict(said)))
 
 
 def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -368,15 +368,15 @@ def _in_training(
     """
     contractions, mixings = list(tracer.contractions), list(tracer.mixings)
 
-    def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    def double(tensor: torch.Tensor) -> torch.Tensor:
         return torch.cat([tensor, tensor]) if tensor.dim() else tensor
 
     try:
         forward, given = _watch(
             tracer,
             model,
-            [map_tensors(value, doubled) for value in arguments],
-            {key: map_tensors(value, doubled) for key, value in keywords.items()},
+            [map_tensors(value, double) for value in arguments],
+            {key: map_tensors(value, double) for key, value in keywords.items()},
             training=True,
         )
         are_used = any(is_used(name, wanted) for name, _ in given)

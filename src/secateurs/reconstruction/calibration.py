@@ -50,7 +50,7 @@ class Calibration:
     @property
     def curves(self) -> CalibrationBatch:
         """Images that the sums have not seen."""
-        return joined([self.judge, self.choose])
+        return join_batches([self.judge, self.choose])
 
     @classmethod
     def of_batches(
@@ -75,7 +75,7 @@ class Calibration:
         Warns:
             UserWarning: there are few, or they are all alike.
         """
-        everything = joined(images)
+        everything = join_batches(images)
         if len(everything) < LEAST_IMAGES:
             raise DataError(
                 f"{who}: expected at least {LEAST_IMAGES} calibration images, to fit some and "
@@ -109,14 +109,14 @@ class Calibration:
         return cls(fit, choose, judge)
 
 
-def joined(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
+def join_batches(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
     """Several batches as one."""
     labels = [part.labels for part in parts if part.labels is not None]
     together = np.concatenate(labels) if len(labels) == len(parts) else None
-    return CalibrationBatch(_joined([part.images for part in parts]), together)
+    return CalibrationBatch(_join([part.images for part in parts]), together)
 
 
-def _joined(images: Sequence[Any]) -> Any:
+def _join(images: Sequence[Any]) -> Any:
     first = images[0]
     if isinstance(first, Mapping):
         return {key: np.concatenate([one[key] for one in images]) for key in first}

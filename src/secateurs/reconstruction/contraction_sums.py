@@ -130,7 +130,7 @@ def contraction_of(
     taps = weights.taps if reading.fold is None else reading.fold.shape[1]
     if reading.mixes:
         matrix = _by_channel(matrix, weights.taps, reading.fold)
-        moments = _mixed(moments, matrix)
+        moments = _mix(moments, matrix)
     elif not weights.has_intercept:
         moments = moments.about_zero()
     return Contraction(
@@ -156,7 +156,7 @@ def _by_channel(matrix: Sums, taps: int, fold: Ids | None) -> Sums:
     return matrix.reshape(1, matrix.shape[1] // taps, -1)
 
 
-def _mixed(moments: Moments, matrix: Sums) -> Moments:
+def _mix(moments: Moments, matrix: Sums) -> Moments:
     """Moments of channels, and of what each tap makes of them."""
     given = moments.uu @ matrix
     return Moments(
@@ -193,7 +193,7 @@ class _Packing:
         return found
 
 
-def drawn_slopes(
+def draw_slopes(
     outputs: Sequence[NDArray[Any]], kind: str, random: np.random.Generator
 ) -> list[NDArray[np.float32]]:
     """The derivative of the loss by each output, with answers drawn from the network's own.
@@ -209,7 +209,7 @@ def drawn_slopes(
 
     Example:
         >>> scores = np.zeros((10000, 2))
-        >>> (drawn,) = drawn_slopes([scores], "categorical", np.random.default_rng(0))
+        >>> (drawn,) = draw_slopes([scores], "categorical", np.random.default_rng(0))
         >>> (drawn.T @ drawn / 10000).round(2)  # diag(p) - p p'
         array([[ 0.25, -0.25],
                [-0.25,  0.25]], dtype=float32)

@@ -23,7 +23,7 @@ from secateurs.errors import CutError
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def kept_channels(network: Network, small: Arrays, cut: Cut) -> NDArray[np.bool_]:
+def match_channels(network: Network, small: Arrays, cut: Cut) -> NDArray[np.bool_]:
     """Which atoms of a dense network a cut model still has.
 
     Args:

@@ -37,10 +37,10 @@ from secateurs.reconstruction.calibration import (
     Calibration,
     example_from,
     in_batches,
-    joined,
+    join_batches,
 )
 from secateurs.reconstruction.fidelity import Fidelity
-from secateurs.reconstruction.matching import kept_channels
+from secateurs.reconstruction.matching import match_channels
 from secateurs.reconstruction.report import FidelityReport, Stage
 from secateurs.reconstruction.session import (
     Curves,
@@ -320,7 +320,7 @@ class Pruner:
             return None
         trial = Trial("", 0, network.removed_by(cut), (), dict)
         judging = self.dense.calibration.judge
-        found = self.dense.framework.judged_trials(network, judging, [trial], self.dense.kind)
+        found = self.dense.framework.judge_trials(network, judging, [trial], self.dense.kind)
         return Stage("dropped evenly", found[0])
 
 
@@ -360,12 +360,12 @@ def make_faithful(
     report = replace(made.report, stages=stages, seconds=seconds)
     model = made.model
     if distil is not None:
-        report = _distilled(dense, model, report, distil, seed)
+        report = _distil(dense, model, report, distil, seed)
     keep_fidelity_(model, report)
     return model
 
 
-def _distilled(
+def _distil(
     dense: Dense, model: Any, report: FidelityReport, distil: Distilling, seed: int
 ) -> FidelityReport:
     """Train towards the dense model's answers; the weights are taken if that is more faithful."""
@@ -373,7 +373,9 @@ def _distilled(
     backend = backend_named(dense.network.source.framework)
     twin, _ = dense.framework.working_copy(model, dense.example)
     calibration = dense.calibration
-    images = in_batches(joined([_unlabelled(calibration.fit), _unlabelled(calibration.choose)]))
+    images = in_batches(
+        join_batches([_strip_labels(calibration.fit), _strip_labels(calibration.choose)])
+    )
     trained = backend.distil(
         twin,
         dense.work,
@@ -393,7 +395,7 @@ def _distilled(
     return told
 
 
-def _unlabelled(batch: CalibrationBatch) -> CalibrationBatch:
+def _strip_labels(batch: CalibrationBatch) -> CalibrationBatch:
     return CalibrationBatch(batch.images, None)
 
 
@@ -484,40 +486,42 @@ def open_workshop(
     """
     images = images_for_repair(network, calibration, request)
     if images is not None and _is_measured(request, planning):
-        return _measured_workshop(model, network, images, budget, request, planning)
+        return _workshop_by_measuring(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
     skip = planning.get("skip", ())
 
-    def planned(scores: Scores, asked: Budget | None = budget) -> Cut:
+    def plan_cut(scores: Scores, asked: Budget | None = budget) -> Cut:
         cut = plan(network, scores, asked, **planning)
         return make_uniform(network, scores, cut, skip) if request.uniform else cut
 
     criterion = WITHOUT_IMAGES if request.criterion in (None, OBS) else request.criterion
-    scores = score_for(network, criterion, planned, data=data, loss=request.loss, seed=request.seed)
+    scores = score_for(
+        network, criterion, plan_cut, data=data, loss=request.loss, seed=request.seed
+    )
 
-    def applied(cut: Cut) -> Any:
-        return _applied(model, network, cut, request)
+    def apply_cut(cut: Cut) -> Any:
+        return _apply_cut(model, network, cut, request)
 
     if images is None:
-        make = partial(_repaired_without_images, model, network, request)
-        chosen = make if request.repair else applied
-        return Workshop.in_turn(lambda asked: planned(scores, asked), chosen, scores)
+        make = partial(_repair_without_images, model, network, request)
+        chosen = make if request.repair else apply_cut
+        return Workshop.in_turn(lambda asked: plan_cut(scores, asked), chosen, scores)
     dense = open_dense(model, network, images, request)
 
-    def repaired(cut: Cut) -> Any:
+    def apply_and_repair(cut: Cut) -> Any:
         return make_faithful(
             dense,
-            applied(cut),
+            apply_cut(cut),
             alive_after(dense.work_network, cut),
             repair=request.repair is not False,
             distil=request.distil,
             seed=request.seed,
         )
 
-    return Workshop.in_turn(lambda asked: planned(scores, asked), repaired, scores)
+    return Workshop.in_turn(lambda asked: plan_cut(scores, asked), apply_and_repair, scores)
 
 
-def _measured_workshop(
+def _workshop_by_measuring(
     model: Any,
     network: Network,
     images: Sequence[CalibrationBatch],
@@ -530,7 +534,7 @@ def _measured_workshop(
     amount = rest.pop("amount", None)
     even = _budget_of(network, budget, amount)
 
-    def planned(asked: Budget | None) -> Cut:
+    def plan_cut(asked: Budget | None) -> Cut:
         cut = pruner.plan(_budget_of(network, asked, amount), **rest)
         if not request.uniform:
             return cut
@@ -545,10 +549,10 @@ def _measured_workshop(
     def best(asked: Budget | None) -> tuple[Any, Cut]:
         return pruner.make_best(_budget_of(network, asked, amount), **making, **rest)
 
-    return Workshop(planned, lambda cut: pruner.make(cut, **making), pruner.scores, best)
+    return Workshop(plan_cut, lambda cut: pruner.make(cut, **making), pruner.scores, best)
 
 
-def _applied(model: Any, network: Network, cut: Cut, request: Request) -> Any:
+def _apply_cut(model: Any, network: Network, cut: Cut, request: Request) -> Any:
     backend = backend_named(network.source.framework)
     return backend.apply(model, cut, _example(network), network=network, proof=request.proof)
 
@@ -584,7 +588,7 @@ _NOT_JUDGED = (
 NOISE_IMAGES = 256
 
 
-def _repaired_without_images(model: Any, network: Network, request: Request, cut: Cut) -> Any:
+def _repair_without_images(model: Any, network: Network, request: Request, cut: Cut) -> Any:
     """The small model, repaired by what the dense one's weights say of its activations.
 
     By the moments that batch normalisation keeps and the likeness of filters, where layers read
@@ -593,7 +597,7 @@ def _repaired_without_images(model: Any, network: Network, request: Request, cut
     Warns:
         UserWarning: which of them, and what images would do.
     """
-    small = _applied(model, network, cut, request)
+    small = _apply_cut(model, network, cut, request)
     changed = repairing(network.source.framework).repair_without_images_(network, small, cut)
     if changed:
         warnings.warn(
@@ -661,7 +665,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     backend = backend_of(dense)
     network = backend.trace(dense, example_inputs)
     framework = repairing(network.source.framework)
-    kept = kept_channels(network, framework.arrays(small), report_of(small).cut)
+    kept = match_channels(network, framework.arrays(small), report_of(small).cut)
     checked = list(iterate_batches(images, example_inputs, "repair", labels=False))
     opened = open_dense(dense, network, checked, request)
     alive = opened.work_network.alive(np.flatnonzero(~kept))

@@ -172,7 +172,7 @@ def measure_curves(
     if orders is None:
         orders, foreseen = orders_of(network, contractions, scores())
     judging, trials = _trials(dense, contractions, orders, foreseen)
-    found = dense.framework.judged_trials(network, judging, trials, dense.kind)
+    found = dense.framework.judge_trials(network, judging, trials, dense.kind)
     measured: dict[str, dict[int, float]] = {}
     for trial, fidelity in zip(trials, found, strict=True):
         measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
@@ -313,7 +313,7 @@ def _add_reestimated(dense: Dense, models: dict[str, Any], stages: list[Stage]) 
     each = max(1, dense.work_network.macs()) / max(1, images_in(dense.example))
     count = max(LEAST_FOR_MOMENTS, int(MACS_FOR_MOMENTS / each))
     images = in_batches(dense.calibration.fit.rows(slice(0, count)))
-    again = dense.framework.reestimated(models[name], images)
+    again = dense.framework.reestimate_moments(models[name], images)
     if again is not None:
         known_as = f"{name}{ANEW}"
         models[known_as] = again

@@ -190,11 +190,11 @@ def find_frontier(
     if not points and refused is not None:
         raise refused
     whole = _point(pruner, DENSE, unit, pruner.model, Cut())
-    points = _timed(pruner, [whole, *reversed(points)])
+    points = _time(pruner, [whole, *reversed(points)])
     return Frontier(tuple(points), unit, knee_of(points))
 
 
-def _timed(pruner: Pruner, points: Sequence[Point]) -> list[Point]:
+def _time(pruner: Pruner, points: Sequence[Point]) -> list[Point]:
     """The points with the time of one call on the example inputs, measured in turns.
 
     A model that stands at several points is timed once.

@@ -88,13 +88,13 @@ def _by_products_of_rows(fit: Rows, present: Array, error: Callable[[Array], flo
     scale = max(float(np.square(fit.u).mean()) * len(fit.u), 1e-12)
     kept: dict[float, Array] = {}
 
-    def tried(ridge: float) -> float:
+    def try_ridge(ridge: float) -> float:
         pulled = products + ridge * scale * np.eye(len(products))
         change = fit.u.T @ cho_solve(cho_factor(pulled), residual).astype(fit.u.dtype)
         kept[ridge] = present + change
         return float(error(kept[ridge]))
 
-    ridge, after = choose_ridge(tried)
+    ridge, after = choose_ridge(try_ridge)
     return ridge, after, kept[ridge]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from secateurs.arguments import shown
+from secateurs.arguments import format_value
 from secateurs.errors import SecateursError, StudyError, nearest
 from secateurs.files import open_json, seal_json, write_atomically
 
@@ -112,5 +112,5 @@ def _one_line_message(error: ValidationError, known: list[str]) -> str:
         else:
             expected = problem["msg"].replace("Input should be", "expected")
             expected = re.sub("^expected (?=greater|less)", "expected a number ", expected)
-            faults.append(f"{name}: {expected}; received {shown(problem['input'])}")
+            faults.append(f"{name}: {expected}; received {format_value(problem['input'])}")
     return "; ".join(dict.fromkeys(faults))

@@ -153,7 +153,7 @@ class DiskStore:
             raise CheckpointError(f"{path}: {error}") from error
 
 
-def kept_position(directory: Path) -> Position | None:
+def read_position(directory: Path) -> Position | None:
     """Where the study in a directory would go on from; None where nothing is kept, or readable."""
     try:
         metadata = header_of_file(directory / CHECKPOINT).get("__metadata__", {})

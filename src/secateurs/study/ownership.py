@@ -67,30 +67,30 @@ def _is_known(path: Path, known: Recognize) -> bool:
 def is_json_of(*formats: str) -> Recognize:
     """Whether a file is a JSON document of one of these formats, of whatever version."""
 
-    def known(path: Path) -> bool:
+    def recognise(path: Path) -> bool:
         values = json.loads(path.read_bytes())
         return isinstance(values, dict) and values.get("format") in formats
 
-    return known
+    return recognise
 
 
 def is_json_with(*keys: str) -> Recognize:
     """Whether a file is a JSON object that holds all of these."""
 
-    def known(path: Path) -> bool:
+    def recognise(path: Path) -> bool:
         values: Any = json.loads(path.read_bytes())
         return isinstance(values, dict) and values.keys() >= set(keys)
 
-    return known
+    return recognise
 
 
 def is_safetensors_with(key: str) -> Recognize:
     """Whether a file is of safetensors, with this entry in its metadata."""
 
-    def known(path: Path) -> bool:
+    def recognise(path: Path) -> bool:
         return key in header_of_file(path).get("__metadata__", {})
 
-    return known
+    return recognise
 
 
 def is_history(path: Path) -> bool:

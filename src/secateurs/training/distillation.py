@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Output, divergences, read_outputs
 from secateurs.errors import DataError, SecateursError
-from secateurs.training.feed import Augmentation, augmented, mixed
+from secateurs.training.feed import Augmentation, augment, mix
 
 STEPS = 300
 BATCH = 128
@@ -408,5 +408,5 @@ def _change_images(
 ) -> NDArray[Any]:
     if channels_last:
         images = np.moveaxis(images, -1, 1)
-    images = mixed(augmented(images, augmentation, random), augmentation, random)
+    images = mix(augment(images, augmentation, random), augmentation, random)
     return np.ascontiguousarray(np.moveaxis(images, 1, -1) if channels_last else images)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.arguments import shown
+from secateurs.arguments import format_value
 from secateurs.errors import DataError
 
 Images = NDArray[Any]
@@ -172,7 +172,7 @@ class ArrayFeed:
             images, labels = self._source.batch(rows[share.slice(size)])
             if self._augmentation:
                 random = np.random.default_rng([_AUGMENTATION, self._seed, epoch, number])
-                images = augmented(images, self._augmentation, random, share, size)
+                images = augment(images, self._augmentation, random, share, size)
             yield Batch(images, labels, size)
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
@@ -315,7 +315,7 @@ def consecutive(feed: Feed, first: int, count: int, share: Shard = ALL) -> Itera
         epoch, place = epoch + 1, 0
 
 
-def augmented(
+def augment(
     images: Images,
     augmentation: Augmentation,
     random: np.random.Generator,
@@ -374,7 +374,7 @@ def check_labels(labels: Labels, classes: int) -> None:
         )
 
 
-def mixed(images: Images, augmentation: Augmentation, random: np.random.Generator) -> Images:
+def mix(images: Images, augmentation: Augmentation, random: np.random.Generator) -> Images:
     """In a share of all calls, images mixed with one another: overlaid, or with a patch swapped in.
 
     Args:
@@ -437,7 +437,9 @@ def _as_numbers(value: Any, what: str) -> NDArray[Any]:
     except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor with gradients
         raise DataError(f"{what}: expected an array; {' '.join(str(error).split())}") from error
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{what}: expected numbers; received {shown(value)} of {array.dtype}")
+        raise DataError(
+            f"{what}: expected numbers; received {format_value(value)} of {array.dtype}"
+        )
     return array
 
 

@@ -1,7 +1,7 @@
 """Drawing the pictures of vehicles."""
 
 from secateurs.data.drawing.bodies import PROFILES, Finish, Painter, Pose, draw_end, draw_side
-from secateurs.data.drawing.canvas import Canvas, hsv, mixed
+from secateurs.data.drawing.canvas import Canvas, hsv, mix
 from secateurs.data.drawing.scenery import draw_foreground, draw_scenery
 
 __all__ = [
@@ -15,5 +15,5 @@ __all__ = [
     "draw_scenery",
     "draw_side",
     "hsv",
-    "mixed",
+    "mix",
 ]

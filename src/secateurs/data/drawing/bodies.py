@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.data.drawing.canvas import Canvas, Colour, Points, ellipse, mixed, rounded
+from secateurs.data.drawing.canvas import Canvas, Colour, Points, ellipse, mix, round_corners
 
 TYRE = (0.06, 0.06, 0.065)
 PLASTIC = (0.13, 0.13, 0.14)
@@ -181,11 +181,11 @@ def draw_end(painter: Painter, tall: float, rear: bool, plate: Colour) -> None:
     for left in (0.07, 0.77):
         painter.box(left, 0.0, left + 0.16, 0.2, TYRE)
     roof = [(0.08, waist - 0.05), (0.16, tall), (0.84, tall), (0.92, waist - 0.05)]
-    painter.panel(rounded(roof), finish.paint)
+    painter.panel(round_corners(roof), finish.paint)
     body = [(0.04, 0.12), (0.02, waist - 0.1), (0.08, waist), (0.92, waist), (0.98, waist - 0.1)]
-    painter.panel(rounded([*body, (0.96, 0.12)]), finish.paint)
+    painter.panel(round_corners([*body, (0.96, 0.12)]), finish.paint)
     glass = [(0.15, waist), (0.21, tall - 0.06), (0.79, tall - 0.06), (0.85, waist)]
-    _glass(painter, rounded(glass, 1))
+    _glass(painter, round_corners(glass, 1))
     for left in (-0.04, 0.94):
         painter.fill(ellipse(left + 0.05, waist + 0.03, 0.05, 0.035), finish.paint)
     painter.box(0.07, 0.1, 0.93, 0.2, finish.bumpers)
@@ -193,10 +193,10 @@ def draw_end(painter: Painter, tall: float, rear: bool, plate: Colour) -> None:
     for middle in (0.15, 0.85):
         painter.fill(ellipse(middle, waist - 0.14, 0.09, 0.05), lamp)
     if rear:
-        painter.box(0.08, waist - 0.055, 0.92, waist - 0.045, mixed(finish.paint, (0, 0, 0), 0.5))
+        painter.box(0.08, waist - 0.055, 0.92, waist - 0.045, mix(finish.paint, (0, 0, 0), 0.5))
     else:
         painter.fill(
-            rounded([(0.3, 0.22), (0.27, waist - 0.1), (0.73, waist - 0.1), (0.7, 0.22)], 1),
+            round_corners([(0.3, 0.22), (0.27, waist - 0.1), (0.73, waist - 0.1), (0.7, 0.22)], 1),
             PLASTIC,
         )
         painter.box(0.3, waist - 0.16, 0.7, waist - 0.145, CHROME)
@@ -220,7 +220,7 @@ def _outline(profile: Profile, sill: float) -> Points:
         (1.0, 0.5 * p.bonnet),
         (0.985, sill),
     ]
-    return rounded(corners)
+    return round_corners(corners)
 
 
 def _greenhouse(profile: Profile, inset: float) -> Points:
@@ -233,7 +233,7 @@ def _greenhouse(profile: Profile, inset: float) -> Points:
         (p.roof_front - 0.3 * inset, p.roof - 0.8 * inset),
         (p.cowl - 1.2 * inset, p.belt + 0.4 * inset),
     ]
-    return rounded(corners, 1)
+    return round_corners(corners, 1)
 
 
 def _windows(painter: Painter, profile: Profile, blind: bool) -> None:
@@ -245,20 +245,18 @@ def _windows(painter: Painter, profile: Profile, blind: bool) -> None:
     for x in profile.doors:
         if not profile.roof_rear + 0.02 < x < profile.roof_front - 0.01:
             continue  # a door that ends beneath the windscreen
-        painter.box(
-            x - 0.011, lower, x + 0.009, upper, mixed(painter.finish.paint, (0, 0, 0), 0.15)
-        )
+        painter.box(x - 0.011, lower, x + 0.009, upper, mix(painter.finish.paint, (0, 0, 0), 0.15))
 
 
 def _glass(painter: Painter, points: Points) -> None:
     glass, sky = np.asarray(painter.finish.glass), np.asarray(painter.finish.sky)
-    shades = np.stack([mixed(glass, sky, 0.5), mixed(glass, sky, 0.15), glass, 0.8 * glass])
+    shades = np.stack([mix(glass, sky, 0.5), mix(glass, sky, 0.15), glass, 0.8 * glass])
     painter.canvas.shaded(painter.pose.place(points), shades)
 
 
 def _doors(painter: Painter, profile: Profile, sill: float) -> None:
-    line = mixed(painter.finish.paint, (0, 0, 0), 0.45)
-    handle = mixed(painter.finish.paint, CHROME, 0.5)
+    line = mix(painter.finish.paint, (0, 0, 0), 0.45)
+    handle = mix(painter.finish.paint, CHROME, 0.5)
     for x in profile.doors:
         painter.box(x - 0.004, sill + 0.02, x + 0.003, profile.belt, line)
         painter.box(x + 0.02, profile.belt - 0.035, x + 0.055, profile.belt - 0.022, handle)
@@ -277,7 +275,7 @@ def _ends(painter: Painter, profile: Profile, sill: float) -> None:
 
 def _load(painter: Painter, profile: Profile) -> None:
     painter.panel([(0.0, 0.1), (0.0, 0.46), (0.68, 0.46), (0.68, 0.1)], painter.finish.paint)
-    edge = mixed(painter.finish.paint, (0, 0, 0), 0.3)
+    edge = mix(painter.finish.paint, (0, 0, 0), 0.3)
     for x in (0.0, 0.225, 0.45, 0.67):
         painter.box(x, 0.1, x + 0.008, 0.46, edge)
 

@@ -67,7 +67,7 @@ def ellipse(x: float, y: float, width: float, height: float) -> Points:
     return _CIRCLE * (width, height) + (x, y)
 
 
-def rounded(points: ArrayLike, times: int = 2) -> Points:
+def round_corners(points: ArrayLike, times: int = 2) -> Points:
     """The polygon with its corners cut off again and again (Chaikin, 1974)."""
     corners = np.asarray(points, np.float64)
     for _ in range(times):
@@ -77,7 +77,7 @@ def rounded(points: ArrayLike, times: int = 2) -> Points:
     return corners
 
 
-def mixed(one: Colour, other: Colour, share: float) -> NDArray[np.float64]:
+def mix(one: Colour, other: Colour, share: float) -> NDArray[np.float64]:
     """``share`` of ``other``, the rest ``one``."""
     return np.asarray(one) * (1 - share) + np.asarray(other) * share
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from secateurs.data.drawing.canvas import Canvas, ellipse, hsv, mixed, rounded
+from secateurs.data.drawing.canvas import Canvas, ellipse, hsv, mix, round_corners
 
 _SKIES = (
     ((0.35, 0.58, 0.9), (0.78, 0.87, 0.96)),  # blue
@@ -28,7 +28,7 @@ _GROUNDS = (
 def draw_scenery(canvas: Canvas, random: Generator, horizon: float) -> NDArray[np.float64]:
     """Draw sky, ground and what stands between them; returns the colour the sky reflects."""
     above, below = (np.array(colour) for colour in _SKIES[random.integers(len(_SKIES))])
-    sky = np.stack([above, mixed(above, below, 0.5), below])
+    sky = np.stack([above, mix(above, below, 0.5), below])
     canvas.shaded([(0, horizon - 0.02), (1, horizon - 0.02), (1, 1.0), (0, 1.0)], sky)
     ground = np.array(_GROUNDS[random.choice(len(_GROUNDS), p=_GROUND_SHARES)])
     ground = ground * random.uniform(0.8, 1.2)
@@ -40,7 +40,7 @@ def draw_scenery(canvas: Canvas, random: Generator, horizon: float) -> NDArray[n
     scene(canvas, random, horizon)
     if random.random() < 0.5:
         _road_markings(canvas, random, horizon)
-    return mixed(above, (1, 1, 1), 0.45)
+    return mix(above, (1, 1, 1), 0.45)
 
 
 def draw_foreground(canvas: Canvas, random: Generator) -> None:
@@ -49,7 +49,7 @@ def draw_foreground(canvas: Canvas, random: Generator) -> None:
     colour = _any_colour(random)
     if kind == 0:
         width = random.uniform(0.01, 0.025)
-        canvas.box(x, 0, x + width, 1, mixed(colour, (0.4, 0.4, 0.4), 0.7))
+        canvas.box(x, 0, x + width, 1, mix(colour, (0.4, 0.4, 0.4), 0.7))
     elif kind == 1:
         green = hsv(random.uniform(80, 130), 0.5, random.uniform(0.2, 0.4))
         for _ in range(4):
@@ -58,7 +58,7 @@ def draw_foreground(canvas: Canvas, random: Generator) -> None:
     else:
         base, height = random.uniform(0.05, 0.2), random.uniform(0.25, 0.4)
         canvas.polygon(
-            rounded(
+            round_corners(
                 [
                     (x, base),
                     (x + 0.09, base),
@@ -92,9 +92,9 @@ def _city(canvas: Canvas, random: Generator, horizon: float) -> None:
     x = random.uniform(-0.2, 0)
     while x < 1:
         width, height = random.uniform(0.15, 0.4), random.uniform(0.15, 0.6)
-        wall = mixed(_any_colour(random), (0.6, 0.57, 0.53), random.uniform(0.2, 0.9))
+        wall = mix(_any_colour(random), (0.6, 0.57, 0.53), random.uniform(0.2, 0.9))
         canvas.box(x, horizon - 0.01, x + width, horizon + height, wall)
-        window = mixed(wall, random.choice([(0.1, 0.12, 0.16), (0.95, 0.9, 0.7)]), 0.7)
+        window = mix(wall, random.choice([(0.1, 0.12, 0.16), (0.95, 0.9, 0.7)]), 0.7)
         for row in np.arange(horizon + 0.06, horizon + height - 0.05, 0.11):
             for column in np.arange(x + 0.03, x + width - 0.05, 0.09):
                 canvas.box(column, row, column + 0.045, row + 0.06, window)
@@ -102,11 +102,11 @@ def _city(canvas: Canvas, random: Generator, horizon: float) -> None:
 
 
 def _wall(canvas: Canvas, random: Generator, horizon: float) -> None:
-    wall = mixed(_any_colour(random), (0.6, 0.6, 0.6), random.uniform(0.0, 0.9))
+    wall = mix(_any_colour(random), (0.6, 0.6, 0.6), random.uniform(0.0, 0.9))
     top = horizon + random.uniform(0.2, 0.8)
     canvas.box(0, horizon - 0.01, 1, top, wall)
     for row in np.arange(horizon + 0.08, top, 0.08):
-        canvas.box(0, row, 1, row + 0.006, mixed(wall, (0, 0, 0), 0.2))
+        canvas.box(0, row, 1, row + 0.006, mix(wall, (0, 0, 0), 0.2))
     if random.random() < 0.4:
         left = random.uniform(-0.1, 0.7)
         canvas.box(
@@ -116,7 +116,7 @@ def _wall(canvas: Canvas, random: Generator, horizon: float) -> None:
 
 def _hills(canvas: Canvas, random: Generator, horizon: float) -> None:
     for haze in (0.45, 0.25):
-        hill = mixed(hsv(random.uniform(70, 220), 0.4, 0.4), (0.7, 0.75, 0.8), haze)
+        hill = mix(hsv(random.uniform(70, 220), 0.4, 0.4), (0.7, 0.75, 0.8), haze)
         for x in random.uniform(0, 1, 3):
             width, height = random.uniform(0.25, 0.6), random.uniform(0.05, 0.2)
             outline = ellipse(x, horizon, width, height)
@@ -133,10 +133,10 @@ def _draw_parked(canvas: Canvas, random: Generator, horizon: float) -> None:
         y = horizon - 0.03
         cabin = np.array([(0.12, 0.55), (0.28, 1.05), (0.62, 1.05), (0.78, 0.55)])
         canvas.polygon(
-            rounded(cabin * (length, height) + (x, y)), mixed(paint, (0.1, 0.12, 0.15), 0.65)
+            round_corners(cabin * (length, height) + (x, y)), mix(paint, (0.1, 0.12, 0.15), 0.65)
         )
         body = np.array([(0, 0.15), (0, 0.62), (1, 0.58), (1, 0.15)])
-        canvas.polygon(rounded(body * (length, height) + (x, y)), paint)
+        canvas.polygon(round_corners(body * (length, height) + (x, y)), paint)
         for axle in (0.2, 0.8):
             canvas.polygon(
                 ellipse(x + axle * length, y + 0.08 * length, 0.08 * length, 0.08 * length),

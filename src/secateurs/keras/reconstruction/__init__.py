@@ -7,11 +7,11 @@ from secateurs.keras.reconstruction.output_stream import (
     copy_of,
     copy_weights_,
     outputs,
-    reestimated,
+    reestimate_moments,
     unlike_calibration,
     working_copy,
 )
-from secateurs.keras.reconstruction.trials import judged_trials
+from secateurs.keras.reconstruction.trials import judge_trials
 from secateurs.keras.reconstruction.without_images import repair_without_images_
 
 __all__ = [
@@ -19,9 +19,9 @@ __all__ = [
     "contractions_of",
     "copy_of",
     "copy_weights_",
-    "judged_trials",
+    "judge_trials",
     "outputs",
-    "reestimated",
+    "reestimate_moments",
     "repair_without_images_",
     "skip_blocks",
     "unlike_calibration",

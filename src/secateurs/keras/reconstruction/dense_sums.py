@@ -23,7 +23,7 @@ from secateurs.planning.error_curves import Contraction
 from secateurs.reconstruction.contraction_sums import (
     Reading,
     contraction_of,
-    drawn_slopes,
+    draw_slopes,
     images_with_slopes,
 )
 from secateurs.reconstruction.running_sums import RunningSums
@@ -65,7 +65,7 @@ def contractions_of(
         piece = pieces.piece(images.rows(rows))
         given = _sum_up(readers, piece, len(images), number)
         if rows.start < sloped and readers:
-            slopes = drawn_slopes([as_numbers(one) for one in given], kind, random)
+            slopes = draw_slopes([as_numbers(one) for one in given], kind, random)
             _add_slopes(readers, pieces.piece(images.rows(rows)), slopes)
     return [_contraction(reader, leaves) for reader in readers]
 

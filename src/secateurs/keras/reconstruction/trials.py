@@ -25,7 +25,7 @@ from secateurs.planning.error_curves import Trial
 from secateurs.reconstruction.fidelity import Fidelity, Judge
 
 
-def judged_trials(
+def judge_trials(
     network: Network,
     images: CalibrationBatch,
     trials: Sequence[Trial],

@@ -21,7 +21,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
 from secateurs.errors import CheckpointError, ModelError
-from secateurs.files import sealed, unpack_safetensors
+from secateurs.files import seal, unpack_safetensors
 from secateurs.keras.cutting import apply
 from secateurs.keras.internals import device
 from secateurs.keras.model.example_inputs import check_model
@@ -231,7 +231,7 @@ class Learner(FeedLearner[keras.Model]):
     def pack(self, tensors: Mapping[str, NDArray[np.generic]], text: Mapping[str, str]) -> bytes:
         """Tensors and text as the content of a safetensors file."""
         arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-        return sealed(save_tensors(arrays, dict(text)))
+        return seal(save_tensors(arrays, dict(text)))
 
     def unpack(self, content: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
         """What ``pack`` was given."""

@@ -208,16 +208,16 @@ class Removals:
     ) -> None:
         """Write down what became of these images' losses."""
 
-        def chosen(values: torch.Tensor) -> torch.Tensor:
+        def choose(values: torch.Tensor) -> torch.Tensor:
             return values if images is None else values[images]
 
-        labels = None if dense.labels is None else chosen(dense.labels)
+        labels = None if dense.labels is None else choose(dense.labels)
         losses = self.objective.losses(outputs, labels).double()
         changes, places, columns = at
-        changes.loss[places, columns] = (losses - chosen(dense.losses)).cpu()
+        changes.loss[places, columns] = (losses - choose(dense.losses)).cpu()
         right = self.objective.right(outputs, labels)
         if right is not None and dense.right is not None:
-            gained = right.to(torch.int8) - chosen(dense.right).to(torch.int8)
+            gained = right.to(torch.int8) - choose(dense.right).to(torch.int8)
             changes.right[places, columns] = gained.cpu()
 
     # -- pairs

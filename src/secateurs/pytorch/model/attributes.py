@@ -127,7 +127,7 @@ def read(model: nn.Module, at: Attribute) -> object:
     return _step(value, at.item) if isinstance(value, (dict, list, tuple)) else None
 
 
-def kept_number(model: nn.Module, at: Attribute) -> int | None:
+def read_number(model: nn.Module, at: Attribute) -> int | None:
     """The whole number that is kept there; None where ``numbers_in`` would find none.
 
     What a class keeps for all, or computes (a property), is not a module's own.

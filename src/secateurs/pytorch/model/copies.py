@@ -104,11 +104,11 @@ def copy_value(value: Value, memo: dict[int, object]) -> Value:
     known = memo.get(id(value), memo)
     if known is not memo:
         return known  # type: ignore[return-value]
-    made = _made_anew(value, memo)
+    made = _copy_anew(value, memo)
     return copy.deepcopy(value, memo) if made is None else made  # type: ignore[return-value]
 
 
-def _made_anew(value: object, memo: dict[int, object]) -> object | None:
+def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
     """A copy of a module or a plain container, in the memo; None of anything else."""
     kind = type(value)
     if kind is tuple and _ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]

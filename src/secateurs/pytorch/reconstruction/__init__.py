@@ -7,12 +7,12 @@ from secateurs.pytorch.reconstruction.output_stream import (
     copy_of,
     copy_weights_,
     outputs,
-    reestimated,
+    reestimate_moments,
     skip_blocks,
     unlike_calibration,
     working_copy,
 )
-from secateurs.pytorch.reconstruction.trials import judged_trials
+from secateurs.pytorch.reconstruction.trials import judge_trials
 from secateurs.pytorch.reconstruction.without_images import repair_without_images_
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "contractions_of",
     "copy_of",
     "copy_weights_",
-    "judged_trials",
+    "judge_trials",
     "outputs",
-    "reestimated",
+    "reestimate_moments",
     "repair_without_images_",
     "skip_blocks",
     "unlike_calibration",

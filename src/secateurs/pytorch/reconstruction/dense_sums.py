@@ -26,7 +26,7 @@ from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.reconstruction.contraction_sums import (
     Reading,
     contraction_of,
-    drawn_slopes,
+    draw_slopes,
     images_with_slopes,
 )
 
@@ -171,7 +171,7 @@ def _slopes(
     random: np.random.Generator,
 ) -> Sequence[torch.Tensor | None]:
     """The derivative of the outputs' loss by what was made, with answers drawn."""
-    drawn = drawn_slopes(as_arrays(result), kind, random)
+    drawn = draw_slopes(as_arrays(result), kind, random)
     pairs = [
         (one, torch.from_numpy(slope).to(one.device, one.dtype))
         for one, slope in zip(result, drawn, strict=True)

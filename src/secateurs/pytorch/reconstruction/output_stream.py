@@ -102,7 +102,7 @@ def copy_weights_(source: nn.Module, target: nn.Module) -> None:
             leaf.tensor.copy_(theirs[leaf.name])
 
 
-def reestimated(model: nn.Module, batches: Sequence[CalibrationBatch]) -> nn.Module | None:
+def reestimate_moments(model: nn.Module, batches: Sequence[CalibrationBatch]) -> nn.Module | None:
     """A copy with the moments of batch normalisation taken anew; None where there is none."""
     if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()):
         return None

@@ -30,7 +30,7 @@ class RunningMoments:
             self._u, self._y = u.mean(1, keepdim=True), y.mean(1, keepdim=True)
         u, y = u - self._u, y - self._y
         products = u.transpose(1, 2) @ y
-        new = [u.sum(1), y.sum(1), _squared(u), products, y.square().sum(1)]
+        new = [u.sum(1), y.sum(1), _square(u), products, y.square().sum(1)]
         if not self.rows:
             self._sums = [one.double() for one in new]
         else:
@@ -52,7 +52,7 @@ class RunningMoments:
         )
 
 
-def _squared(u: torch.Tensor) -> torch.Tensor:
+def _square(u: torch.Tensor) -> torch.Tensor:
     """``u' u`` of each group. NumPy knows that it is symmetric and does half of the work."""
     if u.device.type != "cpu" or len(u) > 1 or u.dtype != torch.float32:
         return u.transpose(1, 2) @ u

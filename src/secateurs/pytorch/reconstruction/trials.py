@@ -22,7 +22,7 @@ from secateurs.pytorch.tracing.op_call import Call, map_tensors
 from secateurs.reconstruction.fidelity import Fidelity, Judge
 
 
-def judged_trials(
+def judge_trials(
     network: Network,
     images: CalibrationBatch,
     trials: Sequence[Trial],

@@ -96,7 +96,7 @@ def repair_without_images_(network: Network, small: nn.Module, cut: Cut) -> list
         for site in sites.at.values():
             read = _read_by(site, sites, pieces.steps)
             name = names[id(site.map.weight)]
-            if read is not None and _taken_over_(site, read, cut, names, targets):
+            if read is not None and _take_over_(site, read, cut, names, targets):
                 changed.append(name)
     return changed
 
@@ -138,7 +138,7 @@ def _numeric(module: nn.Module) -> Activation:
     return run
 
 
-def _taken_over_(
+def _take_over_(
     site: Site,
     read: _Read,
     cut: Cut,

@@ -253,15 +253,15 @@ class Memory:
         """Copies of this memory and of values, which share with each other what these share."""
         copies: dict[int, torch.UntypedStorage] = {}
 
-        def copied(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        def copy(storage: torch.UntypedStorage) -> torch.UntypedStorage:
             if storage._cdata not in copies:
                 copies[storage._cdata] = storage.clone()
             return copies[storage._cdata]
 
         other = Memory(self._written)
-        other._private = {key: copied(storage) for key, storage in self._private.items()}
+        other._private = {key: copy(storage) for key, storage in self._private.items()}
         return other, {
-            ref: _laid_into(value, copied(value.untyped_storage())) for ref, value in values.items()
+            ref: _laid_into(value, copy(value.untyped_storage())) for ref, value in values.items()
         }
 
 
@@ -389,11 +389,11 @@ class _Recorder(OpInterpreter):
         return self._with_copies(call)
 
     def _with_copies(self, call: Call) -> Call:
-        def spared(value: Slot) -> Slot:
+        def spare(value: Slot) -> Slot:
             return self._copies.get(id(value), value)
 
-        arguments = [fill(value, spared) for value in call.arguments]
-        keywords = {key: fill(value, spared) for key, value in call.keywords.items()}
+        arguments = [fill(value, spare) for value in call.arguments]
+        keywords = {key: fill(value, spare) for key, value in call.keywords.items()}
         return Call(call.function, arguments, keywords)
 
     def _make_functional(self, step: Step, target: torch.Tensor) -> None:
@@ -466,11 +466,11 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
     """The call with some of its tensor arguments, by number, replaced."""
     numbers = itertools.count()
 
-    def replaced(tensor: Slot) -> Slot:
+    def replace(tensor: Slot) -> Slot:
         return changes.get(next(numbers), tensor)
 
-    arguments = [fill(value, replaced) for value in call.arguments]
-    keywords = {key: fill(value, replaced) for key, value in call.keywords.items()}
+    arguments = [fill(value, replace) for value in call.arguments]
+    keywords = {key: fill(value, replace) for key, value in call.keywords.items()}
     return Call(call.function, arguments, keywords)
 
 

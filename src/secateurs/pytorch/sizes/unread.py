@@ -23,9 +23,9 @@ from secateurs.pytorch.model.attributes import (
     Attribute,
     identity,
     is_whole_number,
-    kept_number,
     numbers_in,
     read,
+    read_number,
 )
 from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.sizes.dry_run import DryRun
@@ -69,7 +69,7 @@ def follow_unread_sizes_(
         elif size.attribute != _first(size) or size.position is not None:
             # Something is read of what holds it; whether it is this number, nobody saw.
             at = Attribute(size.owner, size.attribute, size.position)
-            unsure.append(f"{_spelled(at)} = {kept_number(model, at)}")
+            unsure.append(f"{_spell(at)} = {read_number(model, at)}")
     if unsure:
         rest = f" and {len(unsure) - _MOST_NOTED} more" if len(unsure) > _MOST_NOTED else ""
         network.notes = (
@@ -99,13 +99,13 @@ def _find(
         if key in known:
             continue
         first = alike[0]
-        value = kept_number(model, first) or 0
+        value = read_number(model, first) or 0
         # An object that several modules hold counts for all of them.
         kinds = arrays.kinds([at.owner for at in alike], first, value)
         if len(kinds) == 1 and arrays.may_change(kinds[0]) and not _is_one_of_equals(model, first):
             found.append(Size(first.owner, first.name, first.item, Product(1, (kinds[0],))))
         elif any(map(arrays.may_change, kinds)):
-            unsure.append(f"{_spelled(first)} = {value}")
+            unsure.append(f"{_spell(first)} = {value}")
     return found, unsure
 
 
@@ -117,7 +117,7 @@ def _is_one_of_equals(model: nn.Module, at: Attribute) -> bool:
     return isinstance(around, (list, tuple)) and len(around) > 1 and len(set(map(str, around))) == 1
 
 
-def _spelled(at: Attribute) -> str:
+def _spell(at: Attribute) -> str:
     item = "" if at.item is None else f"[{at.item!r}]"
     return f"{at.owner}.{at.name}{item}".lstrip(".")
 

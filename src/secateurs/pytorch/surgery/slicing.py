@@ -13,7 +13,7 @@ from torch import nn
 from secateurs.channels.blocks import Numbering
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError
-from secateurs.pytorch.model.attributes import Attribute, kept_number, write_
+from secateurs.pytorch.model.attributes import Attribute, read_number, write_
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
 from secateurs.pytorch.surgery.bypass import remove_blocks_
@@ -155,7 +155,7 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
     """
     for size in sizes:
         place = Attribute(size.owner, size.attribute, size.position)
-        value = kept_number(model, place)
+        value = read_number(model, place)
         if value is None or value != size.before:
             name = f"{size.owner}.{size.attribute}".lstrip(".")
             found = "none there" if value is None else str(value)

@@ -145,7 +145,7 @@ def is_uniform(constant: torch.Tensor, axis: int) -> bool:
     return bool((constant == first).all())
 
 
-def written_arguments(call: Call) -> Iterator[torch.Tensor]:
+def arguments_written_to(call: Call) -> Iterator[torch.Tensor]:
     """The tensors that an operation writes into."""
     for argument in call.function._schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -108,11 +108,11 @@ class Call:
         """The same call with some of its tensors, by their place among them, replaced."""
         place = iter(range(len(self.tensors())))
 
-        def replaced(tensor: torch.Tensor) -> torch.Tensor:
+        def replace(tensor: torch.Tensor) -> torch.Tensor:
             return changes.get(next(place), tensor)
 
-        arguments = [map_tensors(value, replaced) for value in self.arguments]
-        keywords = {key: map_tensors(value, replaced) for key, value in self.keywords.items()}
+        arguments = [map_tensors(value, replace) for value in self.arguments]
+        keywords = {key: map_tensors(value, replace) for key, value in self.keywords.items()}
         return Call(self.function, arguments, keywords)
 
 

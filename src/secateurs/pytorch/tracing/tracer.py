@@ -18,9 +18,9 @@ from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.fresh_tensors import (
     EMPTY,
     FreshTensors,
+    arguments_written_to,
     is_uniform,
     is_view,
-    written_arguments,
 )
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, users_line
 from secateurs.pytorch.tracing.op_call import (
@@ -181,7 +181,7 @@ class Tracer(OpInterpreter):
         if not call.function._schema.is_mutable or all(map(self.is_constant, call.tensors())):
             return call
         changes = {}
-        for target in written_arguments(call):
+        for target in arguments_written_to(call):
             if not self.is_constant(target):
                 continue
             place = next(at for at, tensor in enumerate(call.tensors()) if tensor is target)

@@ -154,7 +154,7 @@ def split_of(batch: object) -> tuple[object, object]:
     return batch, None
 
 
-def called(model: nn.Module, inputs: object) -> object:
+def call_model(model: nn.Module, inputs: object) -> object:
     """The model's outputs for inputs of any kind."""
     if isinstance(inputs, Mapping):
         return model(**inputs)

@@ -128,7 +128,7 @@ class Learner(FeedLearner[nn.Module]):
         self._prepared.train()
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         batches = consecutive(self._train_feed, first, len(rates), self._processes.share)
-        with seeded(self._training.seed, first, self._processes.share.index):
+        with seed_generators(self._training.seed, first, self._processes.share.index):
             for batch, rate in zip(batches, rates, strict=True):
                 for group in self._optimizer.param_groups:
                     group["lr"] = rate
@@ -140,7 +140,7 @@ class Learner(FeedLearner[nn.Module]):
     def _step(self, batch: Batch) -> torch.Tensor:
         """One step of the optimizer; this process's part of the batch's mean loss."""
         images, labels = self._on_device(batch)
-        scores = _checked_scores(self._prepared(images), batch)
+        scores = _check_scores(self._prepared(images), batch)
         loss = self._loss(scores, labels, images) / batch.whole
         self._processes.backward(loss)
         self._prepared_optimizer.step()
@@ -190,7 +190,7 @@ class Learner(FeedLearner[nn.Module]):
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         images, labels = self._on_device(batch)
-        scores = _checked_scores(self._scoring(images), batch).float()
+        scores = _check_scores(self._scoring(images), batch).float()
         correct = (scores.argmax(dim=1) == labels).sum().double()
         loss = F.cross_entropy(scores, labels, reduction="sum").double()
         return torch.stack([correct, loss, correct.new_tensor(len(labels))])
@@ -278,7 +278,7 @@ class Learner(FeedLearner[nn.Module]):
             training.seed,
             augmentation if what == "train" else Augmentation(),
             what,
-            lambda epoch: seeded(training.seed, epoch),
+            lambda epoch: seed_generators(training.seed, epoch),
             wide=self._dtype is torch.float64,
         )
         smallest = min(batch.whole for batch in [next(feed.in_order())])
@@ -351,7 +351,7 @@ class _Shell(nn.Module):
 
 
 @contextlib.contextmanager
-def seeded(*seeds: int) -> Iterator[None]:
+def seed_generators(*seeds: int) -> Iterator[None]:
     """PyTorch's random numbers from these seeds; afterwards they go on as if nothing had been."""
     seed = int(np.random.default_rng([_DROPOUT, *seeds]).integers(2**62))
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -381,7 +381,7 @@ def default_training(model: nn.Module, given: Training | None = None) -> Trainin
     return Training() if given is None else given
 
 
-def _checked_scores(scores: object, batch: Batch) -> torch.Tensor:
+def _check_scores(scores: object, batch: Batch) -> torch.Tensor:
     if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
         received = (
             tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__

@@ -14,14 +14,14 @@ from secateurs.errors import DataError, ModelError, SecateursError
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.batches import (
     AnyFeed,
-    called,
+    call_model,
     length_of,
     on_device,
     rows_of,
     split_of,
     takes_targets,
 )
-from secateurs.pytorch.training.learner import Learner, seeded
+from secateurs.pytorch.training.learner import Learner, seed_generators
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
@@ -89,7 +89,10 @@ class TaskLearner(Learner):
         if self._task.fit is None:
             return super().train(first, rates, tick)
         self._model.train()
-        with seeded(self._training.seed, first, self._processes.share.index), torch.enable_grad():
+        with (
+            seed_generators(self._training.seed, first, self._processes.share.index),
+            torch.enable_grad(),
+        ):
             said = self._task.fit(self._model, len(rates))
         # A trainer may have moved the model, or left it in a mode of its own.
         self._model.to(self._processes.device)
@@ -119,8 +122,8 @@ class TaskLearner(Learner):
             return self._task.predict(model, given)
         inputs, targets = split_of(given)
         if self._task.loss is None and takes_targets(self._model, given):
-            return called(model, given), targets
-        return called(model, inputs), targets
+            return call_model(model, given), targets
+        return call_model(model, inputs), targets
 
     def _task_loss(self, outputs: object, targets: object) -> object:
         if self._task.loss is not None:
@@ -213,7 +216,7 @@ class TaskLearner(Learner):
 
     def _feed(self, source: object, what: str, batch_size: int) -> Feed:
         seed = self._training.seed
-        return AnyFeed(source, batch_size, seed, what, lambda epoch: seeded(seed, epoch))
+        return AnyFeed(source, batch_size, seed, what, lambda epoch: seed_generators(seed, epoch))
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         """The inputs of the first examples, as the model's forward takes them."""
@@ -225,7 +228,7 @@ class TaskLearner(Learner):
         return (some,) if isinstance(some, list) else some  # a list is one argument: of images
 
     def _call(self, model: nn.Module, inputs: object) -> object:
-        return called(model, on_device(inputs, self._processes.device))
+        return call_model(model, on_device(inputs, self._processes.device))
 
 
 class _Calibration:

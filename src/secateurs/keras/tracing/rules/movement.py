@@ -10,7 +10,13 @@ from keras import layers
 from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
-from secateurs.channels.moved_labels import axes_of, frozen_side, laid_out, merged, round_the_end
+from secateurs.channels.moved_labels import (
+    axes_of,
+    frozen_side,
+    laid_out,
+    merge_labels,
+    round_the_end,
+)
 from secateurs.keras.internals import GetItem, operation_classes
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
@@ -30,7 +36,7 @@ def move(tracer: Tracer, call: Call, movement: Movement) -> None:
             found[number].append(axes_of(tracer.equations, np.asarray(labels), units, reason))
     reason = f"{call}: a reshape that cannot be followed"
     for output, layers_found in zip(call.outputs, found, strict=True):
-        tracer.put(output, merged(tracer.equations, output.rank, layers_found, reason))
+        tracer.put(output, merge_labels(tracer.equations, output.rank, layers_found, reason))
 
 
 @rule(layers.Flatten)

@@ -47,7 +47,7 @@ def carry_beside(
     known: dict[int, Ids | None] = {}
     for other in range(rank):
         if other != axis:
-            known[other] = _met(tracer, _places(beside, rank, axis, other), call)
+            known[other] = _unify(tracer, _places(beside, rank, axis, other), call)
     for result in iterate_tensors(output):
         if result.dim() == rank:
             tracer.put(result, known)
@@ -65,7 +65,7 @@ def _places(beside: Iterable[torch.Tensor], rank: int, axis: int, other: int) ->
     ]
 
 
-def _met(tracer: Tracer, places: Sequence[Place], call: Call) -> Ids | None:
+def _unify(tracer: Tracer, places: Sequence[Place], call: Call) -> Ids | None:
     """The units along axes that lie side by side; an index may cover only the first of them."""
     if len({place.tensor.shape[place.axis] for place in places}) == 1:
         return tracer.unify(places)

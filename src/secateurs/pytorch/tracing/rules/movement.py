@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from secateurs.channels.equations import Ids
-from secateurs.channels.moved_labels import axes_of, frozen_side, merged, round_the_end
+from secateurs.channels.moved_labels import axes_of, frozen_side, merge_labels, round_the_end
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Axes, Place
@@ -36,7 +36,7 @@ def move(tracer: Tracer, call: Call) -> object:
     reason = f"a reshape that cannot be followed, at {where}"
     for result, layers in zip(results, found, strict=True):
         lying = _without_spread(tracer, layers)
-        tracer.put(result, merged(tracer.equations, result.dim(), lying, reason))
+        tracer.put(result, merge_labels(tracer.equations, result.dim(), lying, reason))
     return output
 
 
