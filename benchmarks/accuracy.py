@@ -247,7 +247,7 @@ def one_epoch(model: nn.Module, case: Case, share: float = 0.0) -> nn.Module:
         model.parameters(), EPOCH_RATE, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
     )
     rates = learning_rates("cosine", EPOCH_RATE, len(feed), 0.1)
-    for batch, rate in zip(feed.shuffled(0, 0, ALL), rates, strict=True):
+    for batch, rate in zip(feed.shuffle(0, 0, ALL), rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         images = torch.from_numpy(np.ascontiguousarray(batch.images))
         scores = model(images)

@@ -161,7 +161,7 @@ def train_(model: nn.Module, recipe: Recipe, seed: int, path: Path) -> None:
     for epoch in range(first, recipe.epochs):
         start = time.process_time()
         model.train()
-        for batch in feed.shuffled(epoch, 0, ALL):
+        for batch in feed.shuffle(epoch, 0, ALL):
             images = torch.from_numpy(np.ascontiguousarray(batch.images))
             loss = F.cross_entropy(model(images), torch.from_numpy(batch.labels))
             optimizer.zero_grad()

@@ -41,7 +41,7 @@ def test_ridge_pulls_towards_the_present_weights(ridge, groups):
 def test_moments_of_parts_are_those_of_the_whole():
     u, y, _ = rows(50, groups=2)
     whole = Moments.of(u, y)
-    parts = Moments.of(u[:, :13], y[:, :13]).merged(Moments.of(u[:, 13:], y[:, 13:]))
+    parts = Moments.of(u[:, :13], y[:, :13]).merge(Moments.of(u[:, 13:], y[:, 13:]))
     for name in ("mean_u", "mean_y", "uu", "uy", "yy"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-10)
     zero = whole.about_zero()

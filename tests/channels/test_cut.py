@@ -65,7 +65,7 @@ def test_in_turn_is_indexing_in_turn(data):
     one = Cut({"w": TensorCut((size,), {0: first})})
     other = Cut({"w": TensorCut((len(left),), {0: second})})
     both = one.then(other).tensors["w"]
-    assert both.kept(0).tolist() == np.delete(left, second).tolist()
+    assert both.list_kept(0).tolist() == np.delete(left, second).tolist()
     assert both.shape_after == (len(left) - len(second),)
 
 
@@ -144,7 +144,7 @@ def test_what_a_cut_does_beyond_an_earlier_one(data):
     received = np.delete(values, list(gone))
     if since is not None:
         assert since.shape == (left,)
-        received = received[since.kept(0)]
+        received = received[since.list_kept(0)]
     np.testing.assert_array_equal(received, expected)
     assert not whole.since(whole)
 

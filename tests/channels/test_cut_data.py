@@ -34,7 +34,7 @@ def answered(text):
     for tensor in cut.tensors.values():
         if max(tensor.shape, default=0) < 1000:
             assert min(tensor.shape_after, default=0) >= 0
-            assert all(len(tensor.kept(a)) == tensor.shape_after[a] for a in tensor.removed)
+            assert all(len(tensor.list_kept(a)) == tensor.shape_after[a] for a in tensor.removed)
     return True
 
 

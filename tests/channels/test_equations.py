@@ -216,7 +216,7 @@ def test_every_removal_it_offers_satisfies_every_statement(case):
     for _ in range(20):
         alive = random.random(solution.count) < 0.6
         alive[0] = True
-        kept = solution.kept(alive)
+        kept = solution.mark_kept(alive)
         for i, j in pairs:
             assert (kept[axes[i]] == kept[axes[j]]).all()
         for i, shape in grids:
@@ -292,7 +292,7 @@ def test_grids_of_grids_stay_grids_whatever_goes(case, seed):
     for share in (0.3, 0.6, 0.9, 0.9):
         alive = random.random(solution.count) < share
         alive[0] = True
-        kept = solution.kept(alive)
+        kept = solution.mark_kept(alive)
         for left, right in equal:
             assert (kept[left] == kept[right]).all()
         for cells, sides in grids:

@@ -77,7 +77,7 @@ def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(found):
     )
     learner = Learner(pruned.model, train, validation, None, Training(batch_size=32, seed=1))
     pruned.model.train()
-    for batch, rate in zip(learner._train_feed.shuffled(0, 0, ALL), rates, strict=False):
+    for batch, rate in zip(learner._train_feed.shuffle(0, 0, ALL), rates, strict=False):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss = F.cross_entropy(

@@ -78,13 +78,13 @@ def test_a_channel_that_never_changes() -> None:
 
 def test_limited() -> None:
     data = from_arrays((images(200, 1, 4, 4), np.repeat([0, 1], [150, 50])))
-    small = data.limited(20, seed=5)
+    small = data.limit(20, seed=5)
     assert np.bincount(small.train.labels).tolist() == [15, 5]
     assert set(small.train.rows) < set(data.train.rows)
     assert len(small.validation) == len(data.validation)
     np.testing.assert_allclose(small.train.batch(slice(None))[0].mean(), 0, atol=1e-5)
-    assert np.array_equal(data.limited(20, seed=5).train.rows, small.train.rows)
-    assert data.limited(10_000) is data
+    assert np.array_equal(data.limit(20, seed=5).train.rows, small.train.rows)
+    assert data.limit(10_000) is data
 
 
 @pytest.mark.parametrize(

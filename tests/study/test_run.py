@@ -38,7 +38,9 @@ def forward_by_hand(dense, cut, small, inputs):
     for name, tensor in dense.state_dict().items():
         whole = np.zeros(tensor.shape, np.float32)
         known = cut.tensors.get(name)
-        places = [known.kept(axis) if known else np.arange(n) for axis, n in enumerate(whole.shape)]
+        places = [
+            known.list_kept(axis) if known else np.arange(n) for axis, n in enumerate(whole.shape)
+        ]
         whole[np.ix_(*places)] = small.state_dict()[name].numpy()
         weights[name] = whole
     hidden = np.maximum(inputs @ weights["0.weight"].T + weights["0.bias"], 0)

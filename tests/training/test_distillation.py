@@ -31,7 +31,7 @@ class Walker:
         self.rates.append(rate)
         return bool(np.isfinite(self.point.scores).all())
 
-    def finished(self):
+    def finish(self):
         return self.point
 
 

@@ -76,7 +76,7 @@ class StatisticsCollector(ABC):
         if self.needs & Need.ABLATION:
             self.ablation.add(batch)
 
-    def gathered(self) -> CalibrationStatistics:
+    def build_statistics(self) -> CalibrationStatistics:
         """All of it."""
         needs = self.needs
         return CalibrationStatistics(

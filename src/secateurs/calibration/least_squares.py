@@ -72,7 +72,7 @@ class Moments:
             u.shape[1], mean_u, mean_y, transposed @ u, transposed @ y, np.square(y).sum(axis=1)
         )
 
-    def merged(self, other: Moments) -> Moments:
+    def merge(self, other: Moments) -> Moments:
         """Of the rows of both."""
         rows = self.rows + other.rows
         part = self.rows * other.rows / rows
@@ -266,7 +266,7 @@ def refit(
         The new weights, fitted to all rows with the ridge chosen; the old ones, with a new
         intercept alone, where no ridge does better on the rows held out.
     """
-    everything = fit.merged(held)
+    everything = fit.merge(held)
     if not has_intercept:
         fit, held, everything = fit.about_zero(), held.about_zero(), everything.about_zero()
     share = np.ones_like(fit.mean_y) if importance is None else importance

@@ -76,7 +76,7 @@ class Products:
 
     def values(self, alive: NDArray[np.bool_]) -> Ids:
         """Each product's value, given which atoms stay."""
-        stays = self._solution.kept(alive)[self._units]
+        stays = self._solution.mark_kept(alive)[self._units]
         counts = np.add.reduceat(stays, self._starts, dtype=np.int64) if len(stays) else stays
         counts = np.append(counts, 1)
         values: Ids = self._constants * counts[self._factors].prod(axis=1, dtype=np.int64)

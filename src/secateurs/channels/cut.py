@@ -44,7 +44,7 @@ class TensorCut:
     shape: tuple[int, ...]
     removed: Mapping[int, tuple[int, ...]]
 
-    def kept(self, axis: int) -> NDArray[np.int64]:
+    def list_kept(self, axis: int) -> NDArray[np.int64]:
         """Indices along ``axis`` that stay."""
         stays = np.ones(self.shape[axis], bool)
         stays[list(self.removed.get(axis, ()))] = False
@@ -393,7 +393,7 @@ class Cut:
 
 def _remove_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int, ...]:
     gone = first.removed.get(axis, ())
-    then_gone = first.kept(axis)[list(later.removed.get(axis, ()))]
+    then_gone = first.list_kept(axis)[list(later.removed.get(axis, ()))]
     return tuple(sorted({*gone, *then_gone.tolist()}))
 
 
@@ -402,7 +402,7 @@ def _before(first: Cut, rescaling: Rescaling) -> Rescaling:
     cut = first.tensors.get(rescaling.tensor)
     if cut is None:
         return rescaling
-    indices = cut.kept(rescaling.axis)[list(rescaling.indices)]
+    indices = cut.list_kept(rescaling.axis)[list(rescaling.indices)]
     return Rescaling(rescaling.tensor, rescaling.axis, tuple(indices.tolist()), rescaling.factor)
 
 
@@ -420,7 +420,7 @@ def _tensor_since(name: str, cut: TensorCut, earlier: TensorCut) -> TensorCut:
         gone, before = cut.removed.get(axis, ()), earlier.removed.get(axis, ())
         if cut.shape != earlier.shape or not {*before} <= {*gone}:
             raise _not_begun_with(name)
-        more = np.flatnonzero(np.isin(earlier.kept(axis), gone))
+        more = np.flatnonzero(np.isin(earlier.list_kept(axis), gone))
         if len(more):
             removed[axis] = tuple(more.tolist())
     return TensorCut(earlier.shape_after, dict(sorted(removed.items())))
@@ -460,7 +460,7 @@ def _after(first: Cut, rescaling: Rescaling) -> Rescaling:
     cut = first.tensors.get(rescaling.tensor)
     if cut is None:
         return rescaling
-    indices = np.flatnonzero(np.isin(cut.kept(rescaling.axis), rescaling.indices))
+    indices = np.flatnonzero(np.isin(cut.list_kept(rescaling.axis), rescaling.indices))
     return Rescaling(rescaling.tensor, rescaling.axis, tuple(indices.tolist()), rescaling.factor)
 
 

@@ -68,7 +68,7 @@ class Solution:
     count: int
     reasons: dict[int, tuple[str, ...]]
 
-    def kept(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def mark_kept(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which units stay, given which atoms do (shape (count,), entry ``ALWAYS`` true)."""
         kept = alive[self.atoms[:, 0]]
         for further in self.atoms.T[1:]:  # few and long: quicker than reducing along them

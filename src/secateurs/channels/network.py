@@ -406,7 +406,7 @@ class Network:
         return np.concatenate([*removed, np.zeros(0, np.int64)])
 
     def _tensor_cuts(self, alive: NDArray[np.bool_]) -> dict[str, TensorCut]:
-        stays = self.solution.kept(alive)
+        stays = self.solution.mark_kept(alive)
         gone_along: dict[int, tuple[int, ...]] = {}
         cuts: dict[str, TensorCut] = {}
         for tensor in self.tensors.values():

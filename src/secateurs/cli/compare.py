@@ -118,7 +118,7 @@ def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     task = task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits")
     comparison = Comparison(
         task=task,
-        metric=ready_metric(task.learning, task.metric).described.get("metric", {}),
+        metric=ready_metric(task.learning, task.metric).record_fields.get("metric", {}),
         training=training,
         command=command_line("compare", given),
         **told,

@@ -150,7 +150,7 @@ def _compare(
         training=chosen,
         strategies=tuple(_name(one) for one in strategies),
         skip=(skip,) if isinstance(skip, str) else tuple(skip),
-        metric=first.metric.described.get("metric", {}),
+        metric=first.metric.record_fields.get("metric", {}),
         **settings,
     )
     crew = SerialExecutor(JobRunner(comparison, make, own=own, loss=loss))

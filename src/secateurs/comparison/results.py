@@ -83,7 +83,7 @@ class Results:
         """Mean over seeds."""
         return float(np.mean([one.accuracy for one in self.denses]))
 
-    def paired(self, against: str | None = None) -> list[Row]:
+    def compare_pairs(self, against: str | None = None) -> list[Row]:
         """Each strategy's metric less another's on the same seeds: mean, and its 95 % interval.
 
         Seeds differ by more than strategies do, so that differences within a seed tell more than
@@ -130,9 +130,9 @@ class Results:
         """One row a strategy and amount."""
         return _csv(_name_metric(self.summary, self.metric))
 
-    def paired_to_csv(self) -> str:
-        """One row a strategy and amount: ``paired``, against the first strategy."""
-        return _csv(self.paired())
+    def pairs_to_csv(self) -> str:
+        """One row a strategy and amount: ``compare_pairs``, against the first strategy."""
+        return _csv(self.compare_pairs())
 
     def to_latex(self) -> str:
         """The table as LaTeX, for the package booktabs."""
@@ -164,7 +164,7 @@ class Results:
             "dense": [asdict(one) for one in self.denses],
             "jobs": self.rows,
             "summary": self.summary,
-            "paired": self.paired(),
+            "paired": self.compare_pairs(),
         }
 
     @property
@@ -173,14 +173,14 @@ class Results:
         amounts = sorted({row["amount"] for row in self.summary})
         cells = {(row["strategy"], row["amount"]): _cell(row, self.metric) for row in self.summary}
         strategies = dict.fromkeys(row["strategy"] for row in self.summary)
-        columns = ("strategy", *(f"{100 * amount:g} % {self._removed}" for amount in amounts))
+        columns = ("strategy", *(f"{100 * amount:g} % {self._share_of}" for amount in amounts))
         rows = [
             (name, *(cells.get((name, amount), "-") for amount in amounts)) for name in strategies
         ]
         return columns, rows
 
     @property
-    def _removed(self) -> str:
+    def _share_of(self) -> str:
         """What an amount is a share of: 'removed', 'of MACs removed'."""
         return {
             "params": "removed",

@@ -88,7 +88,7 @@ def write(results: Results, directory: Path) -> Path:
     write_atomically(directory / "results.csv", results.to_csv().encode())
     write_atomically(directory / "results.json", results.to_json().encode())
     write_atomically(directory / "summary.csv", results.summary_to_csv().encode())
-    write_atomically(directory / "paired.csv", results.paired_to_csv().encode())
+    write_atomically(directory / "paired.csv", results.pairs_to_csv().encode())
     write_atomically(directory / "summary.tex", results.to_latex().encode())
     return contest_page.write(results.to_plain(), directory)
 

@@ -147,4 +147,4 @@ def _from_factory(
             f"{name}: expected a secateurs.data.Data; received {type(data).__name__}. "
             "secateurs.data.from_arrays(train=(images, labels)) makes one."
         )
-    return data if limit is None else data.limited(limit, seed)
+    return data if limit is None else data.limit(limit, seed)

@@ -86,7 +86,7 @@ def with_mean_and_std(data: Data, mean: Sequence[float], std: Sequence[float]) -
     # Pixels that are bytes are normalised as bytes; others are as their user made them.
     scale = _BRIGHTEST if data.train.pixels.dtype == np.uint8 else 1.0
     by_channel = _by_channel(mean, channels, "mean"), _by_channel(std, channels, "std")
-    return data.rescaled(by_channel[0] * scale, by_channel[1] * scale)
+    return data.rescale(by_channel[0] * scale, by_channel[1] * scale)
 
 
 def check(how: str) -> None:

@@ -82,7 +82,7 @@ class Data:
     validation: Split
     test: Split
 
-    def limited(self, limit: int, seed: int = 0) -> Data:
+    def limit(self, limit: int, seed: int = 0) -> Data:
         """The same data with a stratified subset of ``limit`` training images, for small studies.
 
         The images are normalised by the subset, as it is all there is to train on.
@@ -96,7 +96,7 @@ class Data:
         train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
         return _normalise(replace(self, train=train))
 
-    def rescaled(self, mean: Floats, std: Floats) -> Data:
+    def rescale(self, mean: Floats, std: Floats) -> Data:
         """The same data, normalised by this mean and deviation of its pixels, by channel."""
         return replace(
             self,
@@ -197,11 +197,11 @@ def assemble(
         splits.append(split)
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
     data = _normalise(Data(name, tuple(classes), shape, *splits))
-    return data if limit is None else data.limited(limit, seed)
+    return data if limit is None else data.limit(limit, seed)
 
 
 def _normalise(data: Data) -> Data:
-    return data.rescaled(*_mean_and_std(data.train))
+    return data.rescale(*_mean_and_std(data.train))
 
 
 def _mean_and_std(split: Split) -> tuple[Floats, Floats]:

@@ -31,4 +31,4 @@ def collect_statistics(
     work.ablation = ExactAblation(network, lambda _: Removals(work))
     for batch in stream:
         work.add(batch)
-    return work.gathered()
+    return work.build_statistics()

@@ -119,7 +119,7 @@ def _network(tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel)
         for (owner, attribute, position), units in tracer.sizes.items()
     ]
     return Network(
-        [leaf.described() for leaf in leaves],
+        [leaf.describe() for leaf in leaves],
         tracer.contractions,
         sizes,
         tracer.mixings,

@@ -76,7 +76,7 @@ class WidthTerms:
 
     def of(self, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The terms, summed over layers; shape (number of ``TERMS``,)."""
-        stays = self._network.solution.kept(alive)
+        stays = self._network.solution.mark_kept(alive)
         counts: dict[int, int] = {}
 
         def count(units: NDArray[np.int64] | None, length: int) -> int:

@@ -98,7 +98,7 @@ class Budget:
             raise BudgetError(f"expected a budget of at least one of {names}; received none")
         for name, limit in self.limits.items():
             UNITS[name].check(limit)
-        given = self._said_of_conditions
+        given = self._given_conditions
         if given and not self.is_timed:
             raise BudgetError(
                 f"{', '.join(given)}: says where a time is meant for; expected one of latency, "
@@ -122,15 +122,15 @@ class Budget:
     @property
     def conditions(self) -> Conditions:
         """What the times are meant for."""
-        return Conditions(**self._said_of_conditions)
+        return Conditions(**self._given_conditions)
 
     @property
     def as_plain(self) -> dict[str, Limit | int]:
         """All that was given, as ``of`` takes it."""
-        return {**self.limits, **self._said_of_conditions}
+        return {**self.limits, **self._given_conditions}
 
     @property
-    def _said_of_conditions(self) -> dict[str, Any]:
+    def _given_conditions(self) -> dict[str, Any]:
         given = ((name, getattr(self, name)) for name in CONDITION_NAMES)
         return {name: value for name, value in given if value is not None}
 

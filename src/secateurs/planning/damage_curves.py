@@ -121,7 +121,7 @@ class Sensitivity:
             "criterion": self.criterion,
             "images": self.images,
             "made_from": self.made_from,
-            **self.metric.described,
+            **self.metric.record_fields,
             **arrays,
         }
         write_atomically(Path(path), (json.dumps(plain, indent=1) + "\n").encode())

@@ -101,7 +101,7 @@ class _Timer:
             )[_CUT]
             # A share of the dense model's time is a ratio within the same passes.
             taken = timing.ratio * model_of.dense_ms if is_relative else timing.median
-            return unit.measured(taken, model_of.images)
+            return unit.convert(taken, model_of.images)
 
         return measure
 

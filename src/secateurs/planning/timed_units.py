@@ -62,7 +62,7 @@ class TimedUnit(Unit):
         del so_far
         return self.predict(Candidate(network, network.alive(network.removed_by(cut))))
 
-    def measured(self, milliseconds: float, images: int) -> float:
+    def convert(self, milliseconds: float, images: int) -> float:
         """What a call of so many milliseconds, of so many images, is in this unit's count."""
         del images
         return milliseconds
@@ -122,9 +122,9 @@ class Throughput(TimedUnit):
         return 1000 / float(limit)
 
     def predict(self, candidate: Candidate) -> float:
-        return self.measured(super().predict(candidate), self._predictor.model.images)
+        return self.convert(super().predict(candidate), self._predictor.model.images)
 
-    def measured(self, milliseconds: float, images: int) -> float:
+    def convert(self, milliseconds: float, images: int) -> float:
         return milliseconds / images
 
     def show(self, number: float) -> str:

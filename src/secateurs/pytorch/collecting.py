@@ -42,4 +42,4 @@ def collect_statistics(
     work.add(first)
     for batch in stream:
         work.add(batch)
-    return work.gathered()
+    return work.build_statistics()

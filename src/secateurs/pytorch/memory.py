@@ -53,10 +53,10 @@ class _Alive(TorchDispatchMode):
                 continue
             self._known.add(storage)
             self.now += storage.nbytes()
-            weakref.finalize(storage, self._gone, storage.nbytes())
+            weakref.finalize(storage, self._forget, storage.nbytes())
         self.peak = max(self.peak, self.now)
 
-    def _gone(self, size: int) -> None:
+    def _forget(self, size: int) -> None:
         self.now -= size
 
     def __torch_dispatch__(

@@ -69,7 +69,7 @@ class TracedModel:
     framework: str = "pytorch"
     outputs: tuple[str, ...] | None = None
 
-    def used(self, outputs: object) -> object:
+    def select_used(self, outputs: object) -> object:
         """Those of a forward pass's outputs that are used, and so have to stay what they are."""
         return select_used(outputs, self.outputs)
 
@@ -274,7 +274,7 @@ def _network(
     ties: Sequence[Tie],
 ) -> Network:
     return Network(
-        [leaf.described() for leaf in leaves],
+        [leaf.describe() for leaf in leaves],
         tracer.contractions,
         sizes,
         tracer.mixings,

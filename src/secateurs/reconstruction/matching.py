@@ -40,7 +40,7 @@ def match_channels(network: Network, small: Arrays, cut: Cut) -> NDArray[np.bool
     _check_names(network, small)
     axes = _from_cut(network, small, cut) if cut else None
     if axes is None:
-        axes = _Search(network, small).found()
+        axes = _Search(network, small).search()
     alive = _atoms_alive(network, axes)
     _check(network, small, alive)
     return alive
@@ -69,7 +69,7 @@ def _from_cut(network: Network, small: Arrays, cut: Cut) -> dict[tuple[str, int]
     for name, tensor in network.tensors.items():
         known = cut.tensors.get(name)
         for axis, length in enumerate(tensor.shape):
-            kept = np.arange(length) if known is None else known.kept(axis)
+            kept = np.arange(length) if known is None else known.list_kept(axis)
             if len(kept) != small[name].shape[axis] or (known and known.shape != tensor.shape):
                 return None
             axes[name, axis] = kept
@@ -85,7 +85,7 @@ class _Search:
     known: dict[bytes, Ids] = field(default_factory=dict)
     _candidates: dict[bytes, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def found(self) -> dict[tuple[str, int], Ids]:
+    def search(self) -> dict[tuple[str, int], Ids]:
         """(tensor, axis) -> the indices that stay."""
         pending = [
             (name, axis)
@@ -102,7 +102,7 @@ class _Search:
             if pending and not progress:
                 self._give_up(pending[0])
         return {
-            (name, axis): self._kept(name, axis)
+            (name, axis): self._list_kept(name, axis)
             for name, tensor in self.network.tensors.items()
             for axis in range(len(tensor.shape))
         }
@@ -113,7 +113,7 @@ class _Search:
     def _key(self, name: str, axis: int) -> bytes:
         return self._tensor(name).axes[axis].tobytes()
 
-    def _kept(self, name: str, axis: int) -> Ids:
+    def _list_kept(self, name: str, axis: int) -> Ids:
         whole = np.arange(self._tensor(name).shape[axis])
         if self.small[name].shape[axis] == len(whole):
             return whole
@@ -131,7 +131,7 @@ class _Search:
             return True
         dense = np.asarray(self.network.source.array(name), np.float64)
         for other in others:
-            dense = dense.take(self._kept(name, other), axis=other)
+            dense = dense.take(self._list_kept(name, other), axis=other)
         ours = np.moveaxis(np.asarray(self.small[name], np.float64), axis, 0)
         theirs = np.moveaxis(dense, axis, 0)
         alike = _alike(ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1))
@@ -206,7 +206,7 @@ def _atoms_alive(network: Network, axes: Mapping[tuple[str, int], Ids]) -> NDArr
 
 
 def _check(network: Network, small: Arrays, alive: NDArray[np.bool_]) -> None:
-    stays = network.solution.kept(alive)
+    stays = network.solution.mark_kept(alive)
     for name, tensor in network.tensors.items():
         for axis, units in tensor.axes.items():
             if int(stays[units].sum()) != small[name].shape[axis]:

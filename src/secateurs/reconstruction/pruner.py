@@ -309,10 +309,10 @@ class Pruner:
         if budget is None:
             return None
         if budget not in self._even:
-            self._even[budget] = self._judged_evenly(budget)
+            self._even[budget] = self._judge_evenly(budget)
         return self._even[budget]
 
-    def _judged_evenly(self, budget: Budget) -> Stage | None:
+    def _judge_evenly(self, budget: Budget) -> Stage | None:
         network = self.dense.work_network
         try:
             cut = plan(network, self.scores, budget)

@@ -51,11 +51,11 @@ class Rectified:
             given = self.u @ weights[0].astype(kind) + intercept[0].astype(kind)
             is_off = self.scale * given + self.shift < 0
             target = np.where(is_on, self.y, np.where(is_off, given, zero))
-            weights, intercept = self._solved(moments, self.u, target, solver)
+            weights, intercept = self._solve(moments, self.u, target, solver)
         return weights, intercept
 
     @staticmethod
-    def _solved(moments: Moments, u: Array, target: Array, solver: Solver) -> tuple[Sums, Sums]:
+    def _solve(moments: Moments, u: Array, target: Array, solver: Solver) -> tuple[Sums, Sums]:
         mean: NDArray[np.float64] = target.mean(axis=0, dtype=np.float64)
         # Deviations of the targets sum up to zero, so that those of the patches are not needed.
         products = (u.T @ (target - mean.astype(target.dtype))).astype(np.float64)

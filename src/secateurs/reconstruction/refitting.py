@@ -71,7 +71,7 @@ class Following:
     scale: Array
     shift: Array
 
-    def rectified(self, gathered: Gathered[Any]) -> Rectified:
+    def rectify(self, gathered: Gathered[Any]) -> Rectified:
         """The rows with what follows them."""
         u, y, *joined = gathered.together()
         scale = np.broadcast_to(self.scale, y.shape[1:])
@@ -111,8 +111,8 @@ def refit_gathered(
     fit_sums, held_sums = gathered.fit.moments(), gathered.held.moments()
     found = refit(fit_sums, held_sums, matrix, importance=importance, has_intercept=has_intercept)
     if following is not None and found.solver is not None:
-        everything = fit_sums.merged(held_sums)
-        relaxed = following.rectified(gathered).refine(everything, found.weights, found.solver)
+        everything = fit_sums.merge(held_sums)
+        relaxed = following.rectify(gathered).refine(everything, found.weights, found.solver)
         found = Refit(*relaxed, found.ridge, found.before, found.after)
     return _if_finite(found)
 

@@ -104,13 +104,13 @@ class Dense:
 
     def fidelity(self, model: Any) -> Fidelity:
         """How faithful a model is, on images that were not fitted."""
-        return self._judged(model, 0)
+        return self._judge(model, 0)
 
     def elsewhere(self, model: Any) -> Fidelity | None:
         """The same on images of another kind; None where none were given."""
-        return self._judged(model, 1) if self.second_domain else None
+        return self._judge(model, 1) if self.second_domain else None
 
-    def _judged(self, model: Any, part: int) -> Fidelity:
+    def _judge(self, model: Any, part: int) -> Fidelity:
         judge = Judge(self.kind)
         found = self.framework.outputs(model, self._parts[part])
         for right, answer in zip(self._right[part], found, strict=True):

@@ -39,7 +39,7 @@ class Rows:
     u: Array
     y: Array
 
-    def centred(self, mean_u: Array, mean_y: Array) -> Rows:
+    def subtract_means(self, mean_u: Array, mean_y: Array) -> Rows:
         """Less these means."""
         return Rows(self.u - mean_u, self.y - mean_y)
 
@@ -59,7 +59,7 @@ def refit_wide(
     mean_u, mean_y = fit.u.mean(axis=0), fit.y.mean(axis=0)
     if not has_intercept:
         mean_u, mean_y = np.zeros_like(mean_u), np.zeros_like(mean_y)
-    fit, held = fit.centred(mean_u, mean_y), held.centred(mean_u, mean_y)
+    fit, held = fit.subtract_means(mean_u, mean_y), held.subtract_means(mean_u, mean_y)
     share = np.ones(fit.y.shape[1]) if importance is None else importance[0]
     present = weights[0].astype(fit.u.dtype)
     size = max(float((np.square(held.y).mean(axis=0) * share).sum()), 1e-300)

@@ -89,7 +89,7 @@ class Summary:
         return self.accuracy - self.dense_accuracy
 
     @property
-    def gained(self) -> str:
+    def gain_text(self) -> str:
         """The gain in words: '+0.3 points of accuracy', 'perplexity 12.1 (+0.3)'."""
         if self.accuracy is None or self.dense_accuracy is None:
             return ""
@@ -113,8 +113,8 @@ class Summary:
         if self.best.number == 0:
             return f"The dense model is still the best after {plural(len(self.rounds), 'round')}"
         found = f"{percent(self.params_removed)} of the parameters removed"
-        if self.gained:
-            found += f", {self.gained}"
+        if self.gain_text:
+            found += f", {self.gain_text}"
         return found if self.stop else f"{found} so far"
 
 

@@ -94,7 +94,7 @@ class Loop:
             data=configuration.task.data,
             criterion=configuration.pruning.criterion,
             seed=configuration.training.seed,
-            **session.metric.described,
+            **session.metric.record_fields,
             **asdict(network.cost()),
             widths=widths(network),
         )

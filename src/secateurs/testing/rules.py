@@ -29,17 +29,17 @@ class RuleBattery:
     tolerance: ClassVar[float] = 1e-4
     at_least: ClassVar[int] = 1
 
-    def traced(self) -> tuple[torch.nn.Module, sec.Network]:
+    def trace(self) -> tuple[torch.nn.Module, sec.Network]:
         """The network and its trace."""
         model = type(self).build().eval()
         return model, sec.trace(model, self.example_inputs)
 
     def test_some_channels_are_free(self) -> None:
-        _, network = self.traced()
+        _, network = self.trace()
         assert sum(map(len, network.groups)) >= self.at_least
 
     def test_each_channel_can_go_and_is_proven(self) -> None:
-        model, network = self.traced()
+        model, network = self.trace()
         for group in network.groups:
             for channel in range(len(group)):
                 cut = network.cut({group.name: [channel]})
@@ -55,7 +55,7 @@ class RuleBattery:
         Where an answer still changes when what makes the channel does, activations read it too,
         as in attention, and the group is left to the other tests.
         """
-        dense, network = self.traced()
+        dense, network = self.trace()
         tried = 0
         for group in network.groups:
             model = copy.deepcopy(dense)

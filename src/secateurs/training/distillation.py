@@ -53,7 +53,7 @@ class Student(Protocol):
     def step(self, images: Any, wanted: Values, rate: float) -> bool:
         """One step of the optimizer towards these outputs; whether it could be made."""
 
-    def finished(self) -> Any:
+    def finish(self) -> Any:
         """The small model anew, with the values learnt."""
 
 
@@ -290,7 +290,7 @@ def train(
         steps += 1
         if not student.step(images, known[key], peak * one_cycle(share)):
             return Distilled(small, steps, before, math.inf, False, small)
-    trained = student.finished()
+    trained = student.finish()
     now = judge.distances(trained)
     kept = not harms(each, now)
     return Distilled(trained if kept else small, steps, before, float(now.mean()), kept, trained)

@@ -85,7 +85,7 @@ class Feed(Protocol):
         """Batches in an epoch of training."""
         ...
 
-    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
+    def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
         ...
 
@@ -164,7 +164,7 @@ class ArrayFeed:
     def whole_length(self) -> int:
         return -(-len(self._source) // self._batch_size)
 
-    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
+    def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         order = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(len(self._source))
         size = self._batch_size
         for number in range(first, len(self)):
@@ -215,7 +215,7 @@ class LoaderFeed:
     def whole_length(self) -> int:
         return self._length
 
-    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
+    def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         return itertools.islice(self._parts(epoch, share), first, None)
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
@@ -309,7 +309,7 @@ def consecutive(feed: Feed, first: int, count: int, share: Shard = ALL) -> Itera
     """``count`` training batches from number ``first`` of all training on, epoch after epoch."""
     epoch, place = divmod(first, len(feed))
     while count > 0:
-        for batch in itertools.islice(feed.shuffled(epoch, place, share), count):
+        for batch in itertools.islice(feed.shuffle(epoch, place, share), count):
             yield batch
             count -= 1
         epoch, place = epoch + 1, 0

@@ -45,7 +45,7 @@ class Metric:
         return _ACCURACY if self.name == _ACCURACY else "value"
 
     @property
-    def described(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
         """The fields by which a study's first record names it; none for accuracy."""
         return {} if self == Metric() else {"metric": asdict(self)}
 

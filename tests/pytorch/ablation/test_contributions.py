@@ -37,7 +37,7 @@ def test_of_a_convolution(function, shape, space, options, each, long, monkeypat
     without = x[IMAGES].clone()
     for pair, channels in enumerate(index):
         without[pair, channels] = 0
-    expected = call.changed(input=without).run()
+    expected = call.with_arguments(input=without).run()
     contributions.subtract_(output, call, x, IMAGES, index)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 

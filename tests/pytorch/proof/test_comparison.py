@@ -51,7 +51,7 @@ def test_the_masked_twin_is_the_model_with_consumers_masked():
     """Against forward pre-hooks that zero the removed channels where they are read."""
     model = Deep().eval()
     network, _, alive = traced(model)
-    twin = MaskedTwin(network.source.operations, network.solution.kept(alive))
+    twin = MaskedTwin(network.source.operations, network.solution.mark_kept(alive))
     inputs = x()
     received = twin.run(model, (inputs,), {})
 
@@ -89,7 +89,7 @@ def test_a_convolution_ignores_channels_in_its_weight_or_its_input(groups, size)
     without = x.clone()
     without[:, gone] = 0
     received = twin.ignoring_removed(call, operation)
-    torch.testing.assert_close(received, call.changed(input=without).run())
+    torch.testing.assert_close(received, call.with_arguments(input=without).run())
     changed = twin._ignoring(call, operation)
     assert (changed["weight"] is weight) == (x.numel() <= weight.numel())
     assert (changed["input"] is x) == (x.numel() > weight.numel())

@@ -132,7 +132,7 @@ class Painter:
     def panel(self, points: object, paint: Colour) -> None:
         """Fill a polygon with paint: light above, a reflection at the shoulder, dark below."""
         placed = self.pose.place(np.asarray(points, np.float64))
-        self.canvas.shaded(placed, reflections(paint, self.finish.sky, self.finish.gloss))
+        self.canvas.shade(placed, reflections(paint, self.finish.sky, self.finish.gloss))
 
 
 def reflections(paint: Colour, sky: Colour, gloss: float) -> NDArray[np.float64]:
@@ -251,7 +251,7 @@ def _windows(painter: Painter, profile: Profile, blind: bool) -> None:
 def _glass(painter: Painter, points: Points) -> None:
     glass, sky = np.asarray(painter.finish.glass), np.asarray(painter.finish.sky)
     shades = np.stack([mix(glass, sky, 0.5), mix(glass, sky, 0.15), glass, 0.8 * glass])
-    painter.canvas.shaded(painter.pose.place(points), shades)
+    painter.canvas.shade(painter.pose.place(points), shades)
 
 
 def _doors(painter: Painter, profile: Profile, sill: float) -> None:

@@ -33,7 +33,7 @@ class Canvas:
         """Fill a rectangle with one colour."""
         self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour)
 
-    def shaded(self, points: ArrayLike, shades: NDArray[np.float64]) -> None:
+    def shade(self, points: ArrayLike, shades: NDArray[np.float64]) -> None:
         """Fill a polygon with colours that change from its top to its bottom.
 
         Args:

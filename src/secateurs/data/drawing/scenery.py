@@ -29,10 +29,10 @@ def draw_scenery(canvas: Canvas, random: Generator, horizon: float) -> NDArray[n
     """Draw sky, ground and what stands between them; returns the colour the sky reflects."""
     above, below = (np.array(colour) for colour in _SKIES[random.integers(len(_SKIES))])
     sky = np.stack([above, mix(above, below, 0.5), below])
-    canvas.shaded([(0, horizon - 0.02), (1, horizon - 0.02), (1, 1.0), (0, 1.0)], sky)
+    canvas.shade([(0, horizon - 0.02), (1, horizon - 0.02), (1, 1.0), (0, 1.0)], sky)
     ground = np.array(_GROUNDS[random.choice(len(_GROUNDS), p=_GROUND_SHARES)])
     ground = ground * random.uniform(0.8, 1.2)
-    canvas.shaded(
+    canvas.shade(
         [(0, 0), (1, 0), (1, horizon), (0, horizon)],
         np.stack([0.88 * ground, ground, 1.1 * ground]),
     )

@@ -59,7 +59,7 @@ class ModelTensor:
         """Bytes a number."""
         return size_of(keras.backend.standardize_dtype(self.variable.dtype))
 
-    def described(self) -> Tensor:
+    def describe(self) -> Tensor:
         """The leaf in the algebra's terms."""
         return Tensor(
             self.name,

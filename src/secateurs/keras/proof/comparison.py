@@ -121,7 +121,7 @@ class Comparison:
     ) -> Comparison:
         """Make the inputs and the stand-ins."""
         source, arrays = source_of(network), inputs_for(network, example_inputs)
-        kept = Kept(network.solution.kept(alive))
+        kept = Kept(network.solution.mark_kept(alive))
         return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept))
 
     @property

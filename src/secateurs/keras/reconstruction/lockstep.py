@@ -82,7 +82,7 @@ def walk(
         ModelError: the two do not do the same, or whole blocks went.
     """
     _refuse_blocks(blocks)
-    return _Walk(network, small, alive, fit, held).done()
+    return _Walk(network, small, alive, fit, held).walk()
 
 
 def skip_blocks(model: keras.Model, blocks: Sequence[BlockCut]) -> keras.Model:
@@ -114,7 +114,7 @@ class _Walk:
         held: CalibrationBatch,
     ) -> None:
         source = source_of(network)
-        self._stays = network.solution.kept(alive)
+        self._stays = network.solution.mark_kept(alive)
         self._leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
         self._dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = Pieces(small, source.operations, fit)
@@ -132,7 +132,7 @@ class _Walk:
         self._sites = Sites(self._pairs[-1].small.program)
         self._layers: list[LayerRepair] = []
 
-    def done(self) -> Walked:
+    def walk(self) -> Walked:
         most = 0
         for number in range(len(self._pairs[0].dense.steps)):
             for pair in self._pairs:
@@ -142,7 +142,9 @@ class _Walk:
                 self._refit(site)
             for pair in self._pairs:
                 pair.small.do(pair.small.steps[number])
-            most = max(most, sum(p.dense.held() + p.small.held() for p in self._pairs))
+            most = max(
+                most, sum(p.dense.measure_memory() + p.small.measure_memory() for p in self._pairs)
+            )
             for pair in self._pairs:
                 pair.dense.forget(pair.dense.steps[number])
                 pair.small.forget(pair.small.steps[number])
@@ -208,7 +210,7 @@ class _Walk:
             return
         wide = is_wide(site.map.groups, site.map.inputs)
         relaxes = not wide and self._relaxes(site)
-        gathered = self._gathered(site, sums=not wide, keeps=wide or relaxes)
+        gathered = self._gather_rows(site, sums=not wide, keeps=wide or relaxes)
         if gathered is None:
             return
         found = refit_gathered(
@@ -252,7 +254,7 @@ class _Walk:
         rows = min(site.rows_per_image(self._images), places) * self._images
         return rows * site.map.inputs * 4 <= BYTES_OF_ROWS
 
-    def _gathered(self, site: Site, *, sums: bool, keeps: bool) -> Gathered[RunningSums] | None:
+    def _gather_rows(self, site: Site, *, sums: bool, keeps: bool) -> Gathered[RunningSums] | None:
         gathered = Gathered(RunningSums(), RunningSums())
         scale = np.where(np.abs(site.scale) < 1e-3, np.inf, site.scale)
         for pair in self._pairs:

@@ -80,7 +80,9 @@ def copy_weights_(source: keras.Model, target: keras.Model) -> None:
     finalize_(target)
 
 
-def reestimate_moments(model: keras.Model, batches: Sequence[CalibrationBatch]) -> keras.Model | None:
+def reestimate_moments(
+    model: keras.Model, batches: Sequence[CalibrationBatch]
+) -> keras.Model | None:
     """A copy with the moments of batch normalisation taken anew; None where there is none."""
     if not any(name.endswith(".moving_mean") for name in arrays(model)):
         return None

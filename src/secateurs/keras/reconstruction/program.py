@@ -290,7 +290,7 @@ class Piece:
             if ref.step >= 0:
                 self.values.pop(ref, None)
 
-    def held(self) -> int:
+    def measure_memory(self) -> int:
         """Bytes of the values at hand, inputs left out."""
         return sum(
             math.prod(value.shape) * size_of(keras.backend.standardize_dtype(value.dtype))

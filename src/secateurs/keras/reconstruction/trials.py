@@ -75,7 +75,7 @@ class _Player:
     def __init__(self, network: Network, trial: Trial, steps: Sequence[Step]) -> None:
         self._source = source_of(network)
         self._trial = trial
-        self._kept = Kept(network.solution.kept(network.alive(trial.removed)))
+        self._kept = Kept(network.solution.mark_kept(network.alive(trial.removed)))
         self._network = network
         self._layers: dict[int, Operation] | None = None
         self._silenced = [

@@ -156,9 +156,9 @@ def _take_over_(site: Site, read: _Read, known: TensorCut, target: Site) -> bool
     axes = _axes_of(site)
     if axes is None or not known.removed.get(axes[0]):
         return False
-    gone, kept = np.asarray(known.removed[axes[0]]), known.kept(axes[0])
+    gone, kept = np.asarray(known.removed[axes[0]]), known.list_kept(axes[0])
     mixing, constant = stand_ins(*read.moments(), kept, gone)
-    matrix = site.matrix()[0][:, known.kept(axes[1])]
+    matrix = site.matrix()[0][:, known.list_kept(axes[1])]
     by_channel = matrix.reshape(-1, axes[2], matrix.shape[1])
     lost = by_channel[gone]
     stays = by_channel[kept] + np.einsum("gto,gk->kto", lost, mixing)

@@ -94,7 +94,7 @@ class Trial:
         if not channels:
             return True
         cut = network.cut(channels)
-        kept = network.solution.kept(network.alive(network.removed_by(cut)))
+        kept = network.solution.mark_kept(network.alive(network.removed_by(cut)))
         inputs = [
             keras.KerasTensor(shape, dtype=like.dtype)
             for shape, like in zip(self.shapes, graph_of(self.model).inputs, strict=True)

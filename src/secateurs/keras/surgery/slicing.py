@@ -18,5 +18,5 @@ def slice_tensor(tensor: BackendTensor, cut: TensorCut | None) -> NDArray[np.gen
     """
     values = np.asarray(keras.ops.convert_to_numpy(tensor))
     for axis in sorted(cut.removed) if cut is not None else ():
-        values = np.take(values, cut.kept(axis), axis=axis)  # type: ignore[union-attr]
+        values = np.take(values, cut.list_kept(axis), axis=axis)  # type: ignore[union-attr]
     return np.array(values)

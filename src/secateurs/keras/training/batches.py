@@ -29,9 +29,9 @@ class ChannelsLastFeed:
         """Batches in which every image is seen once."""
         return self._feed.whole_length
 
-    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
+    def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
-        return map(_channels_last, self._feed.shuffled(epoch, first, share))
+        return map(_channels_last, self._feed.shuffle(epoch, first, share))
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         """Every image once, not augmented."""

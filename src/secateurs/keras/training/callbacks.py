@@ -209,7 +209,7 @@ def silencing(
     network: Network, alive: NDArray[np.bool_]
 ) -> list[tuple[ModelTensor, NDArray[np.float32]]]:
     """(weight, 0 where it reads a channel that is gone) of every weight that does."""
-    kept = Kept(network.solution.kept(alive))
+    kept = Kept(network.solution.mark_kept(alive))
     masks: dict[str, tuple[ModelTensor, NDArray[np.float32]]] = {}
     for (name, axis), leaf in source_of(network).read.items():
         units = leaf.axes.get(axis)

@@ -120,7 +120,7 @@ class KerasStudent:
         self._adam.apply([keras.ops.convert_to_tensor(slope) for slope in slopes], self._learning)
         return True
 
-    def finished(self) -> keras.Model:
+    def finish(self) -> keras.Model:
         """The copy, compiled as the small model is."""
         finalize_(self._model)
         return self._model

@@ -147,6 +147,6 @@ def _summand(call: Call, part: torch.Tensor, index: torch.Tensor) -> torch.Tenso
     """What some input channels add to the result."""
     if call.packet in CONVOLUTIONS:
         weight = channels_last(call["weight"].detach().index_select(1, index))
-        small = call.changed(input=channels_last(part), weight=weight, bias=None)
+        small = call.with_arguments(input=channels_last(part), weight=weight, bias=None)
         return small.run_one()
     return part @ inputs_first(call).index_select(0, index)

@@ -33,7 +33,7 @@ class DenseConvolution:
         numbers = math.prod(space) * inputs
         ones = torch.eye(numbers, dtype=weight.dtype, device=weight.device)
         images = ones.unflatten(1, (*space, inputs)).permute(0, 3, 1, 2)
-        given = call.changed(input=images, bias=None).run_one().permute(0, 2, 3, 1)
+        given = call.with_arguments(input=images, bias=None).run_one().permute(0, 2, 3, 1)
         self._shape = given.shape[1:]
         self._matrix = given.flatten(1).T[:, :, None, None].contiguous()
         bias = call.get("bias")

@@ -185,7 +185,7 @@ class Routes:
 
     def _is_mixed(self, group: Group) -> bool:
         """Whether an operation's result for a channel depends on which others there are."""
-        stays = self._network.solution.kept(self._network.alive(group.channels))
+        stays = self._network.solution.mark_kept(self._network.alive(group.channels))
         return any(
             not stays[units].all()
             for operation in self._operations

@@ -323,7 +323,7 @@ class Removals:
     def _twin(self, dense: Dense, group: Group, channel: int) -> object:
         """The model's output for the whole batch without one channel, as the masked twin has it."""
         network, tape = self.network, dense.tape
-        stays = network.solution.kept(network.alive([group.channels[channel]]))
+        stays = network.solution.mark_kept(network.alive([group.channels[channel]]))
         twin = MaskedTwin(self.source.operations, stays)
         steps = tape.steps
         if tape.resumable:

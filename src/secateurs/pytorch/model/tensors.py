@@ -46,7 +46,7 @@ class ModelTensor:
         """Whole numbers are indices and counters, whose lengths are no channels."""
         return self.tensor.is_floating_point() or self.tensor.is_complex()
 
-    def described(self) -> Tensor:
+    def describe(self) -> Tensor:
         """The leaf in the algebra's terms."""
         return Tensor(
             self.name,

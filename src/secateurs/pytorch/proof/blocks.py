@@ -133,7 +133,9 @@ def _compare(
     inexact: tuple[str, ...],
 ) -> Proof:
     try:
-        difference, scale = largest_difference(source.used(received), source.used(expected))
+        difference, scale = largest_difference(
+            source.select_used(received), source.select_used(expected)
+        )
     except ValueError as error:
         raise CutError(
             "expected as many outputs without the blocks as with them; received another number. "

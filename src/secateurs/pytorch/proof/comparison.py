@@ -122,7 +122,7 @@ def _compare(
 ) -> Proof:
     arguments, keywords = parse_example_inputs(inputs, dense)
     operations = source_of(network).operations
-    stays = network.solution.kept(alive)
+    stays = network.solution.mark_kept(alive)
     twin = MaskedTwin(operations, stays, frugal=frugal, sizes_as_traced=sizes_as_traced)
     sampled = Sampled(operations, stays, sizes_as_traced=sizes_as_traced)
     try:
@@ -138,7 +138,7 @@ def _compare(
         ) from error
     if not (sizes_as_traced or (twin.has_done_all and sampled.has_done_all)):
         raise OtherPathError(twin.index, "the last")
-    used = source_of(network).used
+    used = source_of(network).select_used
     received, expected = used(received), used(expected)
     if not has_values(received, expected):
         raise CutError(
@@ -179,7 +179,7 @@ def _largest_inside(
 
 def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
     """Operations that mix channels of which some go."""
-    stays = network.solution.kept(alive)
+    stays = network.solution.mark_kept(alive)
     return tuple(dict.fromkeys(str(m) for m in network.mixings if not stays[m.units].all()))
 
 

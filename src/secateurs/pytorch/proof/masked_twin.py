@@ -299,7 +299,7 @@ class MaskedTwin(Sampled):
                 continue
             of_input = mask.operand == 0 and mask.axis == 1
             if self._frugal and of_input and _has_small_weight(call):
-                call = call.changed(weight=_deaf_to(call, gone))
+                call = call.with_arguments(weight=_deaf_to(call, gone))
             else:
                 present = changes.get(mask.operand, tensors[mask.operand])
                 changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
@@ -313,9 +313,9 @@ class MaskedTwin(Sampled):
         small = call.with_tensors(changes)
         if call.packet in (aten.layer_norm, aten.rms_norm, aten.native_layer_norm):
             rank = len(call["normalized_shape"])
-            small = small.changed(normalized_shape=list(changes[0].shape[-rank:]))
+            small = small.with_arguments(normalized_shape=list(changes[0].shape[-rank:]))
         elif call.packet is aten.group_norm and operation.groups is not None:
-            small = small.changed(num_groups=int(self._stays[operation.groups].sum()))
+            small = small.with_arguments(num_groups=int(self._stays[operation.groups].sum()))
         output = small.run()
         for tensor, (shape, axes) in zip(iterate_tensors(output), operation.outputs, strict=True):
             whole = self._expand(tensor, shape, axes)

@@ -224,7 +224,7 @@ class Map:
 
 def _normalise(call: Call, x: torch.Tensor) -> torch.Tensor:
     """What a normalisation gives without its scale and shift."""
-    return call.changed(input=x).run_one()
+    return call.with_arguments(input=x).run_one()
 
 
 def map_of(call: Call, x_dims: int) -> Map | None:

@@ -195,7 +195,7 @@ class Descent:
         return z, sum(map(_over_places, left), torch.zeros(len(z), device=z.device)) / count
 
     def _contract(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return self.call.changed(input=x, weight=weight, bias=None).run_one()
+        return self.call.with_arguments(input=x, weight=weight, bias=None).run_one()
 
     def _back(
         self, inputs: list[torch.Tensor], given: list[torch.Tensor], like: torch.Tensor

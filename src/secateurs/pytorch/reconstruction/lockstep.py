@@ -78,7 +78,7 @@ def walk(
     Raises:
         ModelError: the two do not do the same operations.
     """
-    return _Walk(network, small, alive, fit, held, blocks).done()
+    return _Walk(network, small, alive, fit, held, blocks).walk()
 
 
 class _Walk:
@@ -93,7 +93,7 @@ class _Walk:
     ) -> None:
         source = source_of(network)
         self._operations = source.operations
-        self._stays = network.solution.kept(alive)
+        self._stays = network.solution.mark_kept(alive)
         self._detour = Detour()
         runs = small
         if blocks:
@@ -120,7 +120,7 @@ class _Walk:
         self._layers: list[LayerRepair] = []
 
     @torch.no_grad()
-    def done(self) -> Walked:
+    def walk(self) -> Walked:
         most = 0
         for number in range(len(self._steps)):
             for pair in self._pairs:
@@ -131,7 +131,9 @@ class _Walk:
                 self._refit(site)
             for pair in self._pairs:
                 self._detour.take(pair.small, pair.small.steps[number])
-            most = max(most, sum(p.dense.held() + p.small.held() for p in self._pairs))
+            most = max(
+                most, sum(p.dense.measure_memory() + p.small.measure_memory() for p in self._pairs)
+            )
             for pair in self._pairs:
                 pair.dense.forget(pair.dense.steps[number])
                 pair.small.forget(pair.small.steps[number])
@@ -187,7 +189,7 @@ class _Walk:
         wide = is_wide(site.map.groups, site.map.inputs)
         rows = site.map.rows_per_image(self._images)
         relaxes = not wide and self._relaxes(site)
-        gathered = self._gathered(site, rows, sums=not wide, keeps=wide or relaxes)
+        gathered = self._gather_rows(site, rows, sums=not wide, keeps=wide or relaxes)
         found = refit_gathered(
             gathered,
             site.map.matrix(),
@@ -216,7 +218,7 @@ class _Walk:
         each = given.numel() // max(1, given.shape[site.map.channel]) // first.dense.images
         return each * self._images
 
-    def _gathered(self, site: Site, rows: int, *, sums: bool, keeps: bool) -> _Gathered:
+    def _gather_rows(self, site: Site, rows: int, *, sums: bool, keeps: bool) -> _Gathered:
         gathered = Gathered(RunningMoments(), RunningMoments())
         scale = site.scale.detach()
         scale = torch.where(scale.abs() < 1e-3, torch.inf, scale)

@@ -120,7 +120,7 @@ class Piece:
         for ref in self._last.get(step.number, ()):
             self.values.pop(ref, None)
 
-    def held(self) -> int:
+    def measure_memory(self) -> int:
         """Bytes of the values at hand; memory that several share counts once."""
         stores = {
             value.untyped_storage()._cdata: value.untyped_storage()

@@ -68,7 +68,7 @@ class _Player:
         source = source_of(network)
         self._trial = trial
         self._operations = source.operations
-        self._stays = network.solution.kept(network.alive(trial.removed))
+        self._stays = network.solution.mark_kept(network.alive(trial.removed))
         self._twin = MaskedTwin(source.operations, self._stays)
         self._tensors: Mapping[str, torch.Tensor] = source.tensors
         changed = {id(source.tensors[name]) for name in trial.weights}

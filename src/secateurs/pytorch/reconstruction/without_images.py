@@ -150,8 +150,8 @@ def _take_over_(
     of = cut.tensors.get(name)
     if of is None or not of.removed.get(1):
         return False
-    gone, kept = np.asarray(of.removed[1]), of.kept(1)
-    outputs = torch.from_numpy(np.asarray(of.kept(0)))
+    gone, kept = np.asarray(of.removed[1]), of.list_kept(1)
+    outputs = torch.from_numpy(np.asarray(of.list_kept(0)))
     mixing, constant = (torch.from_numpy(one) for one in stand_ins(*read.moments(), kept, gone))
     weight = site.map.weight.detach().double()
     lost = weight[:, torch.from_numpy(gone)]

@@ -52,7 +52,7 @@ class Pass(StatisticsCollector):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.source = source_of(self.network)
-        self.places = Places.found(self.network, self.first)
+        self.places = Places.find(self.network, self.first)
         self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
 
     # -- values

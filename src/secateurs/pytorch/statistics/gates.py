@@ -106,7 +106,7 @@ class Places:
                         self.activations[number] = before
 
     @classmethod
-    def found(cls, network: Network, batch: CalibrationBatch) -> Places:
+    def find(cls, network: Network, batch: CalibrationBatch) -> Places:
         """The places of a model, found on some images."""
         return cls(network, *runs_of_two_and_three(source_of(network), batch))
 

@@ -105,7 +105,7 @@ def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     for axis in sorted(
         cut.removed
     ):  # leading axes first: that copies whole rows, and the rest is less
-        small = _keep(small, axis, cut.kept(axis))
+        small = _keep(small, axis, cut.list_kept(axis))
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return small.contiguous(memory_format=torch.channels_last)
     return small
@@ -113,7 +113,7 @@ def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
 
 def _rescale_(small: torch.Tensor, removal: TensorCut, rescaling: Rescaling) -> None:
     """Multiply what is left of a rescaling's indices."""
-    kept = removal.kept(rescaling.axis)
+    kept = removal.list_kept(rescaling.axis)
     places = np.flatnonzero(np.isin(kept, rescaling.indices))
     index = torch.from_numpy(places).to(small.device)
     part = small.index_select(rescaling.axis, index)

@@ -100,7 +100,7 @@ class Call:
         made: torch.Tensor = output
         return made
 
-    def changed(self, **changes: object) -> Call:
+    def with_arguments(self, **changes: object) -> Call:
         """The same call with some arguments, by name, replaced."""
         return Call(self.function, (), self.named | changes)
 

@@ -309,7 +309,7 @@ class Tracer(OpInterpreter):
         Axes of length one are broadcast and do not count. An axis that carries no channels has a
         fixed length, so all that meet it are frozen.
         """
-        met = self._met(places)
+        met = self._sort_by_kind(places)
         known = met.known
         if met.fixed is not None:
             self._freeze_all(known, met.unbound, f"meets {met.fixed.why}")
@@ -325,7 +325,7 @@ class Tracer(OpInterpreter):
             self._let_carry(place, known[0])
         return known[0] if known else None
 
-    def _met(self, places: Sequence[Place]) -> _Met:
+    def _sort_by_kind(self, places: Sequence[Place]) -> _Met:
         """What lies along axes that meet, by what is known of it."""
         met = _Met()
         for tensor, axis in places:

@@ -57,7 +57,7 @@ class AnyFeed:
             raise DataError(
                 f"{what}: expected batches, or arrays; received {type(source).__name__}"
             )
-        self._length = self._counted()
+        self._length = self._count_batches()
 
     def __len__(self) -> int:
         return self._length
@@ -67,7 +67,7 @@ class AnyFeed:
         """Batches in which every example is seen once."""
         return self._length
 
-    def shuffled(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
+    def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """The batches of an epoch of training, from the ``first`` on."""
         batches = itertools.islice(self._batches(epoch, shuffle=True), first, None)
         return (self._part(batch, share) for batch in batches)
@@ -97,7 +97,7 @@ class AnyFeed:
             batch = rows_of(batch, np.arange(part.start, part.stop))
         return Batch(cast(Images, batch), _NO_LABELS, whole)  # whatever it is: see the class
 
-    def _counted(self) -> int:
+    def _count_batches(self) -> int:
         if self._arrays is not None:
             count = -(-length_of(self._arrays) // max(1, self._size))
         elif isinstance(self._source, Sized):

@@ -124,7 +124,7 @@ class TorchStudent:
         self._adam.step()
         return True
 
-    def finished(self) -> nn.Module:
+    def finish(self) -> nn.Module:
         """The small model anew, with the values learnt: its types, modes and frozen parameters."""
         model = cut_copy(self._small, Cut())
         learnt = dict(self._model.named_parameters())

@@ -178,14 +178,14 @@ class Learner(FeedLearner[nn.Module]):
         try:
             with torch.no_grad():
                 for batch in self._feeds[part].in_order(self._processes.share):
-                    sums += self._judged(batch)
+                    sums += self._score_batch(batch)
                     tick()
         finally:
             self._scoring.train(was_training)
         correct, loss, count = self._processes.sum(sums).tolist()
         return Evaluation(correct / count, loss / count)
 
-    def _judged(self, batch: Batch) -> torch.Tensor:
+    def _score_batch(self, batch: Batch) -> torch.Tensor:
         """(images classified rightly, sum of their losses, images)."""
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)

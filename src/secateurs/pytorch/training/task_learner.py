@@ -162,14 +162,14 @@ class TaskLearner(Learner):
     def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
         """The task's metric over a split, higher being better."""
         if self._task.evaluate is not None and part == "validation":
-            return self._evaluated_by_user(tick)
+            return self._evaluate_by_user(tick)
         sums = torch.zeros(2, dtype=torch.float64)
         was_training = self._scoring.training
         self._scoring.eval()
         try:
             with torch.no_grad():
                 for batch in self._feeds[part].in_order(self._processes.share):
-                    sums += self._added(batch)
+                    sums += self._score_batch(batch)
                     tick()
         finally:
             self._scoring.train(was_training)
@@ -178,9 +178,9 @@ class TaskLearner(Learner):
         value = self._tally.value()
         self._tally = Tally(self._task)
         loss = float(sums[0] / sums[1].clamp(min=1))
-        return Evaluation(self._scored(value), loss)
+        return Evaluation(self._as_score(value), loss)
 
-    def _added(self, batch: Batch) -> torch.Tensor:
+    def _score_batch(self, batch: Batch) -> torch.Tensor:
         count = length_of(batch.images)
         if not count:  # a last batch of fewer examples than processes
             return torch.zeros(2, dtype=torch.float64)
@@ -192,7 +192,7 @@ class TaskLearner(Learner):
         self._tally.add(outputs, targets, loss, count)
         return torch.tensor([(loss or 0.0) * count, count], dtype=torch.float64)
 
-    def _evaluated_by_user(self, tick: Callable[[], None]) -> Evaluation:
+    def _evaluate_by_user(self, tick: Callable[[], None]) -> Evaluation:
         evaluate = self._task.evaluate
         was_training = self._model.training
         self._model.eval()
@@ -207,9 +207,9 @@ class TaskLearner(Learner):
             raise DataError(
                 f"evaluate: expected a number for the model; received {type(found).__name__}"
             )
-        return Evaluation(self._scored(float(found)), 0.0)
+        return Evaluation(self._as_score(float(found)), 0.0)
 
-    def _scored(self, value: float) -> float:
+    def _as_score(self, value: float) -> float:
         return self.metric.score(value)
 
     # -- inside
