@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ from secateurs.formatting import notebook_html
 
 if TYPE_CHECKING:
     from secateurs.reconstruction.report import FidelityReport
+
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest difference that rounding explains, relative to the largest output; by the type that a
+model computes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,11 @@ class Proof:
         if self.independent is not None:
             shown += f"; {self.independent}"
         return shown if self.blocks is None else f"{shown}\nof the blocks, {self.blocks}"
+
+
+def finite_or_inf(number: float) -> float:
+    """The number; NaN, which no comparison would find too large, counts as infinite."""
+    return math.inf if math.isnan(number) else float(number)
 
 
 def largest_mismatch(

@@ -9,8 +9,10 @@ from secateurs.keras.saving import load, save
 from secateurs.keras.statistics.cut_evaluation import evaluate_cut
 from secateurs.keras.surgery.layers import delete_layer, insert_layer, replace_layer
 from secateurs.keras.trace_model import trace
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place
 from secateurs.keras.tracing.rules.registry import rule
-from secateurs.keras.tracing.tracer import Call, Place, Tracer
+from secateurs.keras.tracing.tracer import Tracer
 from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
 from secateurs.keras.training.compilation import default_training
 from secateurs.keras.training.distillation import distil

@@ -28,7 +28,8 @@ from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.surgery.dry_run import settle_
 from secateurs.keras.tracing import rules
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site
-from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, OpRecord, Tracer, Value
+from secateurs.keras.tracing.op_record import OpRecord, Value
+from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Tracer
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import secateurs as sec
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.proof.comparison import prove
 from secateurs.pytorch.proof.differences import largest_difference, precision_of
-from secateurs.pytorch.proof.masked_twin import MaskedTwin, places_in
+from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import aten
@@ -171,12 +171,6 @@ def test_where_two_axes_are_summed_over_both_are_masked():
         dense = copy.deepcopy(model)
         dense.table[0] = dense.table[:, [1, 3]] = 0
         assert torch.allclose(small(inputs), dense(inputs), atol=1e-5)
-
-
-def test_samples_are_from_all_over():
-    places = places_in((8, 9, 10), 64)
-    assert [len(at) for at in places] == [64] * 3
-    assert [len(np.unique(at)) for at in places] == [8, 9, 10]
 
 
 @pytest.mark.parametrize("unit", range(6))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import keras
@@ -22,6 +22,7 @@ from secateurs.keras.internals import (
     nodes_of,
 )
 from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
+from secateurs.keras.protocols import BackendTensor
 
 
 @dataclass(eq=False, slots=True)
@@ -172,3 +173,21 @@ def named_variables(layer: Layer, path: str) -> Iterator[tuple[str, Variable, bo
         yield path_below(path, name), variable, is_parameter
     for name, child in named_children(layer):
         yield from named_variables(child, path_below(path, name))
+
+
+Values = dict[int, tuple[Variable, BackendTensor]]
+"""Variable (by ``id``) -> itself, and the value it is taken to have."""
+
+
+def present_values(model: keras.Model) -> Values:
+    """Every variable of a model, by ``id``, with its value."""
+    return values_of([operation for _, operation in named_operations(model)])
+
+
+def values_of(operations: Iterable[Operation]) -> Values:
+    """Variables (by ``id``) and their present values, out of which no gradient is to be had."""
+    return {
+        id(variable): (variable, keras.ops.stop_gradient(variable.value))
+        for operation in operations
+        for _, variable, _ in named_variables(operation, "")
+    }

@@ -9,7 +9,7 @@ normalisation, is run by the twin on the kept channels alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import keras
@@ -18,29 +18,25 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.channels.proof import Proof, largest_mismatch
+from secateurs.channels.proof import TOLERANCE, Proof, largest_mismatch
 from secateurs.errors import CutError
-from secateurs.keras.internals import Operation, Variable, compile_function, graph_of
+from secateurs.keras.internals import Operation, compile_function, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs
 from secateurs.keras.model.tensors import (
-    calls_of,
+    Values,
     layers_by_path,
     named_operations,
-    named_variables,
+    present_values,
+    values_of,
 )
+from secateurs.keras.proof.differences import largest_difference, precision_of
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, source_of
 from secateurs.keras.tracing.composites import is_followed
 from secateurs.keras.tracing.interpreter import OpInterpreter, convert_arrays
-from secateurs.keras.tracing.tracer import OpRecord
-
-Values = dict[int, tuple[Variable, BackendTensor]]
-"""Variable (by ``id``) -> itself, and the value it is taken to have."""
-
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference that rounding explains, relative to the largest output."""
+from secateurs.keras.tracing.op_record import OpRecord
 
 
 def prove(
@@ -199,7 +195,7 @@ class Comparison:
         """Every variable of the dense model, zero where it reads a channel that goes."""
         values = present_values(self.source.model)
         for stand_in in self.stand_ins.values():
-            values |= _values_of([stand_in])
+            values |= values_of([stand_in])
         for (_, axis), leaf in self.source.read.items():
             units = leaf.axes.get(axis)
             if units is not None and not self.kept.stays[units].all():
@@ -252,43 +248,11 @@ class Results:
     their_samples: list[NDArray[np.number]] = field(default_factory=list)
 
 
-def present_values(model: keras.Model) -> Values:
-    """Every variable of a model, by ``id``, with its value."""
-    return _values_of([operation for _, operation in named_operations(model)])
-
-
-def _values_of(operations: Iterable[Operation]) -> Values:
-    """Variables (by ``id``) and their present values, out of which no gradient is to be had."""
-    return {
-        id(variable): (variable, keras.ops.stop_gradient(variable.value))
-        for operation in operations
-        for _, variable, _ in named_variables(operation, "")
-    }
-
-
 def _as_numbers(tensor: BackendTensor) -> NDArray[np.number]:
     kind = keras.backend.standardize_dtype(tensor.dtype)
     if kind in ("bfloat16", "float16"):
         tensor = keras.ops.cast(tensor, "float32")
     return np.asarray(keras.ops.convert_to_numpy(tensor))
-
-
-def largest_difference(
-    received: Sequence[NDArray[np.number]], expected: Sequence[NDArray[np.number]]
-) -> tuple[float, float]:
-    """(largest absolute difference, largest absolute value) over all outputs of two runs."""
-    difference = scale = 0.0
-    for mine, theirs in zip(received, expected, strict=True):
-        if mine.shape != theirs.shape:
-            return math.inf, scale
-        if mine.size and mine.dtype.kind == "f":
-            difference = max(difference, _finite_or_inf(np.abs(mine - theirs).max()))
-            scale = max(scale, _finite_or_inf(np.abs(theirs).max()))
-    return difference, scale
-
-
-def _finite_or_inf(number: float) -> float:
-    return math.inf if math.isnan(number) else float(number)
 
 
 def _largest_inside(
@@ -314,14 +278,6 @@ def _largest_inside(
         [theirs for _, _, theirs in filled],
         tolerance,
     )
-
-
-def precision_of(model: keras.Model) -> str:
-    """The coarsest floating-point type that a layer of the model computes with."""
-    types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
-    if "float64" in types:  # below PyTorch, Keras takes means in single precision even of doubles
-        types.add(keras.backend.result_type("float64", "float32"))
-    return max(types & set(TOLERANCE), key=TOLERANCE.__getitem__, default="float32")
 
 
 def _first_not_finite(source: TracedModel) -> str:

@@ -28,9 +28,9 @@ from secateurs.channels.independent import (
     slices_of,
     still_read,
 )
-from secateurs.channels.proof import Independent
+from secateurs.channels.proof import TOLERANCE, Independent
 from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.proof.comparison import TOLERANCE, largest_difference, precision_of
+from secateurs.keras.proof.differences import largest_difference, precision_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.surgery.rebuilding import cut_copy
 

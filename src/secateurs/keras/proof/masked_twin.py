@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
+from secateurs.channels.sampling import SAMPLES_EACH, places_in
 from secateurs.channels.tensors import Mask
 from secateurs.keras.internals import Layer, Operation, mask_of, set_mask
 from secateurs.keras.model.tensors import named_variables
@@ -25,9 +26,7 @@ from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import keep_random_state, rebuild_layer
 from secateurs.keras.trace_model import TracedModel
 from secateurs.keras.tracing.interpreter import Site, call_layer
-from secateurs.keras.tracing.tracer import Axes, OpRecord
-
-SAMPLES_EACH = 64
+from secateurs.keras.tracing.op_record import Axes, OpRecord
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -132,12 +131,9 @@ class Sampled:
         if not is_float or not total:
             nothing: BackendTensor = keras.ops.zeros((0,))
             return nothing
-        random = np.random.default_rng(total)
-        few = total <= SAMPLES_EACH
-        flat = np.arange(total) if few else random.integers(0, total, SAMPLES_EACH)
-        places = np.unravel_index(flat, small) if small else ()
+        places = self._move(places_in(small, SAMPLES_EACH), axes)
         shape_here = self.shape_of(dense, small)
-        index = np.ravel_multi_index(self._move(places, axes), shape_here) if small else flat
+        index = np.ravel_multi_index(places, shape_here) if small else np.zeros(1, np.int64)
         values = keras.ops.take(keras.ops.reshape(tensor, (-1,)), index.astype(np.int32), axis=0)
         sample: BackendTensor = values if kind == "float64" else keras.ops.cast(values, "float32")
         return sample

@@ -15,7 +15,13 @@ from secateurs.channels.network import Network
 from secateurs.keras.internals import gradient_of
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.maps import ConvolutionMap, EinsumMap, Map, Numbers, tables
+from secateurs.keras.reconstruction.contractions import (
+    ConvolutionMap,
+    EinsumMap,
+    Map,
+    Numbers,
+    tables,
+)
 from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of

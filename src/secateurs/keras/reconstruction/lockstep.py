@@ -22,11 +22,11 @@ from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, without_gradients
 from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.reconstruction.maps import tables
+from secateurs.keras.reconstruction.contractions import tables
 from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Ref, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
-from secateurs.keras.tracing.tracer import Axes
+from secateurs.keras.tracing.op_record import Axes
 from secateurs.reconstruction.layers import LayerRepair, Walked
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,

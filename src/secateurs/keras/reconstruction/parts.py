@@ -27,7 +27,7 @@ from secateurs.keras.internals import (
     set_mask,
 )
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.maps import (
+from secateurs.keras.reconstruction.contractions import (
     EinsumMap,
     Map,
     dense_map,
@@ -38,8 +38,8 @@ from secateurs.keras.reconstruction.maps import (
     pointwise_map,
 )
 from secateurs.keras.tracing.interpreter import call_layer
+from secateurs.keras.tracing.op_record import Axes
 from secateurs.keras.tracing.rules.contraction import channel_axis
-from secateurs.keras.tracing.tracer import Axes
 
 Arguments = tuple[list[object], dict[str, object]]
 ArgumentsFrom = Callable[[Sequence[object]], Arguments]

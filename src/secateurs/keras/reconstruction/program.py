@@ -25,7 +25,7 @@ from secateurs.keras.model.tensors import size_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.parts import Part, parts_of
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site, convert_arrays
-from secateurs.keras.tracing.tracer import OpRecord
+from secateurs.keras.tracing.op_record import OpRecord
 
 MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from secateurs.keras.internals import Layer, Variable, operation_classes
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.maps import Map, rows_per_image
+from secateurs.keras.reconstruction.contractions import Map, rows_per_image
 from secateurs.keras.reconstruction.program import Piece, Program, Ref, Step, as_numbers
 
 Sums = NDArray[np.float64]

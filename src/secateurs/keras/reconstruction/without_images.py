@@ -27,7 +27,7 @@ from secateurs.channels.cut import Cut, TensorCut
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Layer, without_gradients
 from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.reconstruction.maps import ConvolutionMap, EinsumMap
+from secateurs.keras.reconstruction.contractions import ConvolutionMap, EinsumMap
 from secateurs.keras.reconstruction.program import Pieces, Ref, Step, as_numbers
 from secateurs.keras.reconstruction.sites import IDENTITIES, MOVES, Site, Sites
 from secateurs.keras.trace_model import source_of

@@ -31,8 +31,8 @@ from secateurs.keras.tracing.interpreter import (
     convert_arrays,
     first_tensor,
 )
+from secateurs.keras.tracing.op_record import OpRecord
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
-from secateurs.keras.tracing.tracer import OpRecord
 
 RESULT = -1
 """In the place of an operand's number: what the layer inside gives."""

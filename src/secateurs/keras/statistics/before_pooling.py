@@ -17,6 +17,7 @@ from secateurs.channels.equations import Ids, Solution
 from secateurs.keras.internals import Operation
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.tracing.interpreter import Site, Step
+from secateurs.keras.tracing.op_record import OpRecord
 from secateurs.keras.tracing.rules import (
     movement,
     normalisation,
@@ -25,7 +26,6 @@ from secateurs.keras.tracing.rules import (
     reduction,
     rule_for,
 )
-from secateurs.keras.tracing.tracer import OpRecord
 
 EFFECTS = {
     Effect.POOLS: (

@@ -26,7 +26,7 @@ from secateurs.channels.network import Network
 from secateurs.errors import DataError
 from secateurs.keras.internals import compile_function, gradient_of, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs
-from secateurs.keras.proof.comparison import present_values
+from secateurs.keras.model.tensors import present_values
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import (
     Change,

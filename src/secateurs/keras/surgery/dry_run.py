@@ -20,7 +20,8 @@ from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site
-from secateurs.keras.tracing.tracer import Assumed, Axes, OpRecord, Tracer
+from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
+from secateurs.keras.tracing.tracer import Tracer
 
 
 def settle_(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import keras
 import numpy as np
@@ -16,178 +13,24 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Layer, Operation, Variable, infer
-from secateurs.keras.model.layer_tree import named_children, path_below
+from secateurs.keras.internals import Operation, Variable, infer
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.interpreter import Site
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import (
+    NO_CHANNEL,
+    Assumed,
+    Axes,
+    OpRecord,
+    Place,
+    Value,
+    values_in,
+)
 
 NETWORK_INPUT = "the network's input"
 NETWORK_OUTPUT = "it is the network's output"
-NO_CHANNEL = "values that carry no channels"
 
-Axes = dict[int, Ids]
 T = TypeVar("T")
-
-
-@dataclass(eq=False, slots=True)
-class Value:
-    """What travels through the graph in place of a tensor.
-
-    Attributes:
-        spec: its shape and type.
-        axes: axis -> the unit at each index; axes that are not listed carry no channels.
-        why: description used in freeze messages.
-        source: the number of the network's input that its numbers are picked from, if it is one
-            that carries no channels (so that indices into a table can be made up).
-        leaf: the weight that it is, where a layer's code uses one itself.
-    """
-
-    spec: keras.KerasTensor
-    axes: Axes = field(default_factory=dict)
-    why: str = NO_CHANNEL
-    source: int | None = None
-    leaf: ModelTensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its lengths, the batch's too."""
-        return tuple(self.spec.shape)
-
-    @property
-    def rank(self) -> int:
-        """Number of axes."""
-        return len(self.spec.shape)
-
-
-class Place(NamedTuple):
-    """One axis of a value or a weight; negative axes count from the end."""
-
-    thing: Value | ModelTensor
-    axis: int
-
-    @property
-    def at(self) -> int:
-        """The axis, counted from the front."""
-        return self.axis % len(self.thing.shape)
-
-    @property
-    def length(self) -> int:
-        return self.thing.shape[self.axis]
-
-
-@dataclass(slots=True)
-class OpRecord:
-    """One call of the forward pass, as the masked twin needs it.
-
-    Attributes:
-        name: of the layer's or operation's class.
-        layer: its path.
-        slots: which of its arguments, flat, are tensors.
-        inputs: for each of these, its shape and the units along its axes.
-        outputs: likewise, for each tensor it gave.
-        masks: operands the masked twin changes.
-        mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
-            channels only.
-        call: the layer or operation itself.
-    """
-
-    name: str
-    layer: str
-    call: Operation = None
-    slots: list[int] = field(default_factory=list)
-    inputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
-    outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
-    masks: list[Mask] = field(default_factory=list)
-    mixes: bool = False
-
-
-class Assumed(NamedTuple):
-    """A number in the code of a layer that is taken to follow the length of an axis.
-
-    Attributes:
-        step: the number of the call that is told it.
-        units: along the axis.
-        why: what to say where it does not.
-        kind: which call of which class's code it is; layers of one class behave alike.
-    """
-
-    step: int
-    units: Ids
-    why: str
-    kind: tuple[str, int]
-
-
-class Call:
-    """One call of a layer or operation, with values in the places of tensors.
-
-    Attributes:
-        path: of the layer, 'encoder.conv1'.
-        layer: the layer or operation.
-        inputs: the values among its arguments, flat, in order.
-        outputs: what it gives, flat; a rule labels them.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        layer: Operation,
-        arguments: Sequence[object],
-        keywords: Mapping[str, object],
-        outputs: Sequence[Value],
-    ) -> None:
-        self.path = path
-        self.layer = layer
-        self.arguments = arguments
-        self.keywords = keywords
-        self.inputs = values_in([list(arguments), dict(keywords)])
-        self.outputs = list(outputs)
-
-    @property
-    def input(self) -> Value:
-        """The first value it reads."""
-        return self.inputs[0]
-
-    @property
-    def output(self) -> Value:
-        """The first value it gives."""
-        return self.outputs[0]
-
-    @cached_property
-    def by_name(self) -> dict[str, Any]:
-        """Its arguments by name, as ``layer.call`` declares them."""
-        signature = inspect.signature(self.layer.call)
-        return dict(signature.bind(*self.arguments, **self.keywords).arguments)
-
-    @property
-    def operands(self) -> list[Value]:
-        """Everything it computes with: values, and constants as values without channels."""
-        flat = keras.tree.flatten([self.arguments, dict(self.keywords)])
-        return [
-            item if isinstance(item, Value) else Value(item, why=f"a constant in {self}")
-            for item in flat
-            if isinstance(item, Value) or hasattr(item, "shape")
-        ]
-
-    @property
-    def kind(self) -> str:
-        """The class of the layer."""
-        return type(self.layer).__name__
-
-    def path_of(self, inner: Layer) -> str:
-        """The path of a layer inside this one."""
-        names = {id(child): name for name, child in named_children(self.layer)}
-        return path_below(self.path, names[id(inner)])
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.kind})"
-
-
-def values_in(structure: object) -> list[Value]:
-    """Every value in nested lists, tuples and dictionaries, in order."""
-    return [item for item in keras.tree.flatten(structure) if isinstance(item, Value)]
-
-
-Run = Callable[[Call], None]
 
 
 class Tracer:

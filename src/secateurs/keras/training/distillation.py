@@ -15,8 +15,7 @@ from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, gradient_of
 from secateurs.keras.model.example_inputs import as_arrays, check_model
-from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.proof.comparison import present_values
+from secateurs.keras.model.tensors import list_tensors, present_values
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import run
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
+from secateurs.channels import proof
+from secateurs.channels.proof import finite_or_inf
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference that rounding explains, relative to the largest output."""
+TOLERANCE = {getattr(torch, name): value for name, value in proof.TOLERANCE.items()}
+"""The same by PyTorch's types."""
 
 
 def largest_difference(one: object, other: object) -> tuple[float, float]:
@@ -20,8 +20,8 @@ def largest_difference(one: object, other: object) -> tuple[float, float]:
         if mine.shape != theirs.shape:
             return float("inf"), scale
         if mine.numel() and (mine.is_floating_point() or mine.is_complex()):
-            difference = max(difference, _finite_or_inf((mine - theirs).abs().max().item()))
-            scale = max(scale, _finite_or_inf(theirs.abs().max().item()))
+            difference = max(difference, finite_or_inf((mine - theirs).abs().max().item()))
+            scale = max(scale, finite_or_inf(theirs.abs().max().item()))
     return difference, scale
 
 
@@ -41,7 +41,3 @@ def precision_of(model: nn.Module) -> torch.dtype:
     """The coarsest floating-point type of the model's parameters."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)
-
-
-def _finite_or_inf(number: float) -> float:
-    return math.inf if math.isnan(number) else number

@@ -19,6 +19,7 @@ from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
+from secateurs.channels.sampling import SAMPLES_EACH, places_in
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import (
@@ -51,8 +52,6 @@ class Sampled(OpInterpreter):
     starts at zero, activations that have died away), so the proof also compares what is inside.
     """
 
-    samples_each = 64
-
     def __init__(
         self,
         operations: Sequence[OpRecord],
@@ -75,7 +74,7 @@ class Sampled(OpInterpreter):
         self._done: Counter[tuple[str, str]] = Counter()
         self._by_layer: dict[tuple[str, str], list[OpRecord]] | None = None
         self._places: dict[tuple[object, ...], Ids | None] = {}
-        self._rows = Rows(self.samples_each)
+        self._rows = Rows(SAMPLES_EACH)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
         self._models: set[int] = set()
         self._instead: dict[int, torch.Tensor] = {}
@@ -192,7 +191,7 @@ class Sampled(OpInterpreter):
         )
         if not math.prod(small):
             return None
-        places = self._move(places_in(small, self.samples_each), axes)
+        places = self._move(places_in(small, SAMPLES_EACH), axes)
         if len(places) != len(shape) or any(
             at.max() >= size for at, size in zip(places, shape, strict=True)
         ):
@@ -228,21 +227,6 @@ class Rows:
         row = self._blocks[kind][used % self.number, : len(values)]
         row[:] = values
         return cast("NDArray[Scalar]", row)
-
-
-FRACTIONS = np.random.default_rng(0).random(1024)
-
-
-def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
-    """Indices along each axis of ``count`` places in a tensor of this shape, always the same.
-
-    Of a tensor of no more values, all of them.
-    """
-    if not shape:
-        return ()
-    total = math.prod(shape)
-    drawn = (FRACTIONS[:count] * total).astype(np.int64)
-    return np.unravel_index(np.arange(total) if total <= count else drawn, shape)
 
 
 class MaskedTwin(Sampled):

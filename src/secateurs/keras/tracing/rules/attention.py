@@ -13,8 +13,10 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.keras.internals import Layer, operation_classes
 from secateurs.keras.model.tensors import ModelTensor
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place, Value
 from secateurs.keras.tracing.rules.registry import rule, unknown
-from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
+from secateurs.keras.tracing.tracer import Tracer
 
 SCALED_BY = ("key_dim", "head_dim")
 """Sizes whose root attention divides by: a cut of one is made up for in the query's weights."""

@@ -12,9 +12,11 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role
 from secateurs.keras.internals import Layer, operation_classes
 from secateurs.keras.model.tensors import ModelTensor
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place, Value
 from secateurs.keras.tracing.rules.pointwise import activate
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
-from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
+from secateurs.keras.tracing.tracer import Tracer
 
 Operand = tuple[Value | ModelTensor, str]
 

@@ -6,9 +6,11 @@ from keras import layers
 
 from secateurs.channels.network import Role
 from secateurs.keras.internals import find_classes
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place
 from secateurs.keras.tracing.rules.contraction import contract
 from secateurs.keras.tracing.rules.registry import rule, unknown
-from secateurs.keras.tracing.tracer import Call, Place, Tracer
+from secateurs.keras.tracing.tracer import Tracer
 
 
 @rule(layers.Embedding)

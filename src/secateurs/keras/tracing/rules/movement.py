@@ -18,8 +18,10 @@ from secateurs.channels.moved_labels import (
     round_the_end,
 )
 from secateurs.keras.internals import GetItem, operation_classes
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Axes, Place, Value
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
-from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
+from secateurs.keras.tracing.tracer import Tracer
 
 Labels = NDArray[np.integer]
 Movement = Callable[[Ids], Labels | Sequence[Labels]]

@@ -6,8 +6,10 @@ from keras import layers
 
 from secateurs.channels.network import Role
 from secateurs.keras.internals import Variable, find_classes, operation_classes
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place
 from secateurs.keras.tracing.rules.registry import rule, unknown
-from secateurs.keras.tracing.tracer import Call, Place, Tracer
+from secateurs.keras.tracing.tracer import Tracer
 
 
 def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Variable | None, Role]) -> None:

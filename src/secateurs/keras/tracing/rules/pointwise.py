@@ -12,9 +12,11 @@ from secateurs.channels.network import Role
 from secateurs.keras.internals import find_classes, operation_classes
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.elementwise import passes_on_values
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place, Value
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.symbolic import calls_in
-from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value
+from secateurs.keras.tracing.tracer import Tracer
 
 Activation = Callable[[BackendTensor], BackendTensor]
 """An activation function, as a layer is given it."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from keras import layers
 
 from secateurs.keras.internals import find_classes, operation_classes
+from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.rules.contraction import channel_axis
 from secateurs.keras.tracing.rules.registry import rule
-from secateurs.keras.tracing.tracer import Call, Tracer
+from secateurs.keras.tracing.tracer import Tracer
 
 
 def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> None:

@@ -14,10 +14,12 @@ from secateurs.channels.network import Role
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Layer, find_classes
 from secateurs.keras.model.layer_tree import named_children, path_below, size_path
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Place, Value, values_in
 from secateurs.keras.tracing.rules.contraction import channel_axis
 from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, works_by_element
 from secateurs.keras.tracing.rules.registry import rule, unknown
-from secateurs.keras.tracing.tracer import Call, Place, Tracer, Value, values_in
+from secateurs.keras.tracing.tracer import Tracer
 
 GATES: dict[type, int] = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
 """How many blocks of as many columns as there are units a cell's kernels have."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateurs.keras.internals import operation_classes
+from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.rules.pointwise import over_the_last
 from secateurs.keras.tracing.rules.registry import rule
-from secateurs.keras.tracing.tracer import Call, Tracer
+from secateurs.keras.tracing.tracer import Tracer
 
 
 def _axes_argument(call: Call, rank: int) -> Sequence[int]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from secateurs.keras.internals import is_quantized, own_variables, sublayers
 from secateurs.keras.tracing.composites import NOT_REGISTERED
+from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.rule_table import RULES, rule_for
-from secateurs.keras.tracing.tracer import Call, Tracer
+from secateurs.keras.tracing.tracer import Tracer
 
 __all__ = ["RULES", "Rule", "apply", "freeze_weights", "rule", "rule_for", "unknown"]
 

@@ -7,9 +7,11 @@ from keras import layers
 
 from secateurs.channels.network import Role
 from secateurs.keras.internals import is_model
+from secateurs.keras.tracing.op_call import Call
+from secateurs.keras.tracing.op_record import Axes, Place, Value
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.symbolic import Enter
-from secateurs.keras.tracing.tracer import Axes, Call, Place, Tracer, Value
+from secateurs.keras.tracing.tracer import Tracer
 
 
 @rule(layers.TimeDistributed)

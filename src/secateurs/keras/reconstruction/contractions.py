@@ -20,8 +20,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from secateurs.keras.internals import Layer, Variable
+from secateurs.keras.tracing.op_record import Axes
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
-from secateurs.keras.tracing.tracer import Axes
 
 Numbers = NDArray[np.float32]
 Sums = NDArray[np.float64]

@@ -1,0 +1,35 @@
+"""How far two models' answers are apart, and what rounding explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.proof import TOLERANCE, finite_or_inf
+from secateurs.keras.model.tensors import calls_of
+
+
+def precision_of(model: keras.Model) -> str:
+    """The coarsest floating-point type that a layer of the model computes with."""
+    types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
+    if "float64" in types:  # below PyTorch, Keras takes means in single precision even of doubles
+        types.add(keras.backend.result_type("float64", "float32"))
+    return max(types & set(TOLERANCE), key=TOLERANCE.__getitem__, default="float32")
+
+
+def largest_difference(
+    received: Sequence[NDArray[np.number]], expected: Sequence[NDArray[np.number]]
+) -> tuple[float, float]:
+    """(largest absolute difference, largest absolute value) over all outputs of two runs."""
+    difference = scale = 0.0
+    for mine, theirs in zip(received, expected, strict=True):
+        if mine.shape != theirs.shape:
+            return math.inf, scale
+        if mine.size and mine.dtype.kind == "f":
+            difference = max(difference, finite_or_inf(np.abs(mine - theirs).max()))
+            scale = max(scale, finite_or_inf(np.abs(theirs).max()))
+    return difference, scale

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from secateurs.channels.sampling import places_in
+
+
+def test_samples_are_from_all_over():
+    places = places_in((8, 9, 10), 64)
+    assert [len(at) for at in places] == [64] * 3
+    assert [len(np.unique(at)) for at in places] == [8, 9, 10]
+
+
+def test_of_few_values_all_are_taken_once():
+    places = places_in((2, 3, 4), 64)
+    assert sorted(zip(*places, strict=True)) == sorted(np.ndindex(2, 3, 4))
+
+
+def test_the_places_depend_on_the_shape_alone():
+    first, again = places_in((50, 40), 64), places_in((50, 40), 64)
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 64])
+def test_a_scalar_has_one_place_and_no_axis(count):
+    assert places_in((), count) == ()
