@@ -816,7 +816,7 @@ def _iterate(
 ) -> Iterated:
     """``iterate``, its arguments sorted by who uses them; what is left over is of each round."""
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
-    own = {"loss": loss, "metric": metric, "train_step": train_step, "evaluate": evaluate}
+    parts = {"loss": loss, "metric": metric, "train_step": train_step, "evaluate": evaluate}
     return run_study(
         model,
         Sources(train, validation, test),
@@ -830,17 +830,17 @@ def _iterate(
         directory=directory,
         fresh=fresh,
         watcher=watcher,
-        learning=_learning(model, train, task, own),
+        learning=_learning(model, train, task, parts),
     )
 
 
 def _learning(
-    model: Any, train: Any, task: str | LearningTask | None, own: Mapping[str, Any]
+    model: Any, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
 ) -> LearningTask | None:
     """The task that was asked for, of the model's framework."""
-    others = task is not None or any(own[name] is not None for name in own if name != "loss")
+    others = task is not None or any(parts[name] is not None for name in parts if name != "loss")
     if framework_of(model) == "keras" and not others:
         return None  # a Keras model is trained as it was compiled; the loss is for criteria
     if not others and is_labelled_images(train):
-        task = None if own["loss"] is None else "classification"
-    return learning_of(model, task, **own)
+        task = None if parts["loss"] is None else "classification"
+    return learning_of(model, task, **parts)

@@ -52,12 +52,12 @@ class Kind:
     failure: type[SecateursError] = SecateursError
     fix: str = ""
 
-    def check(self, who: str, name: str, value: Any) -> None:
+    def check(self, caller: str, name: str, value: Any) -> None:
         """Raise where the value is not of this kind."""
         if not self.accepts(value):
             fix = f" {self.fix}" if self.fix else ""
             raise self.failure(
-                f"{who}: {name}: expected {self.expected}; received {format_value(value)}.{fix}"
+                f"{caller}: {name}: expected {self.expected}; received {format_value(value)}.{fix}"
             )
 
     def or_none(self) -> Kind:

@@ -96,7 +96,7 @@ class Backend(Protocol):
         """Read what ``save`` wrote into a freshly built dense model; a new, cut one."""
 
     def collect_statistics(
-        self, network: Network, needs: Need, data: Any, *, loss: Loss | None, who: str
+        self, network: Network, needs: Need, data: Any, *, loss: Loss | None, caller: str
     ) -> CalibrationStatistics:
         """All that criteria need of calibration data, in one pass over them."""
 

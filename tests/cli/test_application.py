@@ -20,7 +20,7 @@ from torch import nn
 import secateurs as sec
 from secateurs import files, models
 from secateurs.cli import ExitCode, main, prune, run
-from secateurs.cli.options import attributes_said, pairs_from, shape_from
+from secateurs.cli.options import attribute_docs, pairs_from, shape_from
 from secateurs.cli.presets import PRESETS
 from secateurs.cli.show import print_network
 from secateurs.criteria import CRITERIA
@@ -119,7 +119,7 @@ def test_every_setting_is_an_option_with_the_help_of_its_docstring(capsys, monke
     main(["run", "--help"])
     out, _ = said(capsys)
     for settings in (Training, Pruning, sec.Stop):
-        documented = attributes_said(settings)
+        documented = attribute_docs(settings)
         assert documented.keys() == settings.model_fields.keys()
         for name in settings.model_fields:
             dashed = {"batches": "train-batches"}.get(name, name.replace("_", "-"))

@@ -48,7 +48,7 @@ class CalibrationBatch:
 
 
 def iterate_batches(
-    data: Any, example_inputs: Any, who: str, *, labels: bool
+    data: Any, example_inputs: Any, caller: str, *, labels: bool
 ) -> Iterator[CalibrationBatch]:
     """Calibration data, batch by batch, checked.
 
@@ -56,7 +56,7 @@ def iterate_batches(
         data: (images, labels) as two arrays or tensors, images alone, a ``secateurs.data.Split``,
             or an iterable of batches, each (images, labels) or images alone.
         example_inputs: what the network was traced with; images must be like these.
-        who: the criteria that need the data, for messages.
+        caller: the criteria that need the data, for messages.
         labels: whether labels are needed.
 
     Raises:
@@ -65,15 +65,15 @@ def iterate_batches(
     """
     if data is None:
         raise DataError(
-            f"{who}: expected calibration data; received none. {FIX}"
+            f"{caller}: expected calibration data; received none. {FIX}"
             f"{'' if labels else '; labels may be left out'}."
         )
     like = _each(example_inputs, as_array)
     number = -1
     for number, given in enumerate(_split_batches(data, like)):
-        yield _check(given, like, f"{who}: calibration batch {number}", labels)
+        yield _check(given, like, f"{caller}: calibration batch {number}", labels)
     if number < 0:
-        raise DataError(f"{who}: expected calibration data; received no batch. {FIX}.")
+        raise DataError(f"{caller}: expected calibration data; received no batch. {FIX}.")
 
 
 def as_array(value: Any) -> NDArray[Any]:

@@ -91,19 +91,19 @@ class Proof:
         here = self.max_difference <= self.tolerance and self.inside <= self.inside_tolerance
         return here and (self.blocks is None or self.blocks.holds)
 
-    def refusal(self, network: str, what: str) -> str:
+    def refusal(self, network: str, subject: str) -> str:
         """Why a cut was not made.
 
         Args:
             network: its name.
-            what: 'A layer' or 'An operation': what the framework has rules for.
+            subject: 'A layer' or 'An operation': what the framework has rules for.
         """
         return (
             f"{network}: the cut model does not do what the dense one does without these "
             f"channels: expected a largest difference of {self.tolerance:.2g} or less, received "
             f"{self.max_difference:.2g} (largest output {self.scale:.3g}); inside, they come apart "
             f"in {self.layer or 'the model'} (by up to {self.inside:.2g} of the size of what is "
-            f"compared). The cut was not made. {what} there does something else than its rule "
+            f"compared). The cut was not made. {subject} there does something else than its rule "
             "says: leave its channels out of the cut, and please report it."
         )
 

@@ -12,7 +12,7 @@ import typer
 from secateurs import formatting
 from secateurs.calibration.ablation import Ablation
 from secateurs.channels.network import Network
-from secateurs.cli.options import options_in, own_options, with_options
+from secateurs.cli.options import fixed_options, options_in, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.files import write_atomically
@@ -45,7 +45,7 @@ EXAMPLE = "secateurs ablate --model resnet18 --weights mine.pt --data fashion-mn
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("ablate")(
-        with_options(ablate_command, [*options_in(TASK_OPTIONS), *own_options(ablate_command)])
+        with_options(ablate_command, [*options_in(TASK_OPTIONS), *fixed_options(ablate_command)])
     )
 
 
@@ -111,11 +111,11 @@ def _table(network: Network, ablation: Ablation) -> str:
     )
     columns = columns if ablation.lowest or ablation.classified else columns[:-1]
     images = int(ablation.images.sum())
-    said = f"{images} images; loss {ablation.dense_loss:.3f}"
+    text = f"{images} images; loss {ablation.dense_loss:.3f}"
     if ablation.lowest:
         spent = percent(ablation.spent)
-        said += f"; {spent} of all removals, channel by channel and image by image, were done"
-    return f"{formatting.table(columns, rows, right=range(1, len(columns)))}\n\n{said}"
+        text += f"; {spent} of all removals, channel by channel and image by image, were done"
+    return f"{formatting.table(columns, rows, right=range(1, len(columns)))}\n\n{text}"
 
 
 def _plain(ablation: Ablation) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def _run(given: list[str]) -> int:
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort, and nothing is hidden
         if is_out_of_memory(error):
-            said = " ".join(str(error).split())[:200]
-            error_line(f"out of memory: expected sizes that this machine can hold; {said}")
+            message = " ".join(str(error).split())[:200]
+            error_line(f"out of memory: expected sizes that this machine can hold; {message}")
             return ExitCode.BAD_INPUT
         if is_main_process():
             traceback.print_exc()
@@ -142,17 +142,17 @@ def _run(given: list[str]) -> int:
 
 
 def _report_misuse(error: Exception, given: Sequence[str]) -> int:
-    said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+    message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
     if not given:  # the "message" is the help, which has been asked for by asking for nothing
         app(["--help"], prog_name="secateurs", standalone_mode=False)
         return ExitCode.FINE
-    named = re.search("Invalid value for '(-[^' /]+)", said)
+    named = re.search("Invalid value for '(-[^' /]+)", message)
     if named and named[1] in given[:-1]:
         last = len(given) - 1 - list(reversed(given)).index(named[1])
-        said += f"; received {given[last + 1]!r}"
+        message += f"; received {given[last + 1]!r}"
     command = f"{given[0]} " if given[0] in _COMMANDS else ""
-    said += "" if said.endswith("?") else "."
-    error_line(f"{said} See: secateurs {command}--help")
+    message += "" if message.endswith("?") else "."
+    error_line(f"{message} See: secateurs {command}--help")
     return ExitCode.BAD_INPUT
 
 

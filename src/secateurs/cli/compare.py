@@ -53,10 +53,10 @@ _WITH_RESUME = {"resume", "jobs", "ray", "quiet"}
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    told = options_of(Comparison, "What to compare", only=_TOLD)
+    options = options_of(Comparison, "What to compare", only=_TOLD)
     training = options_of(Training, "Training", {"batches": "train_batches"})
     app.command("compare")(
-        with_options(compare_command, [*options_in(_OWN_OPTIONS), *told, *training])
+        with_options(compare_command, [*options_in(_OWN_OPTIONS), *options, *training])
     )
 
 
@@ -113,15 +113,15 @@ def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
         field: {"batches": "train_batches"}.get(field, field) for field in Training.model_fields
     }
     training = Training(**{field: given[name] for field, name in names.items() if name in given})
-    told = {name: given[name] for name in _TOLD if name in given}
-    told |= {name: _split_names(name, told[name]) for name in _LISTS if name in told}
+    chosen = {name: given[name] for name in _TOLD if name in given}
+    chosen |= {name: _split_names(name, chosen[name]) for name in _LISTS if name in chosen}
     task = task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits")
     comparison = Comparison(
         task=task,
         metric=ready_metric(task.learning, task.metric).record_fields.get("metric", {}),
         training=training,
         command=command_line("compare", given),
-        **told,
+        **chosen,
     )
     default = f"compare-{given['model']}-{given['data']}"
     plain = Path("runs") / re.sub("[^A-Za-z0-9_.]+", "-", default)
@@ -189,11 +189,11 @@ class JobLines(ComparisonCallback):
         if self._bars is not None:
             self._bars.advance(self._bars.task_ids[0])
         job = outcome.job
-        said = f"{self._done:>{len(str(self._jobs))}}/{self._jobs}  {job.strategy}"
-        said += f" at {100 * job.amount:g} %, seed {job.seed}: "
+        line = f"{self._done:>{len(str(self._jobs))}}/{self._jobs}  {job.strategy}"
+        line += f" at {100 * job.amount:g} %, seed {job.seed}: "
         if outcome.failure or outcome.before is None or outcome.accuracy is None:
-            said += f"not done: {outcome.failure}"
+            line += f"not done: {outcome.failure}"
         else:
             text = self._metric.text
-            said += f"{text(outcome.before)} -> {text(outcome.accuracy)}"
-        self._out.print(said, markup=False)
+            line += f"{text(outcome.before)} -> {text(outcome.accuracy)}"
+        self._out.print(line, markup=False)

@@ -60,11 +60,11 @@ def doctor_command() -> None:
     for name, test in TESTS:
         began = time.monotonic()
         try:
-            said = test()
+            result = test()
         except Exception as error:  # noqa: BLE001 - whatever is wrong here is what is to be shown
             failed += 1
-            said = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())}"
-        out.print(f"{name:<12} {said} ({time.monotonic() - began:.1f} s)", markup=False)
+            result = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())}"
+        out.print(f"{name:<12} {result} ({time.monotonic() - began:.1f} s)", markup=False)
     if failed:
         raise typer.Exit(1)
 
@@ -80,8 +80,8 @@ def environment() -> Iterator[tuple[str, str]]:
             yield name, os.environ[name]
     if importlib.util.find_spec("torch") is not None:
         yield from _torch()
-    for what, place in (("here", Path.cwd()), ("temporary", Path(tempfile.gettempdir()))):
-        yield f"disk {what}"[:12], f"{megabytes(shutil.disk_usage(place).free)} free in {place}"
+    for label, place in (("here", Path.cwd()), ("temporary", Path(tempfile.gettempdir()))):
+        yield f"disk {label}"[:12], f"{megabytes(shutil.disk_usage(place).free)} free in {place}"
 
 
 def _version(name: str) -> str:

@@ -85,12 +85,12 @@ def options_of(
         names: other names for some of them.
         only: those that are wanted; None is all.
     """
-    said = attributes_said(settings)
+    descriptions = attribute_docs(settings)
     for name, field in settings.model_fields.items():
         if only is not None and name not in only:
             continue
         kind = plain_type(field.annotation)
-        help_text, known_as = said[name], names.get(name, name)
+        help_text, known_as = descriptions[name], names.get(name, name)
         if field.default is True:
             known_as = f"no_{known_as}"
             help_text = f"Do not {help_text[0].lower()}{help_text[1:]}"
@@ -104,14 +104,14 @@ def option(
 ) -> inspect.Parameter:
     """An option that is None where it is not given."""
     dashed = name.replace("_", "-")
-    told = typer.Option(
+    default = typer.Option(
         f"--{dashed}",
         help=help_text,
         rich_help_panel=panel,
         metavar="|".join(choices) if choices else None,
         show_default=False,
     )
-    annotation = Annotated[kind | None, told]  # type: ignore[valid-type]
+    annotation = Annotated[kind | None, default]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
@@ -119,10 +119,10 @@ def option(
 
 def options_in(table: Iterable[tuple[str, Any, str, str]]) -> list[inspect.Parameter]:
     """The options of a table: name, kind, panel and help of each."""
-    return [option(name, kind, said, panel) for name, kind, panel, said in table]
+    return [option(name, kind, text, panel) for name, kind, panel, text in table]
 
 
-def own_options(function: Callable[..., None]) -> list[inspect.Parameter]:
+def fixed_options(function: Callable[..., None]) -> list[inspect.Parameter]:
     """What a command takes besides its ``**options``, which come last."""
     return list(inspect.signature(function, eval_str=True).parameters.values())[:-1]
 
@@ -136,18 +136,18 @@ def with_options(
     return function
 
 
-def attributes_said(settings: type[Settings]) -> dict[str, str]:
+def attribute_docs(settings: type[Settings]) -> dict[str, str]:
     """What a docstring's "Attributes" say of each."""
     text = inspect.getdoc(settings) or ""
     section = text.partition("Attributes:\n")[2].partition("\n\n")[0]
-    said: dict[str, list[str]] = {}
+    descriptions: dict[str, list[str]] = {}
     name = ""
     for line in section.splitlines():
         begins = re.match(r"    (\w+): (.*)", line)
         if begins:
             name = begins[1]
-        said.setdefault(name, []).append(begins[2] if begins else line.strip())
-    return {name: " ".join(lines).replace("``", "") for name, lines in said.items()}
+        descriptions.setdefault(name, []).append(begins[2] if begins else line.strip())
+    return {name: " ".join(lines).replace("``", "") for name, lines in descriptions.items()}
 
 
 def plain_type(annotation: Any) -> Plain:

@@ -16,8 +16,8 @@ from secateurs.cli.options import (
     ModelName,
     ModelOptions,
     Weights,
+    fixed_options,
     options_of,
-    own_options,
     with_options,
 )
 from secateurs.cli.show import console, waiting
@@ -104,7 +104,7 @@ _PLANNING = ("scope", "floor", "multiple", "skip")
 def register(app: typer.Typer) -> None:
     """Add the command."""
     planning = options_of(Pruning, "What goes", only=("criterion", *_PLANNING))
-    app.command("prune")(with_options(prune_command, [*own_options(prune_command), *planning]))
+    app.command("prune")(with_options(prune_command, [*fixed_options(prune_command), *planning]))
 
 
 def prune_command(

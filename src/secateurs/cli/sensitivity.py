@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import track
 
-from secateurs.cli.options import options_in, own_options, with_options
+from secateurs.cli.options import fixed_options, options_in, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.errors import SecateursError
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("sensitivity")(
         with_options(
-            sensitivity_command, [*options_in(TASK_OPTIONS), *own_options(sensitivity_command)]
+            sensitivity_command, [*options_in(TASK_OPTIONS), *fixed_options(sensitivity_command)]
         )
     )
 

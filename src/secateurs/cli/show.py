@@ -53,13 +53,13 @@ def console(*, stderr: bool = False) -> Console:
 
 def error_line(message: str) -> None:
     """One line on stderr, of one process of several."""
-    who = ""
+    process = ""
     if not is_main_process():
         # Processes that were given the same bad input fail together, and their launcher ends them
         # all as soon as it has seen one. One that is still here then has failed alone.
         time.sleep(_LAUNCHERS_PATIENCE_IN_SECONDS)
-        who = f"process {os.environ.get('RANK')}: "
-    line = f"secateurs: error: {who}{' '.join(message.split())}"
+        process = f"process {os.environ.get('RANK')}: "
+    line = f"secateurs: error: {process}{' '.join(message.split())}"
     console(stderr=True).print(line, markup=False)
 
 
@@ -71,13 +71,13 @@ def note(message: str) -> None:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(stage: str) -> Iterator[None]:
     """A sign of life while something takes long, on a terminal."""
     out = console(stderr=True)
     if not out.is_terminal:
         yield
         return
-    with out.status(what):
+    with out.status(stage):
         yield
 
 
@@ -115,9 +115,9 @@ class Doubting(Watcher):
     def __init__(self, watcher: Watcher, doubts: tuple[str, ...]) -> None:
         self._watcher, self._doubts = watcher, doubts
 
-    def begin(self, what: str, batches: int, done: int = 0) -> None:
+    def begin(self, stage: str, batches: int, done: int = 0) -> None:
         """Something that takes long begins."""
-        self._watcher.begin(what, batches, done)
+        self._watcher.begin(stage, batches, done)
 
     def tick(self) -> None:
         """A batch is done."""
@@ -147,10 +147,10 @@ class RoundTable(Watcher):
         self._cut: Record = {}
         self._trained: Record = {}
 
-    def begin(self, what: str, batches: int, done: int = 0) -> None:
+    def begin(self, stage: str, batches: int, done: int = 0) -> None:
         """A bar, which shows itself if it takes long."""
         if self._bars is not None:
-            task = self._bars.add_task(what, total=batches, completed=done, visible=False)
+            task = self._bars.add_task(stage, total=batches, completed=done, visible=False)
             self._running.append((task, time.monotonic()))
 
     def tick(self) -> None:
@@ -172,8 +172,8 @@ class RoundTable(Watcher):
         if kind == "dense":
             self._dense = self._cut = record
             self._metric = Metric.of(record)
-            own = {"accuracy": self._metric.name}
-            self._print(own.get(name, name)[:width] for name, width in COLUMNS)
+            names = {"accuracy": self._metric.name}
+            self._print(names.get(name, name)[:width] for name, width in COLUMNS)
         elif kind == "train":
             every = (record[key], self._trained.get(key, record[key]))
             self._trained = record | {key: max(every, key=self._metric.score)}

@@ -109,20 +109,20 @@ def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
         )
         return options
     note(f"images as the model was trained: {found}")
-    told: dict[str, Any] = {"normalise": found.as_text, "crop": found.crop}
+    settings: dict[str, Any] = {"normalise": found.as_text, "crop": found.crop}
     if found.size is not None:
-        told["size"] = found.size
-    return told | options
+        settings["size"] = found.size
+    return settings | options
 
 
 def is_trained(values: Mapping[str, Any]) -> bool:
     """Whether the options name weights, or a model that comes with its own."""
-    own = str(values["model"])
-    return "weights" in values or own.startswith(("transformers:", "hf:")) or ".keras" in own[-6:]
+    name = str(values["model"])
+    return "weights" in values or name.startswith(("transformers:", "hf:")) or ".keras" in name[-6:]
 
 
 def doubts_of(
-    network: Network, validation: Any, values: Mapping[str, Any], task: Task, **told: Any
+    network: Network, validation: Any, values: Mapping[str, Any], task: Task, **settings: Any
 ) -> tuple[str, ...]:
     """What is doubtful about the model and its data; see ``secateurs.study.premises``."""
     from secateurs.study.premises import doubts
@@ -134,7 +134,7 @@ def doubts_of(
             validation,
             is_trained=is_trained(values),
             normalisation=normalisation,
-            **told,
+            **settings,
         )
     )
 

@@ -138,7 +138,7 @@ def _compare(
     **settings: Any,
 ) -> Results:
     """``compare``, its arguments sorted by who uses them; what is left over are settings."""
-    own = {_name(one): one for one in strategies if callable(one)}
+    functions = {_name(one): one for one in strategies if callable(one)}
     chosen = training or Training()
     sources = Sources(train, validation, test)
     parts = {"loss": loss, "metric": metric}
@@ -153,8 +153,10 @@ def _compare(
         metric=first.metric.record_fields.get("metric", {}),
         **settings,
     )
-    crew = SerialExecutor(JobRunner(comparison, make, own=own, loss=loss))
-    return run_comparison(comparison, directory, crew, own=own, fresh=fresh, callback=callback)
+    crew = SerialExecutor(JobRunner(comparison, make, functions=functions, loss=loss))
+    return run_comparison(
+        comparison, directory, crew, functions=functions, fresh=fresh, callback=callback
+    )
 
 
 def _learner(

@@ -164,8 +164,8 @@ def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
 @functools.lru_cache(maxsize=1)
 def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> JobRunner:
     """The contest this process is in: what one job has built, the next may use again."""
-    told = Comparison.model_validate_json(comparison)
-    return JobRunner(told, learner_factory(told), dict(pruners))
+    settings = Comparison.model_validate_json(comparison)
+    return JobRunner(settings, learner_factory(settings), dict(pruners))
 
 
 def _run_job(contest: JobRunner, order: WorkItem) -> Result:
@@ -216,17 +216,17 @@ def _report_lost(order: WorkItem) -> Outcome:
     Raises:
         SecateursError: it is a dense model, which all jobs of its seed need.
     """
-    said = f"the process that worked on it was killed {_LIVES} times, for lack of memory perhaps"
+    reason = f"the process that worked on it was killed {_LIVES} times, for lack of memory perhaps"
     if order.job is None:
         raise SecateursError(
-            f"{order.name}: {said}. What is done is kept: give the same command again, with fewer "
-            "--jobs"
+            f"{order.name}: {reason}. What is done is kept: give the same command again, with "
+            "fewer --jobs"
         )
     return Outcome(
         order.job.strategy,
         order.job.amount,
         order.job.seed,
-        failure=f"{said}; delete jobs/{order.job.name}.json to have it done again",
+        failure=f"{reason}; delete jobs/{order.job.name}.json to have it done again",
     )
 
 

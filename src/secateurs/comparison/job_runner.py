@@ -133,7 +133,7 @@ class JobRunner:
         make: seed -> a learner of the dense model as it is before training.
         pruners: strategies that are not criteria.
         watcher: told what happens.
-        own: criteria of the user's, by name.
+        functions: criteria of the user's, by name.
         loss: of each image, for criteria that need one; None is the learner's.
     """
 
@@ -141,7 +141,7 @@ class JobRunner:
     make: Callable[[int], Learner]
     pruners: Mapping[str, Pruner] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
-    own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     loss: Callable[[Any, Any], Any] | None = None
     _learner: tuple[int, Learner] | None = None
     _scores: tuple[tuple[int, str], Scores, str] | None = None
@@ -216,28 +216,30 @@ class JobRunner:
 
     def _limits(self, dense: Network, job: Job) -> list[Budget]:
         """The budget of each round, absolute, as the dense network has it; equal steps down."""
-        told = self.comparison
-        if told.rounds > 1 and job.strategy in self.pruners:
+        settings = self.comparison
+        if settings.rounds > 1 and job.strategy in self.pruners:
             raise DataError(f"{job.strategy}: expected rounds=1 for a strategy that cuts by itself")
-        shares = [1 - job.amount * (number + 1) / told.rounds for number in range(told.rounds)]
-        every = [Budget.of({told.unit: share}).absolute_for(dense) for share in shares]
+        shares = [
+            1 - job.amount * (number + 1) / settings.rounds for number in range(settings.rounds)
+        ]
+        every = [Budget.of({settings.unit: share}).absolute_for(dense) for share in shares]
         return [Budget.from_absolute(limits) for limits in every]
 
     def _rates(self, learner: Learner) -> list[float]:
         """The learning rates of the training after a cut."""
-        told = self.comparison
+        settings = self.comparison
         schedule = TrainingSchedule(
-            told.training, Pruning(rewind=told.rewind), learner.batches_an_epoch
+            settings.training, Pruning(rewind=settings.rewind), learner.batches_an_epoch
         )
         rates: list[float] = schedule.round_rates.tolist()
         return rates
 
     def _prune(self, learner: Learner, job: Job, limit: Budget) -> tuple[Learner, _Made]:
         """The learner of the pruned model, and what was made of it."""
-        told = self.comparison
+        settings = self.comparison
         if job.strategy in self.pruners:
-            return self.pruners[job.strategy](learner, job, told), _Made()
-        criterion, scope = parse_job(job.strategy, told.scope, self.own)
+            return self.pruners[job.strategy](learner, job, settings), _Made()
+        criterion, scope = parse_job(job.strategy, settings.scope, self.functions)
         network = learner.trace()
 
         def planner(scores: Scores) -> Cut:
@@ -246,16 +248,16 @@ class JobRunner:
                 scores,
                 limit,
                 scope=scope,
-                floor=told.floor,
-                multiple=told.multiple,
-                skip=told.skip,
+                floor=settings.floor,
+                multiple=settings.multiple,
+                skip=settings.skip,
             )
 
         scores, caution = self._score(job, learner, network, criterion, planner)
         cut = planner(scores)
         report = learner.apply(cut, network)
-        if told.repair:
-            images = learner.calibration(told.calibration_batches)
+        if settings.repair:
+            images = learner.calibration(settings.calibration_batches)
             repair_after_(network, learner.model, cut, images, job.seed)
         return learner, _Made(scores.criterion, report.max_difference, caution)
 
@@ -272,16 +274,16 @@ class JobRunner:
         again = criterion == AUTO or self.comparison.rounds > 1
         if self._scores is None or self._scores[0] != key or again:
             data = learner.calibration(self.comparison.calibration_batches)
-            with warnings.catch_warnings(record=True) as said:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 loss = self.loss or learner.loss
                 scores = score_for(network, criterion, planner, data=data, loss=loss, seed=job.seed)
-            cautions = [str(one.message) for one in said if one.category is UserWarning]
+            cautions = [str(one.message) for one in caught if one.category is UserWarning]
             self._scores = (key, scores, " ".join(cautions))
         return self._scores[1:]
 
-    def _train(self, learner: Learner, what: str, rates: Sequence[float], first: int = 0) -> None:
-        self.watcher.begin(what, len(rates))
+    def _train(self, learner: Learner, stage: str, rates: Sequence[float], first: int = 0) -> None:
+        self.watcher.begin(stage, len(rates))
         loss = learner.train(first, rates, self.watcher.tick)
         self.watcher.end()
         if not math.isfinite(loss):
@@ -311,8 +313,8 @@ def pack(learner: Learner, snapshot: Snapshot) -> bytes:
 
 def unpack(learner: Learner, content: bytes) -> Snapshot:
     """What ``pack`` was given."""
-    tensors, said = learner.unpack(content)
-    return Snapshot(tensors, Cut.from_json(said[METADATA_KEY]))
+    tensors, metadata = learner.unpack(content)
+    return Snapshot(tensors, Cut.from_json(metadata[METADATA_KEY]))
 
 
 def filter_norms(network: Network) -> dict[str, list[float]]:

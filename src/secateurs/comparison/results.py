@@ -69,8 +69,8 @@ class Results:
             if not row["failure"]:
                 found.setdefault((row["strategy"], row["amount"]), []).append(row)
         return [
-            {"strategy": strategy, "amount": amount, "seeds": len(own)} | _spread(own)
-            for (strategy, amount), own in found.items()
+            {"strategy": strategy, "amount": amount, "seeds": len(rows)} | _spread(rows)
+            for (strategy, amount), rows in found.items()
         ]
 
     @property
@@ -249,8 +249,8 @@ def _interval(differences: Sequence[float], metric: Metric) -> Row:
 
 def _name_metric(rows: Sequence[Row], metric: Metric) -> list[Row]:
     """The rows with the metric's own name in the place of "accuracy"."""
-    own = metric.name.replace(" ", "_")
-    return [{key.replace("accuracy", own): value for key, value in row.items()} for row in rows]
+    name = metric.name.replace(" ", "_")
+    return [{key.replace("accuracy", name): value for key, value in row.items()} for row in rows]
 
 
 def _latex(cell: str) -> str:

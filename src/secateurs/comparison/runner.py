@@ -33,7 +33,7 @@ def run_comparison(
     crew: Executor,
     *,
     pruners: Mapping[str, Pruner] = NOTHING,
-    own: Mapping[str, Callable[..., Any]] = NOTHING,
+    functions: Mapping[str, Callable[..., Any]] = NOTHING,
     fresh: bool = False,
     callback: ComparisonCallback | None = None,
 ) -> Results:
@@ -44,7 +44,7 @@ def run_comparison(
         directory: where results are kept; a comparison begun there goes on, after a crash too.
         crew: who does the work.
         pruners: strategies that are not criteria, by name.
-        own: criteria of the user's, by name; the crew knows them too.
+        functions: criteria of the user's, by name; the crew knows them too.
         fresh: start over where the directory holds a comparison.
         callback: told what happens.
 
@@ -55,7 +55,7 @@ def run_comparison(
     """
     for strategy in comparison.strategies:
         if strategy not in pruners:
-            parse_job(strategy, comparison.scope, own)
+            parse_job(strategy, comparison.scope, functions)
     with ResultStore.hold(directory, comparison, fresh=fresh) as ledger:
         _do_jobs(ledger, crew, pruners, callback or ComparisonCallback())
         results = Results(comparison, ledger.denses, ledger.outcomes)
@@ -67,16 +67,18 @@ def _do_jobs(
     ledger: ResultStore, crew: Executor, pruners: Mapping[str, Pruner], callback: ComparisonCallback
 ) -> None:
     """Do, and keep, whatever has no result yet: dense models first, then what is cut from them."""
-    told, jobs = ledger.comparison.to_json(), ledger.comparison.jobs
+    settings, jobs = ledger.comparison.to_json(), ledger.comparison.jobs
     open_jobs = [job for job in jobs if ledger.outcome(job) is None]
     callback.begin(len(jobs), len(jobs) - len(open_jobs))
     seeds = dict.fromkeys(job.seed for job in open_jobs)
-    untrained = [WorkItem(told, seed) for seed in seeds if ledger.dense(seed) is None]
+    untrained = [WorkItem(settings, seed) for seed in seeds if ledger.dense(seed) is None]
     for _, result in crew.carry_out(untrained):
         _keep(ledger, result, callback)
     contents = {seed: ledger.dense_content(seed) for seed in seeds}
     travelling = dict(pruners)  # a read-only view of them cannot be sent to another process
-    orders = [WorkItem(told, job.seed, job, contents[job.seed], travelling) for job in open_jobs]
+    orders = [
+        WorkItem(settings, job.seed, job, contents[job.seed], travelling) for job in open_jobs
+    ]
     for _, result in crew.carry_out(orders):
         _keep(ledger, result, callback)
 

@@ -106,14 +106,14 @@ class Job:
 
 
 def parse_job(
-    strategy: str, scope: Scope, own: Mapping[str, Callable[..., Any]] = NOTHING
+    strategy: str, scope: Scope, functions: Mapping[str, Callable[..., Any]] = NOTHING
 ) -> tuple[str | Callable[..., Any], Scope]:
     """(criterion, scope) of a strategy as it was asked for.
 
     Args:
         strategy: a criterion's name, or a function's, with a scope behind ``@`` or without.
         scope: where it has none.
-        own: functions of the user's, by name.
+        functions: functions of the user's, by name.
 
     Raises:
         UnknownNameError: there is no such criterion, or no such function.
@@ -123,8 +123,8 @@ def parse_job(
     if mark and after not in ("group", "network"):
         raise SecateursError(f"{strategy}: expected @group or @network; received @{after}")
     chosen: Scope = after if mark else scope  # type: ignore[assignment]
-    if name in own:
-        return own[name], chosen
+    if name in functions:
+        return functions[name], chosen
     if ":" in name:
         return function_named(name), chosen
     check_known(name)

@@ -167,8 +167,8 @@ class ResultStore:
         return self.directory / JOBS / f"{job.name}.json"
 
 
-def _json(what: Dense | Outcome) -> bytes:
-    return seal_json(asdict(what)).encode()
+def _json(result: Dense | Outcome) -> bytes:
+    return seal_json(asdict(result)).encode()
 
 
 def _read(kind: type[Kind], path: Path) -> Kind | None:

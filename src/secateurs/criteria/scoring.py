@@ -125,7 +125,7 @@ def score_many(
 
 
 def collect_statistics(
-    network: Network, needs: Need, data: Any, *, loss: Any = None, who: str = "gather"
+    network: Network, needs: Need, data: Any, *, loss: Any = None, caller: str = "gather"
 ) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data.
 
@@ -134,10 +134,10 @@ def collect_statistics(
         needs: what to gather.
         data: calibration data, as for ``score``.
         loss: as for ``score``.
-        who: what needs it, for messages.
+        caller: what needs it, for messages.
     """
     backend = backend_named(network.source.framework)
-    return backend.collect_statistics(network, needs, data, loss=loss, who=who)
+    return backend.collect_statistics(network, needs, data, loss=loss, caller=caller)
 
 
 def _gather(
@@ -159,7 +159,7 @@ def _gather(
     if not needs & Need.DATA:
         return CalibrationStatistics()
     names = ", ".join(criterion.name for criterion in demanding)
-    return collect_statistics(network, needs, data, loss=loss, who=names)
+    return collect_statistics(network, needs, data, loss=loss, caller=names)
 
 
 def _scores(

@@ -132,5 +132,7 @@ def cut_inside(path: Path) -> Cut:
     """What was removed from the model in an ONNX file, as it says itself."""
     import onnx
 
-    said = {one.key: one.value for one in onnx.load(path, load_external_data=False).metadata_props}
-    return Cut.from_json(said[METADATA_KEY]) if METADATA_KEY in said else Cut()
+    metadata = {
+        one.key: one.value for one in onnx.load(path, load_external_data=False).metadata_props
+    }
+    return Cut.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else Cut()

@@ -12,7 +12,7 @@ from secateurs.keras.statistics.loss import Loss
 
 
 def collect_statistics(
-    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
+    network: Network, needs: Need, data: object, *, loss: Loss | None = None, caller: str = "gather"
 ) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 
@@ -22,12 +22,12 @@ def collect_statistics(
         data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
         loss: (outputs, labels) -> one loss for each image, with ``keras.ops``; None is
             cross-entropy.
-        who: what needs it, for messages.
+        caller: what needs it, for messages.
 
     Raises:
         DataError: the data cannot be used; the message says why and what would help.
     """
-    work, stream = start_pass(network, needs, data, loss, who)
+    work, stream = start_pass(network, needs, data, loss, caller)
     work.ablation = ExactAblation(network, lambda _: Removals(work))
     for batch in stream:
         work.add(batch)

@@ -145,7 +145,7 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     wanted = ("model name", "cpu family", "model\t", "flags")
-    said = [line for line in lines if line.startswith(wanted)]
+    matching = [line for line in lines if line.startswith(wanted)]
     # Cloud machines of many kinds are called alike: what they can do is told by their flags.
-    name = next((line.partition(": ")[2] for line in said if line.startswith("model name")), "")
-    return f"{name} {fingerprint(sorted(set(said)))}"
+    name = next((line.partition(": ")[2] for line in matching if line.startswith("model name")), "")
+    return f"{name} {fingerprint(sorted(set(matching)))}"

@@ -319,7 +319,9 @@ def _counts(width: int, amounts: Sequence[float]) -> Iterator[int]:
     yield from sorted({min(max(1, round(amount * width)), width - 1) for amount in amounts} - {0})
 
 
-def _fingerprint(network: Network, images: Sequence[CalibrationBatch], told: Sequence[Any]) -> str:
+def _fingerprint(
+    network: Network, images: Sequence[CalibrationBatch], settings_used: Sequence[Any]
+) -> str:
     weights = 0
     for name in sorted(network.tensors):
         weights = zlib.crc32(network.source.array(name).tobytes(), weights)
@@ -327,7 +329,7 @@ def _fingerprint(network: Network, images: Sequence[CalibrationBatch], told: Seq
     for batch in images:
         for array in (*_arrays(batch.images), *([] if batch.labels is None else [batch.labels])):
             seen = zlib.crc32(array.tobytes(), seen)
-    settings = json.dumps(told)
+    settings = json.dumps(settings_used)
     return f"{weights:08x}-{seen:08x}-{zlib.crc32(settings.encode()):08x}"
 
 

@@ -147,8 +147,8 @@ class _State:
         inverse = inverse_of(reader.covariance, ridge) if reader.inverse is None else reader.inverse
         # What happens to the group's own rows and columns depends on no others.
         at = reader.entries.ravel()
-        own = np.arange(at.size).reshape(reader.entries.shape)
-        return cls(inverse[np.ix_(at, at)], reader.weights[at], own, np.zeros(at.size, bool))
+        positions = np.arange(at.size).reshape(reader.entries.shape)
+        return cls(inverse[np.ix_(at, at)], reader.weights[at], positions, np.zeros(at.size, bool))
 
     def costs(self, channels: Ids) -> Floats:
         at = self.entries[channels]

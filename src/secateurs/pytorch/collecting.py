@@ -17,7 +17,7 @@ from secateurs.pytorch.trace_model import source_of
 
 
 def collect_statistics(
-    network: Network, needs: Need, data: object, *, loss: Loss | None = None, who: str = "gather"
+    network: Network, needs: Need, data: object, *, loss: Loss | None = None, caller: str = "gather"
 ) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 
@@ -26,16 +26,16 @@ def collect_statistics(
         needs: what to gather.
         data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        who: what needs it, for messages.
+        caller: what needs it, for messages.
 
     Raises:
         DataError: the data cannot be used; the message says why and what would help.
     """
     source = source_of(network)
-    source.check_values(who)
-    objective = PerExampleLoss(loss, who)
+    source.check_values(caller)
+    objective = PerExampleLoss(loss, caller)
     labels = bool(needs & Need.LOSS) and objective.needs_labels
-    stream = iterate_batches(data, source.example_inputs, who, labels=labels)
+    stream = iterate_batches(data, source.example_inputs, caller, labels=labels)
     first = next(stream)  # there is one, or it has raised
     work = Pass(network, needs, objective, first)
     work.ablation = ExactAblation(network, partial(Removals, network, objective))

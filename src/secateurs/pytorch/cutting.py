@@ -92,7 +92,7 @@ def apply(
     check_tensors(leaves, cut)
     if proof:
         otherwise = "leave the proof out (proof=False)"
-        check_values(model, example_inputs, who="the proof", otherwise=otherwise)
+        check_values(model, example_inputs, caller="the proof", otherwise=otherwise)
     make = _without_blocks if cut.blocks else _narrower
     small, evidence = make(model, cut, example_inputs, network, proof, leaves)
     if cut.caches:
@@ -242,8 +242,8 @@ def _is_of(network: Network, model: nn.Module) -> bool:
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    own = share_tensors(model, source.caches) if source.caches else model
-    present = {leaf.name: leaf.tensor for leaf in list_tensors(own)}
+    twin = share_tensors(model, source.caches) if source.caches else model
+    present = {leaf.name: leaf.tensor for leaf in list_tensors(twin)}
     return present.keys() == source.tensors.keys() and all(
         present[name] is tensor for name, tensor in source.tensors.items()
     )

@@ -71,13 +71,13 @@ def read(path: str | Path, *, ema: bool = False) -> tuple[dict[str, torch.Tensor
     if _looks_like_torch(content):
         return _read_torch(path, ema), Cut()
     expected = f"{path}: expected a safetensors file or a PyTorch checkpoint"
-    state, said = unpack_safetensors(content, load_tensors, expected)
-    return state, cut_from_metadata(said)
+    state, metadata = unpack_safetensors(content, load_tensors, expected)
+    return state, cut_from_metadata(metadata)
 
 
-def to_bytes(state: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:
+def to_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file's content; a tensor under several names is written once."""
-    return seal(save_tensors(_distinct(state), dict(said)))
+    return seal(save_tensors(_distinct(state), dict(metadata)))
 
 
 def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -116,33 +116,33 @@ def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
 
 
 def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    own = model.state_dict()
-    tied = _ties(own)
+    present = model.state_dict()
+    tied = _ties(present)
     missing = [
-        name for name in own if name not in state and not any(t in state for t in tied[name])
+        name for name in present if name not in state and not any(t in state for t in tied[name])
     ]
-    foreign = [name for name in state if name not in own]
+    foreign = [name for name in state if name not in present]
     if missing or foreign:
         raise CheckpointError(
             f"{path}: expected the tensors of {type(model).__name__}; "
             + "; ".join(
-                f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                for what, names in (("missing", missing), ("not in the model", foreign))
+                f"{fault}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for fault, names in (("missing", missing), ("not in the model", foreign))
                 if names
             )
             + ". Build the model as it was built before it was saved."
         )
-    for name in own:
-        if name in state and own[name].shape != state[name].shape:
+    for name in present:
+        if name in state and present[name].shape != state[name].shape:
             raise CheckpointError(
-                f"{path}: {name}: expected shape {tuple(own[name].shape)}; "
+                f"{path}: {name}: expected shape {tuple(present[name].shape)}; "
                 f"received {tuple(state[name].shape)}. Build the model as it was built before it "
                 f"was "
                 f"saved."
             )
     with torch.no_grad():
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            present[name].copy_(tensor)
 
 
 def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:

@@ -73,14 +73,14 @@ class TracedModel:
         """Those of a forward pass's outputs that are used, and so have to stay what they are."""
         return select_used(outputs, self.outputs)
 
-    def check_values(self, who: str) -> None:
+    def check_values(self, caller: str) -> None:
         """Refuse a model on the meta device where values are needed.
 
         Raises:
             ModelError: with the name of a tensor that has none.
         """
         otherwise = 'score by "random"'
-        check_values(self.model, self.example_inputs, who=who, otherwise=otherwise)
+        check_values(self.model, self.example_inputs, caller=caller, otherwise=otherwise)
 
     def to_run(self) -> nn.Module:
         """A copy of the model around its very own tensors, to be run as it was traced."""
@@ -93,7 +93,7 @@ class TracedModel:
             ModelError: the model is on the meta device: its pass is to be watched.
         """
         otherwise = "cut channels only"
-        check_values(self.model, self.example_inputs, who="finding blocks", otherwise=otherwise)
+        check_values(self.model, self.example_inputs, caller="finding blocks", otherwise=otherwise)
         return find_blocks(network, self.to_run(), self.example_inputs)
 
     def array(self, name: str) -> NDArray[np.generic]:

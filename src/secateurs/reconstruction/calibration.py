@@ -59,7 +59,7 @@ class Calibration:
         *,
         sources: Sequence[Any] | NDArray[Any] | None = None,
         seed: int = 0,
-        who: str = "repair",
+        caller: str = "repair",
     ) -> Calibration:
         """Of images that ``secateurs.calibration.batches.batches`` gave; labels may be there.
 
@@ -67,7 +67,7 @@ class Calibration:
             images: batch by batch.
             sources: of each image, what it was taken from; None takes every image as its own.
             seed: of the split.
-            who: what needs the data, for messages.
+            caller: what needs the data, for messages.
 
         Raises:
             DataError: there are too few, or of too few sources.
@@ -78,28 +78,30 @@ class Calibration:
         everything = join_batches(images)
         if len(everything) < LEAST_IMAGES:
             raise DataError(
-                f"{who}: expected at least {LEAST_IMAGES} calibration images, to fit some and "
+                f"{caller}: expected at least {LEAST_IMAGES} calibration images, to fit some and "
                 f"judge by others; received {len(everything)}. {ENOUGH_IMAGES} are plenty; labels "
                 "are not needed."
             )
-        _warn_of(everything, who)
-        return cls._split(everything, sources, seed, who)
+        _warn_of(everything, caller)
+        return cls._split(everything, sources, seed, caller)
 
     @classmethod
-    def _split(cls, everything: CalibrationBatch, sources: Any, seed: int, who: str) -> Calibration:
+    def _split(
+        cls, everything: CalibrationBatch, sources: Any, seed: int, caller: str
+    ) -> Calibration:
         count = len(everything)
         names = np.arange(count) if sources is None else np.asarray(sources)
         if names.shape != (count,):
             raise DataError(
-                f"{who}: expected one source for each of {count} images; received an array of "
+                f"{caller}: expected one source for each of {count} images; received an array of "
                 f"shape {names.shape}"
             )
         _, of = np.unique(names, return_inverse=True)
         number = int(of.max()) + 1
         if number < 3:
             raise DataError(
-                f"{who}: expected images of at least 3 sources, to fit, to choose and to judge by; "
-                f"received {number}. Leave sources= out to split by image."
+                f"{caller}: expected images of at least 3 sources, to fit, to choose and to judge "
+                f"by; received {number}. Leave sources= out to split by image."
             )
         order = np.random.default_rng(seed).permutation(number)
         judging = max(1, round(number * JUDGING))
@@ -151,10 +153,10 @@ def example_from(data: Any) -> tuple[Any, Any]:
     return first[:1], data
 
 
-def _warn_of(images: CalibrationBatch, who: str) -> None:
+def _warn_of(images: CalibrationBatch, caller: str) -> None:
     if len(images) < FEW_IMAGES:
         warnings.warn(
-            f"{who}: {len(images)} calibration images are few: weights are fitted to them, and "
+            f"{caller}: {len(images)} calibration images are few: weights are fitted to them, and "
             f"only {max(1, round(len(images) * JUDGING))} of them judge the result. Labels are not "
             f"needed: {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST.",
             UserWarning,
@@ -165,8 +167,8 @@ def _warn_of(images: CalibrationBatch, who: str) -> None:
     arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
     if all((array == array[:1]).all() for array in arrays):
         warnings.warn(
-            f"{who}: all {len(images)} calibration images are the same: nothing can be told of how "
-            "the network answers to others. Pass images like those that it will see.",
+            f"{caller}: all {len(images)} calibration images are the same: nothing can be told of "
+            "how the network answers to others. Pass images like those that it will see.",
             UserWarning,
             stacklevel=4,
         )

@@ -388,11 +388,11 @@ def _distil(
         augmentation=distil.augmentation,
     )
     stage = Stage("distilled", dense.fidelity(trained.trained), time.perf_counter() - start)
-    told = report.with_stage(stage, keeps=trained.kept)
+    after = report.with_stage(stage, keeps=trained.kept)
     if trained.kept:
         dense.framework.copy_weights_(trained.model, model)
-        told = replace(told, second_domain=dense.elsewhere(model))
-    return told
+        after = replace(after, second_domain=dense.elsewhere(model))
+    return after
 
 
 def _strip_labels(batch: CalibrationBatch) -> CalibrationBatch:

@@ -70,13 +70,13 @@ class FidelityReport:
     def trust(self) -> str:
         """How far the figures go, in a sentence."""
         judged = self.fidelity.images
-        said = (
+        text = (
             f"Judged on {judged} of {self.images} calibration images, none of which was fitted: "
             f"right to about {self.fidelity.error:.2g}"
         )
         if self.second_domain is None:
-            return f"{said}. No second kind of data was given, so nothing is known of any other."
-        return f"{said}. On the second kind of data: {self.second_domain}."
+            return f"{text}. No second kind of data was given, so nothing is known of any other."
+        return f"{text}. On the second kind of data: {self.second_domain}."
 
     def __str__(self) -> str:
         kind = MEASURES.get(self.fidelity.kind, "KL to dense")

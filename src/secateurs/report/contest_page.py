@@ -52,7 +52,7 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
         headline=headline(
             found["summary"], dense_accuracy(found), metric_of(found), unit_of(found)
         ),
-        told=_summarise(found),
+        summary=_summarise(found),
         pictures=list(_pictures(found, Path(folder))),
         tables=list(_tables(found)),
         failures=[

@@ -171,8 +171,8 @@ def _pictures(history: History, folder: Path) -> Iterator[Picture]:
     for name, draw, caption in FIGURES:
         if name == "speed" and not history.of("speed"):
             continue
-        told = caption.format(metric=Metric.of(history.last("dense")).name)
-        yield picture(name, draw(history), told, folder)
+        text = caption.format(metric=Metric.of(history.last("dense")).name)
+        yield picture(name, draw(history), text, folder)
 
 
 def picture(name: str, figure: Figure, caption: str, folder: Path) -> Picture:

@@ -25,13 +25,13 @@ class StageTrainer:
         self._session = session
         self._schedule = schedule
 
-    def train(self, what: str, rates: NDArray[np.float64], goal: float | None = None) -> None:
+    def train(self, stage: str, rates: NDArray[np.float64], goal: float | None = None) -> None:
         """Train from where the position is to the end of ``rates``, or to the goal.
 
         The position, a checkpoint after each evaluation, and the best of them are kept.
 
         Args:
-            what: for whoever watches.
+            stage: for whoever watches.
             rates: the learning rate of each batch of the stage, shape (batches,).
             goal: accuracy at which the stage ends early.
 
@@ -40,7 +40,7 @@ class StageTrainer:
         """
         session = self._session
         every = self._schedule.evaluate_every
-        session.watcher.begin(what, len(rates), session.position.done)
+        session.watcher.begin(stage, len(rates), session.position.done)
         try:
             while session.position.done < len(rates):
                 upto = min(len(rates), (session.position.done // every + 1) * every)

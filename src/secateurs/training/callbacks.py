@@ -8,7 +8,7 @@ from typing import Any
 class Watcher:
     """Told what happens, as it happens; does nothing with it. For progress bars and tables."""
 
-    def begin(self, what: str, batches: int, done: int = 0) -> None:
+    def begin(self, stage: str, batches: int, done: int = 0) -> None:
         """Work on so many batches begins, or goes on after the first ``done``."""
 
     def tick(self) -> None:

@@ -101,7 +101,7 @@ class Effort:
             )
 
     @classmethod
-    def parse(cls, said: int | str) -> Effort:
+    def parse(cls, effort: int | str) -> Effort:
         """Steps from a number, seconds or minutes from text.
 
         Example:
@@ -113,15 +113,15 @@ class Effort:
         Raises:
             SecateursError: it is neither.
         """
-        if isinstance(said, str):
-            found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|m)\s*", said)
+        if isinstance(effort, str):
+            found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|m)\s*", effort)
             if found:
                 return cls(seconds=float(found[1]) * (1 if found[2] == "s" else 60))
-        elif isinstance(said, int) and not isinstance(said, bool):
-            return cls(steps=said)
+        elif isinstance(effort, int) and not isinstance(effort, bool):
+            return cls(steps=effort)
         raise SecateursError(
             f"distil: expected a number of steps, such as 300, or a time, such as '60s' or '2min'; "
-            f"received {said!r}"
+            f"received {effort!r}"
         )
 
     def progress(self) -> Iterator[float]:

@@ -117,17 +117,17 @@ class LabelledImages(Protocol):
 class Arrays:
     """Images and labels in two arrays, as they are."""
 
-    def __init__(self, images: Any, labels: Any, what: str = "data", *, wide: bool = False) -> None:
-        self.images = _as_models_take(_as_numbers(images, f"{what}: images"), wide)
+    def __init__(self, images: Any, labels: Any, name: str = "data", *, wide: bool = False) -> None:
+        self.images = _as_models_take(_as_numbers(images, f"{name}: images"), wide)
         if not self.images.ndim:
             raise DataError(
-                f"{what}: expected a pair of arrays (images, labels); received one number for all "
+                f"{name}: expected a pair of arrays (images, labels); received one number for all "
                 "the images"
             )
-        self.labels = _as_classes(labels, what)
+        self.labels = _as_classes(labels, name)
         if self.labels.shape != (len(self.images),):
             raise DataError(
-                f"{what}: expected labels of shape ({len(self.images)},), one whole number an "
+                f"{name}: expected labels of shape ({len(self.images)},), one whole number an "
                 f"image; "
                 f"received images of shape {self.images.shape} and labels of shape "
                 f"{self.labels.shape}"
@@ -189,7 +189,7 @@ class LoaderFeed:
     def __init__(
         self,
         source: Iterable[Any],
-        what: str = "data",
+        name: str = "data",
         seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
         *,
         wide: bool = False,
@@ -198,13 +198,13 @@ class LoaderFeed:
 
         Args:
             source: such as a ``torch.utils.data.DataLoader``.
-            what: for messages.
+            name: for messages.
             seeded: makes a context in which a loader's shuffling depends on the epoch alone.
             wide: keep images in double precision.
         """
         self._wide = wide
         self._source = source
-        self._what = what
+        self._what = name
         self._seeded = seeded or (lambda epoch: nullcontext())
         self._length = self._look_at()
 
@@ -261,7 +261,7 @@ def as_feed(
     batch_size: int,
     seed: int = 0,
     augmentation: Augmentation = Augmentation(),
-    what: str = "data",
+    name: str = "data",
     seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
     *,
     wide: bool = False,
@@ -274,7 +274,7 @@ def as_feed(
         batch_size: images a batch; a loader has its own.
         seed: of the order.
         augmentation: of training images; a loader does its own.
-        what: for messages, such as "train".
+        name: for messages, such as "train".
         seeded: see ``LoaderFeed``.
         wide: keep arrays and loaders in double precision, for models of it.
 
@@ -282,14 +282,14 @@ def as_feed(
         DataError: it is empty, of one class, or nothing of the kind.
     """
     if isinstance(source, tuple) and len(source) == 2:
-        source = Arrays(*source, what, wide=wide)
+        source = Arrays(*source, name, wide=wide)
     if hasattr(source, "batch") and hasattr(source, "labels"):
-        check_classes(set(np.unique(source.labels).tolist()), what)
+        check_classes(set(np.unique(source.labels).tolist()), name)
         return ArrayFeed(source, batch_size, seed, augmentation)
     if isinstance(source, Iterable) and not isinstance(source, (str, bytes)):
-        return LoaderFeed(source, what, seeded, wide=wide)
+        return LoaderFeed(source, name, seeded, wide=wide)
     raise DataError(
-        f"{what}: expected a secateurs.data.Split, a pair (images, labels) or an iterable of such "
+        f"{name}: expected a secateurs.data.Split, a pair (images, labels) or an iterable of such "
         f"pairs; received {type(source).__name__}"
     )
 
@@ -402,65 +402,65 @@ def mix(images: Images, augmentation: Augmentation, random: np.random.Generator)
     return patched
 
 
-def check_classes(classes: set[int], what: str) -> None:
+def check_classes(classes: set[int], name: str) -> None:
     """Raise ``DataError`` where there is nothing to tell apart."""
     if not classes:
-        raise DataError(f"{what}: expected labelled images; received none")
+        raise DataError(f"{name}: expected labelled images; received none")
     if len(classes) == 1:
         raise DataError(
-            f"{what}: expected at least two classes; received images of one only, "
+            f"{name}: expected at least two classes; received images of one only, "
             f"class {next(iter(classes))}"
         )
 
 
-def _as_batch(item: Any, what: str, wide: bool) -> tuple[Images, Labels]:
+def _as_batch(item: Any, name: str, wide: bool) -> tuple[Images, Labels]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(
-            f"{what}: expected batches that are pairs (images, labels); received "
+            f"{name}: expected batches that are pairs (images, labels); received "
             f"{type(item).__name__}"
         )
-    images = _as_models_take(_as_numbers(item[0], f"{what}: images"), wide)
-    labels = _as_classes(item[1], what)
+    images = _as_models_take(_as_numbers(item[0], f"{name}: images"), wide)
+    labels = _as_classes(item[1], name)
     if not images.ndim:
-        raise DataError(f"{what}: expected batches of images; received a number in place of them")
+        raise DataError(f"{name}: expected batches of images; received a number in place of them")
     if labels.shape != (len(images),):
         raise DataError(
-            f"{what}: expected labels of shape ({len(images)},), one an image; received shape "
+            f"{name}: expected labels of shape ({len(images)},), one an image; received shape "
             f"{labels.shape}"
         )
     return images, labels
 
 
-def _as_numbers(value: Any, what: str) -> NDArray[Any]:
+def _as_numbers(value: Any, name: str) -> NDArray[Any]:
     try:
         array = as_array(value)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor with gradients
-        raise DataError(f"{what}: expected an array; {' '.join(str(error).split())}") from error
+        raise DataError(f"{name}: expected an array; {' '.join(str(error).split())}") from error
     if array.dtype.kind not in "biuf":
         raise DataError(
-            f"{what}: expected numbers; received {format_value(value)} of {array.dtype}"
+            f"{name}: expected numbers; received {format_value(value)} of {array.dtype}"
         )
     return array
 
 
-def _as_classes(value: Any, what: str) -> Labels:
+def _as_classes(value: Any, name: str) -> Labels:
     """Labels as whole numbers, which they must be already.
 
     Raises:
         DataError: they are not; the message says what would make them so.
     """
     if value is None:
-        raise DataError(f"{what}: expected labels beside the images; received None")
-    labels = _as_numbers(value, f"{what}: labels")
+        raise DataError(f"{name}: expected labels beside the images; received None")
+    labels = _as_numbers(value, f"{name}: labels")
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.size and _one_hot(labels):
         raise DataError(
-            f"{what}: expected labels that are classes, one whole number an image; received "
+            f"{name}: expected labels that are classes, one whole number an image; received "
             f"one-hot "
             f"labels of shape {labels.shape}. Pass labels.argmax(axis=1)."
         )
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
         raise DataError(
-            f"{what}: expected labels that are classes, whole numbers from 0; received "
+            f"{name}: expected labels that are classes, whole numbers from 0; received "
             f"{labels.dtype} such as {labels.ravel()[np.argmax(labels != np.floor(labels))]}. For "
             'another task say which: task="regression", or loss= and metric=.'
         )

@@ -52,5 +52,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python's or of a framework says that memory has run out."""
     if isinstance(error, MemoryError):
         return True
-    said = f"{type(error).__name__} {error}".lower()
-    return any(sign in said for sign in _SIGNS)
+    message = f"{type(error).__name__} {error}".lower()
+    return any(sign in message for sign in _SIGNS)

@@ -36,8 +36,8 @@ class Metric:
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Self:
         """The metric that a study's first record names; accuracy where it names none."""
-        said = (record or {}).get("metric")
-        return cls(**said) if isinstance(said, Mapping) else cls()
+        fields = (record or {}).get("metric")
+        return cls(**fields) if isinstance(fields, Mapping) else cls()
 
     @property
     def key(self) -> str:

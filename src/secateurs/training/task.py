@@ -80,9 +80,9 @@ class LearningTask:
             is_share=found.is_share if share is None else share,
         )
 
-    def with_own(self, **own: Any) -> LearningTask:
+    def with_own(self, **parts: Any) -> LearningTask:
         """The same task, with what is not None of these in place of its own."""
-        return replace(self, **{name: value for name, value in own.items() if value is not None})
+        return replace(self, **{name: value for name, value in parts.items() if value is not None})
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -165,14 +165,14 @@ def check_task_name(name: str) -> None:
 
 
 def task_of(
-    task: str | LearningTask | None, ready: Mapping[str, LearningTask], **own: Any
+    task: str | LearningTask | None, ready: Mapping[str, LearningTask], **parts: Any
 ) -> LearningTask | None:
     """The task that was asked for, with the user's own parts in place.
 
     Args:
         task: a ready one's name, a task, or None.
         ready: by name.
-        **own: parts; None leaves the task's.
+        **parts: parts; None leaves the task's.
 
     Returns:
         The task; None where nothing but the classification of images was asked for.
@@ -181,9 +181,9 @@ def task_of(
         check_task_name(task)
         chosen = ready.get(task, LearningTask(task))
     elif task is None:
-        if all(value is None for value in own.values()):
+        if all(value is None for value in parts.values()):
             return None
         chosen = LearningTask()
     else:
         chosen = task
-    return chosen.with_own(**own)
+    return chosen.with_own(**parts)

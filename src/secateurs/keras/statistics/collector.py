@@ -43,17 +43,17 @@ from secateurs.keras.tracing.interpreter import Site, Step, as_it_is
 
 
 def start_pass(
-    network: Network, needs: Need, data: object, loss: Loss | None, who: str
+    network: Network, needs: Need, data: object, loss: Loss | None, caller: str
 ) -> tuple[Pass, Iterator[CalibrationBatch]]:
     """A pass that went through nothing yet, and the batches, for it to go through."""
     source = source_of(network)
-    objective = PerExampleLoss(loss, who, source.model)
+    objective = PerExampleLoss(loss, caller, source.model)
     if source.example_inputs is None:
         make_inputs(source.model, {})  # it says why there are none
     labels = bool(needs & Need.LOSS) and objective.needs_labels
-    stream = iterate_batches(data, source.example_inputs, who, labels=labels)
+    stream = iterate_batches(data, source.example_inputs, caller, labels=labels)
     first = next(stream)  # there is one, or it has raised
-    return Pass(network, needs, objective, first, who), chain([first], stream)
+    return Pass(network, needs, objective, first, caller), chain([first], stream)
 
 
 _Sums = tuple[int, BackendTensor, BackendTensor, BackendTensor, BackendTensor]
@@ -92,12 +92,12 @@ class Pass(StatisticsCollector):
     Attributes:
         objective: the loss.
         first: the first batch, to learn from how the model treats images.
-        who: what needs it, for messages.
+        caller: what needs it, for messages.
     """
 
     objective: PerExampleLoss
     first: CalibrationBatch
-    who: str = "gather"
+    caller: str = "gather"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +107,7 @@ class Pass(StatisticsCollector):
         self._values = [value for _, value in known]
         self._places, unseen = places_of(self.network)
         self.reads = self._find_reads()
-        _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.who)
+        _check_seen(self.network, [read.place for read in self.reads.values()], unseen, self.caller)
         for number, place in ((read.number, read.place) for read in self.reads.values()):
             self.note_reader(number, place.layer, place.units, place.reader_norm)
         self._pooled = {read.number: read.before for read in self.reads.values()}
@@ -349,7 +349,7 @@ class Pass(StatisticsCollector):
 
 
 def _check_seen(
-    network: Network, places: Sequence[Place], unseen: Sequence[Unseen], who: str
+    network: Network, places: Sequence[Place], unseen: Sequence[Unseen], caller: str
 ) -> None:
     """Refuse to score channels by values that nobody can see."""
     for hidden in unseen:
@@ -358,7 +358,7 @@ def _check_seen(
                 continue
             if not any(len(channel_index(network, group, place.units)) for place in places):
                 raise DataError(
-                    f"{who}: expected values of {group.name} that can be seen; they are read "
+                    f"{caller}: expected values of {group.name} that can be seen; they are read "
                     f"inside {hidden.layer} alone. Rank by weights, with 'l1' or the like."
                 )
 

@@ -39,9 +39,9 @@ class PerExampleLoss:
         model: whose outputs these are.
     """
 
-    def __init__(self, loss: Loss | None, who: str, model: keras.Model) -> None:
+    def __init__(self, loss: Loss | None, caller: str, model: keras.Model) -> None:
         self._loss = loss
-        self._who = who
+        self._who = caller
         self._probabilities = gives_probabilities(model)
         self._two = tells_two_apart(model)
 

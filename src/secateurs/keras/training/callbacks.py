@@ -250,12 +250,12 @@ class Progress(Watcher):
     def __init__(self) -> None:
         self._bars: list[keras.utils.Progbar | None] = []
 
-    def begin(self, what: str, batches: int, done: int = 0) -> None:
+    def begin(self, stage: str, batches: int, done: int = 0) -> None:
         """A bar; what begins inside something else has none of its own."""
         if self._bars:
             self._bars.append(None)
             return
-        say(f"{what[:1].upper()}{what[1:]}")
+        say(f"{stage[:1].upper()}{stage[1:]}")
         self._bars.append(keras.utils.Progbar(batches))
         self._done = done
 

@@ -48,11 +48,11 @@ def subtract_(
         return
     axis = 1 if call.packet in CONVOLUTIONS else operand.dim() - 1
     for rows in _runs(index[:, 0]):
-        own = index[rows][0]
+        input_index = index[rows][0]
         # Narrowed first: to select along the channels would lay all of the operand out anew.
-        slices = [operand.narrow(axis, place, 1) for place in own.tolist()]
+        slices = [operand.narrow(axis, place, 1) for place in input_index.tolist()]
         part = torch.cat(slices, axis).index_select(0, images[rows])
-        output[rows] -= _summand(call, part, own)
+        output[rows] -= _summand(call, part, input_index)
 
 
 def _subtract_outer_products_(

@@ -209,12 +209,12 @@ class Routes:
             return False
         filters, inside = call["weight"].shape[:2]
         each = filters // groups
-        own = np.zeros((len(group), filters), bool)
-        own[made.channel, made.index] = True
+        readers = np.zeros((len(group), filters), bool)
+        readers[made.channel, made.index] = True
         outputs = (index // inside)[:, :, None] * each + np.arange(each)
-        reached = np.zeros_like(own)
+        reached = np.zeros_like(readers)
         np.put_along_axis(reached, outputs.reshape(len(group), -1), True, axis=1)
-        return bool((own | ~reached).all())
+        return bool((readers | ~reached).all())
 
     def _is_linear(self, step: Step, reads: Sequence[Read]) -> bool:
         """Whether the step's result is a sum over what it reads, with a weight of the model's."""

@@ -305,8 +305,8 @@ class Removals:
             axis = read.axis + (read.axis > rows.axis)
             by_pair = operand.unflatten(rows.axis, (len(pairs), rows.each))
             by_pair = by_pair.movedim((rows.axis, axis), (0, 1))
-            own = torch.arange(len(pairs))[:, None]
-            by_pair[own, read.index[pairs.channels]] = 0
+            each_pair = torch.arange(len(pairs))[:, None]
+            by_pair[each_pair, read.index[pairs.channels]] = 0
         return with_operands(call, changes)
 
     def _less_one(self, dense: Dense, step: Step, read: Read, pairs: _Pairs) -> torch.Tensor:

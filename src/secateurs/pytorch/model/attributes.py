@@ -136,9 +136,9 @@ def read_number(model: nn.Module, at: Attribute) -> int | None:
         module = model.get_submodule(at.owner)
     except AttributeError:
         return None
-    own = vars(module)
+    attributes = vars(module)
     if at.item is None and not at.is_far:
-        number = own.get(at.name)
+        number = attributes.get(at.name)
         return number if is_whole_number(number) else None
     found = (number for place, number in numbers_in(at.owner, module) if place == at)
     return next(found, None)

@@ -101,13 +101,13 @@ def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def check_values(model: nn.Module, example_inputs: object, *, who: str, otherwise: str) -> None:
+def check_values(model: nn.Module, example_inputs: object, *, caller: str, otherwise: str) -> None:
     """Refuse a model, or inputs, on the meta device, where tensors have shapes and no values.
 
     Args:
         model: whose tensors are looked at.
         example_inputs: likewise; tensors in nested lists, tuples and dictionaries.
-        who: what needs values, for the message.
+        caller: what needs values, for the message.
         otherwise: what to do without.
 
     Raises:
@@ -117,7 +117,7 @@ def check_values(model: nn.Module, example_inputs: object, *, who: str, otherwis
     for name, tensor, _ in itertools.chain(named_tensors(model), inputs):
         if tensor.is_meta:
             raise ModelError(
-                f"{name}: {who} needs values; received a tensor on the meta device, which has "
+                f"{name}: {caller} needs values; received a tensor on the meta device, which has "
                 f"none. Load the weights first (model.to_empty, load_state_dict), or {otherwise}."
             )
 

@@ -108,11 +108,11 @@ class _Silenced:
 
     def answers_of(self, model: nn.Module) -> object:
         """What a model answers in eval mode; it and the inputs stay as they are."""
-        own = share_tensors(model)
+        twin = share_tensors(model)
         arguments, keywords = self._inputs()
-        with in_mode(own), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with in_mode(twin), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return own(*arguments, **keywords)
+            return twin(*arguments, **keywords)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
         arguments, keywords = self._call
@@ -171,9 +171,9 @@ class _Silenced:
         layers = list(dict.fromkeys(part.layer for part in loud))
         for pieces in (1, 2, 3):
             for layer in reversed(layers):
-                own = [p for p in self._parts if p.layer == layer and p.axis == 0]
+                parts = [p for p in self._parts if p.layer == layer and p.axis == 0]
                 for number in range(pieces):
-                    piece = [self._piece(part, number, pieces) for part in own]
+                    piece = [self._piece(part, number, pieces) for part in parts]
                     if all(part.indices for part in piece) and piece:
                         yield piece
 
@@ -210,16 +210,16 @@ class _Silenced:
 
     def _watch_pass(self, before: Mapping[int, Seen] | None) -> _Watch:
         """Each operation's result; or, held against those before, where it has changed."""
-        own = share_tensors(self._model)
+        twin = share_tensors(self._model)
         arguments, keywords = self._inputs()
         for tensor in iterate_tensors([arguments, keywords]):
             tensor._secateurs_from_input = True  # type: ignore[attr-defined]
         watch = _Watch(before)
-        with in_mode(own), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with in_mode(twin), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
                 with watch:
-                    own(*arguments, **keywords)
+                    twin(*arguments, **keywords)
             except _SeenEnoughError:
                 pass
         return watch

@@ -153,7 +153,7 @@ class Sites:
         steps: Sequence[Step],
         shapes: Mapping[Ref, torch.Size],
         input_dims: Sequence[int],
-        own: set[int],
+        weights: set[int],
         *,
         norms: bool = True,
     ) -> None:
@@ -164,7 +164,7 @@ class Sites:
         uses = Counter(
             id(t) for step in steps for t in step.operands if isinstance(t, torch.Tensor)
         )
-        self._own = {tensor for tensor in own if uses[tensor] == 1}
+        self._own = {tensor for tensor in weights if uses[tensor] == 1}
         self.at: dict[int, Site] = {}
         behind: set[int] = set()
         for step in steps:

@@ -89,13 +89,15 @@ class _Player:
             present = self._tensors[name]
             new[id(present)] = torch.from_numpy(values).to(present.device, present.dtype)
 
-        def own(tensor: torch.Tensor) -> torch.Tensor:
+        def put_new(tensor: torch.Tensor) -> torch.Tensor:
             return new.get(id(tensor), tensor)
 
         def change(step: Step, call: Call) -> object:
             if new:
-                arguments = [map_tensors(value, own) for value in call.arguments]
-                keywords = {key: map_tensors(value, own) for key, value in call.keywords.items()}
+                arguments = [map_tensors(value, put_new) for value in call.arguments]
+                keywords = {
+                    key: map_tensors(value, put_new) for key, value in call.keywords.items()
+                }
                 call = Call(call.function, arguments, keywords)
             operation = self._operations[step.number]
             if operation.masks or operation.mixed:

@@ -477,14 +477,14 @@ def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
 def replay(
     tape: Tape,
     change: Callable[[Step, Call], Call],
-    own: Callable[[torch.Tensor], torch.Tensor],
+    outside: Callable[[torch.Tensor], torch.Tensor],
 ) -> object:
     """Play a whole tape again; returns what the model would.
 
     Args:
         tape: as recorded.
         change: an operation about to be run -> the one to run instead.
-        own: a tensor that no operation gave (a weight, a constant, an input) -> the one to use.
+        outside: a tensor that no operation gave (a weight, a constant, an input) -> the one to use.
     """
     values: dict[Ref, torch.Tensor] = {}
     memory = Memory(tape.written)
@@ -493,7 +493,7 @@ def replay(
         if isinstance(source, Ref):
             return values[source]
         tensor = tape.find(source)
-        return memory.find(tensor) if memory.holds(tensor) else own(tensor)
+        return memory.find(tensor) if memory.holds(tensor) else outside(tensor)
 
     last = last_readers(tape.steps, tape.output)
     for step in tape.steps:

@@ -55,16 +55,16 @@ class Reads:
         """Note what is read meanwhile; then everything is where it was."""
         before = []
         for owner, module, names in self._numbers:
-            own = vars(module)
-            before.append((own, dict(own)))
-            values = {name: own.pop(name) for name in names}
-            own["_buffers"] = _Noting(own["_buffers"], owner, values, self.read)
+            attributes = vars(module)
+            before.append((attributes, dict(attributes)))
+            values = {name: attributes.pop(name) for name in names}
+            attributes["_buffers"] = _Noting(attributes["_buffers"], owner, values, self.read)
         try:
             yield
         finally:
-            for own, kept in before:
-                own.clear()
-                own.update(kept)
+            for attributes, kept in before:
+                attributes.clear()
+                attributes.update(kept)
 
 
 def _looks_in_buffers(kind: type[nn.Module]) -> bool:

@@ -135,8 +135,8 @@ def _both(
         leaf = next(source.leaf for source in sources if source.leaf is not None)
         other = next(source for source in sources if source.leaf is None)
         parts = _walk(other, moves, met)
-        own = (leaf, 0, np.arange(leaf.tensor.shape[0]))
-        return None if parts is None else [*parts, own]
+        whole = (leaf, 0, np.arange(leaf.tensor.shape[0]))
+        return None if parts is None else [*parts, whole]
     first, second = (_walk(source, moves, met) for source in sources)
     if first is None or second is None or len(first) != len(second):
         return None

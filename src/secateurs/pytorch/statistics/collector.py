@@ -28,7 +28,7 @@ from secateurs.pytorch.statistics.gates import (
     Places,
     as_numbers,
     autograd,
-    own,
+    detach,
     record_batch,
 )
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
@@ -139,7 +139,7 @@ class Pass(StatisticsCollector):
         def find(tensor: torch.Tensor) -> torch.Tensor:
             name, _ = wanted.get(id(tensor), ("", None))
             if not name:
-                return own(tensor)
+                return detach(tensor)
             return leaves.setdefault(name, tensor.detach().requires_grad_())
 
         with autograd():

@@ -138,7 +138,7 @@ class Places:
         """
         gated = _Gated(self.at, images, not self.by_image)
         with autograd():
-            outputs = replay(tape, gated.change, own)
+            outputs = replay(tape, gated.change, detach)
             loss = objective.losses(outputs, labels).sum()
             gates = list(gated.gates.values())
             found = (
@@ -208,7 +208,7 @@ def autograd() -> Iterator[None]:
         yield
 
 
-def own(tensor: torch.Tensor) -> torch.Tensor:
+def detach(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the model's or the user's that takes no gradient here."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 

@@ -26,9 +26,9 @@ class PerExampleLoss:
         who: what needs it, for messages.
     """
 
-    def __init__(self, loss: Loss | None, who: str) -> None:
+    def __init__(self, loss: Loss | None, caller: str) -> None:
         self._loss = loss
-        self._who = who
+        self._who = caller
 
     @property
     def needs_labels(self) -> bool:

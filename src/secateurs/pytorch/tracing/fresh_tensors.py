@@ -86,10 +86,10 @@ class FreshTensors:
         self._written[key] = whole
         known = dict(labels_of(tensor).axes) if tensor is not whole else {}
         opened = whole if tensor is whole else self.stand_in(tensor)
-        own = {} if opened is None else labels_of(opened).axes
+        opened_axes = {} if opened is None else labels_of(opened).axes
         for axis, met in known.items():
-            if axis in own:
-                self._equations.equate(met, own[axis])
+            if axis in opened_axes:
+                self._equations.equate(met, opened_axes[axis])
         return opened
 
     def _view(self, whole: torch.Tensor, base: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -116,20 +116,20 @@ class FreshTensors:
                 runs.setdefault(along, []).append((axis, stride // base.stride(along)))
         axes: Axes = {}
         reason = f"seen through a view that cannot be followed at {self._where()}"
-        for along, own in units.items():
+        for along, carried in units.items():
             found = runs.get(along, [])
             if not found:
-                one = own[starts[along] : starts[along] + 1]
-                self._equations.freeze(one if _covers_one(base, view, along) else own, reason)
+                one = carried[starts[along] : starts[along] + 1]
+                self._equations.freeze(one if _covers_one(base, view, along) else carried, reason)
                 continue
             axis, step = found[0]
-            taken = own[starts[along] :: step][: view.shape[axis]]
-            if _divides(view, found, len(own)):
+            taken = carried[starts[along] :: step][: view.shape[axis]]
+            if _divides(view, found, len(carried)):
                 lengths = tuple(view.shape[axis] for axis, _ in found)
-                sides = self._equations.factor(own, lengths)
+                sides = self._equations.factor(carried, lengths)
                 axes |= zip((axis for axis, _ in found), sides, strict=True)
             elif len(found) > 1 or len(taken) != view.shape[axis]:
-                self._equations.freeze(own, reason)
+                self._equations.freeze(carried, reason)
             else:
                 axes[axis] = taken
         return axes
@@ -188,9 +188,9 @@ def _places(base: torch.Tensor, offset: int) -> list[int]:
 
 def _axis_of(base: torch.Tensor, stride: int) -> int | None:
     """The axis of the whole that a stride runs along: the one of the longest that divides it."""
-    for axis, (length, own) in enumerate(zip(base.shape, base.stride(), strict=True)):
-        if length > 1 and stride >= own:
-            return axis if stride % own == 0 else None
+    for axis, (length, step) in enumerate(zip(base.shape, base.stride(), strict=True)):
+        if length > 1 and stride >= step:
+            return axis if stride % step == 0 else None
     return None
 
 

@@ -300,9 +300,9 @@ class _Kept:
         self._lists: list[tuple[list[object], list[object]]] = []
         self._empty: list[dict[str, object] | list[object]] = []
         for module in modules:
-            own = vars(module)
-            self._dictionaries.append((own, own.copy()))
-            for value in own.values():
+            attributes = vars(module)
+            self._dictionaries.append((attributes, attributes.copy()))
+            for value in attributes.values():
                 if not isinstance(value, (dict, list)):
                     continue
                 if not value:

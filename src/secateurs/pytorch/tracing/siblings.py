@@ -45,16 +45,16 @@ def _iterate_unread(
     model: nn.Module, paths: Sequence[str], known: Mapping[str, ModelTensor]
 ) -> Iterator[tuple[str, str]]:
     """(a module of which nothing was read, one alike of which all was)."""
-    own = {
+    leaves = {
         path: {n: leaf for n, leaf in known.items() if n.startswith(f"{path}.")} for path in paths
     }
     for path in paths:
-        if not own[path] or any(leaf.is_read for leaf in own[path].values()):
+        if not leaves[path] or any(leaf.is_read for leaf in leaves[path].values()):
             continue
-        outline = _outline(model, path, own[path])
+        outline = _outline(model, path, leaves[path])
         for sibling in paths:
-            all_read = own[sibling] and all(leaf.is_read for leaf in own[sibling].values())
-            if all_read and _outline(model, sibling, own[sibling]) == outline:
+            all_read = leaves[sibling] and all(leaf.is_read for leaf in leaves[sibling].values())
+            if all_read and _outline(model, sibling, leaves[sibling]) == outline:
                 yield path, sibling
                 break
 

@@ -388,14 +388,14 @@ class Tracer(OpInterpreter):
         for units in [*arrays, *(self._own_units(leaf, axis) for leaf, axis in unbound)]:
             self.equations.freeze(units, reason)
 
-    def freeze_known(self, tensor: torch.Tensor, what: str, axes: Iterable[int]) -> None:
-        """Nothing may go along those of these axes that carry channels; ``what`` reads them."""
+    def freeze_known(self, tensor: torch.Tensor, reason: str, axes: Iterable[int]) -> None:
+        """Nothing may go along those of these axes that carry channels; ``reason`` reads them."""
         labels = self.labels(tensor)
         for axis in axes:
             if labels.leaf is not None and tensor.shape[axis] > 1:
                 self._own_units(labels.leaf, axis)
             if axis in labels.axes:
-                self.equations.freeze(labels.axes[axis], f"{what} at {self.where()}")
+                self.equations.freeze(labels.axes[axis], f"{reason} at {self.where()}")
 
     def freeze(self, tensor: torch.Tensor, reason: str, axes: Iterable[int] | None = None) -> None:
         """Nothing along these axes (all, if not given) may go."""
@@ -420,9 +420,9 @@ class Tracer(OpInterpreter):
         units = labels.axes.get(axis)
         if labels.origin is None or units is None:
             return None
-        for own, own_units in labels.origin.axes.items():
+        for place, own_units in labels.origin.axes.items():
             if own_units is units or units[0] in own_units:
-                return own
+                return place
         return None
 
     # -- notes for what comes after

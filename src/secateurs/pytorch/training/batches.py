@@ -44,18 +44,18 @@ class AnyFeed:
         source: object,
         batch_size: int,
         seed: int = 0,
-        what: str = "data",
+        name: str = "data",
         seeded: Callable[[int], AbstractContextManager[object]] | None = None,
     ) -> None:
         self._arrays = _as_arrays(source)
         self._source: Iterable[object] = source if isinstance(source, Iterable) else ()
-        self._what, self._seed = what, seed
+        self._what, self._seed = name, seed
         self._seeded = seeded or (lambda epoch: nullcontext())
         if self._arrays is not None:
             self._size = min(batch_size, length_of(self._arrays))
         elif not isinstance(source, Iterable) or isinstance(source, str | bytes):
             raise DataError(
-                f"{what}: expected batches, or arrays; received {type(source).__name__}"
+                f"{name}: expected batches, or arrays; received {type(source).__name__}"
             )
         self._length = self._count_batches()
 

@@ -269,23 +269,23 @@ class Learner(FeedLearner[nn.Module]):
         self._scoring = _Shell(model)
         self._prepared, self._prepared_optimizer = self._processes.prepare(self._scoring, optimizer)
 
-    def _feed(self, source: object, what: str, batch_size: int) -> Feed:
+    def _feed(self, source: object, name: str, batch_size: int) -> Feed:
         training = self._training
         augmentation = Augmentation(training.flip, training.shift)
         feed = as_feed(
             source,
             batch_size,
             training.seed,
-            augmentation if what == "train" else Augmentation(),
-            what,
+            augmentation if name == "train" else Augmentation(),
+            name,
             lambda epoch: seed_generators(training.seed, epoch),
             wide=self._dtype is torch.float64,
         )
         smallest = min(batch.whole for batch in [next(feed.in_order())])
         processes = self._processes.share.of
-        if what == "train" and smallest < processes:
+        if name == "train" and smallest < processes:
             raise DataError(
-                f"{what}: expected batches of at least {processes} images, one a process; "
+                f"{name}: expected batches of at least {processes} images, one a process; "
                 f"received {smallest}"
             )
         return feed

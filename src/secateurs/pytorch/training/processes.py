@@ -67,11 +67,11 @@ class Processes:
             raise getattr(errors, kind, SecateursError)(value)
         return str(value)
 
-    def check_agreement(self, what: str, value: str) -> None:
+    def check_agreement(self, name: str, value: str) -> None:
         """Make sure that all processes hold the same.
 
         Args:
-            what: for the message.
+            name: for the message.
             value: this process's.
 
         Raises:
@@ -85,7 +85,7 @@ class Processes:
         if len(set(held)) > 1:
             other = next(rank for rank, one in enumerate(held) if one != held[0])
             raise SecateursError(
-                f"{what}: expected the same in all {self.share.of} processes; process {other} has "
+                f"{name}: expected the same in all {self.share.of} processes; process {other} has "
                 f"{held[other]}, process 0 {held[0]}. What was kept last is still good; go on from "
                 "there, and please report it."
             )

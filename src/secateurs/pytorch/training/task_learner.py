@@ -93,14 +93,14 @@ class TaskLearner(Learner):
             seed_generators(self._training.seed, first, self._processes.share.index),
             torch.enable_grad(),
         ):
-            said = self._task.fit(self._model, len(rates))
+            result = self._task.fit(self._model, len(rates))
         # A trainer may have moved the model, or left it in a mode of its own.
         self._model.to(self._processes.device)
         for _ in rates:
             tick()
-        if isinstance(said, torch.Tensor):
-            said = said.detach()
-        return 0.0 if said is None else float(said)
+        if isinstance(result, torch.Tensor):
+            result = result.detach()
+        return 0.0 if result is None else float(result)
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """One step of the optimizer; this process's part of the batch's mean loss."""
@@ -128,15 +128,15 @@ class TaskLearner(Learner):
     def _task_loss(self, outputs: object, targets: object) -> object:
         if self._task.loss is not None:
             return self._task.loss(outputs, targets)
-        own = outputs.get("loss") if isinstance(outputs, Mapping) else None
-        own = getattr(outputs, "loss", None) if own is None else own
-        if own is None:
+        held_loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+        held_loss = getattr(outputs, "loss", None) if held_loss is None else held_loss
+        if held_loss is None:
             raise ModelError(
                 f"{type(self._model).__name__}: expected outputs that hold their loss; received "
                 f"{type(outputs).__name__} without. Pass loss=, a function (outputs, targets) -> "
                 f"one loss for each example, or task=, such as 'classification'."
             )
-        return own
+        return held_loss
 
     def _one_number(self, loss: object) -> torch.Tensor:
         if isinstance(loss, Mapping):
@@ -214,9 +214,9 @@ class TaskLearner(Learner):
 
     # -- inside
 
-    def _feed(self, source: object, what: str, batch_size: int) -> Feed:
+    def _feed(self, source: object, name: str, batch_size: int) -> Feed:
         seed = self._training.seed
-        return AnyFeed(source, batch_size, seed, what, lambda epoch: seed_generators(seed, epoch))
+        return AnyFeed(source, batch_size, seed, name, lambda epoch: seed_generators(seed, epoch))
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         """The inputs of the first examples, as the model's forward takes them."""

@@ -88,9 +88,9 @@ def contrast(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """
     vectors = F.normalize(scores_of(outputs), dim=1)
     near = vectors @ vectors.T / 0.1
-    own = torch.eye(len(near), dtype=torch.bool, device=near.device)
-    like = (targets[:, None] == targets[None]) & ~own
-    shares = F.log_softmax(near.masked_fill(own, -torch.inf), dim=1).masked_fill(own, 0)
+    itself = torch.eye(len(near), dtype=torch.bool, device=near.device)
+    like = (targets[:, None] == targets[None]) & ~itself
+    shares = F.log_softmax(near.masked_fill(itself, -torch.inf), dim=1).masked_fill(itself, 0)
     found: torch.Tensor = -(shares * like).sum(1) / like.sum(1).clamp(min=1)
     return found
 

@@ -26,7 +26,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def carry_beside(
-    tracer: Tracer, call: Call, axis: int, beside: Sequence[torch.Tensor], what: str
+    tracer: Tracer, call: Call, axis: int, beside: Sequence[torch.Tensor], reason: str
 ) -> object:
     """Freeze one axis, and let all tensors that lie side by side carry the others.
 
@@ -35,7 +35,7 @@ def carry_beside(
         call: the operation.
         axis: the one it runs along, counted from the front.
         beside: tensors of the same axes; one that lacks ``axis`` has the others in order.
-        what: it does to that axis, for the reason.
+        reason: it does to that axis, for the reason.
     """
     rank = beside[0].dim()
     output = call.run()
@@ -43,7 +43,7 @@ def carry_beside(
         return output
     for tensor in beside:
         if tensor.dim() == rank:
-            tracer.freeze_known(tensor, what, (axis,))
+            tracer.freeze_known(tensor, reason, (axis,))
     known: dict[int, Ids | None] = {}
     for other in range(rank):
         if other != axis:
@@ -169,10 +169,10 @@ def search(tracer: Tracer, call: Call) -> object:
     edges = call["boundaries" if call.packet is aten.bucketize else "sorted_sequence"]
     if not isinstance(values, torch.Tensor):
         return unknown(tracer, call)
-    what = f"{call.name} along it"
+    reason = f"{call.name} along it"
     if edges.dim() == values.dim() > 1:
-        return carry_beside(tracer, call, edges.dim() - 1, [edges, values], what)
-    tracer.freeze_known(edges, what, range(edges.dim()))
+        return carry_beside(tracer, call, edges.dim() - 1, [edges, values], reason)
+    tracer.freeze_known(edges, reason, range(edges.dim()))
     output = call.run_one()
     tracer.put(output, tracer.axes(values))
     return output
@@ -237,12 +237,12 @@ def solve(tracer: Tracer, call: Call) -> object:
     if right.dim() == 1 or right.shape == matrix.shape[:-1]:  # one vector for each matrix
         return of_matrices(tracer, call)
     carried, solved = (-1, -2) if call.get("left", True) else (-2, -1)
-    what = f"{call.name} needs the whole matrix"
-    tracer.freeze_known(matrix, what, (matrix.dim() - 2, matrix.dim() - 1))
-    tracer.freeze_known(right, what, (right.dim() + solved,))
+    reason = f"{call.name} needs the whole matrix"
+    tracer.freeze_known(matrix, reason, (matrix.dim() - 2, matrix.dim() - 1))
+    tracer.freeze_known(right, reason, (right.dim() + solved,))
     output = call.run()
     first, *others = iterate_tensors(output)
-    known = _met_batch(tracer, (matrix, right), first.dim() - 2)
+    known = _unify_batch(tracer, (matrix, right), first.dim() - 2)
     units = tracer.axes(right).get(right.dim() + carried)
     tracer.put(first, {**known, first.dim() + carried: units})
     for other in others:
@@ -250,7 +250,7 @@ def solve(tracer: Tracer, call: Call) -> object:
     return output
 
 
-def _met_batch(
+def _unify_batch(
     tracer: Tracer, tensors: Sequence[torch.Tensor], batch: int
 ) -> dict[int, Ids | None]:
     """Axes before the last two, which are broadcast."""
@@ -274,11 +274,11 @@ def of_matrices(tracer: Tracer, call: Call) -> object:
     """Of the matrices that lie along the last two axes; axes before them are a batch."""
     tensors = call.tensors()
     for tensor in tensors:
-        what = f"{call.name} needs the whole matrix"
-        tracer.freeze_known(tensor, what, range(max(0, tensor.dim() - 2), tensor.dim()))
+        reason = f"{call.name} needs the whole matrix"
+        tracer.freeze_known(tensor, reason, range(max(0, tensor.dim() - 2), tensor.dim()))
     output = call.run()
     batch = tensors[0].dim() - 2
-    known = _met_batch(tracer, tensors, batch)
+    known = _unify_batch(tracer, tensors, batch)
     for result in iterate_tensors(output):
         if result.dim() >= batch:
             tracer.put(result, known)

@@ -318,9 +318,11 @@ def _meet_groups(
     if filters == 1:
         made = rows
     else:
-        own = tracer.labels(weight).axes.get(0)
+        bound = tracer.labels(weight).axes.get(0)
         columns = (
-            equations.units(filters) if own is None else equations.factor(own, (groups, filters))[1]
+            equations.units(filters)
+            if bound is None
+            else equations.factor(bound, (groups, filters))[1]
         )
         made = equations.compose((rows, columns))
     _join(tracer, weight, 0, made)

@@ -99,9 +99,9 @@ def prelu(tracer: Tracer, call: Call) -> object:
     meet(tracer, [x], output)
     axis = 1 if x.dim() > 1 else 0
     if weight.numel() > 1:
-        own = weight.shape.index(max(weight.shape))
-        tracer.unify([Place(x, axis), Place(weight, own)])
-        tracer.play(Place(weight, own), Role.SCALE)
+        along = weight.shape.index(max(weight.shape))
+        tracer.unify([Place(x, axis), Place(weight, along)])
+        tracer.play(Place(weight, along), Role.SCALE)
     return output
 
 

@@ -16,12 +16,12 @@ def deformable_convolution(tracer: Tracer, call: Call) -> object:
     of the input where groups of them have offsets of their own.
     """
     x, weight = call["input"], call["weight"]
-    what = "a deformable convolution"
-    tracer.freeze_known(x, f"{what} slides over it", (2, 3))
+    layer = "a deformable convolution"
+    tracer.freeze_known(x, f"{layer} slides over it", (2, 3))
     for name in ("offset", "mask"):
-        tracer.freeze_known(call[name], f"the places {what} looks at", range(call[name].dim()))
+        tracer.freeze_known(call[name], f"the places {layer} looks at", range(call[name].dim()))
     if call["offset_groups"] > 1:
-        tracer.freeze_known(x, f"groups of channels with offsets of their own in {what}", (1,))
+        tracer.freeze_known(x, f"groups of channels with offsets of their own in {layer}", (1,))
     output = convolve(tracer, call, call.run_one())
     sides = {"in_channels": (x, 1), "out_channels": (output, 1)}
     for attribute, (tensor, axis) in sides.items():
