@@ -240,6 +240,21 @@ class Cut:
 
         return replace(_rename(self, name_after), blocks=())
 
+    def below(self, path: str) -> Cut:
+        """The same cut, of a model that has this one as its part ``path``."""
+        return replace(
+            _rename(self, lambda name: f"{path}.{name}" if name else path), before=None, after=None
+        )
+
+    def of_part(self, path: str) -> Cut:
+        """What this cut does to the part ``path`` of the model, as a cut of that part alone."""
+
+        def name_inside(name: str) -> str | None:
+            inside = name == path or name.startswith(f"{path}.")
+            return name[len(path) + 1 :] if inside else None
+
+        return replace(_rename(self, name_inside), before=None, after=None)
+
     def explain(self) -> str:
         """A table: for each group, how many channels stay, and which go."""
         gone = "".join(f"{block.owner}: the whole block goes\n" for block in self.blocks)

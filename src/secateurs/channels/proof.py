@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from secateurs.formatting import notebook_html
 if TYPE_CHECKING:
     from secateurs.reconstruction.report import FidelityReport
 
+Model = TypeVar("Model")
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference that rounding explains, relative to the largest output; by the type that a
@@ -213,12 +214,16 @@ class CutReport:
 # wherever the model goes: into a deep copy, a pickle, a spawned worker.
 _ATTRIBUTE = "_secateurs_report"
 
-_INSIDE = {
+WRAPPERS = {
     "OptimizedModule": "_orig_mod",
     "DataParallel": "module",
     "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "ModelEmaV2": "module",
+    "ModelEmaV3": "module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
 }
-"""Where PyTorch's wrappers keep the model itself."""
+"""Where wrappers around a PyTorch model keep the model itself, by their classes."""
 
 
 @takes(model=MODEL)
@@ -240,17 +245,55 @@ def report_of(model: object) -> CutReport:
         >>> sec.report_of(small).proof.holds
         True
     """
-    attributes = getattr(model, "__dict__", {})
-    inner = attributes.get("_modules", {}).get(_INSIDE.get(type(model).__name__))
-    if inner is not None:
-        return report_of(inner)
-    report = attributes.get(_ATTRIBUTE)
-    return report if isinstance(report, CutReport) else CutReport(Cut())
+    model = unwrap(model)
+    report = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
+    if isinstance(report, CutReport):
+        return report
+    cut = Cut()
+    for path, part in _parts_with_reports(model):
+        cut = cut.then(part.cut.below(path))
+    return CutReport(cut)
+
+
+def unwrap(model: Model) -> Model:
+    """The model itself, out of what compiles it, averages it or spreads it over devices."""
+    for base in type(model).__mro__:
+        inside = _children(model).get(WRAPPERS.get(base.__name__, ""))
+        if inside is not None:
+            return unwrap(cast(Model, inside))
+    return model
+
+
+def _children(model: object) -> dict[str, object]:
+    children = getattr(model, "__dict__", {}).get("_modules")
+    return children if isinstance(children, dict) else {}
+
+
+def _parts_with_reports(
+    model: object, path: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, CutReport]]:
+    """The outermost parts that were cut each by itself, such as a backbone in a detector."""
+    seen = set() if seen is None else seen
+    for name, child in _children(model).items():
+        if id(child) in seen:
+            continue
+        seen.add(id(child))
+        place = f"{path}.{name}" if path else name
+        report = getattr(child, "__dict__", {}).get(_ATTRIBUTE)
+        if isinstance(report, CutReport):
+            yield place, report
+        else:
+            yield from _parts_with_reports(child, place, seen)
 
 
 def keep_report_(model: object, report: CutReport) -> None:
-    """Let ``report_of`` give this for a model that the library made itself."""
+    """Let ``report_of`` give this for a model that the library made itself, and for its parts."""
     vars(model)[_ATTRIBUTE] = report
+    for path, _ in list(_parts_with_reports(model)):
+        part = model
+        for name in path.split("."):
+            part = _children(part)[name]
+        keep_report_(part, CutReport(report.cut.of_part(path)))
 
 
 def cut_of(model: object) -> Cut:

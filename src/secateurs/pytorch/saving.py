@@ -18,7 +18,7 @@ from secateurs.errors import CheckpointError
 from secateurs.files import is_safetensors, read_bytes, seal, unpack_safetensors, write_atomically
 from secateurs.pytorch.checkpoints import fit_names, tensors_in
 from secateurs.pytorch.huggingface import describe_cut_
-from secateurs.pytorch.model.example_inputs import unwrap
+from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -26,14 +26,16 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Write a model's weights, and the cut that leads to it from the dense model.
 
     Args:
-        model: cut or not; inside ``DataParallel``, ``DistributedDataParallel`` or what
-            ``torch.compile`` gives, the model itself is saved.
+        model: cut or not; of a wrapper (``DataParallel``, ``AveragedModel``, what
+            ``torch.compile`` gives), the model inside is saved. Parts that were cut by themselves
+            are known.
         path: the file; it is whole or not there.
 
     Raises:
+        ModelError: it is scripted, quantised, or spread in shards.
         StudyError: the file cannot be written.
     """
-    model = unwrap(model)
+    model = check_model(model)
     write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
@@ -51,10 +53,11 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
         A new model, cut as the saved one was, with its weights.
 
     Raises:
+        ModelError: the model is scripted, quantised, or spread in shards.
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
     state, cut = read(path, ema=ema)
-    made = cut_copy(unwrap(model), cut)
+    made = cut_copy(check_model(model), cut)
     state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
     _fill_(made, state, Path(path))
     if cut.blocks:

@@ -20,7 +20,7 @@ from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.channels.proof import report_of
+from secateurs.channels.proof import report_of, unwrap
 from secateurs.criteria import scoring
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
@@ -662,6 +662,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     """A repaired copy of a cut model: see ``secateurs.repair``."""
     if example_inputs is None:
         example_inputs, images = example_from(images)
+    small, dense = unwrap(small), unwrap(dense)
     backend = backend_of(dense)
     network = backend.trace(dense, example_inputs)
     framework = repairing(network.source.framework)

@@ -66,7 +66,7 @@ def process_group(tmp_path):
 def test_parallel_models_are_unwrapped_and_sharded_ones_refused():
     parallel = nn.parallel.DistributedDataParallel(plain())
     assert halved(parallel)[0].out_channels == 4
-    whole = r"expected a whole model.*Prune it before it is wrapped"
+    whole = r"expected a whole model.*Prune or save it before it is wrapped"
     refused(fsdp.FullyShardedDataParallel(plain(), device_id=torch.device("cpu")), whole)
     sharded = plain()
     fsdp.fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))

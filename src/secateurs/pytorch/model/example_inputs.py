@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateurs.channels.proof import unwrap
 from secateurs.errors import ModelError
 
 SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
@@ -67,25 +68,17 @@ def check_model(model: object) -> nn.Module:
     if isinstance(inner, torch.jit.ScriptModule):
         raise ModelError(
             f"{kind}: expected a model in Python; received a scripted one, whose code cannot "
-            "change. Prune the nn.Module it was made from, and script the result."
+            "change. Prune or save the nn.Module it was made from, and script the result."
         )
     if SHARDED & {base.__name__ for part in inner.modules() for base in type(part).__mro__}:
         raise ModelError(
             f"{kind}: expected a whole model; received one that FSDP has spread in shards. Prune "
-            "it before it is wrapped."
+            "or save it before it is wrapped."
         )
     for name, tensor in itertools.chain(inner.named_parameters(), inner.named_buffers()):
         _check_tensor(name, tensor)
     _check_modules(inner)
     return inner
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, out of what compiles it or spreads it over devices."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]
-    return model
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -111,6 +104,6 @@ def _check_modules(model: nn.Module) -> None:
 
 
 _QUANTISED = (
-    "expected floating-point weights; received quantised ones. Prune the model before it is "
-    "quantised."
+    "expected floating-point weights; received quantised ones. Prune or save the model before "
+    "it is quantised."
 )

@@ -78,7 +78,7 @@ class Learner(FeedLearner[nn.Module]):
             DataError: the data are empty, of one class, or nothing of the kind.
             ModelError: weights hold NaN or infinity.
         """
-        self._origin = check_model(model)
+        model = self._origin = check_model(model)
         _check_finite(model)
         self._training = training
         self._processes = Processes(training)
