@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from safetensors.numpy import load, save
 from secateurs.errors import CheckpointError
 from secateurs.files import (
     CHECKSUM,
+    check_tensor_names,
+    check_tensor_shape,
     checksum_of_tensors,
     is_safetensors,
     seal,
@@ -118,3 +121,16 @@ def test_a_safetensors_file_is_known_by_its_structure(length):
 )
 def test_other_files_are_none(other):
     assert not is_safetensors(other)
+
+
+def test_a_file_of_other_tensors_is_refused_by_name():
+    path = Path("cut.safetensors")
+    check_tensor_names(path, "Net", [], [])
+    with pytest.raises(CheckpointError, match=r"missing: a, b, c \.\.\.; not in the model: z\. "):
+        check_tensor_names(path, "Net", ["a", "b", "c", "d"], ["z"])
+
+
+def test_a_tensor_of_another_shape_is_refused():
+    check_tensor_shape(Path("cut.safetensors"), "a", (2, 3), [2, 3])
+    with pytest.raises(CheckpointError, match=r"a: expected shape \(2, 3\); received \(3, 2\)"):
+        check_tensor_shape(Path("cut.safetensors"), "a", [2, 3], (3, 2))

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,6 +128,48 @@ def unpack_safetensors(
             "of it, or write it again."
         )
     return tensors, {key: value for key, value in metadata.items() if key != CHECKSUM}
+
+
+def check_tensor_names(
+    path: Path, model: str, missing: Sequence[str], foreign: Sequence[str], hint: str = ""
+) -> None:
+    """Refuse a file that holds other tensors than a model has.
+
+    Args:
+        path: of the file.
+        model: its name.
+        missing: tensors of the model that the file does not hold.
+        foreign: tensors of the file that the model does not have.
+        hint: what to watch when building the model, ", with the same layer names".
+
+    Raises:
+        CheckpointError: there are any.
+    """
+    faults = [
+        f"{fault}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for fault, names in (("missing", missing), ("not in the model", foreign))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{path}: expected the tensors of {model}; {'; '.join(faults)}. Build the model as it "
+            f"was built before it was saved{hint}."
+        )
+
+
+def check_tensor_shape(
+    path: Path, name: str, expected: Sequence[int], received: Sequence[int]
+) -> None:
+    """Refuse a file in which a tensor has another shape than in the model.
+
+    Raises:
+        CheckpointError: it has.
+    """
+    if tuple(expected) != tuple(received):
+        raise CheckpointError(
+            f"{path}: {name}: expected shape {tuple(expected)}; received {tuple(received)}. Build "
+            "the model as it was built before it was saved."
+        )
 
 
 def checksum_of_tensors(arrays: Mapping[str, bytes | bytearray | memoryview]) -> str:

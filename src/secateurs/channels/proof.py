@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import MODEL, takes
 from secateurs.channels.cut import Cut
+from secateurs.channels.tensors import Mixing
 from secateurs.formatting import notebook_html
 
 if TYPE_CHECKING:
@@ -122,6 +123,17 @@ class Proof:
         if self.independent is not None:
             shown += f"; {self.independent}"
         return shown if self.blocks is None else f"{shown}\nof the blocks, {self.blocks}"
+
+
+def inexact_operations(mixings: Iterable[Mixing], stays: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Operations that mix channels of which some go, each once.
+
+    Args:
+        mixings: of the network.
+        stays: for each unit, whether it does.
+    """
+    found = (str(mixing) for mixing in mixings if not stays[mixing.units].all())
+    return tuple(dict.fromkeys(found))
 
 
 def finite_or_inf(number: float) -> float:

@@ -11,7 +11,7 @@ import keras
 from secateurs.backends import Outputs
 from secateurs.channels.cut import Cut
 from secateurs.channels.independent import exclude_mixed
-from secateurs.channels.latest import latest_network
+from secateurs.channels.latest import latest_network, network_to_prove
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.errors import CutError
@@ -153,16 +153,12 @@ def _network_of(
     model: keras.Model, example_inputs: object, network: Network | None, cut: Cut
 ) -> Network:
     """The trace to prove with: the one given, the latest of this model, or a new one."""
-    if network is not None and _is_of(network, model):
-        return network
-    known = latest_network(model)
-    fresh = known if known and _is_of(known, model) else trace(model, example_inputs)
-    if fresh.cut({name: c.removed for name, c in cut.channels.items()}).tensors != cut.tensors:
-        raise CutError(
-            f"{model.name}: expected a cut whose channels and tensors agree on this model; "
-            "received one planned for another. Plan it again on this model."
-        )
-    return fresh
+    return network_to_prove(
+        cut,
+        (network, latest_network(model)),
+        lambda known: _is_of(known, model),
+        lambda: trace(model, example_inputs),
+    )
 
 
 def _is_of(network: Network, model: keras.Model) -> bool:

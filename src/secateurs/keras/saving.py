@@ -16,7 +16,14 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import read_bytes, seal, unpack_safetensors, write_atomically
+from secateurs.files import (
+    check_tensor_names,
+    check_tensor_shape,
+    read_bytes,
+    seal,
+    unpack_safetensors,
+    write_atomically,
+)
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.model.tensors import list_tensors, named_operations
 from secateurs.keras.reading_back import check_comes_back
@@ -134,22 +141,9 @@ def _fill_(model: keras.Model, state: dict[str, NDArray[np.generic]], path: Path
     missing = [name for name in leaves if name not in state]
     # A file has them in no order of their own.
     foreign = sorted(name for name in state if name not in leaves)
-    if missing or foreign:
-        raise CheckpointError(
-            f"{path}: expected the tensors of {model.name}; "
-            + "; ".join(
-                f"{problem}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                for problem, names in (("missing", missing), ("not in the model", foreign))
-                if names
-            )
-            + ". Build the model as it was built before it was saved, with the same layer names."
-        )
+    check_tensor_names(path, model.name, missing, foreign, ", with the same layer names")
     for name, leaf in leaves.items():
-        if leaf.shape != state[name].shape:
-            raise CheckpointError(
-                f"{path}: {name}: expected shape {leaf.shape}; received {state[name].shape}. Build "
-                "the model as it was built before it was saved."
-            )
+        check_tensor_shape(path, name, leaf.shape, state[name].shape)
     for name, leaf in leaves.items():
         leaf.variable.assign(state[name])
     finalize_(model)

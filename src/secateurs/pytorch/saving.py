@@ -15,7 +15,15 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
 from secateurs.errors import CheckpointError
-from secateurs.files import is_safetensors, read_bytes, seal, unpack_safetensors, write_atomically
+from secateurs.files import (
+    check_tensor_names,
+    check_tensor_shape,
+    is_safetensors,
+    read_bytes,
+    seal,
+    unpack_safetensors,
+    write_atomically,
+)
 from secateurs.pytorch.checkpoints import fit_names, tensors_in
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.example_inputs import check_model
@@ -125,24 +133,10 @@ def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> N
         name for name in present if name not in state and not any(t in state for t in tied[name])
     ]
     foreign = [name for name in state if name not in present]
-    if missing or foreign:
-        raise CheckpointError(
-            f"{path}: expected the tensors of {type(model).__name__}; "
-            + "; ".join(
-                f"{fault}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                for fault, names in (("missing", missing), ("not in the model", foreign))
-                if names
-            )
-            + ". Build the model as it was built before it was saved."
-        )
+    check_tensor_names(path, type(model).__name__, missing, foreign)
     for name in present:
-        if name in state and present[name].shape != state[name].shape:
-            raise CheckpointError(
-                f"{path}: {name}: expected shape {tuple(present[name].shape)}; "
-                f"received {tuple(state[name].shape)}. Build the model as it was built before it "
-                f"was "
-                f"saved."
-            )
+        if name in state:
+            check_tensor_shape(path, name, present[name].shape, state[name].shape)
     with torch.no_grad():
         for name, tensor in state.items():
             present[name].copy_(tensor)

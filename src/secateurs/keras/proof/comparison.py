@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.channels.proof import TOLERANCE, Proof, largest_mismatch
+from secateurs.channels.proof import TOLERANCE, Proof, inexact_operations, largest_mismatch
 from secateurs.errors import CutError
 from secateurs.keras.internals import Operation, compile_function, graph_of
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs
@@ -233,8 +233,7 @@ class Comparison:
         inside, where = _largest_inside(
             self.source.operations, received.samples, expected.samples, 10 * relative
         )
-        mixings = (m for m in self.network.mixings if not self.kept.stays[m.units].all())
-        inexact = tuple(dict.fromkeys(str(mixing) for mixing in mixings))
+        inexact = inexact_operations(self.network.mixings, self.kept.stays)
         return Proof(difference, scale, relative * scale, inside, 10 * relative, where, inexact)
 
 

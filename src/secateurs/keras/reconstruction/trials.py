@@ -22,7 +22,8 @@ from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbe
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import Site
 from secateurs.planning.error_curves import Trial
-from secateurs.reconstruction.fidelity import Fidelity, Judge
+from secateurs.reconstruction.fidelity import Fidelity
+from secateurs.reconstruction.playing import play_trials
 
 
 def judge_trials(
@@ -43,30 +44,15 @@ def judge_trials(
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
-    judges = [Judge(kind) for _ in trials]
     steps = pieces.program(2).steps
     players = [_Player(network, trial, steps) for trial in trials]
+    passes = (pieces.piece(images.rows(rows)) for rows in pieces.sizes(len(images)))
     with without_gradients():
-        for rows in pieces.sizes(len(images)):
-            _judge_piece(pieces.piece(images.rows(rows)), players, judges, tick)
-    return [judge.verdict() for judge in judges]
+        return play_trials(passes, _answers, players, kind, tick)
 
 
-def _judge_piece(
-    piece: Piece, players: Sequence[_Player], judges: Sequence[Judge], tick: Callable[[], None]
-) -> None:
-    answers: dict[int, list[NDArray[np.float32]]] = {}
-    while piece.done < len(piece.steps):
-        for place, player in enumerate(players):
-            if player.first == piece.done:
-                answers[place] = [as_numbers(one) for one in player.play(piece.branch())]
-                tick()
-        step = piece.steps[piece.done]
-        piece.do(step)
-        piece.forget(step)
-    right = [as_numbers(one) for one in piece.result()]
-    for place, judge in enumerate(judges):
-        judge.add(right, answers.get(place, right))
+def _answers(piece: Piece) -> list[NDArray[np.float32]]:
+    return [as_numbers(one) for one in piece.result()]
 
 
 class _Player:
@@ -99,7 +85,7 @@ class _Player:
             variables += [variable for _, variable, _ in named_variables(layer, "")]
         return any(id(variable) in changed for variable in variables)
 
-    def play(self, piece: Piece) -> list[BackendTensor]:
+    def play(self, rest: Piece) -> list[NDArray[np.float32]]:
         """The rest of a pass; returns what the model would."""
         if self._layers is None:
             self._layers = self._stand_ins()
@@ -112,10 +98,10 @@ class _Player:
             for variable, values in mapping
         ]
         with keras.StatelessScope(state_mapping=tensors):
-            for step in piece.steps[piece.done :]:
-                piece.keep(step, self._run_step(twin, piece, step))
-                piece.forget(step)
-        return piece.result()
+            for step in rest.steps[rest.done :]:
+                rest.keep(step, self._run_step(twin, rest, step))
+                rest.forget(step)
+        return _answers(rest)
 
     def _run_step(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[BackendTensor]:
         operation = self._source.operations[step.operation]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.channels.network import Network
-from secateurs.channels.proof import Proof, largest_mismatch
+from secateurs.channels.proof import Proof, inexact_operations, largest_mismatch
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
@@ -157,7 +157,13 @@ def _compare(
     relative = TOLERANCE.get(precision_of(dense), 1e-4)
     inside, where = _largest_inside(sampled.samples, twin.samples, 10 * relative, factors)
     return Proof(
-        difference, scale, relative * scale, inside, 10 * relative, where, _inexact(network, alive)
+        difference,
+        scale,
+        relative * scale,
+        inside,
+        10 * relative,
+        where,
+        inexact_operations(network.mixings, stays),
     )
 
 
@@ -175,12 +181,6 @@ def _largest_inside(
             ours.append(mine)
             twins.append(theirs)
     return largest_mismatch(layers, ours, twins, tolerance, factors)
-
-
-def _inexact(network: Network, alive: NDArray[np.bool_]) -> tuple[str, ...]:
-    """Operations that mix channels of which some go."""
-    stays = network.solution.mark_kept(alive)
-    return tuple(dict.fromkeys(str(m) for m in network.mixings if not stays[m.units].all()))
 
 
 def _in_double(value: object) -> object:

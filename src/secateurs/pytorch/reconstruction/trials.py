@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
@@ -19,7 +21,8 @@ from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.replay.tape import Step
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_call import Call, map_tensors
-from secateurs.reconstruction.fidelity import Fidelity, Judge
+from secateurs.reconstruction.fidelity import Fidelity
+from secateurs.reconstruction.playing import play_trials
 
 
 def judge_trials(
@@ -40,25 +43,14 @@ def judge_trials(
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
-    judges = [Judge(kind) for _ in trials]
     players = [_Player(network, trial, pieces.steps) for trial in trials]
-    first = {place: player.first for place, player in enumerate(players)}
+    passes = (pieces.piece(images.rows(rows)) for rows in pieces.sizes(len(images)))
     with torch.no_grad():
-        for rows in pieces.sizes(len(images)):
-            piece = pieces.piece(images.rows(rows))
-            answers: dict[int, list[torch.Tensor]] = {}
-            while piece.done < len(piece.steps):
-                for place, player in enumerate(players):
-                    if first[place] == piece.done:
-                        answers[place] = player.play(piece.branch())
-                        tick()
-                step = piece.steps[piece.done]
-                piece.do(step)
-                piece.forget(step)
-            right = as_arrays(piece.result())
-            for place, judge in enumerate(judges):
-                judge.add(right, as_arrays(answers[place]) if place in answers else right)
-    return [judge.verdict() for judge in judges]
+        return play_trials(passes, _answers, players, kind, tick)
+
+
+def _answers(piece: Piece) -> list[NDArray[np.float32]]:
+    return as_arrays(piece.result())
 
 
 class _Player:
@@ -82,7 +74,7 @@ class _Player:
             return True
         return any(id(one) in changed for one in step.operands if isinstance(one, torch.Tensor))
 
-    def play(self, piece: Piece) -> list[torch.Tensor]:
+    def play(self, rest: Piece) -> list[NDArray[np.float32]]:
         """The rest of a pass; returns what the model would."""
         new: dict[int, torch.Tensor] = {}
         for name, values in self._trial.changes().items():
@@ -104,4 +96,4 @@ class _Player:
                 return self._twin.ignoring_removed(call, operation)
             return call.function(*call.arguments, **call.keywords)
 
-        return play(piece, change)
+        return as_arrays(play(rest, change))

@@ -1,0 +1,81 @@
+"""Trials that share one pass of the dense network, up to where each begins to differ.
+
+The dense network goes through its steps once. Where a trial's first change comes, it goes on from
+there by itself; what it answers is held against what the dense network answers in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self, TypeVar
+
+from secateurs.reconstruction.fidelity import Fidelity, Judge, Outputs
+
+StepT = TypeVar("StepT")
+PassT = TypeVar("PassT", bound="Pass[Any]")
+PassT_contra = TypeVar("PassT_contra", bound="Pass[Any]", contravariant=True)
+
+
+class Pass(Protocol[StepT]):
+    """The dense network's pass over some images: a framework's own."""
+
+    done: int
+
+    @property
+    def steps(self) -> Sequence[StepT]:
+        """All of them, in order."""
+
+    def do(self, step: StepT) -> object:
+        """Take one step."""
+
+    def forget(self, step: StepT) -> None:
+        """Drop the values that this step was the last to read."""
+
+    def branch(self) -> Self:
+        """The same pass, to go on from here in another way."""
+
+
+class Player(Protocol[PassT_contra]):
+    """One trial.
+
+    Attributes:
+        first: the step that is the first to differ; -1 where none does.
+    """
+
+    first: int
+
+    def play(self, rest: PassT_contra) -> Outputs:
+        """The rest of a pass as the trial has it; what the model would give."""
+
+
+def play_trials(
+    passes: Iterable[PassT],
+    answers_of: Callable[[PassT], Outputs],
+    players: Sequence[Player[PassT]],
+    kind: str,
+    tick: Callable[[], None],
+) -> list[Fidelity]:
+    """How faithful the network is in each trial.
+
+    Args:
+        passes: the dense network's, over pieces of the images, none of their steps taken.
+        answers_of: what the dense network gives, at the end of a pass.
+        players: the trials.
+        kind: of the outputs.
+        tick: called after each trial on each piece.
+    """
+    judges = [Judge(kind) for _ in players]
+    for shared in passes:
+        answers: dict[int, Outputs] = {}
+        while shared.done < len(shared.steps):
+            for place, player in enumerate(players):
+                if player.first == shared.done:
+                    answers[place] = player.play(shared.branch())
+                    tick()
+            step = shared.steps[shared.done]
+            shared.do(step)
+            shared.forget(step)
+        right = answers_of(shared)
+        for place, judge in enumerate(judges):
+            judge.add(right, answers.get(place, right))
+    return [judge.verdict() for judge in judges]
