@@ -1,6 +1,7 @@
 """Transformers models go out by save_pretrained and come back in a fresh process."""
 
 import copy
+import importlib.util
 import subprocess
 import sys
 
@@ -123,6 +124,28 @@ def test_every_kind_of_cache_generates_what_none_does(cache, heads_and_feed_forw
         if cache is not None and cache.startswith("offloaded") and not torch.cuda.is_available():
             pytest.skip("moves layers to and from a GPU")
         cached = small.generate(TOKENS, use_cache=True, cache_implementation=cache, **told)
+    assert torch.equal(plain, cached)
+
+
+@pytest.fixture(scope="module")
+def sliding_window():
+    config = transformers.MistralConfig(
+        **{**LLAMA.to_dict(), "num_key_value_heads": 2}, sliding_window=4
+    )
+    torch.manual_seed(0)
+    model = transformers.MistralForCausalLM(config).eval()
+    return sec.prune(model, {"input_ids": TOKENS}, {"params": 0.6}, uniform=True).model
+
+
+@pytest.mark.parametrize("cache", [None, "static", "quantized"])
+def test_a_window_that_slides_generates_what_no_cache_does(cache, sliding_window):
+    if cache == "quantized" and not any(map(importlib.util.find_spec, ("hqq", "optimum"))):
+        pytest.skip("needs hqq or optimum-quanto")
+    told = {"max_new_tokens": 5, "do_sample": False}
+    with torch.no_grad():
+        plain = sliding_window.generate(TOKENS, use_cache=False, **told)
+        cached = sliding_window.generate(TOKENS, cache_implementation=cache, **told)
+    assert sliding_window.config.hidden_size < 32
     assert torch.equal(plain, cached)
 
 

@@ -145,6 +145,8 @@ class Cut:
         after: cost of what is left.
         caches: what layers keep of a pass and the cut model has to make anew.
         blocks: residual blocks that go whole. All names in a cut are the dense model's.
+        fields: what a Transformers configuration says of what is left: the path of a field, such
+            as 'text_config.intermediate_size' or 'hidden_sizes.2', and its value.
     """
 
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class Cut:
     after: Cost | None = None
     caches: tuple[Cache, ...] = ()
     blocks: tuple[BlockCut, ...] = ()
+    fields: Mapping[str, int | float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.blocks)
@@ -192,6 +195,7 @@ class Cut:
             later.after or self.after,
             tuple(dict.fromkeys((*self.caches, *later.caches))),
             (*self.blocks, *later.blocks),
+            _fields_in_turn(self, later),
         )
 
     def since(self, earlier: Cut) -> Cut:
@@ -225,6 +229,7 @@ class Cut:
             earlier.after if earlier else self.before,
             self.after,
             blocks=self.blocks[before:],
+            fields=self.fields,
         )
         numbering = Numbering(earlier.blocks)
         return _rename(further, numbering.after) if numbering else further
@@ -327,6 +332,7 @@ class Cut:
             "before": _cost_to_list(self.before),
             "after": _cost_to_list(self.after),
             **({"caches": caches} if caches else {}),
+            **({"fields": dict(self.fields)} if self.fields else {}),
             **({"blocks": [_block_to_list(block) for block in self.blocks]} if self.blocks else {}),
             "sets": [list(indices) for indices in sets],
         }
@@ -383,7 +389,10 @@ class Cut:
         )
         caches = tuple(Cache(*cache) for cache in fields.caches)
         blocks = tuple(BlockCut(*block) for block in fields.blocks)
-        return cls(tensors, sizes, channels, rescalings, before, after, caches, blocks)
+        costs = before, after
+        return cls(
+            tensors, sizes, channels, rescalings, *costs, caches, blocks, dict(fields.fields)
+        )
 
     @takes(path=PATH)
     def save(self, path: str | Path) -> None:
@@ -404,6 +413,13 @@ class Cut:
             return cls.from_json(source)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+
+def _fields_in_turn(first: Cut, later: Cut) -> Mapping[str, int | float]:
+    """What a configuration says after both; nothing where one of them is not said by fields."""
+    if any(cut.tensors and not cut.fields for cut in (first, later)):
+        return {}
+    return {**first.fields, **later.fields}
 
 
 def _remove_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int, ...]:

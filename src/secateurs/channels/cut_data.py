@@ -29,6 +29,7 @@ class CutData(BaseModel):
         caches: (owner, attribute, key, whether its size is looked at).
         blocks: (owner, children that stay, activation, place and name of the input, how many
             things it gives, whether its list gets shorter).
+        fields: path of a configuration's field -> its value.
         sets: rising indices.
     """
 
@@ -45,6 +46,7 @@ class CutData(BaseModel):
         tuple[StrictStr, tuple[StrictStr, ...], StrictStr, Natural, StrictStr, Natural, StrictBool],
         ...,
     ] = ()
+    fields: dict[StrictStr, Natural | Factor] = {}
     sets: tuple[tuple[Natural, ...], ...]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.arguments import CHANNELS, LAYERS, instance, takes
 from secateurs.channels.blocks import Block, BlockCut, table_of_blocks
+from secateurs.channels.configuration import Configuration
 from secateurs.channels.cost import Contraction, Cost, Product, Products
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.channels.equations import ALWAYS, Ids, Solution
@@ -70,6 +71,10 @@ class Source(Protocol):
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
         """The residual blocks that can go whole, in the order in which they run."""
+        ...
+
+    def configuration(self) -> Configuration | None:
+        """What the model's own configuration can say of its widths; None where it has none."""
         ...
 
 

@@ -62,6 +62,9 @@ class TracedModel:
         del network
         return ()
 
+    def configuration(self) -> None:
+        """None: a Keras model's configuration says every layer's width by itself."""
+
 
 def source_of(network: Network) -> TracedModel:
     """What the network knows of the Keras model it came from."""

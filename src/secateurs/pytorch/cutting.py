@@ -115,7 +115,7 @@ def _narrower(
     if proof:
         network = _network_of(model, example_inputs, network, cut)
     small = cut_copy(model, cut, leaves=leaves)
-    describe_cut_(small, cut)
+    describe_cut_(small, cut, example_inputs)
     if not proof or network is None:
         return small, None
     evidence = _prove(network, small, cut, example_inputs)
@@ -153,7 +153,12 @@ def _without_blocks(
         return _narrower(left, rest, example_inputs, None, proof)
     outputs = None if network is None else source_of(network).outputs
     narrow = trace(left, example_inputs, outputs=outputs)
-    like = replace(narrow.cut_like(rest), caches=rest.caches, rescalings=rest.rescalings)
+    like = replace(
+        narrow.cut_like(rest),
+        caches=rest.caches,
+        rescalings=rest.rescalings,
+        fields=rest.fields,
+    )
     small, second_proof = _narrower(left, like, example_inputs, narrow, proof)
     return small, None if second_proof is None else replace(second_proof, blocks=evidence)
 

@@ -13,13 +13,20 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
-from typing import Protocol
 
-import torch
 from torch import nn
 
 from secateurs.channels.blocks import BlockCut, Numbering
 from secateurs.channels.cut import Cut
+from secateurs.pytorch.configurations import (
+    Configured,
+    Shapes,
+    answers_alike,
+    build_shapes,
+    change_fields,
+    set_fields_,
+    shapes_of,
+)
 
 _LOG = logging.getLogger("secateurs")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads")
@@ -33,21 +40,16 @@ _COUNTED = ("layer", "depth", "block")
 _Changes = dict[str, object]
 
 
-class Configuration(Protocol):
-    """What of a Transformers configuration is used here; its fields differ from model to model."""
-
-    def to_dict(self) -> dict[str, object]: ...
-    @classmethod
-    def from_dict(cls, fields: dict[str, object]) -> object: ...
-
-
-def describe_cut_(model: nn.Module, cut: Cut) -> bool:
+def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> bool:
     """Let ``model.config`` describe the model as it is now, where a configuration can.
 
     Args:
         model: cut already; a Transformers model's own configuration is changed in place, anything
             else is left alone.
         cut: what went.
+        example_inputs: what the model takes. A configuration found for a cut that does not bring
+            one is believed if a model built from it answers as this one does; None looks at shapes
+            alone.
 
     Returns:
         Whether the configuration describes the model; False where the layers do not agree. Then it
@@ -55,16 +57,21 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
         ``models.build("transformers:DIRECTORY")`` loads what ``save_pretrained`` wrote;
         ``from_pretrained`` itself cannot build it yet, which is logged.
     """
-    config: Configuration | None = getattr(model, "config", None)
+    config: Configured | None = getattr(model, "config", None)
     if not cut or config is None or not hasattr(model, "save_pretrained"):
         return True
     if not hasattr(config, "to_dict"):
         return True
-    shapes = _shapes(model)
+    shapes = shapes_of(model)
+    if cut.fields and not cut.blocks and _builds(type(model), config, cut.fields, shapes):
+        set_fields_(config, cut.fields)
+        return True
     for changes in _combine_changes(config, cut, model):
-        if _builds(type(model), config, changes, shapes):
-            for name, value in changes.items():
-                setattr(config, name, value)
+        if _builds(type(model), config, changes, shapes) and (
+            example_inputs is None
+            or answers_alike(model, change_fields(config, changes), example_inputs)
+        ):
+            set_fields_(config, changes)
             return True
     _record_widths_(config, cut)
     cause = "its layers have different widths now"
@@ -82,7 +89,7 @@ def describe_cut_(model: nn.Module, cut: Cut) -> bool:
     return False
 
 
-def _record_widths_(config: Configuration, cut: Cut) -> None:
+def _record_widths_(config: Configured, cut: Cut) -> None:
     """Each layer's widths for whoever reads a configuration, and the cut for our own loader."""
     earlier = getattr(config, CUT_FIELD, None)
     whole = Cut.from_json(earlier).then(cut) if earlier else cut
@@ -94,11 +101,13 @@ def _record_widths_(config: Configuration, cut: Cut) -> None:
         # Layers of a head are numbered too, and are none that the configuration counts.
         counted = config.to_dict().get("num_hidden_layers")
         widths = {n: w for n, w in widths.items() if not isinstance(counted, int) or n < counted}
-        with contextlib.suppress(ValueError):  # the cut beside it says all that is needed
+        with contextlib.suppress(
+            ValueError, AttributeError
+        ):  # the cut beside it says all that is needed
             config.per_layer_config = widths  # type: ignore[attr-defined]
 
 
-def _layer_widths(config: Configuration, cut: Cut) -> dict[int, dict[str, int]]:
+def _layer_widths(config: Configured, cut: Cut) -> dict[int, dict[str, int]]:
     """Layer -> fields of the configuration -> what they are there, where one length says it."""
     fields = {
         name: value
@@ -133,12 +142,12 @@ def counts_layers(model: nn.Module, path: str, number: int) -> bool:
         path: of the list.
         number: of one of its elements, to see what the model is without it.
     """
-    config: Configuration | None = getattr(model, "config", None)
+    config: Configured | None = getattr(model, "config", None)
     if config is None or not hasattr(model, "save_pretrained") or not hasattr(config, "to_dict"):
         return False
     block = BlockCut(f"{path}.{number}", shortens=True)
     after = Numbering([block]).after
-    named = ((after(name), shape) for name, shape in _shapes(model).items())
+    named = ((after(name), shape) for name, shape in shapes_of(model).items())
     shapes = {name: shape for name, shape in named if name is not None}
     count = _count_in(model, path)
     changes = _fewer_layers(config, {path: (count, [number])})
@@ -149,7 +158,7 @@ def _count_in(model: nn.Module, path: str) -> int:
     return len(list(model.get_submodule(path).children()))
 
 
-def _combine_changes(config: Configuration, cut: Cut, model: nn.Module) -> Iterator[_Changes]:
+def _combine_changes(config: Configured, cut: Cut, model: nn.Module) -> Iterator[_Changes]:
     """Every set of fields that may have changed."""
     gone: dict[str, list[int]] = {}
     for block in cut.blocks:
@@ -169,7 +178,7 @@ def _combine_changes(config: Configuration, cut: Cut, model: nn.Module) -> Itera
 
 
 def _fewer_layers(
-    config: Configuration, lists: Mapping[str, tuple[int, Sequence[int]]]
+    config: Configured, lists: Mapping[str, tuple[int, Sequence[int]]]
 ) -> Iterator[_Changes]:
     """Every set of fields that may count the layers left: list -> (how many before, which went)."""
     fields = config.to_dict()
@@ -194,7 +203,7 @@ def _fewer_layers(
         yield {name: value for one in chosen for name, value in one.items()}
 
 
-def _iterate_changes(config: Configuration, cut: Cut) -> Iterator[_Changes]:
+def _iterate_changes(config: Configured, cut: Cut) -> Iterator[_Changes]:
     """Every set of fields that may have changed, the smallest sets first."""
     left: dict[int, set[int]] = {}
     for tensor in cut.tensors.values():
@@ -222,7 +231,7 @@ def _iterate_changes(config: Configuration, cut: Cut) -> Iterator[_Changes]:
 
 
 def _heads_left(
-    config: Configuration, plain: Mapping[str, int], name: str, left: Mapping[int, set[int]]
+    config: Configured, plain: Mapping[str, int], name: str, left: Mapping[int, set[int]]
 ) -> Iterator[int]:
     heads, width = plain.get(name, 0), _head_width(config)
     for new in left.get(heads * width, ()) if width else ():
@@ -230,7 +239,7 @@ def _heads_left(
             yield new // width
 
 
-def _head_width(config: Configuration) -> int:
+def _head_width(config: Configured) -> int:
     stated = getattr(config, "head_dim", None)
     if stated:
         return int(stated)
@@ -241,7 +250,7 @@ def _head_width(config: Configuration) -> int:
     return width // heads if heads else 0
 
 
-def _with_head_width(config: Configuration, changes: _Changes) -> _Changes:
+def _with_head_width(config: Configured, changes: _Changes) -> _Changes:
     """A head's width is said once heads go: left unsaid it would follow from their number."""
     if any(name in _HEADS for name in changes) and hasattr(config, "head_dim"):
         return {"head_dim": _head_width(config), **changes}
@@ -249,18 +258,6 @@ def _with_head_width(config: Configuration, changes: _Changes) -> _Changes:
 
 
 def _builds(
-    kind: type[nn.Module],
-    config: Configuration,
-    changes: _Changes,
-    shapes: Mapping[str, torch.Size],
+    kind: type[nn.Module], config: Configured, changes: Mapping[str, object], shapes: Shapes
 ) -> bool:
-    try:
-        changed = type(config).from_dict({**config.to_dict(), **changes})
-        with torch.device("meta"):
-            return _shapes(kind(changed)) == shapes
-    except Exception:  # noqa: BLE001 - widths that it cannot have; its validators' own kinds
-        return False
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return build_shapes(kind, config, changes) == shapes

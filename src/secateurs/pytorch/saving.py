@@ -68,7 +68,7 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     made = cut_copy(check_model(model), cut)
     state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
     _fill_(made, state, Path(path))
-    if cut.blocks:
+    if cut.blocks or cut.fields:
         describe_cut_(made, cut)
     if cut:
         keep_report_(made, CutReport(cut))

@@ -16,6 +16,7 @@ from secateurs.channels.cut import Cache
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
+from secateurs.pytorch.configurations import TransformersConfiguration, configuration_of
 from secateurs.pytorch.model.copies import list_modules, share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import (
@@ -95,6 +96,10 @@ class TracedModel:
         otherwise = "cut channels only"
         check_values(self.model, self.example_inputs, caller="finding blocks", otherwise=otherwise)
         return find_blocks(network, self.to_run(), self.example_inputs)
+
+    def configuration(self) -> TransformersConfiguration | None:
+        """What a Transformers model's configuration can say of its widths."""
+        return configuration_of(self.model, self.example_inputs)
 
     def array(self, name: str) -> NDArray[np.generic]:
         """A tensor's present values; half precision comes as single.

@@ -30,7 +30,7 @@ from secateurs.planning.budget import Budget
 from secateurs.planning.error_curves import Trial
 from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
-from secateurs.planning.uniform import make_uniform
+from secateurs.planning.uniform import Evenly
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
     LEAST_IMAGES,
@@ -488,11 +488,16 @@ def open_workshop(
     if images is not None and _is_measured(request, planning):
         return _workshop_by_measuring(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
-    skip = planning.get("skip", ())
+    even = _uniform_planner(network, request, planning)
+    options = planning if even is None else even.planning(planning)
+    amount = planning.get("amount")
 
     def plan_cut(scores: Scores, asked: Budget | None = budget) -> Cut:
-        cut = plan(network, scores, asked, **planning)
-        return make_uniform(network, scores, cut, skip) if request.uniform else cut
+        cut = plan(network, scores, asked, **options)
+        if even is None:
+            return cut
+        by_share = asked is None and amount is not None
+        return even.make(scores, cut, _budget_of(network, None, amount) if by_share else asked)
 
     criterion = WITHOUT_IMAGES if request.criterion in (None, OBS) else request.criterion
     scores = score_for(
@@ -533,12 +538,13 @@ def _workshop_by_measuring(
     rest = {name: value for name, value in planning.items() if name not in DECIDING}
     amount = rest.pop("amount", None)
     even = _budget_of(network, budget, amount)
+    evenly = _uniform_planner(network, request, rest)
+    options = rest if evenly is None else evenly.planning(rest)
 
     def plan_cut(asked: Budget | None) -> Cut:
-        cut = pruner.plan(_budget_of(network, asked, amount), **rest)
-        if not request.uniform:
-            return cut
-        return make_uniform(network, pruner.scores, cut, rest.get("skip", ()))
+        wanted = _budget_of(network, asked, amount)
+        cut = pruner.plan(wanted, **options)
+        return cut if evenly is None else evenly.make(pruner.scores, cut, wanted)
 
     making: dict[str, Any] = {
         "repair": request.repair is not False,
@@ -549,7 +555,18 @@ def _workshop_by_measuring(
     def best(asked: Budget | None) -> tuple[Any, Cut]:
         return pruner.make_best(_budget_of(network, asked, amount), **making, **rest)
 
-    return Workshop(plan_cut, lambda cut: pruner.make(cut, **making), pruner.scores, best)
+    make = partial(pruner.make, **making)
+    if evenly is not None:
+        return Workshop.in_turn(plan_cut, make, pruner.scores)
+    return Workshop(plan_cut, make, pruner.scores, best)
+
+
+def _uniform_planner(network: Network, request: Request, planning: Mapping[str, Any]) -> Evenly | None:
+    """How plans are made uniform, where that is asked for."""
+    if not request.uniform:
+        return None
+    floor = planning.get("floor")
+    return Evenly(network, planning.get("skip", ()), 0.1 if floor is None else floor)
 
 
 def _apply_cut(model: Any, network: Network, cut: Cut, request: Request) -> Any:

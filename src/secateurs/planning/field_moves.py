@@ -1,0 +1,299 @@
+"""Which fields of a configuration narrow which groups: found by asking what each value builds.
+
+No table says what ``hidden_size`` is. For a smaller value, the shapes that would be built say how
+many channels each group has to lose; those are cut, and the configuration is believed if a model
+built from it answers as the cut one does. Fields that only go together (a width and the heads that
+divide it, two stages that are added) are tried together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, product
+from math import gcd
+
+import numpy as np
+
+from secateurs.channels.configuration import Configuration, Fields
+from secateurs.channels.cut import Cut
+from secateurs.channels.groups import naming_member
+from secateurs.channels.network import Network
+
+_HEADS = re.compile(r"head(?!.*(?:dim|size|width))")
+"""In the names of fields that count heads."""
+_STEPS = (1, 2, 4, 8, 16, 32, 64)
+_PARTS = 16
+_MOST_POLICIES = 81
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Fields that get smaller together, and the groups that follow.
+
+    Attributes:
+        levels: of each, the fields' values; the first takes least.
+        groups: those that lose channels.
+        idle: sides of grids that stay whole, where others of the same grid go.
+    """
+
+    levels: tuple[Fields, ...]
+    groups: frozenset[str]
+    idle: frozenset[str]
+
+    @property
+    def fields(self) -> set[str]:
+        """The paths of its fields."""
+        return set(self.levels[0])
+
+
+class Lengths:
+    """How long each axis of a network's tensors is without some channels of its groups."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._along: dict[tuple[str, int], list[tuple[str, int]]] = {}
+        for group in network.groups:
+            for member in group.members:
+                at = self._along.setdefault((member.tensor, member.axis), [])
+                at.append((group.name, member.each))
+
+    @cached_property
+    def grids(self) -> dict[str, list[list[str]]]:
+        """Kind of a grid -> its groups in each layer, by side: the outermost (heads) first."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for group in self.network.groups:
+            if self.network.sides(group) > 1:
+                member = naming_member(group.members)
+                at = np.sort(self.network.positions(group, member), axis=1)[:, 0]
+                stride = int(abs(at[1] - at[0])) if len(at) > 1 else 0
+                found.setdefault(member.layer, []).append((-stride, group.name))
+        kinds: dict[str, list[list[str]]] = {}
+        for layer, sides in found.items():
+            kind = re.sub(r"\d+", "#", layer)
+            kinds.setdefault(kind, []).append([name for _, name in sorted(sides)])
+        return kinds
+
+    def solve(self, shapes: _Shapes, idle: Collection[str]) -> dict[str, int] | None:
+        """How many of each group have to go for these shapes; None where no numbers give them."""
+        sums = self._sums(shapes, idle)
+        if sums is None:
+            return None
+        known: dict[str, int] = {}
+        while sums:
+            left = []
+            for terms, total in sums:
+                open_terms = [(name, each) for name, each in terms if name not in known]
+                rest = total - sum(each * known[name] for name, each in terms if name in known)
+                if not open_terms and rest:
+                    return None
+                if rest == 0:
+                    known.update({name: 0 for name, _ in open_terms})
+                elif len(open_terms) == 1:
+                    name, each = open_terms[0]
+                    if rest % each or not 0 < rest // each < len(self.network.group(name)):
+                        return None
+                    known[name] = rest // each
+                else:
+                    left.append((terms, total))
+            if len(left) == len(sums):
+                return None
+            sums = left
+        return {name: count for name, count in known.items() if count}
+
+    def _sums(
+        self, shapes: _Shapes, idle: Collection[str]
+    ) -> list[tuple[list[tuple[str, int]], int]] | None:
+        """([(group, indices of each channel)], indices that go), one for each axis of a tensor."""
+        sums = []
+        for tensor in self.network.tensors.values():
+            built = next((shapes[n] for n in (tensor.name, *tensor.aliases) if n in shapes), None)
+            if built is None:
+                continue  # a constant that is no part of the state
+            if len(built) != len(tensor.shape):
+                return None
+            for axis, (length, left) in enumerate(zip(tensor.shape, built, strict=True)):
+                along = self._along.get((tensor.name, axis), [])
+                terms = [(name, each) for name, each in along if name not in idle]
+                if left > length or (left < length and not terms):
+                    return None
+                sums.append((terms, length - left))
+        return sums
+
+    def along(self, shapes: _Shapes) -> set[str]:
+        """The groups along axes that would have other lengths."""
+        return {
+            name
+            for tensor in self.network.tensors.values()
+            for axis, length in enumerate(tensor.shape)
+            if shapes.get(tensor.name, tensor.shape)[axis : axis + 1] != (length,)
+            for name, _ in self._along.get((tensor.name, axis), [])
+        }
+
+    def policies(self, shapes: _Shapes) -> Iterator[frozenset[str]]:
+        """Sides of grids that may stay whole: of each kind of grid, all but one."""
+        changed = self.along(shapes)
+        kinds = [
+            layers
+            for layers in self.grids.values()
+            if any(name in changed for sides in layers for name in sides)
+        ]
+        ranks = [range(max(map(len, layers))) for layers in kinds]
+        for chosen in islice(product(*ranks), _MOST_POLICIES):
+            yield frozenset(
+                name
+                for layers, rank in zip(kinds, chosen, strict=True)
+                for sides in layers
+                for place, name in enumerate(sides)
+                if place != min(rank, len(sides) - 1)
+            )
+
+    def spread(self, counts: Mapping[str, int]) -> Cut:
+        """A cut of so many, spread over each group: numbers that follow places would show."""
+        return self.network.cut(
+            {
+                name: [place * len(self.network.group(name)) // count for place in range(count)]
+                for name, count in counts.items()
+            }
+        )
+
+
+def find_moves(
+    network: Network, configuration: Configuration, skip: Collection[str] = ()
+) -> list[Move]:
+    """What a configuration can say of a network's widths.
+
+    Args:
+        network: as traced.
+        configuration: its model's.
+        skip: names of groups that stay whole.
+
+    Returns:
+        The moves; no two share a field, or cut a grid along two of its sides.
+    """
+    lengths = Lengths(network)
+    dense = configuration.shapes({})
+    if dense is None or not configuration.rebuilds(Cut(), {}):
+        return []
+    numbers = configuration.numbers
+    moves: list[Move] = []
+    taken: set[str] = set()
+    for leader in sorted(numbers, key=lambda path: not _HEADS.search(path)):
+        if leader in taken or not _can_matter(lengths, configuration, dense, leader):
+            continue
+        move = _move_of(leader, lengths, configuration, taken, dense)
+        if move is None or move.groups & set(skip):
+            continue
+        if any(move.groups & other.idle or move.idle & other.groups for other in moves):
+            continue
+        moves.append(move)
+        taken |= move.fields
+    return moves
+
+
+def _can_matter(lengths: Lengths, configuration: Configuration, dense: _Shapes, path: str) -> bool:
+    """Whether a field may, with others or alone, change how long the axes of groups are."""
+    numbers = configuration.numbers
+    value = numbers[path]
+    tries = [value * 0.5] if isinstance(value, float) else [value - 1, value // 2]
+    built = [configuration.shapes({path: one}) for one in tries]
+    if all(one == dense for one in built):
+        return bool(_HEADS.search(path)) and sum(map(bool, map(_HEADS.search, numbers))) > 1
+    named_alike = [one for one in built if one is not None and one.keys() == dense.keys()]
+    if named_alike:
+        return any(lengths.along(one) for one in named_alike)
+    # Other tensors altogether, or none: unless fields of the same value go with it.
+    return None in built or sum(other == value for other in numbers.values()) > 1
+
+
+def _move_of(
+    leader: str,
+    lengths: Lengths,
+    configuration: Configuration,
+    taken: Collection[str],
+    dense: _Shapes,
+) -> Move | None:
+    for paths in _together(leader, configuration.numbers):
+        if any(path in taken for path in paths):
+            continue
+        for levels in _ladders(paths, configuration.numbers):
+            shapes = configuration.shapes(levels[0])
+            fits = shapes is not None and shapes.keys() == dense.keys()
+            solved = list(_solutions(lengths, shapes)) if shapes and fits else []
+            for counts in solved:
+                if configuration.rebuilds(lengths.spread(counts), levels[0]):
+                    return _move(lengths, levels, frozenset(counts))
+            if solved:
+                break  # widths that fit and answer otherwise: so would other steps of these fields
+    return None
+
+
+def _solutions(lengths: Lengths, shapes: _Shapes) -> Iterator[dict[str, int]]:
+    for idle in lengths.policies(shapes):
+        counts = lengths.solve(shapes, idle)
+        if counts:
+            yield counts
+
+
+def _move(lengths: Lengths, levels: tuple[Fields, ...], groups: frozenset[str]) -> Move:
+    grids = [sides for layers in lengths.grids.values() for sides in layers]
+    whole = {name for sides in grids if groups & set(sides) for name in sides} - groups
+    return Move(levels, groups, frozenset(whole))
+
+
+def _together(leader: str, numbers: Fields) -> Iterator[list[str]]:
+    """Sets of fields to be tried, the leader alone first."""
+    scope = leader.split(".")[:-1]
+    if scope and leader.rpartition(".")[2].isdecimal():
+        scope = scope[:-1]
+    near = [path for path in numbers if _scope_of(path) == scope and path != leader]
+    heads = [path for path in near if _HEADS.search(path)]
+    place = leader.rpartition(".")[2]
+    beside = [path for path in heads if place.isdecimal() and path.endswith(f".{place}")]
+    if _HEADS.search(leader):
+        if heads:
+            yield [leader, *heads]
+        yield [leader]
+        return
+    yield [leader]
+    if heads:
+        yield [leader, *(beside or heads)]
+    alike = [p for p in near if numbers[p] == numbers[leader] and p not in heads]
+    for other in alike if len(alike) > 1 else ():
+        yield [leader, other]
+    if alike:
+        yield [leader, *alike]
+        if heads:
+            yield [leader, *alike, *(beside or heads)]
+
+
+def _scope_of(path: str) -> list[str]:
+    parts = path.split(".")[:-1]
+    return parts[:-1] if parts and path.rpartition(".")[2].isdecimal() else parts
+
+
+def _ladders(paths: Sequence[str], numbers: Fields) -> Iterator[tuple[Fields, ...]]:
+    """Ever smaller values of fields that get smaller by the same share, in steps of some size."""
+    values = [numbers[path] for path in paths]
+    if any(isinstance(value, float) for value in values):
+        if len(paths) == 1:
+            parts = range(_PARTS - 1, 0, -1)
+            yield tuple({paths[0]: values[0] * part / _PARTS} for part in parts)
+        return
+    whole = [int(value) for value in values]
+    common = gcd(*whole)
+    if len(set(whole)) > 1:
+        if common > 1:
+            yield tuple(
+                {path: value * part // common for path, value in zip(paths, whole, strict=True)}
+                for part in range(common - 1, 0, -1)
+            )
+        return
+    first = whole[0]
+    heads = {int(n) for p, n in numbers.items() if _HEADS.search(p) and first % n == 0}
+    for step in sorted({*_STEPS, *(first // n for n in heads), first // 2, first // 4}):
+        if 0 < step < first:
+            yield tuple(dict.fromkeys(paths, first - taken) for taken in range(step, first, step))

@@ -1,0 +1,259 @@
+"""The configuration of a Transformers model: its numbers, and the model that others would build.
+
+Which number is which width is in no table: a model is built without memory for each value that is
+asked about, and a cut is believed to be one that the configuration says only where
+``from_pretrained`` makes a model of it that answers as the cut one does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, cast
+
+import torch
+from torch import nn
+
+from secateurs.channels.configuration import Fields
+from secateurs.channels.cut import Cut
+from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.model.outputs import named_outputs
+from secateurs.pytorch.surgery.slicing import cut_copy
+
+Shapes = dict[str, tuple[int, ...]]
+_TIMES_EPSILON = 100.0
+"""The same operations in the same order: rounding alone, and little of it."""
+_WIDTH_UNSAID = re.compile("inner|dim|size|width")
+_CRITICAL = 50
+_LEAST_RATIO = 0.25
+"""Fields below are rates and tolerances, not ratios of widths."""
+
+
+class Configured(Protocol):
+    """What of a Transformers configuration is used here; its fields differ from model to model."""
+
+    def to_dict(self) -> dict[str, object]: ...
+    @classmethod
+    def from_dict(cls, fields: dict[str, object]) -> object: ...
+
+
+@dataclass(frozen=True, eq=False)
+class TransformersConfiguration:
+    """``model.config``, as the planner asks about it.
+
+    Attributes:
+        model: a Transformers model; unchanged.
+        example_inputs: what it takes.
+    """
+
+    model: nn.Module
+    example_inputs: object
+    _known: dict[object, Shapes | None] = field(default_factory=dict)
+
+    @property
+    def _config(self) -> Configured:
+        return cast(Configured, self.model.config)
+
+    @cached_property
+    def numbers(self) -> Fields:
+        """Whole numbers above one, ratios, and what is left unsaid and follows from others."""
+        return {**_numbers_in(self._config), **self.unsaid}
+
+    @cached_property
+    def unsaid(self) -> Fields:
+        """As the protocol says: a feed-forward's width, a head's."""
+        found: dict[str, int] = {}
+        dense = shapes_of(self.model)
+        lengths = {length for shape in dense.values() if len(shape) > 1 for length in shape}
+        for name, value in self._config.to_dict().items():
+            if value is None and _WIDTH_UNSAID.search(name):
+                for length in sorted(lengths - {1}):
+                    same = self._built({name: length}) == dense
+                    if same and self._built({name: length // 2}) not in (dense, None):
+                        found[name] = length
+                        break
+        for name, value in head_width(self._config).items():
+            is_read = self._built({**found, name: value // 2}) != dense
+            if is_read and self._built({**found, name: value}) == dense:
+                found[name] = value
+        return found
+
+    def shapes(self, fields: Fields) -> Mapping[str, tuple[int, ...]] | None:
+        """As the protocol says."""
+        return self._built({**self.unsaid, **fields})
+
+    def _built(self, fields: Fields) -> Shapes | None:
+        key = tuple(sorted(fields.items()))
+        if key not in self._known:
+            self._known[key] = build_shapes(type(self.model), self._config, fields)
+        return self._known[key]
+
+    def rebuilds(self, cut: Cut, fields: Fields) -> bool:
+        """As the protocol says; both are run on the example inputs."""
+        small = cut_copy(self.model, cut).eval()
+        if self.shapes(fields) != shapes_of(small):
+            return False
+        changed = change_fields(self._config, {**self.unsaid, **fields})
+        return answers_alike(small, changed, self.example_inputs)
+
+
+def configuration_of(model: nn.Module, example_inputs: object) -> TransformersConfiguration | None:
+    """A Transformers model's configuration; None of any other model."""
+    config = getattr(model, "config", None)
+    if not hasattr(model, "save_pretrained") or not hasattr(config, "to_dict"):
+        return None
+    return TransformersConfiguration(model, example_inputs)
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """Of each tensor in a model's state."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def build_shapes(
+    kind: type[nn.Module], config: Configured, fields: Mapping[str, object]
+) -> Shapes | None:
+    """The shapes of a model built with these fields, without memory; None where it cannot be."""
+    try:
+        with _quietly(), torch.device("meta"):
+            return shapes_of(kind(change_fields(config, fields)))
+    except Exception:  # noqa: BLE001 - widths that it cannot have; its validators' own kinds
+        return None
+
+
+def change_fields(config: Configured, fields: Mapping[str, object]) -> object:
+    """A configuration like this one, with other values in these fields."""
+    data = copy.deepcopy(config.to_dict())
+    for path, value in fields.items():
+        _write_(data, path.split("."), value)
+    return type(config).from_dict(data)
+
+
+def set_fields_(config: object, fields: Mapping[str, object]) -> None:
+    """Give a live configuration, and those inside it, these values."""
+    for path, value in fields.items():
+        *outer, name = path.split(".")
+        owner = config
+        if name.isdecimal():
+            name, place, outer = outer[-1], int(name), outer[:-1]
+            for part in outer:
+                owner = getattr(owner, part)
+            kept = list(getattr(owner, name))
+            kept[place] = value
+            setattr(owner, name, type(getattr(owner, name))(kept))
+            continue
+        for part in outer:
+            owner = getattr(owner, part)
+        setattr(owner, name, value)
+
+
+def rebuild(model: nn.Module, config: object) -> nn.Module:
+    """What ``from_pretrained`` makes of a model's weights and this configuration."""
+    with _quietly():
+        loader = type(model)
+        made = loader.from_pretrained(  # type: ignore[attr-defined]
+            None, config=config, state_dict=dict(model.state_dict()), dtype=_dtype_of(model)
+        )
+    first = next(model.parameters(), None)
+    return cast(nn.Module, made.to("cpu" if first is None else first.device).eval())
+
+
+def answers_alike(small: nn.Module, config: object, example_inputs: object) -> bool:
+    """Whether what ``from_pretrained`` makes of a model and a configuration answers as it does."""
+    mode = small.training
+    arguments, keywords = parse_example_inputs(example_inputs, small)
+    try:
+        models = (small.eval(), rebuild(small, config))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            answers = [
+                dict(named_outputs(one(*copy.deepcopy(arguments), **copy.deepcopy(keywords))))
+                for one in models
+            ]
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError):
+        return False  # it has a loader of its own, or none of a configuration alone
+    finally:
+        small.train(mode)
+    own, other = answers
+    return own.keys() == other.keys() and all(_is_close(own[name], other[name]) for name in own)
+
+
+def head_width(config: Configured) -> dict[str, int]:
+    """``head_dim``, which follows from the heads where it is unsaid; not every model reads it."""
+    stated = getattr(config, "head_dim", None)
+    width, heads = (getattr(config, name, 0) for name in ("hidden_size", "num_attention_heads"))
+    if not stated and isinstance(width, int) and isinstance(heads, int) and heads:
+        stated = width // heads
+    return {"head_dim": int(stated)} if stated else {}
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _is_close(one: object, other: object) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return True
+    if one.shape != other.shape or not one.is_floating_point():
+        return one.shape == other.shape
+    if not one.numel():
+        return True
+    scale = max(float(one.abs().max()), 1e-30)
+    return float((one - other).abs().max()) <= _TIMES_EPSILON * torch.finfo(one.dtype).eps * scale
+
+
+def _numbers_in(config: object, prefix: str = "") -> dict[str, int | float]:
+    found: dict[str, int | float] = {}
+    for name, value in cast(Configured, config).to_dict().items():
+        inner = getattr(config, name, None)
+        if name.endswith("_id"):
+            continue
+        if isinstance(value, dict) and hasattr(inner, "to_dict"):
+            found.update(_numbers_in(inner, f"{prefix}{name}."))
+        elif isinstance(value, (list, tuple)) and all(map(_is_width, value)):
+            found.update({f"{prefix}{name}.{place}": one for place, one in enumerate(value)})
+        elif _is_width(value):
+            found[f"{prefix}{name}"] = cast(int, value)
+    return found
+
+
+def _is_width(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 1 if isinstance(value, int) else value >= _LEAST_RATIO
+
+
+def _write_(data: object, path: list[str], value: object) -> None:
+    for part in path[:-2]:
+        data = cast("dict[str, object]", data)[part]
+    *outer, name = path[-2:]
+    if outer and name.isdecimal():
+        fields = cast("dict[str, list[object]]", data)
+        fields[outer[0]] = [*fields[outer[0]]]
+        fields[outer[0]][int(name)] = value
+        return
+    for part in outer:
+        data = cast("dict[str, object]", data)[part]
+    cast("dict[str, object]", data)[name] = value
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the loader's progress and warnings: it is only asked a question."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(_CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
