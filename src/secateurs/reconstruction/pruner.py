@@ -561,7 +561,9 @@ def _workshop_by_measuring(
     return Workshop(plan_cut, make, pruner.scores, best)
 
 
-def _uniform_planner(network: Network, request: Request, planning: Mapping[str, Any]) -> Evenly | None:
+def _uniform_planner(
+    network: Network, request: Request, planning: Mapping[str, Any]
+) -> Evenly | None:
     """How plans are made uniform, where that is asked for."""
     if not request.uniform:
         return None
