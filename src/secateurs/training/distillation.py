@@ -11,6 +11,7 @@ same, strongly changed images).
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -25,15 +26,15 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Output, divergences, read_outputs
 from secateurs.errors import DataError, SecateursError
 from secateurs.training.feed import Augmentation, augment, mix
+from secateurs.training.muon import RATE
 
 STEPS = 300
 BATCH = 128
 TEMPERATURE = 2.0
 _WARM_UP = 0.1
 _HIGHEST_RATE = 3e-3
-_VERSIONS = 16
-"""Augmented versions of each image, after which they come again: the dense model's outputs for
-them are kept, and running it is what costs most."""
+_MUCH = math.sqrt(0.1)
+"""The root of a divergence from which on Muon makes its longest steps."""
 _ORDER, _CHANGES = 11, 12
 _SURE = 1.64
 """Standard errors that chance exceeds in one of twenty."""
@@ -47,11 +48,34 @@ Run = Callable[[Any, Any], Values]
 """(model, images) -> what it gives in inference mode, flat."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates: of Muon, for weight matrices, and of Adam, for the rest."""
+
+    muon: float
+    adam: float
+
+    @classmethod
+    def highest(cls, lost: float, given: float | None) -> Rates:
+        """What was given; else less where less is lost: both make steps of a length that does not
+        depend on the gradient's.
+        """
+        if given is not None:
+            return cls(given, given)
+        much = math.sqrt(lost)
+        return cls(RATE * min(1.0, much / _MUCH), _HIGHEST_RATE * min(1.0, much))
+
+    def at(self, share: float) -> Rates:
+        """The rates when this share of the steps is done."""
+        now = one_cycle(share)
+        return Rates(self.muon * now, self.adam * now)
+
+
 class Student(Protocol):
     """A copy of the small model in training; a framework's own."""
 
-    def step(self, images: Any, wanted: Values, rate: float) -> bool:
-        """One step of the optimizer towards these outputs; whether it could be made."""
+    def step(self, images: Any, wanted: Values, rates: Rates) -> bool:
+        """One step of the optimizers towards these outputs; whether it could be made."""
 
     def finish(self) -> Any:
         """The small model anew, with the values learnt."""
@@ -146,31 +170,29 @@ class Lesson:
         images: as calibration data are: batches of arrays, or of tuples or dictionaries of them.
         size: images a batch, where they are of one shape; else batches stay as they were given.
         change: what is done to them, if anything.
-        versions: how many changed versions there are of each image.
         seed: of the order and the changes.
     """
 
     images: Sequence[CalibrationBatch]
     size: int
     change: Change | None
-    versions: int
     seed: int
 
-    def batches(self) -> Iterator[tuple[tuple[int, int], Any]]:
-        """((version, number), images) without end; the same key means the same images."""
-        epoch = 0
-        while True:
-            version = epoch % self.versions
-            random = np.random.default_rng([_ORDER, self.seed, version])
-            for number, batch in enumerate(_shuffle(self.images, self.size, random)):
-                yield (version, number), self._change(batch.images, version, number)
-            epoch += 1
+    def batches(self) -> Iterator[tuple[int | None, Any]]:
+        """(key, images) without end.
 
-    def _change(self, images: Any, version: int, number: int) -> Any:
-        if self.change is None:
-            return images
-        random = np.random.default_rng([_CHANGES, self.seed, version, number])
-        return self.change(images, random)
+        Images that are not changed come again in the same batches, and the same key means the same
+        batch, so that what the dense model gives for it can be kept. Changed ones are changed anew
+        each time, and have none: a few versions of each, to be kept, teach less.
+        """
+        for epoch in itertools.count():
+            order = np.random.default_rng([_ORDER, self.seed, 0 if self.change is None else epoch])
+            for number, batch in enumerate(_shuffle(self.images, self.size, order)):
+                if self.change is None:
+                    yield number, batch.images
+                else:
+                    random = np.random.default_rng([_CHANGES, self.seed, epoch, number])
+                    yield None, self.change(batch.images, random)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,20 +297,23 @@ def train(
         judge: by held-out images.
         lesson: what to learn from.
         effort: for how long.
-        rate: the highest learning rate of Adam; None takes more where more is lost.
+        rate: the highest learning rate; None as ``Rates.highest`` says.
     """
     each = judge.distances(small)
     before = float(each.mean())
     if before == 0 or not math.isfinite(before):
         return Distilled(small, 0, before, before, False, small)
-    peak = min(_HIGHEST_RATE, _HIGHEST_RATE * math.sqrt(before)) if rate is None else rate
-    known: dict[tuple[int, int], Values] = {}
+    rates = Rates.highest(before, rate)
+    known: dict[int, Values] = {}
     steps = 0
     for share, (key, images) in zip(effort.progress(), lesson.batches(), strict=False):
-        if key not in known:
-            known[key] = judge.run(dense, images)
+        wanted = known.get(key) if key is not None else None
+        if wanted is None:
+            wanted = judge.run(dense, images)
+        if key is not None:
+            known[key] = wanted
         steps += 1
-        if not student.step(images, known[key], peak * one_cycle(share)):
+        if not student.step(images, wanted, rates.at(share)):
             return Distilled(small, steps, before, math.inf, False, small)
     trained = student.finish()
     now = judge.distances(trained)
@@ -333,9 +358,9 @@ def lesson_of(
     if batch_size < 1:
         raise DataError(f"distil: expected a batch_size of at least 1; received {batch_size}")
     if augmentation is None or (isinstance(augmentation, Augmentation) and not augmentation):
-        return Lesson(images, batch_size, None, 1, seed)
+        return Lesson(images, batch_size, None, seed)
     if not isinstance(augmentation, Augmentation):
-        return Lesson(images, batch_size, augmentation, _VERSIONS, seed)
+        return Lesson(images, batch_size, augmentation, seed)
     first = images[0].images
     if not isinstance(first, np.ndarray) or first.ndim != 4 or first.dtype.kind != "f":
         raise DataError(
@@ -347,7 +372,7 @@ def lesson_of(
     def change(images: Any, random: np.random.Generator) -> Any:
         return _change_images(images, augmentation, random, channels_last)
 
-    return Lesson(images, batch_size, change, _VERSIONS, seed)
+    return Lesson(images, batch_size, change, seed)
 
 
 def _alike(values: Values, others: Values) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -15,7 +16,8 @@ from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, gradient_of
 from secateurs.keras.model.example_inputs import as_arrays, check_model
-from secateurs.keras.model.tensors import list_tensors, present_values
+from secateurs.keras.model.layer_tree import named_own_variables
+from secateurs.keras.model.tensors import layers_by_path, list_tensors, present_values
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import run
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
@@ -27,11 +29,13 @@ from secateurs.training.distillation import (
     Distilled,
     Effort,
     Judge,
+    Rates,
     Values,
     lesson_of,
     train,
 )
 from secateurs.training.feed import Augmentation
+from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
 """Norm to which gradients are clipped."""
@@ -62,7 +66,7 @@ def distil(
         small: the model to train a copy of; unchanged.
         dense: the model to follow; unchanged.
         images: to learn from.
-        steps: of Adam; 300 where no seconds are given either.
+        steps: of the optimizer; 300 where no seconds are given either.
         seconds: of the clock, the last evaluation not included.
         held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
         seed: of the order and the changes.
@@ -71,7 +75,8 @@ def distil(
             of each; None reads it from their values.
         augmentation: what may be done to images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
-        learning_rate: the highest; None takes more where more is lost, at most 0.003.
+        learning_rate: the highest, of Muon (kernels of dense layers and convolutions) and of Adam
+            (the rest) alike; None takes 0.003, and for Adam less where less is lost.
         batch_size: images a step.
 
     Raises:
@@ -79,7 +84,8 @@ def distil(
         UnknownNameError: no such kind of outputs.
         ModelError: the small model has no variable that can be trained.
 
-    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of the
+    optimizer, see ``secateurs.training.muon``.
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
@@ -105,18 +111,36 @@ class KerasStudent:
         keep_report_(self._model, report_of(small))
         self._variables = [variable for variable, _ in present_values(self._model).values()]
         self._learning = _variables_to_train(self._model)
-        self._adam = keras.optimizers.Adam(global_clipnorm=_LONGEST_STEP)
+        matrices = {id(variable) for variable in _matrices(self._model)}
+        self._muons = {
+            number: Muon()
+            for number, variable in enumerate(self._learning)
+            if id(variable) in matrices
+        }
+        self._adam = keras.optimizers.Adam()
         self._slopes = gradient_of(self._loss)
 
-    def step(self, images: object, wanted: Values, rate: float) -> bool:
-        """One step of Adam towards these outputs; whether it could be made."""
+    def step(self, images: object, wanted: Values, rates: Rates) -> bool:
+        """One step towards these outputs; whether it could be made."""
         values = [variable.value for variable in self._variables]
         weights = [keras.ops.stop_gradient(variable.value) for variable in self._learning]
         slopes = self._slopes(weights, as_arrays(images, self._model), wanted, values)
-        if not all(np.isfinite(slope).all() for slope in slopes):
+        length = math.sqrt(sum(float(np.square(slope, dtype=np.float64).sum()) for slope in slopes))
+        if not math.isfinite(length):
             return False
-        self._adam.learning_rate = rate
-        self._adam.apply([keras.ops.convert_to_tensor(slope) for slope in slopes], self._learning)
+        shorter = min(1.0, _LONGEST_STEP / (length + 1e-6))
+        rest = [number for number in range(len(slopes)) if number not in self._muons]
+        self._adam.learning_rate = rates.adam
+        self._adam.apply(
+            [keras.ops.convert_to_tensor(slopes[number] * shorter) for number in rest],
+            [self._learning[number] for number in rest],
+        )
+        for number, muon in self._muons.items():
+            slope, variable = slopes[number] * shorter, self._learning[number]
+            # Keras keeps inputs before outputs: (height, width, inputs, outputs).
+            way = muon.direction(slope.reshape(-1, slope.shape[-1]).T).T.reshape(slope.shape)
+            step = keras.ops.convert_to_tensor(np.asarray(rates.muon * way, slope.dtype))
+            variable.assign_sub(keras.ops.cast(step, variable.dtype))
         return True
 
     def finish(self) -> keras.Model:
@@ -186,6 +210,18 @@ def _floating(outputs: Sequence[BackendTensor]) -> list[BackendTensor]:
 
 def _as_array(tensor: BackendTensor) -> NDArray[np.float32]:
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
+
+
+_MIXING = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+
+def _matrices(model: keras.Model) -> Iterator[Variable]:
+    """The kernels of dense layers and of convolutions that mix all their channels."""
+    for _, layer in layers_by_path(model):
+        if isinstance(layer, _MIXING) and getattr(layer, "groups", 1) == 1:
+            for name, variable, _ in named_own_variables(layer):
+                if name == "kernel":
+                    yield variable
 
 
 def _variables_to_train(model: keras.Model) -> list[Variable]:

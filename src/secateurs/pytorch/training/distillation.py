@@ -25,11 +25,13 @@ from secateurs.training.distillation import (
     Distilled,
     Effort,
     Judge,
+    Rates,
     Values,
     lesson_of,
     train,
 )
 from secateurs.training.feed import Augmentation
+from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
 """Norm to which gradients are clipped."""
@@ -60,7 +62,7 @@ def distil(
         small: the model to train a copy of; unchanged.
         dense: the model to follow; unchanged.
         images: to learn from.
-        steps: of Adam; 300 where no seconds are given either.
+        steps: of the optimizer; 300 where no seconds are given either.
         seconds: of the clock, the last evaluation not included.
         held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
         seed: of the order and the changes.
@@ -69,7 +71,8 @@ def distil(
             of each; None reads it from their values.
         augmentation: what may be done to images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
-        learning_rate: the highest; None takes more where more is lost, at most 0.003.
+        learning_rate: the highest, of Muon (weights of linear layers and convolutions) and of Adam
+            (the rest) alike; None takes 0.003, and for Adam less where less is lost.
         batch_size: images a step.
 
     Raises:
@@ -77,7 +80,8 @@ def distil(
         UnknownNameError: no such kind of outputs.
         ModelError: the small model has no floating-point parameter, or gives other outputs.
 
-    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of the
+    optimizer, see ``secateurs.training.muon``.
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
@@ -98,10 +102,14 @@ class TorchStudent:
         if any(parameter.dim() == 4 for parameter in self._model.parameters()):
             self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._learning = _parameters_to_train(self._model)
-        self._adam = torch.optim.Adam(self._learning)
+        learning = {id(one) for one in self._learning}
+        self._matrices = [(one, Muon()) for one in _matrices(self._model) if id(one) in learning]
+        taken = {id(one) for one, _ in self._matrices}
+        rest = [one for one in self._learning if id(one) not in taken]
+        self._adam = torch.optim.Adam(rest) if rest else None
 
-    def step(self, images: object, wanted: Values, rate: float) -> bool:
-        """One step of Adam towards these outputs; whether it could be made."""
+    def step(self, images: object, wanted: Values, rates: Rates) -> bool:
+        """One step towards these outputs; whether it could be made."""
         arguments, keywords = parse_example_inputs(images, self._model)
         # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
@@ -114,14 +122,19 @@ class TorchStudent:
                     for output, theirs, mine in zip(self._outputs, wanted, given, strict=True)
                 ]
             ).sum()
-            self._adam.zero_grad()
+            self._model.zero_grad()
             loss.backward()
         length = nn.utils.clip_grad_norm_(self._learning, _LONGEST_STEP)
         if not bool(torch.isfinite(length)):
             return False
-        for group in self._adam.param_groups:
-            group["lr"] = rate
-        self._adam.step()
+        if self._adam is not None:
+            self._adam.param_groups[0]["lr"] = rates.adam
+            self._adam.step()
+        with torch.no_grad():
+            for matrix, muon in self._matrices:
+                if matrix.grad is not None:
+                    way = muon.direction(matrix.grad.flatten(1))
+                    matrix.sub_(way.unflatten(1, matrix.shape[1:]), alpha=rates.muon)
         return True
 
     def finish(self) -> nn.Module:
@@ -198,6 +211,18 @@ def _like(array: NDArray[np.generic], tensor: torch.Tensor) -> torch.Tensor:
 
 def _recurrent(model: nn.Module) -> bool:
     return any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
+_MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of linear layers and of convolutions that mix all their channels."""
+    for module in model.modules():
+        if isinstance(module, _MIXING) and getattr(module, "groups", 1) == 1:
+            weight = module.weight
+            if isinstance(weight, nn.Parameter):
+                yield weight
 
 
 def _parameters_to_train(model: nn.Module) -> list[nn.Parameter]:

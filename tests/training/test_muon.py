@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+
+from secateurs.training.muon import Muon, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (3, 40), (40, 3), (1, 9)])
+def test_singular_values_become_about_one_and_directions_stay(shape):
+    matrix = np.random.default_rng(0).normal(size=shape)
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalize(matrix)
+    own = left.T @ found @ right.T
+    assert own == pytest.approx(np.diag(np.diag(own)), abs=1e-9)
+    assert (np.abs(np.diag(own) - 1) < 0.35).all()
+
+
+def test_small_singular_values_count_as_much_as_large_ones():
+    turned = orthogonalize(np.diag([1.0, 0.01]))
+    assert 0.65 < turned[1, 1] / turned[0, 0] < 1.6
+
+
+def test_tensors_of_pytorch_give_the_same():
+    matrix = np.random.default_rng(1).normal(size=(4, 7))
+    assert orthogonalize(torch.from_numpy(matrix)).numpy() == pytest.approx(orthogonalize(matrix))
+
+
+def test_a_matrix_of_zeros_goes_nowhere():
+    assert not orthogonalize(np.zeros((3, 4))).any()
+
+
+def test_the_way_is_nesterovs_and_longer_for_tall_matrices():
+    gradients = np.random.default_rng(2).normal(size=(3, 8, 2))
+    muon, momentum = Muon(), np.zeros((8, 2))
+    for gradient in gradients:
+        momentum = 0.95 * momentum + 0.05 * gradient
+        wanted = 2 * orthogonalize(0.95 * momentum + 0.05 * gradient)
+        assert muon.direction(gradient) == pytest.approx(wanted)
+
+
+def test_it_finds_a_least_squares_solution():
+    random = np.random.default_rng(3)
+    inputs, matrix, muon = random.normal(size=(200, 5)), np.zeros((3, 5)), Muon()
+    wanted = random.normal(size=(3, 5))
+    for step in range(400):
+        gradient = (inputs @ (matrix - wanted).T).T @ inputs / 200
+        matrix = matrix - 0.05 * (1 - step / 400) * muon.direction(gradient)
+    assert matrix == pytest.approx(wanted, abs=0.02)
