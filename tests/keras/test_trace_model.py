@@ -6,13 +6,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from keras import ops
 
 import secateurs as sec
 from contract.zoo import noisy
 from secateurs.channels.network import Role
-from secateurs.keras import Place, rule
-from secateurs.keras.tracing.rules.registry import RULES
 
 
 def model(*layers, shape=(8, 8, 3)):
@@ -65,85 +62,6 @@ def test_gates_of_an_lstm_lose_the_same_units():
     }
 
 
-def test_heads_key_channels_and_value_channels_are_groups_of_their_own():
-    i = keras.Input((5, 6))
-    x = L.Dense(8, name="d")(i)
-    y = L.MultiHeadAttention(3, 4, value_dim=2, dropout=0.1, name="att")(x, x)
-    network = sec.trace(keras.Model(i, L.Dense(2)(L.Add()([x, y]))))
-    sizes = sorted(len(group) for group in network.groups)
-    assert sizes == [2, 3, 4, 8]
-    small = sec.delete_channels(network.source.model, {"att.query": [0]})
-    assert small.get_layer("att").num_heads == 2
-
-
-def test_a_layer_without_a_rule_freezes_what_it_touches():
-    @keras.saving.register_keras_serializable("tests")
-    class Strange(L.Layer):
-        def build(self, shape):
-            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
-
-        def call(self, x):
-            if isinstance(x, keras.KerasTensor):
-                raise TypeError("tensors with data only")
-            return x * self.scale
-
-    built = model(L.Conv2D(4, 3, name="a"), Strange(name="odd"), L.Conv2D(5, 3, name="b"))
-    network = sec.trace(built)
-    assert [group.name for group in network.groups] == ["b"]
-    (reason,) = why_frozen(network, "a")
-    assert "odd (Strange): no rule for Strange, and its code takes no tensors without" in reason
-    assert "TypeError: tensors with data only" in reason
-    assert "@secateurs.keras.rule(Strange)" in reason
-    with pytest.raises(sec.CutError, match=r"a: filter 0 cannot be removed: odd \(Strange\)"):
-        sec.delete_channels(built, {"a": [0]})
-
-
-def test_a_rule_of_the_users_says_what_a_layer_does(monkeypatch):
-    @keras.saving.register_keras_serializable("tests")
-    class Scale(L.Layer):
-        def __init__(self, width, **options):
-            super().__init__(**options)
-            self.width = width
-            self.scale = self.add_weight(shape=(width,), name="scale")
-
-        def call(self, x):
-            return x * self.scale
-
-        def get_config(self):
-            return {**super().get_config(), "width": self.width}
-
-    monkeypatch.setitem(RULES, Scale, None)
-
-    @rule(Scale)
-    def scale(tracer, call):
-        units = tracer.unify([Place(call.input, -1), Place(tracer.weight(call.layer.scale), 0)])
-        tracer.counts(call.path, "width", units)
-        tracer.carry(call)
-
-    built = model(L.Conv2D(4, 3, name="a"), Scale(4, name="scale"), L.Conv2D(5, 3, name="b"))
-    small = sec.delete_channels(built, {"a": [1]})
-    assert small.get_layer("scale").width == 3
-    assert sec.report_of(small).proof.holds
-
-
-def test_a_layer_that_computes_something_else_does_not_inherit_a_rule():
-    class Squared(L.Dense):
-        def call(self, x):
-            return super().call(x) ** ops.mean(x)
-
-    class Renamed(L.Dense):
-        pass
-
-    def groups(kind):
-        network = sec.trace(model(kind(4, name="s"), L.Dense(3, name="d"), shape=(6,)))
-        return [group.name for group in network.groups]
-
-    assert groups(Squared) == ["d"]
-    keras.saving.register_keras_serializable("tests")(Squared)
-    assert groups(Squared) == ["s", "d"]
-    assert groups(Renamed) == ["s", "d"]
-
-
 def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():
     followed = model(L.Conv2D(4, 3, name="a"), L.Lambda(lambda x: 2 * x, name="double"))
     small = sec.delete_channels(followed, {"a": [1]})
@@ -160,41 +78,6 @@ def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():
     assert "keras.ops" in why_frozen(network, "a")[0]
     with pytest.raises(sec.ModelError, match="Lambda"):
         sec.plan(network, sec.score(network), amount=0.5)
-
-
-@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
-def test_a_softmax_over_channels_freezes_them(function):
-    network = sec.trace(model(L.Dense(4, activation=function, name="d"), shape=(6,)))
-    assert "softmax over it in d (Dense)" in why_frozen(network, "d")[0]
-
-
-def test_an_activation_of_the_users_that_mixes_channels_freezes_them():
-    def mixing(x):
-        return x - ops.mean(x, axis=-1, keepdims=True)
-
-    network = sec.trace(model(L.Dense(4, activation=lambda x: x * x, name="d"), shape=(6,)))
-    assert [group.name for group in network.groups] == ["d"]
-    network = sec.trace(model(L.Dense(4, activation=mixing, name="d"), shape=(6,)))
-    assert not network.groups
-    assert "mixes them inside another layer" in why_frozen(network, "d")[0]
-
-
-@pytest.mark.parametrize(
-    ("shift", "axis", "stay"),
-    [(1, -1, {7}), (-2, -1, {0, 1}), ((3, 1), (1, 2), {7}), (2, 1, set())],
-)
-def test_what_is_rolled_round_the_end_stays(shift, axis, stay):
-    i = keras.Input((5, 6))
-    rolled = keras.ops.roll(L.Dense(8, name="a")(i), shift, axis=axis)
-    model = noisy(keras.Model(i, L.Dense(2, name="head")(rolled)))
-    network = sec.trace(model)
-    (group,) = network.groups
-    (kernel,) = [m for m in group.members if (m.tensor, m.axis) == ("a.kernel", 1)]
-    rows = network.positions(group, kernel)
-    assert {int(row[0]) for row in rows} == set(range(8)) - stay
-    for channel in range(len(group)):
-        small = sec.apply(model, network.cut({"a": [channel]}), network=network)
-        assert sec.report_of(small).proof.holds
 
 
 def test_what_mixes_channels_is_noted():

@@ -7,8 +7,6 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.keras import Learner, default_training
-from secateurs.keras.training.losses import ClassScores, cross_entropy
-from secateurs.keras.training.optimizers import make_optimizer
 from secateurs.planning.auto_criterion import score_for
 
 RANDOM = np.random.default_rng(0)
@@ -101,58 +99,6 @@ def test_a_model_is_trained_as_told(optimizer):
     assert len(set(rates)) > 1
 
 
-@pytest.mark.parametrize("probabilities", [False, True])
-def test_its_loss_is_smoothed_cross_entropy(probabilities):
-    scores, labels = np.random.default_rng(1).normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
-    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    wanted = 0.8 * np.eye(3)[labels] + 0.2 / 3
-    loss = cross_entropy(
-        sec.Training(label_smoothing=0.2), ClassScores(3, two=False, probabilities=probabilities)
-    )
-    found = loss(labels, keras.ops.convert_to_tensor(shares if probabilities else scores))
-    expected = -(wanted * np.log(shares)).sum(axis=1)
-    assert np.allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5)
-
-
-def test_its_steps_of_sgd_look_ahead_and_decay_apart_from_the_gradient():
-    training = sec.Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
-    optimizer, weight = make_optimizer(training), keras.Variable([2.0])
-    optimizer.build([weight])
-    by_hand, speed = 2.0, 0.0
-    for gradient in (1.0, -3.0):
-        optimizer.apply([keras.ops.convert_to_tensor([gradient])])
-        by_hand -= 0.1 * 0.5 * by_hand
-        speed = 0.9 * speed - 0.1 * gradient
-        by_hand += 0.9 * speed - 0.1 * gradient
-    assert keras.ops.convert_to_numpy(weight.value) == pytest.approx(by_hand)
-
-
-def learner_of(model, **training):
-    options = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 60}
-    return Learner(model, DATA, DATA, None, sec.Training(**(options | training)))
-
-
-def test_its_batches_have_rates_of_their_own():
-    learners = [learner_of(cnn(), batch_size=20) for _ in range(2)]
-    learners[0].train(0, [0.1, 0.0, 0.0], lambda: None)
-    learners[1].train(0, [0.1], lambda: None)
-    one, other = (state(learner.model) for learner in learners)
-    assert same(one, other)
-    assert not same(one, state(cnn()))
-
-
-def test_its_dropout_depends_on_the_seed_and_the_batch_alone():
-    """Each batch is the whole set, all of it loses the same and no weight moves: that tells."""
-    layers = [L.Flatten(), L.Dropout(0.5, noise_shape=(1, 64)), L.Dense(3, name="head")]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
-    learner = learner_of(model)
-    first, again, second = (learner.train(at, [0.0], lambda: None) for at in (0, 0, 1))
-    other = learner_of(model, seed=1).train(0, [0.0], lambda: None)
-    assert first == pytest.approx(again, abs=1e-6)
-    assert abs(first - second) > 1e-3
-    assert abs(first - other) > 1e-3
-
-
 def test_a_study_goes_on_where_it_was(tmp_path):
     """A study that is broken off after its first round ends with the very same model."""
     settings = {
@@ -206,25 +152,6 @@ def test_losses_of_every_kind_of_label():
         value = learner.train(0, [0.001], lambda: None)
         chance = np.asarray(model.predict_on_batch(IMAGES))
         assert value == pytest.approx(-np.log(chance[np.arange(60), LABELS]).mean(), rel=0.2)
-
-
-def test_splits_have_their_channels_first():
-    from secateurs import data
-
-    loaded = data.load("digits")
-    learner = Learner(
-        cnn_of_ten(), loaded.train, loaded.validation, None, sec.Training(shift=1, batch_size=64)
-    )
-    images, labels = next(iter(learner.calibration(1)))
-    assert images.shape[1:] == (8, 8, 1)
-    raw, same_labels = loaded.train.batch(slice(0, len(labels)))
-    assert np.array_equal(images[..., 0], raw[:, 0])
-    assert np.array_equal(labels, same_labels)
-    learner.train(0, [0.1], lambda: None)
-
-
-def cnn_of_ten():
-    return keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(12), L.Dense(10)])
 
 
 def test_every_criterion_competes():
@@ -292,31 +219,3 @@ def test_one_number_that_scores_no_class_is_refused():
     model = two(None, "mse")
     with pytest.raises(sec.ModelError, match=r"one number.*Dense\(1, activation='sigmoid'\)"):
         sec.iterate(model, (TWO_X, TWO_Y), (TWO_X, TWO_Y))
-
-
-def test_rows_with_a_single_one_are_classes():
-    keras.utils.set_random_seed(0)
-    parts = [keras.Input((6,)), keras.layers.Dense(12, "relu"), keras.layers.Dense(2, "softmax")]
-    model = keras.Sequential(parts)
-    model.compile("adam", "categorical_crossentropy")
-    rows = np.eye(2)[TWO_Y]
-    expected = float(model.evaluate(TWO_X, rows, verbose=0))
-    stop, training = sec.Stop(rounds=1, tolerance=None), sec.Training(fine_tune_batches=2)
-    for data in ((TWO_X, rows), [(TWO_X[:32], rows[:32]), (TWO_X[32:], rows[32:])]):
-        study = sec.iterate(model, data, data, training=training, stop=stop, measure_speed=False)
-        dense = next(r for r in study.history if "validation_loss" in r)
-        assert abs(dense["validation_loss"] - expected) < 1e-5
-    with pytest.raises(sec.DataError, match=r"rows of 2 with a single 1.*argmax"):
-        sec.iterate(model, (TWO_X, rows / 2), (TWO_X, rows / 2), stop=stop)
-
-
-def test_a_compiled_model_keeps_its_optimizer_unless_another_is_named():
-    model = two("sigmoid", "binary_crossentropy")
-    kept = sec.keras.default_training(model, sec.Training(batch_size=16))
-    assert (kept.optimizer, kept.learning_rate) == ("compiled", pytest.approx(0.02))
-    assert (kept.schedule, kept.warm_up, kept.batch_size) == ("constant", 0, 16)
-    assert sec.keras.default_training(model, sec.Training(learning_rate=0.5)).learning_rate == 0.5
-    named = sec.Training(optimizer="sgd")
-    assert sec.keras.default_training(model, named) is named
-    with pytest.raises(sec.ModelError, match=r"without weight_decay.*its own Adam"):
-        sec.keras.default_training(model, sec.Training(weight_decay=0.1))

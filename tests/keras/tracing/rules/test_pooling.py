@@ -1,0 +1,53 @@
+"""Pools, pads and crops carry channels: what reads behind them loses its share of inputs."""
+
+import keras
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+
+BEHIND = {
+    # layer -> positions that it leaves of 8 x 8
+    "max": (lambda: L.MaxPooling2D(2), 16),
+    "average": (lambda: L.AveragePooling2D((2, 4)), 8),
+    "up": (lambda: L.UpSampling2D(2), 256),
+    "pad": (lambda: L.ZeroPadding2D(1), 100),
+    "crop": (lambda: L.Cropping2D(1), 36),
+    "global": (L.GlobalMaxPooling2D, 1),
+    "global, axes kept": (lambda: L.GlobalAveragePooling2D(keepdims=True), 1),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_each_channel_is_as_many_inputs_as_there_are_positions(name):
+    make, positions = BEHIND[name]
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), L.Conv2D(5, 1, name="a"), make(), L.Flatten(), L.Dense(2)]
+    )
+    network = sec.trace(model)
+    small = sec.apply(model, network.cut({"a": [0, 3]}), network=network)
+    assert tuple(small.layers[-1].kernel.shape) == (positions * 3, 2)
+
+
+def test_sequences_are_cropped_and_repeated_along_their_steps():
+    model = keras.Sequential(
+        [
+            keras.Input((7, 3)),
+            L.Conv1D(5, 1, name="a"),
+            L.Cropping1D((1, 2)),
+            L.UpSampling1D(3),
+            L.Flatten(),
+            L.Dense(2),
+        ]
+    )
+    small = sec.delete_channels(model, {"a": [4]})
+    assert tuple(small.layers[-1].kernel.shape) == ((7 - 3) * 3 * 4, 2)
+
+
+def test_positions_are_not_channels():
+    """A dense layer along the steps makes units there; a pool over them needs every one."""
+    i = keras.Input((6, 3))
+    x = L.Permute((2, 1))(L.Dense(4, name="steps")(L.Permute((2, 1))(i)))
+    model = keras.Model(i, L.Dense(2)(L.MaxPooling1D(2)(x)))
+    reasons = {one.name: one.reasons for one in sec.trace(model).frozen}
+    assert "reads every position" in reasons["steps"][0]

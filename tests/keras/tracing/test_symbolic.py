@@ -1,0 +1,52 @@
+"""Code run on tensors without data: its calls, or why they cannot be seen."""
+
+import keras
+import numpy as np
+from keras import layers as L
+from keras import ops
+
+from secateurs.keras.tracing.symbolic import Calls, calls_in
+
+SPEC = keras.KerasTensor((2, 3))
+
+
+def replay(seen, *arrays):
+    def call(node, arguments, keywords):
+        return node.operation(*arguments, **keywords)
+
+    return np.asarray(ops.convert_to_numpy(seen.run([*map(ops.convert_to_tensor, arrays)], call)))
+
+
+def test_calls_run_again_give_what_the_code_gives():
+    def code(x, scale):
+        return ops.exp(x * scale) + x
+
+    seen = calls_in(code, [SPEC, 2.0], {})
+    assert isinstance(seen, Calls)
+    assert len(seen.nodes) == 3
+    x = np.array([[0.0, 1.0, -1.0]], "float32")
+    assert np.allclose(replay(seen, x), np.exp(2 * x) + x, atol=1e-6)
+
+
+def test_weights_stand_in_for_themselves():
+    layer = L.Dense(4)
+    layer.build((None, 3))
+    seen = calls_in(lambda x: ops.matmul(x, layer.kernel), [SPEC], {}, [layer])
+    assert [variable for _, variable in seen.weights if variable is layer.kernel] == [layer.kernel]
+    x = np.ones((2, 3), "float32")
+    assert np.allclose(replay(seen, x), x @ ops.convert_to_numpy(layer.kernel), atol=1e-6)
+
+
+def test_code_that_reads_values_is_refused_with_its_error():
+    found = calls_in(lambda x: x if float(x) > 0 else -x, [SPEC], {})
+    assert isinstance(found, str)
+    assert "takes no tensors without data" in found
+
+
+def test_layers_are_of_their_own_class_again():
+    layer = L.Dense(4)
+    layer.build((None, 3))
+    kind, known = type(layer), dict(vars(layer))
+    calls_in(layer.call, [SPEC], {}, [layer], [layer])
+    assert type(layer) is kind
+    assert vars(layer).keys() == known.keys()

@@ -1,0 +1,47 @@
+"""The tracer's equations, on values made by hand."""
+
+import keras
+import numpy as np
+from keras import layers as L
+
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.tracing.op_record import Place, Value
+from secateurs.keras.tracing.rules import apply
+from secateurs.keras.tracing.tracer import Tracer
+
+
+def tracer_of(*layers):
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    return Tracer(list_tensors(model), apply), model
+
+
+def value(*shape):
+    return Value(keras.KerasTensor(shape))
+
+
+def test_axes_that_are_unified_carry_the_same_units():
+    tracer, model = tracer_of(L.Dense(4, name="a"))
+    kernel = tracer.weight(model.get_layer("a").kernel)
+    units = tracer.unify([Place(kernel, 1)])
+    made = value(2, 4)
+    tracer.put(made, {-1: units})
+    assert made.axes.keys() == {1}
+    assert len(units) == 4
+    bias = tracer.weight(model.get_layer("a").bias)
+    tracer.unify([Place(made, -1), Place(bias, 0)])
+    solution = tracer.equations.solve()
+    assert np.array_equal(solution.atoms[bias.axes[0]], solution.atoms[kernel.axes[1]])
+
+
+def test_an_axis_of_one_is_broadcast_and_gets_no_units():
+    tracer, _ = tracer_of(L.Dense(4))
+    made = value(2, 1)
+    tracer.put(made, {-1: tracer.equations.units(1)})
+    assert made.axes == {}
+
+
+def test_what_is_made_once_is_remembered():
+    tracer, _ = tracer_of(L.Dense(4))
+    made = [tracer.remember("key", object) for _ in range(2)]
+    assert made[0] is made[1]
+    assert tracer.remember("other", object) is not made[0]
