@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,7 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
+from secateurs.deployment.exporter import written_bytes
 from secateurs.errors import BudgetError, DataError, SecateursError
 from secateurs.files import check_model_suffix
 from secateurs.measurement.latency_model import LatencyModel
@@ -571,7 +573,9 @@ def _prune(
         small, cut = shop.best(predicted)
         return Pruned(small, cut, report_of(small), shop.scores)
     latency_model = planning.get("latency_model")
-    small, chosen, trials = meet(network, wanted, shop.plan, shop.make, latency_model, validation)
+    weigh = partial(written_bytes, example_inputs=network.source.example_inputs)
+    measured_by = (latency_model, validation, weigh)
+    small, chosen, trials = meet(network, wanted, shop.plan, shop.make, *measured_by)
     return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from safetensors import SafetensorError
 
 from secateurs.errors import CheckpointError, StudyError
@@ -25,6 +26,8 @@ MOST_HEADER_BYTES = 100_000_000
 """No safetensors file has a longer header; the format says so."""
 
 Tensors = TypeVar("Tensors")
+
+_ITEMSIZES = {"I64": 8, "U64": 8, "F64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 MODEL_SUFFIX = ".safetensors"
@@ -215,6 +218,31 @@ def seal(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the numbers begin at a multiple of eight
     return struct.pack("<Q", len(text)) + text + _numbers_in(content)
+
+
+def halve(content: bytes) -> bytes:
+    """A safetensors file's content with its numbers in half precision, sealed again.
+
+    Single and double precision become half; whole numbers stay as they are.
+    """
+    header, numbers = _header_of(content), _numbers_in(content)
+    entries: dict[str, Any] = {"__metadata__": header.pop("__metadata__", {})}
+    pieces: dict[str, bytes] = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        pieces[name] = bytes(numbers[start:end])
+        if entry["dtype"] in ("F32", "F64"):
+            wide = np.frombuffer(pieces[name], "<f4" if entry["dtype"] == "F32" else "<f8")
+            pieces[name], entry["dtype"] = wide.astype("<f2").tobytes(), "F16"
+    place = 0
+    # Wide types first, then by name, as safetensors does.
+    for name in sorted(header, key=lambda name: (-_ITEMSIZES.get(header[name]["dtype"], 1), name)):
+        end = place + len(pieces[name])
+        entries[name] = {**header[name], "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    joined = b"".join(pieces[name] for name in entries if name != "__metadata__")
+    return seal(struct.pack("<Q", len(text)) + text + joined)
 
 
 def is_safetensors(content: bytes) -> bool:

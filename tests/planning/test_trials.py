@@ -1,5 +1,7 @@
 """Budgets met by making and measuring: a workshop whose models are numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 import secateurs as sec
@@ -42,6 +44,26 @@ def test_between_a_trial_too_slow_and_one_too_fast_the_next_is_between():
     model, chosen = Trials(Budget(latency_ms=10), shop).run()
     assert real(model) == 9.9
     assert chosen.measured["latency_ms"] == 9.9
+
+
+def test_what_a_file_holds_beside_its_tensors_is_allowed_for():
+    """Ten of twenty bytes are text that no cut takes away: in proportion, that takes long."""
+    shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(20, lambda ms: 0.8 * ms + 10))
+    trials = Trials(Budget(latency_ms=20), shop)
+    model, _ = trials.run()
+    assert 19 <= 0.8 * model + 10 <= 20
+    assert len(trials.made) <= 3
+
+
+def test_a_sketch_is_measured_and_only_the_last_is_made():
+    made = []
+    shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(10, lambda ms: 1.2 * ms))
+    shop = replace(shop, sketch=lambda cut: cut, make=lambda cut: made.append(cut) or cut)
+    trials = Trials(Budget(latency_ms=10), shop)
+    model, chosen = trials.run()
+    assert made == [model]
+    assert len(trials.made) == 2
+    assert trials.made[-1] is chosen
 
 
 def test_a_time_that_no_model_takes_is_refused_with_the_nearest():

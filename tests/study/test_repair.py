@@ -7,6 +7,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.channels.cut import Cut
+from secateurs.study.goals import Goals
 from secateurs.study.round_cutter import repairs
 from secateurs.study.rounds import plan_round_by_curves
 
@@ -75,18 +76,19 @@ def test_curves_spare_what_is_needed_and_stop_at_the_budget():
     orders = {first: np.arange(16)[::-1], second: np.arange(24)}
     losses = {first: np.linspace(100, 0, 17), second: np.linspace(0.1, 0, 25)}
     pruning = sec.Pruning(step=0.25, floor=0.25)
-    cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), {})
+    cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), Goals())
     assert network.cost(cut).channels == 30
     assert list(cut.channels) == [second]
     assert list(cut.channels[second].removed) == list(range(10))
     # A floor is of the dense model; then the other group's turn comes, last in its order first.
     deep = sec.Pruning(step=0.6, floor=0.25)
-    cut = plan_round_by_curves(network, orders, losses, deep, Cut(), {})
+    cut = plan_round_by_curves(network, orders, losses, deep, Cut(), Goals())
     assert len(cut.channels[second].removed) == 18
     assert 15 in cut.channels[first].removed
     # The last round goes no further than the budget.
     macs = network.macs()
-    cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), {"macs": 0.9 * macs})
+    goals = Goals.of(network, sec.Budget(macs=0.9))
+    cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), goals)
     assert 0.8 * macs < network.cost(cut).macs <= 0.9 * macs
 
 

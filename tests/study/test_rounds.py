@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.study.rounds import limits_of, plan_round
+from secateurs.study.goals import Goals
+from secateurs.study.rounds import plan_round
 
 
 def network_of(*widths):
@@ -17,8 +18,8 @@ def network_of(*widths):
 
 
 def round_of(network, scores, budget=None, **pruning):
-    limits = limits_of(network, budget)
-    cut = plan_round(network, scores, sec.Pruning(**pruning), sec.Cut(), limits)
+    goals = Goals.of(network, budget)
+    cut = plan_round(network, scores, sec.Pruning(**pruning), sec.Cut(), goals)
     return {name: channels.removed for name, channels in cut.channels.items()}
 
 

@@ -1,20 +1,127 @@
 """How large the file of a cut network is, before it is written.
 
 A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the
-tensors.
+tensors: known to the byte. Of other formats the tensors are known, at the precision that they are
+written in; the rest is seen once a file is made.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.cost import Product, Products
 from secateurs.channels.cut import Cut
-from secateurs.channels.network import Network
+from secateurs.channels.network import Network, Tensor
+from secateurs.errors import BudgetError, nearest
 from secateurs.files import CHECKSUM
 
 METADATA_KEY = "secateurs"
+
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "safetensors": ("float32", "float16"),
+    "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16"),
+    "pt2": ("float32",),
+    "executorch": ("float32",),
+    "litert": ("float32",),
+    "coreml": ("float16",),
+    "keras": ("float32",),
+    "savedmodel": ("float32",),
+}
+"""Format of a file -> the precisions that its weights can be written in; the first is usual."""
+
+_OVERHEAD = {"onnx": 2000, "int8": 3000, "pt2": 5000}
+"""Bytes that the text of such a file takes for each layer, at the least: a first guess, which is
+corrected by what is written. Guessed too high, it would refuse what can be met."""
+
+PRECISIONS = ("float32", "float16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """A file's format, and the precision of the weights in it.
+
+    Attributes:
+        format: as ``export`` calls its targets.
+        precision: "float32" is as the model holds them; "float16" halves that; in "int8" what
+            layers multiply with takes a byte a number.
+    """
+
+    format: str = "safetensors"
+    precision: str = "float32"
+
+    @classmethod
+    def of(cls, format_: str | None = None, precision: str | None = None) -> FileKind:
+        """The kind that these mean: the usual precision, the usual format that has it.
+
+        Raises:
+            BudgetError: there is no such format or precision, or the format has not that one.
+        """
+        if precision is not None and precision not in PRECISIONS:
+            raise BudgetError(
+                f"precision: expected {', '.join(PRECISIONS)}; received {precision!r}"
+                f"{nearest(str(precision), PRECISIONS)}"
+            )
+        if format_ is None:
+            having = [name for name, known in FORMATS.items() if (precision or "float32") in known]
+            return cls(having[0], precision or "float32")
+        if format_ not in FORMATS:
+            raise BudgetError(
+                f"format: expected one of {', '.join(FORMATS)}; received {format_!r}"
+                f"{nearest(str(format_), list(FORMATS))}"
+            )
+        if precision is not None and precision not in FORMATS[format_]:
+            others = [name for name, known in FORMATS.items() if precision in known]
+            raise BudgetError(
+                f"precision={precision}: a file of {format_} is written in "
+                f"{', '.join(FORMATS[format_])}. For {precision}: format={others[0]}"
+            )
+        return cls(format_, precision or FORMATS[format_][0])
+
+    @property
+    def is_foreseen(self) -> bool:
+        """Whether the file's size is known to the byte before it is made."""
+        return self.format == "safetensors"
+
+    def overhead(self, network: Network) -> int:
+        """Bytes beside tensors that a file of this kind takes, as a first guess."""
+        usual = _OVERHEAD.get(self.format, 1000)
+        return len(network.contractions) * _OVERHEAD.get(self.precision, usual)
+
+    def itemsize(self, tensor: Tensor) -> int:
+        """Bytes that a number of this tensor takes in the file."""
+        if self.precision == "int8" and tensor.is_parameter and len(tensor.shape) > 1:
+            return 1
+        is_number = tensor.itemsize == 4 or (tensor.itemsize == 8 and tensor.is_parameter)
+        return 2 if self.precision == "float16" and is_number else tensor.itemsize
+
+    def products(self, network: Network) -> list[Product]:
+        """The bytes of each tensor, as they follow the widths."""
+        return [
+            Product(tensor.size.constant * self.itemsize(tensor), tensor.size.axes)
+            for tensor in network.tensors.values()
+        ]
+
+
+USUAL = FileKind()
+"""What ``save`` writes."""
+
+_STORED: WeakKeyDictionary[Network, dict[FileKind, Products]] = WeakKeyDictionary()
+
+
+def stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKind) -> int:
+    """Bytes of all tensors in a file of this kind, given which atoms stay."""
+    of_network = _STORED.setdefault(network, {})
+    if kind not in of_network:
+        of_network[kind] = Products(network.solution, kind.products(network))
+    return int(of_network[kind].values(alive).sum())
 
 
 def metadata(cut: Cut) -> dict[str, str]:
@@ -28,23 +135,24 @@ def cut_from_metadata(metadata: Mapping[str, str]) -> Cut:
     return Cut() if inside is None else Cut.from_json(inside)
 
 
-def predict_file_size(network: Network, cut: Cut) -> int:
-    """Bytes of the file that holds the network after ``cut``: exact for a model as traced.
+def predict_file_size(network: Network, cut: Cut, kind: FileKind = USUAL) -> int:
+    """Bytes of the safetensors file of the network after ``cut``: exact for a model as traced.
 
     Buffers that a model does not save are counted all the same.
     """
+    sizes = {tensor.name: kind.itemsize(tensor) for tensor in network.tensors.values()}
     entries = {**metadata(cut), CHECKSUM: "0" * 64}  # what it is does not change how long it is
     header: dict[str, Any] = {"__metadata__": entries}
     place = 0
     # Wide types first, then by name, as safetensors does: the order decides how long offsets are.
-    for tensor in sorted(network.tensors.values(), key=lambda t: (-t.itemsize, t.name)):
+    for tensor in sorted(network.tensors.values(), key=lambda t: (-sizes[t.name], t.name)):
         known = cut.tensors.get(tensor.name)
         shape = tensor.shape if known is None else known.shape_after
-        size = tensor.itemsize
+        size = sizes[tensor.name]
         for length in shape:
             size *= length
         header[tensor.name] = {
-            "dtype": _letters(tensor.itemsize),
+            "dtype": _letters(sizes[tensor.name]),
             "shape": list(shape),
             "data_offsets": [place, place + size],
         }

@@ -27,6 +27,9 @@ Int8 = Annotated[
     bool,
     typer.Option("--int8", help="Make an eight-bit ONNX file as well, calibrated on --data."),
 ]
+Precision = Annotated[
+    str, typer.Option(help="Of the weights in the file: float32, or float16 (half the size).")
+]
 DataName = Annotated[
     str | None,
     typer.Option("--data", metavar="NAME", help="Of the images to calibrate with, as for 'run'."),
@@ -49,6 +52,7 @@ def export_command(
     classes: Classes = None,
     output: Output = None,
     int8: Int8 = False,
+    precision: Precision = "float32",
     data: DataName = None,
     images: Images = 256,
     overwrite: Overwrite = False,
@@ -85,5 +89,6 @@ def export_command(
             to=to,
             overwrite=overwrite,
             int8=calibration if int8 else None,
+            precision=precision,
         )
     console().print(str(written), markup=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateurs.api import Pruned
+from secateurs.channels.file_size import FileKind
 from secateurs.cli.models import build_model, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
@@ -23,9 +24,11 @@ from secateurs.cli.options import (
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import is_trained
 from secateurs.data.sets import Data
+from secateurs.deployment.exporter import export as export_file
 from secateurs.errors import SecateursError, StudyError
 from secateurs.files import check_model_suffix
 from secateurs.formatting import megabytes, percent
+from secateurs.planning.budget import Budget
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
 
@@ -38,7 +41,8 @@ To = Annotated[
     typer.Option(
         metavar="BUDGET",
         help="What may remain: channels, params, macs, size_mb, peak_memory_mb: each a fraction of "
-        "the dense model (below 1) or absolute; latency (a fraction), latency_ms, throughput, "
+        "the dense model (below 1) or absolute; beside size_mb the file's precision= (float16, "
+        "int8) and format= (onnx, ...); latency (a fraction), latency_ms, throughput, "
         "speedup, with runtime=, threads=, batch= beside them; drop, the largest loss of accuracy "
         "on --data. Several with commas between them.",
     ),
@@ -135,9 +139,7 @@ def prune_command(
 
     Try:
 
-      secateurs prune resnet50 --to size_mb=15
-
-      secateurs prune resnet18 --to params=0.5 --weights mine.pt --data digits --skip fc
+      secateurs prune resnet50 --to size_mb=6,precision=int8 --weights mine.pt --data folder:photos
 
       secateurs prune torchvision:mobilenet_v2 --to latency=0.5,runtime=onnxruntime --export onnx
 
@@ -149,6 +151,7 @@ def prune_command(
     planning = _planning(chosen, measures=data is not None and sensitivity is None)
     planning |= {"sensitivity": _open_sensitivity(sensitivity), "repair": repair, "distil": distil}
     place = _place(output, model, overwrite)
+    export, int8 = _choose_export(budget, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
         loaded = None if data is None else load_data(data, model, weights, normalise, size)
@@ -158,9 +161,9 @@ def prune_command(
                 planning["validation"] = validation_images(loaded, images)
         dense, example, options = build_model(model, option or (), classes, weights, shape)
         pruned = api.prune(dense, example, budget, **planning)
-        api.save(pruned.model, place)
+        _save(pruned, place, example, budget)
         calibration = int8 and planning.get("calibration")
-        written = _export(pruned, target, export, example, overwrite, calibration)
+        written = _export(pruned, target, export, example, overwrite, calibration, budget)
         accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     _show(pruned, place, model, options)
     notes: list[object] = [written, accuracies]
@@ -192,6 +195,29 @@ def _open_sensitivity(sensitivity: Path | None) -> Sensitivity | None:
     return None if sensitivity is None else Sensitivity.load(sensitivity)
 
 
+def _choose_export(budget: Budget, export: str | None, int8: bool) -> tuple[str | None, bool]:
+    """(the target, whether in eight bits): what a limit on a file's size is of is written too."""
+    file = budget.file
+    if "size_mb" not in budget.limits or file.is_foreseen:
+        return export, int8
+    if export not in (None, file.format):
+        raise SecateursError(
+            f"--export {export}: the size asked for is of a file of {file.format}; give --export "
+            f"{file.format}, or say format={export} beside size_mb"
+        )
+    return file.format, int8 or file.precision == "int8"
+
+
+def _save(pruned: Pruned, place: Path, example: Any, budget: Budget) -> None:
+    """Write the weights, in half precision where the size asked for is of such a file."""
+    from secateurs import api
+
+    if budget.file == FileKind("safetensors", "float16"):
+        export_file(pruned.model, place, example, overwrite=True, precision="float16")
+    else:
+        api.save(pruned.model, place)
+
+
 def _export(
     pruned: Pruned,
     target: Path | None,
@@ -199,12 +225,21 @@ def _export(
     example: Any,
     overwrite: bool,
     int8: Any,
+    budget: Budget,
 ) -> Exported | None:
-    from secateurs.deployment.exporter import export
-
     if target is None:
         return None
-    return export(pruned.model, target, example, to=to, overwrite=overwrite, int8=int8 or None)
+    file = budget.file
+    is_half = to == file.format and file.precision == "float16"
+    return export_file(
+        pruned.model,
+        target,
+        example,
+        to=to,
+        overwrite=overwrite,
+        int8=int8 or None,
+        precision="float16" if is_half else "float32",
+    )
 
 
 def choose_target(

@@ -15,18 +15,23 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import DATA_GIVEN, FLAG, MODEL, NUMBER, PATH, TEXT, takes
 from secateurs.backends import Backend, backend_of, framework_of
+from secateurs.channels.file_size import FORMATS, FileKind
 from secateurs.channels.proof import cut_of
 from secateurs.deployment import onnx_files
-from secateurs.deployment.quantisation import Quantized, quantize
+from secateurs.deployment.quantisation import Quantized, quantize, quantize_file
 from secateurs.deployment.sessions import first_line, onnx_session
-from secateurs.deployment.targets import Target, target_of
-from secateurs.errors import ExportError
+from secateurs.deployment.targets import TARGETS, Target, target_of
+from secateurs.errors import BudgetError, ExportError
+from secateurs.files import halve
 from secateurs.formatting import megabytes
 from secateurs.measurement.conditions import Conditions, Runtime
 from secateurs.measurement.speed import file_bytes
 
 TOLERANCE = 1e-3
 """Largest difference, relative to the largest output, that rounding in another order explains."""
+
+HALF_TOLERANCE = 1e-2
+"""The same where weights are written in half precision, which has three digits."""
 
 NOT_RUN_HERE = {"coreml": "Core ML runs on macOS alone, so it was written and not compared"}
 
@@ -73,8 +78,9 @@ class Exported:
     path=PATH,
     to=TEXT.or_none(),
     overwrite=FLAG,
-    tolerance=NUMBER,
+    tolerance=NUMBER.or_none(),
     int8=DATA_GIVEN,
+    precision=TEXT,
 )
 def export(
     model: Any,
@@ -83,8 +89,9 @@ def export(
     *,
     to: str | None = None,
     overwrite: bool = False,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     int8: Any = None,
+    precision: str = "float32",
 ) -> Exported:
     """Write a model for a runtime, read it back there, and compare it with the model.
 
@@ -99,9 +106,12 @@ def export(
         to: "onnx", "openvino", "pt2", "executorch", "litert", "coreml", "safetensors", "keras" or
             "savedmodel"; None goes by the suffix.
         overwrite: replace what is there.
-        tolerance: the largest difference that is let through, relative to the largest output.
+        tolerance: the largest difference that is let through, relative to the largest output; None
+            is 0.001, and 0.01 in half precision.
         int8: (images, labels) or images to calibrate eight-bit arithmetic with: an ONNX file is
             then quantised by ONNX Runtime as well, beside the first, and compared with it.
+        precision: of the weights in the file: "float32", or "float16" in files of safetensors, ONNX
+            and OpenVINO, which halves them; arithmetic is done in float32 all the same.
 
     Returns:
         What was written, with the largest difference.
@@ -123,24 +133,71 @@ def export(
     target.check(framework_of(model))
     if int8 is not None and target.name != "onnx":
         raise ExportError(f"int8: expected an ONNX file (small.onnx); received {target.name}")
+    kind = _kind_of(target, precision)
     if path.exists() and not overwrite:
         raise ExportError(f"{path}: exists already; replace it with overwrite=True (--overwrite)")
-    made = _put(model, path, example_inputs, target, tolerance)
+    if tolerance is None:
+        tolerance = TOLERANCE if kind.precision == "float32" else HALF_TOLERANCE
+    made = _put(model, path, example_inputs, target, tolerance, kind)
     if int8 is None:
         return made
     return replace(made, int8=quantize(path, int8, overwrite=overwrite))
 
 
-def _put(model: Any, path: Path, example_inputs: Any, target: Target, tolerance: float) -> Exported:
+def _kind_of(target: Target, precision: str) -> FileKind:
+    if precision == "int8":
+        raise ExportError(
+            "precision: int8 is made of images: give int8=images (--int8 --data NAME), which "
+            "writes a second file"
+        )
+    usual = FORMATS[target.name][0]
+    try:
+        return FileKind.of(target.name, usual if precision == "float32" else precision)
+    except BudgetError as error:
+        raise ExportError(str(error)) from None
+
+
+def written_bytes(model: Any, kind: FileKind, *, example_inputs: Any) -> int:
+    """Bytes of the file that ``export`` would write, which is not kept.
+
+    Args:
+        model: unchanged.
+        kind: the file's format and precision; in int8, ranges are those of the example inputs,
+            since what they are does not change how long the file is.
+        example_inputs: what the model takes.
+
+    Raises:
+        ExportError: a package is missing, or the exporter cannot take the model.
+    """
+    target = TARGETS[kind.format]
+    target.check(framework_of(model))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{target.suffix}"
+        backend = backend_of(model)
+        _write(backend, model, path, example_inputs, target, kind)
+        if kind.precision == "int8":
+            (images,) = backend.input_arrays(model, example_inputs)
+            quantize_file(path, path.with_name("int8.onnx"), images)
+            path.unlink()
+        return file_bytes(Path(folder))
+
+
+def _put(
+    model: Any,
+    path: Path,
+    example_inputs: Any,
+    target: Target,
+    tolerance: float,
+    kind: FileKind,
+) -> Exported:
     """Write and compare beside the place, and move it there if it does as the model does."""
     backend = backend_of(model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, so that it is moved there whole or not at all.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            made = _compare_written(
-                backend, model, Path(folder) / path.name, example_inputs, target
-            )
+            inside = Path(folder) / path.name
+            made = _compare_written(backend, model, inside, example_inputs, target, kind)
             if made.max_difference is not None and not made.max_difference <= tolerance:
                 raise ExportError(
                     f"{path}: expected {target.name} to do as the model does, within "
@@ -153,36 +210,45 @@ def _put(model: Any, path: Path, example_inputs: Any, target: Target, tolerance:
     return replace(made, path=path)
 
 
+def _write(
+    backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target, kind: FileKind
+) -> tuple[bool, str, Sequence[str]]:
+    """(whether any number of examples can be given, what there is to say, inputs by name)."""
+    if target.name not in ("onnx", "openvino"):
+        dynamic = backend.write_file(model, path, example_inputs, target.name)
+        if kind.precision == "float16" and target.name == "safetensors":
+            path.write_bytes(halve(path.read_bytes()))
+        return dynamic, NOT_RUN_HERE.get(target.name, ""), ()
+    onnx_path = path.with_suffix(".onnx")
+    dynamic = backend.write_file(model, onnx_path, example_inputs, "onnx")
+    is_half = kind.precision == "float16"
+    folded = onnx_files.finish_(onnx_path, cut_of(model), halve=is_half and target.name == "onnx")
+    names = onnx_files.input_names(onnx_path)
+    if target.name == "openvino":
+        _convert_to_openvino(onnx_path, path, halve=is_half)
+        onnx_path.unlink()
+    return dynamic, f"{folded} batch normalisations folded" if folded else "", names
+
+
 def _compare_written(
-    backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target
+    backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target, kind: FileKind
 ) -> Exported:
     """What is at ``path``, written and compared."""
-    note = ""
+    dynamic, note, names = _write(backend, model, path, example_inputs, target, kind)
+    difference = None
     if target.name in ("onnx", "openvino"):
-        onnx_path = path.with_suffix(".onnx")
-        dynamic = backend.write_file(model, onnx_path, example_inputs, "onnx")
-        folded = onnx_files.finish_(onnx_path, cut_of(model))
-        note = f"{folded} batch normalisations folded" if folded else ""
-        names = onnx_files.input_names(onnx_path)
-        if target.name == "openvino":
-            _convert_to_openvino(onnx_path, path)
-            onnx_path.unlink()
         difference = max(
             _difference_of_session(backend, model, path, names, inputs, target)
             for inputs in _batches(example_inputs, dynamic)
         )
-    else:
-        dynamic = backend.write_file(model, path, example_inputs, target.name)
-        note = NOT_RUN_HERE.get(target.name, "")
-        difference = None
-        if not note:
-            difference = max(
-                relative_difference(
-                    backend.run_file(model, path, inputs, target.name),
-                    backend.outputs(model, inputs),
-                )
-                for inputs in _batches(example_inputs, dynamic)
+    elif target.name not in NOT_RUN_HERE:
+        difference = max(
+            relative_difference(
+                backend.run_file(model, path, inputs, target.name),
+                backend.outputs(model, inputs),
             )
+            for inputs in _batches(example_inputs, dynamic)
+        )
     size = file_bytes(path) + sum(
         file_bytes(one) for one in path.parent.iterdir() if one != path and one.is_file()
     )
@@ -235,12 +301,12 @@ def relative_difference(found: Sequence[NDArray[Any]], expected: Sequence[NDArra
     return largest
 
 
-def _convert_to_openvino(onnx_path: Path, path: Path) -> None:
+def _convert_to_openvino(onnx_path: Path, path: Path, halve: bool) -> None:
     import openvino
 
     try:
-        # Otherwise weights are halved, and nothing can be compared.
-        openvino.save_model(openvino.convert_model(str(onnx_path)), path, compress_to_fp16=False)
+        # Weights are halved where nothing is said.
+        openvino.save_model(openvino.convert_model(str(onnx_path)), path, compress_to_fp16=halve)
     except Exception as error:
         raise ExportError(f"openvino: cannot take the model: {first_line(error)}") from error
 

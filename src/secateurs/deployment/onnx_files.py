@@ -14,12 +14,13 @@ from secateurs.channels.file_size import METADATA_KEY
 from secateurs.errors import ExportError
 
 
-def finish_(path: Path, cut: Cut) -> int:
+def finish_(path: Path, cut: Cut, *, halve: bool = False) -> int:
     """Fold batch normalisation into convolutions, and write the cut into the metadata.
 
     Args:
         path: of an ONNX file, which is changed.
         cut: what was removed from the model.
+        halve: whether weights are written in half precision.
 
     Returns:
         How many normalisations were folded.
@@ -28,6 +29,8 @@ def finish_(path: Path, cut: Cut) -> int:
 
     model = onnx.load(path)
     folded = fold_(model)
+    if halve:
+        halve_(model)
     for key, value in (("framework", METADATA_KEY), (METADATA_KEY, cut.to_json())):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -39,6 +42,31 @@ def finish_(path: Path, cut: Cut) -> int:
         ) from error
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # its content is inside now
     return folded
+
+
+def halve_(model: Any) -> int:
+    """Keep weights in half precision, cast back where they are read; how many.
+
+    Runtimes cast constants once, when they load a file: it is half as large, and the arithmetic and
+    its speed are those of single precision, on any processor.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    casts = []
+    for one in list(graph.initializer):
+        if one.data_type != TensorProto.FLOAT:
+            continue
+        array = numpy_helper.to_array(one)
+        if array.ndim == 0 or not np.all(np.abs(array) <= np.finfo(np.float16).max):
+            continue
+        name = f"{one.name}_half"
+        graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), name))
+        graph.initializer.remove(one)
+        casts.append(helper.make_node("Cast", [name], [one.name], to=TensorProto.FLOAT))
+    for place, node in enumerate(casts):  # in order: before what reads them
+        graph.node.insert(place, node)
+    return len(casts)
 
 
 def fold_(model: Any) -> int:

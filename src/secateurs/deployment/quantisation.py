@@ -73,13 +73,8 @@ def quantize(
     if output.exists() and not overwrite:
         raise ExportError(f"{output}: exists already; replace it with overwrite=True (--overwrite)")
     pictures, labels = _images_and_labels(images)
+    quantize_file(path, output, pictures)
     names = onnx_files.input_names(path)
-    if len(names) != 1:
-        raise ExportError(f"{path}: int8: expected a model of one input; received {len(names)}")
-    try:
-        _quantize_file(path, output, names[0], pictures)
-    except Exception as error:
-        raise ExportError(f"{path}: cannot be quantised: {first_line(error)}") from error
     conditions = Conditions(runtime="onnxruntime", threads=1)
     sessions = [onnx_session(one, conditions) for one in (path, output)]
     before, after = (_classes(session, names[0], pictures) for session in sessions)
@@ -94,6 +89,26 @@ def quantize(
     )["int8"]
     agreement = float((before == after).mean())
     return Quantized(output, output.stat().st_size, agreement, accuracy, timing)
+
+
+def quantize_file(path: Path, output: Path, images: NDArray[Any]) -> None:
+    """Write the eight-bit file of an ONNX file.
+
+    Args:
+        path: of a file in single precision with one input.
+        output: where it goes.
+        images: to take ranges from.
+
+    Raises:
+        ExportError: the quantiser cannot take the model.
+    """
+    names = onnx_files.input_names(path)
+    if len(names) != 1:
+        raise ExportError(f"{path}: int8: expected a model of one input; received {len(names)}")
+    try:
+        _quantize_file(path, output, names[0], images)
+    except Exception as error:
+        raise ExportError(f"{path}: cannot be quantised: {first_line(error)}") from error
 
 
 def _quantize_file(path: Path, output: Path, name: str, images: NDArray[Any]) -> None:

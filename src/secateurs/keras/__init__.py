@@ -4,7 +4,8 @@ from secateurs.keras.ablation.oracle import ablate_channels
 from secateurs.keras.collecting import collect_statistics
 from secateurs.keras.cutting import apply, delete_channels
 from secateurs.keras.exporting import input_arrays, outputs, run_file, write_file
-from secateurs.keras.running import batch_size, peak_memory, runner
+from secateurs.keras.memory import peak_memory
+from secateurs.keras.running import batch_size, runner
 from secateurs.keras.saving import load, save
 from secateurs.keras.statistics.cut_evaluation import evaluate_cut
 from secateurs.keras.surgery.layers import delete_layer, insert_layer, replace_layer

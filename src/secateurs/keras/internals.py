@@ -21,6 +21,7 @@ from keras.random import SeedGenerator
 from keras.src import backend, ops
 from keras.src.layers.layer import Layer
 from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.core import ConvertToTensor
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
@@ -42,6 +43,7 @@ Slopes = Callable[..., list[NDArray[np.floating]]]
 
 __all__ = [
     "COMPILED",
+    "ConvertToTensor",
     "Functional",
     "GetItem",
     "Layer",

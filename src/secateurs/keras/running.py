@@ -64,19 +64,6 @@ def batch_size(example_inputs: object, conditions: Conditions) -> int:
     return int(np.shape(leaves[0])[0]) if leaves and np.ndim(leaves[0]) else 1
 
 
-def peak_memory(model: keras.Model, example_inputs: object) -> int:
-    """Not to be had: Keras's backends do not tell what a pass holds.
-
-    Raises:
-        MeasurementError: always, with what to ask for instead.
-    """
-    del example_inputs
-    raise MeasurementError(
-        f"{model.name}: peak_memory_mb: expected a PyTorch model; a Keras backend does not tell "
-        "what a pass holds. Ask for params, size_mb or macs."
-    )
-
-
 def _repeat(array: NDArray[np.generic], batch: int | None) -> NDArray[np.generic]:
     if batch is None or array.ndim == 0 or len(array) == batch:
         return array

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import FileKind
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError, nearest
 from secateurs.measurement.conditions import CONDITION_NAMES, Conditions
@@ -39,6 +40,9 @@ UNITS: Mapping[str, Unit] = {
 }
 """By the name that a budget calls them. A new unit is a class and a line here."""
 
+FILE_NAMES = ("format", "precision")
+"""What a budget says of the file that ``size_mb`` limits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -54,6 +58,10 @@ class Budget:
         macs: multiply-accumulates of a pass over the example inputs.
         size_mb: the saved file, in megabytes of 1,000,000 bytes; an absolute size below one
             megabyte is written with its unit, as in ``"0.4 MB"`` or ``"400 kB"``.
+        format: of that file: "safetensors", or another target of ``sec.export``. What is not
+            safetensors is written to measure it, and planned again by that.
+        precision: of the weights in it: "float32" (as the model holds them), "float16" or "int8"
+            (then an ONNX file, of ONNX Runtime's quantiser).
         latency: share of the time that the dense model takes a call.
         latency_ms: milliseconds a call; always absolute, as are the next three.
         throughput: examples a second, at least.
@@ -74,12 +82,16 @@ class Budget:
         {'macs': 0.5}
         >>> sec.Budget.parse("latency=0.5,runtime=onnxruntime,threads=1").conditions.runtime
         'onnxruntime'
+        >>> sec.Budget(size_mb=15, precision="int8").file
+        FileKind(format='onnx', precision='int8')
     """
 
     channels: float | None = None
     params: float | None = None
     macs: float | None = None
     size_mb: float | str | None = None
+    format: str | None = None
+    precision: str | None = None
     latency: float | None = None
     latency_ms: float | None = None
     throughput: float | None = None
@@ -107,6 +119,12 @@ class Budget:
             )
         if given:
             _ = self.conditions  # raises where there are no such
+        if self._options_of_file and "size_mb" not in self.limits:
+            raise BudgetError(
+                f"{', '.join(self._options_of_file)}: says which file is meant; expected size_mb "
+                f"beside it; received {', '.join(self.limits)}"
+            )
+        _ = self.file  # the same
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -125,9 +143,19 @@ class Budget:
         return Conditions(**self._given_conditions)
 
     @property
+    def file(self) -> FileKind:
+        """The file that ``size_mb`` means."""
+        return FileKind.of(self.format, self.precision)
+
+    @property
     def as_plain(self) -> dict[str, Limit | int]:
         """All that was given, as ``of`` takes it."""
-        return {**self.limits, **self._given_conditions}
+        return {**self.limits, **self._given_conditions, **self._options_of_file}
+
+    @property
+    def _options_of_file(self) -> dict[str, str]:
+        given = ((name, getattr(self, name)) for name in FILE_NAMES)
+        return {name: value for name, value in given if value is not None}
 
     @property
     def _given_conditions(self) -> dict[str, Any]:
@@ -139,6 +167,14 @@ class Budget:
         predictor = None if model is None else Predictor(network, model)
         return {
             name: replace(unit, predictor=predictor) if isinstance(unit, TimedUnit) else unit
+            for name, unit in self.plain_units.items()
+        }
+
+    @property
+    def plain_units(self) -> dict[str, Unit]:
+        """The units of the limits; those of time can only be read and shown."""
+        return {
+            name: replace(unit, kind=self.file) if isinstance(unit, SizeMb) else unit
             for name, unit in UNITS.items()
             if name in self.limits
         }
@@ -151,11 +187,13 @@ class Budget:
 
     def ablate(self, *names: str) -> Budget | None:
         """The same without these limits; None where none is left."""
-        plain = {n: v for n, v in self.as_plain.items() if n not in names}
-        left = [name for name in plain if name in UNITS]
-        if not any(isinstance(UNITS[name], TimedUnit) for name in left):
-            plain = {name: plain[name] for name in left}
-        return Budget(**plain) if left else None  # type: ignore[arg-type]
+        left = {name: limit for name, limit in self.limits.items() if name not in names}
+        if not left:
+            return None
+        is_timed = any(isinstance(UNITS[name], TimedUnit) for name in left)
+        conditions = self._given_conditions if is_timed else {}
+        file = self._options_of_file if "size_mb" in left else {}
+        return Budget(**left, **conditions, **file)  # type: ignore[arg-type]
 
     def absolute(self, dense: Mapping[str, float]) -> dict[str, float]:
         """The limits in absolute numbers (sizes in bytes), given what the dense model takes."""
@@ -167,14 +205,20 @@ class Budget:
         self, network: Network, units: Mapping[str, Unit] | None = None
     ) -> dict[str, float]:
         """The limits in absolute numbers (sizes in bytes, times in ms), given the dense network."""
-        units = units or UNITS
+        units = units or self.plain_units
         return self.absolute({name: units[name].measure(network, Cut()) for name in self.limits})
 
     @classmethod
-    def from_absolute(cls, limits: Mapping[str, float]) -> Budget:
-        """The budget whose limits are these numbers, as ``absolute`` gives them."""
+    def from_absolute(cls, limits: Mapping[str, float], like: Budget | None = None) -> Budget:
+        """The budget whose limits are these numbers, as ``absolute`` gives them.
+
+        Args:
+            limits: unit -> number.
+            like: of whose file a size is meant.
+        """
         given = {name: UNITS[name].limit_from(number) for name, number in limits.items()}
-        return cls(**given)  # type: ignore[arg-type]
+        file = like._options_of_file if like is not None and "size_mb" in limits else {}
+        return cls(**given, **file)  # type: ignore[arg-type]
 
     @classmethod
     def parse(cls, source: str) -> Budget:
@@ -185,7 +229,8 @@ class Budget:
         """
         given: dict[str, Limit] = {}
         stated: dict[str, str] = {}
-        names = [*UNITS, *CONDITION_NAMES]
+        names = [*UNITS, *CONDITION_NAMES, *FILE_NAMES]
+        file: dict[str, str] = {}
         for part in source.split(","):
             name, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or name not in names:
@@ -195,10 +240,12 @@ class Budget:
                 )
             if name in UNITS:
                 given[name] = UNITS[name].read(value)
+            elif name in FILE_NAMES:
+                file[name] = value
             else:
                 stated[name] = value
         numbers = {n: v for n, v in Conditions.from_text(stated).to_plain().items() if n in stated}
-        return cls(**given, **numbers)  # type: ignore[arg-type]
+        return cls(**given, **numbers, **file)  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, given: Budget | str | Mapping[str, Limit]) -> Budget:
@@ -212,7 +259,7 @@ class Budget:
         if isinstance(given, str):
             return cls.parse(given)
         if isinstance(given, Mapping):
-            names = [*UNITS, *CONDITION_NAMES]
+            names = [*UNITS, *CONDITION_NAMES, *FILE_NAMES]
             for name in given:
                 if name not in names:
                     raise BudgetError(f"no budget is called {name!r}{nearest(str(name), names)}")

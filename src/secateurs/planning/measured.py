@@ -65,7 +65,7 @@ def plan_measured(
     ]
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
-    costs = WidthCosts(network, groups)
+    costs = WidthCosts(network, groups, budget.file)
     curves = [losses[group.name] for group in groups]
 
     def within(targets: Mapping[str, float]) -> Cut | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import iterate_batches
 from secateurs.channels.cut import Cut
+from secateurs.channels.file_size import FileKind
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError, DataError
 from secateurs.measurement.latency_model import LatencyModel
@@ -15,14 +19,17 @@ from secateurs.measurement.timing import clock_for, compare_times
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.timed_units import TimedUnit
 from secateurs.planning.trials import Trial, Trials, Workshop
+from secateurs.planning.units import is_fraction
 
 Metric = Callable[[Any], float]
+FileBytes = Callable[[Any, FileKind], float]
+"""(model, kind of file) -> its bytes, written."""
 _DENSE, _CUT = "the dense model", "the cut model"
 
 
 def needs_trials(budget: Budget) -> bool:
     """Whether a budget can be met only by making and measuring models."""
-    return any(UNITS[n].is_tried or isinstance(UNITS[n], TimedUnit) for n in budget.limits)
+    return any(unit.is_tried or unit.is_corrected for unit in budget.plain_units.values())
 
 
 def meet(
@@ -32,6 +39,7 @@ def meet(
     make: Callable[[Cut], Any],
     latency_model: LatencyModel | None,
     validation: Any,
+    file_bytes: FileBytes,
 ) -> tuple[Any, Trial, list[Trial]]:
     """(the model, the trial it is of, all trials).
 
@@ -43,6 +51,7 @@ def meet(
         latency_model: for limits of time; else None.
         validation: (images, labels), batches of such, or a function of a model that returns its
             metric, larger being better; for a limit on the drop.
+        file_bytes: for a limit on a file that has to be written to be known.
 
     Raises:
         BudgetError: it cannot be met; the message says the nearest that was measured.
@@ -53,9 +62,14 @@ def meet(
     measure: dict[str, Callable[[Any], float]] = {}
     for name in budget.limits:
         if isinstance(UNITS[name], TimedUnit) and latency_model is not None:
-            timer = _Timer(network, latency_model)
+            timer = Timer(network, latency_model)
             limits[name] = _limit_of_time(budget, name, latency_model)
             measure[name] = timer.measure_in(name)
+    if "size_mb" in budget.limits and not budget.file.is_foreseen:
+        asked = budget.limits["size_mb"]
+        whole = file_bytes(network.source.model, budget.file) if is_fraction(asked) else np.nan
+        limits["size_mb"] = budget.plain_units["size_mb"].absolute(asked, whole)
+        measure["size_mb"] = lambda model: file_bytes(model, budget.file)
     if "drop" in budget.limits:
         metric = _metric_of(network, validation)
         dense = metric(network.source.model)
@@ -67,14 +81,20 @@ def meet(
             budget.limits["peak_memory_mb"], peak(network.source.model)
         )
         measure["peak_memory_mb"] = peak
-    trials = Trials(
-        budget, Workshop(plan, make, measure, limits, budget.units(network, latency_model))
-    )
+    units = budget.units(network, latency_model)
+    sketch = partial(_unproven, network)
+    trials = Trials(budget, Workshop(plan, make, measure, limits, units, sketch))
     model, chosen = trials.run()
     return model, chosen, trials.made
 
 
-class _Timer:
+def _unproven(network: Network, cut: Cut) -> Any:
+    """A model of the cut's widths, to time and to weigh."""
+    backend, source = backend_named(network.source.framework), network.source
+    return backend.apply(source.model, cut, source.example_inputs, network=network, proof=False)
+
+
+class Timer:
     """Times a cut model beside the dense one; a model that was timed last is not timed again."""
 
     def __init__(self, network: Network, latency_model: LatencyModel) -> None:

@@ -18,6 +18,9 @@ from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.units import Candidate, Limit, Unit
 
+TOLERANCE = 0.05
+"""A limit of time is met where the result takes between this much less, and this much more."""
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -53,7 +56,16 @@ class TimedUnit(Unit):
         predictor: the latency model at work; None before there is one.
     """
 
+    aim = 0.98
+    slack = TOLERANCE
     predictor: Predictor | None = field(default=None)
+
+    @property
+    def is_corrected(self) -> bool:
+        return True
+
+    def limit_from(self, absolute: float) -> Limit:
+        return absolute
 
     def predict(self, candidate: Candidate) -> float:
         return self._predictor.milliseconds(candidate)
@@ -71,8 +83,8 @@ class TimedUnit(Unit):
     def _predictor(self) -> Predictor:
         if self.predictor is None:
             raise BudgetError(
-                f"{self.name}: expected a latency model; received none. Ask sec.prune or sec.plan "
-                "for it; a study's rounds take channels, params, macs and size_mb."
+                f"{self.name}: expected a latency model; received none. Ask sec.prune, sec.plan "
+                "or sec.iterate for it, which make one."
             )
         return self.predictor
 
@@ -95,6 +107,9 @@ class Latency(TimedUnit):
 
     def absolute(self, limit: Limit, dense: float) -> float:
         return float(limit) * dense
+
+    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+        return min(1.0, float(super().scaled(limit, factor, absolute)))
 
     def show(self, number: float) -> str:
         if self.predictor is None:
@@ -121,6 +136,10 @@ class Throughput(TimedUnit):
         del dense
         return 1000 / float(limit)
 
+    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+        del absolute  # a rate grows where the time shrinks
+        return float(limit) / factor
+
     def predict(self, candidate: Candidate) -> float:
         return self.convert(super().predict(candidate), self._predictor.model.images)
 
@@ -146,6 +165,10 @@ class Speedup(TimedUnit):
 
     def absolute(self, limit: Limit, dense: float) -> float:
         return dense / float(limit)
+
+    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+        del absolute
+        return max(1.0, float(limit) / factor)
 
     def show(self, number: float) -> str:
         if self.predictor is None:

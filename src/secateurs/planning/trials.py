@@ -1,7 +1,8 @@
 """Budgets that only a cut model can tell: cuts are made, measured, and planned again.
 
-A latency model predicts within some percent, so a limit of time is met by timing the real result
-and planning again with what was off. The loss of accuracy and the memory of a pass are not
+A latency model predicts within some percent, and a file in another format is as large as its
+exporter makes it, so a limit of either is met by measuring the real result and planning again with
+what was off. The loss of accuracy and the memory of a pass are not
 predicted at all: they are looked for along the share of the MACs that stays, on which both rise or
 fall.
 """
@@ -9,20 +10,17 @@ fall.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secateurs.channels.cut import Cut
 from secateurs.errors import BudgetError
-from secateurs.planning.budget import UNITS, Budget
-from secateurs.planning.timed_units import TimedUnit
+from secateurs.planning.budget import Budget
+from secateurs.planning.timed_units import TOLERANCE
 from secateurs.planning.units import Unit
 
-TOLERANCE = 0.05
-"""A limit of time is met where the result takes between this much less, and no more."""
-AIM = 0.98
-"""Share of a limit of time that a plan aims at."""
 _REPLANS = 5
+_STEP_DOWN = 0.97
 _FINE = 1.04
 """The search ends where the smallest share that holds and the largest that does not are so near."""
 _MOST_TRIALS = 9
@@ -63,9 +61,12 @@ class Workshop:
     Attributes:
         plan: a budget of units that can be predicted -> the cut.
         make: the cut -> the model, proven.
-        measure: for each unit that is tried or timed, model -> what it takes, in the unit's count.
+        measure: for each unit that is tried or corrected, model -> what it takes, in the unit's
+            count.
         limits: of those units, in the same count.
         units: by which they are shown.
+        sketch: the cut -> a model of its widths, whatever its weights: enough for a time and a
+            file, and made much sooner; None takes ``make``.
     """
 
     plan: Callable[[Budget], Cut]
@@ -73,6 +74,12 @@ class Workshop:
     measure: Mapping[str, Callable[[Any], float]]
     limits: Mapping[str, float]
     units: Mapping[str, Unit]
+    sketch: Callable[[Cut], Any] | None = None
+
+    @property
+    def corrected(self) -> list[str]:
+        """The units that are predicted, then measured."""
+        return [name for name in self.measure if self.units[name].is_corrected]
 
 
 class Trials:
@@ -89,7 +96,8 @@ class Trials:
         Raises:
             BudgetError: no cut meets the budget; the message says the nearest that was measured.
         """
-        tried = [name for name in self._budget.limits if UNITS[name].is_tried]
+        units = self._budget.plain_units
+        tried = [name for name, unit in units.items() if unit.is_tried]
         rest = self._budget.ablate(*tried)
         chosen = self._smallest() if rest is None else self._beside(rest)
         # Models are large: the latest alone is kept, and another is made again.
@@ -98,34 +106,50 @@ class Trials:
 
     def _beside(self, rest: Budget) -> Trial:
         """Of a budget with limits besides those that are tried: they are conditions on it."""
-        trial = self._meet_time(rest) if rest.is_timed else self._try(rest)
+        trial = self._meet(rest) if self._workshop.corrected else self._try(rest)
         if not trial.holds and self._over(trial) == ["peak_memory_mb"]:
             trial = self._search(rest)
         if not trial.holds:
             raise BudgetError(self._nearest(trial))
         return trial
 
-    def _meet_time(self, rest: Budget) -> Trial:
-        """Plan, time the result, and plan again with what was off."""
-        timed = [name for name in rest.limits if isinstance(UNITS[name], TimedUnit)]
-        factor = AIM
-        found: list[tuple[float, float, Trial]] = []  # factor, share of the limit, trial
+    def _meet(self, rest: Budget) -> Trial:
+        """Plan, measure the result, and plan again with what was off."""
+        shop = self._workshop
+        factors = {name: shop.units[name].aim for name in shop.corrected}
+        history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
+        found: list[tuple[float, Trial]] = []  # largest share of a limit that was taken, trial
         for _ in range(_REPLANS):
-            trial = self._try(_scale_times(rest, timed, factor))
-            share = max(trial.measured[n] / self._workshop.limits[n] for n in timed)
-            repeats_itself = any(trial.cut == earlier.cut for _, _, earlier in found)
-            found.append((factor, share, trial))
-            if 1 - TOLERANCE <= share <= 1 or repeats_itself:
+            trial = self._sketch(self._scaled(rest, factors))
+            shares = {name: trial.measured[name] / shop.limits[name] for name in factors}
+            largest = max(shares.values())
+            repeats_itself = any(trial.cut == earlier.cut for _, earlier in found)
+            found.append((largest, trial))
+            if trial.holds and (repeats_itself or 1 - TOLERANCE <= largest <= 1):
                 break
-            factor = _next_factor([(at, share) for at, share, _ in found])
-        near = [(share, trial) for _, share, trial in found if abs(share - 1) <= TOLERANCE]
-        below = [(share, trial) for _, share, trial in found if share <= 1]
-        # Within the tolerance what is below comes first; then what is nearest from below.
-        if near:
-            return min(near, key=lambda pair: (pair[0] > 1, abs(pair[0] - 1)))[1]
-        if below:
-            return max(below, key=lambda pair: pair[0])[1]
-        return min(found, key=lambda one: one[1])[2]
+            if repeats_itself:  # between two widths: the smaller
+                factors = {name: factor * _STEP_DOWN for name, factor in factors.items()}
+                continue
+            for name, share in shares.items():
+                history[name].append((factors[name], share))
+                if share == largest or share > 1:  # what has room to spare may keep it
+                    factors[name] = _next_factor(history[name], shop.units[name].aim)
+        nearest = _nearest_of(found)
+        return self._complete(nearest) if nearest.holds else nearest
+
+    def _complete(self, sketch: Trial) -> Trial:
+        """The trial of a sketch's cut, made and measured in whatever the sketch does not tell."""
+        shop = self._workshop
+        if shop.sketch is None and sketch is self.made[-1]:
+            model = self._latest
+        else:
+            model = shop.make(sketch.cut)
+        rest = {n: measure(model) for n, measure in shop.measure.items() if n not in shop.corrected}
+        self._latest = model
+        trial = self._judged(sketch.asked, sketch.cut, {**sketch.measured, **rest})
+        self.made.remove(sketch)
+        self.made.append(trial)
+        return trial
 
     def _smallest(self) -> Trial:
         """The smallest model by MACs within limits that are only tried."""
@@ -166,21 +190,37 @@ class Trials:
         cut = self._workshop.plan(asked)
         self._latest = model = self._workshop.make(cut)
         measured = {name: measure(model) for name, measure in self._workshop.measure.items()}
-        holds = all(
-            value <= self._workshop.limits[name] * (1 + self._slack(name))
-            for name, value in measured.items()
-        )
-        shown = {name: self._workshop.units[name].show(v) for name, v in measured.items()}
-        trial = Trial(asked, cut, measured, holds, shown)
+        trial = self._judged(asked, cut, measured)
         self.made.append(trial)
         return trial
 
-    def _slack(self, name: str) -> float:
-        return TOLERANCE if isinstance(UNITS[name], TimedUnit) else 1e-9
+    def _sketch(self, asked: Budget) -> Trial:
+        shop = self._workshop
+        cut = shop.plan(asked)
+        self._latest = model = (shop.sketch or shop.make)(cut)
+        measured = {name: shop.measure[name](model) for name in shop.corrected}
+        trial = self._judged(asked, cut, measured)
+        self.made.append(trial)
+        return trial
+
+    def _scaled(self, rest: Budget, factors: Mapping[str, float]) -> Budget:
+        """The budget with each of these limits at ``factor`` times what it takes."""
+        plain = dict(rest.as_plain)
+        for name, factor in factors.items():
+            plain[name] = self._workshop.units[name].scaled(
+                rest.limits[name], factor, self._workshop.limits[name]
+            )
+        return Budget.of(plain)
+
+    def _judged(self, asked: Budget, cut: Cut, measured: Mapping[str, float]) -> Trial:
+        units = self._workshop.units
+        shown = {name: units[name].show(value) for name, value in measured.items()}
+        trial = Trial(asked, cut, measured, True, shown)
+        return replace(trial, holds=not self._over(trial))
 
     def _over(self, trial: Trial) -> list[str]:
-        limits = self._workshop.limits
-        return [n for n, v in trial.measured.items() if v > limits[n] * (1 + self._slack(n))]
+        limits, units = self._workshop.limits, self._workshop.units
+        return [n for n, v in trial.measured.items() if v > limits[n] * (1 + units[n].slack)]
 
     def _excess(self, trial: Trial) -> float:
         return max(value - self._workshop.limits[n] for n, value in trial.measured.items())
@@ -195,30 +235,41 @@ class Trials:
         )
 
 
-def _next_factor(found: Sequence[tuple[float, float]]) -> float:
-    """What to plan for next: between the nearest that were too slow and too fast, if both were.
+def _nearest_of(found: Sequence[tuple[float, Trial]]) -> Trial:
+    """What is within the tolerance, from below first; else the nearest from below, or at all."""
+    near = [pair for pair in found if abs(pair[0] - 1) <= TOLERANCE and pair[1].holds]
+    below = [pair for pair in found if pair[0] <= 1]
+    if near:
+        return min(near, key=lambda pair: (pair[0] > 1, abs(pair[0] - 1)))[1]
+    if below:
+        return max(below, key=lambda pair: pair[0])[1]
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _next_factor(found: Sequence[tuple[float, float]], aim: float) -> float:
+    """What to plan for next: between the nearest that took too much and too little, if both did.
 
     Args:
         found: (factor that was planned for, share of the limit that was measured) of each trial.
+        aim: the share that is aimed at.
     """
-    below = max((pair for pair in found if pair[1] <= AIM), key=lambda p: p[1], default=None)
-    above = min((pair for pair in found if pair[1] > AIM), key=lambda p: p[1], default=None)
+    below = max((pair for pair in found if pair[1] <= aim), key=lambda p: p[1], default=None)
+    above = min((pair for pair in found if pair[1] > aim), key=lambda p: p[1], default=None)
     if below is None or above is None or above[0] <= below[0]:
-        factor, share = found[-1]
-        return factor * AIM / share
-    part = (AIM - below[1]) / (above[1] - below[1])
+        return _beyond(found, aim)
+    part = (aim - below[1]) / (above[1] - below[1])
     return below[0] + part * (above[0] - below[0])
 
 
-def _scale_times(rest: Budget, timed: list[str], factor: float) -> Budget:
-    """The budget with its limits of time at ``factor`` times their milliseconds."""
-    plain = dict(rest.as_plain)
-    for name in timed:
-        # Rates grow where times shrink.
-        rate = name in ("throughput", "speedup")
-        plain[name] = float(plain[name]) * (1 / factor if rate else factor)
-    if "latency" in plain:
-        plain["latency"] = min(float(plain["latency"]), 1.0)
-    if "speedup" in plain:
-        plain["speedup"] = max(float(plain["speedup"]), 1.0)
-    return Budget.of(plain)
+def _beyond(found: Sequence[tuple[float, float]], aim: float) -> float:
+    """The factor where all trials lie on one side of the aim: on the line through the last two."""
+    factor, share = found[-1]
+    in_proportion = factor * aim / share
+    if len(found) < 2:
+        return in_proportion
+    rise, run = share - found[-2][1], factor - found[-2][0]
+    if not rise * run > 0:
+        return in_proportion
+    # Noise can tilt the line, so it is believed within a factor of two.
+    on_line = factor + (aim - share) * run / rise
+    return min(max(on_line, in_proportion / 2), in_proportion * 2)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import predict_file_size
+from secateurs.channels.file_size import USUAL, FileKind, predict_file_size, stored_bytes
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError
 
@@ -49,9 +49,13 @@ class Unit(ABC):
 
     Attributes:
         name: as a budget's keyword, and on the command line.
+        aim: the share of a limit that a plan aims at where the result is measured.
+        slack: the share of a limit that a measured result may be above it.
     """
 
     name: ClassVar[str]
+    aim: ClassVar[float] = 1.0
+    slack: ClassVar[float] = 1e-9
 
     def read(self, text: str) -> Limit:
         """The limit that a text such as ``"0.5"`` gives.
@@ -78,13 +82,22 @@ class Unit(ABC):
 
         A number below 1 is a fraction of the dense model, and so is 1.0; 1 is one.
         """
-        number = float(limit)
-        is_fraction = number < 1 or (number == 1 and isinstance(limit, float))
-        return number * dense if is_fraction else number
+        return float(limit) * dense if is_fraction(limit) else float(limit)
 
     def limit_from(self, absolute: float) -> Limit:
         """The limit that ``absolute`` reads as this number: never as a fraction."""
         return max(absolute, 2.0)
+
+    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+        """The limit that allows ``factor`` times what this one does.
+
+        Args:
+            limit: as it was given.
+            factor: above 0.
+            absolute: the same limit as ``measure`` counts.
+        """
+        del absolute
+        return float(limit) * factor
 
     @abstractmethod
     def predict(self, candidate: Candidate) -> float:
@@ -109,6 +122,18 @@ class Unit(ABC):
     def is_tried(self) -> bool:
         """Whether only a cut model can tell: then a search makes and measures several."""
         return False
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether what is predicted is measured on the result, and the plan made again by that."""
+        return False
+
+
+def is_fraction(limit: Limit) -> bool:
+    """Whether a limit is meant as a share of what the dense model takes."""
+    if isinstance(limit, str):
+        return False
+    return limit < 1 or (limit == 1 and isinstance(limit, float))
 
 
 class Channels(Unit):
@@ -138,13 +163,25 @@ class Macs(Unit):
         return candidate.cost.macs
 
 
+@dataclass(frozen=True)
 class SizeMb(Unit):
     """The saved file: megabytes to the user, bytes in here.
 
-    It is predicted by its tensors; its header is known once the cut is, and grows with it.
+    It is predicted by its tensors; its header is known once the cut is, and grows with it. A file
+    of another format than safetensors is written to know the rest of it.
+
+    Attributes:
+        kind: the file's format and precision.
     """
 
     name = "size_mb"
+    aim = 0.995
+    slack = -5e-4  # numbers in a file's text (zero points) differ by some bytes from run to run
+    kind: FileKind = USUAL
+
+    @property
+    def is_corrected(self) -> bool:
+        return not self.kind.is_foreseen
 
     def read(self, text: str) -> Limit:
         try:
@@ -161,19 +198,25 @@ class SizeMb(Unit):
     def absolute(self, limit: Limit, dense: float) -> float:
         if isinstance(limit, str):
             return bytes_from(limit)
-        is_fraction = limit < 1 or (limit == 1 and isinstance(limit, float))
-        return limit * (dense if is_fraction else 1e6)
+        return limit * (dense if is_fraction(limit) else 1e6)
 
     def limit_from(self, absolute: float) -> Limit:
         return f"{absolute / 1e3:.3f} kB"
 
+    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+        del limit
+        return self.limit_from(factor * absolute)
+
     def predict(self, candidate: Candidate) -> float:
-        return candidate.cost.bytes
+        return stored_bytes(candidate.network, candidate.alive, self.kind)
 
     def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
         # The file's header tells of all that has gone, and only a cut of this network has shapes.
         whole = so_far.then(cut) if so_far else cut
-        return predict_file_size(network, whole)
+        if self.kind.is_foreseen:
+            return predict_file_size(network, whole, self.kind)
+        tensors = self.predict(Candidate(network, network.alive(network.removed_by(cut))))
+        return tensors + len(whole.to_json().encode()) + self.kind.overhead(network)
 
     def show(self, number: float) -> str:
         return f"{number / 1e6:.3g} MB"

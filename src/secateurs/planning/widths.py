@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import ALWAYS, Ids
+from secateurs.channels.file_size import USUAL, FileKind
 from secateurs.channels.network import Group, Network
 
 Floats = NDArray[np.float64]
@@ -73,9 +74,15 @@ class WidthCosts:
     Args:
         network: as traced.
         groups: those whose widths may change; the others stay whole.
+        kind: of the file that bytes are counted in.
     """
 
-    def __init__(self, network: Network, groups: Sequence[Group]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        groups: Sequence[Group],
+        kind: FileKind = USUAL,
+    ) -> None:
         self.full = np.array([len(group) for group in groups], np.float64)
         self._owner = np.full(network.solution.count, -1)
         for number, group in enumerate(groups):
@@ -90,7 +97,7 @@ class WidthCosts:
             ),
             "params": self._of(t.size for t in tensors if t.is_parameter),
             "macs": self._of(contraction.macs for contraction in network.contractions),
-            "bytes": self._of(Product(t.size.constant * t.itemsize, t.size.axes) for t in tensors),
+            "bytes": self._of(kind.products(network)),
         }
 
     def costs(

@@ -128,13 +128,20 @@ def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) 
             twin.load_state_dict(state, strict=False)  # of tied tensors, one name is kept
             return _arrays(twin(*arguments, **keywords))
         if target == "executorch":
-            from executorch.runtime import Runtime
-
-            method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
-            return _arrays(method.execute(list(iterate_tensors((arguments, keywords)))))
+            return _run_executorch(path, (arguments, keywords))
         from ai_edge_litert import interpreter  # type: ignore[import-not-found]
 
         return _run_litert(interpreter.Interpreter(str(path)), _arrays((arguments, keywords)))
+
+
+def _run_executorch(path: Path, inputs: object) -> Arrays:
+    from executorch.runtime import Runtime
+
+    # The method points into its program, and that into these bytes: all three must stay alive.
+    content = path.read_bytes()
+    program = Runtime.get().load_program(content)
+    method = program.load_method("forward")
+    return [array.copy() for array in _arrays(method.execute(list(iterate_tensors(inputs))))]
 
 
 def _run_litert(interpreter: Interpreter, arrays: Arrays) -> Arrays:

@@ -258,7 +258,7 @@ class Pruner:
         for halvings in range(1, MOST_HALVINGS + 1):
             part = {name: limit / 2**halvings for name, limit in limits.items()}
             try:
-                yield self.plan(Budget.from_absolute(part), **planning)
+                yield self.plan(Budget.from_absolute(part, budget), **planning)
             except BudgetError:
                 return
 

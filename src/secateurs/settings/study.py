@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
 
 from secateurs.errors import BudgetError
 from secateurs.planning.budget import Budget
@@ -48,8 +48,10 @@ class Stop(Settings):
         tolerance: When validation accuracy stays further below the dense model's than this share
             (0.005 is half a point); of a task with another metric, further than this much of it.
             In Python, None goes on however much is lost.
-        budget: When the model fits it: channels, params, macs, size_mb, each a fraction of the
-            dense model or absolute, such as "macs=0.3,size_mb=2".
+        budget: When the model fits it: channels, params, macs, size_mb, peak_memory_mb, each a
+            fraction of the dense model or absolute, such as "macs=0.3,size_mb=2"; or a time, such
+            as "latency=0.5,runtime=onnxruntime,threads=1". A drop, such as "drop=0.01", is the
+            tolerance: alone, the smallest model within it is looked for.
         patience: Rounds in a row that may miss the tolerance before that ends the study.
     """
 
@@ -64,6 +66,21 @@ class Stop(Settings):
         | None
     ) = None
     patience: Count = 1
+
+    @model_validator(mode="after")
+    def _take_drop_for_tolerance(self) -> Stop:
+        """A budget's drop and the tolerance are one thing."""
+        drop = None if self.budget is None else self.budget.drop
+        if drop is None:
+            return self
+        usual = type(self).model_fields["tolerance"].default
+        if self.tolerance not in (drop, usual):
+            raise ValueError(
+                f"tolerance: expected the budget's drop={drop} or none beside it; received "
+                f"{self.tolerance}. Leave one of them out"
+            )
+        object.__setattr__(self, "tolerance", float(drop))
+        return self
 
 
 class Task(Settings):

@@ -14,6 +14,7 @@ from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.planning.planner import plan
 from secateurs.settings.study import Configuration
+from secateurs.study.goals import Goals
 from secateurs.training.learner import Learner
 from secateurs.training.metric import Metric
 
@@ -46,9 +47,14 @@ def check_study(
         "multiple": pruning.multiple,
         "skip": pruning.skip,
     }
-    plan(network, level, threshold=math.inf, **options)
-    if stop.budget is not None:
-        plan(network, level, stop.budget, **options)
+    smallest = plan(network, level, threshold=math.inf, **options)
+    if stop.budget is None:
+        return network
+    goals = Goals.of(network, stop.budget)
+    if goals.foreseen:
+        foreseen = {name: goals.limits[name] for name in goals.foreseen}
+        plan(network, level, **goals.planned(network, foreseen), **options)
+    goals.check_memory(network, smallest)
     return network
 
 

@@ -12,7 +12,7 @@ ResNets for Fun and Profit".
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,9 +21,9 @@ from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointStore, Name
+from secateurs.study.goals import Goals
 from secateurs.study.position import Position, Stage
 from secateurs.study.round_cutter import Loss, RoundCutter, repairs, widths
-from secateurs.study.rounds import fits, limits_of
 from secateurs.study.session import Session
 from secateurs.study.stage_trainer import DivergedError, StageTrainer
 from secateurs.study.training_schedule import TrainingSchedule
@@ -52,7 +52,7 @@ class Loop:
         )
         self._trainer = StageTrainer(self._session, self._schedule)
         self._cutter = RoundCutter(self._session, configuration, self._schedule, criterion, loss)
-        self._limits: Mapping[str, float] = {}
+        self._goals = Goals()
 
     def run(self) -> Position:
         """Carry the study out, or what is left of it.
@@ -83,7 +83,7 @@ class Loop:
         network = session.learner.trace()
         if repairs(configuration.pruning):
             repairing(network.source.framework)  # or it says now that it cannot
-        self._limits = limits_of(network, configuration.stop.budget)
+        self._goals = Goals.of(network, configuration.stop.budget)
         if session.resume():
             return
         session.record(
@@ -193,11 +193,12 @@ class Loop:
             network = session.learner.trace()
             reason = self._why_stop(network)
         if reason is None:
-            cut = self._cutter.plan(network, self._limits)
+            cut = self._cutter.plan(network, self._goals)
             if cut:
                 self._cutter.cut(network, cut)
                 return
-            reason = "nothing more may go: every group is at its floor"
+            floors = "nothing more may go: every group is at its floor"
+            reason = f"{floors}{self._missed(session.learner.trace())}"
         self._end(reason)
 
     def _why_stop(self, network: Network) -> str | None:
@@ -207,14 +208,25 @@ class Loop:
             found, needed = (metric.text(metric.value(x)) for x in (position.best, self._goal))
             return (
                 f"round {position.round} did not recover: {found} validation {metric.name}, "
-                f"{needed} needed"
+                f"{needed} needed{self._missed(network)}"
             )
-        if fits(network, self._session.learner.cut, self._limits):
+        if self._are_met(network):
             limits = stop.budget.limits if stop.budget else {}
             return f"the budget is met: {', '.join(f'{k}={v}' for k, v in limits.items())}"
         if stop.rounds is not None and position.round >= stop.rounds:
-            return f"{position.round} rounds were asked for"
+            return f"{position.round} rounds were asked for{self._missed(network)}"
         return None
+
+    def _missed(self, network: Network) -> str:
+        missed = self._goals.missed(network, self._session.learner.cut)
+        return f"; the budget is not met: {missed}" if missed else ""
+
+    def _are_met(self, network: Network) -> bool:
+        """Whether the budget is met: of what is measured, as the main process finds it."""
+        learner, goals = self._session.learner, self._goals
+        if not goals:
+            return False
+        return learner.agree(lambda: "yes" if goals.are_met(network, learner.cut) else "") == "yes"
 
     def _measure_speed(self) -> None:
         session = self._session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from secateurs.planning.auto_criterion import score_for
 from secateurs.reconstruction.pruner import curves_of, repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
+from secateurs.study.goals import Goals
 from secateurs.study.position import Stage
 from secateurs.study.rounds import plan_round, plan_round_by_curves
 from secateurs.study.session import Session
@@ -40,17 +41,17 @@ class RoundCutter:
         self._criterion = criterion
         self._loss = loss
 
-    def plan(self, network: Network, limits: Mapping[str, float]) -> Cut:
+    def plan(self, network: Network, goals: Goals) -> Cut:
         """The round's cut, the same in all processes; empty where nothing more may go.
 
         Args:
             network: of the model as it is now.
-            limits: absolute ones, at which cutting ends; see ``rounds.limits_of``.
+            goals: at which cutting ends.
         """
-        agreed = self._session.learner.agree(lambda: self._plan(network, limits).to_json())
+        agreed = self._session.learner.agree(lambda: self._plan(network, goals).to_json())
         return Cut.from_json(agreed)
 
-    def _plan(self, network: Network, limits: Mapping[str, float]) -> Cut:
+    def _plan(self, network: Network, goals: Goals) -> Cut:
         session, pruning = self._session, self._configuration.pruning
         so_far = session.learner.cut
         if pruning.allocation == "curves":
@@ -60,11 +61,11 @@ class RoundCutter:
                 self._configuration.training.seed + session.position.round,
             )
             return plan_round_by_curves(
-                network, curves.orders, curves.losses, pruning, so_far, limits
+                network, curves.orders, curves.losses, pruning, so_far, goals
             )
 
         def planner(scores: Scores) -> Cut:
-            return plan_round(network, scores, pruning, so_far, limits)
+            return plan_round(network, scores, pruning, so_far, goals)
 
         scores = score_for(
             network,

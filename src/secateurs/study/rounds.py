@@ -12,38 +12,20 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError, ModelError
-from secateurs.planning.budget import UNITS, Budget
+from secateurs.planning.budget import UNITS
 from secateurs.planning.measured import plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.removal_order import multiple_of
 from secateurs.settings.pruning import Pruning
+from secateurs.study.goals import Goals
 
 Scores = Mapping[str, NDArray[np.float64]]
-Limits = Mapping[str, float]
 
-
-def limits_of(dense: Network, budget: Budget | None) -> dict[str, float]:
-    """A budget in absolute numbers (sizes in bytes), given the dense network."""
-    return {} if budget is None else budget.absolute_for(dense)
-
-
-def fits(network: Network, so_far: Cut, limits: Limits, cut: Cut | None = None) -> bool:
-    """Whether a network, after ``cut``, is within the limits; never where there are none.
-
-    Args:
-        network: as it is now.
-        so_far: what has gone since the dense model; the file says it too.
-        limits: as ``limits_of`` gives them.
-        cut: of ``network``; None looks at it as it is.
-    """
-    cut = cut or Cut()
-    return bool(limits) and all(
-        UNITS[name].measure(network, cut, so_far) <= limit for name, limit in limits.items()
-    )
+_HALVINGS = 4
 
 
 def plan_round(
-    network: Network, scores: Scores, pruning: Pruning, so_far: Cut, limits: Limits
+    network: Network, scores: Scores, pruning: Pruning, so_far: Cut, goals: Goals
 ) -> Cut:
     """The cut of a round: a share of the channels that remain, and no more than the budget asks.
 
@@ -52,7 +34,7 @@ def plan_round(
         scores: of its channels.
         pruning: how much, from where, down to which floors; these are of the dense model.
         so_far: what has gone since the dense model.
-        limits: absolute ones, at which cutting ends; may be empty.
+        goals: at which cutting ends; may be empty.
 
     Returns:
         The cut, of at least one channel; an empty one where every group is at its floor.
@@ -69,17 +51,16 @@ def plan_round(
             raise
         return Cut()  # what is not at its floor is skipped
     cut = _within_floors(network, cut, scores, floors)
-    if not fits(network, so_far, limits, cut):
+    if not goals.fits(network, so_far, cut):
         return cut
-    # A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
-    tight = {
-        name: limit
-        - (UNITS[name].measure(network, cut, so_far) - UNITS[name].measure(network, cut))
-        for name, limit in limits.items()
-    }
-    exact = _down_to(network, scores, pruning, skip, tight)
-    exact = _within_floors(network, exact, scores, floors)
-    return exact if fits(network, so_far, limits, exact) else cut
+    exact = _within_floors(
+        network, _down_to(network, scores, pruning, skip, so_far, goals), scores, floors
+    )
+    if goals.fits(network, so_far, exact):
+        return exact
+    if len(goals.foreseen) == len(goals.limits):
+        return cut
+    return _least_that_fits(network, scores, pruning, skip, so_far, goals, floors) or cut
 
 
 def plan_round_by_curves(
@@ -88,7 +69,7 @@ def plan_round_by_curves(
     losses: Mapping[str, NDArray[np.float64]],
     pruning: Pruning,
     so_far: Cut,
-    limits: Limits,
+    goals: Goals,
 ) -> Cut:
     """The cut of a round by what each group loses at each width, where that is least.
 
@@ -98,8 +79,7 @@ def plan_round_by_curves(
         losses: group -> its loss at every width from 0 to all channels.
         pruning: how much and down to which floors; these are of the dense model.
         so_far: what has gone since the dense model.
-        limits: absolute ones, at which cutting ends; where there are none, a share of the channels
-            goes.
+        goals: at which cutting ends; where there are none, a share of the channels goes.
 
     Returns:
         The cut, of at least one channel; an empty one where every group is at its floor.
@@ -115,13 +95,13 @@ def plan_round_by_curves(
             network,
             orders,
             losses,
-            Budget.from_absolute(_next_limits(network, pruning.step, so_far, limits)),
+            **goals.planned(network, _next_limits(network, pruning.step, so_far, goals)),
             floor=1,
             multiple=pruning.multiple,
             skip=skip,
         )
     except BudgetError:  # near the floors there is less to take
-        return plan_round(network, ranks, pruning, so_far, limits)
+        return plan_round(network, ranks, pruning, so_far, goals)
     except ModelError:
         return Cut()  # what is not at its floor is skipped
     return _within_floors(network, cut, ranks, floors)
@@ -138,26 +118,31 @@ def _ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
     return places
 
 
-def _next_limits(network: Network, step: float, so_far: Cut, limits: Limits) -> dict[str, float]:
+def _next_limits(network: Network, step: float, so_far: Cut, goals: Goals) -> dict[str, float]:
     """What may remain after this round: a step less, and no less than is asked for in the end."""
-    units = {name: UNITS[name] for name in limits} or {"channels": UNITS["channels"]}
-    present = {name: unit.measure(network, Cut(), so_far) for name, unit in units.items()}
+    if not goals.foreseen:
+        channels = UNITS["channels"].measure(network, Cut())
+        # A share of few channels is one of them.
+        return {"channels": min((1 - step) * channels, channels - 1)}
+    present = {name: goals.measure(name, network, Cut(), so_far) for name in goals.foreseen}
     # A plan knows of its own cut alone; a file tells of the earlier ones too.
-    extra = {name: present[name] - unit.measure(network, Cut()) for name, unit in units.items()}
     wanted = {
-        name: max(limits.get(name, 0.0), (1 - step) * now) - extra[name]
+        name: max(goals.limits[name], (1 - step) * now) - goals.told_before(name, network, so_far)
         for name, now in present.items()
     }
-    if "channels" in wanted:  # a share of few channels is one of them
+    if "channels" in wanted:
         wanted["channels"] = min(wanted["channels"], present["channels"] - 1)
     return wanted
 
 
-def _step(network: Network, scores: Scores, pruning: Pruning, skip: list[str]) -> Cut:
+def _step(
+    network: Network, scores: Scores, pruning: Pruning, skip: list[str], share: float = 1.0
+) -> Cut:
+    """The cut of a step of the channels, or of a share of a step."""
     channels = sum(len(group) for group in network.groups)
     options = {"scope": pruning.scope, "floor": 1, "multiple": pruning.multiple, "skip": skip}
     # A share of few channels is rounded to one, not to none.
-    amount = max(pruning.step, 1 / channels)
+    amount = max(share * pruning.step, 1 / channels)
     try:
         return plan(network, scores, amount=amount, **options)  # type: ignore[arg-type]
     except BudgetError:  # near the floors there is less to take
@@ -165,14 +150,26 @@ def _step(network: Network, scores: Scores, pruning: Pruning, skip: list[str]) -
 
 
 def _down_to(
-    network: Network, scores: Scores, pruning: Pruning, skip: list[str], limits: Limits
+    network: Network,
+    scores: Scores,
+    pruning: Pruning,
+    skip: list[str],
+    so_far: Cut,
+    goals: Goals,
 ) -> Cut:
-    """The smallest cut that meets the limits; an empty one where there is none."""
+    """The smallest cut that meets what can be foreseen; an empty one where there is none."""
+    if not goals.foreseen:
+        return Cut()
+    # A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
+    tight = {
+        name: goals.limits[name] - goals.told_before(name, network, so_far)
+        for name in goals.foreseen
+    }
     try:
         return plan(
             network,
             scores,
-            Budget.from_absolute(limits),
+            **goals.planned(network, tight),
             scope=pruning.scope,
             floor=1,
             multiple=pruning.multiple,
@@ -180,6 +177,28 @@ def _down_to(
         )
     except BudgetError:
         return Cut()
+
+
+def _least_that_fits(
+    network: Network,
+    scores: Scores,
+    pruning: Pruning,
+    skip: list[str],
+    so_far: Cut,
+    goals: Goals,
+    floors: Mapping[str, int],
+) -> Cut:
+    """The smallest share of a step that meets goals which only a model can tell: by bisection."""
+    low, high, best = 0.0, 1.0, Cut()
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        step = _step(network, scores, pruning, skip, middle)
+        cut = _within_floors(network, step, scores, floors)
+        if goals.fits(network, so_far, cut):
+            high, best = middle, cut
+        else:
+            low = middle
+    return best
 
 
 def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int:

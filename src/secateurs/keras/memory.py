@@ -1,0 +1,110 @@
+"""The memory that a pass of a Keras model holds at once, counted by the shapes of what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from secateurs.errors import MeasurementError
+from secateurs.keras.internals import ConvertToTensor, is_model
+from secateurs.keras.model.example_inputs import as_arrays, check_model
+from secateurs.keras.protocols import Node
+from secateurs.keras.tracing.symbolic import Calls, Enter, calls_in
+
+VIEWS = (
+    Enter,
+    ConvertToTensor,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+)
+"""What gives what it was given, in another shape at most."""
+
+
+def peak_memory(model: keras.Model, example_inputs: object) -> int:
+    """Bytes of the weights, the inputs and the most activations that are alive at once.
+
+    Of each layer what it gives is counted, and what it holds before its own activation, until the
+    last layer that reads it has run; so it is the same for every backend. What a kernel takes for
+    itself while it runs is not in it.
+
+    Args:
+        model: unchanged.
+        example_inputs: what it takes.
+
+    Raises:
+        MeasurementError: its code cannot be followed without data.
+    """
+    model = check_model(model)
+    arrays = as_arrays(example_inputs, model)
+    tensors = [keras.KerasTensor(array.shape, dtype=str(array.dtype)) for array in arrays]
+    given = tensors[0] if len(tensors) == 1 else tensors
+    inside = [one for one in model._flatten_layers() if one is model or is_model(one)]
+    calls = calls_in(model, [given], {}, inside=inside)
+    closed = calls if isinstance(calls, str) else next(iter(calls.closed.values()), "")
+    if isinstance(calls, str) or closed:
+        raise MeasurementError(
+            f"{model.name}: peak_memory_mb: expected a model that can be followed without data; "
+            f"{closed}. Ask for params, size_mb or macs."
+        )
+    state = sum(int(np.prod(one.shape)) * _itemsize(one.dtype) for one in model.weights)
+    return state + _most_alive(calls)
+
+
+def _most_alive(calls: Calls) -> int:
+    """The most bytes of inputs and activations at once."""
+    last_use = _last_uses(calls)
+    # Inputs are the caller's, and stay.
+    now = peak = sum(_bytes(tensor) for tensor in calls.inputs)
+    held: dict[int, int] = {}  # by what holds the memory: a view is held by what it is of
+    holder = {id(tensor): id(tensor) for tensor in calls.inputs}
+    for place, node in enumerate(calls.nodes):
+        makes = _outputs_of(node, holder)
+        for key, size in makes.items():
+            held[key] = size
+            now += size
+        peak = max(peak, now + (sum(makes.values()) if _has_activation(node) else 0))
+        for key in [key for key in held if last_use.get(key, place) <= place]:
+            now -= held.pop(key)
+    return peak
+
+
+def _outputs_of(node: Node, holder: dict[int, int]) -> Mapping[int, int]:
+    """What a call makes that takes memory; ``holder`` learns whose memory each output is in."""
+    if isinstance(node.operation, VIEWS):
+        source = holder.get(id(node.input_tensors[0]), id(node.input_tensors[0]))
+        holder.update((id(output), source) for output in node.outputs)
+        return {}
+    holder.update((id(output), id(output)) for output in node.outputs)
+    return {id(output): _bytes(output) for output in node.outputs}
+
+
+def _last_uses(calls: Calls) -> Mapping[int, int]:
+    """Whose memory -> the place of the last call that reads it; results are read at the end."""
+    holder = {id(tensor): id(tensor) for tensor in calls.inputs}
+    last: dict[int, int] = {}
+    for place, node in enumerate(calls.nodes):
+        for tensor in node.input_tensors:
+            last[holder.get(id(tensor), id(tensor))] = place
+        _outputs_of(node, holder)
+    flat: Sequence[keras.KerasTensor] = keras.tree.flatten(calls.outputs)
+    last |= {holder[id(tensor)]: len(calls.nodes) for tensor in flat if id(tensor) in holder}
+    return last
+
+
+def _has_activation(node: Node) -> bool:
+    """Whether a layer has an activation of its own behind what it computes."""
+    activation = getattr(node.operation, "activation", None)
+    is_itself = isinstance(node.operation, keras.layers.Activation)
+    return activation not in (None, keras.activations.linear) and not is_itself
+
+
+def _bytes(tensor: keras.KerasTensor) -> int:
+    return int(np.prod([length or 1 for length in tensor.shape])) * _itemsize(tensor.dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
