@@ -1,0 +1,59 @@
+"""A model as a list of steps."""
+
+import keras
+import numpy as np
+from keras import layers as L
+
+import secateurs as sec
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.keras.reconstruction.program import Pieces, Program, Ref, as_numbers
+from secateurs.keras.trace_model import source_of
+
+X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+
+
+def branched():
+    i = keras.Input((6,))
+    x = L.Dense(4, "relu", name="a")(i)
+    return keras.Model(i, L.Add(name="sum")([x, L.Dense(4, name="b")(L.Dense(7, name="c")(x))]))
+
+
+def pieces(model):
+    operations = source_of(sec.trace(model)).operations
+    return Pieces(model, operations, CalibrationBatch(X, None))
+
+
+def test_steps_stand_behind_what_they_read():
+    program = Program.of(branched(), [(5, 6)])
+    assert [step.part.name for step in program.steps] == ["Dense", "relu", "Dense", "Dense", "Add"]
+    for step in program.steps:
+        assert all(ref.step < step.number for ref in step.reads)
+    assert program.outputs == [Ref(4)]
+    assert program.largest() == 5 * 7
+
+
+def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
+    model = branched()
+    expected = keras.ops.convert_to_numpy(model(X))
+    piece = pieces(model).piece(CalibrationBatch(X, None))
+    for _ in range(2):
+        step = piece.steps[piece.done]
+        piece.do(step)
+        piece.forget(step)
+    assert piece.values.keys() == {Ref(-1), Ref(1)}  # what came before the ReLU is forgotten
+    branch = piece.branch()
+    for one in (branch, piece):
+        (found,) = one.play()
+        assert np.allclose(as_numbers(found), expected, atol=1e-6)
+
+
+def test_what_a_step_gave_can_be_changed():
+    piece = pieces(branched()).piece(CalibrationBatch(X, None))
+    (found,) = piece.play(lambda step, made: [one * 0 for one in made])
+    assert not as_numbers(found).any()
+
+
+def test_bytes_at_once_are_those_of_the_widest_place():
+    program = Program.of(branched(), [(1, 6)])
+    # Behind 'c': the ReLU's 4 and its own 7 are alive, or 'c's 7 and 'b's 4 beside the ReLU's.
+    assert program.bytes_at_once() == (4 + 7 + 4) * 4

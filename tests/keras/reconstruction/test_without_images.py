@@ -1,0 +1,48 @@
+"""Repair without images: where a removed channel is a copy of one that stays, nothing is lost."""
+
+import keras
+import numpy as np
+from keras import layers as L
+
+import secateurs as sec
+from secateurs.keras.reconstruction.without_images import repair_without_images_
+
+X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+
+
+def net(norm=True):
+    keras.utils.set_random_seed(0)
+    between = [L.BatchNormalization(name="n")] if norm else []
+    first = L.Dense(5, use_bias=False, name="a")
+    model = keras.Sequential(
+        [keras.Input((6,)), first, *between, L.ReLU(), L.Dense(3, name="head")]
+    )
+    kernel = model.get_layer("a").kernel
+    values = np.array(keras.ops.convert_to_numpy(kernel))
+    values[:, 4] = values[:, 1]
+    kernel.assign(values)
+    return model
+
+
+def answers(model):
+    return keras.ops.convert_to_numpy(model(X))
+
+
+def test_a_channel_that_is_there_twice_is_stood_in_for():
+    model = net()
+    network = sec.trace(model, X[:2])
+    cut = network.cut({"a": [4]})
+    small = sec.apply(model, cut, X[:2], network=network)
+    cut_only = np.abs(answers(small) - answers(model)).max()
+    assert repair_without_images_(network, small, cut) == ["head.kernel"]
+    assert np.abs(answers(small) - answers(model)).max() < 0.1 * cut_only
+
+
+def test_without_moments_nothing_is_known_and_nothing_changes():
+    model = net(norm=False)
+    network = sec.trace(model, X[:2])
+    cut = network.cut({"a": [4]})
+    small = sec.apply(model, cut, X[:2], network=network)
+    before = small.get_weights()
+    assert repair_without_images_(network, small, cut) == []
+    assert all(np.array_equal(a, b) for a, b in zip(before, small.get_weights(), strict=True))
