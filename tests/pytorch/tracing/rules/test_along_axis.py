@@ -209,3 +209,24 @@ MATRICES = {
 @pytest.mark.parametrize("name", MATRICES)
 def test_whole_matrices_keep_their_channels(name):
     assert "needs the whole matrix" in why_frozen(MATRICES[name], X)
+
+
+def channels_of(network):
+    return {group.name: len(group) for group in network.groups}
+
+
+@pytest.mark.parametrize(("axis", "free"), [(1, False), (2, True)])
+def test_a_transform_freezes_what_it_runs_along(axis, free):
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 2, 1)
+
+        def forward(self, x):
+            spectrum = torch.fft.rfft(self.conv(x), dim=axis)
+            return self.head(torch.fft.irfft(spectrum, x.shape[-1] if free else 8, dim=axis))
+
+    network = sec.trace(Spectral(), torch.randn(2, 3, 6))
+    assert list(channels_of(network).values()) == ([8] if free else [])
+    reasons = [reason for one in network.frozen for reason in one.reasons]
+    assert any("_fft_r2c over it" in reason for reason in reasons) == (not free)

@@ -125,3 +125,26 @@ def test_pytorchs_transformer_loses_heads_of_either_attention():
     across = small.body.decoder.layers[0].multihead_attn
     assert across.embed_dim == across.num_heads * across.head_dim < 32
     assert small(x).shape == (2, 5 - 1, 3)
+
+
+GONE = [1, 4, 6]
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_a_bag_of_words_loses_columns(mode):
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.EmbeddingBag(20, 8, mode=mode), nn.Linear(8, 3)
+
+        def forward(self, x, starts):
+            return self.out(self.words(x, starts))
+
+    torch.manual_seed(0)
+    model = Bag().eval()
+    inputs = torch.randint(0, 20, (9,)), torch.tensor([0, 4, 7])
+    small = sec.delete_channels(model, {"words": GONE}, inputs)
+    assert small.words.weight.shape == (20, 5)
+    with torch.no_grad():
+        model.out.weight[:, GONE] = 0
+        assert torch.allclose(small(*inputs), model(*inputs), atol=1e-5)

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from support.traced import check_cut_of_everything, conv, groups_of, image, trace
+
+
+def test_concatenation_keeps_its_parts_apart():
+    model, network = trace(
+        lambda m, x: m.head(torch.cat([m.a(x), m.b(x)], 1).mean((2, 3))),
+        a=conv(3, 4),
+        b=conv(3, 6),
+        head=nn.Linear(10, 2),
+    )
+    __, b = network.groups
+    head = next(m for m in b.members if m.tensor == "head.weight")
+    assert network.positions(b, head).ravel().tolist() == [4, 5, 6, 7, 8, 9]
+    check_cut_of_everything(model, network, image())
+
+
+def test_flatten_gives_each_channel_all_its_positions():
+    _, network = trace(
+        lambda m, x: m.head(F.adaptive_avg_pool2d(m.a(x), 2).flatten(1)),
+        a=conv(3, 4),
+        head=nn.Linear(16, 2),
+    )
+    (group,) = network.groups
+    head = next(m for m in group.members if m.tensor == "head.weight")
+    assert head.each == 4
+    assert network.positions(group, head).tolist() == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+        [12, 13, 14, 15],
+    ]
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_channel_shuffle_keeps_rows_and_offers_columns(as_module):
+    shuffle = nn.ChannelShuffle(2)
+
+    def by_hand(x):
+        b, c, h, w = x.shape
+        return x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+    model, network = trace(
+        lambda m, x: m.b(shuffle(m.a(x)) if as_module else by_hand(m.a(x))),
+        a=conv(3, 8),
+        b=conv(8, 2),
+    )
+    # The 2 is baked in, so pairs of channels go: one of each row.
+    assert {name: count for name, (count, _) in groups_of(network).items()} == {"a/4x2": 4}
+    check_cut_of_everything(model, network, image())
+
+
+def test_pixel_shuffle_and_back():
+    model, network = trace(
+        lambda m, x: m.c(F.pixel_unshuffle(m.b(F.pixel_shuffle(m.a(x), 2)), 2)),
+        a=conv(3, 24),
+        b=conv(6, 5),
+        c=conv(20, 2),
+    )
+    assert {name: count for name, (count, _) in groups_of(network).items()} == {"a/6x4": 6, "b": 5}
+    check_cut_of_everything(model, network, image())
+
+
+@pytest.mark.parametrize("how", ["chunk", "split", "sections", "glu", "slices"])
+def test_halves_of_a_gate_lose_the_same_channels(how):
+    def halves(x):
+        if how == "chunk":
+            return x.chunk(2, 1)
+        if how == "split":
+            return x.split(x.shape[1] // 2, 1)
+        if how == "sections":
+            return torch.tensor_split(x, 2, 1)
+        return x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+
+    def forward(m, x):
+        if how == "glu":
+            return m.b(F.glu(m.a(x), 1))
+        value, gate = halves(m.a(x))
+        return m.b(value * gate.sigmoid())
+
+    model, network = trace(forward, a=conv(3, 8), b=conv(4, 2))
+    assert {name: count for name, (count, _) in groups_of(network).items()} == {"a/4x2": 4}
+    check_cut_of_everything(model, network, image())
+
+
+def test_unequal_parts_of_fixed_size_are_frozen_with_the_line():
+    def forward(m, x):
+        left, right = torch.split(m.a(x), [2, 6], 1)
+        return m.b(left) + m.c(right)
+
+    model, network = trace(forward, a=conv(3, 8), b=conv(2, 2), c=conv(6, 2))
+    assert network.groups == ()
+    reasons = [reason for frozen in network.frozen for reason in frozen.reasons]
+    assert any("baked in at" in reason and "test_movement.py" in reason for reason in reasons)
+    del model
