@@ -501,7 +501,7 @@ def prune(
             images, "l1" without; "auto" lets several make this very cut, and takes the best.
         calibration: (images, labels), images alone, or batches of such; 512 are plenty.
         validation: what ``drop`` is told by: as calibration, labelled, or model -> its metric.
-        loss, seed, proof: as for ``score`` and ``apply``.
+        loss, seed, proof: as for ``score`` and ``apply``; with labels, curves are of this loss.
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
         depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names.

@@ -192,8 +192,13 @@ class Repairing(Protocol):
         trials: Sequence[Trial],
         kind: str,
         tick: Callable[[], None] = ...,
+        *,
+        loss: Loss | None = None,
     ) -> list[Fidelity]:
-        """How faithful the network is with some channels gone and some weights changed."""
+        """How faithful the network is with some channels gone and some weights changed.
+
+        With a loss, by how much it is higher with the images' labels; the kind is "loss" then.
+        """
 
     def walk(
         self,

@@ -12,6 +12,10 @@ from torch import nn
 
 import secateurs as sec
 from contract.sides import SIDES, _arranged, _theirs
+from secateurs.backends import repairing
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.errors import DataError
+from secateurs.planning.error_curves import Trial
 
 on_both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 ARCHITECTURES = ("plain", "residual", "mobile", "branches", "gated")
@@ -349,3 +353,36 @@ def test_images_that_say_nothing_of_a_layer_leave_it(side):
     assert all(np.isfinite(one).all() for one in side.state(repaired))
     told = sec.report_of(repaired).fidelity
     assert told.fidelity.distance <= told["dropped"].distance
+
+
+@on_both
+def test_a_loss_of_the_users_own_measures_the_curves(side):
+    """How much higher the loss is, as the cut model itself has it."""
+    dense = build(side, "residual")
+    data = images(side, "residual", 12)
+    labels = np.random.default_rng(3).normal(size=12).astype(np.float32)
+    network = sec.trace(dense, side.inputs("residual"))
+    group = max(network.groups, key=len)
+    gone = group.channels[: len(group) // 2]
+    trial = Trial(group.name, len(group) - len(gone), gone, (), dict)
+
+    def loss(outputs, labels):
+        return (outputs[:, 1] - labels) ** 2
+
+    (found,) = repairing(network.source.framework).judge_trials(
+        network, CalibrationBatch(data, labels), [trial], "loss", loss=loss
+    )
+    small = sec.apply(dense, network.cut({group.name: range(len(gone))}), side.inputs("residual"))
+    before, after = (
+        np.square(answers(side, model, data)[:, 1] - labels) for model in (dense, small)
+    )
+    assert found.kind == "loss"
+    assert found.distance == pytest.approx((after - before).mean(), rel=1e-4)
+    with pytest.raises(DataError, match="one loss for each image"):
+        repairing(network.source.framework).judge_trials(
+            network,
+            CalibrationBatch(data, labels),
+            [trial],
+            "loss",
+            loss=lambda outputs, labels: outputs,
+        )

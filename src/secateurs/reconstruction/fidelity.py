@@ -5,6 +5,7 @@
 - ``bernoulli``: independent probabilities, or scores before a sigmoid; the divergence summed over
   them;
 - ``embedding``: directions; one minus the cosine;
+- ``loss``: by how much the task's own loss is higher, where labels are given with it;
 - ``relative``: anything else; the squared error relative to how far outputs spread about their mean
   (0 is exact, 1 is as good as a constant).
 """
@@ -25,7 +26,14 @@ Outputs = Sequence[NDArray[Any]]
 """What a model gave for some images: its floating-point tensors, images along axis 0."""
 
 
-MEASURES = {"relative": "relative squared error", "embedding": "1 - cosine"}
+LOSS = "loss"
+"""The kind of outputs that are one loss for each image."""
+
+MEASURES = {
+    "relative": "relative squared error",
+    "embedding": "1 - cosine",
+    LOSS: "loss, above the dense network's",
+}
 """Of kinds that are no distribution; of the others it is the divergence, KL."""
 
 
@@ -34,7 +42,7 @@ class Fidelity:
     """How far a model's outputs are from the dense network's.
 
     Attributes:
-        kind: what was measured: 'categorical', 'bernoulli', 'embedding' or 'relative'.
+        kind: what was measured: 'categorical', 'bernoulli', 'embedding', 'loss' or 'relative'.
         distance: mean over images, in nats, or relative squared error; 0 is exact.
         error: standard error of that mean.
         agreement: share of answers that are the dense network's; None where there are no classes.
@@ -110,6 +118,9 @@ class Judge:
             self._add_relative(dense, small)
             return
         right, found = (np.asarray(o[0], np.float64) for o in (dense, small))
+        if self.kind == LOSS:
+            self._distances.append(found - right)
+            return
         if self.kind != "categorical":
             read = read_outputs([right], self.kind)
             self._distances.append(divergences(read, [right], [found]))

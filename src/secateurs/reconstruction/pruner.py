@@ -186,7 +186,7 @@ class Pruner:
             return scoring.score(work, FALLBACK, seed=request.seed)
 
         if request.criterion in (None, OBS):
-            curves = measure_curves(dense, scores=fallback, seed=request.seed)
+            curves = measure_curves(dense, scores=fallback, loss=request.loss, seed=request.seed)
             scores = _scores_from(curves.orders)
         else:
             scores = scoring.score(
@@ -197,7 +197,9 @@ class Pruner:
                 seed=request.seed,
             )
             orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
-            curves = measure_curves(dense, scores=fallback, orders=orders, seed=request.seed)
+            curves = measure_curves(
+                dense, scores=fallback, orders=orders, loss=request.loss, seed=request.seed
+            )
         return cls(model, network, dense, curves, scores, request.seed, request.proof)
 
     def plan(self, budget: Budget, **planning: Any) -> Cut:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.backends import Repairing, backend_named, repairing
+from secateurs.backends import Loss, Repairing, backend_named, repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
@@ -34,7 +34,7 @@ from secateurs.planning.error_curves import (
     trials_of,
 )
 from secateurs.reconstruction.calibration import Calibration, in_batches
-from secateurs.reconstruction.fidelity import Fidelity, Judge, kind_of
+from secateurs.reconstruction.fidelity import LOSS, Fidelity, Judge, kind_of
 from secateurs.reconstruction.layers import Walked
 from secateurs.reconstruction.report import FidelityReport, Stage
 
@@ -154,6 +154,7 @@ def measure_curves(
     *,
     scores: Callable[[], Mapping[str, Floats]],
     orders: Orders | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
 ) -> Curves:
     """The order in which channels go and what each width costs.
@@ -162,6 +163,8 @@ def measure_curves(
         dense: the model and its images.
         scores: makes scores for groups that no contraction reads by itself.
         orders: to take in place of those by the sums: of another criterion.
+        loss: (outputs, labels) -> one loss for each image, to measure by where the images have
+            labels; else, and without one, it is the distance from the dense model's outputs.
         seed: of draws.
     """
     start = time.perf_counter()
@@ -172,12 +175,15 @@ def measure_curves(
     if orders is None:
         orders, foreseen = orders_of(network, contractions, scores())
     judging, trials = _trials(dense, contractions, orders, foreseen)
-    found = dense.framework.judge_trials(network, judging, trials, dense.kind)
+    if judging.labels is None:
+        loss = None
+    kind = dense.kind if loss is None else LOSS
+    found = dense.framework.judge_trials(network, judging, trials, kind, loss=loss)
     measured: dict[str, dict[int, float]] = {}
     for trial, fidelity in zip(trials, found, strict=True):
         measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
     losses = curves_from(network, measured, foreseen)
-    return Curves(orders, losses, dense.kind, len(judging), time.perf_counter() - start)
+    return Curves(orders, losses, kind, len(judging), time.perf_counter() - start)
 
 
 def _trials(

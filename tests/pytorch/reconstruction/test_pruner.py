@@ -358,3 +358,37 @@ def test_without_images_and_batch_norm_noise_has_to_do():
     words = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     with pytest.raises(sec.DataError, match="expected calibration images; received none"):
         sec.prune(words, torch.zeros(1, 4, dtype=torch.long), sec.Budget(macs=0.5), repair=True)
+
+
+class TwoHeads(nn.Module):
+    """Two outputs, each of hidden channels of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(6, 16)
+        self.heads = nn.ModuleList([nn.Linear(16, 1), nn.Linear(16, 1)])
+
+    def forward(self, x):
+        hidden = self.first(x).tanh(), self.second(x).tanh()
+        return torch.cat([head(h) for head, h in zip(self.heads, hidden, strict=True)], 1)
+
+
+def test_what_the_loss_does_not_read_goes_first():
+    torch.manual_seed(0)
+    model, x = TwoHeads().eval(), torch.randn(400, 6)
+    labels = model(x)[:, 0].detach()
+    options = {"example_inputs": x[:1], "budget": sec.Budget(channels=0.6), "output": "relative"}
+
+    def widths(calibration, **more):
+        made = sec.prune(model, calibration=calibration, **options, **more).model
+        return made.first.out_features, made.second.out_features
+
+    def loss(outputs, labels):
+        return (outputs[:, 0] - labels) ** 2
+
+    both, read = widths(x), widths((x, labels), loss=loss)
+    assert sum(read) <= 0.6 * 32
+    assert read[0] == 16 > both[0]
+    assert read[1] < both[1]
+    # Labels alone, without a loss that reads them, change nothing.
+    assert widths((x, labels)) == both

@@ -248,12 +248,14 @@ class Piece:
         images: how many.
         values: those at hand, the model's inputs among them.
         done: how many steps have been taken.
+        labels: of the images, if they have any.
     """
 
     program: Program
     images: int
     values: dict[Ref, BackendTensor] = field(default_factory=dict)
     done: int = 0
+    labels: NDArray[np.generic] | None = None
     _last: Mapping[int, list[Ref]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -300,12 +302,17 @@ class Piece:
 
     def result(self) -> list[BackendTensor]:
         """The floating-point tensors that the model gives."""
-        found = [self.values[ref] for ref in self.program.outputs]
-        return [one for one in found if keras.backend.is_float_dtype(one.dtype)]
+        return [one for one in self.outputs() if keras.backend.is_float_dtype(one.dtype)]
+
+    def outputs(self) -> list[BackendTensor]:
+        """What the model gives, flat."""
+        return [self.values[ref] for ref in self.program.outputs]
 
     def branch(self) -> Piece:
         """The same, to go on from here in another way."""
-        return Piece(self.program, self.images, dict(self.values), self.done, self._last)
+        return Piece(
+            self.program, self.images, dict(self.values), self.done, self.labels, self._last
+        )
 
     def play(self, change: Change | None = None) -> list[BackendTensor]:
         """The rest of the pass; what the model gives.
@@ -374,7 +381,7 @@ class Pieces:
         """These images, at the start of their pass."""
         tensors = convert_arrays(self.model, as_arrays(batch.images, self.model))
         values = {Ref(-1, number): tensor for number, tensor in enumerate(tensors)}
-        return Piece(self.program(len(batch)), len(batch), values)
+        return Piece(self.program(len(batch)), len(batch), values, labels=batch.labels)
 
 
 def as_numbers(tensor: BackendTensor | Variable) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Operation, Variable, without_gradients
@@ -19,6 +20,7 @@ from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, stand_ins_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
+from secateurs.keras.statistics.loss import PerExampleLoss
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import Site
 from secateurs.planning.error_curves import Trial
@@ -32,6 +34,8 @@ def judge_trials(
     trials: Sequence[Trial],
     kind: str,
     tick: Callable[[], None] = lambda: None,
+    *,
+    loss: Loss | None = None,
 ) -> list[Fidelity]:
     """How faithful the network is in each trial, on these images.
 
@@ -41,26 +45,49 @@ def judge_trials(
         trials: what goes and what changes in each.
         kind: of the outputs.
         tick: called after each trial on each piece of the images.
+        loss: (outputs, labels) -> one loss for each image; None goes by the outputs themselves.
+
+    Raises:
+        DataError: the loss does not go with the outputs and labels.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     steps = pieces.program(2).steps
-    players = [_Player(network, trial, steps) for trial in trials]
+    read = _answers if loss is None else _Losses(loss, source.model)
+    players = [_Player(network, trial, steps, read) for trial in trials]
     passes = (pieces.piece(images.rows(rows)) for rows in pieces.sizes(len(images)))
     with without_gradients():
-        return play_trials(passes, _answers, players, kind, tick)
+        return play_trials(passes, read, players, kind, tick)
+
+
+Read = Callable[[Piece], list[NDArray[np.float32]]]
+"""What is looked at of a pass that has ended."""
 
 
 def _answers(piece: Piece) -> list[NDArray[np.float32]]:
     return [as_numbers(one) for one in piece.result()]
 
 
+class _Losses:
+    """The losses of a pass that has ended, one for each image."""
+
+    def __init__(self, loss: Loss, model: keras.Model) -> None:
+        self._objective = PerExampleLoss(loss, "error curves", model)
+
+    def __call__(self, piece: Piece) -> list[NDArray[np.float32]]:
+        outputs = piece.outputs()
+        labels = self._objective.check_labels([one.shape for one in outputs], piece.labels)
+        tensor = None if labels is None else keras.ops.convert_to_tensor(labels)
+        return [as_numbers(self._objective.losses(outputs, tensor))]
+
+
 class _Player:
     """One trial: from where on, and what is done instead."""
 
-    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step]) -> None:
+    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step], read: Read) -> None:
         self._source = source_of(network)
         self._trial = trial
+        self._read = read
         self._kept = Kept(network.solution.mark_kept(network.alive(trial.removed)))
         self._network = network
         self._layers: dict[int, Operation] | None = None
@@ -101,7 +128,7 @@ class _Player:
             for step in rest.steps[rest.done :]:
                 rest.keep(step, self._run_step(twin, rest, step))
                 rest.forget(step)
-        return _answers(rest)
+        return self._read(rest)
 
     def _run_step(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[BackendTensor]:
         operation = self._source.operations[step.operation]

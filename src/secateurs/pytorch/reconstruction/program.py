@@ -12,6 +12,7 @@ from typing import overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
@@ -66,6 +67,7 @@ class Piece:
         values: those at hand.
         done: how many steps have been taken.
         memory: what it writes into in place of the model's.
+        labels: of the images, if they have any.
     """
 
     steps: Sequence[Step]
@@ -75,6 +77,7 @@ class Piece:
     values: dict[Ref, torch.Tensor] = field(default_factory=dict)
     done: int = 0
     memory: Memory = field(default_factory=lambda: Memory(frozenset()))
+    labels: NDArray[np.generic] | None = None
     _last: dict[int, list[Ref]] = field(default_factory=dict)
     _wanted: set[Operand] = field(default_factory=set)
 
@@ -130,15 +133,27 @@ class Piece:
 
     def result(self) -> list[torch.Tensor]:
         """The floating-point tensors that the model returns."""
-        found = fill(self.output, self.find)
-        return [tensor for tensor in iterate_tensors(found) if tensor.is_floating_point()]
+        return [tensor for tensor in iterate_tensors(self.outputs()) if tensor.is_floating_point()]
+
+    def outputs(self) -> object:
+        """What the model returns."""
+        return fill(self.output, self.find)
 
     def branch(self) -> Piece:
         """The same, to go on from here in another way."""
         memory, values = self.memory, dict(self.values)
         if any(step.mutates for step in self.steps):
             memory, values = memory.branch(values)
-        return Piece(self.steps, self.inputs, self.output, self.images, values, self.done, memory)
+        return Piece(
+            self.steps,
+            self.inputs,
+            self.output,
+            self.images,
+            values,
+            self.done,
+            memory,
+            self.labels,
+        )
 
 
 @dataclass(eq=False)
@@ -189,10 +204,13 @@ class Pieces:
         arguments, keywords = parse_example_inputs(batch.images, self.model)
         inputs = list(iterate_tensors([list(arguments), keywords]))
         if self._program is not None:
-            return Piece(self._program.steps, inputs, self._program.output, len(batch))
+            program = self._program
+            return Piece(program.steps, inputs, program.output, len(batch), labels=batch.labels)
         tape = self._record(batch)
         memory = Memory(tape.written)
-        return Piece(tape.steps, inputs, tape.output, len(batch), memory=memory)
+        return Piece(
+            tape.steps, inputs, tape.output, len(batch), memory=memory, labels=batch.labels
+        )
 
 
 def play(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import Trial
@@ -19,6 +21,7 @@ from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.reconstruction.output_stream import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.replay.tape import Step
+from secateurs.pytorch.statistics.loss import PerExampleLoss, labels_on_device
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_call import Call, map_tensors
 from secateurs.reconstruction.fidelity import Fidelity
@@ -31,6 +34,8 @@ def judge_trials(
     trials: Sequence[Trial],
     kind: str,
     tick: Callable[[], None] = lambda: None,
+    *,
+    loss: Loss | None = None,
 ) -> list[Fidelity]:
     """How faithful the network is in each trial, on these images.
 
@@ -40,25 +45,66 @@ def judge_trials(
         trials: what goes and what changes in each.
         kind: of the outputs.
         tick: called after each trial on each piece of the images.
+        loss: (outputs, labels) -> one loss for each image; None goes by the outputs themselves.
+
+    Raises:
+        DataError: the loss does not go with the outputs and labels.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
-    players = [_Player(network, trial, pieces.steps) for trial in trials]
+    read = _answers if loss is None else _Losses(loss, source.model)
+    players = [_Player(network, trial, pieces.steps, read) for trial in trials]
     passes = (pieces.piece(images.rows(rows)) for rows in pieces.sizes(len(images)))
     with torch.no_grad():
-        return play_trials(passes, _answers, players, kind, tick)
+        return play_trials(passes, read, players, kind, tick)
+
+
+Read = Callable[[Piece], list[NDArray[np.float32]]]
+"""What is looked at of a pass that has ended."""
 
 
 def _answers(piece: Piece) -> list[NDArray[np.float32]]:
     return as_arrays(piece.result())
 
 
+class _Losses:
+    """The losses of a pass that has ended, one for each image."""
+
+    def __init__(self, loss: Loss, model: nn.Module) -> None:
+        self._objective = PerExampleLoss(loss, "error curves")
+        self._model = model
+
+    def __call__(self, piece: Piece) -> list[NDArray[np.float32]]:
+        labels = labels_on_device(piece.labels, self._model)
+        outputs = piece.outputs()
+        if isinstance(outputs, dict):
+            outputs = _NamedOutputs(outputs)
+        return as_arrays([self._objective.losses(outputs, labels)])
+
+
+class _NamedOutputs(dict[object, object]):
+    """Outputs by name, by attribute and by place, as those of Transformers are.
+
+    A pass on tape keeps a dictionary's entries, not its class.
+    """
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+    def __getitem__(self, key: object) -> object:
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
 class _Player:
     """One trial: from where on, and what is done instead."""
 
-    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step]) -> None:
+    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step], read: Read) -> None:
         source = source_of(network)
         self._trial = trial
+        self._read = read
         self._operations = source.operations
         self._stays = network.solution.mark_kept(network.alive(trial.removed))
         self._twin = MaskedTwin(source.operations, self._stays)
@@ -96,4 +142,5 @@ class _Player:
                 return self._twin.ignoring_removed(call, operation)
             return call.function(*call.arguments, **call.keywords)
 
-        return as_arrays(play(rest, change))
+        play(rest, change)
+        return self._read(rest)

@@ -125,13 +125,14 @@ def on_device(
 ) -> tuple[tuple[object, ...], dict[str, object], torch.Tensor | None]:
     """(arguments, keywords, labels) of a batch, where the model is."""
     arguments, keywords = parse_example_inputs(batch.images, model)
-    labels = None if batch.labels is None else _labels(batch.labels)
-    like = next(model.parameters(), None)
-    if labels is not None and like is not None:
-        labels = labels.to(like.device)
-    return arguments, keywords, labels
+    return arguments, keywords, labels_on_device(batch.labels, model)
 
 
-def _labels(labels: NDArray[np.generic]) -> torch.Tensor:
+def labels_on_device(labels: NDArray[np.generic] | None, model: nn.Module) -> torch.Tensor | None:
+    """A batch's labels, if it has any, where the model is."""
+    if labels is None:
+        return None
     whole = labels.dtype.kind in "iub"
-    return torch.from_numpy(np.ascontiguousarray(labels.astype(np.int64) if whole else labels))
+    made = torch.from_numpy(np.ascontiguousarray(labels.astype(np.int64) if whole else labels))
+    like = next(model.parameters(), None)
+    return made if like is None else made.to(like.device)
