@@ -10,7 +10,7 @@ import secateurs
 HOUSE = Path(secateurs.__file__).parent
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "accelerate", "torchvision", "timm"}
 GROUND = {
-    *("__init__", "__main__", "api", "arguments", "backends", "errors", "files", "formatting"),
+    *("__init__", "__main__", "api", "backends", "errors", "files", "formatting"),
 }
 
 # Bottom to top. What stands on a floor imports from the floors below it, and from its own.

@@ -1,0 +1,89 @@
+"""What the public calls take, said once: a wrong type is refused on one line, with the fix.
+
+A public function declares what its arguments have to be::
+
+    @takes(network=NETWORK, seed=SEED)
+    def score(network, criterion="l1", *, seed=0): ...
+
+Only what a type can tell is looked at here; whether the values fit each other is for the function
+itself, which knows them.
+"""
+
+from secateurs.arguments.declaration import Kind, takes
+from secateurs.arguments.kinds import (
+    BUDGET,
+    CHANNELS,
+    CRITERION,
+    CRITERION_LIST,
+    DATA_GIVEN,
+    FLAG,
+    FUNCTION,
+    LAYERS,
+    LOSS,
+    MODEL,
+    NAMES,
+    NUMBER,
+    NUMBERS,
+    OPTIMIZER,
+    OUTPUTS,
+    PATH,
+    PROOF,
+    SCORES,
+    SEED,
+    SENSITIVITY,
+    SHARE,
+    TEXT,
+    THRESHOLD,
+    instance,
+    whole_number,
+)
+from secateurs.arguments.layers import layer_names
+from secateurs.arguments.values import (
+    are_whole,
+    format_value,
+    is_labels,
+    is_number,
+    is_path,
+    is_whole,
+)
+
+__all__ = [
+    # to declare with
+    "Kind",
+    "takes",
+    # what arguments can be
+    "BUDGET",
+    "CHANNELS",
+    "CRITERION",
+    "CRITERION_LIST",
+    "DATA_GIVEN",
+    "FLAG",
+    "FUNCTION",
+    "LAYERS",
+    "LOSS",
+    "MODEL",
+    "NAMES",
+    "NUMBER",
+    "NUMBERS",
+    "OPTIMIZER",
+    "OUTPUTS",
+    "PATH",
+    "PROOF",
+    "SCORES",
+    "SEED",
+    "SENSITIVITY",
+    "SHARE",
+    "TEXT",
+    "THRESHOLD",
+    "instance",
+    "whole_number",
+    # values
+    "are_whole",
+    "format_value",
+    "is_labels",
+    "is_number",
+    "is_path",
+    "is_whole",
+    # layers
+    "layer_names",
+]

@@ -1,0 +1,49 @@
+"""Layers that a call was given by name, or themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from secateurs.errors import UnknownNameError
+
+
+def layer_names(model: Any, wanted: Any) -> tuple[str, ...]:
+    """The names of layers that were given by name, or themselves, one or several.
+
+    Args:
+        model: whose layers they are.
+        wanted: a name or a layer, or several.
+
+    Raises:
+        UnknownNameError: a layer is not one of the model's.
+    """
+    several = [wanted] if isinstance(wanted, str) or is_layer(wanted) else list(wanted)
+    return tuple(one if isinstance(one, str) else _name_of(model, one) for one in several)
+
+
+def _name_of(model: Any, layer: Any) -> str:
+    if hasattr(model, "named_modules"):
+        known = next((name for name, one in model.named_modules() if one is layer), None)
+        # Keras models on PyTorch are modules too, whose layers are known by their own names.
+        if known and not hasattr(layer, "get_config"):
+            return str(known)
+    flat = getattr(model, "layers", ())
+    if any(one is layer for one in flat):
+        return str(layer.name)
+    raise UnknownNameError(
+        f"expected a layer of {type(model).__name__}; received a {type(layer).__name__} that is "
+        "none of its. Give its name, as in dict(model.named_modules())."
+    )
+
+
+def is_layer(value: Any) -> bool:
+    """Whether this is a module of PyTorch or a layer of Keras; neither is imported to tell."""
+    kind = type(value)
+    return hasattr(kind, "named_parameters") or hasattr(kind, "get_config")
+
+
+def are_layers(value: Any) -> bool:
+    """Whether these are several layers, or names of such."""
+    several = isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes)
+    return several and all((isinstance(one, str) and one) or is_layer(one) for one in value)
