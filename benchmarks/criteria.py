@@ -22,7 +22,7 @@ import torch
 from secateurs.comparison import (
     Comparison,
     ComparisonCallback,
-    Dense,
+    DenseResult,
     JobRunner,
     Outcome,
     Results,
@@ -95,7 +95,7 @@ class Printed(ComparisonCallback):
     def begin(self, jobs: int, done: int) -> None:
         self.jobs, self.done, self.start = jobs, done, time.monotonic()
 
-    def trained(self, dense: Dense) -> None:
+    def trained(self, dense: DenseResult) -> None:
         self._say(f"dense, seed {dense.seed}: {100 * dense.accuracy:.2f} % in {dense.seconds} s")
 
     def finished(self, outcome: Outcome) -> None:

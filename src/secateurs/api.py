@@ -78,7 +78,7 @@ from secateurs.study.learning import learning_of
 from secateurs.study.run import Iterated, run_study
 from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
-from secateurs.training.distillation import Change
+from secateurs.training.distillation import ImageChange
 from secateurs.training.feed import Augmentation, is_labelled_images
 from secateurs.training.objectives import loss_of
 from secateurs.training.task import LearningTask
@@ -471,7 +471,7 @@ def prune(
     loss: Callable[[Any, Any], Any] | None = None,
     repair: bool | None = None,
     distil: int | str | None = None,
-    augmentation: Augmentation | Change | None = None,
+    augmentation: Augmentation | ImageChange | None = None,
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
@@ -531,7 +531,7 @@ def _prune(
     calibration: Any,
     validation: Any,
     distil: int | str | None,
-    augmentation: Augmentation | Change | None,
+    augmentation: Augmentation | ImageChange | None,
     output: str | None,
     sources: Sequence[Any] | None,
     second_domain: Any,
@@ -602,7 +602,7 @@ def repair(
     *,
     example_inputs: Any = None,
     distil: int | str | None = None,
-    augmentation: Augmentation | Change | None = None,
+    augmentation: Augmentation | ImageChange | None = None,
     seed: int = 0,
     output: str | None = None,
     sources: Sequence[Any] | None = None,
@@ -676,7 +676,7 @@ def frontier(
     criterion: str | Callable[[GroupData], Any] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     distil: int | str | None = None,
-    augmentation: Augmentation | Change | None = None,
+    augmentation: Augmentation | ImageChange | None = None,
     seed: int = 0,
     floor: float | None = None,
     multiple: int | None = None,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from secateurs.channels.cut import Cut
     from secateurs.channels.network import Network
     from secateurs.measurement.conditions import Conditions
-    from secateurs.planning.error_curves import Contraction, Trial
+    from secateurs.planning.error_curves import GroupTrial, MeasuredContraction
     from secateurs.reconstruction.fidelity import Fidelity
     from secateurs.reconstruction.layers import Walked
     from secateurs.settings.training import Training
@@ -182,14 +182,14 @@ class Repairing(Protocol):
 
     def contractions_of(
         self, network: Network, images: CalibrationBatch, kind: str, seed: int
-    ) -> list[Contraction]:
+    ) -> list[MeasuredContraction]:
         """The dense network's sums at each contraction that reads channels."""
 
     def judge_trials(
         self,
         network: Network,
         images: CalibrationBatch,
-        trials: Sequence[Trial],
+        trials: Sequence[GroupTrial],
         kind: str,
         tick: Callable[[], None] = ...,
         *,

@@ -6,7 +6,7 @@ import pytest
 from secateurs.calibration import least_squares
 from secateurs.calibration.least_squares import Moments, Solver, choose_ridge, refit, solve
 from secateurs.reconstruction.rectified import Rectified
-from secateurs.reconstruction.wide import Rows, refit_wide
+from secateurs.reconstruction.wide import ContractionRows, refit_wide
 
 RNG = np.random.default_rng(0)
 
@@ -114,7 +114,7 @@ def test_wide_layers_come_to_the_same(count):
     truth = rng.standard_normal((60, 4)).astype(np.float32)
     present = truth + 0.5 * rng.standard_normal((60, 4)).astype(np.float32)
     other = rng.standard_normal((100, 60)).astype(np.float32)
-    fit, held = Rows(u, u @ truth + 1), Rows(other, other @ truth + 1)
+    fit, held = ContractionRows(u, u @ truth + 1), ContractionRows(other, other @ truth + 1)
     found = refit_wide(fit, held, present[None].astype(float), importance=None, has_intercept=True)
     assert found.after < found.before
     if count > 60:
@@ -131,7 +131,7 @@ def test_conjugate_gradients_are_taken_beyond_what_products_hold(monkeypatch):
     rng = np.random.default_rng(2)
     u = rng.standard_normal((40, 60)).astype(np.float32)
     truth = rng.standard_normal((60, 2)).astype(np.float32)
-    fit = Rows(u, u @ truth)
+    fit = ContractionRows(u, u @ truth)
     found = refit_wide(fit, fit, np.zeros((1, 60, 2)), importance=None, has_intercept=False)
     assert found.after < 1e-3 * found.before
     np.testing.assert_array_equal(found.intercept, 0)

@@ -15,7 +15,7 @@ from contract.sides import SIDES, _arranged, _theirs
 from secateurs.backends import repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
-from secateurs.planning.error_curves import Trial
+from secateurs.planning.error_curves import GroupTrial
 
 on_both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 ARCHITECTURES = ("plain", "residual", "mobile", "branches", "gated")
@@ -364,7 +364,7 @@ def test_a_loss_of_the_users_own_measures_the_curves(side):
     network = sec.trace(dense, side.inputs("residual"))
     group = max(network.groups, key=len)
     gone = group.channels[: len(group) // 2]
-    trial = Trial(group.name, len(group) - len(gone), gone, (), dict)
+    trial = GroupTrial(group.name, len(group) - len(gone), gone, (), dict)
 
     def loss(outputs, labels):
         return (outputs[:, 1] - labels) ** 2

@@ -6,12 +6,12 @@ import pytest
 
 import secateurs as sec
 from secateurs.planning.budget import UNITS, Budget
-from secateurs.planning.trials import Trials, Workshop
+from secateurs.planning.trials import TrialMaker, Trials
 
 
 def workshop(plan, **measured):
     """Of models that are what was planned for; ``measured``: unit -> (limit, model -> number)."""
-    return Workshop(
+    return TrialMaker(
         plan,
         lambda cut: cut,
         {name: measure for name, (_, measure) in measured.items()},

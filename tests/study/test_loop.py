@@ -11,7 +11,7 @@ from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration, Stop, Task
 from secateurs.settings.training import Training
 from secateurs.study.check import check_study
-from secateurs.study.position import Stage
+from secateurs.study.position import StudyStage
 from secateurs.training.schedules import learning_rates
 from support.scripted import Recorded, Scripted, run
 
@@ -54,7 +54,7 @@ def test_it_goes_on_while_accuracy_recovers_and_keeps_the_smallest_that_did():
     kept = store.history.of("prune")[2]
     assert sum(p.numel() for p in learner.model.parameters()) == kept["params"]
     assert learner.cut.after.params == kept["params"]
-    assert position.stage is Stage.ENDED
+    assert position.stage is StudyStage.ENDED
 
 
 def test_where_no_round_recovers_the_dense_model_is_the_result():
@@ -340,4 +340,4 @@ def test_a_journal_of_the_test_keeps_what_it_is_given():
     # The tests above stand on it.
     _, store = run(Scripted(recovers_until(1)))
     assert isinstance(store, Recorded)
-    assert store.checkpoints[-1][0].stage is Stage.ENDED
+    assert store.checkpoints[-1][0].stage is StudyStage.ENDED

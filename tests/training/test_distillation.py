@@ -7,8 +7,8 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
 from secateurs.training import distillation
 from secateurs.training.distillation import (
+    DistillationJudge,
     Effort,
-    Judge,
     Rates,
     harms,
     lesson_of,
@@ -50,7 +50,9 @@ def images(*counts):
 
 def taught(small, way, steps=4):
     dense = Point(2.0, 0.0)
-    judge = Judge.of(lambda model, x: model(x), dense, images(3), None, channels_first=True)
+    judge = DistillationJudge.of(
+        lambda model, x: model(x), dense, images(3), None, channels_first=True
+    )
     student = Walker(small, way)
     lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
     return train(student, small, dense, judge, lesson, Effort(steps)), student
@@ -209,4 +211,6 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(DataError, match="received none"):
         lesson_of([], None, batch_size=2, seed=0)
     with pytest.raises(DataError, match="held out"):
-        Judge.of(lambda model, x: model(x), Point(1.0, 0.0), [], None, channels_first=True)
+        DistillationJudge.of(
+            lambda model, x: model(x), Point(1.0, 0.0), [], None, channels_first=True
+        )

@@ -15,7 +15,7 @@ from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
 
 Sums = NDArray[np.float64]
-Row = NDArray[Any]
+ChannelValues = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,7 +125,9 @@ class AblationSums:
         self.dense_loss = 0.0
         self.classified = classes > 0
 
-    def add_dense(self, losses: Row, right: Row | None, labels: Ids | None) -> None:
+    def add_dense(
+        self, losses: ChannelValues, right: ChannelValues | None, labels: Ids | None
+    ) -> None:
         """The dense network on one batch: each image's loss, 1 where it is classified right."""
         member = self._members(len(losses), labels)
         self.images += member.sum(axis=0).astype(np.int64)
@@ -137,8 +139,8 @@ class AblationSums:
         self,
         name: str,
         channels: Ids,
-        loss: Row,
-        right: Row,
+        loss: ChannelValues,
+        right: ChannelValues,
         labels: Ids | None,
         where: NDArray[np.bool_] | None = None,
     ) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 Floats = NDArray[np.float64]
-Activation = Callable[[Floats], Floats]
+ActivationFunction = Callable[[Floats], Floats]
 
 _NODES = 64
 _DEGREE = 12
@@ -28,7 +28,7 @@ RIDGE = 1e-1
 
 
 def moments_behind(
-    shift: Floats, scale: Floats, correlation: Floats, activation: Activation
+    shift: Floats, scale: Floats, correlation: Floats, activation: ActivationFunction
 ) -> tuple[Floats, Floats]:
     """(means, covariances) of ``activation(shift + scale * g)``, ``g`` normal, correlated.
 

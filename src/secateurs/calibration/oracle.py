@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.racing import Mode, Race, Scope
-from secateurs.calibration.removal import ExactAblation, Removals, Run
+from secateurs.calibration.removal import AnyRun, ExactAblation, Removals
 from secateurs.channels.network import Network
 
 
 def ablate(
     network: Network,
     batches: Iterable[CalibrationBatch],
-    removals: Callable[[CalibrationBatch], Removals[Run]],
+    removals: Callable[[CalibrationBatch], Removals[AnyRun]],
     mode: Mode,
     share: float,
     scope: Scope,

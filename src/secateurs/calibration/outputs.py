@@ -15,8 +15,8 @@ from scipy import special
 
 from secateurs.errors import DataError, UnknownNameError, nearest
 
-Kind = Literal["categorical", "bernoulli", "relative", "embedding"]
-KINDS: tuple[str, ...] = get_args(Kind)
+OutputKind = Literal["categorical", "bernoulli", "relative", "embedding"]
+KINDS: tuple[str, ...] = get_args(OutputKind)
 _ALSO_CALLED = {"gaussian": "relative"}
 """Of a normal distribution of fixed spread, the divergence is the relative squared error."""
 
@@ -47,7 +47,7 @@ class Output:
         scale: of numbers, the mean over images of their squared distance from their mean.
     """
 
-    kind: Kind
+    kind: OutputKind
     axis: int = -1
     probabilities: bool = False
     scale: float = 1.0
@@ -181,7 +181,7 @@ def _axis_of_sums(values: NDArray[np.float64], channels_first: bool) -> tuple[in
     return axis, bool(np.abs(values.sum(axis=axis) - 1).max() < _CLOSE)
 
 
-def _kind_of(values: NDArray[np.float64], sums: bool, within: bool) -> Kind:
+def _kind_of(values: NDArray[np.float64], sums: bool, within: bool) -> OutputKind:
     if sums:
         return "categorical"
     if within:

@@ -25,7 +25,7 @@ from secateurs.calibration.forecasts import (
     Singles,
     curvature,
 )
-from secateurs.calibration.removal import Removals, Run, tally_changes_, tally_dense_
+from secateurs.calibration.removal import AnyRun, Removals, tally_changes_, tally_dense_
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError
@@ -57,7 +57,7 @@ def check_options(mode: str, share: float, scope: str, confidence: float) -> Non
 
 
 @dataclass(eq=False)
-class Race(Generic[Run]):
+class Race(Generic[AnyRun]):
     """Which channels to remove next, until it is sure enough which are the lowest.
 
     Attributes:
@@ -72,7 +72,7 @@ class Race(Generic[Run]):
     """
 
     network: Network
-    removals: Removals[Run]
+    removals: Removals[AnyRun]
     parts: Sequence[CalibrationBatch]
     share: float
     scope: Scope
@@ -88,7 +88,7 @@ class Race(Generic[Run]):
         self.cost_per_image = costs[self.group_of]
         in_steps = np.array([self.removals.supports_subsets(group) for group in groups], bool)
         self._in_steps = in_steps[self.group_of]
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, AnyRun] = {}
         self.forecasts = Forecasts(*self._measure_dense(), self.group_of, len(groups))
 
     def _measure_dense(self) -> tuple[Singles, Floats]:
@@ -185,7 +185,7 @@ class Race(Generic[Run]):
                     )
         self.forecasts.done = until
 
-    def _dense(self, number: int) -> Run:
+    def _dense(self, number: int) -> AnyRun:
         """The dense network on a part; it is kept until another part's turn comes."""
         if number not in self._runs:
             self._runs = {number: self.removals.dense(self.parts[number])}

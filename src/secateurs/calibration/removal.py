@@ -34,7 +34,7 @@ class DenseRun(Protocol):
         """How many classes the outputs score; 0 where labels are not classes."""
 
 
-Run = TypeVar("Run", bound=DenseRun)
+AnyRun = TypeVar("AnyRun", bound=DenseRun)
 
 
 class LossChanges(Protocol):
@@ -49,21 +49,21 @@ class LossChanges(Protocol):
         """1 where an image is now classified right and was not, -1 the other way round."""
 
 
-class Removals(Protocol[Run]):
+class Removals(Protocol[AnyRun]):
     """Removes channels of a network one at a time."""
 
-    def dense(self, batch: CalibrationBatch) -> Run:
+    def dense(self, batch: CalibrationBatch) -> AnyRun:
         """The dense network's run on a batch."""
 
     def ablate(
-        self, dense: Run, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+        self, dense: AnyRun, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
     ) -> LossChanges:
         """Remove each of these channels of a group, alone, on the batch of that run.
 
         Where ``where``, of shape (channels, images), is given, only what it names has to be right.
         """
 
-    def slopes(self, dense: Run) -> Sums:
+    def slopes(self, dense: AnyRun) -> Sums:
         """The derivative of each image's loss with respect to each atom's gate; (images, atoms)."""
 
     def supports_subsets(self, group: Group) -> bool:
@@ -73,7 +73,7 @@ class Removals(Protocol[Run]):
         """Relative cost of removing one of the group's channels on one image."""
 
 
-class ExactAblation(Generic[Run]):
+class ExactAblation(Generic[AnyRun]):
     """Removes every channel on every image, batch by batch.
 
     Args:
@@ -82,11 +82,11 @@ class ExactAblation(Generic[Run]):
     """
 
     def __init__(
-        self, network: Network, removals: Callable[[CalibrationBatch], Removals[Run]]
+        self, network: Network, removals: Callable[[CalibrationBatch], Removals[AnyRun]]
     ) -> None:
         self._network = network
         self._make = removals
-        self._removals: Removals[Run] | None = None
+        self._removals: Removals[AnyRun] | None = None
         self._tally: AblationSums | None = None
 
     def add(self, batch: CalibrationBatch) -> None:

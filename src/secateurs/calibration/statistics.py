@@ -29,7 +29,7 @@ Slopes = list[tuple[Ids, Array]]
 
 
 @dataclass(eq=False, slots=True)
-class Zeros:
+class ZeroCounts:
     """How often a layer's own activations are zero.
 
     Attributes:
@@ -81,7 +81,7 @@ class ActivationStatistics:
     units: Ids
     reader_norm: Sums
     count: int = 0
-    activations: tuple[Zeros, ...] = ()
+    activations: tuple[ZeroCounts, ...] = ()
     zeros: Sums = field(init=False)
     absolute: Sums = field(init=False)
     total: Sums = field(init=False)
@@ -99,11 +99,11 @@ class ActivationStatistics:
         self.squares += squares
 
     @property
-    def own_zeros(self) -> tuple[Zeros, ...]:
+    def own_zeros(self) -> tuple[ZeroCounts, ...]:
         """Zeros of the layers' own activations, before any pool."""
         if self.activations:
             return self.activations
-        zeros = Zeros(self.units)
+        zeros = ZeroCounts(self.units)
         zeros.add(self.count, self.zeros)
         return (zeros,)
 

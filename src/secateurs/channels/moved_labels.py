@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Equations, Ids
 
-Labels = NDArray[np.integer[Any]]
+LabelArray = NDArray[np.integer[Any]]
 
 
 def laid_out(shape: Sequence[int], axis: int, units: Ids) -> Ids:
@@ -25,7 +25,7 @@ def laid_out(shape: Sequence[int], axis: int, units: Ids) -> Ids:
     return np.broadcast_to(units.reshape(lengths), shape)
 
 
-def axes_of(equations: Equations, moved: Labels, units: Ids, reason: str) -> dict[int, Ids]:
+def axes_of(equations: Equations, moved: LabelArray, units: Ids, reason: str) -> dict[int, Ids]:
     """Along which axes a moved label varies, and the units there.
 
     Args:
@@ -74,13 +74,13 @@ def _without_repeats(values: Ids) -> tuple[Ids, list[NDArray[np.intp] | None]]:
     return values, repeats
 
 
-def _varying(moved: Labels) -> tuple[Labels, list[int]]:
+def _varying(moved: LabelArray) -> tuple[LabelArray, list[int]]:
     """The label without the axes along which it is constant, and the numbers of the others."""
     # Axes that were broadcast cost nothing to look at; they go first.
     steps = zip(moved.strides, moved.shape, strict=True)
     places = [axis for axis, (step, size) in enumerate(steps) if step != 0 and size != 1]
     index = tuple(slice(None) if axis in places else 0 for axis in range(moved.ndim))
-    values: Labels = moved[index]
+    values: LabelArray = moved[index]
     for number in reversed(range(len(places))):
         first = values.take([0], axis=number)
         if (values == first).all():

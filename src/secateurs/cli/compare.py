@@ -17,7 +17,7 @@ from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
 from secateurs.comparison import (
     Comparison,
     ComparisonCallback,
-    Dense,
+    DenseResult,
     Executor,
     JobRunner,
     Outcome,
@@ -177,7 +177,7 @@ class JobLines(ComparisonCallback):
         if done:
             self._out.print(f"{done} of {jobs} jobs are done already", markup=False)
 
-    def trained(self, dense: Dense) -> None:
+    def trained(self, dense: DenseResult) -> None:
         """A line for a dense model."""
         self._out.print(
             f"dense model, seed {dense.seed}: {self._metric.text(dense.accuracy)}", markup=False

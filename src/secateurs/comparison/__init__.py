@@ -9,7 +9,7 @@ from secateurs.comparison.executors import (
     WorkItem,
     learner_factory,
 )
-from secateurs.comparison.job_runner import Dense, JobRunner, Outcome, Pruner
+from secateurs.comparison.job_runner import DenseResult, JobRunner, Outcome, PrunerFunction
 from secateurs.comparison.results import Results
 from secateurs.comparison.runner import ComparisonCallback, run_comparison, write
 from secateurs.comparison.settings import Comparison, Job, parse_job
@@ -27,12 +27,12 @@ __all__ = [
     "Executor",
     "WorkItem",
     "ProcessExecutor",
-    "Pruner",
+    "PrunerFunction",
     "learner_factory",
     "run_comparison",
     "compare",
     # what it comes to
-    "Dense",
+    "DenseResult",
     "ResultStore",
     "ComparisonCallback",
     "Outcome",

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Protocol
 
-from secateurs.comparison.job_runner import Dense, JobRunner, Outcome, Pruner
+from secateurs.comparison.job_runner import DenseResult, JobRunner, Outcome, PrunerFunction
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import SecateursError
 from secateurs.study.learning import learner_of, learning_named
 from secateurs.training.learner import Learner
 
-Result = tuple[Dense, bytes] | Outcome
+Result = tuple[DenseResult, bytes] | Outcome
 
 _LIVES = 3
 """Times that a job is tried whose process is killed."""
@@ -40,7 +40,7 @@ class WorkItem:
     seed: int
     job: Job | None = None
     dense: bytes = field(default=b"", repr=False)
-    pruners: Mapping[str, Pruner] = field(default_factory=dict)
+    pruners: Mapping[str, PrunerFunction] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -162,7 +162,7 @@ def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
 
 
 @functools.lru_cache(maxsize=1)
-def _contest(comparison: str, pruners: tuple[tuple[str, Pruner], ...]) -> JobRunner:
+def _contest(comparison: str, pruners: tuple[tuple[str, PrunerFunction], ...]) -> JobRunner:
     """The contest this process is in: what one job has built, the next may use again."""
     settings = Comparison.model_validate_json(comparison)
     return JobRunner(settings, learner_factory(settings), dict(pruners))

@@ -32,7 +32,7 @@ from secateurs.training.callbacks import Watcher
 from secateurs.training.learner import Evaluation, Learner, Snapshot
 from secateurs.training.schedules import learning_rates
 
-Pruner = Callable[[Learner, Job, Comparison], Learner]
+PrunerFunction = Callable[[Learner, Job, Comparison], Learner]
 """Prunes a learner's model by a strategy that is not a criterion; returns a learner of the result.
 
 For other libraries, to be held against under the same conditions.
@@ -40,7 +40,7 @@ For other libraries, to be held against under the same conditions.
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class DenseResult:
     """What a seed's dense model is.
 
     Attributes:
@@ -139,14 +139,14 @@ class JobRunner:
 
     comparison: Comparison
     make: Callable[[int], Learner]
-    pruners: Mapping[str, Pruner] = field(default_factory=dict)
+    pruners: Mapping[str, PrunerFunction] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     loss: Callable[[Any, Any], Any] | None = None
     _learner: tuple[int, Learner] | None = None
     _scores: tuple[tuple[int, str], Scores, str] | None = None
 
-    def train_dense(self, seed: int) -> tuple[Dense, bytes]:
+    def train_dense(self, seed: int) -> tuple[DenseResult, bytes]:
         """Train the dense model of a seed; what it is, and its values as a safetensors file."""
         learner, training = self._learner_of(seed), self.comparison.training
         start = time.monotonic()
@@ -160,7 +160,7 @@ class JobRunner:
         network = learner.trace()
         content = pack(learner, learner.snapshot())
         cost = asdict(network.cost())
-        return Dense(
+        return DenseResult(
             seed,
             **cost,
             accuracy=learner.metric.value(judged.accuracy),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from secateurs import formatting
-from secateurs.comparison.job_runner import Dense, Outcome
+from secateurs.comparison.job_runner import DenseResult, Outcome
 from secateurs.comparison.settings import Comparison
 from secateurs.errors import UnknownNameError, nearest
 from secateurs.training.metric import Metric
@@ -32,7 +32,7 @@ class Results:
     """
 
     comparison: Comparison
-    denses: Sequence[Dense]
+    denses: Sequence[DenseResult]
     outcomes: Sequence[Outcome]
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateurs.comparison.executors import Executor, Result, WorkItem
-from secateurs.comparison.job_runner import Dense, Outcome, Pruner
+from secateurs.comparison.job_runner import DenseResult, Outcome, PrunerFunction
 from secateurs.comparison.results import Results
 from secateurs.comparison.settings import NOTHING, Comparison, parse_job
 from secateurs.comparison.store import ResultStore
@@ -20,7 +20,7 @@ class ComparisonCallback:
     def begin(self, jobs: int, done: int) -> None:
         """Total and completed job counts."""
 
-    def trained(self, dense: Dense) -> None:
+    def trained(self, dense: DenseResult) -> None:
         """A dense model is ready."""
 
     def finished(self, outcome: Outcome) -> None:
@@ -32,7 +32,7 @@ def run_comparison(
     directory: str | Path,
     crew: Executor,
     *,
-    pruners: Mapping[str, Pruner] = NOTHING,
+    pruners: Mapping[str, PrunerFunction] = NOTHING,
     functions: Mapping[str, Callable[..., Any]] = NOTHING,
     fresh: bool = False,
     callback: ComparisonCallback | None = None,
@@ -64,7 +64,10 @@ def run_comparison(
 
 
 def _do_jobs(
-    ledger: ResultStore, crew: Executor, pruners: Mapping[str, Pruner], callback: ComparisonCallback
+    ledger: ResultStore,
+    crew: Executor,
+    pruners: Mapping[str, PrunerFunction],
+    callback: ComparisonCallback,
 ) -> None:
     """Do, and keep, whatever has no result yet: dense models first, then what is cut from them."""
     settings, jobs = ledger.comparison.to_json(), ledger.comparison.jobs

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from secateurs.channels.file_size import METADATA_KEY
-from secateurs.comparison.job_runner import Dense, Outcome
+from secateurs.comparison.job_runner import DenseResult, Outcome
 from secateurs.comparison.settings import Comparison, Job
 from secateurs.errors import StudyError
 from secateurs.files import open_json, remove_temporaries, seal_json, write_atomically
@@ -46,7 +46,7 @@ _WRITTEN: dict[str, Recognize] = {
     COMPARISON: is_json_of("secateurs-comparison"),
 }
 
-Kind = TypeVar("Kind", Dense, Outcome)
+Stored = TypeVar("Stored", DenseResult, Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +126,15 @@ class ResultStore:
         ):
             yield cls(place, comparison)
 
-    def keep_dense(self, dense: Dense, content: bytes) -> None:
+    def keep_dense(self, dense: DenseResult, content: bytes) -> None:
         """Keep a seed's dense model."""
         place = self._dense(dense.seed)
         write_atomically(place.with_suffix(".safetensors"), content)
         write_atomically(place.with_suffix(".json"), _json(dense))
 
-    def dense(self, seed: int) -> Dense | None:
+    def dense(self, seed: int) -> DenseResult | None:
         """What a seed's dense model is, if it has been trained."""
-        return _read(Dense, self._dense(seed).with_suffix(".json"))
+        return _read(DenseResult, self._dense(seed).with_suffix(".json"))
 
     def dense_content(self, seed: int) -> bytes:
         """Its values, as a safetensors file."""
@@ -155,7 +155,7 @@ class ResultStore:
         return [outcome for outcome in found if outcome is not None]
 
     @property
-    def denses(self) -> list[Dense]:
+    def denses(self) -> list[DenseResult]:
         """Of all seeds whose dense model has been trained."""
         seeds = dict.fromkeys(job.seed for job in self.comparison.jobs)
         return [dense for dense in map(self.dense, seeds) if dense is not None]
@@ -167,11 +167,11 @@ class ResultStore:
         return self.directory / JOBS / f"{job.name}.json"
 
 
-def _json(result: Dense | Outcome) -> bytes:
+def _json(result: DenseResult | Outcome) -> bytes:
     return seal_json(asdict(result)).encode()
 
 
-def _read(kind: type[Kind], path: Path) -> Kind | None:
+def _read(kind: type[Stored], path: Path) -> Stored | None:
     if not path.exists():
         return None
     try:

@@ -11,14 +11,14 @@ from secateurs.calibration.statistics import (
     ActivationStatistics,
     CalibrationStatistics,
     ChannelIndex,
-    Zeros,
+    ZeroCounts,
     channel_index,
 )
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.group_data import Array, GroupData
 from secateurs.criteria.registry import criterion
 
-Sums = Callable[[ActivationStatistics, ChannelIndex], Array]
+SumOf = Callable[[ActivationStatistics, ChannelIndex], Array]
 
 HARDLY_EVER = 0.005
 """Share of exact zeros below which values cannot come from a ReLU in any useful way."""
@@ -32,7 +32,7 @@ def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
         part for part in zeros if part.zeros.sum() >= HARDLY_EVER * part.count * len(part.units)
     ]
 
-    def is_among(group: Group, some: Sequence[Zeros]) -> bool:
+    def is_among(group: Group, some: Sequence[ZeroCounts]) -> bool:
         return any(len(channel_index(network, group, part.units)) for part in some)
 
     read = [group for group in network.groups if is_among(group, zeros)]
@@ -126,7 +126,7 @@ def fluctuation(facts: GroupData) -> Array:
     return scores
 
 
-def _mean(facts: GroupData, sums: Sums) -> Array:
+def _mean(facts: GroupData, sums: SumOf) -> Array:
     """The mean over readings of sums over each channel's values, per value.
 
     Channels that nothing reads score as if they were zero throughout.

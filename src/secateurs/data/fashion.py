@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from secateurs.data.pictures import resize
 from secateurs.data.sets import Data, assemble
-from secateurs.data.splits import Rows
+from secateurs.data.splits import Indices
 from secateurs.errors import DataError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -38,7 +38,7 @@ _TRAINING_IMAGES = 60_000
 _PIXELS = 28
 _IDX_UINT8 = 0x08
 
-_Labelled = tuple[NDArray[np.uint8], Rows]
+_Labelled = tuple[NDArray[np.uint8], Indices]
 
 
 def load_fashion_mnist(

@@ -15,7 +15,7 @@ from secateurs.data.cache import cache_folder
 from secateurs.data.pictures import SUFFIXES, read_picture
 from secateurs.data.progress import show_progress
 from secateurs.data.sets import Data, Pixels, assemble
-from secateurs.data.splits import Rows
+from secateurs.data.splits import Indices
 from secateurs.errors import DataError
 
 DEFAULT_SIZE = 64
@@ -54,7 +54,7 @@ def load_folder(
         _check_same_classes(parts[part], list(listing), parts["train"], classes)
     files = [file for listing in listings.values() for label in classes for file in listing[label]]
     pixels = _read_all(files, size or DEFAULT_SIZE, crop)
-    labelled: dict[str, tuple[Pixels, Rows]] = {}
+    labelled: dict[str, tuple[Pixels, Indices]] = {}
     start = 0
     for part, listing in listings.items():
         labels = np.repeat(np.arange(len(classes)), [len(listing[label]) for label in classes])

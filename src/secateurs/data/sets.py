@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs.arguments import NAMES, SEED, TEXT, Kind, takes
-from secateurs.data.splits import Rows, check_shares, draw_stratified, split_stratified
+from secateurs.data.splits import Indices, check_shares, draw_stratified, split_stratified
 from secateurs.errors import DataError
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -38,15 +38,15 @@ class Split:
     """
 
     pixels: Pixels
-    rows: Rows
-    labels: Rows
+    rows: Indices
+    labels: Indices
     mean: Floats
     std: Floats
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: ArrayLike | slice) -> tuple[Floats, Rows]:
+    def batch(self, indices: ArrayLike | slice) -> tuple[Floats, Indices]:
         """Normalised images and their labels.
 
         Args:
@@ -159,9 +159,9 @@ def from_arrays(
 def assemble(
     name: str,
     classes: Sequence[str],
-    train: tuple[Pixels, Rows],
-    validation: tuple[Pixels, Rows] | None = None,
-    test: tuple[Pixels, Rows] | None = None,
+    train: tuple[Pixels, Indices],
+    validation: tuple[Pixels, Indices] | None = None,
+    test: tuple[Pixels, Indices] | None = None,
     *,
     shares: tuple[float, float],
     seed: int,
@@ -226,7 +226,7 @@ def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), np.where(flat, 1, np.sqrt(variance)).astype(np.float32)
 
 
-def _check(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
+def _check(where: str, images: Any, labels: Any) -> tuple[Pixels, Indices]:
     """The user's arrays as (N, C, H, W) pixels and int64 labels."""
     try:
         pixels, classes = np.asarray(images), np.asarray(labels)
@@ -266,7 +266,9 @@ def _check(where: str, images: Any, labels: Any) -> tuple[Pixels, Rows]:
     return pixels, classes.astype(np.int64)
 
 
-def _check_classes(name: str, classes: Sequence[str], parts: Sequence[tuple[Pixels, Rows]]) -> None:
+def _check_classes(
+    name: str, classes: Sequence[str], parts: Sequence[tuple[Pixels, Indices]]
+) -> None:
     trained = np.unique(parts[0][1])
     if len(trained) < 2:
         raise DataError(f"{name}: expected at least two classes to train on; received one")

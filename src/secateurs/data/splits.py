@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from secateurs.errors import DataError
 
-Rows = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 # Each use of a seed draws from a stream of its own.
 _SPLIT_STREAM, _SUBSET_STREAM = 1, 2
@@ -26,8 +26,8 @@ def check_shares(validation: float, test: float) -> None:
 
 
 def split_stratified(
-    labels: Rows, validation: float, test: float, seed: int
-) -> tuple[Rows, Rows, Rows]:
+    labels: Indices, validation: float, test: float, seed: int
+) -> tuple[Indices, Indices, Indices]:
     """Row numbers for training, validation and test, with every class divided alike.
 
     Args:
@@ -41,7 +41,7 @@ def split_stratified(
         Three arrays, disjoint, in random order, together holding every row once.
     """
     random = np.random.default_rng([_SPLIT_STREAM, seed])
-    parts: tuple[list[Rows], list[Rows], list[Rows]] = ([], [], [])
+    parts: tuple[list[Indices], list[Indices], list[Indices]] = ([], [], [])
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
         held = _at_least_one(validation, len(rows), spare=len(rows) - 1)
@@ -54,7 +54,7 @@ def split_stratified(
     return train, validated, tested_rows
 
 
-def draw_stratified(labels: Rows, limit: int, seed: int) -> Rows:
+def draw_stratified(labels: Indices, limit: int, seed: int) -> Indices:
     """``limit`` row numbers with the classes in the proportions of ``labels``.
 
     Raises:
@@ -73,7 +73,7 @@ def draw_stratified(labels: Rows, limit: int, seed: int) -> Rows:
         random.permutation(np.flatnonzero(labels == label))[:quota]
         for label, quota in zip(classes, _quotas(counts, limit), strict=True)
     ]
-    rows: Rows = random.permutation(np.concatenate(chosen))
+    rows: Indices = random.permutation(np.concatenate(chosen))
     return rows
 
 
@@ -83,10 +83,10 @@ def _at_least_one(share: float, number: int, spare: int) -> int:
     return min(max(1, round(share * number)), max(spare, 0))
 
 
-def _quotas(counts: Rows, limit: int) -> Rows:
+def _quotas(counts: Indices, limit: int) -> Indices:
     """``limit`` shared out in proportion to ``counts``, none 0: largest remainders round up."""
     exact = counts * (limit / counts.sum())
-    quotas: Rows = np.maximum(1, np.floor(exact)).astype(np.int64)
+    quotas: Indices = np.maximum(1, np.floor(exact)).astype(np.int64)
     while quotas.sum() < limit:
         quotas[np.argmax(np.where(quotas < counts, exact - quotas, -np.inf))] += 1
     while quotas.sum() > limit:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.deployment import onnx_files
-from secateurs.deployment.sessions import Session, first_line, onnx_session
+from secateurs.deployment.sessions import RunSession, first_line, onnx_session
 from secateurs.errors import DataError, ExportError
 from secateurs.formatting import megabytes, percent
 from secateurs.measurement.conditions import Conditions
@@ -150,7 +150,7 @@ def _images_and_labels(given: Any) -> tuple[NDArray[Any], NDArray[np.int64] | No
     return pictures, None if labels is None else np.asarray(labels, np.int64)
 
 
-def _classes(session: Session, name: str, images: NDArray[Any]) -> NDArray[np.int64]:
+def _classes(session: RunSession, name: str, images: NDArray[Any]) -> NDArray[np.int64]:
     found = [session({name: images[at : at + 16]})[0] for at in range(0, len(images), 16)]
     flat = np.concatenate(found).reshape(len(images), -1)
     classes: NDArray[np.int64] = flat.argmax(axis=1)

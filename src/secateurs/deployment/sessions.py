@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from secateurs.errors import MeasurementError
 from secateurs.measurement.conditions import Conditions, check_installed
 
-Arrays = Mapping[str, NDArray[Any]]
-Session = Callable[[Arrays], list[NDArray[Any]]]
+NamedArrays = Mapping[str, NDArray[Any]]
+RunSession = Callable[[NamedArrays], list[NDArray[Any]]]
 
 
-def onnx_session(source: bytes | Path, conditions: Conditions) -> Session:
+def onnx_session(source: bytes | Path, conditions: Conditions) -> RunSession:
     """An ONNX model, ready to run on its inputs by name.
 
     Args:
@@ -46,7 +46,7 @@ def onnx_session(source: bytes | Path, conditions: Conditions) -> Session:
         ) from error
 
 
-def _onnxruntime(source: bytes | Path, conditions: Conditions) -> Session:
+def _onnxruntime(source: bytes | Path, conditions: Conditions) -> RunSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -63,13 +63,13 @@ def _onnxruntime(source: bytes | Path, conditions: Conditions) -> Session:
     given = source if isinstance(source, bytes) else str(source)
     session = onnxruntime.InferenceSession(given, options, providers=[provider])
 
-    def run(inputs: Arrays) -> list[NDArray[Any]]:
+    def run(inputs: NamedArrays) -> list[NDArray[Any]]:
         return [np.asarray(value) for value in session.run(None, dict(inputs))]
 
     return run
 
 
-def _openvino(source: bytes | Path, conditions: Conditions) -> Session:
+def _openvino(source: bytes | Path, conditions: Conditions) -> RunSession:
     import openvino
 
     core = openvino.Core()
@@ -81,7 +81,7 @@ def _openvino(source: bytes | Path, conditions: Conditions) -> Session:
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
-    def run(inputs: Arrays) -> list[NDArray[Any]]:
+    def run(inputs: NamedArrays) -> list[NDArray[Any]]:
         found = request.infer(dict(inputs))
         return [np.array(found[output]) for output in compiled.outputs]
 

@@ -183,7 +183,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Plain(BaseModel):
+class _LatencyData(BaseModel):
     """What a latency model is as JSON."""
 
     conditions: dict[str, Any]
@@ -277,7 +277,7 @@ class LatencyModel:
             MeasurementError: it is something else, or of other terms.
         """
         try:
-            plain = _Plain.model_validate(json.loads(text))
+            plain = _LatencyData.model_validate(json.loads(text))
             if plain.terms != TERMS:
                 raise ValueError(f"terms: expected {TERMS}")
             conditions = Conditions(**plain.conditions)

@@ -50,7 +50,7 @@ class Speed(Spread):
     __slots__ = ()
 
 
-class Latency(Spread):
+class CallTime(Spread):
     """Milliseconds a call."""
 
     __slots__ = ()
@@ -153,10 +153,10 @@ def latency(
     seconds: float = 0.1,
     seed: int = 0,
     clock: Clock = time.perf_counter,
-) -> dict[str, Latency]:
+) -> dict[str, CallTime]:
     """Milliseconds one call takes, measured as ``throughput`` does."""
     durations = _in_turns(runs, repeats, seconds, seed, clock)
-    return {name: Latency(tuple((1000 * taken).tolist())) for name, taken in durations.items()}
+    return {name: CallTime(tuple((1000 * taken).tolist())) for name, taken in durations.items()}
 
 
 def ratio(fast: Speed, slow: Speed) -> Ratio:

@@ -135,7 +135,7 @@ class Sensitivity:
             StudyError: it cannot be read, or is something else.
         """
         try:
-            plain = _Plain.model_validate(json.loads(Path(path).read_bytes()))
+            plain = _SensitivityData.model_validate(json.loads(Path(path).read_bytes()))
             plain.check()
         except (OSError, ValueError, RecursionError) as error:
             raise StudyError(
@@ -151,10 +151,10 @@ class Sensitivity:
         return cls(shares, losses, accuracies, *rest)
 
 
-Curves = dict[StrictStr, list[Annotated[float, Field(allow_inf_nan=False)]]]
+CurvesData = dict[StrictStr, list[Annotated[float, Field(allow_inf_nan=False)]]]
 
 
-class _Plain(BaseModel):
+class _SensitivityData(BaseModel):
     """What a file of a sensitivity holds."""
 
     format: str
@@ -162,9 +162,9 @@ class _Plain(BaseModel):
     criterion: StrictStr
     images: Annotated[StrictInt, Field(ge=0)]
     made_from: StrictStr
-    shares: Curves
-    losses: Curves
-    accuracies: Curves
+    shares: CurvesData
+    losses: CurvesData
+    accuracies: CurvesData
     metric: dict[str, StrictStr | bool] | None = None
 
     def check(self) -> None:

@@ -46,7 +46,7 @@ FEW = 4
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Contraction:
+class MeasuredContraction:
     """A contraction that reads channels, with the sums of its patches on the dense network.
 
     Attributes:
@@ -128,7 +128,7 @@ class Contraction:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Trial:
+class GroupTrial:
     """One group cut to one width.
 
     Attributes:
@@ -147,7 +147,7 @@ class Trial:
 
 
 def orders_of(
-    network: Network, contractions: Sequence[Contraction], fallback: Mapping[str, Floats]
+    network: Network, contractions: Sequence[MeasuredContraction], fallback: Mapping[str, Floats]
 ) -> tuple[dict[str, Ids], dict[str, Floats]]:
     """(group -> its channels, the first to go first; group -> the loss foreseen at every width).
 
@@ -172,14 +172,14 @@ def orders_of(
     return orders, foreseen
 
 
-def _reader(one: Contraction, entries: Ids) -> Reader | SpectralReader:
+def _reader(one: MeasuredContraction, entries: Ids) -> Reader | SpectralReader:
     if one.spectra is not None and entries.shape[1] == 1:
         spectra, kernels = one.spectra
         return SpectralReader(spectra, kernels * np.sqrt(one.importance), entries[:, 0])
     return Reader(one.covariance, _weigh(one), entries, one.inverse(RIDGE_OF_ORDERS))
 
 
-def _weigh(one: Contraction) -> Floats:
+def _weigh(one: MeasuredContraction) -> Floats:
     importance = np.tile(one.importance, one.taps) if one.mixes else one.importance
     weighed: Floats = one.matrix[0] * np.sqrt(importance)
     return weighed
@@ -187,10 +187,10 @@ def _weigh(one: Contraction) -> Floats:
 
 def trials_of(
     network: Network,
-    contractions: Sequence[Contraction],
+    contractions: Sequence[MeasuredContraction],
     orders: Mapping[str, Ids],
     shares: Sequence[float] = SHARES,
-) -> Iterator[Trial]:
+) -> Iterator[GroupTrial]:
     """Each group alone, cut to each of the shares of its channels."""
     for group in network.groups:
         readers = [
@@ -200,7 +200,7 @@ def trials_of(
         ]
         for width in widths_of(len(group), shares):
             gone = orders[group.name][: len(group) - width]
-            yield Trial(
+            yield GroupTrial(
                 group.name,
                 width,
                 group.channels[gone],
@@ -218,7 +218,7 @@ def widths_of(channels: int, shares: Sequence[float]) -> list[int]:
 class _Changes:
     """Refits all readers of a group without some of its channels."""
 
-    readers: Sequence[tuple[Contraction, Ids]]
+    readers: Sequence[tuple[MeasuredContraction, Ids]]
     gone: Ids
 
     def __call__(self) -> dict[str, NDArray[Any]]:

@@ -18,10 +18,10 @@ from secateurs.measurement.latency_model import LatencyModel
 from secateurs.measurement.timing import clock_for, compare_times
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.timed_units import TimedUnit
-from secateurs.planning.trials import Trial, Trials, Workshop
+from secateurs.planning.trials import Trial, TrialMaker, Trials
 from secateurs.planning.units import is_fraction
 
-Metric = Callable[[Any], float]
+Measure = Callable[[Any], float]
 FileBytes = Callable[[Any, FileKind], float]
 """(model, kind of file) -> its bytes, written."""
 _DENSE, _CUT = "the dense model", "the cut model"
@@ -83,7 +83,7 @@ def meet(
         measure["peak_memory_mb"] = peak
     units = budget.units(network, latency_model)
     sketch = partial(_unproven, network)
-    trials = Trials(budget, Workshop(plan, make, measure, limits, units, sketch))
+    trials = Trials(budget, TrialMaker(plan, make, measure, limits, units, sketch))
     model, chosen = trials.run()
     return model, chosen, trials.made
 
@@ -131,9 +131,9 @@ def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> fl
     return unit.absolute(budget.limits[name], latency_model.dense_ms)
 
 
-def _metric_of(network: Network, validation: Any) -> Metric:
+def _metric_of(network: Network, validation: Any) -> Measure:
     if callable(validation):
-        metric: Metric = validation
+        metric: Measure = validation
         return lambda model: float(metric(model))
     if validation is None:
         raise DataError(

@@ -55,7 +55,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class TrialMaker:
     """What makes and measures cut models.
 
     Attributes:
@@ -85,7 +85,7 @@ class Workshop:
 class Trials:
     """The cuts that are made on the way to a budget; the one that was chosen at the end."""
 
-    def __init__(self, budget: Budget, workshop: Workshop) -> None:
+    def __init__(self, budget: Budget, workshop: TrialMaker) -> None:
         self._budget, self._workshop = budget, workshop
         self.made: list[Trial] = []
         self._latest: Any = None

@@ -18,7 +18,7 @@ from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
-from secateurs.pytorch.model.outputs import Name
+from secateurs.pytorch.model.outputs import OutputName
 from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
 from secateurs.pytorch.proof.blocks import prove_blocks, prove_blocks_independently
 from secateurs.pytorch.proof.comparison import prove
@@ -35,7 +35,7 @@ def apply(
     *,
     network: Network | None = ...,
     proof: bool | Literal["independent"] = ...,
-    outputs: Name | Sequence[Name] | None = ...,
+    outputs: OutputName | Sequence[OutputName] | None = ...,
 ) -> nn.Module: ...
 
 
@@ -48,7 +48,7 @@ def apply(
     optimizer: torch.optim.Optimizer,
     network: Network | None = ...,
     proof: bool | Literal["independent"] = ...,
-    outputs: Name | Sequence[Name] | None = ...,
+    outputs: OutputName | Sequence[OutputName] | None = ...,
 ) -> tuple[nn.Module, torch.optim.Optimizer]: ...
 
 
@@ -60,7 +60,7 @@ def apply(
     optimizer: torch.optim.Optimizer | None = None,
     network: Network | None = None,
     proof: bool | Literal["independent"] = True,
-    outputs: Name | Sequence[Name] | None = None,
+    outputs: OutputName | Sequence[OutputName] | None = None,
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer]:
     """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
 
@@ -173,7 +173,7 @@ def delete_channels(
     channels: Mapping[str, Sequence[int]],
     example_inputs: object,
     *,
-    outputs: Name | Sequence[Name] | None = None,
+    outputs: OutputName | Sequence[OutputName] | None = None,
 ) -> nn.Module:
     """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
 
@@ -230,7 +230,7 @@ def _network_of(
     )
 
 
-def _uses(network: Network, outputs: Name | Sequence[Name]) -> bool:
+def _uses(network: Network, outputs: OutputName | Sequence[OutputName]) -> bool:
     """Whether a network was traced for these outputs."""
     names = [outputs] if isinstance(outputs, (str, int)) else outputs
     known = source_of(network).outputs

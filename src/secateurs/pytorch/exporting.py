@@ -25,7 +25,7 @@ from secateurs.pytorch.model.example_inputs import check_model, parse_example_in
 from secateurs.pytorch.saving import read, save
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
-Arrays = list[NDArray[np.generic]]
+ArrayList = list[NDArray[np.generic]]
 """What a model takes or gives, flat."""
 
 
@@ -40,7 +40,7 @@ class Interpreter(Protocol):
     def invoke(self) -> None: ...
 
 
-def outputs(model: nn.Module, example_inputs: object) -> Arrays:
+def outputs(model: nn.Module, example_inputs: object) -> ArrayList:
     """What the model gives on these inputs in eval mode, as arrays."""
     ready = _ready(model)
     arguments, keywords = parse_example_inputs(example_inputs, ready)
@@ -48,7 +48,7 @@ def outputs(model: nn.Module, example_inputs: object) -> Arrays:
         return _arrays(ready(*arguments, **keywords))
 
 
-def input_arrays(model: nn.Module, example_inputs: object) -> Arrays:
+def input_arrays(model: nn.Module, example_inputs: object) -> ArrayList:
     """The inputs as arrays, in the order that the forward pass takes them."""
     return _arrays(parse_example_inputs(example_inputs, model))
 
@@ -116,7 +116,7 @@ def _name_layer(
     return ""
 
 
-def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> Arrays:
+def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> ArrayList:
     """What a written file gives on these inputs, read back by its own runtime."""
     arguments, keywords = parse_example_inputs(example_inputs, model)
     with _quietly(target), torch.no_grad():
@@ -134,7 +134,7 @@ def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) 
         return _run_litert(interpreter.Interpreter(str(path)), _arrays((arguments, keywords)))
 
 
-def _run_executorch(path: Path, inputs: object) -> Arrays:
+def _run_executorch(path: Path, inputs: object) -> ArrayList:
     from executorch.runtime import Runtime
 
     # The method points into its program, and that into these bytes: all three must stay alive.
@@ -144,7 +144,7 @@ def _run_executorch(path: Path, inputs: object) -> Arrays:
     return [array.copy() for array in _arrays(method.execute(list(iterate_tensors(inputs))))]
 
 
-def _run_litert(interpreter: Interpreter, arrays: Arrays) -> Arrays:
+def _run_litert(interpreter: Interpreter, arrays: ArrayList) -> ArrayList:
     interpreter.allocate_tensors()
     for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
         interpreter.set_tensor(detail["index"], array)
@@ -255,7 +255,7 @@ def _ready(model: nn.Module) -> nn.Module:
     return copy.deepcopy(check_model(model)).eval()
 
 
-def _arrays(values: object) -> Arrays:
+def _arrays(values: object) -> ArrayList:
     return [np.asarray(t.detach().cpu().numpy()) for t in iterate_tensors(_plain(values))]
 
 

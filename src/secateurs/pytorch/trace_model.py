@@ -20,7 +20,7 @@ from secateurs.pytorch.configurations import TransformersConfiguration, configur
 from secateurs.pytorch.model.copies import list_modules, share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
 from secateurs.pytorch.model.outputs import (
-    Name,
+    OutputName,
     check_names,
     is_used,
     named_outputs,
@@ -46,7 +46,7 @@ from secateurs.pytorch.tracing.siblings import (
 )
 from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
 
-Outputs = Name | Sequence[Name] | None
+Outputs = OutputName | Sequence[OutputName] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,10 @@ def source_of(network: Network) -> TracedModel:
 
 
 def trace(
-    model: nn.Module, example_inputs: object, *, outputs: Name | Sequence[Name] | None = None
+    model: nn.Module,
+    example_inputs: object,
+    *,
+    outputs: OutputName | Sequence[OutputName] | None = None,
 ) -> Network:
     """Find the channels of a model and everything that is coupled to them.
 

@@ -17,7 +17,7 @@ from secateurs.calibration.least_squares import Moments, Sums
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
-from secateurs.planning.error_curves import Contraction
+from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.planning.structured_obs import Complexes
 from secateurs.reconstruction.fidelity import are_probabilities
 
@@ -115,7 +115,7 @@ def contraction_of(
     *,
     refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None,
     spectra: tuple[Complexes, Complexes] | None = None,
-) -> Contraction:
+) -> MeasuredContraction:
     """What planning reads of one contraction.
 
     Args:
@@ -123,7 +123,7 @@ def contraction_of(
         reading: what it reads.
         moments: of patches and outputs; where it mixes, of channels alone.
         importance: of each output.
-        refit: see ``Contraction``.
+        refit: see ``MeasuredContraction``.
         spectra: likewise.
     """
     matrix = weights.matrix()
@@ -133,7 +133,7 @@ def contraction_of(
         moments = _mix(moments, matrix)
     elif not weights.has_intercept:
         moments = moments.about_zero()
-    return Contraction(
+    return MeasuredContraction(
         weights.weight,
         reading.units,
         taps,

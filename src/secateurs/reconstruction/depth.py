@@ -29,7 +29,7 @@ from secateurs.reconstruction.pruner import (
     make_faithful,
     open_dense,
 )
-from secateurs.reconstruction.session import MACS_FOR_CURVES, Dense, images_in
+from secateurs.reconstruction.session import MACS_FOR_CURVES, DenseReference, images_in
 
 ABSOLUTE = ("latency_ms", "throughput")
 """Limits that are no share of what the dense model takes."""
@@ -147,7 +147,7 @@ def _count_of(network: Network, depth: Depth) -> int | Sequence[str]:
 
 
 def _order(
-    network: Network, dense: Dense | None, wanted: int | Sequence[str]
+    network: Network, dense: DenseReference | None, wanted: int | Sequence[str]
 ) -> tuple[BlockLoss, ...]:
     """The blocks that go, the first to go first."""
     known = {block.name: block for block in network.blocks}
@@ -166,7 +166,7 @@ def _order(
     )
 
 
-def _judge_of(dense: Dense) -> Callable[[Sequence[Block]], float]:
+def _judge_of(dense: DenseReference) -> Callable[[Sequence[Block]], float]:
     def judge(gone: Sequence[Block]) -> float:
         without = dense.framework.skip_blocks(dense.work, [block.cut for block in gone])
         return dense.fidelity(without).distance
@@ -174,7 +174,7 @@ def _judge_of(dense: Dense) -> Callable[[Sequence[Block]], float]:
     return judge
 
 
-def _rounds(dense: Dense, wanted: int) -> int:
+def _rounds(dense: DenseReference, wanted: int) -> int:
     """After how many blocks to judge the rest anew: after each, if that takes a minute at most."""
     judged = sum(len(batch) for batch in dense.judge)
     each = dense.work_network.macs() / max(1, images_in(dense.example)) * judged

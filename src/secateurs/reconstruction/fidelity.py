@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.outputs import divergences, read_outputs
 from secateurs.formatting import percent
 
-Outputs = Sequence[NDArray[Any]]
+OutputArrays = Sequence[NDArray[Any]]
 """What a model gave for some images: its floating-point tensors, images along axis 0."""
 
 
@@ -87,7 +87,7 @@ class Fidelity:
         return f"{name} {self.distance:.4g} +- {self.error:.2g}{agrees} ({self.images} images)"
 
 
-def kind_of(outputs: Outputs, asked: str | None = None) -> str:
+def kind_of(outputs: OutputArrays, asked: str | None = None) -> str:
     """What kind of outputs these are: what was asked for, else as their values look.
 
     Several outputs are judged together, by relative squared error.
@@ -112,7 +112,7 @@ class Judge:
     _agreements: list[NDArray[np.float64]] = field(default_factory=list)
     _spreads: list[_Spread] = field(default_factory=list)
 
-    def add(self, dense: Outputs, small: Outputs) -> None:
+    def add(self, dense: OutputArrays, small: OutputArrays) -> None:
         """Some images' outputs of both networks."""
         if self.kind == "relative":
             self._add_relative(dense, small)
@@ -130,7 +130,7 @@ class Judge:
         same = (right.argmax(-1) == found.argmax(-1)).astype(np.float64)
         self._agreements.append(_per_image(same))
 
-    def _add_relative(self, dense: Outputs, small: Outputs) -> None:
+    def _add_relative(self, dense: OutputArrays, small: OutputArrays) -> None:
         if not self._spreads:
             self._spreads = [_Spread() for _ in dense]
         rows = []

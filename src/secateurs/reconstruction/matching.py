@@ -20,10 +20,10 @@ from secateurs.channels.equations import ALWAYS, Ids
 from secateurs.channels.network import Network, Tensor
 from secateurs.errors import CutError
 
-Arrays = Mapping[str, NDArray[Any]]
+NamedArrays = Mapping[str, NDArray[Any]]
 
 
-def match_channels(network: Network, small: Arrays, cut: Cut) -> NDArray[np.bool_]:
+def match_channels(network: Network, small: NamedArrays, cut: Cut) -> NDArray[np.bool_]:
     """Which atoms of a dense network a cut model still has.
 
     Args:
@@ -46,7 +46,7 @@ def match_channels(network: Network, small: Arrays, cut: Cut) -> NDArray[np.bool
     return alive
 
 
-def _check_names(network: Network, small: Arrays) -> None:
+def _check_names(network: Network, small: NamedArrays) -> None:
     missing = [name for name in network.tensors if name not in small]
     if missing:
         raise CutError(
@@ -63,7 +63,7 @@ def _check_names(network: Network, small: Arrays) -> None:
             )
 
 
-def _from_cut(network: Network, small: Arrays, cut: Cut) -> dict[tuple[str, int], Ids] | None:
+def _from_cut(network: Network, small: NamedArrays, cut: Cut) -> dict[tuple[str, int], Ids] | None:
     """What a report says of each axis; None where it is of another dense model."""
     axes = {}
     for name, tensor in network.tensors.items():
@@ -81,7 +81,7 @@ class _Search:
     """Looks for the indices that each axis kept."""
 
     network: Network
-    small: Arrays
+    small: NamedArrays
     known: dict[bytes, Ids] = field(default_factory=dict)
     _candidates: dict[bytes, NDArray[np.bool_]] = field(default_factory=dict)
 
@@ -205,7 +205,7 @@ def _atoms_alive(network: Network, axes: Mapping[tuple[str, int], Ids]) -> NDArr
     return alive
 
 
-def _check(network: Network, small: Arrays, alive: NDArray[np.bool_]) -> None:
+def _check(network: Network, small: NamedArrays, alive: NDArray[np.bool_]) -> None:
     stays = network.solution.mark_kept(alive)
     for name, tensor in network.tensors.items():
         for axis, units in tensor.axes.items():

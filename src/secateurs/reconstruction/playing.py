@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
-from secateurs.reconstruction.fidelity import Fidelity, Judge, Outputs
+from secateurs.reconstruction.fidelity import Fidelity, Judge, OutputArrays
 
 StepT = TypeVar("StepT")
 PassT = TypeVar("PassT", bound="Pass[Any]")
@@ -44,13 +44,13 @@ class Player(Protocol[PassT_contra]):
 
     first: int
 
-    def play(self, rest: PassT_contra) -> Outputs:
+    def play(self, rest: PassT_contra) -> OutputArrays:
         """The rest of a pass as the trial has it; what the model would give."""
 
 
 def play_trials(
     passes: Iterable[PassT],
-    answers_of: Callable[[PassT], Outputs],
+    answers_of: Callable[[PassT], OutputArrays],
     players: Sequence[Player[PassT]],
     kind: str,
     tick: Callable[[], None],
@@ -66,7 +66,7 @@ def play_trials(
     """
     judges = [Judge(kind) for _ in players]
     for shared in passes:
-        answers: dict[int, Outputs] = {}
+        answers: dict[int, OutputArrays] = {}
         while shared.done < len(shared.steps):
             for place, player in enumerate(players):
                 if player.first == shared.done:

@@ -27,7 +27,7 @@ from secateurs.criteria.scoring import Scores
 from secateurs.errors import BudgetError, DataError
 from secateurs.planning.auto_criterion import score_for
 from secateurs.planning.budget import Budget
-from secateurs.planning.error_curves import Trial
+from secateurs.planning.error_curves import GroupTrial
 from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.uniform import Evenly
@@ -44,13 +44,13 @@ from secateurs.reconstruction.matching import match_channels
 from secateurs.reconstruction.report import FidelityReport, Stage
 from secateurs.reconstruction.session import (
     Curves,
-    Dense,
+    DenseReference,
     alive_after,
     keep_fidelity_,
     measure_curves,
     repair_cut,
 )
-from secateurs.training.distillation import Change, Effort
+from secateurs.training.distillation import Effort, ImageChange
 from secateurs.training.feed import Augmentation
 
 OBS = "obs"
@@ -82,11 +82,11 @@ class Distilling:
     """
 
     effort: Effort
-    augmentation: Augmentation | Change | None = None
+    augmentation: Augmentation | ImageChange | None = None
 
     @classmethod
     def parse(
-        cls, given: int | str | None, augmentation: Augmentation | Change | None = None
+        cls, given: int | str | None, augmentation: Augmentation | ImageChange | None = None
     ) -> Distilling | None:
         """Of ``300`` (steps), ``"60s"``, or None.
 
@@ -158,7 +158,7 @@ class Pruner:
 
     model: Any
     network: Network
-    dense: Dense
+    dense: DenseReference
     curves: Curves
     scores: Scores
     seed: int = 0
@@ -320,7 +320,7 @@ class Pruner:
             cut = plan(network, self.scores, budget)
         except BudgetError:
             return None
-        trial = Trial("", 0, network.removed_by(cut), (), dict)
+        trial = GroupTrial("", 0, network.removed_by(cut), (), dict)
         judging = self.dense.calibration.judge
         found = self.dense.framework.judge_trials(network, judging, [trial], self.dense.kind)
         return Stage("dropped evenly", found[0])
@@ -333,7 +333,7 @@ def _fidelity_of(model: Any) -> Fidelity:
 
 
 def make_faithful(
-    dense: Dense,
+    dense: DenseReference,
     small: Any,
     alive: NDArray[np.bool_],
     *,
@@ -368,7 +368,7 @@ def make_faithful(
 
 
 def _distil(
-    dense: Dense, model: Any, report: FidelityReport, distil: Distilling, seed: int
+    dense: DenseReference, model: Any, report: FidelityReport, distil: Distilling, seed: int
 ) -> FidelityReport:
     """Train towards the dense model's answers; the weights are taken if that is more faithful."""
     start = time.perf_counter()
@@ -403,7 +403,7 @@ def _strip_labels(batch: CalibrationBatch) -> CalibrationBatch:
 
 def open_dense(
     model: Any, network: Network, images: Sequence[CalibrationBatch], request: Request
-) -> Dense:
+) -> DenseReference:
     """The dense model with its answers to calibration images.
 
     Args:
@@ -419,7 +419,7 @@ def open_dense(
         second = list(
             iterate_batches(request.judging.second_domain, example, "second_domain", labels=False)
         )
-    return Dense(model, network, calibration, request.judging.output, second)
+    return DenseReference(model, network, calibration, request.judging.output, second)
 
 
 def _example(network: Network) -> Any:

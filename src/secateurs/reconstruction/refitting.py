@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.least_squares import Array, Moments, Refit, Sums, refit
 from secateurs.reconstruction.rectified import Rectified
-from secateurs.reconstruction.wide import MOST_INPUTS, Rows, refit_wide
+from secateurs.reconstruction.wide import MOST_INPUTS, ContractionRows, refit_wide
 
 MOST_BYTES = 4 * 10**9
 """Of values of both networks that are held at once; of more images, some are left out."""
@@ -103,7 +103,7 @@ def refit_gathered(
         following: what comes before that ReLU; None looks at none.
     """
     if is_wide(len(matrix), matrix.shape[1]):
-        fit, held = (Rows(*gathered.together(held)[:2]) for held in (False, True))
+        fit, held = (ContractionRows(*gathered.together(held)[:2]) for held in (False, True))
         found = refit_wide(fit, held, matrix, importance=importance, has_intercept=has_intercept)
         return _if_finite(found)
     if not (gathered.fit.rows and gathered.held.rows):

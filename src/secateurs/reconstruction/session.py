@@ -27,8 +27,8 @@ from secateurs.planning.error_curves import (
     FEWER_SHARES,
     FEWEST_SHARES,
     SHARES,
-    Contraction,
-    Trial,
+    GroupTrial,
+    MeasuredContraction,
     curves_from,
     orders_of,
     trials_of,
@@ -64,7 +64,7 @@ UNLIKE = 1.0
 
 
 @dataclass(eq=False)
-class Dense:
+class DenseReference:
     """A dense model and what it answers to calibration images.
 
     Args:
@@ -150,7 +150,7 @@ class Curves:
 
 
 def measure_curves(
-    dense: Dense,
+    dense: DenseReference,
     *,
     scores: Callable[[], Mapping[str, Floats]],
     orders: Orders | None = None,
@@ -187,11 +187,11 @@ def measure_curves(
 
 
 def _trials(
-    dense: Dense,
-    contractions: Sequence[Contraction],
+    dense: DenseReference,
+    contractions: Sequence[MeasuredContraction],
     orders: Orders,
     foreseen: Mapping[str, Floats],
-) -> tuple[CalibrationBatch, list[Trial]]:
+) -> tuple[CalibrationBatch, list[GroupTrial]]:
     """(images to judge by, trials), within what measuring may take."""
     network = dense.work_network
     judging = dense.calibration.curves
@@ -210,8 +210,8 @@ def _trials(
 
 
 def _some(
-    network: Network, trials: Sequence[Trial], foreseen: Mapping[str, Floats], most: int
-) -> list[Trial]:
+    network: Network, trials: Sequence[GroupTrial], foreseen: Mapping[str, Floats], most: int
+) -> list[GroupTrial]:
     """Trials of groups all along the network, and of all of which nothing is foreseen.
 
     Every so many groups, an odd number: blocks repeat, and an even one could meet the same layer of
@@ -245,7 +245,7 @@ class Repaired:
 
 
 def repair_cut(
-    dense: Dense,
+    dense: DenseReference,
     small: Any,
     alive: NDArray[np.bool_],
     *,
@@ -312,7 +312,7 @@ def most_faithful(stages: Sequence[Stage]) -> Stage:
     return min(surer, key=lambda stage: stage.fidelity.distance, default=best)
 
 
-def _add_reestimated(dense: Dense, models: dict[str, Any], stages: list[Stage]) -> None:
+def _add_reestimated(dense: DenseReference, models: dict[str, Any], stages: list[Stage]) -> None:
     """The nearest so far with the moments of batch normalisation taken anew."""
     start = time.perf_counter()
     name = min(stages, key=lambda stage: stage.fidelity.distance).name

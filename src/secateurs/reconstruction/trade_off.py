@@ -26,7 +26,7 @@ from secateurs.measurement.speed import latency
 from secateurs.planning.planner import Budget
 from secateurs.reconstruction.fidelity import Fidelity
 from secateurs.reconstruction.pruner import Distilling, Pruner
-from secateurs.reconstruction.session import Dense
+from secateurs.reconstruction.session import DenseReference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -230,7 +230,7 @@ def _better(point: Point, smaller: Sequence[Point]) -> Point:
     return point
 
 
-def _accuracy(dense: Dense, model: Any) -> float | None:
+def _accuracy(dense: DenseReference, model: Any) -> float | None:
     """On the images that judge, where they have labels that are classes."""
     if dense.kind != "categorical":
         return None

@@ -28,7 +28,7 @@ _PATIENCE = 3
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Rows:
+class ContractionRows:
     """Rows of one contraction, as they are.
 
     Attributes:
@@ -39,13 +39,18 @@ class Rows:
     u: Array
     y: Array
 
-    def subtract_means(self, mean_u: Array, mean_y: Array) -> Rows:
+    def subtract_means(self, mean_u: Array, mean_y: Array) -> ContractionRows:
         """Less these means."""
-        return Rows(self.u - mean_u, self.y - mean_y)
+        return ContractionRows(self.u - mean_u, self.y - mean_y)
 
 
 def refit_wide(
-    fit: Rows, held: Rows, weights: Sums, *, importance: Sums | None, has_intercept: bool
+    fit: ContractionRows,
+    held: ContractionRows,
+    weights: Sums,
+    *,
+    importance: Sums | None,
+    has_intercept: bool,
 ) -> Refit:
     """As ``least_squares.refit``, from rows in place of sums; of one group.
 
@@ -82,7 +87,9 @@ Found = tuple[float, float, Array]
 """Ridge, held-out error, weights of shape (inputs, outputs)."""
 
 
-def _by_products_of_rows(fit: Rows, present: Array, error: Callable[[Array], float]) -> Found:
+def _by_products_of_rows(
+    fit: ContractionRows, present: Array, error: Callable[[Array], float]
+) -> Found:
     products = (fit.u @ fit.u.T).astype(np.float64)
     residual = (fit.y - fit.u @ present).astype(np.float64)
     scale = max(float(np.square(fit.u).mean()) * len(fit.u), 1e-12)
@@ -98,7 +105,9 @@ def _by_products_of_rows(fit: Rows, present: Array, error: Callable[[Array], flo
     return ridge, after, kept[ridge]
 
 
-def _by_conjugate_gradients(fit: Rows, present: Array, error: Callable[[Array], float]) -> Found:
+def _by_conjugate_gradients(
+    fit: ContractionRows, present: Array, error: Callable[[Array], float]
+) -> Found:
     weights, best = present.copy(), (error(present), 0, present)
     residual = fit.y - fit.u @ weights
     gradient = fit.u.T @ residual

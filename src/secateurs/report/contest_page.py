@@ -21,11 +21,11 @@ from secateurs.report.summary import plural
 from secateurs.training.metric import Metric
 
 FILE_NAME = "compare.html"
-Rows = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TitledTable:
     """A table with a title above it and a note below."""
 
     title: str
@@ -117,7 +117,7 @@ def unit_of(found: Mapping[str, Any]) -> str:
 
 
 def headline(
-    summary: Rows, dense: float, metric: Metric | None = None, unit: str = "the parameters"
+    summary: Records, dense: float, metric: Metric | None = None, unit: str = "the parameters"
 ) -> str:
     """Which strategy is best at the largest amount, and where random is as good."""
     if not summary:
@@ -191,16 +191,16 @@ def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Figure, str]]:
         )
 
 
-def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
-    summary: Rows = found["summary"]
+def _tables(found: Mapping[str, Any]) -> Iterator[TitledTable]:
+    summary: Records = found["summary"]
     metric = metric_of(found)
     for key, title, note in (
         ("accuracy", "After training", f"Mean {metric.name} and standard deviation over seeds."),
         ("before", "Right after the cut", "The same before any training."),
     ):
         columns, rows = by_amount(summary, key, metric)
-        yield Table(title, columns, rows, note)
-    yield Table(
+        yield TitledTable(title, columns, rows, note)
+    yield TitledTable(
         "What it took",
         ("strategy", "amount", "parameters removed", "MACs removed", "size", "seconds to choose"),
         tuple(
@@ -220,7 +220,7 @@ def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def by_amount(
-    summary: Rows, key: str, metric: Metric | None = None
+    summary: Records, key: str, metric: Metric | None = None
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """(columns, rows) of a table: a strategy a row, an amount a column."""
     metric = metric or Metric()

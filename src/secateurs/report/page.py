@@ -84,7 +84,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ProofSummary:
     """What the proofs of all cuts found, and which operations they could not cover."""
 
     sentence: str
@@ -247,19 +247,19 @@ def _ending(summary: Summary) -> str:
     )
 
 
-def _proof(summary: Summary) -> Proof:
+def _proof(summary: Summary) -> ProofSummary:
     """The largest difference over all rounds, and whether each was within its tolerance."""
     proven = [one for one in summary.rounds if one.max_difference is not None]
     operations = [operation for one in summary.rounds for operation in one.inexact]
     inexact = tuple(dict.fromkeys(operations))
     if not proven:
-        return Proof("No proof of a cut has been recorded.", inexact)
+        return ProofSummary("No proof of a cut has been recorded.", inexact)
     worst = max(proven, key=lambda one: one.max_difference or 0.0)
     within = [
         one for one in proven if one.tolerance is None or (one.max_difference or 0) <= one.tolerance
     ]
     allowed = "" if worst.tolerance is None else f", where {worst.tolerance:.1e} was allowed"
-    return Proof(
+    return ProofSummary(
         "After every cut the pruned model, and the dense model made to ignore the removed "
         "channels, run on the same inputs. The largest difference of their outputs, over all "
         "rounds, was "

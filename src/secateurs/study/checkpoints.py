@@ -10,7 +10,7 @@ from secateurs.study.history import History
 from secateurs.study.position import Position
 from secateurs.training.learner import Snapshot
 
-Name = Literal["dense", "rewind", "best"]
+CheckpointName = Literal["dense", "rewind", "best"]
 
 
 class CheckpointStore(Protocol):
@@ -21,11 +21,11 @@ class CheckpointStore(Protocol):
         """What happened."""
         ...
 
-    def keep(self, name: Name, snapshot: Snapshot) -> None:
+    def keep(self, name: CheckpointName, snapshot: Snapshot) -> None:
         """Keep a model, in place of an earlier one of that name."""
         ...
 
-    def fetch(self, name: Name) -> Snapshot:
+    def fetch(self, name: CheckpointName) -> Snapshot:
         """A model that was kept."""
         ...
 
@@ -49,16 +49,16 @@ class InMemoryStore:
 
     def __init__(self) -> None:
         self._history = History()
-        self._kept: dict[Name, Snapshot] = {}
+        self._kept: dict[CheckpointName, Snapshot] = {}
 
     @property
     def history(self) -> History:
         return self._history
 
-    def keep(self, name: Name, snapshot: Snapshot) -> None:
+    def keep(self, name: CheckpointName, snapshot: Snapshot) -> None:
         self._kept[name] = snapshot
 
-    def fetch(self, name: Name) -> Snapshot:
+    def fetch(self, name: CheckpointName) -> Snapshot:
         return self._kept[name]
 
     def keep_cut(self, number: int, cut: Cut) -> None:

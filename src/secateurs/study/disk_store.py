@@ -27,9 +27,9 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.errors import CheckpointError, StudyError
 from secateurs.files import header_of_file, read_bytes, write_atomically
-from secateurs.study.checkpoints import Name
+from secateurs.study.checkpoints import CheckpointName
 from secateurs.study.history import History
-from secateurs.study.position import Position, Stage
+from secateurs.study.position import Position, StudyStage
 from secateurs.training.learner import Learner, Snapshot
 
 CONFIGURATION = "config.json"
@@ -56,11 +56,11 @@ class DiskStore:
         self._writes = learner.is_main
         self.history = History()
 
-    def keep(self, name: Name, snapshot: Snapshot) -> None:
+    def keep(self, name: CheckpointName, snapshot: Snapshot) -> None:
         tensors, entries = _flat(snapshot)
         self._write(self._path(name), lambda: self._pack(tensors, metadata(snapshot.cut) | entries))
 
-    def fetch(self, name: Name) -> Snapshot:
+    def fetch(self, name: CheckpointName) -> Snapshot:
         tensors, entries = self._read(self._path(name))
         return _snapshot(tensors, entries)
 
@@ -136,7 +136,7 @@ class DiskStore:
             history[:records].save(path)
         self.history = History.load(path)
 
-    def _path(self, name: Name) -> Path:
+    def _path(self, name: CheckpointName) -> Path:
         if name == "best":
             return self._directory / BEST
         return self._directory / SNAPSHOTS / f"{name}.safetensors"
@@ -163,7 +163,7 @@ def read_position(directory: Path) -> Position | None:
 
 
 def _position(values: Mapping[str, Any]) -> Position:
-    return Position(**{**values, "stage": Stage(values["stage"])})
+    return Position(**{**values, "stage": StudyStage(values["stage"])})
 
 
 def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:

@@ -20,9 +20,9 @@ from secateurs.backends import repairing
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.settings.study import Configuration
-from secateurs.study.checkpoints import CheckpointStore, Name
+from secateurs.study.checkpoints import CheckpointName, CheckpointStore
 from secateurs.study.goals import Goals
-from secateurs.study.position import Position, Stage
+from secateurs.study.position import Position, StudyStage
 from secateurs.study.round_cutter import Loss, RoundCutter, repairs, widths
 from secateurs.study.session import Session
 from secateurs.study.stage_trainer import DivergedError, StageTrainer
@@ -68,10 +68,10 @@ class Loop:
         session = self._session
         self._begin_or_go_on()
         session.seconds_since_last()
-        while session.position.stage is not Stage.ENDED:
-            if session.position.stage is Stage.DENSE:
+        while session.position.stage is not StudyStage.ENDED:
+            if session.position.stage is StudyStage.DENSE:
                 self._train_dense()
-            elif session.position.stage is Stage.FINE_TUNE:
+            elif session.position.stage is StudyStage.FINE_TUNE:
                 self._fine_tune()
             else:
                 self._cut_or_stop()
@@ -108,7 +108,7 @@ class Loop:
             self._trainer.evaluate()
         session.restore_best()
         best = session.position.best
-        session.move(stage=Stage.CUT, dense_accuracy=best, result_accuracy=best)
+        session.move(stage=StudyStage.CUT, dense_accuracy=best, result_accuracy=best)
         session.keep("dense")
         session.checkpoint()
 
@@ -173,7 +173,7 @@ class Loop:
             )
         else:
             position = replace(position, misses=position.misses + 1)
-        self._session.position = replace(position, stage=Stage.CUT)
+        self._session.position = replace(position, stage=StudyStage.CUT)
 
     @property
     def _goal(self) -> float | None:
@@ -252,11 +252,11 @@ class Loop:
             **metric.field(test_accuracy, "test_"),
             **metric.field(dense_test_accuracy, "dense_test_"),
         )
-        session.move(stage=Stage.ENDED)
+        session.move(stage=StudyStage.ENDED)
         session.best = None
         session.checkpoint()
 
-    def _test(self, name: Name) -> float | None:
+    def _test(self, name: CheckpointName) -> float | None:
         session = self._session
         if not session.learner.has_test:
             return None

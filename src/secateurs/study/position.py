@@ -11,7 +11,7 @@ from typing import Any
 from secateurs.channels.proof import Proof
 
 
-class Stage(StrEnum):
+class StudyStage(StrEnum):
     """What a study does next."""
 
     DENSE = "dense"
@@ -44,7 +44,7 @@ class Position:
         ending: why the study ends after this stage, if that is known already.
     """
 
-    stage: Stage = Stage.DENSE
+    stage: StudyStage = StudyStage.DENSE
     round: int = 0
     batch: int = 0
     done: int = 0

@@ -16,7 +16,7 @@ from secateurs.reconstruction.pruner import curves_of, repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
 from secateurs.study.goals import Goals
-from secateurs.study.position import Stage
+from secateurs.study.position import StudyStage
 from secateurs.study.rounds import plan_round, plan_round_by_curves
 from secateurs.study.session import Session
 from secateurs.study.training_schedule import TrainingSchedule
@@ -110,7 +110,7 @@ class RoundCutter:
             self._rewind()
         session.best = None
         session.move(
-            stage=Stage.FINE_TUNE,
+            stage=StudyStage.FINE_TUNE,
             round=number,
             done=0,
             best=-sys.float_info.max,

@@ -19,13 +19,13 @@ from secateurs.planning.removal_order import multiple_of
 from secateurs.settings.pruning import Pruning
 from secateurs.study.goals import Goals
 
-Scores = Mapping[str, NDArray[np.float64]]
+ScoresByGroup = Mapping[str, NDArray[np.float64]]
 
 _HALVINGS = 4
 
 
 def plan_round(
-    network: Network, scores: Scores, pruning: Pruning, so_far: Cut, goals: Goals
+    network: Network, scores: ScoresByGroup, pruning: Pruning, so_far: Cut, goals: Goals
 ) -> Cut:
     """The cut of a round: a share of the channels that remain, and no more than the budget asks.
 
@@ -136,7 +136,7 @@ def _next_limits(network: Network, step: float, so_far: Cut, goals: Goals) -> di
 
 
 def _step(
-    network: Network, scores: Scores, pruning: Pruning, skip: list[str], share: float = 1.0
+    network: Network, scores: ScoresByGroup, pruning: Pruning, skip: list[str], share: float = 1.0
 ) -> Cut:
     """The cut of a step of the channels, or of a share of a step."""
     channels = sum(len(group) for group in network.groups)
@@ -151,7 +151,7 @@ def _step(
 
 def _down_to(
     network: Network,
-    scores: Scores,
+    scores: ScoresByGroup,
     pruning: Pruning,
     skip: list[str],
     so_far: Cut,
@@ -181,7 +181,7 @@ def _down_to(
 
 def _least_that_fits(
     network: Network,
-    scores: Scores,
+    scores: ScoresByGroup,
     pruning: Pruning,
     skip: list[str],
     so_far: Cut,
@@ -215,7 +215,9 @@ def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int
     return min(whole, dense_width)
 
 
-def _within_floors(network: Network, cut: Cut, scores: Scores, floors: Mapping[str, int]) -> Cut:
+def _within_floors(
+    network: Network, cut: Cut, scores: ScoresByGroup, floors: Mapping[str, int]
+) -> Cut:
     """The cut without the channels, the best first, that would leave a group below its floor."""
     chosen: dict[str, NDArray[np.int64]] = {}
     for name, channels in cut.channels.items():

@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from secateurs.study.checkpoints import CheckpointStore, Name
-from secateurs.study.position import Position, Stage
+from secateurs.study.checkpoints import CheckpointName, CheckpointStore
+from secateurs.study.position import Position, StudyStage
 from secateurs.training.callbacks import Watcher
-from secateurs.training.learner import Evaluation, Learner, Part, Snapshot
+from secateurs.training.learner import DataPart, Evaluation, Learner, Snapshot
 from secateurs.training.metric import Metric
 
 
@@ -62,7 +62,7 @@ class Session:
         seconds, self._last_record = now - self._last_record, now
         return seconds
 
-    def evaluate(self, part: Part) -> Evaluation:
+    def evaluate(self, part: DataPart) -> Evaluation:
         """How well the model does on a split."""
         self.watcher.begin(f"evaluating on the {part} data", self.learner.batches_of(part))
         evaluation = self.learner.evaluate(part, self.watcher.tick)
@@ -73,11 +73,11 @@ class Session:
         """Keep all that is needed to go on from here."""
         self.store.checkpoint(self.position, self.present, self.best)
 
-    def keep(self, name: Name) -> None:
+    def keep(self, name: CheckpointName) -> None:
         """Keep the model's values, without its optimizer's."""
         self.store.keep(name, self.present().without_optimizer())
 
-    def fetch(self, name: Name) -> Snapshot:
+    def fetch(self, name: CheckpointName) -> Snapshot:
         """A model that was kept."""
         self.learner.wait()  # the main process may be writing it
         return self.store.fetch(name)
@@ -89,7 +89,7 @@ class Session:
     def present(self) -> Snapshot:
         """The model's values; those at hand where they are the stage's best."""
         position = self.position
-        settled = position.stage is Stage.CUT or position.best_batch == position.batch
+        settled = position.stage is StudyStage.CUT or position.best_batch == position.batch
         return self.best if self.best is not None and settled else self.learner.snapshot()
 
     def restore_best(self) -> None:

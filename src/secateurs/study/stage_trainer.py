@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import SecateursError
-from secateurs.study.position import Stage
+from secateurs.study.position import StudyStage
 from secateurs.study.session import Session
 from secateurs.study.training_schedule import TrainingSchedule
 from secateurs.training.memory import explain_memory_errors
@@ -107,7 +107,7 @@ class StageTrainer:
     @property
     def _rewind_point(self) -> int:
         """The batch of this stage at which values are to be kept; below 0 if there is none."""
-        kept = self._schedule.rewinds_weights and self._session.position.stage is Stage.DENSE
+        kept = self._schedule.rewinds_weights and self._session.position.stage is StudyStage.DENSE
         return self._schedule.rewind_to if kept else -1
 
     def _keep_rewind_point(self) -> None:

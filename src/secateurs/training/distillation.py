@@ -40,11 +40,11 @@ _SURE = 1.64
 """Standard errors that chance exceeds in one of twenty."""
 
 Values = list[NDArray[Any]]
-Change = Callable[[Any, np.random.Generator], Any]
+ImageChange = Callable[[Any, np.random.Generator], Any]
 """(images, random numbers) -> images like them, as many; of the user's own."""
 
 
-Run = Callable[[Any, Any], Values]
+RunModel = Callable[[Any, Any], Values]
 """(model, images) -> what it gives in inference mode, flat."""
 
 
@@ -175,7 +175,7 @@ class Lesson:
 
     images: Sequence[CalibrationBatch]
     size: int
-    change: Change | None
+    change: ImageChange | None
     seed: int
 
     def batches(self) -> Iterator[tuple[int | None, Any]]:
@@ -196,7 +196,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class DistillationJudge:
     """How far models are from the dense one on images that nothing is fitted to.
 
     Attributes:
@@ -206,7 +206,7 @@ class Judge:
         outputs: how these are read.
     """
 
-    run: Run
+    run: RunModel
     held_out: Sequence[CalibrationBatch]
     wanted: Sequence[Values]
     outputs: tuple[Output, ...]
@@ -214,13 +214,13 @@ class Judge:
     @classmethod
     def of(
         cls,
-        run: Run,
+        run: RunModel,
         dense: Any,
         held_out: Sequence[CalibrationBatch],
         kind: str | Sequence[str] | None,
         *,
         channels_first: bool,
-    ) -> Judge:
+    ) -> DistillationJudge:
         """By the dense model; ``kind`` and ``channels_first`` as for ``read_outputs``.
 
         Raises:
@@ -283,7 +283,7 @@ def train(
     student: Student,
     small: Any,
     dense: Any,
-    judge: Judge,
+    judge: DistillationJudge,
     lesson: Lesson,
     effort: Effort,
     rate: float | None = None,
@@ -335,7 +335,7 @@ def one_cycle(share: float) -> float:
 
 def lesson_of(
     images: Sequence[CalibrationBatch],
-    augmentation: Augmentation | Change | None,
+    augmentation: Augmentation | ImageChange | None,
     *,
     batch_size: int,
     seed: int,

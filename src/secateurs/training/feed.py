@@ -19,7 +19,7 @@ from secateurs.arguments import format_value
 from secateurs.errors import DataError
 
 Images = NDArray[Any]
-Labels = NDArray[np.int64]
+ClassLabels = NDArray[np.int64]
 
 # Each use of a seed draws from a stream of its own.
 _ORDER, _AUGMENTATION = 3, 4
@@ -55,7 +55,7 @@ class Batch:
     """
 
     images: Images
-    labels: Labels
+    labels: ClassLabels
     whole: int
 
 
@@ -103,18 +103,18 @@ class LabelledImages(Protocol):
     """What ``secateurs.data.Split`` is."""
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> ClassLabels:
         """The class of each image."""
         ...
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Any) -> tuple[Images, Labels]:
+    def batch(self, indices: Any) -> tuple[Images, ClassLabels]:
         """Images and their labels, by position or slice."""
         ...
 
 
-class Arrays:
+class ArrayPair:
     """Images and labels in two arrays, as they are."""
 
     def __init__(self, images: Any, labels: Any, name: str = "data", *, wide: bool = False) -> None:
@@ -136,7 +136,7 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: Any) -> tuple[Images, Labels]:
+    def batch(self, indices: Any) -> tuple[Images, ClassLabels]:
         """Images and their labels."""
         return self.images[indices], self.labels[indices]
 
@@ -226,7 +226,7 @@ class LoaderFeed:
             part = share.slice(len(labels))
             yield Batch(images[part], labels[part], len(labels))
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Images, Labels]]:
+    def _batches(self, epoch: int) -> Iterator[tuple[Images, ClassLabels]]:
         with self._seeded(epoch):  # samplers draw when the first batch is asked for
             items = iter(self._source)
             first = next(items, None)
@@ -282,7 +282,7 @@ def as_feed(
         DataError: it is empty, of one class, or nothing of the kind.
     """
     if isinstance(source, tuple) and len(source) == 2:
-        source = Arrays(*source, name, wide=wide)
+        source = ArrayPair(*source, name, wide=wide)
     if hasattr(source, "batch") and hasattr(source, "labels"):
         check_classes(set(np.unique(source.labels).tolist()), name)
         return ArrayFeed(source, batch_size, seed, augmentation)
@@ -360,12 +360,12 @@ class FirstBatches:
         """
         self._feed, self._count = feed, count
 
-    def __iter__(self) -> Iterator[tuple[Images, Labels]]:
+    def __iter__(self) -> Iterator[tuple[Images, ClassLabels]]:
         for batch in itertools.islice(self._feed.in_order(), self._count):
             yield batch.images, batch.labels
 
 
-def check_labels(labels: Labels, classes: int) -> None:
+def check_labels(labels: ClassLabels, classes: int) -> None:
     """Raise ``DataError`` where a model of so many outputs has none for a label."""
     if labels.max(initial=0) >= classes or labels.min(initial=0) < 0:
         raise DataError(
@@ -413,7 +413,7 @@ def check_classes(classes: set[int], name: str) -> None:
         )
 
 
-def _as_batch(item: Any, name: str, wide: bool) -> tuple[Images, Labels]:
+def _as_batch(item: Any, name: str, wide: bool) -> tuple[Images, ClassLabels]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(
             f"{name}: expected batches that are pairs (images, labels); received "
@@ -443,7 +443,7 @@ def _as_numbers(value: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _as_classes(value: Any, name: str) -> Labels:
+def _as_classes(value: Any, name: str) -> ClassLabels:
     """Labels as whole numbers, which they must be already.
 
     Raises:

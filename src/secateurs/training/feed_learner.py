@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
-from secateurs.training.feed import Feed, FirstBatches, Images, Labels
-from secateurs.training.learner import Part, Snapshot
+from secateurs.training.feed import ClassLabels, Feed, FirstBatches, Images
+from secateurs.training.learner import DataPart, Snapshot
 
 Model = TypeVar("Model")
 
@@ -26,7 +26,7 @@ class FeedLearner(Generic[Model]):
 
     _model: Model
     _train_feed: Feed
-    _feeds: Mapping[Part, Feed]
+    _feeds: Mapping[DataPart, Feed]
 
     @property
     def model(self) -> Model:
@@ -48,11 +48,11 @@ class FeedLearner(Generic[Model]):
         """Whether there is a test split."""
         return "test" in self._feeds
 
-    def batches_of(self, part: Part) -> int:
+    def batches_of(self, part: DataPart) -> int:
         """Batches in which a split is evaluated."""
         return self._feeds[part].whole_length
 
-    def calibration(self, batches: int) -> Iterable[tuple[Images, Labels]]:
+    def calibration(self, batches: int) -> Iterable[tuple[Images, ClassLabels]]:
         """Training batches (images, labels), as they are; can be gone through again."""
         return FirstBatches(self._train_feed, batches)
 

@@ -15,7 +15,7 @@ from secateurs.channels.proof import CutReport
 from secateurs.measurement.speed import SpeedComparison
 from secateurs.training.metric import Metric
 
-Part = Literal["validation", "test"]
+DataPart = Literal["validation", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,11 @@ class Learner(Protocol):
         """From now on, train towards this model's outputs as ``training.distillation`` says."""
         ...
 
-    def batches_of(self, part: Part) -> int:
+    def batches_of(self, part: DataPart) -> int:
         """Batches in which a split is evaluated."""
         ...
 
-    def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
+    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         """How well the model does on all images of a split; calls ``tick`` after each batch."""
         ...
 

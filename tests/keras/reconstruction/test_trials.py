@@ -5,7 +5,7 @@ from keras import layers as L
 import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.keras.reconstruction.trials import judge_trials
-from secateurs.planning.error_curves import Trial
+from secateurs.planning.error_curves import GroupTrial
 
 X = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
 
@@ -19,9 +19,9 @@ def test_a_trial_answers_as_the_cut_and_changed_model_would():
     changed = 2 * v
     removed = np.asarray(group.channels)[[0, 4]]
     trials = [
-        Trial("a", 6, removed[:0], (), dict),
-        Trial("a", 4, removed, (), dict),
-        Trial("a", 4, removed, ("head.kernel",), lambda: {"head.kernel": changed}),
+        GroupTrial("a", 6, removed[:0], (), dict),
+        GroupTrial("a", 4, removed, (), dict),
+        GroupTrial("a", 4, removed, ("head.kernel",), lambda: {"head.kernel": changed}),
     ]
     found = judge_trials(network, CalibrationBatch(X, None), trials, "relative")
     hidden = np.maximum(X @ w + b, 0)

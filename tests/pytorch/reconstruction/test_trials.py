@@ -5,7 +5,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.planning.error_curves import Trial
+from secateurs.planning.error_curves import GroupTrial
 from secateurs.pytorch.reconstruction import judge_trials
 
 
@@ -26,7 +26,7 @@ def test_a_loss_reads_named_outputs_by_name_attribute_and_place(read):
     model, x = Named().eval(), torch.randn(8, 4)
     network = sec.trace(model, x)
     (group,) = (g for g in network.groups if len(g) == 6)
-    trial = Trial(group.name, 3, group.channels[:3], (), dict)
+    trial = GroupTrial(group.name, 3, group.channels[:3], (), dict)
 
     def loss(outputs, labels):
         return read(outputs)[:, 0] * labels

@@ -17,7 +17,7 @@ from secateurs import models
 from secateurs.pytorch import Learner
 from secateurs.pytorch.saving import read
 from secateurs.study.directory import Study
-from secateurs.training.feed import ArrayFeed, Arrays, consecutive
+from secateurs.training.feed import ArrayFeed, ArrayPair, consecutive
 from support import killed, processes
 
 TESTS = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_it_trains_as_plain_pytorch_does():
     optimizer = torch.optim.SGD(
         plain.parameters(), 0.1, momentum=0.9, weight_decay=1e-3, nesterov=True
     )
-    feed = ArrayFeed(Arrays(images, labels), 16)
+    feed = ArrayFeed(ArrayPair(images, labels), 16)
     for batch, rate in zip(consecutive(feed, 0, 7), rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         scores = plain(torch.from_numpy(batch.images))

@@ -30,7 +30,7 @@ Sums = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Dense:
+class DenseBatch:
     """The dense network's run on one batch.
 
     Attributes:
@@ -88,7 +88,7 @@ class Removals:
             if len(group) > 1 and any(np.isin(group.channels, atoms).any() for atoms in mixed)
         }
 
-    def dense(self, batch: CalibrationBatch) -> Dense:
+    def dense(self, batch: CalibrationBatch) -> DenseBatch:
         """The dense network's run on a batch."""
         arrays, targets = self._work.arrays(batch), self._work.labels(batch)
         saved = None if self._runs_whole else Saved()
@@ -96,15 +96,15 @@ class Removals:
         scores = _numpy(outputs[0])
         right = self._right(outputs, batch)
         classes = 0 if right is None else self._work.objective.classes(scores.shape)
-        return Dense(batch, arrays, targets, saved, losses, right, classes)
+        return DenseBatch(batch, arrays, targets, saved, losses, right, classes)
 
-    def slopes(self, dense: Dense) -> Sums:
+    def slopes(self, dense: DenseBatch) -> Sums:
         """How each image's loss changes with a gate on each atom; (images, atoms)."""
         gates = Gates(self._network.solution)
         return np.concatenate([gates.terms(slopes) for slopes in self._work.slopes(dense.batch)])
 
     def ablate(
-        self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+        self, dense: DenseBatch, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
     ) -> Changes:
         """Remove each of these channels of a group, one at a time, on a batch.
 
@@ -141,7 +141,7 @@ class Removals:
         return bool(keras.backend.backend() == "jax")
 
     def _without(
-        self, dense: Dense, group: Group, channel: int
+        self, dense: DenseBatch, group: Group, channel: int
     ) -> tuple[Sums, Sequence[BackendTensor]]:
         """(each image's loss, the outputs) without a channel."""
         if group.name in self._mixed:
@@ -153,7 +153,7 @@ class Removals:
         return self._run_gated(gates, dense.arrays, dense.targets, dense.saved)
 
     def _by_twin(
-        self, dense: Dense, group: Group, channel: int
+        self, dense: DenseBatch, group: Group, channel: int
     ) -> tuple[Sums, Sequence[BackendTensor]]:
         cut = self._network.cut({group.name: [channel]})
         without = outputs_without(self._network, cut, list(dense.arrays))

@@ -25,7 +25,7 @@ from secateurs.keras.reconstruction.contractions import (
 from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
-from secateurs.planning.error_curves import Contraction
+from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.reconstruction.contraction_sums import (
     Reading,
     contraction_of,
@@ -52,7 +52,7 @@ class _Reader:
 
 def contractions_of(
     network: Network, images: CalibrationBatch, kind: str, seed: int
-) -> list[Contraction]:
+) -> list[MeasuredContraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
     Args:
@@ -185,7 +185,7 @@ def _add_slopes(
         reader.sloped += piece.images
 
 
-def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> Contraction:
+def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> MeasuredContraction:
     outputs = reader.site.map.outputs
     importance = np.ones(outputs) if reader.slopes is None else reader.slopes / reader.sloped
     names = {key: leaf.name for key, leaf in leaves.items()}

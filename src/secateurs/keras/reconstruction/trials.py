@@ -23,7 +23,7 @@ from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbe
 from secateurs.keras.statistics.loss import PerExampleLoss
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import Site
-from secateurs.planning.error_curves import Trial
+from secateurs.planning.error_curves import GroupTrial
 from secateurs.reconstruction.fidelity import Fidelity
 from secateurs.reconstruction.playing import play_trials
 
@@ -31,7 +31,7 @@ from secateurs.reconstruction.playing import play_trials
 def judge_trials(
     network: Network,
     images: CalibrationBatch,
-    trials: Sequence[Trial],
+    trials: Sequence[GroupTrial],
     kind: str,
     tick: Callable[[], None] = lambda: None,
     *,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.gaussian_moments import (
-    Activation,
+    ActivationFunction,
     correlation_of,
     moments_behind,
     stand_ins,
@@ -47,7 +47,7 @@ class _Read:
 
     producer: Site
     norm: Layer
-    activation: Activation
+    activation: ActivationFunction
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(means, covariances) of its channels behind the activation."""
@@ -113,7 +113,7 @@ def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
         return None
     channels = site.map.inputs // axes[2]
     ref: Ref = site.source
-    activation: Activation = np.asarray
+    activation: ActivationFunction = np.asarray
     while ref.step >= 0:
         step = steps[ref.step]
         layer = step.part.layer
@@ -141,7 +141,7 @@ def _is_elementwise(layer: object) -> bool:
     return isinstance(layer, kinds) or any(layer is known for known in ACTIVATIONS)
 
 
-def _numeric(step: Step) -> Activation:
+def _numeric(step: Step) -> ActivationFunction:
     def run(values: NDArray[np.float64]) -> NDArray[np.float64]:
         with without_gradients():
             tensor = keras.ops.convert_to_tensor(values, dtype="float32")

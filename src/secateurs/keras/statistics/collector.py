@@ -20,7 +20,7 @@ from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.calibration.before_pooling import Activation
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
-from secateurs.calibration.statistics import Slopes, Zeros, channel_index
+from secateurs.calibration.statistics import Slopes, ZeroCounts, channel_index
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError
@@ -235,7 +235,7 @@ class Pass(StatisticsCollector):
         for number, (sums, before, tables) in enumerate(found):
             reading = self.readings[number]
             if self.needs & Need.ACTIVATIONS:
-                none_yet = tuple(Zeros(part.units) for part in self._pooled[number])
+                none_yet = tuple(ZeroCounts(part.units) for part in self._pooled[number])
                 reading.activations = reading.activations or none_yet
                 for part, (values, zeros) in zip(reading.activations, before, strict=True):
                     part.add(int(values), _numpy(zeros).sum(0))

@@ -25,10 +25,10 @@ from secateurs.keras.tracing.interpreter import OpInterpreter, as_it_is, convert
 from secateurs.training.distillation import (
     BATCH,
     TEMPERATURE,
-    Change,
+    DistillationJudge,
     Distilled,
     Effort,
-    Judge,
+    ImageChange,
     Rates,
     Values,
     lesson_of,
@@ -51,7 +51,7 @@ def distil(
     held_out: Sequence[CalibrationBatch],
     seed: int = 0,
     outputs: str | Sequence[str] | None = None,
-    augmentation: Augmentation | Change | None = None,
+    augmentation: Augmentation | ImageChange | None = None,
     temperature: float = TEMPERATURE,
     learning_rate: float | None = None,
     batch_size: int = BATCH,
@@ -90,7 +90,7 @@ def distil(
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
     first = keras.config.image_data_format() == "channels_first"
-    judge = Judge.of(_outputs, dense, held_out, outputs, channels_first=first)
+    judge = DistillationJudge.of(_outputs, dense, held_out, outputs, channels_first=first)
     lesson = lesson_of(
         images, augmentation, batch_size=batch_size, seed=seed, channels_last=not first
     )

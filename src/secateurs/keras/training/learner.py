@@ -53,7 +53,7 @@ from secateurs.training.feed import (
     consecutive,
 )
 from secateurs.training.feed_learner import FeedLearner, rebuild
-from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.metric import Metric
 
 
@@ -89,7 +89,7 @@ class Learner(FeedLearner[keras.Model]):
         changes, none = Augmentation(training.flip, training.shift), Augmentation()
         self._train_feed = self._feed(train, "train", training.batch_size, changes)
         larger = max(EVALUATION_BATCH, training.batch_size)
-        self._feeds: dict[Part, Feed] = {
+        self._feeds: dict[DataPart, Feed] = {
             "validation": self._feed(validation, "validation", larger, none)
         }
         if test is not None:
@@ -169,7 +169,7 @@ class Learner(FeedLearner[keras.Model]):
 
     # -- evaluation
 
-    def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
+    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         """How well the model does on all images of a split."""
         correct, loss, count = 0, 0.0, 0
         for batch in self._feeds[part].in_order():

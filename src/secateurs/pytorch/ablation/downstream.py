@@ -18,13 +18,13 @@ from secateurs.channels.network import Group, Network
 from secateurs.pytorch.ablation.dense_convolution import DenseConvolution, is_mostly_padding
 from secateurs.pytorch.replay.tape import (
     BatchedTape,
+    ImageAxis,
     Input,
     Operand,
     Ref,
-    Rows,
-    Source,
     Step,
     Tape,
+    TensorSource,
     last_readers,
     operands_in,
     rows_between,
@@ -222,7 +222,7 @@ class Routes:
         if len(reads) > 1 or call.packet not in CONVOLUTIONS | PRODUCTS:
             return False
         operand, result = step.operands[reads[0].operand], Ref(step.number)
-        if any(self.rows[source] != Rows(0) for source in (operand, result)):
+        if any(self.rows[source] != ImageAxis(0) for source in (operand, result)):
             return False
         if call.packet in CONVOLUTIONS:
             plain = call.get("groups", 1) == 1 and not call.get("transposed")
@@ -257,7 +257,7 @@ class Routes:
 
 def depending_on(steps: Sequence[Step], first: set[int]) -> list[Step]:
     """The steps numbered in ``first`` and all that depend on what they give."""
-    changed: set[Source] = set()
+    changed: set[TensorSource] = set()
     found = []
     for step in steps:
         if step.number in first or not changed.isdisjoint(step.reads):

@@ -36,18 +36,18 @@ from secateurs.pytorch.ablation.downstream import (
 )
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.replay.tape import (
+    ImageAxis,
     Length,
     Memory,
     Operand,
     Ref,
-    Rows,
     Slot,
     Step,
     Tape,
     fill,
     with_operands,
 )
-from secateurs.pytorch.statistics.gates import Places, record_batch, runs_of_two_and_three
+from secateurs.pytorch.statistics.gates import ReadSites, record_batch, runs_of_two_and_three
 from secateurs.pytorch.statistics.loss import PerExampleLoss
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
@@ -63,7 +63,7 @@ Index = int | slice | torch.Tensor
 
 
 @dataclass(eq=False, slots=True)
-class Dense:
+class DenseBatch:
     """The dense network's run on one batch.
 
     Attributes:
@@ -95,7 +95,7 @@ class Dense:
             self._laid_out[source] = known
         return known
 
-    def nonzero(self, source: Operand, axis: int, rows: Rows) -> torch.Tensor:
+    def nonzero(self, source: Operand, axis: int, rows: ImageAxis) -> torch.Tensor:
         """Where along an axis each image has a value other than zero; (images, indices)."""
         key = (source, axis)
         if key not in self._nonzero:
@@ -135,12 +135,12 @@ class Removals:
         self.source = source_of(network)
         tapes = runs_of_two_and_three(self.source, first)
         self.routes = Routes(network, *tapes)
-        self.places = Places(network, *tapes)
+        self.places = ReadSites(network, *tapes)
         self._gates = Gates(network.solution)
 
     # -- the dense run
 
-    def dense(self, batch: CalibrationBatch) -> Dense:
+    def dense(self, batch: CalibrationBatch) -> DenseBatch:
         """The dense network's run on a batch."""
         tape, labels = record_batch(self.source, batch)
         with torch.inference_mode():
@@ -150,9 +150,9 @@ class Removals:
             classes = 0
             if right is not None and isinstance(outputs, torch.Tensor):
                 classes = outputs.shape[1]
-            return Dense(batch, tape, labels, losses, right, classes)
+            return DenseBatch(batch, tape, labels, losses, right, classes)
 
-    def slopes(self, dense: Dense) -> Sums:
+    def slopes(self, dense: DenseBatch) -> Sums:
         """How each image's loss changes with a gate on each atom; (images, atoms)."""
         if self.places.by_image:
             run = dense.tape, self.objective, dense.labels, len(dense)
@@ -163,7 +163,7 @@ class Removals:
     # -- without channels
 
     def ablate(
-        self, dense: Dense, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
+        self, dense: DenseBatch, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
     ) -> Changes:
         """Remove each of these channels of a group, one at a time, on a batch.
 
@@ -201,7 +201,7 @@ class Removals:
 
     def _compare(
         self,
-        dense: Dense,
+        dense: DenseBatch,
         outputs: object,
         images: torch.Tensor | None,
         at: tuple[Changes, Index, Index],
@@ -224,7 +224,7 @@ class Removals:
 
     def _pairs(
         self,
-        dense: Dense,
+        dense: DenseBatch,
         group: Group,
         route: DownstreamPath,
         channels: Ids,
@@ -248,7 +248,7 @@ class Removals:
             rows = slice(start, start + size)
             yield _Pairs(places[rows], chosen[places[rows]], images[rows])
 
-    def _run(self, dense: Dense, route: DownstreamPath, pairs: _Pairs) -> object:
+    def _run(self, dense: DenseBatch, route: DownstreamPath, pairs: _Pairs) -> object:
         """The model's output for pairs."""
         values: dict[Ref, torch.Tensor] = {}
         value = self._finder(dense, pairs, values)
@@ -275,7 +275,7 @@ class Removals:
         return fill(self.routes.sample.output, find)
 
     def _finder(
-        self, dense: Dense, pairs: _Pairs, values: dict[Ref, torch.Tensor]
+        self, dense: DenseBatch, pairs: _Pairs, values: dict[Ref, torch.Tensor]
     ) -> Callable[[Operand], torch.Tensor]:
         """What a source is for these pairs: computed for them, or taken from the dense run."""
         taken: dict[Operand, torch.Tensor] = {}
@@ -309,7 +309,7 @@ class Removals:
             by_pair[each_pair, read.index[pairs.channels]] = 0
         return with_operands(call, changes)
 
-    def _less_one(self, dense: Dense, step: Step, read: Read, pairs: _Pairs) -> torch.Tensor:
+    def _less_one(self, dense: DenseBatch, step: Step, read: Read, pairs: _Pairs) -> torch.Tensor:
         """What a linear step gives without each pair's channel: what it gave, less one summand."""
         ref = Ref(step.number)
         output = select(dense.value(ref), self.routes.rows[ref], pairs.images)
@@ -320,7 +320,7 @@ class Removals:
 
     # -- one by one
 
-    def _twin(self, dense: Dense, group: Group, channel: int) -> object:
+    def _twin(self, dense: DenseBatch, group: Group, channel: int) -> object:
         """The model's output for the whole batch without one channel, as the masked twin has it."""
         network, tape = self.network, dense.tape
         stays = network.solution.mark_kept(network.alive([group.channels[channel]]))
@@ -362,9 +362,9 @@ class _Pairs:
         return len(self.images)
 
 
-def select(value: torch.Tensor, rows: Rows, images: torch.Tensor) -> torch.Tensor:
+def select(value: torch.Tensor, rows: ImageAxis, images: torch.Tensor) -> torch.Tensor:
     """A new tensor of these images' values, in the same memory layout."""
-    if value.dim() == 4 and rows == Rows(0):  # index_select would lay it out anew
+    if value.dim() == 4 and rows == ImageAxis(0):  # index_select would lay it out anew
         return value.permute(0, 2, 3, 1).index_select(0, images).permute(0, 3, 1, 2)
     return rows.select(value, images)
 

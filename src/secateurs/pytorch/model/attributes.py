@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import nn
 
-Item = int | str | None
+ItemKey = int | str | None
 
 
 class Attribute(NamedTuple):
@@ -30,7 +30,7 @@ class Attribute(NamedTuple):
 
     owner: str
     name: str
-    item: Item = None
+    item: ItemKey = None
 
     @property
     def is_far(self) -> bool:
@@ -147,7 +147,7 @@ def read_number(model: nn.Module, at: Attribute) -> int | None:
 def write_(model: nn.Module, at: Attribute, number: int) -> None:
     """Put a number there; the place has to exist."""
     name, *path = at.name.split(".")
-    steps: list[Item] = [*path] if at.item is None else [*path, at.item]
+    steps: list[ItemKey] = [*path] if at.item is None else [*path, at.item]
     module = model.get_submodule(at.owner)
     if not steps:
         _set_(module, name, number)
@@ -159,7 +159,7 @@ def write_(model: nn.Module, at: Attribute, number: int) -> None:
     _bring_einops_up_to_date_(module)
 
 
-def _with(value: object, steps: Sequence[Item], number: int) -> object:
+def _with(value: object, steps: Sequence[ItemKey], number: int) -> object:
     """A container or object with a number put somewhere inside; itself, where it can change."""
     step, *rest = steps
     if isinstance(value, dict):
@@ -181,12 +181,12 @@ def _with(value: object, steps: Sequence[Item], number: int) -> object:
     return value
 
 
-def _key_of(value: Mapping[object, object], step: Item) -> object:
+def _key_of(value: Mapping[object, object], step: ItemKey) -> object:
     """A dictionary's key, of which a dotted name tells the text alone."""
     return next((key for key in value if key == step or str(key) == str(step)), step)
 
 
-def identity(model: nn.Module, at: Attribute) -> tuple[int, str, Item]:
+def identity(model: nn.Module, at: Attribute) -> tuple[int, str, ItemKey]:
     """The same for all modules that hold the same object: one number serves them all.
 
     A tuple does not count: put anew in one module, it stays what it was in the others.
@@ -210,7 +210,7 @@ def _holder(model: nn.Module, at: Attribute) -> tuple[object, str]:
     return holder, name
 
 
-def _step(holder: object, step: Item) -> object:
+def _step(holder: object, step: ItemKey) -> object:
     """What a holder keeps under a name, a key or a number; None where there is nothing."""
     try:
         if isinstance(holder, dict):

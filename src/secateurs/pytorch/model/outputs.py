@@ -9,7 +9,7 @@ import torch
 
 from secateurs.errors import UnknownNameError, nearest
 
-Name = str | int
+OutputName = str | int
 
 
 def named_outputs(outputs: object) -> Iterator[tuple[str, torch.Tensor]]:
@@ -33,7 +33,7 @@ def _name_parts(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
         yield from _name_parts(f"{name}.{key}" if name else str(key), item)
 
 
-def _parts(value: object) -> Iterator[tuple[Name, object]]:
+def _parts(value: object) -> Iterator[tuple[OutputName, object]]:
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -53,7 +53,7 @@ def is_used(name: str, wanted: Sequence[str] | None) -> bool:
 
 
 def check_names(
-    outputs: Name | Sequence[Name] | None, given: Sequence[str]
+    outputs: OutputName | Sequence[OutputName] | None, given: Sequence[str]
 ) -> tuple[str, ...] | None:
     """The names of the outputs that are used, as text; None for all.
 

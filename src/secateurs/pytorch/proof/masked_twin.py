@@ -74,7 +74,7 @@ class Sampled(OpInterpreter):
         self._done: Counter[tuple[str, str]] = Counter()
         self._by_layer: dict[tuple[str, str], list[OpRecord]] | None = None
         self._places: dict[tuple[object, ...], Ids | None] = {}
-        self._rows = Rows(SAMPLES_EACH)
+        self._rows = PackedRows(SAMPLES_EACH)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
         self._models: set[int] = set()
         self._instead: dict[int, torch.Tensor] = {}
@@ -204,7 +204,7 @@ class Sampled(OpInterpreter):
         return tuple(places)
 
 
-class Rows:
+class PackedRows:
     """Short rows of numbers, many to a block.
 
     Small pieces of memory that outlive the large ones around them keep these from being given back.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
-from secateurs.planning.error_curves import Contraction
+from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
 from secateurs.pytorch.reconstruction.descent import Descent
@@ -45,7 +45,7 @@ class _Reader:
 
 def contractions_of(
     network: Network, images: CalibrationBatch, kind: str, seed: int
-) -> list[Contraction]:
+) -> list[MeasuredContraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
     Args:
@@ -183,7 +183,7 @@ def _slopes(
     return torch.autograd.grad(outputs, made, slopes, allow_unused=True)
 
 
-def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Contraction:
+def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> MeasuredContraction:
     site = reader.site
     names = {id(tensor): name for name, tensor in tensors.items()}
     slopes = reader.slopes

@@ -27,7 +27,7 @@ from secateurs.pytorch.reconstruction.past_blocks import Detour, around_small, f
 from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
-from secateurs.pytorch.replay.tape import Ref, Source
+from secateurs.pytorch.replay.tape import Ref, TensorSource
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.layers import LayerRepair, Walked
@@ -141,7 +141,7 @@ class _Walk:
 
     # -- values of both
 
-    def _dense(self, piece: Piece, source: Source) -> torch.Tensor:
+    def _dense(self, piece: Piece, source: TensorSource) -> torch.Tensor:
         """A value of the dense network, less what was cut from it."""
         value: torch.Tensor = piece.find(source)
         for axis, units in self._axes(source).items():
@@ -150,7 +150,7 @@ class _Walk:
                 value = value.index_select(axis, index.to(value.device))
         return value
 
-    def _axes(self, source: Source) -> Axes:
+    def _axes(self, source: TensorSource) -> Axes:
         if not isinstance(source, Ref):
             return {}
         outputs = self._operations[source.step].outputs

@@ -25,9 +25,9 @@ from secateurs.pytorch.replay.tape import (
     Operand,
     Ref,
     Slot,
-    Source,
     Step,
     Tape,
+    TensorSource,
     fill,
     last_readers,
     operands_in,
@@ -231,9 +231,9 @@ def play(
     return piece.result()
 
 
-def readers_of(steps: Sequence[Step]) -> Mapping[Source, list[Step]]:
+def readers_of(steps: Sequence[Step]) -> Mapping[TensorSource, list[Step]]:
     """Source -> the steps that read it, each as often as it does."""
-    readers: dict[Source, list[Step]] = {}
+    readers: dict[TensorSource, list[Step]] = {}
     for step in steps:
         for source in step.reads:
             readers.setdefault(source, []).append(step)

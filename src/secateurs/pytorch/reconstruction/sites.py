@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from secateurs.pytorch.reconstruction.contractions import NORMS, Map, map_of, norm_of
 from secateurs.pytorch.reconstruction.program import Piece, call_of, readers_of
-from secateurs.pytorch.replay.tape import Input, Ref, Slot, Source, Step
+from secateurs.pytorch.replay.tape import Input, Ref, Slot, Step, TensorSource
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
@@ -62,12 +62,12 @@ class Site:
 
     step: int
     map: Map
-    source: Source
+    source: TensorSource
     bias: torch.Tensor | None
     mean: torch.Tensor | None = None
     scale: torch.Tensor = field(default_factory=lambda: torch.ones(()))
     shift: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-    joined: Source | None = None
+    joined: TensorSource | None = None
     moves: list[Step] = field(default_factory=list)
     rectified: bool = False
     normalised: bool = False
@@ -212,14 +212,14 @@ class Sites:
         found = Map(found.weight, channel, norm=found.norm)
         return Site(step.number, found, call.arguments[0], bias)
 
-    def _dims(self, source: Source) -> int:
+    def _dims(self, source: TensorSource) -> int:
         if isinstance(source, Ref):
             return len(self._shapes[source])
         return self._input_dims[source.number]
 
     def _follow(self, site: Site, behind: set[int]) -> None:
         """Look at what becomes of what a site gives, as long as one operation alone reads it."""
-        ref: Source = Ref(site.step)
+        ref: TensorSource = Ref(site.step)
         while len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
             packet = step.function.overloadpacket
@@ -266,7 +266,7 @@ class Sites:
         return True
 
     @staticmethod
-    def _through_sum(site: Site, step: Step, ref: Source) -> bool:
+    def _through_sum(site: Site, step: Step, ref: TensorSource) -> bool:
         if site.joined is not None or len(set(step.reads)) != 2 or len(step.operands) != 2:
             return False
         call = Call(step.function, step.arguments, step.keywords)

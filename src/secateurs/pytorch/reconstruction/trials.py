@@ -16,7 +16,7 @@ from torch import nn
 from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
-from secateurs.planning.error_curves import Trial
+from secateurs.planning.error_curves import GroupTrial
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.reconstruction.output_stream import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
@@ -31,7 +31,7 @@ from secateurs.reconstruction.playing import play_trials
 def judge_trials(
     network: Network,
     images: CalibrationBatch,
-    trials: Sequence[Trial],
+    trials: Sequence[GroupTrial],
     kind: str,
     tick: Callable[[], None] = lambda: None,
     *,

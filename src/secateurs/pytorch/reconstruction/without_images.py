@@ -18,7 +18,7 @@ from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.gaussian_moments import (
-    Activation,
+    ActivationFunction,
     correlation_of,
     moments_behind,
     stand_ins,
@@ -28,7 +28,7 @@ from secateurs.channels.network import Network
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.program import Pieces
 from secateurs.pytorch.reconstruction.sites import IDENTITIES, MOVES, Site, Sites
-from secateurs.pytorch.replay.tape import Ref, Source, Step
+from secateurs.pytorch.replay.tape import Ref, Step, TensorSource
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
@@ -53,7 +53,7 @@ class _Read:
 
     producer: Site
     norm: Call
-    activation: Activation
+    activation: ActivationFunction
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(means, covariances) of its channels behind the activation."""
@@ -106,8 +106,8 @@ def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
     plain = site.map.geometry is None or not site.map.geometry.transposed
     if not plain or site.map.columns or site.map.groups > 1 or not site.has_intercept:
         return None
-    reads: Source = site.source
-    activation: Activation = np.asarray
+    reads: TensorSource = site.source
+    activation: ActivationFunction = np.asarray
     while isinstance(reads, Ref):
         step = steps[reads.step]
         packet = step.function.overloadpacket
@@ -130,7 +130,7 @@ def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
     return None
 
 
-def _numeric(module: nn.Module) -> Activation:
+def _numeric(module: nn.Module) -> ActivationFunction:
     def run(values: NDArray[np.float64]) -> NDArray[np.float64]:
         found: NDArray[np.float64] = module(torch.from_numpy(values)).numpy()
         return found

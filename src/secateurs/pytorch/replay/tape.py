@@ -48,10 +48,10 @@ class Length:
     each: int
 
 
-Source = Ref | Input
+TensorSource = Ref | Input
 """Where a tensor comes from that depends on the run."""
 
-Operand = torch.Tensor | Source
+Operand = torch.Tensor | TensorSource
 """A tensor that an operation reads: a weight or a constant as it is, or where it comes from."""
 
 Slot = Operand | Length
@@ -89,7 +89,7 @@ class Step:
         return list(operands_in([*self.arguments, *self.keywords.values()]))
 
     @property
-    def reads(self) -> list[Source]:
+    def reads(self) -> list[TensorSource]:
         """Those of them that depend on the run."""
         return [operand for operand in self.operands if isinstance(operand, Ref | Input)]
 
@@ -287,7 +287,7 @@ class _Recorder(OpInterpreter):
         self._operations = operations
         self._watch = watch
         self._keep = keep
-        self._sources: dict[int, Source | torch.Tensor] = {
+        self._sources: dict[int, TensorSource | torch.Tensor] = {
             id(x): Input(n) for n, x in enumerate(inputs)
         }
         self.written: set[int] = set()
@@ -526,7 +526,7 @@ def last_readers(steps: Iterable[Step], output: object) -> dict[int, list[Ref]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ImageAxis:
     """Where the images lie in a tensor: ``each`` neighbouring indices of ``axis`` are one image."""
 
     axis: int
@@ -553,7 +553,7 @@ class BatchedTape:
 
     steps: list[Step]
     output: object
-    rows: dict[Operand, Rows] = field(default_factory=dict)
+    rows: dict[Operand, ImageAxis] = field(default_factory=dict)
 
     @classmethod
     def between(cls, one: Tape, other: Tape) -> BatchedTape | None:
@@ -587,7 +587,7 @@ class _ImagesElsewhereError(Exception):
     """Images do not lie along one axis."""
 
 
-def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operand, Rows]:
+def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operand, ImageAxis]:
     """Where the images lie in each value: the axis whose length follows their number.
 
     Args:
@@ -597,12 +597,12 @@ def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operan
             out.
     """
     sizes = one.inputs[0].shape[0], other.inputs[0].shape[0]
-    pairs: list[tuple[Source, torch.Tensor, torch.Tensor]] = [
+    pairs: list[tuple[TensorSource, torch.Tensor, torch.Tensor]] = [
         (Input(number), *pair)
         for number, pair in enumerate(zip(one.inputs, other.inputs, strict=True))
     ]
     pairs += [(ref, value, other.values[ref]) for ref, value in one.values.items()]
-    rows: dict[Operand, Rows] = {}
+    rows: dict[Operand, ImageAxis] = {}
     for source, mine, theirs in pairs:
         try:
             found = _rows(mine.shape, theirs.shape, sizes)
@@ -615,7 +615,7 @@ def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operan
     return rows
 
 
-def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> Rows | None:
+def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> ImageAxis | None:
     """Where the images lie, given the shapes for two numbers of them; None where there are none."""
     differ = [axis for axis, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
     if len(one) == len(other) and not differ:
@@ -624,7 +624,7 @@ def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> R
     each, rest = divmod(one[axis], sizes[0]) if one else (0, 1)
     if len(one) != len(other) or len(differ) > 1 or rest or other[axis] != each * sizes[1]:
         raise _ImagesElsewhereError
-    return Rows(axis, each)
+    return ImageAxis(axis, each)
 
 
 def _merge_all(one: Arguments, other: Arguments, sizes: tuple[int, int]) -> list[object]:

@@ -30,7 +30,7 @@ Key = tuple[int, ...]
 Tie = tuple[Ids, Ids]
 """Channels of the same number that go together, place by place."""
 
-Probe = Callable[[Collection[Attribute], bool], Collection[Key] | None]
+ProbeFunction = Callable[[Collection[Attribute], bool], Collection[Key] | None]
 """The places that feel another number in these attributes; None where that cannot be told.
 
 The number is one more, or twice as much for one that others are said to divide.
@@ -55,7 +55,7 @@ class Bindings:
         model: nn.Module,
         passes: Sequence[ForwardPass],
         equations: Equations,
-        probe: Probe,
+        probe: ProbeFunction,
     ) -> None:
         self._model = model
         self._modules = dict(model.named_modules())

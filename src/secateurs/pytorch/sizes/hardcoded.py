@@ -39,7 +39,7 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_record import ForwardPass
 from secateurs.pytorch.tracing.tracer import Tracer
 
-Shares = Callable[[Sequence[Group]], dict[str, list[int]]]
+TrialShares = Callable[[Sequence[Group]], dict[str, list[int]]]
 Build = Callable[[Sequence[Size], Sequence[Scaling], Sequence[Tie]], Network]
 Stays = NDArray[np.bool_]
 
@@ -139,7 +139,7 @@ class HardcodedSizes:
 
     # -- the last resort
 
-    def _freeze_culprits(self, shares: Shares, reason: str) -> None:
+    def _freeze_culprits(self, shares: TrialShares, reason: str) -> None:
         """Freeze the groups whose cut does not run, found by halving."""
         channels = shares(self._network.groups)
         for name in self._culprits(channels, list(channels)) or list(channels):
@@ -175,7 +175,7 @@ def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
     return {group.name: [0] for group in groups if len(group) > 1}
 
 
-def different_shares(seed: int) -> Shares:
+def different_shares(seed: int) -> TrialShares:
     """A share of each group, as different as can be, so that sizes do not agree by chance.
 
     Two stay where there are more: PyTorch takes other paths along an axis of length one.

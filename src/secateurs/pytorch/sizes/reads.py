@@ -15,7 +15,7 @@ from torch import nn
 
 from secateurs.pytorch.model.copies import list_modules
 
-Place = tuple[str, str]
+AttributeName = tuple[str, str]
 """(owner, attribute)."""
 
 
@@ -34,8 +34,8 @@ class Reads:
             model: a copy of the caller's own, as ``OpInterpreter.run`` takes it.
             may_count: whether an attribute of this name and value is to be watched.
         """
-        self.read: set[Place] = set()
-        self.watched: set[Place] = set()
+        self.read: set[AttributeName] = set()
+        self.watched: set[AttributeName] = set()
         self._numbers: list[tuple[str, nn.Module, list[str]]] = []
         for owner, module in list_modules(model):
             kind = type(module)
@@ -79,7 +79,7 @@ class _Noting(dict[str, Any]):
     """A module's buffers, and numbers beside them that are found only by name."""
 
     def __init__(
-        self, buffers: dict[str, Any], owner: str, numbers: dict[str, Any], read: set[Place]
+        self, buffers: dict[str, Any], owner: str, numbers: dict[str, Any], read: set[AttributeName]
     ) -> None:
         super().__init__(buffers)
         self._owner = owner

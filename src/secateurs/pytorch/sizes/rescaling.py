@@ -14,7 +14,7 @@ from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Labels
 
-Part = tuple[ModelTensor, int, Ids]
+WeightPart = tuple[ModelTensor, int, Ids]
 """A weight, one of its axes, and the indices there."""
 
 PICKS = {
@@ -68,7 +68,7 @@ CHANNEL_AXIS = {
 """Operations whose result is proportional to weights of theirs, and where their filters lie."""
 
 
-def parts_before(labels: Labels) -> list[Part] | None:
+def parts_before(labels: Labels) -> list[WeightPart] | None:
     """The weights that a tensor is proportional to; None where that cannot be told.
 
     All that these weights make has to end there: what is read elsewhere too would see the factor.
@@ -79,7 +79,9 @@ def parts_before(labels: Labels) -> list[Part] | None:
     return None if any(known.uses > times[id(known)] for known in met) else parts
 
 
-def _walk(labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]) -> list[Part] | None:
+def _walk(
+    labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]
+) -> list[WeightPart] | None:
     """Go back from a tensor; ``moves`` lead from here to it, first to last.
 
     ``met`` gets the tensors on the way, each as often as it is come by, but for those of which
@@ -129,7 +131,7 @@ def call_leaf(call: Call, source: Labels) -> ModelTensor | None:
 
 def _both(
     sources: Sequence[Labels], moves: list[tuple[Call, Labels]], met: list[Labels]
-) -> list[Part] | None:
+) -> list[WeightPart] | None:
     """A sum is proportional to what both of its terms are proportional to."""
     if any(source.leaf is not None for source in sources):
         leaf = next(source.leaf for source in sources if source.leaf is not None)
@@ -145,7 +147,7 @@ def _both(
     return first if same else None
 
 
-def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[Part] | None:
+def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[WeightPart] | None:
     leaves = [labels.leaf for labels in weights]
     if rows is None or not leaves or any(leaf is None for leaf in leaves):
         return None

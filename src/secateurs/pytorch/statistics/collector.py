@@ -20,12 +20,12 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.before_pooling import Activation
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
-from secateurs.calibration.statistics import Zeros
+from secateurs.calibration.statistics import ZeroCounts
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.replay.tape import record, replay
 from secateurs.pytorch.statistics.gates import (
-    Place,
-    Places,
+    ReadSite,
+    ReadSites,
     as_numbers,
     autograd,
     detach,
@@ -52,7 +52,7 @@ class Pass(StatisticsCollector):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.source = source_of(self.network)
-        self.places = Places.find(self.network, self.first)
+        self.places = ReadSites.find(self.network, self.first)
         self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
 
     # -- values
@@ -84,11 +84,13 @@ class Pass(StatisticsCollector):
         record(self.source.to_run(), self.source.operations, arguments, keywords, watch, keep=False)
         for number, parts in self.places.activations.items():
             reading = self.readings[number]
-            reading.activations = reading.activations or tuple(Zeros(part.units) for part in parts)
+            reading.activations = reading.activations or tuple(
+                ZeroCounts(part.units) for part in parts
+            )
             for own_zeros, part in zip(reading.activations, parts, strict=True):
                 own_zeros.add(*zeros[part])
 
-    def _sum_operand(self, place: Place, operand: torch.Tensor) -> None:
+    def _sum_operand(self, place: ReadSite, operand: torch.Tensor) -> None:
         values = operand.movedim(place.mask.axis, -1).flatten(0, -2)
         if self.needs & Need.ACTIVATIONS:
             self.readings[place.reading].add(

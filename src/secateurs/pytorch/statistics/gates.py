@@ -20,8 +20,8 @@ from secateurs.calibration.statistics import Slopes
 from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
 from secateurs.pytorch.replay.tape import (
+    ImageAxis,
     Operand,
-    Rows,
     Step,
     Tape,
     record,
@@ -48,7 +48,7 @@ def runs_of_two_and_three(source: TracedModel, batch: CalibrationBatch) -> tuple
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReadSite:
     """One operand that a consumer reads channels of.
 
     Attributes:
@@ -61,7 +61,7 @@ class Place:
     step: int
     mask: Mask
     reading: int
-    rows: Rows | None
+    rows: ImageAxis | None
 
     @property
     def by_image(self) -> bool:
@@ -69,7 +69,7 @@ class Place:
         return self.rows is not None and self.rows.axis != self.mask.axis
 
 
-class Places:
+class ReadSites:
     """Every operand that depends on the images and that a consumer reads channels of.
 
     Args:
@@ -89,8 +89,8 @@ class Places:
         rows = rows_between(one, other)
         live = one.depending_on_inputs()
         numbers: dict[tuple[Operand, int, bytes], int] = {}
-        self.all: list[Place] = []
-        self.at: dict[int, list[Place]] = {}
+        self.all: list[ReadSite] = []
+        self.at: dict[int, list[ReadSite]] = {}
         self.activations: dict[int, tuple[Activation, ...]] = {}
         for step in one.steps:
             for mask in source.operations[step.number].masks:
@@ -98,7 +98,7 @@ class Places:
                 if operand in live:
                     key = (operand, mask.axis, mask.units.tobytes())
                     number = numbers.setdefault(key, len(numbers))
-                    place = Place(step.number, mask, number, rows.get(operand))
+                    place = ReadSite(step.number, mask, number, rows.get(operand))
                     self.all.append(place)
                     self.at.setdefault(step.number, []).append(place)
                     if number not in self.activations:
@@ -106,7 +106,7 @@ class Places:
                         self.activations[number] = before
 
     @classmethod
-    def find(cls, network: Network, batch: CalibrationBatch) -> Places:
+    def find(cls, network: Network, batch: CalibrationBatch) -> ReadSites:
         """The places of a model, found on some images."""
         return cls(network, *runs_of_two_and_three(source_of(network), batch))
 
@@ -164,7 +164,7 @@ class _Gated:
         gates: reading -> its gate, of shape (images, indices).
     """
 
-    at: Mapping[int, Sequence[Place]]
+    at: Mapping[int, Sequence[ReadSite]]
     images: int
     whole: bool
     gates: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -184,7 +184,7 @@ class _Gated:
             changes[number] = self._gated[place.reading]
         return with_operands(call, changes) if changes else call
 
-    def _factor(self, place: Place, operand: torch.Tensor) -> torch.Tensor:
+    def _factor(self, place: ReadSite, operand: torch.Tensor) -> torch.Tensor:
         """The reading's gate, in a shape that broadcasts against the operand."""
         axis = place.mask.axis
         gate = self.gates.get(place.reading)

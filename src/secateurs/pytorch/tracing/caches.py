@@ -15,11 +15,11 @@ from torch import nn
 from secateurs.channels.cut import Cache
 from secateurs.pytorch.tracing.interpreter import in_mode
 
-Kind = tuple[type, str]
+CacheKind = tuple[type, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class CacheLocation:
     """Where a tensor is kept.
 
     Attributes:
@@ -65,7 +65,7 @@ def forget_caches_(
         What is gone now.
     """
     ids = {id(tensor) for tensor in suspects}
-    found: dict[Kind, list[Place]] = {}
+    found: dict[CacheKind, list[CacheLocation]] = {}
     for kind, place in _iterate_kept(model):
         if id(place.tensor) in ids:
             found.setdefault(kind, []).append(place)
@@ -93,29 +93,32 @@ def _too_small(kept: torch.Tensor) -> torch.Tensor:
     return kept.new_zeros([1] * kept.dim())
 
 
-def _iterate_kept(model: nn.Module) -> Iterator[tuple[Kind, Place]]:
+def _iterate_kept(model: nn.Module) -> Iterator[tuple[CacheKind, CacheLocation]]:
     for path, module in model.named_modules():
         attributes = cast("dict[object, object]", vars(module))
         for name, value in vars(module).items():
             if name in ("_parameters", "_modules"):
                 continue
             if isinstance(value, torch.Tensor):
-                yield (type(module), name), Place(path, name, attributes, name, value)
+                yield (type(module), name), CacheLocation(path, name, attributes, name, value)
             elif isinstance(value, dict):
                 for key, item in value.items():
                     if isinstance(item, torch.Tensor):
                         is_own = name != "_buffers"
                         inner = name if is_own else key
-                        yield (type(module), inner), Place(path, inner, value, key, item, is_own)
+                        yield (
+                            (type(module), inner),
+                            CacheLocation(path, inner, value, key, item, is_own),
+                        )
 
 
 def _forget(
     model: nn.Module,
     arguments: Sequence[object],
     keywords: Mapping[str, object],
-    places: Sequence[Place],
+    places: Sequence[CacheLocation],
     stand_in: Callable[[torch.Tensor], torch.Tensor | None],
-) -> list[Place] | None:
+) -> list[CacheLocation] | None:
     """Take these away and put back those that a pass does not bring back.
 
     Returns:

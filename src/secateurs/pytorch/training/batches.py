@@ -18,7 +18,7 @@ from secateurs.data.sets import Split
 from secateurs.errors import DataError
 from secateurs.training.feed import ALL, Batch, Images, Shard
 
-Rows = NDArray[np.int64] | Sequence[int]
+Indices = NDArray[np.int64] | Sequence[int]
 """Which examples."""
 
 _NO_LABELS = np.zeros(0, np.int64)
@@ -112,7 +112,7 @@ class AnyFeed:
         return count
 
 
-def rows_of(batch: object, rows: Rows) -> object:
+def rows_of(batch: object, rows: Indices) -> object:
     """Some examples of a batch."""
     if isinstance(batch, Mapping):
         return {key: rows_of(value, rows) for key, value in batch.items()}

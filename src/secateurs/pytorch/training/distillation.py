@@ -21,10 +21,10 @@ from secateurs.pytorch.tracing.op_call import iterate_tensors
 from secateurs.training.distillation import (
     BATCH,
     TEMPERATURE,
-    Change,
+    DistillationJudge,
     Distilled,
     Effort,
-    Judge,
+    ImageChange,
     Rates,
     Values,
     lesson_of,
@@ -47,7 +47,7 @@ def distil(
     held_out: Sequence[CalibrationBatch],
     seed: int = 0,
     outputs: str | Sequence[str] | None = None,
-    augmentation: Augmentation | Change | None = None,
+    augmentation: Augmentation | ImageChange | None = None,
     temperature: float = TEMPERATURE,
     learning_rate: float | None = None,
     batch_size: int = BATCH,
@@ -85,7 +85,7 @@ def distil(
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
-    judge = Judge.of(_outputs, dense, held_out, outputs, channels_first=True)
+    judge = DistillationJudge.of(_outputs, dense, held_out, outputs, channels_first=True)
     lesson = lesson_of(images, augmentation, batch_size=batch_size, seed=seed)
     student = TorchStudent(small, judge.outputs, temperature)
     return train(student, small, dense, judge, lesson, effort, learning_rate)

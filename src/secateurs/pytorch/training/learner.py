@@ -52,7 +52,7 @@ from secateurs.training.feed import (
     consecutive,
 )
 from secateurs.training.feed_learner import FeedLearner, rebuild
-from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.metric import Metric
 
 _DROPOUT = 5
@@ -86,7 +86,9 @@ class Learner(FeedLearner[nn.Module]):
         self._sum_dtype = torch.float64 if self._dtype is torch.float64 else torch.float32
         self._train_feed = self._feed(train, "train", training.batch_size)
         larger = max(EVALUATION_BATCH, training.batch_size)
-        self._feeds: dict[Part, Feed] = {"validation": self._feed(validation, "validation", larger)}
+        self._feeds: dict[DataPart, Feed] = {
+            "validation": self._feed(validation, "validation", larger)
+        }
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
         self._example: object = self._first_inputs("train", 1)
@@ -170,7 +172,7 @@ class Learner(FeedLearner[nn.Module]):
 
     # -- evaluation
 
-    def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
+    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         """How well the model does on all images of a split."""
         sums = torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         was_training = self._scoring.training

@@ -25,7 +25,7 @@ from secateurs.pytorch.training.learner import Learner, seed_generators
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
-from secateurs.training.learner import Evaluation, Part, Snapshot
+from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.metric import Metric
 from secateurs.training.task import LearningTask
 
@@ -159,7 +159,7 @@ class TaskLearner(Learner):
 
     # -- evaluation
 
-    def evaluate(self, part: Part, tick: Callable[[], None]) -> Evaluation:
+    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         """The task's metric over a split, higher being better."""
         if self._task.evaluate is not None and part == "validation":
             return self._evaluate_by_user(tick)
