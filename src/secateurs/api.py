@@ -41,6 +41,7 @@ from secateurs.arguments import (
 )
 from secateurs.backends import Outputs, backend_named, backend_of, framework_of
 from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
 from secateurs.channels.proof import CutReport, report_of
@@ -58,7 +59,6 @@ from secateurs.planning.damage_curves import Sensitivity
 from secateurs.planning.meeting import meet, needs_trials
 from secateurs.planning.planner import LATENCY_MODEL
 from secateurs.planning.profiling import profile_network
-from secateurs.planning.removal_order import Scope
 from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit
 from secateurs.reconstruction.depth import BlockLoss, limit_what_blocks_leave, remove_depth

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.arguments import instance
+from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
 
-Sums = NDArray[np.float64]
 ChannelValues = NDArray[Any]
 
 

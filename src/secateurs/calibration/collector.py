@@ -14,13 +14,12 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import (
     ActivationStatistics,
-    Array,
     CalibrationStatistics,
     Gates,
     Gram,
-    Sums,
     channel_index,
 )
+from secateurs.channels.arrays import Array, Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from secateurs.channels.arrays import Floats
 from secateurs.channels.equations import Ids
 
-Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 STEEPEST = (1 / 8, 3 / 8)

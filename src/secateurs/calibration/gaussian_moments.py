@@ -18,7 +18,8 @@ from numpy.polynomial.hermite_e import hermegauss, hermevander
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-Floats = NDArray[np.float64]
+from secateurs.channels.arrays import Floats
+
 ActivationFunction = Callable[[Floats], Floats]
 
 _NODES = 64

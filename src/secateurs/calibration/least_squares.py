@@ -26,8 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-Array = NDArray[np.floating[Any]]
-Sums = NDArray[np.float64]
+from secateurs.channels.arrays import Array, Sums
 
 RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 """Tried from the sixth on, in the direction in which the held-out error falls."""

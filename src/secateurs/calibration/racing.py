@@ -17,21 +17,15 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.ablation import Ablation, AblationSums
 from secateurs.calibration.batches import CalibrationBatch, as_array
-from secateurs.calibration.forecasts import (
-    LAST,
-    SAMPLED,
-    Floats,
-    Forecasts,
-    Singles,
-    curvature,
-)
+from secateurs.calibration.forecasts import LAST, SAMPLED, Forecasts, Singles, curvature
 from secateurs.calibration.removal import AnyRun, Removals, tally_changes_, tally_dense_
+from secateurs.channels.arrays import Floats
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError
 
 Mode = Literal["exact", "racing"]
-Scope = Literal["network", "group"]
+Scope = Literal["group", "network"]
 
 OF_EACH = 4
 """Pilot channels of each group, from a low to a high forecast."""

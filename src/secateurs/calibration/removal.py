@@ -8,8 +8,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.ablation import Ablation, AblationSums, Sums
+from secateurs.calibration.ablation import Ablation, AblationSums
 from secateurs.calibration.batches import CalibrationBatch, as_array
+from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 

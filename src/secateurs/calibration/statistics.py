@@ -15,15 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from secateurs.calibration.ablation import Ablation
+from secateurs.channels.arrays import Array, Sums
 from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.network import Group, Network
 
-Array = NDArray[np.floating[Any]]
-Sums = NDArray[np.float64]
 Slopes = list[tuple[Ids, Array]]
 """For each consumer: its units, and h * dL/dh summed over space, of shape (images, indices)."""
 

@@ -20,13 +20,13 @@ from secateurs.arguments import (
     takes,
 )
 from secateurs.backends import framework_of
+from secateurs.calibration.racing import Scope
 from secateurs.comparison.executors import SerialExecutor
 from secateurs.comparison.job_runner import JobRunner
 from secateurs.comparison.results import Results
 from secateurs.comparison.runner import ComparisonCallback, run_comparison
 from secateurs.comparison.settings import Comparison
 from secateurs.errors import SecateursError
-from secateurs.planning.removal_order import Scope
 from secateurs.settings.training import Training
 from secateurs.study.learning import learner_of, learning_of
 from secateurs.study.sources import Sources, describe_task

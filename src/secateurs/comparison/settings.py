@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from secateurs.calibration.racing import Scope
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
-from secateurs.planning.removal_order import Scope
 from secateurs.settings.base import Count, Document, Share
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from secateurs.arguments import takes, whole_number
 from secateurs.calibration.ablation import ABLATION, Ablation
 from secateurs.calibration.needs import Need
+from secateurs.channels.arrays import Array
 from secateurs.channels.network import NETWORK, Network
-from secateurs.criteria.group_data import Array, GroupData
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
 
 

@@ -14,8 +14,9 @@ from secateurs.calibration.statistics import (
     ZeroCounts,
     channel_index,
 )
+from secateurs.channels.arrays import Array
 from secateurs.channels.network import Group, Network
-from secateurs.criteria.group_data import Array, GroupData
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
 
 SumOf = Callable[[ActivationStatistics, ChannelIndex], Array]

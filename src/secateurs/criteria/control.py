@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from secateurs.calibration.needs import Need
-from secateurs.criteria.group_data import Array, GroupData
+from secateurs.channels.arrays import Array
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.statistics import (
@@ -18,10 +17,10 @@ from secateurs.calibration.statistics import (
     Gram,
     channel_index,
 )
+from secateurs.channels.arrays import Array
 from secateurs.channels.network import Group, Member, Network, Role
 from secateurs.errors import SecateursError
 
-Array = NDArray[np.floating[Any]]
 T = TypeVar("T")
 
 

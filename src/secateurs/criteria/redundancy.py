@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import DATA_GIVEN, NUMBER, takes
 from secateurs.calibration.needs import Need
+from secateurs.channels.arrays import Array
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
-from secateurs.criteria.group_data import Array, GroupData
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
 from secateurs.criteria.similarity import cosines, stack_filters
 from secateurs.errors import DataError

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from secateurs.calibration.needs import Need
+from secateurs.channels.arrays import Array
 from secateurs.channels.network import Role
-from secateurs.criteria.group_data import Array, GroupData
+from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
 from secateurs.errors import ModelError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateurs.data.sets import Data, Floats
+from secateurs.data.sets import Data, Floats32
 from secateurs.errors import DataError, nearest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -95,7 +95,7 @@ def check(how: str) -> None:
         _mean_and_std(how)
 
 
-def _by_channel(values: Sequence[float], channels: int, name: str) -> Floats:
+def _by_channel(values: Sequence[float], channels: int, name: str) -> Floats32:
     if len(values) == 1:
         values = [*values] * channels
     if len(values) != channels and channels == 1:  # grey images in a colour model's terms

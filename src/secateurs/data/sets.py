@@ -14,7 +14,7 @@ from secateurs.data.splits import Indices, check_shares, draw_stratified, split_
 from secateurs.errors import DataError
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
-Floats = NDArray[np.float32]
+Floats32 = NDArray[np.float32]
 
 _PAIR = Kind(
     "a pair (images, labels)",
@@ -40,13 +40,13 @@ class Split:
     pixels: Pixels
     rows: Indices
     labels: Indices
-    mean: Floats
-    std: Floats
+    mean: Floats32
+    std: Floats32
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: ArrayLike | slice) -> tuple[Floats, Indices]:
+    def batch(self, indices: ArrayLike | slice) -> tuple[Floats32, Indices]:
         """Normalised images and their labels.
 
         Args:
@@ -96,7 +96,7 @@ class Data:
         train = replace(self.train, rows=self.train.rows[kept], labels=self.train.labels[kept])
         return _normalise(replace(self, train=train))
 
-    def rescale(self, mean: Floats, std: Floats) -> Data:
+    def rescale(self, mean: Floats32, std: Floats32) -> Data:
         """The same data, normalised by this mean and deviation of its pixels, by channel."""
         return replace(
             self,
@@ -204,7 +204,7 @@ def _normalise(data: Data) -> Data:
     return data.rescale(*_mean_and_std(data.train))
 
 
-def _mean_and_std(split: Split) -> tuple[Floats, Floats]:
+def _mean_and_std(split: Split) -> tuple[Floats32, Floats32]:
     """By channel, a few rows at a time: the pixels may be a file larger than memory."""
     channels = split.pixels.shape[1]
     total, squares, count = np.zeros(channels), np.zeros(channels), 0

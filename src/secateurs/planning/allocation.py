@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.channels.arrays import Floats
 from secateurs.errors import BudgetError
 from secateurs.planning.widths import WidthCosts
 
-Floats = NDArray[np.float64]
 Widths = NDArray[np.int64]
 
 SIXTEENTHS = (1, 2, 4)

@@ -18,6 +18,7 @@ from secateurs import formatting
 from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, PATH, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import GroupData
@@ -31,8 +32,6 @@ from secateurs.training.task import LearningTask
 
 FORMAT, VERSION = "secateurs-sensitivity", 1
 AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.least_squares import Moments, Sums, solve
+from secateurs.calibration.least_squares import Moments, solve
 from secateurs.calibration.statistics import channel_index
+from secateurs.channels.arrays import Floats, Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.planning.structured_obs import RIDGE as RIDGE_OF_ORDERS
@@ -27,8 +28,6 @@ from secateurs.planning.structured_obs import (
     inverse_of,
     removal_path,
 )
-
-Floats = NDArray[np.float64]
 
 SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16)
 """Of the channels, at which the loss is measured."""

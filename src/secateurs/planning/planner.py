@@ -21,13 +21,14 @@ from secateurs.arguments import (
     takes,
     whole_number,
 )
+from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import NETWORK, Network
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
 from secateurs.planning.profiling import profile_network
-from secateurs.planning.removal_order import RemovalOrder, Scope
+from secateurs.planning.removal_order import RemovalOrder
 from secateurs.planning.units import Limit
 from secateurs.planning.within_budget import cut_within
 

@@ -6,12 +6,13 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network, Role
@@ -21,8 +22,6 @@ from secateurs.planning.units import Candidate
 
 if TYPE_CHECKING:
     from secateurs.planning.damage_curves import Sensitivity
-
-Scope = Literal["group", "network"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
+from secateurs.channels.arrays import Floats
+from secateurs.channels.equations import Ids
+
 Complexes = NDArray[np.complex128]
 
 RIDGE = 1e-3

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.channels.arrays import Floats
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import ALWAYS, Ids
 from secateurs.channels.file_size import USUAL, FileKind
 from secateurs.channels.network import Group, Network
 
-Floats = NDArray[np.float64]
 UNITS = ("channels", "params", "macs", "bytes")
 
 Terms = tuple[tuple[float, tuple[int, ...]], ...]

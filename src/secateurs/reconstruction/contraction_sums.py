@@ -13,15 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.least_squares import Moments, Sums
+from secateurs.calibration.least_squares import Moments
 from secateurs.calibration.statistics import channel_index
+from secateurs.channels.arrays import Floats, Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.planning.structured_obs import Complexes
 from secateurs.reconstruction.fidelity import are_probabilities
-
-Floats = NDArray[np.float64]
 
 MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""

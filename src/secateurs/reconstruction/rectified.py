@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.least_squares import Array, Moments, Solver, Sums
+from secateurs.calibration.least_squares import Moments, Solver
+from secateurs.channels.arrays import Array, Sums
 
 ROUNDS = 3
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.least_squares import Array, Moments, Refit, Sums, refit
+from secateurs.calibration.least_squares import Moments, Refit, refit
+from secateurs.channels.arrays import Array, Sums
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import MOST_INPUTS, ContractionRows, refit_wide
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.least_squares import Array, Moments, Sums
+from secateurs.calibration.least_squares import Moments
+from secateurs.channels.arrays import Array, Sums
 
 
 @dataclass(eq=False, slots=True)

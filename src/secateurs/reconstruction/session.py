@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from secateurs.backends import Loss, Repairing, backend_named, repairing
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.arrays import Floats
 from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -38,7 +39,6 @@ from secateurs.reconstruction.fidelity import LOSS, Fidelity, Judge, kind_of
 from secateurs.reconstruction.layers import Walked
 from secateurs.reconstruction.report import FidelityReport, Stage
 
-Floats = NDArray[np.float64]
 Orders = Mapping[str, NDArray[np.int64]]
 
 MACS_FOR_CURVES = 6e11

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from secateurs.calibration.least_squares import Array, Refit, Sums, choose_ridge
+from secateurs.calibration.least_squares import Refit, choose_ridge
+from secateurs.channels.arrays import Array, Sums
 
 MOST_INPUTS = 6144
 """Up to here the products of inputs are kept: 300 MB."""

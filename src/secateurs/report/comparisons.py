@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs.calibration.ablation import Ablation
+from secateurs.channels.arrays import Floats
 from secateurs.formatting import percent, points
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
@@ -22,7 +23,6 @@ from secateurs.report.summary import plural
 from secateurs.training.metric import Metric
 
 Curve = tuple[ArrayLike, ArrayLike]
-Floats = NDArray[np.float64]
 
 NAMED_GROUPS = 4
 CONTROL = "random"

@@ -13,16 +13,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
-from numpy.typing import NDArray
 
+from secateurs.channels.arrays import Floats
 from secateurs.formatting import percent
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
 from secateurs.report.summary import Summary, conditions, faster, summarise
 from secateurs.study.history import History
 from secateurs.training.metric import Metric
-
-Floats = NDArray[np.float64]
 
 # The first figure is about points of accuracy, not tens of them: what lies lower is cut off, and
 # a note says how low it goes.

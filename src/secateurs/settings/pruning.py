@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from secateurs.planning.removal_order import Scope
+from secateurs.calibration.racing import Scope
 from secateurs.settings.base import Count, Settings, Share
 
 Rewind = Literal["weights", "learning-rate", "lottery"]

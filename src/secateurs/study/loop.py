@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from secateurs.backends import repairing
+from secateurs.backends import Loss, repairing
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointName, CheckpointStore
 from secateurs.study.goals import Goals
 from secateurs.study.position import Position, StudyStage
-from secateurs.study.round_cutter import Loss, RoundCutter, repairs, widths
+from secateurs.study.round_cutter import RoundCutter, repairs, widths
 from secateurs.study.session import Session
 from secateurs.study.stage_trainer import DivergedError, StageTrainer
 from secateurs.study.training_schedule import TrainingSchedule

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from secateurs.backends import Loss
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import GroupData
@@ -20,8 +21,6 @@ from secateurs.study.position import StudyStage
 from secateurs.study.rounds import plan_round, plan_round_by_curves
 from secateurs.study.session import Session
 from secateurs.study.training_schedule import TrainingSchedule
-
-Loss = Callable[[Any, Any], Any]
 
 
 class RoundCutter:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from secateurs.backends import Loss
 from secateurs.errors import UnknownNameError, nearest
 from secateurs.training.metric import Metric
 
@@ -24,9 +25,6 @@ TASKS = (
     "embedding",
 )
 """The ready ones, by name."""
-
-Loss = Callable[[Any, Any], Any]
-"""(outputs, targets) -> one loss for each example, or their mean."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.least_squares import Sums
+from secateurs.channels.arrays import Sums
 from secateurs.channels.network import Network
 from secateurs.keras.internals import gradient_of
 from secateurs.keras.model.tensors import ModelTensor

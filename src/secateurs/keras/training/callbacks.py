@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.criteria.group_data import GroupData
@@ -28,7 +29,6 @@ from secateurs.keras.proof.masked_twin import Kept
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.trace_model import TracedModel, source_of, trace
 from secateurs.planning.planner import plan
-from secateurs.planning.removal_order import Scope
 from secateurs.study.history import Record
 from secateurs.training.callbacks import Watcher
 

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.statistics import Gates, Sums
+from secateurs.calibration.statistics import Gates
+from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.pytorch.ablation.contributions import subtract_

@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from secateurs.channels.arrays import Stays
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Scaling
@@ -21,7 +19,6 @@ from secateurs.pytorch.sizes.dry_run import WrongNumber
 from secateurs.pytorch.sizes.rescaling import parts_before
 from secateurs.pytorch.tracing.op_record import OpRecord
 
-Stays = NDArray[np.bool_]
 Key = tuple[int, ...]
 
 POWERS = (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25, -2.0, 2.0, -1.5, 1.5, -0.75, 0.75)

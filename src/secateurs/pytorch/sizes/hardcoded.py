@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.channels.arrays import Stays
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network, Scaling, Size
 from secateurs.pytorch.model.attributes import Attribute, read, write_
@@ -41,7 +41,6 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 TrialShares = Callable[[Sequence[Group]], dict[str, list[int]]]
 Build = Callable[[Sequence[Size], Sequence[Scaling], Sequence[Tie]], Network]
-Stays = NDArray[np.bool_]
 
 MOST_ROUNDS = 24
 

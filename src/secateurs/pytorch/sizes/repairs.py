@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.channels.arrays import Stays
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.model.attributes import Attribute, is_whole_number
 from secateurs.pytorch.sizes.bindings import WHOLE, Bindings, Key
@@ -25,7 +24,6 @@ from secateurs.pytorch.sizes.factors import Factors
 from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.tracer import Tracer
 
-Stays = NDArray[np.bool_]
 SecondLook = Callable[[], tuple[Findings, Stays] | None]
 """Another cut of the same network, of other shares."""
 

@@ -8,14 +8,15 @@ is given, and leaves anything unusual, and whatever does not fit, to PyTorch: it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch._ops import OpOverloadPacket
 
+from secateurs.pytorch.tracing.without_data import Named
+
 aten = torch.ops.aten
 
-Named = dict[str, Any]  # tensors, numbers and lists of them: as many types as there are arguments
 Infer = Callable[[Named], torch.Tensor | None]
 
 UNARY = (
