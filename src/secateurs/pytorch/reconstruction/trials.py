@@ -101,7 +101,9 @@ class _NamedOutputs(dict[object, object]):
 class _Player:
     """One trial: from where on, and what is done instead."""
 
-    def __init__(self, network: Network, trial: Trial, steps: Sequence[Step], read: Read) -> None:
+    def __init__(
+        self, network: Network, trial: GroupTrial, steps: Sequence[Step], read: Read
+    ) -> None:
         source = source_of(network)
         self._trial = trial
         self._read = read
