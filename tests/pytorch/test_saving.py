@@ -211,3 +211,52 @@ def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path):
         pytest.fail("no filler makes such a header")
     path.write_bytes(content)
     assert sec.load(model, path)[0].out_features == 4
+
+
+class OnMeta(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.c.weight = self.b.weight
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.c(self.norm(self.b(self.a(x).relu()).relu())))
+
+
+def test_a_model_built_on_meta_is_loaded_with_the_files_values(tmp_path):
+    torch.manual_seed(0)
+    small = sec.prune(OnMeta().eval(), torch.rand(2, 4), amount=0.3).model
+    sec.save(small, tmp_path / "small")
+    with torch.device("meta"):
+        dense = OnMeta().eval()
+    loaded = sec.load(dense, tmp_path / "small")
+    assert loaded.c.weight is loaded.b.weight
+    assert all(not tensor.is_meta for tensor in loaded.state_dict().values())
+    assert all(tensor.is_meta for tensor in dense.state_dict().values())
+    inputs = torch.rand(3, 4)
+    torch.testing.assert_close(loaded(inputs), small(inputs))
+
+
+def test_what_has_no_values_is_neither_saved_nor_loaded_nor_trained(tmp_path):
+    with torch.device("meta"):
+        dense = OnMeta()
+    with pytest.raises(sec.ModelError, match="a.weight: saving needs values.*write the cut alone"):
+        sec.save(dense, tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+    sec.save(OnMeta(), tmp_path / "file")
+    dense.a.register_buffer("scale", torch.ones(6, device="meta"), persistent=False)
+    with pytest.raises(sec.ModelError, match="a.scale: loading needs values"):
+        sec.load(dense, tmp_path / "file")
+    data = torch.rand(8, 4), torch.arange(8) % 2
+    with pytest.raises(sec.ModelError, match="a.weight: training needs values"):
+        sec.iterate(dense, data, data)
+
+
+def test_a_tensor_that_a_file_lacks_is_missed_on_meta_too(tmp_path):
+    state = {name: t for name, t in OnMeta().state_dict().items() if name != "b.bias"}
+    torch.save(state, tmp_path / "lacking.pt")  # a.bias and norm.bias are of the same shape
+    with torch.device("meta"):
+        dense = OnMeta()
+    with pytest.raises(sec.CheckpointError, match="missing: b.bias"):
+        sec.load(dense, tmp_path / "lacking.pt")

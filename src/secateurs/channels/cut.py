@@ -258,7 +258,7 @@ class Cut:
             inside = name == path or name.startswith(f"{path}.")
             return name[len(path) + 1 :] if inside else None
 
-        return replace(_rename(self, name_inside), before=None, after=None)
+        return replace(_rename(self, name_inside), before=None, after=None, fields={})
 
     def explain(self) -> str:
         """A table: for each group, how many channels stay, and which go."""

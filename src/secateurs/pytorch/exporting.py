@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import re
@@ -21,6 +20,7 @@ from torch.export import ExportedProgram
 from secateurs.deployment.sessions import first_line
 from secateurs.deployment.targets import TARGETS
 from secateurs.errors import ExportError
+from secateurs.pytorch.model.copies import copy_model
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.saving import read, save
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
@@ -252,7 +252,7 @@ def _write_executorch(program: ExportedProgram, path: Path) -> None:
 
 
 def _ready(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(check_model(model)).eval()
+    return copy_model(check_model(model)).eval()
 
 
 def _arrays(values: object) -> ArrayList:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateurs.pytorch.model.copies import copy_model
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
 
@@ -25,7 +25,7 @@ def peak_memory(model: nn.Module, example_inputs: object) -> int:
         model: unchanged; run in eval mode.
         example_inputs: what its forward takes.
     """
-    ready = copy.deepcopy(check_model(model)).eval()
+    ready = copy_model(check_model(model)).eval()
     arguments, keywords = parse_example_inputs(example_inputs, ready)
     state = [*ready.parameters(), *ready.buffers()]
     alive = _Alive()

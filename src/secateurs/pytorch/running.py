@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from torch import nn
 from secateurs.deployment.sessions import first_line, onnx_session
 from secateurs.errors import ExportError, MeasurementError
 from secateurs.measurement.conditions import Conditions
+from secateurs.pytorch.model.copies import copy_model
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
@@ -38,7 +38,7 @@ def runner(
     """
     if conditions.device == "cuda" and not torch.cuda.is_available():
         raise MeasurementError("device: expected one that is there; received 'cuda', of none")
-    ready = copy.deepcopy(check_model(model)).eval()
+    ready = copy_model(check_model(model)).eval()
     arguments, keywords = _call(example_inputs, ready, conditions.batch)
     if conditions.runtime in ("onnxruntime", "openvino"):
         return _onnx_runner(ready, arguments, keywords, conditions)

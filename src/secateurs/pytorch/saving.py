@@ -27,6 +27,7 @@ from secateurs.files import (
 from secateurs.pytorch.checkpoints import fit_names, tensors_in
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.example_inputs import check_model
+from secateurs.pytorch.model.tensors import check_values
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -44,6 +45,8 @@ def save(model: nn.Module, path: str | Path) -> None:
         StudyError: the file cannot be written.
     """
     model = check_model(model)
+    alone = "write the cut alone (report_of(model).cut.save)"
+    check_values(model, (), caller="saving", otherwise=alone)
     write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
@@ -67,7 +70,9 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     state, cut = read(path, ema=ema)
     made = cut_copy(check_model(model), cut)
     state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
+    _leave_meta_(made)
     _fill_(made, state, Path(path))
+    check_values(made, (), caller="loading", otherwise="build the model on a device with values")
     if cut.blocks or cut.fields:
         describe_cut_(made, cut)
     if cut:
@@ -148,3 +153,24 @@ def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
     for name, tensor in state.items():
         by_place.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
     return {name: by_place[tensor.data_ptr(), tensor.shape] for name, tensor in state.items()}
+
+
+def _leave_meta_(model: nn.Module) -> None:
+    """Give the tensors that a file fills memory on the CPU, where they are on the meta device."""
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        lasting = {
+            name for name in module._buffers if name not in module._non_persistent_buffers_set
+        }
+        for holder, names in ((module._parameters, module._parameters), (module._buffers, lasting)):
+            for name in names:
+                tensor = holder[name]
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if id(tensor) not in made:
+                    empty = torch.empty_like(tensor, device="cpu")
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = (
+                        nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                    )
+                holder[name] = made[id(tensor)]  # type: ignore[assignment]

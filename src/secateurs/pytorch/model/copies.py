@@ -49,6 +49,16 @@ def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
         ) from error
 
 
+def copy_model(model: nn.Module) -> nn.Module:
+    """A copy with tensors of its own; a result that a layer keeps of a pass has no history there.
+
+    Raises:
+        ModelError: the model cannot be copied.
+    """
+    results = (tensor for tensor in tensors_of(model) if tensor.grad_fn is not None)
+    return copy_modules(model, {id(tensor): tensor.detach().clone() for tensor in results})
+
+
 def share_tensors(model: nn.Module, caches: Iterable[Cache] = ()) -> nn.Module:
     """The same modules anew, around the very same tensors.
 
@@ -113,6 +123,10 @@ def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
     kind = type(value)
     if kind is tuple and _ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
         return value
+    if kind is torch.Tensor and value.grad_fn is not None:  # type: ignore[attr-defined]
+        # What a pass in another thread has put there meanwhile; deepcopy refuses results.
+        memo[id(value)] = value.detach().clone()  # type: ignore[attr-defined]
+        return memo[id(value)]
     if isinstance(value, nn.Module):
         return _copy_module(value, memo) if _is_copied_by_state(type(value)) else None
     if kind is dict or kind is OrderedDict:

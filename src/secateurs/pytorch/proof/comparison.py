@@ -8,7 +8,6 @@ mixes channels, such as layer normalisation, is run by the twin on the kept chan
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from torch import nn
 from secateurs.channels.network import Network
 from secateurs.channels.proof import Proof, inexact_operations, largest_mismatch
 from secateurs.errors import CutError
-from secateurs.pytorch.model.copies import share_tensors
+from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.proof.differences import (
     TOLERANCE,
@@ -101,9 +100,9 @@ def _in_double_precision(
     of the cut, so it is the first look that counts then.
     """
     try:
-        dense = copy.deepcopy(source_of(network).to_run()).double()
+        dense = copy_model(source_of(network).to_run()).double()
         exact = _compare(
-            network, dense, copy.deepcopy(small).double(), alive, _in_double(example_inputs)
+            network, dense, copy_model(small).double(), alive, _in_double(example_inputs)
         )
     except Exception:  # noqa: BLE001 - whatever a forward raises of types that it does not expect
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.blocks import BlockCut
-from secateurs.pytorch.model.copies import share_tensors
+from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
@@ -71,7 +70,7 @@ def skip_blocks(model: nn.Module, blocks: Sequence[BlockCut]) -> nn.Module:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """The same, apart; with the evidence of its cut."""
-    return copy.deepcopy(model)
+    return copy_model(model)
 
 
 def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
@@ -87,7 +86,7 @@ def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
 
 def working_copy(model: nn.Module, example_inputs: Value) -> tuple[nn.Module, Value]:
     """(a copy that may be changed, the example inputs for it): in eval mode, no half precision."""
-    twin = copy.deepcopy(model).eval()
+    twin = copy_model(model).eval()
     if any(leaf.tensor.dtype in HALF for leaf in list_tensors(twin)):
         twin = twin.float()
     return twin, map_tensors(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
@@ -95,18 +94,22 @@ def working_copy(model: nn.Module, example_inputs: Value) -> tuple[nn.Module, Va
 
 @torch.no_grad()
 def copy_weights_(source: nn.Module, target: nn.Module) -> None:
-    """Let a model have another's values, in its own types."""
+    """Let a model have another's values, in its own types.
+
+    What a layer keeps of its last pass has the shape of that pass, and stays.
+    """
     theirs = {leaf.name: leaf.tensor for leaf in list_tensors(source)}
     for leaf in list_tensors(target):
-        if leaf.tensor.is_floating_point():
-            leaf.tensor.copy_(theirs[leaf.name])
+        value = theirs.get(leaf.name)
+        if value is not None and value.shape == leaf.tensor.shape and value.is_floating_point():
+            leaf.tensor.copy_(value)
 
 
 def reestimate_moments(model: nn.Module, batches: Sequence[CalibrationBatch]) -> nn.Module | None:
     """A copy with the moments of batch normalisation taken anew; None where there is none."""
     if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()):
         return None
-    twin = copy.deepcopy(model).eval()
+    twin = copy_model(model).eval()
     with torch.no_grad():
         recalibrate_(twin, batches)
     return twin

@@ -28,6 +28,7 @@ from secateurs.files import checksum_of_tensors, unpack_safetensors
 from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
 from secateurs.pytorch.model.example_inputs import check_model
+from secateurs.pytorch.model.tensors import check_values
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
@@ -79,6 +80,7 @@ class Learner(FeedLearner[nn.Module]):
             ModelError: weights hold NaN or infinity.
         """
         model = self._origin = check_model(model)
+        check_values(model, (), caller="training", otherwise="build the model on a device")
         _check_finite(model)
         self._training = training
         self._processes = Processes(training)
