@@ -248,7 +248,10 @@ class Cut:
     def below(self, path: str) -> Cut:
         """The same cut, of a model that has this one as its part ``path``."""
         return replace(
-            _rename(self, lambda name: f"{path}.{name}" if name else path), before=None, after=None
+            _rename(self, lambda name: f"{path}.{name}" if name else path),
+            before=None,
+            after=None,
+            fields={},
         )
 
     def of_part(self, path: str) -> Cut:

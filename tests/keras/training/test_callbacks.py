@@ -143,3 +143,67 @@ def test_it_says_and_logs_what_is_silent(capsys):
     said = capsys.readouterr().out
     assert "PruneOnSchedule: 6 of 24 channels are silent" in said
     assert f"of {model.count_params() - 16:,} parameters stay" in said
+
+
+class _Dies(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def _removed(callback):
+    return {name: c.removed for name, c in callback.cut.channels.items() if c.removed}
+
+
+def _fit(callbacks, **options):
+    keras.utils.set_random_seed(0)
+    model = cnn(keras.optimizers.SGD(0.01, momentum=0.9))
+    model.fit(X, Y, epochs=5, shuffle=False, verbose=0, callbacks=callbacks, **options)
+    return model
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras cannot go on with it on JAX")
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_a_fit_that_is_backed_up_and_goes_on_is_the_same_fit(epoch, first, tmp_path):
+    whole = PruneOnSchedule({1: 0.2, 3: 0.4})
+    expected = _fit([whole])
+
+    def callbacks():
+        callback = PruneOnSchedule({1: 0.2, 3: 0.4})
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        return callback, [callback, backup] if first else [backup, callback]
+
+    _, both = callbacks()
+    with pytest.raises(KeyboardInterrupt):
+        _fit([*both, _Dies(epoch)])
+    callback, both = callbacks()
+    model = _fit(both)
+    assert _removed(callback) == _removed(whole)
+    np.testing.assert_allclose(given(model), given(expected), rtol=1e-3, atol=1e-5)
+    small = callback.prune(X[:2])
+    np.testing.assert_allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+
+
+def test_a_second_fit_with_the_callback_keeps_silent_what_was():
+    model = cnn(keras.optimizers.Adam(0.01))
+    callback = PruneOnSchedule({1: 0.2, 3: 0.4})
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])
+    first = _removed(callback)
+    model.fit(X, Y, epochs=4, initial_epoch=2, verbose=0, callbacks=[callback])
+    assert all(set(first[name]) <= set(gone) for name, gone in _removed(callback).items())
+    assert sum(map(len, _removed(callback).values())) == round(0.4 * 24)
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])  # from the first epoch again
+    assert sum(map(len, _removed(callback).values())) == round(0.4 * 24)
+    small = callback.prune(X[:2])
+    np.testing.assert_allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+
+
+def test_a_fit_from_a_later_epoch_silences_what_is_due_by_then():
+    callback = PruneOnSchedule({1: 0.2, 3: 0.4})
+    _fit([callback], initial_epoch=4)
+    assert sum(map(len, _removed(callback).values())) == round(0.4 * 24)

@@ -83,6 +83,8 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         self._floor = floor
         self._skip = tuple(skip)
         self._network: Network | None = None
+        self._share = 0.0
+        self._begins = False
         self._constraints: dict[int, tuple[Variable, keras.constraints.Constraint | None]] = {}
         self.cut = Cut()
         self.skipped: list[str] = []
@@ -90,6 +92,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Find the channels."""
         del logs
+        self._begins = True
         self._network = network = trace(self.model, self._example_inputs)
         self.skipped = [group.name for group in network.groups if not _silenceable(network, group)]
         if len(self.skipped) == len(network.groups):
@@ -98,19 +101,36 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
                 "none such. Use secateurs.prune between two calls of fit."
             )
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Where ``fit`` goes on from an earlier one, silence what was silent there by now.
+
+        By now what ``BackupAndRestore`` brings back is there, wherever it stands in the list.
+        """
+        del logs
+        if self._begins and self._network is not None:
+            past = [share for done, share in self._schedule.items() if done <= epoch]
+            if self.cut or past:
+                self._silence_share_(self._network, max(self._share, *past, 0.0))
+        self._begins = False
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Silence what is due, say so, and note the share of channels that is silent."""
-        share = self._schedule.get(epoch + 1)
-        if self._network is not None and share is not None:
-            sync_(self.model)
-            self.cut = self._plan(self._network, share)
-            self._silence_(self._network)
-            # The step was compiled without what holds these weights at zero.
-            self.model.make_train_function(force=True)
-            if (self.params or {}).get("verbose"):
-                say(f"\nPruneOnSchedule: {self._describe(self._network)}")
+        share = self._schedule.get(epoch + 1, 0.0)
+        if self._network is not None and share > self._share:
+            self._silence_share_(self._network, share)
         if self._network is not None and logs is not None:
             logs["silent_channels"] = self._silent_share(self._network)
+
+    def _silence_share_(self, network: Network, share: float) -> None:
+        """Let this share of the channels be silent from now on; those that are stay so."""
+        sync_(self.model)
+        if share > self._share:
+            self.cut, self._share = self._plan(network, share), share
+        self._silence_(network)
+        # The step was compiled without what holds these weights at zero.
+        self.model.make_train_function(force=True)
+        if (self.params or {}).get("verbose"):
+            say(f"\nPruneOnSchedule: {self._describe(network)}")
 
     def _silent_share(self, network: Network) -> float:
         return self.cut.removed_channels / sum(len(group) for group in network.groups)
@@ -159,9 +179,10 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     def _plan(self, network: Network, share: float) -> Cut:
         found = score(network, self._criterion, data=self._data, seed=self._seed)
         scores = dict(found)
-        for name, channels in self.cut.channels.items():
+        silent = {name: list(gone.removed) for name, gone in self.cut.channels.items()}
+        for name, channels in (silent or _find_silent(network)).items():
             scores[name] = scores[name].copy()
-            scores[name][list(channels.removed)] = -np.inf  # what is silent stays so
+            scores[name][channels] = -np.inf  # what is silent stays so
         skip = (*(path_of(self.model, layer) for layer in self._skip), *self.skipped)
         return plan(network, scores, amount=share, skip=skip, scope=self._scope, floor=self._floor)
 
@@ -218,6 +239,24 @@ def silencing(
             known = masks[name][1] if name in masks else np.ones(leaf.shape, np.float32)
             masks[name] = (leaf, known * stays)
     return list(masks.values())
+
+
+def _find_silent(network: Network) -> dict[str, list[int]]:
+    """Group -> channels that no weight reads: those that an interrupted ``fit`` had silenced."""
+    atoms = network.solution.atoms
+    is_read, is_heard = np.zeros((2, network.solution.count), bool)
+    for (_, axis), leaf in source_of(network).read.items():
+        units = leaf.axes.get(axis)
+        if units is not None:
+            others = tuple(other for other in range(len(leaf.shape)) if other != axis)
+            is_read[atoms[units]] = True
+            is_heard[atoms[units[np.any(leaf.array() != 0, others)]]] = True
+    silent = is_read & ~is_heard
+    return {
+        group.name: np.flatnonzero(silent[group.channels]).tolist()
+        for group in network.groups
+        if silent[group.channels].any()
+    }
 
 
 def _check_silent(network: Network, cut: Cut) -> None:
