@@ -310,14 +310,14 @@ def rebuild_layer(
     """
     try:
         with keras.saving.custom_object_scope(own_objects(layer)):
-            config = with_sizes(layer.get_config(), path, changes or {}, layer)
+            config = with_sizes(_config_of(layer), path, changes or {}, layer)
             config = config if dtype is None else _with_dtypes(config, dtype)
             if isinstance(layer, keras.layers.Lambda):
                 return type(layer)(**_with_function(config, layer))
             new = type(layer).from_config(_with_functions(config, layer))
             fresh = new
             if any(f"{owner}.".startswith(f"{path}.") for owner in changes or {}):
-                dense = _with_functions(layer.get_config(), layer)
+                dense = _with_functions(_config_of(layer), layer)
                 fresh = type(layer).from_config(dense)
     except CutError:
         raise
@@ -331,6 +331,16 @@ def rebuild_layer(
     name_alike_(layer, fresh, dtype)
     carry_learned_(layer, new, path, fresh)
     return new
+
+
+def _config_of(layer: Operation) -> dict[str, object]:
+    """A layer's configuration; what follows the shape of its inputs there stands on its own."""
+    config: dict[str, object] = layer.get_config()
+    is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
+    if is_attention and layer.built and config.get("output_shape", "") is None:
+        # As wide as its query, which may lose channels where the result does not.
+        config["output_shape"] = list(layer._output_dense.kernel.shape[2:])
+    return config
 
 
 def _with_dtypes(config: Mapping[str, object], dtype: Dtype) -> dict[str, object]:

@@ -193,8 +193,9 @@ def group_query_attention(tracer: Tracer, call: Call) -> None:
     inner = tracer.unify([Place(k, -1) for k in (query, key, value, *gate)] + [Place(output, 1)])
     units = _Units(heads, shared, inner, inner)
     into += [_project(tracer, call.by_name["query"], kernel) for kernel in gate]
-    # The result is as wide as the query's input; nothing in the configuration says otherwise.
-    tracer.unify([Place(call.by_name["query"], -1), Place(output, 2)])
+    # The result is as wide as the query's input, and that as the value's: Keras has it so.
+    named = call.by_name
+    tracer.unify([Place(named["query"], -1), Place(named["value"], -1), Place(output, 2)])
     _filters(tracer, query, key, value, *gate)
     _wire(tracer, call, units)
     _give(tracer, call, output, units)
