@@ -241,15 +241,17 @@ def test_a_model_built_on_meta_is_loaded_with_the_files_values(tmp_path):
 def test_what_has_no_values_is_neither_saved_nor_loaded_nor_trained(tmp_path):
     with torch.device("meta"):
         dense = OnMeta()
-    with pytest.raises(sec.ModelError, match="a.weight: saving needs values.*write the cut alone"):
+    with pytest.raises(
+        sec.ModelError, match=r"a\.weight: saving needs values.*write the cut alone"
+    ):
         sec.save(dense, tmp_path / "file")
     assert not list(tmp_path.iterdir())
     sec.save(OnMeta(), tmp_path / "file")
     dense.a.register_buffer("scale", torch.ones(6, device="meta"), persistent=False)
-    with pytest.raises(sec.ModelError, match="a.scale: loading needs values"):
+    with pytest.raises(sec.ModelError, match=r"a\.scale: loading needs values"):
         sec.load(dense, tmp_path / "file")
     data = torch.rand(8, 4), torch.arange(8) % 2
-    with pytest.raises(sec.ModelError, match="a.weight: training needs values"):
+    with pytest.raises(sec.ModelError, match=r"a\.weight: training needs values"):
         sec.iterate(dense, data, data)
 
 
@@ -258,5 +260,5 @@ def test_a_tensor_that_a_file_lacks_is_missed_on_meta_too(tmp_path):
     torch.save(state, tmp_path / "lacking.pt")  # a.bias and norm.bias are of the same shape
     with torch.device("meta"):
         dense = OnMeta()
-    with pytest.raises(sec.CheckpointError, match="missing: b.bias"):
+    with pytest.raises(sec.CheckpointError, match=r"missing: b\.bias"):
         sec.load(dense, tmp_path / "lacking.pt")
