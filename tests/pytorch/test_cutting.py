@@ -1,0 +1,39 @@
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs.errors import CutError
+
+X = torch.randn(2, 3)
+
+
+def net(width=5):
+    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2)).eval()
+
+
+def test_by_hand_and_by_a_plan_it_is_the_same_cut():
+    model = net()
+    by_hand = sec.delete_channels(model, {"0": [1, 3]}, X)
+    planned = sec.apply(model, sec.trace(model, X).cut({"0": [1, 3]}), X)
+    keep = [0, 2, 4]
+    assert torch.equal(by_hand[0].weight, model[0].weight[keep])
+    assert torch.equal(by_hand[2].weight, model[2].weight[:, keep])
+    assert all(map(torch.equal, by_hand.parameters(), planned.parameters()))
+
+
+def test_a_cut_goes_with_its_optimizer():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(X).sum().backward()
+    optimizer.step()
+    cut = sec.trace(model, X).cut({"0": [1, 3]})
+    small, sliced = sec.apply(model, cut, X, optimizer=optimizer)
+    before = optimizer.state[model[0].weight]["momentum_buffer"]
+    assert torch.equal(sliced.state[small[0].weight]["momentum_buffer"], before[[0, 2, 4]])
+
+
+def test_a_cut_of_another_model_is_refused():
+    cut = sec.trace(net(7), X).cut({"0": [1]})
+    with pytest.raises(CutError):
+        sec.apply(net(5), cut, X)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from secateurs.measurement.conditions import Conditions
+from secateurs.pytorch.running import batch_size, runner
+
+X = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4)).astype("float32"))
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.9), nn.Linear(5, 2))
+
+
+@pytest.mark.parametrize(("batch", "size"), [(None, 3), (7, 7), (2, 2)])
+def test_a_call_takes_as_many_examples_as_asked_for(batch, size):
+    conditions = Conditions(batch=batch)
+    assert batch_size(X, conditions) == size
+    assert runner(model(), X, conditions)().shape == (size, 2)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_a_copy_runs_in_inference_in_the_type_asked_for(kind):
+    mine = model().train()
+    found = runner(mine, X, Conditions(dtype=kind))()
+    expected = mine[2](mine[0](X))  # nothing is dropped
+    assert str(found.dtype) == f"torch.{kind}"
+    assert torch.allclose(found.float(), expected, atol=1e-6 if kind == "float32" else 0.05)
+    assert mine.training
+    assert mine[0].weight.dtype is torch.float32
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    runner(model(), X, Conditions(threads=before + 1))()
+    assert torch.get_num_threads() == before
