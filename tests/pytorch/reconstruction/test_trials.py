@@ -53,9 +53,9 @@ def test_a_trial_answers_as_the_cut_and_changed_model_would():
     w, b, v, c = (one.detach().numpy().copy() for one in model.parameters())
     removed = np.asarray(group.channels)[[0, 4]]
     trials = [
-        Trial("0", 6, removed[:0], (), dict),
-        Trial("0", 4, removed, (), dict),
-        Trial("0", 4, removed, ("2.weight",), lambda: {"2.weight": 2 * v}),
+        GroupTrial("0", 6, removed[:0], (), dict),
+        GroupTrial("0", 4, removed, (), dict),
+        GroupTrial("0", 4, removed, ("2.weight",), lambda: {"2.weight": 2 * v}),
     ]
     found = judge_trials(network, CalibrationBatch(X, None), trials, "relative")
     hidden = np.maximum(X @ w.T + b, 0)
