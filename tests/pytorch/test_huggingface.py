@@ -340,3 +340,13 @@ def test_a_heads_own_numbered_layers_are_none_of_the_configurations():
     result = sec.prune(model, {"pixel_values": torch.randn(1, 3, 32, 32)}, amount=0.5, outputs=used)
     assert result.report.proof.holds
     assert set(map(int, result.model.config.to_dict()["per_layer_config"])) == {0, 1}
+
+
+def test_a_configuration_that_counts_no_layers_is_cut_all_the_same():
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, num_channels=3)).eval()
+    result = sec.prune(model, torch.rand(1, 3, 32, 32), sec.Budget(channels=0.5))
+    assert result.model.resnet.embedder.embedder.convolution.out_channels == 4

@@ -95,15 +95,13 @@ def _record_widths_(config: Configured, cut: Cut) -> None:
     whole = Cut.from_json(earlier).then(cut) if earlier else cut
     setattr(config, CUT_FIELD, whole.to_json())
     widths = _layer_widths(config, whole)
-    if widths and hasattr(type(config), "per_layer_config"):
+    counted = getattr(config, "num_hidden_layers", None)  # a ResNet's has none to number
+    if widths and isinstance(counted, int) and hasattr(type(config), "per_layer_config"):
         # Its own code goes on reading the dense model's fields, as it did.
         config.allow_global_per_layer_attribute_access = True  # type: ignore[attr-defined]
         # Layers of a head are numbered too, and are none that the configuration counts.
-        counted = config.to_dict().get("num_hidden_layers")
-        widths = {n: w for n, w in widths.items() if not isinstance(counted, int) or n < counted}
-        with contextlib.suppress(
-            ValueError, AttributeError
-        ):  # the cut beside it says all that is needed
+        widths = {n: w for n, w in widths.items() if n < counted}
+        with contextlib.suppress(ValueError):  # the cut beside it says all that is needed
             config.per_layer_config = widths  # type: ignore[attr-defined]
 
 

@@ -409,3 +409,48 @@ class Literal(nn.Module):
 def test_of_heads_and_positions_only_what_is_at_fault_stays():
     network = sec.trace(Literal().eval(), X)
     assert [len(group) for group in network.groups] == [8]
+
+
+class Neighbours(nn.Module):
+    """Attention over the edges of a graph: products of rows picked by number, summed by hand."""
+
+    def __init__(self, heads, size):
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.q, self.k, self.v = (nn.Linear(6, heads * size) for _ in range(3))
+        self.out = nn.Linear(heads * size, 3)
+        self.register_buffer("ends", torch.tensor([[0, 1, 2, 3, 1], [1, 2, 3, 0, 3]]))
+
+    def forward(self, x):
+        split = (len(x), self.heads, self.size)
+        q, k, v = (layer(x).view(split) for layer in (self.q, self.k, self.v))
+        q, k = q.index_select(0, self.ends[0]), k.index_select(0, self.ends[1])
+        weights = ((q * k).sum(-1) / math.sqrt(self.size)).sigmoid()
+        messages = v.index_select(0, self.ends[1]) * weights[..., None]
+        summed = x.new_zeros(split).index_add_(0, self.ends[0], messages)
+        return self.out(summed.flatten(1))
+
+
+@pytest.mark.parametrize(("heads", "size"), [(2, 32), (2, 4), (4, 8)])
+def test_products_that_are_summed_by_hand_are_put_right(heads, size):
+    """Two heads, one of which goes, and half of their width change the factor alike."""
+    torch.manual_seed(0)
+    model, x = Neighbours(heads, size).eval(), torch.randn(4, 6)
+    network = sec.trace(model, x)
+    assert sorted(len(group) for group in network.groups) == sorted([heads, size])
+    gone = {g.name: [0] if len(g) == heads else [1, 2] for g in network.groups}
+    small = sec.apply(model, network.cut(gone), x, network=network)
+    assert (small.heads, small.size) == (heads - 1, size - 2)
+    kept = torch.tensor(
+        [h * size + d for h in range(1, heads) for d in range(size) if d not in (1, 2)]
+    )
+    with torch.no_grad():  # by hand: the dense model's factor, fewer positions
+        q, k, v = (
+            F.linear(x, m.weight[kept], m.bias[kept]).view(4, heads - 1, -1)
+            for m in (model.q, model.k, model.v)
+        )
+        first, second = model.ends
+        weights = ((q[first] * k[second]).sum(-1) / math.sqrt(size)).sigmoid()
+        summed = torch.zeros_like(v).index_add(0, first, v[second] * weights[..., None])
+        expected = summed.flatten(1) @ model.out.weight[:, kept].T + model.out.bias
+        assert torch.allclose(small(x), expected, atol=1e-5)

@@ -224,17 +224,21 @@ class Repairs:
         """
         for wrong in numbers:
             self._factors.note(wrong, stays)
-        if _any_of(self._explain_one, numbers):
+        if _any_of(lambda wrong: self._explain_one(wrong, is_sure=False), numbers):
             return True
         second = look() if numbers else None
-        if second is None:
-            return False
-        found, others = second
-        for wrong in found.numbers:
-            self._factors.note(wrong, others)
-        return _any_of(self._explain_one, found.numbers)
+        if second is not None:
+            found, others = second
+            numbers = found.numbers
+            for wrong in numbers:
+                self._factors.note(wrong, others)
+        return _any_of(lambda wrong: self._explain_one(wrong, is_sure=True), numbers)
 
-    def _explain_one(self, wrong: WrongNumber) -> bool:
+    def _explain_one(self, wrong: WrongNumber, is_sure: bool) -> bool:
+        """Put one factor right; what cannot be is frozen, but not after a single cut.
+
+        One may fit by chance: half of two heads, and half of their width.
+        """
         operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
         known = self._factors.explain(wrong, self._sizes_before(wrong, operation))
         if known is None:
@@ -242,6 +246,8 @@ class Repairs:
         size, power = known
         why_not = self._factors.put_right(wrong, operation, size, power)
         if why_not is not None:
+            if not is_sure:
+                return False
             self._tracer.equations.freeze(size, why_not)
         return True
 

@@ -51,8 +51,11 @@ MOVES = PICKS | {
     aten.expand,
     aten.repeat,
 }
-PRODUCTS = {aten.matmul, aten.bmm, aten.mm, aten.einsum}
+PRODUCTS = {aten.matmul, aten.bmm, aten.mm, aten.einsum, aten.mul}
 """Operations whose result is proportional to each of their operands."""
+
+LINEAR = {aten.sum, aten.mean, aten.index_select, aten.gather}
+"""Operations whose result is proportional to all of their operand, wherever it comes to lie."""
 
 NORMS = {aten.layer_norm, aten.rms_norm, aten.batch_norm, aten.group_norm}
 CHANNEL_AXIS = {
@@ -89,6 +92,7 @@ def _walk(
     """
     call = labels.call
     if labels.leaf is not None:
+        met.append(labels)
         return [(labels.leaf, 0, np.arange(labels.leaf.tensor.shape[0]))]
     if call is None:
         return None
@@ -102,7 +106,8 @@ def _walk(
         return _rows(_find_scaled(labels), _find_reached(call, moves, CHANNEL_AXIS[call.packet]))
     if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
         return _walk(labels.sources[0], moves, met)
-    if call.packet in PRODUCTS and not any(m.packet in PICKS for m, _ in moves):
+    is_whole = not any(move.packet in PICKS for move, _ in moves)
+    if call.packet in PRODUCTS | LINEAR and is_whole:
         return _walk(labels.sources[0], [], met)  # all of it, whatever moved the products
     if call.packet is aten.add and len(labels.sources) == 2:
         return _both(labels.sources, moves, met)
