@@ -48,6 +48,9 @@ from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
 
 Outputs = OutputName | Sequence[OutputName] | None
 
+BY_VALUES = "Traced on real tensors"
+"""How the note begins of a network whose forward decides by values."""
+
 
 @dataclass(frozen=True, eq=False)
 class TracedModel:
@@ -198,7 +201,7 @@ def _trace_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -
     network = _trace_once(model, example_inputs, outputs, concrete=True)
     network.notes = (
         *network.notes,
-        f"Traced on real tensors: without values {_what_stopped(reason)}. What its forward decides "
+        f"{BY_VALUES}: without values {_what_stopped(reason)}. What its forward decides "
         "by values was decided as it is for these example inputs.",
     )
     return network
@@ -243,7 +246,9 @@ def _trace_once(
         with reads.watch():
             passes += _in_training(tracer, model, arguments, keywords, wanted, known)
     constrain_attention(model, leaves, tracer)
-    siblings = bind_siblings_(model, leaves) if concrete else {}
+    siblings = (
+        bind_siblings_(model, leaves, forward.operations, tracer.equations) if concrete else {}
+    )
     operations = [*forward.operations, *operations_of(siblings, forward.operations)]
     tensors = {leaf.name: leaf.tensor for leaf in leaves}
 

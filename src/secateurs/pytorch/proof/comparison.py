@@ -30,7 +30,7 @@ from secateurs.pytorch.proof.differences import (
 )
 from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
 from secateurs.pytorch.proof.smaller_images import crop_images
-from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.trace_model import BY_VALUES, source_of
 
 
 def prove(
@@ -64,8 +64,18 @@ def prove(
     if not proof.holds and precision_of(dense) is not torch.float64:
         proof = _in_double_precision(network, small, alive, example_inputs) or proof
     if not proof.holds:
-        raise CutError(proof.refusal(network.name, "An operation"))
+        raise CutError(proof.refusal(network.name, "An operation") + _of_decisions(network))
     return proof
+
+
+def _of_decisions(network: Network) -> str:
+    """What else may be behind a mismatch, for a model whose forward decides by values."""
+    if not any(note.startswith(BY_VALUES) for note in network.notes):
+        return ""
+    return (
+        " Or its forward decides by values, and decided otherwise without these channels, so that "
+        "others meet: then pass example inputs for which it decides as it was traced."
+    )
 
 
 def _prove_on_smaller_images(
@@ -133,7 +143,7 @@ def _compare(
     except Exception as error:
         raise CutError(
             f"the cut model does not run: {type(error).__name__}: {error}. "
-            "A size is hard-coded in its forward(). Nothing was changed."
+            f"A size is hard-coded in its forward(). Nothing was changed.{_of_decisions(network)}"
         ) from error
     if not (sizes_as_traced or (twin.has_done_all and sampled.has_done_all)):
         raise OtherPathError(twin.index, "the last")

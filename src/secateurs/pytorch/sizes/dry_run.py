@@ -8,6 +8,7 @@ result is replaced by one of the foretold shape, so that one run finds every suc
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -190,9 +191,13 @@ class DryRun(OpInterpreter):
             self._note_sizes(call, operation, None)
             return self._make_foretold(call, operation)
         shapes = [tuple(tensor.shape) for tensor in iterate_tensors(output)]
+        if operation.is_of_nothing:
+            return map_tensors(output, _without_its_values)
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
             return self._make_foretold(call, operation)
+        if operation.choices:
+            return _with_choices(output, operation)
         if isinstance(output, torch.Tensor) and output.is_meta:
             return output
         return map_tensors(output, _without_its_values)
@@ -246,7 +251,7 @@ class DryRun(OpInterpreter):
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
-        return self._make_results(call, operation)
+        return _with_choices(self._make_results(call, operation), operation)
 
     def _make_results(self, call: Call, operation: OpRecord) -> object:
         """Results of the foretold shapes."""
@@ -310,6 +315,17 @@ class DryRun(OpInterpreter):
             if path is not None and path not in seen:
                 seen.add(path)
                 yield path
+
+
+def _with_choices(output: object, operation: OpRecord) -> object:
+    """The result with what was chosen in the trace: code may read which experts run, as a list."""
+    places = itertools.count()
+
+    def chosen(tensor: torch.Tensor) -> torch.Tensor:
+        known = operation.choices.get(next(places))
+        return _without_its_values(tensor) if known is None else known.clone()
+
+    return map_tensors(output, chosen)
 
 
 def _without_its_values(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -77,6 +78,8 @@ class OpRecord:
             operands; the masked twin runs it on the kept channels only.
         types: of the elements of each tensor it gave.
         value: what it gave where that is no tensor: a number read from one.
+        choices: whole numbers and masks that it gave in a trace on real tensors, by the place of
+            the result: which expert each token is sent to. A rehearsal reads them.
         groups: the units that a group normalisation counts.
         numbers: the broken numbers it was given, such as an attention's scale.
         start: for one that takes what is from a position on: along which axis, and from where.
@@ -91,6 +94,7 @@ class OpRecord:
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     types: list[torch.dtype] = field(default_factory=list)
     value: object = None
+    choices: dict[int, torch.Tensor] = field(default_factory=dict)
     masks: list[Mask] = field(default_factory=list)
     mixed: list[tuple[int, Axes]] = field(default_factory=list)
     groups: Ids | None = None
@@ -100,6 +104,11 @@ class OpRecord:
     made: list[tuple[int, tuple[int, ...], Axes]] = field(default_factory=list)
     is_constant: bool = False
     is_empty: bool = False
+
+    @property
+    def is_of_nothing(self) -> bool:
+        """Whether it was given no rows: an expert's that no token was sent to."""
+        return bool(self.outputs) and not any(math.prod(shape) for shape, _ in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,15 @@ def follow(tensor: torch.Tensor, labels: Labels) -> None:
 def is_followed(tensor: torch.Tensor) -> bool:
     """Whether a tensor depends on the input or the weights."""
     return hasattr(tensor, "_secateurs_labels")
+
+
+def is_choice(tensor: torch.Tensor) -> bool:
+    """Whether these are whole numbers or a mask, and few enough to be kept."""
+    is_broken = tensor.is_floating_point() or tensor.is_complex()
+    return not is_broken and tensor.numel() <= MOST_CHOICES
+
+
+MOST_CHOICES = 100_000
 
 
 def note_as_data(tensor: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from secateurs.channels.equations import Equations
 from secateurs.channels.network import Scaling, Size
 from secateurs.pytorch.model.attributes import Attribute, read
 from secateurs.pytorch.model.tensors import ModelTensor
@@ -23,22 +24,51 @@ Siblings = Mapping[str, str]
 """Path of a module that did not run -> path of one beside it that did."""
 
 
-def bind_siblings_(model: nn.Module, leaves: Sequence[ModelTensor]) -> dict[str, str]:
+def bind_siblings_(
+    model: nn.Module,
+    leaves: Sequence[ModelTensor],
+    operations: Sequence[OpRecord],
+    equations: Equations,
+) -> dict[str, str]:
     """Let channels lie along the tensors of modules that did not run as along their siblings'.
+
+    One that ran on no rows at all (an expert given an empty piece) did not run; what has no
+    sibling then stays whole.
 
     Returns:
         Which module was taken for which, submodules included.
     """
     known = {leaf.name: leaf for leaf in leaves}
+    idle = _find_idle(leaves, operations)
+    for leaf in idle:
+        leaf.is_read = False
     found: dict[str, str] = {}
     for container, module in model.named_modules():
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             paths = [f"{container}.{name}".lstrip(".") for name, _ in module.named_children()]
             for path, sibling in list(_iterate_unread(model, paths, known)):
-                _bind(path, sibling, known)
+                _bind(path, sibling, known, equations)
                 inner = (name for name, _ in model.get_submodule(path).named_modules())
                 found |= {_join(path, name): _join(sibling, name) for name in inner}
+    for leaf in idle:
+        if not leaf.is_read:
+            leaf.is_read = True
+            for units in leaf.axes.values():
+                equations.freeze(units, "no row of the example inputs came here")
     return found
+
+
+def _find_idle(leaves: Sequence[ModelTensor], operations: Sequence[OpRecord]) -> list[ModelTensor]:
+    """Tensors of layers that were given no rows, and nothing else."""
+    by_layer: dict[str, list[OpRecord]] = {}
+    for operation in operations:
+        by_layer.setdefault(operation.layer, []).append(operation)
+    idle = {
+        layer
+        for layer, own in by_layer.items()
+        if all(operation.is_of_nothing for operation in own)
+    }
+    return [leaf for leaf in leaves if leaf.is_read and leaf.layer in idle]
 
 
 def _iterate_unread(
@@ -64,10 +94,13 @@ def _outline(model: nn.Module, path: str, leaves: Mapping[str, ModelTensor]) -> 
     return type(model.get_submodule(path)), shapes
 
 
-def _bind(path: str, sibling: str, known: Mapping[str, ModelTensor]) -> None:
+def _bind(path: str, sibling: str, known: Mapping[str, ModelTensor], equations: Equations) -> None:
     for name, leaf in known.items():
         if name.startswith(f"{path}."):
             like = known[f"{sibling}{name.removeprefix(path)}"]
+            for axis, units in leaf.axes.items():
+                if axis in like.axes:
+                    equations.equate(units, like.axes[axis])
             leaf.axes, leaf.roles, leaf.is_read = dict(like.axes), dict(like.roles), True
 
 

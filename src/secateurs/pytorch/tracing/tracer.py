@@ -42,6 +42,7 @@ from secateurs.pytorch.tracing.op_record import (
     OpRecord,
     Place,
     follow,
+    is_choice,
     is_data,
     is_followed,
     labels_of,
@@ -132,9 +133,12 @@ class Tracer(OpInterpreter):
         output = self.rules.apply(self, call)
         if operation.mixed:  # a bias has its channels only now
             operation.mixed = self._axes_of_operands(call)
-        for tensor in iterate_tensors(output):
-            operation.outputs.append((tuple(tensor.shape), dict(self.labels(tensor).axes)))
+        for place, tensor in enumerate(iterate_tensors(output)):
+            axes = dict(self.labels(tensor).axes)
+            operation.outputs.append((tuple(tensor.shape), axes))
             operation.types.append(tensor.dtype)
+            if not axes and not tensor.is_meta and is_choice(tensor):
+                operation.choices[place] = tensor.clone()
         if not operation.outputs:
             operation.value = output
         if call.packet in EMPTY or self._has_made:
@@ -340,7 +344,7 @@ class Tracer(OpInterpreter):
                 met.unbound.append((labels.leaf, axis))
             elif index is not None or (self.is_constant(tensor) and is_uniform(tensor, axis)):
                 met.free.append(Place(tensor, axis))
-            else:
+            elif tensor.numel():  # of no rows it holds nothing that could stand in the way
                 met.fixed = labels
         return met
 

@@ -36,8 +36,22 @@ def move(tracer: Tracer, call: Call) -> object:
     reason = f"a reshape that cannot be followed, at {where}"
     for result, layers in zip(results, found, strict=True):
         lying = _without_spread(tracer, layers)
+        if not result.numel() and call.packet in PIECES:
+            lying = [_of_nothing(tracer.axes(source), result)]
         tracer.put(result, merge_labels(tracer.equations, result.dim(), lying, reason))
     return output
+
+
+PIECES = {aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split, aten.slice, aten.narrow}
+"""Movements whose results have the operand's axes in its order."""
+
+
+def _of_nothing(axes: Axes, result: torch.Tensor) -> Axes:
+    """The units along the axes of an empty piece, which no moved label says: of no rows, say.
+
+    It is what an expert gets that no token is sent to, and what it gets on other inputs is not.
+    """
+    return {axis: units for axis, units in axes.items() if len(units) == result.shape[axis]}
 
 
 def _without_spread(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
