@@ -25,7 +25,7 @@ from secateurs.keras.model.example_inputs import (
     make_inputs,
 )
 from secateurs.keras.model.tensors import ModelTensor, list_tensors
-from secateurs.keras.surgery.dry_run import settle_
+from secateurs.keras.surgery.dry_run import Tie, settle_
 from secateurs.keras.tracing import rules
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site
 from secateurs.keras.tracing.op_record import OpRecord, Value
@@ -112,11 +112,13 @@ def trace(
         tracer.read,
         tracer.index_ranges,
     )
-    network = settle_(tracer, model, shapes, lambda: _network(tracer, leaves, source))
+    network = settle_(tracer, model, shapes, lambda ties: _network(tracer, leaves, source, ties))
     return remember(model, network)
 
 
-def _network(tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel) -> Network:
+def _network(
+    tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel, ties: Sequence[Tie]
+) -> Network:
     """What the tracer knows by now."""
     sizes = [
         Size(owner, attribute, position, Product(1, units))
@@ -127,7 +129,7 @@ def _network(tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel)
         tracer.contractions,
         sizes,
         tracer.mixings,
-        tracer.equations.solve(),
+        tracer.equations.solve(ties),
         source,
         name=source.model.name,
         layer_channels=tracer.layer_channels,

@@ -184,6 +184,94 @@ def test_sizes_that_its_code_takes_from_shapes_follow():
     np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)
 
 
+@registered
+class Attention(L.Layer):
+    """Heads of a share of the width of what it is given, which is that of what it makes."""
+
+    def build(self, shape):
+        self.q, self.k, self.v, self.out = (L.Dense(8) for _ in range(4))
+        for layer in (self.q, self.k, self.v, self.out):
+            layer.build((None, None, 8))
+
+    def call(self, x):
+        batch, length, width = keras.ops.shape(x)
+
+        def split(y):
+            heads = keras.ops.reshape(y, (batch, length, 2, width // 2))
+            return keras.ops.transpose(heads, (0, 2, 1, 3))
+
+        q, k, v = split(self.q(x)), split(self.k(x)), split(self.v(x))
+        weights = keras.ops.softmax(q @ keras.ops.transpose(k, (0, 1, 3, 2)) * 0.3)
+        joined = keras.ops.transpose(weights @ v, (0, 2, 1, 3))
+        return self.out(keras.ops.reshape(joined, (batch, length, width)))
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_heads_that_are_a_share_of_another_width_lose_the_same_place_with_it():
+    i = keras.Input((5, 6))
+    stem = L.Dense(8, name="stem")(i)
+    x = L.Add()([stem, Attention(name="attention")(stem)])
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
+    x = np.random.default_rng(1).standard_normal((1, 5, 6)).astype("float32")
+    network = sec.trace(model, x)
+    (group,) = network.groups
+    assert len(group) == 4
+    small = sec.apply(model, network.cut({group.name: [1]}), x, network=network)
+    assert small.get_layer("stem").units == 6
+    attention, gone = model.get_layer("attention"), [1, 5]  # the second place of either head
+    for layer in (model.get_layer("head"), attention.q, attention.k, attention.v, attention.out):
+        kernel, bias = layer.get_weights()
+        kernel[gone] = 0
+        if layer is attention.q:
+            kernel[:, gone], bias[gone] = 0, 0
+        layer.set_weights([kernel, bias])
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(small.predict(x, verbose=0), expected, atol=1e-5)
+
+
+@registered
+class Positions(L.Layer):
+    """What a layer gives of constants, a row picked of a weight, and a second, constant result."""
+
+    def build(self, shape):
+        self.table, self.token = L.Embedding(7, 8), self.add_weight(shape=(1, 1, 8), name="token")
+        self.table.build((1, 6))
+        self.shift = self.add_weight(shape=(9, 8), name="shift")
+        self.pass_on = L.Identity(dtype=self.dtype_policy)
+        self.ids = keras.ops.expand_dims(keras.ops.arange(6), 0)
+
+    def call(self, x, training=None):
+        first = keras.ops.tile(self.token, (keras.ops.shape(x)[0], 1, 1))
+        x = self.pass_on(keras.ops.concatenate([first, x], 1), training=training)
+        x = x + self.table(self.ids)
+        x = x + keras.ops.take(self.shift, np.array([2, 0, 1, 3, 5, 8]), axis=0)
+        return x, keras.ops.zeros((1, 2))
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_constants_that_layers_inside_are_called_on_have_their_channels():
+    i = keras.Input((5, 6))
+    x, _ = Positions(name="positions")(L.Dense(8, name="stem")(i))
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
+    x = np.random.default_rng(1).standard_normal((1, 5, 6)).astype("float32")
+    network = sec.trace(model, x)
+    (group,) = network.groups
+    members = {member.tensor for member in group.members}
+    owned = {f"positions.{name}" for name in ("table.embeddings", "token", "shift")}
+    assert owned < members
+    assert len(group) == 8
+    small = sec.apply(model, network.cut({group.name: [1, 4, 6]}), x, network=network)
+    kernel, bias = model.get_layer("head").get_weights()
+    kernel[[1, 4, 6]] = 0
+    model.get_layer("head").set_weights([kernel, bias])
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(small.predict(x, verbose=0), expected, atol=1e-5)
+
+
 def test_what_cannot_be_seen_inside_freezes_what_it_touches_alone():
     @registered
     class Closed(L.Layer):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
+from secateurs.channels.moved_labels import frozen_side
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.surgery.rebuilding import cut_copy
@@ -23,12 +24,15 @@ from secateurs.keras.tracing.interpreter import OpInterpreter, Site
 from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
 from secateurs.keras.tracing.tracer import Tracer
 
+Tie = tuple[Ids, Ids]
+"""Channels of the same number that go together, place by place."""
+
 
 def settle_(
     tracer: Tracer,
     model: keras.Model,
     shapes: Sequence[tuple[int, ...]],
-    build: Callable[[], Network],
+    build: Callable[[Sequence[Tie]], Network],
 ) -> Network:
     """The network, with everything frozen whose size does not follow.
 
@@ -36,20 +40,71 @@ def settle_(
         tracer: that followed the model.
         model: unchanged.
         shapes: of its inputs, as it was traced with.
-        build: makes the network of what the tracer knows by now.
+        build: makes the network of what the tracer knows by now, and of ties to be tried.
     """
-    network = build()
+    network = build(())
     waiting = list(tracer.assumed)
     trial = Trial(model, shapes, tracer.operations)
+    tried = False
     while waiting and not trial.follows(network, waiting):
         kinds = sorted({assumed.kind for assumed in waiting})
         wrong = _wrong(trial, network, {kind: _first(waiting, kind) for kind in kinds})
+        if not tried:
+            tried = True
+            tied = _tie(tracer, trial, waiting, wrong, build)
+            if tied is not None:
+                return tied
         for assumed in waiting:
             if not wrong or assumed.kind in wrong:
                 tracer.equations.freeze(assumed.units, assumed.why)
         waiting = [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
-        network = build()
+        network = build(())
     return network
+
+
+def _tie(
+    tracer: Tracer,
+    trial: Trial,
+    waiting: Sequence[Assumed],
+    wrong: Sequence[tuple[str, int]],
+    build: Callable[[Sequence[Tie]], Network],
+) -> Network | None:
+    """The network where widths that one number counts are one; None where that does not help.
+
+    Code that splits what a layer gave by a share of another width (``shape(x)[-1] // heads``) needs
+    both to be the same; the number of heads, which the layer's configuration holds, stays.
+    """
+    ties: list[Tie] = []
+    heads: list[Tie] = []
+    for assumed in waiting:
+        if wrong and assumed.kind not in wrong:
+            continue
+        grids = [tracer.equations.sides(whole) or () for whole in assumed.wholes]
+        inner = {side.tobytes() for sides in grids for side in sides}
+        heads += [
+            (sides[0], frozen_side(tracer.equations, len(sides[0])))
+            for sides in grids
+            if len(sides) == 2
+        ]
+        for whole in (assumed.units, *assumed.wholes):
+            others = _latest_alike(tracer, assumed.step, whole)
+            if others is not None and whole.tobytes() not in inner:
+                ties.append((whole, others))
+    tied = build([*ties, *heads])
+    if not ties or not trial.follows(tied, waiting):  # else all of these would have to stay
+        return None
+    for units, others in (*ties, *heads):
+        tracer.equations.equate(units, others)
+    return build(())
+
+
+def _latest_alike(tracer: Tracer, step: int, units: Ids) -> Ids | None:
+    for operation in reversed(tracer.operations[:step]):
+        for _, axes in operation.inputs:
+            for others in axes.values():
+                if len(others) == len(units) and not np.array_equal(others, units):
+                    return others
+    return None
 
 
 def _wrong(

@@ -334,7 +334,12 @@ def rebuild_layer(
 
 
 def _config_of(layer: Operation) -> dict[str, object]:
-    """A layer's configuration; what follows the shape of its inputs there stands on its own."""
+    """A layer's configuration; what follows the shape of its inputs there stands on its own.
+
+    Keras has none of an Identity that was given a policy.
+    """
+    if type(layer) is keras.layers.Identity:
+        return {"name": layer.name, "dtype": keras.dtype_policies.serialize(layer.dtype_policy)}
     config: dict[str, object] = layer.get_config()
     is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
     if is_attention and layer.built and config.get("output_shape", "") is None:

@@ -97,12 +97,15 @@ class Assumed(NamedTuple):
         units: along the axis.
         why: what to say where it does not.
         kind: which call of which class's code it is; layers of one class behave alike.
+        wholes: widths that the number may be a share of: of the tensor before, and of any two
+            sides of a grid behind (``shape(x)[-1] // heads`` of a width that is another's).
     """
 
     step: int
     units: Ids
     why: str
     kind: tuple[str, int]
+    wholes: tuple[Ids, ...] = ()
 
 
 def values_in(structure: object) -> list[Value]:

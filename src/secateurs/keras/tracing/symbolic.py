@@ -30,9 +30,10 @@ from secateurs.keras.internals import (
     inbound_node_of,
     infer,
     is_model,
+    is_tensor,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
-from secateurs.keras.protocols import Node
+from secateurs.keras.protocols import BackendTensor, Node
 
 T = TypeVar("T")
 
@@ -46,14 +47,15 @@ class Calls:
 
     Attributes:
         inputs: the tensors without data that it was given.
-        weights: those that stood for weights of its own, each with the weight.
+        weights: those that stood for weights of its own, or for constants that a layer inside is
+            called on, each with the weight or constant.
         nodes: Keras's notes of its calls, each behind those that it depends on.
         outputs: what it gave, in its own structure.
         closed: layer inside (by ``id``) -> why it was not gone through.
     """
 
     inputs: Sequence[keras.KerasTensor]
-    weights: Sequence[tuple[keras.KerasTensor, Variable]]
+    weights: Sequence[tuple[keras.KerasTensor, Variable | BackendTensor]]
     nodes: Sequence[Node]
     outputs: object
     closed: Mapping[int, str]
@@ -78,7 +80,7 @@ class Calls:
             arguments, keywords = node.arguments.fill_in(known)
             results = keras.tree.flatten(call(node, arguments, keywords))
             known.update((id(old), new) for old, new in zip(node.outputs, results, strict=True))
-        given: object = keras.tree.map_structure(lambda tensor: known[id(tensor)], self.outputs)
+        given: object = keras.tree.map_structure(lambda x: known.get(id(x), x), self.outputs)
         return given
 
 
@@ -86,7 +88,7 @@ class Calls:
 class _Recording:
     """What is set aside while code runs on tensors without data."""
 
-    weights: list[tuple[keras.KerasTensor, Variable]] = field(default_factory=list)
+    weights: list[tuple[keras.KerasTensor, Variable | BackendTensor]] = field(default_factory=list)
     closed: dict[int, str] = field(default_factory=dict)
     thread: int = field(default_factory=threading.get_ident)
 
@@ -133,7 +135,7 @@ def calls_in(
             for layer in inside:
                 stack.enter_context(_run_code_of(layer, recording))
             for layer in beside:
-                stack.enter_context(_infer_in_full(layer))
+                stack.enter_context(_infer_in_full(layer, recording))
             for layer in (*owners, *inside):
                 stack.enter_context(_hide_weights(layer, recording))
             outputs = function(*given, **options)
@@ -211,9 +213,33 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
 
 
 @contextmanager
-def _infer_in_full(layer: Layer) -> Iterator[None]:
-    """Let a layer tell its shapes in full, where it leaves lengths open by its configuration."""
+def _infer_in_full(layer: Layer, recording: _Recording) -> Iterator[None]:
+    """Let a layer tell its shapes in full, where it leaves lengths open by its configuration.
+
+    What it gives of constants alone (an embedding of all positions) has its channels too, so they
+    are tensors without data for it.
+    """
     kind = type(layer)
+
+    def take_constants(self: Layer, *arguments: object, **keywords: object) -> object:
+        given = keras.tree.flatten([arguments, keywords])
+        if (
+            not recording.is_here()
+            or not self.variables
+            or any(isinstance(item, keras.KerasTensor) for item in given)
+        ):
+            return kind.__call__(self, *arguments, **keywords)
+
+        def stand_in(item: object) -> object:
+            if not is_tensor(item):
+                return item
+            kept = keras.KerasTensor(
+                tuple(item.shape), dtype=keras.backend.standardize_dtype(item.dtype)
+            )
+            recording.weights.append((kept, item))
+            return kept
+
+        return kind.__call__(self, *keras.tree.map_structure(stand_in, arguments), **keywords)
 
     def tell_in_full(self: Layer, *arguments: object, **keywords: object) -> object:
         made = kind.compute_output_spec(self, *arguments, **keywords)
@@ -224,7 +250,8 @@ def _infer_in_full(layer: Layer) -> Iterator[None]:
             return infer(self, *arguments, **keywords)
         return made
 
-    with _override_methods(layer, {"compute_output_spec": tell_in_full}):
+    methods = {"compute_output_spec": tell_in_full, "__call__": take_constants}
+    with _override_methods(layer, methods):
         yield
 
 
@@ -268,12 +295,13 @@ def _collect_calls(
     recording: _Recording,
 ) -> Calls | str:
     flat = keras.tree.flatten(outputs)
-    if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
+    made = [tensor for tensor in flat if isinstance(tensor, keras.KerasTensor)]
+    if not made or not all(is_tensor(x) or isinstance(x, keras.KerasTensor) for x in flat):
         return "its code gives something else than tensors that depend on what it is given"
     nodes: list[Node] = []
     begin = [*inputs, *(stands_for for stands_for, _ in recording.weights)]
     seen = {id(tensor) for tensor in begin}
-    found = [_collect_(tensor, seen, nodes) for tensor in flat]
+    found = [_collect_(tensor, seen, nodes) for tensor in made]
     for node in reversed(nodes):
         forget_node_(node)
     if scope.state_mapping:

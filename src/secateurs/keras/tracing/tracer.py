@@ -13,7 +13,7 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Operation, Variable, infer
+from secateurs.keras.internals import Operation, Variable, accepts_training, infer, is_tensor
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.interpreter import Site
 from secateurs.keras.tracing.op_call import Call
@@ -85,9 +85,17 @@ class Tracer:
         return outputs
 
     def _with_weights(self, structure: T) -> T:
-        """Values in the places of weights that a layer's code uses itself."""
+        """Values in the places of weights that a layer's code uses itself.
+
+        In those of constants where there is nothing else: all positions of an embedding.
+        """
+        flat = keras.tree.flatten(structure)
+        is_constant = not any(isinstance(item, (Value, Variable)) for item in flat)
 
         def value(item: object) -> object:
+            if is_constant and is_tensor(item):
+                kind = keras.backend.standardize_dtype(item.dtype)
+                return Value(keras.KerasTensor(tuple(item.shape), dtype=kind), why="a constant")
             leaf = self.leaves.get(id(item)) if isinstance(item, Variable) else None
             if leaf is None:
                 return item
@@ -108,6 +116,8 @@ class Tracer:
     ) -> object:
         """What a layer gives for these values, labelled by its rule."""
         specs = _with_specs((list(arguments), dict(keywords)))
+        if not accepts_training(layer):  # whoever calls it may say so all the same
+            specs[1].pop("training", None)
         made = layer.compute_output_spec(*specs[0], **specs[1])
         if any(None in spec.shape for spec in keras.tree.flatten(made)):
             # Some layers tell their shape from their configuration alone; their code knows better.
@@ -287,9 +297,14 @@ class Tracer:
         self.mixings.append(Mixing(call.kind, call.path, np.unique(np.concatenate(arrays))))
 
     def counts(
-        self, owner: str, attribute: str, units: Ids | None, position: int | None = None
+        self,
+        owner: str,
+        attribute: str,
+        units: Ids | None,
+        position: int | None = None,
+        wholes: Sequence[Ids] = (),
     ) -> None:
-        """A layer's configuration keeps the number of these units."""
+        """A layer's configuration keeps the number of these units; ``wholes`` as in ``Assumed``."""
         if units is None:
             return
         if self._written_in is not None:
@@ -298,7 +313,7 @@ class Tracer:
                 f"a number in {operation} in the code of {self._written_in[0]}.call does not follow"
             )
             step = len(self.operations) - 1
-            self.assumed.append(Assumed(step, units, why, self._written_in))
+            self.assumed.append(Assumed(step, units, why, self._written_in, tuple(wholes)))
         else:
             self.sizes.setdefault((owner, attribute, position), (units,))
 

@@ -160,6 +160,35 @@ def rearrange(tracer: Tracer, call: Call) -> None:
     return move(tracer, call, _on_labels(call))
 
 
+@rule(
+    *operation_classes(
+        "Take",
+        "TakeAlongAxis",
+        "Cumsum",
+        "Cumprod",
+        "Sort",
+        "Argsort",
+        "Argmax",
+        "Argmin",
+        "Quantile",
+        "TopK",
+    )
+)
+def along_axis(tracer: Tracer, call: Call) -> None:
+    """Each line along one axis is picked from, sorted, summed up, ... on its own."""
+    x = call.input
+    axis = getattr(call.layer, "axis", -1)
+    if len(call.inputs) > 1 or not isinstance(axis, int):
+        return unknown(tracer, call, "it runs along several axes, or by a tensor that is computed")
+    axis %= x.rank
+    tracer.freeze_known(x, f"{call} runs along it", [axis])
+    longer = call.output.rank - x.rank
+    for output in call.outputs:
+        moved = {at: at if at < axis else at + longer for at in x.axes if at != axis}
+        tracer.put(output, {new: x.axes[old] for old, new in moved.items()})
+    return None
+
+
 @rule(*operation_classes("Roll"))
 def roll(tracer: Tracer, call: Call) -> None:
     """As many come round the end as were asked for; these stay."""
@@ -184,10 +213,19 @@ def reshape_operation(tracer: Tracer, call: Call) -> None:
     if len(call.inputs) > 1 or not all(isinstance(size, int) for size in asked):
         return unknown(tracer, call, "its shape is a tensor")
     move(tracer, call, _on_labels(call))
+    wholes = _wholes_of(tracer, call)
     for position, size in enumerate(asked):
         if size != -1:
-            tracer.counts(call.path, attribute, call.output.axes.get(position), position)
+            units = call.output.axes.get(position)
+            tracer.counts(call.path, attribute, units, position, wholes)
     return None
+
+
+def _wholes_of(tracer: Tracer, call: Call) -> list[Ids]:
+    """The widths that a number a reshape is told may be a share of."""
+    axes = call.output.axes
+    grids = [(axes[at], axes[at + 1]) for at in axes if at + 1 in axes]
+    return [*call.input.axes.values(), *(tracer.equations.compose(sides) for sides in grids)]
 
 
 @rule(*operation_classes("Slice"))
