@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs coverage coverage-keras accuracy real-models faults faults-ci clean
+.PHONY: demo test lint types docs coverage coverage-keras coverage-keras-hub accuracy real-models faults faults-ci clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -47,6 +47,11 @@ coverage: .venv/ready
 # All of keras.applications, on all three backends; goes on where it was stopped.
 coverage-keras: .venv-keras/ready
 	PYTHONPATH=benchmarks .venv-keras/bin/python benchmarks/coverage_keras.py --write
+
+# KerasHub's backbones, small and offline.
+coverage-keras-hub: .venv-keras/ready
+	.venv-keras/bin/python -m pip install --quiet --no-deps keras-hub
+	PYTHONPATH=benchmarks .venv-keras/bin/python benchmarks/coverage_keras_hub.py --write
 
 .venv-keras/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-keras
