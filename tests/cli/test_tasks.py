@@ -155,7 +155,7 @@ def test_plain_resnet_loads_the_published_weights_and_presets_keep_through_layer
 
 
 def test_where_nothing_met_the_tolerance_the_nearest_round_is_named():
-    from secateurs.cli.run import _nearest
+    from secateurs.cli.run import describe_nearest
 
     history, trained = History(), {"loss": 1.0, "learning_rate": 0.1, "seconds": 1.0}
     sizes = {"params": 1000, "macs": 1000, "bytes": 4000, "channels": 40, "widths": {"a": 40}}
@@ -168,7 +168,7 @@ def test_where_nothing_met_the_tolerance_the_nearest_round_is_named():
         history.append(
             "train", round=number, batch=9, accuracy=accuracy, validation_loss=1, **trained
         )
-    nearest, hint = _nearest(history)
+    nearest, hint = describe_nearest(history)
     assert nearest.startswith("Nearest: round 2, 40.0 % of the parameters removed, validation")
     assert "88.5 %" in nearest
     assert "-1.5 points" in nearest

@@ -28,7 +28,7 @@ def test_a_worker_that_is_killed_again_and_again_costs_its_job_only(monkeypatch)
 
 def test_a_dense_model_that_cannot_be_trained_ends_the_comparison():
     with pytest.raises(sec.SecateursError, match=r"dense model, seed 4: the .* fewer --jobs"):
-        executors._report_lost(WorkItem("{}", 4))
+        executors.report_lost(WorkItem("{}", 4))
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once():
@@ -38,6 +38,6 @@ def test_a_cluster_that_is_not_there_is_said_at_once():
         start = time.monotonic()
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "localhost:x"):
             with pytest.raises(sec.SecateursError, match=r"--ray: .*nobody answers"):
-                executors._check_reachable(address)
+                executors.check_reachable(address)
         assert time.monotonic() - start < 20
-    executors._check_reachable("auto")
+    executors.check_reachable("auto")

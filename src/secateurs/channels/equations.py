@@ -168,7 +168,24 @@ class Equations:
 
 @dataclass
 class _Solver:
-    """One run of ``Equations.solve``; adds statements of its own until nothing new follows."""
+    """One run of ``Equations.solve``; adds statements of its own until nothing new follows.
+
+    Why not union-find alone? Plain equations are connected components, found once. A grid says
+    more: where two grids share a cell, their rows and columns have to agree as well, and saying so
+    makes further cells equal. Nothing can be computed in one pass, so statements are added and the
+    components are found anew until a round adds none. It ends: each round either merges classes,
+    of which there are finitely many, or settles a pair of grids of different shapes, and a pair is
+    settled once (``settled``).
+
+    What is added is always *sufficient* for the network to stay right, never only likely: equal
+    coordinates make equal cells, and the finer of two shapes expresses both. Where two shapes have
+    no common refinement and neither divides a line of the other, both grids are frozen: that loses
+    channels that might have gone, but cannot make a wrong cut.
+
+    Then, in this order, because each step needs the one before: the grids are sorted so that one
+    whose sides are cells of another comes behind it (a ring of such is frozen too); reasons spread
+    from cells to rows and columns; and each class gets the atoms it needs, sides before cells.
+    """
 
     count: int
     equal: list[tuple[Ids, Ids]]

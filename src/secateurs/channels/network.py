@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs import formatting
 from secateurs.arguments import CHANNELS, LAYERS, instance, takes
 from secateurs.channels.blocks import Block, BlockCut, table_of_blocks
 from secateurs.channels.configuration import Configuration
-from secateurs.channels.cost import Contraction, Cost, Product, Products
-from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
+from secateurs.channels.cost import Contraction, Cost
+from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling
+from secateurs.channels.cut_parts import change_sizes, cut_tensors, rescale
 from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.groups import (
     Frozen,
@@ -25,11 +24,14 @@ from secateurs.channels.groups import (
     frozen_in,
     groups_of,
     members,
-    naming_member,
 )
+from secateurs.channels.layer_filters import LayerFilters, check_indices
+from secateurs.channels.network_costs import NetworkCosts
+from secateurs.channels.network_table import format_network
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
+from secateurs.channels.widths import Widths
 from secateurs.errors import CutError, ModelError, UnknownNameError, nearest
-from secateurs.formatting import megabytes, notebook_html, percent
+from secateurs.formatting import notebook_html
 
 __all__ = [
     "Block",
@@ -203,54 +205,14 @@ class Network:
     # -- costs
 
     @cached_property
-    def _parameter_sizes(self) -> Products:
-        return self._products([t.size for t in self.tensors.values() if t.is_parameter])
+    def widths(self) -> Widths:
+        """The places along the widths of the groups."""
+        return Widths(self.groups, self.tensors, self.solution)
 
     @cached_property
-    def _byte_sizes(self) -> Products:
-        return self._products(
-            [Product(t.size.constant * t.itemsize, t.size.axes) for t in self.tensors.values()]
-        )
-
-    @cached_property
-    def _macs(self) -> Products:
-        return self._products([contraction.macs for contraction in self.contractions])
-
-    @cached_property
-    def _needs(self) -> dict[str, Ids]:
-        """For each group, the atoms that the places along its layer's width need, one row each."""
-        needs = {}
-        for group in self.groups:
-            member = naming_member(group.members)
-            rows = self.solution.atoms[self.tensors[member.tensor].axes[member.axis]]
-            needs[group.name] = rows[np.isin(rows, group.channels).any(axis=1)]
-        return needs
-
-    def sides(self, group: Group) -> int:
-        """How many groups make up the group's width: 2 for heads by positions, 1 for most."""
-        return int((self._needs[group.name] != ALWAYS).sum(axis=1).max(initial=1))
-
-    def places(self, group: Group) -> float:
-        """How many places along widths each of its channels takes with it: 1 for most."""
-        if self.sides(group) == 1:
-            return 1.0
-        return float(np.isin(self.grid_cells, group.channels).any(axis=1).sum() / len(group))
-
-    @cached_property
-    def lone_channels(self) -> Ids:
-        """The channels that are a place of a width each."""
-        alone = [group.channels for group in self.groups if self.sides(group) == 1]
-        return np.concatenate([*alone, np.zeros(0, np.int64)])
-
-    @cached_property
-    def grid_cells(self) -> Ids:
-        """The atoms that each place of a width needs, where it is a cell of a grid."""
-        rows = [self._needs[group.name] for group in self.groups if self.sides(group) > 1]
-        none = np.zeros((0, self.solution.atoms.shape[1]), np.int64)
-        return np.unique(np.concatenate([*rows, none]), axis=0)
-
-    def _products(self, products: Sequence[Product]) -> Products:
-        return Products(self.solution, products)
+    def _costs(self) -> NetworkCosts:
+        tensors = self.tensors.values()
+        return NetworkCosts(tensors, self.contractions, self.solution, self.widths)
 
     def alive(self, removed: Iterable[int] | Ids = ()) -> NDArray[np.bool_]:
         """Which atoms stay when these are removed; shape (atoms,)."""
@@ -261,14 +223,7 @@ class Network:
 
     def cost_of(self, alive: NDArray[np.bool_]) -> Cost:
         """What is left, given which atoms stay."""
-        return Cost(
-            params=int(self._parameter_sizes.values(alive).sum()),
-            macs=int(self._macs.values(alive).sum()),
-            bytes=int(self._byte_sizes.values(alive).sum()),
-            channels=int(
-                alive[self.lone_channels].sum() + alive[self.grid_cells].all(axis=1).sum()
-            ),
-        )
+        return self._costs.after(alive)
 
     def cost(self, cut: Cut | None = None) -> Cost:
         """What the network costs, dense or after ``cut``."""
@@ -302,12 +257,12 @@ class Network:
         removed: list[Ids] = []
         for name, indices in channels.items():
             group = self.group(name)
-            chosen[name] = _check_indices(name, indices, len(group))
+            chosen[name] = check_indices(name, indices, len(group))
             removed.append(group.channels[list(chosen[name])])
         alive = self.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
         return Cut(
-            self._tensor_cuts(alive),
-            self._size_changes(alive),
+            cut_tensors(self.tensors.values(), self.solution, alive),
+            change_sizes(self.sizes, self.solution, alive),
             {
                 name: ChannelCut(len(self.group(name)), indices)
                 for name, indices in chosen.items()
@@ -329,7 +284,8 @@ class Network:
             CutError: the filters are frozen, out of range, given twice or all of them, or are part
                 of a grid (heads, convolution groups) and not whole rows or columns of it.
         """
-        atoms = [self._atoms_of(layer, indices) for layer, indices in layers.items()]
+        filters = LayerFilters(self.tensors.values(), self.solution, self.layer_channels)
+        atoms = [filters.find_atoms(layer, indices) for layer, indices in layers.items()]
         removed = np.unique(np.concatenate([*atoms, np.zeros(0, np.int64)]))
         chosen = {
             group.name: np.flatnonzero(np.isin(group.channels, removed)).tolist()
@@ -355,24 +311,7 @@ class Network:
 
     def cost_without(self, blocks: Sequence[BlockCut]) -> Cost:
         """What the network costs without these blocks."""
-
-        def stays(name: str) -> bool:
-            return not any(block.takes_with_it(name) for block in blocks)
-
-        kept = [t for t in self.tensors.values() if any(map(stays, (t.name, *t.aliases)))]
-        sums = [c.macs for c in self.contractions if stays(c.layer)]
-        units = [units for tensor in kept for units in tensor.axes.values()]
-        rows = self.solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
-        cells = np.concatenate([self.grid_cells, np.unique(rows, axis=0)])
-        lone = np.isin(self.lone_channels, rows).sum()
-        # A cell that lies in something kept is there twice.
-        grids = (np.unique(cells, axis=0, return_counts=True)[1] > 1).sum()
-        return Cost(
-            params=sum(math.prod(tensor.shape) for tensor in kept if tensor.is_parameter),
-            macs=int(self._products(sums).values(self.alive()).sum()),
-            bytes=sum(math.prod(tensor.shape) * tensor.itemsize for tensor in kept),
-            channels=int(lone + grids),
-        )
+        return self._costs.without(blocks)
 
     def cut_like(self, other: Cut) -> Cut:
         """The cut of this network that takes from each tensor what another one takes.
@@ -410,138 +349,14 @@ class Network:
         ]
         return np.concatenate([*removed, np.zeros(0, np.int64)])
 
-    def _tensor_cuts(self, alive: NDArray[np.bool_]) -> dict[str, TensorCut]:
-        stays = self.solution.mark_kept(alive)
-        gone_along: dict[int, tuple[int, ...]] = {}
-        cuts: dict[str, TensorCut] = {}
-        for tensor in self.tensors.values():
-            removed = {}
-            for axis, units in sorted(tensor.axes.items()):
-                if id(units) not in gone_along:
-                    gone_along[id(units)] = tuple(np.flatnonzero(~stays[units]).tolist())
-                if gone := gone_along[id(units)]:
-                    if len(gone) == tensor.shape[axis]:
-                        raise CutError(
-                            f"{tensor.name}: expected a cut that leaves something of axis {axis}; "
-                            f"received one that removes all {len(gone)}. Leave at least one "
-                            f"channel."
-                        )
-                    removed[axis] = gone
-            if removed:
-                cuts[tensor.name] = TensorCut(tensor.shape, removed)
-        return cuts
-
-    def _size_changes(self, alive: NDArray[np.bool_]) -> tuple[SizeChange, ...]:
-        products = self._products([size.value for size in self.sizes])
-        before, after = products.values(self.alive()), products.values(alive)
-        return tuple(
-            SizeChange(size.owner, size.attribute, size.position, int(old), int(new))
-            for size, old, new in zip(self.sizes, before, after, strict=True)
-            if old != new
-        )
-
     def rescalings(self, alive: NDArray[np.bool_]) -> tuple[Rescaling, ...]:
         """The factors on weights that go with what stays."""
-        sizes = self._products([scaling.size for scaling in self.scalings])
-        before, after = sizes.values(self.alive()), sizes.values(alive)
-        return tuple(
-            Rescaling(
-                scaling.tensor,
-                scaling.axis,
-                tuple(scaling.indices.tolist()),
-                float(new / old) ** scaling.power,
-            )
-            for scaling, old, new in zip(self.scalings, before, after, strict=True)
-            if old != new
-        )
-
-    def _atoms_of(self, layer: str, indices: Sequence[int]) -> Ids:
-        units = self.layer_channels.get(layer)
-        length = 0 if units is None else len(units)
-        if units is None:
-            tensor, axis = self._filter_axis(layer)
-            units, length = tensor.axes.get(axis, np.zeros(0, np.int64)), tensor.shape[axis]
-        wanted = _check_indices(layer, indices, length)
-        atoms = self.solution.atoms[units]
-        for index in wanted:
-            if not atoms[index].any():
-                why = self.solution.reasons.get(int(units[index]), ())
-                raise CutError(
-                    f"{layer}: filter {index} cannot be removed: {'; '.join(why) or 'it is frozen'}"
-                )
-        rest = np.setdiff1d(np.arange(len(units)), wanted)
-        whole: Ids = np.setdiff1d(atoms[list(wanted)], atoms[rest])
-        whole = whole[whole != ALWAYS]
-        if not np.isin(atoms[list(wanted)], whole).any(axis=1).all():
-            raise CutError(
-                f"{layer}: its filters form a grid (heads or convolution groups), of which only "
-                f"whole "
-                f"rows or columns can go; received {formatting.ranges(wanted)}. "
-                f"Its smallest removable sets: {self._removable_sets(atoms)}"
-            )
-        return whole
-
-    def _removable_sets(self, atoms: Ids, most: int = 4) -> str:
-        numbers = [atom for atom in np.unique(atoms).tolist() if atom != ALWAYS]
-        sets = [np.flatnonzero((atoms == atom).any(axis=1)).tolist() for atom in numbers[:most]]
-        shown = "; ".join(f"[{formatting.ranges(indices)}]" for indices in sets)
-        return f"{shown}{'; ...' if len(numbers) > most else ''}"
-
-    def _filter_axis(self, layer: str) -> tuple[Tensor, int]:
-        """The axis that a layer's channels lie along: of its filters, else of its scales, ..."""
-        tensors = [t for t in self.tensors.values() if layer in (t.layer, t.name)]
-        for role in (Role.FILTER, Role.SCALE, Role.SHIFT, Role.OTHER):
-            for tensor in tensors:
-                for axis, played in sorted(tensor.roles.items()):
-                    if played is role:
-                        return tensor, axis
-        known = list(
-            dict.fromkeys([*(t.layer for t in self.tensors.values()), *self.layer_channels])
-        )
-        if tensors:
-            raise CutError(
-                f"{layer}: expected a layer with channels of its own; its tensors have none that "
-                "can be followed. Name the layer whose filters make these channels."
-            )
-        raise UnknownNameError(f"no layer with weights named {layer!r}{nearest(layer, known)}")
+        return rescale(self.scalings, self.solution, alive)
 
     # -- as a table
 
     def __str__(self) -> str:
-        total = self.cost()
-        columns = ["group", "channels", "tensors it touches", "parameters", "MACs"]
-        rows = []
-        for group in self.groups:
-            left = self.cost_of(self.alive(group.channels))
-            rows.append(
-                [
-                    group.name,
-                    str(len(group)),
-                    _show_members([m.layer for m in group.members]),
-                    percent(1 - left.params / max(1, total.params)),
-                    percent(1 - left.macs / max(1, total.macs)),
-                ]
-            )
-        if any(group.inexact for group in self.groups):
-            columns.append("inexact through")
-            for row, group in zip(rows, self.groups, strict=True):
-                row.append(_show_members(group.inexact, 1))
-        parts = [
-            f"{self.name}: {formatting.count(total.params)} parameters, "
-            f"{formatting.count(total.macs)} MACs, "
-            f"{megabytes(total.bytes)}, {len(self.groups)} groups of "
-            f"{total.channels} channels that can be pruned",
-            formatting.table(columns, rows, (1, 3, 4)),
-        ]
-        if self.frozen:
-            stuck = [
-                (why, str(sum(f.count for f in all_of_it)), _show_members(members(all_of_it)))
-                for why, all_of_it in self.frozen_for.items()
-            ]
-            parts.append(
-                formatting.table(("cannot be pruned because", "indices", "in"), stuck, (1,))
-            )
-        return "\n\n".join([*parts, *self.notes])
+        return format_network(self)
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -549,28 +364,6 @@ class Network:
 
     def __repr__(self) -> str:
         return f"<Network {self.name}: {len(self.groups)} groups, {len(self.frozen)} frozen>"
-
-
-def _check_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[int, ...]:
-    given = [int(index) for index in indices]
-    outside = [index for index in given if not 0 <= index < size]
-    if outside:
-        raise CutError(f"{name}: expected indices of 0 to {size - 1}; received {outside[0]}")
-    twice = [index for index, times in Counter(given).items() if times > 1]
-    if twice:
-        raise CutError(f"{name}: expected each index once; received {twice[0]} twice")
-    if len(given) == size:
-        raise CutError(
-            f"{name}: expected a cut that leaves at least one channel; received all {size}. "
-            "Remove fewer."
-        )
-    return tuple(sorted(given))
-
-
-def _show_members(layers: Sequence[str], most: int = 4) -> str:
-    names = list(dict.fromkeys(layers))
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 NETWORK = instance(

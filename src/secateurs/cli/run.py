@@ -202,14 +202,14 @@ def _tell(result: Iterated) -> None:
         )
     else:
         lines.append("Kept: the dense model; no round came within the tolerance.")
-        lines += _nearest(result.history)
+        lines += describe_nearest(result.history)
     if result.directory is not None:
         lines.append(f"Model: {Study.open(result.directory).best}")
         lines.append(f"Report: {result.directory / 'report' / 'report.html'}")
     out.print("\n".join(lines), markup=False)
 
 
-def _nearest(history: History) -> list[str]:
+def describe_nearest(history: History) -> list[str]:
     """The round that lost least, and what to try; nothing where there was no round."""
     from secateurs.report.summary import summarise
 

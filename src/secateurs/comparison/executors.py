@@ -131,7 +131,7 @@ class RayExecutor:
                 try:
                     result = ray.get(reference)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                    result = _report_lost(running[reference])
+                    result = report_lost(running[reference])
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, SecateursError):
                         raise error.cause from error
@@ -207,10 +207,10 @@ def _apart(order: WorkItem, count: int) -> Result:
             return next(_side_by_side([order], count))[1]
         except BrokenProcessPool:
             continue
-    return _report_lost(order)
+    return report_lost(order)
 
 
-def _report_lost(order: WorkItem) -> Outcome:
+def report_lost(order: WorkItem) -> Outcome:
     """A job whose process is killed again and again: it is lost, the others are not.
 
     Raises:
@@ -241,7 +241,7 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    _check_reachable(address)
+    check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options["include_dashboard"] = False
@@ -254,7 +254,7 @@ def _connect(ray: Any, address: str) -> None:
         ) from error
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Ray itself waits for a minute for a machine that is not there."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:

@@ -42,7 +42,7 @@ def cosine(facts: GroupData) -> Array:
     else:
         filters = stack_filters(facts)
         products = filters @ filters.T
-    return _scores_by_similarity(products)
+    return score_by_similarity(products)
 
 
 @takes(network=NETWORK, similarity=NUMBER, data=DATA_GIVEN)
@@ -79,7 +79,7 @@ def redundant(
     return {name: channels for name, channels in found.items() if len(channels)}
 
 
-def _scores_by_similarity(products: Array) -> Array:
+def score_by_similarity(products: Array) -> Array:
     """1 - |cos| with what stays, at the moment each is dropped; see ``cosine``."""
     norms = np.sqrt(np.maximum(np.diag(products), 0))
     similar = np.abs(cosines(products))

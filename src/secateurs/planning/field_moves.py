@@ -66,7 +66,7 @@ class Lengths:
         """Kind of a grid -> its groups in each layer, by side: the outermost (heads) first."""
         found: dict[str, list[tuple[int, str]]] = {}
         for group in self.network.groups:
-            if self.network.sides(group) > 1:
+            if self.network.widths.sides(group) > 1:
                 member = naming_member(group.members)
                 at = np.sort(self.network.positions(group, member), axis=1)[:, 0]
                 stride = int(abs(at[1] - at[0])) if len(at) > 1 else 0

@@ -72,12 +72,12 @@ class RemovalOrder:
                 keys.append(sensitivity.damage(group.name, shares))
             elif scope == "group":
                 # Of a grid's width: what is gone when each of its sides has lost this share.
-                keys.append(1 - (1 - shares) ** network.sides(group))
+                keys.append(1 - (1 - shares) ** network.widths.sides(group))
             else:
                 keys.append(scored[order[:may_go]])
             # Where several groups can lose some for nothing, all lose the same share. Of the sides
             # of grids, the one whose channels are smaller goes first: that overshoots the least.
-            size = network.places(group) if scope == "group" else 0.0
+            size = network.widths.places(group) if scope == "group" else 0.0
             ties.append(shares if sensitivity is not None else np.full(may_go, size))
             places.append(np.full(may_go, number))
         if scope not in ("group", "network"):

@@ -89,7 +89,8 @@ class WidthCosts:
             self._owner[group.channels] = number
         self._atoms = network.solution.atoms
         tensors = list(network.tensors.values())
-        rows = np.concatenate([self._pad_rows(network.lone_channels), network.grid_cells])
+        widths = network.widths
+        rows = np.concatenate([self._pad_rows(widths.lone_channels), widths.grid_cells])
         self._polynomials = {
             # One product of one factor: the places of all widths that stay.
             "channels": _Polynomial.of(

@@ -186,7 +186,7 @@ def find_frontier(
             refused = error
             continue
         model = pruner.make(cut, distil=distil)
-        points.append(_better(_point(pruner, f"{unit}={share:g}", unit, model, cut), points))
+        points.append(choose_better(_point(pruner, f"{unit}={share:g}", unit, model, cut), points))
     if not points and refused is not None:
         raise refused
     whole = _point(pruner, DENSE, unit, pruner.model, Cut())
@@ -223,7 +223,7 @@ def _point(pruner: Pruner, name: str, unit: str, model: Any, cut: Cut) -> Point:
     return Point(name, model, cut, cost, share, fidelity, _accuracy(dense, model))
 
 
-def _better(point: Point, smaller: Sequence[Point]) -> Point:
+def choose_better(point: Point, smaller: Sequence[Point]) -> Point:
     """The point, or a smaller budget's model under its name, if that is more faithful."""
     if smaller and smaller[-1].fidelity.distance < point.fidelity.distance:
         return replace(smaller[-1], name=point.name)

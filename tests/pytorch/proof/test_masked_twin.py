@@ -84,10 +84,10 @@ def test_a_convolution_ignores_channels_in_its_weight_or_its_input(groups, size)
     without[:, gone] = 0
     received = twin.ignoring_removed(call, operation)
     torch.testing.assert_close(received, call.with_arguments(input=without).run())
-    changed = twin._ignoring(call, operation)
+    changed = twin.ignore_removed(call, operation)
     assert (changed["weight"] is weight) == (x.numel() <= weight.numel())
     assert (changed["input"] is x) == (x.numel() > weight.numel())
-    assert MaskedTwin([], ~np.isin(units, gone))._ignoring(call, operation)["weight"] is weight
+    assert MaskedTwin([], ~np.isin(units, gone)).ignore_removed(call, operation)["weight"] is weight
 
 
 def test_a_removed_channel_that_is_not_finite_is_silenced_all_the_same():

@@ -267,7 +267,7 @@ def test_the_frontier_never_loses_by_spending_more(dense):
 def test_a_smaller_model_that_is_better_is_taken_for_a_larger_budget(dense):
     from types import SimpleNamespace
 
-    from secateurs.reconstruction.trade_off import _better
+    from secateurs.reconstruction.trade_off import choose_better
 
     def point(distance):
         from secateurs.reconstruction.trade_off import Point
@@ -276,9 +276,9 @@ def test_a_smaller_model_that_is_better_is_taken_for_a_larger_budget(dense):
         return Point(f"d={distance}", object(), None, None, 0.5, fidelity)
 
     small, large = point(0.1), point(0.2)
-    taken = _better(large, [small])
+    taken = choose_better(large, [small])
     assert (taken.model, taken.name) == (small.model, large.name)
-    assert _better(small, [large]) is small
+    assert choose_better(small, [large]) is small
 
 
 def test_a_smaller_budgets_cut_is_taken_where_it_is_surely_nearer(dense, monkeypatch):

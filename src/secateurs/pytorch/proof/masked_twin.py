@@ -268,7 +268,7 @@ class MaskedTwin(Sampled):
         """The operation's result without the removed channels."""
         if any(not self._stays[u].all() for _, axes in operation.mixed for u in axes.values()):
             return self._on_kept_channels(call, operation)
-        return self._ignoring(call, operation).run()
+        return self.ignore_removed(call, operation).run()
 
     def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         return tuple(
@@ -276,7 +276,7 @@ class MaskedTwin(Sampled):
             for axis, at in enumerate(places)
         )
 
-    def _ignoring(self, call: Call, operation: OpRecord) -> Call:
+    def ignore_removed(self, call: Call, operation: OpRecord) -> Call:
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
         for mask in operation.masks:

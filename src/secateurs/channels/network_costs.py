@@ -1,0 +1,75 @@
+"""What a network costs: dense, after any choice of atoms that stay, and without whole blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.blocks import BlockCut
+from secateurs.channels.cost import Contraction, Cost, Product, Products
+from secateurs.channels.equations import Solution
+from secateurs.channels.tensors import Tensor
+from secateurs.channels.widths import Widths
+
+
+class NetworkCosts:
+    """Parameters, MACs, bytes and places of one network."""
+
+    def __init__(
+        self,
+        tensors: Collection[Tensor],
+        contractions: Sequence[Contraction],
+        solution: Solution,
+        widths: Widths,
+    ) -> None:
+        """The costs of what a trace found; what they need is computed when first asked for."""
+        self._tensors = tensors
+        self._contractions = contractions
+        self._solution = solution
+        self._widths = widths
+
+    def after(self, alive: NDArray[np.bool_]) -> Cost:
+        """What is left, given which atoms stay."""
+        return Cost(
+            params=int(self._parameter_sizes.values(alive).sum()),
+            macs=int(self._macs.values(alive).sum()),
+            bytes=int(self._byte_sizes.values(alive).sum()),
+            channels=self._widths.count(alive),
+        )
+
+    def without(self, blocks: Sequence[BlockCut]) -> Cost:
+        """What is left when these blocks go whole, and no channels."""
+
+        def stays(name: str) -> bool:
+            return not any(block.takes_with_it(name) for block in blocks)
+
+        kept = [t for t in self._tensors if any(map(stays, (t.name, *t.aliases)))]
+        macs = Products(self._solution, [c.macs for c in self._contractions if stays(c.layer)])
+        units = [units for tensor in kept for units in tensor.axes.values()]
+        everything = np.ones(self._solution.count, bool)
+        return Cost(
+            params=sum(math.prod(tensor.shape) for tensor in kept if tensor.is_parameter),
+            macs=int(macs.values(everything).sum()),
+            bytes=sum(math.prod(tensor.shape) * tensor.itemsize for tensor in kept),
+            channels=self._widths.count_in(
+                self._solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
+            ),
+        )
+
+    @cached_property
+    def _parameter_sizes(self) -> Products:
+        sizes = [tensor.size for tensor in self._tensors if tensor.is_parameter]
+        return Products(self._solution, sizes)
+
+    @cached_property
+    def _byte_sizes(self) -> Products:
+        sizes = [Product(t.size.constant * t.itemsize, t.size.axes) for t in self._tensors]
+        return Products(self._solution, sizes)
+
+    @cached_property
+    def _macs(self) -> Products:
+        return Products(self._solution, [contraction.macs for contraction in self._contractions])
