@@ -96,6 +96,6 @@ def test_conditions_are_read_from_text_and_kept_in_settings():
         sec.Budget.parse("latency=0.5,runtime=tensorrt")
 
 
-def test_a_studys_rounds_refuse_a_time():
-    with pytest.raises(sec.BudgetError, match="a study's rounds take channels"):
+def test_a_time_is_predicted_by_a_latency_model():
+    with pytest.raises(sec.BudgetError, match="expected a latency model"):
         UNITS["latency"].predict(None)

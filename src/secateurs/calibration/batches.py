@@ -113,6 +113,8 @@ def _split_batches(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
         yield from _slice(data, None)
     elif isinstance(data, tuple) and len(data) == 2 and _is_pair(data, like):
         yield from _slice(*data)
+    elif _are_inputs(data, like):
+        yield from _slice(data, None)
     elif isinstance(data, Iterable):
         for batch in data:
             yield _split(batch, like)
@@ -122,6 +124,15 @@ def _split_batches(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _are_inputs(data: Any, like: Any) -> bool:
+    """Whether this is an array for each of several inputs, of as many examples, and not batches."""
+    if not (isinstance(data, tuple) and isinstance(like, tuple) and len(data) == len(like) > 1):
+        return False
+    if not all(map(_is_array, data)) or len({tuple(one.shape)[:1] for one in data}) > 1:
+        return False
+    return all(tuple(one.shape)[1:] == each.shape[1:] for one, each in zip(data, like, strict=True))
 
 
 def _is_pair(data: Any, like: Any) -> bool:

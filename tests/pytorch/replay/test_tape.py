@@ -111,3 +111,46 @@ def test_scores_are_those_of_the_model_itself_and_leave_it_alone(kind):
         sec.score(network, criterion, data=[(x, y)])
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+class Masked(nn.Module):
+    """Places that are filled up do not count; a mask of whole numbers says which."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x, mask):
+        left_out = ~mask.to(torch.bool)
+        h = self.a(x).relu().masked_fill(left_out[..., None], 0)
+        return self.b(h).sum(1) / mask.to(torch.float32).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "mean_activation"])
+def test_a_mask_of_whole_numbers_counts_as_one_of_truth_values(criterion):
+    """Only its type changes on the way, which is no operation of the trace; 1 inverted is -2."""
+    torch.manual_seed(0)
+    model = Masked().eval()
+    x, labels = torch.randn(8, 5, 4), torch.arange(8) % 3
+    mask = torch.arange(5).expand(8, 5) < torch.tensor([3, 4] * 4)[:, None]
+    scores = [
+        sec.score(sec.trace(model, (x, m)), criterion, data=[((x, m), labels)])["a"]
+        for m in (mask, mask.long())
+    ]
+    assert scores[1] == pytest.approx(scores[0])
+
+
+def test_a_mask_of_whole_numbers_can_be_calibrated_with():
+    torch.manual_seed(0)
+    model = Masked().eval()
+    x, mask = torch.randn(80, 5, 4), torch.ones(80, 5, dtype=torch.long)
+    mask[::2, 3:] = 0
+    example = (x[:2], mask[:2])
+    made = [
+        sec.prune(model, example, sec.Budget(channels=0.5), calibration=(x, m), output="relative")
+        for m in (mask, mask.bool())
+    ]
+    assert made[0].cut == made[1].cut
+    fidelity = [one.report.fidelity.fidelity.distance for one in made]
+    assert fidelity[0] == pytest.approx(fidelity[1])
+    assert fidelity[0] < 1

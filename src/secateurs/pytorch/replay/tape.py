@@ -51,6 +51,19 @@ class Length:
 TensorSource = Ref | Input
 """Where a tensor comes from that depends on the run."""
 
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A source's values as another type: a mask of whole numbers made one of truth values.
+
+    Operations that change nothing but the type have no number, hence no ``Ref`` of their own. From
+    one type of real numbers to another, values count as the same, and are left as they are.
+    """
+
+    source: TensorSource | Cast
+    dtype: torch.dtype
+
+
 Operand = torch.Tensor | TensorSource
 """A tensor that an operation reads: a weight or a constant as it is, or where it comes from."""
 
@@ -287,7 +300,7 @@ class _Recorder(OpInterpreter):
         self._operations = operations
         self._watch = watch
         self._keep = keep
-        self._sources: dict[int, TensorSource | torch.Tensor] = {
+        self._sources: dict[int, TensorSource | Cast | torch.Tensor] = {
             id(x): Input(n) for n, x in enumerate(inputs)
         }
         self.written: set[int] = set()
@@ -310,8 +323,9 @@ class _Recorder(OpInterpreter):
     ) -> object:
         output = function(*arguments, **keywords)
         source = self._sources.get(id(arguments[0])) if arguments else None
-        if source is not None:  # the same values, so they come from the same place
-            self._sources[id(output)] = source
+        if source is not None and isinstance(output, torch.Tensor):
+            # The same values, so they come from the same place.
+            self._sources[id(output)] = _as_type(source, arguments[0], output)
             self._alive.append(output)
         return output
 
@@ -412,6 +426,16 @@ class _Recorder(OpInterpreter):
             self.values[old] = target.clone()  # as it was, for whoever starts from there
 
 
+def _as_type(
+    source: TensorSource | Cast | torch.Tensor, before: object, after: torch.Tensor
+) -> TensorSource | Cast | torch.Tensor:
+    """The source of a tensor of which only the type may have changed."""
+    if not isinstance(before, torch.Tensor) or isinstance(source, torch.Tensor):
+        return source
+    both_real = before.is_floating_point() and after.is_floating_point()
+    return source if both_real or before.dtype == after.dtype else Cast(source, after.dtype)
+
+
 def _find_written(call: Call) -> torch.Tensor | None:
     """The tensor that an operation writes into; None where it writes into none."""
     if not call.function._schema.is_mutable:
@@ -441,6 +465,9 @@ def fill(value: object, find: Find) -> object:
     """``find`` of each tensor, source and length in nested lists, tuples and dictionaries."""
     if isinstance(value, torch.Tensor | Ref | Input | Length):
         return find(value)
+    if isinstance(value, Cast):
+        found = fill(value.source, find)
+        return found.to(value.dtype) if isinstance(found, torch.Tensor) else value
     if isinstance(value, list | tuple):
         items = [fill(item, find) for item in value]
         kind: Callable[..., object] = type(value)
@@ -454,6 +481,8 @@ def operands_in(values: object) -> Iterator[Operand]:
     """Every tensor or source in nested lists, tuples and dictionaries, in order."""
     if isinstance(values, torch.Tensor | Ref | Input):
         yield values
+    elif isinstance(values, Cast):
+        yield from operands_in(values.source)
     elif isinstance(values, list | tuple):
         for value in values:
             yield from operands_in(value)
