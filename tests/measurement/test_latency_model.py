@@ -52,6 +52,9 @@ def terms_by_hand(a, b):
         "macs in whole vectors": 64 * 9 * whole(3) * whole(a)
         + 64 * whole(a) * whole(b)
         + whole(10) * whole(b),
+        "macs, no multiple of 16": macs["3x3"] * (a % 16 > 0)
+        + macs["1x1"] * (b % 16 > 0)
+        + macs["linear"],  # ten classes
         "depthwise macs": macs["depthwise"],
         "depthwise, no multiple of 4": macs["depthwise"] * (a % 4 > 0),
         "depthwise, no multiple of 8": macs["depthwise"] * (a % 8 > 0),

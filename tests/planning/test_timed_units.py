@@ -96,6 +96,7 @@ def test_conditions_are_read_from_text_and_kept_in_settings():
         sec.Budget.parse("latency=0.5,runtime=tensorrt")
 
 
-def test_a_time_is_predicted_by_a_latency_model():
-    with pytest.raises(sec.BudgetError, match="expected a latency model"):
+def test_a_time_without_a_latency_model_says_who_makes_one():
+    expected = r"expected a latency model; received none. Ask sec\.prune, sec\.plan"
+    with pytest.raises(sec.BudgetError, match=expected):
         UNITS["latency"].predict(None)

@@ -33,6 +33,7 @@ TERMS = (
     "macs of 1x1",
     "macs of kxk",
     "macs in whole vectors",
+    "macs, no multiple of 16",
     "depthwise macs",
     "depthwise, no multiple of 4",
     "depthwise, no multiple of 8",
@@ -114,6 +115,7 @@ def _terms(layer: _Layer, out: int, into: int, macs: float) -> NDArray[np.float6
         terms[TERMS.index("macs of 1x1" if layer.kernel == 1 else "macs of kxk")] = macs
         filled = _round_up(out) * _round_up(into) / max(1, out * into)
         terms[TERMS.index("macs in whole vectors")] = macs * filled
+        terms[TERMS.index("macs, no multiple of 16")] = macs * (out % VECTOR != 0)
         terms[TERMS.index("weights")] = macs / layer.positions
     terms[TERMS.index("numbers moved")] = moved
     terms[TERMS.index("numbers moved, no multiple of 4")] = moved * (out % 4 != 0)
