@@ -4,22 +4,33 @@
     python benchmarks/families.py graph:GCN speech:Wav2Vec2
 
 Half of the channels by the L1 norm, proven. The count by hand is the same network built at half of
-its widths: what that one has fewer parameters is what half of the channels should take. It wants
-``pip install torch_geometric diffusers monai`` for the families of these.
+its widths: what that one has fewer parameters is what half of the channels should take; none where
+a network's widths are no arguments of its own. It wants ``pip install torch_geometric diffusers
+monai`` for the families of these. ``--write`` puts the table into docs/coverage.md.
 """
 
 import argparse
 import signal
 import time
 import warnings
+from pathlib import Path
 
 import torch
 
 import secateurs as sec
 from support import torchvision_on_cpu  # noqa: F401 - before transformers
 from support.families import FAMILIES, OUTPUTS
+from support.tables import put
 
+PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
+MARK = "coverage-families"
+HALF = 0.5
+LEAST_BY_HAND = 0.3
+"""Below this the widths were not halved: they are no arguments of the network's."""
 LIMIT = 120
+
+
+HEADER = "| network | parameters | outputs in use | gone | by hand | time | what stays |"
 
 
 class TooSlowError(Exception):
@@ -36,7 +47,8 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def row(name: str) -> str:
+def row(name: str) -> tuple[str, float]:
+    """The line of the table, and the share that went."""
     torch.manual_seed(0)
     by_hand = 1 - share_left(name)
     torch.manual_seed(0)
@@ -52,9 +64,12 @@ def row(name: str) -> str:
         ((sum(frozen.count for frozen in of), why) for why, of in network.frozen_for.items()),
         reverse=True,
     )
-    stays = "; ".join(f"{number}: {why[:100]}" for number, why in reasons[:2])
-    cells = f"{count(model):,}", f"{gone:.0%}", f"{by_hand:.0%}", f"{seconds:.1f} s", stays
-    return f"| {name} | {' | '.join(cells)} |"
+    stays = "; ".join(f"{number}: {why[:160]}" for number, why in reasons[:2])
+    hand = f"{by_hand:.0%}" if by_hand > LEAST_BY_HAND else ""
+    shown = stays if gone < by_hand - 0.1 else ""
+    outputs = ", ".join(OUTPUTS.get(name, ()))
+    cells = f"{count(model):,}", outputs, f"{gone:.0%}", hand, f"{seconds:.1f} s", shown
+    return f"| {name} | {' | '.join(cells)} |", gone
 
 
 def stop(*_: object) -> None:
@@ -64,21 +79,28 @@ def stop(*_: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--write", action="store_true", help="write the table of docs/coverage.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, stop)
-    print("| network | parameters | gone | by hand | time | what stays, and why |")
-    print("|---|---|---|---|---|---|")
+    rows, half = [HEADER, "|---|---|---|---|---|---|---|"], 0
     for name in arguments.names:
         signal.alarm(LIMIT)
         try:
-            print(row(name), flush=True)
+            line, gone = row(name)
+            half += gone >= HALF
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-            print(f"| {name} | | no: {said} | | | |", flush=True)
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            line = f"| {name} | | | no: {message} | | | |"
         finally:
             signal.alarm(0)
+        print(line, flush=True)
+        rows.append(line)
+    words = f"{half} of {len(arguments.names)} lose at least half of their parameters."
+    print(words)
+    if arguments.write:
+        put(PAGE, MARK, f"{words}\n\n" + "\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -729,7 +729,7 @@ FAMILIES: dict[str, Maker] = {
         _pixels(64),
         w_embed_dim=[16, 32, 64],
         num_heads=[1, 2, 4],
-        depth=[1, 1, 2],
+        depth=[1, 2, 3],
     ),
     "vision:PVTv2": _hf(
         "PvtV2ForImageClassification",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,28 @@ def test_prune_takes_weights_and_leaves_layers_alone(place, capsys):
     small = sec.load(dense, "small.safetensors")
     assert torch.equal(small.blocks[0].conv.weight, dense.blocks[0].conv.weight)
     assert small.hidden.out_features < dense.hidden.out_features
+
+
+class Beside(nn.Module):
+    """Gives features beside its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x):
+        features = self.a(x).relu().mean((2, 3))
+        return {"features": features, "logits": self.b(features)}
+
+
+def test_prune_keeps_the_outputs_that_are_used(monkeypatch, place, capsys):
+    monkeypatch.setitem(sys.modules, "beside", types.SimpleNamespace(Beside=Beside))
+    files = ("--input", "1x1x8x8", "--output", "small.safetensors")
+    arguments = ["prune", "beside:Beside", "--to", "channels=0.5", *files]
+    assert main([*arguments, "--outputs", "logits"]) == 0
+    assert sec.load(Beside(), "small.safetensors").a.out_channels == 4
+    assert main([*arguments, "--overwrite", "--outputs", "logit"]) != 0
+    assert "did you mean 'logits'" in said(capsys)[1]
 
 
 def test_inspect_prints_the_network(capsys):

@@ -101,6 +101,15 @@ Distil = Annotated[
         help="Train on towards the dense model's answers: 300 steps, or 60s; needs --data.",
     ),
 ]
+Used = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAMES",
+        help="The outputs that you use, by name or number, with commas between them (logits); "
+        "channels of the others may go.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace that file.")]
 _PLANNING = ("scope", "floor", "multiple", "skip")
 
@@ -125,6 +134,7 @@ def prune_command(
     sensitivity: Measured = None,
     repair: Repair = None,
     distil: Distil = None,
+    outputs: Used = None,
     output: Output = None,
     export: ExportTo = None,
     int8: Int8 = False,
@@ -149,7 +159,7 @@ def prune_command(
 
     budget = parse_budget(to)
     planning = _planning(chosen, measures=data is not None and sensitivity is None)
-    planning |= {"sensitivity": _open_sensitivity(sensitivity), "repair": repair, "distil": distil}
+    planning |= _aside(sensitivity, repair, distil, outputs)
     place = _place(output, model, overwrite)
     export, int8 = _choose_export(budget, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
@@ -170,6 +180,19 @@ def prune_command(
     if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         notes.append("Its weights are random: --weights FILE prunes a trained model.")
     _show_notes(notes)
+
+
+def _aside(
+    sensitivity: Path | None, repair: bool | None, distil: str | None, outputs: str | None
+) -> dict[str, Any]:
+    """What else ``prune`` is told, beside what goes."""
+    options = {"repair": repair, "distil": distil, "outputs": _names(outputs)}
+    return {"sensitivity": _open_sensitivity(sensitivity), **options}
+
+
+def _names(outputs: str | None) -> list[str] | None:
+    """'logits,1' as names of outputs, or numbers of them."""
+    return None if outputs is None else [name.strip() for name in outputs.split(",")]
 
 
 def _place(output: Path | None, model: str, overwrite: bool) -> Path:

@@ -90,12 +90,28 @@ def _tie(
             others = _latest_alike(tracer, assumed.step, whole)
             if others is not None and whole.tobytes() not in inner:
                 ties.append((whole, others))
-    tied = build([*ties, *heads])
-    if not ties or not trial.follows(tied, waiting):  # else all of these would have to stay
+    if not ties:
         return None
+    tied = build([*ties, *heads])
+    stay = [
+        (assumed.units, frozen_side(tracer.equations, len(assumed.units)))
+        for assumed in waiting
+        if not wrong or assumed.kind in wrong
+    ]
+    if _count_free(tied) < _count_free(build(stay)) or not trial.follows(tied, waiting):
+        return None  # a width that stays for another reason would hold the other one
     for units, others in (*ties, *heads):
         tracer.equations.equate(units, others)
     return build(())
+
+
+def _count_free(network: Network) -> int:
+    """How many places along axes hold a channel that can go."""
+    return sum(
+        int(network.solution.atoms[units].any(axis=1).sum())
+        for tensor in network.tensors.values()
+        for units in tensor.axes.values()
+    )
 
 
 def _latest_alike(tracer: Tracer, step: int, units: Ids) -> Ids | None:
