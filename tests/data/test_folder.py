@@ -2,13 +2,15 @@
 
 import io
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from secateurs.data import Data, folder, load
+from secateurs.data import pictures as pictures_module
 from secateurs.data.pictures import read_picture
 from secateurs.data.progress import show_progress
 from secateurs.errors import DataError
@@ -219,3 +221,62 @@ def test_a_bar_is_shown_on_a_terminal_when_it_takes_long(
     monkeypatch.setenv("TERM", "xterm")
     assert list(show_progress(range(5), 5, "Reading")) == [0, 1, 2, 3, 4]
     assert ("Reading" in sys.stderr.getvalue()) == shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels", "expected"),
+    [
+        (np.float32, [0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),
+        (np.float32, [0.0, 40.0, 128.0, 255.0], [0, 40, 128, 255]),
+        (np.float32, [0.0, 257.0, 32896.0, 65535.0], [0, 1, 128, 255]),
+        (np.uint16, [0, 256, 0x80FF, 0xFFFF], [0, 1, 128, 255]),
+        (np.uint16, [0, 40, 128, 255], [0, 40, 128, 255]),  # 8 bits in a file of 16
+        (np.int32, [0, 40, 128, 255], [0, 40, 128, 255]),
+    ],
+)
+def test_grey_levels_of_any_scale_are_neither_black_nor_white(tmp_path, kind, levels, expected):
+    square = np.repeat(np.repeat(np.array(levels, kind).reshape(2, 2), 8, 0), 8, 1)
+    Image.fromarray(square).save(tmp_path / "grey.tiff")
+    corners = read_picture(tmp_path / "grey.tiff", 16)[:, ::15, ::15]
+    assert corners.reshape(3, 4).tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize("levels", [[-1.0, 1.0], [0.0, 1e6], [0.0, float("nan")]])
+def test_grey_levels_of_no_scale_are_refused(tmp_path, levels):
+    Image.fromarray(np.array([levels, levels], np.float32)).save(tmp_path / "grey.tiff")
+    with pytest.raises(DataError, match="expected grey levels from 0 to 1, 255 or 65,535"):
+        read_picture(tmp_path / "grey.tiff", 2)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_a_turned_photograph_is_upright(tmp_path, turned):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    with Image.open(tmp_path / "photo.png") as photo:
+        upright = np.asarray(ImageOps.exif_transpose(photo))
+    top, left = ((side - 12) // 2 for side in upright.shape[:2])
+    middle = upright[top : top + 12, left : left + 12].transpose(2, 0, 1)
+    assert np.array_equal(read_picture(tmp_path / "photo.png", 12), middle)
+
+
+def test_large_images_are_decoded_one_at_a_time(pictures, monkeypatch):
+    """Each takes as much memory as four bytes a pixel, times the number of cores."""
+    decoding, most = [], []
+    fit = pictures_module._fit
+
+    def watch(image, size):
+        decoding.append(image)
+        most.append(len(decoding))
+        time.sleep(0.001)
+        fitted = fit(image, size)
+        decoding.remove(image)
+        return fitted
+
+    monkeypatch.setattr(pictures_module, "MANY_PIXELS", 10)
+    monkeypatch.setattr(pictures_module, "_fit", watch)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    load(f"folder:{pictures}", size=8, validation=0.2, test=0.2)
+    assert len(most) > 10
+    assert set(most) == {1}

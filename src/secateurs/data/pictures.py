@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +33,8 @@ def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
     """
     whole = round(size / crop)
     try:
-        with Image.open(path) as image:
-            image.draft(
-                "RGB", (2 * whole, 2 * whole)
-            )  # lets a large JPEG decode at less than full size
-            upright = ImageOps.exif_transpose(image)
-            fitted = ImageOps.fit(_as_rgb(upright), (whole, whole), Image.Resampling.BILINEAR)
+        with Image.open(path) as image, _alone_if_large(image):
+            fitted = _fit(image, whole)
             edge = (whole - size) // 2
             fitted = fitted.crop((edge, edge, edge + size, edge + size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -44,6 +42,31 @@ def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
             f"{path}: expected an image; it cannot be read ({error}). Repair it, or take it out."
         ) from error
     return np.asarray(fitted).transpose(2, 0, 1)
+
+
+MANY_PIXELS = 32_000_000
+"""Images of more are decoded one at a time: each takes four bytes a pixel while it is."""
+
+ORIENTATION = 0x0112
+"""The number that says how a camera was held."""
+
+_ONE_LARGE = threading.Lock()
+
+
+def _alone_if_large(image: Image.Image) -> contextlib.AbstractContextManager[object]:
+    is_large = image.width * image.height > MANY_PIXELS
+    return _ONE_LARGE if is_large else contextlib.nullcontext()
+
+
+def _fit(image: Image.Image, size: int) -> Image.Image:
+    """The middle square, upright, in RGB and scaled; the whole image is held once, not copied."""
+    image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG decode at less than full size
+    turned = image.getexif().get(ORIENTATION, 1)
+    plain = image if image.mode in ("RGB", "L") else _as_rgb(image)  # these two scale as they are
+    fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR).convert("RGB")
+    # A square from the middle may be turned behind as well as before, and there it is small.
+    fitted.getexif()[ORIENTATION] = turned
+    return ImageOps.exif_transpose(fitted)
 
 
 def resize(pixels: Pixels, size: int | None) -> Pixels:
@@ -57,9 +80,24 @@ def resize(pixels: Pixels, size: int | None) -> Pixels:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
-        levels = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip, to black or white
+        return Image.fromarray(_as_bytes(np.asarray(image))).convert("RGB")
     if image.mode == "P":
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def _as_bytes(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Grey levels of 16 bits, or given as numbers, as levels of 8 bits.
+
+    Which scale they are of shows in the largest of them: 1 (of floats), 255 or 65,535.
+    """
+    least, largest = float(np.nanmin(levels)), float(np.nanmax(levels))
+    if least < 0 or largest > 65_535 or not np.isfinite(levels).all():
+        raise ValueError(
+            f"expected grey levels from 0 to 1, 255 or 65,535; received {least:g} to {largest:g}"
+        )
+    if levels.dtype.kind == "f":
+        factor = 255.0 if largest <= 1 else 1.0 if largest <= 255 else 255 / 65_535
+        return (levels.astype(np.float32) * np.float32(factor) + 0.5).astype(np.uint8)
+    return (levels if largest <= 255 else levels.astype(np.int64) >> 8).astype(np.uint8)
