@@ -1,7 +1,9 @@
 """Nothing in the public face answers a wrong type with a bare Python error."""
 
 import contextlib
+import importlib
 import inspect
+import random
 import warnings
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateurs as sec
+from secateurs.backends import Backend
 from secateurs.comparison.settings import Comparison
 from secateurs.planning.planner import plan
 from support.public_face import JUNK, calls, small_model
@@ -54,6 +57,55 @@ def test_a_wrong_type_is_answered_by_one_line_of_our_own(face, place, value):
             said = str(error)
     assert said.strip()
     assert "\n" not in said
+
+
+PACKAGES = ("", ".data", ".models", ".report", ".comparison", ".criteria", ".testing",
+            ".pytorch", ".keras")  # fmt: skip
+HANDED_OUT = {
+    # made by the library and handed to users' functions
+    "Network", "Gates", "ActivationStatistics", "Call", "Tracer", "Place",
+    # a protocol, and flags
+    "Executor", "Need",
+}  # fmt: skip
+NETS = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "ResNet"}
+"""Slow to build; their builder is tried in the face, by name."""
+
+
+def public_calls():
+    """Whatever is callable in a package's ``__all__``, but what backends owe to ``sec``'s verbs."""
+    found = {}
+    for package in PACKAGES:
+        module = importlib.import_module(f"secateurs{package}")
+        for name in module.__all__:
+            value = getattr(module, name)
+            is_error = isinstance(value, type) and issubclass(value, BaseException)
+            if not (inspect.isfunction(value) or inspect.isclass(value)) or is_error:
+                continue
+            if name in HANDED_OUT | NETS:
+                continue
+            if package in (".pytorch", ".keras") and hasattr(Backend, name):
+                continue
+            found[f"secateurs{package}.{name}"] = value
+    return found
+
+
+@pytest.mark.parametrize("name", public_calls())
+def test_junk_in_every_argument_is_answered_by_one_line_of_our_own(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = public_calls()[name]
+    kinds = inspect.signature(call).parameters.values()
+    names = [one.name for one in kinds if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    chance = random.Random(name)  # noqa: S311 - no secrets here
+    for _ in range(20):
+        given = {one: chance.choice(JUNK) for one in names}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = ""
+            try:
+                call(**given)
+            except sec.SecateursError as error:
+                said = str(error)
+        assert "\n" not in said
 
 
 def test_every_verb_is_tried(face):

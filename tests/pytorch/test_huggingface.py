@@ -312,13 +312,42 @@ def test_texts_calibrate_a_model_by_its_tokenizer():
     batch = data.from_texts(TEXTS, tokenizer(), length=4)
     assert batch["input_ids"].tolist()[1] == [3, 2, 0, 0]
     assert batch["input_ids"].tolist()[3] == [2, 1, 4, 3]  # an unknown word, and what is too long
-    inputs = {"input_ids": batch["input_ids"]}  # a mask of whole numbers cannot be replayed yet
+    inputs = {"input_ids": batch["input_ids"]}
     network = sec.trace(llama(), {name: torch.tensor(rows[:1]) for name, rows in inputs.items()})
     scores = sec.score(
         network, "taylor", data={**inputs, "labels": batch["input_ids"]}, task="language-modelling"
     )
     assert all(np.isfinite(values).all() for values in scores.values())
     assert max(values.max() for values in scores.values()) > 0
+
+
+def test_masks_with_padding_are_replayed():
+    """Taylor's scores of padded texts, by gradients of the weights that read each channel."""
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, attn_implementation="sdpa",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(config).eval()
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[0, 7:], mask[1, 4:] = 0, 0
+    given, labels = {"input_ids": TOKENS, "attention_mask": mask}, torch.tensor([0, 1])
+
+    def loss(outputs, labels):
+        return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+
+    network = sec.trace(model, given)
+    name = "bert.encoder.layer.0.intermediate.dense"
+    found = sec.score(network, "taylor", data=(given, labels), loss=loss)[name]
+    reader = model.bert.encoder.layer[0].output.dense.weight
+    slopes = []
+    for row in range(2):
+        rows = {key: value[row : row + 1] for key, value in given.items()}
+        (slope,) = torch.autograd.grad(loss(model(**rows), labels[row : row + 1]).sum(), reader)
+        slopes.append((slope * reader).sum(0))
+    by_hand = torch.stack(slopes).abs().mean(0).detach().numpy()
+    squares = torch.stack(slopes).square().mean(0).detach().numpy()
+    assert np.allclose(found, by_hand, rtol=1e-3) or np.allclose(found, squares, rtol=1e-3)
 
 
 @pytest.mark.parametrize("texts", ["a b", [], [1]])

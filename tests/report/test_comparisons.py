@@ -3,6 +3,7 @@ import pytest
 
 from report.drawn import artist, overlaps, texts, title
 from secateurs.criteria import Ablation
+from secateurs.errors import DataError
 from secateurs.report import (
     accuracy_against_removed,
     critical,
@@ -120,7 +121,7 @@ def test_matrix_of_many_layers_names_some():
 
 
 def test_matrix_without_a_label_for_each_row_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(2, 3\) and 1 labels"):
+    with pytest.raises(DataError, match=r"shape \(2, 3\) and 1 labels"):
         matrix(np.ones((2, 3)), ["only one"], "")
 
 

@@ -9,6 +9,7 @@ Only what a type can tell is looked at here; whether the values fit each other i
 itself, which knows them.
 """
 
+from secateurs.arguments.annotations import takes_as_annotated
 from secateurs.arguments.declaration import Kind, takes
 from secateurs.arguments.kinds import (
     BUDGET,
@@ -51,6 +52,7 @@ __all__ = [
     # to declare with
     "Kind",
     "takes",
+    "takes_as_annotated",
     # what arguments can be
     "BUDGET",
     "CHANNELS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from secateurs.channels.groups import (
     frozen_in,
     groups_of,
     members,
+    naming_member,
 )
 from secateurs.channels.layer_filters import LayerFilters, check_indices
 from secateurs.channels.network_costs import NetworkCosts
@@ -47,6 +49,13 @@ __all__ = [
     "Tensor",
     "members",
 ]
+
+
+SIDES = {
+    2: ("heads", "head_width"),
+    3: ("key_value_groups", "heads_per_group", "head_width"),
+}
+"""Of attention's grids, by how many sides they have: the outermost first."""
 
 
 class Source(Protocol):
@@ -135,7 +144,47 @@ class Network:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The groups of channels that can be pruned, in the order of the model's tensors."""
-        return tuple(groups_of(self.tensors.values(), self.solution, self.mixings))
+        return tuple(named for _, named in self._groups_by_geometry)
+
+    @cached_property
+    def _groups_by_geometry(self) -> tuple[tuple[str, Group], ...]:
+        """Each group, and what it is called by its shape: ``q_proj/4x16`` of ``q_proj.heads``."""
+        plain = groups_of(self.tensors.values(), self.solution, self.mixings)
+        names = self._attention_names(plain)
+        taken = {group.name for group in plain} | {tensor.layer for tensor in self.tensors.values()}
+        found = []
+        for group in plain:
+            name = names.get(group.name, group.name)
+            name = group.name if name in taken else name
+            taken.add(name)
+            found.append((group.name, replace(group, name=name)))
+        return tuple(found)
+
+    def _attention_names(self, groups: Sequence[Group]) -> dict[str, str]:
+        """What sides of attention's grids are called, by how far apart their channels begin.
+
+        A grid is attention's where values are multiplied by values, none of them a weight.
+        """
+        weights = {t.layer for t in self.tensors.values() if t.is_parameter and len(t.shape) > 1}
+        products = [c.macs.axes for c in self.contractions if c.layer not in weights]
+        units = [units for axes in products for units in axes]
+        rows = self.solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
+        along: dict[tuple[str, int], list[tuple[int, str]]] = {}
+        for group in groups:
+            if len(group) < 2 or not np.isin(group.channels, rows).any():
+                continue
+            for member in group.members:
+                first, second = self.positions(group, member).min(axis=1)[:2]
+                sides = along.setdefault((member.tensor, member.axis), [])
+                sides.append((-abs(int(second - first)), group.name))
+        names = {}
+        for group in groups:
+            member = naming_member(group.members)
+            order = [name for _, name in sorted(along.get((member.tensor, member.axis), []))]
+            if group.name in order and len(order) in SIDES:
+                side = SIDES[len(order)][order.index(group.name)]
+                names[group.name] = f"{member.layer}.{side}"
+        return names
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
@@ -152,7 +201,8 @@ class Network:
 
     @cached_property
     def _group_by_name(self) -> dict[str, Group]:
-        return {group.name: group for group in self.groups}
+        by_geometry = dict(self._groups_by_geometry)
+        return by_geometry | {group.name: group for group in self.groups}
 
     def group(self, name: str) -> Group:
         """The group of this name.
@@ -163,7 +213,7 @@ class Network:
         try:
             return self._group_by_name[name]
         except KeyError:
-            known = list(self._group_by_name)
+            known = [group.name for group in self.groups]
             raise UnknownNameError(f"no group named {name!r}{nearest(name, known)}") from None
 
     def positions(self, group: Group, member: Member) -> Ids:
@@ -257,8 +307,8 @@ class Network:
         removed: list[Ids] = []
         for name, indices in channels.items():
             group = self.group(name)
-            chosen[name] = check_indices(name, indices, len(group))
-            removed.append(group.channels[list(chosen[name])])
+            chosen[group.name] = check_indices(name, indices, len(group))
+            removed.append(group.channels[list(chosen[group.name])])
         alive = self.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
         return Cut(
             cut_tensors(self.tensors.values(), self.solution, alive),

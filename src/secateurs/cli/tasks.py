@@ -45,7 +45,8 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
         "data",
         str,
         WHAT,
-        "digits, fashion-mnist, vehicles, folder:PATH, or package.module:function; for a --task "
+        "digits, fashion-mnist, vehicles, folder:PATH (grey:PATH for one channel), or "
+        "package.module:function; for a --task "
         "that function may return (train, validation, test) of batches of any kind.",
     ),
     ("size", int, WHAT, "Height and width of the images in pixels; the data's own."),
@@ -96,7 +97,7 @@ def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
     """The options of a folder of images, with what a trained model's own configuration says."""
     from secateurs import models
 
-    if not str(values["data"]).startswith("folder:") or "normalise" in options:
+    if not str(values["data"]).startswith(("folder:", "grey:")) or "normalise" in options:
         return options
     if not is_trained(values):
         return options

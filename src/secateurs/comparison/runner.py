@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.comparison.executors import Executor, Result, WorkItem
 from secateurs.comparison.job_runner import DenseResult, Outcome, PrunerFunction
 from secateurs.comparison.results import Results
 from secateurs.comparison.settings import NOTHING, Comparison, parse_job
 from secateurs.comparison.store import ResultStore
+from secateurs.errors import SecateursError
 from secateurs.files import write_atomically
 
 
@@ -27,6 +29,7 @@ class ComparisonCallback:
         """A job is done."""
 
 
+@takes_as_annotated(SecateursError)
 def run_comparison(
     comparison: Comparison,
     directory: str | Path,
@@ -86,6 +89,7 @@ def _do_jobs(
         _keep(ledger, result, callback)
 
 
+@takes_as_annotated(SecateursError)
 def write(results: Results, directory: Path) -> Path:
     """Write tables, figures and the page of what was found; the page's path."""
     from secateurs.report import contest_page

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.calibration.racing import Scope
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
@@ -105,6 +106,7 @@ class Job:
         return f"{plain}-{100 * self.amount:g}-seed{self.seed}"
 
 
+@takes_as_annotated(SecateursError)
 def parse_job(
     strategy: str, scope: Scope, functions: Mapping[str, Callable[..., Any]] = NOTHING
 ) -> tuple[str | Callable[..., Any], Scope]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
@@ -56,6 +57,7 @@ AUTO = "auto"
 """Asks for a tournament of several; see ``secateurs.planning.auto_criterion``."""
 
 
+@takes_as_annotated(UnknownNameError)
 def criterion(
     needs: Need,
     name: str | None = None,
@@ -73,6 +75,7 @@ def criterion(
     return register
 
 
+@takes_as_annotated(UnknownNameError)
 def find(wanted: str | Function) -> Criterion:
     """The criterion of this name, or a user's own function as one.
 
@@ -93,6 +96,7 @@ def find(wanted: str | Function) -> Criterion:
         ) from None
 
 
+@takes_as_annotated(UnknownNameError)
 def check_known(wanted: str | Function) -> None:
     """Raise ``UnknownNameError`` unless this can be scored by."""
     if wanted != AUTO:

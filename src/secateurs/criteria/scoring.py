@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes
+from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes, takes_as_annotated
 from secateurs.backends import backend_named
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
@@ -33,6 +33,7 @@ class Scores(Mapping[str, NDArray[np.float64]]):
             it for the ranking.
     """
 
+    @takes_as_annotated(SecateursError)
     def __init__(
         self,
         values: Mapping[str, NDArray[np.float64]],
@@ -124,6 +125,7 @@ def score_many(
     return {each.name: _scores(network, each, gathered, seed) for each in found}
 
 
+@takes_as_annotated(SecateursError)
 def collect_statistics(
     network: Network, needs: Need, data: Any, *, loss: Any = None, caller: str = "gather"
 ) -> CalibrationStatistics:

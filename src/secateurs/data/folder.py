@@ -22,6 +22,7 @@ DEFAULT_SIZE = 64
 MOST_BYTES_IN_MEMORY = 1_000_000_000
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 TEST_FOLDERS = ("test",)
+_LUMINANCE = (0.299, 0.587, 0.114)
 
 _Listing = dict[str, list[Path]]
 
@@ -33,11 +34,14 @@ def load_folder(
     seed: int,
     limit: int | None,
     crop: float = 1.0,
+    *,
+    grey: bool = False,
 ) -> Data:
     """Images from ``path``; see ``secateurs.data.load``.
 
     ``path`` holds a folder for each class; or a folder ``train`` of such folders, beside ``val``
-    or ``test`` or both. What is missing is taken out of the training images.
+    or ``test`` or both. What is missing is taken out of the training images. ``grey`` gives one
+    channel, by the weights of ITU-R BT.601, as PIL does.
 
     Raises:
         DataError: a file cannot be read, a class is empty, there is only one class, ...
@@ -53,7 +57,7 @@ def load_folder(
     for part, listing in listings.items():
         _check_same_classes(parts[part], list(listing), parts["train"], classes)
     files = [file for listing in listings.values() for label in classes for file in listing[label]]
-    pixels = _read_all(files, size or DEFAULT_SIZE, crop)
+    pixels = _read_all(files, size or DEFAULT_SIZE, crop, grey)
     labelled: dict[str, tuple[Pixels, Indices]] = {}
     start = 0
     for part, listing in listings.items():
@@ -61,7 +65,7 @@ def load_folder(
         labelled[part] = (pixels[start : start + len(labels)], labels)
         start += len(labels)
     return assemble(
-        f"folder:{path}",
+        f"{'grey' if grey else 'folder'}:{path}",
         classes,
         labelled["train"],
         labelled.get("validation"),
@@ -127,11 +131,12 @@ def _check_same_classes(folder: Path, classes: list[str], train: Path, expected:
     )
 
 
-def _read_all(files: Sequence[Path], size: int, crop: float) -> NDArray[np.uint8]:
-    pixels = _room((len(files), 3, size, size))
+def _read_all(files: Sequence[Path], size: int, crop: float, grey: bool) -> NDArray[np.uint8]:
+    pixels = _room((len(files), 1 if grey else 3, size, size))
 
     def read(number: int) -> None:
-        pixels[number] = read_picture(files[number], size, crop)
+        picture = read_picture(files[number], size, crop)
+        pixels[number] = np.tensordot(_LUMINANCE, picture, 1).round() if grey else picture
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in show_progress(pool.map(read, range(len(files))), len(files), "Reading images"):

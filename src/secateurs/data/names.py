@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from secateurs.arguments import NUMBER, TEXT, Kind, is_number, is_whole, takes
+from secateurs.arguments import NUMBER, TEXT, Kind, is_number, is_whole, takes, takes_as_annotated
 from secateurs.data.digits import load_digits
 from secateurs.data.fashion import load_fashion_mnist
 from secateurs.data.folder import load_folder
@@ -27,7 +27,7 @@ _SIZE = Kind(
     lambda value: is_whole(value, -_LARGEST) and value <= _LARGEST,
     DataError,
 )
-KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH")
+KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH", "grey:PATH")
 
 
 @takes(
@@ -57,7 +57,8 @@ def load(
         name: ``digits`` (1,797 grey images of 8 x 8 pixels), ``fashion-mnist`` (70,000, grey,
             28 x 28), ``vehicles`` (10,000 rendered vehicles in eight colours, 64 x 64; or
             ``vehicles:N``, the first N of them), ``folder:PATH`` (a folder of images for each
-            class, or ``train``, ``val`` and ``test`` folders of such folders), or
+            class, or ``train``, ``val`` and ``test`` folders of such folders), ``grey:PATH`` (the
+            same, for models that take one channel), or
             ``package.module:function``, which returns a ``Data``.
         seed: For the split and the subset. The images themselves never depend on it.
         size: Height and width in pixels; None keeps the data set's own (64 for a folder).
@@ -84,6 +85,7 @@ def load(
     return renormalise(loaded, normalise)
 
 
+@takes_as_annotated(DataError)
 def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
     """A data set by name, for a task that need not be to classify images.
 
@@ -97,7 +99,7 @@ def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
         DataError: the function returns something else.
     """
     source, _, rest = name.partition(":")
-    if name in KNOWN or source in ("vehicles", "folder") or not rest:
+    if name in KNOWN or source in ("vehicles", "folder", "grey") or not rest:
         return load(name, **options)
     found = call_factory(name, {}, options, DataError)
     if isinstance(found, Data):
@@ -126,8 +128,9 @@ def _load(
         return load_fashion_mnist(size, shares, seed, limit)
     if source == "vehicles":
         return load_vehicles(name, size, shares, seed, limit)
-    if source == "folder":
-        return load_folder(Path(rest), size, shares, seed, limit, crop)
+    if source in ("folder", "grey"):
+        grey = source == "grey"
+        return load_folder(Path(rest), size, shares, seed, limit, crop, grey=grey)
     if rest:
         hints = {"seed": seed, "size": size, "validation": shares[0], "test": shares[1]}
         hints |= {"limit": limit}

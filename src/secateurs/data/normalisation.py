@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.data.sets import Data, Floats32
 from secateurs.errors import DataError, nearest
 
@@ -49,6 +50,7 @@ class Preprocessing:
         return f"mean {mean}, std {std}{size}{crop} ({self.source})"
 
 
+@takes_as_annotated(DataError)
 def renormalise(data: Data, how: str) -> Data:
     """The same data, normalised in another way.
 
@@ -80,6 +82,7 @@ def renormalise(data: Data, how: str) -> Data:
 normalised = renormalise  # its former name, which users may have written
 
 
+@takes_as_annotated(DataError)
 def with_mean_and_std(data: Data, mean: Sequence[float], std: Sequence[float]) -> Data:
     """The same data with this mean and deviation, of pixels in [0, 1], by channel or of all."""
     channels = data.shape[0]

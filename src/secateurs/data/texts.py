@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import format_value, is_labels, is_whole
 from secateurs.errors import DataError
 
 Tokenizer = Callable[..., Mapping[str, Any]]
@@ -36,8 +37,12 @@ def from_texts(
     Raises:
         DataError: there are no texts, or the tokenizer cannot be used.
     """
-    if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"texts: expected a list of texts; received {texts!r:.60}")
+    if not is_labels(texts) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"texts: expected a list of texts; received {format_value(texts)}")
+    if length is not None and not is_whole(length, 1):
+        raise DataError(f"length: expected a whole number; received {format_value(length)}")
+    if labels is not None and not is_labels(labels):
+        raise DataError(f"labels: expected whole numbers; received {format_value(labels)}")
     if labels is not None and len(labels) != len(texts):
         raise DataError(
             f"texts: expected as many labels as texts; received {len(labels)} for {len(texts)}"
@@ -46,7 +51,7 @@ def from_texts(
     try:
         given = tokenizer(list(texts), padding=padding, truncation=True, max_length=length)
         arrays = {name: np.asarray(rows, np.int64) for name, rows in given.items()}
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(
             f"texts: expected a tokenizer of Transformers, with a padding token "
             f"(tokenizer.pad_token = tokenizer.eos_token); it raised {type(error).__name__}: "

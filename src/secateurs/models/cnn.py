@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.errors import ModelError
 
 MOST_BLOCKS = 4
@@ -31,6 +32,7 @@ class VanillaCNN(nn.Module):
         ModelError: there are more blocks than the image can be halved, or a number is not positive.
     """
 
+    @takes_as_annotated(ModelError)
     def __init__(
         self, classes: int, in_channels: int, size: int, widths: Sequence[int], hidden: int
     ) -> None:
@@ -68,6 +70,7 @@ class VanillaCNN(nn.Module):
         return scores
 
 
+@takes_as_annotated(ModelError)
 def vanilla_cnn(
     classes: int = 10,
     *,

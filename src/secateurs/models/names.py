@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateurs.arguments import Kind, format_value, takes
+from secateurs.arguments import Kind, format_value, takes, takes_as_annotated
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.models.directories import load_directory
 from secateurs.models.factories import call_factory
@@ -81,6 +81,7 @@ def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
             )
 
 
+@takes_as_annotated(UnknownNameError)
 def is_keras_file(name: str) -> bool:
     """Whether ``name`` is the path of a saved Keras model."""
     return name.endswith(KERAS_SUFFIX)

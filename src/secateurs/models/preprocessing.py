@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.data.normalisation import Preprocessing
-from secateurs.errors import ModelError, SecateursError
+from secateurs.errors import ModelError, SecateursError, UnknownNameError
 from secateurs.models import names
 
 _RESCALE = 1 / 255
@@ -15,6 +16,7 @@ _DIRECTORY_SOURCES = ("transformers", "hf")
 _PREPROCESSOR = "preprocessor_config.json"
 
 
+@takes_as_annotated(UnknownNameError)
 def preprocessing_of(name: str) -> Preprocessing | None:
     """The normalisation, size and crop that a model of this name was trained with.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.errors import ModelError, UnknownNameError, nearest
 
 SKIP_NAMES = ("downsample", "through", "shortcut", "skip", "projection")
@@ -20,6 +21,7 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _ABSENT = object()
 
 
+@takes_as_annotated(ModelError)
 def add_through_layers(model: nn.Module, where: Literal["all", "basic"] = "all") -> nn.Module:
     """A copy of a trained residual network whose identity skips are 1x1 convolutions.
 

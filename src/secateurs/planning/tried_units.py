@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateurs.arguments import format_value, is_number
 from secateurs.errors import BudgetError
 from secateurs.planning.units import Candidate, Limit, Unit
 
@@ -29,9 +30,10 @@ class Drop(TriedUnit):
     name = "drop"
 
     def check(self, limit: Limit) -> None:
-        if isinstance(limit, str) or not limit >= 0:
+        if not is_number(limit) or float(limit) < 0:
             raise BudgetError(
-                f"drop: expected a number of at least 0, such as 0.01; received {limit}"
+                "drop: expected a number of at least 0, such as 0.01; received "
+                f"{format_value(limit)}"
             )
 
     def absolute(self, limit: Limit, dense: float) -> float:

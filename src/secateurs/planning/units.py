@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs import formatting
+from secateurs.arguments import format_value, is_number
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import USUAL, FileKind, predict_file_size, stored_bytes
@@ -74,8 +75,9 @@ class Unit(ABC):
         Raises:
             BudgetError: it cannot.
         """
-        if isinstance(limit, str) or not limit > 0:
-            raise BudgetError(f"{self.name}: expected a number above 0; received {limit}")
+        if not is_number(limit) or float(limit) <= 0:
+            shown = format_value(limit)
+            raise BudgetError(f"{self.name}: expected a number above 0; received {shown}")
 
     def absolute(self, limit: Limit, dense: float) -> float:
         """The limit as ``measure`` counts, given what the dense model takes.

@@ -14,8 +14,10 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.calibration.ablation import Ablation
 from secateurs.channels.arrays import Floats
+from secateurs.errors import DataError
 from secateurs.formatting import percent, points
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
@@ -33,6 +35,7 @@ _UNIT_NAMES = {"macs": "MACs", "params": "parameters", "size_mb": "file size"}
 """How a figure calls the units of a budget."""
 
 
+@takes_as_annotated(DataError)
 @styled
 def accuracy_against_removed(
     curves: Mapping[str, Curve],
@@ -91,6 +94,7 @@ def accuracy_against_removed(
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def norm_histogram(
     values_by_layer: Mapping[str, ArrayLike], x_label: str = "L1 norm of a filter"
@@ -129,6 +133,7 @@ def norm_histogram(
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def matrix(
     values: ArrayLike,
@@ -149,7 +154,7 @@ def matrix(
     """
     cells = np.asarray(values, dtype=float)
     if cells.ndim != 2 or len(row_labels) != len(cells):
-        raise ValueError(
+        raise DataError(
             f"expected values of shape (layers, filters) and one label a layer; received shape "
             f"{cells.shape} and {len(row_labels)} labels"
         )
@@ -167,6 +172,7 @@ def matrix(
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def trade_off(
     shares: Sequence[float],
@@ -215,6 +221,7 @@ def trade_off(
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def sensitivity(
     curves: Mapping[str, Curve],
@@ -260,6 +267,7 @@ def sensitivity(
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def critical(
     by_layer: Mapping[str, ArrayLike],
@@ -305,6 +313,7 @@ def critical(
     return figure
 
 
+@takes_as_annotated(DataError)
 def critical_by_class(
     ablation: Ablation, classes: Sequence[str] | None = None, *, best: int | None = None
 ) -> Figure:

@@ -14,7 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.channels.arrays import Floats
+from secateurs.errors import DataError
 from secateurs.formatting import percent
 from secateurs.report import style
 from secateurs.report.style import EndLabel, styled
@@ -28,6 +30,7 @@ DEEPEST_SHOWN = 0.25
 LAYERS_A_COLUMN, MOST_COLUMNS = 50, 3
 
 
+@takes_as_annotated(DataError)
 @styled
 def accuracy_over_batches(history: History) -> Figure:
     """The study's metric on the validation data over batches of training, every pruning marked.
@@ -64,6 +67,7 @@ def accuracy_over_batches(history: History) -> Figure:
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def relative_size(history: History) -> Figure:
     """Parameters and multiply-accumulates relative to the dense model, over batches of training."""
@@ -98,6 +102,7 @@ def relative_size(history: History) -> Figure:
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def images_per_second(history: History) -> Figure:
     """Images a second relative to the dense model measured in the same run, round by round.
@@ -142,6 +147,7 @@ def images_per_second(history: History) -> Figure:
     return figure
 
 
+@takes_as_annotated(DataError)
 @styled
 def widths(history: History) -> Figure:
     """Filters of every layer before and after, on a scale on which halving is always as long."""

@@ -17,6 +17,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from secateurs import formatting
+from secateurs.arguments import takes_as_annotated
+from secateurs.errors import DataError
 from secateurs.files import write_atomically
 from secateurs.formatting import megabytes, percent
 from secateurs.report import figures, style
@@ -91,6 +93,7 @@ class ProofSummary:
     inexact: tuple[str, ...]
 
 
+@takes_as_annotated(DataError)
 def write(
     history: History,
     folder: str | os.PathLike[str],

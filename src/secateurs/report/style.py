@@ -16,6 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from secateurs.arguments import takes_as_annotated
+from secateurs.errors import DataError
 from secateurs.files import write_atomically
 
 # After Okabe and Ito (2008), told apart by colour-blind readers; darker, as text is set in them.
@@ -232,6 +234,7 @@ def spread_out(wanted: Sequence[float], sizes: Sequence[float], room: float) -> 
     ]
 
 
+@takes_as_annotated(DataError)
 @styled
 def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
     """Write ``name``.png (150 dots an inch) and ``name``.svg, each whole or not at all.

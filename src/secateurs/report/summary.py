@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from secateurs.errors import StudyError
+from secateurs.arguments import takes_as_annotated
+from secateurs.errors import DataError, StudyError
 from secateurs.formatting import percent
 from secateurs.study.history import History, Record
 from secateurs.training.metric import Metric
@@ -118,6 +119,7 @@ class Summary:
         return found if self.stop else f"{found} so far"
 
 
+@takes_as_annotated(DataError)
 def summarise(history: History) -> Summary:
     """The numbers of a study.
 

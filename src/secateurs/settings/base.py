@@ -29,6 +29,8 @@ class Settings(BaseModel):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
+        except TypeError as error:  # keys inside that are no text
+            raise SecateursError(f"{type(self).__name__}: {error}") from error
         except ValidationError as error:
             raise SecateursError(_one_line_message(error, list(type(self).model_fields))) from error
 

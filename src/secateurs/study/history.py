@@ -34,7 +34,7 @@ from typing import Any, Self, overload
 
 import numpy as np
 
-from secateurs.arguments import PATH, takes
+from secateurs.arguments import PATH, takes, takes_as_annotated
 from secateurs.errors import StudyError, nearest
 from secateurs.files import write_atomically
 
@@ -55,6 +55,7 @@ class History:
     before ``append`` returns. A slice, or one made with ``History(records)``, is in memory only.
     """
 
+    @takes_as_annotated(StudyError)
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._records = list(records)
         self._path: Path | None = None

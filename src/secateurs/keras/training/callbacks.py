@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
@@ -41,6 +42,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         skipped: groups left alone, because something else than a layer's weights reads them.
     """
 
+    @takes_as_annotated(SecateursError)
     def __init__(
         self,
         schedule: Mapping[int, float],

@@ -21,7 +21,7 @@ from secateurs.errors import DataError
 from secateurs.pytorch.model.example_inputs import format_inputs
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
-from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords, iterate_tensors
+from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords, iterate_tensors, like
 from secateurs.pytorch.tracing.op_record import OpRecord
 from secateurs.training.memory import is_out_of_memory
 
@@ -473,7 +473,7 @@ def fill(value: object, find: Find) -> object:
         kind: Callable[..., object] = type(value)
         return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, dict):
-        return {key: fill(item, find) for key, item in value.items()}
+        return like(value, {key: fill(item, find) for key, item in value.items()})
     return value
 
 

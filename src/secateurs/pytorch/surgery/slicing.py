@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.channels.blocks import Numbering
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
-from secateurs.errors import CutError
+from secateurs.errors import CutError, SecateursError
 from secateurs.pytorch.model.attributes import Attribute, read_number, write_
 from secateurs.pytorch.model.copies import copy_modules, empty_caches_
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
@@ -166,6 +167,7 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
         write_(model, place, size.after)
 
 
+@takes_as_annotated(SecateursError)
 def cut_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, small: nn.Module, cut: Cut
 ) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, TypeVar, overload
@@ -148,8 +149,13 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
     if isinstance(value, (list, tuple)):
         return type(value)([map_tensors(item, function) for item in value])
     if isinstance(value, dict):
-        return {key: map_tensors(item, function) for key, item in value.items()}
+        return like(value, {key: map_tensors(item, function) for key, item in value.items()})
     return value
+
+
+def like(value: dict[str, object], items: dict[str, object]) -> dict[str, object]:
+    """A dictionary of these items; of the same class where that has fields, as ModelOutput has."""
+    return type(value)(**items) if dataclasses.is_dataclass(value) else items
 
 
 def without_data(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from secateurs.arguments import takes_as_annotated
 from secateurs.backends import Loss
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError, SecateursError
@@ -37,6 +38,7 @@ class TaskLearner(Learner):
     the loop's comparisons and its tolerance, in the metric's own units, hold for any.
     """
 
+    @takes_as_annotated(SecateursError)
     def __init__(
         self,
         model: nn.Module,

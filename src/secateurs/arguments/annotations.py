@@ -1,0 +1,90 @@
+"""Arguments that are held to what a function's annotations say."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from secateurs.arguments.values import format_value
+from secateurs.errors import SecateursError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def takes_as_annotated(
+    failure: type[SecateursError] = SecateursError,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the function's arguments are what its annotations say, or it raises first.
+
+    For functions whose annotations say it all; what cannot be told at run time (a protocol, a name
+    that is imported for type checkers alone) is let through.
+
+    >>> @takes_as_annotated()
+    ... def double(number: int) -> int:
+    ...     return 2 * number
+    >>> double("2")
+    Traceback (most recent call last):
+        ...
+    secateurs.errors.SecateursError: double: number: expected int; received str '2'.
+    """
+
+    def declare(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        written = inspect.get_annotations(inspect.unwrap(function))
+
+        @functools.cache
+        def adapter(name: str) -> TypeAdapter[Any] | None:
+            try:
+                meant = eval(written[name], inspect.unwrap(function).__globals__)  # noqa: S307
+            except NameError:
+                return None  # imported for type checkers alone
+            if getattr(meant, "_is_protocol", False):
+                meant = Any
+            try:
+                return TypeAdapter(meant, config=ConfigDict(arbitrary_types_allowed=True))
+            except PydanticUserError:  # of a kind that cannot be told at run time
+                return TypeAdapter(Any)
+
+        @functools.wraps(function)
+        def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
+            given = signature.bind_partial(*arguments, **keywords).arguments
+            for name, value in given.items():
+                if name in written and not _is_as_written(adapter(name), written[name], value):
+                    caller = function.__qualname__.removesuffix(".__init__")
+                    expected = f"{caller}: {name}: expected {written[name]}"
+                    raise failure(f"{expected}; received {format_value(value)}.")
+            return function(*arguments, **keywords)
+
+        return check_and_call
+
+    return declare
+
+
+def _is_as_written(known: TypeAdapter[Any] | None, annotation: Any, value: Any) -> bool:
+    if known is None:  # a class that is imported for type checkers alone is told by its name
+        is_class = str(annotation).isidentifier()
+        return not is_class or any(one.__name__ == annotation for one in type(value).__mro__)
+    if isinstance(value, Iterator):
+        # To look at it would use it up.
+        return any(word in str(annotation) for word in ("Iter", "Any", "object"))
+    plain = value.item() if isinstance(value, np.generic) else value
+    tries = [plain]
+    if isinstance(plain, Mapping) and type(plain) is not dict:
+        tries.append(dict(plain))
+    elif isinstance(plain, Sequence) and not isinstance(plain, str | bytes | list | tuple):
+        tries.append(list(plain))
+    return any(_passes(known, one) for one in tries)
+
+
+def _passes(known: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        known.validate_python(value, strict=True)
+    except (ValidationError, TypeError, ValueError, RuntimeError):
+        return False  # or what it holds cannot even be compared
+    return True
