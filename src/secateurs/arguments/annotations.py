@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, InstanceOf, PydanticUserError, TypeAdapter, ValidationError
 
 from secateurs.arguments.values import format_value
 from secateurs.errors import SecateursError
@@ -48,8 +48,9 @@ def takes_as_annotated(
                 meant = Any
             try:
                 return TypeAdapter(meant, config=ConfigDict(arbitrary_types_allowed=True))
-            except PydanticUserError:  # of a kind that cannot be told at run time
-                return TypeAdapter(Any)
+            except PydanticUserError:  # a class of ours, or what cannot be told at run time
+                instance: Any = InstanceOf
+                return TypeAdapter(instance[meant] if isinstance(meant, type) else Any)
 
         @functools.wraps(function)
         def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
