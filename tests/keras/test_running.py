@@ -4,7 +4,7 @@ import pytest
 from keras import layers as L
 
 from secateurs.errors import MeasurementError
-from secateurs.keras.running import batch_size, peak_memory, runner
+from secateurs.keras.running import batch_size, runner
 from secateurs.measurement.conditions import Conditions
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
@@ -44,5 +44,3 @@ def test_what_keras_does_not_have_is_said():
     model, _ = counting()
     with pytest.raises(MeasurementError, match="dtype float32"):
         runner(model, X, Conditions(dtype="float16"))
-    with pytest.raises(MeasurementError, match="peak_memory_mb"):
-        peak_memory(model, X)

@@ -108,8 +108,8 @@ class Latency(TimedUnit):
     def absolute(self, limit: Limit, dense: float) -> float:
         return float(limit) * dense
 
-    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
-        return min(1.0, float(super().scaled(limit, factor, absolute)))
+    def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
+        return min(1.0, float(super().scale(limit, factor, absolute)))
 
     def show(self, number: float) -> str:
         if self.predictor is None:
@@ -136,7 +136,7 @@ class Throughput(TimedUnit):
         del dense
         return 1000 / float(limit)
 
-    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+    def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
         del absolute  # a rate grows where the time shrinks
         return float(limit) / factor
 
@@ -166,7 +166,7 @@ class Speedup(TimedUnit):
     def absolute(self, limit: Limit, dense: float) -> float:
         return dense / float(limit)
 
-    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+    def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
         del absolute
         return max(1.0, float(limit) / factor)
 

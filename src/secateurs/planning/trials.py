@@ -120,7 +120,7 @@ class Trials:
         history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
         found: list[tuple[float, Trial]] = []  # largest share of a limit that was taken, trial
         for _ in range(_REPLANS):
-            trial = self._sketch(self._scaled(rest, factors))
+            trial = self._sketch(self._scale(rest, factors))
             shares = {name: trial.measured[name] / shop.limits[name] for name in factors}
             largest = max(shares.values())
             repeats_itself = any(trial.cut == earlier.cut for _, earlier in found)
@@ -146,7 +146,7 @@ class Trials:
             model = shop.make(sketch.cut)
         rest = {n: measure(model) for n, measure in shop.measure.items() if n not in shop.corrected}
         self._latest = model
-        trial = self._judged(sketch.asked, sketch.cut, {**sketch.measured, **rest})
+        trial = self._judge(sketch.asked, sketch.cut, {**sketch.measured, **rest})
         self.made.remove(sketch)
         self.made.append(trial)
         return trial
@@ -190,7 +190,7 @@ class Trials:
         cut = self._workshop.plan(asked)
         self._latest = model = self._workshop.make(cut)
         measured = {name: measure(model) for name, measure in self._workshop.measure.items()}
-        trial = self._judged(asked, cut, measured)
+        trial = self._judge(asked, cut, measured)
         self.made.append(trial)
         return trial
 
@@ -199,20 +199,20 @@ class Trials:
         cut = shop.plan(asked)
         self._latest = model = (shop.sketch or shop.make)(cut)
         measured = {name: shop.measure[name](model) for name in shop.corrected}
-        trial = self._judged(asked, cut, measured)
+        trial = self._judge(asked, cut, measured)
         self.made.append(trial)
         return trial
 
-    def _scaled(self, rest: Budget, factors: Mapping[str, float]) -> Budget:
+    def _scale(self, rest: Budget, factors: Mapping[str, float]) -> Budget:
         """The budget with each of these limits at ``factor`` times what it takes."""
         plain = dict(rest.as_plain)
         for name, factor in factors.items():
-            plain[name] = self._workshop.units[name].scaled(
+            plain[name] = self._workshop.units[name].scale(
                 rest.limits[name], factor, self._workshop.limits[name]
             )
         return Budget.of(plain)
 
-    def _judged(self, asked: Budget, cut: Cut, measured: Mapping[str, float]) -> Trial:
+    def _judge(self, asked: Budget, cut: Cut, measured: Mapping[str, float]) -> Trial:
         units = self._workshop.units
         shown = {name: units[name].show(value) for name, value in measured.items()}
         trial = Trial(asked, cut, measured, True, shown)

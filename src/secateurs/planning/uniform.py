@@ -54,7 +54,7 @@ def make_uniform(network: Network, scores: Scored, cut: Cut, skip: Sequence[str]
         [1, 1]
     """
     kinds: dict[tuple[str, int], list[str]] = {}
-    left_alone = _left_alone(network, skip)
+    left_alone = _find_skipped(network, skip)
     for group in network.groups:
         if group.name not in left_alone:
             kinds.setdefault((re.sub(r"\d+", "#", group.name), len(group)), []).append(group.name)
@@ -67,7 +67,7 @@ def make_uniform(network: Network, scores: Scored, cut: Cut, skip: Sequence[str]
     return network.cut({name: channels for name, channels in chosen.items() if channels})
 
 
-def _left_alone(network: Network, skip: Sequence[str]) -> set[str]:
+def _find_skipped(network: Network, skip: Sequence[str]) -> set[str]:
     """The groups that are named, or have a layer that is."""
     found = set()
     for group in network.groups:
@@ -108,7 +108,7 @@ class Evenly:
         configuration = self._configuration
         if configuration is None:
             return None
-        skip = _left_alone(self.network, self.skip)
+        skip = _find_skipped(self.network, self.skip)
         moves = find_moves(self.network, configuration, skip)
         if not moves:
             raise BudgetError(
@@ -175,7 +175,7 @@ class _Search:
         holds = self._holds(cut, budget)
         best = self._nearest(wanted, self._most, holds)
         if best is None:
-            raise BudgetError(self._missed(budget))
+            raise BudgetError(self._describe_missed(budget))
         # A coarse step that overshoots may be spared where finer ones reach as far.
         for place in sorted(range(len(best)), key=lambda at: len(self._moves[at].levels)):
             if best[place] and budget is not None:
@@ -183,7 +183,7 @@ class _Search:
                 other = self._nearest(wanted, caps, holds)
                 if other is not None and self._params(best) < _NEAR * self._params(other):
                     best = other
-        return self._finished(best)
+        return self._finish(best)
 
     def _params(self, levels: tuple[int, ...]) -> int:
         return self._network.params(self._cut_of(levels))
@@ -220,7 +220,7 @@ class _Search:
                 levels = fewer
         return levels
 
-    def _finished(self, levels: tuple[int, ...]) -> Cut:
+    def _finish(self, levels: tuple[int, ...]) -> Cut:
         cut = self._made[levels]
         fields = {**self._configuration.unsaid, **self._fields_of(levels)}
         assert cut is not None  # noqa: S101 - it was held against the budget
@@ -292,7 +292,7 @@ class _Search:
             )
         )
 
-    def _missed(self, budget: Budget | None) -> str:
+    def _describe_missed(self, budget: Budget | None) -> str:
         cut = self._cut_of(self._most)
         if budget is None or cut is None or budget.is_timed:
             return f"{self._network.name}: no widths that its configuration can say are as narrow"

@@ -90,7 +90,7 @@ class Unit(ABC):
         """The limit that ``absolute`` reads as this number: never as a fraction."""
         return max(absolute, 2.0)
 
-    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+    def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
         """The limit that allows ``factor`` times what this one does.
 
         Args:
@@ -205,7 +205,7 @@ class SizeMb(Unit):
     def limit_from(self, absolute: float) -> Limit:
         return f"{absolute / 1e3:.3f} kB"
 
-    def scaled(self, limit: Limit, factor: float, absolute: float) -> Limit:
+    def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
         del limit
         return self.limit_from(factor * absolute)
 

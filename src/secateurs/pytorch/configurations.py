@@ -73,21 +73,21 @@ class TransformersConfiguration:
         for name, value in self._config.to_dict().items():
             if value is None and _WIDTH_UNSAID.search(name):
                 for length in sorted(lengths - {1}):
-                    same = self._built({name: length}) == dense
-                    if same and self._built({name: length // 2}) not in (dense, None):
+                    same = self._build({name: length}) == dense
+                    if same and self._build({name: length // 2}) not in (dense, None):
                         found[name] = length
                         break
         for name, value in head_width(self._config).items():
-            is_read = self._built({**found, name: value // 2}) != dense
-            if is_read and self._built({**found, name: value}) == dense:
+            is_read = self._build({**found, name: value // 2}) != dense
+            if is_read and self._build({**found, name: value}) == dense:
                 found[name] = value
         return found
 
     def shapes(self, fields: Fields) -> Mapping[str, tuple[int, ...]] | None:
         """As the protocol says."""
-        return self._built({**self.unsaid, **fields})
+        return self._build({**self.unsaid, **fields})
 
-    def _built(self, fields: Fields) -> Shapes | None:
+    def _build(self, fields: Fields) -> Shapes | None:
         key = tuple(sorted(fields.items()))
         if key not in self._known:
             self._known[key] = build_shapes(type(self.model), self._config, fields)

@@ -53,7 +53,7 @@ def check_study(
     goals = Goals.of(network, stop.budget)
     if goals.foreseen:
         foreseen = {name: goals.limits[name] for name in goals.foreseen}
-        plan(network, level, **goals.planned(network, foreseen), **options)
+        plan(network, level, **goals.planning_options(network, foreseen), **options)
     goals.check_memory(network, smallest)
     return network
 

@@ -119,7 +119,7 @@ class Goals:
         # A file's text is beside its tensors; a time is off by a share.
         return predicted * real / foreseen if name == TIME else predicted + real - foreseen
 
-    def told_before(self, name: str, network: Network, so_far: Cut) -> float:
+    def earlier_share(self, name: str, network: Network, so_far: Cut) -> float:
         """What a unit takes for earlier cuts alone, which a plan of this network knows not of."""
         present = self.measure(name, network, Cut(), so_far)
         return present - self.measure(name, network)
@@ -150,7 +150,7 @@ class Goals:
                 return False
         return True
 
-    def planned(self, network: Network, limits: Mapping[str, float]) -> Mapping[str, Any]:
+    def planning_options(self, network: Network, limits: Mapping[str, float]) -> Mapping[str, Any]:
         """Keywords of ``plan`` for limits that it can predict: the budget, the latency model."""
         corrected = dict(limits)
         model = self.latency_model
@@ -181,7 +181,7 @@ class Goals:
                 f"{MEMORY}={least:.3g}. Ask for that, or lower the floor."
             )
 
-    def missed(self, network: Network, so_far: Cut) -> str:
+    def describe_missed(self, network: Network, so_far: Cut) -> str:
         """What the model as it is takes of each limit that it is not within; "" where all hold."""
         taken = {name: self.measure(name, network, Cut(), so_far) for name in self.limits}
         over = [

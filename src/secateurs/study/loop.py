@@ -198,7 +198,7 @@ class Loop:
                 self._cutter.cut(network, cut)
                 return
             floors = "nothing more may go: every group is at its floor"
-            reason = f"{floors}{self._missed(session.learner.trace())}"
+            reason = f"{floors}{self._describe_missed(session.learner.trace())}"
         self._end(reason)
 
     def _why_stop(self, network: Network) -> str | None:
@@ -208,17 +208,17 @@ class Loop:
             found, needed = (metric.text(metric.value(x)) for x in (position.best, self._goal))
             return (
                 f"round {position.round} did not recover: {found} validation {metric.name}, "
-                f"{needed} needed{self._missed(network)}"
+                f"{needed} needed{self._describe_missed(network)}"
             )
         if self._are_met(network):
             limits = stop.budget.limits if stop.budget else {}
             return f"the budget is met: {', '.join(f'{k}={v}' for k, v in limits.items())}"
         if stop.rounds is not None and position.round >= stop.rounds:
-            return f"{position.round} rounds were asked for{self._missed(network)}"
+            return f"{position.round} rounds were asked for{self._describe_missed(network)}"
         return None
 
-    def _missed(self, network: Network) -> str:
-        missed = self._goals.missed(network, self._session.learner.cut)
+    def _describe_missed(self, network: Network) -> str:
+        missed = self._goals.describe_missed(network, self._session.learner.cut)
         return f"; the budget is not met: {missed}" if missed else ""
 
     def _are_met(self, network: Network) -> bool:

@@ -95,7 +95,7 @@ def plan_round_by_curves(
             network,
             orders,
             losses,
-            **goals.planned(network, _next_limits(network, pruning.step, so_far, goals)),
+            **goals.planning_options(network, _next_limits(network, pruning.step, so_far, goals)),
             floor=1,
             multiple=pruning.multiple,
             skip=skip,
@@ -127,7 +127,7 @@ def _next_limits(network: Network, step: float, so_far: Cut, goals: Goals) -> di
     present = {name: goals.measure(name, network, Cut(), so_far) for name in goals.foreseen}
     # A plan knows of its own cut alone; a file tells of the earlier ones too.
     wanted = {
-        name: max(goals.limits[name], (1 - step) * now) - goals.told_before(name, network, so_far)
+        name: max(goals.limits[name], (1 - step) * now) - goals.earlier_share(name, network, so_far)
         for name, now in present.items()
     }
     if "channels" in wanted:
@@ -162,14 +162,14 @@ def _down_to(
         return Cut()
     # A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
     tight = {
-        name: goals.limits[name] - goals.told_before(name, network, so_far)
+        name: goals.limits[name] - goals.earlier_share(name, network, so_far)
         for name in goals.foreseen
     }
     try:
         return plan(
             network,
             scores,
-            **goals.planned(network, tight),
+            **goals.planning_options(network, tight),
             scope=pruning.scope,
             floor=1,
             multiple=pruning.multiple,

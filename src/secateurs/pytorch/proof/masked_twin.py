@@ -334,17 +334,17 @@ class MaskedTwin(Sampled):
 def _does_alike(one: OpRecord, other: OpRecord) -> bool:
     """Whether the twin would do the same for both."""
 
-    def masked(operation: OpRecord) -> list[tuple[object, ...]]:
+    def list_masks(operation: OpRecord) -> list[tuple[object, ...]]:
         return [(mask.operand, mask.axis, mask.units.tobytes()) for mask in operation.masks]
 
-    def mixed(operation: OpRecord) -> list[tuple[object, ...]]:
+    def list_mixed(operation: OpRecord) -> list[tuple[object, ...]]:
         return [
             (operand, axis, units.tobytes())
             for operand, axes in operation.mixed
             for axis, units in axes.items()
         ]
 
-    return masked(one) == masked(other) and mixed(one) == mixed(other)
+    return list_masks(one) == list_masks(other) and list_mixed(one) == list_mixed(other)
 
 
 def _has_small_weight(call: Call) -> bool:

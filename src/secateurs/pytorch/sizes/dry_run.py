@@ -321,11 +321,11 @@ def _with_choices(output: object, operation: OpRecord) -> object:
     """The result with what was chosen in the trace: code may read which experts run, as a list."""
     places = itertools.count()
 
-    def chosen(tensor: torch.Tensor) -> torch.Tensor:
+    def choose(tensor: torch.Tensor) -> torch.Tensor:
         known = operation.choices.get(next(places))
         return _without_its_values(tensor) if known is None else known.clone()
 
-    return map_tensors(output, chosen)
+    return map_tensors(output, choose)
 
 
 def _without_its_values(tensor: torch.Tensor) -> torch.Tensor:
