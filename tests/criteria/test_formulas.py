@@ -23,7 +23,7 @@ from secateurs.criteria import (
     redundant,
     score,
 )
-from secateurs.criteria.redundancy import score_by_similarity
+from secateurs.criteria.redundancy import score_by_similarity_
 from secateurs.errors import DataError, SecateursError
 from support.small_networks import Plain, Residual, images, labels
 
@@ -120,7 +120,7 @@ def test_scores_are_similarities_at_the_moment_of_dropping():
     random = np.random.default_rng(0)
     rows = random.normal(size=(12, 4))
     rows[5] = 0  # nothing at all is the first to go
-    scores = score_by_similarity(rows @ rows.T)
+    scores = score_by_similarity_(rows @ rows.T)
     left = list(range(12))
     norms = np.linalg.norm(rows, axis=1)
     for dropped in np.argsort(scores, kind="stable")[:-1].tolist():
@@ -160,8 +160,8 @@ def test_on_white_noise_outputs_are_as_similar_as_filters():
     outputs = noise @ filters.T
     outputs -= outputs.mean(0)
     np.testing.assert_allclose(
-        score_by_similarity(outputs.T @ outputs),
-        score_by_similarity(filters @ filters.T),
+        score_by_similarity_(outputs.T @ outputs),
+        score_by_similarity_(filters @ filters.T),
         atol=0.01,
     )
 
@@ -341,3 +341,15 @@ def test_criteria_import_no_framework():
         imported = {alias.name for node in nodes for alias in node.names}
         assert not imported & {"torch", "keras"}, file
     assert len(CRITERIA) >= 19
+
+
+def test_whc_by_blocks_is_whc_of_all_pairs(monkeypatch):
+    from secateurs.criteria import similarity
+
+    filters = np.random.default_rng(5).normal(size=(13, 7))
+    norms = np.linalg.norm(filters, axis=1)
+    cosines = np.abs(filters @ filters.T / np.outer(norms, norms))
+    wanted = norms * ((1 - cosines) @ norms)
+    monkeypatch.setattr(similarity, "ROWS", 4)
+    monkeypatch.setattr(similarity, "stack_filters", lambda facts: filters)
+    assert similarity.whc(None) == pytest.approx(wanted)

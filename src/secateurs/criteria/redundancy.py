@@ -14,7 +14,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
-from secateurs.criteria.similarity import cosines, stack_filters
+from secateurs.criteria.similarity import stack_filters, to_cosines_
 from secateurs.errors import DataError
 
 
@@ -42,7 +42,7 @@ def cosine(facts: GroupData) -> Array:
     else:
         filters = stack_filters(facts)
         products = filters @ filters.T
-    return score_by_similarity(products)
+    return score_by_similarity_(products)
 
 
 @takes(network=NETWORK, similarity=NUMBER, data=DATA_GIVEN)
@@ -79,17 +79,20 @@ def redundant(
     return {name: channels for name, channels in found.items() if len(channels)}
 
 
-def score_by_similarity(products: Array) -> Array:
-    """1 - |cos| with what stays, at the moment each is dropped; see ``cosine``."""
+def score_by_similarity_(products: Array) -> Array:
+    """1 - |cos| with what stays, at the moment each is dropped; see ``cosine``.
+
+    The products are used up: of many channels they are most of the memory.
+    """
     norms = np.sqrt(np.maximum(np.diag(products), 0))
-    similar = np.abs(cosines(products))
+    if np.isnan(products.min(initial=0)):
+        return np.full(len(norms), np.nan)
+    similar = np.abs(to_cosines_(products), out=products)
     # Nothing at all is a multiple of anything.
     empty = norms <= 1e-12 * norms.max(initial=0)
     similar[empty] = similar[:, empty] = 1
     np.fill_diagonal(similar, -1)
     scores = np.ones(len(norms))
-    if np.isnan(products).any():
-        return np.full(len(norms), np.nan)
     partner: Ids = similar.argmax(axis=1)
     for _ in range(len(norms) - 1):
         best = similar[np.arange(len(norms)), partner]

@@ -66,10 +66,19 @@ def whc(facts: GroupData) -> Array:
     """
     filters = stack_filters(facts)
     norms = np.linalg.norm(filters, axis=1)
-    unlike = 1 - np.abs(cosines(filters @ filters.T))
-    np.fill_diagonal(unlike, 0)
-    scores: Array = norms * (unlike @ norms)
+    directions = filters / np.where(norms > 0, norms, 1)[:, None]
+    scores: Array = np.empty(len(filters))
+    for start in range(0, len(filters), ROWS):  # all cosines at once would be C^2 numbers
+        rows = slice(start, start + ROWS)
+        unlike = 1 - np.minimum(np.abs(directions[rows] @ directions.T), 1)
+        np.fill_diagonal(unlike[:, rows], 0)
+        scores[rows] = unlike @ norms
+    scores *= norms
     return scores
+
+
+ROWS = 1024
+"""Filters that are held against all others at a time."""
 
 
 def stack_filters(facts: GroupData) -> Array:
@@ -77,9 +86,10 @@ def stack_filters(facts: GroupData) -> Array:
     return np.concatenate([rows.astype(np.float64) for rows in facts.filters], axis=1)
 
 
-def cosines(products: Array) -> Array:
-    """From inner products of all pairs to cosines; a vector of zeros is unlike all others."""
+def to_cosines_(products: Array) -> Array:
+    """From inner products of all pairs to cosines, in place; a vector of zeros is unlike all."""
     norms = np.sqrt(np.maximum(np.diag(products), 0))
     safe = np.where(norms > 0, norms, 1)
-    found: Array = np.clip(products / np.outer(safe, safe), -1, 1)
-    return found
+    products /= safe[:, None]
+    products /= safe
+    return np.clip(products, -1, 1, out=products)
