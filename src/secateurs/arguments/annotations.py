@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -11,7 +12,7 @@ import numpy as np
 from pydantic import ConfigDict, InstanceOf, PydanticUserError, TypeAdapter, ValidationError
 
 from secateurs.arguments.values import format_value
-from secateurs.errors import SecateursError
+from secateurs.errors import SecateursError, UnknownNameError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +59,7 @@ def takes_as_annotated(
             for name, value in given.items():
                 if name in written and not _is_as_written(adapter(name), written[name], value):
                     caller = function.__qualname__.removesuffix(".__init__")
+                    _refuse_unknown_name(f"{caller}: {name}", written[name], value)
                     expected = f"{caller}: {name}: expected {written[name]}"
                     raise failure(f"{expected}; received {format_value(value)}.")
             return function(*arguments, **keywords)
@@ -65,6 +67,18 @@ def takes_as_annotated(
         return check_and_call
 
     return declare
+
+
+def _refuse_unknown_name(place: str, annotation: Any, value: Any) -> None:
+    """Raise with the nearest of the names, where an argument is one of some and this is another.
+
+    Raises:
+        UnknownNameError: it is.
+    """
+    names = re.fullmatch(r"Literal\[((?:'\w+'|\"\w+\"|, )+)\]", str(annotation))
+    if names and isinstance(value, str):
+        known = re.findall(r"\w+", names[1])
+        raise UnknownNameError(f"{place}: no {value!r}{nearest(value, known)}")
 
 
 def _is_as_written(known: TypeAdapter[Any] | None, annotation: Any, value: Any) -> bool:
