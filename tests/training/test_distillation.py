@@ -146,8 +146,12 @@ def test_each_pass_shows_every_image_once():
 
 
 def test_images_are_changed_anew_each_time_and_the_same_for_the_same_seed():
+    draws = []
+
     def noisy(x, random):
-        return x + random.normal(size=x.shape)
+        noise = random.normal(size=x.shape)
+        draws.append(float(noise[0, 0]))
+        return x + noise
 
     def seen(seed):
         lesson = lesson_of(images(5, 3), noisy, batch_size=4, seed=seed)
@@ -156,6 +160,7 @@ def test_images_are_changed_anew_each_time_and_the_same_for_the_same_seed():
     flat = [tuple(found[:, 0]) for _, found in seen(0)]
     assert all(key is None for key, _ in seen(0))
     assert len(set(flat)) == 40
+    assert len(set(draws[:40])) == 40  # not the order alone is another in each pass
     assert flat == [tuple(found[:, 0]) for _, found in seen(0)]
     assert set(flat).isdisjoint(tuple(found[:, 0]) for _, found in seen(1))
 

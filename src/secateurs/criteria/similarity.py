@@ -71,7 +71,6 @@ def whc(facts: GroupData) -> Array:
     for start in range(0, len(filters), ROWS):  # all cosines at once would be C^2 numbers
         rows = slice(start, start + ROWS)
         unlike = 1 - np.minimum(np.abs(directions[rows] @ directions.T), 1)
-        np.fill_diagonal(unlike[:, rows], 0)
         scores[rows] = unlike @ norms
     scores *= norms
     return scores

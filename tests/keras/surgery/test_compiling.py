@@ -6,23 +6,7 @@ from keras import layers as L
 import secateurs as sec
 from secateurs.channels.cut import Cut, TensorCut
 from secateurs.keras.surgery.compiling import _cut_of_slot
-
-
-def classifier(**conv):
-    i = keras.Input((6, 6, 3))
-    x = L.Conv2D(8, 3, name="conv", **conv)(i)
-    x = L.BatchNormalization(name="bn")(x)
-    x = L.Dense(5, activation="relu", name="hidden")(L.Flatten()(x))
-    return keras.Model(i, L.Dense(2, name="head")(x), name="classifier")
-
-
-DATA = np.random.default_rng(0)
-
-
-X = DATA.standard_normal((8, 6, 6, 3)).astype("float32")
-
-
-Y = DATA.standard_normal((8, 2)).astype("float32")
+from support.keras_networks import X, Y, classifier
 
 
 @pytest.mark.parametrize(

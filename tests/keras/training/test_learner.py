@@ -8,42 +8,7 @@ from keras import layers as L
 import secateurs as sec
 from secateurs.keras import Learner, default_training
 from secateurs.planning.auto_criterion import score_for
-
-RANDOM = np.random.default_rng(0)
-LABELS = np.arange(60) % 3
-IMAGES = RANDOM.standard_normal((60, 8, 8, 1)).astype("float32") * 0.3
-IMAGES[np.arange(60), LABELS * 2 + 1] += 1.0  # a row that tells the class
-DATA = (IMAGES, LABELS)
-
-
-def cnn(*, softmax=True, compiled="adam", dropout=0.0):
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            L.Conv2D(6, 3, activation="relu", name="conv1"),
-            L.MaxPooling2D(name="pool"),
-            L.Conv2D(8, 2, activation="relu", name="conv2"),
-            L.Flatten(name="flat"),
-            L.Dropout(dropout, name="drop"),
-            L.Dense(10, activation="relu", name="hidden"),
-            L.Dense(3, activation="softmax" if softmax else None, name="head"),
-        ],
-        name="cnn",
-    )
-    if compiled:
-        optimizer = keras.optimizers.Adam(0.01) if compiled == "adam" else compiled
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
-        model.compile(optimizer, loss, metrics=["accuracy"])
-    return model
-
-
-def state(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
-def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+from support.keras_networks import DATA, IMAGES, LABELS, cnn, same, state
 
 
 def test_a_compiled_model_is_retrained_as_it_was_compiled():
