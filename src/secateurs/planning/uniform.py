@@ -127,8 +127,8 @@ class Evenly:
         """The groups that have to stay whole: no field says how wide they are."""
         if self.moves is None:
             return []
-        said = frozenset[str]().union(*(move.groups for move in self.moves))
-        return [group.name for group in self.network.groups if group.name not in said]
+        named = frozenset[str]().union(*(move.groups for move in self.moves))
+        return [group.name for group in self.network.groups if group.name not in named]
 
     def planning(self, planning: Mapping[str, object]) -> dict[str, object]:
         """Options of ``plan``, with what has to stay whole skipped."""
@@ -224,8 +224,8 @@ class _Search:
         cut = self._made[levels]
         fields = {**self._configuration.unsaid, **self._fields_of(levels)}
         assert cut is not None  # noqa: S101 - it was held against the budget
-        said = bool(cut) and self._configuration.rebuilds(cut, fields)
-        return replace(cut, fields=fields) if said else cut
+        holds = bool(cut) and self._configuration.rebuilds(cut, fields)
+        return replace(cut, fields=fields) if holds else cut
 
     def _at(self, wanted: Sequence[float], times: float, caps: tuple[int, ...]) -> tuple[int, ...]:
         """Levels at so many times the shares that are wanted."""

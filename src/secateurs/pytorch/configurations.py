@@ -178,8 +178,8 @@ def answers_alike(small: nn.Module, config: object, example_inputs: object) -> b
         return False  # it has a loader of its own, or none of a configuration alone
     finally:
         small.train(mode)
-    own, other = answers
-    return own.keys() == other.keys() and all(_is_close(own[name], other[name]) for name in own)
+    here, there = answers
+    return here.keys() == there.keys() and all(_is_close(here[n], there[n]) for n in here)
 
 
 def head_width(config: Configured) -> dict[str, int]:

@@ -65,8 +65,8 @@ def _find_idle(leaves: Sequence[ModelTensor], operations: Sequence[OpRecord]) ->
         by_layer.setdefault(operation.layer, []).append(operation)
     idle = {
         layer
-        for layer, own in by_layer.items()
-        if all(operation.is_of_nothing for operation in own)
+        for layer, calls in by_layer.items()
+        if all(operation.is_of_nothing for operation in calls)
     }
     return [leaf for leaf in leaves if leaf.is_read and leaf.layer in idle]
 
