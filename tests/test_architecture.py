@@ -1,6 +1,7 @@
 """The rules of the house, read off the imports."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import secateurs
 
 HOUSE = Path(secateurs.__file__).parent
+TESTS = Path(__file__).parent
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "accelerate", "torchvision", "timm"}
 GROUND = {
     *("__init__", "__main__", "api", "backends", "errors", "files", "formatting"),
@@ -27,6 +29,151 @@ FLOORS = [
     ["api"],
     ["cli", "testing"],
 ]
+# Modules without tests at the mirrored place: this list only gets shorter.
+WITHOUT_TESTS = {
+    "api.py",
+    "arguments/annotations.py",
+    "arguments/declaration.py",
+    "arguments/kinds.py",
+    "arguments/layers.py",
+    "arguments/values.py",
+    "backends.py",
+    "calibration/ablation.py",
+    "calibration/batches.py",
+    "calibration/before_pooling.py",
+    "calibration/collector.py",
+    "calibration/forecasts.py",
+    "calibration/needs.py",
+    "calibration/oracle.py",
+    "calibration/removal.py",
+    "calibration/statistics.py",
+    "channels/cost.py",
+    "channels/cut_parts.py",
+    "channels/file_size.py",
+    "channels/groups.py",
+    "channels/independent.py",
+    "channels/layer_filters.py",
+    "channels/network.py",
+    "channels/network_costs.py",
+    "channels/network_table.py",
+    "channels/tensors.py",
+    "channels/widths.py",
+    "cli/ablate.py",
+    "cli/bench.py",
+    "cli/compare.py",
+    "cli/criteria.py",
+    "cli/export.py",
+    "cli/frontier.py",
+    "cli/inspect.py",
+    "cli/models.py",
+    "cli/options.py",
+    "cli/presets.py",
+    "cli/profile.py",
+    "cli/prune.py",
+    "cli/report.py",
+    "cli/run.py",
+    "cli/sensitivity.py",
+    "cli/show.py",
+    "comparison/entry.py",
+    "comparison/job_runner.py",
+    "comparison/results.py",
+    "comparison/settings.py",
+    "comparison/store.py",
+    "criteria/ablation.py",
+    "criteria/activations.py",
+    "criteria/control.py",
+    "criteria/gradients.py",
+    "criteria/group_data.py",
+    "criteria/redundancy.py",
+    "criteria/registry.py",
+    "criteria/scoring.py",
+    "criteria/similarity.py",
+    "criteria/weights.py",
+    "data/cache.py",
+    "data/digits.py",
+    "data/drawing/bodies.py",
+    "data/drawing/canvas.py",
+    "data/drawing/scenery.py",
+    "data/pictures.py",
+    "data/progress.py",
+    "data/texts.py",
+    "deployment/onnx_files.py",
+    "deployment/quantisation.py",
+    "deployment/sessions.py",
+    "deployment/targets.py",
+    "errors.py",
+    "formatting.py",
+    "measurement/conditions.py",
+    "models/directories.py",
+    "models/factories.py",
+    "models/preprocessing.py",
+    "planning/budget.py",
+    "planning/error_curves.py",
+    "planning/field_moves.py",
+    "planning/measured.py",
+    "planning/profiling.py",
+    "planning/removal_order.py",
+    "planning/tried_units.py",
+    "planning/uniform.py",
+    "planning/widths.py",
+    "planning/within_budget.py",
+    "pytorch/ablation/downstream.py",
+    "pytorch/configurations.py",
+    "pytorch/exporting.py",
+    "pytorch/proof/blocks.py",
+    "pytorch/reconstruction/past_blocks.py",
+    "pytorch/reconstruction/sites.py",
+    "pytorch/sizes/dry_run.py",
+    "pytorch/sizes/factors.py",
+    "pytorch/sizes/reads.py",
+    "pytorch/sizes/repairs.py",
+    "pytorch/sizes/rescaling.py",
+    "pytorch/statistics/before_pooling.py",
+    "pytorch/tracing/blocks.py",
+    "pytorch/tracing/interpreter.py",
+    "pytorch/tracing/rules/dispatch.py",
+    "pytorch/tracing/skips.py",
+    "pytorch/tracing/tracer.py",
+    "pytorch/tracing/without_data.py",
+    "pytorch/training/batches.py",
+    "pytorch/training/processes.py",
+    "pytorch/training/tasks.py",
+    "reconstruction/calibration.py",
+    "reconstruction/contraction_sums.py",
+    "reconstruction/depth.py",
+    "reconstruction/layers.py",
+    "reconstruction/matching.py",
+    "reconstruction/pruner.py",
+    "reconstruction/rectified.py",
+    "reconstruction/refitting.py",
+    "reconstruction/report.py",
+    "reconstruction/running_sums.py",
+    "reconstruction/trade_off.py",
+    "reconstruction/wide.py",
+    "report/benchmark_figure.py",
+    "settings/base.py",
+    "settings/pruning.py",
+    "settings/study.py",
+    "settings/training.py",
+    "study/building.py",
+    "study/check.py",
+    "study/checkpoints.py",
+    "study/learning.py",
+    "study/position.py",
+    "study/round_cutter.py",
+    "study/session.py",
+    "study/sources.py",
+    "study/stage_trainer.py",
+    "study/training_schedule.py",
+    "testing/networks.py",
+    "training/callbacks.py",
+    "training/feed.py",
+    "training/feed_learner.py",
+    "training/learner.py",
+    "training/objectives.py",
+    "training/schedules.py",
+    "training/task.py",
+}
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
@@ -42,6 +189,12 @@ def modules():
 MODULES = modules()
 
 
+@functools.cache
+def parse(path):
+    """A file's syntax tree, parsed once for all tests."""
+    return ast.parse(path.read_text())
+
+
 def runtime_nodes(node):
     """All nodes but those that only type checkers see."""
     for child in ast.iter_child_nodes(node):
@@ -52,7 +205,7 @@ def runtime_nodes(node):
 
 def imports(path):
     """What a file imports, wherever it does: a module where there is one of that name."""
-    for node in runtime_nodes(ast.parse(path.read_text())):
+    for node in runtime_nodes(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -128,7 +281,7 @@ def test_nothing_is_imported_by_a_string_that_is_made_up():
     calls = [
         f"{name}:{node.lineno}"
         for name, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module"
         and any(isinstance(argument, ast.JoinedStr) for argument in node.args)
@@ -141,7 +294,7 @@ def test_no_module_is_called_as_a_function_that_it_exports():
     alike = [
         name
         for name, path in MODULES.items()
-        for node in ast.parse(path.read_text()).body
+        for node in parse(path).body
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == path.stem
     ]
     assert alike == []
@@ -173,8 +326,34 @@ def test_nothing_at_the_heart_is_over_sixty_lines():
     long = [
         f"{path.name}:{node.name}"
         for path in HOUSE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parse(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and node.end_lineno - node.lineno >= 60
     ]
     assert long == []
+
+
+def holds_something_to_test(path):
+    """Whether a module has a function or a class: Protocols and what is imported are none."""
+    return any(
+        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (
+            isinstance(node, ast.ClassDef)
+            and not any("Protocol" in ast.unparse(base) for base in node.bases)
+        )
+        for node in parse(path).body
+    )
+
+
+def test_tests_stand_where_their_module_does():
+    """``src/secateurs/a/b.py`` is tested in ``tests/a/test_b.py``."""
+    alone = {
+        str(place)
+        for path in HOUSE.rglob("*.py")
+        for place in [path.relative_to(HOUSE)]
+        if not path.stem.startswith("__")
+        and holds_something_to_test(path)
+        and not (TESTS / place.parent / f"test_{place.name}").exists()
+    }
+    assert sorted(alone - WITHOUT_TESTS) == []  # new ones
+    assert sorted(WITHOUT_TESTS - alone) == []  # have theirs by now: off the list
