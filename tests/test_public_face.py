@@ -127,7 +127,7 @@ def test_what_settings_can_say_the_verbs_can_say():
 
     assert set(sec.Pruning.model_fields) <= taken(sec.iterate)
     assert taken(plan) - {"network", "scores"} <= taken(sec.prune)
-    apart = {"format", "version", "task", "command"}
+    apart = {"format", "version", "task", "command", "code"}
     assert set(Comparison.model_fields) - apart <= taken(sec.compare)
 
 

@@ -193,6 +193,20 @@ def test_a_users_own_function_gets_facts_and_is_checked():
         score(network, lambda facts: facts.readings)
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda facts: facts.weights, r"its code raised AttributeError: .*'weights' \(line \d+ of"),
+        (lambda facts: {1: 2}, "expected 5 numbers for conv1, one a channel; received dict"),
+    ],
+    ids=["raises", "no numbers"],
+)
+def test_what_a_users_own_function_does_wrong_is_one_line(function, message):
+    with pytest.raises(SecateursError, match=message) as caught:
+        score(sec.trace(Plain(), X[:1]), function)
+    assert "\n" not in str(caught.value)
+
+
 def test_bn_scale_needs_a_normalisation():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     with pytest.raises(ModelError, match="bn_scale: expected normalisation layers"):

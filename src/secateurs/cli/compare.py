@@ -14,6 +14,7 @@ from rich.progress import Progress
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
+from secateurs.cli.trust import check_code, note_code, refuse_trust
 from secateurs.comparison import (
     Comparison,
     ComparisonCallback,
@@ -38,6 +39,7 @@ _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     *TASK_OPTIONS,
     ("directory", str, _WHERE, "Of the results; runs/compare-MODEL-DATA if not given."),
     ("resume", str, _WHERE, "Go on with the comparison in this directory."),
+    ("trust", bool, _WHERE, "With --resume: run the code that it names, though it changed."),
     ("fresh", bool, _WHERE, "Start over where the directory holds a comparison."),
     ("jobs", int, _WHERE, "So many side by side on this machine. [dim]\\[default: 1][/dim]"),
     ("ray", str, _WHERE, "Over a Ray cluster: its address, auto, or local to begin one here."),
@@ -48,7 +50,7 @@ _TOLD = (
     *("strategies", "amounts", "seeds", "scope", "floor", "multiple", "skip"),
     *("unit", "rounds", "repair", "rewind", "calibration_batches", "judge_on"),
 )
-_WITH_RESUME = {"resume", "jobs", "ray", "quiet"}
+_WITH_RESUME = {"resume", "trust", "jobs", "ray", "quiet"}
 
 
 def register(app: typer.Typer) -> None:
@@ -105,10 +107,13 @@ def _resume(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
             "amounts or seeds."
         )
     ledger = ResultStore.open(given["resume"])
+    trust = bool(given.get("trust", False))
+    check_code(ledger.comparison, ledger.directory, "compare", trust=trust)
     return ledger.comparison, ledger.directory
 
 
 def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
+    refuse_trust(given)
     names = {
         field: {"batches": "train_batches"}.get(field, field) for field in Training.model_fields
     }
@@ -125,7 +130,7 @@ def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     )
     default = f"compare-{given['model']}-{given['data']}"
     plain = Path("runs") / re.sub("[^A-Za-z0-9_.]+", "-", default)
-    return comparison, Path(given.get("directory", plain))
+    return note_code(comparison), Path(given.get("directory", plain))
 
 
 def _split_names(name: str, values: list[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from secateurs.cli.presets import PRESETS, preset
 from secateurs.cli.show import Doubting, console, rounds_table, waiting
 from secateurs.cli.signals import is_main_process
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, doubts_of, task_from
+from secateurs.cli.trust import check_code, note_code, refuse_trust
 from secateurs.data.sets import Split
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
@@ -44,6 +45,7 @@ _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     *TASK_OPTIONS,
     ("directory", str, _WHERE, "Of the study; runs/MODEL-DATA if not given."),
     ("resume", str, _WHERE, "Go on with the study in this directory; takes no other option."),
+    ("trust", bool, _WHERE, "With --resume: run the code that the study names, though it changed."),
     ("fresh", bool, _WHERE, "Start over where the directory holds a study."),
     ("quiet", bool, _WHERE, "Print the result only."),
 )
@@ -100,7 +102,7 @@ def run_command(**options: Any) -> None:
 
 
 def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
-    others = [f"--{name.replace('_', '-')}" for name in given if name != "resume"]
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in ("resume", "trust")]
     if others:
         raise SecateursError(
             f"--resume goes on with what the study was told; received {', '.join(others)} too. "
@@ -113,11 +115,14 @@ def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
             "line cannot build; go on with the same call of secateurs.iterate(..., "
             f"directory={str(study.directory)!r})"
         )
+    trust = bool(given.get("trust", False))
+    check_code(study.configuration, study.directory, "run", trust=trust)
     return study.directory, study.configuration
 
 
 def _configure(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
     """What the options say, on top of the preset's."""
+    refuse_trust(given)
     chosen = preset(given["preset"]) if "preset" in given else {}
     values = chosen | {name: value for name, value in given.items() if name != "preset"}
     training = _settings(Training, values)
@@ -131,7 +136,7 @@ def _configure(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
     )
     name = given.get("preset") or f"{values['model']}-{values['data']}"
     default = Path("runs") / re.sub("[^A-Za-z0-9_.]+", "-", name)
-    return configuration, Path(values.get("directory", default))
+    return note_code(configuration), Path(values.get("directory", default))
 
 
 def _settings(kind: type[Chosen], values: Mapping[str, Any]) -> Chosen:

@@ -15,7 +15,7 @@ from secateurs.calibration.racing import Scope
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
 from secateurs.models.factories import function_named
-from secateurs.settings.base import Count, Document, Share
+from secateurs.settings.base import Code, Count, Document, Share
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
 
@@ -51,6 +51,7 @@ class Comparison(Document):
         judge_on: Split that accuracy is measured on.
         metric: what is measured, where it is not accuracy: its name, direction and format.
         command: the command line that began it, if one did.
+        code: what it runs that is not of this library, as it was when the comparison began.
     """
 
     format: Literal["secateurs-comparison"] = "secateurs-comparison"
@@ -72,6 +73,7 @@ class Comparison(Document):
     judge_on: Literal["validation", "test"] = "validation"
     metric: dict[str, Any] = Field(default_factory=dict)
     command: tuple[str, ...] = ()
+    code: Code = Field(default_factory=dict)
 
     @property
     def jobs(self) -> list[Job]:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, LOSS, SEED, takes, takes_as_annotated
+from secateurs.arguments import (
+    CRITERION_LIST,
+    DATA_GIVEN,
+    LOSS,
+    SEED,
+    format_value,
+    takes,
+    takes_as_annotated,
+)
 from secateurs.backends import backend_named
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
@@ -170,15 +180,42 @@ def _scores(
     seeds = np.random.default_rng(seed).spawn(len(network.groups))
     values = {
         group.name: _check(
-            criterion, group, criterion.function(GroupData(network, group, generator, gathered))
+            criterion, group, _call(criterion, GroupData(network, group, generator, gathered))
         )
         for group, generator in zip(network.groups, seeds, strict=True)
     }
     return Scores(values, criterion.name)
 
 
+def _call(criterion: Criterion, group: GroupData) -> Any:
+    """What the criterion's function gives.
+
+    Raises:
+        SecateursError: a function of the user's raises something; the message says where.
+    """
+    try:
+        return criterion.function(group)
+    except SecateursError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if str(getattr(criterion.function, "__module__", "")).startswith("secateurs."):
+            raise
+        raise SecateursError(
+            f"{criterion.name}: expected a score for each channel; its code raised "
+            f"{type(error).__name__}: {' '.join(str(error).split())} (line {place.lineno} of "
+            f"{Path(place.filename).name})"
+        ) from error
+
+
 def _check(criterion: Criterion, group: Group, values: Any) -> NDArray[np.float64]:
-    scores = np.asarray(values, np.float64)
+    try:
+        scores = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SecateursError(
+            f"{criterion.name}: expected {len(group)} numbers for {group.name}, one a channel; "
+            f"received {format_value(values)}"
+        ) from error
     if scores.shape != (len(group),):
         raise SecateursError(
             f"{criterion.name}: expected {len(group)} scores for {group.name}, one a channel; "

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from secateurs.errors import SecateursError, UnknownNameError, nearest
@@ -72,6 +75,33 @@ def find_factory(name: str) -> Callable[..., Any]:
             f"{name!r}: {module_name!r} has no function {attribute!r}{nearest(attribute, known)}"
         )
     return factory  # type: ignore[no-any-return]
+
+
+def locate_code(name: str) -> list[Path]:
+    """The files that importing the function ``package.module:function`` would run first.
+
+    Nothing is imported to find them: not the module, and none of the packages that it is in.
+
+    Returns:
+        The module's file, and those of the packages that it is in; none where there is no such
+        module, or Python holds it in itself.
+    """
+    parts = name.partition(":")[0].split(".")
+    found: list[Path] = []
+    with _working_directory_importable():
+        try:
+            spec = find_spec(parts[0])
+        except (ValueError, ImportError):  # '', or a module that no import has made
+            return []
+        for number in range(1, len(parts) + 1):
+            if spec is None:
+                return []
+            if spec.origin and os.path.isfile(spec.origin):
+                found.append(Path(spec.origin).resolve())
+            if number < len(parts):
+                places = spec.submodule_search_locations
+                spec = PathFinder.find_spec(".".join(parts[: number + 1]), places or ())
+    return found
 
 
 def fitting(

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,8 @@ from secateurs.files import open_json, seal_json, write_atomically
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Code = dict[str, dict[str, str]]
+"""Name of a function -> file that it is in -> SHA-256 of that file."""
 
 
 class Settings(BaseModel):
@@ -40,6 +42,9 @@ class Document(Settings):
 
     A subclass has a ``format`` and a ``version``, both with their only value as default.
     """
+
+    _APART: ClassVar[frozenset[str]] = frozenset({"command", "code"})
+    """What says how it came about, and not what is asked for."""
 
     def to_json(self) -> str:
         """The settings as JSON text."""
@@ -89,7 +94,7 @@ class Document(Settings):
         return [
             f"{name}: {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
             for name in dict.fromkeys((*mine, *theirs))
-            if mine.get(name) != theirs.get(name) and name.partition(".")[0] != "command"
+            if mine.get(name) != theirs.get(name) and name.partition(".")[0] not in self._APART
         ]
 
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_
 
 from secateurs.errors import BudgetError
 from secateurs.planning.budget import Budget
-from secateurs.settings.base import Count, Document, Settings
+from secateurs.settings.base import Code, Count, Document, Settings
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
 
@@ -119,6 +119,7 @@ class Configuration(Document):
         pruning: what each round removes.
         stop: when it ends.
         command: the command line that began it, if one did.
+        code: what it runs that is not of this library, as it was when the study began.
     """
 
     format: Literal["secateurs-study"] = "secateurs-study"
@@ -128,3 +129,4 @@ class Configuration(Document):
     pruning: Pruning = Pruning()
     stop: Stop = Stop()
     command: tuple[str, ...] = ()
+    code: Code = Field(default_factory=dict)

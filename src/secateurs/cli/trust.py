@@ -1,0 +1,154 @@
+"""What ``--resume`` may run: what the user has named here before, as it was then.
+
+A configuration on disk names functions, and going on with it calls them. Whoever gets somebody to
+go on in a directory of theirs could otherwise have any function of the machine called, with any
+arguments. So what is named on a command line is noted outside of the directory, with the hash of
+its code. A configuration that is read is carried out where exactly that was noted, or where the
+user says so.
+
+It is noted in ``secateurs/trusted`` below ``$XDG_STATE_HOME`` (``~/.local/state``): a small file
+for each task, named by its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from secateurs.comparison.settings import SCOPE_MARK, Comparison
+from secateurs.errors import SecateursError, StudyError
+from secateurs.files import write_atomically
+from secateurs.models.factories import locate_code
+from secateurs.models.names import is_keras_file
+from secateurs.settings.base import Code
+from secateurs.settings.study import Configuration
+
+Settings = TypeVar("Settings", Configuration, Comparison)
+
+_MODELS = ("torchvision", "timm", "transformers", "hf")
+_DATA = ("folder", "grey", "vehicles")
+"""What stands before a colon and is no module: in a model's name, and in one of data."""
+
+
+def note_code(settings: Settings) -> Settings:
+    """The settings of a command line, with the hash of the code they name; trusted from now on."""
+    code = _code_now(settings)
+    noted = settings.model_copy(update={"code": code})
+    _trust(noted)
+    return noted
+
+
+def refuse_trust(given: Mapping[str, object]) -> None:
+    """Raise where ``--trust`` is given without ``--resume``: what is typed is trusted anyway."""
+    if "trust" in given:
+        raise SecateursError(
+            "--trust: expected --resume DIRECTORY beside it, whose code it trusts; received none. "
+            "Leave it out: what a command line names is run."
+        )
+
+
+def check_code(
+    settings: Configuration | Comparison, place: Path, command: str, *, trust: bool
+) -> None:
+    """Find out whether settings that were read may be carried out.
+
+    Nothing is imported to find out.
+
+    Args:
+        settings: as they were read.
+        place: the directory they were read from.
+        command: what goes on with them, for the message.
+        trust: the user says so; noted for the next time.
+
+    Raises:
+        StudyError: they name code that has not been named on a command line here with these
+            options, or is no longer what it was then.
+    """
+    code = _code_now(settings)
+    now = settings.model_copy(update={"code": code})
+    if trust:
+        _trust(now)
+    elif code and not _record_of(now).exists():
+        raise StudyError(
+            f"{place}: {_what_differs(settings.code, code)}. If it may be run: "
+            f"secateurs {command} --resume {shlex.quote(str(place))} --trust"
+        )
+
+
+def _what_differs(then: Code, now: Code) -> str:
+    for name, files in now.items():
+        noted = then.get(name)
+        if noted and noted != files:
+            changed = [path for path in noted if noted[path] != files.get(path)]
+            found = ", ".join(files.keys() - noted.keys()) or "changed since, or gone"
+            return (
+                f"expected {name} as it was when this began, in {', '.join(changed)}; "
+                f"received another: {found}"
+            )
+    named = ", ".join(f"{name} ({', '.join(files) or 'no file'})" for name, files in now.items())
+    return (
+        "expected a directory that was begun by a command line of yours, here and with these "
+        f"options; received one that would run {named}"
+    )
+
+
+def _trust(settings: Configuration | Comparison) -> None:
+    """Note the code and what it is called with. Without a place for it, nothing is."""
+    if settings.code:
+        with suppress(StudyError):
+            content = json.dumps(_named(settings), indent=1, sort_keys=True) + "\n"
+            write_atomically(_record_of(settings), content.encode())
+
+
+def _record_of(settings: Configuration | Comparison) -> Path:
+    text = json.dumps(_named(settings), sort_keys=True)
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "secateurs" / "trusted" / hashlib.sha256(text.encode()).hexdigest()
+
+
+def _named(settings: Configuration | Comparison) -> dict[str, object]:
+    """What is run, and what it is given."""
+    strategies = settings.strategies if isinstance(settings, Comparison) else ()
+    return {
+        "task": settings.task.model_dump(mode="json"),
+        "strategies": sorted(name for name in strategies if ":" in name),
+        "code": settings.code,
+    }
+
+
+def _code_now(settings: Configuration | Comparison) -> Code:
+    return {
+        name: {str(path): _hash_of(path) for path in _files_of(name)}
+        for name in dict.fromkeys(_names_in(settings))
+    }
+
+
+def _names_in(settings: Configuration | Comparison) -> Iterator[str]:
+    """Functions of the user's, and files that hold a model's code."""
+    task = settings.task
+    for name, sources in ((task.model, _MODELS), (task.data, _DATA)):
+        source, colon, _ = name.partition(":")
+        if (colon and source not in sources) or is_keras_file(name):
+            yield name
+    if isinstance(settings, Comparison):
+        names = (name.partition(SCOPE_MARK)[0] for name in settings.strategies)
+        yield from (name for name in names if ":" in name)
+
+
+def _files_of(name: str) -> list[Path]:
+    if is_keras_file(name):
+        return [Path(name).resolve()] if Path(name).is_file() else []
+    return locate_code(name)
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
