@@ -19,6 +19,7 @@ import argparse
 import copy
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from secateurs.pytorch import distil
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.reconstruction.calibration import in_batches, join_batches
 from secateurs.reconstruction.pruner import Pruner, Request
+from secateurs.training import distillation
 from secateurs.training.feed import ALL, as_feed
 from secateurs.training.schedules import learning_rates
 from support import peer
@@ -68,9 +70,33 @@ class Case:
         return float((scores.argmax(1).numpy() == labels).mean())
 
 
-def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None:
+@dataclass(frozen=True)
+class Distillation:
+    """Steps that are tried after least squares.
+
+    Attributes:
+        steps: how many, one try for each number.
+        batch: images a step.
+        temperature: softens the classes' distribution.
+    """
+
+    steps: list[int]
+    batch: int
+    temperature: float
+
+    def name(self, number: int) -> str:
+        """What the table calls ``number`` steps."""
+        unusual = f" of {self.batch}" * (self.batch != distillation.BATCH)
+        warm = f", temperature {self.temperature:g}"
+        return f"ours, {number} steps{unusual}" + warm * (
+            self.temperature != distillation.TEMPERATURE
+        )
+
+
+def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> None:
     """Closed form, then distilled, at each budget; what is made once is made once."""
-    if all(rows.has(**case.key, what=f"ours, {max(steps)} steps", budget=b) for b in budgets):
+    last = how.name(max(how.steps))
+    if all(rows.has(**case.key, what=last, budget=b) for b in budgets):
         return
     start = time.process_time()
     network = sec.trace(case.model, torch.from_numpy(case.images[:1]))
@@ -90,15 +116,16 @@ def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None
             "params": round(cost.params / network.params(), 4),
         }
         fidelity = sec.report_of(small).fidelity.fidelity
-        rows.add(
-            **case.key,
-            what="ours, closed form",
-            **said,
-            accuracy=case.tested(small),
-            seconds=round(seconds, 1),
-            kl=round(fidelity.distance, 4),
-        )
-        for number in steps:
+        if not rows.has(**case.key, what="ours, closed form", budget=budget):
+            rows.add(
+                **case.key,
+                what="ours, closed form",
+                **said,
+                accuracy=case.tested(small),
+                seconds=round(seconds, 1),
+                kl=round(fidelity.distance, 4),
+            )
+        for number in how.steps:
             start = time.process_time()
             found = distil(
                 small,
@@ -108,16 +135,59 @@ def ours(case: Case, rows: Rows, steps: list[int], budgets: list[float]) -> None
                 held_out=pruner.dense.judge,
                 seed=case.seed,
                 augmentation=MIXED,
+                temperature=how.temperature,
+                batch_size=how.batch,
             )
+            spent = time.process_time() - start
             rows.add(
                 **case.key,
-                what=f"ours, {number} steps",
+                what=how.name(number),
                 **said,
                 accuracy=case.tested(found.model),
-                seconds=round(seconds + time.process_time() - start, 1),
+                validation=round(100 * accuracy(found.model, case.data.validation), 2),
+                seconds=round(seconds + spent, 1),
                 kl=round(found.after, 4),
                 kept=found.kept,
             )
+
+
+def all_images(case: Case, rows: Rows, seconds: float, budgets: list[float]) -> None:
+    """Cut and repaired by the case's images, then distilled on all training images, no labels."""
+    for budget in budgets:
+        what = f"ours, all images without labels, {seconds:g} s"
+        if rows.has(**case.key, what=what, budget=budget):
+            continue
+        start = time.process_time()
+        pruned = sec.prune(
+            case.model,
+            case.images[:1],
+            sec.Budget(macs=budget),
+            calibration=case.images,
+            seed=case.seed,
+        )
+        everything = case.data.train.batch(slice(0, len(case.data.train)))[0]
+        batches = in_batches(CalibrationBatch(everything, None))
+        found = distil(
+            pruned.model,
+            case.model,
+            batches[2:],
+            seconds=seconds,
+            held_out=batches[:2],
+            seed=case.seed,
+            augmentation=MIXED,
+        )
+        dense = sec.trace(case.model, case.images[:1])
+        cost = dense.cost(pruned.cut)
+        rows.add(
+            **case.key,
+            what=what,
+            budget=budget,
+            macs=round(cost.macs / dense.macs(), 4),
+            params=round(cost.params / dense.params(), 4),
+            accuracy=case.tested(found.model),
+            steps=found.steps,
+            seconds=round(time.process_time() - start, 1),
+        )
 
 
 def epochs(case: Case, rows: Rows, shares: list[float], budgets: list[float]) -> None:
@@ -316,8 +386,11 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[512])
     parser.add_argument("--steps", nargs="+", type=int, default=[300])
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
-    parser.add_argument("--only", choices=("ours", "peers", "epochs"))
+    parser.add_argument("--only", choices=("ours", "peers", "epochs", "all-images"))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
+    parser.add_argument("--batch", type=int, default=distillation.BATCH)
+    parser.add_argument("--temperature", type=float, default=distillation.TEMPERATURE)
+    parser.add_argument("--seconds", type=float, default=480, help="of distillation: all-images")
     parser.add_argument("--dense", type=Path, default=Path("runs/dense"))
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy.jsonl"))
     options = parser.parse_args()
@@ -341,9 +414,12 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
             if not rows.has(network=network, dense=dense, images=images, what="dense"):
                 rows.add(**case.key, what="dense", accuracy=case.tested(case.model))
             if options.only in (None, "ours"):
-                ours(case, rows, options.steps, options.budgets)
+                how = Distillation(options.steps, options.batch, options.temperature)
+                ours(case, rows, how, options.budgets)
             if options.only in (None, "peers"):
                 peers(case, rows, options.steps[0], options.budgets)
+            if options.only == "all-images":
+                all_images(case, rows, options.seconds, options.budgets)
             if options.only in (None, "epochs"):
                 epochs(case, rows, options.shares, options.budgets)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# On the day that a GPU is at hand: trace, proof and speed on CUDA; six minutes. Not run yet.
+# On the day that a GPU is at hand: trace, proof, repair, distillation and speed on
+# CUDA; six minutes. What was seen so far stands in docs/gpu.md.
 #
 #     bash benchmarks/gpu.sh [OUTPUT.md]
 #

@@ -142,6 +142,8 @@ def train_(model: nn.Module, recipe: Recipe, seed: int, path: Path) -> None:
     """Train in place and write the weights, and beside them how; goes on after a stop."""
     data = fashion()
     feed = as_feed(data.train, BATCH, seed, CHANGES)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
     )
@@ -152,18 +154,17 @@ def train_(model: nn.Module, recipe: Recipe, seed: int, path: Path) -> None:
     state = path.with_suffix(".part")
     first, spent = 0, 0.0
     if state.exists():
-        kept = torch.load(state, weights_only=True)
+        kept = torch.load(state, weights_only=True, map_location=device)
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
         first, spent = kept["epoch"], kept["seconds"]
-    model.to(memory_format=torch.channels_last)
     for epoch in range(first, recipe.epochs):
         start = time.process_time()
         model.train()
         for batch in feed.shuffle(epoch, 0, ALL):
-            images = torch.from_numpy(np.ascontiguousarray(batch.images))
-            loss = F.cross_entropy(model(images), torch.from_numpy(batch.labels))
+            images = torch.from_numpy(np.ascontiguousarray(batch.images)).to(device)
+            loss = F.cross_entropy(model(images), torch.from_numpy(batch.labels).to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -180,7 +181,7 @@ def train_(model: nn.Module, recipe: Recipe, seed: int, path: Path) -> None:
             },
         )
         print(f"{path.stem}: epoch {epoch + 1}, {spent:.0f} s of one core", flush=True)
-    model.to(memory_format=torch.contiguous_format)
+    model.to("cpu", memory_format=torch.contiguous_format)
     how = {
         "epochs": recipe.epochs,
         "batch": BATCH,
@@ -192,6 +193,7 @@ def train_(model: nn.Module, recipe: Recipe, seed: int, path: Path) -> None:
         "validation_accuracy": accuracy(model, data.validation),
         "test_accuracy": accuracy(model, data.test),
         "cpu_seconds": round(spent),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
     }
     path.with_suffix(".json").write_text(json.dumps(how, indent=1) + "\n")

@@ -24,12 +24,13 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
     return torch.stack(kept) if kept else torch.empty(0, dtype=torch.long)
 
 
-_library = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
-        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        if _name == "nms":
-            _library.impl(_name, _nms, "CPU")
+if torch.version.cuda is None:  # else they load, and bring their own
+    _library = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, _name):
+            _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            if _name == "nms":
+                _library.impl(_name, _nms, "CPU")
 
 
 def let_detectors_run() -> None:
