@@ -357,3 +357,45 @@ def test_tests_stand_where_their_module_does():
     }
     assert sorted(alone - WITHOUT_TESTS) == []  # new ones
     assert sorted(WITHOUT_TESTS - alone) == []  # have theirs by now: off the list
+
+
+def private_names(nodes):
+    """Names with one underscore in front that are defined there: functions, classes, attributes."""
+    for node in nodes:
+        name = (
+            node.name
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            else node.attr
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            else node.id
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            else ""
+        )
+        if name.startswith("_") and not name.endswith("_"):
+            yield name
+
+
+def touched_names(node):
+    """Names that are imported from secateurs, read off an object, or given to ``setattr``."""
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("secateurs"):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+        yield node.attr
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+        named = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        yield from (name.rpartition(".")[2] for name in named if isinstance(name, str))
+
+
+def test_tests_go_through_what_is_public():
+    ours = {name for path in MODULES.values() for name in private_names(ast.walk(parse(path)))}
+    touched = []
+    for path in sorted(TESTS.rglob("*.py")):
+        nodes = list(ast.walk(parse(path)))
+        private = ours - set(private_names(nodes))  # a test's own class may have such a name too
+        touched += [
+            f"{path.relative_to(TESTS)}:{node.lineno} {name}"
+            for node in nodes
+            for name in touched_names(node)
+            if name in private
+        ]
+    assert touched == []

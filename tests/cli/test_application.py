@@ -203,7 +203,7 @@ def test_the_command_in_the_report_repeats_the_study(place, without_drawing, cap
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_studies_of_five_percent_rounds(name, place, capsys, monkeypatch):
     chosen = {}
-    monkeypatch.setattr(run, "_run_study", lambda c, d, **_: chosen.update(one=c, place=d))
+    monkeypatch.setattr(run, "run_configuration", lambda c, d, **_: chosen.update(one=c, place=d))
     assert main(["run", "--preset", name]) == ExitCode.FINE
     assert chosen["one"].pruning.step == 0.05
     assert chosen["one"].training.batches == PRESETS[name]["train_batches"]
@@ -218,7 +218,7 @@ def test_a_preset_is_changed_by_options(monkeypatch):
         chosen.update(configuration=configuration, directory=directory)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_run_study", carried_out)
+    monkeypatch.setattr(run, "run_configuration", carried_out)
     main(["run", "--preset", "demo", "--width", "5", "--rounds", "3"])
     demo = PRESETS["demo"]
     assert chosen["configuration"].task.model_options["width"] == 5
@@ -237,7 +237,7 @@ def test_interrupting_says_how_to_go_on(monkeypatch, capsys, place):
             Path("study/config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_run_study", interrupted)
+    monkeypatch.setattr(run, "run_configuration", interrupted)
     assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.INTERRUPTED
     assert said(capsys)[1] == "interrupted\n"  # there is nothing to go on with
     begun.append(True)
@@ -249,7 +249,7 @@ def test_a_fault_of_ours_shows_its_traceback(monkeypatch, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(run, "_run_study", broken)
+    monkeypatch.setattr(run, "run_configuration", broken)
     assert main(["run", *SMALL]) == ExitCode.UNEXPECTED
     _, error = said(capsys)
     assert "Traceback" in error

@@ -39,7 +39,7 @@ def test_what_fails_is_shown_in_one_line_and_fails_the_command(capsys, monkeypat
 def test_a_wrong_cut_is_found(capsys, monkeypatch, wrong):
     import secateurs as sec
 
-    name, tested = ("pytorch", doctor._test_pytorch)
+    name, tested = ("pytorch", dict(doctor.TESTS)["pytorch"])
     monkeypatch.setattr(doctor, "TESTS", ((name, tested),))
     made = getattr(sec, wrong)
 

@@ -29,9 +29,8 @@ from secateurs.comparison import (
     run_comparison,
 )
 from secateurs.errors import BudgetError, SecateursError, StudyError, UnknownNameError
-from secateurs.pytorch.training.learner import Learner
 from secateurs.settings.training import Training
-from secateurs.training.feed import ALL
+from secateurs.training.feed import ALL, ArrayFeed
 from secateurs.training.schedules import learning_rates
 
 TIMES = ("seconds_to_choose", "seconds_to_train")
@@ -75,9 +74,9 @@ def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(found):
     optimizer = torch.optim.SGD(
         pruned.model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
-    learner = Learner(pruned.model, train, validation, None, Training(batch_size=32, seed=1))
+    feed = ArrayFeed(train, 32, seed=1)
     pruned.model.train()
-    for batch, rate in zip(learner._train_feed.shuffle(0, 0, ALL), rates, strict=False):
+    for batch, rate in zip(feed.shuffle(0, 0, ALL), rates, strict=False):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss = F.cross_entropy(

@@ -264,7 +264,7 @@ def test_a_turned_photograph_is_upright(tmp_path, turned):
 def test_large_images_are_decoded_one_at_a_time(pictures, monkeypatch):
     """Each takes as much memory as four bytes a pixel, times the number of cores."""
     decoding, most = [], []
-    fit = pictures_module._fit
+    fit = pictures_module.fit_square
 
     def watch(image, size):
         decoding.append(image)
@@ -275,7 +275,7 @@ def test_large_images_are_decoded_one_at_a_time(pictures, monkeypatch):
         return fitted
 
     monkeypatch.setattr(pictures_module, "MANY_PIXELS", 10)
-    monkeypatch.setattr(pictures_module, "_fit", watch)
+    monkeypatch.setattr(pictures_module, "fit_square", watch)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     load(f"folder:{pictures}", size=8, validation=0.2, test=0.2)
     assert len(most) > 10

@@ -60,7 +60,7 @@ def test_given_splits_are_kept() -> None:
 
 
 def test_statistics_over_more_rows_than_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateurs.data.sets._VALUES_AT_A_TIME", 7 * 3 * 4 * 4 + 1)
+    monkeypatch.setattr("secateurs.data.sets.VALUES_AT_A_TIME", 7 * 3 * 4 * 4 + 1)
     pixels = images(50, 3, 4, 4)
     data = from_arrays((pixels, np.arange(50) % 2))
     own = pixels[data.train.rows].astype(np.float64)

@@ -161,13 +161,13 @@ class Bessel(nn.Module):
 
 
 def test_the_layer_of_an_operation_that_an_exporters_message_names_is_found():
-    from secateurs.pytorch.exporting import _name_layer
+    from secateurs.pytorch.exporting import name_layer
 
     model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), Bessel()), nn.Linear(8, 2))
     message = "Exporting the operator 'aten::special_bessel_j0' is not supported"
-    found = _name_layer(model.eval(), (torch.rand(2, 4),), {}, message)
+    found = name_layer(model.eval(), (torch.rand(2, 4),), {}, message)
     assert found == " (special_bessel_j0 is in the layer '1.1')"
-    assert _name_layer(model, (torch.rand(2, 4),), {}, "no space left") == ""
+    assert name_layer(model, (torch.rand(2, 4),), {}, "no space left") == ""
 
 
 def test_a_package_that_an_exporter_misses_is_answered_with_the_command(tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_package_that_an_exporter_misses_is_answered_with_the_command(tmp_path
         raise ModuleNotFoundError("No module named 'torchao'", name="torchao")
 
     monkeypatch.setattr("secateurs.deployment.targets.importlib.util.find_spec", lambda _: True)
-    monkeypatch.setattr(exporting, "_write_executorch", miss)
+    monkeypatch.setattr(exporting, "write_executorch", miss)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()
     message = r"executorch: needs the package 'torchao'.*Install it: pip install executorch"
     with pytest.raises(sec.ExportError, match=message):

@@ -122,7 +122,7 @@ def test_a_model_is_measured_kept_and_read_again(network, tmp_path, monkeypatch)
             found.append(Timing((took / 1e6,) * 3, (took / whole,) * 3))
         return found
 
-    monkeypatch.setattr(profiling._Bench, "times", times)
+    monkeypatch.setattr(profiling.CutBench, "times", times)
     conditions = Conditions(threads=1)
     found = profile_network(network, conditions, cuts=20)
     assert found.multiple == best_multiple(found.at_multiples)

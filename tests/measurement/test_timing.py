@@ -63,7 +63,7 @@ def test_conditions_are_checked_and_read_from_text():
 
 
 def test_a_runtime_that_is_missing_is_answered_with_the_command(monkeypatch):
-    monkeypatch.setattr("secateurs.measurement.conditions._version", lambda package: None)
+    monkeypatch.setattr("secateurs.measurement.conditions.installed_version", lambda package: None)
     with pytest.raises(sec.UnknownNameError, match="pip install onnx onnxruntime"):
         check_installed("onnxruntime")
 

@@ -15,7 +15,7 @@ from secateurs.planning.auto_criterion import (
     CANDIDATES,
     Standing,
     Tournament,
-    _rank,
+    rank_candidates,
     tournament,
 )
 from secateurs.pytorch.statistics.cut_evaluation import evaluate_cut
@@ -80,7 +80,7 @@ def test_the_lowest_loss_wins_and_its_scores_are_from_all_images():
 def test_standings_are_of_differences_image_by_image():
     losses = {"far": [1.0, 4, 7], "near": [2.0, 1, 3], "best": [1.0, 1, 1], "broken": [np.nan] * 3}
     found = {name: (np.array(own), None) for name, own in losses.items()}
-    first, second, third, fourth, fifth = _rank(found, {"none": "no labels"})
+    first, second, third, fourth, fifth = rank_candidates(found, {"none": "no labels"})
     assert (first.criterion, first.behind, first.error) == ("best", 0, 0)
     assert (second.criterion, second.loss, second.behind) == ("near", 2, 1)
     assert second.error == pytest.approx(np.sqrt(1 / 3))  # of 1, 0 and 2

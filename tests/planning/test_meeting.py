@@ -103,7 +103,7 @@ def test_a_time_is_met_by_timing_the_result(trained, tmp_path, monkeypatch):
     def runner(self, small, *rest):
         widths.append(small[0].out_features)
 
-    monkeypatch.setattr(profiling._Bench, "times", fitted)
+    monkeypatch.setattr(profiling.CutBench, "times", fitted)
     monkeypatch.setattr(meeting, "compare_times", timed)
     monkeypatch.setattr("secateurs.pytorch.runner", lambda m, *rest: runner(None, m))
     found = sec.prune(model, images[:1], sec.Budget(latency=0.5, threads=1), multiple=1)

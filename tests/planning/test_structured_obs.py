@@ -4,7 +4,7 @@ import numpy as np
 
 from secateurs.planning.structured_obs import (
     Reader,
-    _State,
+    RemovalState,
     inverse_of,
     removal_order,
     removal_path,
@@ -27,14 +27,14 @@ def rise_without(u, weights, gone):
 
 def test_the_cost_of_a_channel_is_the_least_squares_error_without_it():
     u, weights, entries = drawn()
-    state = _State.of(Reader(u.T @ u / len(u), weights, entries), 1e-12)
+    state = RemovalState.of(Reader(u.T @ u / len(u), weights, entries), 1e-12)
     expected = [rise_without(u, weights, entries[channel]) for channel in range(6)]
     np.testing.assert_allclose(state.costs(np.arange(6)), expected, rtol=1e-6)
 
 
 def test_after_a_removal_the_costs_are_those_of_what_is_left():
     u, weights, entries = drawn()
-    state = _State.of(Reader(u.T @ u / len(u), weights, entries), 1e-12)
+    state = RemovalState.of(Reader(u.T @ u / len(u), weights, entries), 1e-12)
     base = 0.0
     for gone in ([4], [4, 1], [4, 1, 0], [4, 1, 0, 5]):  # the last two past half: it shrinks
         base = rise_without(u, weights, entries[gone].ravel())
@@ -96,9 +96,9 @@ def _costs(reader):
     from secateurs.planning import structured_obs as module
 
     if isinstance(reader, Reader):
-        state = module._State.of(reader, 0.0)
+        state = module.RemovalState.of(reader, 0.0)
     else:
-        state = module._SpectralState(
+        state = module.SpectralRemovalState(
             np.linalg.inv(reader.spectra), reader.weights.copy(), reader.channels
         )
     first = state.costs(np.arange(5))

@@ -93,7 +93,7 @@ def run_command(**options: Any) -> None:
     if status is not None:
         raise typer.Exit(status)
     try:
-        result = _run_study(configuration, directory, fresh=fresh, quiet=quiet)
+        result = run_configuration(configuration, directory, fresh=fresh, quiet=quiet)
     except KeyboardInterrupt:
         _say_how_to_go_on(directory)
         raise
@@ -146,9 +146,10 @@ def _settings(kind: type[Chosen], values: Mapping[str, Any]) -> Chosen:
     return kind(**found)
 
 
-def _run_study(
+def run_configuration(
     configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
 ) -> Iterated:
+    """Build what the configuration names, and run its study with a table of its rounds."""
     with waiting("loading the data and the model"):
         task = configuration.task
         with naming_the_nearest(task.model, task.weights):

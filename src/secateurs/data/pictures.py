@@ -34,7 +34,7 @@ def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
     whole = round(size / crop)
     try:
         with Image.open(path) as image, _alone_if_large(image):
-            fitted = _fit(image, whole)
+            fitted = fit_square(image, whole)
             edge = (whole - size) // 2
             fitted = fitted.crop((edge, edge, edge + size, edge + size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -58,7 +58,7 @@ def _alone_if_large(image: Image.Image) -> contextlib.AbstractContextManager[obj
     return _ONE_LARGE if is_large else contextlib.nullcontext()
 
 
-def _fit(image: Image.Image, size: int) -> Image.Image:
+def fit_square(image: Image.Image, size: int) -> Image.Image:
     """The middle square, upright, in RGB and scaled; the whole image is held once, not copied."""
     image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG decode at less than full size
     turned = image.getexif().get(ORIENTATION, 1)

@@ -21,7 +21,8 @@ _PAIR = Kind(
     lambda value: isinstance(value, tuple | list) and len(value) == 2,
     DataError,
 )
-_VALUES_AT_A_TIME = 4_000_000
+VALUES_AT_A_TIME = 4_000_000
+"""Pixels that are summed over in one step of a split's statistics."""
 _MOST_CHANNELS = 4
 
 
@@ -209,7 +210,7 @@ def _mean_and_std(split: Split) -> tuple[Floats32, Floats32]:
     channels = split.pixels.shape[1]
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
     rows = np.sort(split.rows)  # so that a mapped file is read forwards
-    step = max(1, _VALUES_AT_A_TIME // int(np.prod(split.pixels.shape[1:])))
+    step = max(1, VALUES_AT_A_TIME // int(np.prod(split.pixels.shape[1:])))
     for start in range(0, len(rows), step):
         some = (
             split.pixels[rows[start : start + step]]

@@ -107,7 +107,7 @@ def check_installed(runtime: str) -> None:
         UnknownNameError: one is missing; the message gives the command that installs it.
     """
     for package in PACKAGES[runtime]:
-        if _version(package) is None:
+        if installed_version(package) is None:
             raise UnknownNameError(
                 f"{runtime}: needs the package {package!r}, which is not installed. "
                 f"Install it: pip install {' '.join(PACKAGES[runtime])}"
@@ -122,7 +122,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **{name: version for name in names if (version := _version(name)) is not None},
+        **{name: version for name in names if (version := installed_version(name)) is not None},
     }
 
 
@@ -132,7 +132,8 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """A package's version; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -187,7 +187,7 @@ def tournament(
             found[name] = backend.evaluate_cut(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)
-    standings = _rank(found, out)
+    standings = rank_candidates(found, out)
     winner = standings[0].criterion
     won = _own(_score(network, [winner], [*learning, *judging], loss, seed)[winner])
     removed = 1 - network.cost(cuts[winner]).params / network.cost().params
@@ -283,9 +283,18 @@ def _own(found: Scores | Exception) -> Scores:
     return found
 
 
-def _rank(
+def rank_candidates(
     found: dict[str, tuple[NDArray[np.float64], float | None]], out: dict[str, str]
 ) -> tuple[Standing, ...]:
+    """The candidates by mean loss, the lowest first; a loss of NaN after all others.
+
+    Args:
+        found: criterion -> (its cut's losses image by image, shape (images,); its accuracy).
+        out: criterion -> why it could not take part.
+
+    Raises:
+        BudgetError: ``found`` is empty.
+    """
     if not found:
         raise BudgetError(f"auto: no criterion could take part: {next(iter(out.values()))}")
     means = {name: float(losses.mean()) for name, (losses, _) in found.items()}

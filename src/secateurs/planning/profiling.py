@@ -130,7 +130,7 @@ def profile_network(
 
 def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> LatencyModel:
     backend = backend_named(network.source.framework)
-    bench = _Bench(network, backend, conditions, seed)
+    bench = CutBench(network, backend, conditions, seed)
     halves = _halves(network, seed)
     at_half = bench.times(list(halves.values()), repeats=15)
     at_multiples = {
@@ -167,7 +167,7 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
     )
 
 
-class _Bench:
+class CutBench:
     """The dense model, ready to run, beside which cuts of it are timed."""
 
     def __init__(

@@ -105,7 +105,9 @@ def removal_path(
         that has gone by then cost; 0 at all channels.
     """
     states = [
-        _State.of(reader, ridge) if isinstance(reader, Reader) else _SpectralState.of(reader)
+        RemovalState.of(reader, ridge)
+        if isinstance(reader, Reader)
+        else SpectralRemovalState.of(reader)
         for reader in readers
     ]
     alive = np.arange(channels)
@@ -135,7 +137,7 @@ def inverse_of(covariance: Floats, ridge: float) -> Floats:
 
 
 @dataclass(eq=False, slots=True)
-class _State:
+class RemovalState:
     """A reader as it is without the channels that have gone."""
 
     inverse: Floats
@@ -144,7 +146,7 @@ class _State:
     removed: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, reader: Reader, ridge: float) -> _State:
+    def of(cls, reader: Reader, ridge: float) -> RemovalState:
         inverse = inverse_of(reader.covariance, ridge) if reader.inverse is None else reader.inverse
         # What happens to the group's own rows and columns depends on no others.
         at = reader.entries.ravel()
@@ -181,7 +183,7 @@ class _State:
 
 
 @dataclass(eq=False, slots=True)
-class _SpectralState:
+class SpectralRemovalState:
     """The same at each frequency, where a channel has a single entry."""
 
     inverse: Complexes
@@ -189,7 +191,7 @@ class _SpectralState:
     channels: Ids
 
     @classmethod
-    def of(cls, reader: SpectralReader) -> _SpectralState:
+    def of(cls, reader: SpectralReader) -> SpectralRemovalState:
         spectra = reader.spectra.copy()
         diagonal = np.arange(spectra.shape[1])
         mean = float(spectra[:, diagonal, diagonal].real.mean())

@@ -69,7 +69,7 @@ def write_file(model: nn.Module, path: Path, example_inputs: object, target: str
             return _write_onnx(ready, arguments, keywords, path)
         return _write(ready, arguments, keywords, path, target)
     except ExportError as error:
-        layer = _name_layer(ready, arguments, keywords, str(error))
+        layer = name_layer(ready, arguments, keywords, str(error))
         raise ExportError(f"{error}{layer}") from error
 
 
@@ -85,7 +85,7 @@ def _write(
         if target == "pt2":
             torch.export.save(program, path)
         elif target == "executorch":
-            _write_executorch(program, path)
+            write_executorch(program, path)
         elif target == "litert":
             import litert_torch
 
@@ -98,7 +98,7 @@ def _write(
     return is_open
 
 
-def _name_layer(
+def name_layer(
     model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], message: str
 ) -> str:
     """Where the operation is that an exporter's message names; "" where that is not to be found."""
@@ -243,7 +243,8 @@ def _several(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor, tensor]) if tensor.ndim and len(tensor) == 1 else tensor
 
 
-def _write_executorch(program: ExportedProgram, path: Path) -> None:
+def write_executorch(program: ExportedProgram, path: Path) -> None:
+    """Write a program for ExecuTorch, what XNNPACK can run handed to it."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 

@@ -5,7 +5,7 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.channels.cut import Cut, TensorCut
-from secateurs.keras.surgery.compiling import _cut_of_slot
+from secateurs.keras.surgery.compiling import cut_of_slot
 from support.keras_networks import X, Y, classifier
 
 
@@ -63,9 +63,9 @@ def test_only_state_of_its_variables_shape_is_sliced():
     """A factored second moment has another: of 3 by 4, a row of 4 is no row to cut by axis 0."""
     of_kernel = TensorCut((3, 4), {0: (1,)})
     cut = Cut({"kernel": of_kernel})
-    assert _cut_of_slot(cut, "kernel", (3, 4)) is of_kernel
-    assert _cut_of_slot(cut, "kernel", (4,)) is None
-    assert _cut_of_slot(cut, "bias", (4,)) is _cut_of_slot(cut, None, (3, 4)) is None
+    assert cut_of_slot(cut, "kernel", (3, 4)) is of_kernel
+    assert cut_of_slot(cut, "kernel", (4,)) is None
+    assert cut_of_slot(cut, "bias", (4,)) is cut_of_slot(cut, None, (3, 4)) is None
 
 
 def test_it_is_compiled_as_the_model_is():

@@ -62,7 +62,7 @@ def test_of_a_matrix_product(space, each):
 
 def test_small_kernels_are_one_batch_of_products(monkeypatch):
     calls = []
-    monkeypatch.setattr(contributions, "_summand", lambda *given: calls.append(given) or 0)
+    monkeypatch.setattr(contributions, "summand", lambda *given: calls.append(given) or 0)
     for function, shape, space, options in CONVOLUTIONS[:6]:
         x, weight = channels_last(torch.randn(3, shape[1], *space)), torch.randn(shape)
         call = Call(function, (), {"input": x, "weight": weight} | options)

@@ -76,7 +76,7 @@ def test_only_the_pairs_that_are_asked_for_are_run():
     whole = removals.ablate(dense, group, every)
     where = np.random.default_rng(0).random(whole.loss.shape) < 0.3
     route = removals.routes.of(group)
-    run = sum(len(pairs) for pairs in removals._pairs(dense, group, route, every, where))
+    run = sum(len(pairs) for pairs in removals.iterate_pairs(dense, group, route, every, where))
     assert 0 < run <= where.sum()
     some = removals.ablate(dense, group, every, where)
     torch.testing.assert_close(some.loss[where], whole.loss[where], rtol=1e-4, atol=1e-6)

@@ -116,7 +116,9 @@ def test_rounding_is_told_from_mistakes_in_double_precision(monkeypatch):
     proof = sec.report_of(sec.apply(model, cut, inputs, network=network)).proof
     assert proof.holds
     assert proof.max_difference < 1e-9 * proof.scale == proof.tolerance  # of double precision
-    monkeypatch.setattr("secateurs.pytorch.proof.comparison._in_double_precision", lambda *_: None)
+    monkeypatch.setattr(
+        "secateurs.pytorch.proof.comparison.compare_in_double_precision", lambda *_: None
+    )
     with pytest.raises(sec.CutError, match="the cut model does not do what the dense one does"):
         sec.apply(model, cut, inputs, network=network)
 

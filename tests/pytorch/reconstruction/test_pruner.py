@@ -1,6 +1,7 @@
 """What users call: prune with images, repair of cuts made otherwise, the frontier."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -158,11 +159,13 @@ def test_another_dense_model_is_refused(dense):
 def test_a_repair_that_harms_is_not_kept(dense, monkeypatch):
     from secateurs.pytorch.reconstruction import lockstep
 
-    def spoil(self, site):
-        with torch.no_grad():
-            site.map.weight.mul_(-1)
+    refit = lockstep.refit_gathered
 
-    monkeypatch.setattr(lockstep._Walk, "_refit", spoil)
+    def spoil(*given, **options):
+        found = refit(*given, **options)
+        return found and dataclasses.replace(found, weights=-found.weights)
+
+    monkeypatch.setattr(lockstep, "refit_gathered", spoil)
     cut = sec.delete_channels(dense, {"last": [2]}, IMAGES[:1])
     repaired = sec.repair(cut, dense, IMAGES)
     told = sec.report_of(repaired).fidelity

@@ -78,13 +78,14 @@ def cut_optimizer(model: keras.Model, small: keras.Model, cut: Cut) -> keras.opt
     for slot, made in zip(slots, new.variables, strict=True):
         if (old := values.get(slot)) is None:
             continue
-        value = slice_tensor(old.value, _cut_of_slot(cut, slot[0], tuple(old.shape)))
+        value = slice_tensor(old.value, cut_of_slot(cut, slot[0], tuple(old.shape)))
         if tuple(value.shape) == tuple(made.shape):
             made.assign(value)
     return new
 
 
-def _cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorCut | None:
+def cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorCut | None:
+    """What goes from a state of an optimizer: as from its weight, where it is of that shape."""
     known = cut.tensors.get(owner) if owner is not None else None
     return known if known is not None and known.shape == shape else None
 

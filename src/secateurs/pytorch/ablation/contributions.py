@@ -52,7 +52,7 @@ def subtract_(
         # Narrowed first: to select along the channels would lay all of the operand out anew.
         slices = [operand.narrow(axis, place, 1) for place in input_index.tolist()]
         part = torch.cat(slices, axis).index_select(0, images[rows])
-        output[rows] -= _summand(call, part, input_index)
+        output[rows] -= summand(call, part, input_index)
 
 
 def _subtract_outer_products_(
@@ -143,7 +143,7 @@ def inputs_first(call: Call) -> torch.Tensor:
     return weight.T if call.packet is aten.linear else weight
 
 
-def _summand(call: Call, part: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def summand(call: Call, part: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """What some input channels add to the result."""
     if call.packet in CONVOLUTIONS:
         weight = channels_last(call["weight"].detach().index_select(1, index))

@@ -186,7 +186,7 @@ class Removals:
                     outputs = self._twin(dense, group, channel)
                     self._compare(dense, outputs, None, (changes, place, slice(None)))
             elif route.ends:
-                for pairs in self._pairs(dense, group, route, channels, where):
+                for pairs in self.iterate_pairs(dense, group, route, channels, where):
                     outputs = self._run(dense, route, pairs)
                     at = (changes, pairs.places, pairs.images)
                     self._compare(dense, outputs, pairs.images, at)
@@ -223,14 +223,14 @@ class Removals:
 
     # -- pairs
 
-    def _pairs(
+    def iterate_pairs(
         self,
         dense: DenseBatch,
         group: Group,
         route: DownstreamPath,
         channels: Ids,
         where: NDArray[np.bool_] | None,
-    ) -> Iterator[_Pairs]:
+    ) -> Iterator[Pairs]:
         """The pairs of a channel and an image for which anything changes, in batches."""
         chosen = torch.from_numpy(channels)
         active = torch.zeros((len(dense), len(group)), dtype=torch.bool)
@@ -247,9 +247,9 @@ class Removals:
         size = int(np.clip(NUMBERS_AT_A_TIME // max(1, route.numbers), 16, MOST_PAIRS))
         for start in range(0, len(places), size):
             rows = slice(start, start + size)
-            yield _Pairs(places[rows], chosen[places[rows]], images[rows])
+            yield Pairs(places[rows], chosen[places[rows]], images[rows])
 
-    def _run(self, dense: DenseBatch, route: DownstreamPath, pairs: _Pairs) -> object:
+    def _run(self, dense: DenseBatch, route: DownstreamPath, pairs: Pairs) -> object:
         """The model's output for pairs."""
         values: dict[Ref, torch.Tensor] = {}
         value = self._finder(dense, pairs, values)
@@ -276,7 +276,7 @@ class Removals:
         return fill(self.routes.sample.output, find)
 
     def _finder(
-        self, dense: DenseBatch, pairs: _Pairs, values: dict[Ref, torch.Tensor]
+        self, dense: DenseBatch, pairs: Pairs, values: dict[Ref, torch.Tensor]
     ) -> Callable[[Operand], torch.Tensor]:
         """What a source is for these pairs: computed for them, or taken from the dense run."""
         taken: dict[Operand, torch.Tensor] = {}
@@ -294,7 +294,7 @@ class Removals:
 
         return value
 
-    def _mask(self, call: Call, step: Step, reads: Sequence[Read], pairs: _Pairs) -> Call:
+    def _mask(self, call: Call, step: Step, reads: Sequence[Read], pairs: Pairs) -> Call:
         """The operation with each pair's channel taken as zero."""
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
@@ -310,7 +310,7 @@ class Removals:
             by_pair[each_pair, read.index[pairs.channels]] = 0
         return with_operands(call, changes)
 
-    def _less_one(self, dense: DenseBatch, step: Step, read: Read, pairs: _Pairs) -> torch.Tensor:
+    def _less_one(self, dense: DenseBatch, step: Step, read: Read, pairs: Pairs) -> torch.Tensor:
         """What a linear step gives without each pair's channel: what it gave, less one summand."""
         ref = Ref(step.number)
         output = select(dense.value(ref), self.routes.rows[ref], pairs.images)
@@ -346,7 +346,7 @@ class Removals:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Pairs:
+class Pairs:
     """Pairs of a channel and an image, by channel.
 
     Attributes:

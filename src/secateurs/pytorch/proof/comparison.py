@@ -62,7 +62,7 @@ def prove(
     if not proof.holds:
         proof = _compare(network, dense, small, alive, example_inputs)
     if not proof.holds and precision_of(dense) is not torch.float64:
-        proof = _in_double_precision(network, small, alive, example_inputs) or proof
+        proof = compare_in_double_precision(network, small, alive, example_inputs) or proof
     if not proof.holds:
         raise CutError(proof.refusal(network.name, "An operation") + _of_decisions(network))
     return proof
@@ -101,7 +101,7 @@ def _prove_on_smaller_images(
     return replace(proof, images=images.text) if proof.holds else None
 
 
-def _in_double_precision(
+def compare_in_double_precision(
     network: Network, small: nn.Module, alive: NDArray[np.bool_], example_inputs: object
 ) -> Proof | None:
     """The proof in double precision where it holds there; None where it does not, or cannot run.
