@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import secateurs as sec
-from secateurs.criteria import CRITERIA, Need, score, score_many
-from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.criteria import CRITERIA, Need, score
+from secateurs.errors import DataError, SecateursError
 from support.small_networks import Attention, Grouped, Plain, Residual, images, labels
 
 NAMES = list(CRITERIA)
@@ -84,14 +84,6 @@ def test_every_tensor_coupled_to_a_channel_counts(name):
         assert not np.allclose(after, before, rtol=1e-3, atol=1e-7), layer
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_its_card_says_what_it_is(name):
-    card = CRITERIA[name].card
-    assert CRITERIA[name].summary.endswith((".", ":"))
-    for part in ("Formula:", "Cost:", "When it hurts:", "Source:"):
-        assert part in card, part
-
-
 @pytest.mark.parametrize("name", [n for n in NAMES if CRITERIA[n].needs & Need.DATA])
 def test_without_data_it_says_what_to_pass(name):
     network = sec.trace(Plain(), X[:1])
@@ -163,36 +155,6 @@ def test_the_model_comes_back_exactly_as_it_was(name):
     np.testing.assert_array_equal(given, X)
 
 
-def test_many_criteria_take_one_pass_and_give_the_same():
-    model = Residual()
-    network = sec.trace(model, X[:1])
-    passes = []
-
-    def stream():
-        passes.append(1)
-        yield X[:5], Y[:5]
-        yield X[5:], Y[5:]
-
-    together = score_many(network, NAMES, data=stream())
-    assert passes == [1]
-    for name in NAMES:
-        alone = score(network, name, data=(X, Y))
-        for group, values in alone.items():
-            np.testing.assert_allclose(together[name][group], values, rtol=1e-4, atol=1e-6)
-
-
-def test_a_users_own_function_gets_facts_and_is_checked():
-    network = sec.trace(Plain(), X[:1])
-    own = score(network, lambda facts: [rows.sum() for rows in facts.filters[0]])
-    np.testing.assert_allclose(
-        own["conv1"], network.source.array("conv1.weight").sum((1, 2, 3)), rtol=1e-5
-    )
-    with pytest.raises(SecateursError, match="expected 5 scores for conv1"):
-        score(network, lambda facts: np.zeros(3))
-    with pytest.raises(SecateursError, match="expected activations to be gathered"):
-        score(network, lambda facts: facts.readings)
-
-
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -205,23 +167,3 @@ def test_what_a_users_own_function_does_wrong_is_one_line(function, message):
     with pytest.raises(SecateursError, match=message) as caught:
         score(sec.trace(Plain(), X[:1]), function)
     assert "\n" not in str(caught.value)
-
-
-def test_bn_scale_needs_a_normalisation():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    with pytest.raises(ModelError, match="bn_scale: expected normalisation layers"):
-        score(sec.trace(model, X[:1, :, 0, 0]), "bn_scale")
-
-
-def test_apoz_warns_where_activations_are_hardly_ever_zero():
-    smooth = sec.trace(Plain(activation=torch.nn.functional.silu), X[:1])
-    with pytest.warns(UserWarning, match=r"apoz counts values .* conv1.*do not come out of a ReLU"):
-        score(smooth, "apoz", data=X)
-    model = Plain()
-    model.head = torch.nn.Conv2d(4, 4, 1)
-    model.forward = lambda x: model.head(torch.relu(model.conv2(torch.relu(model.conv1(x))))).mean(
-        (2, 3)
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        score(sec.trace(model, X[:1]), "apoz", data=X)
