@@ -1,0 +1,31 @@
+import numpy as np
+
+from support.networks_by_hand import grid, sides, two_layers
+
+
+def test_a_plain_channel_is_one_place():
+    network = two_layers()
+    (group,) = network.groups
+    widths = network.widths
+    assert (widths.sides(group), widths.places(group)) == (1, 1.0)
+    assert sorted(widths.lone_channels) == sorted(group.channels)
+    assert widths.count(network.alive(group.channels[:3])) == 1
+
+
+def test_of_a_grid_every_cell_is_one_place():
+    network = grid(2, 3)
+    rows, columns = sides(network)
+    widths = network.widths
+    assert [widths.sides(group) for group in (rows, columns)] == [2, 2]
+    assert [widths.places(group) for group in (rows, columns)] == [3.0, 2.0]
+    assert widths.count(network.alive()) == 6
+    one_of_each = network.alive([rows.channels[0], columns.channels[0]])
+    assert widths.count(one_of_each) == 1 * 2  # not half of 5 sides: what is left is 1 x 2
+
+
+def test_places_in_part_of_a_network_are_those_of_its_units():
+    network = grid(2, 3)
+    cells = network.tensors["in.weight"].axes[0]
+    atoms = network.solution.atoms
+    assert network.widths.count_in(atoms[cells[:4]]) == 4
+    assert network.widths.count_in(atoms[np.repeat(cells[:1], 3)]) == 1
