@@ -1,5 +1,7 @@
 """The second proof knows nothing of the rules: it finds what rules and twin get wrong alike."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,61 @@ def test_weights_that_are_multiplied_read_each_other():
     cut = cut_of(network, 0)
     proof = sec.report_of(sec.apply(model, cut, X, network=network, proof="independent")).proof
     assert proof.independent.channels == cut.removed_channels == 6
+
+
+class Parametrised(nn.Module):
+    def __init__(self, compute):
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, weight):
+        return self.compute(weight)
+
+
+COMPUTED = {
+    "affine": lambda w: 2 * w + 0.1,
+    "in place": lambda w: (2 * w).add_(0.1),
+    "turned": lambda w: (2 * w.transpose(0, 1) + 0.1).transpose(0, 1),
+    "positive": torch.exp,
+    "chosen": lambda w: torch.where(w > 0, w, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_weights_that_are_not_zero_where_their_parameter_is_are_silenced(name):
+    """By hand: a plain model of the weights as they are computed, with columns at zero."""
+    model = chain(nn.Linear(16, 20))
+    plain = copy.deepcopy(model)
+    for layer in (2, 4):
+        torch.nn.utils.parametrize.register_parametrization(
+            model[layer], "weight", Parametrised(COMPUTED[name])
+        )
+        plain[layer].weight.data = COMPUTED[name](plain[layer].weight.data)
+    network = sec.trace(model, X)
+    reader = next(g.name for g in network.groups if g.name.startswith("2"))
+    cut = network.cut({"0": [2, 7], reader: [1, 5, 6]})
+    small = sec.apply(model, cut, X, network=network, proof="independent")
+    proof = sec.report_of(small).proof.independent
+    with torch.no_grad():
+        plain[2].weight[:, [2, 7]] = 0
+        plain[4].weight[:, [1, 5, 6]] = 0
+        assert proof.channels == 5
+        assert proof.scale == pytest.approx(plain(X).abs().max().item())
+        torch.testing.assert_close(small(X), plain(X))
+
+
+def test_weights_that_one_sum_ties_together_are_silenced_by_nothing(monkeypatch):
+    """A mean over columns moves those that stay: no zero can be put in its place."""
+    unnamed(monkeypatch)
+    monkeypatch.setitem(rules.RULES, aten.mean, rules.RULES[aten.sum])
+    model = chain(nn.Linear(16, 20))
+    torch.nn.utils.parametrize.register_parametrization(
+        model[2], "weight", Parametrised(lambda w: w - w.mean(1, keepdim=True) + 0.1)
+    )
+    wrong = {"0.weight": (16, 6), "0.bias": (16,)}
+    cut = Cut(
+        {name: TensorCut(shape, {0: (3, 4)}) for name, shape in wrong.items()}
+        | {"2.parametrizations.weight.original": TensorCut((20, 16), {1: (3, 4)})}
+    )
+    with pytest.raises(sec.CutError, match=r"nobody reads"):
+        prove_independently(model, cut, X)

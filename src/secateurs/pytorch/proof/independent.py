@@ -3,7 +3,8 @@
 The masked twin ignores what the rules say is read, so a mistake in a rule may be in twin and cut
 alike. Here nothing is asked of the rules but which slices of which tensors go. In a copy of the
 dense model the *readers* among these slices are set to zero; who is one is seen by poking at the
-weights and watching values. Then
+weights and watching values. What the reading layer computes of its weights (a parametrisation such
+as ``2 w + 0.1``) is no zero where they are; it is set to zero where it is computed. Then
 
 1. poking at every other slice that goes must leave the answers as they are: nobody reads it; and
 2. the small model must answer what this copy answers.
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -45,6 +47,8 @@ from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tenso
 _HEARD = 1e-4
 """A value has changed if it did by this share of the largest change, or of the largest value."""
 
+
+NOTHING: Mapping[int, Sequence[Slice]] = MappingProxyType({})
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(the values of a slice, the whole tensor) -> other values."""
@@ -99,20 +103,25 @@ class _Silenced:
             part for part in slices_of(cut) if self._tensors[part.tensor].is_floating_point()
         ]
         self.zero: list[Slice] = []
+        self._computed: set[Slice] = set()  # of weights that their layer computes others of
+        self._muted: dict[int, list[Slice]] = {}  # what is zero in what an operation computes
 
     # -- answers
 
     def answers(self) -> object:
         """What the copy answers as it is now."""
-        return self.answers_of(self._model)
+        return self.answers_of(self._model, self._muted)
 
-    def answers_of(self, model: nn.Module) -> object:
+    def answers_of(
+        self, model: nn.Module, muted: Mapping[int, Sequence[Slice]] = NOTHING
+    ) -> object:
         """What a model answers in eval mode; it and the inputs stay as they are."""
         twin = share_tensors(model)
         arguments, keywords = self._inputs()
         with in_mode(twin), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return twin(*arguments, **keywords)
+            with _Mute(muted) if muted else nullcontext():
+                return twin(*arguments, **keywords)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
         arguments, keywords = self._call
@@ -165,6 +174,31 @@ class _Silenced:
         tensor = self._tensors[part.tensor]
         with torch.no_grad():
             tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
+        number = self._last_computing(part) if part in self._computed else None
+        if number is not None:
+            self._muted.setdefault(number, []).append(part)
+
+    def _last_computing(self, part: Slice) -> int | None:
+        """The last operation on weights alone that gives just this slice of a weight anew.
+
+        None where there is none, or what it gives is zero as it should be.
+        """
+        before = self._watch_pass(None).seen
+        with self._change([part], self._poke):
+            changed = self._watch_pass(before).changed
+        whole = self._mask_of(part)
+        alike = [
+            number
+            for number, where in changed.items()
+            if not before[number].is_live and torch.equal(where.cpu(), whole)
+        ]
+        if not alike or not bool(before[alike[-1]].values.cpu()[whole].any()):
+            return None
+        return alike[-1]
+
+    def _mask_of(self, part: Slice) -> torch.Tensor:
+        whole = torch.zeros(self._tensors[part.tensor].shape, dtype=torch.bool)
+        return whole.index_fill_(part.axis, torch.tensor(part.indices), True)
 
     def _factors(self, loud: Sequence[Slice]) -> Iterator[list[Slice]]:
         """Filters and biases of a layer, or of its halves or thirds, that may be one factor."""
@@ -192,6 +226,12 @@ class _Silenced:
         before = self._watch_pass(None).seen
         with self._change([part], self._poke):
             here = self._watch_pass(before).changed
+        inside = self._mask_of(part)
+        if any(
+            not before[number].is_live and where.shape == inside.shape and inside[where.cpu()].all()
+            for number, where in here.items()
+        ):
+            self._computed.add(part)
         with self._change([rest], self._poke):
             there = self._watch_pass(before).changed
         weights = [n for n in here.keys() & there.keys() if not before[n].is_live]
@@ -319,6 +359,30 @@ class _Watch(TorchDispatchMode):
         self.changed[self._number] = change > _HEARD * most
         if is_live:
             raise _SeenEnoughError
+
+
+class _Mute(TorchDispatchMode):
+    """Zeros in slices of what some operations give: a weight's, as a layer computes it."""
+
+    def __init__(self, muted: Mapping[int, Sequence[Slice]]) -> None:
+        super().__init__()
+        self._muted = muted
+        self._number = -1
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Arguments = (),
+        kwargs: Keywords | None = None,
+    ) -> object:
+        output = func(*args, **(kwargs or {}))
+        self._number += 1
+        for part in self._muted.get(self._number, ()):
+            computed = next(iterate_tensors(output))
+            indices = torch.tensor(part.indices, device=computed.device)
+            computed.index_fill_(part.axis, indices, 0)
+        return output
 
 
 def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
