@@ -38,20 +38,30 @@ class Independent:
         max_difference: the largest absolute difference of the answers.
         scale: the largest absolute answer.
         tolerance: the largest difference that rounding explains.
+        unheard: layers whose channels do not show in the answers to these inputs while they are
+            read, either: of them it says nothing.
     """
 
     channels: int
     max_difference: float
     scale: float
     tolerance: float
+    unheard: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         of = f" of {self.channels} channels" if self.channels else ""
         zero = "their readers" if self.channels else "all weights that go"
-        return (
+        shown = (
             f"independent proof{of}: largest difference {self.max_difference:.2g} (tolerance "
             f"{self.tolerance:.2g}) from the dense model with {zero} at zero"
         )
+        if self.unheard:
+            more = ", ..." if len(self.unheard) > 3 else ""
+            shown += (
+                f"; it says nothing of {', '.join(self.unheard[:3])}{more}, whose channels do not "
+                "show in the answers to these inputs"
+            )
+        return shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,3 +82,14 @@ def test_a_product_of_two_values_is_exact_unless_it_takes_their_norms(normalize)
     proof = sec.report_of(small).proof
     assert bool(proof.inexact) == normalize
     assert proof.independent.channels == (0 if normalize else 2)
+
+
+def test_layers_that_do_not_show_in_the_answers_are_named():
+    """A normalisation whose variance is far too large lets nothing through: nothing is proven."""
+    model = chain(lambda x: L.BatchNormalization(name="norm")(x))
+    gamma, beta, mean, variance = model.get_layer("norm").get_weights()
+    model.get_layer("norm").set_weights([gamma, beta, mean, np.full_like(variance, 1e24)])
+    small = sec.apply(model, sec.trace(model).cut({"a": [1]}), X, proof="independent")
+    assert sec.report_of(small).proof.independent.unheard == ("a",)
+    loud = sec.apply(chain(), sec.trace(chain()).cut({"a": [1]}), X, proof="independent")
+    assert sec.report_of(loud).proof.independent.unheard == ()

@@ -231,3 +231,29 @@ def test_weights_that_one_sum_ties_together_are_silenced_by_nothing(monkeypatch)
     )
     with pytest.raises(sec.CutError, match=r"nobody reads"):
         prove_independently(model, cut, X)
+
+
+def test_layers_that_do_not_show_in_the_answers_are_named():
+    """A normalisation whose variance is far too large lets nothing through: nothing is proven."""
+    model = chain(nn.BatchNorm1d(16))
+    model[4] = nn.Linear(16, 3)
+    loud = sec.apply(model, sec.trace(model, X).cut({"0": [1]}), X, proof="independent")
+    assert sec.report_of(loud).proof.independent.unheard == ()
+    model[2].running_var.fill_(1e24)
+    small = sec.apply(model, sec.trace(model, X).cut({"0": [1]}), X, proof="independent")
+    proof = sec.report_of(small).proof.independent
+    assert proof.unheard == ("0",)
+    assert "it says nothing of 0, whose channels do not show" in str(proof)
+
+
+def test_small_answers_are_heard_as_well_as_large_ones():
+    """Answers of 1e-15: what a wrong cut changes in them is as small."""
+    model = chain(nn.Linear(16, 20))
+    with torch.no_grad():
+        model[4].weight *= 1e-15
+        model[4].bias *= 1e-15
+    good = sec.trace(model, X).cut({"2": [4]})
+    bad = Cut(dict(good.tensors) | {"4.weight": TensorCut((3, 20), {1: (5,)})})
+    assert prove_independently(model, good, X).unheard == ()
+    with pytest.raises(sec.CutError, match="2: expected channels that nobody reads"):
+        prove_independently(model, bad, X)

@@ -55,6 +55,7 @@ def prove_independently(
         return Independent(0, 0.0, 0.0, 0.0)
     relative = TOLERANCE[precision_of(model)]
     silenced = _Silenced(cut_copy(model, Cut(), compiled=False), cut, arrays, relative)
+    unheard = silenced.find_unheard()
     heard = silenced.silence()
     if heard:
         raise still_read(heard)
@@ -63,7 +64,7 @@ def prove_independently(
     tolerance = relative * scale
     if not difference <= tolerance:
         raise other_answers(model.name, silenced.zero, difference, tolerance)
-    return Independent(cut.removed_channels, difference, scale, tolerance)
+    return Independent(cut.removed_channels, difference, scale, tolerance, unheard)
 
 
 class _Silenced:
@@ -103,6 +104,17 @@ class _Silenced:
                     self._keep_zero(part)
                 heard = [other for other in self._heard() if other in heard]
         return heard
+
+    def find_unheard(self) -> tuple[str, ...]:
+        """Layers whose filters that go do not show in the answers though nobody is silenced yet."""
+        filters: dict[str, list[Slice]] = {}
+        for part in self._parts:
+            if self._is_kernel(part) and part.axis == self._rank(part) - 1:
+                filters.setdefault(part.layer, []).append(part)
+        expected = self.answers()
+        return tuple(
+            layer for layer, parts in filters.items() if not self._is_heard(parts, (), expected)
+        )
 
     def _factors(self, heard: Sequence[Slice]) -> Iterator[list[Slice]]:
         """All that a layer makes, in case that another is multiplied by it and so read by it."""
@@ -148,7 +160,7 @@ class _Silenced:
     ) -> bool:
         with self._change(parts, self._poke, spare=zero):
             difference, scale = largest_difference(self.answers(), expected)
-        return bool(difference > self._relative * max(scale, 1e-12))
+        return bool(difference > self._relative * scale)
 
     def _poke(self, values: Numbers, whole: Numbers) -> Numbers:
         size = float(np.abs(whole).mean()) or 1.0

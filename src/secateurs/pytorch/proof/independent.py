@@ -75,6 +75,7 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
     silent = _Silenced(model, cut, example_inputs)
+    unheard = silent.find_unheard()
     loud = silent.silence()
     if loud:
         raise still_read(loud)
@@ -84,7 +85,7 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if not difference <= tolerance:
         raise other_answers(type(model).__name__, silent.zero, difference, tolerance)
-    return Independent(cut.removed_channels, difference, scale, tolerance)
+    return Independent(cut.removed_channels, difference, scale, tolerance, unheard)
 
 
 class _Silenced:
@@ -103,6 +104,7 @@ class _Silenced:
             part for part in slices_of(cut) if self._tensors[part.tensor].is_floating_point()
         ]
         self.zero: list[Slice] = []
+        self._present: Mapping[int, Seen] | None = None  # of a pass as things are
         self._computed: set[Slice] = set()  # of weights that their layer computes others of
         self._muted: dict[int, list[Slice]] = {}  # what is zero in what an operation computes
 
@@ -166,11 +168,26 @@ class _Silenced:
                 loud = [part for part in loud if part in self._loud()]
         return loud
 
+    def find_unheard(self) -> tuple[str, ...]:
+        """Layers whose filters that go do not show in the answers though nobody is silenced yet.
+
+        A normalisation with the wrong statistics lets nothing through, say; or an activation.
+        """
+        filters: dict[str, list[Slice]] = {}
+        for part in self._parts:
+            if part.axis == 0 and self._is_matrix(part):
+                filters.setdefault(part.layer, []).append(part)
+        expected = self.answers()
+        return tuple(
+            layer for layer, parts in filters.items() if not self._is_heard(parts, expected, ())
+        )
+
     def _is_matrix(self, part: Slice) -> bool:
         return sum(size > 1 for size in self._tensors[part.tensor].shape) > 1
 
     def _keep_zero(self, part: Slice) -> None:
         self.zero.append(part)
+        self._present = None
         tensor = self._tensors[part.tensor]
         with torch.no_grad():
             tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
@@ -223,7 +240,9 @@ class _Silenced:
         the same sums as what stays.
         """
         rest = self._rest_of(part)
-        before = self._watch_pass(None).seen
+        if self._present is None:
+            self._present = self._watch_pass(None).seen
+        before = self._present
         with self._change([part], self._poke):
             here = self._watch_pass(before).changed
         inside = self._mask_of(part)
@@ -279,7 +298,7 @@ class _Silenced:
         with self._change(parts, self._poke, spare=[*self.zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
-        return difference > rounding * max(scale, 1e-12)
+        return difference > rounding * scale
 
     def _poke(self, values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(values.shape, generator=self._random).to(values)
