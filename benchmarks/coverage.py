@@ -207,6 +207,8 @@ def let_through(model: nn.Module, inputs: Any) -> None:
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
+        if norm.weight is not None:  # many begin the last one of a branch at zero
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
     with contextlib.suppress(RuntimeError, ValueError, AssertionError, TypeError), torch.no_grad():
         # Inputs that cannot be doubled leave the model as it is.
         result(model, map_tensors(inputs, lambda x: torch.cat([x, x.flip(-1)])))

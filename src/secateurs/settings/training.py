@@ -18,6 +18,8 @@ class Training(Settings):
         fine_tune_batches: Batches of training after each cut; an epoch if left out.
         evaluate_every: Batches between looks at the validation data; an epoch if left out.
         batch_size: Images a batch, of all processes together. A loader has its own.
+        accumulation_steps: Parts of its images of a batch that a process takes one after the other:
+            less memory, the same gradients. Batch normalisation sees one part at a time.
         optimizer: SGD (with Nesterov momentum), AdamW, or the optimizer and the loss that a Keras
             model was compiled with.
         learning_rate: Peak learning rate of dense training.
@@ -47,6 +49,7 @@ class Training(Settings):
     fine_tune_batches: Count | None = None
     evaluate_every: Count | None = None
     batch_size: Count = 64
+    accumulation_steps: Count = 1
     optimizer: Literal["sgd", "adamw", "compiled"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None

@@ -38,7 +38,8 @@ def explain_memory_errors(batch_size: int) -> Iterator[None]:
             raise
         smaller = max(1, batch_size // 2)
         advice = (
-            f"Try a smaller batch: --batch-size {smaller}, or sec.Training(batch_size={smaller})."
+            f"Try a smaller batch: --batch-size {smaller}, or sec.Training(batch_size={smaller}); "
+            "PyTorch models train on one of the same size in parts: --accumulation-steps 2."
             if batch_size > 1
             else "The batch is of one image already: take smaller images, or a smaller model."
         )

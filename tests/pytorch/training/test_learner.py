@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ import secateurs as sec
 from secateurs import models
 from secateurs.pytorch import Learner
 from secateurs.pytorch.saving import read
+from secateurs.pytorch.training.task_learner import TaskLearner
 from secateurs.study.directory import Study
 from secateurs.training.feed import ArrayFeed, ArrayPair, consecutive
+from secateurs.training.task import LearningTask
 from support import killed, processes
 
 TESTS = Path(__file__).parents[2]
@@ -258,3 +261,55 @@ def test_a_checkpoint_of_another_model_is_said():
     other = learner(models.vanilla_cnn(3, in_channels=1, size=8, widths=(6, 9), hidden=10))
     with pytest.raises(sec.CheckpointError, match="size mismatch for"):
         mine.restore(other.snapshot())
+
+
+@pytest.mark.parametrize("steps", [2, 3, 99])
+def test_parts_of_a_batch_add_up_to_its_gradients(steps):
+    """A model without batch normalisation ends where it ends with whole batches."""
+    whole, parts = learner(), learner(accumulation_steps=steps)
+    losses = [one.train(0, [0.05] * 6, nothing) for one in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    expected = whole.release().state_dict()
+    start = cnn().state_dict()
+    for name, tensor in parts.release().state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
+        assert not torch.equal(tensor, start[name])
+
+
+def test_parts_of_a_tasks_batch_add_up_too():
+    """Two inputs in a dictionary, and targets: all are taken apart alike."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 4), nn.Linear(4, 1)
+
+        def forward(self, a, b):
+            return self.other(self.one(a).relu()) * b
+
+    def rows(seed):
+        random = torch.Generator().manual_seed(seed)
+        a, b, y = (torch.randn(10, width, generator=random) for width in (3, 1, 1))
+        return {"a": a, "b": b}, y
+
+    found = []
+    for steps in (1, 4):
+        torch.manual_seed(0)
+        settings = sec.Training(learning_rate=0.05, accumulation_steps=steps)
+        task = LearningTask(loss=lambda out, y: (out - y).square())
+        one = TaskLearner(Two(), [rows(0), rows(1)], [rows(2)], None, settings, task)
+        found.append((one.train(0, [0.05] * 4, nothing), one.release().state_dict()))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    for name, tensor in found[1][1].items():
+        torch.testing.assert_close(tensor, found[0][1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_is_spread_over_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        "secateurs.pytorch.training.processes._accelerator",
+        lambda training: SimpleNamespace(num_processes=1, distributed_type="DistributedType.FSDP"),
+    )
+    with pytest.raises(
+        sec.SecateursError, match=r"the whole model \(DDP\); received FSDP.*use_fsdp"
+    ):
+        learner()

@@ -257,6 +257,12 @@ def _check_trainable(model: keras.Model, training: Training) -> None:
             "built in; received 'bf16'. Build it under keras.config.set_dtype_policy("
             "'mixed_bfloat16')."
         )
+    if training.accumulation_steps > 1:
+        raise ModelError(
+            f"{model.name}: expected accumulation_steps of 1: a Keras optimizer accumulates by "
+            f"itself; received {training.accumulation_steps}. Compile the model with "
+            "gradient_accumulation_steps of its optimizer, and train with optimizer='compiled'."
+        )
     if not model.trainable_variables:
         raise ModelError(
             f"{model.name}: expected weights that can be trained; all of them are frozen "

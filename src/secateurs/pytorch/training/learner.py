@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
@@ -143,13 +144,33 @@ class Learner(FeedLearner[nn.Module]):
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """One step of the optimizer; this process's part of the batch's mean loss."""
-        images, labels = self._on_device(batch)
-        scores = _check_scores(self._prepared(images), batch)
-        loss = self._loss(scores, labels, images) / batch.whole
-        self._processes.backward(loss)
+        length = self._length_of(batch)
+        pieces = np.array_split(np.arange(length), min(self._training.accumulation_steps, length))
+        total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
+        for number, rows in enumerate(pieces):
+            piece = batch if len(pieces) == 1 else self._piece_of(batch, rows)
+            is_last = number == len(pieces) - 1
+            with self._processes.sum_gradients(self._prepared, now=is_last):
+                loss = self._loss_of(piece)
+                self._processes.backward(loss)
+            total += loss.detach()
         self._prepared_optimizer.step()
         self._prepared_optimizer.zero_grad()
-        return loss.detach()
+        return total
+
+    def _length_of(self, batch: Batch) -> int:
+        """Examples in this process's part of a batch."""
+        return len(batch.labels)
+
+    def _piece_of(self, batch: Batch, rows: NDArray[np.intp]) -> Batch:
+        """Some of the examples, still as a part of the whole batch."""
+        return Batch(batch.images[rows], batch.labels[rows], batch.whole)
+
+    def _loss_of(self, batch: Batch) -> torch.Tensor:
+        """The part of the whole batch's mean loss that these examples are."""
+        images, labels = self._on_device(batch)
+        scores = _check_scores(self._prepared(images), batch)
+        return self._loss(scores, labels, images) / batch.whole
 
     def _loss(
         self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +37,7 @@ class Processes:
         check_launch()
         self._accelerator = _accelerator(training)
         _check_processes(self._accelerator)
+        _check_whole(self._accelerator)
         self.share = Shard(self._accelerator.process_index, self._accelerator.num_processes)
 
     @property
@@ -118,6 +119,13 @@ class Processes:
         wrapped, stepped = self._accelerator.prepare(model, optimizer)
         return wrapped, stepped
 
+    def sum_gradients(self, model: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+        """Where gradients are computed: summed over processes at the last part of a batch only."""
+        if now or self.share.of == 1:
+            return nullcontext()
+        apart: AbstractContextManager[None] = self._accelerator.no_sync(model)
+        return apart
+
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the sum of all processes' losses."""
         # They are averaged over processes: times their number is the sum, of the whole batch.
@@ -188,6 +196,26 @@ def _check_processes(accelerator: Accelerator) -> None:
             f"{accelerator.num_processes} before: create Accelerator(cpu=True) for several "
             "processes on CPUs, or leave it to secateurs"
         )
+
+
+def _check_whole(accelerator: Accelerator) -> None:
+    """Refuse to train a model that is spread over processes: cuts and proofs need all of it."""
+    found = str(accelerator.distributed_type).rpartition(".")[2]
+    if found in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):
+        raise SecateursError(
+            f"processes: expected each to hold the whole model (DDP); received {found}, which "
+            "spreads it over them, where no cut can be made or proven. Launch without "
+            f"{_SPREADING.get(found, 'it')}: accelerate launch --multi_gpu --num_processes N -m "
+            "secateurs run ..., with --precision bf16 and --accumulation-steps where memory is "
+            "short. Prune first, then shard the small model."
+        )
+
+
+_SPREADING = {
+    "FSDP": "--use_fsdp",
+    "DEEPSPEED": "--use_deepspeed",
+    "MEGATRON_LM": "--use_megatron_lm",
+}
 
 
 def _cpu_asked_for() -> bool:

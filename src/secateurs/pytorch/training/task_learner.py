@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.arguments import takes_as_annotated
@@ -104,8 +106,17 @@ class TaskLearner(Learner):
             result = result.detach()
         return 0.0 if result is None else float(result)
 
-    def _step(self, batch: Batch) -> torch.Tensor:
-        """One step of the optimizer; this process's part of the batch's mean loss."""
+    def _length_of(self, batch: Batch) -> int:
+        """Examples in this process's part of a batch."""
+        return length_of(batch.images)
+
+    def _piece_of(self, batch: Batch, rows: NDArray[np.intp]) -> Batch:
+        """Some of the examples, still as a part of the whole batch."""
+        some: Any = rows_of(batch.images, rows)
+        return Batch(some, batch.labels, batch.whole)
+
+    def _loss_of(self, batch: Batch) -> torch.Tensor:
+        """The part of the whole batch's mean loss that these examples are."""
         given = on_device(batch.images, self._processes.device)
         if self._task.train_step is not None:
             loss = self._task.train_step(self._prepared, given)
@@ -113,11 +124,7 @@ class TaskLearner(Learner):
             outputs, targets = self._forward(self._prepared, given)
             loss = self._task_loss(outputs, targets)
         # Of the whole batch: each process has the mean over its own part.
-        loss = self._one_number(loss) * (length_of(batch.images) / batch.whole)
-        self._processes.backward(loss)
-        self._prepared_optimizer.step()
-        self._prepared_optimizer.zero_grad()
-        return loss.detach()
+        return self._one_number(loss) * (length_of(batch.images) / batch.whole)
 
     def _forward(self, model: nn.Module, given: object) -> tuple[object, object]:
         if self._task.predict is not None:
