@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, InstanceOf, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from secateurs.arguments.values import format_value
 from secateurs.errors import SecateursError, UnknownNameError, nearest
@@ -49,7 +50,7 @@ def takes_as_annotated(
                 meant = Any
             try:
                 return TypeAdapter(meant, config=ConfigDict(arbitrary_types_allowed=True))
-            except PydanticUserError:  # a class of ours, or what cannot be told at run time
+            except (PydanticUserError, SchemaError):  # a class of ours, or not told at run time
                 instance: Any = InstanceOf
                 return TypeAdapter(instance[meant] if isinstance(meant, type) else Any)
 

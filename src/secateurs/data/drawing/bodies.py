@@ -91,7 +91,7 @@ class Pose:
     """Where a vehicle stands.
 
     Attributes:
-        x: Of its rear (from the side) or its middle (from the front), in widths of the picture.
+        x: Of its rear (from the side) or its left edge (from an end), in widths of the picture.
         y: Of the ground beneath it.
         scale: Its length or width, negative where it faces left.
         nearer: How much taller the front end looks than the rear.

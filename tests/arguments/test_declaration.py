@@ -1,0 +1,46 @@
+import pytest
+
+from secateurs.arguments.declaration import Kind, takes
+from secateurs.errors import CutError, SecateursError
+
+EVEN = Kind("an even number", lambda value: value % 2 == 0, CutError, "Such as 2.")
+
+
+@takes(number=EVEN, other=EVEN.or_none())
+def halve(number, other=None, *, free=0):
+    """Half of it."""
+    return number // 2, other, free
+
+
+def test_what_fits_goes_through():
+    assert halve(4) == (2, None, 0)
+    assert halve(other=6, number=8, free="x") == (4, 6, "x")
+    assert halve.__doc__ == "Half of it."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "message"),
+    [
+        ((3,), {}, "halve: number: expected an even number; received int 3. Such as 2."),
+        ((2,), {"other": 5}, "halve: other: expected an even number, or None; received int 5."),
+    ],
+)
+def test_what_does_not_is_told_before_the_function_begins(arguments, keywords, message):
+    with pytest.raises(CutError) as raised:
+        halve(*arguments, **keywords)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_call_that_does_not_bind_is_pythons_own_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'numbr'"):
+        halve(numbr=2)
+
+
+def test_a_declaration_of_no_parameter_is_found_at_once():
+    with pytest.raises(NameError, match=r"has no parameters \['numbr'\]"):
+        takes(numbr=EVEN)(lambda number: number)
+
+
+def test_without_a_fix_the_message_ends_with_what_was_received():
+    with pytest.raises(SecateursError, match=r"f: a: expected a b; received int 1\.$"):
+        Kind("a b", lambda _: False).check("f", "a", 1)

@@ -1,0 +1,42 @@
+import pydantic
+import pytest
+
+from secateurs import errors
+
+
+def test_every_error_is_a_secateurs_error():
+    kinds = [one for one in vars(errors).values() if isinstance(one, type)]
+    assert len(kinds) == 10
+    assert all(issubclass(kind, errors.SecateursError) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "text"),
+    [
+        ("tailor", ["l1", "taylor"], "; did you mean 'taylor'?"),
+        ("xyz", ["l1", "l2"], "; known: l1, l2"),
+        (
+            "xyz",
+            [f"a{n}" for n in range(21)],
+            "; known: " + ", ".join(f"a{n}" for n in range(20)) + ", ...",
+        ),
+    ],
+)
+def test_the_nearest_name_else_those_there_are(name, known, text):
+    assert errors.nearest(name, known) == text
+
+
+def test_any_error_fits_on_one_line():
+    assert errors.in_one_line(ValueError("a\n  b")) == "a b"
+    assert errors.in_one_line(KeyError()) == "KeyError"
+
+    class Inner(pydantic.BaseModel):
+        rounds: int
+
+    class Outer(pydantic.BaseModel):
+        stop: Inner
+
+    with pytest.raises(pydantic.ValidationError) as raised:
+        Outer(stop={"rounds": "x"})
+    found = errors.in_one_line(raised.value)
+    assert found.startswith("stop.rounds: expected a valid integer")
