@@ -2,8 +2,16 @@
 
 import numpy as np
 
-from secateurs.calibration.statistics import ChannelIndex, Gates
+from secateurs.calibration.statistics import (
+    ActivationStatistics,
+    ChannelIndex,
+    Gates,
+    Gram,
+    ZeroCounts,
+    channel_index,
+)
 from secateurs.channels.equations import Equations
+from support.networks_by_hand import grid
 
 
 def test_a_unit_of_two_channels_counts_for_both():
@@ -25,3 +33,38 @@ def test_parts_that_differ_in_size_are_not_a_table():
     part = ChannelIndex(np.array([0, 1, 2]), np.array([0, 0, 1]), 2)
     assert part.rows is None
     np.testing.assert_allclose(part.total(np.array([1.0, 2.0, 4.0])), [3, 4])
+
+
+def test_sums_over_batches_are_those_of_all_values():
+    values = np.random.default_rng(0).normal(size=(30, 4))
+    values[values < -0.5] = 0
+    units = np.arange(4)
+    found = ActivationStatistics("a", units, np.ones(4))
+    gram = Gram.empty(4)
+    for part in (values[:7], values[7:]):
+        sums = ((part == 0).sum(0), np.abs(part).sum(0), part.sum(0), (part**2).sum(0))
+        found.add(len(part), *sums)
+        gram.add(len(part), part.sum(0), part.T @ part)
+    np.testing.assert_allclose(found.variance, values.var(0))
+    np.testing.assert_allclose(gram.centred / 30, np.cov(values.T, bias=True))
+    (zeros,) = found.own_zeros
+    assert zeros.share == (values == 0).mean()
+    assert ZeroCounts(units).share == 0.0
+
+
+def test_zeros_before_a_pool_take_the_place_of_those_behind_it():
+    before = ZeroCounts(np.arange(2))
+    before.add(10, np.array([3, 4]))
+    found = ActivationStatistics("a", np.arange(4), np.ones(4), activations=(before,))
+    assert found.own_zeros == (before,)
+    assert before.share == 7 / 20
+
+
+def test_where_channels_lie_along_an_axis():
+    network = grid(2, 3)
+    rows = min(network.groups, key=len)
+    cells = network.tensors["in.weight"].axes[0]
+    found = channel_index(network, rows, cells[[5, 0, 1]])
+    assert found.rows is None  # of one row two cells are there, of the other one
+    assert found.total(np.array([10.0, 1.0, 2.0])).tolist() == [3.0, 10.0]
+    assert len(channel_index(network, rows, network.tensors["out.weight"].axes[0])) == 0

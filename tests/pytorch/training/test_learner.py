@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,14 +301,3 @@ def test_parts_of_a_tasks_batch_add_up_too():
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     for name, tensor in found[1][1].items():
         torch.testing.assert_close(tensor, found[0][1][name], rtol=1e-4, atol=1e-6)
-
-
-def test_a_model_that_is_spread_over_processes_is_refused(monkeypatch):
-    monkeypatch.setattr(
-        "secateurs.pytorch.training.processes._accelerator",
-        lambda training: SimpleNamespace(num_processes=1, distributed_type="DistributedType.FSDP"),
-    )
-    with pytest.raises(
-        sec.SecateursError, match=r"the whole model \(DDP\); received FSDP.*use_fsdp"
-    ):
-        learner()

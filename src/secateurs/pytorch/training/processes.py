@@ -35,7 +35,7 @@ class Processes:
             SecateursError: fewer processes train together than were asked for.
         """
         check_launch()
-        self._accelerator = _accelerator(training)
+        self._accelerator = make_accelerator(training)
         _check_processes(self._accelerator)
         _check_whole(self._accelerator)
         self.share = Shard(self._accelerator.process_index, self._accelerator.num_processes)
@@ -169,7 +169,8 @@ def was_launched_alone() -> bool:
     return by_accelerate and not any(name in os.environ for name in _WORLD_SIZES)
 
 
-def _accelerator(training: Training) -> Accelerator:
+def make_accelerator(training: Training) -> Accelerator:
+    """What joins this process to the others, in the precision that is asked for."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
