@@ -245,3 +245,36 @@ def test_a_state_of_zeros_has_as_many_channels_as_are_left(cat):
         if cat:
             model.x.weight[:, [3 + channel for channel in gone]] = 0
         assert torch.allclose(pruned.model(x), model(x), atol=1e-5)
+
+
+def test_a_canvas_of_the_wrong_size_that_is_written_into_is_found_by_what_is_done_in_its_place():
+    """A Fourier neural operator: ``canvas[:, :, :modes] = ...`` looks at a value that does not fit
+    in other ways before it raises; the canvas is made by an attribute that follows."""
+
+    class Spectral(nn.Module):
+        def __init__(self, width=16, modes=4):
+            super().__init__()
+            self.width, self.modes = width, modes
+            self.lift, self.out = nn.Linear(2, width), nn.Linear(width, 1)
+            values = 0.05 * torch.randn(width, width, modes, dtype=torch.cfloat)
+            self.weights = nn.Parameter(values)
+
+        def forward(self, x):
+            x = self.lift(x).permute(0, 2, 1)
+            spectrum = torch.fft.rfft(x)
+            canvas = torch.zeros(len(x), self.width, spectrum.shape[-1], dtype=torch.cfloat)
+            mixed = torch.einsum("bix,iox->box", spectrum[:, :, : self.modes], self.weights)
+            canvas[:, :, : self.modes] = mixed
+            y = torch.fft.irfft(canvas, n=x.shape[-1])
+            return self.out((x + y).permute(0, 2, 1))
+
+    torch.manual_seed(0)
+    model, x = Spectral().eval(), torch.randn(1, 20, 2)
+    network = sec.trace(model, x)
+    small = sec.apply(model, network.cut({"lift": range(8)}), x, network=network)
+    assert small.weights.shape == (8, 8, 4)
+    assert small.width == 8
+    with torch.no_grad():
+        model.weights[:8] = 0
+        model.out.weight[:, :8] = 0
+        torch.testing.assert_close(small(x), model(x))

@@ -44,6 +44,10 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.interpreter import in_mode
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors, map_tensors
 
+_HEARD_BELOW = 0.01
+"""Of the tolerance: what nobody reads changes nothing at all, and many that are each read a little
+would together be more than the tolerance."""
+
 _HEARD = 1e-4
 """A value has changed if it did by this share of the largest change, or of the largest value."""
 
@@ -100,9 +104,7 @@ class _Silenced:
         self._tensors = {leaf.name: leaf.tensor for leaf in list_tensors(self._model)}
         self._call = parse_example_inputs(example_inputs, model)
         self._random = torch.Generator().manual_seed(0)
-        self._parts = [
-            part for part in slices_of(cut) if self._tensors[part.tensor].is_floating_point()
-        ]
+        self._parts = [part for part in slices_of(cut) if _has_values(self._tensors[part.tensor])]
         self.zero: list[Slice] = []
         self._present: Mapping[int, Seen] | None = None  # of a pass as things are
         self._computed: set[Slice] = set()  # of weights that their layer computes others of
@@ -120,7 +122,12 @@ class _Silenced:
         """What a model answers in eval mode; it and the inputs stay as they are."""
         twin = share_tensors(model)
         arguments, keywords = self._inputs()
-        with in_mode(twin), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with (
+            _keep_buffers(twin),
+            in_mode(twin),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
             torch.manual_seed(0)
             with _Mute(muted) if muted else nullcontext():
                 return twin(*arguments, **keywords)
@@ -144,6 +151,10 @@ class _Silenced:
         # Of weights that others are computed of, either side may look like the reader; and where
         # two activations are multiplied, each reads the other. It was one if filters fall silent.
         kinds |= {part: self._kind(part) for part in loud if part not in kinds}
+        for part in loud:
+            if kinds[part] == "reader" and not self._is_matrix(part):
+                self._keep_zero(part)  # the one row of a layer with one output
+        loud = [part for part in loud if part in self._loud()] if self.zero else loud
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
         for parts in [*([part] for part in reversed(unsure)), *self._factors(loud)]:
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
@@ -227,6 +238,9 @@ class _Silenced:
                     piece = [self._piece(part, number, pieces) for part in parts]
                     if all(part.indices for part in piece) and piece:
                         yield piece
+        # Of several that are multiplied with each other, each reads all the others.
+        for layer in layers if len(layers) > 2 else ():
+            yield [part for part in loud if part.layer != layer]
 
     def _piece(self, part: Slice, number: int, pieces: int) -> Slice:
         length = self._tensors[part.tensor].shape[part.axis]
@@ -274,7 +288,12 @@ class _Silenced:
         for tensor in iterate_tensors([arguments, keywords]):
             tensor._secateurs_from_input = True  # type: ignore[attr-defined]
         watch = _Watch(before)
-        with in_mode(twin), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with (
+            _keep_buffers(twin),
+            in_mode(twin),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
             torch.manual_seed(0)
             try:
                 with watch:
@@ -298,7 +317,7 @@ class _Silenced:
         with self._change(parts, self._poke, spare=[*self.zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
-        return difference > rounding * scale
+        return difference > _HEARD_BELOW * rounding * scale
 
     def _poke(self, values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(values.shape, generator=self._random).to(values)
@@ -331,6 +350,18 @@ class _Silenced:
                     self._tensors[name].copy_(values)
 
 
+@contextmanager
+def _keep_buffers(model: nn.Module) -> Iterator[None]:
+    """Put back what a pass writes into buffers, as observers of fake quantisation do."""
+    kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, version, values in kept:
+            if buffer._version != version and buffer.shape == values.shape:
+                buffer.copy_(values)
+
+
 class _SeenEnoughError(Exception):
     """The first value that depends on the input has changed: nothing more is to be learnt."""
 
@@ -360,7 +391,7 @@ class _Watch(TorchDispatchMode):
             if is_live:
                 tensor._secateurs_from_input = True  # type: ignore[attr-defined]
         first = next(iterate_tensors(output), None)
-        if first is not None and first.is_floating_point():
+        if first is not None and _has_values(first):
             self._note(first, is_live)
         return output
 
@@ -402,6 +433,11 @@ class _Mute(TorchDispatchMode):
             indices = torch.tensor(part.indices, device=computed.device)
             computed.index_fill_(part.axis, indices, 0)
         return output
+
+
+def _has_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds numbers, real or complex, that may be changed a little."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:

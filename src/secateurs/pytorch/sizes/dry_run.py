@@ -151,7 +151,11 @@ class DryRun(OpInterpreter):
                 line,
                 (str(error).splitlines() or [type(error).__name__])[0][:120],
                 layers,
-                () if isinstance(error, PathChangedError) else tuple(self._next(line, layers)),
+                tuple(
+                    self._made_for_it(line, layers)
+                    if isinstance(error, PathChangedError)
+                    else self._next(line, layers)
+                ),
             )
         return self.findings
 
@@ -165,6 +169,19 @@ class DryRun(OpInterpreter):
                         key = (self._pass, self.index + 1, place, axis)
                         size = dense[axis]
                         yield WrongSize(key, units, size, size, line, layers)
+
+    def _made_for_it(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
+        """Lengths of what the code made for the operation in whose place it does another.
+
+        A value that is written into a canvas of the wrong size is looked at in other ways first.
+        """
+        for operation in self._forward.operations[self.index : self.index + 1]:
+            for place, dense, axes in operation.made:
+                foretold = self._shape(dense, axes)
+                for axis, units in axes.items():
+                    if foretold[axis] != dense[axis]:
+                        key = (self._pass, self.index, OPERAND - place, axis)
+                        yield WrongSize(key, units, dense[axis], dense[axis], line, layers)
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         call = Call(function, arguments, keywords)
