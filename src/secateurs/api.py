@@ -61,7 +61,12 @@ from secateurs.planning.planner import LATENCY_MODEL
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit
-from secateurs.reconstruction.depth import BlockLoss, limit_what_blocks_leave, remove_depth
+from secateurs.reconstruction.depth import (
+    BlockLoss,
+    blocks_that_went,
+    limit_what_blocks_leave,
+    remove_depth,
+)
 from secateurs.reconstruction.pruner import (
     Distilling,
     Judging,
@@ -103,8 +108,8 @@ _DISTIL = Kind(
     lambda value: isinstance(value, str) or is_whole(value, 1),
 ).or_none()
 _DEPTH = Kind(
-    "a share or number of blocks, or their names",
-    lambda value: NUMBER.accepts(value) or LAYERS.accepts(value),
+    "True, a share or number of blocks, or their names",
+    lambda value: value is True or NUMBER.accepts(value) or LAYERS.accepts(value),
     BudgetError,
     "Such as depth=0.25 or depth=['layer3.1']; network.blocks lists them.",
 ).or_none()
@@ -475,7 +480,7 @@ def prune(
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
-    depth: float | Sequence[str] | None = None,
+    depth: bool | float | Sequence[str] | None = None,
     amount: float | None = None,
     threshold: float | None = None,
     scope: Scope | None = None,
@@ -504,7 +509,8 @@ def prune(
         loss, seed, proof: as for ``score`` and ``apply``; with labels, curves are of this loss.
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
-        depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names.
+        depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names; or
+            True: as many as lose less than the widths that would have to go in their place.
         amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
             ``plan``; the floor is a sixteenth where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.
@@ -542,7 +548,7 @@ def _prune(
     seed: int,
     proof: bool | Literal["independent"],
     uniform: bool,
-    depth: float | Sequence[str] | None,
+    depth: bool | float | Sequence[str] | None,
     **planning: Any,
 ) -> Pruned:
     """``prune``, its arguments sorted by who uses them; what is left over is for ``plan``."""
@@ -551,9 +557,10 @@ def _prune(
     network = trace(model, example_inputs, outputs=outputs)
     effort = Distilling.parse(distil, augmentation)
     judging = Judging(output, sources, second_domain)
-    request = Request(criterion, loss, repair, effort, judging, seed, proof, uniform)
+    joint = depth is True
+    request = Request(criterion, loss, repair, effort, judging, seed, proof, uniform, joint)
     wanted = None if budget is None else Budget.of(budget)
-    if depth is not None:
+    if depth is not None and depth is not True:
         narrower = wanted is not None or any(planning[name] is not None for name in _AMOUNTS)
         wanted = None if wanted is None else limit_what_blocks_leave(network, wanted)
         first = replace(request, distil=None) if narrower else request
@@ -571,12 +578,14 @@ def _prune(
     shop = open_workshop(model, network, calibration, predicted, request, planning)
     if wanted is None or not needs_trials(wanted):
         small, cut = shop.best(predicted)
-        return Pruned(small, cut, report_of(small), shop.scores)
+        gone = blocks_that_went(cut, shop.blocks)
+        return Pruned(small, cut, report_of(small), shop.scores, (), gone)
     latency_model = planning.get("latency_model")
     weigh = partial(written_bytes, example_inputs=network.source.example_inputs)
     measured_by = (latency_model, validation, weigh)
     small, chosen, trials = meet(network, wanted, shop.plan, shop.make, *measured_by)
-    return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials))
+    gone = blocks_that_went(chosen.cut, shop.blocks)
+    return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials), gone)
 
 
 def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:

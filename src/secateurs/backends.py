@@ -207,11 +207,11 @@ class Repairing(Protocol):
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
-        blocks: Sequence[BlockCut] = (),
+        cut: Cut | None = None,
     ) -> Walked:
         """Refit a cut model's weights, in place, step by step with the dense one.
 
-        Of blocks that went whole, the dense one's steps are taken alone.
+        Of blocks that went whole, by this cut, the dense one's steps are taken alone.
         """
 
     def skip_blocks(self, model: Any, blocks: Sequence[BlockCut]) -> Any:

@@ -1,5 +1,7 @@
 """Fewer blocks: which go, and what repair makes of the rest."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -106,3 +108,69 @@ def test_a_study_goes_on_from_fewer_blocks(model, tmp_path):
     loaded = sec.load(settled(Residual()), tmp_path / "small.safetensors").eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(IMAGES), result.model.eval()(IMAGES))
+
+
+def whispering(model, number, factor=1e-3):
+    """The model with a block whose branch hardly says anything."""
+    quiet = copy.deepcopy(model)
+    quiet.blocks[number].bn2.weight.data.mul_(factor)
+    quiet.blocks[number].bn2.bias.data.mul_(factor)
+    return quiet
+
+
+def test_a_block_that_gives_nothing_goes_before_width_does(model):
+    quiet = whispering(model, 2)
+    budget = sec.Budget(macs=0.5)
+    both = sec.prune(quiet, IMAGES[:1], budget, depth=True, calibration=IMAGES, floor=0.5)
+    assert [block.name for block in both.blocks] == ["blocks.2"]
+    assert both.blocks[0].loss < 1e-6
+    assert both.report.cut.blocks[0].owner == "blocks.2"
+    assert both.cut.channels
+    assert sec.trace(both.model, IMAGES[:1]).macs() <= 0.5 * sec.trace(quiet, IMAGES[:1]).macs()
+    narrow = sec.prune(quiet, IMAGES[:1], budget, calibration=IMAGES, floor=0.5)
+    lost = [divergence(one.model, quiet, IMAGES) for one in (both, narrow)]
+    assert lost[0] < 0.1 * lost[1]
+
+
+def test_blocks_and_widths_are_repaired_in_one_walk(model):
+    network = sec.trace(model, IMAGES[:1])
+    channels = {group.name: range(len(group) // 4) for group in network.groups}
+    cut = network.cut(channels, ["blocks.1", "blocks.2"])
+    small = sec.apply(model, cut, IMAGES[:1], network=network)
+    repaired = sec.repair(small, model, IMAGES)
+    fresh = torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(6))
+    assert divergence(repaired, model, fresh) < 0.3 * divergence(small, model, fresh)
+    names = {layer.weight for layer in sec.report_of(repaired).fidelity.layers}
+    assert "blocks.1.skip.weight" in names
+    assert "blocks.3.conv2.weight" in names
+    assert not any(name.startswith(("blocks.1.conv", "blocks.2.")) for name in names)
+
+
+def test_blocks_and_widths_are_one_cut_on_disk(model, tmp_path):
+    network = sec.trace(model, IMAGES[:1])
+    channels = {group.name: range(len(group) // 3) for group in network.groups}
+    cut = network.cut(channels, ["blocks.1", "blocks.2"])
+    assert not any(name.startswith("blocks.2.") for name in (*cut.tensors, *cut.channels))
+    assert "blocks.1.skip.weight" in cut.tensors  # its projection stays, and is cut
+    small = sec.apply(model, sec.Cut.from_json(cut.to_json()), IMAGES[:1], proof="independent")
+    assert sec.report_of(small).proof.blocks.independent is not None
+    first = sec.apply(model, network.cut_of_blocks(["blocks.1", "blocks.2"]), IMAGES[:1])
+    left = sec.trace(first, IMAGES[:1])
+    in_turn = sec.apply(first, left.cut_like(cut.without_blocks()), IMAGES[:1])
+    sec.save(small, tmp_path / "small.safetensors")
+    loaded = sec.load(settled(Residual()), tmp_path / "small.safetensors").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(IMAGES), in_turn.eval()(IMAGES))
+        torch.testing.assert_close(loaded(IMAGES), small.eval()(IMAGES))
+
+
+def test_what_blocks_beside_widths_need(model):
+    budget = sec.Budget(macs=0.5)
+    with pytest.raises(sec.DataError, match="depth=True: expected calibration images"):
+        sec.prune(model, IMAGES[:1], budget, depth=True)
+    with pytest.raises(sec.BudgetError, match="received scope as well"):
+        sec.prune(model, IMAGES[:1], budget, depth=True, calibration=IMAGES, scope="network")
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    rows = torch.rand(64, 3)
+    with pytest.raises(sec.BudgetError, match="found none"):
+        sec.prune(plain, rows[:1], budget, depth=True, calibration=rows)

@@ -379,3 +379,26 @@ def test_a_configuration_that_counts_no_layers_is_cut_all_the_same():
     model = ResNetForImageClassification(ResNetConfig(**sizes, num_channels=3)).eval()
     result = sec.prune(model, torch.rand(1, 3, 32, 32), sec.Budget(channels=0.5))
     assert result.model.resnet.embedder.embedder.convolution.out_channels == 4
+
+
+def test_layers_and_widths_that_went_in_one_cut_are_read_back_in_a_fresh_process(tmp_path):
+    torch.manual_seed(0)
+    config = copy.deepcopy(LLAMA)
+    config.num_hidden_layers = 4
+    model = transformers.LlamaForCausalLM(config).eval()
+    inputs = {"input_ids": TOKENS}
+    network = sec.trace(model, inputs)
+    feed_forwards = [group.name for group in network.groups if "mlp" in group.name]
+    cut = network.cut({name: range(24) for name in feed_forwards}, ["model.layers.1"])
+    small = sec.apply(model, cut, inputs, network=network, proof="independent")
+    assert small.config.num_hidden_layers == 3
+    assert small.config.intermediate_size == 24
+    answers, _ = in_a_fresh_process(small, tmp_path)
+    with torch.no_grad():
+        np.testing.assert_allclose(answers, small(**inputs).logits.numpy(), atol=1e-5)
+        del model.model.layers[1]
+        for number, layer in enumerate(model.model.layers):
+            layer.self_attn.layer_idx = number
+            layer.mlp.down_proj.weight[:, :24] = 0
+        model.config.num_hidden_layers = 3
+        np.testing.assert_allclose(answers, model(**inputs).logits.numpy(), atol=1e-5)

@@ -245,6 +245,18 @@ class Cut:
 
         return replace(_rename(self, name_after), blocks=())
 
+    def with_blocks(self, blocks: tuple[BlockCut, ...]) -> Cut:
+        """This cut, and these blocks go whole: of what it does to them nothing is said any more.
+
+        Costs are this cut's own.
+        """
+
+        def name_left(name: str) -> str | None:
+            return None if any(block.takes_with_it(name) for block in blocks) else name
+
+        left = _rename(replace(self, channels={}), name_left)
+        return replace(left, channels=self.channels, blocks=(*self.blocks, *blocks))
+
     def below(self, path: str) -> Cut:
         """The same cut, of a model that has this one as its part ``path``."""
         return replace(

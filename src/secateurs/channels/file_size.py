@@ -8,7 +8,7 @@ written in; the rest is seen once a file is made.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cost import Product, Products
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Tensor
@@ -124,6 +125,24 @@ def stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKind) -> 
     return int(of_network[kind].values(alive).sum())
 
 
+def stored_without(
+    network: Network, blocks: Sequence[BlockCut], alive: NDArray[np.bool_], kind: FileKind
+) -> int:
+    """The same without these blocks."""
+    kept = [
+        product
+        for tensor, product in zip(network.tensors.values(), kind.products(network), strict=True)
+        if not is_gone(tensor, blocks)
+    ]
+    return int(Products(network.solution, kept).values(alive).sum())
+
+
+def is_gone(tensor: Tensor, blocks: Sequence[BlockCut]) -> bool:
+    """Whether a tensor goes with these blocks."""
+    names = (tensor.name, *tensor.aliases)
+    return all(any(block.takes_with_it(name) for block in blocks) for name in names)
+
+
 def metadata(cut: Cut) -> dict[str, str]:
     """What a file says of itself: the cut that leads from the dense model to it."""
     return {"format": "pt", METADATA_KEY: cut.to_json()}
@@ -145,7 +164,8 @@ def predict_file_size(network: Network, cut: Cut, kind: FileKind = USUAL) -> int
     header: dict[str, Any] = {"__metadata__": entries}
     place = 0
     # Wide types first, then by name, as safetensors does: the order decides how long offsets are.
-    for tensor in sorted(network.tensors.values(), key=lambda t: (-sizes[t.name], t.name)):
+    left = [t for t in network.tensors.values() if not is_gone(t, cut.blocks)]
+    for tensor in sorted(left, key=lambda t: (-sizes[t.name], t.name)):
         known = cut.tensors.get(tensor.name)
         shape = tensor.shape if known is None else known.shape_after
         size = sizes[tensor.name]

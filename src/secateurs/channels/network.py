@@ -279,7 +279,8 @@ class Network:
         """What the network costs, dense or after ``cut``."""
         if cut is None:
             return self.cost_of(self.alive())
-        return self.cost_of(self.alive(self.removed_by(cut)))
+        alive = self.alive(self.removed_by(cut))
+        return self.cost_without(cut.blocks, alive) if cut.blocks else self.cost_of(alive)
 
     def params(self, cut: Cut | None = None) -> int:
         """Numbers in the parameters, dense or after ``cut``."""
@@ -295,14 +296,21 @@ class Network:
 
     # -- cuts
 
-    @takes(channels=CHANNELS)
-    def cut(self, channels: Mapping[str, Sequence[int] | Ids]) -> Cut:
+    @takes(channels=CHANNELS, blocks=LAYERS)
+    def cut(self, channels: Mapping[str, Sequence[int] | Ids], blocks: Sequence[str] = ()) -> Cut:
         """The cut that removes these channels: group name -> indices inside the group.
 
+        Args:
+            channels: what goes of each group.
+            blocks: residual blocks that go whole as well, by their names in ``.blocks``; what is
+                said of channels that lie in them alone goes with them.
+
         Raises:
-            UnknownNameError: no such group.
+            UnknownNameError: no such group, or block.
             CutError: an index out of range or given twice, or all channels of a group.
         """
+        if blocks:
+            return self._cut_both(channels, self.cut_of_blocks(blocks))
         chosen: dict[str, tuple[int, ...]] = {}
         removed: list[Ids] = []
         for name, indices in channels.items():
@@ -359,9 +367,31 @@ class Network:
         gone = tuple(known[name].cut for name in dict.fromkeys(blocks))
         return Cut(before=self.cost(), after=self.cost_without(gone), blocks=gone)
 
-    def cost_without(self, blocks: Sequence[BlockCut]) -> Cost:
-        """What the network costs without these blocks."""
-        return self._costs.without(blocks)
+    def _cut_both(self, channels: Mapping[str, Sequence[int] | Ids], whole: Cut) -> Cut:
+        """These channels and these blocks, in one."""
+        inside = {group.name for block in whole.blocks for group in self.groups_inside(block)}
+        given = {self.group(name).name: indices for name, indices in channels.items()}
+        narrower = self.cut({name: of for name, of in given.items() if name not in inside})
+        after = self.cost_without(whole.blocks, self.alive(self.removed_by(narrower)))
+        return replace(narrower.with_blocks(whole.blocks), after=after)
+
+    def groups_inside(self, block: BlockCut) -> tuple[Group, ...]:
+        """The groups of channels that go with a block: those that lie in it alone."""
+        return tuple(
+            group
+            for group in self.groups
+            if all(self._goes_with(block, member.tensor) for member in group.members)
+        )
+
+    def _goes_with(self, block: BlockCut, tensor: str) -> bool:
+        names = (tensor, *self.tensors[tensor].aliases)
+        return all(block.takes_with_it(name) for name in names)
+
+    def cost_without(
+        self, blocks: Sequence[BlockCut], alive: NDArray[np.bool_] | None = None
+    ) -> Cost:
+        """What the network costs without these blocks, and of the rest with these atoms alone."""
+        return self._costs.without(blocks, self.alive() if alive is None else alive)
 
     def cut_like(self, other: Cut) -> Cut:
         """The cut of this network that takes from each tensor what another one takes.

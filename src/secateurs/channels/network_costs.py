@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
@@ -41,24 +40,23 @@ class NetworkCosts:
             channels=self._widths.count(alive),
         )
 
-    def without(self, blocks: Sequence[BlockCut]) -> Cost:
-        """What is left when these blocks go whole, and no channels."""
+    def without(self, blocks: Sequence[BlockCut], alive: NDArray[np.bool_]) -> Cost:
+        """What is left when these blocks go whole, and of the rest these atoms stay."""
 
         def stays(name: str) -> bool:
             return not any(block.takes_with_it(name) for block in blocks)
 
         kept = [t for t in self._tensors if any(map(stays, (t.name, *t.aliases)))]
-        macs = Products(self._solution, [c.macs for c in self._contractions if stays(c.layer)])
+        macs = [c.macs for c in self._contractions if stays(c.layer)]
+        params = [tensor.size for tensor in kept if tensor.is_parameter]
+        stored = [Product(t.size.constant * t.itemsize, t.size.axes) for t in kept]
         units = [units for tensor in kept for units in tensor.axes.values()]
-        everything = np.ones(self._solution.count, bool)
-        return Cost(
-            params=sum(math.prod(tensor.shape) for tensor in kept if tensor.is_parameter),
-            macs=int(macs.values(everything).sum()),
-            bytes=sum(math.prod(tensor.shape) * tensor.itemsize for tensor in kept),
-            channels=self._widths.count_in(
-                self._solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
-            ),
-        )
+        sums = [
+            int(Products(self._solution, products).values(alive).sum())
+            for products in (params, macs, stored)
+        ]
+        rows = self._solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
+        return Cost(*sums, channels=self._widths.count_in(rows, alive))
 
     @cached_property
     def _parameter_sizes(self) -> Products:

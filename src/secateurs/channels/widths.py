@@ -64,8 +64,14 @@ class Widths:
         """The places that stay, given which atoms do."""
         return int(alive[self.lone_channels].sum() + alive[self.grid_cells].all(axis=1).sum())
 
-    def count_in(self, rows: Ids) -> int:
-        """The places that lie in something, given the atoms that its units need, one row each."""
+    def count_in(self, rows: Ids, alive: NDArray[np.bool_]) -> int:
+        """The places that lie in something and stay.
+
+        Args:
+            rows: the atoms that its units need, one row each.
+            alive: which atoms stay.
+        """
+        rows = rows[alive[rows].all(axis=1)]
         cells = np.concatenate([self.grid_cells, np.unique(rows, axis=0)])
         # A cell that lies in it is there twice.
         grids = (np.unique(cells, axis=0, return_counts=True)[1] > 1).sum()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from scipy.optimize import nnls
 
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.network import Network, Role, Tensor
 from secateurs.errors import MeasurementError, in_one_line
 from secateurs.measurement.conditions import Conditions
@@ -75,8 +76,8 @@ class WidthTerms:
         self._network = network
         self._layers = [_layer_of(network, number) for number in range(len(network.contractions))]
 
-    def of(self, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The terms, summed over layers; shape (number of ``TERMS``,)."""
+    def of(self, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()) -> NDArray[np.float64]:
+        """The terms, summed over layers but those of blocks that go; shape (``TERMS``,)."""
         stays = self._network.solution.mark_kept(alive)
         counts: dict[int, int] = {}
 
@@ -88,7 +89,9 @@ class WidthTerms:
             return counts[id(units)]
 
         total = np.zeros(len(TERMS))
-        for layer in self._layers:
+        for layer, contraction in zip(self._layers, self._network.contractions, strict=True):
+            if any(block.takes_with_it(contraction.layer) for block in blocks):
+                continue
             out = count(layer.outputs, layer.lengths[0])
             into = count(layer.inputs, layer.lengths[1])
             macs = float(layer.constant)
@@ -222,10 +225,10 @@ class LatencyModel:
     multiple: int
     at_multiples: Mapping[int, tuple[float, float]]
 
-    def predictor(self, network: Network) -> Callable[[NDArray[np.bool_]], float]:
-        """Atoms that stay -> milliseconds of a pass."""
+    def predictor(self, network: Network) -> Callable[..., float]:
+        """(atoms that stay, blocks that go whole: none) -> milliseconds of a pass."""
         terms, costs = WidthTerms(network), np.array(self.costs)
-        return lambda alive: float(terms.of(alive) @ costs)
+        return lambda alive, blocks=(): float(terms.of(alive, blocks) @ costs)
 
     @property
     def median_error(self) -> float:

@@ -12,7 +12,7 @@ pruning with error databases (Frantar & Alistarh, *Optimal Brain Compression*, N
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,12 +48,15 @@ class Problem:
         choices: for each group, the widths it may have, rising; the last is all channels.
         costs: what any widths cost.
         limits: unit -> what may remain, absolute.
+        around: for each group, the place of the block that it goes with, or -1. A block has places
+            of its own behind the groups': its widths are 1 and 0.
     """
 
     curves: Sequence[Floats]
     choices: Sequence[Widths]
     costs: WidthCosts
     limits: Mapping[str, float]
+    around: Widths | None = None
     _units: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,13 +64,23 @@ class Problem:
 
     def loss(self, widths: Widths) -> float:
         """The sum of the groups' losses."""
-        return float(sum(curve[w] for curve, w in zip(self.curves, widths, strict=True)))
+        return float(self.losses(widths[None])[0])
 
     def losses(self, many: Widths) -> Floats:
         """The same of many choices, shape (choices, groups)."""
         columns = [curve[many[:, place]] for place, curve in enumerate(self.curves)]
+        if self.around is not None:  # of a block that is gone, only its own loss counts
+            for place in np.flatnonzero(self.around >= 0):
+                columns[place] = columns[place] * many[:, self.around[place]]
         total: Floats = np.sum(columns, axis=0)
         return total
+
+    def places(self, widths: Widths) -> Iterator[tuple[int, Widths, int]]:
+        """(place, its choices, which of them it has) of what is not in a block that is gone."""
+        for place, choice in enumerate(self.choices):
+            block = -1 if self.around is None else int(self.around[place])
+            if block < 0 or widths[block]:
+                yield place, choice, int(np.searchsorted(choice, widths[place]))
 
     def excess(self, many: Widths) -> Floats:
         """By how much each choice is above the limits, as shares of them, summed; 0 fits."""
@@ -102,7 +115,14 @@ def allocate(problem: Problem) -> Widths:
         if better is None:
             break
         widths = better
-    return widths
+    return _whole_in_gone_blocks(problem, widths)
+
+
+def _whole_in_gone_blocks(problem: Problem, widths: Widths) -> Widths:
+    """The widths without those of groups that go with their block."""
+    there = {place for place, _, _ in problem.places(widths)}
+    full = [choice[-1] for choice in problem.choices]
+    return np.array([w if p in there else full[p] for p, w in enumerate(widths.tolist())])
 
 
 def _narrow(problem: Problem, widths: Widths) -> Widths:
@@ -124,9 +144,8 @@ def _narrow(problem: Problem, widths: Widths) -> Widths:
 def _steps_down(problem: Problem, widths: Widths) -> Widths:
     """The widths one step away, each with one group narrower; (options, groups)."""
     options = []
-    for place, choice in enumerate(problem.choices):
+    for place, choice, at in problem.places(widths):
         step = max(1, len(choice) // 16)
-        at = int(np.searchsorted(choice, widths[place]))
         targets = {max(0, at - step * many) for many in SIXTEENTHS} - {at}
         options += [_with(widths, place, int(choice[target])) for target in targets]
     return np.array(options)
@@ -143,9 +162,8 @@ def _fill(problem: Problem, widths: Widths, but: int = -1) -> Widths:
     while True:
         options = [
             _with(widths, place, int(choice[at + 1]))
-            for place, choice in enumerate(problem.choices)
-            if place != but
-            and (at := int(np.searchsorted(choice, widths[place]))) + 1 < len(choice)
+            for place, choice, at in problem.places(widths)
+            if place != but and at + 1 < len(choice)
         ]
         if not options:
             return widths
@@ -172,8 +190,7 @@ def _swap(problem: Problem, widths: Widths) -> Widths | None:
 def _narrow_and_fill(problem: Problem, widths: Widths) -> list[Widths]:
     """One group one or two steps down, and what that gives room for given to any others."""
     options = []
-    for place, choice in enumerate(problem.choices):
-        at = int(np.searchsorted(choice, widths[place]))
+    for place, choice, at in problem.places(widths):
         for step in {1, 2, max(1, len(choice) // 16)}:
             if at >= step:
                 lower = _with(widths, place, int(choice[at - step]))
@@ -204,8 +221,7 @@ def _exchanges(problem: Problem, widths: Widths) -> Widths:
 def _steps_up(problem: Problem, widths: Widths) -> list[tuple[int, Widths]]:
     """(group, all widths with that one wider), by one choice or a sixteenth of them."""
     found: list[tuple[int, Widths]] = []
-    for up, choice in enumerate(problem.choices):
-        at = int(np.searchsorted(choice, widths[up]))
+    for up, choice, at in problem.places(widths):
         found += [
             (up, _with(widths, up, int(choice[at + step])))
             for step in sorted({1, max(1, len(choice) // 16)})
@@ -238,8 +254,7 @@ def _steps_far_down(problem: Problem, widths: Widths) -> tuple[Widths, Widths]:
     """(group, all widths with that one narrower), in steps that grow."""
     owners: list[int] = []
     rows: list[Widths] = []
-    for down, choice in enumerate(problem.choices):
-        at = int(np.searchsorted(choice, widths[down]))
+    for down, choice, at in problem.places(widths):
         if at:
             steps = np.unique(np.geomspace(1, at, LOWER_WIDTHS).round().astype(np.int64))
             rows += [_with(widths, down, int(choice[at - step])) for step in steps]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError
@@ -39,6 +41,7 @@ def plan_measured(
     multiple: int | None = None,
     skip: Sequence[str] = (),
     latency_model: LatencyModel | None = None,
+    blocks: Mapping[str, float] | None = None,
 ) -> Cut:
     """The cut within a budget that loses least, by what each group loses at each width.
 
@@ -52,6 +55,9 @@ def plan_measured(
         multiple: as for ``plan``.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         latency_model: as for ``plan``.
+        blocks: residual block that may go whole -> its loss when it alone is gone; None leaves all
+            of them there. A block is one more thing to choose: with it go the losses of the groups
+            that lie in it alone.
 
     Raises:
         BudgetError: no cut within the floors meets the budget; the message says the nearest.
@@ -65,15 +71,17 @@ def plan_measured(
     ]
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
-    costs = WidthCosts(network, groups, budget.file)
     curves = [losses[group.name] for group in groups]
+    may_go = _MayGo.of(network, groups, blocks or {})
+    costs = WidthCosts(network, groups, budget.file, may_go.cuts)
+    curves, choices = curves + may_go.curves, choices + may_go.choices
 
     def within(targets: Mapping[str, float]) -> Cut | None:
         try:
-            widths = allocate(Problem(curves, choices, costs, targets))
+            widths = allocate(Problem(curves, choices, costs, targets, may_go.around))
         except BudgetError:
             return None
-        return _cut(network, groups, orders, widths)
+        return _cut(network, groups, orders, widths, may_go.names)
 
     priced = {name: limit for name, limit in limits.items() if name in PRICED}
     others = {name: limit for name, limit in limits.items() if name not in PRICED}
@@ -84,7 +92,7 @@ def plan_measured(
     )
     if cut is None:
         least = np.array([choice[0] for choice in choices])
-        smallest = _cut(network, groups, orders, least)
+        smallest = _cut(network, groups, orders, least, may_go.names)
         raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
     return cut
 
@@ -147,11 +155,53 @@ def _cut(
     groups: Sequence[Group],
     orders: Mapping[str, NDArray[np.int64]],
     widths: NDArray[np.int64],
+    blocks: Sequence[str],
 ) -> Cut:
+    of_groups, of_blocks = widths[: len(groups)], widths[len(groups) :]
     return network.cut(
         {
             group.name: np.sort(orders[group.name][: len(group) - int(width)])
-            for group, width in zip(groups, widths, strict=True)
+            for group, width in zip(groups, of_groups, strict=True)
             if width < len(group)
-        }
+        },
+        [name for name, stays in zip(blocks, of_blocks, strict=True) if not stays],
     )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _MayGo:
+    """Blocks among what is chosen, behind the groups.
+
+    Attributes:
+        names: of the blocks.
+        cuts: what takes each out.
+        curves: what each loses when it is gone, and when it stays.
+        choices: that there are for each: to go and to stay.
+        around: for each group, and each block, the place of the block that it goes with, or -1.
+    """
+
+    names: list[str]
+    cuts: list[BlockCut]
+    curves: list[NDArray[np.float64]]
+    choices: list[NDArray[np.int64]]
+    around: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, network: Network, groups: Sequence[Group], losses: Mapping[str, float]) -> _MayGo:
+        """From the loss that each block would be."""
+        if not losses:
+            return cls([], [], [], [], None)
+        cuts = [block.cut for block in network.blocks if block.name in losses]
+        around = np.full(len(groups) + len(cuts), -1)
+        places = {group.name: place for place, group in enumerate(groups)}
+        for number, cut in enumerate(cuts):
+            for group in network.groups_inside(cut):
+                if group.name in places:
+                    around[places[group.name]] = len(groups) + number
+        return cls(
+            [cut.owner for cut in cuts],
+            cuts,
+            [np.array([losses[cut.owner], 0.0]) for cut in cuts],
+            [np.array([0, 1]) for _ in cuts],
+            around,
+        )

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError
@@ -35,7 +32,7 @@ class Predictor:
     model: LatencyModel
 
     @cached_property
-    def _milliseconds(self) -> Callable[[NDArray[np.bool_]], float]:
+    def _milliseconds(self) -> Callable[..., float]:
         return self.model.predictor(self.network)
 
     @cached_property
@@ -45,7 +42,7 @@ class Predictor:
 
     def milliseconds(self, candidate: Candidate) -> float:
         """Of a call, after a cut."""
-        return self._scale * self._milliseconds(candidate.alive)
+        return self._scale * self._milliseconds(candidate.alive, candidate.blocks)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class TimedUnit(Unit):
 
     def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
         del so_far
-        return self.predict(Candidate(network, network.alive(network.removed_by(cut))))
+        return self.predict(Candidate.after(network, cut))
 
     def convert(self, milliseconds: float, images: int) -> float:
         """What a call of so many milliseconds, of so many images, is in this unit's count."""

@@ -17,9 +17,16 @@ from numpy.typing import NDArray
 
 from secateurs import formatting
 from secateurs.arguments import format_value, is_number
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cut
-from secateurs.channels.file_size import USUAL, FileKind, predict_file_size, stored_bytes
+from secateurs.channels.file_size import (
+    USUAL,
+    FileKind,
+    predict_file_size,
+    stored_bytes,
+    stored_without,
+)
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError
 
@@ -34,14 +41,23 @@ class Candidate:
     Attributes:
         network: as traced.
         alive: whether each atom stays; shape (atoms,).
+        blocks: residual blocks that would go whole.
     """
 
     network: Network
     alive: NDArray[np.bool_]
+    blocks: tuple[BlockCut, ...] = ()
+
+    @classmethod
+    def after(cls, network: Network, cut: Cut) -> Candidate:
+        """What a cut of this network would leave."""
+        return cls(network, network.alive(network.removed_by(cut)), cut.blocks)
 
     @cached_property
     def cost(self) -> Cost:
         """What it would cost."""
+        if self.blocks:
+            return self.network.cost_without(self.blocks, self.alive)
         return self.network.cost_of(self.alive)
 
 
@@ -114,7 +130,7 @@ class Unit(ABC):
             so_far: what had gone before the network was traced.
         """
         del so_far
-        return self.predict(Candidate(network, network.alive(network.removed_by(cut))))
+        return self.predict(Candidate.after(network, cut))
 
     def show(self, number: float) -> str:
         """A number of this unit, as a message says it."""
@@ -210,6 +226,8 @@ class SizeMb(Unit):
         return self.limit_from(factor * absolute)
 
     def predict(self, candidate: Candidate) -> float:
+        if candidate.blocks:
+            return stored_without(candidate.network, candidate.blocks, candidate.alive, self.kind)
         return stored_bytes(candidate.network, candidate.alive, self.kind)
 
     def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
@@ -217,7 +235,7 @@ class SizeMb(Unit):
         whole = so_far.then(cut) if so_far else cut
         if self.kind.is_foreseen:
             return predict_file_size(network, whole, self.kind)
-        tensors = self.predict(Candidate(network, network.alive(network.removed_by(cut))))
+        tensors = self.predict(Candidate.after(network, cut))
         return tensors + len(whole.to_json().encode()) + self.kind.overhead(network)
 
     def show(self, number: float) -> str:

@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.arrays import Floats
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import ALWAYS, Ids
 from secateurs.channels.file_size import USUAL, FileKind
-from secateurs.channels.network import Group, Network
+from secateurs.channels.network import Group, Network, Tensor
 
 UNITS = ("channels", "params", "macs", "bytes")
+
+_UNSEEN = -2
+"""In the place of a block: no tensor has this atom."""
 
 Terms = tuple[tuple[float, tuple[int, ...]], ...]
 """(units, the groups whose shares of them stay, multiplied), to be summed."""
@@ -75,6 +79,7 @@ class WidthCosts:
         network: as traced.
         groups: those whose widths may change; the others stay whole.
         kind: of the file that bytes are counted in.
+        blocks: residual blocks that may go whole, each one more width (1 or 0) behind the groups'.
     """
 
     def __init__(
@@ -82,8 +87,10 @@ class WidthCosts:
         network: Network,
         groups: Sequence[Group],
         kind: FileKind = USUAL,
+        blocks: Sequence[BlockCut] = (),
     ) -> None:
-        self.full = np.array([len(group) for group in groups], np.float64)
+        self.full = np.array([*(len(group) for group in groups), *[1] * len(blocks)], np.float64)
+        self._blocks, self._first_block = blocks, len(groups)
         self._owner = np.full(network.solution.count, -1)
         for number, group in enumerate(groups):
             self._owner[group.channels] = number
@@ -91,14 +98,20 @@ class WidthCosts:
         tensors = list(network.tensors.values())
         widths = network.widths
         rows = np.concatenate([self._pad_rows(widths.lone_channels), widths.grid_cells])
+        places = self._places_of(rows, tensors)
         self._polynomials = {
             # One product of one factor: the places of all widths that stay.
             "channels": _Polynomial.of(
-                np.ones(1), np.zeros((1, 1), np.int64), [self._terms_of(rows)], len(self.full)
+                np.ones(1), np.zeros((1, 1), np.int64), [places], len(self.full)
             ),
-            "params": self._of(t.size for t in tensors if t.is_parameter),
-            "macs": self._of(contraction.macs for contraction in network.contractions),
-            "bytes": self._of(kind.products(network)),
+            "params": self._of(
+                (t.size, self._block_of(t.name, *t.aliases)) for t in tensors if t.is_parameter
+            ),
+            "macs": self._of((one.macs, self._block_of(one.layer)) for one in network.contractions),
+            "bytes": self._of(
+                (product, self._block_of(tensor.name, *tensor.aliases))
+                for tensor, product in zip(tensors, kind.products(network), strict=True)
+            ),
         }
 
     def costs(
@@ -111,12 +124,34 @@ class WidthCosts:
             found[unit] = self._polynomials[unit].values(shares)
         return found
 
-    def _of(self, products: Iterable[Product]) -> _Polynomial:
+    def _block_of(self, *names: str) -> int:
+        """Which width stands for the block that all of these names go with; -1 for none."""
+        for number, block in enumerate(self._blocks):
+            if all(block.takes_with_it(name) for name in names):
+                return self._first_block + number
+        return -1
+
+    def _blocks_around(self, tensors: Sequence[Tensor]) -> Ids:
+        """For each atom the width of the block that it lies in alone, else -1."""
+        found = np.full(len(self._owner), _UNSEEN)
+        for tensor in tensors:
+            block = self._block_of(tensor.name, *tensor.aliases)
+            for units in tensor.axes.values():
+                atoms = np.unique(self._atoms[units])
+                agree = (found[atoms] == _UNSEEN) | (found[atoms] == block)
+                found[atoms] = np.where(agree, block, -1)
+        return found
+
+    def _of(self, products: Iterable[tuple[Product, int]]) -> _Polynomial:
+        """Of products, each with the width of the block that it goes with, or -1."""
         numbers: dict[int, int] = {}
         lengths: list[Terms] = []
         rows: list[tuple[int, list[int]]] = []
-        for product in products:
+        for product, block in products:
             places = []
+            if block >= 0:
+                places.append(len(lengths))
+                lengths.append(((1.0, (block,)),))
             for axis in product.axes:
                 if id(axis) not in numbers:
                     numbers[id(axis)] = len(lengths)
@@ -134,6 +169,16 @@ class WidthCosts:
         """(units, the groups whose shares of them stay), by which groups an axis's units need."""
         return self._terms_of(self._atoms[axis])
 
+    def _places_of(self, rows: Ids, tensors: Sequence[Tensor]) -> Terms:
+        """Places along widths, by the groups and the block that each of them needs."""
+        owners = self._owners_of(rows)
+        if self._blocks:
+            inside = np.where(rows == ALWAYS, _UNSEEN, self._blocks_around(tensors)[rows])
+            block = inside.max(axis=1)
+            is_common = ((inside == block[:, None]) | (inside == _UNSEEN)).all(axis=1)
+            owners = np.column_stack([owners, np.where(is_common & (block >= 0), block, -1)])
+        return _count_alike(owners)
+
     def _pad_rows(self, channels: Ids) -> Ids:
         """Rows of atoms, of one each."""
         rows = np.full((len(channels), self._atoms.shape[1]), ALWAYS)
@@ -142,9 +187,17 @@ class WidthCosts:
 
     def _terms_of(self, atoms: Ids) -> Terms:
         """The same of rows of atoms that are needed."""
-        owners = np.where(atoms == ALWAYS, -1, self._owner[atoms])
-        kinds, counts = np.unique(np.sort(owners, axis=1), axis=0, return_counts=True)
-        return tuple(
-            (float(count), tuple(int(owner) for owner in kind if owner >= 0))
-            for kind, count in zip(kinds, counts, strict=True)
-        )
+        return _count_alike(self._owners_of(atoms))
+
+    def _owners_of(self, atoms: Ids) -> Ids:
+        """Whose width each atom follows; -1 where it always stays."""
+        found: Ids = np.where(atoms == ALWAYS, -1, self._owner[atoms])
+        return found
+
+
+def _count_alike(owners: Ids) -> Terms:
+    kinds, counts = np.unique(np.sort(owners, axis=1), axis=0, return_counts=True)
+    return tuple(
+        (float(count), tuple(int(owner) for owner in kind if owner >= 0))
+        for kind, count in zip(kinds, counts, strict=True)
+    )

@@ -12,7 +12,7 @@ for the cosine; B.-K. Kim et al., *Shortened LLaMA* (2024), for what the output 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from secateurs.reconstruction.pruner import (
     Request,
     images_for_repair,
     make_faithful,
+    no_blocks,
     open_dense,
 )
 from secateurs.reconstruction.session import MACS_FOR_CURVES, DenseReference, images_in
@@ -102,9 +103,20 @@ def remove_depth(
             distil=request.distil,
             seed=request.seed,
             seconds=time.perf_counter() - start,
-            blocks=cut.blocks,
+            cut=cut,
         )
     return Shallower(small, cut, order)
+
+
+def blocks_that_went(cut: Cut, losses: Mapping[str, float]) -> tuple[BlockLoss, ...]:
+    """The blocks that a cut takes, of the least loss first.
+
+    Args:
+        cut: made.
+        losses: block -> what the outputs lose when it alone has gone.
+    """
+    gone = [BlockLoss(block.owner, losses[block.owner]) for block in cut.blocks]
+    return tuple(sorted(gone, key=lambda block: block.loss))
 
 
 def limit_what_blocks_leave(network: Network, budget: Budget) -> Budget:
@@ -134,10 +146,7 @@ def _count_of(network: Network, depth: Depth) -> int | Sequence[str]:
         return list(depth)
     count = round(depth * len(blocks)) if depth < 1 else int(depth)
     if not blocks:
-        raise BudgetError(
-            f"{network.name}: depth: expected residual blocks, modules that give their input plus "
-            "something; found none. Cut channels instead: amount=0.5, or a budget."
-        )
+        raise no_blocks(network)
     if not 1 <= count <= len(blocks) or (depth >= 1 and depth != count):
         raise BudgetError(
             f"depth: expected a share in (0, 1) of {len(blocks)} blocks that is at least one of "

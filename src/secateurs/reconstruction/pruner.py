@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from secateurs.backends import backend_named, backend_of, can_repair, repairing
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
-from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import report_of, unwrap
 from secateurs.criteria import scoring
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
-from secateurs.errors import BudgetError, DataError
+from secateurs.errors import BudgetError, CutError, DataError, UnknownNameError
 from secateurs.planning.auto_criterion import score_for
 from secateurs.planning.budget import Budget
 from secateurs.planning.error_curves import GroupTrial
 from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.uniform import Evenly
+from secateurs.reconstruction.block_losses import block_losses
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
     LEAST_IMAGES,
@@ -130,6 +130,7 @@ class Request:
         seed: of splits and draws.
         proof: how the cut is proven, as for ``apply``.
         uniform: whether layers of a kind are left equally wide.
+        blocks: whether residual blocks may go whole where that costs less than width.
     """
 
     criterion: Any = None
@@ -140,6 +141,7 @@ class Request:
     seed: int = 0
     proof: bool | Literal["independent"] = True
     uniform: bool = False
+    blocks: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ class Pruner:
         scores: how channels are ranked inside their groups.
         seed: of draws.
         proof: how cuts are proven, as for ``apply``.
+        blocks: residual block that may go whole -> its loss when it alone has gone.
     """
 
     model: Any
@@ -163,6 +166,7 @@ class Pruner:
     scores: Scores
     seed: int = 0
     proof: bool | Literal["independent"] = True
+    blocks: Mapping[str, float] = field(default_factory=dict)
     _even: dict[Budget, Stage | None] = field(default_factory=dict)
 
     @classmethod
@@ -200,10 +204,14 @@ class Pruner:
             curves = measure_curves(
                 dense, scores=fallback, orders=orders, loss=request.loss, seed=request.seed
             )
-        return cls(model, network, dense, curves, scores, request.seed, request.proof)
+        blocks = {}
+        if request.blocks:
+            blocks = block_losses(dense, repair=request.repair is not False)
+        return cls(model, network, dense, curves, scores, request.seed, request.proof, blocks)
 
     def plan(self, budget: Budget, **planning: Any) -> Cut:
         """The cut within a budget that loses least, by the curves."""
+        planning = {"blocks": self.blocks, **planning}
         return plan_measured(
             self.network, self.curves.orders, self.curves.losses, budget, **planning
         )
@@ -215,7 +223,8 @@ class Pruner:
             group.name: len(group) - int(np.isin(group.channels, gone).sum())
             for group in self.network.groups
         }
-        return float(sum(self.curves.losses[name][width] for name, width in widths.items()))
+        narrower = sum(self.curves.losses[name][width] for name, width in widths.items())
+        return float(narrower + sum(self.blocks[block.owner] for block in cut.blocks))
 
     def make_best(
         self,
@@ -242,6 +251,11 @@ class Pruner:
         """
         cut = self.plan(budget, **planning)
         small = self.make(cut, repair=repair, distil=distil, even=even)
+        narrower = self._without_blocks(budget, planning) if cut.blocks else None
+        if narrower is not None:  # losses of blocks need not add up: widths alone may be nearer
+            other = self.make(narrower, repair=repair, distil=distil, even=even)
+            if _fidelity_of(other).distance < _fidelity_of(small).distance:
+                small, cut = other, narrower
         # Curves foresee what is left after a refit: they say nothing of a cut that gets none.
         for smaller in self._smaller_cuts(budget, planning) if repair else ():
             if not self._may_be_nearer(smaller, small):
@@ -251,6 +265,13 @@ class Pruner:
                 break
             small, cut = other, smaller
         return small, cut
+
+    def _without_blocks(self, budget: Budget, planning: Mapping[str, Any]) -> Cut | None:
+        """The cut within the same budget by widths alone; None where there is none."""
+        try:
+            return self.plan(budget, **{**planning, "blocks": None})
+        except BudgetError:
+            return None
 
     def _smaller_cuts(self, budget: Budget, planning: Mapping[str, Any]) -> Iterator[Cut]:
         """The cuts within a half of each limit, a quarter, and so on, as long as there are any."""
@@ -304,6 +325,7 @@ class Pruner:
             seed=self.seed,
             before=self._evenly_dropped(even),
             seconds=self.curves.seconds,
+            cut=cut,
         )
 
     def _evenly_dropped(self, budget: Budget | None) -> Stage | None:
@@ -342,7 +364,7 @@ def make_faithful(
     seed: int = 0,
     before: Stage | None = None,
     seconds: float = 0.0,
-    blocks: Sequence[BlockCut] = (),
+    cut: Cut | None = None,
 ) -> Any:
     """Repair and distil a cut model, and note on it what each step gave.
 
@@ -355,9 +377,9 @@ def make_faithful(
         seed: of draws.
         before: a step to put before all others in the report.
         seconds: what was made once took.
-        blocks: that went whole, of a model that was cut in no other way.
+        cut: that made the small model, where whole blocks went by it.
     """
-    made = repair_cut(dense, small, alive, least_squares=repair, blocks=blocks)
+    made = repair_cut(dense, small, alive, least_squares=repair, cut=cut)
     stages = (*([before] if before else []), *made.report.stages)
     report = replace(made.report, stages=stages, seconds=seconds)
     model = made.model
@@ -447,12 +469,14 @@ class Workshop:
         scores: how channels are ranked inside their groups.
         best: the same in one: a budget -> the small model and its cut. Where curves were measured,
             a smaller budget's cut is a candidate too.
+        blocks: residual block that may go whole -> its loss when it alone has gone.
     """
 
     plan: Callable[[Budget | None], Cut]
     make: Callable[[Cut], Any]
     scores: Scores
     best: Callable[[Budget | None], tuple[Any, Cut]]
+    blocks: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def in_turn(
@@ -487,6 +511,8 @@ def open_workshop(
         planning: as ``plan`` takes it.
     """
     images = images_for_repair(network, calibration, request)
+    if request.blocks:
+        _check_joint(network, images, request, planning)
     if images is not None and _is_measured(request, planning):
         return _workshop_by_measuring(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
@@ -528,6 +554,41 @@ def open_workshop(
     return Workshop.in_turn(lambda asked: plan_cut(scores, asked), apply_and_repair, scores)
 
 
+def _check_joint(
+    network: Network,
+    images: Sequence[CalibrationBatch] | None,
+    request: Request,
+    planning: Mapping[str, Any],
+) -> None:
+    """Raise unless blocks can be weighed against widths.
+
+    Raises:
+        DataError: there are no images to measure by.
+        BudgetError: something else is to decide, or there are no blocks.
+    """
+    if images is None:
+        raise DataError(f"depth=True: {_WITHOUT_IMAGES} Or say how many blocks go: depth=0.25.")
+    others = [name for name in DECIDING if planning.get(name) is not None]
+    others += ["uniform"] * request.uniform + ["loss"] * (request.loss is not None)
+    others += ['criterion="auto"'] * (request.criterion == AUTO)
+    if others:
+        raise BudgetError(
+            f"depth=True: expected blocks and widths to be chosen by what each was measured to "
+            f"lose; received {', '.join(others)} as well. Leave that out, or say how many blocks "
+            "go: depth=0.25."
+        )
+    if not network.blocks:
+        raise no_blocks(network)
+
+
+def no_blocks(network: Network) -> BudgetError:
+    """That a network has no residual blocks."""
+    return BudgetError(
+        f"{network.name}: depth: expected residual blocks, modules that give their input plus "
+        "something; found none. Cut channels instead: amount=0.5, or a budget."
+    )
+
+
 def _workshop_by_measuring(
     model: Any,
     network: Network,
@@ -560,7 +621,7 @@ def _workshop_by_measuring(
     make = partial(pruner.make, **making)
     if evenly is not None:
         return Workshop.in_turn(plan_cut, make, pruner.scores)
-    return Workshop(plan_cut, make, pruner.scores, best)
+    return Workshop(plan_cut, make, pruner.scores, best, pruner.blocks)
 
 
 def _uniform_planner(
@@ -687,13 +748,32 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     backend = backend_of(dense)
     network = backend.trace(dense, example_inputs)
     framework = repairing(network.source.framework)
-    kept = match_channels(network, framework.arrays(small), report_of(small).cut)
+    cut = report_of(small).cut
+    if cut.blocks:
+        removed = _removed_beside_blocks(network, cut)
+    else:
+        removed = np.flatnonzero(~match_channels(network, framework.arrays(small), cut))
     checked = list(iterate_batches(images, example_inputs, "repair", labels=False))
     opened = open_dense(dense, network, checked, request)
-    alive = opened.work_network.alive(np.flatnonzero(~kept))
+    alive = opened.work_network.alive(removed)
     return make_faithful(
-        opened, small, alive, repair=True, distil=request.distil, seed=request.seed
+        opened, small, alive, repair=True, distil=request.distil, seed=request.seed, cut=cut
     )
+
+
+def _removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]:
+    """The atoms that went beside whole blocks, as far as they are channels of this network.
+
+    Raises:
+        CutError: the channels are those of what the blocks left.
+    """
+    try:
+        return network.removed_by(cut)
+    except UnknownNameError as error:
+        raise CutError(
+            f"repair: expected a model whose blocks and channels went in one cut; here channels "
+            f"went later ({error}). Pass the model that the blocks left as the dense one."
+        ) from error
 
 
 def curves_of(network: Network, images: Any, seed: int) -> Curves:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from secateurs.backends import Loss, Repairing, backend_named, repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.arrays import Floats
-from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_, report_of
@@ -250,7 +249,7 @@ def repair_cut(
     alive: NDArray[np.bool_],
     *,
     least_squares: bool = True,
-    blocks: Sequence[BlockCut] = (),
+    cut: Cut | None = None,
 ) -> Repaired:
     """Refit a cut model's weights to the dense network's values, if that makes it more faithful.
 
@@ -259,7 +258,7 @@ def repair_cut(
         small: the cut one; unchanged.
         alive: which atoms of the dense network stay in it.
         least_squares: False measures only.
-        blocks: that went whole, of a model that was cut in no other way.
+        cut: that made the small model, where whole blocks went by it.
 
     Returns:
         The most faithful of: as it was cut; with least squares; and, where that is surely better
@@ -275,7 +274,7 @@ def repair_cut(
         calibration = dense.calibration
         twin, _ = framework.working_copy(small, dense.example)
         walked = framework.walk(
-            dense.work_network, twin, alive, calibration.fit, calibration.choose, blocks
+            dense.work_network, twin, alive, calibration.fit, calibration.choose, cut
         )
         stages.append(Stage("repaired", dense.fidelity(twin), time.perf_counter() - start))
         models["repaired"] = twin

@@ -99,6 +99,24 @@ def test_what_a_pass_writes_into_buffers_is_put_back():
     assert sec.report_of(small).proof.independent.max_difference < 1e-6
 
 
+def test_what_is_empty_changes_nothing():
+    """A cache of keys that is empty before the first token."""
+
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            h = self.first(x)
+            return self.head(torch.cat([h[:0], h]).relu())
+
+    torch.manual_seed(0)
+    small, cut = half(Caching(), random(2, 5))
+    assert cut.removed_channels == 8
+    assert sec.report_of(small).proof.independent.channels == 8
+
+
 def test_what_is_read_a_little_is_heard():
     """Sixteen channels that a mean looks at, each by less than the tolerance."""
 

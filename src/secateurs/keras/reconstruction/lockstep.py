@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.blocks import BlockCut
+from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, without_gradients
@@ -63,7 +64,7 @@ def walk(
     alive: NDArray[np.bool_],
     fit: CalibrationBatch,
     held: CalibrationBatch,
-    blocks: Sequence[BlockCut] = (),
+    cut: Cut | None = None,
 ) -> Walked:
     """Refit the weights of a cut model, in place, to what the dense one gives.
 
@@ -73,7 +74,7 @@ def walk(
         alive: which atoms of the network stay in it.
         fit: images to fit.
         held: images to choose by, layer by layer.
-        blocks: that went whole: none, as no block of a Keras model is found yet.
+        cut: of which no whole block may be: none of a Keras model is found yet.
 
     Returns:
         What was done, layer by layer, and the bytes of values that were held at most.
@@ -81,7 +82,7 @@ def walk(
     Raises:
         ModelError: the two do not do the same, or whole blocks went.
     """
-    _refuse_blocks(blocks)
+    _refuse_blocks(() if cut is None else cut.blocks)
     return _Walk(network, small, alive, fit, held).walk()
 
 

@@ -156,7 +156,9 @@ class _Silenced:
                 self._keep_zero(part)  # the one row of a layer with one output
         loud = [part for part in loud if part in self._loud()] if self.zero else loud
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
-        for parts in [*([part] for part in reversed(unsure)), *self._factors(loud)]:
+        # A channel that is zero for these inputs tells nothing of its readers: it may have several.
+        inputs = [part for part in unsure if part.axis > 0]
+        for parts in [*([part] for part in reversed(unsure)), inputs, *self._factors(loud)]:
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
                 still = self._loud(but=parts)
             # Of two weights that are multiplied each reads the other, and neither is a filter.
@@ -400,10 +402,10 @@ class _Watch(TorchDispatchMode):
             self.seen[self._number] = Seen(is_live, result.detach().clone())
             return
         known = self._before.get(self._number)
-        if known is None or known.values.shape != result.shape:
+        if known is None or known.values.shape != result.shape or not result.numel():
             return
         change = (result - known.values).abs()
-        most = max(change.max().item() if change.numel() else 0.0, 0.0)
+        most = change.max().item()
         if not math.isfinite(most) or most <= 1e-6 * max(known.values.abs().max().item(), 1e-12):
             return
         self.changed[self._number] = change > _HEARD * most

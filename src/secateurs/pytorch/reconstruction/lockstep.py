@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.channels.blocks import BlockCut
+from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.model.tensors import list_tensors
@@ -28,6 +28,7 @@ from secateurs.pytorch.reconstruction.program import Piece, Pieces
 from secateurs.pytorch.reconstruction.sites import Site, Sites
 from secateurs.pytorch.reconstruction.sums import RunningMoments
 from secateurs.pytorch.replay.tape import Ref, TensorSource
+from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.layers import LayerRepair, Walked
@@ -59,7 +60,7 @@ def walk(
     alive: NDArray[np.bool_],
     fit: CalibrationBatch,
     held: CalibrationBatch,
-    blocks: Sequence[BlockCut] = (),
+    cut: Cut | None = None,
 ) -> Walked:
     """Refit the weights of a cut model, in place, to what the dense one gives.
 
@@ -69,8 +70,8 @@ def walk(
         alive: which atoms of the network stay in it.
         fit: images to fit.
         held: images to choose by, layer by layer.
-        blocks: that went whole. Sums behind them make up for what their branches gave, as far as
-            what is added there can.
+        cut: of the network, where whole blocks went by it. Sums behind them make up for what their
+            branches gave, as far as what is added there can.
 
     Returns:
         What was done, layer by layer, and the bytes of values that were held at most.
@@ -78,7 +79,7 @@ def walk(
     Raises:
         ModelError: the two do not do the same operations.
     """
-    return _Walk(network, small, alive, fit, held, blocks).walk()
+    return _Walk(network, small, alive, fit, held, cut or Cut()).walk()
 
 
 class _Walk:
@@ -89,17 +90,17 @@ class _Walk:
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
-        blocks: Sequence[BlockCut],
+        cut: Cut,
     ) -> None:
         source = source_of(network)
         self._operations = source.operations
         self._stays = network.solution.mark_kept(alive)
         self._detour = Detour()
         runs = small
-        if blocks:
+        if cut.blocks:
             inputs = fit.rows(slice(0, 2)).images
-            self._detour = find_detour(source.model, inputs, source.operations, blocks)
-            runs = around_small(source.model, small, blocks)
+            self._detour = find_detour(source.model, inputs, source.operations, cut.blocks)
+            runs = around_small(_narrowed(network, cut), small, cut.blocks)
         dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = _in_step(runs, source.operations, fit)
         fit, held = images_that_fit(
@@ -260,6 +261,15 @@ class _Walk:
             if keeps:
                 kept = [u[0], *(table[0] for table in tables)]
                 gathered.rows.append((pair.held, [one.cpu().numpy() for one in kept]))
+
+
+def _narrowed(network: Network, cut: Cut) -> nn.Module:
+    """The dense model less the channels that go, its blocks still there."""
+    model = source_of(network).model
+    if not cut.channels:
+        return model
+    narrower = network.cut({name: of.removed for name, of in cut.channels.items()})
+    return cut_copy(model, narrower)
 
 
 def _following(site: Site) -> Following:
