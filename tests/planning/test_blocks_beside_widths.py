@@ -10,7 +10,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.planning.allocation import Problem, allocate, choices_of
-from secateurs.planning.measured import _MayGo
+from secateurs.planning.measured import BlockChoices
 from secateurs.planning.widths import UNITS, WidthCosts
 from support.residual_networks import Residual, settled
 
@@ -92,7 +92,7 @@ def above_the_optimum(seed):
     rng = np.random.default_rng(seed)
     groups = network.groups
     losses = {b.name: float(rng.exponential(rng.choice([3, 60]))) for b in network.blocks}
-    may_go = _MayGo.of(network, groups, losses)
+    may_go = BlockChoices.of(network, groups, losses)
     curves = [
         np.concatenate([np.cumsum(rng.exponential(rng.exponential(), len(g)))[::-1], [0.0]])
         for g in groups
@@ -124,7 +124,7 @@ def test_it_is_near_the_exact_optimum_and_blocks_go_where_that_is_best():
 
 def test_the_loss_of_a_block_that_is_gone_is_its_own_alone():
     network = traced(Residual)
-    may_go = _MayGo.of(network, network.groups, {"blocks.2": 5.0})
+    may_go = BlockChoices.of(network, network.groups, {"blocks.2": 5.0})
     inside = [g.name for g, at in zip(network.groups, may_go.around, strict=False) if at >= 0]
     assert inside == ["blocks.2.conv1"]
     curves = [np.linspace(1, 0, len(group) + 1) for group in network.groups]

@@ -51,12 +51,12 @@ class NetworkCosts:
         params = [tensor.size for tensor in kept if tensor.is_parameter]
         stored = [Product(t.size.constant * t.itemsize, t.size.axes) for t in kept]
         units = [units for tensor in kept for units in tensor.axes.values()]
-        sums = [
-            int(Products(self._solution, products).values(alive).sum())
-            for products in (params, macs, stored)
-        ]
+        sizes, products, held = (
+            int(Products(self._solution, each).values(alive).sum())
+            for each in (params, macs, stored)
+        )
         rows = self._solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
-        return Cost(*sums, channels=self._widths.count_in(rows, alive))
+        return Cost(sizes, products, held, channels=self._widths.count_in(rows, alive))
 
     @cached_property
     def _parameter_sizes(self) -> Products:

@@ -72,7 +72,7 @@ def plan_measured(
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
     curves = [losses[group.name] for group in groups]
-    may_go = _MayGo.of(network, groups, blocks or {})
+    may_go = BlockChoices.of(network, groups, blocks or {})
     costs = WidthCosts(network, groups, budget.file, may_go.cuts)
     curves, choices = curves + may_go.curves, choices + may_go.choices
 
@@ -169,7 +169,7 @@ def _cut(
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _MayGo:
+class BlockChoices:
     """Blocks among what is chosen, behind the groups.
 
     Attributes:
@@ -187,7 +187,9 @@ class _MayGo:
     around: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, network: Network, groups: Sequence[Group], losses: Mapping[str, float]) -> _MayGo:
+    def of(
+        cls, network: Network, groups: Sequence[Group], losses: Mapping[str, float]
+    ) -> BlockChoices:
         """From the loss that each block would be."""
         if not losses:
             return cls([], [], [], [], None)
