@@ -7,7 +7,7 @@ import torch
 import secateurs as sec
 from secateurs.calibration.batches import iterate_batches
 from secateurs.reconstruction import block_losses as module
-from secateurs.reconstruction.block_losses import block_losses
+from secateurs.reconstruction.block_losses import measure_blocks
 from secateurs.reconstruction.pruner import Request, open_dense
 from support.residual_networks import Residual, settled
 
@@ -33,15 +33,15 @@ def by_hand(dense, name):
 
 def test_a_block_is_judged_after_its_repair(dense):
     dropped, repaired = by_hand(dense, "blocks.1")
-    assert block_losses(dense, repair=False)["blocks.1"] == pytest.approx(dropped)
-    assert block_losses(dense)["blocks.1"] == pytest.approx(min(dropped, repaired))
+    assert measure_blocks(dense, repair=False)["blocks.1"] == pytest.approx(dropped)
+    assert measure_blocks(dense)["blocks.1"] == pytest.approx(min(dropped, repaired))
     assert repaired < 0.5 * dropped
 
 
 def test_where_walks_are_dear_the_rest_gets_back_as_large_a_share(dense, monkeypatch):
-    all_of_it, plain = block_losses(dense), block_losses(dense, repair=False)
+    all_of_it, plain = measure_blocks(dense), measure_blocks(dense, repair=False)
     monkeypatch.setattr(module, "MACS_FOR_CURVES", 0)
-    found = block_losses(dense)
+    found = measure_blocks(dense)
     params = {block.name: block.params for block in dense.work_network.blocks}
     likeliest = sorted(plain, key=lambda name: plain[name] / params[name])
     shares = [all_of_it[name] / plain[name] for name in likeliest[: module.LEAST_WALKED]]

@@ -17,7 +17,7 @@ LEAST_WALKED = 2
 """Blocks, whatever it takes: repairing the result takes as long once more."""
 
 
-def block_losses(dense: DenseReference, *, repair: bool = True) -> dict[str, float]:
+def measure_blocks(dense: DenseReference, *, repair: bool = True) -> dict[str, float]:
     """Block -> the distance of the outputs from the dense network's when it alone has gone.
 
     Args:

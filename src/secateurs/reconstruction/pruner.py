@@ -30,7 +30,7 @@ from secateurs.planning.error_curves import GroupTrial
 from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.uniform import Evenly
-from secateurs.reconstruction.block_losses import block_losses
+from secateurs.reconstruction.block_losses import measure_blocks
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
     LEAST_IMAGES,
@@ -206,7 +206,7 @@ class Pruner:
             )
         blocks = {}
         if request.blocks:
-            blocks = block_losses(dense, repair=request.repair is not False)
+            blocks = measure_blocks(dense, repair=request.repair is not False)
         return cls(model, network, dense, curves, scores, request.seed, request.proof, blocks)
 
     def plan(self, budget: Budget, **planning: Any) -> Cut:
