@@ -509,8 +509,7 @@ def prune(
         loss, seed, proof: as for ``score`` and ``apply``; with labels, curves are of this loss.
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
-        depth: residual blocks that go whole, first: a share (0.25), a number (2) or their names; or
-            True: as many as lose less than the widths that would have to go in their place.
+        depth: blocks that go whole, first: a share, number or names; True: weighed against widths.
         amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
             ``plan``; the floor is a sixteenth where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.

@@ -55,9 +55,7 @@ def plan_measured(
         multiple: as for ``plan``.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         latency_model: as for ``plan``.
-        blocks: residual block that may go whole -> its loss when it alone is gone; None leaves all
-            of them there. A block is one more thing to choose: with it go the losses of the groups
-            that lie in it alone.
+        blocks: residual block that may go whole -> its loss when it alone is gone; None: no block.
 
     Raises:
         BudgetError: no cut within the floors meets the budget; the message says the nearest.
@@ -66,15 +64,12 @@ def plan_measured(
         latency_model = latency_model or profile_network(network, budget.conditions)
         multiple = latency_model.multiple if multiple is None else multiple
     groups = list_allowed(network, skip)
-    choices = [
-        choices_of(len(group), floor, multiple_of(network, group, multiple)) for group in groups
-    ]
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
-    curves = [losses[group.name] for group in groups]
     may_go = BlockChoices.of(network, groups, blocks or {})
     costs = WidthCosts(network, groups, budget.file, may_go.cuts)
-    curves, choices = curves + may_go.curves, choices + may_go.choices
+    curves = [*(losses[group.name] for group in groups), *may_go.curves]
+    choices = [*_choices_of_groups(network, groups, floor, multiple), *may_go.choices]
 
     def within(targets: Mapping[str, float]) -> Cut | None:
         try:
@@ -91,10 +86,15 @@ def plan_measured(
         else _within_priced(network, within, priced, units)
     )
     if cut is None:
-        least = np.array([choice[0] for choice in choices])
-        smallest = _cut(network, groups, orders, least, may_go.names)
+        smallest = _cut(network, groups, orders, np.array([c[0] for c in choices]), may_go.names)
         raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
     return cut
+
+
+def _choices_of_groups(
+    network: Network, groups: Sequence[Group], floor: float, multiple: int | None
+) -> list[NDArray[np.int64]]:
+    return [choices_of(len(g), floor, multiple_of(network, g, multiple)) for g in groups]
 
 
 def _within_priced(

@@ -511,8 +511,7 @@ def open_workshop(
         planning: as ``plan`` takes it.
     """
     images = images_for_repair(network, calibration, request)
-    if request.blocks:
-        _check_joint(network, images, request, planning)
+    _check_joint(network, images, request, planning)
     if images is not None and _is_measured(request, planning):
         return _workshop_by_measuring(model, network, images, budget, request, planning)
     data = calibration if images is None else _pairs(images)
@@ -566,6 +565,8 @@ def _check_joint(
         DataError: there are no images to measure by.
         BudgetError: something else is to decide, or there are no blocks.
     """
+    if not request.blocks:
+        return
     if images is None:
         raise DataError(f"depth=True: {_WITHOUT_IMAGES} Or say how many blocks go: depth=0.25.")
     others = [name for name in DECIDING if planning.get(name) is not None]

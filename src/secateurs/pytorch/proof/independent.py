@@ -154,11 +154,13 @@ class _Silenced:
         for part in loud:
             if kinds[part] == "reader" and not self._is_matrix(part):
                 self._keep_zero(part)  # the one row of a layer with one output
-        loud = [part for part in loud if part in self._loud()] if self.zero else loud
+        loud = self._still_loud(loud)
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
         # A channel that is zero for these inputs tells nothing of its readers: it may have several.
         inputs = [part for part in unsure if part.axis > 0]
         for parts in [*([part] for part in reversed(unsure)), inputs, *self._factors(loud)]:
+            if not loud:
+                break
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
                 still = self._loud(but=parts)
             # Of two weights that are multiplied each reads the other, and neither is a filter.
@@ -178,8 +180,12 @@ class _Silenced:
             if any(part not in still for part in others):
                 for part in parts:
                     self._keep_zero(part)
-                loud = [part for part in loud if part in self._loud()]
+                loud = self._still_loud(loud)
         return loud
+
+    def _still_loud(self, parts: Sequence[Slice]) -> list[Slice]:
+        now = self._loud()
+        return [part for part in parts if part in now]
 
     def find_unheard(self) -> tuple[str, ...]:
         """Layers whose filters that go do not show in the answers though nobody is silenced yet.
