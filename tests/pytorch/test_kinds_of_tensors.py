@@ -1,5 +1,7 @@
 """Models in other precisions, with channels last in memory, and on the meta device."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -112,3 +114,32 @@ def test_a_model_that_takes_one_number_of_images_alone_says_so():
         with pytest.raises(sec.DataError, match=r"calibration data: .*RuntimeError") as caught:
             sec.score(network, name, data=data)
         assert "\n" not in str(caught.value)
+
+
+def test_an_answer_of_a_users_data_class_is_proven_and_repaired():
+    @dataclass
+    class Answer:
+        logits: torch.Tensor
+        loss: torch.Tensor | None = None
+
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return Answer(self.head(self.body(x).relu()))
+
+    torch.manual_seed(0)
+    model, rows = Answering().eval(), torch.randn(128, 6)
+    result = sec.prune(
+        model, rows[:1], amount=0.5, calibration=rows, proof="independent", outputs="logits"
+    )
+    gone = list(result.cut.tensors["head.weight"].removed[1])
+    assert len(gone) == 8
+    assert result.report.proof.max_difference < 1e-5
+    assert result.report.fidelity.kept in ("dropped", "repaired")
+    small = sec.apply(model, result.cut, rows[:1])
+    with torch.no_grad():
+        model.head.weight[:, gone] = 0
+        torch.testing.assert_close(small(rows).logits, model(rows).logits)

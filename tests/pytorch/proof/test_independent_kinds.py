@@ -117,6 +117,32 @@ def test_what_is_empty_changes_nothing():
     assert sec.report_of(small).proof.independent.channels == 8
 
 
+def test_layers_between_sparse_matrices_read():
+    """A graph network whose neighbours are a sparse matrix."""
+
+    class Convolving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.head = (
+                nn.Linear(5, 16),
+                nn.Linear(16, 16),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x, edges):
+            ones = torch.ones(edges.shape[1])
+            neighbours = torch.sparse_coo_tensor(edges, ones, (len(x), len(x)))
+            x = F.relu(torch.sparse.mm(neighbours, self.first(x)))
+            return self.head(F.relu(neighbours @ self.second(x)))
+
+    torch.manual_seed(0)
+    model, x = Convolving(), random(8, 5)
+    edges = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 0], [1, 2, 3, 4, 5, 6, 7, 0, 4]])
+    small, _ = half(model, x, edges)
+    assert small.second.weight.shape == (8, 8)
+    assert sec.report_of(small).proof.independent.channels == 16
+
+
 def test_what_is_read_a_little_is_heard():
     """Sixteen channels that a mean looks at, each by less than the tolerance."""
 

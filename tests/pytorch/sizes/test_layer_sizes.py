@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import secateurs as sec
 
@@ -32,3 +33,74 @@ def test_a_norm_over_the_last_axis_keeps_its_shape_in_step():
     small = sec.delete_channels(model, {"0": [0]}, torch.randn(2, 3))
     assert small[1].normalized_shape == (5,)
     assert (small[0].out_features, small[2].in_features) == (5, 5)
+
+
+class Crossing(nn.Module):
+    """PyTorch's attention with nothing added to what it gives; four heads, each four wide."""
+
+    def __init__(self, is_self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 16), nn.Linear(5, 16)
+        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 3)
+        self.is_self = is_self
+
+    def forward(self, x, y):
+        x, y = self.first(x), self.second(y)
+        x, y = (x + y, x + y) if self.is_self else (x, y)
+        return self.head(self.attention(x, y, y, need_weights=False)[0])
+
+
+def attend(model, x, y, kept):
+    """The same written out, of the rows and columns that stay, by the dense scale."""
+    a, b = model.first(x)[..., kept], model.second(y)[..., kept]
+    a, b = (a + b, a + b) if model.is_self else (a, b)
+    weights = model.attention.in_proj_weight.view(3, 16, 16)[:, kept][:, :, kept]
+    biases = model.attention.in_proj_bias.view(3, 16)[:, kept]
+    rows = zip((a, b, b), weights, biases, strict=True)
+    of_head = [[i for i, n in enumerate(kept) if n // 4 == head] for head in range(4)]
+    q, k, v = (F.linear(given, weight, bias) for given, weight, bias in rows)
+    heads = [
+        (q[..., at] @ k[..., at].transpose(-1, -2) / 4**0.5).softmax(-1) @ v[..., at]
+        for at in of_head
+        if at
+    ]
+    out = model.attention.out_proj
+    mixed = F.linear(torch.cat(heads, -1), out.weight[kept][:, kept], out.bias[kept])
+    return F.linear(mixed, model.head.weight[:, kept], model.head.bias)
+
+
+@pytest.mark.parametrize("is_self", [True, False])
+@pytest.mark.parametrize("side", [0, 1])
+def test_attention_alone_keeps_its_dense_scale_whichever_side_goes(is_self, side):
+    torch.manual_seed(0)
+    model = Crossing(is_self).eval()
+    inputs = torch.randn(2, 7, 5), (torch.randn(2, 7, 5) if is_self else torch.randn(2, 6, 5))
+    network = sec.trace(model, inputs)
+    assert [len(group) for group in network.groups] == [4, 4]
+    cut = network.cut({network.groups[side].name: [1]})
+    small = sec.apply(model, cut, inputs, network=network, proof="independent")
+    gone = cut.tensors["first.weight"].removed[0]
+    kept = [n for n in range(16) if n not in gone]
+    assert small.attention.embed_dim == 12
+    with torch.no_grad():
+        torch.testing.assert_close(small(*inputs), attend(model, *inputs, kept))
+
+
+def test_a_transformer_of_pytorchs_own_can_be_cut():
+    class Translating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+            self.body = nn.Transformer(16, 4, 1, 1, 32, batch_first=True)
+
+        def forward(self, x, y):
+            mask = nn.Transformer.generate_square_subsequent_mask(y.shape[1])
+            return self.head(self.body(self.first(x), self.first(y), tgt_mask=mask))
+
+    torch.manual_seed(0)
+    model, inputs = Translating().eval(), (torch.randn(2, 7, 5), torch.randn(2, 6, 5))
+    network = sec.trace(model, inputs)
+    cut = sec.plan(network, sec.score(network, "l1"), amount=0.5)
+    small = sec.apply(model, cut, inputs, network=network, proof="independent")
+    assert small.first.out_features < 10
+    assert sec.report_of(small).params_removed > 0.6

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import torch
 
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors, map_tensors
@@ -42,3 +44,19 @@ def test_structures_are_gone_through_in_order():
     doubled = map_tensors(nested, lambda tensor: 2 * tensor)
     assert torch.equal(doubled["b"][0], 2 * Y)
     assert doubled["a"][1] == 3
+
+
+@dataclass(frozen=True)
+class Found:
+    logits: torch.Tensor
+    count: int = 3
+
+
+def test_data_classes_are_gone_through_field_by_field():
+    found = Found(X)
+    assert [id(one) for one in iterate_tensors([found])] == [id(X)]
+    doubled = map_tensors(found, lambda tensor: 2 * tensor)
+    assert isinstance(doubled, Found)
+    assert torch.equal(doubled.logits, 2 * X)
+    assert doubled.count == 3
+    assert found.logits is X

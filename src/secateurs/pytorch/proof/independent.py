@@ -399,7 +399,7 @@ class _Watch(TorchDispatchMode):
             if is_live:
                 tensor._secateurs_from_input = True  # type: ignore[attr-defined]
         first = next(iterate_tensors(output), None)
-        if first is not None and _has_values(first):
+        if first is not None and first.layout is torch.strided and _has_values(first):
             self._note(first, is_live)
         return output
 

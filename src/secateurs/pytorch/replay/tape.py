@@ -21,7 +21,16 @@ from secateurs.errors import DataError
 from secateurs.pytorch.model.example_inputs import format_inputs
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
-from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords, iterate_tensors, like
+from secateurs.pytorch.tracing.op_call import (
+    Arguments,
+    Call,
+    Keywords,
+    fields_of,
+    is_data_class,
+    iterate_tensors,
+    like,
+    with_fields,
+)
 from secateurs.pytorch.tracing.op_record import OpRecord
 from secateurs.training.memory import is_out_of_memory
 
@@ -474,6 +483,9 @@ def fill(value: object, find: Find) -> object:
         return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, dict):
         return like(value, {key: fill(item, find) for key, item in value.items()})
+    if is_data_class(value):
+        parts = {key: fill(item, find) for key, item in fields_of(value).items()}
+        return with_fields(value, parts)
     return value
 
 
@@ -488,6 +500,9 @@ def operands_in(values: object) -> Iterator[Operand]:
             yield from operands_in(value)
     elif isinstance(values, dict):
         for value in values.values():
+            yield from operands_in(value)
+    elif is_data_class(values):
+        for value in fields_of(values).values():
             yield from operands_in(value)
 
 

@@ -185,13 +185,7 @@ class DryRun(OpInterpreter):
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         call = Call(function, arguments, keywords)
-        if self.index >= len(self._forward.operations):
-            raise PathChangedError("it does more than the dense model")
-        operation = self._forward.operations[self.index]
-        if operation.name != str(function.overloadpacket):
-            raise PathChangedError(
-                f"it does {call.name} where the dense model did {operation.name}"
-            )
+        operation = self._operation_of(call)
         is_known = operation.is_constant or (not operation.outputs and operation.value is None)
         if call.packet in MADE_NEW or is_known:  # of constants alone, maybe where the input is
             has_data = not any(tensor.is_meta for tensor in call.tensors())
@@ -202,6 +196,8 @@ class DryRun(OpInterpreter):
             return self._make_results(call, operation) if known is None else known
         self._compare_numbers(call, operation)
         self._compare_starts(call, operation)
+        if any(tensor.layout is not torch.strided for tensor in call.tensors()):
+            return self._make_foretold(call, operation)  # nothing sparse runs without data
         try:
             output = call.run()
         except (RuntimeError, IndexError, ValueError, TypeError):
@@ -218,6 +214,17 @@ class DryRun(OpInterpreter):
         if isinstance(output, torch.Tensor) and output.is_meta:
             return output
         return map_tensors(output, _without_its_values)
+
+    def _operation_of(self, call: Call) -> OpRecord:
+        """What the dense model did in this place: the same, unless the path is another."""
+        if self.index >= len(self._forward.operations):
+            raise PathChangedError("it does more than the dense model")
+        operation = self._forward.operations[self.index]
+        if operation.name != str(call.packet):
+            raise PathChangedError(
+                f"it does {call.name} where the dense model did {operation.name}"
+            )
+        return operation
 
     def _with_made(self, call: Call, operation: OpRecord) -> Call:
         """The call with what the user's code made in the sizes that are foretold.

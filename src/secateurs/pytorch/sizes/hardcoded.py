@@ -22,7 +22,9 @@ proven against the dense model afterwards.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 from torch import nn
@@ -43,6 +45,9 @@ TrialShares = Callable[[Sequence[Group]], dict[str, list[int]]]
 Build = Callable[[Sequence[Size], Sequence[Scaling], Sequence[Tie]], Network]
 
 MOST_ROUNDS = 24
+
+NEIGHBOURS = 3
+"""Groups before one, of which it loses another share where it can."""
 
 UNRESOLVED = "a size hard-coded in its forward() could not be resolved"
 
@@ -177,16 +182,25 @@ def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
 def different_shares(seed: int) -> TrialShares:
     """A share of each group, as different as can be, so that sizes do not agree by chance.
 
-    Two stay where there are more: PyTorch takes other paths along an axis of length one.
+    Two stay where there are more: PyTorch takes other paths along an axis of length one. Sides of a
+    grid are neighbours in the list, and lose other shares: of four heads four wide a factor would
+    else follow either.
     """
 
     def shares(groups: Sequence[Group]) -> dict[str, list[int]]:
-        random = np.random.default_rng(seed)
+        random, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        recent: deque[Fraction] = deque(maxlen=NEIGHBOURS)
         found = {}
         for group in groups:
             if len(group) > 1:
                 order = random.permutation(len(group))
-                found[group.name] = order[: random.integers(1, max(2, len(group) - 1))].tolist()
+                most = max(2, len(group) - 1)
+                count = int(random.integers(1, most))
+                others = [c for c in range(1, most) if Fraction(c, len(group)) not in recent]
+                if count not in others and others:
+                    count = int(again.choice(others))
+                recent.append(Fraction(count, len(group)))
+                found[group.name] = order[:count].tolist()
         return found
 
     return shares

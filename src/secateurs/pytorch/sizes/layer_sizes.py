@@ -135,6 +135,13 @@ def _demand_of_attention(
         made = None if leaf is None else leaf.axes.get(0)
         for part in () if made is None else _parts_of(equations, made, width):
             equations.equate(part, output.axes[0])
+    for name in (
+        "in_proj_weight",
+        "q_proj_weight",
+    ):  # queries as given are as wide as heads
+        leaf = by_tensor.get(id(getattr(module, name)))
+        if leaf is not None and 1 in leaf.axes:
+            equations.equate(leaf.axes[1], output.axes[0])
     tracer.counts |= {
         (owner, "embed_dim"): output.axes[0],
         (owner, "num_heads"): rows,

@@ -153,10 +153,35 @@ def _both(
 
 
 def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[WeightPart] | None:
-    leaves = [labels.leaf for labels in weights]
-    if rows is None or not leaves or any(leaf is None for leaf in leaves):
+    found = [_rows_of_leaf(labels, []) for labels in weights]
+    if rows is None or not found or any(part is None for part in found):
         return None
-    return [(leaf, 0, rows) for leaf in leaves if leaf is not None]
+    return [(part[0], 0, part[1][rows]) for part in found if part is not None]
+
+
+def _rows_of_leaf(
+    labels: Labels, moves: list[tuple[Call, Labels]]
+) -> tuple[ModelTensor, Ids] | None:
+    """(the weight, the row of it that each row here is); None where that cannot be told.
+
+    Queries, keys and values may be made by parts of one weight.
+    """
+    if labels.leaf is not None:
+        shape = labels.leaf.tensor.shape
+        if not moves:
+            return labels.leaf, np.arange(shape[0])
+        rows = torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+        for move, made in moves:
+            moved = move.function(rows, *move.arguments[1:], **move.keywords)
+            rows = list(iterate_tensors(moved))[made.place]
+        first = rows.flatten(1)[:, :1] if rows.dim() > 1 else rows[:, None]
+        if not bool((rows.reshape(len(rows), -1) == first).all()):
+            return None
+        return labels.leaf, first[:, 0].numpy()
+    call = labels.call
+    if call is None or call.packet not in PICKS:
+        return None
+    return _rows_of_leaf(labels.sources[0], [(call, labels), *moves])
 
 
 def _find_reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -124,7 +125,7 @@ def _names(function: OpOverload) -> tuple[str, ...]:
 
 
 def iterate_tensors(values: object) -> Iterator[torch.Tensor]:
-    """Every tensor in nested lists, tuples and dictionaries, in order."""
+    """Every tensor in nested lists, tuples, dictionaries and data classes, in order."""
     if isinstance(values, torch.Tensor):
         yield values
     elif isinstance(values, (list, tuple)):
@@ -133,6 +134,9 @@ def iterate_tensors(values: object) -> Iterator[torch.Tensor]:
     elif isinstance(values, dict):
         for value in values.values():
             yield from iterate_tensors(value)
+    elif is_data_class(values):
+        for value in fields_of(values).values():
+            yield from iterate_tensors(value)
 
 
 @overload
@@ -140,7 +144,7 @@ def map_tensors(value: Value, function: Callable[[torch.Tensor], torch.Tensor]) 
 @overload
 def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object: ...
 def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object:
-    """The same nested lists, tuples and dictionaries with every tensor replaced."""
+    """The same nested lists, tuples, dictionaries and data classes, every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -150,7 +154,29 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
         return type(value)([map_tensors(item, function) for item in value])
     if isinstance(value, dict):
         return like(value, {key: map_tensors(item, function) for key, item in value.items()})
+    if is_data_class(value):
+        items = {key: map_tensors(item, function) for key, item in fields_of(value).items()}
+        return with_fields(value, items)
     return value
+
+
+def is_data_class(value: object) -> bool:
+    """Whether a value is an object of a data class: a user's own kind of output."""
+    return hasattr(type(value), "__dataclass_fields__")
+
+
+def fields_of(value: object) -> dict[str, object]:
+    """The fields of an object of a data class that it has."""
+    names = type(value).__dataclass_fields__  # type: ignore[attr-defined]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def with_fields(value: object, items: dict[str, object]) -> object:
+    """A copy of an object of a data class with other values; nothing of its own is run."""
+    made = copy.copy(value)
+    for name, item in items.items():
+        object.__setattr__(made, name, item)
+    return made
 
 
 def like(value: dict[str, object], items: dict[str, object]) -> dict[str, object]:

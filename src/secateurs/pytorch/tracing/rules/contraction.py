@@ -131,7 +131,7 @@ def _matmul_letters(
     return operands, f"{lead}{rows}{columns}"
 
 
-@rule(aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm)
+@rule(aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm, *packets("_sparse_addmm"))
 def addmm(tracer: Tracer, call: Call) -> object:
     """A matrix product added to a tensor."""
     bias, left, right = call.arguments[:3]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import follow
 from secateurs.pytorch.tracing.rules.computed_weights import measures_size
-from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
+from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise, meet
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -78,6 +79,29 @@ def statistic(tracer: Tracer, call: Call) -> object:
     if len(call.tensors()) > 1:  # max(x, y), element by element
         return apply_pointwise(tracer, call)
     return _reduce(tracer, call, exact=False)
+
+
+@rule(
+    aten.mse_loss,
+    aten.smooth_l1_loss,
+    aten.huber_loss,
+    aten.soft_margin_loss,
+    aten.binary_cross_entropy,
+    aten.binary_cross_entropy_with_logits,
+)
+def loss_between(tracer: Tracer, call: Call) -> object:
+    """Element by element, and then the mean of it, say: a commitment loss beside the answer."""
+    output = call.run_one()
+    operands = call.tensors()
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in operands))
+    if output.shape == shape:
+        meet(tracer, operands, output)
+        return output
+    each = torch.empty(shape, device="meta")
+    meet(tracer, operands, each)
+    tracer.mixes(call, tracer.axes(each).values())
+    tracer.put(output, {})
+    return output
 
 
 @rule(
