@@ -96,14 +96,21 @@ def options_of(
             help_text = f"Do not {help_text[0].lower()}{help_text[1:]}"
         elif field.default not in (None, False, ()):
             help_text = f"{help_text} [dim]\\[default: {field.default}][/dim]"
-        yield option(known_as, kind, help_text, panel, choices_of(field.annotation))
+        can_be_denied = kind is bool and field.default is None
+        flags = f"{known_as}/--no-{known_as}" if can_be_denied else known_as
+        yield option(known_as, kind, help_text, panel, choices_of(field.annotation), flags)
 
 
 def option(
-    name: str, kind: Plain, help_text: str, panel: str, choices: Sequence[str] = ()
+    name: str,
+    kind: Plain,
+    help_text: str,
+    panel: str,
+    choices: Sequence[str] = (),
+    flags: str | None = None,
 ) -> inspect.Parameter:
     """An option that is None where it is not given."""
-    dashed = name.replace("_", "-")
+    dashed = (flags or name).replace("_", "-")
     default = typer.Option(
         f"--{dashed}",
         help=help_text,

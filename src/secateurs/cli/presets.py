@@ -25,7 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 4,
     },
     # The experiment of "Pruning ResNets for Fun and Profit", scaled to one CPU core. As there, each
-    # round fine-tunes for a fifth of the batches that trained the dense model.
+    # round takes the lowest L1 norms of every layer and fine-tunes for a fifth of the batches that
+    # trained the dense model.
     "vehicle-colours": {
         "model": "resnet18",
         "through": True,
@@ -40,6 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "flip": True,
         "shift": 2,
+        "scope": "group",
+        "repair": False,
         "step": 0.05,
         "tolerance": 0,
         "rounds": 40,
@@ -58,6 +61,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "learning_rate": 0.1,
         "precision": "bf16",
+        "scope": "group",
+        "repair": False,
         "step": 0.05,
         "tolerance": 0.005,
         "rounds": 26,

@@ -231,7 +231,7 @@ def describe_nearest(history: History) -> list[str]:
     return [
         f"Nearest: round {best.number}, {removed} of the parameters removed, validation "
         f"{metric.name} {metric.text(value)} ({change}).",
-        f"Try: more --fine-tune-batches, a smaller --step, --repair, or --tolerance "
+        f"Try: more --fine-tune-batches, a smaller --step, --distillation 0.5, or --tolerance "
         f"{math.ceil(1e4 * missed - 1e-6) / 1e4:g}.",
     ]
 

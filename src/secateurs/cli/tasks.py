@@ -197,7 +197,7 @@ def command_line(command: str, given: Mapping[str, Any]) -> tuple[str, ...]:
         if name == "fresh":
             continue
         if isinstance(value, bool):
-            words.append(f"--{dashed}")
+            words.append(f"--{dashed}" if value else f"--no-{dashed}")
             continue
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{dashed}", str(one)]

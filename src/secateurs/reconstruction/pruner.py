@@ -184,26 +184,7 @@ class Pruner:
         """
         images = list(iterate_batches(data, _example(network), "repair", labels=False))
         dense = open_dense(model, network, images, request)
-        work = dense.work_network
-
-        def fallback() -> Scores:
-            return scoring.score(work, FALLBACK, seed=request.seed)
-
-        if request.criterion in (None, OBS):
-            curves = measure_curves(dense, scores=fallback, loss=request.loss, seed=request.seed)
-            scores = _scores_from(curves.orders)
-        else:
-            scores = scoring.score(
-                network,
-                request.criterion,
-                data=_pairs(images),
-                loss=request.loss,
-                seed=request.seed,
-            )
-            orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
-            curves = measure_curves(
-                dense, scores=fallback, orders=orders, loss=request.loss, seed=request.seed
-            )
+        curves, scores = _measure(dense, images, request)
         blocks = {}
         if request.blocks:
             blocks = measure_blocks(dense, repair=request.repair is not False)
@@ -777,22 +758,38 @@ def _removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]:
         ) from error
 
 
-def curves_of(network: Network, images: Any, seed: int) -> Curves:
+def curves_of(network: Network, images: Any, request: Request) -> tuple[Curves, Scores]:
     """The order in which a network's channels go, and what each width costs: see ``Pruner.of``.
 
     Args:
         network: its model is not changed.
-        images: training or calibration batches; labels are not looked at.
-        seed: of splits and draws.
+        images: training or calibration batches.
+        request: what ranks channels, by which loss; the seed of splits and draws.
     """
     source: Any = network.source
     checked = list(iterate_batches(images, _example(network), "curves", labels=False))
-    dense = open_dense(source.model, network, checked, Request(seed=seed))
+    return _measure(open_dense(source.model, network, checked, request), checked, request)
+
+
+def _measure(
+    dense: DenseReference, images: Sequence[CalibrationBatch], request: Request
+) -> tuple[Curves, Scores]:
+    """Error curves, and how channels are ranked inside their groups."""
 
     def fallback() -> Scores:
-        return scoring.score(dense.work_network, FALLBACK, seed=seed)
+        return scoring.score(dense.work_network, FALLBACK, seed=request.seed)
 
-    return measure_curves(dense, scores=fallback, seed=seed)
+    if request.criterion in (None, OBS):
+        curves = measure_curves(dense, scores=fallback, loss=request.loss, seed=request.seed)
+        return curves, _scores_from(curves.orders)
+    scores = scoring.score(
+        dense.network, request.criterion, data=_pairs(images), loss=request.loss, seed=request.seed
+    )
+    orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
+    curves = measure_curves(
+        dense, scores=fallback, orders=orders, loss=request.loss, seed=request.seed
+    )
+    return curves, scores
 
 
 def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int) -> FidelityReport:

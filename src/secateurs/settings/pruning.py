@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,14 +18,15 @@ class Pruning(Settings):
 
     Attributes:
         step: Share of the channels that remain, removed in each round.
-        criterion: What ranks channels; see: secateurs criteria.
+        criterion: What ranks channels in their groups; see: secateurs criteria. If left out, how
+            well a fit of the others can make up for each; l1 where groups are not cut by curves.
         scope: Whether to take the same share from every group, or the lowest scores in the whole
             network. A group too narrow to lose a whole channel to a round is spared until the
             others have come down to it, which is where accuracy is best kept.
         allocation: How far each group is cut: as the scope says; or by curves, which say what it
-            loses at each width, measured anew in each round on the calibration batches. Those that
-            a fit of the others can best make up for then go first, whatever the criterion; the
-            share is of what the budget limits, or of the channels.
+            loses at each width, measured anew in each round on the calibration batches; the share
+            is then of what the budget limits, or of the channels. If left out, by curves where
+            cuts are repaired, unless there is a scope or the criterion is auto.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
         multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
@@ -37,7 +38,8 @@ class Pruning(Settings):
         until_recovered: End a round's fine-tuning at its first evaluation within the tolerance.
         repair: After each cut, fit the weights that stay to what the model gave before it, on the
             calibration batches; not where the survivors' weights are rewound. A round that this
-            alone brings back within the tolerance is not fine-tuned.
+            alone brings back within the tolerance is not fine-tuned. If left out, where these
+            batches hold at least 64 examples that the model can be fitted to.
         calibration_batches: Training batches shown to a criterion that needs data, and to repair.
         measure_speed: Measure images a second after each round, beside the dense model's.
 
@@ -45,14 +47,34 @@ class Pruning(Settings):
     """
 
     step: Share = 0.05
-    criterion: str = "l1"
-    scope: Scope = "group"
-    allocation: Allocation = "scope"
+    criterion: str | None = None
+    scope: Scope | None = None
+    allocation: Allocation | None = None
     floor: Annotated[float, Field(gt=0)] = 0.1
     multiple: Count | None = None
     skip: tuple[str, ...] = ()
     rewind: Rewind | None = None
     until_recovered: bool = False
-    repair: bool = False
+    repair: bool | None = None
     calibration_batches: Count = 4
     measure_speed: bool = True
+
+    @property
+    def ranked_by(self) -> str:
+        """Name of the criterion, the one that is taken where none is given too."""
+        return self.criterion or ("obs" if self.allocation == "curves" else "l1")
+
+    @property
+    def rewinds_weights(self) -> bool:
+        """Whether rounds go back to earlier weights, and not to earlier learning rates alone."""
+        return self.rewind in ("weights", "lottery")
+
+    @property
+    def planning_options(self) -> dict[str, Any]:
+        """Keywords of ``plan`` but for how much goes."""
+        return {
+            "scope": self.scope or "group",
+            "floor": self.floor,
+            "multiple": self.multiple,
+            "skip": self.skip,
+        }

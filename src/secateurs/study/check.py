@@ -20,7 +20,9 @@ from secateurs.training.metric import Metric
 
 
 def check_study(
-    learner: Learner, configuration: Configuration, criterion: str | Callable[[GroupData], Any]
+    learner: Learner,
+    configuration: Configuration,
+    criterion: str | Callable[[GroupData], Any] | None,
 ) -> Network:
     """Find out what cannot be done.
 
@@ -32,7 +34,8 @@ def check_study(
             budget, there is no such criterion or layer, or there is nothing to rewind to.
     """
     pruning, stop = configuration.pruning, configuration.stop
-    check_known(criterion)
+    if criterion is not None:
+        check_known(criterion)
     if pruning.rewind and not configuration.training.batches:
         raise SecateursError(
             f"rewind={pruning.rewind!r} goes back into dense training: expected training.batches "
@@ -41,12 +44,7 @@ def check_study(
     _check_tolerance(stop.tolerance, learner.metric)
     network = learner.trace()
     level = {group.name: np.zeros(len(group)) for group in network.groups}
-    options: dict[str, Any] = {
-        "scope": pruning.scope,
-        "floor": pruning.floor,
-        "multiple": pruning.multiple,
-        "skip": pruning.skip,
-    }
+    options = pruning.planning_options
     smallest = plan(network, level, threshold=math.inf, **options)
     if stop.budget is None:
         return network

@@ -41,7 +41,7 @@ class Loop:
         learner: Learner,
         store: CheckpointStore,
         configuration: Configuration,
-        criterion: str | Callable[[GroupData], Any],
+        criterion: str | Callable[[GroupData], Any] | None,
         watcher: Watcher,
         loss: Loss | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ class Loop:
             batch=0,
             model=configuration.task.model,
             data=configuration.task.data,
-            criterion=configuration.pruning.criterion,
+            criterion=configuration.pruning.ranked_by,
             seed=configuration.training.seed,
             **session.metric.record_fields,
             **asdict(network.cost()),

@@ -13,7 +13,7 @@ from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for
-from secateurs.reconstruction.pruner import curves_of, repair_after_
+from secateurs.reconstruction.pruner import Request, curves_of, repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
 from secateurs.study.goals import Goals
@@ -31,7 +31,7 @@ class RoundCutter:
         session: Session,
         configuration: Configuration,
         schedule: TrainingSchedule,
-        criterion: str | Callable[[GroupData], Any],
+        criterion: str | Callable[[GroupData], Any] | None,
         loss: Loss | None,
     ) -> None:
         self._session = session
@@ -53,12 +53,13 @@ class RoundCutter:
     def _plan(self, network: Network, goals: Goals) -> Cut:
         session, pruning = self._session, self._configuration.pruning
         so_far = session.learner.cut
+        seed = self._configuration.training.seed + session.position.round
         if pruning.allocation == "curves":
-            curves = curves_of(
-                network,
-                session.learner.calibration(pruning.calibration_batches),
-                self._configuration.training.seed + session.position.round,
-            )
+            images = session.learner.calibration(pruning.calibration_batches)
+            # By how far outputs are apart, not by the loss, which need not be of one image.
+            loss = None if self._criterion is None else self._loss
+            request = Request(self._criterion, loss, seed=seed)
+            curves, _ = curves_of(network, images, request)
             return plan_round_by_curves(
                 network, curves.orders, curves.losses, pruning, so_far, goals
             )
@@ -68,11 +69,11 @@ class RoundCutter:
 
         scores = score_for(
             network,
-            self._criterion,
+            self._criterion or pruning.ranked_by,
             planner,
             data=session.learner.calibration(pruning.calibration_batches),
             loss=self._loss,
-            seed=self._configuration.training.seed + session.position.round,
+            seed=seed,
         )
         if scores.tournament is not None:
             session.record(
@@ -129,7 +130,7 @@ class RoundCutter:
 
 def repairs(pruning: Pruning) -> bool:
     """Whether cuts are repaired: not where other weights are put in their place at once."""
-    return pruning.repair and pruning.rewind not in ("weights", "lottery")
+    return bool(pruning.repair) and not pruning.rewinds_weights
 
 
 def widths(network: Network, cut: Cut | None = None) -> dict[str, int]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,28 +42,7 @@ def plan_round(
     Returns:
         The cut, of at least one channel; an empty one where every group is at its floor.
     """
-    floors = {group.name: _floor(network, group, pruning, so_far) for group in network.groups}
-    at_floor = [group.name for group in network.groups if len(group) <= floors[group.name]]
-    if len(at_floor) == len(network.groups):
-        return Cut()
-    skip = [*pruning.skip, *map(glob.escape, at_floor)]
-    try:
-        cut = _step(network, scores, pruning, skip)
-    except ModelError:
-        if not at_floor:
-            raise
-        return Cut()  # what is not at its floor is skipped
-    cut = _within_floors(network, cut, scores, floors)
-    if not goals.fits(network, so_far, cut):
-        return cut
-    exact = _within_floors(
-        network, _down_to(network, scores, pruning, skip, so_far, goals), scores, floors
-    )
-    if goals.fits(network, so_far, exact):
-        return exact
-    if len(goals.foreseen) == len(goals.limits):
-        return cut
-    return _least_that_fits(network, scores, pruning, skip, so_far, goals, floors) or cut
+    return _Round.of(network, pruning, so_far, goals).by_scores(scores)
 
 
 def plan_round_by_curves(
@@ -84,31 +66,170 @@ def plan_round_by_curves(
     Returns:
         The cut, of at least one channel; an empty one where every group is at its floor.
     """
-    floors = {group.name: _floor(network, group, pruning, so_far) for group in network.groups}
-    open_groups = [group for group in network.groups if len(group) > floors[group.name]]
-    if not open_groups:
-        return Cut()
-    skip = [*pruning.skip, *(glob.escape(name) for name in floors if _is_closed(name, open_groups))]
-    ranks = {name: _ranks(order) for name, order in orders.items()}
-    try:
-        cut = plan_measured(
-            network,
-            orders,
-            losses,
-            **goals.planning_options(network, _next_limits(network, pruning.step, so_far, goals)),
-            floor=1,
-            multiple=pruning.multiple,
-            skip=skip,
+    return _Round.of(network, pruning, so_far, goals).by_curves(orders, losses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """A round that is planned.
+
+    Attributes:
+        network: of the model as it is now.
+        step: share of its channels that is to go.
+        so_far: what has gone since the dense model.
+        goals: at which cutting ends.
+        floors: group -> the fewest channels it may be left with.
+        options: of planning, whichever way it is done. Floors of the dense model are none that a
+            plan of this network knows: those at theirs are skipped, others are given back to.
+        scope: for plans by scores.
+    """
+
+    network: Network
+    step: float
+    so_far: Cut
+    goals: Goals
+    floors: Mapping[str, int]
+    options: Mapping[str, Any]
+    scope: str
+
+    @classmethod
+    def of(cls, network: Network, pruning: Pruning, so_far: Cut, goals: Goals) -> _Round:
+        floors = {group.name: _floor(network, group, pruning, so_far) for group in network.groups}
+        at_floor = [group.name for group in network.groups if len(group) <= floors[group.name]]
+        given = pruning.planning_options
+        options = {
+            "floor": 1,
+            "multiple": given["multiple"],
+            "skip": [*given["skip"], *map(glob.escape, at_floor)],
+        }
+        return cls(network, pruning.step, so_far, goals, floors, options, given["scope"])
+
+    def by_scores(self, scores: ScoresByGroup) -> Cut:
+        if self._nothing_is_left:
+            return Cut()
+        try:
+            cut = self._take_step(scores)
+        except ModelError:
+            if not self._some_are_at_floor:
+                raise
+            return Cut()  # what is not at its floor is skipped
+        if not self._fits(cut):
+            return cut
+        exact = self._down_to_goals(scores)
+        if self._fits(exact):
+            return exact
+        if len(self.goals.foreseen) == len(self.goals.limits):
+            return cut
+        return self._least_that_fits(partial(self._take_step, scores)) or cut
+
+    def by_curves(
+        self,
+        orders: Mapping[str, NDArray[np.int64]],
+        losses: Mapping[str, NDArray[np.float64]],
+    ) -> Cut:
+        if self._nothing_is_left:
+            return Cut()
+        ranks = {name: _ranks(order) for name, order in orders.items()}
+
+        def take_step(share: float = 1.0) -> Cut:
+            limits = self.goals.planning_options(self.network, self._next_limits(share))
+            cut = plan_measured(self.network, orders, losses, **limits, **self.options)
+            return self._within_floors(cut, ranks)
+
+        try:
+            cut = take_step()
+        except BudgetError:  # near the floors there is less to take
+            return self.by_scores(ranks)
+        except ModelError:
+            return Cut()  # what is not at its floor is skipped
+        if len(self.goals.foreseen) == len(self.goals.limits) or not self._fits(cut):
+            return cut
+        return self._least_that_fits(take_step) or cut
+
+    @property
+    def _nothing_is_left(self) -> bool:
+        return all(len(group) <= self.floors[group.name] for group in self.network.groups)
+
+    @property
+    def _some_are_at_floor(self) -> bool:
+        return any(len(group) <= self.floors[group.name] for group in self.network.groups)
+
+    def _fits(self, cut: Cut) -> bool:
+        return self.goals.fits(self.network, self.so_far, cut)
+
+    def _plan(self, scores: ScoresByGroup, **asked: Any) -> Cut:
+        """A plan by scores, within the floors."""
+        cut = plan(self.network, scores, **asked, scope=self.scope, **self.options)  # type: ignore[arg-type]
+        return self._within_floors(cut, scores)
+
+    def _take_step(self, scores: ScoresByGroup, share: float = 1.0) -> Cut:
+        """The cut of a step of the channels, or of a share of a step."""
+        channels = sum(len(group) for group in self.network.groups)
+        try:
+            # A share of few channels is rounded to one, not to none.
+            return self._plan(scores, amount=max(share * self.step, 1 / channels))
+        except BudgetError:  # near the floors there is less to take
+            return self._plan(scores, threshold=math.inf)
+
+    def _next_limits(self, share: float = 1.0) -> dict[str, float]:
+        """What may remain after a share of a step; no less than is asked for in the end."""
+        network, goals, step = self.network, self.goals, share * self.step
+        if not goals.foreseen:
+            channels = UNITS["channels"].measure(network, Cut())
+            # A share of few channels is one of them.
+            return {"channels": min((1 - step) * channels, channels - 1)}
+        present = {
+            name: goals.measure(name, network, Cut(), self.so_far) for name in goals.foreseen
+        }
+        wanted = self._of_one_cut(
+            {name: max(goals.limits[name], (1 - step) * now) for name, now in present.items()}
         )
-    except BudgetError:  # near the floors there is less to take
-        return plan_round(network, ranks, pruning, so_far, goals)
-    except ModelError:
-        return Cut()  # what is not at its floor is skipped
-    return _within_floors(network, cut, ranks, floors)
+        if "channels" in wanted:
+            wanted["channels"] = min(wanted["channels"], present["channels"] - 1)
+        return wanted
 
+    def _of_one_cut(self, limits: Mapping[str, float]) -> dict[str, float]:
+        """The limits without what is taken for earlier cuts.
 
-def _is_closed(name: str, open_groups: Sequence[Group]) -> bool:
-    return all(group.name != name for group in open_groups)
+        A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
+        """
+        return {
+            name: limit - self.goals.earlier_share(name, self.network, self.so_far)
+            for name, limit in limits.items()
+        }
+
+    def _down_to_goals(self, scores: ScoresByGroup) -> Cut:
+        """The smallest cut that meets what can be foreseen; an empty one where there is none."""
+        if not self.goals.foreseen:
+            return Cut()
+        try:
+            foreseen = {name: self.goals.limits[name] for name in self.goals.foreseen}
+            limits = self.goals.planning_options(self.network, self._of_one_cut(foreseen))
+            return self._plan(scores, **limits)
+        except BudgetError:
+            return Cut()
+
+    def _least_that_fits(self, take_step: Callable[[float], Cut]) -> Cut:
+        """The smallest share of a step that meets goals which only a model can tell: by halves."""
+        low, high, best = 0.0, 1.0, Cut()
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            cut = take_step(middle)
+            if self._fits(cut):
+                high, best = middle, cut
+            else:
+                low = middle
+        return best
+
+    def _within_floors(self, cut: Cut, scores: ScoresByGroup) -> Cut:
+        """The cut, without the best channels of a group that it would leave below its floor."""
+        chosen: dict[str, NDArray[np.int64]] = {}
+        for name, channels in cut.channels.items():
+            removed = np.asarray(channels.removed, np.int64)
+            order = np.argsort(scores[name][removed], kind="stable")
+            most = max(0, channels.of - self.floors[name])
+            chosen[name] = np.sort(removed[order[:most]])
+        return self.network.cut(chosen)
 
 
 def _ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -116,89 +237,6 @@ def _ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
     places = np.empty(len(order))
     places[order] = np.arange(len(order))
     return places
-
-
-def _next_limits(network: Network, step: float, so_far: Cut, goals: Goals) -> dict[str, float]:
-    """What may remain after this round: a step less, and no less than is asked for in the end."""
-    if not goals.foreseen:
-        channels = UNITS["channels"].measure(network, Cut())
-        # A share of few channels is one of them.
-        return {"channels": min((1 - step) * channels, channels - 1)}
-    present = {name: goals.measure(name, network, Cut(), so_far) for name in goals.foreseen}
-    # A plan knows of its own cut alone; a file tells of the earlier ones too.
-    wanted = {
-        name: max(goals.limits[name], (1 - step) * now) - goals.earlier_share(name, network, so_far)
-        for name, now in present.items()
-    }
-    if "channels" in wanted:
-        wanted["channels"] = min(wanted["channels"], present["channels"] - 1)
-    return wanted
-
-
-def _step(
-    network: Network, scores: ScoresByGroup, pruning: Pruning, skip: list[str], share: float = 1.0
-) -> Cut:
-    """The cut of a step of the channels, or of a share of a step."""
-    channels = sum(len(group) for group in network.groups)
-    options = {"scope": pruning.scope, "floor": 1, "multiple": pruning.multiple, "skip": skip}
-    # A share of few channels is rounded to one, not to none.
-    amount = max(share * pruning.step, 1 / channels)
-    try:
-        return plan(network, scores, amount=amount, **options)  # type: ignore[arg-type]
-    except BudgetError:  # near the floors there is less to take
-        return plan(network, scores, threshold=math.inf, **options)  # type: ignore[arg-type]
-
-
-def _down_to(
-    network: Network,
-    scores: ScoresByGroup,
-    pruning: Pruning,
-    skip: list[str],
-    so_far: Cut,
-    goals: Goals,
-) -> Cut:
-    """The smallest cut that meets what can be foreseen; an empty one where there is none."""
-    if not goals.foreseen:
-        return Cut()
-    # A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
-    tight = {
-        name: goals.limits[name] - goals.earlier_share(name, network, so_far)
-        for name in goals.foreseen
-    }
-    try:
-        return plan(
-            network,
-            scores,
-            **goals.planning_options(network, tight),
-            scope=pruning.scope,
-            floor=1,
-            multiple=pruning.multiple,
-            skip=skip,
-        )
-    except BudgetError:
-        return Cut()
-
-
-def _least_that_fits(
-    network: Network,
-    scores: ScoresByGroup,
-    pruning: Pruning,
-    skip: list[str],
-    so_far: Cut,
-    goals: Goals,
-    floors: Mapping[str, int],
-) -> Cut:
-    """The smallest share of a step that meets goals which only a model can tell: by bisection."""
-    low, high, best = 0.0, 1.0, Cut()
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        step = _step(network, scores, pruning, skip, middle)
-        cut = _within_floors(network, step, scores, floors)
-        if goals.fits(network, so_far, cut):
-            high, best = middle, cut
-        else:
-            low = middle
-    return best
 
 
 def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int:
@@ -213,15 +251,3 @@ def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int
     multiple = multiple_of(network, group, pruning.multiple)
     whole = math.ceil(max(1, least) / multiple) * multiple
     return min(whole, dense_width)
-
-
-def _within_floors(
-    network: Network, cut: Cut, scores: ScoresByGroup, floors: Mapping[str, int]
-) -> Cut:
-    """The cut without the channels, the best first, that would leave a group below its floor."""
-    chosen: dict[str, NDArray[np.int64]] = {}
-    for name, channels in cut.channels.items():
-        removed = np.asarray(channels.removed, np.int64)
-        order = np.argsort(scores[name][removed], kind="stable")
-        chosen[name] = np.sort(removed[order[: max(0, channels.of - floors[name])]])
-    return network.cut(chosen)

@@ -15,6 +15,7 @@ from secateurs.criteria.group_data import GroupData
 from secateurs.settings.study import Configuration
 from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
+from secateurs.study.defaults import complete_pruning
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import DiskStore
 from secateurs.study.history import History
@@ -84,12 +85,16 @@ def run_study(
     loss = loss or learner.loss  # what criteria go by is what is trained by
     wanted = criterion or configuration.pruning.criterion
     network = check_study(learner, configuration, wanted)
+    pruning = complete_pruning(configuration.pruning, learner, network)
+    configuration = configuration.model_copy(update={"pruning": pruning})
     if not configuration.task.model:
         task = describe_task(network, learner, sources)
         configuration = configuration.model_copy(update={"task": task})
     watcher = (watcher or Watcher()) if learner.is_main else Watcher()
     with _store(directory, configuration, learner, fresh=fresh) as store:
-        position = Loop(learner, store, configuration, wanted, watcher, loss).run()
+        position = Loop(
+            learner, store, configuration, wanted or pruning.criterion, watcher, loss
+        ).run()
         if directory is not None and learner.is_main:
             _draw(Study(Path(directory), configuration))
     report = CutReport(learner.cut, proof_of(position))

@@ -49,7 +49,7 @@ class TrainingSchedule:
     @property
     def rewinds_weights(self) -> bool:
         """Whether rounds go back to earlier weights, and not to earlier learning rates alone."""
-        return self.pruning.rewind in ("weights", "lottery")
+        return self.pruning.rewinds_weights
 
     @property
     def rewind_to(self) -> int:

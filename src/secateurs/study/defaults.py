@@ -1,0 +1,63 @@
+"""What a study does in each round where nobody says so: what its model and its data allow."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from secateurs.backends import can_repair
+from secateurs.calibration.batches import iterate_batches
+from secateurs.channels.network import Network
+from secateurs.criteria.registry import AUTO
+from secateurs.errors import SecateursError
+from secateurs.reconstruction.calibration import FEW_IMAGES
+from secateurs.reconstruction.pruner import Request, open_dense
+from secateurs.settings.pruning import Pruning
+from secateurs.training.learner import Learner
+
+
+def complete_pruning(pruning: Pruning, learner: Learner, network: Network) -> Pruning:
+    """The settings of rounds, with a choice made of each that was left open.
+
+    Cuts are repaired where that is possible, and what a repair can make up for then decides how far
+    each group is cut: measured in ``docs/results.md``, "The demo".
+
+    Args:
+        pruning: as asked for.
+        learner: of the model that the study begins with.
+        network: its trace.
+    """
+    repair, allocation = pruning.repair, pruning.allocation
+    if repair is None:
+        repair = not pruning.rewinds_weights and _can_be_repaired(pruning, learner, network)
+    if allocation is None:
+        decided = pruning.scope is not None or pruning.criterion == AUTO
+        allocation = "curves" if repair and not pruning.rewinds_weights and not decided else "scope"
+    return pruning.model_copy(
+        update={
+            "repair": repair,
+            "allocation": allocation,
+            "scope": pruning.scope or "group",
+            "criterion": pruning.criterion or (None if allocation == "curves" else "l1"),
+        }
+    )
+
+
+def _can_be_repaired(pruning: Pruning, learner: Learner, network: Network) -> bool:
+    """Whether there are examples enough, and the model answers to them alone."""
+    source: Any = network.source
+    if not can_repair(source.framework):
+        return False
+    data = learner.calibration(pruning.calibration_batches)
+    try:
+        images = list(iterate_batches(data, source.example_inputs, "repair", labels=False))
+        if sum(map(len, images)) < FEW_IMAGES:
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are said when it comes to it
+            open_dense(source.model, network, images, Request())
+    except SecateursError:
+        return False
+    except Exception:  # noqa: BLE001 - whatever a user's model raises without its targets
+        return False
+    return True
