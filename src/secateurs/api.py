@@ -749,6 +749,7 @@ def frontier(
     train_step=FUNCTION.or_none(),
     evaluate=FUNCTION.or_none(),
     metric=_METRIC.or_none(),
+    outputs=OUTPUTS,
 )
 def iterate(
     model: Any,
@@ -778,6 +779,7 @@ def iterate(
     repair: bool | None = None,
     calibration_batches: int = 4,
     measure_speed: bool = True,
+    outputs: Outputs | None = None,
 ) -> Iterated:
     """The loop: train, then remove a share of the channels and fine-tune, round after round.
 
@@ -790,6 +792,7 @@ def iterate(
             such pairs, one a batch: a list, a DataLoader.
         step, criterion, scope, allocation, floor, multiple, skip, rewind, until_recovered, repair,
             calibration_batches, measure_speed: of each round; see ``Pruning``.
+        outputs: names of the model's outputs that you use, as for ``trace``; None for all.
         training, stop: how to train, and when to end. A compiled Keras model keeps its optimizer.
         directory, fresh: keeps the study, and goes on with one there unless ``fresh``; a
             ``watcher`` is called as rounds end.

@@ -60,8 +60,8 @@ class Backend(Protocol):
     """A framework, as the rest of the house sees it. See the module's requirements."""
 
     @property
-    def Learner(self) -> Callable[[Any, Any, Any, Any, Training], Learner]:  # noqa: N802
-        """(model, train, validation, test, training) -> a model in training."""
+    def Learner(self) -> Callable[..., Learner]:  # noqa: N802
+        """(model, train, validation, test, training, outputs=None) -> a model in training."""
 
     def trace(self, model: Any, example_inputs: Any, *, outputs: Outputs | None = None) -> Network:
         """Find the channels of a model and everything that is coupled to them."""
@@ -169,8 +169,13 @@ class Repairing(Protocol):
     def copy_of(self, model: Any) -> Any:
         """The same model, apart; with the evidence of its cut."""
 
-    def working_copy(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
-        """(a copy that may be changed, the example inputs for it), in at least single precision."""
+    def working_copy(
+        self, model: Any, example_inputs: Any, used: tuple[str, ...] | None = None
+    ) -> tuple[Any, Any]:
+        """(a copy that may be changed, the example inputs for it), in at least single precision.
+
+        It gives the outputs that are used alone, by name; None for all.
+        """
 
     def copy_weights_(self, source: Any, target: Any) -> None:
         """Let a model have another's values, in its own types."""

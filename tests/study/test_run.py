@@ -205,3 +205,67 @@ def test_a_batch_too_large_for_memory_is_said_with_a_smaller_one(tmp_path):
         iterated(Hungry(), directory=tmp_path / "a")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "a").exists() or (tmp_path / "a" / "checkpoint.safetensors").exists()
+
+
+class TwoOutputs(nn.Module):
+    """Scores, and a hidden layer that nobody uses."""
+
+    def __init__(self, by_name):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 24)
+        self.last = nn.Linear(24, 5)
+        self.by_name = by_name
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        scores = self.last(self.second(hidden).relu())
+        return {"logits": scores, "hidden": hidden} if self.by_name else (hidden, scores)
+
+
+@pytest.mark.parametrize("repair", [True, False])
+@pytest.mark.parametrize(("by_name", "outputs"), [(True, "logits"), (False, 1)])
+def test_what_feeds_an_output_that_nobody_uses_may_go(by_name, outputs, repair):
+    torch.manual_seed(0)
+    model = TwoOutputs(by_name)
+    images = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    data = images, images[:, :5].argmax(1)
+    options = {
+        "step": 0.4,
+        "stop": sec.Stop(rounds=1, tolerance=None),
+        "training": sec.Training(batches=30, fine_tune_batches=10, learning_rate=0.05),
+        "measure_speed": False,
+        "repair": repair,
+    }
+    result = sec.iterate(model, data, data, outputs=outputs, **options)
+    assert result.history.of("prune")[0, "channels"] in (33, 34)  # of 56
+    small = result.model
+    assert small.first.out_features < 32
+    found = small(torch.from_numpy(images))
+    scores = found["logits"] if by_name else found[1]
+    assert scores.shape == (300, 5)
+    # What the history says of the model is what its used output gives.
+    right = (scores.argmax(1).numpy() == data[1]).mean()
+    assert result.history.last("stop")["accuracy"] == pytest.approx(right)
+
+
+def test_a_task_sees_none_in_the_place_of_what_is_not_used():
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(outputs[0])
+        return nn.functional.cross_entropy(outputs[1], targets, reduction="none")
+
+    images = torch.randn(80, 8)
+    data = images, images[:, :5].argmax(1)
+    sec.iterate(
+        TwoOutputs(by_name=False),
+        data,
+        data,
+        outputs=[1],
+        loss=loss,
+        stop=sec.Stop(rounds=1, tolerance=None),
+        training=sec.Training(fine_tune_batches=2),
+        measure_speed=False,
+    )
+    assert seen
+    assert set(seen) == {None}

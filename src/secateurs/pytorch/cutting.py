@@ -18,7 +18,7 @@ from secateurs.errors import CutError, ModelError
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model, format_inputs, parse_example_inputs
-from secateurs.pytorch.model.outputs import OutputName
+from secateurs.pytorch.model.outputs import OutputName, names_of
 from secateurs.pytorch.model.tensors import ModelTensor, check_values, list_tensors
 from secateurs.pytorch.proof.blocks import prove_blocks, prove_blocks_independently
 from secateurs.pytorch.proof.comparison import prove
@@ -232,9 +232,8 @@ def _network_of(
 
 def _uses(network: Network, outputs: OutputName | Sequence[OutputName]) -> bool:
     """Whether a network was traced for these outputs."""
-    names = [outputs] if isinstance(outputs, (str, int)) else outputs
     known = source_of(network).outputs
-    return known is not None and set(known) == {str(name) for name in names}
+    return known is not None and set(known) == set(names_of(outputs))
 
 
 def _is_of(network: Network, model: nn.Module) -> bool:

@@ -376,7 +376,7 @@ def _distil(
     """Train towards the dense model's answers; the weights are taken if that is more faithful."""
     start = time.perf_counter()
     backend = backend_named(dense.network.source.framework)
-    twin, _ = dense.framework.working_copy(model, dense.example)
+    twin, _ = dense.copy(model)
     calibration = dense.calibration
     images = in_batches(
         join_batches([_strip_labels(calibration.fit), _strip_labels(calibration.choose)])

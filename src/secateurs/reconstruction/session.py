@@ -84,13 +84,19 @@ class DenseReference:
     def __post_init__(self) -> None:
         source: Any = self.network.source
         self.framework: Repairing = repairing(source.framework)
-        self.work, self.example = self.framework.working_copy(self.model, source.example_inputs)
+        self.work, self.example = self.copy(self.model, source.example_inputs)
         trace = backend_named(source.framework).trace
         self.work_network = trace(self.work, self.example)
         first = next(iter(self.framework.outputs(self.work, self.judge[:1])))
         self.kind = kind_of(first, self.output)
         self._right = [list(self.framework.outputs(self.work, part)) for part in self._parts]
         self._warn_if_unlike()
+
+    def copy(self, model: Any, example_inputs: Any = None) -> tuple[Any, Any]:
+        """A working copy of the dense model or of a cut one: it gives the outputs that are used."""
+        source: Any = self.network.source
+        given = self.example if example_inputs is None else example_inputs
+        return self.framework.working_copy(model, given, getattr(source, "outputs", None))
 
     @property
     def judge(self) -> list[CalibrationBatch]:
@@ -266,13 +272,13 @@ def repair_cut(
     """
     start = time.perf_counter()
     framework = dense.framework
-    dropped, _ = framework.working_copy(small, dense.example)
+    dropped, _ = dense.copy(small)
     stages = [Stage("dropped", dense.fidelity(dropped))]
     models = {"dropped": dropped}
     walked = Walked((), 0)
     if least_squares:
         calibration = dense.calibration
-        twin, _ = framework.working_copy(small, dense.example)
+        twin, _ = dense.copy(small)
         walked = framework.walk(
             dense.work_network, twin, alive, calibration.fit, calibration.choose, cut
         )

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from secateurs.calibration.racing import Scope
 from secateurs.settings.base import Count, Settings, Share
 
 Rewind = Literal["weights", "learning-rate", "lottery"]
 Allocation = Literal["scope", "curves"]
+
+
+def _as_names(outputs: Any) -> Any:
+    """'logits,1', 1, ["logits", 1] -> names of outputs, as text."""
+    if outputs is None:
+        return None
+    given = [outputs] if isinstance(outputs, str | int) else outputs
+    if not isinstance(given, list | tuple):
+        return outputs
+    return tuple(part.strip() for one in given for part in str(one).split(","))
 
 
 class Pruning(Settings):
@@ -40,6 +50,8 @@ class Pruning(Settings):
             calibration batches; not where the survivors' weights are rewound. A round that this
             alone brings back within the tolerance is not fine-tuned. If left out, where these
             batches hold at least 64 examples that the model can be fitted to.
+        outputs: The outputs of the model that you use, by name or number, with commas between them
+            (logits); what is behind others may go. All of them, if left out.
         calibration_batches: Training batches shown to a criterion that needs data, and to repair.
         measure_speed: Measure images a second after each round, beside the dense model's.
 
@@ -56,6 +68,7 @@ class Pruning(Settings):
     rewind: Rewind | None = None
     until_recovered: bool = False
     repair: bool | None = None
+    outputs: Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)] = None
     calibration_batches: Count = 4
     measure_speed: bool = True
 

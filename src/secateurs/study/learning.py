@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from secateurs.backends import backend_named, backend_of, framework_of
+from secateurs.backends import Outputs, backend_named, backend_of, framework_of
 from secateurs.errors import ModelError
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
@@ -15,9 +15,20 @@ from secateurs.training.task import LearningTask, task_of
 
 
 def learner_of(
-    model: Any, sources: Sources, training: Training, learning: LearningTask | None = None
+    model: Any,
+    sources: Sources,
+    training: Training,
+    learning: LearningTask | None = None,
+    outputs: Outputs | None = None,
 ) -> Learner:
     """A model in training: to classify images, or for a task.
+
+    Args:
+        model: unchanged.
+        sources: the data.
+        training: how to train.
+        learning: the task; None classifies images.
+        outputs: those of the model's that are used; None for all.
 
     Raises:
         ModelError: a task for a Keras model, which is compiled with its loss and metrics.
@@ -26,7 +37,7 @@ def learner_of(
     backend = backend_of(model)
     data = (sources.train, sources.validation, sources.test)
     if learning is None:
-        plain: Learner = backend.Learner(model, *data, training)
+        plain: Learner = backend.Learner(model, *data, training, outputs)
         return plain
     if not hasattr(backend, "TaskLearner"):
         raise ModelError(
@@ -34,7 +45,7 @@ def learner_of(
             "for a Keras model, which is compiled with them: model.compile(optimizer, loss, "
             "metrics), and training=None"
         )
-    learner: Learner = backend.TaskLearner(model, *data, training, learning)
+    learner: Learner = backend.TaskLearner(model, *data, training, learning, outputs)
     return learner
 
 

@@ -81,7 +81,8 @@ def run_study(
     """
     if learning is None:
         learning = learning_named(model, configuration.task)
-    learner = learner_of(model, sources, configuration.training, learning)
+    used = configuration.pruning.outputs
+    learner = learner_of(model, sources, configuration.training, learning, used)
     loss = loss or learner.loss  # what criteria go by is what is trained by
     wanted = criterion or configuration.pruning.criterion
     network = check_study(learner, configuration, wanted)

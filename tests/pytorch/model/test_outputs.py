@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.pytorch.model.outputs import named_outputs
+from secateurs.pytorch.model.outputs import DropUnused, named_outputs
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 Both = namedtuple("Both", "logits hidden")
@@ -90,6 +90,49 @@ def test_a_part_of_an_output_and_several_may_be_named():
     assert [group.name for group in network.groups] == ["a", "b"]
     pruned = sec.prune(net(answers), X, sec.Budget(channels=0.5), outputs="logits")
     assert (pruned.model.a.out_features, pruned.model.b.out_features) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("give", "used", "kept"),
+    [
+        (answers, ("logits", "all.1"), {"logits": 0, "inner": {}, "all": [None, 2]}),
+        (lambda s, f, h: (s, f, h), ("2",), (None, None, 2)),
+        (lambda s, f, h: Both(s, h), ("logits",), Both(0, None)),
+        (lambda s, f, h: Answer(s, h), ("hidden",), Answer(None, 2)),
+        (lambda s, f, h: s, ("0",), None),
+    ],
+)
+def test_what_is_not_used_leaves_its_place(give, used, kept):
+    """Numbers stand for the three tensors."""
+    tensors = [torch.full((1,), float(number)) for number in range(3)]
+
+    def as_numbers(value):
+        if isinstance(value, torch.Tensor):
+            return int(value)
+        if isinstance(value, dict):
+            return {key: as_numbers(item) for key, item in value.items()}
+        if isinstance(value, Both):
+            return Both(*map(as_numbers, value))
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(as_numbers, value))
+        return Answer(as_numbers(value.logits), as_numbers(value.hidden)) if value else value
+
+    assert as_numbers(DropUnused(used)(None, None, give(*tensors))) == kept
+
+
+def test_with_images_only_what_is_used_is_fitted_and_judged():
+    images = torch.randn(300, 4, generator=torch.Generator().manual_seed(2))
+    model = net(answers)
+    result = sec.prune(model, X, sec.Budget(channels=0.5), outputs="logits", calibration=images)
+    small = result.model
+    assert small.a.out_features < 16  # whose values are an output that is not used
+    assert result.report.fidelity.stages[-1].fidelity.kind == "categorical"  # of one output
+    # Against the same network without the others.
+    plain = sec.prune(
+        net(lambda logits, f, h: logits), X, sec.Budget(channels=0.5), calibration=images
+    )
+    with torch.no_grad():
+        assert torch.allclose(small(X)["logits"], plain.model(X), atol=1e-5)
 
 
 def test_an_output_that_there_is_not_is_refused_with_the_nearest():

@@ -59,8 +59,14 @@ def arrays(model: keras.Model) -> dict[str, NDArray[np.generic]]:
     return {leaf.name: leaf.array() for leaf in list_tensors(check_model(model))}
 
 
-def working_copy(model: keras.Model, example_inputs: object) -> tuple[keras.Model, object]:
-    """(a copy that may be changed, the example inputs for it): no half precision."""
+def working_copy(
+    model: keras.Model, example_inputs: object, used: tuple[str, ...] | None = None
+) -> tuple[keras.Model, object]:
+    """(a copy that may be changed, the example inputs for it): no half precision.
+
+    All of a Keras model's outputs are used: ``trace`` says so.
+    """
+    del used
     return cut_copy(check_model(model), Cut(), compiled=False, dtype=_precise), example_inputs
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from secateurs.backends import Loss
+from secateurs.backends import Loss, Outputs
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -67,6 +67,7 @@ class Learner(FeedLearner[keras.Model]):
         validation: object,
         test: object,
         training: Training,
+        outputs: Outputs | None = None,
     ) -> None:
         """A copy of a model, and what to train it on.
 
@@ -76,6 +77,7 @@ class Learner(FeedLearner[keras.Model]):
             validation: the same.
             test: the same, or None.
             training: how to train.
+            outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
 
         Raises:
             DataError: the data are empty, of one class, or nothing of the kind.
@@ -84,6 +86,7 @@ class Learner(FeedLearner[keras.Model]):
         """
         self._origin = check_model(model)
         self._training = training
+        self._outputs = outputs
         _check_trainable(self._origin, training)
         self._scores = ClassScores.of(model)
         changes, none = Augmentation(training.flip, training.shift), Augmentation()
@@ -126,7 +129,7 @@ class Learner(FeedLearner[keras.Model]):
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one image."""
-        return trace(self._model, self._example)
+        return trace(self._model, self._example, outputs=self._outputs)
 
     # -- training
 

@@ -52,6 +52,12 @@ def is_used(name: str, wanted: Sequence[str] | None) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in wanted)
 
 
+def names_of(outputs: OutputName | Sequence[OutputName]) -> tuple[str, ...]:
+    """Names of outputs, or places of theirs, as text."""
+    names = [outputs] if isinstance(outputs, (str, int)) else outputs
+    return tuple(str(name) for name in names)
+
+
 def check_names(
     outputs: OutputName | Sequence[OutputName] | None, given: Sequence[str]
 ) -> tuple[str, ...] | None:
@@ -62,14 +68,45 @@ def check_names(
     """
     if outputs is None:
         return None
-    names = [outputs] if isinstance(outputs, (str, int)) else list(outputs)
-    wanted = tuple(str(name) for name in names)
+    wanted = names_of(outputs)
     for name in wanted:
         if not any(is_used(one, [name]) for one in given):
             raise UnknownNameError(
                 f"outputs: the model gives none named {name!r}{nearest(name, list(given))}"
             )
     return wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class DropUnused:
+    """A forward hook: of a model's outputs those that are used, None in the place of others.
+
+    What they are in stays, so that a loss finds them where it looks for them.
+
+    Attributes:
+        wanted: the names of those that are used.
+    """
+
+    wanted: tuple[str, ...]
+
+    def __call__(self, module: object, given: object, outputs: object) -> object:
+        del module, given
+        return self._drop("", outputs)
+
+    def _drop(self, name: str, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return value if is_used(name, self.wanted) else None
+        kept = {
+            key: self._drop(f"{name}.{key}" if name else str(key), item)
+            for key, item in _parts(value)
+        }
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)(kept.values())
+        if isinstance(value, tuple):
+            return type(value)(*kept.values())
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return type(value)(**{str(key): item for key, item in kept.items()})
+        return {key: item for key, item in kept.items() if item is not None} if kept else value
 
 
 def select_used(outputs: object, wanted: Sequence[str] | None) -> object:

@@ -16,6 +16,7 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.blocks import BlockCut
 from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.model.outputs import DropUnused
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.pytorch.surgery.bypass import remove_blocks_
@@ -84,9 +85,19 @@ def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def working_copy(model: nn.Module, example_inputs: Value) -> tuple[nn.Module, Value]:
-    """(a copy that may be changed, the example inputs for it): in eval mode, no half precision."""
+def working_copy(
+    model: nn.Module, example_inputs: Value, used: tuple[str, ...] | None = None
+) -> tuple[nn.Module, Value]:
+    """(a copy that may be changed, the example inputs for it): in eval mode, no half precision.
+
+    Args:
+        model: unchanged.
+        example_inputs: of it.
+        used: the names of the outputs that are used, and that alone the copy gives; None for all.
+    """
     twin = copy_model(model).eval()
+    if used is not None:
+        twin.register_forward_hook(DropUnused(used))
     if any(leaf.tensor.dtype in HALF for leaf in list_tensors(twin)):
         twin = twin.float()
     return twin, map_tensors(example_inputs, lambda t: t.float() if t.dtype in HALF else t)

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
 
-from secateurs.backends import Loss
+from secateurs.backends import Loss, Outputs
 from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -29,6 +29,7 @@ from secateurs.files import checksum_of_tensors, unpack_safetensors
 from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
 from secateurs.pytorch.model.example_inputs import check_model
+from secateurs.pytorch.model.outputs import names_of, select_used
 from secateurs.pytorch.model.tensors import check_values
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -65,7 +66,13 @@ class Learner(FeedLearner[nn.Module]):
     """A PyTorch model in training; see ``secateurs.training.learner.Learner``."""
 
     def __init__(
-        self, model: nn.Module, train: object, validation: object, test: object, training: Training
+        self,
+        model: nn.Module,
+        train: object,
+        validation: object,
+        test: object,
+        training: Training,
+        outputs: Outputs | None = None,
     ) -> None:
         """A copy of a model, and what to train it on.
 
@@ -75,6 +82,7 @@ class Learner(FeedLearner[nn.Module]):
             validation: the same.
             test: the same, or None.
             training: how to train.
+            outputs: names of the model's outputs that are used; None for all.
 
         Raises:
             DataError: the data are empty, of one class, or nothing of the kind.
@@ -84,6 +92,7 @@ class Learner(FeedLearner[nn.Module]):
         check_values(model, (), caller="training", otherwise="build the model on a device")
         _check_finite(model)
         self._training = training
+        self._outputs = outputs
         self._processes = Processes(training)
         self._dtype = _floating_dtype(model)
         self._sum_dtype = torch.float64 if self._dtype is torch.float64 else torch.float32
@@ -124,7 +133,7 @@ class Learner(FeedLearner[nn.Module]):
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one image."""
-        return trace(self._model, self._example)
+        return trace(self._model, self._example, outputs=self._outputs)
 
     # -- training
 
@@ -169,11 +178,11 @@ class Learner(FeedLearner[nn.Module]):
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         """The part of the whole batch's mean loss that these examples are."""
         images, labels = self._on_device(batch)
-        scores = _check_scores(self._prepared(images), batch)
-        return self._loss(scores, labels, images) / batch.whole
+        scores = _check_scores(self._used(self._prepared(images)), batch)
+        return self._loss(scores, labels, images, batch) / batch.whole
 
     def _loss(
-        self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+        self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
         """The sum over images, of the labels' loss and the distance from the dense model."""
         training, share = self._training, self._training.distillation
@@ -183,10 +192,17 @@ class Learner(FeedLearner[nn.Module]):
         if self._dense is None:
             return loss
         with torch.no_grad(), self._processes.autocast():
-            wanted = self._dense(images).float()
+            wanted = _check_scores(self._used(self._dense(images)), batch).float()
         apart = divergence(TORCH, _CLASSES, wanted, scores.float(), training.temperature)
         mixed: torch.Tensor = (1 - share) * loss + share * apart.sum()
         return mixed
+
+    def _used(self, outputs: object) -> object:
+        """What a model gave without what nobody uses; one tensor by itself."""
+        if self._outputs is None:
+            return outputs
+        used = select_used(outputs, names_of(self._outputs))
+        return used[0] if isinstance(used, list) and len(used) == 1 else used
 
     def follow(self, dense: Snapshot) -> None:
         """From now on, train towards this model's outputs as ``training.distillation`` says."""
@@ -215,7 +231,7 @@ class Learner(FeedLearner[nn.Module]):
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         images, labels = self._on_device(batch)
-        scores = _check_scores(self._scoring(images), batch).float()
+        scores = _check_scores(self._used(self._scoring(images)), batch).float()
         correct = (scores.argmax(dim=1) == labels).sum().double()
         loss = F.cross_entropy(scores, labels, reduction="sum").double()
         return torch.stack([correct, loss, correct.new_tensor(len(labels))])

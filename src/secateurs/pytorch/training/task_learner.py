@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.arguments import takes_as_annotated
-from secateurs.backends import Loss
+from secateurs.backends import Loss, Outputs
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.pytorch.model.outputs import DropUnused, names_of
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.batches import (
     AnyFeed,
@@ -49,6 +50,7 @@ class TaskLearner(Learner):
         test: object,
         training: Training,
         task: LearningTask,
+        outputs: Outputs | None = None,
     ) -> None:
         """As ``Learner``, with the task.
 
@@ -59,6 +61,8 @@ class TaskLearner(Learner):
             test: the same, or None.
             training: how to train.
             task: for what.
+            outputs: names of the model's outputs that are used; others are None for the loss and
+                the metric. None uses all.
 
         Raises:
             DataError: there are no batches.
@@ -66,7 +70,7 @@ class TaskLearner(Learner):
         """
         self._task = task
         self._tally = Tally(task)
-        super().__init__(model, train, validation, test, training)
+        super().__init__(model, train, validation, test, training, outputs)
 
     @property
     def metric(self) -> Metric:
@@ -80,7 +84,7 @@ class TaskLearner(Learner):
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one example."""
-        return trace(self._model.eval(), self._example)
+        return trace(self._model.eval(), self._example, outputs=self._outputs)
 
     def calibration(self, batches: int) -> Iterable[Any]:
         """Training batches (inputs, targets), as they are; can be gone through again."""
@@ -131,8 +135,14 @@ class TaskLearner(Learner):
             return self._task.predict(model, given)
         inputs, targets = split_of(given)
         if self._task.loss is None and takes_targets(self._model, given):
-            return call_model(model, given), targets
-        return call_model(model, inputs), targets
+            return self._used(call_model(model, given)), targets
+        return self._used(call_model(model, inputs)), targets
+
+    def _used(self, outputs: object) -> object:
+        """What a model gave, None in the place of what nobody uses."""
+        if self._outputs is None:
+            return outputs
+        return DropUnused(names_of(self._outputs))(None, None, outputs)
 
     def _task_loss(self, outputs: object, targets: object) -> object:
         if self._task.loss is not None:

@@ -27,7 +27,7 @@ Detections = tuple[Sequence[torch.Tensor], Sequence[Mapping[str, torch.Tensor]]]
 
 def scores_of(outputs: object) -> torch.Tensor:
     """The scores in whatever a model gives: a tensor, ``.logits``, a dictionary's 'out', a tuple's
-    first.
+    first that is used.
 
     Raises:
         ModelError: there are none.
@@ -36,8 +36,8 @@ def scores_of(outputs: object) -> torch.Tensor:
         found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
         if isinstance(found, torch.Tensor):
             return found
-    if isinstance(outputs, tuple | list) and outputs:
-        outputs = outputs[0]
+    if isinstance(outputs, tuple | list):
+        outputs = next((one for one in outputs if one is not None), None)
     if not isinstance(outputs, torch.Tensor):
         raise ModelError(
             "expected a model that gives scores: a tensor, or something with .logits; received "
