@@ -139,6 +139,7 @@ def test_table_of_rounds_is_the_history(tmp_path: Path, make_history):
             f"{100 * (1 - cut['params'] / history[0, 'params']):.1f} %",
             f"{cut['macs']:,}",
             f"{100 * cut['accuracy']:.1f} %",
+            f"{trained[-1]['batch'] - cut['batch']:,}",
             f"{100 * trained[-1]['accuracy']:.1f} %",
             f"{speed['ratio']:.2f}",
             f"{cut['max_difference']:.1e}",

@@ -24,6 +24,31 @@ def test_rounds_say_what_the_history_says(make_history):
     assert summary.gain == history[-1, "accuracy"] - history[-1, "dense_accuracy"]
 
 
+def test_rounds_that_repair_recovered_took_no_batch(make_history):
+    history = make_history(3, stopped=False)
+    assert summarise(history).effort_text == "24,000 batches of fine-tuning after dense training"
+    # In the place of the second round's training, as the loop records it.
+    start = history.of("prune")[1, "batch"]
+    records = [one for one in history if one["kind"] != "train" or one["round"] != 2]
+    where = next(n for n, one in enumerate(records) if one["kind"] == "speed" and one["round"] == 2)
+    found = {"round": 2, "batch": start, "accuracy": 0.95}
+    records[where:where] = [
+        {"kind": "train", **found},
+        {"kind": "recovered", "by": "repair", **found},
+    ]
+    summary = summarise(History(records))
+    assert [one.by_repair for one in (summary.dense, *summary.rounds)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [one.end - one.start for one in summary.rounds] == [8000, 0, 8000]
+    assert summary.effort_text == (
+        "16,000 batches of fine-tuning after dense training; repair alone recovered 1 of 3 rounds"
+    )
+
+
 def test_headlines(make_history):
     ended = make_history(31)
     share = 100 * (1 - ended.of("prune")[-1, "params"] / ended[0, "params"])

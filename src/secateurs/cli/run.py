@@ -192,6 +192,8 @@ def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple
 
 
 def _tell(result: Iterated) -> None:
+    from secateurs.report.summary import summarise
+
     stop = result.history.last("stop")
     if stop is None or not is_main_process():
         return
@@ -206,6 +208,7 @@ def _tell(result: Iterated) -> None:
             f"removed; validation {metric.name} {metric.text(was)} -> {metric.text(now)} "
             f"({_in_ascii(metric.change(now, was))})" + _format_test(stop, metric)
         )
+        lines.append(f"Took: {summarise(result.history).effort_text}.")
     else:
         lines.append("Kept: the dense model; no round came within the tolerance.")
         lines += describe_nearest(result.history)

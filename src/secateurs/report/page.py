@@ -283,14 +283,16 @@ def _rounds(summary: Summary) -> Table:
             "removed",
             "MACs",
             f"{summary.metric.name} after the cut",
-            "after fine-tuning",
+            "batches trained",
+            "after training",
             "images a second, times dense",
             "proof: largest difference",
         ),
         rows=tuple(_round_cells(one, shares[one.number], summary.metric) for one in every),
         marked=every.index(summary.best) if summary.stop else None,
         note=f"Round 0 is the dense model. The {summary.metric.name} is of the validation data."
-        + (" The model kept is set in bold." if summary.stop else ""),
+        + (" The model kept is set in bold." if summary.stop else "")
+        + (f" It took {summary.effort_text}." if summary.effort_text else ""),
     )
 
 
@@ -302,6 +304,7 @@ def _round_cells(one: Round, removed: float, metric: Metric) -> tuple[str, ...]:
         percent(removed),
         f"{one.macs:,}",
         _or_not_known(one.after_cut, metric.text),
+        "0, recovered by repair" if one.by_repair else f"{one.end - one.start:,}",
         _or_not_known(one.accuracy, metric.text),
         NOT_KNOWN if one.speed is None else f"{one.speed['ratio']:.2f}",
         _or_not_known(one.max_difference, "{:.1e}".format),

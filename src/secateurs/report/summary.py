@@ -18,7 +18,9 @@ class Round:
 
     Attributes:
         number: of the round.
+        start: batches of training before the round.
         end: batches of training by the end of the round.
+        by_repair: whether repair recovered the round, which was not trained then.
         removed: channels removed in this round.
         channels: channels left.
         params: parameters left.
@@ -35,7 +37,9 @@ class Round:
     """
 
     number: int
+    start: int
     end: int
+    by_repair: bool
     removed: int
     channels: int
     params: int
@@ -71,6 +75,23 @@ class Summary:
     accuracy: float | None
     stop: Record | None
     metric: Metric = field(default_factory=Metric)
+
+    @property
+    def batches(self) -> int:
+        """Of fine-tuning, in all rounds up to the best model's."""
+        return sum(one.end - one.start for one in self.rounds if one.number <= self.best.number)
+
+    @property
+    def effort_text(self) -> str:
+        """What the best model took: '840 batches of fine-tuning; repair recovered 12 of 17 rounds'.
+
+        "" for the dense model.
+        """
+        upto = [one for one in self.rounds if one.number <= self.best.number]
+        alone = sum(one.by_repair for one in upto)
+        trained = plural(self.batches, "batch", "batches")
+        found = f"{trained} of fine-tuning after dense training" if upto else ""
+        return found + (f"; repair alone recovered {alone} of {len(upto)} rounds" if alone else "")
 
     @property
     def params_removed(self) -> float:
@@ -136,10 +157,14 @@ def summarise(history: History) -> Summary:
     metric = Metric.of(first)
     trained = {record["round"]: record for record in history.of("train")}
     speeds = {record["round"]: record for record in history.of("speed")}
+    repaired = {record["round"] for record in history.of("recovered")}
     dense = _round(first, trained, speeds, metric)
     # A round repeated after a crash was recorded twice; the later record is the one that counts.
     cuts = {record["round"]: record for record in history.of("prune")}
-    rounds = tuple(_round(cuts[number], trained, speeds, metric) for number in sorted(cuts))
+    rounds = tuple(
+        _round(cuts[number], trained, speeds, metric, by_repair=number in repaired)
+        for number in sorted(cuts)
+    )
     stop = history.last("stop")
     latest = rounds[-1] if rounds else dense
     if stop is None:
@@ -165,9 +190,9 @@ def conditions(speed: Record) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def plural(number: int, noun: str) -> str:
-    """(3, 'round') -> '3 rounds'."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def plural(number: int, noun: str, several: str | None = None) -> str:
+    """(3, 'round') -> '3 rounds'; (2, 'batch', 'batches') -> '2 batches'."""
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
 def _first_known(*values: float | None) -> float | None:
@@ -175,13 +200,20 @@ def _first_known(*values: float | None) -> float | None:
 
 
 def _round(
-    record: Record, trained: Mapping[int, Record], speeds: Mapping[int, Record], metric: Metric
+    record: Record,
+    trained: Mapping[int, Record],
+    speeds: Mapping[int, Record],
+    metric: Metric,
+    *,
+    by_repair: bool = False,
 ) -> Round:
     number = record["round"]
     last = trained.get(number, {})
     return Round(
         number=number,
+        start=record["batch"],
         end=last["batch"] if last else record["batch"],
+        by_repair=by_repair,
         removed=record.get("removed", 0),
         channels=record["channels"],
         params=record["params"],
