@@ -127,6 +127,40 @@ def test_a_study_that_has_ended_is_not_done_again(tmp_path):
         assert torch.equal(mine, theirs)
 
 
+def test_a_study_that_is_extended_ends_as_if_it_had_been_asked_for_more_at_once(tmp_path):
+    more = {"stop": sec.Stop(rounds=3, tolerance=0.9), "criterion": "l1"}
+    whole = small(tmp_path / "whole", **more)
+    small(tmp_path / "study", criterion="l1")
+    study = Study.open(tmp_path / "study")
+    assert study.has_ended
+    extended = small(tmp_path / "study", **more)
+    assert study.has_ended
+    assert (extended.cut, extended.report) == (whole.cut, whole.report)
+    for mine, theirs in zip(extended.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    records = told(tmp_path / "study")
+    ends = [record for record in records if record["kind"] in ("stop", "extended")]
+    assert [record["kind"] for record in ends] == ["stop", "extended", "stop"]
+    assert ends[1]["stop"]["rounds"] == 3
+    last = [one for one in records if one not in ends[:2]]
+    assert last == told(tmp_path / "whole")
+    # What is on disk says what it was told at last, and is not done again.
+    assert Study.open(tmp_path / "study").configuration.stop.rounds == 3
+    before = files_of(tmp_path / "study")
+    small(tmp_path / "study", **more)
+    assert files_of(tmp_path / "study") == before
+
+
+def test_a_study_is_not_made_shorter(tmp_path):
+    small(tmp_path / "study", stop=sec.Stop(rounds=2, tolerance=0.9))
+    before = files_of(tmp_path / "study")
+    with pytest.raises(sec.StudyError, match=r"no fewer rounds.*rounds: 1, not 2.*--fresh"):
+        small(tmp_path / "study")
+    with pytest.raises(sec.StudyError, match=r"tolerance: 0.1, not 0.9"):
+        small(tmp_path / "study", stop=sec.Stop(rounds=2, tolerance=0.1))
+    assert files_of(tmp_path / "study") == before
+
+
 def test_another_study_is_refused_and_left_as_it_is(tmp_path):
     small(tmp_path / "study")
     before = files_of(tmp_path / "study")

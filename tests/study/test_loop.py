@@ -308,6 +308,49 @@ def test_from_every_checkpoint_it_decides_as_it_would_have(rewind):
             assert torch.equal(mine, theirs)
 
 
+def extended(accuracy, first, second):
+    """(position, history) of a study that ended by ``first`` and goes on by ``second``."""
+    learner = Scripted(accuracy)
+    _, store = run(learner, stop=first)
+    again = Scripted(accuracy)
+    again.origin = learner.origin
+    return run(again, store.back_to(len(store.checkpoints) - 1), stop=second)
+
+
+def test_with_a_looser_tolerance_the_latest_round_is_judged_anew():
+    def falling(round_, done):
+        return 0.9 - 0.003 * round_
+
+    # Round 2 is 0.006 below the dense model, round 4 is 0.012.
+    position, store = extended(falling, {"tolerance": 0.005}, {"tolerance": 0.01})
+    kinds = [record["kind"] for record in store.history if record["kind"] in ("stop", "extended")]
+    assert kinds == ["stop", "extended", "stop"]
+    first, last = store.history.of("stop")
+    assert (first["round"], first["best_round"]) == (2, 1)
+    assert (last["round"], last["best_round"]) == (4, 3)
+    assert position.result_accuracy == pytest.approx(0.891)
+    # As one that had it from the start.
+    whole, _ = run(Scripted(falling), stop={"tolerance": 0.01})
+    assert (whole.round, whole.result_round) == (position.round, position.result_round)
+
+
+def test_rounds_that_missed_count_by_the_new_tolerance():
+    def jagged(round_, done):
+        return (0.9, 0.9, 0.897, 0.88, 0.88, 0.88, 0.88)[min(round_, 6)]
+
+    # With patience 2, rounds 2 and 3 missed 0.001; by 0.005, round 3 alone has.
+    position, store = extended(
+        jagged, {"tolerance": 0.001, "patience": 2}, {"tolerance": 0.005, "patience": 2}
+    )
+    assert [record["round"] for record in store.history.of("stop")] == [3, 4]
+    # With more patience alone, two have missed so far.
+    position, store = extended(
+        jagged, {"tolerance": 0.001, "patience": 2}, {"tolerance": 0.001, "patience": 4}
+    )
+    assert [record["round"] for record in store.history.of("stop")] == [3, 5]
+    assert position.result_round == 1
+
+
 def configured(**settings):
     kinds = {"training": Training, "pruning": Pruning, "stop": Stop}
     made = {name: kinds[name](**values) for name, values in settings.items()}

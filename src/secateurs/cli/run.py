@@ -44,7 +44,13 @@ _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("preset", str, WHAT, f"A whole study by name: {', '.join(PRESETS)}. Options change it."),
     *TASK_OPTIONS,
     ("directory", str, _WHERE, "Of the study; runs/MODEL-DATA if not given."),
-    ("resume", str, _WHERE, "Go on with the study in this directory; takes no other option."),
+    (
+        "resume",
+        str,
+        _WHERE,
+        "Go on with the study in this directory; one that has ended, with more --rounds, a looser "
+        "--tolerance, more --patience or another --budget.",
+    ),
     ("trust", bool, _WHERE, "With --resume: run the code that the study names, though it changed."),
     ("fresh", bool, _WHERE, "Start over where the directory holds a study."),
     ("quiet", bool, _WHERE, "Print the result only."),
@@ -78,6 +84,8 @@ def run_command(**options: Any) -> None:
 
       secateurs run --resume runs/demo
 
+      secateurs run --resume runs/demo --rounds 30     (a study that has ended goes on)
+
       accelerate launch -m secateurs run --preset demo     (several processes or GPUs)
     """
     given = {name: value for name, value in options.items() if value not in (None, [])}
@@ -102,11 +110,12 @@ def run_command(**options: Any) -> None:
 
 
 def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
-    others = [f"--{name.replace('_', '-')}" for name in given if name not in ("resume", "trust")]
+    allowed = {"resume", "trust", *Stop.model_fields}
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in allowed]
     if others:
         raise SecateursError(
-            f"--resume goes on with what the study was told; received {', '.join(others)} too. "
-            "Leave that out, or begin another study."
+            f"--resume goes on with what the study was told, but for when it stops; received "
+            f"{', '.join(others)} too. Leave that out, or begin another study."
         )
     study = Study.open(given["resume"])
     if not study.configuration.task.by_name:
@@ -117,7 +126,20 @@ def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
         )
     trust = bool(given.get("trust", False))
     check_code(study.configuration, study.directory, "run", trust=trust)
-    return study.directory, study.configuration
+    return study.directory, _extend(study.configuration, given)
+
+
+def _extend(configuration: Configuration, given: Mapping[str, Any]) -> Configuration:
+    """The same study, to stop as the options say."""
+    asked = {name: value for name, value in given.items() if name in Stop.model_fields}
+    if not asked:
+        return configuration
+    known = configuration.stop.model_dump(mode="json")
+    if "budget" in asked and "tolerance" not in asked:
+        known.pop("tolerance")  # the earlier budget's drop may have said it
+    words = command_line("run", asked)[2:]
+    changes = {"stop": Stop(**{**known, **asked}), "command": (*configuration.command, *words)}
+    return configuration.model_copy(update=changes)
 
 
 def _configure(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
@@ -194,7 +216,7 @@ def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple
 def _tell(result: Iterated) -> None:
     from secateurs.report.summary import summarise
 
-    stop = result.history.last("stop")
+    stop = result.history.ending
     if stop is None or not is_main_process():
         return
     out = console()

@@ -165,7 +165,7 @@ def summarise(history: History) -> Summary:
         _round(cuts[number], trained, speeds, metric, by_repair=number in repaired)
         for number in sorted(cuts)
     )
-    stop = history.last("stop")
+    stop = history.ending
     latest = rounds[-1] if rounds else dense
     if stop is None:
         return Summary(dense, rounds, latest, dense.accuracy, latest.accuracy, None, metric)

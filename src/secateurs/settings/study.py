@@ -67,6 +67,15 @@ class Stop(Settings):
     ) = None
     patience: Count = 1
 
+    def list_tighter(self, earlier: Stop) -> list[str]:
+        """'rounds: 3, not 5' for each setting that would end a study before ``earlier`` does."""
+        found = []
+        for name in ("rounds", "tolerance", "patience"):
+            mine, theirs = getattr(self, name), getattr(earlier, name)
+            if mine is not None and (theirs is None or mine < theirs):
+                found.append(f"{name}: {mine}, not {theirs}")
+        return found
+
     @model_validator(mode="after")
     def _take_drop_for_tolerance(self) -> Stop:
         """A budget's drop and the tolerance are one thing."""

@@ -94,6 +94,9 @@ class Study:
     ) -> Iterator[Self]:
         """A new study, or one of the same configuration that goes on; held against others.
 
+        One that ends later than was asked for at first goes on as well: after more rounds, with a
+        looser tolerance, more patience, or another budget.
+
         Where it fails before it has kept anything to go on from, nothing of it is left.
 
         Args:
@@ -109,7 +112,7 @@ class Study:
 
         def begin() -> bool:
             begun = _clear(place, configuration, fresh=fresh)
-            if begun:
+            if begun or Study.open(place).configuration != configuration:  # or it is extended
                 configuration.save(place / CONFIGURATION)
             return begun
 
@@ -134,7 +137,7 @@ class Study:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.history.last("stop") is not None
+        return self.history.ending is not None
 
     @property
     def best(self) -> Path:
@@ -196,7 +199,15 @@ def _refuse(place: Path, configuration: Configuration, *, fresh: bool) -> None:
 
 
 def _refuse_another(study: Study, configuration: Configuration) -> None:
-    differences = study.configuration.differences(configuration)
+    every = study.configuration.differences(configuration)
+    tighter = configuration.stop.list_tighter(study.configuration.stop)
+    if tighter:
+        raise StudyError(
+            f"{study.directory}: expected no fewer rounds, no tighter tolerance and no less "
+            f"patience than the study there had; received {'; '.join(tighter)}. Go on with it as "
+            f"it was: --resume {study.directory}; or start over in its place: --fresh."
+        )
+    differences = [one for one in every if not one.startswith("stop.")]
     if differences:
         raise StudyError(
             f"{study.directory}: holds another study ({'; '.join(differences)}). "

@@ -21,6 +21,7 @@ figures and reports are drawn from nothing else:
   device, threads
 - ``stop``: round, batch, reason, best_round, accuracy, dense_accuracy (both validation),
   test_accuracy, dense_test_accuracy
+- ``extended``: round, batch, stop {setting: value}; a study that had ended goes on by these
 """
 
 from __future__ import annotations
@@ -139,6 +140,12 @@ class History:
         return next(
             (record for record in reversed(self._records) if record.get("kind") == kind), None
         )
+
+    @property
+    def ending(self) -> Record | None:
+        """The record of the study's end; None where it has not ended, or was extended since."""
+        latest = next(reversed(self.of("stop", "extended")._records), None)
+        return latest if latest is not None and latest["kind"] == "stop" else None
 
     @property
     def path(self) -> Path | None:

@@ -11,6 +11,7 @@ ResNets for Fun and Profit".
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -85,6 +86,7 @@ class Loop:
             repairing(network.source.framework)  # or it says now that it cannot
         self._goals = Goals.of(network, configuration.stop.budget)
         if session.resume():
+            self._extend_if_asked()
             return
         session.record(
             "dense",
@@ -98,6 +100,31 @@ class Loop:
             **asdict(network.cost()),
             widths=widths(network),
         )
+
+    def _extend_if_asked(self) -> None:
+        """Take up a study that has ended by other settings: as it was before it ended."""
+        session, stop = self._session, self._configuration.stop.model_dump(mode="json")
+        if session.position.ended_by in (None, stop):
+            return
+        position = session.position
+        session.record("extended", round=position.round, batch=position.batch, stop=stop)
+        session.move(stage=StudyStage.CUT, ended_by=None)
+        if position.round:
+            # By another tolerance the latest round may have recovered, and earlier ones as well;
+            # of those, only how many the latest misses in a row are is still of use.
+            session.move(misses=self._count_misses() - 1)
+            self._judge_round()
+
+    def _count_misses(self) -> int:
+        """The latest rounds in a row of which none came within the tolerance."""
+        session, goal = self._session, self._goal
+        best: dict[int, float] = {}
+        for record in session.store.history.of("train"):
+            score = session.metric.score(record[session.metric.key])
+            best[record["round"]] = max(score, best.get(record["round"], score))
+        latest = range(session.position.round, 0, -1)
+        missed = (number in best and goal is not None and best[number] < goal for number in latest)
+        return sum(1 for _ in itertools.takewhile(bool, missed))
 
     def _train_dense(self) -> None:
         session = self._session
@@ -237,6 +264,7 @@ class Loop:
 
     def _end(self, reason: str) -> None:
         session, metric = self._session, self._session.metric
+        latest = session.present()  # from which the study could go on
         # The test data are looked at here and nowhere else.
         dense_test_accuracy = test_accuracy = self._test("dense")
         if session.position.result_round:
@@ -252,9 +280,10 @@ class Loop:
             **metric.field(test_accuracy, "test_"),
             **metric.field(dense_test_accuracy, "dense_test_"),
         )
-        session.move(stage=StudyStage.ENDED)
+        ended_by = self._configuration.stop.model_dump(mode="json")
+        session.move(stage=StudyStage.ENDED, ended_by=ended_by)
         session.best = None
-        session.checkpoint()
+        session.checkpoint(latest)
 
     def _test(self, name: CheckpointName) -> float | None:
         session = self._session

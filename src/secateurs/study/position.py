@@ -42,6 +42,7 @@ class Position:
         proof: of the latest cut, as plain data.
         result_proof: of the result's cut.
         ending: why the study ends after this stage, if that is known already.
+        ended_by: the settings of its end that were in force when it ended; others go on from there.
     """
 
     stage: StudyStage = StudyStage.DENSE
@@ -58,6 +59,7 @@ class Position:
     proof: Mapping[str, Any] | None = None
     result_proof: Mapping[str, Any] | None = None
     ending: str | None = None
+    ended_by: Mapping[str, Any] | None = None
 
 
 def proof_of(position: Position) -> Proof | None:

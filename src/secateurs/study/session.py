@@ -69,9 +69,10 @@ class Session:
         self.watcher.end()
         return evaluation
 
-    def checkpoint(self) -> None:
-        """Keep all that is needed to go on from here."""
-        self.store.checkpoint(self.position, self.present, self.best)
+    def checkpoint(self, present: Snapshot | None = None) -> None:
+        """Keep all that is needed to go on from here: the model's values, or those given."""
+        now = self.present if present is None else lambda: present
+        self.store.checkpoint(self.position, now, self.best)
 
     def keep(self, name: CheckpointName) -> None:
         """Keep the model's values, without its optimizer's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -102,10 +102,11 @@ class DropUnused:
         }
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
             return type(value)(kept.values())
+        make: Callable[..., object] = type(value)
         if isinstance(value, tuple):
-            return type(value)(*kept.values())
+            return make(*kept.values())
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return type(value)(**{str(key): item for key, item in kept.items()})
+            return make(**{str(key): item for key, item in kept.items()})
         return {key: item for key, item in kept.items() if item is not None} if kept else value
 
 
