@@ -426,7 +426,7 @@ BAD = {
     "no study to report": (("report", "nowhere"), r"nowhere: expected a study's directory"),
     "resume and more": (
         ("run", "--resume", "nowhere", "--step", "0.1"),
-        r"--resume goes on with what the study was told; received --step too",
+        r"--resume goes on with .*, but for when it stops; received --step too",
     ),
     "no model": (("run", "--data", "digits"), r"--model: expected a name; received none"),
     "no such option": ((*RUN, "--stap", "1"), r"No such option: --stap.*secateurs run --help"),

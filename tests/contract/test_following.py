@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 from keras import layers as L
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from torch import nn
 
 import secateurs as sec
 from secateurs import keras as on_keras
 from secateurs import pytorch as on_pytorch
 from secateurs.errors import ModelError
+from secateurs.study.learning import learning_of
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(24, 5)).astype("float32")
@@ -65,6 +66,86 @@ def test_the_loss_is_of_the_labels_and_the_dense_models_outputs(learner, model, 
     heat = softmax(wide / 3, 1)
     apart = 9 * (heat * (np.log(heat) - log_softmax(small / 3, 1))).sum(1)
     assert loss == pytest.approx((0.7 * of_labels + 0.3 * apart).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_number_follows_the_one_that_the_dense_model_gives(activation):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), L.Dense(8, "relu"), L.Dense(1, activation)])
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=activation is None))
+    labels = LABELS % 2
+    training = sec.Training(batch_size=24, distillation=0.3, temperature=3.0, optimizer="sgd")
+    one = on_keras.Learner(model, (IMAGES, labels), (IMAGES, labels), None, training)
+    dense = one.snapshot()
+    network = one.trace()
+    one.apply(network.cut({network.groups[0].name: [0, 1, 2, 3]}), network)
+    one.follow(dense)
+    loss = one.train(0, [1e-6], lambda: None)
+
+    hidden = np.maximum(IMAGES @ dense.tensors["dense/kernel"] + dense.tensors["dense/bias"], 0)
+    kernel, bias = (dense.tensors[f"dense_1/{name}"] for name in ("kernel", "bias"))
+    wide = (hidden @ kernel + bias)[:, 0].astype(np.float64)
+    small = (hidden[:, 4:] @ kernel[4:] + bias)[:, 0].astype(np.float64)
+    of_labels = np.logaddexp(0, np.where(labels == 1, -small, small))
+    yes, mine = expit(wide / 3), expit(small / 3)
+    apart = 9 * (yes * np.log(yes / mine) + (1 - yes) * np.log((1 - yes) / (1 - mine)))
+    assert loss == pytest.approx((0.7 * of_labels + 0.3 * apart).mean(), rel=1e-3)
+
+
+def test_a_task_follows_the_dense_model_in_all_that_it_gives():
+    """Numbers and scores of classes beside each other, by relative error and by divergence."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.scores, self.numbers = (
+                nn.Linear(5, 8),
+                nn.Linear(8, 3),
+                nn.Linear(8, 1),
+            )
+
+        def forward(self, x):
+            hidden = self.first(x).relu()
+            return {"scores": self.scores(hidden), "numbers": self.numbers(hidden)}
+
+    def error(outputs, targets):
+        return (outputs["numbers"][:, 0] - targets).square()
+
+    torch.manual_seed(0)
+    model, wanted = Two(), IMAGES[:, 0]
+    training = sec.Training(batch_size=24, distillation=0.3, temperature=3.0)
+    task = learning_of(model, None, loss=error, metric=lambda outputs, targets: 0.0)
+    one = on_pytorch.TaskLearner(model, (IMAGES, wanted), (IMAGES, wanted), None, training, task)
+    dense = one.snapshot()
+    network = one.trace()
+    one.apply(network.cut({network.groups[0].name: [0, 1, 2, 3]}), network)
+    one.follow(dense)
+    loss = one.train(0, [1e-6], lambda: None)
+
+    x = torch.from_numpy(IMAGES)
+    with torch.no_grad():
+        theirs = {name: value.double().numpy() for name, value in model(x).items()}
+        for head in (model.scores, model.numbers):
+            head.weight[:, :4] = 0
+        mine = {name: value.double().numpy() for name, value in model(x).items()}
+    heat = softmax(theirs["scores"] / 3, 1)
+    apart = 9 * (heat * (np.log(heat) - log_softmax(mine["scores"] / 3, 1))).sum(1)
+    apart += ((mine["numbers"] - theirs["numbers"]) ** 2)[:, 0] / theirs["numbers"].var()
+    of_task = (mine["numbers"][:, 0] - wanted) ** 2
+    assert loss == pytest.approx((0.7 * of_task + 0.3 * apart).mean(), rel=1e-4)
+
+
+def test_a_training_step_of_the_users_own_is_not_mixed_with_anything():
+    def step(model, batch):
+        return model(batch[0]).square().mean()
+
+    model = torch_model(False)
+    training = sec.Training(distillation=0.5)
+    task = learning_of(model, None, train_step=step, metric=lambda outputs, targets: 0.0)
+    data = (IMAGES, LABELS)
+    one = on_pytorch.TaskLearner(model, data, data, None, training, task)
+    with pytest.raises(sec.SecateursError, match="expected training.distillation of 0"):
+        one.follow(one.snapshot())
 
 
 @pytest.mark.parametrize(("learner", "model", "probabilities"), SIDES)

@@ -5,6 +5,8 @@ One definition for all: NumPy judges by it, PyTorch and Keras train towards it.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -141,14 +143,34 @@ def divergences(
         >>> divergences([Output("categorical")], [scores], [even]).round(3).tolist()
         [0.0, 0.368]
     """
-    total: NDArray[np.float64] = sum(
-        (
-            divergence(NUMPY, output, theirs.astype(np.float64), mine.astype(np.float64))
-            for output, theirs, mine in zip(outputs, dense, small, strict=True)
-        ),
-        start=np.zeros(len(dense[0])),
-    )
+    wide = [[np.asarray(values, np.float64) for values in given] for given in (dense, small)]
+    total: NDArray[np.float64] = sum_divergences(NUMPY, outputs, *wide)
     return total
+
+
+def sum_divergences(
+    operations: Operations,
+    outputs: Sequence[Output],
+    dense: Sequence[Any],
+    small: Sequence[Any],
+    temperature: float = 1.0,
+) -> Any:
+    """The sum over all outputs of ``divergence``, image by image, shape (N,).
+
+    What every model is trained by that follows a dense one: by ``distil``, or in a loop.
+
+    Args:
+        operations: of the framework the tensors are of.
+        outputs: how each is read.
+        dense: what the dense model gave.
+        small: what the other gave, the same.
+        temperature: as for ``divergence``.
+    """
+    apart = [
+        divergence(operations, output, theirs, mine, temperature)
+        for output, theirs, mine in zip(outputs, dense, small, strict=True)
+    ]
+    return functools.reduce(operator.add, apart)
 
 
 def _read(values: NDArray[np.float64], asked: str | None, channels_first: bool) -> Output:

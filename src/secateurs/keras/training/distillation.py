@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.outputs import Operations, Output, divergence
+from secateurs.calibration.outputs import Operations, Output, sum_divergences
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
@@ -98,6 +98,20 @@ def distil(
     return train(student, small, dense, judge, lesson, effort, learning_rate)
 
 
+def distances(
+    outputs: Sequence[Output],
+    wanted: Sequence[BackendTensor | NDArray[np.generic]],
+    given: Sequence[BackendTensor],
+    temperature: float,
+) -> BackendTensor:
+    """How far what a model gave is from what the dense one gave, image by image, shape (N,)."""
+    theirs, mine = (
+        [keras.ops.cast(keras.ops.convert_to_tensor(one), "float32") for one in values]
+        for values in (wanted, given)
+    )
+    return sum_divergences(KERAS, outputs, theirs, mine, temperature)
+
+
 class KerasStudent:
     """A copy of a model in training; see ``secateurs.training.distillation.Student``.
 
@@ -163,19 +177,7 @@ class KerasStudent:
             for variable, value in zip(self._variables, values, strict=True)
         ]
         given = _floating(run(self._model, as_it_is, self._variables, mixed, arrays))
-        loss: BackendTensor = sum(
-            keras.ops.mean(
-                divergence(
-                    KERAS,
-                    output,
-                    keras.ops.convert_to_tensor(theirs),
-                    keras.ops.cast(mine, "float32"),
-                    self._temperature,
-                )
-            )
-            for output, theirs, mine in zip(self._outputs, wanted, given, strict=True)
-        )
-        return loss
+        return keras.ops.mean(distances(self._outputs, wanted, given, self._temperature))
 
 
 class _Keras:

@@ -9,12 +9,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.outputs import Output, divergence
+from secateurs.calibration.outputs import Output, OutputKind
 from secateurs.errors import ModelError
 from secateurs.keras.internals import graph_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.loss import LEAST, gives_probabilities, tells_two_apart
-from secateurs.keras.training.distillation import KERAS
+from secateurs.keras.training.distillation import distances
 from secateurs.settings.training import Training
 
 TrainingLoss = Callable[[BackendTensor, BackendTensor], BackendTensor]
@@ -88,11 +88,13 @@ def distillation_loss(training: Training, outputs: ClassScores) -> TrainingLoss:
     Its targets are those of ``beside_outputs``.
     """
     loss, share = cross_entropy(training, outputs), training.distillation
-    classes = Output("categorical", probabilities=outputs.probabilities)
+    # One number that tells two classes apart is a distribution by itself.
+    kind: OutputKind = "bernoulli" if outputs.two else "categorical"
+    classes = (Output(kind, probabilities=outputs.probabilities),)
 
     def mix(targets: BackendTensor, scores: BackendTensor) -> BackendTensor:
         labels, wanted = keras.ops.cast(targets[:, 0], "int32"), targets[:, 1:]
-        apart = divergence(KERAS, classes, wanted, scores, training.temperature)
+        apart = distances(classes, [wanted], [scores], training.temperature)
         total: BackendTensor = (1 - share) * loss(labels, scores) + share * apart
         return total
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.outputs import Operations, Output, divergence
+from secateurs.calibration.outputs import Operations, Output, read_outputs, sum_divergences
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
@@ -91,6 +91,52 @@ def distil(
     return train(student, small, dense, judge, lesson, effort, learning_rate)
 
 
+def distances(
+    outputs: Sequence[Output],
+    wanted: Sequence[torch.Tensor],
+    given: Sequence[torch.Tensor],
+    temperature: float,
+) -> torch.Tensor:
+    """How far what a model gave is from what the dense one gave, image by image, shape (N,)."""
+    mine = [tensor.float() for tensor in given]
+    theirs = [tensor.float() for tensor in wanted]
+    found: torch.Tensor = sum_divergences(TORCH, outputs, theirs, mine, temperature)
+    return found
+
+
+class Teacher:
+    """A dense model that another is trained to answer like, beside its task.
+
+    Its outputs are read once, from what it gives for the first batch.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float, kind: str | None = None) -> None:
+        """A teacher.
+
+        Args:
+            model: on its device; from now on in inference mode, and never trained.
+            temperature: softens distributions over classes and probabilities.
+            kind: of its outputs; None reads it from their values.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self._temperature = temperature
+        self._kind = kind
+        self._outputs: tuple[Output, ...] | None = None
+
+    def distances(self, wanted: object, given: object) -> torch.Tensor:
+        """How far a model's outputs are from the teacher's own, image by image, shape (N,)."""
+        theirs, mine = _by_example(wanted), _by_example(given)
+        if self._outputs is None:
+            arrays = [_as_array(tensor) for tensor in theirs]
+            self._outputs = read_outputs(arrays, self._kind, channels_first=True)
+        return distances(self._outputs, theirs, mine, self._temperature)
+
+
+def _by_example(outputs: object) -> list[torch.Tensor]:
+    """Those that hold something of each example: a loss beside them does not."""
+    return [tensor for tensor in _floating(outputs) if tensor.dim()]
+
+
 class TorchStudent:
     """A float32 copy of a model in training; see ``secateurs.training.distillation.Student``."""
 
@@ -114,14 +160,8 @@ class TorchStudent:
         # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
             given = _floating(self._model(*arguments, **keywords))
-            loss = torch.stack(
-                [
-                    divergence(
-                        TORCH, output, _like(theirs, mine), mine.float(), self._temperature
-                    ).mean()
-                    for output, theirs, mine in zip(self._outputs, wanted, given, strict=True)
-                ]
-            ).sum()
+            theirs = [_like(array, mine) for array, mine in zip(wanted, given, strict=True)]
+            loss = distances(self._outputs, theirs, given, self._temperature).mean()
             self._model.zero_grad()
             loss.backward()
         length = nn.utils.clip_grad_norm_(self._learning, _LONGEST_STEP)

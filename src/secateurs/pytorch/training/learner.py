@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateurs.backends import Loss, Outputs
-from secateurs.calibration.outputs import Output, divergence
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, report_of
@@ -35,7 +34,7 @@ from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.batches import length_of
-from secateurs.pytorch.training.distillation import TORCH
+from secateurs.pytorch.training.distillation import Teacher
 from secateurs.pytorch.training.optimizers import (
     copy_to_cpu,
     make_optimizer,
@@ -59,7 +58,6 @@ from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.metric import Metric
 
 _DROPOUT = 5
-_CLASSES = Output("categorical")
 
 
 class Learner(FeedLearner[nn.Module]):
@@ -104,9 +102,11 @@ class Learner(FeedLearner[nn.Module]):
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger)
         self._example: object = self._first_inputs("train", 1)
-        self._dense: nn.Module | None = None
+        self._teacher: Teacher | None = None
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
+
+    _kind_of_outputs: str | None = "categorical"
 
     @property
     def is_main(self) -> bool:
@@ -189,13 +189,11 @@ class Learner(FeedLearner[nn.Module]):
         loss = F.cross_entropy(
             scores, labels, label_smoothing=training.label_smoothing, reduction="sum"
         )
-        if self._dense is None:
+        if self._teacher is None:
             return loss
         with torch.no_grad(), self._processes.autocast():
-            wanted = _check_scores(self._used(self._dense(images)), batch).float()
-        apart = divergence(TORCH, _CLASSES, wanted, scores.float(), training.temperature)
-        mixed: torch.Tensor = (1 - share) * loss + share * apart.sum()
-        return mixed
+            wanted = _check_scores(self._used(self._teacher.model(images)), batch)
+        return (1 - share) * loss + share * self._teacher.distances(wanted, scores).sum()
 
     def _used(self, outputs: object) -> object:
         """What a model gave without what nobody uses; one tensor by itself."""
@@ -207,7 +205,8 @@ class Learner(FeedLearner[nn.Module]):
     def follow(self, dense: Snapshot) -> None:
         """From now on, train towards this model's outputs as ``training.distillation`` says."""
         model, _ = self._build(dense)
-        self._dense = model.to(self._processes.device).eval().requires_grad_(False)
+        place, heat = self._processes.device, self._training.temperature
+        self._teacher = Teacher(model.to(place), heat, self._kind_of_outputs)
 
     # -- evaluation
 

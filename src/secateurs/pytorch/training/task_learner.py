@@ -41,6 +41,8 @@ class TaskLearner(Learner):
     the loop's comparisons and its tolerance, in the metric's own units, hold for any.
     """
 
+    _kind_of_outputs = None  # as their values look
+
     @takes_as_annotated(SecateursError)
     def __init__(
         self,
@@ -126,7 +128,7 @@ class TaskLearner(Learner):
             loss = self._task.train_step(self._prepared, given)
         else:
             outputs, targets = self._forward(self._prepared, given)
-            loss = self._task_loss(outputs, targets)
+            loss = self._follow_teacher(self._task_loss(outputs, targets), outputs, given)
         # Of the whole batch: each process has the mean over its own part.
         return self._one_number(loss) * (length_of(batch.images) / batch.whole)
 
@@ -167,14 +169,29 @@ class TaskLearner(Learner):
             )
         return loss.mean()
 
+    def _follow_teacher(self, loss: object, outputs: object, given: object) -> object:
+        """The task's loss, mixed with the distance from the dense model's outputs."""
+        if self._teacher is None:
+            return loss
+        with torch.no_grad(), self._processes.autocast():
+            wanted, _ = self._forward(self._teacher.model, given)
+        share = self._training.distillation
+        apart = self._teacher.distances(wanted, outputs).mean()
+        return (1 - share) * self._one_number(loss) + share * apart
+
     def follow(self, dense: Snapshot) -> None:
-        """Refuse: distillation compares scores of classes, which a task need not have."""
-        del dense
-        raise SecateursError(
-            f"{self._task.name}: expected training.distillation of 0; received "
-            f"{self._training.distillation}. A task trains by its own loss: put the distance from "
-            "the dense model into loss= or train_step=."
-        )
+        """From now on, train towards this model's outputs as ``training.distillation`` says.
+
+        Raises:
+            SecateursError: the task's training is a function of its own.
+        """
+        if self._task.train_step is not None or self._task.fit is not None:
+            raise SecateursError(
+                f"{self._task.name}: expected training.distillation of 0; received "
+                f"{self._training.distillation}. A train_step or trainer of one's own knows its "
+                "own loss alone: put the distance from the dense model there."
+            )
+        super().follow(dense)
 
     # -- evaluation
 
