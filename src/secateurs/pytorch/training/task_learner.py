@@ -141,10 +141,10 @@ class TaskLearner(Learner):
         return self._used(call_model(model, inputs)), targets
 
     def _used(self, outputs: object) -> object:
-        """What a model gave, None in the place of what nobody uses."""
+        """What a model gave, None in the place of what nobody uses but its loss."""
         if self._outputs is None:
             return outputs
-        return DropUnused(names_of(self._outputs))(None, None, outputs)
+        return DropUnused((*names_of(self._outputs), "loss"))(None, None, outputs)
 
     def _task_loss(self, outputs: object, targets: object) -> object:
         if self._task.loss is not None:
