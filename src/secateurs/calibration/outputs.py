@@ -143,8 +143,8 @@ def divergences(
         >>> divergences([Output("categorical")], [scores], [even]).round(3).tolist()
         [0.0, 0.368]
     """
-    wide = [[np.asarray(values, np.float64) for values in given] for given in (dense, small)]
-    total: NDArray[np.float64] = sum_divergences(NUMPY, outputs, *wide)
+    theirs, mine = ([np.asarray(one, np.float64) for one in given] for given in (dense, small))
+    total: NDArray[np.float64] = sum_divergences(NUMPY, outputs, theirs, mine)
     return total
 
 

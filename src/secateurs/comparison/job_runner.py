@@ -286,6 +286,8 @@ class JobRunner:
         self.watcher.begin(stage, len(rates))
         loss = learner.train(first, rates, self.watcher.tick)
         self.watcher.end()
+        if self.comparison.training.ema:
+            _keep_better(learner)
         if not math.isfinite(loss):
             raise _DivergedError(
                 f"training diverged: its mean loss is {loss}. Lower the learning rate (it was "
@@ -327,3 +329,12 @@ def filter_norms(network: Network) -> dict[str, list[float]]:
                 norms = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
                 found[tensor.layer] = [float(norm) for norm in norms]
     return found
+
+
+def _keep_better(learner: Learner) -> None:
+    """Of a learner's weights and their average, what does better on the validation data."""
+    plain, average = (
+        learner.evaluate("validation", lambda: None, averaged) for averaged in (False, True)
+    )
+    if (average.accuracy, -average.loss) > (plain.accuracy, -plain.loss):
+        learner.restore(learner.snapshot().take_average())

@@ -34,6 +34,8 @@ class Training(Settings):
         distillation: After a cut, the share of the loss that is the distance from the dense
             model's outputs; the labels have the rest. 1 looks at no label; 0 leaves it out.
         temperature: At which these outputs are compared; higher ones soften them.
+        ema: Decay of an average of the weights over the batches of a stage, which is evaluated
+            beside them and kept where it is better; 0.98 averages over about 50. 0 takes none.
         flip: Mirror training images at random.
         shift: Move training images at random, by up to so many pixels.
         precision: Mixed precision of training; auto is bf16 on CUDA and fp32 elsewhere.
@@ -60,6 +62,7 @@ class Training(Settings):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 2.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     flip: bool = False
     shift: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"

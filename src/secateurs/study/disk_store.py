@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
@@ -43,8 +43,11 @@ REPORT = "report"
 CHECKPOINT_KEY = "secateurs-checkpoint"
 _CHECKPOINT_VERSION = 1
 _OPTIMIZER_KEY = "optimizer"
-_OPTIMIZER_PREFIX = "optimizer:"
+_OPTIMIZER_PREFIX, _AVERAGE_PREFIX = "optimizer:", "average:"
 _PRESENT, _BEST = "present:", "best:"
+
+
+_Tensors = TypeVar("_Tensors", bound=Mapping[str, Any])
 
 
 class DiskStore:
@@ -169,8 +172,8 @@ def _position(values: Mapping[str, Any]) -> Position:
 def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     """A snapshot's tensors under names of a file, and the rest of it as text."""
     tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
-    for name, tensor in snapshot.optimizer.items():
-        tensors[f"{prefix}{_OPTIMIZER_PREFIX}{name}"] = tensor
+    for mark, more in _beside(snapshot.optimizer, snapshot.average):
+        tensors |= {f"{prefix}{mark}{name}": tensor for name, tensor in more.items()}
     entries = {METADATA_KEY: snapshot.cut.to_json()}
     if snapshot.settings is not None:
         entries[_OPTIMIZER_KEY] = json.dumps(snapshot.settings)
@@ -180,10 +183,16 @@ def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[st
 def _snapshot(tensors: Mapping[str, Any], entries: Mapping[str, str], prefix: str = "") -> Snapshot:
     """What ``_flat`` was given."""
     named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    optimizer = {
-        name.removeprefix(_OPTIMIZER_PREFIX): named.pop(name)
-        for name in list(named)
-        if name.startswith(_OPTIMIZER_PREFIX)
-    }
+    optimizer: dict[str, Any] = {}
+    average: dict[str, Any] = {}
+    for mark, more in _beside(optimizer, average):
+        for name in [name for name in named if name.startswith(mark)]:
+            more[name.removeprefix(mark)] = named.pop(name)
     settings = json.loads(entries[_OPTIMIZER_KEY]) if _OPTIMIZER_KEY in entries else None
-    return Snapshot(named, Cut.from_json(entries[METADATA_KEY]), optimizer, settings)
+    cut = Cut.from_json(entries[METADATA_KEY])
+    return Snapshot(named, cut, optimizer, settings, average)
+
+
+def _beside(optimizer: _Tensors, average: _Tensors) -> tuple[tuple[str, _Tensors], ...]:
+    """What a snapshot holds beside the model's tensors, and how their names in a file begin."""
+    return (_OPTIMIZER_PREFIX, optimizer), (_AVERAGE_PREFIX, average)

@@ -9,7 +9,8 @@ figures and reports are drawn from nothing else:
   {layer: filters}; metric {name, higher_is_better, is_share} where it is not accuracy: then every
   ``accuracy`` below is called ``value``, and is the metric in its own units
 - ``train``: batch (of all rounds together), round (0: dense), loss, validation_loss, accuracy
-  (validation, 0 to 1), learning_rate, seconds
+  (validation, 0 to 1), learning_rate, seconds; averaged (whether the average of the weights did
+  better, and these are its), where one is taken
 - ``tournament``: round, winner, reason, images, standings [{criterion, loss, accuracy, behind,
   error}, ...]; where the criterion is "auto"
 - ``prune``: batch, round, removed (channels, this round), channels, params, macs, bytes, widths,

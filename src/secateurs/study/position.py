@@ -35,6 +35,7 @@ class Position:
         best: accuracy of the stage's best evaluation; the lowest of all numbers if there was none.
         best_loss: its loss.
         best_batch: where it was.
+        best_is_average: whether it was of the average of the weights; see ``Training.ema``.
         dense_accuracy: on the validation data; None until known.
         result_round: round of the smallest model within the tolerance so far.
         result_accuracy: its accuracy.
@@ -52,6 +53,7 @@ class Position:
     best: float = -sys.float_info.max
     best_loss: float = sys.float_info.max
     best_batch: int = 0
+    best_is_average: bool = False
     dense_accuracy: float | None = None
     result_round: int = 0
     result_accuracy: float = 0.0

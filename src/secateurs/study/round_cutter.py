@@ -116,6 +116,7 @@ class RoundCutter:
             best=-sys.float_info.max,
             best_loss=sys.float_info.max,
             best_batch=session.position.batch,
+            best_is_average=False,
             proof=None if proof is None else asdict(proof),
         )
         session.checkpoint()

@@ -62,10 +62,10 @@ class Session:
         seconds, self._last_record = now - self._last_record, now
         return seconds
 
-    def evaluate(self, part: DataPart) -> Evaluation:
-        """How well the model does on a split."""
+    def evaluate(self, part: DataPart, *, averaged: bool = False) -> Evaluation:
+        """How well the model, or the average of its weights, does on a split."""
         self.watcher.begin(f"evaluating on the {part} data", self.learner.batches_of(part))
-        evaluation = self.learner.evaluate(part, self.watcher.tick)
+        evaluation = self.learner.evaluate(part, self.watcher.tick, averaged)
         self.watcher.end()
         return evaluation
 
@@ -89,11 +89,16 @@ class Session:
 
     def present(self) -> Snapshot:
         """The model's values; those at hand where they are the stage's best."""
-        position = self.position
-        settled = position.stage is StudyStage.CUT or position.best_batch == position.batch
+        settled = self.position.stage is StudyStage.CUT or self._is_at_best
         return self.best if self.best is not None and settled else self.learner.snapshot()
 
     def restore_best(self) -> None:
         """Go back to the stage's best evaluation."""
-        if self.best is not None and self.position.best_batch != self.position.batch:
+        if self.best is not None and not self._is_at_best:
             self.learner.restore(self.best)
+
+    @property
+    def _is_at_best(self) -> bool:
+        """Whether the model in training has the values of the stage's best evaluation."""
+        position = self.position
+        return position.best_batch == position.batch and not position.best_is_average

@@ -11,11 +11,17 @@ from secateurs.errors import SecateursError
 from secateurs.study.position import StudyStage
 from secateurs.study.session import Session
 from secateurs.study.training_schedule import TrainingSchedule
+from secateurs.training.learner import Evaluation
 from secateurs.training.memory import explain_memory_errors
 
 
 class DivergedError(SecateursError):
     """Training came to nothing: its loss is no number, or infinite."""
+
+
+def _is_better(one: Evaluation, other: Evaluation) -> bool:
+    """Of evaluations that are equally accurate, the surest is."""
+    return (one.accuracy, -one.loss) > (other.accuracy, -other.loss)
 
 
 class StageTrainer:
@@ -62,24 +68,32 @@ class StageTrainer:
                 f"training diverged: the validation loss at batch {session.position.batch} is "
                 f"{evaluation.loss}. Lower the learning rate, or warm it up for longer."
             )
+        averages = loss is not None and bool(self._schedule.training.ema)
+        average = session.evaluate("validation", averaged=True) if averages else evaluation
+        is_average = _is_better(average, evaluation)
+        better = average if is_average else evaluation
         session.record(
             "train",
             round=session.position.round,
             batch=session.position.batch,
             loss=loss,
-            validation_loss=evaluation.loss,
-            **session.metric.field(evaluation.accuracy),
+            validation_loss=better.loss,
+            **session.metric.field(better.accuracy),
+            **({"averaged": is_average} if averages else {}),
             learning_rate=rate,
             seconds=round(session.seconds_since_last(), 3),
         )
         position = session.position
-        # Of evaluations that are equally accurate, the surest.
-        if (evaluation.accuracy, -evaluation.loss) > (position.best, -position.best_loss):
-            session.best = session.learner.snapshot()
+        if _is_better(better, Evaluation(position.best, position.best_loss)):
+            present = session.learner.snapshot()
+            session.best = present.take_average() if is_average else present
             session.move(
-                best=evaluation.accuracy, best_loss=evaluation.loss, best_batch=position.batch
+                best=better.accuracy,
+                best_loss=better.loss,
+                best_batch=position.batch,
+                best_is_average=is_average,
             )
-        return evaluation.accuracy
+        return better.accuracy
 
     def _train_until(self, upto: int, rates: NDArray[np.float64]) -> float:
         """Train to batch ``upto`` of this stage; the mean loss on the way."""

@@ -41,12 +41,20 @@ class Snapshot:
         cut: what leads from the dense model to it.
         optimizer: tensors of the optimizer's state, by name; empty where it was not kept.
         settings: the rest of the optimizer's state, as JSON can hold it.
+        average: of the tensors over the batches of this stage, by the same names; empty where none
+            is taken. See ``Training.ema``.
     """
 
     tensors: Mapping[str, Any]
     cut: Cut
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     settings: Any = None
+    average: Mapping[str, Any] = field(default_factory=dict)
+
+    def take_average(self) -> Snapshot:
+        """The same with the average's values in the place of the model's."""
+        tensors = {**self.tensors, **self.average}
+        return Snapshot(tensors, self.cut, self.optimizer, self.settings)
 
     def without_optimizer(self) -> Snapshot:
         """The model's values alone."""
@@ -114,8 +122,8 @@ class Learner(Protocol):
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
         """Train on batches number ``first`` and on, one for each learning rate; their mean loss.
 
-        Calls ``tick`` after each. What is random in the model depends on the seed and ``first``
-        alone.
+        Averages of the weights go on from the last call, and begin anew after a cut. Calls ``tick``
+        after each batch. What is random in the model depends on the seed and ``first`` alone.
         """
         ...
 
@@ -127,8 +135,13 @@ class Learner(Protocol):
         """Batches in which a split is evaluated."""
         ...
 
-    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        """How well the model does on all images of a split; calls ``tick`` after each batch."""
+    def evaluate(
+        self, part: DataPart, tick: Callable[[], None], averaged: bool = False
+    ) -> Evaluation:
+        """How well the model does on all images of a split; calls ``tick`` after each batch.
+
+        Or how well the average of its weights does, where one is taken.
+        """
         ...
 
     def apply(self, cut: Cut, network: Network | None = None) -> CutReport:

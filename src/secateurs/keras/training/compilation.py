@@ -72,6 +72,12 @@ def check_compiled(model: keras.Model, training: Training) -> None:
             "training=sec.Training(optimizer='adamw', learning_rate=1e-3, distillation="
             f"{training.distillation})"
         )
+    if training.ema:
+        raise ModelError(
+            f"{model.name}: expected ema=0 where a model is trained by the optimizer it was "
+            f"compiled with; received ema={training.ema}. Name another: "
+            f"training=sec.Training(optimizer='adamw', learning_rate=1e-3, ema={training.ema})"
+        )
     default_training(model)
 
 

@@ -109,7 +109,8 @@ def distances(
         [keras.ops.cast(keras.ops.convert_to_tensor(one), "float32") for one in values]
         for values in (wanted, given)
     )
-    return sum_divergences(KERAS, outputs, theirs, mine, temperature)
+    found: BackendTensor = sum_divergences(KERAS, outputs, theirs, mine, temperature)
+    return found
 
 
 class KerasStudent:
@@ -177,7 +178,10 @@ class KerasStudent:
             for variable, value in zip(self._variables, values, strict=True)
         ]
         given = _floating(run(self._model, as_it_is, self._variables, mixed, arrays))
-        return keras.ops.mean(distances(self._outputs, wanted, given, self._temperature))
+        loss: BackendTensor = keras.ops.mean(
+            distances(self._outputs, wanted, given, self._temperature)
+        )
+        return loss
 
 
 class _Keras:

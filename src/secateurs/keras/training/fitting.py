@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.keras.internals import keep_backend_random_state, seed_, sync_
+from secateurs.keras.training.optimizers import assign_, values_of
 
 _DROPOUT = 5
 
@@ -36,6 +37,7 @@ def fit(
         The mean loss.
     """
     random = np.random.default_rng([_DROPOUT, *seeds])
+    each = _Rates(rates, tick, random)
     with keep_backend_random_state():
         history = model.fit(
             examples,
@@ -43,8 +45,11 @@ def fit(
             epochs=1,
             shuffle=False,  # the feed has done it
             verbose=0,
-            callbacks=[_Rates(rates, tick, random)],
+            callbacks=[each],
         )
+    if model.optimizer.use_ema:
+        # Fit ends by putting the average in the place of the weights; training is to go on.
+        assign_(model.trainable_variables, each.trained)
     return float(history.history["loss"][0])
 
 
@@ -59,6 +64,7 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
         self._random = random
         self._tick = tick
         self._set: float | None = None
+        self.trained: list[NDArray[np.generic]] = []
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         del logs
@@ -74,6 +80,12 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
         if self._set is not None:
             sync_(self.model)
         optimizer.learning_rate = self._set = rate
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        del epoch, logs
+        if self.model.optimizer.use_ema:
+            sync_(self.model)
+            self.trained = values_of(self.model.trainable_variables)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         del batch, logs

@@ -38,6 +38,8 @@ from secateurs.keras.training.losses import (
     distillation_loss,
 )
 from secateurs.keras.training.optimizers import (
+    average_put,
+    begin_average_,
     make_optimizer,
     optimizer_values,
     restore_optimizer_,
@@ -99,6 +101,7 @@ class Learner(FeedLearner[keras.Model]):
             self._feeds["test"] = self._feed(test, "test", larger, none)
         self._example = first_images(self._train_feed, 1)
         self._dense: keras.Model | None = None
+        self._is_cut_anew = False
         self._model = cut_copy(model, Cut())
         if cut_of(model):  # it goes on from there
             keep_report_(self._model, CutReport(cut_of(model)))
@@ -135,6 +138,9 @@ class Learner(FeedLearner[keras.Model]):
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
         """Train on batches number ``first`` and on, one for each learning rate; their mean loss."""
+        if self._is_cut_anew:
+            begin_average_(self._model)
+            self._is_cut_anew = False
         examples = self._examples(consecutive(self._train_feed, first, len(rates)))
         return fit(self._model, examples, rates, tick, [self._training.seed, first])
 
@@ -172,8 +178,16 @@ class Learner(FeedLearner[keras.Model]):
 
     # -- evaluation
 
-    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        """How well the model does on all images of a split."""
+    def evaluate(
+        self, part: DataPart, tick: Callable[[], None], averaged: bool = False
+    ) -> Evaluation:
+        """How well the model, or the average of its weights, does on all images of a split."""
+        if not averaged:
+            return self._evaluate(part, tick)
+        with average_put(self._model):
+            return self._evaluate(part, tick)
+
+    def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         correct, loss, count = 0, 0.0, 0
         for batch in self._feeds[part].in_order():
             check_labels(batch.labels, self._scores.classes)
@@ -207,19 +221,26 @@ class Learner(FeedLearner[keras.Model]):
         self._model = apply(
             self._model, cut, self._example, network=network, proof=network is not None
         )
+        self._is_cut_anew = True
         return report_of(self._model)
 
     def snapshot(self) -> Snapshot:
-        """A copy of the model's and the optimizer's values."""
-        return Snapshot(
-            {leaf.name: np.array(leaf.array()) for leaf in list_tensors(self._model)},
-            self.cut,
-            *optimizer_values(self._model.optimizer),
-        )
+        """A copy of the model's and the optimizer's values, and of their average."""
+        values = self._values()
+        average: dict[str, NDArray[np.generic]] = {}
+        if self._training.ema:
+            with average_put(self._model):
+                average = self._values()
+        state = optimizer_values(self._model.optimizer)
+        return Snapshot(values, self.cut, *state, average)
+
+    def _values(self) -> dict[str, NDArray[np.generic]]:
+        return {leaf.name: np.array(leaf.array()) for leaf in list_tensors(self._model)}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make the model, and where it was kept the optimizer, what they were."""
         self._model = self._build(snapshot)
+        self._is_cut_anew = False
 
     def _build(self, snapshot: Snapshot) -> keras.Model:
         model = rebuild(self._origin, snapshot, cut_copy, _fill_)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import CheckpointError
+from secateurs.keras.internals import Variable
 from secateurs.keras.surgery.rebuilding import keep_random_state
 from secateurs.settings.training import Training
 from secateurs.training.learner import Snapshot
@@ -15,20 +19,62 @@ from secateurs.training.learner import Snapshot
 def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
     """Keras's own; its weight decay is apart from the gradient, in SGD too."""
     rate, decay = training.learning_rate, training.weight_decay or None
+    average = {"use_ema": True, "ema_momentum": training.ema} if training.ema else {}
     if training.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=training.weight_decay)
+        return keras.optimizers.AdamW(rate, weight_decay=training.weight_decay, **average)
     momentum = training.momentum
-    return keras.optimizers.SGD(rate, momentum, nesterov=momentum > 0, weight_decay=decay)
+    return keras.optimizers.SGD(
+        rate, momentum, nesterov=momentum > 0, weight_decay=decay, **average
+    )
+
+
+@contextmanager
+def average_put(model: keras.Model) -> Iterator[None]:
+    """The model with its optimizer's average of its weights; then with its own again."""
+    if not _is_averaged(model):
+        yield
+        return
+    variables = model.trainable_variables
+    before = values_of(variables)
+    model.optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        assign_(variables, before)
+
+
+def begin_average_(model: keras.Model) -> None:
+    """Let the average of a model's weights begin anew, with what they are now.
+
+    Keras begins one with the first step that an optimizer ever makes; a study, after each cut.
+    """
+    if _is_averaged(model):
+        averages = model.optimizer._model_variables_moving_average
+        assign_(averages, values_of(model.trainable_variables))
+
+
+def values_of(variables: Sequence[Variable]) -> list[NDArray[np.generic]]:
+    """Copies of variables' values."""
+    return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
+
+
+def assign_(variables: Sequence[Variable], values: Sequence[NDArray[np.generic]]) -> None:
+    """Give variables these values."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _is_averaged(model: keras.Model) -> bool:
+    """Whether there is an average of the model's weights: after a first step."""
+    optimizer = model.optimizer
+    return bool(optimizer.use_ema and optimizer.built)
 
 
 def optimizer_values(
     optimizer: keras.optimizers.Optimizer,
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
     """(copies of an optimizer's tensors by number, the rest of its state as JSON can hold it)."""
-    tensors = {
-        str(number): np.array(keras.ops.convert_to_numpy(variable.value))
-        for number, variable in enumerate(optimizer.variables)
-    }
+    tensors = {str(number): one for number, one in enumerate(values_of(optimizer.variables))}
     return tensors, {"optimizer": type(optimizer).__name__}
 
 

@@ -33,6 +33,7 @@ from secateurs.pytorch.model.tensors import check_values
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.averaging import Tensors, update_average, values_put
 from secateurs.pytorch.training.batches import length_of
 from secateurs.pytorch.training.distillation import Teacher
 from secateurs.pytorch.training.optimizers import (
@@ -103,6 +104,7 @@ class Learner(FeedLearner[nn.Module]):
             self._feeds["test"] = self._feed(test, "test", larger)
         self._example: object = self._first_inputs("train", 1)
         self._teacher: Teacher | None = None
+        self._average: Tensors = {}
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
 
@@ -147,8 +149,11 @@ class Learner(FeedLearner[nn.Module]):
                 for group in self._optimizer.param_groups:
                     group["lr"] = rate
                 total += self._step(batch)
+                self._average = update_average(self._average, self._model, self._training.ema)
                 tick()
-        self._processes.average_buffers_(self._model)
+        self._processes.average_(self._model.buffers())
+        buffers = dict(self._model.named_buffers())
+        self._processes.average_(t for name, t in self._average.items() if name in buffers)
         return float(self._processes.sum(total)) / len(rates)
 
     def _step(self, batch: Batch) -> torch.Tensor:
@@ -210,8 +215,16 @@ class Learner(FeedLearner[nn.Module]):
 
     # -- evaluation
 
-    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        """How well the model does on all images of a split."""
+    def evaluate(
+        self, part: DataPart, tick: Callable[[], None], averaged: bool = False
+    ) -> Evaluation:
+        """How well the model, or the average of its weights, does on all examples of a split."""
+        if not averaged:
+            return self._evaluate(part, tick)
+        with values_put(self._model, self._average):
+            return self._evaluate(part, tick)
+
+    def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         sums = torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         was_training = self._scoring.training
         self._scoring.eval()
@@ -278,11 +291,14 @@ class Learner(FeedLearner[nn.Module]):
             {name: copy_to_cpu(value) for name, value in self._model.state_dict().items()},
             self.cut,
             *optimizer_values(self._optimizer),
+            {name: copy_to_cpu(value) for name, value in self._average.items()},
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make the model, and where it was kept the optimizer, what they were."""
         self._take(*self._build(snapshot))
+        place = self._processes.device
+        self._average = {name: t.to(place, copy=True) for name, t in snapshot.average.items()}
 
     def _build(self, snapshot: Snapshot) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = rebuild(self._origin, snapshot, cut_copy, _fill_)
@@ -305,6 +321,7 @@ class Learner(FeedLearner[nn.Module]):
         """Train this model with this optimizer from now on."""
         self._processes.forget_prepared()
         self._model, self._optimizer = model, optimizer
+        self._average = {}
         # Accelerate and DDP leave their marks on this shell, never on the model.
         self._scoring = _Shell(model)
         self._prepared, self._prepared_optimizer = self._processes.prepare(self._scoring, optimizer)

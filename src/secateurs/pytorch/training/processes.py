@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -102,13 +102,13 @@ class Processes:
         summed: torch.Tensor = self._accelerator.reduce(tensor, reduction="sum")
         return summed
 
-    def average_buffers_(self, model: nn.Module) -> None:
+    def average_(self, buffers: Iterable[torch.Tensor]) -> None:
         """Running statistics of all processes, made one: each has seen its own images."""
         if self.share.of == 1:
             return
         from accelerate.utils import reduce
 
-        for buffer in model.buffers():
+        for buffer in buffers:
             if buffer.is_floating_point():
                 buffer.copy_(reduce(buffer.clone(), reduction="mean"))
 

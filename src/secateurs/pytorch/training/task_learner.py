@@ -195,7 +195,7 @@ class TaskLearner(Learner):
 
     # -- evaluation
 
-    def evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
+    def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
         """The task's metric over a split, higher being better."""
         if self._task.evaluate is not None and part == "validation":
             return self._evaluate_by_user(tick)
