@@ -14,6 +14,7 @@ from secateurs import keras as on_keras
 from secateurs import pytorch as on_pytorch
 from secateurs.calibration.batches import as_array
 from secateurs.errors import ModelError
+from secateurs.study.directory import Study
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(24, 5)).astype("float32")
@@ -130,7 +131,7 @@ class Interrupted(sec.Watcher):
 
 @on_both
 def test_a_study_that_averages_resumes_to_the_last_bit(side, tmp_path, monkeypatch):
-    monkeypatch.setattr("secateurs.study.run._draw", lambda study: None)
+    monkeypatch.setattr(Study, "report", lambda self: None)
     model = torch_model() if side == "pytorch" else keras_model()
 
     def study(name, watcher=None):

@@ -6,9 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import secateurs as sec
-from secateurs import pytorch
 from secateurs.channels.cut import Cut
-from secateurs.study.defaults import complete_pruning
 from secateurs.study.goals import Goals
 from secateurs.study.round_cutter import repairs
 from secateurs.study.rounds import plan_round_by_curves
@@ -70,28 +68,6 @@ def test_a_round_that_repair_recovers_is_not_trained():
     strict = study(sec.Stop(rounds=1, tolerance=0), repair=True, allocation="curves", step=0.8)
     assert not list(strict.history.of("recovered"))
     assert strict.history.of("train")[-1]["batch"] == 201
-
-
-def settled(**asked):
-    """What a study makes of what was left open, from the file that it keeps."""
-    training = sec.Training(batches=0, batch_size=asked.pop("batch_size", 64), fine_tune_batches=1)
-    learner = pytorch.Learner(Net(), TRAIN, VALIDATION, None, training)
-    pruning = complete_pruning(sec.Pruning(**asked), learner, learner.trace())
-    return pruning.repair, pruning.allocation, pruning.ranked_by, pruning.scope
-
-
-def test_cuts_are_repaired_wherever_there_are_images_for_it():
-    assert settled() == (True, "curves", "obs", "group")
-    # Four batches of fifteen are too few to fit a network to.
-    assert settled(batch_size=15) == (False, "scope", "l1", "group")
-    assert settled(batch_size=16) == (True, "curves", "obs", "group")
-    assert settled(repair=False) == (False, "scope", "l1", "group")
-    assert settled(scope="network") == (True, "scope", "l1", "network")
-    assert settled(criterion="auto") == (True, "scope", "auto", "group")
-    assert settled(criterion="taylor") == (True, "curves", "taylor", "group")
-    assert settled(rewind="weights") == (False, "scope", "l1", "group")
-    assert settled(rewind="learning-rate") == (True, "curves", "obs", "group")
-    assert settled(repair=False, allocation="curves") == (False, "curves", "obs", "group")
 
 
 def test_inside_groups_that_curves_cut_the_criterion_chooses():

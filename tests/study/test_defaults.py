@@ -1,0 +1,81 @@
+"""What rounds do where nobody says so."""
+
+import numpy as np
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs import pytorch
+from secateurs.study.defaults import complete_pruning
+from secateurs.study.learning import learning_of
+
+IMAGES = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+DATA = IMAGES, (IMAGES[:, 0] > 0).astype(np.int64)
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def settled(**asked):
+    """What is made of what was left open."""
+    training = sec.Training(batches=0, batch_size=asked.pop("batch_size", 64), fine_tune_batches=1)
+    learner = pytorch.Learner(net(), DATA, DATA, None, training)
+    pruning = complete_pruning(sec.Pruning(**asked), learner, learner.trace())
+    return pruning.repair, pruning.allocation, pruning.ranked_by, pruning.scope
+
+
+def test_cuts_are_repaired_wherever_there_are_images_for_it():
+    assert settled() == (True, "curves", "obs", "group")
+    # Four batches of fifteen are too few to fit a network to.
+    assert settled(batch_size=15) == (False, "scope", "l1", "group")
+    assert settled(batch_size=16) == (True, "curves", "obs", "group")
+    assert settled(repair=False) == (False, "scope", "l1", "group")
+    assert settled(scope="network") == (True, "scope", "l1", "network")
+    assert settled(criterion="auto") == (True, "scope", "auto", "group")
+    assert settled(criterion="taylor") == (True, "curves", "taylor", "group")
+    assert settled(rewind="weights") == (False, "scope", "l1", "group")
+    assert settled(rewind="learning-rate") == (True, "curves", "obs", "group")
+    assert settled(repair=False, allocation="curves") == (False, "curves", "obs", "group")
+
+
+class NeedsTargets(nn.Module):
+    """Gives its loss, and nothing without what it is to be held against."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, inputs, labels=None):
+        if self.training and labels is None:
+            raise KeyError("labels")
+        return self.inner(inputs)
+
+
+class Counts(NeedsTargets):
+    """A model that cannot be fitted to what it gives."""
+
+    def forward(self, inputs):
+        return super().forward(inputs).argmax(1)
+
+
+def test_what_a_model_cannot_be_fitted_to_it_is_not():
+    def decided(model):
+        task = learning_of(
+            model,
+            None,
+            train_step=lambda model, batch: model.inner(batch[0]).square().mean(),
+            metric=lambda outputs, targets: 0.0,
+        )
+        training = sec.Training(fine_tune_batches=1)
+        learner = pytorch.TaskLearner(model, DATA, DATA, None, training, task)
+        return complete_pruning(sec.Pruning(), learner, learner.trace()).repair
+
+    assert decided(NeedsTargets()) is True
+    assert decided(Counts()) is False
+
+
+def test_few_batches_are_few_images():
+    torch.manual_seed(0)
+    assert settled(calibration_batches=1, batch_size=64)[0]
+    assert not settled(calibration_batches=1, batch_size=63)[0]
