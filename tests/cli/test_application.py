@@ -1,32 +1,21 @@
 """The command line: what it prints, what it writes, and how it ends."""
 
-import io
 import json
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
-import time
-import types
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-import secateurs as sec
 from secateurs import files, models
 from secateurs.cli import ExitCode, main, prune, run
-from secateurs.cli.options import attribute_docs, pairs_from, shape_from
-from secateurs.cli.presets import PRESETS
-from secateurs.cli.show import print_network
-from secateurs.criteria import CRITERIA
-from secateurs.settings.pruning import Pruning
-from secateurs.settings.training import Training
+from secateurs.cli.options import pairs_from, shape_from
 from secateurs.study.directory import Study
 
 ON_DIGITS = (
@@ -80,11 +69,6 @@ def said(capsys):
     return out, error
 
 
-def told(directory):
-    records = sec.History.load(Path(directory) / "history.jsonl")
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
-
-
 def in_shell(*arguments, **options):
     command = [sys.executable, "-m", "secateurs", *arguments]
     return subprocess.Popen(
@@ -115,117 +99,12 @@ def test_every_command_has_help_with_something_to_try(command, capsys):
     assert error == ""
 
 
-def test_every_setting_is_an_option_with_the_help_of_its_docstring(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
-    main(["run", "--help"])
-    out, _ = said(capsys)
-    for settings in (Training, Pruning, sec.Stop):
-        documented = attribute_docs(settings)
-        assert documented.keys() == settings.model_fields.keys()
-        for name in settings.model_fields:
-            dashed = {"batches": "train-batches"}.get(name, name.replace("_", "-"))
-            assert f"--{dashed} " in out or f"--no-{dashed} " in out
-    assert "Share of the channels that remain" in " ".join(out.split())
-
-
 def test_asking_for_nothing_shows_the_help(capsys):
     assert main([]) == ExitCode.FINE
     assert "Usage: secateurs" in said(capsys)[0]
 
 
 # -- run, report
-
-
-def test_a_study_from_the_shell(place, capsys):
-    assert main(["run", *SMALL, "--directory", "study", "--measure-speed"][:-1]) == 0
-    out, error = said(capsys)
-    assert error == ""
-    lines = out.splitlines()
-    assert lines[0].split()[:2] == ["round", "batch"]
-    history = sec.History.load("study/history.jsonl")
-    params = [history.last("dense")["params"], *history.of("prune")[:, "params"]]
-    for number, line in enumerate(lines[1:4]):
-        assert line.split()[0] == str(number)
-        assert f"{100 * (1 - params[number] / params[0]):.1f} %" in line
-    assert "Kept: round 2" in out
-    assert "Report: study/report/report.html" in out
-    page = Path("study/report/report.html").read_text()
-    assert "secateurs run --model vanilla_cnn" in page
-    loaded = sec.load(
-        models.vanilla_cnn(10, in_channels=1, size=8, width=4, hidden=12), "study/best.safetensors"
-    )
-    assert sum(p.numel() for p in loaded.parameters()) == params[2]
-
-    Path("study/report/report.html").unlink()
-    assert main(["report", "study"]) == 0
-    assert said(capsys)[0].strip() == "study/report/report.html"
-    assert Path("study/report/report.html").read_text() == page
-
-
-def test_a_killed_study_is_resumed(place, without_drawing, capsys):
-    assert main(["run", *SMALL, "--directory", "whole"]) == 0
-    longer = [*SMALL, "--directory", "killed"]
-    with in_shell("run", *longer, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        deadline = time.monotonic() + 120
-        while not Path("killed/cuts/round-001.json").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert sec.History.load("killed/history.jsonl").last("stop") is None
-    said(capsys)
-    assert main(["run", "--resume", "killed"]) == 0
-    out, _ = said(capsys)
-    assert [line.split()[0] for line in out.splitlines()[1:4]] == ["0", "1", "2"]
-    assert told("killed") == told("whole")
-    # The result is the same to the bit (the order of a safetensors file's text is not).
-    killed, whole = (load_file(f"{name}/best.safetensors") for name in ("killed", "whole"))
-    assert killed.keys() == whole.keys()
-    assert all(torch.equal(killed[name], whole[name]) for name in whole)
-
-
-def test_the_command_in_the_report_repeats_the_study(place, without_drawing, capsys):
-    main(["run", *SMALL, "--skip", "hidden", "--skip", "blocks.0*", "--until-recovered", "--quiet"])
-    directory = Path("runs/vanilla_cnn-digits")
-    first = Study.open(directory)
-    assert first.configuration.pruning.skip == ("hidden", "blocks.0*")
-    before = told(directory)
-    out, _ = said(capsys)
-    assert "round  " not in out
-    program, *arguments = first.configuration.command
-    assert program == "secateurs"
-    assert main([*arguments, "--fresh"]) == 0
-    again = Study.open(directory)
-    assert again.configuration.differences(first.configuration) == []
-    assert told(directory) == before
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_studies_of_five_percent_rounds(name, place, capsys, monkeypatch):
-    chosen = {}
-    monkeypatch.setattr(run, "run_configuration", lambda c, d, **_: chosen.update(one=c, place=d))
-    assert main(["run", "--preset", name]) == ExitCode.FINE
-    assert chosen["one"].pruning.step == 0.05
-    assert chosen["one"].training.batches == PRESETS[name]["train_batches"]
-    assert chosen["one"].task.model == "resnet18"
-    assert chosen["place"] == Path("runs") / name
-
-
-def test_a_preset_is_changed_by_options(monkeypatch):
-    chosen = {}
-
-    def carried_out(configuration, directory, **_):
-        chosen.update(configuration=configuration, directory=directory)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run, "run_configuration", carried_out)
-    main(["run", "--preset", "demo", "--width", "5", "--rounds", "3"])
-    demo = PRESETS["demo"]
-    assert chosen["configuration"].task.model_options["width"] == 5
-    assert chosen["configuration"].stop.rounds == 3
-    assert chosen["configuration"].training.batches == demo["train_batches"]
-    assert chosen["configuration"].task.data_options["validation"] == demo["validation"]
-    assert chosen["directory"] == Path("runs/demo")
 
 
 def test_interrupting_says_how_to_go_on(monkeypatch, capsys, place):
@@ -264,99 +143,6 @@ def test_whoever_stops_reading_gets_no_traceback():
 
 
 # -- prune, inspect, criteria
-
-
-def test_prune_writes_a_model_that_python_loads_as_it_says(place, capsys):
-    arguments = ("vanilla_cnn", "--to", "params=0.5,macs=0.6", "--input", "1x3x16x16")
-    assert main(["prune", *arguments, "-o", "width=8", "--output", "small.safetensors"]) == 0
-    out, _ = said(capsys)
-    assert "proof holds" in out
-    size = Path("small.safetensors").stat().st_size
-    assert f"small.safetensors: {size / 1e6:.2f} MB" in out
-    assert "random" in out
-    lines = out.partition("In Python:\n")[2].splitlines()[:3]
-    found = {}
-    exec("\n".join(line.strip() for line in lines), found)  # noqa: S102 - what users will do
-    small = found["model"]
-    dense = models.build("vanilla_cnn", in_channels=3, size=16, width=8)
-    counts = [sum(p.numel() for p in model.parameters()) for model in (small, dense)]
-    assert 0.4 < counts[0] / counts[1] <= 0.5
-    assert small(torch.zeros(1, 3, 16, 16)).shape == dense(torch.zeros(1, 3, 16, 16)).shape
-
-
-def test_prune_replaces_no_file_unasked(place, capsys):
-    arguments = ["prune", "vanilla_cnn", "--to", "params=0.5", "--input", "1x3x16x16"]
-    Path("vanilla_cnn-pruned.safetensors").write_text("mine")
-    assert main(arguments) == ExitCode.BAD_INPUT
-    assert Path("vanilla_cnn-pruned.safetensors").read_text() == "mine"
-    assert "--overwrite" in said(capsys)[1]
-    assert main([*arguments, "--overwrite"]) == 0
-
-
-def test_prune_takes_weights_and_leaves_layers_alone(place, capsys):
-    dense = models.vanilla_cnn(10, in_channels=1, size=8, width=4)
-    torch.save(dense.state_dict(), "dense.pt")
-    arguments = ["prune", "vanilla_cnn", "--to", "channels=0.8", "--input", "1x1x8x8"]
-    arguments += ["-o", "width=4", "--weights", "dense.pt", "--skip", "blocks.0.*"]
-    assert main([*arguments, "--output", "small.safetensors"]) == 0
-    out, _ = said(capsys)
-    assert "random" not in out
-    small = sec.load(dense, "small.safetensors")
-    assert torch.equal(small.blocks[0].conv.weight, dense.blocks[0].conv.weight)
-    assert small.hidden.out_features < dense.hidden.out_features
-
-
-class Beside(nn.Module):
-    """Gives features beside its answer."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Linear(8, 2)
-
-    def forward(self, x):
-        features = self.a(x).relu().mean((2, 3))
-        return {"features": features, "logits": self.b(features)}
-
-
-def test_prune_keeps_the_outputs_that_are_used(monkeypatch, place, capsys):
-    monkeypatch.setitem(sys.modules, "beside", types.SimpleNamespace(Beside=Beside))
-    files = ("--input", "1x1x8x8", "--output", "small.safetensors")
-    arguments = ["prune", "beside:Beside", "--to", "channels=0.5", *files]
-    assert main([*arguments, "--outputs", "logits"]) == 0
-    assert sec.load(Beside(), "small.safetensors").a.out_channels == 4
-    assert main([*arguments, "--overwrite", "--outputs", "logit"]) != 0
-    assert "did you mean 'logits'" in said(capsys)[1]
-
-
-def test_inspect_prints_the_network(capsys):
-    assert main(["inspect", "resnet18", "-o", "width=4", "--input", "1x1x8x8"]) == 0
-    torch.manual_seed(0)
-    dense = models.resnet18(width=4, in_channels=1, stem="small")
-    expected = str(sec.trace(dense, torch.zeros(1, 1, 8, 8)))
-    assert said(capsys)[0].strip() == expected.strip()
-
-
-@pytest.mark.parametrize("width", [80, 100, 200])
-def test_the_network_fits_the_terminal(width):
-    network = sec.trace(models.resnet50(width=4, stem="small"), torch.zeros(1, 3, 8, 8))
-    out = io.StringIO()
-    print_network(network, Console(file=out, width=width, force_terminal=True, no_color=True))
-    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
-    lines = text.splitlines()
-    assert max(len(line.rstrip()) for line in lines[1:]) <= width
-    first_words = {line.split()[0] for line in lines if line.strip()}
-    assert {group.name for group in network.groups} <= first_words
-    assert "it is the network's output" in " ".join(text.split())
-
-
-def test_criteria_are_listed_and_explained(capsys):
-    assert main(["criteria"]) == 0
-    out, _ = said(capsys)
-    for criterion in CRITERIA.values():
-        assert f"{criterion.name} " in out
-        assert criterion.summary in out
-    assert main(["criteria", "l1"]) == 0
-    assert CRITERIA["l1"].card in said(capsys)[0]
 
 
 # -- bad input

@@ -1,19 +1,15 @@
 """Files for runtimes: they do there what the model does here, or are not written."""
 
 import shutil
-from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import secateurs as sec
 from secateurs.deployment import exporter, onnx_files
-from secateurs.deployment.targets import TARGETS
 
 
 @pytest.fixture(scope="module")
@@ -139,52 +135,6 @@ def test_what_cannot_be_is_answered(small, tmp_path, monkeypatch, name, to, mess
         sec.export(small.model, tmp_path / name, torch.randn(1, 3, 8, 8), to=to)
 
 
-def test_an_operation_that_no_exporter_takes_is_named(tmp_path):
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return torch.linalg.eigvals(self.layer(x)).real
-
-    with pytest.raises(sec.ExportError, match=r"linalg_eig"):
-        sec.export(Odd(), tmp_path / "odd.onnx", torch.randn(4, 4))
-    assert not list(tmp_path.iterdir())
-
-
-class Bessel(nn.Module):
-    """An operation of PyTorch's that no runtime has."""
-
-    def forward(self, x):
-        return torch.special.bessel_j0(x)
-
-
-def test_the_layer_of_an_operation_that_an_exporters_message_names_is_found():
-    from secateurs.pytorch.exporting import name_layer
-
-    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), Bessel()), nn.Linear(8, 2))
-    message = "Exporting the operator 'aten::special_bessel_j0' is not supported"
-    found = name_layer(model.eval(), (torch.rand(2, 4),), {}, message)
-    assert found == " (special_bessel_j0 is in the layer '1.1')"
-    assert name_layer(model, (torch.rand(2, 4),), {}, "no space left") == ""
-
-
-def test_a_package_that_an_exporter_misses_is_answered_with_the_command(tmp_path, monkeypatch):
-    """Executorch's own partitioner imports torchao, which an installation may lack."""
-    from secateurs.pytorch import exporting
-
-    def miss(*_):
-        raise ModuleNotFoundError("No module named 'torchao'", name="torchao")
-
-    monkeypatch.setattr("secateurs.deployment.targets.importlib.util.find_spec", lambda _: True)
-    monkeypatch.setattr(exporting, "write_executorch", miss)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()
-    message = r"executorch: needs the package 'torchao'.*Install it: pip install executorch"
-    with pytest.raises(sec.ExportError, match=message):
-        sec.export(model, tmp_path / "a.pte", torch.rand(2, 4))
-
-
 def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
     def refuse(**options):
         raise OSError(30, "Read-only file system")
@@ -192,64 +142,3 @@ def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter.tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(sec.ExportError, match="cannot be written: Read-only file system"):
         sec.export(small.model, tmp_path / "a.pt2", torch.randn(1, 3, 8, 8))
-
-
-def test_normalisations_are_folded_where_a_convolution_is_read_by_nothing_else(tmp_path):
-    lots = np.random.default_rng(0)
-
-    def tensor(name, *shape, low=-1.0):
-        return numpy_helper.from_array(lots.uniform(low, 1, shape).astype(np.float32), name)
-
-    def info(name):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-    values = [tensor("w", 4, 3, 3, 3), tensor("b", 4)]
-    norms = []
-    for n in (1, 2):
-        values += [tensor(f"{p}{n}", 4) for p in ("scale", "shift", "mean")]
-        values.append(tensor(f"variance{n}", 4, low=0.1))
-        norms.append([f"{p}{n}" for p in ("scale", "shift", "mean", "variance")])
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c1"]),
-        helper.make_node("BatchNormalization", ["c1", *norms[0]], ["n1"], epsilon=1e-2),
-        helper.make_node("Conv", ["x", "w"], ["c2"]),
-        helper.make_node("BatchNormalization", ["c2", *norms[1]], ["n2"]),
-        helper.make_node("Add", ["c2", "n2"], ["a"]),  # it reads what the normalisation does
-        helper.make_node("Add", ["n1", "a"], ["y"]),
-    ]
-    graph = helper.make_graph(nodes, "g", [info("x")], [info("y")], values)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
-    onnx.save(model, before)
-    assert onnx_files.fold_(model) == 1
-    onnx.save(model, after)
-    x = torch.randn(2, 3, 6, 6)
-    assert in_onnxruntime(after, x) == pytest.approx(in_onnxruntime(before, x), abs=1e-5)
-    assert [n.op_type for n in model.graph.node].count("BatchNormalization") == 1
-    assert "b" not in {one.name for one in model.graph.initializer}
-
-
-@pytest.mark.usefixtures("written_already")
-def test_eight_bits_are_smaller_and_nearly_the_same(small, tmp_path):
-    images = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
-    with torch.no_grad():
-        labels = small.model(torch.from_numpy(images)).argmax(1).numpy()
-    made = sec.export(small.model, tmp_path / "s.onnx", images[:1], int8=(images, labels))
-    assert made.int8.path.name == "s-int8.onnx"
-    kinds = {n.op_type for n in onnx.load(made.int8.path).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} & kinds or "QLinearConv" in kinds
-    right = (in_onnxruntime(made.int8.path, torch.from_numpy(images)).argmax(1) == labels).mean()
-    assert made.int8.accuracy == (1.0, pytest.approx(right))
-    assert made.int8.agreement == pytest.approx(right)
-    assert right > 0.8
-    assert made.int8.timing.ratio > 0
-    with pytest.raises(sec.ExportError, match=r"int8: expected an ONNX file"):
-        sec.export(small.model, tmp_path / "s.pt2", images[:1], int8=images)
-    with pytest.raises(sec.DataError, match="int8: expected images to calibrate with"):
-        sec.export(small.model, tmp_path / "t.onnx", images[:1], int8=images[:0])
-
-
-def test_every_target_says_what_installs_it():
-    for target in TARGETS.values():
-        assert target.command.startswith("pip install") or target.name == "safetensors"
-        assert Path(f"x{target.suffix}").suffix == target.suffix

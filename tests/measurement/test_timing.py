@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import secateurs as sec
-from secateurs.measurement.conditions import Conditions, check_installed, machine
 from secateurs.measurement.timing import compare_times
 
 
@@ -49,25 +48,3 @@ def test_a_machine_that_is_too_noisy_is_said_to_be_so():
     runs = {"dense": clock.run(50), "cut": clock.run(50, noise=0.4)}
     with pytest.raises(sec.MeasurementError, match=r"cut: too noisy to time: after 40 passes .* 0"):
         compare_times(runs, "dense", clock=clock, repeats=5, trusted=0.001)
-
-
-def test_conditions_are_checked_and_read_from_text():
-    assert Conditions.from_text({"runtime": "openvino", "threads": "2"}).threads == 2
-    with pytest.raises(sec.UnknownNameError, match="did you mean 'onnxruntime'"):
-        Conditions(runtime="onnxruntim")
-    with pytest.raises(sec.BudgetError, match="threads: expected a whole number above 0"):
-        Conditions.from_text({"threads": "half"})
-    with pytest.raises(sec.UnknownNameError, match="expected float32, float16 or bfloat16"):
-        Conditions(dtype="int4")
-    assert str(Conditions(runtime="eager", batch=2, threads=1)) == "eager, batch 2, 1 thread"
-
-
-def test_a_runtime_that_is_missing_is_answered_with_the_command(monkeypatch):
-    monkeypatch.setattr("secateurs.measurement.conditions.installed_version", lambda package: None)
-    with pytest.raises(sec.UnknownNameError, match="pip install onnx onnxruntime"):
-        check_installed("onnxruntime")
-
-
-def test_the_machine_is_told_with_its_versions():
-    assert {"processor", "cores", "numpy"} <= machine().keys()
-    assert machine()["numpy"] == np.__version__

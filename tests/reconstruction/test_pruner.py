@@ -6,52 +6,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
-from secateurs.reconstruction.pruner import Pruner, Request
-
-
-class Net(nn.Module):
-    """A small residual network for digits of eight by eight pixels."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 12, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in (12, 16, 12, 20))
-        self.inner = nn.Conv2d(12, 16, 3, padding=1, bias=False)
-        self.outer = nn.Conv2d(16, 12, 3, padding=1, bias=False)
-        self.last = nn.Conv2d(12, 20, 3, stride=2, padding=1, bias=False)
-        self.drop = nn.Dropout(0.1)
-        self.head = nn.Linear(20, 10)
-
-    def forward(self, x):
-        x = self.norms[0](self.stem(x)).relu()
-        y = self.norms[2](self.outer(self.norms[1](self.inner(x)).relu()))
-        x = self.norms[3](self.last((x + y).relu())).relu()
-        return self.head(self.drop(x.mean((2, 3))))
-
-
-X, Y = load_digits(return_X_y=True)
-X, Y = (X.reshape(-1, 1, 8, 8) / 8 - 0.6).astype(np.float32), Y.astype(np.int64)
-IMAGES, TEST = X[:320], slice(1000, None)
-
-
-@pytest.fixture(scope="module")
-def dense():
-    torch.manual_seed(0)
-    model = Net()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    images, labels = torch.from_numpy(X[:1000]), torch.from_numpy(Y[:1000])
-    for _ in range(12):
-        for rows in torch.randperm(1000).split(100):
-            loss = F.cross_entropy(model(images[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.eval()
+from support.digits_network import IMAGES, TEST, Net, X, Y
 
 
 def accuracy(model):
@@ -246,84 +205,6 @@ def test_what_cannot_be_done_is_said(dense):
         sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), distil=10)
     with pytest.raises(sec.SecateursError, match="distil: expected a number of steps"):
         sec.prune(dense, IMAGES[:1], sec.Budget(macs=0.5), calibration=IMAGES, distil="soon")
-
-
-def test_the_frontier_never_loses_by_spending_more(dense):
-    shares = (0.8, 0.5, 0.3, 0.15)
-    found = sec.frontier(dense, IMAGES[:1], calibration=(IMAGES, Y[:320]), shares=shares)
-    assert [point.name for point in found] == ["dense", *(f"macs={share}" for share in shares)]
-    distances = [point.fidelity.distance for point in found]
-    assert distances == sorted(distances)
-    macs = sec.trace(dense, IMAGES[:1]).macs()
-    for point, share in zip(list(found)[1:], shares, strict=True):
-        assert point.cost.macs <= share * macs
-        assert sec.trace(point.model, IMAGES[:1]).macs() == point.cost.macs
-    assert found.measure == "accuracy"
-    assert found.model("macs=0.5") is found["macs=0.5"].model
-    assert found.knee in {point.name for point in found}
-    assert f"{found.knee} *" in str(found)
-    assert found.figure().axes[0].get_title(loc="left").endswith("of the MACs")
-    with pytest.raises(sec.UnknownNameError, match=r"did you mean 'macs=0.5'"):
-        found.model("macs=0.51")
-
-
-def test_a_smaller_model_that_is_better_is_taken_for_a_larger_budget(dense):
-    from types import SimpleNamespace
-
-    from secateurs.reconstruction.trade_off import choose_better
-
-    def point(distance):
-        from secateurs.reconstruction.trade_off import Point
-
-        fidelity = SimpleNamespace(distance=distance)
-        return Point(f"d={distance}", object(), None, None, 0.5, fidelity)
-
-    small, large = point(0.1), point(0.2)
-    taken = choose_better(large, [small])
-    assert (taken.model, taken.name) == (small.model, large.name)
-    assert choose_better(small, [large]) is small
-
-
-def test_a_smaller_budgets_cut_is_taken_where_it_is_surely_nearer(dense, monkeypatch):
-    network = sec.trace(dense, IMAGES[:1])
-    pruner = Pruner.of(dense, network, IMAGES, Request())
-    plan, asked = Pruner.plan, []
-
-    def misplanned(self, budget, **planning):
-        """As if curves said that the last layer's channels were free; right for a quarter."""
-        asked.append(round(budget.absolute_for(network)["macs"] / network.macs(), 4))
-        wrong = {0.9: 19, 0.45: 18}.get(asked[-1])
-        if wrong is not None:
-            return network.cut({"last": list(range(wrong))})
-        return plan(self, budget, **planning)
-
-    monkeypatch.setattr(Pruner, "plan", misplanned)
-    small, cut = pruner.make_best(sec.Budget(macs=0.9))
-    assert asked[:3] == [0.9, 0.45, 0.225]
-    assert network.cost(cut).macs <= 0.225 * network.macs()
-    bad = sec.report_of(pruner.make(misplanned(pruner, sec.Budget(macs=0.9)))).fidelity.fidelity
-    good = sec.report_of(small).fidelity.fidelity
-    assert good.distance + bad.error < bad.distance
-    assert sec.trace(small, IMAGES[:1]).macs() == network.cost(cut).macs
-
-
-def test_a_smaller_budgets_cut_is_not_made_where_curves_say_it_loses_more(dense, monkeypatch):
-    pruner = Pruner.of(dense, sec.trace(dense, IMAGES[:1]), IMAGES, Request())
-    make, made = Pruner.make, []
-
-    def counted(self, cut, **how):
-        made.append(cut)
-        return make(self, cut, **how)
-
-    monkeypatch.setattr(Pruner, "make", counted)
-    _, cut = pruner.make_best(sec.Budget(macs=0.5))
-    assert made == [cut]
-    assert cut == pruner.plan(sec.Budget(macs=0.5))
-    by_group = [
-        pruner.curves.losses[name][gone.of - len(gone.removed)]
-        for name, gone in cut.channels.items()
-    ]
-    assert pruner.foreseen(cut) == pytest.approx(sum(by_group))
 
 
 def test_without_images_moments_of_batch_norm_make_up_for_what_has_gone(dense):

@@ -10,7 +10,6 @@ import torch
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before transformers
-from secateurs.planning.field_moves import find_moves
 
 transformers = pytest.importorskip("transformers")
 
@@ -153,19 +152,6 @@ def test_measured_plans_are_uniform_too():
     )
     with torch.no_grad():
         torch.testing.assert_close(again(**example).logits, small(**example).logits)
-
-
-def test_positions_that_are_turned_by_their_place_are_no_move():
-    """A Llama of narrower heads would turn what is left by other angles."""
-    config = transformers.LlamaConfig(**TEXT, num_key_value_heads=2, head_dim=8)
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config).eval()
-    network = sec.trace(model, {"input_ids": TOKENS})
-    moves = find_moves(network, network.source.configuration())
-    said = set().union(*(move.fields for move in moves))
-    assert said == {
-        "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"
-    }  # fmt: skip
 
 
 def test_a_budget_beyond_what_can_be_said_is_refused():

@@ -1,0 +1,64 @@
+import json
+
+import numpy as np
+import pytest
+
+import secateurs as sec
+from secateurs import data, formatting, models
+from secateurs.cli import ExitCode, main
+
+MODEL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", "--data", "digits")
+
+
+SMALL = (*MODEL, "--limit", "200")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def weights(place):
+    model = models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
+    sec.save(model, "w.safetensors")
+    return model
+
+
+def dense():
+    built = models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
+    return sec.load(built, "w.safetensors")
+
+
+def test_ablate_says_what_the_public_call_says(place, weights, capsys):
+    told = ["ablate", *SMALL, "--weights", "w.safetensors", "--images", "60", "--output", "a"]
+    assert main(told) == ExitCode.FINE
+    out, _ = capsys.readouterr()
+    images, labels = data.load("digits", limit=200, seed=0).validation.batch(slice(0, 60))
+    network = sec.trace(dense(), images[:1])
+    expected = sec.ablate(network, (images, labels))
+    found = json.loads((place / "a" / "ablation.json").read_text())
+    assert found["images_by_class"] == np.bincount(labels, minlength=10).tolist()
+    for group in network.groups:
+        own = found["groups"][group.name]
+        np.testing.assert_allclose(own["loss_change"], expected.estimate[group.name], atol=1e-6)
+        losses = expected.accuracy_loss(group.name)
+        np.testing.assert_allclose(own["accuracy_loss_by_class"], losses)
+        assert f"{group.name} " in out
+    assert (place / "a" / "critical.svg").exists()
+
+
+def test_ablate_may_race(place, weights, capsys):
+    told = ["ablate", *SMALL, "--weights", "w.safetensors", "--images", "60", "--mode", "racing"]
+    assert main([*told, "--output", "a"]) == ExitCode.FINE
+    found = json.loads((place / "a" / "ablation.json").read_text())
+    assert 0 < found["removed_for_real"] < 1
+    share = formatting.percent(found["removed_for_real"])
+    assert f"{share} of all removals, channel by channel and image by image" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+    lowest = sum(len(own["lowest"]) for own in found["groups"].values())
+    channels = sum(len(own["loss_change"]) for own in found["groups"].values())
+    assert lowest == round(0.2 * channels)
+    assert not (place / "a" / "critical.svg").exists()

@@ -1,0 +1,23 @@
+import secateurs as sec
+from secateurs.cli import main
+from secateurs.cli.options import attribute_docs
+from secateurs.settings.pruning import Pruning
+from secateurs.settings.training import Training
+
+
+def said(capsys):
+    out, error = capsys.readouterr()
+    return out, error
+
+
+def test_every_setting_is_an_option_with_the_help_of_its_docstring(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    main(["run", "--help"])
+    out, _ = said(capsys)
+    for settings in (Training, Pruning, sec.Stop):
+        documented = attribute_docs(settings)
+        assert documented.keys() == settings.model_fields.keys()
+        for name in settings.model_fields:
+            dashed = {"batches": "train-batches"}.get(name, name.replace("_", "-"))
+            assert f"--{dashed} " in out or f"--no-{dashed} " in out
+    assert "Share of the channels that remain" in " ".join(out.split())

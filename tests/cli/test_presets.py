@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from secateurs.cli import ExitCode, main, run
+from secateurs.cli.presets import PRESETS
+
+FACTORIES = """
+import numpy as np
+from torch import nn
+from secateurs import data
+
+def no_channels():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        raise RuntimeError("out of order")
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def one_class():
+    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
+
+def no_images():
+    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working directory that also holds a module of models and data."""
+    (tmp_path / "factories_of_the_test.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_studies_of_five_percent_rounds(name, place, capsys, monkeypatch):
+    chosen = {}
+    monkeypatch.setattr(run, "run_configuration", lambda c, d, **_: chosen.update(one=c, place=d))
+    assert main(["run", "--preset", name]) == ExitCode.FINE
+    assert chosen["one"].pruning.step == 0.05
+    assert chosen["one"].training.batches == PRESETS[name]["train_batches"]
+    assert chosen["one"].task.model == "resnet18"
+    assert chosen["place"] == Path("runs") / name
+
+
+def test_a_preset_is_changed_by_options(monkeypatch):
+    chosen = {}
+
+    def carried_out(configuration, directory, **_):
+        chosen.update(configuration=configuration, directory=directory)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_configuration", carried_out)
+    main(["run", "--preset", "demo", "--width", "5", "--rounds", "3"])
+    demo = PRESETS["demo"]
+    assert chosen["configuration"].task.model_options["width"] == 5
+    assert chosen["configuration"].stop.rounds == 3
+    assert chosen["configuration"].training.batches == demo["train_batches"]
+    assert chosen["configuration"].task.data_options["validation"] == demo["validation"]
+    assert chosen["directory"] == Path("runs/demo")

@@ -1,0 +1,170 @@
+"""secateurs prune, from the command line."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs import models
+from secateurs.cli import ExitCode, main
+
+CNN = ("vanilla_cnn", "-o", "width=8", "--input", "1x1x8x8")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def said(capsys):
+    caught = capsys.readouterr()
+    return caught.out, caught.err
+
+
+def test_prune_to_a_drop_on_real_images(place, capsys):
+    from secateurs import data
+
+    torch.manual_seed(0)
+    dense = models.vanilla_cnn(10, in_channels=1, size=8, width=8).eval()
+    images, labels = data.load("digits").validation.batch(slice(0, 64))
+
+    def accuracy(model):
+        with torch.no_grad():
+            return np.mean(model.eval()(torch.from_numpy(images)).argmax(1).numpy() == labels)
+
+    # As few images are classified by chance, the last layer is fitted to them.
+    features = []
+    hook = dense.head.register_forward_hook(lambda _, given, __: features.append(given[0]))
+    with torch.no_grad():
+        dense(torch.from_numpy(images))
+        hook.remove()
+        wanted = torch.eye(10)[torch.from_numpy(labels)]
+        inside = features[0].double()
+        ridge = inside.T @ inside + 1e-6 * torch.eye(inside.shape[1])
+        dense.head.weight.copy_(torch.linalg.solve(ridge, inside.T @ wanted.double()).T)
+        dense.head.bias.zero_()
+    assert accuracy(dense) > 0.8
+    torch.save(dense.state_dict(), "dense.pt")
+    arguments = ["prune", *CNN, "--weights", "dense.pt", "--to", "drop=0.6", "--data", "digits"]
+    assert main([*arguments, "--images", "64", "--output", "s.safetensors"]) == 0
+    out, _ = said(capsys)
+    tried = [float(drop) for _, drop in re.findall(r"tried macs=([\d.]+): drop (-?[\d.]+)", out)]
+    assert 3 <= len(tried) <= 9
+    small = sec.load(dense, "s.safetensors")
+    lost = accuracy(dense) - accuracy(small)
+    assert lost <= 0.6
+    assert any(lost == pytest.approx(drop, abs=1e-3) for drop in tried)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in dense.parameters())
+
+
+@pytest.fixture
+def weights(place):
+    model = models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
+    sec.save(model, "w.safetensors")
+    return model
+
+
+def test_prune_says_who_won(place, weights, capsys):
+    small = ["prune", "vanilla_cnn", "-o", "width=4", "-o", "hidden=12", "--data", "digits"]
+    by = ["--weights", "w.safetensors", "--to", "params=0.5", "--output", "p.safetensors"]
+    assert main([*small, *by, "--criterion", "auto", "--images", "64"]) == ExitCode.FINE
+    out, _ = capsys.readouterr()
+    assert "has the lowest calibration loss after" in out
+    assert "on 32 images" in out
+
+
+FACTORIES = """
+import numpy as np
+from torch import nn
+from secateurs import data
+
+def no_channels():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        raise RuntimeError("out of order")
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def one_class():
+    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
+
+def no_images():
+    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
+"""
+
+
+def test_prune_writes_a_model_that_python_loads_as_it_says(place, capsys):
+    arguments = ("vanilla_cnn", "--to", "params=0.5,macs=0.6", "--input", "1x3x16x16")
+    assert main(["prune", *arguments, "-o", "width=8", "--output", "small.safetensors"]) == 0
+    out, _ = said(capsys)
+    assert "proof holds" in out
+    size = Path("small.safetensors").stat().st_size
+    assert f"small.safetensors: {size / 1e6:.2f} MB" in out
+    assert "random" in out
+    lines = out.partition("In Python:\n")[2].splitlines()[:3]
+    found = {}
+    exec("\n".join(line.strip() for line in lines), found)  # noqa: S102 - what users will do
+    small = found["model"]
+    dense = models.build("vanilla_cnn", in_channels=3, size=16, width=8)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (small, dense)]
+    assert 0.4 < counts[0] / counts[1] <= 0.5
+    assert small(torch.zeros(1, 3, 16, 16)).shape == dense(torch.zeros(1, 3, 16, 16)).shape
+
+
+def test_prune_replaces_no_file_unasked(place, capsys):
+    arguments = ["prune", "vanilla_cnn", "--to", "params=0.5", "--input", "1x3x16x16"]
+    Path("vanilla_cnn-pruned.safetensors").write_text("mine")
+    assert main(arguments) == ExitCode.BAD_INPUT
+    assert Path("vanilla_cnn-pruned.safetensors").read_text() == "mine"
+    assert "--overwrite" in said(capsys)[1]
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_prune_takes_weights_and_leaves_layers_alone(place, capsys):
+    dense = models.vanilla_cnn(10, in_channels=1, size=8, width=4)
+    torch.save(dense.state_dict(), "dense.pt")
+    arguments = ["prune", "vanilla_cnn", "--to", "channels=0.8", "--input", "1x1x8x8"]
+    arguments += ["-o", "width=4", "--weights", "dense.pt", "--skip", "blocks.0.*"]
+    assert main([*arguments, "--output", "small.safetensors"]) == 0
+    out, _ = said(capsys)
+    assert "random" not in out
+    small = sec.load(dense, "small.safetensors")
+    assert torch.equal(small.blocks[0].conv.weight, dense.blocks[0].conv.weight)
+    assert small.hidden.out_features < dense.hidden.out_features
+
+
+class Beside(nn.Module):
+    """Gives features beside its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x):
+        features = self.a(x).relu().mean((2, 3))
+        return {"features": features, "logits": self.b(features)}
+
+
+def test_prune_keeps_the_outputs_that_are_used(monkeypatch, place, capsys):
+    monkeypatch.setitem(sys.modules, "beside", types.SimpleNamespace(Beside=Beside))
+    files = ("--input", "1x1x8x8", "--output", "small.safetensors")
+    arguments = ["prune", "beside:Beside", "--to", "channels=0.5", *files]
+    assert main([*arguments, "--outputs", "logits"]) == 0
+    assert sec.load(Beside(), "small.safetensors").a.out_channels == 4
+    assert main([*arguments, "--overwrite", "--outputs", "logit"]) != 0
+    assert "did you mean 'logits'" in said(capsys)[1]

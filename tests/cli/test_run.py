@@ -1,0 +1,147 @@
+"""secateurs run: a study from the shell, killed, resumed, repeated."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import secateurs as sec
+from secateurs import models
+from secateurs.cli import main
+from secateurs.study.directory import Study
+
+ON_DIGITS = (
+    *("--data", "digits", "--limit", "200", "--no-measure-speed"),
+    *("--train-batches", "6", "--fine-tune-batches", "3", "--batch-size", "32"),
+    *("--learning-rate", "0.02", "--step", "0.2", "--rounds", "2", "--tolerance", "0.9"),
+)
+
+
+SMALL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", *ON_DIGITS)
+
+
+FACTORIES = """
+import numpy as np
+from torch import nn
+from secateurs import data
+
+def no_channels():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        raise RuntimeError("out of order")
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def one_class():
+    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
+
+def no_images():
+    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working directory that also holds a module of models and data."""
+    (tmp_path / "factories_of_the_test.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def without_drawing(monkeypatch):
+    monkeypatch.setattr(Study, "report", lambda self: self.directory / "report" / "report.html")
+
+
+def said(capsys):
+    out, error = capsys.readouterr()
+    return out, error
+
+
+def told(directory):
+    records = sec.History.load(Path(directory) / "history.jsonl")
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def in_shell(*arguments, **options):
+    command = [sys.executable, "-m", "secateurs", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_a_study_from_the_shell(place, capsys):
+    assert main(["run", *SMALL, "--directory", "study", "--measure-speed"][:-1]) == 0
+    out, error = said(capsys)
+    assert error == ""
+    lines = out.splitlines()
+    assert lines[0].split()[:2] == ["round", "batch"]
+    history = sec.History.load("study/history.jsonl")
+    params = [history.last("dense")["params"], *history.of("prune")[:, "params"]]
+    for number, line in enumerate(lines[1:4]):
+        assert line.split()[0] == str(number)
+        assert f"{100 * (1 - params[number] / params[0]):.1f} %" in line
+    assert "Kept: round 2" in out
+    assert "Report: study/report/report.html" in out
+    page = Path("study/report/report.html").read_text()
+    assert "secateurs run --model vanilla_cnn" in page
+    loaded = sec.load(
+        models.vanilla_cnn(10, in_channels=1, size=8, width=4, hidden=12), "study/best.safetensors"
+    )
+    assert sum(p.numel() for p in loaded.parameters()) == params[2]
+
+    Path("study/report/report.html").unlink()
+    assert main(["report", "study"]) == 0
+    assert said(capsys)[0].strip() == "study/report/report.html"
+    assert Path("study/report/report.html").read_text() == page
+
+
+def test_a_killed_study_is_resumed(place, without_drawing, capsys):
+    assert main(["run", *SMALL, "--directory", "whole"]) == 0
+    longer = [*SMALL, "--directory", "killed"]
+    with in_shell("run", *longer, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        deadline = time.monotonic() + 120
+        while not Path("killed/cuts/round-001.json").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert sec.History.load("killed/history.jsonl").last("stop") is None
+    said(capsys)
+    assert main(["run", "--resume", "killed"]) == 0
+    out, _ = said(capsys)
+    assert [line.split()[0] for line in out.splitlines()[1:4]] == ["0", "1", "2"]
+    assert told("killed") == told("whole")
+    # The result is the same to the bit (the order of a safetensors file's text is not).
+    killed, whole = (load_file(f"{name}/best.safetensors") for name in ("killed", "whole"))
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+def test_the_command_in_the_report_repeats_the_study(place, without_drawing, capsys):
+    main(["run", *SMALL, "--skip", "hidden", "--skip", "blocks.0*", "--until-recovered", "--quiet"])
+    directory = Path("runs/vanilla_cnn-digits")
+    first = Study.open(directory)
+    assert first.configuration.pruning.skip == ("hidden", "blocks.0*")
+    before = told(directory)
+    out, _ = said(capsys)
+    assert "round  " not in out
+    program, *arguments = first.configuration.command
+    assert program == "secateurs"
+    assert main([*arguments, "--fresh"]) == 0
+    again = Study.open(directory)
+    assert again.configuration.differences(first.configuration) == []
+    assert told(directory) == before

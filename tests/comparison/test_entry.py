@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+import secateurs as sec
+from comparison.conftest import carried_out, told
+from secateurs import data, models
+from secateurs.errors import SecateursError, StudyError, UnknownNameError
+from secateurs.settings.training import Training
+
+
+def splits():
+    loaded = data.load("digits", limit=200, seed=0)
+    return loaded.train, loaded.validation, loaded.test
+
+
+def dense_model(directory, seed=0):
+    model = models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
+    return sec.load(model, directory / "dense" / f"seed-{seed}.safetensors").eval()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "said"),
+    [
+        ("l3", UnknownNameError, "no criterion named 'l3'"),
+        ("l1@layer", SecateursError, "expected @group or @network"),
+        ("nowhere:f", UnknownNameError, "'nowhere' is neither"),
+    ],
+)
+def test_a_strategy_that_there_is_not(strategy, kind, said, tmp_path):
+    with pytest.raises(kind, match=said):
+        carried_out(tmp_path / "a", told(strategies=("l1", strategy)))
+    assert not (tmp_path / "a").exists()
+
+
+def own_norm(facts):
+    return sum(np.abs(rows).sum(axis=1) for rows in facts.filters)
+
+
+def test_models_and_data_of_ones_own_are_compared(found, tmp_path):
+    results, directory = found
+    train, validation, test = splits()
+    model = dense_model(directory)
+    compared = sec.compare(
+        model,
+        train,
+        validation,
+        test,
+        strategies=("l1", own_norm, "own_norm@network"),
+        amounts=(0.6,),
+        seeds=1,
+        training=Training(fine_tune_batches=3, batch_size=32, learning_rate=0.02),
+        directory=tmp_path / "own",
+    )
+    expected = next(o for o in results.outcomes if o.job.name == "l1-60-seed0")
+    by_name_, own, across = compared.outcomes
+    assert by_name_.accuracy == expected.accuracy
+    assert (own.params, own.before, own.accuracy) == (
+        by_name_.params,
+        by_name_.before,
+        by_name_.accuracy,
+    )
+    network = sec.trace(model, train.batch(slice(0, 1))[0])
+    cut = sec.plan(network, sec.score(network, "l1"), sec.Budget(params=0.4), scope="network")
+    assert across.params == network.cost(cut).params
+    assert (tmp_path / "own" / "compare.html").exists()
+    with pytest.raises(StudyError, match="another comparison"):
+        sec.compare(
+            models.build("vanilla_cnn", width=5, classes=10, in_channels=1, size=8),
+            train,
+            validation,
+            directory=tmp_path / "own",
+        )
+
+
+def test_each_seed_may_have_a_model_of_its_own(tmp_path):
+    train, validation, _ = splits()
+    seeds = []
+
+    def make(seed):
+        seeds.append(seed)
+        torch.manual_seed(seed)
+        return models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
+
+    results = sec.compare(
+        make,
+        train,
+        validation,
+        strategies=("random",),
+        amounts=(0.3,),
+        seeds=2,
+        training=Training(batches=2, fine_tune_batches=1, batch_size=32),
+        directory=tmp_path,
+    )
+    assert set(seeds) == {0, 1}
+    assert results.denses[0].norms != results.denses[1].norms

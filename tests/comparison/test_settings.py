@@ -1,0 +1,29 @@
+import json
+
+import numpy as np
+import pytest
+
+from comparison.conftest import told
+from secateurs.comparison import (
+    Comparison,
+    parse_job,
+)
+from secateurs.errors import StudyError
+
+
+def test_a_strategy_has_a_criterion_and_a_scope():
+    assert parse_job("l1", "group") == ("l1", "group")
+    assert parse_job("l1@network", "group") == ("l1", "network")
+    assert parse_job("auto", "network") == ("auto", "network")
+    function, scope = parse_job("numpy:ones@group", "network")
+    assert (function, scope) == (np.ones, "group")
+
+
+def test_settings_go_to_json_and_back(tmp_path):
+    comparison = told(amounts=(0.5, 0.9), skip=("stem",))
+    path = tmp_path / "comparison.json"
+    path.write_text(comparison.to_json())
+    assert Comparison.load(path) == comparison
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
+    with pytest.raises(StudyError, match="expected version 1 of a comparison; received version 9"):
+        Comparison.load(path)

@@ -1,0 +1,29 @@
+"""What a time is measured under, and whether that is installed here."""
+
+import numpy as np
+import pytest
+
+import secateurs as sec
+from secateurs.measurement.conditions import Conditions, check_installed, machine
+
+
+def test_conditions_are_checked_and_read_from_text():
+    assert Conditions.from_text({"runtime": "openvino", "threads": "2"}).threads == 2
+    with pytest.raises(sec.UnknownNameError, match="did you mean 'onnxruntime'"):
+        Conditions(runtime="onnxruntim")
+    with pytest.raises(sec.BudgetError, match="threads: expected a whole number above 0"):
+        Conditions.from_text({"threads": "half"})
+    with pytest.raises(sec.UnknownNameError, match="expected float32, float16 or bfloat16"):
+        Conditions(dtype="int4")
+    assert str(Conditions(runtime="eager", batch=2, threads=1)) == "eager, batch 2, 1 thread"
+
+
+def test_a_runtime_that_is_missing_is_answered_with_the_command(monkeypatch):
+    monkeypatch.setattr("secateurs.measurement.conditions.installed_version", lambda package: None)
+    with pytest.raises(sec.UnknownNameError, match="pip install onnx onnxruntime"):
+        check_installed("onnxruntime")
+
+
+def test_the_machine_is_told_with_its_versions():
+    assert {"processor", "cores", "numpy"} <= machine().keys()
+    assert machine()["numpy"] == np.__version__

@@ -1,0 +1,85 @@
+"""The frontier: one cut for each budget, none worse for being larger."""
+
+import pytest
+
+import secateurs as sec
+from secateurs.reconstruction.pruner import Pruner, Request
+from support.digits_network import IMAGES, Y
+
+
+def test_the_frontier_never_loses_by_spending_more(dense):
+    shares = (0.8, 0.5, 0.3, 0.15)
+    found = sec.frontier(dense, IMAGES[:1], calibration=(IMAGES, Y[:320]), shares=shares)
+    assert [point.name for point in found] == ["dense", *(f"macs={share}" for share in shares)]
+    distances = [point.fidelity.distance for point in found]
+    assert distances == sorted(distances)
+    macs = sec.trace(dense, IMAGES[:1]).macs()
+    for point, share in zip(list(found)[1:], shares, strict=True):
+        assert point.cost.macs <= share * macs
+        assert sec.trace(point.model, IMAGES[:1]).macs() == point.cost.macs
+    assert found.measure == "accuracy"
+    assert found.model("macs=0.5") is found["macs=0.5"].model
+    assert found.knee in {point.name for point in found}
+    assert f"{found.knee} *" in str(found)
+    assert found.figure().axes[0].get_title(loc="left").endswith("of the MACs")
+    with pytest.raises(sec.UnknownNameError, match=r"did you mean 'macs=0.5'"):
+        found.model("macs=0.51")
+
+
+def test_a_smaller_model_that_is_better_is_taken_for_a_larger_budget(dense):
+    from types import SimpleNamespace
+
+    from secateurs.reconstruction.trade_off import choose_better
+
+    def point(distance):
+        from secateurs.reconstruction.trade_off import Point
+
+        fidelity = SimpleNamespace(distance=distance)
+        return Point(f"d={distance}", object(), None, None, 0.5, fidelity)
+
+    small, large = point(0.1), point(0.2)
+    taken = choose_better(large, [small])
+    assert (taken.model, taken.name) == (small.model, large.name)
+    assert choose_better(small, [large]) is small
+
+
+def test_a_smaller_budgets_cut_is_taken_where_it_is_surely_nearer(dense, monkeypatch):
+    network = sec.trace(dense, IMAGES[:1])
+    pruner = Pruner.of(dense, network, IMAGES, Request())
+    plan, asked = Pruner.plan, []
+
+    def misplanned(self, budget, **planning):
+        """As if curves said that the last layer's channels were free; right for a quarter."""
+        asked.append(round(budget.absolute_for(network)["macs"] / network.macs(), 4))
+        wrong = {0.9: 19, 0.45: 18}.get(asked[-1])
+        if wrong is not None:
+            return network.cut({"last": list(range(wrong))})
+        return plan(self, budget, **planning)
+
+    monkeypatch.setattr(Pruner, "plan", misplanned)
+    small, cut = pruner.make_best(sec.Budget(macs=0.9))
+    assert asked[:3] == [0.9, 0.45, 0.225]
+    assert network.cost(cut).macs <= 0.225 * network.macs()
+    bad = sec.report_of(pruner.make(misplanned(pruner, sec.Budget(macs=0.9)))).fidelity.fidelity
+    good = sec.report_of(small).fidelity.fidelity
+    assert good.distance + bad.error < bad.distance
+    assert sec.trace(small, IMAGES[:1]).macs() == network.cost(cut).macs
+
+
+def test_a_smaller_budgets_cut_is_not_made_where_curves_say_it_loses_more(dense, monkeypatch):
+    pruner = Pruner.of(dense, sec.trace(dense, IMAGES[:1]), IMAGES, Request())
+    make, made = Pruner.make, []
+
+    def counted(self, cut, **how):
+        made.append(cut)
+        return make(self, cut, **how)
+
+    monkeypatch.setattr(Pruner, "make", counted)
+    _, cut = pruner.make_best(sec.Budget(macs=0.5))
+    assert made == [cut]
+    assert cut == pruner.plan(sec.Budget(macs=0.5))
+    by_group = [
+        pruner.curves.losses[name][gone.of - len(gone.removed)]
+        for name, gone in cut.channels.items()
+    ]
+    assert pruner.foreseen(cut) == pytest.approx(sum(by_group))
