@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs.measurement.conditions import Conditions
+from secateurs.measurement.timing import Timing
+from secateurs.planning import profiling
+from secateurs.planning.profiling import best_multiple, profile_network, random_cuts
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 40), nn.ReLU(), nn.Linear(40, 2)
+    )
+    return sec.trace(model, torch.zeros(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("times", "best"),
+    [
+        ({}, 1),
+        ({1: (0.5, 0.5), 8: (0.48, 0.5)}, 1),  # four per cent faster is near enough
+        ({1: (0.5, 0.5), 8: (0.47, 0.5)}, 8),
+        ({1: (0.9, 0.5), 4: (0.5, 0.5), 8: (0.5, 0.6)}, 8),  # by the time a MAC takes
+    ],
+)
+def test_the_smallest_multiple_that_is_nearly_as_fast(times, best):
+    assert best_multiple(times) == best
+
+
+def test_cuts_of_random_widths_leave_something_of_every_group(network):
+    cuts = list(random_cuts(network, 24, seed=1))
+    again = list(random_cuts(network, 24, seed=1))
+    assert [cut.channels for cut in cuts] == [cut.channels for cut in again]
+    for number, cut in enumerate(cuts):
+        step = (1, 4, 8, 16)[number % 4]
+        for group in network.groups:
+            gone = len(cut.channels[group.name].removed) if group.name in cut.channels else 0
+            kept = len(group) - gone
+            assert kept >= 1
+            assert kept % step == 0 or kept == len(group)
+    shares = [network.macs(cut) / network.macs() for cut in cuts]
+    assert min(shares) < 0.4
+    assert max(shares) > 0.7
+
+
+def test_a_cut_that_fits_badly_is_timed_once_more(network, monkeypatch, tmp_path):
+    """Every seventh timing is disturbed: what is asked for again is put right."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def times(self, cuts, repeats):
+        found = []
+        for cut in cuts:
+            asked.append(repeats)
+            share = network.macs(cut) / network.macs()
+            slow = 3.0 if repeats == 9 and len(asked) % 7 == 0 else 1.0
+            found.append(Timing((slow * share,) * 3, (slow * share,) * 3))
+        return found
+
+    monkeypatch.setattr(profiling.CutBench, "times", times)
+    found = profile_network(network, Conditions(threads=1), cuts=16)
+    assert asked.count(25) >= 1
+    assert np.abs(found.errors).max() < 0.2
+    assert found.dense_ms == pytest.approx(1.0)
+
+
+def test_a_damaged_file_is_measured_anew(network, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+
+    def times(self, cuts, repeats):
+        calls.append(len(cuts))
+        shares = [network.macs(cut) / network.macs() for cut in cuts]
+        return [Timing((share,) * 3, (share,) * 3) for share in shares]
+
+    monkeypatch.setattr(profiling.CutBench, "times", times)
+    first = profile_network(network, Conditions(threads=1), cuts=4)
+    count = len(calls)
+    (kept,) = (tmp_path / "secateurs" / "latency").iterdir()
+    kept.write_text("{")
+    assert profile_network(network, Conditions(threads=1), cuts=4) == first
+    assert len(calls) == 2 * count
+    profile_network(network, Conditions(threads=1), cuts=4)
+    assert len(calls) == 2 * count  # it was kept again

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs.errors import BudgetError, ModelError, UnknownNameError
+from secateurs.planning.removal_order import RemovalOrder, list_allowed, multiple_of
+from support.networks_by_hand import grid, two_layers
+
+SCORES = {"0": np.array([4.0, 1, 3, 2]), "2": np.array([10.0, 30, 20, 60, 50, 40, 70, 80])}
+
+
+def chain():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    return sec.trace(model, torch.zeros(1, 3))
+
+
+def order(network, scope="group", floor=0.1, multiple=None, skip=(), scores=SCORES):
+    return RemovalOrder.of(network, scores, scope, floor, multiple, skip, None)
+
+
+def in_order(found):
+    """(group, channel) as they go, of counts that rise by one."""
+    gone = []
+    before = found.counts(0)
+    for length in range(1, len(found) + 1):
+        counts = found.counts(length)
+        (number,) = np.flatnonzero(counts - before)
+        gone.append((found.groups[number].name, int(found.ranked[number][before[number]])))
+        before = counts
+    return gone
+
+
+def test_in_groups_equal_shares_go_first():
+    found = order(chain())
+    assert in_order(found)[:6] == [("2", 0), ("0", 1), ("2", 2), ("2", 1), ("0", 3), ("2", 5)]
+    assert len(found) == 3 + 7  # one of each stays
+
+
+def test_in_the_network_the_lowest_scores_go_first():
+    found = order(chain(), "network")
+    assert in_order(found)[:5] == [("0", 1), ("0", 3), ("0", 2), ("2", 0), ("2", 2)]
+    assert found.counts_below(25.0).tolist() == [3, 2]
+
+
+def test_floors_are_shares_or_numbers():
+    assert len(order(chain(), floor=0.5)) == 2 + 4
+    assert len(order(chain(), floor=3)) == 1 + 5
+    assert len(order(chain(), floor=0.3)) == 2 + 5  # rounded up: 2 of 4, 3 of 8
+
+
+def test_widths_are_rounded_to_multiples_and_never_below_the_floor():
+    found = order(chain(), multiple=3)
+    everything = found.counts(len(found))
+    assert [len(g) - n for g, n in zip(found.groups, everything, strict=True)] == [3, 3]
+    for length in range(len(found) + 1):
+        kept = [len(g) - n for g, n in zip(found.groups, found.counts(length), strict=True)]
+        assert kept[0] in (3, 4)
+        assert kept[1] in (3, 6, 8)
+    assert found.put_back(np.array([1, 5]), 1).tolist() == [1, 2]
+    assert found.put_back(np.array([1, 5]), 0).tolist() == [0, 5]
+
+
+def test_a_cut_takes_the_lowest_of_each():
+    found = order(chain())
+    cut = found.cut_of(np.array([2, 3]))
+    assert {name: one.removed for name, one in cut.channels.items()} == {
+        "0": (1, 3),
+        "2": (0, 1, 2),
+    }
+    alive = found.alive(np.array([2, 3]))
+    assert found.network.cost_of(alive) == found.network.cost(cut)
+
+
+def test_of_a_grid_both_sides_together_are_the_share():
+    """Of heads by positions, a width's share is gone when each side has lost the root of it."""
+    network = grid(4, 4)
+    scores = {group.name: np.arange(4.0) for group in network.groups}
+    found = order(network, scores=scores)
+    assert found.counts(2).tolist() == [1, 1]
+
+
+def test_depthwise_networks_keep_multiples_that_leave_a_choice():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1),
+        nn.Conv2d(32, 32, 3, groups=32),
+        nn.Conv2d(32, 12, 1),
+        nn.Conv2d(12, 5, 1),
+    )
+    network = sec.trace(model, torch.zeros(1, 3, 4, 4))
+    found = {len(group): multiple_of(network, group, None) for group in network.groups}
+    assert found == {32: 8, 12: 4}
+    assert {multiple_of(network, group, 3) for group in network.groups} == {3}
+    plain = two_layers()
+    assert multiple_of(plain, plain.groups[0], None) == 1
+    needs = two_layers(multiple=4)
+    assert multiple_of(needs, needs.groups[0], 6) == 12
+
+
+def test_what_is_skipped_and_what_cannot_be():
+    network = chain()
+    assert [g.name for g in list_allowed(network, ["0"])] == ["2"]
+    assert [g.name for g in list_allowed(network, [])] == ["0", "2"]
+    with pytest.raises(UnknownNameError, match="skip: no group or layer matches '9'"):
+        list_allowed(network, ["9"])
+    with pytest.raises(
+        ModelError, match=r"there are none besides those skipped.*the network's out"
+    ):
+        list_allowed(network, ["*"])
+    with pytest.raises(UnknownNameError, match="0: expected 4 scores; received 3"):
+        order(network, scores={**SCORES, "0": np.zeros(3)})
+    with pytest.raises(UnknownNameError, match="2: expected 8 scores; received none"):
+        order(network, scores={"0": np.zeros(4)})
+    with pytest.raises(BudgetError, match="scope: expected 'group' or 'network'; received 'layer'"):
+        order(network, "layer")

@@ -1,0 +1,26 @@
+import pytest
+
+from secateurs.errors import BudgetError
+from secateurs.planning.tried_units import Drop, PeakMemoryMb
+from secateurs.planning.units import Candidate
+from support.networks_by_hand import two_layers
+
+
+@pytest.mark.parametrize("unit", [Drop(), PeakMemoryMb()])
+def test_only_a_cut_model_can_tell(unit):
+    network = two_layers()
+    assert unit.is_tried
+    with pytest.raises(
+        BudgetError, match=rf"{unit.name}: only a cut model can tell. Ask sec.prune"
+    ):
+        unit.predict(Candidate(network, network.alive()))
+
+
+def test_a_drop_is_absolute_and_of_at_least_nothing():
+    unit = Drop()
+    assert unit.absolute(0.01, dense=0.9) == 0.01
+    assert (unit.show(0.0123456), PeakMemoryMb().show(12.345)) == ("0.01235", "12.3 MB")
+    unit.check(0)
+    for wrong in (-0.1, "x", True, float("nan")):
+        with pytest.raises(BudgetError, match="drop: expected a number of at least 0"):
+            unit.check(wrong)
