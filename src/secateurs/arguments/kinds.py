@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from secateurs.arguments.declaration import Kind
 from secateurs.arguments.layers import are_layers, is_layer
 from secateurs.arguments.values import is_number, is_path, is_truth, is_whole
@@ -54,6 +56,8 @@ def _is_indices(value: Any) -> bool:
         return False
     if getattr(value, "ndim", 1) != 1:
         return False
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        return True
     return all(isinstance(one, numbers.Integral) and not is_truth(one) for one in list(value))
 
 

@@ -162,6 +162,11 @@ class Cut:
     def __bool__(self) -> bool:
         return bool(self.tensors or self.blocks)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Cut:
+        """Itself: nothing in it changes."""
+        del memo
+        return self
+
     @property
     def removed_channels(self) -> int:
         """Number of channels that go."""

@@ -100,7 +100,9 @@ def groups_of(
             used_names[name] += 1
             if used_names[name] > 1:
                 name = f"{name}#{used_names[name]}"
-            mixed = sorted({text for atom in channels for text in inexact.get(atom, ())})
+            mixed: list[str] = []
+            if inexact:
+                mixed = sorted({text for atom in channels for text in inexact.get(atom, ())})
             groups.append(Group(name, np.array(channels), members, tuple(mixed)))
     return groups
 

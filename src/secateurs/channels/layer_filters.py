@@ -92,13 +92,13 @@ def check_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[i
     Raises:
         CutError: one is out of range or given twice, or all are given.
     """
-    given = [int(index) for index in indices]
-    outside = [index for index in given if not 0 <= index < size]
-    if outside:
-        raise CutError(f"{name}: expected indices of 0 to {size - 1}; received {outside[0]}")
-    twice = [index for index, times in Counter(given).items() if times > 1]
-    if twice:
-        raise CutError(f"{name}: expected each index once; received {twice[0]} twice")
+    given = indices.tolist() if isinstance(indices, np.ndarray) else [int(i) for i in indices]
+    if given and not 0 <= min(given) <= max(given) < size:
+        outside = next(index for index in given if not 0 <= index < size)
+        raise CutError(f"{name}: expected indices of 0 to {size - 1}; received {outside}")
+    if len(set(given)) < len(given):
+        twice = next(index for index, times in Counter(given).items() if times > 1)
+        raise CutError(f"{name}: expected each index once; received {twice} twice")
     if len(given) == size:
         raise CutError(
             f"{name}: expected a cut that leaves at least one channel; received all {size}. "

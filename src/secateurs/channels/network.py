@@ -260,7 +260,8 @@ class Network:
         return Widths(self.groups, self.tensors, self.solution)
 
     @cached_property
-    def _costs(self) -> NetworkCosts:
+    def costs(self) -> NetworkCosts:
+        """What the network costs with any choice of atoms that stay, one cost or all."""
         tensors = self.tensors.values()
         return NetworkCosts(tensors, self.contractions, self.solution, self.widths)
 
@@ -273,7 +274,7 @@ class Network:
 
     def cost_of(self, alive: NDArray[np.bool_]) -> Cost:
         """What is left, given which atoms stay."""
-        return self._costs.after(alive)
+        return self.costs.after(alive)
 
     def cost(self, cut: Cut | None = None) -> Cost:
         """What the network costs, dense or after ``cut``."""
@@ -391,7 +392,7 @@ class Network:
         self, blocks: Sequence[BlockCut], alive: NDArray[np.bool_] | None = None
     ) -> Cost:
         """What the network costs without these blocks, and of the rest with these atoms alone."""
-        return self._costs.without(blocks, self.alive() if alive is None else alive)
+        return self.costs.without(blocks, self.alive() if alive is None else alive)
 
     def cut_like(self, other: Cut) -> Cut:
         """The cut of this network that takes from each tensor what another one takes.

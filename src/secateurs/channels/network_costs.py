@@ -34,11 +34,23 @@ class NetworkCosts:
     def after(self, alive: NDArray[np.bool_]) -> Cost:
         """What is left, given which atoms stay."""
         return Cost(
-            params=int(self._parameter_sizes.values(alive).sum()),
-            macs=int(self._macs.values(alive).sum()),
+            params=self.params(alive),
+            macs=self.macs(alive),
             bytes=int(self._byte_sizes.values(alive).sum()),
-            channels=self._widths.count(alive),
+            channels=self.channels(alive),
         )
+
+    def params(self, alive: NDArray[np.bool_]) -> int:
+        """Numbers in the parameters that are left; a search asks for one cost, and often."""
+        return int(self._parameter_sizes.values(alive).sum())
+
+    def macs(self, alive: NDArray[np.bool_]) -> int:
+        """Multiply-accumulates that are left."""
+        return int(self._macs.values(alive).sum())
+
+    def channels(self, alive: NDArray[np.bool_]) -> int:
+        """Places along widths that are left."""
+        return self._widths.count(alive)
 
     def without(self, blocks: Sequence[BlockCut], alive: NDArray[np.bool_]) -> Cost:
         """What is left when these blocks go whole, and of the rest these atoms stay."""

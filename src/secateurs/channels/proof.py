@@ -203,6 +203,11 @@ class CutReport:
     proof: Proof | None = None
     fidelity: FidelityReport | None = None
 
+    def __deepcopy__(self, memo: dict[int, object]) -> CutReport:
+        """Itself: nothing in it changes, and a model that was cut is copied several times a cut."""
+        del memo
+        return self
+
     @classmethod
     def after(cls, model: object, cut: Cut, proof: Proof | None) -> CutReport:
         """Of what this cut leaves of a model, which may have been cut before."""

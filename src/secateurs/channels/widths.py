@@ -36,10 +36,14 @@ class Widths:
         self._groups = groups
         self._solution = solution
         self._needs = {group.name: _needs_of(group, tensors, solution) for group in groups}
+        self._sides = {
+            name: int((needs != ALWAYS).sum(axis=1).max(initial=1))
+            for name, needs in self._needs.items()
+        }
 
     def sides(self, group: Group) -> int:
         """How many groups make up the group's width: 2 for heads by positions, 1 for most."""
-        return int((self._needs[group.name] != ALWAYS).sum(axis=1).max(initial=1))
+        return self._sides[group.name]
 
     def places(self, group: Group) -> float:
         """How many places along widths each of its channels takes with it: 1 for most."""

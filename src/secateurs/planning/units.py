@@ -60,6 +60,21 @@ class Candidate:
             return self.network.cost_without(self.blocks, self.alive)
         return self.network.cost_of(self.alive)
 
+    def channels(self) -> int:
+        """Places along widths; a search asks for the one cost that it limits, hundreds of times."""
+        one = self.network.costs.channels
+        return self.cost.channels if self.blocks else one(self.alive)
+
+    def params(self) -> int:
+        """Numbers in the parameters."""
+        one = self.network.costs.params
+        return self.cost.params if self.blocks else one(self.alive)
+
+    def macs(self) -> int:
+        """Multiply-accumulates of a pass."""
+        one = self.network.costs.macs
+        return self.cost.macs if self.blocks else one(self.alive)
+
 
 class Unit(ABC):
     """What a budget can limit.
@@ -160,7 +175,7 @@ class Channels(Unit):
     name = "channels"
 
     def predict(self, candidate: Candidate) -> float:
-        return candidate.cost.channels
+        return candidate.channels()
 
 
 class Params(Unit):
@@ -169,7 +184,7 @@ class Params(Unit):
     name = "params"
 
     def predict(self, candidate: Candidate) -> float:
-        return candidate.cost.params
+        return candidate.params()
 
 
 class Macs(Unit):
@@ -178,7 +193,7 @@ class Macs(Unit):
     name = "macs"
 
     def predict(self, candidate: Candidate) -> float:
-        return candidate.cost.macs
+        return candidate.macs()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from secateurs.channels.cut import Cut
+from secateurs.channels.garbage import pause_garbage_collection
 from secateurs.channels.independent import exclude_mixed
 from secateurs.channels.latest import latest_network, network_to_prove
 from secateurs.channels.network import Network
@@ -52,6 +53,7 @@ def apply(
 ) -> tuple[nn.Module, torch.optim.Optimizer]: ...
 
 
+@pause_garbage_collection()
 def apply(
     model: nn.Module,
     cut: Cut,
@@ -92,7 +94,7 @@ def apply(
     check_tensors(leaves, cut)
     if proof:
         otherwise = "leave the proof out (proof=False)"
-        check_values(model, example_inputs, caller="the proof", otherwise=otherwise)
+        check_values(leaves, example_inputs, caller="the proof", otherwise=otherwise)
     make = _without_blocks if cut.blocks else _narrower
     small, evidence = make(model, cut, example_inputs, network, proof, leaves)
     if cut.caches:
@@ -113,7 +115,7 @@ def _narrower(
 ) -> tuple[nn.Module, Proof | None]:
     """A copy without these channels."""
     if proof:
-        network = _network_of(model, example_inputs, network, cut)
+        network = _network_of(model, example_inputs, network, cut, leaves)
     small = cut_copy(model, cut, leaves=leaves)
     describe_cut_(small, cut, example_inputs)
     if not proof or network is None:
@@ -219,13 +221,17 @@ def _prove(network: Network, small: nn.Module, cut: Cut, example_inputs: object)
 
 
 def _network_of(
-    model: nn.Module, example_inputs: object, network: Network | None, cut: Cut
+    model: nn.Module,
+    example_inputs: object,
+    network: Network | None,
+    cut: Cut,
+    leaves: Sequence[ModelTensor] | None,
 ) -> Network:
     """The trace to prove with: the one given, the latest of this model, or a new one."""
     return network_to_prove(
         cut,
         (network, latest_network(model)),
-        lambda known: _is_of(known, model),
+        lambda known: _is_of(known, model, leaves),
         lambda: trace(model, example_inputs),
     )
 
@@ -236,13 +242,14 @@ def _uses(network: Network, outputs: OutputName | Sequence[OutputName]) -> bool:
     return known is not None and set(known) == set(names_of(outputs))
 
 
-def _is_of(network: Network, model: nn.Module) -> bool:
+def _is_of(network: Network, model: nn.Module, leaves: Sequence[ModelTensor] | None = None) -> bool:
     """Whether the network was traced from exactly this model, as it is now."""
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    twin = share_tensors(model, source.caches) if source.caches else model
-    present = {leaf.name: leaf.tensor for leaf in list_tensors(twin)}
+    if source.caches:
+        leaves = list_tensors(share_tensors(model, source.caches))
+    present = {leaf.name: leaf.tensor for leaf in leaves or list_tensors(model)}
     return present.keys() == source.tensors.keys() and all(
         present[name] is tensor for name, tensor in source.tensors.items()
     )

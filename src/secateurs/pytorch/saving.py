@@ -27,7 +27,7 @@ from secateurs.files import (
 from secateurs.pytorch.checkpoints import fit_names, tensors_in
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.example_inputs import check_model
-from secateurs.pytorch.model.tensors import check_values
+from secateurs.pytorch.model.tensors import check_values, list_tensors
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -46,7 +46,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     model = check_model(model)
     alone = "write the cut alone (report_of(model).cut.save)"
-    check_values(model, (), caller="saving", otherwise=alone)
+    check_values(list_tensors(model), (), caller="saving", otherwise=alone)
     write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
 
 
@@ -72,7 +72,12 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
     _leave_meta_(made)
     _fill_(made, state, Path(path))
-    check_values(made, (), caller="loading", otherwise="build the model on a device with values")
+    check_values(
+        list_tensors(made),
+        (),
+        caller="loading",
+        otherwise="build the model on a device with values",
+    )
     if cut.blocks or cut.fields:
         describe_cut_(made, cut)
     if cut:

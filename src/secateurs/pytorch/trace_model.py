@@ -13,6 +13,7 @@ from torch import nn
 
 from secateurs.channels.blocks import Block
 from secateurs.channels.cut import Cache
+from secateurs.channels.garbage import pause_garbage_collection
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Scaling, Size
 from secateurs.errors import CutError, ModelError
@@ -84,7 +85,8 @@ class TracedModel:
             ModelError: with the name of a tensor that has none.
         """
         otherwise = 'score by "random"'
-        check_values(self.model, self.example_inputs, caller=caller, otherwise=otherwise)
+        leaves = list_tensors(self.model)
+        check_values(leaves, self.example_inputs, caller=caller, otherwise=otherwise)
 
     def to_run(self) -> nn.Module:
         """A copy of the model around its very own tensors, to be run as it was traced."""
@@ -97,7 +99,8 @@ class TracedModel:
             ModelError: the model is on the meta device: its pass is to be watched.
         """
         otherwise = "cut channels only"
-        check_values(self.model, self.example_inputs, caller="finding blocks", otherwise=otherwise)
+        leaves = list_tensors(self.model)
+        check_values(leaves, self.example_inputs, caller="finding blocks", otherwise=otherwise)
         return find_blocks(network, self.to_run(), self.example_inputs)
 
     def configuration(self) -> TransformersConfiguration | None:
@@ -128,6 +131,7 @@ def source_of(network: Network) -> TracedModel:
     return network.source
 
 
+@pause_garbage_collection()
 def trace(
     model: nn.Module,
     example_inputs: object,

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.channels.cut import SizeChange, TensorCut
-from secateurs.pytorch.surgery.slicing import cut_copy, slice_tensor
+from secateurs.pytorch.surgery.slicing import Slicer, cut_copy, slice_tensor
 
 
 class Small(nn.Module):
@@ -30,6 +31,24 @@ def inputs():
 
 def cut_of(model, channels):
     return sec.trace(model, inputs()).cut({"a": channels})
+
+
+def test_tensors_that_lose_the_same_tuple_are_each_cut_at_their_own_length():
+    gone = (1, 3)
+    slicer = Slicer()
+    for shape, axis in (((4, 5), 0), ((6, 4), 1), ((5,), 0), ((4, 5), 1)):
+        values = torch.rand(shape)
+        made = slicer.slice(values, TensorCut(shape, {axis: gone}))
+        assert np.array_equal(made.numpy(), np.delete(values.numpy(), gone, axis))
+    for count in range(1, 50):  # tuples that come and go: one's id may be another's
+        values = torch.rand(60)
+        made = slicer.slice(values, TensorCut((60,), {0: tuple(range(count))}))
+        assert torch.equal(made, values[count:])
+
+
+def test_a_copy_of_a_cut_model_shares_what_is_known_of_the_cut():
+    small = sec.apply(Small(), cut_of(Small(), [1]), inputs(), proof=False)
+    assert sec.report_of(copy.deepcopy(small)) is sec.report_of(small)
 
 
 def test_the_right_rows_and_columns_stay():

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import nn
 
+from secateurs.pytorch.model.copies import OF_EVERY_MODULE
+
 ItemKey = int | str | None
 
 
@@ -41,9 +43,12 @@ class Attribute(NamedTuple):
 def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]:
     """The whole numbers that a module keeps, its own before those of what it holds."""
     later: list[tuple[str, object]] = []
+    is_of_einops = type(module).__module__.startswith("einops.")  # their recipes are made anew
     for name, value in vars(module).items():
+        if name in OF_EVERY_MODULE or type(value) in _WITHOUT_NUMBERS:
+            continue
         yield from _numbers_of(owner, name, value)
-        if not type(module).__module__.startswith("einops."):  # their recipes are made anew
+        if not is_of_einops:
             later += _inside(name, value)
     for _ in range(_DEPTH):
         waiting, later = later, []
@@ -51,6 +56,8 @@ def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]
             yield from _numbers_of(owner, name, value)
             later += _inside(name, value)
 
+
+_WITHOUT_NUMBERS = (str, bool, float, type(None))
 
 _DEPTH = 3
 """How deep a number may lie: ``self.config.stages["first"].widths[0]`` is found."""
@@ -186,12 +193,12 @@ def _key_of(value: Mapping[object, object], step: ItemKey) -> object:
     return next((key for key in value if key == step or str(key) == str(step)), step)
 
 
-def identity(model: nn.Module, at: Attribute) -> tuple[int, str, ItemKey]:
+def identity(module: nn.Module, at: Attribute) -> tuple[int, str, ItemKey]:
     """The same for all modules that hold the same object: one number serves them all.
 
     A tuple does not count: put anew in one module, it stays what it was in the others.
     """
-    holder: object = model.get_submodule(at.owner)
+    holder: object = module
     steps = at.name.split(".")
     changed, rest = holder, steps
     for number, step in enumerate(steps):

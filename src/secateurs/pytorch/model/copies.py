@@ -21,6 +21,9 @@ from torch import nn
 from secateurs.channels.cut import Cache
 from secateurs.errors import ModelError
 
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that PyTorch keeps in every module: containers of its own, most of them empty."""
+
 
 def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     """A deep copy of a model, but for what is in the memo.
@@ -92,7 +95,7 @@ def _is_entry(cache: Cache, key: object, value: object) -> bool:
     return isinstance(value, torch.Tensor) and cache.key in (None, key)
 
 
-_ATOMS = frozenset(
+ATOMS = frozenset(
     (bool, int, float, complex, str, bytes, type(None), type, FunctionType, BuiltinFunctionType)
 ) | {torch.dtype}
 """Types of values that a deep copy takes as they are."""
@@ -109,7 +112,7 @@ def copy_value(value: Value, memo: dict[int, object]) -> Value:
     from its dictionary. Anything else is left to ``deepcopy``, with the same memo.
     """
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return value
     known = memo.get(id(value), memo)
     if known is not memo:
@@ -121,7 +124,7 @@ def copy_value(value: Value, memo: dict[int, object]) -> Value:
 def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
     """A copy of a module or a plain container, in the memo; None of anything else."""
     kind = type(value)
-    if kind is tuple and _ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
+    if kind is tuple and ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
         return value
     if kind is torch.Tensor and value.grad_fn is not None:  # type: ignore[attr-defined]
         # What a pass in another thread has put there meanwhile; deepcopy refuses results.
@@ -133,14 +136,15 @@ def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
         pairs: dict[object, object] = kind()
         memo[id(value)] = pairs
         for key, item in value.items():  # type: ignore[attr-defined]
-            pairs[copy_value(key, memo)] = copy_value(item, memo)
+            name = key if type(key) is str else copy_value(key, memo)
+            pairs[name] = copy_value(item, memo)
         return pairs
     if kind is list:
         items: list[object] = []
         memo[id(value)] = items
         items.extend(copy_value(item, memo) for item in value)  # type: ignore[attr-defined]
         return items
-    if kind is set and _ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
+    if kind is set and ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
         memo[id(value)] = set(value)  # type: ignore[call-overload]
         return memo[id(value)]
     return None
@@ -150,17 +154,41 @@ def _copy_module(module: nn.Module, memo: dict[int, object]) -> nn.Module:
     kind = type(module)
     made: nn.Module = kind.__new__(kind)
     memo[id(module)] = made
-    copied = {}
-    for name, item in module.__getstate__().items():
-        kind_of_item = type(item)
-        if kind_of_item in _ATOMS:
-            copied[name] = item
-        elif kind_of_item is OrderedDict and not item and id(item) not in memo:
-            copied[name] = memo[id(item)] = OrderedDict()  # of hooks, mostly: ten in every module
-        else:
+    if not _has_usual_state(kind):
+        made.__setstate__({n: copy_value(item, memo) for n, item in module.__getstate__().items()})
+        return made
+    copied = vars(made)
+    copied.update(vars(module))
+    copied.pop("_compiled_call_impl", None)
+    for name in _CONTAINERS_OF_EVERY_MODULE:
+        item = copied.get(name)
+        if item:
             copied[name] = copy_value(item, memo)
-    made.__setstate__(copied)
+        elif item is not None:
+            copied[name] = type(item)()
+    for name, item in copied.items():
+        kind_of_item = type(item)
+        if name in OF_EVERY_MODULE or kind_of_item in ATOMS:
+            continue
+        if kind_of_item is not tuple or not ATOMS.issuperset(map(type, item)):
+            copied[name] = copy_value(item, memo)
     return made
+
+
+_CONTAINERS_OF_EVERY_MODULE = [
+    name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))
+]
+
+
+def _has_usual_state(kind: type[nn.Module]) -> bool:
+    """Whether a module's state is its dictionary, as ``nn.Module`` has it.
+
+    A convolution's own way to take it adds but what those of old versions lacked.
+    """
+    takes = kind.__setstate__
+    return kind.__getstate__ is nn.Module.__getstate__ and (
+        takes is nn.Module.__setstate__ or takes is nn.Conv2d.__setstate__
+    )
 
 
 _BY_STATE: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()
@@ -211,13 +239,11 @@ def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that a module keeps, private ones too."""
     for _, module in list_modules(model):
         for name, value in vars(module).items():
-            kind = type(value)
-            if kind in _ATOMS or (kind in _DICTIONARIES and not value) or name == "_modules":
-                continue
-            yield from _tensors_among(value)
+            if name not in _WITHOUT_TENSORS and type(value) not in ATOMS:
+                yield from _tensors_among(value)
 
 
-_DICTIONARIES = (dict, OrderedDict)
+_WITHOUT_TENSORS = OF_EVERY_MODULE - {"_parameters", "_buffers"}
 
 
 def _tensors_among(value: object) -> Iterator[torch.Tensor]:
@@ -225,9 +251,11 @@ def _tensors_among(value: object) -> Iterator[torch.Tensor]:
         yield value
     elif isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
+            if type(item) in ATOMS:
+                continue
             if isinstance(item, torch.Tensor):
                 yield item
-            elif type(item) not in _ATOMS:
+            else:
                 yield from _tensors_among(item)
 
 

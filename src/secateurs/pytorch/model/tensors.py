@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
 from secateurs.errors import ModelError
+from secateurs.pytorch.model.copies import OF_EVERY_MODULE
 
 
 @dataclass(eq=False, slots=True)
@@ -83,13 +84,13 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
         yield from ((prefix + name, tensor, False) for name, tensor in kept if tensor is not None)
     for prefix, module in modules:
         for attribute, value in vars(module).items():
-            if value is True or value is False or not isinstance(value, _MAY_HOLD):
+            if attribute in OF_EVERY_MODULE or type(value) in _HOLD_NOTHING:
                 continue
             if attribute[:1] != "_" or attribute in vars(type(module)):
                 yield from _bare_tensors(prefix + attribute, value)
 
 
-_MAY_HOLD = (torch.Tensor, list, tuple, dict)
+_HOLD_NOTHING = frozenset((bool, int, float, str, type(None)))
 
 
 def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
@@ -101,11 +102,13 @@ def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def check_values(model: nn.Module, example_inputs: object, *, caller: str, otherwise: str) -> None:
+def check_values(
+    leaves: Iterable[ModelTensor], example_inputs: object, *, caller: str, otherwise: str
+) -> None:
     """Refuse a model, or inputs, on the meta device, where tensors have shapes and no values.
 
     Args:
-        model: whose tensors are looked at.
+        leaves: the model's tensors.
         example_inputs: likewise; tensors in nested lists, tuples and dictionaries.
         caller: what needs values, for the message.
         otherwise: what to do without.
@@ -113,8 +116,8 @@ def check_values(model: nn.Module, example_inputs: object, *, caller: str, other
     Raises:
         ModelError: there are no values, with the first such tensor's name.
     """
-    inputs = _bare_tensors("example_inputs", example_inputs)
-    for name, tensor, _ in itertools.chain(named_tensors(model), inputs):
+    inputs = ((name, x) for name, x, _ in _bare_tensors("example_inputs", example_inputs))
+    for name, tensor in itertools.chain(((leaf.name, leaf.tensor) for leaf in leaves), inputs):
         if tensor.is_meta:
             raise ModelError(
                 f"{name}: {caller} needs values; received a tensor on the meta device, which has "
@@ -128,7 +131,9 @@ def _bare_tensors(name: str, value: object) -> Iterator[tuple[str, torch.Tensor,
         yield name, value, isinstance(value, nn.Parameter)
     elif isinstance(value, (list, tuple)):
         for place, item in enumerate(value):
-            yield from _bare_tensors(f"{name}.{place}", item)
+            if type(item) not in _HOLD_NOTHING:
+                yield from _bare_tensors(f"{name}.{place}", item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _bare_tensors(f"{name}.{key}", item)
+            if type(item) not in _HOLD_NOTHING:
+                yield from _bare_tensors(f"{name}.{key}", item)

@@ -6,7 +6,6 @@ is the proof's.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.sampling import SAMPLES_EACH, places_in
+from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import (
@@ -73,7 +73,8 @@ class Sampled(OpInterpreter):
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
         self._by_layer: dict[tuple[str, str], list[OpRecord]] | None = None
-        self._places: dict[tuple[object, ...], Ids | None] = {}
+        self._places: dict[tuple[object, ...], torch.Tensor | None] = {}
+        self._kept: dict[int, Ids] = {}
         self._rows = PackedRows(SAMPLES_EACH)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
         self._models: set[int] = set()
@@ -87,8 +88,10 @@ class Sampled(OpInterpreter):
         training: bool = False,
     ) -> object:
         """The model's forward pass; what it writes into tensors of its own, copies take."""
-        tensors = itertools.chain(model.parameters(), model.buffers())
-        self._models, self._instead = {id(tensor) for tensor in tensors}, {}
+        self._models, self._instead = set(), {}
+        for _, module in list_modules(model):
+            self._models.update(map(id, module._parameters.values()))
+            self._models.update(map(id, module._buffers.values()))
         return super().run(model, arguments, keywords, training)
 
     def _copies(self, function: OpOverload, values: Value) -> Value:
@@ -96,15 +99,17 @@ class Sampled(OpInterpreter):
 
         An observer of ranges, say, goes on observing whenever it runs.
         """
+        is_mutable = function._schema.is_mutable
+        if not is_mutable and not self._instead:
+            return values
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             key = id(tensor)
-            if function._schema.is_mutable and key in self._models:
+            if is_mutable and key in self._models:
                 self._instead.setdefault(key, tensor.clone())
             return self._instead.get(key, tensor)
 
-        is_mutable = function._schema.is_mutable
-        return map_tensors(values, copy) if is_mutable or self._instead else values
+        return map_tensors(values, copy)
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         arguments = self._copies(function, arguments)
@@ -171,24 +176,27 @@ class Sampled(OpInterpreter):
         if tensor is None or not tensor.is_floating_point():
             return None
         dense, axes = operation.outputs[0]
-        units = tuple((axis, id(of)) for axis, of in axes.items())  # the operations keep these
-        key = (dense, units, tensor.shape)
+        shape = tensor.shape
+        units = [(axis, id(of)) for axis, of in axes.items()]  # the operations keep these
+        key = (dense, *units, shape)
         if key not in self._places:
-            flat = self._places_in(dense, axes, tensor.shape)
-            self._places[key] = None if flat is None else self._rows.of(flat)
+            flat = self._places_in(dense, axes, shape)
+            self._places[key] = None if flat is None else torch.from_numpy(self._rows.of(flat))
         places = self._places[key]
-        if places is None and not self._sizes_as_traced:
-            raise OtherPathError(self.index, operation.name)
         if places is None:
+            if not self._sizes_as_traced:
+                raise OtherPathError(self.index, operation.name)
             return None
-        found = tensor.take(torch.from_numpy(places).to(tensor.device))
-        return self._rows.of(found.cpu().double().numpy())
+        found = tensor.take(places.to(tensor.device)).cpu()
+        if found.dtype is torch.bfloat16:  # which NumPy does not know
+            found = found.float()
+        return self._rows.of(found.numpy(), np.float64)
 
     def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
         """Where to sample, as flat indices; None where this model's result is not as traced."""
         whole = dense if self._sizes_as_traced else shape
         small = tuple(
-            int(np.count_nonzero(self._stays[axes[axis]])) if axis in axes else size
+            len(self._kept_along(axes[axis])) if axis in axes else size
             for axis, size in enumerate(whole)
         )
         if not math.prod(small):
@@ -199,6 +207,13 @@ class Sampled(OpInterpreter):
         ):
             return None
         return np.ravel_multi_index(places, tuple(shape)) if small else np.zeros(1, np.int64)
+
+    def _kept_along(self, units: Ids) -> Ids:
+        """Where those units are that stay."""
+        known = self._kept.get(id(units))  # the operations keep these arrays alive
+        if known is None:
+            known = self._kept[id(units)] = np.flatnonzero(self._stays[units])
+        return known
 
     def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         """Where this model has what the small one has at these places."""
@@ -219,9 +234,9 @@ class PackedRows:
         self._used: dict[np.dtype[np.generic], int] = {}
         self._blocks: dict[np.dtype[np.generic], NDArray[np.generic]] = {}
 
-    def of(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
-        """A copy of these, no more than the width."""
-        kind = values.dtype
+    def of(self, values: NDArray[np.generic], kind: type[Scalar] | None = None) -> NDArray[Scalar]:
+        """A copy of these, no more than the width; of another type where one is asked for."""
+        kind = np.dtype(kind or values.dtype)
         used = self._used.get(kind, 0)
         if used % self.number == 0:
             self._blocks[kind] = np.empty((self.number, self._width), kind)
@@ -272,7 +287,7 @@ class MaskedTwin(Sampled):
 
     def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         return tuple(
-            np.flatnonzero(self._stays[axes[axis]])[at] if axis in axes else at
+            self._kept_along(axes[axis])[at] if axis in axes else at
             for axis, at in enumerate(places)
         )
 

@@ -144,7 +144,8 @@ class Bindings:
 
     def _link(self, attribute: Attribute, key: Key, units: Ids, layers: Collection[str]) -> bool:
         """Let an attribute follow these channels; False if it follows something else."""
-        attribute = self._first_of.setdefault(identity(self._model, attribute), attribute)
+        holder = self._model.get_submodule(attribute.owner)
+        attribute = self._first_of.setdefault(identity(holder, attribute), attribute)
         known = self._links.get(attribute)
         if known is None:
             if self._is_far(attribute, layers) and not self._is_felt(attribute, key):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -82,18 +83,15 @@ def follow_unread_sizes_(
 def _find(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass]
 ) -> tuple[list[Size], list[str]]:
-    known = {
-        identity(model, Attribute(size.owner, size.attribute, size.position))
-        for size in network.sizes
-    }
+    places = _integers_in(model)
+    if not places:
+        return [], []
+    modules = dict(list_modules(model))
+    known = set()
+    for size in network.sizes:
+        module = modules.get(size.owner) or model.get_submodule(size.owner)
+        known.add(identity(module, Attribute(size.owner, size.attribute, size.position)))
     arrays = _Arrays(network, passes)
-    places: dict[tuple[int, str, str | int | None], list[Attribute]] = {}
-    for owner, module in list_modules(model):
-        if type(module).__module__.startswith("torch.nn."):
-            continue  # their sizes are known by name
-        for at, value in numbers_in(owner, module):
-            if _counts(at, value) and not _says_itself(module, at):
-                places.setdefault(identity(model, at), []).append(at)
     found, unsure = [], []
     for key, alike in places.items():
         if key in known:
@@ -107,6 +105,18 @@ def _find(
         elif any(map(arrays.may_change, kinds)):
             unsure.append(f"{_spell(first)} = {value}")
     return found, unsure
+
+
+def _integers_in(model: nn.Module) -> dict[tuple[int, str, str | int | None], list[Attribute]]:
+    """By what is the same for all: where users' own layers keep what may count channels."""
+    places: dict[tuple[int, str, str | int | None], list[Attribute]] = {}
+    for owner, module in list_modules(model):
+        if type(module).__module__.startswith("torch.nn."):
+            continue  # their sizes are known by name
+        for at, value in numbers_in(owner, module):
+            if _counts(at, value) and not _says_itself(module, at):
+                places.setdefault(identity(module, at), []).append(at)
+    return places
 
 
 def _is_one_of_equals(model: nn.Module, at: Attribute) -> bool:
@@ -144,6 +154,14 @@ def _counts(at: Attribute, value: int) -> bool:
     return all(may_count(name, value) for name in names)
 
 
+class _Axis(NamedTuple):
+    """Channels along an axis: what it does, the layer's size that counts them, if any, units."""
+
+    role: Role | None
+    size: str
+    units: Ids
+
+
 class _Arrays:
     """The channels that lie along axes inside each module."""
 
@@ -153,7 +171,7 @@ class _Arrays:
         self._prunable = np.zeros(int(self._atoms.max(initial=0)) + 1, np.bool_)
         for group in network.groups:
             self._prunable[group.channels] = True
-        self._by_length: dict[int, list[tuple[str, Role | None, str, Ids]]] = {}
+        self._by_length: dict[int, dict[str, list[_Axis]]] = {}
         self._keys: dict[int, bytes] = {}
         for size in network.sizes:
             if len(size.value.axes) == 1 and size.value.constant == 1 and size.position is None:
@@ -167,29 +185,30 @@ class _Arrays:
                     self._add(operation.layer, None, "", units)
 
     def _add(self, layer: str, role: Role | None, name: str, units: Ids) -> None:
-        self._by_length.setdefault(len(units), []).append((layer, role, name, units))
+        of_length = self._by_length.setdefault(len(units), {})
+        of_length.setdefault(layer, []).append(_Axis(role, name, units))
 
     def kinds(self, owners: Sequence[str], at: Attribute, value: int) -> list[Ids]:
         """Channels inside some modules of which there are so many, one array of each kind."""
         inside = [
-            one
-            for one in self._by_length.get(value, [])
-            if any(owner in ("", one[0]) or one[0].startswith(f"{owner}.") for owner in owners)
+            axis
+            for layer, axes in self._by_length.get(value, {}).items()
+            if any(owner in ("", layer) or layer.startswith(f"{owner}.") for owner in owners)
+            for axis in axes
         ]
         name = at.item if isinstance(at.item, str) else at.name.rpartition(".")[2]
         for chosen in self._likeliest(name, inside):
             if chosen:
-                return list({self._key(units): units for *_, units in chosen}.values())
+                units = {id(axis.units): axis.units for axis in chosen}.values()
+                return list({self._key(one): one for one in units}.values())
         return []
 
-    def _likeliest(
-        self, attribute: str, inside: Sequence[tuple[str, Role | None, str, Ids]]
-    ) -> Iterator[Sequence[tuple[str, Role | None, str, Ids]]]:
+    def _likeliest(self, attribute: str, inside: Sequence[_Axis]) -> Iterator[Sequence[_Axis]]:
         """Sizes of layers that are called so; axes of the side that the name tells; all."""
-        yield [one for one in inside if one[2] == attribute]
+        yield [one for one in inside if one.size == attribute]
         for pattern, role in _SIDES:
             if pattern.search(attribute):
-                yield [one for one in inside if one[1] is role]
+                yield [one for one in inside if one.role is role]
         yield inside
 
     def _key(self, units: Ids) -> bytes:

@@ -15,7 +15,7 @@ from secateurs.channels.blocks import Numbering
 from secateurs.channels.cut import Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CutError, SecateursError
 from secateurs.pytorch.model.attributes import Attribute, read_number, write_
-from secateurs.pytorch.model.copies import copy_modules, empty_caches_
+from secateurs.pytorch.model.copies import copy_modules, empty_caches_, list_modules
 from secateurs.pytorch.model.tensors import ModelTensor, list_tensors
 from secateurs.pytorch.surgery.bypass import remove_blocks_
 
@@ -44,6 +44,7 @@ def cut_copy(
     # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
     # ties.
     memo: dict[int, object] = {}
+    slicer = Slicer()
     rescaled = {rescaling.tensor for rescaling in cut.rescalings}
     for leaf in leaves:
         if (
@@ -51,7 +52,7 @@ def cut_copy(
             or leaf.name in rescaled
             or (without_data and leaf.can_carry_channels)
         ):
-            memo[id(leaf.tensor)] = _cut_tensor(leaf, cut, without_data)
+            memo[id(leaf.tensor)] = _cut_tensor(leaf, cut, without_data, slicer)
         elif (
             leaf.tensor.grad_fn is not None
         ):  # a result kept as an attribute; deepcopy refuses those
@@ -85,13 +86,13 @@ def check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
             )
 
 
-def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool) -> torch.Tensor:
+def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool, slicer: Slicer) -> torch.Tensor:
     whole = leaf.tensor.detach()
     removal = cut.tensors.get(leaf.name, TensorCut(tuple(whole.shape), {}))
     if without_data:
         small = torch.empty(removal.shape_after, dtype=whole.dtype, device="meta")
     else:
-        small = slice_tensor(whole, removal) if removal.removed else whole.clone()
+        small = slicer.slice(whole, removal) if removal.removed else whole.clone()
         for rescaling in cut.rescalings:
             if rescaling.tensor == leaf.name:
                 _rescale_(small, removal, rescaling)
@@ -102,14 +103,38 @@ def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool) -> torch.Tensor
 
 def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     """A new tensor without the removed indices, in the same memory layout."""
-    small = tensor
-    for axis in sorted(
-        cut.removed
-    ):  # leading axes first: that copies whole rows, and the rest is less
-        small = _keep(small, axis, cut.list_kept(axis))
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return small.contiguous(memory_format=torch.channels_last)
-    return small
+    return Slicer().slice(tensor, cut)
+
+
+class Slicer:
+    """Slices tensors; what stays along axes that lose the same is worked out once.
+
+    A layer's filters, its bias, its norm and whatever reads them lose the same tuple of indices.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], tuple[object, NDArray[np.int64], torch.Tensor]] = {}
+
+    def slice(self, tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
+        """A new tensor without the removed indices, in the same memory layout."""
+        small = tensor
+        for axis in sorted(
+            cut.removed
+        ):  # leading axes first: that copies whole rows, and the rest is less
+            small = _keep(small, axis, *self._list_kept(cut, axis))
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+            return small.contiguous(memory_format=torch.channels_last)
+        return small
+
+    def _list_kept(self, cut: TensorCut, axis: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+        removed = cut.removed[axis]
+        key = (id(removed), cut.shape[axis])
+        if key not in self._kept:
+            kept = cut.list_kept(axis)
+            # The tuple is kept too: its id is another's once it is gone.
+            self._kept[key] = (removed, kept, torch.from_numpy(kept))
+        _, kept, index = self._kept[key]
+        return kept, index
 
 
 def _rescale_(small: torch.Tensor, removal: TensorCut, rescaling: Rescaling) -> None:
@@ -121,7 +146,9 @@ def _rescale_(small: torch.Tensor, removal: TensorCut, rescaling: Rescaling) -> 
     small.index_copy_(rescaling.axis, index, part * rescaling.factor)
 
 
-def _keep(tensor: torch.Tensor, axis: int, kept: NDArray[np.int64]) -> torch.Tensor:
+def _keep(
+    tensor: torch.Tensor, axis: int, kept: NDArray[np.int64], index: torch.Tensor
+) -> torch.Tensor:
     """``index_select``, by blocks where whole blocks stay.
 
     After a flatten, one channel is many neighbouring inputs; copying them block by block is ten
@@ -130,9 +157,9 @@ def _keep(tensor: torch.Tensor, axis: int, kept: NDArray[np.int64]) -> torch.Ten
     # A vector (a bias, a norm's weight) is copied sooner than its blocks are found.
     is_last = tensor.dim() == axis + 1 > 1
     block = _block_length(kept, tensor.shape[axis]) if is_last else 1
-    index = torch.from_numpy(kept[::block] // block).to(tensor.device)
     if block == 1:
-        return tensor.index_select(axis, index)
+        return tensor.index_select(axis, index.to(tensor.device))
+    index = torch.from_numpy(kept[::block] // block).to(tensor.device)
     shape = tensor.shape
     blocks = tensor.reshape(*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :])
     return blocks.index_select(axis, index).flatten(axis, axis + 1)
@@ -154,9 +181,14 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
     Raises:
         CutError: a layer does not have the size the cut expects.
     """
+    modules = dict(list_modules(model))
     for size in sizes:
-        place = Attribute(size.owner, size.attribute, size.position)
-        value = read_number(model, place)
+        # Found here at once: the way down to a layer, twice each, takes longer than all the rest.
+        holder = modules.get(size.owner)
+        inside = "" if holder is not None else size.owner
+        holder = model if holder is None else holder
+        place = Attribute(inside, size.attribute, size.position)
+        value = read_number(holder, place)
         if value is None or value != size.before:
             name = f"{size.owner}.{size.attribute}".lstrip(".")
             found = "none there" if value is None else str(value)
@@ -164,7 +196,7 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
                 f"{name}: expected a whole number of {size.before}; received a model with {found}. "
                 "Apply the cut to the model it was planned for, or to one built alike."
             )
-        write_(model, place, size.after)
+        write_(holder, place, size.after)
 
 
 @takes_as_annotated(SecateursError)

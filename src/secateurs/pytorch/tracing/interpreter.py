@@ -13,14 +13,14 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from types import FrameType
+from types import FrameType, MethodType
 
 import torch
 from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateurs.pytorch.model.copies import list_modules, tensors_of
+from secateurs.pytorch.model.copies import ATOMS, list_modules, tensors_of
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
 
 aten = torch.ops.aten
@@ -105,6 +105,14 @@ class OpInterpreter(TorchDispatchMode):
         """Do one operation; ``self.index`` is its number."""
         raise NotImplementedError
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether PyTorch is to wrap ``__torch_dispatch__``, for which it imports its compiler.
+
+        That takes seconds, and ``run`` does the same where the compiler is there already.
+        """
+        return False
+
     def __torch_dispatch__(
         self,
         func: OpOverload,
@@ -162,6 +170,9 @@ class OpInterpreter(TorchDispatchMode):
             training: whether in train mode.
         """
         self.index = -1
+        if "torch._dynamo" in sys.modules:  # what is compiled in the model ends where we begin
+            watch = torch.compiler.disable(type(self).__torch_dispatch__)
+            self.__torch_dispatch__ = MethodType(watch, self)  # type: ignore[method-assign]
         tensors = [*tensors_of(model), *iterate_tensors([list(arguments), keywords])]
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
         try:
@@ -173,31 +184,22 @@ class OpInterpreter(TorchDispatchMode):
     @contextmanager
     def _following(self, model: nn.Module) -> Iterator[None]:
         """Keep ``self.layer`` up to date while the model runs."""
-        modules = list_modules(model)
-        paths = {id(module): path for path, module in modules}
-
-        def enter(module: nn.Module, _: object) -> None:
-            self._layers.append(paths.get(id(module), self.layer))
-
-        def leave(_: nn.Module, __: object, ___: object) -> None:
-            self._layers.pop()
-
-        # Hooks of these modules alone: those of all modules would be called for other threads' too.
-        handles = [
-            handle
-            for _, module in modules
+        # Not by hooks: one makes PyTorch call a module by its slow path, and each has a handle that
+        # costs as much as the call. A copy's calls may go through what ``compile`` fills.
+        layers = self._layers
+        modules = [
+            (path, module)
+            for path, module in list_modules(model)
             if not isinstance(module, torch.jit.ScriptModule)
-            for handle in (
-                module.register_forward_pre_hook(enter, prepend=True),
-                module.register_forward_hook(leave, prepend=True, always_call=True),
-            )
         ]
+        for path, module in modules:
+            vars(module)["_compiled_call_impl"] = _noting(module._call_impl, path, layers)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
-            self._layers.clear()
+            for _, module in modules:
+                vars(module).pop("_compiled_call_impl", None)
+            layers.clear()
 
     def _spare(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> None:
         """Remember what an operation is about to change that is not this pass's own."""
@@ -218,6 +220,19 @@ class OpInterpreter(TorchDispatchMode):
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
         self._given, self._before, self._random_state = {}, {}, None
+
+
+def _noting(call: Callable[..., object], path: str, layers: list[str]) -> Callable[..., object]:
+    """A module's call, during which its path is the last of the layers."""
+
+    def run(*arguments: object, **keywords: object) -> object:
+        layers.append(path)
+        try:
+            return call(*arguments, **keywords)
+        finally:
+            layers.pop()
+
+    return run
 
 
 @cache
@@ -302,15 +317,16 @@ class _Kept:
         for module in modules:
             attributes = vars(module)
             self._dictionaries.append((attributes, attributes.copy()))
-            for value in attributes.values():
-                if not isinstance(value, (dict, list)):
-                    continue
-                if not value:
-                    self._empty.append(value)
-                elif isinstance(value, dict):
-                    self._dictionaries.append((value, dict(value)))
-                else:
-                    self._lists.append((value, list(value)))
+            held = [
+                value
+                for value in attributes.values()
+                if type(value) not in ATOMS and isinstance(value, (dict, list))
+            ]
+            self._empty += [value for value in held if not value]
+            self._lists += [(value, list(value)) for value in held if isinstance(value, list)]
+            self._dictionaries += [
+                (value, dict(value)) for value in held if value and isinstance(value, dict)
+            ]
 
     def put_back(self) -> None:
         """Let every attribute, and every list and dictionary among them, hold what it held."""

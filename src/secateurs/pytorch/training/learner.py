@@ -29,7 +29,7 @@ from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
 from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.model.outputs import names_of, select_used
-from secateurs.pytorch.model.tensors import check_values
+from secateurs.pytorch.model.tensors import check_values, list_tensors
 from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
@@ -88,7 +88,9 @@ class Learner(FeedLearner[nn.Module]):
             ModelError: weights hold NaN or infinity.
         """
         model = self._origin = check_model(model)
-        check_values(model, (), caller="training", otherwise="build the model on a device")
+        check_values(
+            list_tensors(model), (), caller="training", otherwise="build the model on a device"
+        )
         _check_finite(model)
         self._training = training
         self._outputs = outputs
