@@ -236,12 +236,12 @@ class PackedRows:
 
     def of(self, values: NDArray[np.generic], kind: type[Scalar] | None = None) -> NDArray[Scalar]:
         """A copy of these, no more than the width; of another type where one is asked for."""
-        kind = np.dtype(kind or values.dtype)
-        used = self._used.get(kind, 0)
+        dtype: np.dtype[np.generic] = values.dtype if kind is None else np.dtype(kind)
+        used = self._used.get(dtype, 0)
         if used % self.number == 0:
-            self._blocks[kind] = np.empty((self.number, self._width), kind)
-        self._used[kind] = used + 1
-        row = self._blocks[kind][used % self.number, : len(values)]
+            self._blocks[dtype] = np.empty((self.number, self._width), dtype)
+        self._used[dtype] = used + 1
+        row = self._blocks[dtype][used % self.number, : len(values)]
         row[:] = values
         return cast("NDArray[Scalar]", row)
 
