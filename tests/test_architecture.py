@@ -52,7 +52,6 @@ WITHOUT_TESTS = {
     "pytorch/sizes/repairs.py",
     "pytorch/sizes/rescaling.py",
     "pytorch/statistics/before_pooling.py",
-    "pytorch/tracing/interpreter.py",
     "pytorch/tracing/rules/dispatch.py",
     "pytorch/tracing/skips.py",
     "pytorch/tracing/tracer.py",
