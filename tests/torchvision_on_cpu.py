@@ -26,12 +26,11 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
 
 
 if torch.version.cuda is None:  # else they load, and bring their own
-    _library = torch.library.Library("torchvision", "DEF")
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # the library declares them too
     for _name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, _name):
             _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            if _name == "nms":
-                _library.impl(_name, _nms, "CPU")
+    _library.impl("nms", _nms, "CPU")
 
 
 def let_detectors_run() -> None:

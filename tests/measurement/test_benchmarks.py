@@ -9,7 +9,6 @@ from torch import nn
 import secateurs as sec
 from secateurs.measurement import benchmarks
 from secateurs.measurement.timing import Timing
-from secateurs.report.benchmark_figure import speedups
 
 
 def model(width):
@@ -56,15 +55,6 @@ def test_what_is_told_of_the_times(timed):
     assert plain["rows"][3]["speedup"] == pytest.approx(0.8)
     assert plain["rows"][3]["milliseconds"]["p95"] == pytest.approx(50 * 1.1805)
     assert plain["machine"]["cores"]
-
-
-def test_the_figure_says_both_ratios(timed):
-    timed |= {"dense": 40.0, "small": 20.0}
-    found = sec.bench([model(40), model(10)], torch.randn(1, 10))
-    (axes,) = speedups(found).axes
-    assert [bar.get_width() for bar in axes.patches] == [pytest.approx(2)]
-    marks = next(line for line in axes.lines if line.get_gid() == "fewer-macs")
-    assert list(marks.get_xdata()) == [4]
 
 
 def test_a_runtime_that_refuses_is_told_and_the_others_are_measured(timed, monkeypatch):

@@ -221,7 +221,7 @@ def _declare_compiled_operators() -> Any:
     """
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # others may declare some too
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

@@ -6,10 +6,7 @@ from torch import nn
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchvision
-from secateurs.pytorch.surgery.bypass import Bypass
 from support.residual_networks import Residual, settled
-
-torchvision = pytest.importorskip("torchvision")
 
 
 @pytest.fixture
@@ -21,15 +18,6 @@ def model():
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def by_hand(model, x, gone):
-    """The dense model's blocks one by one, without the branches of those that went."""
-    x = model.stem(x)
-    for number, block in enumerate(model.blocks):
-        skip = nn.Identity() if block.skip is None else block.skip
-        x = torch.relu(skip(x)) if number in gone else block(x)
-    return model.head(x.mean((2, 3)))
-
-
 def test_blocks_are_found_by_what_they_do(model):
     network = sec.trace(model, IMAGES)
     assert [block.name for block in network.blocks] == [f"blocks.{n}" for n in range(4)]
@@ -39,21 +27,6 @@ def test_blocks_are_found_by_what_they_do(model):
     assert first.macs == 2 * 4 * 64 * 8 * 8 * 9
     assert "blocks.1" in network.explain_blocks()
     assert "skip" in network.explain_blocks()
-
-
-@pytest.mark.parametrize("gone", [(0,), (1,), (0, 1), (2, 3), (1, 3)])
-def test_what_is_left_is_the_skip(model, gone):
-    network = sec.trace(model, IMAGES)
-    cut = network.cut_of_blocks([f"blocks.{n}" for n in gone])
-    small = sec.apply(model, cut, IMAGES, network=network, proof="independent")
-    with torch.no_grad():
-        torch.testing.assert_close(small.eval()(IMAGES), by_hand(model, IMAGES, gone))
-    proof = sec.report_of(small).proof
-    assert proof.holds
-    assert not proof.inexact
-    assert proof.independent.max_difference < 1e-5
-    assert sec.trace(small, IMAGES).cost() == cut.after
-    assert len(sec.trace(model, IMAGES).blocks) == 4  # the user's is as it was
 
 
 def test_blocks_then_channels_are_one_cut_on_disk_and_again(model, tmp_path):
@@ -87,46 +60,9 @@ def test_the_optimizer_forgets_what_went(model):
     carried.step()
 
 
-def test_a_bypass_that_is_wrong_is_refused(model, monkeypatch):
-    network = sec.trace(model, IMAGES)
-    cut = network.cut_of_blocks(["blocks.2"])
-    right = Bypass.forward
-    monkeypatch.setattr(Bypass, "forward", lambda self, x: 1.01 * right(self, x))
-    with pytest.raises(sec.CutError, match="does not do what the dense one does"):
-        sec.apply(model, cut, IMAGES)
-
-
 def test_names_that_are_no_blocks(model):
     network = sec.trace(model, IMAGES)
     with pytest.raises(sec.UnknownNameError, match="did you mean"):
         network.cut_of_blocks(["blocks.O"])
     with pytest.raises(sec.CutError, match="expected a block"):
         sec.apply(nn.Sequential(nn.Linear(3, 4)), network.cut_of_blocks(["blocks.0"]), IMAGES)
-
-
-def test_a_sum_that_the_branch_is_made_outside_of_is_no_block():
-    class Output(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.dense = nn.Linear(6, 6)
-
-        def forward(self, y, x):
-            return x + self.dense(y)
-
-    class Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.output = nn.Linear(6, 6), Output()
-
-        def forward(self, x):
-            return self.output(self.first(x).relu(), x)
-
-    model = nn.Sequential(nn.Linear(3, 6), Layer(), Layer(), nn.Linear(6, 2)).eval()
-    assert [b.name for b in sec.trace(model, torch.rand(2, 3)).blocks] == ["1", "2"]
-
-
-def test_families_of_torchvision():
-    count = {"resnet18": 8, "mobilenet_v2": 10, "convnext_tiny": 18, "densenet121": 0, "swin_t": 12}
-    for name, number in count.items():
-        model = torchvision.models.get_model(name).eval()
-        assert len(sec.trace(model, torch.rand(1, 3, 64, 64)).blocks) == number, name

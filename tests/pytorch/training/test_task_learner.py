@@ -233,39 +233,6 @@ def test_language_modelling_with_a_transformers_model():
     assert result.cut.removed_channels > 0
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "top5"])
-def test_metrics_by_name_are_torchmetrics(metric):
-    x, _ = values()
-    y = np.arange(48) % 7
-    result = sec.iterate(network(7), (x, y), (x, y), task="classification", metric=metric,
-                         **ONE_ROUND)  # fmt: skip
-    found = by_hand(result.model, x)
-    best = found.argsort(1)[:, ::-1]
-    if metric == "f1":
-        right = [((best[:, 0] == c) & (y == c)).sum() for c in range(7)]
-        all_of = [(best[:, 0] == c).sum() + (y == c).sum() for c in range(7)]
-        expected = np.mean([2 * r / max(1, a) for r, a in zip(right, all_of, strict=True)])
-    else:
-        expected = (best[:, : 5 if metric == "top5" else 1] == y[:, None]).any(1).mean()
-    assert max(values_of(result)[1:]) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("told", "said"),
-    [
-        ({"task": "regresion"}, "did you mean 'regression'"),
-        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
-        ({"evaluate": lambda model: "good"}, "expected a number"),
-        ({"train_step": lambda model, batch: 3}, "loss that is a tensor"),
-        ({"metric": "mse"}, "Pass loss="),
-    ],
-)
-def test_what_is_wrong_with_a_task_is_one_line(told, said):
-    x, y = values()
-    with pytest.raises(sec.SecateursError, match=said):
-        sec.iterate(network(), (x, y), (x, y), **told, **ONE_ROUND)
-
-
 def test_distillation_is_refused_where_a_task_has_its_own_loss():
     with pytest.raises(sec.SecateursError, match=r"distillation of 0; received 0\.5"):
         sec.iterate(

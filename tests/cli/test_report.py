@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from secateurs.cli import ExitCode, main
+from secateurs.study.directory import Study
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    opened = []
+
+    class Opened:
+        def __init__(self, directory):
+            opened.append(Path(directory))
+
+        def report(self):
+            return opened[-1] / "report" / "report.html"
+
+    monkeypatch.setattr(Study, "open", classmethod(lambda cls, directory: Opened(directory)))
+    return opened
+
+
+def test_the_page_is_drawn_and_its_place_is_told(asked, tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == ExitCode.FINE
+    assert asked == [tmp_path]
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "report.html")
+
+
+def test_a_directory_of_no_study_is_one_line(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == ExitCode.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path) in error

@@ -1,0 +1,52 @@
+"""A cut of whole blocks is proven against the dense model with zero for their branches."""
+
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+import torchvision_on_cpu  # noqa: F401 - before torchvision
+from secateurs.pytorch.surgery.bypass import Bypass
+from support.residual_networks import Residual, settled
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return settled(Residual())
+
+
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def by_hand(model, x, gone):
+    """The dense model's blocks one by one, without the branches of those that went."""
+    x = model.stem(x)
+    for number, block in enumerate(model.blocks):
+        skip = nn.Identity() if block.skip is None else block.skip
+        x = torch.relu(skip(x)) if number in gone else block(x)
+    return model.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (0, 1), (2, 3), (1, 3)])
+def test_what_is_left_is_the_skip(model, gone):
+    network = sec.trace(model, IMAGES)
+    cut = network.cut_of_blocks([f"blocks.{n}" for n in gone])
+    small = sec.apply(model, cut, IMAGES, network=network, proof="independent")
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(IMAGES), by_hand(model, IMAGES, gone))
+    proof = sec.report_of(small).proof
+    assert proof.holds
+    assert not proof.inexact
+    assert proof.independent.max_difference < 1e-5
+    assert sec.trace(small, IMAGES).cost() == cut.after
+    assert len(sec.trace(model, IMAGES).blocks) == 4  # the user's is as it was
+
+
+def test_a_bypass_that_is_wrong_is_refused(model, monkeypatch):
+    network = sec.trace(model, IMAGES)
+    cut = network.cut_of_blocks(["blocks.2"])
+    right = Bypass.forward
+    monkeypatch.setattr(Bypass, "forward", lambda self, x: 1.01 * right(self, x))
+    with pytest.raises(sec.CutError, match="does not do what the dense one does"):
+        sec.apply(model, cut, IMAGES)

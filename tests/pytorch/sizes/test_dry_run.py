@@ -1,0 +1,51 @@
+"""A cut tried on shapes alone."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+
+X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+HEADS, SIZE = 2, 8
+
+
+class Kept(nn.Module):
+    """Heads and their size kept at construction, beside numbers that are the same by chance."""
+
+    def __init__(self, **numbers):
+        super().__init__()
+        vars(self).update(numbers)
+        self.q, self.k, self.v = (nn.Linear(6, HEADS * SIZE) for _ in range(3))
+        self.out = nn.Linear(HEADS * SIZE, 3)
+
+    def forward(self, x):
+        shape = self.sizes[1:] if hasattr(self, "sizes") else (self.heads, self.size)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (layer(x).view(2, 5, *shape).transpose(1, 2) for layer in layers)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.4)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Choosing(Kept):
+    """Sizes kept in the code, and a path that values decide: rehearsed with what they decided."""
+
+    def forward(self, x):
+        mixed = super().forward(x)
+        found = mixed[mixed.sum(-1) < 1e6]  # all of them
+        found = self.wide(found) if found.sum() < 1e6 else self.wide(found).flatten().sum()
+        where = torch.nonzero(found.sum(-1) < 1e6)[:, 0]
+        return self.head(found[where])
+
+
+def test_what_values_decide_is_decided_alike_in_a_rehearsal():
+    model = Choosing(heads=2, size=8)
+    model.out, model.wide, model.head = nn.Linear(16, 7), nn.Linear(7, 9), nn.Linear(9, 2)
+    network = sec.trace(model.eval(), X)
+    assert network.notes[0].startswith("Traced on real tensors")
+    assert sorted(len(group) for group in network.groups) == [2, 7, 8, 9]
+    cut = network.cut({group.name: [1] for group in network.groups})
+    small = sec.apply(model, cut, X, network=network)
+    assert (small.heads, small.size) == (1, 7)

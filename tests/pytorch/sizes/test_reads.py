@@ -1,0 +1,110 @@
+"""Which integers a forward pass reads."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import secateurs as sec
+from secateurs.pytorch.sizes import reads
+from secateurs.pytorch.sizes.unread import may_count
+
+X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.in_channels, self.out_channels, self.half = inputs, outputs, outputs // 2
+        self.kernel_size = 3
+        self.conv = nn.Conv2d(inputs, outputs, self.kernel_size, padding=1)
+
+    def forward(self, x):
+        a, b = self.conv(x).chunk(2, 1)
+        return torch.cat([a, b.relu()], 1)
+
+    def forward_for_export(self, x):
+        a, b = self.conv(x).split((self.half, self.half), 1)
+        return torch.cat([a, b.relu()], 1)
+
+
+class Reads(nn.Module):
+    """An integer that happens to be a number of channels, and is something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = 6
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu()) * self.gain
+
+
+def test_what_is_read_is_noted_and_all_is_put_back():
+    model = nn.ModuleList([Reads(), Block(3, 16)])
+    before = [dict(vars(module)) for module in model]
+    watch = reads.Reads(model, may_count)
+    with watch.watch():
+        model[0](torch.rand(2, 4))
+        assert "gain" not in vars(model[0])
+        assert model[1].out_channels == 16
+        assert not list(model[1].buffers())
+    assert watch.read == {("0", "gain"), ("1", "out_channels")}
+    assert ("1", "in_channels") in watch.watched
+    assert ("1", "half") not in watch.watched  # nn.Module has an attribute of this name itself
+    assert [dict(vars(module)) for module in model] == before
+
+
+@dataclass(frozen=True)
+class Settings:
+    hidden: int = 16
+    other: int = 5
+
+
+class Slotted:
+    __slots__ = ("hidden",)
+
+    def __init__(self):
+        self.hidden = 16
+
+
+Named = namedtuple("Named", "hidden other")
+
+
+HOLDERS = {
+    "tuple": (lambda: (16, 5), lambda kept: kept[0]),
+    "list": (lambda: [5, 16], lambda kept: kept[1]),
+    "dictionary": (lambda: {"hidden": 16}, lambda kept: kept["hidden"]),
+    "nested": (lambda: {"a": ((5, 16), 3), 7: [1]}, lambda kept: kept["a"][0][1]),
+    "named tuple": (lambda: Named(16, 5), lambda kept: kept.hidden),
+    "data class": (Settings, lambda kept: kept.hidden),
+    "object in object": (lambda: SimpleNamespace(inner=Settings()), lambda kept: kept.inner.hidden),
+    "slots": (Slotted, lambda kept: kept.hidden),
+}
+
+
+class Holds(nn.Module):
+    def __init__(self, kept, reads=None):
+        super().__init__()
+        self.kept, self.reads = kept, reads
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        if self.reads is not None:
+            x = x.reshape(1, self.reads(self.kept), 8, 8)
+        return self.b(x)
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_a_number_is_followed_wherever_it_is_kept(kind, is_read):
+    make, get = HOLDERS[kind]
+    model = Holds(make(), get if is_read else None).eval()
+    small = sec.delete_channels(model, {"a": [0, 7, 9]}, X)
+    assert (get(small.kept), get(model.kept)) == (13, 16)
+    again = sec.Cut.from_json(sec.report_of(small).cut.to_json())
+    assert get(sec.apply(model, again, X, proof=False).kept) == 13

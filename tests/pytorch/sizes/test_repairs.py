@@ -1,0 +1,110 @@
+"""What is tried on a size that did not follow: bound, tied to another, or frozen."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import secateurs as sec
+
+X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+HEADS, SIZE = 2, 8
+
+
+class Tied(nn.Module):
+    """Heads times places are laid out as wide as something else is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.c, self.d = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        wide = self.a(x)
+        heads = self.b(x).view(2, 5, 2, -1).transpose(1, 2).relu()
+        return self.c(heads.transpose(1, 2).reshape(2, 5, wide.shape[-1])) + self.d(wide)
+
+
+def test_two_numbers_that_must_agree_go_together():
+    model = Tied().eval()
+    network = sec.trace(model, X)
+    assert network.groups
+    for group in network.groups:
+        small = sec.apply(model, network.cut({group.name: [0]}), X, network=network)
+        assert small.a.out_features == small.b.out_features < 8
+
+
+class Centred(nn.Module):
+    """A mean written as a sum divided by how many there are: nothing else reads a size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(F.relu(x - x.sum(-1, keepdim=True) / x.shape[-1]))
+
+
+def test_a_mean_by_hand_is_frozen_with_its_line():
+    network = sec.trace(Centred(), X)
+    assert not network.groups
+    reasons = [reason for one in network.frozen for reason in one.reasons]
+    assert any(
+        "a factor computed from their number" in r and "test_repairs.py" in r for r in reasons
+    )
+
+
+class Kept(nn.Module):
+    """Heads and their size kept at construction, beside numbers that are the same by chance."""
+
+    def __init__(self, **numbers):
+        super().__init__()
+        vars(self).update(numbers)
+        self.q, self.k, self.v = (nn.Linear(6, HEADS * SIZE) for _ in range(3))
+        self.out = nn.Linear(HEADS * SIZE, 3)
+
+    def forward(self, x):
+        shape = self.sizes[1:] if hasattr(self, "sizes") else (self.heads, self.size)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (layer(x).view(2, 5, *shape).transpose(1, 2) for layer in layers)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.4)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "after"),
+    [
+        (
+            {"depth": 2, "patch": 8, "heads": 2, "size": 8},
+            {"depth": 2, "patch": 8, "heads": 1, "size": 6},
+        ),
+        ({"sizes": [2, 2, 8]}, {"sizes": [2, 1, 6]}),
+    ],
+)
+def test_of_several_numbers_alike_the_one_that_counts_follows(numbers, after):
+    model = Kept(**numbers).eval()
+    network = sec.trace(model, X)
+    assert sorted(len(group) for group in network.groups) == [HEADS, SIZE]
+    cut = network.cut({g.name: [1] if len(g) == HEADS else [1, 2] for g in network.groups})
+    small = sec.apply(model, cut, X, network=network)
+    assert {name: vars(small)[name] for name in after} == after
+
+
+class Literal(nn.Module):
+    """The number of heads is written into the code; their size is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        q = self.q(x).view(2, 5, 2, -1)
+        return self.out(q.tanh().flatten(2))
+
+
+def test_of_heads_and_positions_only_what_is_at_fault_stays():
+    network = sec.trace(Literal().eval(), X)
+    assert [len(group) for group in network.groups] == [8]
