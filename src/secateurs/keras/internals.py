@@ -308,6 +308,12 @@ def accepts_training(operation: Operation) -> bool:
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
+def reads_in_another_type(layer: Layer, variable: Variable) -> bool:
+    """Whether a layer's code sees this weight of its own in the type that the layer computes in."""
+    is_mixed = layer.autocast and layer.compute_dtype != layer.variable_dtype
+    return bool(is_mixed and variable._autocast and "float" in variable.dtype)
+
+
 def is_quantized(layer: Layer) -> bool:
     """Whether the layer computes with something else than its kernel."""
     return bool(getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))

@@ -93,3 +93,22 @@ def test_layers_that_do_not_show_in_the_answers_are_named():
     assert sec.report_of(small).proof.independent.unheard == ("a",)
     loud = sec.apply(chain(), sec.trace(chain()).cut({"a": [1]}), X, proof="independent")
     assert sec.report_of(loud).proof.independent.unheard == ()
+
+
+def test_a_layer_with_one_output_reads_beside_a_transposed_convolution():
+    i = keras.Input((4, 4, 3))
+    x = L.Conv2D(16, 3, padding="same", activation="relu", name="a")(i)
+    high = L.Conv2D(2, 1)(L.Conv2DTranspose(8, 2, 2, name="up")(x))
+    flag = L.Dense(1, name="flag")(L.GlobalMaxPooling2D()(x))
+    model = noisy(keras.Model(i, [high, flag]))
+    images = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype("float32")
+    gone = [0, 3, 9]
+    small = sec.apply(model, sec.trace(model).cut({"a": gone}), images, proof="independent")
+    for name, at in (("up", (slice(None), slice(None), slice(None), gone)), ("flag", (gone,))):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel[at] = 0
+        model.get_layer(name).set_weights([kernel, bias])
+    for mine, theirs in zip(small(images), model(images), strict=True):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(theirs), atol=1e-5
+        )

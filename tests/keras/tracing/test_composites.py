@@ -434,3 +434,56 @@ def test_what_counts_as_registered():
     assert is_registered(keras.saving.register_keras_serializable("other", "Name")(Own))
     kind = type("Mine", (L.Layer,), {"__module__": "keras_of_mine.layers"})
     assert not is_registered(kind)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_code_that_computes_in_another_type_than_its_weights_is_followed(policy):
+    gone = [1, 4, 6]
+    block = Block(8, name="block", dtype=policy)
+    for part in (block.conv, block.norm, *block.rest):
+        part.dtype_policy = keras.DTypePolicy(policy)
+    model = classifier(block)
+    network = sec.trace(model)
+    assert [group.name for group in network.groups] == ["block.conv", "block.rest.0", "block"]
+    small = sec.apply(model, network.cut({"block.conv": gone}), X, proof="independent")
+    assert small.get_layer("block").conv.kernel.dtype == "float32"
+    assert small.get_layer("block").compute_dtype == policy.removeprefix("mixed_")
+    scale = np.abs(numpys(model, gone)).max()
+    tolerance = {"mixed_float16": 0.01, "mixed_bfloat16": 0.08}[policy] * scale
+    np.testing.assert_allclose(predicted(small), numpys(model, gone), atol=tolerance)
+    assert np.abs(numpys(model, gone) - numpys(model, [])).max() > 3 * tolerance
+
+
+@registered
+class Codebook(L.Layer):
+    """The nearest of some codes in the place of each vector."""
+
+    def build(self, shape):
+        self.codes = self.add_weight(shape=(16, shape[-1]), name="codes")
+
+    def call(self, x):
+        rows = keras.ops.reshape(x, (-1, x.shape[-1]))
+        far = keras.ops.sum(self.codes**2, 1) - 2 * rows @ keras.ops.transpose(self.codes)
+        found = keras.ops.take(self.codes, keras.ops.argmin(far, 1), axis=0)
+        return keras.ops.reshape(found, (-1, *x.shape[1:]))
+
+
+def test_codes_that_are_looked_up_carry_channels():
+    i = keras.Input((6, 6, 3))
+    x = Codebook(name="book")(L.Conv2D(8, 1, name="encode")(i))
+    model = noisy(keras.Model(i, L.Conv2D(3, 1, name="decode")(x)))
+    network = sec.trace(model)
+    (encode,) = (group for group in network.groups if group.name == "encode")
+    assert {member.tensor for member in encode.members} == {
+        *("encode.kernel", "encode.bias", "book.codes", "decode.kernel"),
+    }
+    (why,) = (f.reasons for f in network.frozen if f.count == 16)
+    assert any("looked up by the data" in reason for reason in why)
+    small = sec.apply(model, network.cut({"encode": [1, 6]}), X)
+    w = {leaf.name: np.asarray(leaf.array()) for leaf in list_tensors(model)}
+    stay = [0, 2, 3, 4, 5, 7]
+    rows = X.reshape(-1, 3) @ w["encode.kernel"][0, 0][:, stay] + w["encode.bias"][stay]
+    codes = w["book.codes"][:, stay]
+    found = codes[((rows[:, None] - codes) ** 2).sum(2).argmin(1)]
+    expected = found @ w["decode.kernel"][0, 0][stay] + w["decode.bias"]
+    np.testing.assert_allclose(predicted(small).reshape(-1, 3), expected, atol=1e-5)

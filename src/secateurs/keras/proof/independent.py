@@ -94,7 +94,9 @@ class _Silenced:
             if part.axis < self._rank(part) - 1:
                 self._keep_zero(part)
         heard = self._heard()
-        for parts in [*([part] for part in kernels), *self._factors(heard)]:
+        tries = [*([part] for part in kernels), *self._factors(heard)]
+        # One that is read twice falls silent with its second reader: the first is tried once more.
+        for parts in [*tries, *tries]:
             if not heard or all(is_all_in(part, self.zero) for part in parts):
                 continue
             with self._change(parts, _zeros):
@@ -132,7 +134,8 @@ class _Silenced:
 
     def _is_kernel(self, part: Slice) -> bool:
         shape: tuple[int, ...] = tuple(self._variables[part.tensor].shape)
-        return sum(size > 1 for size in shape) > 1
+        has_one_output = len(shape) > 1 and shape[-1] == 1
+        return has_one_output or sum(size > 1 for size in shape) > 1
 
     def _keep_zero(self, part: Slice) -> None:
         self.zero.append(part)

@@ -3,7 +3,7 @@
 A layer of the user's, or of a library's, that is made of other layers and of operations of
 ``keras.ops`` needs no rule: its ``call`` is run on tensors without data, and what it does is
 followed like any graph. It stays one layer where something in it cannot be seen: code of the
-backend's own, a state that it writes, a mask, another precision inside.
+backend's own, a state that it writes, a mask.
 
 It also stays one layer where its class is not registered with Keras. Such a class cannot be found
 by its name, so no other process could make the layer again from a file of a model that was cut
@@ -98,8 +98,6 @@ def _open_layer(
     layer = node.operation
     if not is_followed(layer):
         return NOT_REGISTERED
-    if layer.compute_dtype != layer.variable_dtype:
-        return f"its code computes in {layer.compute_dtype} with weights in {layer.variable_dtype}"
     if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
         # What is found at one number of steps is looked up at every other.
         return "how many steps it goes is open; give its Input their number"

@@ -31,6 +31,7 @@ from secateurs.keras.internals import (
     infer,
     is_model,
     is_tensor,
+    reads_in_another_type,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
 from secateurs.keras.protocols import BackendTensor, Node
@@ -138,6 +139,8 @@ def calls_in(
                 stack.enter_context(_infer_in_full(layer, recording))
             for layer in (*owners, *inside):
                 stack.enter_context(_hide_weights(layer, recording))
+            if owners:
+                given, options = cast_inputs(owners[0], given, options)
             outputs = function(*given, **options)
     except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
         return _refusal(error)
@@ -193,7 +196,8 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
         if accepts_training(self) and options.get("training") is None:
             options["training"] = False
         try:
-            return self.call(*arguments, **options)
+            given, options = cast_inputs(self, arguments, options)
+            return self.call(*given, **options)
         except Exception as error:  # noqa: BLE001 - as above; the layer stays one call then
             recording.closed[id(self)] = _refusal(error)
             return kind.__call__(self, *arguments, **keywords)
@@ -279,13 +283,36 @@ def _hide_weights(layer: Layer, recording: _Recording) -> Iterator[None]:
         if (name := names.get(id(variable))) is not None:
             stands_for = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
             recording.weights.append((stands_for, variable))
-            properties[name] = _stand_in(stands_for, variable, recording)
+            properties[name] = _stand_in(layer, stands_for, variable, recording)
     with _override_methods(layer, properties):
         yield
 
 
-def _stand_in(stands_for: keras.KerasTensor, variable: Variable, recording: _Recording) -> property:
-    return property(lambda _: stands_for if recording.is_here() else variable)
+def _stand_in(
+    layer: Layer, stands_for: keras.KerasTensor, variable: Variable, recording: _Recording
+) -> property:
+    def read(_: Layer) -> object:
+        if not recording.is_here():
+            return variable
+        is_cast = reads_in_another_type(layer, variable)
+        return keras.ops.cast(stands_for, layer.compute_dtype) if is_cast else stands_for
+
+    return property(read)
+
+
+def cast_inputs(
+    layer: Layer, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> tuple[list[object], dict[str, object]]:
+    """What a layer is called on, in the type that it computes in, as Keras gives it to its code."""
+
+    def cast(item: object) -> object:
+        is_float = isinstance(item, keras.KerasTensor) and "float" in item.dtype
+        if not is_float or not layer.autocast or item.dtype == layer.compute_dtype:
+            return item
+        return keras.ops.cast(item, layer.compute_dtype)
+
+    given, options = keras.tree.map_structure(cast, (list(arguments), dict(keywords)))
+    return given, options
 
 
 def _collect_calls(

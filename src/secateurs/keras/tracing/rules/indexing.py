@@ -5,11 +5,11 @@ from __future__ import annotations
 from keras import layers
 
 from secateurs.channels.network import Role
-from secateurs.keras.internals import find_classes
+from secateurs.keras.internals import find_classes, operation_classes
 from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.op_record import Place
 from secateurs.keras.tracing.rules.contraction import contract
-from secateurs.keras.tracing.rules.registry import rule, unknown
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Tracer
 
 
@@ -49,6 +49,25 @@ def reversible_embedding(tracer: Tracer, call: Call) -> None:
     letters = "oi" if layer.tie_weights else "io"
     contract(tracer, call, [(x, f"{lead}i"), (table, letters)], f"{lead}o")
     return None
+
+
+@rule(*operation_classes("Take"))
+def take(tracer: Tracer, call: Call) -> None:
+    """Slices along one axis, of values or of a weight (a codebook), by numbers."""
+    x, axis = call.input, call.layer.axis
+    numbers = call.inputs[1:]
+    if not isinstance(axis, int) or any(value.axes for value in numbers):
+        return unknown(tracer, call, "it takes from several axes, or by numbers that are channels")
+    axis %= x.rank
+    reason = f"{call}: looked up by the data" if numbers else f"{call} runs along it"
+    tracer.freeze_known(x, reason, [axis])
+    longer = call.output.rank - x.rank
+    moved = {at: at if at < axis else at + longer for at in x.axes if at != axis}
+    tracer.put(call.output, {new: x.axes[old] for old, new in moved.items()})
+    return None
+
+
+OF_ALL_OPERANDS.add(take)
 
 
 @rule(layers.Masking)

@@ -162,7 +162,6 @@ def rearrange(tracer: Tracer, call: Call) -> None:
 
 @rule(
     *operation_classes(
-        "Take",
         "TakeAlongAxis",
         "Cumsum",
         "Cumprod",
