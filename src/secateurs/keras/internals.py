@@ -308,6 +308,11 @@ def accepts_training(operation: Operation) -> bool:
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
+def accepts_mask(operation: Operation) -> bool:
+    """Whether a call may be told ``mask=``, and else finds it on what it is given."""
+    return bool(getattr(operation, "_call_has_mask_arg", False))
+
+
 def reads_in_another_type(layer: Layer, variable: Variable) -> bool:
     """Whether a layer's code sees this weight of its own in the type that the layer computes in."""
     is_mixed = layer.autocast and layer.compute_dtype != layer.variable_dtype

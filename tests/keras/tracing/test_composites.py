@@ -487,3 +487,92 @@ def test_codes_that_are_looked_up_carry_channels():
     found = codes[((rows[:, None] - codes) ** 2).sum(2).argmin(1)]
     expected = found @ w["decode.kernel"][0, 0][stay] + w["decode.bias"]
     np.testing.assert_allclose(predicted(small).reshape(-1, 3), expected, atol=1e-5)
+
+
+@registered
+class Attending(L.Layer):
+    """Attention of one head over the steps that a mask leaves, told of it by Keras."""
+
+    def __init__(self, width, inner=None, **options):
+        super().__init__(**options)
+        self.width, self.inner = width, inner
+        self.q, self.k, self.v = (L.Dense(width, name=name) for name in "qkv")
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        scores = keras.ops.matmul(q, keras.ops.swapaxes(k, -1, -2))
+        if mask is not None:
+            scores += -1e9 * (1 - keras.ops.cast(mask, scores.dtype)[:, None])
+        y = keras.ops.matmul(keras.ops.softmax(scores), v)
+        return y if self.inner is None else self.inner(y)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+TOKENS = np.array([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]], "int32")
+
+
+def attending(inner=None, **options):
+    i = keras.Input((5,), dtype="int32")
+    x = L.Embedding(9, 6, mask_zero=True, name="e")(i)
+    x = Attending(8, inner, name="a", **options)(x)
+    return noisy(keras.Model(i, L.Dense(2, name="head")(L.GlobalAveragePooling1D()(x))))
+
+
+def test_a_mask_goes_through_its_code():
+    model, gone = attending(), [1, 6]
+    small = sec.delete_channels(model, {"a.v": gone, "a.q": [0, 3]}, TOKENS)
+    w = {leaf.name: np.asarray(leaf.array()) for leaf in list_tensors(model)}
+    x = w["e.embeddings"][TOKENS]
+    q, k, v = (x @ w[f"a.{n}.kernel"] + w[f"a.{n}.bias"] for n in "qkv")
+    q[..., [0, 3]] = 0
+    v[..., gone] = 0
+    there = (TOKENS != 0).astype("float32")
+    scores = q @ k.transpose(0, 2, 1) - 1e9 * (1 - there[:, None])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    y = weights / weights.sum(-1, keepdims=True) @ v
+    pooled = (y * there[..., None]).sum(1) / there.sum(1, keepdims=True)
+    expected = pooled @ w["head.kernel"] + w["head.bias"]
+    np.testing.assert_allclose(small.predict(TOKENS, verbose=0), expected, atol=1e-5)
+    assert small.get_layer("a").v.units == 6
+
+
+def test_a_mask_that_code_is_not_told_of_is_not_followed():
+    inner = Attending(8, L.LSTM(8, return_sequences=True), name="inner")
+    for model in (attending(inner), attending(dtype="mixed_bfloat16")):
+        network = sec.trace(model)
+        reasons = {reason for f in network.frozen for reason in f.reasons}
+        assert any("a mask of padding goes through its code" in reason for reason in reasons)
+        assert not any(group.name.startswith("a.") for group in network.groups)
+
+
+@registered
+class Padded(L.Layer):
+    """Its configuration says what its constructor made of what it was given: 'valid'."""
+
+    def __init__(self, padding=None, **options):
+        super().__init__(**options)
+        self.pad = L.ZeroPadding2D(1) if padding is None else None
+        self.padding = "valid"
+        self.conv, self.beside = L.Conv2D(4, 3), L.Conv2D(4, 1)
+
+    def call(self, x):
+        return self.conv(x if self.pad is None else self.pad(x)) + self.beside(x)
+
+    def get_config(self):
+        return {**super().get_config(), "padding": self.padding}
+
+
+def test_what_a_configuration_does_not_tell_is_carried():
+    i = keras.Input((6, 6, 3))
+    x = Padded(name="padded")(i)
+    x = L.Dense(6, "relu", name="hidden")(L.GlobalAveragePooling2D()(x))
+    model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
+    small = sec.delete_channels(model, {"hidden": [0, 3]}, X)
+    assert small.get_layer("padded").pad is not None
+    kernel, bias = model.get_layer("head").get_weights()
+    kernel[[0, 3]] = 0
+    model.get_layer("head").set_weights([kernel, bias])
+    np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)

@@ -25,7 +25,7 @@ from secateurs.keras.internals import (
     plain_class,
     sublayers,
 )
-from secateurs.keras.model.layer_tree import named_children, path_below
+from secateurs.keras.model.layer_tree import attributes_of, named_children, path_below
 from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, paths_of
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
@@ -137,7 +137,9 @@ class Copies:
 
     def _rebuild_or_shrink(self, layer: Operation, path: str) -> Operation:
         try:
-            return self._rebuild(layer, path)
+            made = self._rebuild(layer, path)
+            if not is_composite(layer) or not _lacks_parts(layer, made):
+                return made
         except ModelError:
             if not is_composite(layer):
                 raise
@@ -165,6 +167,22 @@ class Copies:
 
     def _touches(self, path: str) -> bool:
         return any(not path or name.startswith(f"{path}.") for name in self._cut.tensors)
+
+
+def _lacks_parts(layer: Layer, made: Layer) -> bool:
+    """Whether a configuration does not tell all: a part that its constructor made is none now."""
+
+    def missing() -> list[str]:
+        held = attributes_of(made)
+        return [
+            name
+            for name, value in attributes_of(layer).items()
+            if isinstance(value, keras.layers.Layer) and held.get(name, value) is None
+        ]
+
+    if missing() and layer.built and not made.built:  # it may make them when it is built
+        made.build_from_config(layer.get_build_config())
+    return bool(missing())
 
 
 def carry_again(model: keras.Model, small: keras.Model, changes: Changes) -> None:

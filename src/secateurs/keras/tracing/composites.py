@@ -3,7 +3,8 @@
 A layer of the user's, or of a library's, that is made of other layers and of operations of
 ``keras.ops`` needs no rule: its ``call`` is run on tensors without data, and what it does is
 followed like any graph. It stays one layer where something in it cannot be seen: code of the
-backend's own, a state that it writes, a mask.
+backend's own, a state that it writes, a mask that reaches
+layers inside layers inside without a word of its code.
 
 It also stays one layer where its class is not registered with Keras. Such a class cannot be found
 by its name, so no other process could make the layer again from a file of a model that was cut
@@ -21,6 +22,7 @@ import keras
 from secateurs.keras.internals import (
     Layer,
     Operation,
+    accepts_mask,
     accepts_training,
     is_model,
     is_quantized,
@@ -101,14 +103,15 @@ def _open_layer(
     if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
         # What is found at one number of steps is looked up at every other.
         return "how many steps it goes is open; give its Input their number"
-    if any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs)):
-        return "a mask of padding goes through its code, which is not followed"
     specs = keras.tree.map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
         specs[1]["training"] = False
     before = len(losses_of(layer))
     inside, beside = _parts(layer)
-    seen = calls_in(layer.call, specs[0], specs[1], [layer], inside, beside)
+    is_masked = any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs))
+    if is_masked and (why := _why_mask_is_lost(layer, inside, beside)):
+        return why
+    seen = calls_in(layer.call, specs[0], specs[1], [layer], inside, beside, is_masked)
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
     given = [item for item in keras.tree.flatten(specs) if isinstance(item, keras.KerasTensor)]
@@ -122,6 +125,16 @@ def _open_layer(
         return "its code gives other shapes than it says"
     whole = {id(inner): NOT_REGISTERED for inner in beside if is_composite(inner)}
     return replace(seen, closed={**seen.closed, **whole})
+
+
+def _why_mask_is_lost(layer: Layer, inside: Sequence[Layer], beside: Sequence[Layer]) -> str:
+    """Why a mask would not go where Keras lets it go, or '': then the code is not followed."""
+    if layer.compute_dtype != layer.variable_dtype:
+        # Keras drops a mask where it casts, and whether it does follows the types it foretells.
+        return "a mask of padding goes through its code, which computes in another type"
+    if any(inner.supports_masking for inner in inside) and any(map(accepts_mask, beside)):
+        return "a mask of padding goes through its code to layers inside, which is not followed"
+    return ""
 
 
 def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:

@@ -25,6 +25,7 @@ from secateurs.keras.internals import (
     Layer,
     Operation,
     Variable,
+    accepts_mask,
     accepts_training,
     forget_node_,
     inbound_node_of,
@@ -89,6 +90,7 @@ class Calls:
 class _Recording:
     """What is set aside while code runs on tensors without data."""
 
+    is_masked: bool = False
     weights: list[tuple[keras.KerasTensor, Variable | BackendTensor]] = field(default_factory=list)
     closed: dict[int, str] = field(default_factory=dict)
     thread: int = field(default_factory=threading.get_ident)
@@ -105,6 +107,7 @@ def calls_in(
     owners: Sequence[Layer] = (),
     inside: Sequence[Layer] = (),
     beside: Sequence[Layer] = (),
+    is_masked: bool = False,
 ) -> Calls | str:
     """The calls that code makes; why not, where they cannot all be seen.
 
@@ -115,6 +118,7 @@ def calls_in(
         owners: the layers whose code this is.
         inside: layers to go through too.
         beside: the other layers that it calls.
+        is_masked: whether a mask of padding travels with a tensor.
     """
     fresh: dict[int, keras.KerasTensor] = {}
 
@@ -128,7 +132,7 @@ def calls_in(
 
     given, options = keras.tree.map_structure(renew, (list(arguments), dict(keywords)))
     inputs = [x for x in keras.tree.flatten((given, options)) if isinstance(x, keras.KerasTensor)]
-    scope, recording = keras.StatelessScope(), _Recording()
+    scope, recording = keras.StatelessScope(), _Recording(is_masked)
     try:
         with ExitStack() as stack:
             stack.enter_context(RECORDING)
@@ -195,6 +199,9 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
         options = dict(keywords)
         if accepts_training(self) and options.get("training") is None:
             options["training"] = False
+        if recording.is_masked and accepts_mask(self) and "mask" not in keywords:
+            recording.closed[id(self)] = "it finds a mask of padding on what it is given"
+            return kind.__call__(self, *arguments, **keywords)
         try:
             given, options = cast_inputs(self, arguments, options)
             return self.call(*given, **options)
@@ -306,8 +313,11 @@ def cast_inputs(
     """What a layer is called on, in the type that it computes in, as Keras gives it to its code."""
 
     def cast(item: object) -> object:
-        is_float = isinstance(item, keras.KerasTensor) and "float" in item.dtype
-        if not is_float or not layer.autocast or item.dtype == layer.compute_dtype:
+        if not isinstance(item, keras.KerasTensor) or "float" not in item.dtype:
+            return item
+        # Of mixed types always: a type foretold may be another, and calls are known by number.
+        is_mixed = layer.compute_dtype != layer.variable_dtype
+        if not layer.autocast or (item.dtype == layer.compute_dtype and not is_mixed):
             return item
         return keras.ops.cast(item, layer.compute_dtype)
 
