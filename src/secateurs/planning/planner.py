@@ -23,6 +23,7 @@ from secateurs.arguments import (
 )
 from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import Cut
+from secateurs.channels.garbage import pause_garbage_collection
 from secateurs.channels.network import NETWORK, Network
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
@@ -56,6 +57,7 @@ LATENCY_MODEL = instance(
     sensitivity=SENSITIVITY.or_none(),
     latency_model=LATENCY_MODEL,
 )
+@pause_garbage_collection()
 def plan(
     network: Network,
     scores: Mapping[str, NDArray[np.float64]],

@@ -53,11 +53,10 @@ def prove(
         CutError: the small model cannot run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
-    source = source_of(network)
-    dense, small = source.to_run(), share_tensors(small)
-    proof = _prove_on_smaller_images(network, dense, small, alive, example_inputs)
+    proof = _prove_on_smaller_images(network, small, alive, example_inputs)
     if proof is not None:
         return proof
+    dense, small = source_of(network).to_run(), share_tensors(small)
     proof = _compare(network, dense, small, alive, example_inputs, frugal=True)
     if not proof.holds:
         proof = _compare(network, dense, small, alive, example_inputs)
@@ -80,7 +79,6 @@ def _of_decisions(network: Network) -> str:
 
 def _prove_on_smaller_images(
     network: Network,
-    dense: nn.Module,
     small: nn.Module,
     alive: NDArray[np.bool_],
     example_inputs: object,
@@ -89,9 +87,11 @@ def _prove_on_smaller_images(
 
     A model's forward may refuse smaller images however it likes: that says nothing of the cut.
     """
-    images = crop_images(example_inputs, source_of(network).operations)
+    source = source_of(network)
+    images = crop_images(example_inputs, source.operations)
     if images is None:
         return None
+    dense, small = source.to_run(), share_tensors(small)
     try:
         proof = _compare(
             network, dense, small, alive, images.inputs, frugal=True, sizes_as_traced=False
@@ -134,6 +134,8 @@ def _compare(
     stays = network.solution.mark_kept(alive)
     twin = MaskedTwin(operations, stays, frugal=frugal, sizes_as_traced=sizes_as_traced)
     sampled = Sampled(operations, stays, sizes_as_traced=sizes_as_traced)
+    # After smaller images, the full ones are run by copies of their own.
+    twin.is_last = sampled.is_last = not sizes_as_traced
     try:
         expected = twin.run(dense, arguments, keywords)
     except OtherPathError as error:

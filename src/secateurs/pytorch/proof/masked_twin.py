@@ -202,11 +202,14 @@ class Sampled(OpInterpreter):
         if not math.prod(small):
             return None
         places = self._move(places_in(small, SAMPLES_EACH), axes)
-        if len(places) != len(shape) or any(
-            at.max() >= size for at, size in zip(places, shape, strict=True)
-        ):
+        if len(places) != len(shape):
             return None
-        return np.ravel_multi_index(places, tuple(shape)) if small else np.zeros(1, np.int64)
+        if not small:
+            return np.zeros(1, np.int64)
+        try:
+            return np.ravel_multi_index(places, tuple(shape))
+        except ValueError:  # one of them lies outside
+            return None
 
     def _kept_along(self, units: Ids) -> Ids:
         """Where those units are that stay."""
@@ -371,8 +374,14 @@ def _has_small_weight(call: Call) -> bool:
 
 def _deaf_to(call: Call, gone: torch.Tensor) -> torch.Tensor:
     """The convolution's weight with zeros for what it reads of these input channels."""
-    weight: torch.Tensor = call["weight"].detach().clone()
+    weight: torch.Tensor = call["weight"].detach()
     groups = call.get("groups", 1)
+    if groups == 1:
+        return weight.index_fill(1, gone, 0)
     inside = weight.shape[1]  # input channels of each group
+    if inside == 1:  # each group reads one
+        by_group: torch.Tensor = weight.unflatten(0, (groups, -1)).index_fill(0, gone, 0)
+        return by_group.flatten(0, 1)
+    weight = weight.clone()
     weight.unflatten(0, (groups, -1))[gone // inside, :, gone % inside] = 0
     return weight

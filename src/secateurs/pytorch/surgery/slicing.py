@@ -88,7 +88,7 @@ def check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
 
 def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool, slicer: Slicer) -> torch.Tensor:
     whole = leaf.tensor.detach()
-    removal = cut.tensors.get(leaf.name, TensorCut(tuple(whole.shape), {}))
+    removal = cut.tensors.get(leaf.name) or TensorCut(tuple(whole.shape), {})
     if without_data:
         small = torch.empty(removal.shape_after, dtype=whole.dtype, device="meta")
     else:
@@ -96,9 +96,11 @@ def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool, slicer: Slicer)
         for rescaling in cut.rescalings:
             if rescaling.tensor == leaf.name:
                 _rescale_(small, removal, rescaling)
-    if isinstance(leaf.tensor, nn.Parameter):
+    if leaf.is_parameter:
         return nn.Parameter(small, requires_grad=leaf.tensor.requires_grad)
-    return small.requires_grad_(leaf.tensor.requires_grad and leaf.tensor.is_leaf)
+    if leaf.tensor.requires_grad and leaf.tensor.is_leaf:
+        small.requires_grad_()
+    return small
 
 
 def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:

@@ -95,6 +95,8 @@ class OpInterpreter(TorchDispatchMode):
         self._random_state: torch.Tensor | None = None
         self._is_aside = False
         self.index = -1
+        self.is_last = False
+        """Whether the copy that is run is not needed afterwards: it may keep what it keeps."""
 
     @property
     def layer(self) -> str:
@@ -176,7 +178,8 @@ class OpInterpreter(TorchDispatchMode):
         tensors = [*tensors_of(model), *iterate_tensors([list(arguments), keywords])]
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
         try:
-            with in_mode(model, training), self._following(model), torch.inference_mode(), self:
+            mode = in_mode(model, training, put_back=not self.is_last)
+            with mode, self._following(model), torch.inference_mode(), self:
                 return model(*arguments, **keywords)
         finally:
             self._put_back()
@@ -285,15 +288,16 @@ _slow_attention = _SlowAttention()
 
 
 @contextmanager
-def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+def in_mode(model: nn.Module, training: bool = False, *, put_back: bool = True) -> Iterator[None]:
     """Eval or train mode, without fused attention, which hides its parts; all is put back.
 
     Args:
         model: a copy of the caller's own.
         training: which of the two.
+        put_back: False for a copy that nobody runs again: what it keeps of the pass stays.
     """
     modules = [module for _, module in list_modules(model)]
-    before = _Kept(modules)
+    before = _Kept(modules if put_back else [])
     scripted = [(module, module.training) for module in modules if "training" not in vars(module)]
     for module in modules:
         module.training = training

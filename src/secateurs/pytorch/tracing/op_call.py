@@ -186,10 +186,14 @@ def like(value: dict[str, object], items: dict[str, object]) -> dict[str, object
 
 def without_data(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor like this one on the meta device."""
-    is_plain = type(tensor) in _PLAIN and tensor.layout is torch.strided
-    if is_plain and tensor.is_contiguous():
+    if is_plain(tensor) and tensor.is_contiguous():
         return empty_like(tensor)
     return torch.empty_like(tensor, device="meta")
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is PyTorch's own kind of tensor, with all of its values in memory."""
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

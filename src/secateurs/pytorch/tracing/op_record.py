@@ -59,6 +59,17 @@ class Labels:
     is_empty: bool = False
     positions: Ids | None = None
 
+    def of_result(self, call: Call, sources: list[Labels], place: int) -> Labels:
+        """The same labels of what an operation gives, which nothing has read yet."""
+        made = Labels(self.axes, self.leaf, self.origin, self.why, call, sources, place)
+        made.is_constant, made.is_made, made.is_empty = (
+            self.is_constant,
+            self.is_made,
+            self.is_empty,
+        )
+        made.positions = self.positions
+        return made
+
     @property
     def weight(self) -> ModelTensor | None:
         """The weight it is or was made from."""

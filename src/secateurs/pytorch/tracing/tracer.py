@@ -29,6 +29,7 @@ from secateurs.pytorch.tracing.op_call import (
     Arguments,
     Call,
     Keywords,
+    is_plain,
     iterate_tensors,
     map_tensors,
     numbers_of,
@@ -110,6 +111,8 @@ class Tracer(OpInterpreter):
         """Whether there is a constant that channels lie along, or a tensor written into."""
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
+        self._outlines: dict[int, torch.Tensor] = {}
+        """Of weights, without data: what will stand for them in this pass."""
         self._indices: dict[int, ModelTensor] = {}
         self._fresh = FreshTensors(self.equations, concrete, self.where)
 
@@ -231,17 +234,12 @@ class Tracer(OpInterpreter):
         return self._stand_in_for(leaf, mutates)
 
     def _stand_in_for(self, leaf: ModelTensor, mutates: bool) -> torch.Tensor:
-        with torch.inference_mode(
-            mode=False
-        ):  # PyTorch wants views of weights to be ordinary tensors
-            tensor = leaf.tensor.detach()
-            if leaf.can_carry_channels:
-                tensor = tensor.clone() if self._concrete else without_data(tensor)
         if leaf.can_carry_channels:
-            stand_in = tensor
+            known = self._outlines.get(id(leaf.tensor))
+            stand_in = self._ordinary(leaf.tensor, not self._concrete) if known is None else known
             follow(stand_in, Labels(leaf.axes, leaf))
         elif mutates:
-            stand_in = tensor.clone()
+            stand_in = self._ordinary(leaf.tensor)
             self._indices[id(stand_in)] = leaf
         else:
             self._indices[id(leaf.tensor)] = leaf
@@ -249,10 +247,22 @@ class Tracer(OpInterpreter):
         self._stand_ins[id(leaf.tensor)] = stand_in
         return stand_in
 
+    def _ordinary(self, tensor: torch.Tensor, is_outline: bool = False) -> torch.Tensor:
+        """A copy, or one without data, that is no tensor of inference mode."""
+        with torch.inference_mode(mode=False):
+            tensor = tensor.detach()
+            return without_data(tensor) if is_outline else tensor.clone()
+
     def start_pass(self) -> list[OpRecord]:
         """Begin another forward pass over the same units; returns where its operations will be."""
         self.operations = []
         self._stand_ins = {}
+        # PyTorch wants views of weights to be ordinary tensors: here they are, without more ado.
+        self._outlines = {
+            id(leaf.tensor): without_data(leaf.tensor.detach())
+            for leaf in self.leaves.values()
+            if not self._concrete and leaf.can_carry_channels and is_plain(leaf.tensor)
+        }
         self._indices = {}
         self._fresh.forget()
         return self.operations

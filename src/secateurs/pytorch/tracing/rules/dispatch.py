@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
@@ -69,7 +67,7 @@ def _follow_all(call: Call, output: object) -> None:
         if labels.leaf is not None:
             continue
         # An operation in place gives back what it was given: what is known of that must not change.
-        made = replace(labels, call=call, sources=sources, place=place, uses=0)
+        made = labels.of_result(call, sources, place)
         if not is_followed(tensor):
             made.why = next((source.why for source in sources), made.why)
         if weights and None not in weights and not looked_up_by_data:
