@@ -37,6 +37,17 @@ RUNTIMES = ("eager", "channels-last", "compile")
 DTYPES = ("float32", "float16")
 BATCHES = (64, 1)
 CLOSE = 1e-3
+COLUMNS = (
+    "model",
+    "runtime",
+    "type",
+    "batch",
+    "dense ms",
+    "half of the MACs",
+    "ms",
+    "predicted",
+    "times as fast",
+)
 THEIRS = "Torch-Pruning, round_to=8"
 
 
@@ -220,7 +231,6 @@ def main() -> None:
     until = time.monotonic() + options.seconds
     put(options.page, "checks", "\n".join(f"- {line}" for line in check_everything()))
     rows: list[list[str]] = []
-    columns = ("model", "runtime", "type", "batch", "dense ms", "half of the MACs", "ms")
     for runtime in RUNTIMES:
         if runtime == "compile":
             compile_beforehand(0.4 * options.seconds)
@@ -237,11 +247,7 @@ def main() -> None:
             for row in rows[-len(contest(name).models) :]:
                 print("  ".join(row), f"  ({time.monotonic() - start:.0f} s)", flush=True)
             head = f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}\n"
-            put(
-                options.page,
-                "gpu",
-                f"{head}\n{markdown((*columns, 'predicted', 'times as fast'), rows)}",
-            )
+            put(options.page, "gpu", f"{head}\n{markdown(COLUMNS, rows)}")
 
 
 def check_everything() -> list[str]:
