@@ -21,6 +21,9 @@ AT_A_TIME = 128
 LABELS = ("labels", "label", "targets", "target")
 """What a dictionary's targets are called, the first that is there."""
 
+MASKS = ("attention_mask", "padding_mask", "decoder_attention_mask", "decoder_padding_mask")
+"""What marks of filled-up texts are called: 1 where something is, 0 elsewhere."""
+
 FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
 
 
@@ -38,6 +41,35 @@ class CalibrationBatch:
 
     def __len__(self) -> int:
         return len(_arrays(self.images)[0])
+
+    @property
+    def present_places(self) -> dict[int, NDArray[np.bool_]]:
+        """Length of sequences -> (examples, length), which places hold more than filling.
+
+        Read from the masks that the model is given with its texts; empty where there are none, or
+        none marks anything as filling. Of two masks of one length that differ, neither counts: what
+        is of that length could be of either.
+
+        Example:
+            >>> texts = {"input_ids": np.array([[7, 5, 0]])}
+            >>> texts["attention_mask"] = np.array([[1, 1, 0]])
+            >>> CalibrationBatch(texts, None).present_places
+            {3: array([[ True,  True, False]])}
+        """
+        if not isinstance(self.images, Mapping):
+            return {}
+        found: dict[int, NDArray[np.bool_]] = {}
+        unclear = set()
+        for name in MASKS:
+            mask = self.images.get(name)
+            if mask is None or np.ndim(mask) != 2:
+                continue
+            present = np.asarray(mask) > 0
+            length = present.shape[1]
+            if length in found and not np.array_equal(found[length], present):
+                unclear.add(length)
+            found[length] = present
+        return {n: one for n, one in found.items() if n not in unclear and not one.all()}
 
     def rows(self, chosen: NDArray[np.int64] | slice) -> CalibrationBatch:
         """Some of its images."""

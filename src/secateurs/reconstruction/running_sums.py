@@ -26,6 +26,8 @@ class RunningSums:
 
     def add(self, u: NDArray[np.float32], y: NDArray[np.float32]) -> None:
         """Rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+        if not u.shape[1]:
+            return
         if not self.rows:
             self._u, self._y = u.mean(1, keepdims=True), y.mean(1, keepdims=True)
         du, dy = u - self._u, y - self._y

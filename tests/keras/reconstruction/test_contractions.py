@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from secateurs.keras.reconstruction.contractions import rows_per_image, tables
+from secateurs.keras.reconstruction.contractions import tables
 from secateurs.keras.reconstruction.parts import map_of
 
 LAYERS = {
@@ -55,13 +55,3 @@ def test_rows_are_drawn_by_lot_and_alike_for_every_table():
     assert u.shape == (1, 30, 4)
     assert np.allclose(twice, 2 * rows)
     assert np.allclose(u[0] @ numpy(layer.kernel), rows[0], atol=1e-5)
-
-
-def test_more_rows_are_wanted_of_few_images():
-    known = map_of(L.Dense(2), [], [])
-    assert known is None
-    layer = L.Dense(2)
-    layer.build((None, 4))
-    known = map_of(layer, [None], [keras.KerasTensor((1, 4))])
-    assert rows_per_image(known, 10) == 2000
-    assert rows_per_image(known, 10**9) == 1

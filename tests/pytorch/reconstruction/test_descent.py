@@ -52,11 +52,16 @@ def test_it_is_the_least_squares_solution_where_it_goes_on_to_the_end(bias, monk
     if bias:
         patches = np.hstack([patches, np.ones((len(patches), 1))])
     right = np.linalg.lstsq(patches, wanted, rcond=None)[0]
-    found = changed["2.weight"]
-    assert (found[:, 1] == 0).all()
-    np.testing.assert_allclose(found[:, [0, 2]].reshape(4, -1).T, right[:32], atol=2e-4)
+    weight = changed["2.weight"]
+    assert (weight[:, 1] == 0).all()
+    found = weight[:, [0, 2]].reshape(4, -1).T
     if bias:
-        np.testing.assert_allclose(changed["2.bias"], right[32], atol=2e-4)
+        found = np.vstack([found, changed["2.bias"]])
+    # The error, not the weights: along directions in which it hardly changes, single precision
+    # ends elsewhere on another processor.
+    least = np.square(patches @ right - wanted).sum(0)
+    np.testing.assert_allclose(np.square(patches @ found - wanted).sum(0), least, rtol=1e-4)
+    np.testing.assert_allclose(found, right, atol=2e-3)
 
 
 def test_a_few_steps_are_nearer_than_one_mixing_for_all_taps(monkeypatch):

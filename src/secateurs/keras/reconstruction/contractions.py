@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from secateurs.keras.internals import Layer, Variable
 from secateurs.keras.tracing.op_record import Axes
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
+from secateurs.reconstruction.drawing import EVERYWHERE, Present, draw_rows
 
 Numbers = NDArray[np.float32]
 Sums = NDArray[np.float64]
@@ -29,10 +30,6 @@ Places = NDArray[np.int64]
 AxesOf = Callable[[Variable], Axes]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-ROWS_AT_LEAST = 20_000
-ROWS_AN_INPUT = 8
-"""As many rows of patches are drawn as this times the inputs; more say little more."""
 
 
 class Map(Protocol):
@@ -89,13 +86,13 @@ class Map(Protocol):
         """What lies along the axes of what it reads."""
 
 
-def rows_per_image(known: Map, images: int) -> int:
-    """How many rows of each image are wanted."""
-    return max(1, math.ceil(max(ROWS_AT_LEAST, ROWS_AN_INPUT * known.inputs) / images))
-
-
 def tables(
-    known: Map, x: Numbers, targets: Sequence[Numbers], per_image: int, seed: int
+    known: Map,
+    x: Numbers,
+    targets: Sequence[Numbers],
+    per_image: int,
+    seed: int,
+    present: Present = EVERYWHERE,
 ) -> tuple[Numbers, list[Numbers]]:
     """Rows of patches, (groups, rows, inputs), and of values that are as the result is.
 
@@ -105,13 +102,12 @@ def tables(
         targets: values of the shape of its result.
         per_image: how many rows to take of each image at most, drawn by lot.
         seed: of the lots.
+        present: which places hold more than filling.
     """
     rows = [known.rows(target) for target in targets]
     each = max(1, rows[0].shape[1] // len(x))
-    chosen = None
-    if per_image < each:
-        lots = np.random.default_rng(seed).random((len(x), each)).argsort(1)[:, :per_image]
-        chosen = (lots + np.arange(len(x))[:, None] * each).ravel()
+    chosen = draw_rows(len(x), each, per_image, seed, present)
+    if chosen is not None:
         rows = [table[:, chosen] for table in rows]
     return known.patches(x, targets[0].shape, chosen), rows
 

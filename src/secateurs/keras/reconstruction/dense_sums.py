@@ -32,6 +32,7 @@ from secateurs.reconstruction.contraction_sums import (
     draw_slopes,
     images_with_slopes,
 )
+from secateurs.reconstruction.drawing import Present, present_part
 from secateurs.reconstruction.running_sums import RunningSums
 
 NUMBERS_OF_PATCHES = 2**23
@@ -123,22 +124,31 @@ def _sum_up(
         (made, *_) = piece.do(step)
         for reader in at.get(step.number, ()):
             x, y = as_numbers(piece.find(reader.site.source)), as_numbers(made)
-            _sum_patches(reader, x, y, reader.site.rows_per_image(images), number)
+            rows = reader.site.rows_per_image(images)
+            _sum_patches(reader, x, y, rows, number, piece.present)
         piece.forget(step)
     return piece.result()
 
 
-def _sum_patches(reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int) -> None:
+def _sum_patches(
+    reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int, present: Present
+) -> None:
     known, reading = reader.site.map, reader.reading
     if reading.mixes:
-        values = reading.values(_along_axis(known, x, reader.taps))[None]
+        flat = _along_axis(known, x, reader.taps)
+        taps = 1 if isinstance(known, ConvolutionMap) else reader.taps
+        marks = present.get(len(flat) // (len(x) * taps))
+        if marks is not None:
+            flat = flat[np.repeat(marks.ravel(), taps)]
+        values = reading.values(flat)[None]
         reader.sums.add(values, np.zeros((1, values.shape[1], 0), np.float32))
         return
     places = max(1, y[:1].size // known.outputs)
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * known.inputs))
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
-        u, (t,) = tables(known, x[part], [y[part]], rows, number * 4099 + start)
+        seed = number * 4099 + start
+        u, (t,) = tables(known, x[part], [y[part]], rows, seed, present_part(present, part))
         reader.sums.add(u, t)
 
 

@@ -28,6 +28,7 @@ from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Ref, 
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.op_record import Axes
+from secateurs.reconstruction.drawing import present_part
 from secateurs.reconstruction.layers import LayerRepair, Walked
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,
@@ -301,7 +302,9 @@ class _Walk:
         for start in range(0, len(x), at_a_time):
             part = slice(start, start + at_a_time)
             seed = pair.number * 4099 + start
-            u, made = tables(site.map, x[part], [t[part] for t in targets], per_image, seed)
+            present = present_part(pair.small.present, part)
+            parts = [target[part] for target in targets]
+            u, made = tables(site.map, x[part], parts, per_image, seed, present)
             if sums:
                 (gathered.held if pair.held else gathered.fit).add(u, made[0])
             if keeps:

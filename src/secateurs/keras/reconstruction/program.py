@@ -26,6 +26,7 @@ from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.parts import Part, parts_of
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site, convert_arrays
 from secateurs.keras.tracing.op_record import OpRecord
+from secateurs.reconstruction.drawing import Present
 
 MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23
@@ -249,6 +250,7 @@ class Piece:
         values: those at hand, the model's inputs among them.
         done: how many steps have been taken.
         labels: of the images, if they have any.
+        present: which places of each text hold more than filling.
     """
 
     program: Program
@@ -256,6 +258,7 @@ class Piece:
     values: dict[Ref, BackendTensor] = field(default_factory=dict)
     done: int = 0
     labels: NDArray[np.generic] | None = None
+    present: Present = field(default_factory=dict)
     _last: Mapping[int, list[Ref]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -311,7 +314,13 @@ class Piece:
     def branch(self) -> Piece:
         """The same, to go on from here in another way."""
         return Piece(
-            self.program, self.images, dict(self.values), self.done, self.labels, self._last
+            self.program,
+            self.images,
+            dict(self.values),
+            self.done,
+            self.labels,
+            self.present,
+            self._last,
         )
 
     def play(self, change: Change | None = None) -> list[BackendTensor]:
@@ -381,7 +390,13 @@ class Pieces:
         """These images, at the start of their pass."""
         tensors = convert_arrays(self.model, as_arrays(batch.images, self.model))
         values = {Ref(-1, number): tensor for number, tensor in enumerate(tensors)}
-        return Piece(self.program(len(batch)), len(batch), values, labels=batch.labels)
+        return Piece(
+            self.program(len(batch)),
+            len(batch),
+            values,
+            labels=batch.labels,
+            present=batch.present_places,
+        )
 
 
 def as_numbers(tensor: BackendTensor | Variable) -> NDArray[np.float32]:

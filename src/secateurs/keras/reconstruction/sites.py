@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from secateurs.keras.internals import Layer, Variable, operation_classes
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.contractions import Map, rows_per_image
+from secateurs.keras.reconstruction.contractions import Map
 from secateurs.keras.reconstruction.program import Piece, Program, Ref, Step, as_numbers
+from secateurs.reconstruction.drawing import rows_per_image
 
 Sums = NDArray[np.float64]
 
@@ -118,7 +119,7 @@ class Site:
 
     def rows_per_image(self, images: int) -> int:
         """How many rows of each image are wanted."""
-        return rows_per_image(self.map, images)
+        return rows_per_image(self.map.inputs, images)
 
     def move_back(
         self, value: NDArray[np.float32], like: NDArray[np.float32], piece: Piece

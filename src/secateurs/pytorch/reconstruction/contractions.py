@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
+from secateurs.reconstruction.drawing import EVERYWHERE, Present, draw_rows, rows_per_image
 
 CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
 TRANSPOSED = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
@@ -26,10 +27,6 @@ NORMS = (aten.layer_norm, aten.rms_norm, aten.group_norm, aten.batch_norm)
 
 NUMBERS_OF_PATCHES = 2**24
 """In patches that are made at a time: 64 MB in single precision."""
-
-ROWS_AT_LEAST = 20_000
-ROWS_AN_INPUT = 8
-"""As many rows of patches are drawn as this times the inputs; more say little more."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -173,7 +170,12 @@ class Map:
         return found.to(self.weight.device, self.weight.dtype)
 
     def tables(
-        self, x: torch.Tensor, targets: Sequence[torch.Tensor], per_image: int, seed: int
+        self,
+        x: torch.Tensor,
+        targets: Sequence[torch.Tensor],
+        per_image: int,
+        seed: int,
+        present: Present = EVERYWHERE,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Rows of patches, (groups, rows, inputs), and of values that are as the result is.
 
@@ -182,17 +184,15 @@ class Map:
             targets: values of the shape of its result.
             per_image: how many rows to take of each image at most, drawn by lot.
             seed: of the lots.
+            present: which places hold more than filling.
         """
         rows = [self._rows(target) for target in targets]
-        count = rows[0].shape[1]
-        each = max(1, count // len(x))
-        chosen = None
-        if per_image < each:
-            generator = torch.Generator().manual_seed(seed)
-            lots = torch.rand(len(x), each, generator=generator).argsort(1)[:, :per_image]
-            chosen = (lots + torch.arange(len(x))[:, None] * each).flatten().to(x.device)
-            rows = [table[:, chosen] for table in rows]
-        return self._patches(x, chosen), rows
+        each = max(1, rows[0].shape[1] // len(x))
+        drawn = draw_rows(len(x), each, per_image, seed, present)
+        if drawn is None:
+            return self._patches(x, None), rows
+        chosen = torch.from_numpy(drawn).to(x.device)
+        return self._patches(x, chosen), [table[:, chosen] for table in rows]
 
     def _patches(self, x: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
         if self.norm is not None:
@@ -219,7 +219,7 @@ class Map:
 
     def rows_per_image(self, images: int) -> int:
         """How many rows of each image are wanted."""
-        return max(1, math.ceil(max(ROWS_AT_LEAST, ROWS_AN_INPUT * self.inputs) / images))
+        return rows_per_image(self.inputs, images)
 
 
 def _normalise(call: Call, x: torch.Tensor) -> torch.Tensor:

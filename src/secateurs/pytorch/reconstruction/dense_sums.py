@@ -29,6 +29,7 @@ from secateurs.reconstruction.contraction_sums import (
     draw_slopes,
     images_with_slopes,
 )
+from secateurs.reconstruction.drawing import present_part
 
 
 @dataclass(eq=False, slots=True)
@@ -152,6 +153,9 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
     if reader.reading.mixes:
         axis = 1 if reader.site.map.geometry is not None else x.dim() - 1
         values = x.movedim(axis, -1).reshape(-1, x.shape[axis])
+        present = piece.present.get(len(values) // len(x))
+        if present is not None:
+            values = values[torch.from_numpy(np.flatnonzero(present)).to(x.device)]
         if (fold := reader.reading.fold) is not None:
             values = values[:, torch.from_numpy(fold.T.ravel())].reshape(-1, len(fold))
         reader.sums.add(values[None].float(), values.new_zeros(1, len(values), 0).float())
@@ -160,7 +164,8 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * reader.site.map.inputs))
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
-        u, (t,) = reader.site.map.tables(x[part], [y[part]], rows, seed * 4099 + start)
+        present = present_part(piece.present, part)
+        u, (t,) = reader.site.map.tables(x[part], [y[part]], rows, seed * 4099 + start, present)
         reader.sums.add(u, t)
 
 

@@ -31,6 +31,7 @@ from secateurs.pytorch.replay.tape import Ref, TensorSource
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
+from secateurs.reconstruction.drawing import present_part
 from secateurs.reconstruction.layers import LayerRepair, Walked
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,
@@ -253,9 +254,9 @@ class _Walk:
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
         for start in range(0, len(x), at_a_time):
             part = slice(start, start + at_a_time)
-            u, tables = site.map.tables(
-                x[part], [target[part] for target in targets], rows, pair.number * 4099 + start
-            )
+            present = present_part(pair.small.present, part)
+            seed = pair.number * 4099 + start
+            u, tables = site.map.tables(x[part], [t[part] for t in targets], rows, seed, present)
             if sums:
                 (gathered.held if pair.held else gathered.fit).add(u, tables[0])
             if keeps:

@@ -35,6 +35,7 @@ from secateurs.pytorch.replay.tape import (
 )
 from secateurs.pytorch.tracing.op_call import Call, aten, iterate_tensors
 from secateurs.pytorch.tracing.op_record import OpRecord
+from secateurs.reconstruction.drawing import Present
 
 MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23
@@ -68,6 +69,7 @@ class Piece:
         done: how many steps have been taken.
         memory: what it writes into in place of the model's.
         labels: of the images, if they have any.
+        present: which places of each text hold more than filling.
     """
 
     steps: Sequence[Step]
@@ -78,6 +80,7 @@ class Piece:
     done: int = 0
     memory: Memory = field(default_factory=lambda: Memory(frozenset()))
     labels: NDArray[np.generic] | None = None
+    present: Present = field(default_factory=dict)
     _last: dict[int, list[Ref]] = field(default_factory=dict)
     _wanted: set[Operand] = field(default_factory=set)
 
@@ -153,6 +156,7 @@ class Piece:
             self.done,
             memory,
             self.labels,
+            self.present,
         )
 
 
@@ -203,13 +207,19 @@ class Pieces:
         """These images, at the start of their pass."""
         arguments, keywords = parse_example_inputs(batch.images, self.model)
         inputs = list(iterate_tensors([list(arguments), keywords]))
-        if self._program is not None:
-            program = self._program
-            return Piece(program.steps, inputs, program.output, len(batch), labels=batch.labels)
-        tape = self._record(batch)
-        memory = Memory(tape.written)
+        memory = Memory(frozenset())
+        tape: BatchedTape | Tape | None = self._program
+        if tape is None:
+            tape = self._record(batch)
+            memory = Memory(tape.written)
         return Piece(
-            tape.steps, inputs, tape.output, len(batch), memory=memory, labels=batch.labels
+            tape.steps,
+            inputs,
+            tape.output,
+            len(batch),
+            memory=memory,
+            labels=batch.labels,
+            present=batch.present_places,
         )
 
 

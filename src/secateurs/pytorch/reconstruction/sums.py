@@ -26,6 +26,8 @@ class RunningMoments:
 
     def add(self, u: torch.Tensor, y: torch.Tensor) -> None:
         """Rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+        if not u.shape[1]:
+            return
         if not self.rows:
             self._u, self._y = u.mean(1, keepdim=True), y.mean(1, keepdim=True)
         u, y = u - self._u, y - self._y
