@@ -164,8 +164,10 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * reader.site.map.inputs))
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
-        present = present_part(piece.present, part)
-        u, (t,) = reader.site.map.tables(x[part], [y[part]], rows, seed * 4099 + start, present)
+        present_rows = present_part(piece.present, part)
+        u, (t,) = reader.site.map.tables(
+            x[part], [y[part]], rows, seed * 4099 + start, present_rows
+        )
         reader.sums.add(u, t)
 
 
