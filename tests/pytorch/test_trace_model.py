@@ -90,7 +90,7 @@ def test_a_number_in_a_view_freezes_what_it_counts():
     )
     assert [group.name for group in network.groups] == ["b"]
     why = next(frozen.reasons for frozen in network.frozen if frozen.name == "a")
-    assert "the number 8 is baked in at" in why[0]
+    assert "the number 8 is hard-coded at" in why[0]
     assert "test_trace_model.py" in why[0]
     check_cut_of_everything(model, network, image())
 

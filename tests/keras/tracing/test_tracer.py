@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers as L
 
+import secateurs as sec
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.tracing.op_record import Place, Value
 from secateurs.keras.tracing.rules import apply
@@ -45,3 +47,33 @@ def test_what_is_made_once_is_remembered():
     made = [tracer.remember("key", object) for _ in range(2)]
     assert made[0] is made[1]
     assert tracer.remember("other", object) is not made[0]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Sorts(L.Layer):
+    def call(self, x):
+        return keras.ops.sort(x, axis=-1)
+
+
+FREEZES = {
+    "softmax over it in sm (Softmax)": L.Softmax(name="sm"),
+    "sort (Sort) runs along it": keras.ops.sort,
+    "fft (FFT): no rule for FFT": lambda h: keras.ops.fft((h, h))[0],
+    "meets a constant in multiply (Multiply)": lambda h: h * np.arange(8, dtype=np.float32),
+    "argmax (Argmax) runs along it": lambda h: (
+        h * keras.ops.cast(keras.ops.argmax(h, axis=-1, keepdims=True), "float32")
+    ),
+    "roll (Roll) takes it round the end": lambda h: keras.ops.roll(h, 1, axis=1),
+    "lam.get_item (GetItem) picks it by its position": L.Lambda(lambda h: h - h[:, :1], name="lam"),
+    "mine": Sorts(name="mine"),
+}
+
+
+@pytest.mark.parametrize("reason", FREEZES)
+def test_what_freezes_a_layer_names_the_users_layer_and_the_operation(reason):
+    i = keras.Input((6,))
+    h = L.Dense(8, name="first")(i)
+    model = keras.Model(i, L.Dense(3, name="last")(FREEZES[reason](h)))
+    network = sec.trace(model)
+    stuck = [one for one in network.frozen if "first" in one.members]
+    assert any(reason in why for one in stuck for why in one.reasons)

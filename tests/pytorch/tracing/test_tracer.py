@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,3 +67,55 @@ def test_sizes_that_follow_channels_are_noted():
     sizes = {(size.owner, size.attribute): len(size.value.axes[0]) for size in network.sizes}
     assert sizes["first", "out_features"] == 6
     assert sizes["last", "in_features"] == 6
+
+
+class Between(nn.Module):
+    """A layer, something that nobody can follow, and a layer that reads it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(3, 6), nn.Linear(6, 6), function
+
+    def forward(self, x):
+        h = self.first(x)
+        h = self.function(h)
+        return self.last(h)
+
+
+LINE = Between.forward.__code__.co_firstlineno + 2
+FREEZES = {
+    "softmax": lambda h: h.softmax(1),
+    "sort": lambda h: h.sort(1).values,
+    "cumsum": lambda h: h.cumsum(1),
+    "_fft_r2c": lambda h: torch.fft.fft(h).real,
+    "indexed": lambda h: h[:, [3, 1, 0, 2, 5, 4]],
+    "rolled": lambda h: h.roll(1, 1),
+    "histc": lambda h: torch.stack([torch.histc(row, bins=6) for row in h]),
+    "linalg_matrix_exp": lambda h: torch.linalg.matrix_exp(h[:, None] * h[:, :, None])[:, 0],
+    "the number 3": lambda h: h.view(-1, 3, 2).amax(1).repeat(1, 3),
+    "mul": lambda h: h * torch.arange(6.0),
+    "argmax": lambda h: h * h.argmax(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", FREEZES)
+def test_what_freezes_a_layer_names_its_operation_and_the_users_line(name):
+    network = traced(Between(FREEZES[name]))
+    (stuck,) = (one for one in network.frozen if one.members[0] == "first")
+    assert any(name in reason for reason in stuck.reasons)
+    lines = (LINE, FREEZES[name].__code__.co_firstlineno)
+    places = [f"test_tracer.py:{line} " for line in lines]
+    for reason in stuck.reasons:
+        assert any(place in reason for place in places), reason
+        assert "secateurs/" not in reason
+
+
+def test_through_the_loop_it_is_the_users_line_as_well():
+    rows = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    pair = rows, np.arange(32) % 6
+    line = FREEZES["softmax"].__code__.co_firstlineno
+    with pytest.raises(
+        sec.ModelError, match=rf"softmax .* at \S*test_tracer\.py:{line} "
+    ) as raised:
+        sec.iterate(Between(FREEZES["softmax"]), pair, pair, stop=sec.Stop(rounds=1))
+    assert "secateurs/" not in str(raised.value)

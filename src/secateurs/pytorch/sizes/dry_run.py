@@ -1,4 +1,4 @@
-"""A cut tried out on shapes alone, to find sizes that a forward pass has baked in.
+"""A cut tried out on shapes alone, to find sizes that a forward pass has hard-coded.
 
 Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a
 cut is made on tensors without data, the model is run, and each operation's result is held against

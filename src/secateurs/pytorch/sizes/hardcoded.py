@@ -1,4 +1,4 @@
-"""Sizes baked into a forward pass: followed where that can be done, else frozen with the line.
+"""Sizes hard-coded in a forward pass: followed where that can be done, else frozen with the line.
 
 A model's code may hold sizes as plain integers: ``self.num_heads`` in a ``view``, ``C // heads``, a
 literal. No operation says where its numbers came from, so they are found by trying: a cut is made

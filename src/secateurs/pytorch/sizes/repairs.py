@@ -212,7 +212,7 @@ class Repairs:
         if at_fault.units is None or stays[at_fault.units].all():
             return False
         culprit = f"the number {at_fault.dense}" if at_fault.is_stuck else "a size"
-        self._tracer.equations.freeze(at_fault.units, f"{culprit} is baked in at {wrong.line}")
+        self._tracer.equations.freeze(at_fault.units, f"{culprit} is hard-coded at {wrong.line}")
         return True
 
     # -- numbers computed from sizes

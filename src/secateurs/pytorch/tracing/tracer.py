@@ -38,6 +38,7 @@ from secateurs.pytorch.tracing.op_call import (
     without_data,
 )
 from secateurs.pytorch.tracing.op_record import (
+    NO_CHANNEL,
     Axes,
     Labels,
     OpRecord,
@@ -326,7 +327,7 @@ class Tracer(OpInterpreter):
         met = self._sort_by_kind(places)
         known = met.known
         if met.fixed is not None:
-            self._freeze_all(known, met.unbound, f"meets {met.fixed.why}")
+            self._freeze_all(known, met.unbound, self.explain_meeting(met.fixed))
             return None
         if not known and met.unbound:
             known.append(self._own_units(*met.unbound.pop(0)))
@@ -395,6 +396,16 @@ class Tracer(OpInterpreter):
         known = self.equations.units(tensor.shape[axis])
         self._let_carry(Place(tensor, axis), known)
         return known
+
+    def explain_meeting(self, fixed: Labels) -> str:
+        """Why channels stay that meet values without any; where it is not the input, by which code.
+
+        What has a name, such as the network's input, needs no line to be found by.
+        """
+        if fixed.why != NO_CHANNEL or not self.operations:
+            return f"meets {fixed.why}"
+        name = self.operations[-1].name.removeprefix("aten.")
+        return f"meets {NO_CHANNEL} in {name} at {self.where()}"
 
     def _freeze_all(
         self, arrays: Iterable[Ids], unbound: Iterable[tuple[ModelTensor, int]], reason: str

@@ -95,5 +95,5 @@ def test_unequal_parts_of_fixed_size_are_frozen_with_the_line():
     model, network = trace(forward, a=conv(3, 8), b=conv(2, 2), c=conv(6, 2))
     assert network.groups == ()
     reasons = [reason for frozen in network.frozen for reason in frozen.reasons]
-    assert any("baked in at" in reason and "test_movement.py" in reason for reason in reasons)
+    assert any("hard-coded at" in reason and "test_movement.py" in reason for reason in reasons)
     del model

@@ -337,7 +337,7 @@ def _join(tracer: Tracer, weight: torch.Tensor, axis: int, units: Ids) -> None:
         return
     known = labels.axes.get(axis)
     if known is None:
-        tracer.equations.freeze(units, f"meets {labels.why}")
+        tracer.equations.freeze(units, tracer.explain_meeting(labels))
     else:
         tracer.equations.equate(known, units)
 

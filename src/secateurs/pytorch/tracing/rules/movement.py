@@ -153,7 +153,7 @@ def roll(tracer: Tracer, call: Call) -> object:
     aten.tensor_split,
 )
 def move_by_sizes(tracer: Tracer, call: Call) -> object:
-    """A movement that is told lengths or places, which the user's code may have baked in."""
+    """A movement that is told lengths or places, which the user's code may have hard-coded."""
     if tracer.axes(call.arguments[0]):
         tracer.reads_sizes = True
     return move(tracer, call)
