@@ -180,7 +180,9 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
             if isinstance(value, keras.layers.Layer) and held.get(name, value) is None
         ]
 
-    if missing() and layer.built and not made.built:  # it may make them when it is built
+    # It may make them when it is built, if it has anything to do then.
+    builds = type(made).build is not keras.layers.Layer.build
+    if missing() and builds and layer.built and not made.built:
         made.build_from_config(layer.get_build_config())
     return bool(missing())
 
