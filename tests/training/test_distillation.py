@@ -2,6 +2,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
@@ -32,15 +33,16 @@ class Walker:
     """A student that goes a fixed way each step, whatever the rate."""
 
     def __init__(self, start, way):
-        self.point, self.way, self.rates = Point(*start.scores), np.array(way), []
+        self.start, self.way, self.rates = start, np.array(way), []
+        self.point = start
 
     def step(self, images, wanted, rates):
         self.point = Point(*(self.point.scores + self.way))
         self.rates.append(rates)
         return bool(np.isfinite(self.point.scores).all())
 
-    def finish(self):
-        return self.point
+    def finish(self, share=1.0):
+        return Point(*(self.start.scores + share * (self.point.scores - self.start.scores)))
 
 
 def images(*counts):
@@ -92,6 +94,18 @@ HARD = np.random.default_rng(0).exponential(size=64)
 )
 def test_one_image_does_not_decide_and_harm_is_seen(change, harmful):
     assert harms(HARD, HARD + change) == harmful
+
+
+def test_a_student_that_goes_too_far_is_kept_part_of_the_way():
+    # The dense model gives (2, 0), the small one (1.5, 0); 4 steps of 0.6 end at (3.9, 0), and half
+    # of that way, (2.7, 0), is still farther than the start; a quarter of it, (2.1, 0), is nearer.
+    found, _ = taught(Point(1.5, 0.0), (0.6, 0.0))
+    assert found.kept
+    assert found.steps == 4
+    np.testing.assert_allclose(found.model.scores, [2.1, 0.0])
+    right, near = expit(2.0), expit(2.1)
+    by_hand = right * np.log(right / near) + (1 - right) * np.log((1 - right) / (1 - near))
+    assert found.after == pytest.approx(by_hand)
 
 
 def test_a_model_that_loses_nothing_is_left_alone():

@@ -36,6 +36,7 @@ _HIGHEST_RATE = 3e-3
 _MUCH = math.sqrt(0.1)
 """The root of a divergence from which on Muon makes its longest steps."""
 _ORDER, _CHANGES = 11, 12
+_PARTS_OF_THE_WAY = (0.5, 0.25)
 _SURE = 1.64
 """Standard errors that chance exceeds in one of twenty."""
 
@@ -77,8 +78,8 @@ class Student(Protocol):
     def step(self, images: Any, wanted: Values, rates: Rates) -> bool:
         """One step of the optimizers towards these outputs; whether it could be made."""
 
-    def finish(self) -> Any:
-        """The small model anew, with the values learnt."""
+    def finish(self, share: float = 1.0) -> Any:
+        """The small model anew, so much of the way from its values to those learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +318,33 @@ def train(
             return Distilled(small, steps, before, math.inf, False, small)
     trained = student.finish()
     now = judge.distances(trained)
-    kept = not harms(each, now)
-    return Distilled(trained if kept else small, steps, before, float(now.mean()), kept, trained)
+    if harms(each, now):
+        return _go_part_of_the_way(
+            student,
+            small,
+            judge,
+            Distilled(small, steps, before, float(now.mean()), False, trained),
+        )
+    return Distilled(trained, steps, before, float(now.mean()), True, trained)
+
+
+def _go_part_of_the_way(
+    student: Student, small: Any, judge: DistillationJudge, refused: Distilled
+) -> Distilled:
+    """What was refused, or a model between it and the given one that is nearer to the dense one.
+
+    Steps that are too long for how little is lost overshoot, and a point on the way back is often
+    nearer than either end.
+
+    Source: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
+    """
+    best = refused
+    for share in _PARTS_OF_THE_WAY:
+        between = student.finish(share)
+        distance = float(judge.distances(between).mean())
+        if distance < min(refused.before, best.after if best.kept else math.inf):
+            best = Distilled(between, refused.steps, refused.before, distance, True, between)
+    return best
 
 
 def one_cycle(share: float) -> float:

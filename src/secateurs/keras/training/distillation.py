@@ -126,6 +126,7 @@ class KerasStudent:
         keep_report_(self._model, report_of(small))
         self._variables = [variable for variable, _ in present_values(self._model).values()]
         self._learning = _variables_to_train(self._model)
+        self._start = [_as_array(variable.value) for variable in self._learning]
         matrices = {id(variable) for variable in _matrices(self._model)}
         self._muons = {
             number: Muon()
@@ -158,10 +159,18 @@ class KerasStudent:
             variable.assign_sub(keras.ops.cast(step, variable.dtype))
         return True
 
-    def finish(self) -> keras.Model:
-        """The copy, compiled as the small model is."""
-        finalize_(self._model)
-        return self._model
+    def finish(self, share: float = 1.0) -> keras.Model:
+        """The copy, compiled as the small model is, so much of the way from where it started."""
+        if share == 1:
+            finalize_(self._model)
+            return self._model
+        between = cut_copy(self._model, Cut())
+        keep_report_(between, report_of(self._model))
+        variables = _variables_to_train(between)
+        for variable, learnt, start in zip(variables, self._learning, self._start, strict=True):
+            variable.assign(start + share * (_as_array(learnt.value) - start))
+        finalize_(between)
+        return between
 
     def _loss(
         self,

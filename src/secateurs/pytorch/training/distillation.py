@@ -177,13 +177,19 @@ class TorchStudent:
                     matrix.sub_(way.unflatten(1, matrix.shape[1:]), alpha=rates.muon)
         return True
 
-    def finish(self) -> nn.Module:
-        """The small model anew, with the values learnt: its types, modes and frozen parameters."""
+    def finish(self, share: float = 1.0) -> nn.Module:
+        """The small model anew, so much of the way from its values to those learnt.
+
+        Types, modes and frozen parameters are the small model's.
+        """
         model = cut_copy(self._small, Cut())
         learnt = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(learnt[name])
+                if share == 1:
+                    parameter.copy_(learnt[name])
+                else:
+                    parameter.lerp_(learnt[name].to(parameter.dtype), share)
         return model
 
 
