@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -142,3 +143,42 @@ def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter.tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(sec.ExportError, match="cannot be written: Read-only file system"):
         sec.export(small.model, tmp_path / "a.pt2", torch.randn(1, 3, 8, 8))
+
+
+class Deciding(nn.Module):
+    """Gives one thing or another, by the sum of its input."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else 2 * x
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2"])
+def test_what_an_exporter_decided_for_the_example_inputs_is_not_written(tmp_path, name):
+    """The older exporter to ONNX follows one run, and keeps what that decided."""
+    model = nn.Sequential(nn.Identity(), Deciding()).eval()
+    message = {"a.onnx": "on the same of the other sign", "a.pt2": r"\(in the layer '1'\)"}
+    with pytest.raises(sec.ExportError, match=message[name]):
+        sec.export(model, tmp_path / name, torch.rand(2, 4))
+    assert not list(tmp_path.iterdir())
+
+
+class Positive(nn.Module):
+    """Wants numbers above 0, of which it takes the root."""
+
+    def forward(self, x):
+        if not torch.compiler.is_exporting():
+            assert (x > 0).all()
+        return x.sqrt()
+
+
+def test_inputs_that_a_model_is_not_meant_for_say_nothing_of_its_file(tmp_path):
+    made = sec.export(Positive().eval(), tmp_path / "a.pt2", torch.rand(2, 4) + 0.1)
+    assert made.max_difference == 0
+
+
+def test_the_sign_changes_of_broken_numbers_alone():
+    given = {"x": [torch.tensor([1.5, -2.0])], "n": (np.array([3]), np.array([True]), None)}
+    made = exporter.negate(given)
+    assert made["x"][0].tolist() == [-1.5, 2.0]
+    assert made["n"][0].tolist() == [3]
+    assert made["n"][1:] == given["n"][1:]

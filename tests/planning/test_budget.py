@@ -55,6 +55,7 @@ def test_what_only_a_model_can_tell_is_begun_at_half_of_the_macs():
         (lambda: Budget(macs=0.5, precision="int8"), "precision.*expected size_mb beside it.*macs"),
         (lambda: Budget.parse("macs"), "a budget such as 'macs=0.5'.*received 'macs'"),
         (lambda: Budget.parse("mac=0.5"), "did you mean 'macs'"),
+        (lambda: Budget.parse("macs=0.5,params=0.3,macs=0.4"), "macs: expected once"),
         (lambda: Budget.of({"mac": 0.5}), "no budget is called 'mac'; did you mean 'macs'"),
         (lambda: Budget.of(0.5), "expected a budget: .*received 0.5"),
         (lambda: Budget(size_mb=1, format="onxx"), "did you mean 'onnx'"),

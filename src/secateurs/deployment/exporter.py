@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ TOLERANCE = 1e-3
 
 HALF_TOLERANCE = 1e-2
 """The same where weights are written in half precision, which has three digits."""
+
+DECIDED = 0.05
+"""Of quite other inputs, what rounding never explains and another decision does."""
 
 NOT_RUN_HERE = {"coreml": "Core ML runs on macOS alone, so it was written and not compared"}
 
@@ -235,39 +239,89 @@ def _compare_written(
 ) -> Exported:
     """What is at ``path``, written and compared."""
     dynamic, note, names = _write(backend, model, path, example_inputs, target, kind)
-    difference = None
+    runs: Callable[[Any], Sequence[NDArray[Any]]] | None = None
     if target.name in ("onnx", "openvino"):
-        difference = max(
-            _difference_of_session(backend, model, path, names, inputs, target)
-            for inputs in _batches(example_inputs, dynamic)
-        )
+        runs = partial(_run_session, backend, model, path, names, target)
     elif target.name not in NOT_RUN_HERE:
+        runs = partial(_run_file, backend, model, path, target)
+    difference = None
+    if runs is not None:
         difference = max(
-            relative_difference(
-                backend.run_file(model, path, inputs, target.name),
-                backend.outputs(model, inputs),
-            )
+            relative_difference(runs(inputs), backend.outputs(model, inputs))
             for inputs in _batches(example_inputs, dynamic)
         )
+        if difference <= DECIDED:  # else it is refused by that
+            _check_decisions(backend, model, example_inputs, runs)
     size = file_bytes(path) + sum(
         file_bytes(one) for one in path.parent.iterdir() if one != path and one.is_file()
     )
     return Exported(path, target.name, size, difference, dynamic, note)
 
 
-def _difference_of_session(
+def _run_session(
     backend: Backend,
     model: Any,
     path: Path,
     names: Sequence[str],
-    example_inputs: Any,
     target: Target,
-) -> float:
+    inputs: Any,
+) -> Sequence[NDArray[Any]]:
     runtime: Runtime = "openvino" if target.name == "openvino" else "onnxruntime"
     session = onnx_session(path, Conditions(runtime=runtime))
-    inputs = backend.input_arrays(model, example_inputs)
-    found = session(dict(zip(names, inputs, strict=True)))
-    return relative_difference(found, backend.outputs(model, example_inputs))
+    arrays = backend.input_arrays(model, inputs)
+    return session(dict(zip(names, arrays, strict=True)))
+
+
+def _run_file(
+    backend: Backend, model: Any, path: Path, target: Target, inputs: Any
+) -> Sequence[NDArray[Any]]:
+    found: Sequence[NDArray[Any]] = backend.run_file(model, path, inputs, target.name)
+    return found
+
+
+def _check_decisions(
+    backend: Backend,
+    model: Any,
+    example_inputs: Any,
+    runs: Callable[[Any], Sequence[NDArray[Any]]],
+) -> None:
+    """Refuse a file that does something else on quite other inputs: the same, of the other sign.
+
+    An exporter may write down what was decided for the example inputs (``if x.sum() > 0``), and
+    then the file does what the model does on these alone.
+
+    Raises:
+        ExportError: it does.
+    """
+    others = negate(example_inputs)
+    try:
+        expected = backend.outputs(model, others)
+    except Exception:  # noqa: BLE001 - whatever a forward raises of inputs that it is not meant for
+        return
+    if not all(np.isfinite(one).all() for one in expected):
+        return
+    difference = relative_difference(runs(others), expected)
+    if not difference <= DECIDED:
+        raise ExportError(
+            "the file does as the model does on the example inputs, and something else "
+            f"({difference:.1e} of the largest output) on the same of the other sign: the model "
+            "decides by values, and the exporter wrote down what was decided for these. Put the "
+            "decision into tensor operations (torch.where), or outside the model. Nothing was "
+            "written."
+        )
+
+
+def negate(inputs: Any) -> Any:
+    """The same inputs with the sign of broken numbers changed; whole numbers and masks as they are.
+
+    >>> negate([np.array([1.5]), np.array([2])])
+    [array([-1.5]), array([2])]
+    """
+    if isinstance(inputs, Mapping):
+        return {name: negate(value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(negate(value) for value in inputs)
+    return -inputs if "float" in str(getattr(inputs, "dtype", "")) else inputs
 
 
 def _batches(example_inputs: Any, dynamic: bool) -> list[Any]:

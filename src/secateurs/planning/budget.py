@@ -238,6 +238,8 @@ class Budget:
                     f"expected a budget such as 'macs=0.5' or 'size_mb=15,params=0.4'; received "
                     f"{part!r}{nearest(name, names)}"
                 )
+            if name in {*given, *stated, *file}:
+                raise BudgetError(f"{name}: expected once; received {source!r}")
             if name in UNITS:
                 given[name] = UNITS[name].read(value)
             elif name in FILE_NAMES:

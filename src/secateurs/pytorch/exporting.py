@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,7 +21,7 @@ from torch.export import ExportedProgram
 from secateurs.deployment.sessions import first_line
 from secateurs.deployment.targets import TARGETS
 from secateurs.errors import ExportError
-from secateurs.pytorch.model.copies import copy_model
+from secateurs.pytorch.model.copies import copy_model, list_modules
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.saving import read, save
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
@@ -69,7 +70,8 @@ def write_file(model: nn.Module, path: Path, example_inputs: object, target: str
             return _write_onnx(ready, arguments, keywords, path)
         return _write(ready, arguments, keywords, path, target)
     except ExportError as error:
-        layer = name_layer(ready, arguments, keywords, str(error))
+        layer = _layer_that_ran(ready, error)
+        layer = layer or name_layer(ready, arguments, keywords, str(error))
         raise ExportError(f"{error}{layer}") from error
 
 
@@ -96,6 +98,23 @@ def _write(
 
             coremltools.convert(program.run_decompositions({})).save(str(path))
     return is_open
+
+
+def _layer_that_ran(model: nn.Module, error: BaseException) -> str:
+    """The innermost layer whose code an exporter was in when it gave up; "" where it was in none.
+
+    Exporters run the model, so a forward pass that they cannot follow is on the way to the error.
+    """
+    paths = {id(module): path for path, module in list_modules(model) if path}
+    seen: BaseException | None = error
+    while seen is not None:
+        frames = [frame for frame, _ in traceback.walk_tb(seen.__traceback__)]
+        for frame in reversed(frames):
+            path = paths.get(id(frame.f_locals.get("self")))
+            if path is not None:
+                return f" (in the layer {path!r})"
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def name_layer(
@@ -156,17 +175,17 @@ def _write_onnx(
     model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], path: Path
 ) -> bool:
     """By PyTorch's exporter; by its older one where that cannot."""
-    reasons = []
+    reasons: list[ExportError] = []
     for attempt in (_newer, _older):
         for is_open in (True, False):
             try:
                 with _quietly("onnx"), torch.no_grad():
                     attempt(model, arguments, keywords, path, is_open)
             except ExportError as error:
-                reasons.append(str(error))
+                reasons.append(error)
                 continue
             return is_open
-    raise ExportError(f"{reasons[0]}; by the older exporter: {reasons[-1]}")
+    raise ExportError(f"{reasons[0]}; by the older exporter: {reasons[-1]}") from reasons[0]
 
 
 def _newer(
@@ -266,10 +285,13 @@ def _plain(values: object) -> object:
     return to_tuple() if callable(to_tuple) else values
 
 
+_TALKATIVE = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript")
+
+
 @contextmanager
 def _quietly(target: str) -> Iterator[None]:
     """Without what exporters print and log; what they raise becomes one line."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
