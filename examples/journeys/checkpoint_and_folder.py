@@ -17,7 +17,7 @@ COMMANDS = (
     # what could be had, at three sizes
     f"frontier {MODEL} --weights mine.pt {FOLDER} --images 64 --shares 0.75,0.5,0.25",
     # one of them: cut, proven, repaired without labels, judged on the folder's validation images
-    f"prune {MODEL} --weights mine.pt {FOLDER} --images 128 --to macs=0.5 "
+    f"prune {MODEL} --weights mine.pt {FOLDER} --images 128 --budget macs=0.5 "
     "--output small.safetensors --export onnx",
     # and how much faster it is here, measured in turns
     f"bench {MODEL} small.safetensors --weights mine.pt --input 1x1x16x16 --classes 10 "

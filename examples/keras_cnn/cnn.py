@@ -19,7 +19,7 @@ def vanilla_cnn(
     hidden: int = 256,
     learning_rate: float = 1e-3,
 ) -> Any:
-    """A compiled model; ``secateurs compare --model cnn:vanilla_cnn`` takes this function.
+    """A compiled model; ``secateurs compare cnn:vanilla_cnn`` takes this function.
 
     Args:
         classes: Outputs.

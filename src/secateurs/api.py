@@ -21,6 +21,7 @@ from secateurs.arguments import (
     LAYERS,
     LOSS,
     MODEL,
+    NAMES,
     NUMBER,
     NUMBERS,
     OPTIMIZER,
@@ -50,7 +51,7 @@ from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.deployment.exporter import written_bytes
-from secateurs.errors import BudgetError, DataError, SecateursError
+from secateurs.errors import BudgetError, DataError, SecateursError, UnknownNameError
 from secateurs.files import check_model_suffix
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.auto_criterion import scores_at_half
@@ -126,6 +127,12 @@ _SOURCES = Kind(
     is_labels,
     DataError,
 ).or_none()
+_TRACK = Kind(
+    "a tracker's name, or several",
+    lambda value: isinstance(value, str) or NAMES.accepts(value),
+    UnknownNameError,
+    "Such as track='tensorboard'.",
+)
 _WATCHER = instance(Watcher, "a secateurs.Watcher", SecateursError)
 
 
@@ -182,7 +189,7 @@ def apply(
     Args:
         model: the model the cut was planned for.
         cut: what goes.
-        example_inputs: what to run both models on for the proof.
+        example_inputs: what to run both models on for the proof; None: those of ``network``.
         optimizer: of the model, to have its state sliced along; then (model, optimizer) is
             returned.
         network: of the model, where it was traced already; saves tracing it again.
@@ -262,8 +269,8 @@ def score(
         >>> sec.score(network, "l1")
         <Scores by l1: 8 channels in 1 groups>
     """
-    if task is not None and data is not None:
-        loss = loss_of(network.source.framework, task, loss)
+    if data is not None:
+        loss = loss_of(network, task, loss, data)
     if criterion == AUTO:
         return scores_at_half(network, data, loss=loss, seed=seed)
     return scoring.score(network, criterion, data=data, loss=loss, seed=seed)
@@ -410,7 +417,7 @@ def ablate(
         >>> ablation.estimate["0"].shape
         (8,)
     """
-    loss = loss_of(network.source.framework, task, loss)
+    loss = loss_of(network, task, loss, data)
     return backend_named(network.source.framework).ablate_channels(
         network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss
     )
@@ -750,6 +757,7 @@ def frontier(
     evaluate=FUNCTION.or_none(),
     metric=_METRIC.or_none(),
     outputs=OUTPUTS,
+    track=_TRACK,
 )
 def iterate(
     model: Any,
@@ -780,6 +788,7 @@ def iterate(
     calibration_batches: int = 4,
     measure_speed: bool = True,
     outputs: Outputs | None = None,
+    track: str | Sequence[str] = (),
 ) -> Iterated:
     """The loop: train, then remove a share of the channels and fine-tune, round after round.
 
@@ -795,7 +804,7 @@ def iterate(
         outputs: names of the model's outputs that you use, as for ``trace``; None for all.
         training, stop: how to train, and when to end. A compiled Keras model keeps its optimizer.
         directory, fresh: keeps the study, and goes on with one there unless ``fresh``; a
-            ``watcher`` is called as rounds end.
+            ``watcher`` is called as rounds end, and Accelerate's trackers that ``track`` names.
         task, loss, metric, train_step, evaluate: what is learned, where not classes of images; see
             ``LearningTask``, of which ``task`` is one, or the name of a ready one.
 
@@ -827,6 +836,7 @@ def _iterate(
     metric: Any,
     train_step: Callable[[Any, Any], Any] | None,
     evaluate: Callable[[Any], float] | None,
+    track: str | Sequence[str],
     **rounds: Any,
 ) -> Iterated:
     """``iterate``, its arguments sorted by who uses them; what is left over is of each round."""
@@ -846,6 +856,7 @@ def _iterate(
         fresh=fresh,
         watcher=watcher,
         learning=_learning(model, train, task, parts),
+        track=(track,) if isinstance(track, str) else tuple(track),
     )
 
 

@@ -6,7 +6,7 @@ import uuid
 import numpy as np
 import pytest
 
-import torchvision_on_cpu  # noqa: F401 - before torchmetrics
+import torchvision_on_cpu
 from secateurs.cli import ExitCode, main
 from secateurs.study.history import History
 
@@ -120,6 +120,30 @@ def test_a_comparison_by_the_tasks_metric_over_macs_in_rounds(mine, tmp_path, ca
     assert "accuracy" not in head
     assert r"\toprule" in (tmp_path / "c" / "summary.tex").read_text()
     assert "mean absolute error" in (tmp_path / "c" / "compare.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_detector_in_every_command_that_looks_at_a_loss(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pycocotools")
+    torchvision_on_cpu.let_detectors_run()
+    name = f"boxes_{uuid.uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(
+        "from support.detectors import batches, ssd\n\n"
+        "def squares(seed=0):\n    return batches(2, seed), batches(1, seed + 1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ("--model", f"{name}:ssd", "--data", f"{name}:squares", "--task", "detection")
+    looked = ("--amounts", "0.5", "--criterion", "taylor", "--images", "2")
+    assert main(["sensitivity", *options, *looked]) == 0
+    assert "mAP at 50 %" in capsys.readouterr().out
+    found = json.loads((tmp_path / "sensitivity" / "sensitivity.json").read_text())
+    assert found["metric"]["name"] == "mAP"
+    assert found["amounts"] == [0.5]
+    assert main(["ablate", *options, "--images", "2", "--mode", "racing"]) == 0
+    compared = ("--strategies", "taylor,random", "--amounts", "0.3", "--seeds", "1")
+    assert main(["compare", *options, *compared, *SHORT, "--directory", "c", "--rounds", "2"]) == 0
+    jobs = json.loads((tmp_path / "c" / "results.json").read_text())["jobs"]
+    assert all(job["failure"] in (None, "") and job["params_removed"] > 0.25 for job in jobs)
 
 
 @pytest.mark.parametrize(

@@ -195,29 +195,6 @@ def _separate_labels(batch: Mapping[Any, Any], like: Any) -> tuple[Any, Any]:
     return {name: value for name, value in batch.items() if name != key}, batch[key]
 
 
-def first_batches(source: Any, count: int) -> tuple[list[tuple[Any, Any]], Any]:
-    """The first batches of any data, of ``count`` examples together, and one example's inputs.
-
-    Args:
-        source: as ``iterate`` takes it: arrays, or batches of any kind.
-        count: examples; the last batch may bring more.
-
-    Raises:
-        DataError: there is none, or no batch of arrays.
-    """
-    found: list[tuple[Any, Any]] = []
-    seen = 0
-    for inputs, labels in _split_batches(source, None):
-        arrays = _each(inputs, as_array)
-        found.append((arrays, labels))
-        seen += len(_arrays(arrays)[0]) if _arrays(arrays) and _arrays(arrays)[0].ndim else 0
-        if seen >= count:
-            break
-    if not seen:
-        raise DataError("data: expected batches of arrays; received none of them")
-    return found, _each(found[0][0], lambda array: array[:1])
-
-
 def _slice(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
     images = _each(images, as_array)
     labels = None if labels is None else as_array(labels)

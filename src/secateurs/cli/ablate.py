@@ -12,15 +12,12 @@ import typer
 from secateurs import formatting
 from secateurs.calibration.ablation import Ablation
 from secateurs.channels.network import Network
-from secateurs.cli.options import fixed_options, options_in, with_options
+from secateurs.cli.options import Directory, Images, fixed_options, options_in, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.files import write_atomically
 from secateurs.formatting import percent
 
-Images = Annotated[
-    int, typer.Option(metavar="N", help="Validation images to remove each channel on.")
-]
 Mode = Annotated[
     Literal["exact", "racing"],
     typer.Option(
@@ -37,9 +34,8 @@ Best = Annotated[
         "of how much accuracy each class loses.",
     ),
 ]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="For ablation.json and the picture.")]
 
-EXAMPLE = "secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist"
+EXAMPLE = "secateurs ablate resnet18 --weights mine.pt --data fashion-mnist"
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +51,7 @@ def ablate_command(
     mode: Mode = "exact",
     share: Share_ = 0.2,
     best: Best = None,
-    output: Output = Path("ablation"),
+    directory: Directory = Path("ablation"),
     **options: Any,
 ) -> None:
     """Remove each channel of a trained model, alone, and see which classes miss it.
@@ -65,9 +61,9 @@ def ablate_command(
 
     Try:
 
-      secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist --images 512
+      secateurs ablate resnet18 --weights mine.pt --data fashion-mnist --images 512
 
-      secateurs ablate --model resnet18 --weights mine.pt --data fashion-mnist --mode racing
+      secateurs ablate resnet18 --weights mine.pt --data fashion-mnist --mode racing
     """
     from secateurs import api
     from secateurs.calibration.racing import check_options
@@ -81,14 +77,14 @@ def ablate_command(
         ablation = api.ablate(
             probe.network, probe.images, mode=mode, share=share, task=given.get("task")
         )
-    place = output / "ablation.json"
+    place = directory / "ablation.json"
     write_atomically(place, (json.dumps(_plain(ablation), indent=1) + "\n").encode())
     written = [place]
     if mode == "exact" and ablation.classified:
         from secateurs import report
 
         figure = report.critical_by_class(ablation, probe.classes, best=best)
-        written += report.save(figure, output, "critical")
+        written += report.save(figure, directory, "critical")
     out = console()
     out.print(_table(probe.network, ablation), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)

@@ -29,6 +29,7 @@ from secateurs.cli import (
 )
 from secateurs.cli.show import console, error_line
 from secateurs.cli.signals import ending_signals, is_main_process
+from secateurs.cli.vocabulary import respell
 from secateurs.errors import SecateursError
 from secateurs.training.memory import is_out_of_memory
 
@@ -38,11 +39,11 @@ Secateurs removes whole channels, so what is left is an ordinary model that runs
 
 [bold]Begin here[/bold]
 
-  secateurs run --preset demo                 a whole study, in a minute or two
+  secateurs run --preset demo                  a whole study, in a minute or two
 
-  secateurs inspect resnet50                  what can be pruned, what cannot
+  secateurs inspect resnet50                   what can be pruned, what cannot
 
-  secateurs prune resnet50 --to size_mb=15    one cut that meets a budget
+  secateurs prune resnet50 --budget size_mb=15   one cut that meets a budget
 
 [bold]Units[/bold]
 
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         An ``ExitCode``.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = respell(sys.argv[1:] if arguments is None else arguments)
     with ending_signals() as signals:
         code = _run(given)
     if code == ExitCode.INTERRUPTED:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from secateurs.cli.models import build_model
-from secateurs.cli.options import Classes, Device, Input, ModelOptions, Weights
+from secateurs.cli.options import Classes, Device, Input, ModelOptions, Overwrite, Weights
 from secateurs.cli.show import console, waiting
+from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError, StudyError
 
 Models = Annotated[
@@ -25,23 +26,18 @@ Runtimes = Annotated[
     typer.Option(
         "--runtime",
         metavar="NAME",
-        help="eager, channels-last, compile, onnxruntime or openvino; may be repeated.",
+        help=HELP["runtime"],
     ),
 ]
-Batches = Annotated[
-    list[int] | None, typer.Option("--batch", metavar="N", help="Images a call; may be repeated.")
-]
+Batches = Annotated[list[int] | None, typer.Option("--batch", metavar="N", help=HELP["batch"])]
 ThreadCounts = Annotated[
     list[int] | None,
-    typer.Option(
-        "--threads", metavar="N", help="Of the processor; 0 is the runtime's own; may be repeated."
-    ),
+    typer.Option("--threads", metavar="N", help=HELP["threads"]),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measurements as JSON.")]
 Drawn = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write a figure (.png or .svg) of them.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace those files.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +61,8 @@ def bench_command(
 ) -> None:
     """Time models side by side: images a second, latency, memory, and what fewer MACs brought.
 
-    All are measured in turns after a warm-up, so that a busy machine disturbs all alike.
+    All are measured in turns after a warm-up, so that a busy machine disturbs all alike. --runtime,
+    --batch and --threads may be repeated.
 
     Try:
 

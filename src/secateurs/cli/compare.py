@@ -15,6 +15,7 @@ from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
 from secateurs.cli.trust import check_code, note_code, refuse_trust
+from secateurs.cli.vocabulary import HELP
 from secateurs.comparison import (
     Comparison,
     ComparisonCallback,
@@ -37,14 +38,15 @@ from secateurs.training.task import ready_metric
 _WHERE = "Where"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     *TASK_OPTIONS,
-    ("directory", str, _WHERE, "Of the results; runs/compare-MODEL-DATA if not given."),
-    ("resume", str, _WHERE, "Go on with the comparison in this directory."),
-    ("trust", bool, _WHERE, "With --resume: run the code that it names, though it changed."),
-    ("fresh", bool, _WHERE, "Start over where the directory holds a comparison."),
+    ("directory", str, _WHERE, HELP["directory"]),
+    ("resume", str, _WHERE, HELP["resume"]),
+    ("trust", bool, _WHERE, HELP["trust"]),
+    ("fresh", bool, _WHERE, HELP["fresh"]),
     ("jobs", int, _WHERE, "So many side by side on this machine. [dim]\\[default: 1][/dim]"),
     ("ray", str, _WHERE, "Over a Ray cluster: its address, auto, or local to begin one here."),
-    ("quiet", bool, _WHERE, "Print the result only."),
+    ("quiet", bool, _WHERE, HELP["quiet"]),
 )
+_OTHER_NAMES = {"batches": "train_batches", "precision": "train_precision"}
 _LISTS = {"strategies": str, "amounts": float, "skip": str}
 _TOLD = (
     *("strategies", "amounts", "seeds", "scope", "floor", "multiple", "skip"),
@@ -56,7 +58,7 @@ _WITH_RESUME = {"resume", "trust", "jobs", "ray", "quiet"}
 def register(app: typer.Typer) -> None:
     """Add the command."""
     options = options_of(Comparison, "What to compare", only=_TOLD)
-    training = options_of(Training, "Training", {"batches": "train_batches"})
+    training = options_of(Training, "Training", _OTHER_NAMES)
     app.command("compare")(
         with_options(compare_command, [*options_in(_OWN_OPTIONS), *options, *training])
     )
@@ -71,9 +73,9 @@ def compare_command(**options: Any) -> None:
 
     Try:
 
-      secateurs compare --model vanilla_cnn --data digits --strategies l1,apoz,random
+      secateurs compare vanilla_cnn --data digits --strategies l1,apoz,random
 
-      secateurs compare --model resnet18 --data fashion-mnist --strategies l2,fisher@network
+      secateurs compare resnet18 --data fashion-mnist --strategies l2,fisher@network
       --amounts 0.5,0.9 --seeds 3 --train-batches 2000 --fine-tune-batches 500 --jobs 2
 
       secateurs compare --resume runs/compare-resnet18-fashion-mnist --ray auto
@@ -114,13 +116,11 @@ def _resume(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
 
 def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     refuse_trust(given)
-    names = {
-        field: {"batches": "train_batches"}.get(field, field) for field in Training.model_fields
-    }
+    names = {field: _OTHER_NAMES.get(field, field) for field in Training.model_fields}
     training = Training(**{field: given[name] for field, name in names.items() if name in given})
     chosen = {name: given[name] for name in _TOLD if name in given}
     chosen |= {name: _split_names(name, chosen[name]) for name in _LISTS if name in chosen}
-    task = task_from(given, training.seed, "secateurs compare --model vanilla_cnn --data digits")
+    task = task_from(given, training.seed, "secateurs compare vanilla_cnn --data digits")
     comparison = Comparison(
         task=task,
         metric=ready_metric(task.learning, task.metric).record_fields.get("metric", {}),

@@ -9,8 +9,22 @@ from typing import Annotated
 import typer
 
 from secateurs.cli.models import build_model, calibration_images, load_data
-from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
+from secateurs.cli.options import (
+    Classes,
+    Crop,
+    Images,
+    Input,
+    Int8,
+    ModelName,
+    ModelOptions,
+    Normalise,
+    OutputFile,
+    Overwrite,
+    Size,
+    Weights,
+)
 from secateurs.cli.show import console, waiting
+from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError
 
 To = Annotated[
@@ -20,22 +34,10 @@ To = Annotated[
         help="onnx, openvino, pt2, executorch, litert, coreml, safetensors, keras or savedmodel.",
     ),
 ]
-Output = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="MODEL with the target's suffix if left out.")
-]
-Int8 = Annotated[
-    bool,
-    typer.Option("--int8", help="Make an eight-bit ONNX file as well, calibrated on --data."),
-]
 Precision = Annotated[
     str, typer.Option(help="Of the weights in the file: float32, or float16 (half the size).")
 ]
-DataName = Annotated[
-    str | None,
-    typer.Option("--data", metavar="NAME", help="Of the images to calibrate with, as for 'run'."),
-]
-Images = Annotated[int, typer.Option(metavar="N", help="How many of them.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+DataName = Annotated[str | None, typer.Option("--data", metavar="NAME", help=HELP["data"])]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,11 +52,14 @@ def export_command(
     shape: Input = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
-    output: Output = None,
+    output: OutputFile = None,
     int8: Int8 = False,
     precision: Precision = "float32",
     data: DataName = None,
     images: Images = 256,
+    normalise: Normalise = None,
+    size: Size = None,
+    crop: Crop = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model for a runtime, read it back there, and compare it with the model.
@@ -79,7 +84,7 @@ def export_command(
         calibration = None
         if data is not None:
             calibration, shape, classes = calibration_images(
-                load_data(data, model, weights), images, classes
+                load_data(data, model, weights, normalise, size, crop), images, classes
             )
         made, example, _ = build_model(model, option or (), classes, weights, shape)
         written = exporter.export(

@@ -8,26 +8,34 @@ from typing import Annotated
 import typer
 
 from secateurs.cli.models import build_model, calibration_images, load_data
-from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
-from secateurs.cli.prune import Distil, Normalise, Size
+from secateurs.cli.options import (
+    Classes,
+    CriterionName,
+    Crop,
+    Directory,
+    Distil,
+    Images,
+    Input,
+    ModelName,
+    ModelOptions,
+    Normalise,
+    Size,
+    Weights,
+    shares_from,
+)
 from secateurs.cli.show import console, waiting
-from secateurs.errors import SecateursError
+from secateurs.cli.vocabulary import HELP
 
-DataName = Annotated[
-    str,
+DataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
+Unit = Annotated[str, typer.Option(help=HELP["unit"])]
+Shares = Annotated[
+    list[str] | None,
     typer.Option(
-        "--data",
-        metavar="NAME",
-        help="Where calibration images are from, as for 'secateurs run'; their labels only judge.",
+        metavar="A,B,...",
+        help="Shares of the dense model that may remain; may be repeated, or given with commas. "
+        "[dim]\\[default: 0.9 to 0.05][/dim]",
     ),
 ]
-Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
-Unit = Annotated[str, typer.Option(help="Of the budgets: macs, params, channels or size_mb.")]
-Shares = Annotated[
-    str | None,
-    typer.Option(metavar="A,B,...", help="Of the dense model. [dim]\\[default: 0.9 to 0.05][/dim]"),
-]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="For the picture and the models.")]
 Keep = Annotated[
     str | None, typer.Option(metavar="POINT", help="Write this point's model too: knee, macs=0.25.")
 ]
@@ -48,11 +56,13 @@ def frontier_command(
     images: Images = 512,
     normalise: Normalise = None,
     size: Size = None,
+    crop: Crop = None,
+    criterion: CriterionName = None,
     unit: Unit = "macs",
     shares: Shares = None,
     distil: Distil = None,
     keep: Keep = None,
-    output: Output = Path("frontier"),
+    directory: Directory = Path("frontier"),
 ) -> None:
     """Cut, repair and judge a trained model at a dozen budgets; a table and a picture.
 
@@ -65,18 +75,24 @@ def frontier_command(
     from secateurs import api, report
     from secateurs.reconstruction.trade_off import SHARES
 
-    wanted = SHARES if shares is None else _shares(shares)
+    wanted = shares_from(shares, "--shares") or SHARES
     with waiting("measuring, cutting and repairing"):
-        loaded = load_data(data, model, weights, normalise, size)
+        loaded = load_data(data, model, weights, normalise, size, crop)
         calibration, shape, classes = calibration_images(loaded, images, classes)
         dense, example, _ = build_model(model, option or (), classes, weights, shape)
         found = api.frontier(
-            dense, example, calibration=calibration, unit=unit, shares=wanted, distil=distil
+            dense,
+            example,
+            calibration=calibration,
+            criterion=criterion,
+            unit=unit,
+            shares=wanted,
+            distil=distil,
         )
-    written = list(report.save(found.figure(), output, "frontier"))
+    written = list(report.save(found.figure(), directory, "frontier"))
     if keep is not None:
         point = found[found.knee if keep == "knee" else keep]
-        place = output / f"{point.name.replace('=', '-')}.safetensors"
+        place = directory / f"{point.name.replace('=', '-')}.safetensors"
         api.save(point.model, place)
         written.append(place)
     out = console()
@@ -84,12 +100,3 @@ def frontier_command(
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
     if weights is None:
         out.print("\nIts weights are random: --weights FILE takes a trained model.")
-
-
-def _shares(given: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in given.split(",") if part.strip())
-    except ValueError as error:
-        raise SecateursError(
-            f"--shares: expected shares with commas between, such as 0.5,0.25; received {given!r}"
-        ) from error

@@ -90,12 +90,13 @@ def load_data(
     weights: str | None = None,
     normalise: str | None = None,
     size: int | None = None,
+    crop: float | None = None,
 ) -> Data:
     """Data of a name, normalised and sized as the model was trained where that is known."""
     from secateurs import data
 
     values = {"model": model, "data": name} | ({"weights": weights} if weights else {})
-    given = {"normalise": normalise, "size": size}
+    given = {"normalise": normalise, "size": size, "crop": crop}
     options = {key: value for key, value in given.items() if value is not None}
     return data.load(name, **as_trained(values, options))
 

@@ -7,29 +7,27 @@ import json
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from secateurs.cli.vocabulary import HELP
 from secateurs.errors import ModelError, SecateursError
 from secateurs.settings.base import Settings
+
+_HIDDEN = ("width", "stem")
+"""Of MODEL alone, and so options of it: -o width=16."""
 
 Plain = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
 
 ModelName = Annotated[
     str,
-    typer.Argument(
-        metavar="MODEL",
-        help="resnet18, -34, -50, -101, -152, vanilla_cnn, torchvision:NAME, timm:NAME, or "
-        "package.module:function of your own.",
-    ),
+    typer.Argument(metavar="MODEL", help=HELP["model"]),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Weights of the model: safetensors (cut or dense), or a PyTorch state_dict.",
-    ),
+    typer.Option(metavar="FILE", help=HELP["weights"]),
 ]
 Input = Annotated[
     str,
@@ -46,8 +44,7 @@ ModelOptions = Annotated[
         "--option",
         "-o",
         metavar="NAME=VALUE",
-        help="An option of the model, such as width=16, stem=small or through=true; may be "
-        "repeated.",
+        help=HELP["option"],
     ),
 ]
 Classes = Annotated[
@@ -59,15 +56,25 @@ RuntimeName = Annotated[
     typer.Option(
         "--runtime",
         metavar="NAME",
-        help="Where it is timed: eager, channels-last, compile, onnxruntime or openvino.",
+        help=HELP["runtime"],
     ),
 ]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch", metavar="N", help="Images a call; --input's if left out.")
+BatchSize = Annotated[int | None, typer.Option("--batch", metavar="N", help=HELP["batch"])]
+Threads = Annotated[int, typer.Option("--threads", metavar="N", help=HELP["threads"])]
+Normalise = Annotated[str | None, typer.Option(metavar="HOW", help=HELP["normalise"])]
+Size = Annotated[int | None, typer.Option(metavar="PIXELS", help=HELP["size"])]
+Crop = Annotated[float | None, typer.Option(metavar="SHARE", help=HELP["crop"])]
+Images = Annotated[int, typer.Option(metavar="N", help=HELP["images"])]
+CriterionName = Annotated[str | None, typer.Option("--criterion", help=HELP["criterion"])]
+Amounts = Annotated[
+    list[str] | None, typer.Option("--amounts", metavar="A,B,...", help=HELP["amounts"])
 ]
-Threads = Annotated[
-    int, typer.Option("--threads", metavar="N", help="Of the processor; 0 is the runtime's own.")
-]
+Distil = Annotated[str | None, typer.Option(metavar="STEPS|SECONDS", help=HELP["distil"])]
+Directory = Annotated[Path, typer.Option("--directory", metavar="DIR", help=HELP["directory"])]
+OutputFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help=HELP["output"])]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=HELP["overwrite"])]
+Int8 = Annotated[bool, typer.Option("--int8", help=HELP["int8"])]
+Fresh = Annotated[bool, typer.Option("--fresh", help=HELP["fresh"])]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")]
 
 
@@ -90,7 +97,8 @@ def options_of(
         if only is not None and name not in only:
             continue
         kind = plain_type(field.annotation)
-        help_text, known_as = descriptions[name], names.get(name, name)
+        known_as = names.get(name, name)
+        help_text = HELP.get(known_as, descriptions[name])
         if field.default is True:
             known_as = f"no_{known_as}"
             help_text = f"Do not {help_text[0].lower()}{help_text[1:]}"
@@ -108,11 +116,14 @@ def option(
     panel: str,
     choices: Sequence[str] = (),
     flags: str | None = None,
+    *,
+    hidden: bool = False,
 ) -> inspect.Parameter:
     """An option that is None where it is not given."""
     dashed = (flags or name).replace("_", "-")
     default = typer.Option(
-        f"--{dashed}",
+        *((f"--{dashed}", "-o") if name == "option" else (f"--{dashed}",)),
+        hidden=hidden,
         help=help_text,
         rich_help_panel=panel,
         metavar="|".join(choices) if choices else None,
@@ -125,8 +136,25 @@ def option(
 
 
 def options_in(table: Iterable[tuple[str, Any, str, str]]) -> list[inspect.Parameter]:
-    """The options of a table: name, kind, panel and help of each."""
-    return [option(name, kind, text, panel) for name, kind, panel, text in table]
+    """The options of a table: name, kind, panel and help of each; MODEL is an argument."""
+    return [
+        _model_argument(panel)
+        if name == "model"
+        else option(name, kind, text, panel, hidden=name in _HIDDEN)
+        for name, kind, panel, text in table
+    ]
+
+
+def _model_argument(panel: str) -> inspect.Parameter:
+    default = typer.Argument(
+        metavar="MODEL", help=HELP["model"], rich_help_panel=panel, show_default=False
+    )
+    return inspect.Parameter(
+        "model",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, default],
+    )
 
 
 def fixed_options(function: Callable[..., None]) -> list[inspect.Parameter]:
@@ -175,6 +203,23 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(choice for inner in get_args(annotation) for choice in choices_of(inner))
+
+
+def shares_from(given: Sequence[str] | None, option_name: str) -> tuple[float, ...] | None:
+    """('0.25,0.5', '0.75') -> (0.25, 0.5, 0.75); None of None.
+
+    Raises:
+        SecateursError: there is something else than numbers.
+    """
+    if given is None:
+        return None
+    try:
+        return tuple(float(part) for one in given for part in one.split(",") if part.strip())
+    except ValueError as error:
+        raise SecateursError(
+            f"{option_name}: expected shares with commas between, such as 0.25,0.5; received "
+            f"{','.join(given)!r}"
+        ) from error
 
 
 def shape_from(source: str) -> tuple[int, ...]:

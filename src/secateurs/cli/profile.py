@@ -11,6 +11,7 @@ from secateurs.cli.options import (
     BatchSize,
     Classes,
     Device,
+    Fresh,
     Input,
     ModelName,
     ModelOptions,
@@ -21,7 +22,6 @@ from secateurs.cli.options import (
 from secateurs.cli.show import console, waiting
 
 Cuts = Annotated[int, typer.Option(metavar="N", help="Cuts of random widths to time.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even what is kept.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def profile_command(
     """Measure how long cuts of a model take here, so that a budget may be one of time.
 
     Some dozen cuts are made and timed beside the dense model. What was measured is kept on disk:
-    'secateurs prune --to latency=0.5' with the same runtime, batch and threads reads it.
+    'secateurs prune --budget latency=0.5' with the same runtime, batch and threads reads it.
 
     Try:
 

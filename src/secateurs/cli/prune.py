@@ -13,9 +13,17 @@ from secateurs.channels.file_size import FileKind
 from secateurs.cli.models import build_model, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
+    Crop,
+    Distil,
+    Images,
     Input,
+    Int8,
     ModelName,
     ModelOptions,
+    Normalise,
+    OutputFile,
+    Overwrite,
+    Size,
     Weights,
     fixed_options,
     options_of,
@@ -23,6 +31,7 @@ from secateurs.cli.options import (
 )
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import is_trained
+from secateurs.cli.vocabulary import HELP
 from secateurs.data.sets import Data
 from secateurs.deployment.exporter import export as export_file
 from secateurs.errors import SecateursError, StudyError
@@ -36,39 +45,8 @@ if TYPE_CHECKING:
     from secateurs.deployment.exporter import Exported
     from secateurs.planning.damage_curves import Sensitivity
 
-To = Annotated[
-    str,
-    typer.Option(
-        metavar="BUDGET",
-        help="What may remain: channels, params, macs, size_mb, peak_memory_mb: each a fraction of "
-        "the dense model (below 1) or absolute; beside size_mb the file's precision= (float16, "
-        "int8) and format= (onnx, ...); latency (a fraction), latency_ms, throughput, "
-        "speedup, with runtime=, threads=, batch= beside them; drop, the largest loss of accuracy "
-        "on --data. Several with commas between them.",
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Of the small model; MODEL-pruned.safetensors if left out."),
-]
-DataName = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="NAME",
-        help="Where calibration images are from, for criteria that need some; says what --input "
-        "and --classes would. As for 'secateurs run'.",
-    ),
-]
-Images = Annotated[int, typer.Option(metavar="N", help="Calibration images, of the training data.")]
-Normalise = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOW",
-        help="Of the --data: imagenet, data, none, or MEAN/STD; as for 'secateurs run'.",
-    ),
-]
-Size = Annotated[int | None, typer.Option(help="Of the --data's images, in pixels.")]
+BudgetText = Annotated[str, typer.Option("--budget", metavar="BUDGET", help=HELP["budget"])]
+DataName = Annotated[str | None, typer.Option("--data", metavar="NAME", help=HELP["data"])]
 Measured = Annotated[
     Path | None,
     typer.Option(
@@ -82,35 +60,18 @@ ExportTo = Annotated[
     str | None,
     typer.Option("--export", metavar="TARGET", help="Write it for a runtime too, as 'export'."),
 ]
-Int8 = Annotated[
-    bool, typer.Option("--int8", help="With --export onnx: an eight-bit file too, from --data.")
-]
 Repair = Annotated[
     bool | None,
-    typer.Option(
-        "--repair/--no-repair",
-        help="Fit the weights that stay to what the dense model gives. [dim]\\[default: if there "
-        "is --data][/dim]",
-        show_default=False,
-    ),
-]
-Distil = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STEPS|SECONDS",
-        help="Train on towards the dense model's answers: 300 steps, or 60s; needs --data.",
-    ),
+    typer.Option("--repair/--no-repair", help=HELP["repair"], show_default=False),
 ]
 Used = Annotated[
     str | None,
     typer.Option(
         "--outputs",
         metavar="NAMES",
-        help="The outputs that you use, by name or number, with commas between them (logits); "
-        "channels of the others may go.",
+        help=HELP["outputs"],
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace that file.")]
 _PLANNING = ("scope", "floor", "multiple", "skip")
 
 
@@ -122,7 +83,7 @@ def register(app: typer.Typer) -> None:
 
 def prune_command(
     model: ModelName,
-    to: To,
+    budget: BudgetText,
     weights: Weights = None,
     shape: Input = "1x3x224x224",
     option: ModelOptions = None,
@@ -131,11 +92,12 @@ def prune_command(
     images: Images = 512,
     normalise: Normalise = None,
     size: Size = None,
+    crop: Crop = None,
     sensitivity: Measured = None,
     repair: Repair = None,
     distil: Distil = None,
     outputs: Used = None,
-    output: Output = None,
+    output: OutputFile = None,
     export: ExportTo = None,
     int8: Int8 = False,
     overwrite: Overwrite = False,
@@ -149,37 +111,36 @@ def prune_command(
 
     Try:
 
-      secateurs prune resnet50 --to size_mb=6,precision=int8 --weights mine.pt --data folder:photos
+      secateurs prune resnet50 --weights mine.pt --data folder:photos --budget
+      size_mb=6,precision=int8
 
-      secateurs prune torchvision:mobilenet_v2 --to latency=0.5,runtime=onnxruntime --export onnx
+      secateurs prune torchvision:mobilenet_v2 --budget latency=0.5 --export onnx
 
-      secateurs prune resnet18 --to macs=0.25 --weights mine.pt --data fashion-mnist --distil 60s
+      secateurs prune resnet18 --weights mine.pt --data fashion-mnist --budget macs=0.25
+      --distil 60s
     """
     from secateurs import api
 
-    budget = parse_budget(to)
+    wanted = parse_budget(budget)
     planning = _planning(chosen, measures=data is not None and sensitivity is None)
     planning |= _aside(sensitivity, repair, distil, outputs)
     place = _place(output, model, overwrite)
-    export, int8 = _choose_export(budget, export, int8)
+    export, int8 = _choose_export(wanted, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
     with waiting("tracing, cutting and proving"):
-        loaded = None if data is None else load_data(data, model, weights, normalise, size)
+        loaded = None if data is None else load_data(data, model, weights, normalise, size, crop)
         if loaded is not None:
             planning["calibration"], shape, classes = calibration_images(loaded, images, classes)
-            if "drop" in budget.limits:
+            if "drop" in wanted.limits:
                 planning["validation"] = validation_images(loaded, images)
         dense, example, options = build_model(model, option or (), classes, weights, shape)
-        pruned = api.prune(dense, example, budget, **planning)
-        _save(pruned, place, example, budget)
+        pruned = api.prune(dense, example, wanted, **planning)
+        _save(pruned, place, example, wanted)
         calibration = int8 and planning.get("calibration")
-        written = _export(pruned, target, export, example, overwrite, calibration, budget)
+        written = _export(pruned, target, export, example, overwrite, calibration, wanted)
         accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
     _show(pruned, place, model, options)
-    notes: list[object] = [written, accuracies]
-    if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
-        notes.append("Its weights are random: --weights FILE prunes a trained model.")
-    _show_notes(notes)
+    _show_notes([written, accuracies, _doubt(model, weights)])
 
 
 def _aside(
@@ -299,6 +260,12 @@ def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str |
         f"Accuracy on {count} validation images: {percent(before)} before the cut, "
         f"{percent(after)} after it, before any fine-tuning."
     )
+
+
+def _doubt(model: str, weights: str | None) -> str | None:
+    if is_trained({"model": model} | ({"weights": weights} if weights else {})):
+        return None
+    return "Its weights are random: --weights FILE prunes a trained model."
 
 
 def _show_notes(notes: list[object]) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from secateurs.cli.show import Doubting, console, rounds_table, waiting
 from secateurs.cli.signals import is_main_process
 from secateurs.cli.tasks import TASK_OPTIONS, WHAT, command_line, doubts_of, task_from
 from secateurs.cli.trust import check_code, note_code, refuse_trust
+from secateurs.cli.vocabulary import HELP
 from secateurs.data.sets import Split
 from secateurs.errors import SecateursError, StudyError
 from secateurs.formatting import percent
@@ -43,19 +44,20 @@ _WHERE = "Where"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("preset", str, WHAT, f"A whole study by name: {', '.join(PRESETS)}. Options change it."),
     *TASK_OPTIONS,
-    ("directory", str, _WHERE, "Of the study; runs/MODEL-DATA if not given."),
+    ("directory", str, _WHERE, HELP["directory"]),
+    ("resume", str, _WHERE, HELP["resume"]),
+    ("trust", bool, _WHERE, HELP["trust"]),
+    ("fresh", bool, _WHERE, HELP["fresh"]),
     (
-        "resume",
-        str,
+        "track",
+        list[str],
         _WHERE,
-        "Go on with the study in this directory; one that has ended, with more --rounds, a looser "
-        "--tolerance, more --patience or another --budget.",
+        "Log to a tracker too: tensorboard (into the directory's tracking/), wandb, mlflow, ...; "
+        "may be repeated.",
     ),
-    ("trust", bool, _WHERE, "With --resume: run the code that the study names, though it changed."),
-    ("fresh", bool, _WHERE, "Start over where the directory holds a study."),
-    ("quiet", bool, _WHERE, "Print the result only."),
+    ("quiet", bool, _WHERE, HELP["quiet"]),
 )
-_OTHER_NAMES = {"batches": "train_batches"}
+_OTHER_NAMES = {"batches": "train_batches", "precision": "train_precision"}
 
 
 def register(app: typer.Typer) -> None:
@@ -78,9 +80,9 @@ def run_command(**options: Any) -> None:
 
       secateurs run --preset demo --directory runs/demo
 
-      secateurs run --model resnet18 --data vehicles --train-batches 4000 --fine-tune-batches 800
+      secateurs run resnet18 --data vehicles --train-batches 4000 --fine-tune-batches 800
 
-      secateurs run --model resnet50 --weights mine.pt --data folder:photos --budget macs=0.3
+      secateurs run resnet50 --weights mine.pt --data folder:photos --budget macs=0.3
 
       secateurs run --resume runs/demo
 
@@ -90,6 +92,7 @@ def run_command(**options: Any) -> None:
     """
     given = {name: value for name, value in options.items() if value not in (None, [])}
     quiet = bool(given.pop("quiet", False))
+    track = given.pop("track", [])
     if "resume" in given:
         directory, configuration = _resume(given)
         fresh = False
@@ -101,7 +104,7 @@ def run_command(**options: Any) -> None:
     if status is not None:
         raise typer.Exit(status)
     try:
-        result = run_configuration(configuration, directory, fresh=fresh, quiet=quiet)
+        result = run_configuration(configuration, directory, fresh=fresh, quiet=quiet, track=track)
     except KeyboardInterrupt:
         _say_how_to_go_on(directory)
         raise
@@ -169,7 +172,12 @@ def _settings(kind: type[Chosen], values: Mapping[str, Any]) -> Chosen:
 
 
 def run_configuration(
-    configuration: Configuration, directory: Path, *, fresh: bool, quiet: bool
+    configuration: Configuration,
+    directory: Path,
+    *,
+    fresh: bool,
+    quiet: bool,
+    track: Sequence[str],
 ) -> Iterated:
     """Build what the configuration names, and run its study with a table of its rounds."""
     with waiting("loading the data and the model"):
@@ -180,7 +188,13 @@ def run_configuration(
     with rounds_table(quiet=quiet) as table:
         watcher = Doubting(table, found)
         return run_study(
-            model, sources, configuration, directory=directory, fresh=fresh, watcher=watcher
+            model,
+            sources,
+            configuration,
+            directory=directory,
+            fresh=fresh,
+            watcher=watcher,
+            track=track,
         )
 
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import track
 
-from secateurs.cli.options import fixed_options, options_in, with_options
+from secateurs.cli.options import (
+    Amounts,
+    CriterionName,
+    Directory,
+    Images,
+    fixed_options,
+    options_in,
+    shares_from,
+    with_options,
+)
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
-from secateurs.errors import SecateursError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from secateurs.planning.damage_curves import Sensitivity
 
-Images = Annotated[int, typer.Option(metavar="N", help="Validation images to measure on.")]
-Criterion = Annotated[str, typer.Option(help="What chooses the channels that go.")]
-Amounts = Annotated[
-    str | None,
-    typer.Option(metavar="A,B,...", help="Shares to remove. [dim]\\[default: 0.1 to 0.9][/dim]"),
-]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="For sensitivity.json and the picture.")]
 
-EXAMPLE = "secateurs sensitivity --model resnet18 --weights mine.pt --data fashion-mnist"
+EXAMPLE = "secateurs sensitivity resnet18 --weights mine.pt --data fashion-mnist"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,9 +42,9 @@ def register(app: typer.Typer) -> None:
 def sensitivity_command(
     *,
     images: Images = 512,
-    criterion: Criterion = "l1",
+    criterion: CriterionName = "l1",
     amounts: Amounts = None,
-    output: Output = Path("sensitivity"),
+    directory: Directory = Path("sensitivity"),
     **options: Any,
 ) -> None:
     """Remove more and more of each group of a trained model alone; see what the loss does.
@@ -53,9 +54,9 @@ def sensitivity_command(
 
     Try:
 
-      secateurs sensitivity --model resnet18 --weights mine.pt --data fashion-mnist
+      secateurs sensitivity resnet18 --weights mine.pt --data fashion-mnist
 
-      secateurs prune resnet18 --weights mine.pt --data fashion-mnist --to params=0.3
+      secateurs prune resnet18 --weights mine.pt --data fashion-mnist --budget params=0.3
       --sensitivity sensitivity/sensitivity.json
     """
     from secateurs import report
@@ -63,7 +64,7 @@ def sensitivity_command(
     from secateurs.planning.damage_curves import sensitivity as measured
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    shares = AMOUNTS if amounts is None else _shares(amounts)
+    shares = shares_from(amounts, "--amounts") or AMOUNTS
     with waiting("loading the data and the model"):
         probe = probe_from(given, images, EXAMPLE)
     err = console(stderr=True)
@@ -76,7 +77,7 @@ def sensitivity_command(
             disable=not err.is_terminal,
         )
     )
-    place = output / "sensitivity.json"
+    place = directory / "sensitivity.json"
 
     def tick() -> None:
         if next(steps, None) == 0:  # what was asked for makes sense, or it would have raised
@@ -85,7 +86,7 @@ def sensitivity_command(
     found = measured(
         probe.network,
         probe.images,
-        criterion=criterion,
+        criterion=criterion or "l1",
         amounts=shares,
         task=given.get("task"),
         metric=given.get("metric"),
@@ -93,19 +94,10 @@ def sensitivity_command(
         tick=tick,
     )
     figure = _figure(found)
-    written = (place, *report.save(figure, output, "sensitivity"))
+    written = (place, *report.save(figure, directory, "sensitivity"))
     out = console()
     out.print(str(found), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
-
-
-def _shares(given: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in given.split(",") if part.strip())
-    except ValueError as error:
-        raise SecateursError(
-            f"--amounts: expected shares with commas between, such as 0.25,0.5; received {given!r}"
-        ) from error
 
 
 def _figure(found: Sensitivity) -> Figure:

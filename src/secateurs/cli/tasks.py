@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import first_batches
+from secateurs.calibration.examples import first_batches
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
 from secateurs.cli.show import note
+from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError
 from secateurs.settings.study import Task
 from secateurs.training.task import METRICS, TASKS, ready_metric
@@ -23,17 +24,11 @@ WHAT = "What to prune, on what"
 
 # Name, kind, panel, help.
 TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
-    (
-        "model",
-        str,
-        WHAT,
-        "resnet18, -34, -50, -101, -152 (with through layers: -o through=true), vanilla_cnn, "
-        "torchvision:NAME, timm:NAME, transformers:DIRECTORY, or package.module:function.",
-    ),
+    ("model", str, WHAT, HELP["model"]),
     ("width", int, WHAT, "Channels of the model's first stage."),
     ("stem", str, WHAT, "Of a ResNet: small, small-stride2 or imagenet; by the images' size."),
-    ("option", list[str], WHAT, "NAME=VALUE: any other option of the model; may be repeated."),
-    ("weights", str, WHAT, "Weights to begin with: safetensors or a PyTorch state_dict."),
+    ("option", list[str], WHAT, HELP["option"]),
+    ("weights", str, WHAT, HELP["weights"]),
     (
         "task",
         str,
@@ -41,23 +36,10 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
         f"What the model is for: {', '.join(TASKS)}. If left out, to classify images.",
     ),
     ("metric", str, WHAT, f"What models are chosen by; the task's own. {', '.join(METRICS)}."),
-    (
-        "data",
-        str,
-        WHAT,
-        "digits, fashion-mnist, vehicles, folder:PATH (grey:PATH for one channel), or "
-        "package.module:function; for a --task "
-        "that function may return (train, validation, test) of batches of any kind.",
-    ),
-    ("size", int, WHAT, "Height and width of the images in pixels; the data's own."),
-    (
-        "normalise",
-        str,
-        WHAT,
-        "imagenet, data (the images' own mean), none, or MEAN/STD of pixels in 0 to 1. If left "
-        "out, as the model was trained, where it has weights and says how; else data.",
-    ),
-    ("crop", float, WHAT, "Of a folder: share of each image that the middle crop keeps."),
+    ("data", str, WHAT, HELP["data"]),
+    ("size", int, WHAT, HELP["size"]),
+    ("normalise", str, WHAT, HELP["normalise"]),
+    ("crop", float, WHAT, HELP["crop"]),
     ("limit", int, WHAT, "Train on so many images only, of each class alike."),
     ("validation", float, WHAT, "Share of the images to choose by. [dim]\\[default: 0.15][/dim]"),
     ("test", float, WHAT, "Share kept for the end. [dim]\\[default: 0.15][/dim]"),
@@ -77,7 +59,8 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
     """
     for name in ("model", "data"):
         if name not in values:
-            raise SecateursError(f"--{name}: expected a name; received none. Try: {example}")
+            spelt = "MODEL" if name == "model" else f"--{name}"
+            raise SecateursError(f"{spelt}: expected a name; received none. Try: {example}")
     ready_metric(values.get("task"), values.get("metric"))  # or it says now that there is none
     model_options = {name: values[name] for name in MODEL_OPTIONS if name in values}
     data_options = {name: values[name] for name in DATA_OPTIONS if name in values}
@@ -195,6 +178,9 @@ def command_line(command: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     for name, value in given.items():
         dashed = name.replace("_", "-")
         if name == "fresh":
+            continue
+        if name == "model":
+            words.insert(2, str(value))
             continue
         if isinstance(value, bool):
             words.append(f"--{dashed}" if value else f"--no-{dashed}")

@@ -24,7 +24,7 @@ from typing import TypeVar
 from secateurs.comparison.settings import SCOPE_MARK, Comparison
 from secateurs.errors import SecateursError, StudyError
 from secateurs.files import write_atomically
-from secateurs.models.factories import locate_code
+from secateurs.models.factories import locate_code, names_a_function
 from secateurs.models.names import is_keras_file
 from secateurs.settings.base import Code
 from secateurs.settings.study import Configuration
@@ -114,10 +114,9 @@ def _record_of(settings: Configuration | Comparison) -> Path:
 
 def _named(settings: Configuration | Comparison) -> dict[str, object]:
     """What is run, and what it is given."""
-    strategies = settings.strategies if isinstance(settings, Comparison) else ()
     return {
         "task": settings.task.model_dump(mode="json"),
-        "strategies": sorted(name for name in strategies if ":" in name),
+        "strategies": sorted(_own_criteria(settings)),
         "code": settings.code,
     }
 
@@ -134,11 +133,18 @@ def _names_in(settings: Configuration | Comparison) -> Iterator[str]:
     task = settings.task
     for name, sources in ((task.model, _MODELS), (task.data, _DATA)):
         source, colon, _ = name.partition(":")
-        if (colon and source not in sources) or is_keras_file(name):
+        is_own = names_a_function(name) and not (colon and source in sources)
+        if is_own or is_keras_file(name):
             yield name
-    if isinstance(settings, Comparison):
-        names = (name.partition(SCOPE_MARK)[0] for name in settings.strategies)
-        yield from (name for name in names if ":" in name)
+    yield from (name.partition(SCOPE_MARK)[0] for name in _own_criteria(settings))
+
+
+def _own_criteria(settings: Configuration | Comparison) -> list[str]:
+    """Criteria that are functions of the user's, as they were asked for."""
+    names = (
+        settings.strategies if isinstance(settings, Comparison) else (settings.pruning.criterion,)
+    )
+    return [name for name in names if name and names_a_function(name.partition(SCOPE_MARK)[0])]
 
 
 def _files_of(name: str) -> list[Path]:

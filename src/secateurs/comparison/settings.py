@@ -14,7 +14,6 @@ from secateurs.arguments import takes_as_annotated
 from secateurs.calibration.racing import Scope
 from secateurs.criteria.registry import check_known
 from secateurs.errors import SecateursError
-from secateurs.models.factories import function_named
 from secateurs.settings.base import Code, Count, Document, Share
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
@@ -31,9 +30,9 @@ class Comparison(Document):
         version: of the format.
         task: what is pruned, on what data.
         training: how the dense models are trained, and all that is pruned after the cut.
-        strategies: Ways to rank channels: names (see: secateurs criteria) or your own, as
-            package.module:function; NAME@network and NAME@group set the scope of one. May be
-            repeated, or given with commas between them.
+        strategies: Ways to rank channels: names (see: secateurs criteria) or functions of your own,
+            package.module:function or FILE.py:FUNCTION; NAME@network and NAME@group set the scope
+            of one. May be repeated, or given with commas between them.
         amounts: Shares to remove, of the parameters or of what the unit says. May be repeated, or
             given with commas.
         unit: What amounts are shares of.
@@ -129,7 +128,5 @@ def parse_job(
     chosen: Scope = after if mark else scope  # type: ignore[assignment]
     if name in functions:
         return functions[name], chosen
-    if ":" in name:
-        return function_named(name), chosen
     check_known(name)
     return name, chosen

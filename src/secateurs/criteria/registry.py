@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.errors import UnknownNameError, nearest
+from secateurs.models.factories import function_named, names_a_function
 
 Score = NDArray[np.floating[Any]]
 Function = Callable[[GroupData], Score]
@@ -79,7 +80,8 @@ def criterion(
 def find(wanted: str | Function) -> Criterion:
     """The criterion of this name, or a user's own function as one.
 
-    A function that was registered is known with all it needs; any other is given the weights.
+    A function that was registered is known with all it needs; any other is given the weights. One
+    that is nobody's yet is named ``package.module:function`` or ``path/to/file.py:function``.
 
     Raises:
         UnknownNameError: no criterion has this name.
@@ -88,11 +90,14 @@ def find(wanted: str | Function) -> Criterion:
         registered = (known for known in CRITERIA.values() if known.function is wanted)
         unregistered = Criterion(getattr(wanted, "__name__", "own"), wanted, Need.WEIGHTS)
         return next(registered, unregistered)
+    if names_a_function(wanted):
+        return replace(find(function_named(wanted)), name=wanted)
     try:
         return CRITERIA[wanted]
     except KeyError:
         raise UnknownNameError(
-            f"no criterion named {wanted!r}{nearest(wanted, [*CRITERIA, AUTO])}"
+            f"no criterion named {wanted!r}{nearest(wanted, [*CRITERIA, AUTO])}. One of your own: "
+            "package.module:function, or FILE.py:FUNCTION"
         ) from None
 
 

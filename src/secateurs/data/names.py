@@ -16,7 +16,7 @@ from secateurs.data.sets import Data
 from secateurs.data.splits import check_shares
 from secateurs.data.vehicles import load_vehicles
 from secateurs.errors import DataError, UnknownNameError, nearest
-from secateurs.models.factories import call_factory
+from secateurs.models.factories import call_factory, names_a_function
 
 _NAME = Kind("a data set's name", lambda value: isinstance(value, str), UnknownNameError)
 _CROP = Kind("a share in (0, 1]", lambda value: is_number(value) and 0 < value <= 1, DataError)
@@ -98,8 +98,8 @@ def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
     Raises:
         DataError: the function returns something else.
     """
-    source, _, rest = name.partition(":")
-    if name in KNOWN or source in ("vehicles", "folder", "grey") or not rest:
+    source = name.partition(":")[0]
+    if name in KNOWN or source in ("vehicles", "folder", "grey") or not names_a_function(name):
         return load(name, **options)
     found = call_factory(name, {}, options, DataError)
     if isinstance(found, Data):
@@ -131,12 +131,13 @@ def _load(
     if source in ("folder", "grey"):
         grey = source == "grey"
         return load_folder(Path(rest), size, shares, seed, limit, crop, grey=grey)
-    if rest:
+    if names_a_function(name):
         hints = {"seed": seed, "size": size, "validation": shares[0], "test": shares[1]}
         hints |= {"limit": limit}
         return _from_factory(name, hints, seed, limit)
     raise UnknownNameError(
-        f"no data set {name!r}{nearest(name, KNOWN)}; others: package.module:function"
+        f"no data set {name!r}{nearest(name, KNOWN)}; others: package.module:function, "
+        "FILE.py:FUNCTION"
     )
 
 

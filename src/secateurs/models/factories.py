@@ -5,15 +5,20 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import PathFinder
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from secateurs.errors import SecateursError, UnknownNameError, nearest
+
+_SUFFIX = ".py"
 
 
 def call_factory(
@@ -47,14 +52,60 @@ def function_named(name: str) -> Callable[..., Any]:
 
 
 def find_factory(name: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names.
+    """The function that ``package.module:function`` or ``path/to/file.py:function`` names.
+
+    A file's only function need not be named: ``path/to/file.py``.
 
     Raises:
-        UnknownNameError: no such module, or nothing of that name in it.
+        UnknownNameError: no such module or file, nothing of that name in it, or it cannot be
+            imported.
     """
-    module_name, _, attribute = name.partition(":")
+    module_name, attribute = _parts_of(name)
     try:
-        module = import_module(module_name)
+        module = _import(name, module_name)
+    except SecateursError:
+        raise
+    except Exception as error:
+        line = _line_of(error)
+        raise UnknownNameError(
+            f"{name!r}: expected what can be imported; it raised {type(error).__name__}"
+            f"{line}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+    if not attribute:
+        inside = [key for key in known if vars(module)[key].__module__ == module.__name__]
+        if len(inside) != 1:
+            raise UnknownNameError(
+                f"{name!r}: expected FILE:FUNCTION; received a file of {len(inside)} functions"
+                + (f": {', '.join(inside)}" if inside else "")
+            )
+        attribute = inside[0]
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise UnknownNameError(
+            f"{name!r}: {module_name!r} has no function {attribute!r}{nearest(attribute, known)}"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def names_a_function(name: str) -> bool:
+    """Whether this is spelt as somebody's function: ``module:function``, or a Python file's."""
+    return ":" in name or name.endswith(_SUFFIX)
+
+
+def _parts_of(name: str) -> tuple[str, str]:
+    """(module or file, function or '')."""
+    if name.endswith(_SUFFIX):
+        return name, ""
+    before, _, after = name.rpartition(":") if f"{_SUFFIX}:" in name else name.partition(":")
+    return before, after
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    if module_name.endswith(_SUFFIX):
+        return _import_file(name, Path(module_name))
+    try:
+        return import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if module_name == missing or module_name.startswith(f"{missing}."):
@@ -68,13 +119,37 @@ def find_factory(name: str) -> Callable[..., Any]:
         ) from error
     except (ValueError, TypeError) as error:  # '', '.module'
         raise UnknownNameError(f"{name!r}: expected package.module:function") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        raise UnknownNameError(
-            f"{name!r}: {module_name!r} has no function {attribute!r}{nearest(attribute, known)}"
-        )
-    return factory  # type: ignore[no-any-return]
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    """The module that a file is; imported once, as long as it is there under that path."""
+    place = path.resolve()
+    if not place.is_file():
+        raise UnknownNameError(f"{name!r}: no such file; received {str(path)!r}")
+    known_as = f"secateurs_file_{zlib.crc32(str(place).encode()):08x}_{place.stem}"
+    if known_as in sys.modules:
+        return sys.modules[known_as]
+    spec = spec_from_file_location(known_as, place)
+    if spec is None or spec.loader is None:
+        raise UnknownNameError(f"{name!r}: expected a Python file; received {str(path)!r}")
+    module = module_from_spec(spec)
+    sys.modules[known_as] = module  # as an import does, so that what is in it can be pickled
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[known_as]
+        raise
+    return module
+
+
+def _line_of(error: BaseException) -> str:
+    """' (line 3 of mine.py)': where the user's code raised; '' where nothing says."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" (line {error.lineno} of {Path(error.filename).name})"
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [one for one in frames if "importlib" not in one.filename]
+    last = inside[-1] if inside else None
+    return "" if last is None else f" (line {last.lineno} of {Path(last.filename).name})"
 
 
 def locate_code(name: str) -> list[Path]:
@@ -86,7 +161,10 @@ def locate_code(name: str) -> list[Path]:
         The module's file, and those of the packages that it is in; none where there is no such
         module, or Python holds it in itself.
     """
-    parts = name.partition(":")[0].split(".")
+    module_name, _ = _parts_of(name)
+    if module_name.endswith(_SUFFIX):
+        return [Path(module_name).resolve()] if Path(module_name).is_file() else []
+    parts = module_name.split(".")
     found: list[Path] = []
     with _working_directory_importable():
         try:

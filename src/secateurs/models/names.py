@@ -11,7 +11,7 @@ from typing import Any
 from secateurs.arguments import Kind, format_value, takes, takes_as_annotated
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.models.directories import load_directory
-from secateurs.models.factories import call_factory
+from secateurs.models.factories import call_factory, names_a_function
 
 OURS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vanilla_cnn")
 _NAME = Kind("a model's name", lambda value: isinstance(value, str), UnknownNameError)
@@ -61,12 +61,12 @@ def build(name: str, **options: Any) -> Any:
         return _build_torchvision(rest, options)
     if source == "timm" and colon:
         return _build_timm(rest, options)
-    if colon:
+    if names_a_function(name):
         wished, hints = _separate(options, ("classes", "in_channels", "size"))
         return call_factory(name, wished, hints, ModelError)
     raise UnknownNameError(
         f"no model {name!r}{nearest(name, OURS)}; others: torchvision:NAME, timm:NAME, "
-        "package.module:function"
+        "package.module:function, FILE.py:FUNCTION"
     )
 
 

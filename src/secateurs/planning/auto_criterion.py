@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, FUNCTION, LOSS, SEED, takes
 from secateurs.backends import backend_named
-from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.examples import given_of, read_batches
 from secateurs.calibration.needs import Need
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
@@ -173,7 +174,7 @@ def tournament(
         True
     """
     _check_candidates(candidates)
-    learning, judging = _halves(network, data, needs_labels=loss is None)
+    learning, judging = _halves(network, data, loss)
     backend = backend_named(network.source.framework)
     dense, _ = backend.evaluate_cut(network, Cut(), judging, (), loss)
     scores = _score(network, candidates, learning, loss, seed)
@@ -236,13 +237,14 @@ def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int =
 
 
 def _halves(
-    network: Network, data: Any, *, needs_labels: bool
+    network: Network, data: Any, loss: Any
 ) -> tuple[list[CalibrationBatch], list[CalibrationBatch]]:
     """(images to score by, images to judge by): every second one."""
     source: Any = network.source  # both frameworks keep what they were traced with
     example = source.example_inputs
-    given = list(iterate_batches(data, example, AUTO, labels=needs_labels))
-    learning, judging = [], []
+    given = list(read_batches(data, example, AUTO, loss))
+    learning: list[CalibrationBatch] = []
+    judging: list[CalibrationBatch] = []
     for batch in given:
         rows = np.arange(len(batch))
         learning += [batch.rows(rows[::2])]
@@ -259,7 +261,7 @@ def _score(
     network: Network, names: Sequence[str], parts: Sequence[CalibrationBatch], loss: Any, seed: int
 ) -> dict[str, Scores | Exception]:
     """Scores by every criterion that can give some, else the error it ends in."""
-    data = [(part.images, part.labels) for part in parts]
+    data = [given_of(part) for part in parts]
     able: dict[str, Scores | Exception] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a criterion that means little here loses

@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 from secateurs import formatting
 from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, PATH, SEED, takes
 from secateurs.backends import backend_named
-from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.batches import CalibrationBatch, as_array
+from secateurs.calibration.examples import given_of, read_batches
 from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import NETWORK, Network
@@ -27,10 +28,11 @@ from secateurs.criteria.scoring import Scores, score
 from secateurs.errors import SecateursError, StudyError, UnknownNameError, in_one_line, nearest
 from secateurs.files import write_atomically
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import objective_of
+from secateurs.training.objectives import loss_in, objective_of
 from secateurs.training.task import LearningTask
 
 FORMAT, VERSION = "secateurs-sensitivity", 1
+_SHOWN = (0.25, 0.5, 0.75)
 AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -46,6 +48,8 @@ class Sensitivity:
         criterion: what chose the channels.
         images: how many it was measured on.
         made_from: tells one model, criterion and set of images from another.
+        metric: what ``accuracies`` are of.
+        amounts: that were asked for; shares are the nearest that whole channels make.
     """
 
     shares: Mapping[str, Floats]
@@ -55,6 +59,7 @@ class Sensitivity:
     images: int
     made_from: str = ""
     metric: Metric = field(default_factory=Metric)
+    amounts: tuple[float, ...] = ()
 
     def damage(self, group: str, shares: Floats) -> Floats:
         """By how much the loss rises when these shares of a group are removed; never falling.
@@ -93,19 +98,35 @@ class Sensitivity:
         values = self.accuracies or self.losses
         return {name: (self.shares[name], values[name]) for name in self.shares}
 
+    @property
+    def _shown(self) -> tuple[float, ...]:
+        """The amounts that the table has room for: those that were asked for, if they are few."""
+        if 0 < len(self.amounts) <= len(_SHOWN) + 1:
+            return self.amounts
+        furthest = max(self.amounts, default=1.0)
+        return tuple(share for share in _SHOWN if share <= furthest)
+
     def __str__(self) -> str:
-        some = (0.25, 0.5, 0.75)
-        harm = {name: float(self.damage(name, np.array([0.5]))[0]) for name in self.losses}
-        rows = [
-            (name, *(f"{value:+.3f}" for value in self.damage(name, np.array(some))))
-            for name in sorted(harm, key=lambda name: -harm[name])
-        ]
-        columns = ("group", *(f"at {100 * share:g} %" for share in some))
-        return (
-            f"{formatting.table(columns, rows, right=(1, 2, 3))}\n\nBy how much the loss "
-            f"rises when that share of one group alone is removed by {self.criterion}; "
-            f"{self.images} images."
+        shown = np.array(self._shown)
+        harm = {name: self.damage(name, shown) for name in self.losses}
+        names = sorted(harm, key=lambda name: -float(harm[name][len(shown) // 2]))
+        rows = [[name, *(f"{rise:+.3f}" for rise in harm[name])] for name in names]
+        columns = ["group", *(f"at {100 * share:g} %" for share in shown)]
+        text = (
+            "By how much the loss rises when that share of one group alone is removed by "
+            f"{self.criterion}; {self.images} images."
         )
+        if self.accuracies:
+            columns += [f"{self.metric.name} at {100 * share:g} %" for share in shown]
+            for cells, name in zip(rows, names, strict=True):
+                cells.extend(map(self.metric.text, np.interp(shown, *self.curves[name])))
+            dense = next(iter(self.accuracies.values()))[0]
+            better = "higher" if self.metric.higher_is_better else "lower"
+            text += (
+                f" Beside it the {self.metric.name}, {self.metric.text(dense)} of the dense model; "
+                f"{better} is better."
+            )
+        return f"{formatting.table(columns, rows, right=range(1, len(columns)))}\n\n{text}"
 
     @takes(path=PATH)
     def save(self, path: str | Path) -> None:
@@ -120,6 +141,7 @@ class Sensitivity:
             "criterion": self.criterion,
             "images": self.images,
             "made_from": self.made_from,
+            "amounts": list(self.amounts),
             **self.metric.record_fields,
             **arrays,
         }
@@ -146,7 +168,7 @@ class Sensitivity:
             for kept in (plain.shares, plain.losses, plain.accuracies)
         )
         metric = Metric.of({"metric": plain.metric})
-        rest = plain.criterion, plain.images, plain.made_from, metric
+        rest = plain.criterion, plain.images, plain.made_from, metric, tuple(plain.amounts)
         return cls(shares, losses, accuracies, *rest)
 
 
@@ -165,6 +187,7 @@ class _SensitivityData(BaseModel):
     losses: CurvesData
     accuracies: CurvesData
     metric: dict[str, StrictStr | bool] | None = None
+    amounts: list[Annotated[float, Field(gt=0, lt=1)]] = []
 
     def check(self) -> None:
         """Refuse what is no sensitivity in itself.
@@ -243,9 +266,9 @@ def sensitivity(
     if not wanted or not all(0 < amount < 1 for amount in wanted):
         raise SecateursError(f"sensitivity: expected amounts in (0, 1); received {list(amounts)}")
     source: Any = network.source
-    learning = objective_of(source.framework, task, loss, metric)
-    loss = loss if learning is None else learning.loss
-    images = list(iterate_batches(data, source.example_inputs, "sensitivity", labels=loss is None))
+    learning = objective_of(network, task, loss, metric, data)
+    loss = loss if learning is None else loss_in(learning, data)
+    images = list(read_batches(data, source.example_inputs, "sensitivity", loss))
     return _curves_of(network, images, criterion, wanted, loss, learning, seed, cache, tick)
 
 
@@ -268,11 +291,11 @@ def _curves_of(
     if known is not None:
         return known
     scores = score(
-        network, criterion, data=[(b.images, b.labels) for b in images], loss=loss, seed=seed
+        network, criterion, data=[given_of(batch) for batch in images], loss=loss, seed=seed
     )
     curves = _measure(network, scores, images, amounts, loss, learning, tick)
     metric = Metric() if learning is None else learning.described_metric
-    made = Sensitivity(*curves, name, sum(map(len, images)), made_from, metric)
+    made = Sensitivity(*curves, name, sum(map(len, images)), made_from, metric, tuple(amounts))
     if cache is not None:
         made.save(cache)
     return made
@@ -326,16 +349,21 @@ def _fingerprint(
         weights = zlib.crc32(network.source.array(name).tobytes(), weights)
     seen = 0
     for batch in images:
-        for array in (*_arrays(batch.images), *([] if batch.labels is None else [batch.labels])):
+        for array in _arrays(given_of(batch)):
             seen = zlib.crc32(array.tobytes(), seen)
     settings = json.dumps(settings_used)
     return f"{weights:08x}-{seen:08x}-{zlib.crc32(settings.encode()):08x}"
 
 
-def _arrays(images: Any) -> list[NDArray[Any]]:
-    if isinstance(images, Mapping):
-        return list(images.values())
-    return list(images) if isinstance(images, tuple) else [images]
+def _arrays(given: Any) -> Iterator[NDArray[Any]]:
+    """Every array in a batch, of whatever it is made."""
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    if isinstance(given, tuple | list):
+        for one in given:
+            yield from _arrays(one)
+    elif given is not None:
+        yield as_array(given)
 
 
 def _read_cache(cache: str | Path | None, made_from: str) -> Sensitivity | None:

@@ -14,13 +14,16 @@ from secateurs.pytorch.training.distillation import distil
 from secateurs.pytorch.training.learner import Learner, default_training
 from secateurs.pytorch.training.task_learner import TaskLearner
 from secateurs.pytorch.training.tasks import TASKS
+from secateurs.pytorch.training.tracking import TrackingWatcher, check_trackers
 
 __all__ = [
     "TASKS",
     "Learner",
     "TaskLearner",
+    "TrackingWatcher",
     "apply",
     "batch_size",
+    "check_trackers",
     "cut_optimizer",
     "delete_channels",
     "distil",

@@ -6,13 +6,17 @@ from functools import partial
 
 from secateurs.backends import Loss
 from secateurs.calibration.batches import iterate_batches
+from secateurs.calibration.examples import StepLoss, iterate_examples
 from secateurs.calibration.needs import Need
 from secateurs.calibration.removal import ExactAblation
 from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
 from secateurs.pytorch.ablation.removal import Removals
+from secateurs.pytorch.ablation.step_removals import StepRemovals
 from secateurs.pytorch.statistics.collector import Pass
 from secateurs.pytorch.statistics.loss import PerExampleLoss
+from secateurs.pytorch.statistics.step_collector import StepPass
+from secateurs.pytorch.statistics.steps import StepRunner
 from secateurs.pytorch.trace_model import source_of
 
 
@@ -33,6 +37,8 @@ def collect_statistics(
     """
     source = source_of(network)
     source.check_values(caller)
+    if isinstance(loss, StepLoss):
+        return _collect_by_steps(network, needs, data, loss, caller)
     objective = PerExampleLoss(loss, caller)
     labels = bool(needs & Need.LOSS) and objective.needs_labels
     stream = iterate_batches(data, source.example_inputs, caller, labels=labels)
@@ -41,5 +47,17 @@ def collect_statistics(
     work.ablation = ExactAblation(network, partial(Removals, network, objective))
     work.add(first)
     for batch in stream:
+        work.add(batch)
+    return work.build_statistics()
+
+
+def _collect_by_steps(
+    network: Network, needs: Need, data: object, loss: StepLoss, caller: str
+) -> CalibrationStatistics:
+    """The same where the loss takes the model: batches of any kind, example by example."""
+    runner = StepRunner(loss, caller)
+    work = StepPass(network, needs, runner)
+    work.ablation = ExactAblation(network, lambda _: StepRemovals(network, runner))
+    for batch in iterate_examples(data, caller):
         work.add(batch)
     return work.build_statistics()

@@ -69,7 +69,7 @@ def apply(
     Args:
         model: the model the cut was planned for.
         cut: what goes.
-        example_inputs: what to run both models on for the proof.
+        example_inputs: what to run both models on for the proof; None: the network's own.
         optimizer: of the model, if it is being trained; its state is sliced along.
         network: the model's trace, if there is one already; without it the model is traced again.
         proof: False leaves the proof out; "independent" adds a second one, which asks nothing of
@@ -86,6 +86,8 @@ def apply(
             behind.
     """
     model = check_model(model)
+    if example_inputs is None and network is not None:
+        example_inputs = source_of(network).example_inputs
     if outputs is not None and (network is None or not _uses(network, outputs)):
         network = trace(model, example_inputs, outputs=outputs)
     if proof not in (True, False, "independent"):

@@ -28,8 +28,9 @@ class Pruning(Settings):
 
     Attributes:
         step: Share of the channels that remain, removed in each round.
-        criterion: What ranks channels in their groups; see: secateurs criteria. If left out, how
-            well a fit of the others can make up for each; l1 where groups are not cut by curves.
+        criterion: What ranks channels in their groups: a name (see: secateurs criteria), or a
+            function of your own, package.module:function or FILE.py:FUNCTION. If left out, how well
+            a fit of the others can make up for each; l1 where groups are not cut by curves.
         scope: Whether to take the same share from every group, or the lowest scores in the whole
             network. A group too narrow to lose a whole channel to a round is spared until the
             others have come down to it, which is where accuracy is best kept.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateurs.backends import backend_named
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.criteria.group_data import GroupData
+from secateurs.errors import SecateursError
 from secateurs.settings.study import Configuration
 from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
@@ -59,6 +61,7 @@ def run_study(
     fresh: bool = False,
     watcher: Watcher | None = None,
     learning: LearningTask | None = None,
+    track: Sequence[str] = (),
 ) -> Iterated:
     """Carry a study out, or what is left of it. ``secateurs.iterate`` and the command line do this.
 
@@ -72,6 +75,7 @@ def run_study(
         fresh: start over where the directory holds a study.
         watcher: told what happens.
         learning: the task, where it is another than to classify images.
+        track: names of Accelerate's trackers that are told too: tensorboard, wandb, mlflow, ...
 
     Returns:
         The result. A report that cannot be drawn is a warning: it costs nobody the result.
@@ -79,6 +83,7 @@ def run_study(
     Raises:
         SecateursError: what was asked for cannot be done; found, if it can be, before any training.
     """
+    _check_trackers(track)
     if learning is None:
         learning = learning_named(model, configuration.task)
     used = configuration.pruning.outputs
@@ -92,17 +97,22 @@ def run_study(
         task = describe_task(network, learner, sources)
         configuration = configuration.model_copy(update={"task": task})
     watcher = (watcher or Watcher()) if learner.is_main else Watcher()
-    with _store(directory, configuration, learner, fresh=fresh) as store:
-        position = Loop(
-            learner, store, configuration, wanted or pruning.criterion, watcher, loss
-        ).run()
+    with (
+        _store(directory, configuration, learner, fresh=fresh) as store,
+        _tracked(watcher, track if learner.is_main else (), directory, configuration) as watcher,
+    ):
+        ranking = wanted or pruning.criterion
+        position = Loop(learner, store, configuration, ranking, watcher, loss).run()
         if directory is not None and learner.is_main:
             _draw(Study(Path(directory), configuration))
     report = CutReport(learner.cut, proof_of(position))
     small = learner.release()
     keep_report_(small, report)
-    place = None if directory is None else Path(directory)
-    return Iterated(small, report.cut, report, store.history, place)
+    return Iterated(small, report.cut, report, store.history, _place(directory))
+
+
+def _place(directory: str | Path | None) -> Path | None:
+    return None if directory is None else Path(directory)
 
 
 @contextmanager
@@ -122,6 +132,48 @@ def _store(
 
         learner.agree(hold)
         yield DiskStore(place, learner)
+
+
+@contextmanager
+def _tracked(
+    watcher: Watcher,
+    track: Sequence[str],
+    directory: str | Path | None,
+    configuration: Configuration,
+) -> Iterator[Watcher]:
+    """The watcher, and trackers beside it; they are ended whatever happens."""
+    if not track:
+        yield watcher
+        return
+    place = Path(directory or ".") / "tracking"
+    task = configuration.task
+    run = Path(directory).name if directory else f"{task.model}-{task.data}".replace("/", "-")
+    settings = configuration.model_dump(mode="json", exclude={"command", "code", "format"})
+    tracking = _tracking().TrackingWatcher(watcher, track, run, place, settings)
+    try:
+        yield tracking
+    finally:
+        tracking.finish()
+
+
+def _check_trackers(track: Sequence[str]) -> None:
+    if track:
+        _tracking().check_trackers(track)
+
+
+def _tracking() -> Any:
+    """The package that knows Accelerate, whatever the framework of the model.
+
+    Raises:
+        SecateursError: it is not installed.
+    """
+    try:
+        return backend_named("pytorch")
+    except ModuleNotFoundError as error:
+        raise SecateursError(
+            f"track: needs {error.name}; pip install 'secateurs[torch]', whose Accelerate holds "
+            "the trackers"
+        ) from error
 
 
 def _draw(study: Study) -> None:

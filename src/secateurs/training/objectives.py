@@ -2,55 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 from secateurs.backends import Loss, backend_named
-from secateurs.errors import DataError, ModelError
+from secateurs.calibration.batches import LABELS
+from secateurs.calibration.examples import StepLoss, as_arrays, split_of
+from secateurs.channels.network import Network
+from secateurs.errors import ModelError
 from secateurs.training.task import LearningTask, task_of
+
+_GATHERS = (list, tuple)
+"""What holds examples one by one, whose shapes need not agree."""
 
 
 def objective_of(
-    framework: str,
+    network: Network,
     task: str | LearningTask | None,
     loss: Loss | None,
     metric: Any = None,
+    data: Any = None,
 ) -> LearningTask | None:
     """The task by which a network is looked at; None for cross-entropy and accuracy.
 
     Args:
-        framework: of the network.
+        network: that is looked at.
         task: a ready one's name, or one's own.
         loss: in place of the task's.
         metric: in place of the task's.
+        data: that it is looked at on; where nothing else says so, batches that no array holds, or
+            with labels beside named inputs, go through the model as they are.
 
     Raises:
         UnknownNameError: there is no such task.
         ModelError: a task for a Keras model.
-        DataError: the task has no loss of (outputs, targets).
     """
+    source: Any = network.source
+    ready = getattr(backend_named(source.framework), "TASKS", None)
     if task is None and metric is None:
-        return None
-    ready = getattr(backend_named(framework), "TASKS", None)
+        own = ready is not None and _takes_the_model(source.model, data, loss)
+        return LearningTask(loss=loss) if own else None
     if ready is None:
         raise ModelError(
             "expected no task= or metric= for a Keras model; received one. Pass loss=, a function "
             "(outputs, labels) -> one loss for each example."
         )
-    found = task_of("classification" if task is None else task, ready, loss=loss, metric=metric)
-    if found is None or found.loss is None:
-        name = "own" if found is None else found.name
-        raise DataError(
-            f"task {name!r}: expected one with a loss of (outputs, targets); received one that "
-            "trains by its model's own. Pass loss=, a function (outputs, targets) -> one loss for "
-            "each example; or take a criterion that needs no loss, such as l1 or apoz."
-        )
-    return found
+    if task is None:
+        task = LearningTask() if _takes_the_model(source.model, data, loss) else "classification"
+    return task_of(task, ready, loss=loss, metric=metric)
 
 
 def loss_of(
-    framework: str, task: str | LearningTask | None, loss: Loss | None
-) -> Callable[[Any, Any], Any] | None:
+    network: Network, task: str | LearningTask | None, loss: Loss | None, data: Any = None
+) -> Loss | None:
     """The loss alone; see ``objective_of``."""
-    found = objective_of(framework, task, loss)
-    return loss if found is None else found.loss
+    found = objective_of(network, task, loss, data=data)
+    return loss if found is None else loss_in(found, data)
+
+
+def loss_in(task: LearningTask, data: Any = None) -> Loss | None:
+    """A task's loss: a function of (outputs, targets) where that is enough, else a ``StepLoss``."""
+    plain = task.loss is not None and task.predict is None and task.train_step is None
+    return task.loss if plain and not _is_ragged(data) else StepLoss(task)
+
+
+def _takes_the_model(model: Any, data: Any, loss: Loss | None) -> bool:
+    """Whether data are of a kind that only a step with the model there can use.
+
+    Batches whose inputs or targets are lists of examples or dictionaries of targets; and, without a
+    loss, dictionaries that hold labels, where the model takes these and gives its own.
+    """
+    if loss is not None:
+        return _is_ragged(data)
+    first = _first_of(data)
+    if not isinstance(first, Mapping):
+        return False
+    taken = inspect.signature(getattr(model, "forward", model.__call__)).parameters
+    return any(name in first and name in taken for name in LABELS)
+
+
+def _is_ragged(data: Any) -> bool:
+    """Whether the first batch holds examples one by one, and not in arrays."""
+    first = _first_of(data)
+    if not isinstance(first, tuple | list):
+        return False
+    inputs, targets = split_of(first)
+    return isinstance(inputs, list) or isinstance(targets, (*_GATHERS, Mapping))
+
+
+def _first_of(data: Any) -> Any:
+    """The first batch of what can be gone through again; None of all else."""
+    if isinstance(data, Mapping):
+        return data
+    if as_arrays(data) is not None or not (isinstance(data, Iterable) and isinstance(data, Sized)):
+        return None
+    return next(iter(data), None)

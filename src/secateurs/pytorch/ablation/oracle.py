@@ -6,12 +6,15 @@ from functools import partial
 
 from secateurs.backends import Loss
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.batches import iterate_batches
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.examples import StepLoss, iterate_examples
 from secateurs.calibration.oracle import ablate
 from secateurs.calibration.racing import Mode, Scope, check_options
 from secateurs.channels.network import Network
 from secateurs.pytorch.ablation.removal import Removals
+from secateurs.pytorch.ablation.step_removals import StepRemovals
 from secateurs.pytorch.statistics.loss import PerExampleLoss
+from secateurs.pytorch.statistics.steps import StepRunner
 from secateurs.pytorch.trace_model import source_of
 
 
@@ -46,9 +49,21 @@ def ablate_channels(
         DataError: the data cannot be used, or an argument is out of range.
     """
     check_options(mode, share, scope, confidence)
-    objective = PerExampleLoss(loss, "oracle")
     source = source_of(network)
     source.check_values("oracle")
+    if isinstance(loss, StepLoss):
+        runner = StepRunner(loss, "oracle")
+        batches = iterate_examples(data, "oracle")
+        by_steps = partial(_removals_by_steps, network, runner)
+        return ablate(network, batches, by_steps, mode, share, scope, confidence)
+    objective = PerExampleLoss(loss, "oracle")
     stream = iterate_batches(data, source.example_inputs, "oracle", labels=objective.needs_labels)
     removals = partial(Removals, network, objective)
     return ablate(network, stream, removals, mode, share, scope, confidence)
+
+
+def _removals_by_steps(
+    network: Network, runner: StepRunner, first: CalibrationBatch
+) -> StepRemovals:
+    del first
+    return StepRemovals(network, runner)

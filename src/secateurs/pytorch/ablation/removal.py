@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -156,8 +157,8 @@ class Removals:
     def slopes(self, dense: DenseBatch) -> Sums:
         """How each image's loss changes with a gate on each atom; (images, atoms)."""
         if self.places.by_image:
-            run = dense.tape, self.objective, dense.labels, len(dense)
-            return self._gates.terms(self.places.slopes_of_run(*run))
+            losses = partial(self.objective.losses, labels=dense.labels)
+            return self._gates.terms(self.places.slopes_of_run(dense.tape, losses, len(dense)))
         slopes = self.places.slopes(dense.batch, self.objective)
         return np.concatenate([self._gates.terms(part) for part in slopes])
 

@@ -28,9 +28,10 @@ from secateurs.pytorch.proof.differences import (
     largest_difference,
     precision_of,
 )
-from secateurs.pytorch.proof.masked_twin import MaskedTwin, OtherPathError, Sampled
+from secateurs.pytorch.proof.masked_twin import MaskedTwin, Sampled
 from secateurs.pytorch.proof.smaller_images import crop_images
 from secateurs.pytorch.trace_model import BY_VALUES, source_of
+from secateurs.pytorch.tracing.records_by_layer import OtherPathError
 
 
 def prove(

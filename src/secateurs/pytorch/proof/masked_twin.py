@@ -31,18 +31,9 @@ from secateurs.pytorch.tracing.op_call import (
     map_tensors,
 )
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
+from secateurs.pytorch.tracing.records_by_layer import OtherPathError, RecordsByLayer
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-
-class OtherPathError(Exception):
-    """A forward pass does not do the operations it was traced with."""
-
-    def __init__(self, index: int, name: str) -> None:
-        super().__init__(
-            f"operation {index} of its forward pass is {name}, and was another when it was traced: "
-            "its path depends on its input or its sizes"
-        )
 
 
 class Sampled(OpInterpreter):
@@ -72,7 +63,7 @@ class Sampled(OpInterpreter):
         self._operations = operations
         self._stays = stays
         self._done: Counter[tuple[str, str]] = Counter()
-        self._by_layer: dict[tuple[str, str], list[OpRecord]] | None = None
+        self._by_layer: RecordsByLayer | None = None
         self._places: dict[tuple[object, ...], torch.Tensor | None] = {}
         self._kept: dict[int, Ids] = {}
         self._rows = PackedRows(SAMPLES_EACH)
@@ -141,17 +132,12 @@ class Sampled(OpInterpreter):
                 return known[0]
             if not self._sizes_as_traced:
                 raise OtherPathError(self.index, name)
-            self._by_layer = {}
-            for operation in self._operations:
-                self._by_layer.setdefault((operation.layer, operation.name), []).append(operation)
-        alike = self._by_layer.get(key, [])
-        if nth < len(alike):
-            return alike[nth]
-        if alike and all(_does_alike(alike[0], operation) for operation in alike[1:]):
-            return alike[0]  # an expert that more tokens are sent to: each time the same is done
-        if any(operation.masks or operation.mixed for operation in alike):
-            raise OtherPathError(self.index, name)
-        return None
+            self._by_layer = RecordsByLayer(self._operations)
+        return self._by_layer.find(self.layer, name, nth, self.index)
+
+    def find_by_layer(self) -> None:
+        """Know operations by their layers from the beginning: the path is another."""
+        self._by_layer = RecordsByLayer(self._operations)
 
     @property
     def has_done_all(self) -> bool:
@@ -347,22 +333,6 @@ class MaskedTwin(Sampled):
         if key not in self._indices:
             self._indices[key] = np.flatnonzero(self._stays[units] == kept)
         return torch.from_numpy(self._indices[key]).to(device)
-
-
-def _does_alike(one: OpRecord, other: OpRecord) -> bool:
-    """Whether the twin would do the same for both."""
-
-    def list_masks(operation: OpRecord) -> list[tuple[object, ...]]:
-        return [(mask.operand, mask.axis, mask.units.tobytes()) for mask in operation.masks]
-
-    def list_mixed(operation: OpRecord) -> list[tuple[object, ...]]:
-        return [
-            (operand, axis, units.tobytes())
-            for operand, axes in operation.mixed
-            for axis, units in axes.items()
-        ]
-
-    return list_masks(one) == list_masks(other) and list_mixed(one) == list_mixed(other)
 
 
 def _has_small_weight(call: Call) -> bool:

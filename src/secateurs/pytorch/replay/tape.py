@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +34,7 @@ from secateurs.pytorch.tracing.op_call import (
     with_fields,
 )
 from secateurs.pytorch.tracing.op_record import OpRecord
+from secateurs.pytorch.tracing.records_by_layer import RecordsByLayer
 from secateurs.training.memory import is_out_of_memory
 
 
@@ -96,6 +99,7 @@ class Step:
         keywords: likewise.
         results: how many tensors it gives.
         mutates: whether it writes in place all the same.
+        has_gradient: whether it was run where gradients are taken.
     """
 
     number: int
@@ -104,6 +108,7 @@ class Step:
     keywords: Keywords
     results: int = 1
     mutates: bool = False
+    has_gradient: bool = True
 
     @property
     def operands(self) -> list[Operand]:
@@ -233,6 +238,36 @@ def record(
     sources = recorder.sources_of(returned)
     written = frozenset(recorder.written)
     return Tape(recorder.steps, recorder.values, inputs, sources, written, recorder.memories)
+
+
+def record_step(
+    model: nn.Module,
+    operations: Sequence[OpRecord],
+    run: Callable[[nn.Module], object],
+    given: object,
+    *,
+    training: bool,
+) -> tuple[Tape, list[OpRecord]]:
+    """Write down a step of training, up to its loss: the model's operations and those of its loss.
+
+    Args:
+        model: a copy of the caller's own (``TracedModel.to_run``).
+        operations: of its trace. The step may take another path: what it does in a layer is found
+            as that layer's first, second, ... of its kind.
+        run: the step.
+        given: what it is about to use, tensors among it.
+        training: whether in train mode.
+
+    Returns:
+        (the tape, what is known of each of its operations)
+    """
+    inputs = list(iterate_tensors([given]))
+    recorder = _StepRecorder(operations, inputs, run)
+    returned = recorder.run(model, [given], {}, training)
+    sources = recorder.sources_of(returned)
+    written = frozenset(recorder.written)
+    tape = Tape(recorder.steps, recorder.values, inputs, sources, written, recorder.memories)
+    return tape, recorder.records
 
 
 # ``contiguous`` is not on the tape: whether it does anything depends on the sizes. Where it did,
@@ -435,6 +470,53 @@ class _Recorder(OpInterpreter):
             self.values[old] = target.clone()  # as it was, for whoever starts from there
 
 
+class _StepRecorder(_Recorder):
+    """Writes down a step of training, wherever it leads."""
+
+    def __init__(
+        self,
+        operations: Sequence[OpRecord],
+        inputs: Sequence[torch.Tensor],
+        run: Callable[[nn.Module], object],
+    ) -> None:
+        super().__init__(operations, inputs, None, keep=True)
+        self._by_layer = RecordsByLayer(operations)
+        self._done: Counter[tuple[str, str]] = Counter()
+        self._run = run
+        self.records: list[OpRecord] = []
+
+    def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
+        del arguments, keywords
+        # Nothing takes gradients in here; so that what the step switches off is seen to be off.
+        with torch.enable_grad():
+            return self._run(model)
+
+    def pass_through(
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> object:
+        """Nothing, but that a loss is not to go back past what is detached."""
+        if function.overloadpacket is not aten.detach:
+            return super().pass_through(function, arguments, keywords)
+        self.index += 1
+        return self.step(function, arguments, keywords)
+
+    def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
+        name = str(function.overloadpacket)
+        known = None if self.is_outside else self._find_record(name)
+        output = self._write_down(Call(function, arguments, keywords))
+        self.steps[-1].has_gradient = torch.is_grad_enabled()
+        if known is None:
+            known = OpRecord(name, self.layer)
+            known.outputs = [(tuple(one.shape), {}) for one in iterate_tensors(output)]
+        self.records.append(known)
+        return output
+
+    def _find_record(self, name: str) -> OpRecord | None:
+        key = (self.layer, name)
+        self._done[key] += 1
+        return self._by_layer.find(*key, self._done[key] - 1, self.index)
+
+
 def _as_type(
     source: TensorSource | Cast | torch.Tensor, before: object, after: torch.Tensor
 ) -> TensorSource | Cast | torch.Tensor:
@@ -542,7 +624,8 @@ def replay(
     last = last_readers(tape.steps, tape.output)
     for step in tape.steps:
         call = change(step, step.call(find))
-        output = call.function(*call.arguments, **call.keywords)
+        with nullcontext() if step.has_gradient else torch.no_grad():
+            output = call.function(*call.arguments, **call.keywords)
         for item, tensor in enumerate(iterate_tensors(output)):
             values[Ref(step.number, item)] = tensor
         for ref in last.get(step.number, ()):

@@ -8,8 +8,9 @@ what it keeps frozen are not touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -21,10 +22,11 @@ from secateurs.calibration.before_pooling import Activation
 from secateurs.calibration.collector import StatisticsCollector
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import ZeroCounts
+from secateurs.channels.arrays import Sums
+from secateurs.channels.network import Network
 from secateurs.channels.tensors import Mask
-from secateurs.pytorch.replay.tape import record, replay
+from secateurs.pytorch.replay.tape import Tape, record, replay
 from secateurs.pytorch.statistics.gates import (
-    ReadSite,
     ReadSites,
     as_numbers,
     autograd,
@@ -36,9 +38,66 @@ from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
+Zeros = tuple[int, NDArray[np.float64]]
+"""How many values there are at each index, and how many of them are zero."""
+
+
+class OperandSums(StatisticsCollector):
+    """The sums over what consumers read.
+
+    Attributes:
+        rows_of_groups: (group, reading, indices of each channel) where a group's channels are read.
+    """
+
+    rows_of_groups: list[tuple[str, int, torch.Tensor]]
+
+    def sum_operand(self, number: int, mask: Mask, operand: torch.Tensor) -> None:
+        """Add the values that are read to a reading's sums, and to the grams of groups there."""
+        values = operand.movedim(mask.axis, -1).flatten(0, -2)
+        if self.needs & Need.ACTIVATIONS:
+            self.readings[number].add(
+                len(values),
+                as_numbers((values == 0).sum(0)),
+                as_numbers(values.abs().sum(0, dtype=torch.float64)),
+                as_numbers(values.sum(0, dtype=torch.float64)),
+                as_numbers(values.square().sum(0, dtype=torch.float64)),
+            )
+        for name, place, rows in self.rows_of_groups:
+            if place == number:
+                self._sum_products(name, number, values[:, rows.T.flatten()], rows.shape)
+
+    def _sum_products(
+        self, name: str, number: int, values: torch.Tensor, shape: Sequence[int]
+    ) -> None:
+        channels, each = shape
+        table = values.reshape(-1, each, channels).flatten(0, 1).double()
+        self.add_products(
+            name, number, len(table), as_numbers(table.sum(0)), as_numbers(table.T @ table)
+        )
+
+    def rows_at(self, number: int, mask: Mask) -> list[tuple[str, int, torch.Tensor]]:
+        """(group, reading, indices of each channel) of the groups that are read there."""
+        found = self.groups_among(mask.units)
+        return [(name, number, torch.from_numpy(rows)) for name, rows in found]
+
+    def add_zeros(
+        self, number: int, parts: Sequence[Activation], zeros: Mapping[Activation, Zeros]
+    ) -> None:
+        """Add the zeros of the activations that a reading is pooled from."""
+        reading = self.readings[number]
+        reading.activations = reading.activations or tuple(ZeroCounts(part.units) for part in parts)
+        for own_zeros, part in zip(reading.activations, parts, strict=True):
+            own_zeros.add(*zeros[part])
+
+
+def zeros_in(tensor: torch.Tensor, before: Activation) -> Zeros:
+    """How many values an activation has at each index, and how many are zero."""
+    values = tensor.movedim(before.axis, -1).flatten(0, -2)
+    return len(values), as_numbers((values == 0).sum(0))[before.index]
+
 
 @dataclass(eq=False)
-class Pass(StatisticsCollector):
+class Pass(OperandSums):
     """The sums of one pass, batch by batch.
 
     Attributes:
@@ -53,7 +112,7 @@ class Pass(StatisticsCollector):
         super().__post_init__()
         self.source = source_of(self.network)
         self.places = ReadSites.find(self.network, self.first)
-        self._rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
+        self.rows_of_groups = self._where_groups_lie() if self.needs & Need.GRAMS else []
 
     # -- values
 
@@ -63,63 +122,34 @@ class Pass(StatisticsCollector):
         fresh = not self.readings
         seen: set[int] = set()
         pooled: dict[int, list[Activation]] = {}
-        zeros: dict[Activation, tuple[int, NDArray[np.float64]]] = {}
+        zeros: dict[Activation, Zeros] = {}
         for before in chain.from_iterable(self.places.activations.values()):
             pooled.setdefault(before.origin.step, []).append(before)
 
         def watch(number: int, call: Call) -> None:
             tensors = call.tensors()
             for before in pooled.get(number, ()):
-                values = tensors[before.origin.operand].movedim(before.axis, -1).flatten(0, -2)
-                zeros[before] = (len(values), as_numbers((values == 0).sum(0))[before.index])
+                zeros[before] = zeros_in(tensors[before.origin.operand], before)
             for place in self.places.at.get(number, ()):
                 if fresh:
                     layer = self.source.operations[number].layer
-                    strength = _strength(call, place.mask)
+                    strength = strength_of(call, place.mask)
                     self.note_reader(place.reading, layer, place.mask.units, strength)
                 if place.reading not in seen:
                     seen.add(place.reading)
-                    self._sum_operand(place, tensors[place.mask.operand])
+                    self.sum_operand(place.reading, place.mask, tensors[place.mask.operand])
 
         record(self.source.to_run(), self.source.operations, arguments, keywords, watch, keep=False)
         for number, parts in self.places.activations.items():
-            reading = self.readings[number]
-            reading.activations = reading.activations or tuple(
-                ZeroCounts(part.units) for part in parts
-            )
-            for own_zeros, part in zip(reading.activations, parts, strict=True):
-                own_zeros.add(*zeros[part])
-
-    def _sum_operand(self, place: ReadSite, operand: torch.Tensor) -> None:
-        values = operand.movedim(place.mask.axis, -1).flatten(0, -2)
-        if self.needs & Need.ACTIVATIONS:
-            self.readings[place.reading].add(
-                len(values),
-                as_numbers((values == 0).sum(0)),
-                as_numbers(values.abs().sum(0, dtype=torch.float64)),
-                as_numbers(values.sum(0, dtype=torch.float64)),
-                as_numbers(values.square().sum(0, dtype=torch.float64)),
-            )
-        for name, number, rows in self._rows_of_groups:
-            if number == place.reading:
-                self._sum_products(name, number, values[:, rows.T.flatten()], rows.shape)
+            self.add_zeros(number, parts, zeros)
 
     def _where_groups_lie(self) -> list[tuple[str, int, torch.Tensor]]:
-        """(group, reading, indices of each channel) where a group's channels are read."""
-        found: dict[tuple[str, int], torch.Tensor] = {}
-        for place in self.places.all:
-            for name, rows in self.groups_among(place.mask.units):
-                found[name, place.reading] = torch.from_numpy(rows)
+        found = {
+            (name, number): rows
+            for place in self.places.all
+            for name, number, rows in self.rows_at(place.reading, place.mask)
+        }
         return [(name, number, rows) for (name, number), rows in found.items()]
-
-    def _sum_products(
-        self, name: str, number: int, values: torch.Tensor, shape: Sequence[int]
-    ) -> None:
-        channels, each = shape
-        table = values.reshape(-1, each, channels).flatten(0, 1).double()
-        self.add_products(
-            name, number, len(table), as_numbers(table.sum(0)), as_numbers(table.T @ table)
-        )
 
     # -- gradients
 
@@ -131,34 +161,53 @@ class Pass(StatisticsCollector):
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
         """Add to the curvature; of one image."""
         tape, labels = record_batch(self.source, image)
-        wanted = {
-            id(tensor): (name, tensor)
-            for name, tensor in self.source.tensors.items()
-            if self.network.tensors[name].is_parameter and tensor.is_floating_point()
-        }
-        leaves: dict[str, torch.Tensor] = {}
-
-        def find(tensor: torch.Tensor) -> torch.Tensor:
-            name, _ = wanted.get(id(tensor), ("", None))
-            if not name:
-                return detach(tensor)
-            return leaves.setdefault(name, tensor.detach().requires_grad_())
-
-        with autograd():
-            loss = self.objective.losses(replay(tape, lambda _, call: call, find), labels).sum()
-            found = (
-                torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-                if loss.requires_grad
-                else [None] * len(leaves)
-            )
-        for name, _ in wanted.values():
-            self.curvature.setdefault(name, np.zeros(self.source.tensors[name].shape))
-        for name, slope in zip(leaves, found, strict=True):
-            if slope is not None:
-                self.curvature[name] += np.square(as_numbers(slope))
+        losses = partial(self.objective.losses, labels=labels)
+        add_squared_gradients_(self.curvature, self.network, tape, losses)
 
 
-def _strength(call: Call, mask: Mask) -> NDArray[np.float64]:
+def add_squared_gradients_(
+    curvature: dict[str, Sums],
+    network: Network,
+    tape: Tape,
+    losses: Callable[[object], torch.Tensor],
+) -> None:
+    """Add the squares of what one image's loss has for gradients.
+
+    Args:
+        curvature: tensor name -> their sum so far.
+        network: as traced.
+        tape: a run on the image.
+        losses: what it gave -> its loss.
+    """
+    source = source_of(network)
+    wanted = {
+        id(tensor): (name, tensor)
+        for name, tensor in source.tensors.items()
+        if network.tensors[name].is_parameter and tensor.is_floating_point()
+    }
+    leaves: dict[str, torch.Tensor] = {}
+
+    def find(tensor: torch.Tensor) -> torch.Tensor:
+        name, _ = wanted.get(id(tensor), ("", None))
+        if not name:
+            return detach(tensor)
+        return leaves.setdefault(name, tensor.detach().requires_grad_())
+
+    with autograd():
+        loss = losses(replay(tape, lambda _, call: call, find)).sum()
+        found = (
+            torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            if loss.requires_grad
+            else [None] * len(leaves)
+        )
+    for name, _ in wanted.values():
+        curvature.setdefault(name, np.zeros(source.tensors[name].shape))
+    for name, slope in zip(leaves, found, strict=True):
+        if slope is not None:
+            curvature[name] += np.square(as_numbers(slope))
+
+
+def strength_of(call: Call, mask: Mask) -> NDArray[np.float64]:
     """For each index of what is read, the squared norm of what the consumer's weight does with it.
 
     1 where no weight meets it.

@@ -12,12 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.examples import ExampleBatch, StepLoss, given_of, split_of
 from secateurs.calibration.judging import Judgement, judge_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
+from secateurs.pytorch.statistics.steps import StepRunner
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
+from secateurs.pytorch.training.batches import call_model
+from secateurs.pytorch.training.batches import on_device as on_place
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.training.task import LearningTask
 
@@ -44,6 +48,10 @@ def evaluate_cut(
         task: whose metric is measured; None measures accuracy.
     """
     model = cut_copy(source_of(network).model, cut).eval()
+    if isinstance(loss, StepLoss):
+        with torch.inference_mode():
+            recalibrate_(model, recalibrate)
+            return _judge_steps(model, images, loss, task)
     objective = PerExampleLoss(loss, "auto")
     tally = None if task is None else Tally(task)
 
@@ -64,6 +72,33 @@ def evaluate_cut(
         return losses, accuracy if tally is None else tally.value()
 
 
+def _judge_steps(
+    model: nn.Module, batches: Sequence[CalibrationBatch], loss: StepLoss, task: LearningTask | None
+) -> tuple[NDArray[np.float64], float | None]:
+    """The same by steps of a task, example by example; its metric batch by batch."""
+    runner, tally = StepRunner(loss, "auto"), None if task is None else Tally(task)
+    found = []
+    for batch in map(given_of, batches):
+        losses = runner.losses(model, ExampleBatch(batch)).numpy()
+        found.append(losses)
+        if tally is not None and task is not None and task.evaluate is None:
+            like = next(model.parameters(), torch.zeros(0))
+            outputs, targets = runner.step.forward(model, on_place(batch, like.device))
+            tally.add(outputs, targets, float(losses.mean()), len(losses))
+    if task is not None and task.evaluate is not None:
+        return np.concatenate(found), float(task.evaluate(model))
+    return np.concatenate(found), None if tally is None else tally.value()
+
+
+def _call(model: nn.Module, batch: CalibrationBatch) -> None:
+    if not isinstance(batch, ExampleBatch):
+        arguments, keywords, _ = on_device(batch, model)
+        model(*arguments, **keywords)
+        return
+    like = next(model.parameters(), torch.zeros(0))
+    call_model(model, on_place(split_of(batch.images)[0], like.device))
+
+
 def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:
     """Statistics of batch normalisation as these images have them: the plain mean over batches."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm)]
@@ -74,9 +109,8 @@ def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:
         norm.momentum = None  # PyTorch's name for the plain mean
         norm.train()
     for batch in batches:
-        arguments, keywords, _ = on_device(batch, model)
         if len(batch) > 1:
-            model(*arguments, **keywords)
+            _call(model, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum

@@ -6,9 +6,10 @@ played again under autograd.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from secateurs.pytorch.statistics.before_pooling import Pooled
 from secateurs.pytorch.statistics.loss import PerExampleLoss, on_device
 from secateurs.pytorch.trace_model import TracedModel, source_of
 from secateurs.pytorch.tracing.op_call import Call
+from secateurs.pytorch.tracing.op_record import OpRecord
 
 
 def record_batch(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, torch.Tensor | None]:
@@ -73,9 +75,10 @@ class ReadSites:
     """Every operand that depends on the images and that a consumer reads channels of.
 
     Args:
-        source: the traced model.
-        one: its run on some images.
-        other: its run on another number of them.
+        network: as traced.
+        one: a run of its model on some images.
+        other: a run on another number of them; None where there is one example.
+        operations: what is known of the operations of the runs; None: those of the trace.
 
     Attributes:
         all: the places, in the order of the run.
@@ -83,17 +86,24 @@ class ReadSites:
         activations: reading -> what its values are pooled from, where they are.
     """
 
-    def __init__(self, network: Network, one: Tape, other: Tape) -> None:
+    def __init__(
+        self,
+        network: Network,
+        one: Tape,
+        other: Tape | None,
+        operations: Sequence[OpRecord] | None = None,
+    ) -> None:
         self._source = source = source_of(network)
-        pooled = Pooled(one, source.operations, network.solution)
-        rows = rows_between(one, other)
+        operations = source.operations if operations is None else operations
+        pooled = Pooled(one, operations, network.solution)
+        rows = {} if other is None else rows_between(one, other)
         live = one.depending_on_inputs()
         numbers: dict[tuple[Operand, int, bytes], int] = {}
         self.all: list[ReadSite] = []
         self.at: dict[int, list[ReadSite]] = {}
         self.activations: dict[int, tuple[Activation, ...]] = {}
         for step in one.steps:
-            for mask in source.operations[step.number].masks:
+            for mask in operations[step.number].masks:
                 operand = step.operands[mask.operand]
                 if operand in live:
                     key = (operand, mask.axis, mask.units.tobytes())
@@ -123,23 +133,21 @@ class ReadSites:
             parts = [batch.rows(slice(image, image + 1)) for image in range(len(batch))]
         for part in parts:
             tape, labels = record_batch(self._source, part)
-            yield self.slopes_of_run(tape, objective, labels, len(part))
+            yield self.slopes_of_run(tape, partial(objective.losses, labels=labels), len(part))
 
     def slopes_of_run(
-        self, tape: Tape, objective: PerExampleLoss, labels: torch.Tensor | None, images: int
+        self, tape: Tape, losses: Callable[[object], torch.Tensor], images: int
     ) -> Slopes:
         """The same for a recorded run.
 
         Args:
             tape: the run.
-            objective: the loss.
-            labels: of the images.
+            losses: what it gave -> the loss of each image.
             images: how many have gates of their own; one, where the batch cannot be told apart.
         """
         gated = _Gated(self.at, images, not self.by_image)
         with autograd():
-            outputs = replay(tape, gated.change, detach)
-            loss = objective.losses(outputs, labels).sum()
+            loss = losses(replay(tape, gated.change, detach)).sum()
             gates = list(gated.gates.values())
             found = (
                 torch.autograd.grad(loss, gates, allow_unused=True)

@@ -180,9 +180,18 @@ class OpInterpreter(TorchDispatchMode):
         try:
             mode = in_mode(model, training, put_back=not self.is_last)
             with mode, self._following(model), torch.inference_mode(), self:
-                return model(*arguments, **keywords)
+                return self.call(model, arguments, keywords)
         finally:
             self._put_back()
+
+    def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
+        """The pass itself; whoever watches more than the model's own says what."""
+        return model(*arguments, **keywords)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether what runs is no part of the model: a loss of its outputs, say."""
+        return not self._layers
 
     @contextmanager
     def _following(self, model: nn.Module) -> Iterator[None]:

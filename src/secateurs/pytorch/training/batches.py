@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import LABELS
-from secateurs.data.sets import Split
+from secateurs.calibration.examples import as_arrays, length_of, rows_of
 from secateurs.errors import DataError
 from secateurs.training.feed import ALL, Batch, Images, Shard
-
-Indices = NDArray[np.int64] | Sequence[int]
-"""Which examples."""
 
 _NO_LABELS = np.zeros(0, np.int64)
 
@@ -47,7 +43,7 @@ class AnyFeed:
         name: str = "data",
         seeded: Callable[[int], AbstractContextManager[object]] | None = None,
     ) -> None:
-        self._arrays = _as_arrays(source)
+        self._arrays = as_arrays(source)
         self._source: Iterable[object] = source if isinstance(source, Iterable) else ()
         self._what, self._seed = name, seed
         self._seeded = seeded or (lambda epoch: nullcontext())
@@ -112,19 +108,6 @@ class AnyFeed:
         return count
 
 
-def rows_of(batch: object, rows: Indices) -> object:
-    """Some examples of a batch."""
-    if isinstance(batch, Mapping):
-        return {key: rows_of(value, rows) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(rows_of(value, rows) for value in batch)
-    if isinstance(batch, list):  # of images or targets, one an example
-        return [batch[row] for row in np.asarray(rows)]
-    if isinstance(batch, torch.Tensor):
-        return batch[torch.as_tensor(np.asarray(rows), device=batch.device)]
-    return batch[rows] if isinstance(batch, np.ndarray) else batch
-
-
 def on_device(batch: object, device: torch.device) -> object:
     """The batch as tensors where the model is; floating-point ones in single precision."""
     if isinstance(batch, Mapping):
@@ -137,21 +120,6 @@ def on_device(batch: object, device: torch.device) -> object:
         batch = batch.float() if batch.dtype == torch.float64 else batch
         return batch.to(device, non_blocking=True)
     return batch
-
-
-def split_of(batch: object) -> tuple[object, object]:
-    """(inputs, targets or None) of a batch."""
-    if isinstance(batch, Mapping):
-        key = next((name for name in LABELS if name in batch), None)
-        inputs = {name: value for name, value in batch.items() if name != key}
-        return inputs, None if key is None else batch[key]
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    if isinstance(batch, tuple | list) and len(batch) > 2:
-        return tuple(batch[:-1]), batch[-1]
-    if isinstance(batch, tuple | list) and len(batch) == 1:
-        return batch[0], None
-    return batch, None
 
 
 def call_model(model: nn.Module, inputs: object) -> object:
@@ -167,33 +135,3 @@ def takes_targets(model: nn.Module, batch: object) -> bool:
         return False
     key = next((name for name in LABELS if name in batch), None)
     return key is not None and key in inspect.signature(model.forward).parameters
-
-
-def _as_arrays(source: object) -> object:
-    """Whole data in arrays, as one large batch; None where they come in batches already."""
-    if isinstance(source, Split):
-        return source.batch(slice(None))
-    pair = isinstance(source, tuple) and len(source) >= 2 and all(map(_is_array, source))
-    named = isinstance(source, Mapping) and source and all(map(_is_array, source.values()))
-    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], Mapping):
-        return {**source[0], "labels": source[1]}
-    return source if pair or named else None
-
-
-def _is_array(value: object) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape) > 0
-
-
-def length_of(batch: object) -> int:
-    """Examples in a batch."""
-    if isinstance(batch, Mapping):
-        batch = next(iter(batch.values()), ())
-    if isinstance(batch, tuple) or (isinstance(batch, Sequence) and _holds_parts(batch)):
-        batch = batch[0] if len(batch) else ()
-        return length_of(batch) if isinstance(batch, Mapping) else len(batch)
-    return len(batch) if isinstance(batch, Sized) else 1
-
-
-def _holds_parts(batch: Sequence[object]) -> bool:
-    """Whether a list is [inputs, targets], as a DataLoader gives it, and not one of examples."""
-    return len(batch) == 2 and all(_is_array(part) for part in batch)

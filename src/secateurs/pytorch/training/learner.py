@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateurs.backends import Loss, Outputs
+from secateurs.calibration.examples import length_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, report_of
@@ -34,7 +35,6 @@ from secateurs.pytorch.saving import to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.averaging import Tensors, update_average, values_put
-from secateurs.pytorch.training.batches import length_of
 from secateurs.pytorch.training.distillation import Teacher
 from secateurs.pytorch.training.optimizers import (
     copy_to_cpu,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,25 +12,20 @@ from torch import nn
 
 from secateurs.arguments import takes_as_annotated
 from secateurs.backends import Loss, Outputs
+from secateurs.calibration.examples import StepLoss, length_of, rows_of, split_of
 from secateurs.channels.network import Network
-from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.errors import DataError, SecateursError
 from secateurs.pytorch.model.outputs import DropUnused, names_of
 from secateurs.pytorch.trace_model import trace
-from secateurs.pytorch.training.batches import (
-    AnyFeed,
-    call_model,
-    length_of,
-    on_device,
-    rows_of,
-    split_of,
-    takes_targets,
-)
+from secateurs.pytorch.training.batches import AnyFeed, call_model, on_device
 from secateurs.pytorch.training.learner import Learner, seed_generators
+from secateurs.pytorch.training.steps import TaskStep
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.metric import Metric
+from secateurs.training.objectives import loss_in
 from secateurs.training.task import LearningTask
 
 
@@ -71,6 +66,7 @@ class TaskLearner(Learner):
             ModelError: weights hold NaN or infinity.
         """
         self._task = task
+        self._one_step = TaskStep(task, self._used)
         self._tally = Tally(task)
         super().__init__(model, train, validation, test, training, outputs)
 
@@ -81,8 +77,8 @@ class TaskLearner(Learner):
 
     @property
     def loss(self) -> Loss | None:
-        """The task's loss; None where the model's outputs hold their own."""
-        return self._task.loss
+        """The task's loss; a ``StepLoss`` where the model itself has to be there for one."""
+        return loss_in(self._task)
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one example."""
@@ -90,7 +86,8 @@ class TaskLearner(Learner):
 
     def calibration(self, batches: int) -> Iterable[Any]:
         """Training batches (inputs, targets), as they are; can be gone through again."""
-        return _Calibration(self._train_feed, batches)
+        is_whole = isinstance(self.loss, StepLoss)
+        return _Calibration(self._train_feed, batches, is_whole=is_whole)
 
     # -- training
 
@@ -125,20 +122,13 @@ class TaskLearner(Learner):
         """The part of the whole batch's mean loss that these examples are."""
         given = on_device(batch.images, self._processes.device)
         if self._task.train_step is not None:
-            loss = self._task.train_step(self._prepared, given)
+            loss: object = self._one_step.loss(self._prepared, given, self._model)
         else:
-            outputs, targets = self._forward(self._prepared, given)
-            loss = self._follow_teacher(self._task_loss(outputs, targets), outputs, given)
+            outputs, targets = self._one_step.forward(self._prepared, given, self._model)
+            own = self._one_step.of_outputs(outputs, targets, self._model)
+            loss = self._follow_teacher(own, outputs, given)
         # Of the whole batch: each process has the mean over its own part.
-        return self._one_number(loss) * (length_of(batch.images) / batch.whole)
-
-    def _forward(self, model: nn.Module, given: object) -> tuple[object, object]:
-        if self._task.predict is not None:
-            return self._task.predict(model, given)
-        inputs, targets = split_of(given)
-        if self._task.loss is None and takes_targets(self._model, given):
-            return self._used(call_model(model, given)), targets
-        return self._used(call_model(model, inputs)), targets
+        return self._one_step.one_number(loss) * (length_of(batch.images) / batch.whole)
 
     def _used(self, outputs: object) -> object:
         """What a model gave, None in the place of what nobody uses but its loss."""
@@ -146,38 +136,15 @@ class TaskLearner(Learner):
             return outputs
         return DropUnused((*names_of(self._outputs), "loss"))(None, None, outputs)
 
-    def _task_loss(self, outputs: object, targets: object) -> object:
-        if self._task.loss is not None:
-            return self._task.loss(outputs, targets)
-        held_loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
-        held_loss = getattr(outputs, "loss", None) if held_loss is None else held_loss
-        if held_loss is None:
-            raise ModelError(
-                f"{type(self._model).__name__}: expected outputs that hold their loss; received "
-                f"{type(outputs).__name__} without. Pass loss=, a function (outputs, targets) -> "
-                f"one loss for each example, or task=, such as 'classification'."
-            )
-        return held_loss
-
-    def _one_number(self, loss: object) -> torch.Tensor:
-        if isinstance(loss, Mapping):
-            loss = loss.get("loss")
-        if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
-            raise SecateursError(
-                f"{self._task.name}: expected a loss that is a tensor to go back from; received "
-                f"{type(loss).__name__}. Return the loss of the batch."
-            )
-        return loss.mean()
-
     def _follow_teacher(self, loss: object, outputs: object, given: object) -> object:
         """The task's loss, mixed with the distance from the dense model's outputs."""
         if self._teacher is None:
             return loss
         with torch.no_grad(), self._processes.autocast():
-            wanted, _ = self._forward(self._teacher.model, given)
+            wanted, _ = self._one_step.forward(self._teacher.model, given)
         share = self._training.distillation
         apart = self._teacher.distances(wanted, outputs).mean()
-        return (1 - share) * self._one_number(loss) + share * apart
+        return (1 - share) * self._one_step.one_number(loss) + share * apart
 
     def follow(self, dense: Snapshot) -> None:
         """From now on, train towards this model's outputs as ``training.distillation`` says.
@@ -221,10 +188,11 @@ class TaskLearner(Learner):
         if not count:  # a last batch of fewer examples than processes
             return torch.zeros(2, dtype=torch.float64)
         given = on_device(batch.images, self._processes.device)
-        outputs, targets = self._forward(self._scoring, given)
+        outputs, targets = self._one_step.forward(self._scoring, given, self._model)
         loss = None
         if self._task.loss is not None or not self._task.train_step:
-            loss = float(self._one_number(self._task_loss(outputs, targets)))
+            held = self._one_step.of_outputs(outputs, targets, self._model)
+            loss = float(self._one_step.one_number(held))
         self._tally.add(outputs, targets, loss, count)
         return torch.tensor([(loss or 0.0) * count, count], dtype=torch.float64)
 
@@ -270,9 +238,9 @@ class TaskLearner(Learner):
 class _Calibration:
     """The first batches of the training data, as often as they are asked for."""
 
-    def __init__(self, feed: Feed, batches: int) -> None:
-        self._feed, self._batches = feed, batches
+    def __init__(self, feed: Feed, batches: int, *, is_whole: bool) -> None:
+        self._feed, self._batches, self._is_whole = feed, batches, is_whole
 
-    def __iter__(self) -> Iterator[tuple[object, object]]:
+    def __iter__(self) -> Iterator[object]:
         for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
-            yield split_of(batch.images)
+            yield batch.images if self._is_whole else split_of(batch.images)

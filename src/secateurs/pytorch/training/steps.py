@@ -1,0 +1,83 @@
+"""One step of a task: what a model gives for a batch of any kind, and the loss of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from secateurs.calibration.examples import split_of
+from secateurs.errors import ModelError, SecateursError
+from secateurs.pytorch.training.batches import call_model, takes_targets
+from secateurs.training.task import LearningTask
+
+
+class TaskStep:
+    """A task's loss for a batch, by its own step, its own loss, or the model's.
+
+    Args:
+        task: for what.
+        used: what a model gives -> what of it is used; None where all is.
+    """
+
+    def __init__(self, task: LearningTask, used: Callable[[object], object] | None = None) -> None:
+        self.task = task
+        self._used = used or (lambda outputs: outputs)
+
+    def loss(self, model: nn.Module, given: object, plain: nn.Module | None = None) -> torch.Tensor:
+        """The loss of a batch, one number to go back from.
+
+        Args:
+            model: in whatever wraps it.
+            given: the batch, where the model is.
+            plain: the model, wrapped in nothing; None where ``model`` is.
+        """
+        if self.task.train_step is not None:
+            return self.one_number(self.task.train_step(model, given))
+        outputs, targets = self.forward(model, given, plain)
+        return self.one_number(self.of_outputs(outputs, targets, plain or model))
+
+    def forward(
+        self, model: nn.Module, given: object, plain: nn.Module | None = None
+    ) -> tuple[object, object]:
+        """(outputs, targets) of a batch."""
+        if self.task.predict is not None:
+            return self.task.predict(model, given)
+        inputs, targets = split_of(given)
+        if self.task.loss is None and takes_targets(plain or model, given):
+            return self._used(call_model(model, given)), targets
+        return self._used(call_model(model, inputs)), targets
+
+    def of_outputs(self, outputs: object, targets: object, model: nn.Module) -> object:
+        """The task's loss, or the one that the outputs hold.
+
+        Raises:
+            ModelError: there is neither.
+        """
+        if self.task.loss is not None:
+            return self.task.loss(outputs, targets)
+        held_loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+        held_loss = getattr(outputs, "loss", None) if held_loss is None else held_loss
+        if held_loss is None:
+            raise ModelError(
+                f"{type(model).__name__}: expected outputs that hold their loss; received "
+                f"{type(outputs).__name__} without. Pass loss=, a function (outputs, targets) -> "
+                f"one loss for each example, or task=, such as 'classification'."
+            )
+        return held_loss
+
+    def one_number(self, loss: object) -> torch.Tensor:
+        """The mean of whatever a step gives.
+
+        Raises:
+            SecateursError: it is no loss.
+        """
+        if isinstance(loss, Mapping):
+            loss = loss.get("loss")
+        if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
+            raise SecateursError(
+                f"{self.task.name}: expected a loss that is a tensor to go back from; received "
+                f"{type(loss).__name__}. Return the loss of the batch."
+            )
+        return loss.mean()
