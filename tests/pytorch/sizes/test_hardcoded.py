@@ -125,3 +125,27 @@ def test_a_number_that_is_no_size_is_left_alone():
     with torch.no_grad():
         dense.out.weight[:, 3:9] = 0
     assert torch.allclose(small(X), dense(X), atol=1e-6)
+
+
+def test_every_second_channel_is_taken_from_the_first_on():
+    """Gates and values that lie in turn, as in GPT-OSS: the first pair may go like any other."""
+
+    class Interleaved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(5, 16), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.up(x)
+            return self.down(x[..., ::2].sigmoid() * x[..., 1::2])
+
+    torch.manual_seed(0)
+    model, x = Interleaved().eval(), torch.randn(4, 5)
+    network = sec.trace(model, x)
+    (group,) = network.groups
+    assert len(group) == 8
+    small = sec.apply(model, network.cut({group.name: [0, 3]}), x, proof="independent")
+    assert small.up.out_features == 12
+    with torch.no_grad():
+        model.down.weight[:, [0, 3]] = 0
+        torch.testing.assert_close(small(x), model(x))

@@ -242,14 +242,19 @@ STARTS = {aten.slice: "start", aten.select: "index", aten.narrow: "start"}
 
 
 def start_of(call: Call) -> tuple[int, int] | None:
-    """(axis, position), both counted from the front, where an operation takes from there on."""
+    """(axis, position), both counted from the front, where an operation takes from there on.
+
+    Of every second channel, say, it is where their pairs begin: which of a pair is another thing.
+    """
     name = STARTS.get(call.packet)
     at = call.get(name, 0) if name is not None else None
     if not isinstance(at, int):
         return None
     x = call.tensors()[0]
     axis = call.get("dim", 0) % x.dim()
-    return axis, max(0, at + x.shape[axis]) if at < 0 else min(at, x.shape[axis])
+    begin = max(0, at + x.shape[axis]) if at < 0 else min(at, x.shape[axis])
+    step = call.get("step", 1) if call.packet is aten.slice else 1
+    return axis, begin - begin % step
 
 
 def run_on_constants(call: Call) -> object:
