@@ -72,6 +72,35 @@ def test_a_time_that_no_model_takes_is_refused_with_the_nearest():
         Trials(Budget(speedup=2), shop).run()
 
 
+def plan_down_to(least):
+    """Plans of ``latency_ms`` that go no lower than this."""
+
+    def plan(budget):
+        if budget.limits["latency_ms"] < least:
+            raise sec.BudgetError(f"no cut meets latency_ms={budget.limits['latency_ms']}")
+        return budget.limits["latency_ms"]
+
+    return plan
+
+
+def test_what_cannot_be_planned_is_told_of_what_was_asked_for():
+    """A plan aims at a little less than the limit, which is nobody's number."""
+    shop = workshop(plan_down_to(11), latency_ms=(10, lambda ms: ms))
+    with pytest.raises(sec.BudgetError, match=r"meets latency_ms=10$"):
+        Trials(Budget(latency_ms=10), shop).run()
+    shop = workshop(plan_down_to(9.9), latency_ms=(10, lambda ms: ms))
+    model, chosen = Trials(Budget(latency_ms=10), shop).run()
+    assert (model, chosen.holds) == (10, True)
+
+
+def test_where_planning_again_goes_too_low_the_nearest_that_was_made_is_told():
+    """The real model takes twice what was planned, and no plan goes below 9 ms."""
+    shop = workshop(plan_down_to(9), latency_ms=(10, lambda ms: 2 * ms))
+    message = r"no cut that was tried meets latency_ms=10; the nearest of 1 was .*latency_ms 19.6"
+    with pytest.raises(sec.BudgetError, match=message):
+        Trials(Budget(latency_ms=10), shop).run()
+
+
 def test_the_smallest_model_within_a_drop_is_found_by_few_trials():
     def drop(macs):  # nothing is lost down to 0.31 of the MACs, then quickly
         return max(0.0, 0.31 - macs)

@@ -120,7 +120,12 @@ class Trials:
         history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
         found: list[tuple[float, Trial]] = []  # largest share of a limit that was taken, trial
         for _ in range(_REPLANS):
-            trial = self._sketch(self._scale(rest, factors))
+            try:
+                trial = self._sketch(self._scale(rest, factors))
+            except BudgetError:
+                if found:  # no plan goes so low: the nearest that was made is told
+                    break
+                trial = self._sketch(rest)  # which says so of the limits that were asked for
             shares = {name: trial.measured[name] / shop.limits[name] for name in factors}
             largest = max(shares.values())
             repeats_itself = any(trial.cut == earlier.cut for _, earlier in found)
