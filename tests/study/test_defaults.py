@@ -6,7 +6,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs import pytorch
-from secateurs.study.defaults import complete_pruning
+from secateurs.study.defaults import complete_pruning, complete_training
 from secateurs.study.learning import learning_of
 
 IMAGES = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
@@ -37,6 +37,20 @@ def test_cuts_are_repaired_wherever_there_are_images_for_it():
     assert settled(rewind="weights") == (False, "scope", "l1", "group")
     assert settled(rewind="learning-rate") == (True, "curves", "obs", "group")
     assert settled(repair=False, allocation="curves") == (False, "curves", "obs", "group")
+
+
+def test_rounds_follow_the_dense_model_where_images_are_classified():
+    def share(training=(), pruning=(), learning=None):
+        asked = sec.Training(**dict(training)), sec.Pruning(**dict(pruning))
+        return complete_training(*asked, learning).distillation
+
+    assert share() == 0.5
+    assert share({"distillation": 0.0}) == 0.0
+    assert share({"distillation": 0.9}, {"rewind": "weights"}) == 0.9
+    assert share(pruning={"rewind": "learning-rate"}) == 0.0
+    assert share({"optimizer": "compiled"}) == 0.0
+    regression = learning_of(net(), "regression")
+    assert share(learning=regression) == 0.0
 
 
 class NeedsTargets(nn.Module):

@@ -32,7 +32,9 @@ class Training(Settings):
         warm_up: Share of the batches in which the learning rate rises.
         label_smoothing: Share of the target that is spread over all classes.
         distillation: After a cut, the share of the loss that is the distance from the dense
-            model's outputs; the labels have the rest. 1 looks at no label; 0 leaves it out.
+            model's outputs; the labels have the rest. 1 looks at no label; 0 leaves it out. If left
+            out, a half in a study that classifies images, unless its rounds go back (rewind) or
+            train as a Keras model was compiled; else 0.
         temperature: At which these outputs are compared; higher ones soften them.
         ema: Decay of an average of the weights over the batches of a stage, which is evaluated
             beside them and kept where it is better; 0.98 averages over about 50. 0 takes none.
@@ -60,7 +62,7 @@ class Training(Settings):
     schedule: Schedule = "cosine"
     warm_up: Annotated[float, Field(ge=0, le=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 2.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     flip: bool = False

@@ -13,7 +13,28 @@ from secateurs.errors import SecateursError
 from secateurs.reconstruction.calibration import FEW_IMAGES
 from secateurs.reconstruction.pruner import Request, open_dense
 from secateurs.settings.pruning import Pruning
+from secateurs.settings.training import Training
 from secateurs.training.learner import Learner
+from secateurs.training.task import LearningTask
+
+DISTILLATION = 0.5
+"""Of three shares the best on validation data: ``docs/results.md``, "Training a round"."""
+
+
+def complete_training(
+    training: Training, pruning: Pruning, learning: LearningTask | None
+) -> Training:
+    """The settings of training, with a choice made of what was left open.
+
+    Args:
+        training: as asked for.
+        pruning: of its rounds.
+        learning: the task; None classifies images.
+    """
+    if training.distillation is not None:
+        return training
+    plain = learning is None and training.optimizer != "compiled" and pruning.rewind is None
+    return training.model_copy(update={"distillation": DISTILLATION if plain else 0.0})
 
 
 def complete_pruning(pruning: Pruning, learner: Learner, network: Network) -> Pruning:

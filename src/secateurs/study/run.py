@@ -17,7 +17,7 @@ from secateurs.errors import SecateursError
 from secateurs.settings.study import Configuration
 from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
-from secateurs.study.defaults import complete_pruning
+from secateurs.study.defaults import complete_pruning, complete_training
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import DiskStore
 from secateurs.study.history import History
@@ -86,6 +86,8 @@ def run_study(
     _check_trackers(track)
     if learning is None:
         learning = learning_named(model, configuration.task)
+    training = complete_training(configuration.training, configuration.pruning, learning)
+    configuration = configuration.model_copy(update={"training": training})
     used = configuration.pruning.outputs
     learner = learner_of(model, sources, configuration.training, learning, used)
     loss = loss or learner.loss  # what criteria go by is what is trained by

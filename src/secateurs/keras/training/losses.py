@@ -87,7 +87,7 @@ def distillation_loss(training: Training, outputs: ClassScores) -> TrainingLoss:
 
     Its targets are those of ``beside_outputs``.
     """
-    loss, share = cross_entropy(training, outputs), training.distillation
+    loss, share = cross_entropy(training, outputs), training.distillation or 0.0
     # One number that tells two classes apart is a distribution by itself.
     kind: OutputKind = "bernoulli" if outputs.two else "categorical"
     classes = (Output(kind, probabilities=outputs.probabilities),)

@@ -192,7 +192,7 @@ class Learner(FeedLearner[nn.Module]):
         self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
         """The sum over images, of the labels' loss and the distance from the dense model."""
-        training, share = self._training, self._training.distillation
+        training, share = self._training, self._training.distillation or 0.0
         loss = F.cross_entropy(
             scores, labels, label_smoothing=training.label_smoothing, reduction="sum"
         )

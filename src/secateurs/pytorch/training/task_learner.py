@@ -142,7 +142,7 @@ class TaskLearner(Learner):
             return loss
         with torch.no_grad(), self._processes.autocast():
             wanted, _ = self._one_step.forward(self._teacher.model, given)
-        share = self._training.distillation
+        share = self._training.distillation or 0.0
         apart = self._teacher.distances(wanted, outputs).mean()
         return (1 - share) * self._one_step.one_number(loss) + share * apart
 
