@@ -143,9 +143,8 @@ def test_a_training_step_of_the_users_own_is_not_mixed_with_anything():
     training = sec.Training(distillation=0.5)
     task = learning_of(model, None, train_step=step, metric=lambda outputs, targets: 0.0)
     data = (IMAGES, LABELS)
-    one = on_pytorch.TaskLearner(model, data, data, None, training, task)
-    with pytest.raises(sec.SecateursError, match=r"expected training\.distillation of 0"):
-        one.follow(one.snapshot())
+    with pytest.raises(sec.SecateursError, match=r"distillation of 0; received 0\.5"):
+        on_pytorch.TaskLearner(model, data, data, None, training, task)
 
 
 @pytest.mark.parametrize(("learner", "model", "probabilities"), SIDES)

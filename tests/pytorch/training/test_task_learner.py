@@ -231,15 +231,3 @@ def test_language_modelling_with_a_transformers_model():
     picked = np.take_along_axis(logits[:, :-1], tokens.numpy()[:, 1:, None], 2)
     assert min(values_of(result)[1:]) == pytest.approx(np.exp(-picked.mean()), rel=1e-4)
     assert result.cut.removed_channels > 0
-
-
-def test_distillation_is_refused_where_a_task_has_its_own_loss():
-    with pytest.raises(sec.SecateursError, match=r"distillation of 0; received 0\.5"):
-        sec.iterate(
-            network(),
-            values(),
-            values(32, 1),
-            task="regression",
-            training=sec.Training(fine_tune_batches=1, distillation=0.5),
-            stop=sec.Stop(rounds=1, tolerance=None),
-        )

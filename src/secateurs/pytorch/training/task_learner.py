@@ -23,7 +23,7 @@ from secateurs.pytorch.training.steps import TaskStep
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
-from secateurs.training.learner import DataPart, Evaluation, Snapshot
+from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import loss_in
 from secateurs.training.task import LearningTask
@@ -64,7 +64,9 @@ class TaskLearner(Learner):
         Raises:
             DataError: there are no batches.
             ModelError: weights hold NaN or infinity.
+            SecateursError: a task that trains by a function of its own is to be distilled.
         """
+        _check_distillation(task, training)
         self._task = task
         self._one_step = TaskStep(task, self._used)
         self._tally = Tally(task)
@@ -145,20 +147,6 @@ class TaskLearner(Learner):
         share = self._training.distillation or 0.0
         apart = self._teacher.distances(wanted, outputs).mean()
         return (1 - share) * self._one_step.one_number(loss) + share * apart
-
-    def follow(self, dense: Snapshot) -> None:
-        """From now on, train towards this model's outputs as ``training.distillation`` says.
-
-        Raises:
-            SecateursError: the task's training is a function of its own.
-        """
-        if self._task.train_step is not None or self._task.fit is not None:
-            raise SecateursError(
-                f"{self._task.name}: expected training.distillation of 0; received "
-                f"{self._training.distillation}. A train_step or trainer of one's own knows its "
-                "own loss alone: put the distance from the dense model there."
-            )
-        super().follow(dense)
 
     # -- evaluation
 
@@ -244,3 +232,12 @@ class _Calibration:
     def __iter__(self) -> Iterator[object]:
         for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
             yield batch.images if self._is_whole else split_of(batch.images)
+
+
+def _check_distillation(task: LearningTask, training: Training) -> None:
+    if training.distillation and (task.train_step is not None or task.fit is not None):
+        raise SecateursError(
+            f"{task.name}: expected training.distillation of 0; received {training.distillation}. "
+            "A train_step or trainer of one's own knows its own loss alone: put the distance from "
+            "the dense model there."
+        )
