@@ -148,10 +148,9 @@ def test_a_study_that_averages_resumes_to_the_last_bit(side, tmp_path, monkeypat
         )
 
     whole = study("whole")
-    with pytest.raises(KeyboardInterrupt):
-        study("part", Interrupted(4))  # in the dense model's training
-    with pytest.raises(KeyboardInterrupt):
-        study("part", Interrupted(9))  # and in the first round's
+    for record in range(2, len(whole.history), 1 if side == "pytorch" else 4):
+        with pytest.raises(KeyboardInterrupt):
+            study("part", Interrupted(record))
     resumed = study("part")
     assert any(record["averaged"] for record in whole.history.of("train"))
     assert not all(record["averaged"] for record in whole.history.of("train"))

@@ -87,14 +87,12 @@ def run_study(
     if learning is None:
         learning = learning_named(model, configuration.task)
     training = complete_training(configuration.training, configuration.pruning, learning)
-    configuration = configuration.model_copy(update={"training": training})
-    used = configuration.pruning.outputs
-    learner = learner_of(model, sources, configuration.training, learning, used)
+    learner = learner_of(model, sources, training, learning, configuration.pruning.outputs)
     loss = loss or learner.loss  # what criteria go by is what is trained by
     wanted = criterion or configuration.pruning.criterion
     network = check_study(learner, configuration, wanted)
     pruning = complete_pruning(configuration.pruning, learner, network)
-    configuration = configuration.model_copy(update={"pruning": pruning})
+    configuration = configuration.model_copy(update={"training": training, "pruning": pruning})
     if not configuration.task.model:
         task = describe_task(network, learner, sources)
         configuration = configuration.model_copy(update={"task": task})
