@@ -5,7 +5,13 @@ import pytest
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
-from secateurs.reconstruction.calibration import Calibration, example_from, in_batches, join_batches
+from secateurs.reconstruction.calibration import (
+    Calibration,
+    example_from,
+    furthest_from_training,
+    in_batches,
+    join_batches,
+)
 
 X = np.arange(80, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
 
@@ -82,3 +88,17 @@ def test_examples_of_several_inputs():
     assert [one.shape for one in example_from([(X, X)])[0]] == [(1, 3), (1, 3)]
     with pytest.raises(DataError, match="received int"):
         example_from(3)
+
+
+def test_the_layer_that_is_furthest_from_its_training_by_hand():
+    seen = {
+        "near": [(np.array([4.0, 0.0]), 4), (np.array([2.0, 6.0]), 2)],  # means 1 and 1
+        "far": [(np.array([9.0]), 3)],  # a mean of 3
+    }
+    trained = {
+        "near": (np.array([0.0, 1.0]), np.array([0.5, 2.0])),
+        "far": (np.array([1.0]), np.array([2.0])),
+    }
+    assert furthest_from_training(seen, trained) == (2.0, "far")  # of 1 and 4 / 2
+    assert furthest_from_training({"near": seen["near"]}, trained) == (1.0, "near")
+    assert furthest_from_training({}, {}) is None

@@ -119,15 +119,15 @@ def test_another_dense_model_is_refused(dense):
 
 
 def test_a_repair_that_harms_is_not_kept(dense, monkeypatch):
-    from secateurs.pytorch.reconstruction import lockstep
+    from secateurs.reconstruction import walking
 
-    refit = lockstep.refit_gathered
+    refit = walking.refit_gathered
 
     def spoil(*given, **options):
         found = refit(*given, **options)
         return found and dataclasses.replace(found, weights=-found.weights)
 
-    monkeypatch.setattr(lockstep, "refit_gathered", spoil)
+    monkeypatch.setattr(walking, "refit_gathered", spoil)
     cut = sec.delete_channels(dense, {"last": [2]}, IMAGES[:1])
     repaired = sec.repair(cut, dense, IMAGES)
     told = sec.report_of(repaired).fidelity

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.arrays import Floats
 from secateurs.errors import DataError
 
 JUDGING = 1 / 8
@@ -151,6 +152,27 @@ def example_from(data: Any) -> tuple[Any, Any]:
     if isinstance(first, (tuple, list)):
         return tuple(value[:1] for value in first), data
     return first[:1], data
+
+
+def furthest_from_training(
+    seen: Mapping[str, Sequence[tuple[Floats, int]]], trained: Mapping[str, tuple[Floats, Floats]]
+) -> tuple[float, str] | None:
+    """How far images are from what batch normalisation saw in training, and in which layer most.
+
+    Args:
+        seen: layer -> (sums over values by channel, how many values), batch by batch.
+        trained: layer -> (moving mean, moving variance with epsilon), each of shape (channels,).
+
+    Returns:
+        (distance, layer): the mean over channels of the squared difference of means, relative to
+        the variance, of the layer where it is largest. None where nothing was seen.
+    """
+    found = []
+    for layer, parts in seen.items():
+        mean = sum(total for total, _ in parts) / sum(count for _, count in parts)
+        moving, spread = trained[layer]
+        found.append((float(np.mean(np.square(mean - moving) / spread)), layer))
+    return max(found, default=None)
 
 
 def _warn_of(images: CalibrationBatch, caller: str) -> None:

@@ -35,5 +35,5 @@ def after_cuts(**pruning):
 
 
 def test_a_repaired_cut_needs_less_training():
-    repaired, dropped = after_cuts(repair=True), after_cuts()
+    repaired, dropped = after_cuts(repair=True), after_cuts(repair=False)
     assert repaired[0] > dropped[0] + 0.1

@@ -10,7 +10,6 @@ Of both networks, the values that are still to be read are kept, for all images;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -29,16 +28,15 @@ from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.op_record import Axes
 from secateurs.reconstruction.drawing import present_part
-from secateurs.reconstruction.layers import LayerRepair, Walked
+from secateurs.reconstruction.layers import Walked
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,
     Following,
     Gathered,
     images_that_fit,
-    is_wide,
-    refit_gathered,
 )
 from secateurs.reconstruction.running_sums import RunningSums
+from secateurs.reconstruction.walking import LockstepWalk, Pair
 
 Numbers = NDArray[np.float32]
 
@@ -47,16 +45,6 @@ NUMBERS_OF_PATCHES = 2**23
 
 TOLERANCE = 1e-3
 """How far a layer's matrix may be from what the layer does, relative to the size of that."""
-
-
-@dataclass(eq=False, slots=True)
-class _Pair:
-    """The same images in both networks."""
-
-    dense: Piece
-    small: Piece
-    held: bool
-    number: int
 
 
 def walk(
@@ -106,7 +94,7 @@ def _refuse_blocks(blocks: Sequence[BlockCut]) -> None:
         )
 
 
-class _Walk:
+class _Walk(LockstepWalk[Piece, Site]):
     def __init__(
         self,
         network: Network,
@@ -124,33 +112,15 @@ class _Walk:
         each = self._dense_pieces.bytes_at_once + small_pieces.bytes_at_once
         fit, held = images_that_fit(fit, held, each)
         self._images = len(fit) + len(held)
-        self._pairs = [
-            _Pair(self._dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
+        self.pairs = [
+            Pair(self._dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
             for batch in (held, fit)
             for number, rows in enumerate(self._dense_pieces.sizes(len(batch)))
             for part in [batch.rows(rows)]
         ]
         self._names = {id(leaf.variable): leaf.name for leaf in list_tensors(small)}
-        self._sites = Sites(self._pairs[-1].small.program)
-        self._layers: list[LayerRepair] = []
-
-    def walk(self) -> Walked:
-        most = 0
-        for number in range(len(self._pairs[0].dense.steps)):
-            for pair in self._pairs:
-                pair.dense.do(pair.dense.steps[number])
-            site = self._sites.at.get(number)
-            if site is not None and self._is_changed(site):
-                self._refit(site)
-            for pair in self._pairs:
-                pair.small.do(pair.small.steps[number])
-            most = max(
-                most, sum(p.dense.measure_memory() + p.small.measure_memory() for p in self._pairs)
-            )
-            for pair in self._pairs:
-                pair.dense.forget(pair.dense.steps[number])
-                pair.small.forget(pair.small.steps[number])
-        return Walked(tuple(self._layers), most)
+        self.sites = Sites(self.pairs[-1].small.program).at
+        self.layers = []
 
     # -- values of both
 
@@ -176,7 +146,7 @@ class _Walk:
     def _axes_of(self, variable: Variable) -> Axes:
         return self._leaves[id(variable)].axes
 
-    def _off(self, site: Site, pair: _Pair) -> Numbers | None:
+    def _off(self, site: Site, pair: Pair[Piece]) -> Numbers | None:
         """What the sum's other operands are off by, where that is known already."""
         if site.joint is None or any(ref not in pair.small.values for ref in site.joint.others):
             return None
@@ -190,49 +160,32 @@ class _Walk:
         # A summand that is broadcast is no value of the sum's shape.
         return off if off is not None and off.shape[1:] == shape else None
 
-    def _is_changed(self, site: Site) -> bool:
-        """Whether a site reads, or is added to, anything else than in the dense network."""
-        for pair in self._pairs:
-            ours = as_numbers(pair.small.find(site.source))
-            theirs = self._dense(pair.dense, site.source)
-            if ours.shape != theirs.shape:
-                return False  # not the same value: nothing is known of it
-            whole = pair.dense.find(site.source)
-            if tuple(whole.shape) != theirs.shape or not np.array_equal(ours, theirs):
-                return True
-            off = self._off(site, pair)
-            if off is not None and bool(off.any()):
-                return True
-        return False
+    def reads_other_values(self, site: Site, pair: Pair[Piece]) -> bool | None:
+        ours = as_numbers(pair.small.find(site.source))
+        theirs = self._dense(pair.dense, site.source)
+        if ours.shape != theirs.shape:
+            return None
+        whole = pair.dense.find(site.source)
+        return tuple(whole.shape) != theirs.shape or not np.array_equal(ours, theirs)
+
+    def is_off_at_the_sum(self, site: Site, pair: Pair[Piece]) -> bool:
+        off = self._off(site, pair)
+        return off is not None and bool(off.any())
 
     # -- least squares
 
-    def _refit(self, site: Site) -> None:
-        if not self._does_what_it_says(site):
-            return
-        wide = is_wide(site.map.groups, site.map.inputs)
-        relaxes = not wide and self._relaxes(site)
-        gathered = self._gather_rows(site, sums=not wide, keeps=wide or relaxes)
-        if gathered is None:
-            return
-        found = refit_gathered(
-            gathered,
-            site.matrix(),
-            importance=site.importance,
-            has_intercept=site.has_intercept,
-            following=_following(site) if relaxes else None,
-        )
-        if found is None:
-            return
-        site.write_(found.weights, found.intercept)
-        name = self._names[id(site.map.kernel)]
-        self._layers.append(
-            LayerRepair(name, site.map.inputs, found.ridge, found.before, found.after)
-        )
+    def matrix_of(self, site: Site) -> NDArray[np.float64]:
+        return site.matrix()
 
-    def _does_what_it_says(self, site: Site) -> bool:
+    def name_of(self, site: Site) -> str:
+        return self._names[id(site.map.kernel)]
+
+    def following(self, site: Site) -> Following:
+        return Following(site.scale.astype(np.float32), site.shift.astype(np.float32))
+
+    def does_what_it_says(self, site: Site) -> bool:
         """Whether the layer gives what its matrix makes of patches: looked at, not believed."""
-        piece = self._pairs[0].small
+        piece = self.pairs[0].small
         x = piece.find(site.source)
         two = x[: max(1, min(2, x.shape[0]))]
 
@@ -248,7 +201,7 @@ class _Walk:
             found += site.map.bias_rows(as_numbers(site.map.bias))
         return bool(np.abs(found - rows).max() <= TOLERANCE * max(np.abs(rows).max(), 1e-12))
 
-    def _relaxes(self, site: Site) -> bool:
+    def relaxes(self, site: Site) -> bool:
         """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
         if not site.rectified or site.map.groups != 1 or site.map.is_norm or not site.has_intercept:
             return False
@@ -256,10 +209,10 @@ class _Walk:
         rows = min(site.rows_per_image(self._images), places) * self._images
         return rows * site.map.inputs * 4 <= BYTES_OF_ROWS
 
-    def _gather_rows(self, site: Site, *, sums: bool, keeps: bool) -> Gathered[RunningSums] | None:
+    def gather(self, site: Site, *, sums: bool, keeps: bool) -> Gathered[RunningSums] | None:
         gathered = Gathered(RunningSums(), RunningSums())
         scale = np.where(np.abs(site.scale) < 1e-3, np.inf, site.scale)
-        for pair in self._pairs:
+        for pair in self.pairs:
             target = self._dense(pair.dense, Ref(site.step.number))
             off = self._off(site, pair)
             joined = None
@@ -275,7 +228,7 @@ class _Walk:
         return gathered
 
     @staticmethod
-    def _sum_others(site: Site, pair: _Pair) -> Numbers:
+    def _sum_others(site: Site, pair: Pair[Piece]) -> Numbers:
         """The sum's other operands, in the small network."""
         others = [] if site.joint is None else site.joint.others
         total: Numbers = np.sum([as_numbers(pair.small.find(ref)) for ref in others], axis=0)
@@ -285,7 +238,7 @@ class _Walk:
         self,
         site: Site,
         gathered: Gathered[RunningSums],
-        pair: _Pair,
+        pair: Pair[Piece],
         targets: Sequence[Numbers],
         *,
         sums: bool,
@@ -310,10 +263,6 @@ class _Walk:
             if keeps:
                 gathered.rows.append((pair.held, [u[0], *(table[0] for table in made)]))
         return True
-
-
-def _following(site: Site) -> Following:
-    return Following(site.scale.astype(np.float32), site.shift.astype(np.float32))
 
 
 def check_alike(dense: Program, small: Program) -> None:

@@ -27,6 +27,7 @@ from secateurs.keras.tracing.interpreter import (
     convert_arrays,
     first_tensor,
 )
+from secateurs.reconstruction.calibration import furthest_from_training
 
 HALF = ("float16", "bfloat16")
 
@@ -125,13 +126,11 @@ def unlike_calibration(
 
     for batch in batches:
         _run(model, batch, watch)
-    found = []
-    for path, seen in sums.items():
-        mean = sum(total for total, _ in seen) / sum(count for _, count in seen)
-        running, variance = (
-            as_numbers(one).astype(np.float64)
-            for one in (norms[path].moving_mean, norms[path].moving_variance)
+    trained = {
+        path: (
+            as_numbers(norm.moving_mean).astype(np.float64),
+            as_numbers(norm.moving_variance).astype(np.float64) + norm.epsilon,
         )
-        spread = variance + norms[path].epsilon
-        found.append((float(np.mean(np.square(mean - running) / spread)), path))
-    return max(found, default=None)
+        for path, norm in norms.items()
+    }
+    return furthest_from_training(sums, trained)

@@ -10,7 +10,6 @@ Of both networks, the values that are still to be read are kept, for all images;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,27 +31,16 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.drawing import present_part
-from secateurs.reconstruction.layers import LayerRepair, Walked
+from secateurs.reconstruction.layers import Walked
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,
     Following,
     Gathered,
     images_that_fit,
-    is_wide,
-    refit_gathered,
 )
+from secateurs.reconstruction.walking import LockstepWalk, Pair
 
 _Gathered = Gathered[RunningMoments]
-
-
-@dataclass(eq=False, slots=True)
-class _Pair:
-    """The same images in both networks."""
-
-    dense: Piece
-    small: Piece
-    held: bool
-    number: int
 
 
 def walk(
@@ -83,7 +71,7 @@ def walk(
     return _Walk(network, small, alive, fit, held, cut or Cut()).walk()
 
 
-class _Walk:
+class _Walk(LockstepWalk[Piece, Site]):
     def __init__(
         self,
         network: Network,
@@ -108,38 +96,28 @@ class _Walk:
             fit, held, dense_pieces.bytes_at_once + small_pieces.bytes_at_once
         )
         self._images = len(fit) + len(held)
-        self._steps = small_pieces.steps
-        self._pairs = [
-            _Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
+        self.pairs = [
+            Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
             for batch in (held, fit)
             for number, rows in enumerate(dense_pieces.sizes(len(batch)))
             for part in [batch.rows(rows)]
         ]
         self._names = {id(leaf.tensor): leaf.name for leaf in list_tensors(small)}
-        dims = [tensor.dim() for tensor in self._pairs[0].small.inputs]
-        self._sites = Sites(self._steps, small_pieces.shapes, dims, set(self._names))
+        dims = [tensor.dim() for tensor in self.pairs[0].small.inputs]
+        self.sites = Sites(small_pieces.steps, small_pieces.shapes, dims, set(self._names)).at
         self._kept: dict[int, torch.Tensor] = {}
-        self._layers: list[LayerRepair] = []
+        self.layers = []
 
     @torch.no_grad()
     def walk(self) -> Walked:
-        most = 0
-        for number in range(len(self._steps)):
-            for pair in self._pairs:
-                pair.dense.do(pair.dense.steps[number])
-            site = self._sites.at.get(number)
-            is_there = number not in self._detour.left_out
-            if is_there and site is not None and self._is_changed(site):
-                self._refit(site)
-            for pair in self._pairs:
-                self._detour.take(pair.small, pair.small.steps[number])
-            most = max(
-                most, sum(p.dense.measure_memory() + p.small.measure_memory() for p in self._pairs)
-            )
-            for pair in self._pairs:
-                pair.dense.forget(pair.dense.steps[number])
-                pair.small.forget(pair.small.steps[number])
-        return Walked(tuple(self._layers), most)
+        """All steps, without gradients."""
+        return super().walk()
+
+    def is_left(self, number: int) -> bool:
+        return number not in self._detour.left_out
+
+    def do_small(self, piece: Piece, number: int) -> None:
+        self._detour.take(piece, piece.steps[number])
 
     # -- values of both
 
@@ -163,7 +141,7 @@ class _Walk:
             self._kept[id(units)] = torch.from_numpy(np.flatnonzero(self._stays[units]))
         return self._kept[id(units)]
 
-    def _off(self, site: Site, pair: _Pair) -> torch.Tensor | None:
+    def _off(self, site: Site, pair: Pair[Piece]) -> torch.Tensor | None:
         """What the sum's other operand is off by, where that is known already."""
         joined = site.joined
         if joined is None or (isinstance(joined, Ref) and joined not in pair.small.values):
@@ -171,43 +149,30 @@ class _Walk:
         theirs, ours = self._dense(pair.dense, joined), pair.small.find(joined)
         return theirs - ours if theirs.shape == ours.shape else None
 
-    def _is_changed(self, site: Site) -> bool:
-        """Whether a site reads, or is added to, anything else than in the dense network."""
-        for pair in self._pairs:
-            ours, theirs = pair.small.find(site.source), self._dense(pair.dense, site.source)
-            if ours.shape != theirs.shape:
-                return False  # not the same value: nothing is known of it
-            whole = pair.dense.find(site.source)
-            if whole.shape != theirs.shape or not torch.equal(ours, theirs):
-                return True
-            off = self._off(site, pair)
-            if off is not None and bool(off.any()):
-                return True
-        return False
+    def reads_other_values(self, site: Site, pair: Pair[Piece]) -> bool | None:
+        ours, theirs = pair.small.find(site.source), self._dense(pair.dense, site.source)
+        if ours.shape != theirs.shape:
+            return None
+        whole = pair.dense.find(site.source)
+        return bool(whole.shape != theirs.shape or not torch.equal(ours, theirs))
+
+    def is_off_at_the_sum(self, site: Site, pair: Pair[Piece]) -> bool:
+        off = self._off(site, pair)
+        return off is not None and bool(off.any())
 
     # -- least squares
 
-    def _refit(self, site: Site) -> None:
-        wide = is_wide(site.map.groups, site.map.inputs)
-        rows = site.map.rows_per_image(self._images)
-        relaxes = not wide and self._relaxes(site)
-        gathered = self._gather_rows(site, rows, sums=not wide, keeps=wide or relaxes)
-        found = refit_gathered(
-            gathered,
-            site.map.matrix(),
-            importance=site.importance,
-            has_intercept=site.has_intercept,
-            following=_following(site) if relaxes else None,
-        )
-        if found is None:
-            return
-        site.write_(found.weights, found.intercept)
-        name = self._names[id(site.map.weight)]
-        self._layers.append(
-            LayerRepair(name, site.map.inputs, found.ridge, found.before, found.after)
-        )
+    def matrix_of(self, site: Site) -> NDArray[np.float64]:
+        return site.map.matrix()
 
-    def _relaxes(self, site: Site) -> bool:
+    def name_of(self, site: Site) -> str:
+        return self._names[id(site.map.weight)]
+
+    def following(self, site: Site) -> Following:
+        scale, shift = (one.detach().float().cpu().numpy() for one in (site.scale, site.shift))
+        return Following(scale, shift)
+
+    def relaxes(self, site: Site) -> bool:
         """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
         plain = site.map.groups == 1 and site.map.norm is None
         rows = site.map.rows_per_image(self._images) * self._images
@@ -215,16 +180,17 @@ class _Walk:
         return site.rectified and plain and site.has_intercept and small
 
     def _most_rows(self, site: Site) -> int:
-        first = self._pairs[0]
+        first = self.pairs[0]
         given: torch.Tensor = first.dense.find(Ref(site.step))
         each = given.numel() // max(1, given.shape[site.map.channel]) // first.dense.images
         return each * self._images
 
-    def _gather_rows(self, site: Site, rows: int, *, sums: bool, keeps: bool) -> _Gathered:
+    def gather(self, site: Site, *, sums: bool, keeps: bool) -> _Gathered:
+        rows = site.map.rows_per_image(self._images)
         gathered = Gathered(RunningMoments(), RunningMoments())
         scale = site.scale.detach()
         scale = torch.where(scale.abs() < 1e-3, torch.inf, scale)
-        for pair in self._pairs:
+        for pair in self.pairs:
             target = self._dense(pair.dense, Ref(site.step))
             off = self._off(site, pair)
             joined = None
@@ -241,7 +207,7 @@ class _Walk:
         self,
         site: Site,
         gathered: _Gathered,
-        pair: _Pair,
+        pair: Pair[Piece],
         targets: Sequence[torch.Tensor],
         rows: int,
         *,
@@ -271,11 +237,6 @@ def _narrowed(network: Network, cut: Cut) -> nn.Module:
         return model
     narrower = network.cut({name: of.removed for name, of in cut.channels.items()})
     return cut_copy(model, narrower)
-
-
-def _following(site: Site) -> Following:
-    scale, shift = (one.detach().float().cpu().numpy() for one in (site.scale, site.shift))
-    return Following(scale, shift)
 
 
 def _in_step(small: nn.Module, operations: Sequence[OpRecord], first: CalibrationBatch) -> Pieces:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.channels.arrays import Floats
 from secateurs.channels.blocks import BlockCut
 from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
@@ -21,11 +22,9 @@ from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.pytorch.surgery.bypass import remove_blocks_
 from secateurs.pytorch.tracing.op_call import Value, iterate_tensors, map_tensors
+from secateurs.reconstruction.calibration import furthest_from_training
 
 HALF = (torch.float16, torch.bfloat16)
-
-Moment = tuple[torch.Tensor, int]
-"""(the sums of some values, by channel; how many were added)."""
 
 
 def as_arrays(tensors: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
@@ -136,11 +135,18 @@ def unlike_calibration(
         means, relative to the running variance; of the layer where it is largest. None where
         nothing keeps running means.
     """
-    sums: dict[str, list[Moment]] = {}
+    sums: dict[str, list[tuple[Floats, int]]] = {}
+    trained: dict[str, tuple[Floats, Floats]] = {}
     handles = []
     for name, norm in model.named_modules():
-        if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-            handles.append(norm.register_forward_pre_hook(_watching(sums.setdefault(name, []))))
+        if (
+            not isinstance(norm, _BatchNorm)
+            or norm.running_mean is None
+            or norm.running_var is None
+        ):
+            continue
+        trained[name] = _numbers(norm.running_mean), _numbers(norm.running_var) + norm.eps
+        handles.append(norm.register_forward_pre_hook(_watching(sums.setdefault(name, []))))
     if not handles:
         return None
     try:
@@ -149,22 +155,21 @@ def unlike_calibration(
     finally:
         for handle in handles:
             handle.remove()
-    found = []
-    for name, norm in model.named_modules():
-        if (seen := sums.get(name)) and isinstance(norm, _BatchNorm):
-            mean = sum(total for total, _ in seen) / sum(count for _, count in seen)
-            running, variance = norm.running_mean, norm.running_var
-            if running is None or variance is None:
-                continue
-            spread = variance.double() + norm.eps
-            found.append((float(((mean - running.double()) ** 2 / spread).mean()), name))
-    return max(found, default=None)
+    return furthest_from_training({n: parts for n, parts in sums.items() if parts}, trained)
 
 
-def _watching(seen: list[Moment]) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+def _numbers(tensor: torch.Tensor) -> Floats:
+    found: Floats = tensor.detach().double().cpu().numpy()
+    return found
+
+
+def _watching(
+    seen: list[tuple[Floats, int]],
+) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
     def watch(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         del module
         x = given[0].double()
-        seen.append((x.movedim(1, 0).flatten(1).sum(1), x.numel() // x.shape[1]))
+        total = _numbers(x.movedim(1, 0).flatten(1).sum(1))
+        seen.append((total, x.numel() // x.shape[1]))
 
     return watch

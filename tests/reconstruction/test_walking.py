@@ -1,0 +1,152 @@
+"""The walk of networks that are chains of matrices, in NumPy alone."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from secateurs.reconstruction.refitting import Following, Gathered
+from secateurs.reconstruction.running_sums import RunningSums
+from secateurs.reconstruction.walking import LockstepWalk, Pair
+
+
+@dataclass(eq=False)
+class Chain:
+    """Values of some images on their way; step n multiplies by the n-th matrix."""
+
+    matrices: list
+    values: list
+    log: list = field(default_factory=list)
+
+    @property
+    def steps(self):
+        return range(len(self.matrices))
+
+    def do(self, step):
+        self.log.append(step)
+        self.values.append(self.values[step] @ self.matrices[step])
+
+    def forget(self, step):
+        self.values[step] = self.values[step][:0] if step else self.values[step]
+
+    def measure_memory(self):
+        return sum(value.nbytes for value in self.values)
+
+
+class Walk(LockstepWalk):
+    """Channels 2 and 3 between the first two matrices have gone."""
+
+    def __init__(self, dense, small, x, sites):
+        halves = ((x[:40], False), (x[40:], True))
+        self.pairs = [
+            Pair(Chain(dense, [part]), Chain(small, [part]), held, 0) for part, held in halves
+        ]
+        self.layers = []
+        self.small = small
+        self.sites = {number: self.site(number) for number in sites}
+
+    def site(self, number):
+        matrix = self.small[number]
+
+        def write_(weights, intercept):
+            matrix[:] = weights[0]
+
+        return SimpleNamespace(
+            number=number,
+            map=SimpleNamespace(groups=1, inputs=len(matrix)),
+            importance=None,
+            has_intercept=False,
+            write_=write_,
+        )
+
+    def reads_other_values(self, site, pair):
+        ours, theirs = (piece.values[site.number] for piece in (pair.small, pair.dense))
+        kept = theirs[:, : ours.shape[1]]
+        return ours.shape != theirs.shape or not np.array_equal(ours, kept)
+
+    def is_off_at_the_sum(self, site, pair):
+        return False
+
+    def relaxes(self, site):
+        return False
+
+    def gather(self, site, *, sums, keeps):
+        assert (sums, keeps) == (True, False)
+        found = Gathered(RunningSums(), RunningSums())
+        for pair in self.pairs:
+            u, y = pair.small.values[site.number], pair.dense.values[site.number + 1]
+            (found.held if pair.held else found.fit).add(
+                u[None].astype(np.float32), y[None].astype(np.float32)
+            )
+        return found
+
+    def matrix_of(self, site):
+        return self.small[site.number][None].copy()
+
+    def name_of(self, site):
+        return f"matrix {site.number}"
+
+    def following(self, site):
+        return Following(np.ones(()), np.zeros(()))
+
+
+@pytest.fixture
+def networks():
+    random = np.random.default_rng(0)
+    first, last = random.normal(size=(3, 4)), random.normal(size=(4, 2))
+    # Of four channels made of three inputs, three can stand in for the fourth exactly.
+    small = [first[:, :3].copy(), last[:3].copy()]
+    return [first, last], small, random.normal(size=(60, 3))
+
+
+def test_each_layer_makes_up_for_what_has_gone_before_it(networks):
+    dense, small, x = networks
+    before = np.square(x @ small[0] @ small[1] - x @ dense[0] @ dense[1]).sum()
+    walk = Walk(dense, small, x, [1])
+    found = walk.walk()
+    after = np.square(x @ small[0] @ small[1] - x @ dense[0] @ dense[1]).sum()
+    assert after < 1e-4 * before
+    (layer,) = found.layers
+    assert (layer.weight, layer.inputs) == ("matrix 1", 3)
+    assert layer.after < layer.before
+    exact = np.linalg.lstsq(x @ small[0], x @ dense[0] @ dense[1], rcond=None)[0]
+    np.testing.assert_allclose(small[1], exact, rtol=2e-2, atol=1e-2)
+
+
+def test_what_reads_the_same_values_is_left_alone(networks):
+    dense, small, x = networks
+    walk = Walk(dense, small, x, [0])
+    before = small[0].copy()
+    assert walk.walk().layers == ()
+    np.testing.assert_array_equal(small[0], before)
+
+
+def test_what_is_unknown_or_does_not_do_what_it_says_is_left_alone(networks):
+    dense, small, x = networks
+    unknown = Walk(dense, small, x, [1])
+    unknown.reads_other_values = lambda site, pair: None
+    untrue = Walk(dense, small, x, [1])
+    untrue.does_what_it_says = lambda site: False
+    absent = Walk(dense, small, x, [1])
+    absent.is_left = lambda number: False
+    for walk in (unknown, untrue, absent):
+        assert walk.walk().layers == ()
+        for pair in walk.pairs:
+            assert pair.dense.log == pair.small.log == [0, 1]  # each step once, all the same
+
+
+def test_a_sum_that_is_off_is_reason_enough(networks):
+    dense, small, x = networks
+    walk = Walk(dense, small, x, [1])
+    walk.reads_other_values = lambda site, pair: False
+    walk.is_off_at_the_sum = lambda site, pair: pair.held  # in any of the pieces
+    assert [layer.weight for layer in walk.walk().layers] == ["matrix 1"]
+
+
+def test_the_most_bytes_that_were_held_are_told(networks):
+    dense, small, x = networks
+    found = Walk(dense, small, x, []).walk()
+    images = len(x) * 8
+    # After the last step: the input, what step 0 gave (4 and 3 channels), and the result.
+    assert found.peak_bytes == images * (3 + 4 + 2 + 3 + 3 + 2)
