@@ -129,7 +129,7 @@ def test_a_study_that_has_ended_is_not_done_again(tmp_path):
 
 def test_a_study_that_is_extended_ends_as_if_it_had_been_asked_for_more_at_once(tmp_path):
     # Looking at the test data takes the best model, without its optimizer's momentum.
-    alike = {"criterion": "l1", "test": killed.examples(30, 3)}
+    alike = {"criterion": "l1", "repair": False, "test": killed.examples(30, 3)}
     more = alike | {"stop": sec.Stop(rounds=3, tolerance=0.9)}
     whole = small(tmp_path / "whole", **more)
     small(tmp_path / "study", **alike)
