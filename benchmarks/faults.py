@@ -7,6 +7,7 @@ depends on ``--seed`` alone. Exits with 1 where anything came out that should no
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -16,7 +17,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from secateurs.cli.options import pairs_from, shape_from
 from secateurs.comparison import Comparison
 from secateurs.planning.damage_curves import Sensitivity
 from secateurs.pytorch.saving import read
+from secateurs.report.summary import summarise
 from secateurs.settings.study import Configuration, Task, parse_budget
 from secateurs.study.directory import Study
 
@@ -54,7 +58,7 @@ def study(directory: Path) -> sec.Iterated:
 
 def killed(moments: int) -> Iterator[Row]:
     """SIGKILL at so many steps of a study (batch, flush, renaming, ...); it goes on each time."""
-    for optimizer in ("sgd", "adamw"):
+    for optimizer in ("sgd", "adamw", "keras-sgd", "keras-adamw"):
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
                 [sys.executable, "-m", "support.killed", folder, str(moments), optimizer],
@@ -139,9 +143,10 @@ def hostile(inputs: int, seed: int) -> Iterator[Row]:
             count = max(1, inputs // len(parsers))
             leaks: Counter[str] = Counter()
             start = time.monotonic()
-            for _ in range(count):
+            for number in range(count):
+                change = mutate_values if number % 2 else mutate
                 try:
-                    parse(mutate(sample, chance))
+                    parse(change(sample, chance))
                 except sec.SecateursError as error:
                     if "\n" in str(error):
                         leaks["message of several lines"] += 1
@@ -164,8 +169,8 @@ def parsers_in(folder: Path) -> dict[str, tuple[bytes, Parser]]:
     configuration.save(folder / "c")
     comparison = Comparison(task=configuration.task, strategies=("l1",), amounts=(0.5,))
     comparison.save(folder / "k")
-    history = sec.History.create(folder / "h")
-    history.append("train", batch=3, loss=0.5)
+    study(folder / "study")
+    (folder / "h").write_bytes((folder / "study" / "history.jsonl").read_bytes())
 
     def by_file(name: str, load: Callable[[Path], object]) -> Parser:
         def parse(content: bytes) -> object:
@@ -181,8 +186,22 @@ def parsers_in(folder: Path) -> dict[str, tuple[bytes, Parser]]:
         (folder / "config.json").write_bytes(path.read_bytes())
         return Study.open(folder)
 
+    dense, example = network(), data()[0][:1]
+    traced = sec.trace(dense, example)
+    scores = sec.score(traced, "l1")
+    sec.sensitivity(traced, data()).save(folder / "s")
+
+    def cut_by(source: str) -> object:
+        return sec.apply(dense, sec.Cut.from_json(source), example)
+
+    def plan_by(path: Path) -> object:
+        return sec.plan(traced, scores, amount=0.5, sensitivity=Sensitivity.load(path))
+
+    def sum_up(path: Path) -> object:
+        return summarise(sec.History.load(path))
+
     return {
-        "Cut.from_json": (cut.to_json().encode(), text(sec.Cut.from_json)),
+        "Cut.from_json, apply": (cut.to_json().encode(), text(cut_by)),
         "sec.load, safetensors": (
             (folder / "m").read_bytes(),
             by_file("1.safetensors", lambda path: sec.load(network(), path)),
@@ -193,13 +212,8 @@ def parsers_in(folder: Path) -> dict[str, tuple[bytes, Parser]]:
         ),
         "Study.open": ((folder / "c").read_bytes(), by_file("3", study_of)),
         "Comparison.load": ((folder / "k").read_bytes(), by_file("4", Comparison.load)),
-        "History.load": ((folder / "h").read_bytes(), by_file("5", sec.History.load)),
-        "Sensitivity.load": (
-            b'{"format": "secateurs-sensitivity", "version": 1, "shares": {"a": [0.0, 0.5]}, '
-            b'"losses": {"a": [1.0, 2.0]}, "accuracies": {"a": [0.9, 0.5]}, "criterion": "l1", '
-            b'"images": 4, "made_from": "x"}',
-            by_file("6", Sensitivity.load),
-        ),
+        "History.load, summarise": ((folder / "h").read_bytes(), by_file("5", sum_up)),
+        "Sensitivity.load, plan": ((folder / "s").read_bytes(), by_file("6", plan_by)),
         "a budget": (b"macs=0.5,size_mb=15 kB", text(parse_budget)),
         "a shape": (b"1x3x224x224", text(shape_from)),
         "an option": (b'width=[1, {"a": 2}]', text(lambda source: pairs_from([source], "-o"))),
@@ -226,6 +240,95 @@ def mutate(sample: bytes, chance: random.Random) -> bytes:
         else:
             content = content[:at]
     return bytes(content)
+
+
+WORDS: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 3, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, -0.0, 1e308),
+    *(
+        float("nan"),
+        float("inf"),
+        "",
+        " ",
+        "²",
+        "\x00",
+        "\ud800",
+        "1",
+        "nan",
+        "../../x",
+        "/dev/zero",
+    ),
+    *(
+        "__class__",
+        "weight",
+        "0.weight",
+        "a" * 3000,
+        "os:getcwd",
+        [],
+        [[]],
+        {},
+        {"": {}},
+        [1, 2, 3],
+    ),
+    *([0, 0], [-1], [2**70], ["0"], {"0": [0]}, {"axis": None}, [None], [[1, 2], [3]]),
+)
+
+
+def mutate_values(sample: bytes, chance: random.Random) -> bytes:
+    """A sample whose values were changed and whose checksums are gone: those are not the last line.
+
+    JSON, lines of JSON, and the header of a safetensors file, with the JSON in its metadata.
+    """
+    if sample[8:9] == b"{":
+        length = int.from_bytes(sample[:8], "little")
+        header = json.loads(sample[8 : 8 + length])
+        header.get("__metadata__", {}).pop("checksum", None)
+        text = json.dumps(change_nodes(header, chance)).encode(errors="surrogatepass")
+        return len(text).to_bytes(8, "little") + text + sample[8 + length :]
+    lines = sample.split(b"\n")
+    at = chance.randrange(max(1, len(lines) - 1))
+    whole = len(lines) > 2 and lines[0] == b"{"
+    try:
+        values = json.loads(sample if whole else lines[at])
+    except ValueError:
+        return mutate(sample, chance)  # no JSON
+    if isinstance(values, dict):
+        for name in ("checksum", "crc", "crc32"):
+            values.pop(name, None)
+    text = json.dumps(change_nodes(values, chance)).encode(errors="surrogatepass")
+    return text if whole else b"\n".join([*lines[:at], text, *lines[at + 1 :]])
+
+
+def change_nodes(values: Any, chance: random.Random) -> Any:
+    """JSON with one to three of its values replaced, removed, or put under another name."""
+    for _ in range(chance.randint(1, 3)):
+        nodes = list(nodes_of(values))
+        if not nodes:
+            return chance.choice(WORDS)
+        holder, key = chance.choice(nodes)
+        word = chance.choice(WORDS)
+        text = holder[key]
+        if isinstance(text, str) and text[:1] in "{[" and text and chance.random() < 0.8:
+            with suppress(ValueError):  # JSON inside JSON, such as the cut of a model's file
+                holder[key] = json.dumps(change_nodes(json.loads(text), chance))
+                continue
+        kind = chance.randrange(4)
+        if kind < 2:
+            holder[key] = copy.deepcopy(word)
+        elif kind == 2:
+            del holder[key]
+        elif isinstance(holder, dict):
+            holder[str(word)[:50]] = holder.pop(key)
+        else:
+            holder.insert(0, copy.deepcopy(word))
+    return values
+
+
+def nodes_of(values: Any) -> Iterator[tuple[Any, Any]]:
+    """(holder, key) of every value inside."""
+    for key in list(values) if isinstance(values, dict) else range(len(values)):
+        yield values, key
+        if isinstance(values[key], dict | list):
+            yield from nodes_of(values[key])
 
 
 def main() -> int:

@@ -1,8 +1,11 @@
 """Studies on disk: what they refuse, and that nothing that happens to them loses anything."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs import files, models
+from secateurs.pytorch import Learner
 from secateurs.pytorch.saving import read
 from secateurs.settings.study import Configuration, Task
 from secateurs.study.directory import Study
@@ -57,9 +61,10 @@ def files_of(directory):
     }
 
 
-def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize(("optimizer", "moments"), [("sgd", 24), ("keras-adamw", 6)])
+def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path, optimizer, moments):
     done = subprocess.run(
-        [sys.executable, "-m", "support.killed", str(tmp_path), "24"],
+        [sys.executable, "-m", "support.killed", str(tmp_path), str(moments), optimizer],
         cwd=TESTS,
         capture_output=True,
         text=True,
@@ -68,7 +73,7 @@ def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     )
     whole, *others = map(json.loads, done.stdout.splitlines())
     assert whole["ended"] == "exit 0"
-    assert len(others) == 24
+    assert len(others) == moments
     assert {one["fatal"] for one in others} >= {1, whole["steps"]}
     expected, _ = read(tmp_path / "whole" / "best.safetensors")
     for one in others:
@@ -373,3 +378,37 @@ def test_the_users_arrays_and_model_are_left_as_they_were():
     assert [module.training for module in result.model.modules()] == modes
     assert not hasattr(dense, "report")
     np.testing.assert_array_equal(images, images_before)
+
+
+def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
+    """Days back and forth at every look, and files from the future: a study asks no wall clock."""
+    whole = small(tmp_path / "whole")
+    jumps = np.random.default_rng(0)
+
+    def jumping():
+        return 1.7e9 + jumps.normal() * 86_400 * 365
+
+    def broken(self, *given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "time", jumping)
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * jumping()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "apply", broken)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path / "jumping")
+    for number, path in enumerate(sorted((tmp_path / "jumping").rglob("*"))):
+        os.utime(path, (4e9 * (number % 2),) * 2)
+    again = small(tmp_path / "jumping")
+    assert told(tmp_path / "jumping") == told(tmp_path / "whole")
+    assert all(record["seconds"] >= 0 for record in again.history if "seconds" in record)
+    assert files_of(tmp_path / "jumping").keys() == files_of(tmp_path / "whole").keys()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor)
+
+
+def test_nothing_asks_a_clock_that_can_be_set():
+    """Durations are of clocks that only go on; what is decided depends on none."""
+    clocks = re.compile(r"\btime\.(time|time_ns|localtime|ctime)\(|import datetime")
+    asking = [p for p in Path(sec.__file__).parent.rglob("*.py") if clocks.search(p.read_text())]
+    assert asking == []

@@ -2,7 +2,8 @@
 
 ``python -m support.killed DIR MOMENTS [OPTIMIZER]`` carries a small study out in ``DIR/whole``,
 then again and again in ``DIR/killed-N``, each time killed before another of its steps (a batch, a
-flush to disk, a renaming, a removal), and going on until it is done. It prints a line of JSON for
+flush, a renaming, a removal), and going on until it is done. The optimizer is ``sgd``, ``adamw``,
+or one of a Keras model: ``keras-sgd``, ``keras-adamw``. It prints a line of JSON for
 each. Children are forked, so that PyTorch is imported once.
 """
 
@@ -58,17 +59,38 @@ def examples(count, seed):
 OPTIMIZER = sys.argv[3] if __name__ == "__main__" and len(sys.argv) > 3 else "sgd"
 
 
+def dense():
+    """The model that a study begins with; a Keras model has dropout too, which draws numbers."""
+    if not OPTIMIZER.startswith("keras-"):
+        torch.manual_seed(0)
+        return models.vanilla_cnn(3, in_channels=1, size=8, widths=(6, 8), hidden=10)
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, padding="same", name="conv1")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(8, 3, activation="relu", name="conv2")(layers.MaxPooling2D()(x))
+    x = layers.Dropout(0.2)(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(3)(layers.Dense(10, activation="relu")(x)))
+
+
+def data(count, seed):
+    """Examples, as the framework's models take images."""
+    images, labels = examples(count, seed)
+    return (np.moveaxis(images, 1, -1) if OPTIMIZER.startswith("keras-") else images), labels
+
+
 def study(directory, watcher=None):
     """Carry the study out, or what is left of it."""
-    torch.manual_seed(0)
-    model = models.vanilla_cnn(3, in_channels=1, size=8, widths=(6, 8), hidden=10)
     return sec.iterate(
-        model,
-        examples(80, 1),
-        examples(30, 2),
-        examples(30, 3),
+        dense(),
+        data(80, 1),
+        data(30, 2),
+        data(30, 3),
         step=0.2,
-        training=TRAINING.model_copy(update={"optimizer": OPTIMIZER}),
+        training=TRAINING.model_copy(update={"optimizer": OPTIMIZER.removeprefix("keras-")}),
         stop=sec.Stop(rounds=3, tolerance=0.2),
         rewind="weights",
         measure_speed=False,
