@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs coverage coverage-keras coverage-keras-hub accuracy real-models faults faults-ci wheel clean
+.PHONY: demo test lint types docs coverage coverage-keras coverage-keras-hub accuracy real-models faults faults-ci independent wheel clean
 
 # One thread: work this small gains nothing from a second, and waits for it on a busy machine.
 demo: .venv/ready
@@ -47,6 +47,13 @@ faults: .venv/ready
 
 faults-ci: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --kills 8 --flips 10 --inputs 5000
+
+# The second proof, which knows nothing of the rules: over the rules' own tests, then the networks.
+independent: .venv/ready
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --independent tests/pytorch/tracing \
+		tests/keras/tracing tests/contract tests/pytorch/test_random_networks.py \
+		tests/keras/test_random_graphs.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --tool independent --results runs/independent.json
 
 # torchvision, timm and others, beside Torch-Pruning; goes on where it was stopped.
 coverage: .venv/ready

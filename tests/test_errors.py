@@ -1,7 +1,11 @@
+import pickle
+
 import pydantic
 import pytest
 
+import secateurs as sec
 from secateurs import errors
+from secateurs.settings.study import parse_budget
 
 
 def test_every_error_is_a_secateurs_error():
@@ -40,3 +44,16 @@ def test_any_error_fits_on_one_line():
         Outer(stop={"rounds": "x"})
     found = errors.in_one_line(raised.value)
     assert found.startswith("stop.rounds: expected a valid integer")
+
+
+def test_what_came_in_from_outside_is_shortened_in_its_middle():
+    with pytest.raises(sec.SecateursError) as caught:
+        parse_budget("params=" + "[" * 5000)
+    message = str(caught.value)
+    assert len(message) < 1600
+    assert " [...] " in message
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message  # noqa: S301 - our own
+
+
+def test_short_messages_are_as_they_are():
+    assert str(sec.StudyError("a" * 1500)) == "a" * 1500

@@ -4,9 +4,23 @@ A message says what, where, what was expected, what was received, and the fix. T
 prints it on one line and exits with 2.
 """
 
+MOST_CHARACTERS = 1500
+"""Nobody reads a longer message; what came in from outside may be of any length."""
+
 
 class SecateursError(Exception):
     """Something the user can put right."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(map(_shorten, arguments)))
+
+
+def _shorten(argument: object) -> object:
+    """A text without its middle, where it is too long: how it begins and the fix at its end."""
+    if not isinstance(argument, str) or len(argument) <= MOST_CHARACTERS:
+        return argument
+    end = MOST_CHARACTERS // 3
+    return f"{argument[: MOST_CHARACTERS - end]} [...] {argument[-end:]}"
 
 
 class ModelError(SecateursError):

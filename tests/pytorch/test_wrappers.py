@@ -125,3 +125,57 @@ def test_what_cannot_be_saved_is_refused_before_a_file_is_written(change, small,
     with pytest.raises(sec.ModelError, match="Prune or save the"):
         sec.load(changed, tmp_path / "file")
     assert not sec.report_of(changed).cut or change is _quantised
+
+
+class Two(nn.Module):
+    def __init__(self, one, other):
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x):
+        return self.one(x) + self.other(x)
+
+
+def traceable():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
+    )
+
+
+def cut_model():
+    return sec.prune(traceable().eval(), torch.ones(2, 6), amount=0.5).model
+
+
+@pytest.mark.parametrize(
+    ("make", "dense", "removed"),
+    [
+        (lambda: torch.fx.symbolic_trace(cut_model()), traceable, 14),
+        (
+            lambda: torch.fx.symbolic_trace(Two(cut_model(), cut_model())),
+            lambda: Two(traceable(), traceable()),
+            28,
+        ),
+        (
+            lambda: nn.Sequential(nn.Sequential(*cut_model().children())),
+            lambda: nn.Sequential(traceable()),
+            14,
+        ),
+    ],
+    ids=["fx", "fx of two", "the same layers elsewhere"],
+)
+def test_what_is_made_of_the_layers_of_a_cut_model_knows_its_cut(make, dense, removed, tmp_path):
+    """8 of 16, 6 of 12 channels; torch.fx keeps the layers, and nothing of what held them."""
+    small = make().eval()
+    assert sec.report_of(small).cut.removed_channels == removed
+    sec.save(small, tmp_path / "m.safetensors")
+    loaded = sec.load(dense(), tmp_path / "m.safetensors").eval()
+    x = torch.randn(4, 6)
+    assert torch.equal(loaded(x), small(x))
+    assert sec.report_of(torch.fx.symbolic_trace(cut_model())).proof.holds
+
+
+def test_one_layer_of_a_cut_model_makes_no_cut_model():
+    mixed = traceable()
+    mixed[0] = cut_model()[0]
+    assert not sec.report_of(mixed).cut

@@ -241,6 +241,25 @@ class CutReport:
 # wherever the model goes: into a deep copy, a pickle, a spawned worker.
 _ATTRIBUTE = "_secateurs_report"
 
+# On each layer that was cut, too, for what is made of the layers alone (torch.fx keeps these).
+_MARK = "_secateurs_part"
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Of which model a layer is a part.
+
+    Attributes:
+        report: of the whole model.
+        path: of the layer in it.
+        layers: how many layers are marked so.
+    """
+
+    report: CutReport
+    path: str
+    layers: int
+
+
 WRAPPERS = {
     "OptimizedModule": "_orig_mod",
     "DataParallel": "module",
@@ -277,7 +296,9 @@ def report_of(model: object) -> CutReport:
     if isinstance(report, CutReport):
         return report
     cut = Cut()
-    for path, part in _parts_with_reports(model):
+    for path, part in [*_parts_with_reports(model), *_parts_by_marks(model)]:
+        if not path:
+            return part
         cut = cut.then(part.cut.below(path))
     return CutReport(cut)
 
@@ -313,9 +334,41 @@ def _parts_with_reports(
             yield from _parts_with_reports(child, place, seen)
 
 
+def _parts_by_marks(model: object) -> Iterator[tuple[str, CutReport]]:
+    """Models whose layers are all here, though whatever held them is not."""
+    found: dict[tuple[int, str], list[_Mark]] = {}
+    for path, layer in _layers_without_report(model):
+        mark = vars(layer).get(_MARK)
+        if isinstance(mark, _Mark) and f".{path}".endswith(f".{mark.path}"):
+            above = path[: len(path) - len(mark.path)].removesuffix(".")
+            found.setdefault((id(mark.report), above), []).append(mark)
+    for (_, above), marks in found.items():
+        if len(marks) == marks[0].layers:
+            yield above, marks[0].report
+
+
+def _layers_without_report(model: object, above: str = "") -> Iterator[tuple[str, object]]:
+    for name, child in _children(model).items():
+        path = f"{above}.{name}" if above else name
+        if _ATTRIBUTE not in getattr(child, "__dict__", {_ATTRIBUTE: None}):
+            yield path, child
+            yield from _layers_without_report(child, path)
+
+
+def _mark_layers_(model: object, report: CutReport) -> None:
+    if hasattr(model, "get_config"):  # of Keras, which makes layers anew from what they say
+        return
+    layers = {path: layer for path, layer in _layers_without_report(model) if path}
+    names = dict.fromkeys(name.rpartition(".")[0] for name in report.cut.tensors)
+    marked = [path for path in names if path in layers]
+    for path in marked:
+        vars(layers[path])[_MARK] = _Mark(report, path, len(marked))
+
+
 def keep_report_(model: object, report: CutReport) -> None:
     """Let ``report_of`` give this for a model that the library made itself, and for its parts."""
     vars(model)[_ATTRIBUTE] = report
+    _mark_layers_(model, report)
     for path, _ in list(_parts_with_reports(model)):
         part = model
         for name in path.split("."):

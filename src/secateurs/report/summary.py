@@ -9,6 +9,7 @@ from secateurs.arguments import takes_as_annotated
 from secateurs.errors import DataError, StudyError
 from secateurs.formatting import percent
 from secateurs.study.history import History, Record
+from secateurs.study.records import check_records
 from secateurs.training.metric import Metric
 
 
@@ -145,8 +146,10 @@ def summarise(history: History) -> Summary:
     """The numbers of a study.
 
     Raises:
-        StudyError: the history does not say what the dense model was.
+        StudyError: the history does not say what the dense model was, or holds records that are
+            none of a study's.
     """
+    check_records(history)
     first = history.last("dense")
     if first is None:
         raise StudyError(

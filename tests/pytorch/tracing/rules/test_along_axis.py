@@ -114,6 +114,7 @@ def test_a_mask_of_its_own_for_each_channel_keeps_these():
     assert "no rule for aten::masked_scatter at" in reason
 
 
+@pytest.mark.read_without_weights
 def test_what_shortens_to_a_length_is_told_to_ignore_channels():
     """A channel of zeros adds nothing to a length, so that is the right answer."""
     model = model_of(lambda h: h.renorm(2, 1, 0.5), inputs=5)
