@@ -262,3 +262,97 @@ def test_a_tensor_that_a_file_lacks_is_missed_on_meta_too(tmp_path):
         dense = OnMeta()
     with pytest.raises(sec.CheckpointError, match=r"missing: b\.bias"):
         sec.load(dense, tmp_path / "lacking.pt")
+
+
+class Holding(nn.Module):
+    """A layer, and what else is put into it."""
+
+    def __init__(self, **buffers):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def numbers(*shape, dtype=torch.float32):
+    return torch.randn(shape, dtype=dtype)
+
+
+KINDS = {
+    "none": lambda: Holding(b=None),
+    "nothing": nn.Sequential,
+    "one number": lambda: Holding(b=numbers()),
+    "empty": lambda: Holding(b=numbers(0, 3)),
+    "complex": lambda: Holding(b=numbers(3, dtype=torch.complex64)),
+    "conjugated": lambda: Holding(b=numbers(3, dtype=torch.complex64).conj()),
+    "negated": lambda: Holding(b=numbers(3, dtype=torch.complex64).conj().imag),
+    "bfloat16": lambda: Holding(b=numbers(3).bfloat16()),
+    "float8": lambda: Holding(b=numbers(3).to(torch.float8_e4m3fn)),
+    "truths": lambda: Holding(b=numbers(3) > 0),
+    "turned": lambda: Holding(b=numbers(3, 4).t()),
+}
+
+
+def odd_names():
+    model = nn.Sequential()
+    for name in ("ä ö/\\\n\"'\N{SLIGHTLY SMILING FACE}", "__metadata__", "a" * 3000):
+        model.add_module(name, nn.Linear(2, 2))
+    return model
+
+
+def looking_at_one_memory():
+    """Two parameters, one memory: no tie that a copy of the model would keep."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = nn.Parameter(model[0].weight.detach()[:, :])
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [*KINDS.values(), odd_names, looking_at_one_memory], ids=[*KINDS, "names", "views"]
+)
+def test_what_a_state_can_hold_comes_back_bit_for_bit(make, tmp_path):
+    model, fresh = make(), make()
+    sec.save(model, tmp_path / "m.safetensors")
+    expected = model.state_dict()
+    received = sec.load(fresh, tmp_path / "m.safetensors").state_dict()
+    assert list(received) == list(expected)
+    for name, tensor in expected.items():
+        assert received[name].dtype == tensor.dtype
+        same = (received[name].to(torch.complex64), tensor.to(torch.complex64))
+        assert torch.equal(*same), name
+
+
+class WithExtraState(Holding):
+    def get_extra_state(self):
+        return torch.tensor(7)
+
+    def set_extra_state(self, state):
+        self.kept = state
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (WithExtraState, "received _extra_state of Tensor, which get_extra_state gives"),
+        (lambda: Holding(b=numbers(3, dtype=torch.complex128)), "b is complex128"),
+        (
+            lambda: nn.ParameterDict({"__metadata__": nn.Parameter(numbers(2))}),
+            "'__metadata__' is a safetensors file's own",
+        ),
+    ],
+)
+def test_what_a_file_would_lose_is_refused_before_it_is_written(make, message, tmp_path):
+    with pytest.raises(sec.ModelError, match=message):
+        sec.save(make(), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_that_repeats_its_values_is_not_written_into(tmp_path):
+    sec.save(Holding(b=numbers(4, 3)), tmp_path / "m.safetensors")
+    with pytest.raises(
+        sec.CheckpointError, match=r"b: expected a tensor .*that repeats its values"
+    ):
+        sec.load(Holding(b=numbers(1, 3).expand(4, 3)), tmp_path / "m.safetensors")

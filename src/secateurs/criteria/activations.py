@@ -56,7 +56,9 @@ def apoz(facts: GroupData) -> Array:
 
     Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero;
     h_j are the activations themselves, before they are pooled, padded, resized, joined with others
-    or batch-normalised. A sum is an activation of its own, unless all that is added was pooled.
+    or batch-normalised. A sum is an activation of its own, unless all that is added was pooled; so
+    is what a second ReLU makes behind a pool: a DenseNet's first channels are counted where each
+    dense layer's ReLU gives them, not where the stem's does (which differs by up to 0.5).
     Where several layers read channel j at different places, the mean over those places.
     Cost: one forward pass over the calibration images; no labels.
     When it hurts: activations other than ReLU are hardly ever exactly zero (a warning says so); a

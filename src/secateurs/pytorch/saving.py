@@ -14,7 +14,7 @@ from torch import nn
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
-from secateurs.errors import CheckpointError
+from secateurs.errors import CheckpointError, ModelError
 from secateurs.files import (
     check_tensor_names,
     check_tensor_shape,
@@ -41,13 +41,16 @@ def save(model: nn.Module, path: str | Path) -> None:
         path: the file; it is whole or not there.
 
     Raises:
-        ModelError: it is scripted, quantised, or spread in shards.
+        ModelError: it is scripted, quantised, or spread in shards, or holds what no safetensors
+            file does (extra state, complex128).
         StudyError: the file cannot be written.
     """
     model = check_model(model)
     alone = "write the cut alone (report_of(model).cut.save)"
     check_values(list_tensors(model), (), caller="saving", otherwise=alone)
-    write_atomically(Path(path), to_bytes(model.state_dict(), metadata(cut_of(model))))
+    state = model.state_dict(keep_vars=True)  # so that a tensor of two names is known as one
+    check_state(type(model).__name__, state)
+    write_atomically(Path(path), to_bytes(state, metadata(cut_of(model))))
 
 
 def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
@@ -101,14 +104,50 @@ def to_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     return seal(save_tensors(_distinct(state), dict(metadata)))
 
 
+def check_state(name: str, state: Mapping[str, object]) -> None:
+    """Refuse what no safetensors file holds: it would be lost, or not read back.
+
+    Args:
+        name: the model's, for the message.
+        state: as its ``state_dict`` gives it.
+
+    Raises:
+        ModelError: there is such a thing; the message says what to do.
+    """
+    for key, value in state.items():
+        if key.rpartition(".")[2] == _EXTRA_STATE or not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"{name}: expected a state of tensors alone; received {key} of "
+                f"{type(value).__name__}, which get_extra_state gives. Keep it in a buffer "
+                "(register_buffer), or in the model's own arguments."
+            )
+        if value.dtype is torch.complex128:
+            raise ModelError(
+                f"{name}: expected numbers that a safetensors file holds; {key} is complex128. "
+                "Convert it (to complex64), or keep its two parts (torch.view_as_real)."
+            )
+        if key == _RESERVED:
+            raise ModelError(
+                f"{name}: expected tensors of other names; {key!r} is a safetensors file's own. "
+                "Call it otherwise."
+            )
+
+
+_EXTRA_STATE, _RESERVED = "_extra_state", "__metadata__"
+
+
 def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
-    kept = {}
+    """Each tensor once. Two that look at the same memory are two: copies of a model part them."""
+    names: dict[int, str] = {}
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        if tensor.numel() == 0 or key not in seen:
-            kept[name] = tensor.detach().cpu().contiguous()
-            seen.add(key)
+        names.setdefault(id(tensor), name)
+    places: set[int] = set()
+    kept: dict[str, torch.Tensor] = {}
+    for name in names.values():
+        tensor = state[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        kept[name] = tensor.clone() if place in places else tensor
+        places.add(place)
     return kept
 
 
@@ -149,7 +188,17 @@ def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> N
             check_tensor_shape(path, name, present[name].shape, state[name].shape)
     with torch.no_grad():
         for name, tensor in state.items():
-            present[name].copy_(tensor)
+            _copy_(present[name], tensor, path, name)
+
+
+def _copy_(present: torch.Tensor, tensor: torch.Tensor, path: Path, name: str) -> None:
+    try:
+        present.copy_(tensor)
+    except RuntimeError as error:  # several places of it are one: an expanded tensor
+        raise CheckpointError(
+            f"{path}: {name}: expected a tensor of the model that can be written to; received one "
+            "that repeats its values (expand). Build it with values of its own: tensor.clone()."
+        ) from error
 
 
 def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:

@@ -56,7 +56,7 @@ def _check_record(record: Record, place: str) -> None:
     kind = str(record.get("kind"))
     for name in _WHOLE.get(kind, ()):
         value = record.get(name)
-        _require(_is_whole(value) and value >= 0, place, name, "a whole number", value)
+        _require(_is_count(value), place, name, "a whole number", value)
     for name in _NUMBERS.get(kind, ()):
         _require(_is_number(record.get(name)), place, name, "a number", record.get(name))
     for name in _OPTIONAL:
@@ -91,6 +91,10 @@ def _require(fine: bool, place: str, name: str, wanted: str, value: object) -> N
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+
+
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and int(value) >= 0
 
 
 def _is_number(value: Any) -> bool:

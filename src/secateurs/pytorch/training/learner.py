@@ -31,7 +31,7 @@ from secateurs.pytorch.cutting import apply
 from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.model.outputs import names_of, select_used
 from secateurs.pytorch.model.tensors import check_values, list_tensors
-from secateurs.pytorch.saving import to_bytes
+from secateurs.pytorch.saving import check_state, to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.averaging import Tensors, update_average, values_put
@@ -91,6 +91,7 @@ class Learner(FeedLearner[nn.Module]):
         check_values(
             list_tensors(model), (), caller="training", otherwise="build the model on a device"
         )
+        check_state(type(model).__name__, model.state_dict())
         _check_finite(model)
         self._training = training
         self._outputs = outputs
