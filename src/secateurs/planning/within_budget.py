@@ -11,7 +11,7 @@ from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
 from secateurs.planning.removal_order import RemovalOrder
-from secateurs.planning.units import Candidate, Unit
+from secateurs.planning.units import Candidate, Limit, Unit
 
 
 def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel | None) -> Cut:
@@ -122,10 +122,14 @@ def nearest_budget_message(
     """
     least = {name: units[name].measure(network, smallest) for name in limits}
     missed = [name for name, limit in limits.items() if least[name] > limit]
+    asked = ", ".join(f"{name}={_brief(budget.limits[name])}" for name in missed)
+    nearest = ", ".join(f"{name}={units[name].show(least[name])}" for name in missed)
     return (
-        f"{network.name}: no cut within the floors meets "
-        f"{', '.join(f'{name}={budget.limits[name]}' for name in missed)}; the nearest that can "
-        f"be met is "
-        f"{', '.join(f'{name}={units[name].show(least[name])}' for name in missed)}. "
-        "Ask for that, or lower the floor."
+        f"{network.name}: no cut within the floors meets {asked}; the nearest that can be met is "
+        f"{nearest}. Ask for that, or lower the floor."
     )
+
+
+def _brief(limit: Limit) -> str:
+    """A limit as it is read; one that was computed has more digits than anybody asked for."""
+    return f"{limit:.6g}" if isinstance(limit, float) else str(limit)

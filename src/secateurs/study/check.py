@@ -11,7 +11,7 @@ import numpy as np
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import check_known
-from secateurs.errors import SecateursError
+from secateurs.errors import BudgetError, SecateursError
 from secateurs.planning.planner import plan
 from secateurs.settings.study import Configuration
 from secateurs.study.goals import Goals
@@ -51,7 +51,11 @@ def check_study(
     goals = Goals.of(network, stop.budget)
     if goals.foreseen:
         foreseen = {name: goals.limits[name] for name in goals.foreseen}
-        plan(network, level, **goals.planning_options(network, foreseen), **options)
+        try:
+            plan(network, level, **goals.planning_options(network, foreseen), **options)
+        except BudgetError as error:  # which knows absolute numbers
+            asked = ", ".join(f"{name}={limit}" for name, limit in stop.budget.limits.items())
+            raise BudgetError(f"budget {asked}: {error}") from error
     goals.check_memory(network, smallest)
     return network
 
