@@ -25,5 +25,6 @@ def test_each_setting_has_its_bounds(name, good, bad):
 
 def test_a_round_takes_five_percent_of_every_group_by_default():
     usual = Pruning()
-    assert (usual.step, usual.criterion, usual.scope, usual.floor) == (0.05, "l1", "group", 0.1)
-    assert (usual.rewind, usual.repair, usual.skip) == (None, False, ())
+    assert (usual.step, usual.floor, usual.rewind, usual.skip) == (0.05, 0.1, None, ())
+    # What the data and the model allow is decided when the study begins.
+    assert (usual.criterion, usual.scope, usual.allocation, usual.repair) == (None,) * 4

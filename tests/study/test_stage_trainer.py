@@ -54,7 +54,7 @@ def test_a_goal_ends_it_early():
 def test_of_equal_accuracies_the_surest_is_kept():
     learner = Scripted(None)
     losses = iter([0.5, 0.3, 0.4])
-    learner.evaluate = lambda part, tick: Evaluation(0.9, next(losses))
+    learner.evaluate = lambda part, tick, averaged=False: Evaluation(0.9, next(losses))
     session, stage = trainer(None, learner)
     stage.train("dense", np.full(15, 0.1))
     assert session.position.best_batch == 10
@@ -78,7 +78,7 @@ def test_training_that_came_to_nothing_is_told():
     with pytest.raises(DivergedError, match=r"5 batches before batch 5 is nan.*\(it was 0\.2\)"):
         stage.train("dense", np.linspace(0.1, 0.2, 5))
     learner = Scripted(None)
-    learner.evaluate = lambda part, tick: Evaluation(0.5, float("inf"))
+    learner.evaluate = lambda part, tick, averaged=False: Evaluation(0.5, float("inf"))
     session, stage = trainer(None, learner)
     with pytest.raises(DivergedError, match="validation loss at batch 5 is inf"):
         stage.train("dense", np.full(5, 0.1))

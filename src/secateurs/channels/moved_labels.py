@@ -18,7 +18,7 @@ from secateurs.channels.equations import Equations, Ids
 LabelArray = NDArray[np.integer[Any]]
 
 
-def laid_out(shape: Sequence[int], axis: int, units: Ids) -> Ids:
+def lay_out(shape: Sequence[int], axis: int, units: Ids) -> Ids:
     """Unit numbers in an array of this shape that takes no room: constant along all other axes."""
     lengths = [1] * len(shape)
     lengths[axis] = len(units)

@@ -41,8 +41,8 @@ def objective_of(
     source: Any = network.source
     ready = getattr(backend_named(source.framework), "TASKS", None)
     if task is None and metric is None:
-        own = ready is not None and _takes_the_model(source.model, data, loss)
-        return LearningTask(loss=loss) if own else None
+        takes_model = ready is not None and _takes_the_model(source.model, data, loss)
+        return LearningTask(loss=loss) if takes_model else None
     if ready is None:
         raise ModelError(
             "expected no task= or metric= for a Keras model; received one. Pass loss=, a function "

@@ -89,7 +89,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         if cut.blocks:
             inputs = fit.rows(slice(0, 2)).images
             self._detour = find_detour(source.model, inputs, source.operations, cut.blocks)
-            runs = around_small(_narrowed(network, cut), small, cut.blocks)
+            runs = around_small(_narrow(network, cut), small, cut.blocks)
         dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = _in_step(runs, source.operations, fit)
         fit, held = images_that_fit(
@@ -230,7 +230,7 @@ class _Walk(LockstepWalk[Piece, Site]):
                 gathered.rows.append((pair.held, [one.cpu().numpy() for one in kept]))
 
 
-def _narrowed(network: Network, cut: Cut) -> nn.Module:
+def _narrow(network: Network, cut: Cut) -> nn.Module:
     """The dense model less the channels that go, its blocks still there."""
     model = source_of(network).model
     if not cut.channels:

@@ -127,8 +127,8 @@ class TaskLearner(Learner):
             loss: object = self._one_step.loss(self._prepared, given, self._model)
         else:
             outputs, targets = self._one_step.forward(self._prepared, given, self._model)
-            own = self._one_step.of_outputs(outputs, targets, self._model)
-            loss = self._follow_teacher(own, outputs, given)
+            task_loss = self._one_step.of_outputs(outputs, targets, self._model)
+            loss = self._follow_teacher(task_loss, outputs, given)
         # Of the whole batch: each process has the mean over its own part.
         return self._one_step.one_number(loss) * (length_of(batch.images) / batch.whole)
 

@@ -13,7 +13,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import (
     axes_of,
     frozen_side,
-    laid_out,
+    lay_out,
     merge_labels,
     round_the_end,
 )
@@ -31,7 +31,7 @@ def move(tracer: Tracer, call: Call, movement: Movement) -> None:
     """The rule for movements of one value: ``movement`` does to an array what the layer does."""
     found: list[list[Axes]] = [[] for _ in call.outputs]
     for axis, units in list(call.input.axes.items()):
-        moved = movement(laid_out(call.input.shape, axis, units))
+        moved = movement(lay_out(call.input.shape, axis, units))
         results = moved if isinstance(moved, (list, tuple)) else [moved]
         for number, labels in enumerate(results):
             reason = f"{call} picks it by its position"
