@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from secateurs import data
-from secateurs.calibration.batches import CalibrationBatch, as_array, first_batches, iterate_batches
+from secateurs.calibration.batches import CalibrationBatch, as_array, iterate_batches
+from secateurs.calibration.examples import first_batches
 from secateurs.errors import DataError
 
 X = np.arange(300 * 3, dtype=np.float32).reshape(300, 3)
@@ -110,6 +111,6 @@ def test_the_first_batches_hold_so_many_examples():
     found, example = first_batches([(X[:4], Y[:4]), (X[4:8], Y[4:8]), (X[8:], Y[8:])], 6)
     assert [len(images) for images, _ in found] == [4, 4]
     assert example.tolist() == X[:1].tolist()
-    with pytest.raises(DataError, match="expected batches of arrays"):
-        first_batches([3, 4], 2)
+    with pytest.raises(DataError, match="data: expected calibration data; received no batch"):
+        first_batches([], 2)
     assert len(CalibrationBatch((X, X), None)) == 300
