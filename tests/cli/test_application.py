@@ -214,7 +214,7 @@ BAD = {
         ("run", "--resume", "nowhere", "--step", "0.1"),
         r"--resume goes on with .*, but for when it stops; received --step too",
     ),
-    "no model": (("run", "--data", "digits"), r"--model: expected a name; received none"),
+    "no model": (("run", "--data", "digits"), r"MODEL: expected a name; received none"),
     "no such option": ((*RUN, "--stap", "1"), r"No such option: --stap.*secateurs run --help"),
     "no such command": (("prun",), r"No such command 'prun'.* See: secateurs --help"),
 }

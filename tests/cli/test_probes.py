@@ -25,7 +25,7 @@ def place(tmp_path, monkeypatch):
 
 
 BAD = {
-    "no model": (["compare", "--data", "digits"], "--model: expected a name; received none. Try"),
+    "no model": (["compare", "--data", "digits"], "MODEL: expected a name; received none. Try"),
     "no strategy": ([*COMPARE, "--strategies", "l3"], "no criterion named 'l3'"),
     "amount": ([*COMPARE, "--amounts", "1.5"], r"amounts.*: expected a number less than 1"),
     "no number": ([*COMPARE, "--amounts", "half"], "--amounts: expected numbers with commas"),
