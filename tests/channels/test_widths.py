@@ -27,5 +27,9 @@ def test_places_in_part_of_a_network_are_those_of_its_units():
     network = grid(2, 3)
     cells = network.tensors["in.weight"].axes[0]
     atoms = network.solution.atoms
-    assert network.widths.count_in(atoms[cells[:4]]) == 4
-    assert network.widths.count_in(atoms[np.repeat(cells[:1], 3)]) == 1
+    everything = network.alive()
+    assert network.widths.count_in(atoms[cells[:4]], everything) == 4
+    assert network.widths.count_in(atoms[np.repeat(cells[:1], 3)], everything) == 1
+    rows, _ = sides(network)
+    without_a_row = network.alive(rows.channels[:1])
+    assert network.widths.count_in(atoms[cells], without_a_row) == 3  # of 2 x 3
