@@ -35,8 +35,8 @@ def test_every_journey_is_made():
 @pytest.mark.parametrize("name", SAYS)
 def test_a_journey_arrives(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    # In processes that a journey starts too, a torchvision that is built for CUDA must not be in the
-    # way of Transformers.
+    # In processes that a journey starts too: a torchvision that is built for CUDA must not be in
+    # the way of Transformers.
     (tmp_path / "sitecustomize.py").write_text("import torchvision_on_cpu\n")
     paths = [str(tmp_path), str(Path(__file__).parent), *sys.path]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
