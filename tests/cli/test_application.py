@@ -87,7 +87,7 @@ def test_help_is_quick_and_imports_no_framework():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "secateurs prune resnet50 --to size_mb=15" in done.stdout
+    assert "secateurs prune resnet50 --budget size_mb=15" in done.stdout
     assert after.ru_utime - before.ru_utime < 3
 
 

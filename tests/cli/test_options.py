@@ -18,6 +18,7 @@ def test_every_setting_is_an_option_with_the_help_of_its_docstring(capsys, monke
         documented = attribute_docs(settings)
         assert documented.keys() == settings.model_fields.keys()
         for name in settings.model_fields:
-            dashed = {"batches": "train-batches"}.get(name, name.replace("_", "-"))
+            known = {"batches": "train-batches", "precision": "train-precision"}
+            dashed = known.get(name, name.replace("_", "-"))
             assert f"--{dashed} " in out or f"--no-{dashed} " in out
     assert "Share of the channels that remain" in " ".join(out.split())

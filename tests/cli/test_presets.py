@@ -41,11 +41,12 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_studies_of_five_percent_rounds(name, place, capsys, monkeypatch):
+def test_presets_are_studies_of_small_rounds(name, place, capsys, monkeypatch):
     chosen = {}
     monkeypatch.setattr(run, "run_configuration", lambda c, d, **_: chosen.update(one=c, place=d))
     assert main(["run", "--preset", name]) == ExitCode.FINE
-    assert chosen["one"].pruning.step == 0.05
+    # The documents' rounds take 5 %; the demo's are repaired, and take twice as much.
+    assert chosen["one"].pruning.step == (0.1 if name == "demo" else 0.05)
     assert chosen["one"].training.batches == PRESETS[name]["train_batches"]
     assert chosen["one"].task.model == "resnet18"
     assert chosen["place"] == Path("runs") / name

@@ -165,6 +165,7 @@ def test_low_rank_adapters_by_hand_afterwards_equal_the_merged_model(heads_and_f
     assert torch.allclose(adapted, merged, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_peft_wraps_a_pruned_model_and_merges_to_the_same(heads_and_feed_forwards):
     peft = pytest.importorskip("peft")
     torch.manual_seed(1)

@@ -97,6 +97,9 @@ def test_a_cut_made_by_hand_is_found_and_repaired(dense):
     known = sec.repair(cut, dense, IMAGES)
     foreign = copy.deepcopy(cut)
     del vars(foreign)["_secateurs_report"]
+    for layer in foreign.modules():
+        vars(layer).pop("_secateurs_part", None)
+    assert not sec.report_of(foreign).cut
     found = sec.repair(foreign, dense, IMAGES)
     assert torch.equal(found.head.weight, known.head.weight)
     told = sec.report_of(found).fidelity

@@ -71,6 +71,7 @@ FREEZES = {
 
 @pytest.mark.parametrize("reason", FREEZES)
 def test_what_freezes_a_layer_names_the_users_layer_and_the_operation(reason):
+    keras.utils.clear_session()  # else operations are numbered on from other tests
     i = keras.Input((6,))
     h = L.Dense(8, name="first")(i)
     model = keras.Model(i, L.Dense(3, name="last")(FREEZES[reason](h)))

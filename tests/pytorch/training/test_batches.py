@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from secateurs.calibration.examples import split_of
 from secateurs.errors import DataError
 from secateurs.pytorch.training.batches import (
     AnyFeed,
@@ -12,7 +13,6 @@ from secateurs.pytorch.training.batches import (
     length_of,
     on_device,
     rows_of,
-    split_of,
     takes_targets,
 )
 from secateurs.training.feed import Shard

@@ -48,7 +48,7 @@ def test_alone_everything_is_its_own():
     tensor = torch.ones(2)
     assert alone.sum(tensor) is tensor
     alone.check_agreement("the cut", "anything")
-    alone.average_buffers_(nn.BatchNorm1d(2))
+    alone.average_(nn.BatchNorm1d(2).buffers())
     with alone.sum_gradients(cnn(), now=False):
         pass
 

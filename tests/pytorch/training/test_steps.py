@@ -20,12 +20,12 @@ def test_the_loss_is_the_tasks_the_steps_or_the_outputs_own():
     def squares(outputs, targets):
         return (outputs - targets).square().flatten(1).mean(1)
 
-    assert float(TaskStep(sec.LearningTask(loss=squares)).loss(model(), BATCH)) == 1.25
+    assert TaskStep(sec.LearningTask(loss=squares)).loss(model(), BATCH).item() == 1.25
 
     def step(net, batch):
         return {"loss": net(batch[0]).sum()}
 
-    assert float(TaskStep(sec.LearningTask(train_step=step)).loss(model(), BATCH)) == 3
+    assert TaskStep(sec.LearningTask(train_step=step)).loss(model(), BATCH).item() == 3
 
     class Holds(nn.Linear):
         def forward(self, x, labels=None):
@@ -34,7 +34,7 @@ def test_the_loss_is_the_tasks_the_steps_or_the_outputs_own():
     given = {"x": BATCH[0], "labels": BATCH[1]}
     made = Holds(3, 1, bias=False)
     nn.init.constant_(made.weight, 0.5)
-    assert float(TaskStep(sec.LearningTask()).loss(made, given)) == 6
+    assert TaskStep(sec.LearningTask()).loss(made, given).item() == 6
 
 
 def test_what_is_no_loss_is_said():
