@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pytest
 
 import secateurs as sec
 from secateurs import data, formatting, models
@@ -11,19 +10,6 @@ MODEL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", "--d
 
 
 SMALL = (*MODEL, "--limit", "200")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def weights(place):
-    model = models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
-    sec.save(model, "w.safetensors")
-    return model
 
 
 def dense():

@@ -17,6 +17,7 @@ from secateurs import files, models
 from secateurs.cli import ExitCode, main, prune, run
 from secateurs.cli.options import pairs_from, shape_from
 from secateurs.study.directory import Study
+from support.shell import FACTORIES, said
 
 ON_DIGITS = (
     *("--data", "digits", "--limit", "200", "--no-measure-speed"),
@@ -24,49 +25,18 @@ ON_DIGITS = (
     *("--learning-rate", "0.02", "--step", "0.2", "--rounds", "2", "--tolerance", "0.9"),
 )
 SMALL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", *ON_DIGITS)
-FACTORIES = """
-import numpy as np
-from torch import nn
-from secateurs import data
-
-def no_channels():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-class Raising(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x):
-        raise RuntimeError("out of order")
-
-def plain():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-
-def one_class():
-    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
-
-def no_images():
-    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
-"""
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty working directory that also holds a module of models and data."""
-    (tmp_path / "factories_of_the_test.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def place(place):
+    """It also holds a module of models and data."""
+    (place / "factories_of_the_test.py").write_text(FACTORIES)
+    return place
 
 
 @pytest.fixture
 def without_drawing(monkeypatch):
     monkeypatch.setattr(Study, "report", lambda self: self.directory / "report" / "report.html")
-
-
-def said(capsys):
-    out, error = capsys.readouterr()
-    return out, error
 
 
 def in_shell(*arguments, **options):

@@ -8,20 +8,7 @@ import torch
 import secateurs as sec
 from secateurs import models
 from secateurs.cli import ExitCode, main
-
-CNN = ("vanilla_cnn", "-o", "width=8", "--input", "1x1x8x8")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def said(capsys):
-    caught = capsys.readouterr()
-    return caught.out, caught.err
+from support.shell import CNN, said
 
 
 def test_a_pruned_model_is_exported_and_timed_beside_the_dense_one(place, capsys):

@@ -1,8 +1,6 @@
 import json
 import re
 
-import pytest
-
 from secateurs.cli import ExitCode, main
 
 MODEL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", "--data", "digits")
@@ -21,12 +19,6 @@ COMPARE = (
     *("compare", *SMALL, *TRAINING, "--strategies", "l1,random", "--amounts", "0.3,0.6"),
     *("--seeds", "1"),
 )
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_compare_prints_a_table_and_writes_what_it_found(place, capsys):

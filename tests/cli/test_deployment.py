@@ -5,21 +5,7 @@ import re
 import pytest
 
 from secateurs.cli import ExitCode, main
-
-CNN = ("vanilla_cnn", "-o", "width=8", "--input", "1x1x8x8")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def said(capsys):
-    caught = capsys.readouterr()
-    return caught.out, caught.err
-
+from support.shell import CNN, said
 
 BAD = {
     "runtime": (("prune", *CNN, "--to", "latency=0.5,runtime=onx"), r"no runtime is called 'onx'"),

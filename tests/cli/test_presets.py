@@ -4,40 +4,14 @@ import pytest
 
 from secateurs.cli import ExitCode, main, run
 from secateurs.cli.presets import PRESETS
-
-FACTORIES = """
-import numpy as np
-from torch import nn
-from secateurs import data
-
-def no_channels():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-class Raising(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x):
-        raise RuntimeError("out of order")
-
-def plain():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-
-def one_class():
-    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
-
-def no_images():
-    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
-"""
+from support.shell import FACTORIES
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty working directory that also holds a module of models and data."""
-    (tmp_path / "factories_of_the_test.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def place(place):
+    """It also holds a module of models and data."""
+    (place / "factories_of_the_test.py").write_text(FACTORIES)
+    return place
 
 
 @pytest.mark.parametrize("name", PRESETS)

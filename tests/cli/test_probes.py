@@ -18,12 +18,6 @@ COMPARE = (
 )
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 BAD = {
     "no model": (["compare", "--data", "digits"], "MODEL: expected a name; received none. Try"),
     "no strategy": ([*COMPARE, "--strategies", "l3"], "no criterion named 'l3'"),

@@ -1,22 +1,7 @@
-import pytest
-
 from secateurs.cli import main
 from secateurs.measurement.conditions import Conditions
 from secateurs.measurement.latency_model import TERMS, LatencyModel
-
-CNN = ("vanilla_cnn", "-o", "width=8", "--input", "1x1x8x8")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def said(capsys):
-    caught = capsys.readouterr()
-    return caught.out, caught.err
+from support.shell import CNN, said
 
 
 def test_profile_tells_what_was_measured(place, capsys, monkeypatch):

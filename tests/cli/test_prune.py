@@ -13,20 +13,7 @@ from torch import nn
 import secateurs as sec
 from secateurs import models
 from secateurs.cli import ExitCode, main
-
-CNN = ("vanilla_cnn", "-o", "width=8", "--input", "1x1x8x8")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def said(capsys):
-    caught = capsys.readouterr()
-    return caught.out, caught.err
+from support.shell import CNN, said
 
 
 def test_prune_to_a_drop_on_real_images(place, capsys):
@@ -79,33 +66,6 @@ def test_prune_says_who_won(place, weights, capsys):
     out, _ = capsys.readouterr()
     assert "has the lowest calibration loss after" in out
     assert "on 32 images" in out
-
-
-FACTORIES = """
-import numpy as np
-from torch import nn
-from secateurs import data
-
-def no_channels():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-class Raising(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x):
-        raise RuntimeError("out of order")
-
-def plain():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-
-def one_class():
-    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
-
-def no_images():
-    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
-"""
 
 
 def test_prune_writes_a_model_that_python_loads_as_it_says(place, capsys):

@@ -15,6 +15,7 @@ import secateurs as sec
 from secateurs import models
 from secateurs.cli import main
 from secateurs.study.directory import Study
+from support.shell import FACTORIES, said
 
 ON_DIGITS = (
     *("--data", "digits", "--limit", "200", "--no-measure-speed"),
@@ -26,49 +27,16 @@ ON_DIGITS = (
 SMALL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", *ON_DIGITS)
 
 
-FACTORIES = """
-import numpy as np
-from torch import nn
-from secateurs import data
-
-def no_channels():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-class Raising(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x):
-        raise RuntimeError("out of order")
-
-def plain():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-
-def one_class():
-    return data.from_arrays((np.zeros((9, 1, 8, 8)), np.ones(9, int)))
-
-def no_images():
-    return data.from_arrays((np.zeros((0, 1, 8, 8)), np.zeros(0, int)))
-"""
-
-
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty working directory that also holds a module of models and data."""
-    (tmp_path / "factories_of_the_test.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def place(place):
+    """It also holds a module of models and data."""
+    (place / "factories_of_the_test.py").write_text(FACTORIES)
+    return place
 
 
 @pytest.fixture
 def without_drawing(monkeypatch):
     monkeypatch.setattr(Study, "report", lambda self: self.directory / "report" / "report.html")
-
-
-def said(capsys):
-    out, error = capsys.readouterr()
-    return out, error
 
 
 def told(directory):

@@ -1,51 +1,14 @@
 """Files for runtimes: they do there what the model does here, or are not written."""
 
-import shutil
-
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import secateurs as sec
 from secateurs.deployment import exporter, onnx_files
-
-
-@pytest.fixture(scope="module")
-def small():
-    """A cut convolutional model, whose normalisations are not the identity."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
-    layers += [nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    model.train()(3 * torch.randn(32, 3, 8, 8) + 1)
-    return sec.prune(model.eval(), torch.randn(1, 3, 8, 8), "macs=0.5")
-
-
-@pytest.fixture(scope="module")
-def exported(small, tmp_path_factory):
-    """The model as ONNX, exported once: that takes seconds."""
-    folder = tmp_path_factory.mktemp("exported")
-    return sec.export(small.model, folder / "small.onnx", torch.randn(1, 3, 8, 8))
-
-
-@pytest.fixture
-def written_already(exported, monkeypatch):
-    """Lets an ONNX file that is asked for again be a copy of that one."""
-    from secateurs import pytorch
-
-    def copy(model, path, *rest):
-        shutil.copy(exported.path, path)
-        return True
-
-    monkeypatch.setattr(pytorch, "write_file", copy)
-
-
-def in_onnxruntime(path, x):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+from support.onnx_runs import in_onnxruntime
 
 
 def test_an_onnx_file_does_what_the_model_does_for_any_batch(small, exported):
@@ -159,6 +122,23 @@ def test_what_an_exporter_decided_for_the_example_inputs_is_not_written(tmp_path
     message = {"a.onnx": "on the same of the other sign", "a.pt2": r"\(in the layer '1'\)"}
     with pytest.raises(sec.ExportError, match=message[name]):
         sec.export(model, tmp_path / name, torch.rand(2, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_fails_where_the_model_does_not_is_not_written(tmp_path, monkeypatch):
+    from secateurs import pytorch
+
+    run_file = pytorch.run_file
+
+    def fail_below_zero(model, path, inputs, target):
+        if inputs.min() < 0:
+            raise RuntimeError("a guard that was written down")
+        return run_file(model, path, inputs, target)
+
+    monkeypatch.setattr(pytorch, "run_file", fail_below_zero)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
+    with pytest.raises(sec.ExportError, match="something else"):
+        sec.export(model, tmp_path / "a.pt2", torch.rand(2, 4))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,48 +1,10 @@
-import shutil
-
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 import secateurs as sec
-
-
-@pytest.fixture(scope="module")
-def small():
-    """A cut convolutional model, whose normalisations are not the identity."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
-    layers += [nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    model.train()(3 * torch.randn(32, 3, 8, 8) + 1)
-    return sec.prune(model.eval(), torch.randn(1, 3, 8, 8), "macs=0.5")
-
-
-@pytest.fixture(scope="module")
-def exported(small, tmp_path_factory):
-    """The model as ONNX, exported once: that takes seconds."""
-    folder = tmp_path_factory.mktemp("exported")
-    return sec.export(small.model, folder / "small.onnx", torch.randn(1, 3, 8, 8))
-
-
-@pytest.fixture
-def written_already(exported, monkeypatch):
-    """Lets an ONNX file that is asked for again be a copy of that one."""
-    from secateurs import pytorch
-
-    def copy(model, path, *rest):
-        shutil.copy(exported.path, path)
-        return True
-
-    monkeypatch.setattr(pytorch, "write_file", copy)
-
-
-def in_onnxruntime(path, x):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+from support.onnx_runs import in_onnxruntime
 
 
 @pytest.mark.usefixtures("written_already")

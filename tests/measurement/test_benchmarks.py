@@ -7,31 +7,12 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.measurement import benchmarks
-from secateurs.measurement.timing import Timing
-
-
-def model(width):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, 10))
+from support.timed_benchmarks import model, time_by_width
 
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Each run takes as many milliseconds as its model is wide, on a slope of its own a pass."""
-    widths = {}
-
-    def compare(runs, reference, **options):
-        times = {name: [w * (1 + p / 100) for p in range(20)] for name, w in widths.items()}
-        return {
-            name: Timing(
-                tuple(own), tuple(a / b for a, b in zip(own, times[reference], strict=True))
-            )
-            for name, own in times.items()
-        }
-
-    monkeypatch.setattr(benchmarks, "compare_times", compare)
-    return widths
+    return time_by_width(monkeypatch)
 
 
 def test_what_is_told_of_the_times(timed):

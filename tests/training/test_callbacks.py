@@ -1,4 +1,4 @@
-from secateurs.training.callbacks import Watcher
+from secateurs.training.callbacks import Relay, Watcher
 from support.scripted import Scripted, run
 
 
@@ -40,3 +40,11 @@ def test_one_that_does_nothing_changes_nothing():
         _, store = run(Scripted(lambda round_, done: 0.9), stop={"rounds": 1}, watcher=watcher)
         kinds.append([record["kind"] for record in store.history])
     assert kinds[0] == kinds[1]
+
+
+def test_a_relay_passes_everything_on():
+    one, other = Written(), Written()
+    run(Scripted(lambda round_, done: 0.9), stop={"rounds": 1}, watcher=one)
+    run(Scripted(lambda round_, done: 0.9), stop={"rounds": 1}, watcher=Relay(other))
+    assert vars(other) == vars(one)
+    assert one.ticks

@@ -24,7 +24,7 @@ from secateurs.channels.network import Network, members
 from secateurs.cli.signals import is_main_process
 from secateurs.formatting import percent
 from secateurs.study.history import Record
-from secateurs.training.callbacks import Watcher
+from secateurs.training.callbacks import Relay, Watcher
 from secateurs.training.metric import Metric
 
 PATIENCE_IN_SECONDS = 2.0
@@ -109,30 +109,19 @@ def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
         yield RoundTable(shown)
 
 
-class Doubting(Watcher):
+class Doubting(Relay):
     """Another watcher, and what is doubtful: said once a study begins, not where it cannot."""
 
     def __init__(self, watcher: Watcher, doubts: tuple[str, ...]) -> None:
-        self._watcher, self._doubts = watcher, doubts
-
-    def begin(self, stage: str, batches: int, done: int = 0) -> None:
-        """Something that takes long begins."""
-        self._watcher.begin(stage, batches, done)
-
-    def tick(self) -> None:
-        """A batch is done."""
-        self._watcher.tick()
-
-    def end(self) -> None:
-        """What began has ended."""
-        self._watcher.end()
+        super().__init__(watcher)
+        self._doubts = doubts
 
     def recorded(self, record: Record) -> None:
         """The first record is the dense model's, before it is trained."""
         for doubt in self._doubts:
             note(doubt)
         self._doubts = ()
-        self._watcher.recorded(record)
+        super().recorded(record)
 
 
 class RoundTable(Watcher):

@@ -19,3 +19,26 @@ class Watcher:
 
     def recorded(self, record: dict[str, Any]) -> None:
         """The history has a new record."""
+
+
+class Relay(Watcher):
+    """Passes everything on to another watcher; for those that add something to it.
+
+    Args:
+        watcher: told everything.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def begin(self, stage: str, batches: int, done: int = 0) -> None:
+        self._watcher.begin(stage, batches, done)
+
+    def tick(self) -> None:
+        self._watcher.tick()
+
+    def end(self) -> None:
+        self._watcher.end()
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        self._watcher.recorded(record)

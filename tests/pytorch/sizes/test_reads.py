@@ -11,24 +11,9 @@ from torch import nn
 import secateurs as sec
 from secateurs.pytorch.sizes import reads
 from secateurs.pytorch.sizes.unread import may_count
+from support.sized_blocks import Block
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.in_channels, self.out_channels, self.half = inputs, outputs, outputs // 2
-        self.kernel_size = 3
-        self.conv = nn.Conv2d(inputs, outputs, self.kernel_size, padding=1)
-
-    def forward(self, x):
-        a, b = self.conv(x).chunk(2, 1)
-        return torch.cat([a, b.relu()], 1)
-
-    def forward_for_export(self, x):
-        a, b = self.conv(x).split((self.half, self.half), 1)
-        return torch.cat([a, b.relu()], 1)
 
 
 class Reads(nn.Module):

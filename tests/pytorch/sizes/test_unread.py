@@ -6,24 +6,9 @@ import torch
 from torch import nn
 
 import secateurs as sec
+from support.sized_blocks import Block
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.in_channels, self.out_channels, self.half = inputs, outputs, outputs // 2
-        self.kernel_size = 3
-        self.conv = nn.Conv2d(inputs, outputs, self.kernel_size, padding=1)
-
-    def forward(self, x):
-        a, b = self.conv(x).chunk(2, 1)
-        return torch.cat([a, b.relu()], 1)
-
-    def forward_for_export(self, x):
-        a, b = self.conv(x).split((self.half, self.half), 1)
-        return torch.cat([a, b.relu()], 1)
 
 
 def test_each_follows_the_side_that_it_is_called_after():

@@ -9,10 +9,10 @@ from typing import Any
 
 from secateurs.arguments import takes_as_annotated
 from secateurs.errors import SecateursError, UnknownNameError, nearest
-from secateurs.training.callbacks import Watcher
+from secateurs.training.callbacks import Relay, Watcher
 
 
-class TrackingWatcher(Watcher):
+class TrackingWatcher(Relay):
     """Another watcher, and what it is told, logged: a number a record's field, as ``train/loss``.
 
     Steps are batches of training. Trackers are Accelerate's, registered ones of the user's among
@@ -39,25 +39,13 @@ class TrackingWatcher(Watcher):
         directory: Path,
         settings: Mapping[str, Any],
     ) -> None:
-        self._watcher = watcher
+        super().__init__(watcher)
         self._trackers = _begin(names, run, directory, dict(_flatten(settings)))
         self._batch = 0
 
-    def begin(self, stage: str, batches: int, done: int = 0) -> None:
-        """Something that takes long begins."""
-        self._watcher.begin(stage, batches, done)
-
-    def tick(self) -> None:
-        """A batch is done."""
-        self._watcher.tick()
-
-    def end(self) -> None:
-        """What began has ended."""
-        self._watcher.end()
-
     def recorded(self, record: dict[str, Any]) -> None:
         """The history has a new record: its numbers are logged."""
-        self._watcher.recorded(record)
+        super().recorded(record)
         self._batch = int(record.get("batch", self._batch))
         numbers = {
             f"{record['kind']}/{name}": value
