@@ -2,10 +2,12 @@
 
 import keras
 import numpy as np
+import pytest
 
 import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.keras.reconstruction import dense_sums
+from secateurs.reconstruction import contraction_sums
 
 LENGTHS = np.array([3, 7, 5, 8, 2, 6, 8, 4] * 8)
 PRESENT = np.arange(8) < LENGTHS[:, None]
@@ -35,7 +37,9 @@ def first(data):
     return {name: values[:2] for name, values in data.items()}
 
 
-def test_sums_of_a_padded_text_are_those_of_its_words():
+@pytest.mark.parametrize("widest", [contraction_sums.MOST_INPUTS, 8])  # patches, or channels mixed
+def test_sums_of_a_padded_text_are_those_of_its_words(widest, monkeypatch):
+    monkeypatch.setattr(contraction_sums, "MOST_INPUTS", widest)
     data, dense = texts(49), model()
     network = sec.trace(dense, first(data))
     found = dense_sums.contractions_of(network, CalibrationBatch(data, None), "relative", 0)
@@ -44,6 +48,7 @@ def test_sums_of_a_padded_text_are_those_of_its_words():
     words = keras.ops.convert_to_numpy(hidden)[PRESENT].astype(np.float64)
     np.testing.assert_allclose(reader.moments.mean_u[0], words.mean(0), atol=1e-5)
     assert reader.moments.rows == PRESENT.sum()
+    assert reader.mixes == (widest == 8)
 
 
 def test_what_stands_in_the_padding_changes_no_repaired_weight():

@@ -1,12 +1,14 @@
 """What fills texts up is not looked at: what stands there changes nothing that is fitted."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.reconstruction import dense_sums
+from secateurs.reconstruction import contraction_sums
 
 LENGTHS = np.array([3, 7, 5, 8, 2, 6, 8, 4] * 8)
 PRESENT = np.arange(8) < LENGTHS[:, None]
@@ -37,7 +39,9 @@ def first(data):
     return {name: torch.from_numpy(values[:2]) for name, values in data.items()}
 
 
-def test_sums_of_a_padded_text_are_those_of_its_words():
+@pytest.mark.parametrize("widest", [contraction_sums.MOST_INPUTS, 8])  # patches, or channels mixed
+def test_sums_of_a_padded_text_are_those_of_its_words(widest, monkeypatch):
+    monkeypatch.setattr(contraction_sums, "MOST_INPUTS", widest)
     data = texts(49)
     model = Texts().eval()
     network = sec.trace(model, first(data))
@@ -50,6 +54,7 @@ def test_sums_of_a_padded_text_are_those_of_its_words():
     about = words - words.mean(0)
     np.testing.assert_allclose(reader.moments.uu[0], about.T @ about, rtol=1e-4, atol=1e-3)
     assert reader.moments.rows == PRESENT.sum()
+    assert reader.mixes == (widest == 8)
 
 
 def test_what_stands_in_the_padding_changes_no_repaired_weight():
