@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import torchvision_on_cpu  # noqa: F401 - before transformers
+from support.patience import until_quiet
 
 PLACE = Path(__file__).parents[1] / "examples" / "journeys"
 SAYS = {
@@ -40,7 +41,7 @@ def test_a_journey_arrives(name, tmp_path, monkeypatch, capsys):
     (tmp_path / "sitecustomize.py").write_text("import torchvision_on_cpu\n")
     paths = [str(tmp_path), str(Path(__file__).parent), *sys.path]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    runpy.run_path(str(PLACE / f"{name}.py"), run_name="__main__")
+    until_quiet(lambda: runpy.run_path(str(PLACE / f"{name}.py"), run_name="__main__"))
     found = re.search(SAYS[name], capsys.readouterr().out)
     assert found
     assert AT_LEAST.get(name, 0) <= float(found[1]) <= AT_MOST.get(name, 100)
