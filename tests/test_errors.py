@@ -57,3 +57,40 @@ def test_what_came_in_from_outside_is_shortened_in_its_middle():
 
 def test_short_messages_are_as_they_are():
     assert str(sec.StudyError("a" * 1500)) == "a" * 1500
+
+
+USERS = """
+import numpy as np
+
+def add():
+    return np.zeros(3) + np.zeros(4)  # line 5
+
+def call(function):
+    return function()
+"""
+
+
+@pytest.fixture
+def users(tmp_path):
+    """A module of a user's own."""
+    path = tmp_path / "mine.py"
+    path.write_text(USERS)
+    inside = {}
+    exec(compile(USERS, path, "exec"), inside)  # noqa: S102 - as importing it would
+    return inside
+
+
+def test_an_error_in_a_package_is_of_the_users_line_that_called_it(users):
+    with pytest.raises(ValueError, match="broadcast") as raised:
+        users["add"]()
+    assert errors.find_user_line(raised.value).lineno == 5
+    assert errors.describe_raised(raised.value) == (
+        "ValueError: operands could not be broadcast together with shapes (3,) (4,) "
+        "(line 5 of mine.py)"
+    )
+
+
+def test_an_error_of_ours_below_the_users_code_is_ours(users):
+    with pytest.raises(TypeError) as raised:
+        users["call"](lambda: errors.nearest(None, ["a"]))
+    assert errors.find_user_line(raised.value) is None

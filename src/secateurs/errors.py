@@ -4,6 +4,12 @@ A message says what, where, what was expected, what was received, and the fix. T
 prints it on one line and exits with 2.
 """
 
+from __future__ import annotations
+
+import os
+import sysconfig
+import traceback
+
 MOST_CHARACTERS = 1500
 """Nobody reads a longer message; what came in from outside may be of any length."""
 
@@ -59,7 +65,7 @@ class ExportError(SecateursError):
     """The model cannot be written for a runtime, or does not do the same there."""
 
 
-def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """'; did you mean X?' where a known name is close, else the list of known names."""
     import difflib
 
@@ -77,3 +83,48 @@ def in_one_line(error: BaseException) -> str:
         return " ".join(str(error).split()) or type(error).__name__
     where = ".".join(str(part)[:60] for part in found[0]["loc"])
     return f"{where}: {found[0]['msg'].replace('Input should be', 'expected')}".lstrip(": ")
+
+
+_PACKAGE = os.path.dirname(__file__)
+_INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+
+
+def find_user_line(error: BaseException) -> traceback.FrameSummary | None:
+    """The line of the user's own code that an error was raised in, or in what that line called.
+
+    Installed packages raise on behalf of whoever called them. So the innermost line that is of no
+    installed package is at fault: the user's, or one of ours.
+
+    Returns:
+        That line; None where it is one of ours, or there is no line but those of packages.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(_PACKAGE):
+            return None
+        if not _is_installed(frame.filename):
+            return frame
+    return None
+
+
+def describe_raised(error: BaseException) -> str:
+    """'ValueError: oops (line 35 of mine.py)': what the user's code raised, on one line.
+
+    The line is the user's where there is one, else the innermost.
+    """
+    kind, message = type(error).__name__, in_one_line(error)
+    raised = kind if message == kind else f"{kind}: {message}"
+    place = _line_at_fault(error)
+    return f"{raised} (line {place[1]} of {os.path.basename(place[0])})" if place else raised
+
+
+def _line_at_fault(error: BaseException) -> tuple[str, int | None] | None:
+    if isinstance(error, SyntaxError):  # its message says which line
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    innermost = [frame for frame in frames if not frame.filename.startswith("<")][-1:]
+    place = find_user_line(error) or next(iter(innermost), None)
+    return None if place is None else (place.filename, place.lineno)
+
+
+def _is_installed(path: str) -> bool:
+    return path.startswith(("<", *_INSTALLED)) or "-packages/" in path

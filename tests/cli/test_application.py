@@ -6,8 +6,10 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -95,14 +97,27 @@ def test_interrupting_says_how_to_go_on(monkeypatch, capsys, place):
 
 
 def test_a_fault_of_ours_shows_its_traceback(monkeypatch, capsys):
-    def broken(*_, **__):
-        raise ZeroDivisionError("oops")
-
-    monkeypatch.setattr(run, "run_configuration", broken)
+    inside: dict[str, Callable] = {}
+    ours = compile("def broken(*_, **__): raise ZeroDivisionError('oops')", run.__file__, "exec")
+    exec(ours, inside)  # noqa: S102 - in a file of ours, to be at fault
+    monkeypatch.setattr(run, "run_configuration", inside["broken"])
     assert main(["run", *SMALL]) == ExitCode.UNEXPECTED
     _, error = said(capsys)
     assert "Traceback" in error
     assert "please report it: ZeroDivisionError: oops" in error
+
+
+def test_a_fault_of_the_users_code_says_its_line(monkeypatch, capsys):
+    def broken(*_, **__):
+        return np.zeros(3) + np.zeros(4)
+
+    monkeypatch.setattr(run, "run_configuration", broken)
+    assert main(["run", *SMALL]) == ExitCode.BAD_INPUT
+    line = broken.__code__.co_firstlineno + 1
+    assert said(capsys)[1] == (
+        "secateurs: error: code of yours raised ValueError: operands could not be broadcast "
+        f"together with shapes (3,) (4,) (line {line} of test_application.py)\n"
+    )
 
 
 def test_whoever_stops_reading_gets_no_traceback():

@@ -117,7 +117,7 @@ def test_one_that_is_registered_is_shown_what_it_has_to_see(folder):
         ("own_rank.py", "expected FILE:FUNCTION; received a file of"),
         ("nowhere.py:spread", "no such file"),
         ("nowhere:spread", "expected a module that can be imported"),
-        ("broken.py:spread", r"it raised SyntaxError \(line 1 of broken.py\)"),
+        ("broken.py:spread", r"it raised SyntaxError: invalid syntax \(broken.py, line 1\)"),
         ("own_rank.py:fails", r"raised KeyError: 'nothing' \(line \d+ of own_rank.py\)"),
         ("own_rank.py:gives_text", "expected 4 numbers"),
         ("spread", "no criterion named 'spread'.*FILE.py:FUNCTION"),

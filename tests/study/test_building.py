@@ -80,3 +80,14 @@ def test_data_are_images_unless_the_task_is_another():
     assert load_data(Task(**DIGITS)).shape == (1, 8, 8)
     with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
         load_data(Task(data="digitts"))
+
+
+def test_inputs_without_targets_are_no_data_to_learn_to_tell_them_by(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy\ndef load():\n    return numpy.zeros((9, 3)), numpy.zeros((9, 2))"
+    )
+    task = Task(model="vanilla_cnn", data=f"{file}:load", learning="regression")
+    with pytest.raises(DataError, match=r"train one array of shape \(9, 3\).*\(x\[n:\], y\[n:\]\)"):
+        load_data(task)
+    load_data(Task(model="vanilla_cnn", data=f"{file}:load", learning="language-modelling"))

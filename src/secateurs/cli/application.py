@@ -30,7 +30,7 @@ from secateurs.cli import (
 from secateurs.cli.show import console, error_line
 from secateurs.cli.signals import ending_signals, is_main_process
 from secateurs.cli.vocabulary import respell
-from secateurs.errors import SecateursError
+from secateurs.errors import SecateursError, describe_raised, find_user_line
 from secateurs.training.memory import is_out_of_memory
 
 HELP = """Make trained neural networks smaller and faster, and prove each cut.
@@ -132,6 +132,9 @@ def _run(given: list[str]) -> int:
         if is_out_of_memory(error):
             message = " ".join(str(error).split())[:200]
             error_line(f"out of memory: expected sizes that this machine can hold; {message}")
+            return ExitCode.BAD_INPUT
+        if find_user_line(error):
+            error_line(f"code of yours raised {describe_raised(error)}")
             return ExitCode.BAD_INPUT
         if is_main_process():
             traceback.print_exc()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import NETWORK, Group, Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import Criterion, find
-from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
 
 if TYPE_CHECKING:
     from secateurs.planning.auto_criterion import Tournament
@@ -198,13 +196,11 @@ def _call(criterion: Criterion, group: GroupData) -> Any:
     except SecateursError:
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
         if str(getattr(criterion.function, "__module__", "")).startswith("secateurs."):
             raise
         raise SecateursError(
             f"{criterion.name}: expected a score for each channel; its code raised "
-            f"{type(error).__name__}: {' '.join(str(error).split())} (line {place.lineno} of "
-            f"{Path(place.filename).name})"
+            f"{describe_raised(error)}"
         ) from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from secateurs.errors import SecateursError, UnknownNameError, nearest
+from secateurs.errors import SecateursError, UnknownNameError, describe_raised, nearest
 
 _SUFFIX = ".py"
 
@@ -39,10 +38,17 @@ def call_factory(
 
     Raises:
         UnknownNameError: no such module, or nothing of that name in it.
+        SecateursError: of the kind ``failure``, where the function raises something.
     """
     with _working_directory_importable():
         factory = find_factory(name)
-        return factory(**fitting(name, factory, options, hints, failure))
+        arguments = fitting(name, factory, options, hints, failure)
+        try:
+            return factory(**arguments)
+        except (SecateursError, MemoryError):
+            raise
+        except Exception as error:
+            raise failure(f"{name}: its code raised {describe_raised(error)}") from error
 
 
 def function_named(name: str) -> Callable[..., Any]:
@@ -66,10 +72,8 @@ def find_factory(name: str) -> Callable[..., Any]:
     except SecateursError:
         raise
     except Exception as error:
-        line = _line_of(error)
         raise UnknownNameError(
-            f"{name!r}: expected what can be imported; it raised {type(error).__name__}"
-            f"{line}: {' '.join(str(error).split())[:200]}"
+            f"{name!r}: expected what can be imported; it raised {describe_raised(error)}"
         ) from error
     known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     if not attribute:
@@ -140,16 +144,6 @@ def _import_file(name: str, path: Path) -> ModuleType:
         del sys.modules[known_as]
         raise
     return module
-
-
-def _line_of(error: BaseException) -> str:
-    """' (line 3 of mine.py)': where the user's code raised; '' where nothing says."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" (line {error.lineno} of {Path(error.filename).name})"
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [one for one in frames if "importlib" not in one.filename]
-    last = inside[-1] if inside else None
-    return "" if last is None else f" (line {last.lineno} of {Path(last.filename).name})"
 
 
 def locate_code(name: str) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,17 @@ from typing import Any
 
 from secateurs.backends import backend_of
 from secateurs.data.sets import Data
-from secateurs.errors import ModelError, SecateursError, UnknownNameError
+from secateurs.errors import (
+    DataError,
+    ModelError,
+    SecateursError,
+    UnknownNameError,
+    describe_raised,
+)
 from secateurs.settings.study import Task
 from secateurs.study.sources import Sources
 
+_LABELLED = ("classification", "segmentation", "regression")
 _SMALL, _MIDDLING, _LARGE = 64, 128, 224
 
 
@@ -58,7 +64,22 @@ def load_data(task: Task) -> Data | tuple[Any, ...]:
 
     if task.learning is None:
         return data.load(task.data, **task.data_options)
-    return data.load_any(task.data, **task.data_options)
+    loaded = data.load_any(task.data, **task.data_options)
+    if not isinstance(loaded, Data) and task.learning in _LABELLED:
+        _check_labelled(task.data, loaded)
+    return loaded
+
+
+def _check_labelled(name: str, splits: tuple[Any, ...]) -> None:
+    """That none of the splits is one array: inputs without what should come of them."""
+    for split, one in zip(("train", "validation", "test"), splits, strict=False):
+        if hasattr(one, "shape"):
+            raise DataError(
+                f"{name}: expected (train, validation) or (train, validation, test), each (inputs, "
+                f"targets) or batches of both; received as {split} one array of shape "
+                f"{tuple(one.shape)}. Of inputs x and targets y, return "
+                "(x[:n], y[:n]), (x[n:], y[n:])"
+            )
 
 
 def _from_keras_file(task: Task) -> Any:
@@ -94,11 +115,9 @@ def explain_build_errors(name: str) -> Iterator[None]:
     except SecateursError:
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
         raise ModelError(
             f"{name}: expected a model that can be built with these options; its code raised "
-            f"{type(error).__name__}: {' '.join(str(error).split())} (line {place.lineno} of "
-            f"{Path(place.filename).name})"
+            f"{describe_raised(error)}"
         ) from error
 
 
