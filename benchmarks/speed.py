@@ -1,52 +1,68 @@
 """Faster for real: predicted and measured speed of cuts, beside Torch-Pruning's of the same MACs.
 
-    python benchmarks/speed.py                           # all models and runtimes, docs/speed.md
-    python benchmarks/speed.py --models resnet18 --runtimes eager --size 160 --page none
+    python benchmarks/speed.py run                       # all models and runtimes
+    python benchmarks/speed.py run --models resnet18 --runtimes eager --size 160
+    python benchmarks/speed.py table                     # what was measured, into docs/speed.md
 
 Weights are random: what is measured is speed, which does not depend on them. Every number is the
 dense model's time over the cut's, in the same passes, in turns and in random order; on one thread
-processor time counts, which others on the machine do not add to.
+processor time counts, which others on the machine do not add to. A cell, one model in one runtime,
+is written as it ends, and is not measured again.
 """
 
 import argparse
 import copy
 import itertools
-import json
 import statistics
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 import secateurs as sec
 import support.torchvision_on_cpu  # noqa: F401  (before torchvision and timm)
 from secateurs.measurement.conditions import Conditions, machine
+from secateurs.measurement.latency_model import LatencyModel
 from secateurs.measurement.timing import clock_for, compare_times
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.timed_units import Predictor
 from secateurs.planning.units import Candidate
 from secateurs.pytorch import runner
+from support import pitch
+from support.rows import Rows
 from support.tables import markdown, put
 
-MODELS = ("resnet18", "mobilenet_v2", "efficientnet_lite0", "vit_tiny", "resnet50")
+MODELS = (
+    *("resnet18", "mobilenet_v2", "efficientnet_lite0"),
+    *("vit_tiny", "resnet50", "crepe_full"),
+)
 RUNTIMES = ("eager", "onnxruntime")
-SHARES = (0.5, 0.25)
+SHARES = (0.5, 0.25, 0.1)
+OF_TIME = (0.5, 0.25)
+"""Of the MACs, and of the dense model's time."""
+FLOOR = 0.05
 THEIRS: dict[tuple, nn.Module | None] = {}
 """What Torch-Pruning made: the same for every runtime."""
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 SAYS = """## Cuts, measured
 
-`python benchmarks/speed.py --size {size}`, with Torch-Pruning {version}: times as fast as the dense
-model, on one thread, at batch 1 and batch {batch}, with the quartiles at batch 1; "predicted" is
-what the latency model said at batch 1 before the cut was made; "efficiency" is the speed-up over
-the ratio of MACs. {count} of our cuts were predicted: within {median:.0%} (median) and {worst:.0%}
-(worst).
+`python benchmarks/speed.py run --size {size}`, with Torch-Pruning {version}: times as fast as the
+dense model, on one thread, at batch 1 and batch {batch}, with the quartiles at batch 1; "predicted"
+is what the latency model said at batch 1 before the cut was made; "efficiency" is the speed-up over
+the ratio of MACs.
+"""
+OFF = """
+How far off predictions were, of cuts that the latency model had not seen, in each runtime and in
+all, of the time that was measured:
 """
 
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
+    if name == "crepe_full":
+        return pitch.crepe("full", pretrained=False)
     if name == "efficientnet_lite0":
         import timm
 
@@ -58,6 +74,11 @@ def build(name: str) -> nn.Module:
     import torchvision
 
     return getattr(torchvision.models, name)().eval()
+
+
+def example_for(name: str, size: int) -> torch.Tensor:
+    """One input: an image, or a frame of sound."""
+    return torch.randn(1, pitch.FRAME) if name == "crepe_full" else torch.randn(1, 3, size, size)
 
 
 def their_cut(model: nn.Module, example: torch.Tensor, macs: float, round_to: int | None):
@@ -91,44 +112,63 @@ def their_cut(model: nn.Module, example: torch.Tensor, macs: float, round_to: in
     return best
 
 
-def cell(name: str, runtime: str, size: int, batch: int) -> list[dict]:
-    """The rows of one model in one runtime."""
-    model, example = build(name), torch.randn(1, 3, size, size)
-    network = sec.trace(model, example)
-    conditions = Conditions(runtime=runtime, threads=1)
-    found = profile_network(network, conditions)
-    print(f"{name}: {found}", flush=True)
+def our_cuts(
+    model: nn.Module, example: torch.Tensor, network: sec.Network, found: LatencyModel
+) -> tuple[dict[str, nn.Module], dict[str, float]]:
+    """Our models by what was asked for, and how much faster each was said to be."""
+    runtime, scores = found.conditions.runtime, sec.score(network, "l1_mean")
     predictor = Predictor(network, found)
-    scores = sec.score(network, "l1_mean")
-    runs: dict[str, nn.Module] = {}
+    made: dict[str, nn.Module] = {}
     predicted: dict[str, float] = {}
     for share in SHARES:
         asked = {
             f"ours, macs={share}": {"macs": share},
             f"ours, macs={share}, fast widths": {"macs": share},
-            f"ours, latency={share}": {"latency": share, "runtime": runtime, "threads": 1},
         }
+        if share in OF_TIME:
+            timed = {"latency": share, "runtime": runtime, "threads": 1}
+            asked[f"ours, latency={share}"] = timed
         for label, budget in asked.items():
             multiple = found.multiple if "fast" in label else None
             try:
                 if "latency" in budget:
-                    made = sec.prune(model, example, budget, criterion="l1_mean", floor=0.05)
-                    cut, runs[label] = made.cut, made.model
+                    pruned = sec.prune(model, example, budget, criterion="l1_mean", floor=FLOOR)
+                    cut, made[label] = pruned.cut, pruned.model
                 else:
-                    cut = sec.plan(network, scores, budget, multiple=multiple, floor=0.05)
-                    runs[label] = sec.apply(model, cut, example, network=network, proof=False)
+                    cut = sec.plan(network, scores, budget, multiple=multiple, floor=FLOOR)
+                    made[label] = sec.apply(model, cut, example, network=network, proof=False)
             except sec.SecateursError as error:
                 print(f"  {label}: {error}", flush=True)
                 continue
             alive = network.alive(network.removed_by(cut))
             predicted[label] = found.dense_ms / predictor.milliseconds(Candidate(network, alive))
-        for round_to in (None, 8):
-            key = (name, size, share, round_to)
-            if key not in THEIRS:
-                THEIRS[key] = their_cut(model, example, share * network.macs(), round_to)
-            if (small := THEIRS[key]) is not None:
-                label = f"Torch-Pruning, macs={share}" + (", round_to=8" if round_to else "")
-                runs[label] = small
+    return made, predicted
+
+
+def their_cuts(
+    name: str, model: nn.Module, example: torch.Tensor, macs: int
+) -> dict[str, nn.Module]:
+    """Torch-Pruning's models by what was asked for."""
+    made: dict[str, nn.Module] = {}
+    for share, round_to in itertools.product(SHARES, (None, 8)):
+        key = (name, tuple(example.shape), share, round_to)
+        if key not in THEIRS:
+            theirs = pitch.ChannelMajor(model) if name == "crepe_full" else model
+            THEIRS[key] = their_cut(theirs, example, share * macs, round_to)
+        if (small := THEIRS[key]) is not None:
+            made[f"Torch-Pruning, macs={share}" + (", round_to=8" if round_to else "")] = small
+    return made
+
+
+def cell(name: str, runtime: str, size: int, batch: int) -> list[dict]:
+    """The rows of one model in one runtime."""
+    model, example = build(name), example_for(name, size)
+    network = sec.trace(model, example)
+    conditions = Conditions(runtime=runtime, threads=1)
+    found = profile_network(network, conditions)
+    print(f"{name}: {found}", flush=True)
+    runs, predicted = our_cuts(model, example, network, found)
+    runs |= their_cuts(name, model, example, network.macs())
     timings = {}
     for images in (1, batch):
         now = conditions.with_batch(images)
@@ -143,16 +183,18 @@ def cell(name: str, runtime: str, size: int, batch: int) -> list[dict]:
             {
                 "model": name,
                 "runtime": runtime,
+                "size": size,
+                "batch": batch,
                 "cut": label,
                 "fewer MACs": ratio,
                 "batch 1": 1 / one.ratio,
                 "quartiles": [1 / one.percentile_of_ratio(75), 1 / one.percentile_of_ratio(25)],
-                f"batch {batch}": 1 / many.ratio,
+                "batch many": 1 / many.ratio,
                 "predicted": predicted.get(label),
                 "efficiency": 1 / one.ratio / ratio,
+                "machine": machine()["processor"].rpartition(" ")[0],
             }
         )
-        print(f"  {rows[-1]}", flush=True)
     return rows
 
 
@@ -161,18 +203,21 @@ def errors(rows: list[dict]) -> list[float]:
     return [abs(row["batch 1"] / row["predicted"] - 1) for row in rows if row["predicted"]]
 
 
-def page(rows: list[dict], size: int, batch: int) -> str:
-    off = errors(rows)
-    said = SAYS.format(
-        size=size,
-        version=version("torch-pruning"),
-        batch=batch,
-        count=len(off),
-        median=statistics.median(off),
-        worst=max(off),
-    )
+def error_table(rows: list[dict]) -> str:
+    """How far off the predictions were, in each runtime and in all."""
+    lines = []
+    for runtime in (*dict.fromkeys(row["runtime"] for row in rows), "all"):
+        off = errors([row for row in rows if runtime in (row["runtime"], "all")])
+        if off:
+            parts = (statistics.median(off), float(np.quantile(off, 0.9)), max(off))
+            lines.append([runtime, len(off), *(f"{part:.1%}" for part in parts)])
+    columns = ("runtime", "cuts", "median", "nine of ten within", "worst")
+    return markdown(columns, lines)
+
+
+def cut_table(rows: list[dict], batch: int) -> str:
     columns = ("model", "runtime", "cut", "fewer MACs", "batch 1", "quartiles", f"batch {batch}")
-    table = markdown(
+    return markdown(
         (*columns, "predicted", "efficiency"),
         [
             (
@@ -182,39 +227,51 @@ def page(rows: list[dict], size: int, batch: int) -> str:
                 f"{row['fewer MACs']:.2f}",
                 f"{row['batch 1']:.2f}",
                 "{:.2f} to {:.2f}".format(*row["quartiles"]),
-                f"{row[f'batch {batch}']:.2f}",
+                f"{row['batch many']:.2f}",
                 "" if row["predicted"] is None else f"{row['predicted']:.2f}",
                 f"{row['efficiency']:.2f}",
             )
             for row in rows
         ],
     )
-    on = machine()
-    return f"{said}\n{table}\n\nMeasured on {on['processor'].rpartition(' ')[0]}.\n"
+
+
+def page(rows: list[dict], size: int, batch: int) -> str:
+    begin = SAYS.format(size=size, version=version("torch-pruning"), batch=batch)
+    on = ", ".join(dict.fromkeys(row["machine"] for row in rows))
+    parts = (begin, cut_table(rows, batch), OFF, error_table(rows), f"\nMeasured on {on}.\n")
+    return "\n".join(parts)
+
+
+def run(given: argparse.Namespace, rows: Rows) -> None:
+    torch.set_num_threads(1)
+    for name, runtime in itertools.product(given.models, given.runtimes):
+        key = {"model": name, "runtime": runtime, "size": given.size, "batch": given.batch}
+        if rows.has(**key):
+            continue
+        try:
+            for row in cell(name, runtime, given.size, given.batch):
+                rows.add(**row)
+        except sec.SecateursError as error:
+            print(f"{name}, {runtime}: {error}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("way", choices=("run", "table"))
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--runtimes", nargs="+", default=RUNTIMES)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--json", type=Path, default=Path("speed.json"))
-    parser.add_argument("--page", default=str(PAGE))
+    parser.add_argument("--results", type=Path, default=Path("runs/speed.jsonl"))
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[dict] = []
-    for name, runtime in itertools.product(given.models, given.runtimes):
-        try:
-            rows += cell(name, runtime, given.size, given.batch)
-        except sec.SecateursError as error:
-            print(f"{name}, {runtime}: {error}", flush=True)
-        given.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
-    if given.page != "none" and rows:
-        put(Path(given.page), "speed", page(rows, given.size, given.batch))
-    off = errors(rows)
-    if off:
-        print(f"predicted within {statistics.median(off):.1%} (median), {max(off):.1%} (worst)")
+    rows = Rows(given.results)
+    if given.way == "run":
+        run(given, rows)
+        return
+    alike = {"size": given.size, "batch": given.batch}
+    known = [row for row in rows.known if alike.items() <= row.items()]
+    put(PAGE, "speed", page(known, given.size, given.batch))
 
 
 if __name__ == "__main__":

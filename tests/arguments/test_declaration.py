@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 
+import secateurs as sec
 from secateurs.arguments.declaration import Kind, takes
-from secateurs.errors import CutError, SecateursError
+from secateurs.errors import CutError, SecateursError, UnknownNameError
 
 EVEN = Kind("an even number", lambda value: value % 2 == 0, CutError, "Such as 2.")
 
@@ -31,9 +34,14 @@ def test_what_does_not_is_told_before_the_function_begins(arguments, keywords, m
     assert str(raised.value).startswith(message)
 
 
-def test_a_call_that_does_not_bind_is_pythons_own_error():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'numbr'"):
+def test_a_name_that_is_none_is_told_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="halve: no argument 'numbr'; did you mean 'number'"):
         halve(numbr=2)
+
+
+def test_too_many_arguments_are_pythons_own_error():
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        halve(2, 4, 6)
 
 
 def test_a_declaration_of_no_parameter_is_found_at_once():
@@ -44,3 +52,11 @@ def test_a_declaration_of_no_parameter_is_found_at_once():
 def test_without_a_fix_the_message_ends_with_what_was_received():
     with pytest.raises(SecateursError, match=r"f: a: expected a b; received int 1\.$"):
         Kind("a b", lambda _: False).check("f", "a", 1)
+
+
+def test_a_class_names_the_nearest_of_its_arguments():
+    with pytest.raises(UnknownNameError, match=r"Budget: no argument 'latancy'.*'latency'"):
+        sec.Budget(latancy=0.5)
+    with pytest.raises(UnknownNameError, match=r"Augmentation: no argument 'flips'.*'flip'"):
+        sec.Augmentation(flips=True)
+    assert sec.Budget(macs=0.5) == dataclasses.replace(sec.Budget(macs=0.4), macs=0.5)

@@ -21,8 +21,7 @@ def test_a_budget_is_the_same_after_plain_values_and_text():
         Budget(size_mb=2, format="onnx", precision="int8"),
     ):
         assert Budget.of(budget.as_plain) == budget
-        text = ",".join(f"{name}={value}" for name, value in budget.as_plain.items())
-        assert Budget.parse(text) == budget
+        assert Budget.parse(str(budget)) == budget
         assert Budget.of(budget) is budget
 
 

@@ -10,7 +10,7 @@ itself, which knows them.
 """
 
 from secateurs.arguments.annotations import takes_as_annotated
-from secateurs.arguments.declaration import Kind, takes
+from secateurs.arguments.declaration import Kind, takes, takes_known_names
 from secateurs.arguments.kinds import (
     BUDGET,
     CHANNELS,
@@ -53,6 +53,7 @@ __all__ = [
     "Kind",
     "takes",
     "takes_as_annotated",
+    "takes_known_names",
     # what arguments can be
     "BUDGET",
     "CHANNELS",

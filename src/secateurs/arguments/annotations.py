@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ConfigDict, InstanceOf, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
+from secateurs.arguments.declaration import refuse_unknown_keywords
 from secateurs.arguments.values import format_value
 from secateurs.errors import SecateursError, UnknownNameError, nearest
 
@@ -56,6 +57,7 @@ def takes_as_annotated(
 
         @functools.wraps(function)
         def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
+            refuse_unknown_keywords(function, signature, keywords)
             given = signature.bind_partial(*arguments, **keywords).arguments
             for name, value in given.items():
                 if name in written and not _is_as_written(adapter(name), written[name], value):

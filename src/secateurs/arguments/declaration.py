@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from secateurs.arguments.values import format_value
-from secateurs.errors import SecateursError
+from secateurs.errors import SecateursError, UnknownNameError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,40 @@ class Kind:
         )
 
 
+def refuse_unknown_keywords(
+    function: Callable[..., Any], signature: inspect.Signature, keywords: Mapping[str, Any]
+) -> None:
+    """Raise where there is an argument of a name that the function does not have.
+
+    Too few or too many arguments are left to Python, whose own message says as much.
+
+    Raises:
+        UnknownNameError: there is; the message says the nearest.
+    """
+    parameters = signature.parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in keywords:
+        if name not in parameters:
+            known = [one for one in parameters if one != "self"]
+            caller = function.__qualname__.removesuffix(".__init__")
+            raise UnknownNameError(f"{caller}: no argument {name!r}{nearest(name, known)}")
+
+
+def takes_known_names(made: type[T]) -> type[T]:
+    """A decorator of a class: an argument of a name that it does not have is told the nearest."""
+    make = made.__init__
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def check_and_make(self: T, *arguments: Any, **keywords: Any) -> None:
+        refuse_unknown_keywords(make, signature, keywords)
+        make(self, *arguments, **keywords)
+
+    made.__init__ = check_and_make  # type: ignore[method-assign, assignment]
+    return made
+
+
 def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: the function's arguments are of these kinds, or it raises before it begins."""
 
@@ -60,7 +95,7 @@ def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
-            # What does not bind at all is the call's own TypeError, which names the parameter.
+            refuse_unknown_keywords(function, signature, keywords)
             given = signature.bind_partial(*arguments, **keywords).arguments
             for name, value in given.items():
                 if name in kinds:

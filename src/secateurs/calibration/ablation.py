@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs import formatting
 from secateurs.arguments import instance
 from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
+from secateurs.formatting import percent
 
 ChannelValues = NDArray[Any]
 
@@ -57,6 +59,29 @@ class Ablation:
     confidence: float = 1.0
     classified: bool = True
     spent: float = 1.0
+
+    def __str__(self) -> str:
+        rows = [self._row(name) for name in self.estimate]
+        last = "among the lowest" if self.lowest else "missed by some class"
+        columns: tuple[str, ...] = (
+            *("group", "channels", "better without", "largest rise of the loss", last),
+        )
+        columns = columns if self.lowest or self.classified else columns[:-1]
+        text = f"{int(self.images.sum())} images; loss {self.dense_loss:.3f}"
+        if self.lowest:
+            spent = percent(self.spent)
+            text += f"; {spent} of all removals, channel by channel and image by image, were done"
+        return f"{formatting.table(columns, rows, right=range(1, len(columns)))}\n\n{text}"
+
+    def _row(self, group: str) -> list[str]:
+        change = self.estimate[group]
+        cells = [group, f"{len(change)}", f"{int((change <= 0).sum())}", f"{change.max():.3f}"]
+        if self.lowest:
+            return [*cells, f"{len(self.lowest[group])}"]
+        if self.classified:
+            missed = (self.accuracy_loss(group) > 0).any(axis=1)
+            return [*cells, f"{int(missed.sum())}"]
+        return cells
 
     @property
     def exact(self) -> bool:

@@ -357,6 +357,9 @@ class Cut:
             "sets": [list(indices) for indices in sets],
         }
 
+    def __str__(self) -> str:
+        return self.explain()
+
     def _repr_html_(self) -> str:
         """For notebooks."""
         return notebook_html(self.explain())

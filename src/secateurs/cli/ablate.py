@@ -9,14 +9,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from secateurs import formatting
 from secateurs.calibration.ablation import Ablation
-from secateurs.channels.network import Network
 from secateurs.cli.options import Directory, Images, fixed_options, options_in, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.files import write_atomically
-from secateurs.formatting import percent
 
 Mode = Annotated[
     Literal["exact", "racing"],
@@ -86,32 +83,8 @@ def ablate_command(
         figure = report.critical_by_class(ablation, probe.classes, best=best)
         written += report.save(figure, directory, "critical")
     out = console()
-    out.print(_table(probe.network, ablation), markup=False)
+    out.print(str(ablation), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
-
-
-def _table(network: Network, ablation: Ablation) -> str:
-    rows = []
-    for group in network.groups:
-        change = ablation.estimate[group.name]
-        cells = [group.name, f"{len(group)}", f"{int((change <= 0).sum())}", f"{change.max():.3f}"]
-        if ablation.lowest:
-            cells.append(f"{len(ablation.lowest[group.name])}")
-        elif ablation.classified:
-            missed = (ablation.accuracy_loss(group.name) > 0).any(axis=1)
-            cells.append(f"{int(missed.sum())}")
-        rows.append(cells)
-    last = "among the lowest" if ablation.lowest else "missed by some class"
-    columns: tuple[str, ...] = (
-        *("group", "channels", "better without", "largest rise of the loss", last),
-    )
-    columns = columns if ablation.lowest or ablation.classified else columns[:-1]
-    images = int(ablation.images.sum())
-    text = f"{images} images; loss {ablation.dense_loss:.3f}"
-    if ablation.lowest:
-        spent = percent(ablation.spent)
-        text += f"; {spent} of all removals, channel by channel and image by image, were done"
-    return f"{formatting.table(columns, rows, right=range(1, len(columns)))}\n\n{text}"
 
 
 def _plain(ablation: Ablation) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from secateurs.arguments import takes_known_names
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import FileKind
 from secateurs.channels.network import Network
@@ -44,6 +45,7 @@ FILE_NAMES = ("format", "precision")
 """What a budget says of the file that ``size_mb`` limits."""
 
 
+@takes_known_names
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What may remain. Several limits at once must all hold.
@@ -146,6 +148,9 @@ class Budget:
     def file(self) -> FileKind:
         """The file that ``size_mb`` means."""
         return FileKind.of(self.format, self.precision)
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={value}" for name, value in self.as_plain.items())
 
     @property
     def as_plain(self) -> dict[str, Limit | int]:

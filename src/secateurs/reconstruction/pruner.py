@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.arguments import takes_known_names
 from secateurs.backends import backend_named, backend_of, can_repair, repairing
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.channels.cut import Cut
@@ -98,6 +99,7 @@ class Distilling:
         return cls(Effort.parse(given), augmentation)
 
 
+@takes_known_names
 @dataclass(frozen=True, slots=True)
 class Judging:
     """By what a cut model is judged: keywords of ``prune``, ``repair`` and ``frontier``.

@@ -49,6 +49,9 @@ class Iterated:
     history: History
     directory: Path | None
 
+    def __str__(self) -> str:
+        return str(self.report)
+
 
 def run_study(
     model: Any,

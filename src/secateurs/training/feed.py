@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.arguments import format_value
+from secateurs.arguments import format_value, takes_known_names
 from secateurs.errors import DataError
 
 Images = NDArray[Any]
@@ -59,6 +59,7 @@ class Batch:
     whole: int
 
 
+@takes_known_names
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """Random changes to training images.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from secateurs.arguments import takes_known_names
 from secateurs.backends import Loss
 from secateurs.errors import UnknownNameError, nearest
 from secateurs.training.metric import Metric
@@ -27,6 +28,7 @@ TASKS = (
 """The ready ones, by name."""
 
 
+@takes_known_names
 @dataclass(frozen=True, slots=True)
 class LearningTask:
     """What a model is for.
