@@ -30,3 +30,26 @@ def test_positions_that_are_turned_by_their_place_are_no_move():
     assert said == {
         "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"
     }  # fmt: skip
+
+
+def test_steps_leave_what_the_operations_take():
+    """Mixtral's experts are multiplied together, in rows of whole multiples of 4 numbers."""
+    config = transformers.MixtralConfig(**TEXT, num_key_value_heads=2, num_local_experts=2)
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(config).eval()
+    network = sec.trace(model, {"input_ids": TOKENS})
+    moves = find_moves(network, network.source.configuration())
+    first = {name: value for move in moves for name, value in move.levels[0].items()}
+    assert (first["hidden_size"], first["intermediate_size"]) == (28, 44)
+
+
+def test_an_untrained_bert_keeps_its_heads_width_and_is_loaded_elsewhere(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BertForMaskedLM(transformers.BertConfig(**TEXT)).eval()
+    small = sec.prune(model, {"input_ids": TOKENS}, sec.Budget(channels=0.5), uniform=True).model
+    config = small.config
+    assert config.hidden_size // config.num_attention_heads == 32 // 4
+    small.save_pretrained(tmp_path)
+    again = transformers.BertForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(TOKENS).logits, small(TOKENS).logits)

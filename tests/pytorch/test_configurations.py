@@ -4,9 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before Transformers imports it
 from secateurs.channels.cut import Cut
-from secateurs.pytorch.configurations import change_fields, configuration_of, set_fields_
+from secateurs.pytorch.configurations import (
+    change_fields,
+    configuration_of,
+    rebuild,
+    set_fields_,
+)
+from secateurs.pytorch.surgery.slicing import cut_copy
 
 transformers = pytest.importorskip("transformers")
 
@@ -57,6 +64,23 @@ def test_what_it_rebuilds_answers_as_the_model_does(bert):
     _, configuration = bert
     assert configuration.rebuilds(Cut(), {})
     assert not configuration.rebuilds(Cut(), {"intermediate_size": 9})
+
+
+def test_heads_of_another_width_are_not_believed_where_attention_is_hardly_trained(bert):
+    """Scores are divided by the root of the heads' width: that of 4 here, of 3 where rebuilt."""
+    model, configuration = bert
+    sizes = {"hidden_size": 6}
+    network = sec.trace(model, torch.arange(6)[None])
+    ends = ("head_width", "word_embeddings", "pooler.dense")
+    ways = [group.name for group in network.groups if group.name.endswith(ends)]
+    cut = network.cut({name: range(len(network.group(name)) // 4) for name in ways})
+    small = cut_copy(model, cut).eval()
+    rebuilt = rebuild(small, change_fields(model.config, sizes))
+    tokens = torch.arange(6)[None]
+    with torch.no_grad():
+        near = float((small(tokens).logits - rebuilt(tokens).logits).abs().max())
+    assert near < 1e-5  # untrained, as it is
+    assert not configuration.rebuilds(cut, sizes)
 
 
 def test_fields_inside_others_and_in_lists_are_changed():

@@ -223,12 +223,19 @@ def _move_of(
             shapes = configuration.shapes(levels[0])
             fits = shapes is not None and shapes.keys() == dense.keys()
             solved = list(_solutions(lengths, shapes)) if shapes and fits else []
+            solved = [counts for counts in solved if _leaves_whole_multiples(lengths, counts)]
             for counts in solved:
                 if configuration.rebuilds(lengths.spread(counts), levels[0]):
                     return _move(lengths, levels, frozenset(counts))
             if solved:
                 break  # widths that fit and answer otherwise: so would other steps of these fields
     return None
+
+
+def _leaves_whole_multiples(lengths: Lengths, counts: Mapping[str, int]) -> bool:
+    """Whether all widths are such as the operations that read them take."""
+    groups = ((lengths.network.group(name), count) for name, count in counts.items())
+    return all((len(g) - count) % lengths.network.multiple_of(g) == 0 for g, count in groups)
 
 
 def _solutions(lengths: Lengths, shapes: _Shapes) -> Iterator[dict[str, int]]:
