@@ -21,7 +21,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     for row in rows:
         drawn.add_row(*row)
     out = io.StringIO()
-    Console(file=out, width=1000, no_color=True, markup=False, highlight=False).print(drawn)
+    Console(file=out, width=1000, no_color=True, markup=False, emoji=False, highlight=False).print(
+        drawn
+    )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 
 

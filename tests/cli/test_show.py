@@ -7,7 +7,7 @@ from rich.console import Console
 
 import secateurs as sec
 from secateurs import models
-from secateurs.cli.show import print_network
+from secateurs.cli.show import error_line, print_network
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
@@ -21,3 +21,8 @@ def test_the_network_fits_the_terminal(width):
     first_words = {line.split()[0] for line in lines if line.strip()}
     assert {group.name for group in network.groups} <= first_words
     assert "it is the network's output" in " ".join(text.split())
+
+
+def test_names_between_colons_are_no_emoji(capsys):
+    error_line("mine:book: [bold]its code raised")
+    assert capsys.readouterr().err == "secateurs: error: mine:book: [bold]its code raised\n"

@@ -48,7 +48,7 @@ COLUMNS = (
 
 def console(*, stderr: bool = False) -> Console:
     """Where to print; made anew each time, so that whoever captures output gets it."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, emoji=False, highlight=False, soft_wrap=True)
 
 
 def error_line(message: str) -> None:

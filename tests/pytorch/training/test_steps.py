@@ -1,11 +1,14 @@
 """One step of a task: whose loss it is, and what is no loss."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import secateurs as sec
 from secateurs.pytorch.training.steps import TaskStep
+from secateurs.pytorch.training.tasks import TASKS
 
 BATCH = (torch.ones(2, 3), torch.tensor([[1.0], [3.0]]))
 
@@ -42,3 +45,27 @@ def test_what_is_no_loss_is_said():
         TaskStep(sec.LearningTask()).loss(model(), BATCH)
     with pytest.raises(sec.SecateursError, match="expected a loss that is a tensor"):
         TaskStep(sec.LearningTask("mine", train_step=lambda *_: 1.0)).loss(model(), BATCH)
+
+
+TOKENS = torch.tensor([[1, 2, 0, 1], [2, 2, 1, 0]])
+
+
+def test_a_language_models_targets_are_its_tokens_but_those_that_fill_up():
+    class Speaks(nn.Module):
+        def forward(self, input_ids, attention_mask=None):
+            return torch.nn.functional.one_hot(input_ids, 3).float()
+
+    task = TASKS["language-modelling"]
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    found = TaskStep(task).loss(Speaks(), {"input_ids": TOKENS, "attention_mask": mask})
+    # 1 2 0: the next is another twice. 2 2 1 0: once the same, then another twice.
+    total = math.e + 2
+    same, other = -math.log(math.e / total), -math.log(1 / total)
+    expected = ((0 * same + 2 * other) / 2 + (1 * same + 2 * other) / 3) / 2
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    assert TaskStep(task).loss(Speaks(), TOKENS).item() > 0
+
+
+def test_a_ready_task_that_learns_from_targets_asks_for_them():
+    with pytest.raises(sec.DataError, match=r"regression: .* without targets \(x\)"):
+        TaskStep(TASKS["regression"]).loss(model(), {"x": BATCH[0]})

@@ -10,6 +10,7 @@ from torch import nn
 from secateurs.calibration.examples import split_of
 from secateurs.errors import ModelError, SecateursError
 from secateurs.pytorch.training.batches import call_model, takes_targets
+from secateurs.pytorch.training.tasks import targets_among
 from secateurs.training.task import LearningTask
 
 
@@ -45,6 +46,8 @@ class TaskStep:
         if self.task.predict is not None:
             return self.task.predict(model, given)
         inputs, targets = split_of(given)
+        if targets is None:
+            targets = targets_among(self.task, inputs)
         if self.task.loss is None and takes_targets(plain or model, given):
             return self._used(call_model(model, given)), targets
         return self._used(call_model(model, inputs)), targets
