@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
+import torchvision_on_cpu  # noqa: F401 - before transformers
 from secateurs import models
 from secateurs.cli import ExitCode, main
 from support.shell import CNN, said
@@ -128,3 +129,47 @@ def test_prune_keeps_the_outputs_that_are_used(monkeypatch, place, capsys):
     assert sec.load(Beside(), "small.safetensors").a.out_channels == 4
     assert main([*arguments, "--overwrite", "--outputs", "logit"]) != 0
     assert "did you mean 'logits'" in said(capsys)[1]
+
+
+def test_a_task_of_ones_own_is_cut_by_its_data_and_judged(place, capsys):
+    (place / "regress.py").write_text(
+        "import numpy as np, torch\n"
+        "def line():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), "
+        "torch.nn.Linear(8, 1))\n"
+        "def points():\n"
+        "    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)\n"
+        "    y = x.sum(1, keepdims=True)\n"
+        "    return (x[:100], y[:100]), (x[100:], y[100:])\n"
+    )
+    task = ("--task", "regression", "--data", "regress.py:points")
+    wanted = ("--budget", "channels=0.5", "--output", "small.safetensors")
+    assert main(["prune", "regress.py:line", *task, *wanted]) == ExitCode.FINE
+    out, _ = said(capsys)
+    assert re.search(r"Mean squared error on 20 validation examples: [\d.]+ before", out)
+    assert "repaired" in out
+
+
+def test_uniform_widths_are_what_a_configuration_says(place, capsys):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(place / "lm")
+    (place / "book.py").write_text(
+        "import numpy as np\n"
+        "def rows():\n"
+        "    ids = np.random.default_rng(0).integers(0, 40, (80, 8))\n"
+        "    return {'input_ids': ids[:64]}, {'input_ids': ids[64:]}\n"
+    )
+    task = ("--task", "language-modelling", "--data", "book.py:rows", "--uniform")
+    wanted = ("--budget", "params=0.7", "--output", "small.safetensors")
+    assert main(["prune", "transformers:lm", *task, *wanted]) == ExitCode.FINE
+    out, _ = said(capsys)
+    assert "Perplexity on 16 validation examples: " in out
+    widths = re.findall(r"layers\.\d\.mlp\.gate_proj +32 +(\d+)", out)
+    assert len(set(widths)) <= 1
+    assert "save_pretrained" in out

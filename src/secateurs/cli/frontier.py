@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import build_model, calibration_images, load_data
 from secateurs.cli.options import (
     Classes,
     CriterionName,
@@ -20,10 +19,13 @@ from secateurs.cli.options import (
     ModelOptions,
     Normalise,
     Size,
+    TaskName,
     Weights,
     shares_from,
 )
 from secateurs.cli.show import console, waiting
+from secateurs.cli.subjects import Naming, find_subject
+from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
 
 DataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
@@ -57,6 +59,7 @@ def frontier_command(
     normalise: Normalise = None,
     size: Size = None,
     crop: Crop = None,
+    task: TaskName = None,
     criterion: CriterionName = None,
     unit: Unit = "macs",
     shares: Shares = None,
@@ -76,14 +79,15 @@ def frontier_command(
     from secateurs.reconstruction.trade_off import SHARES
 
     wanted = shares_from(shares, "--shares") or SHARES
+    naming = Naming(
+        *(model, option or (), weights, shape, classes, data, images, normalise, size, crop, task)
+    )
     with waiting("measuring, cutting and repairing"):
-        loaded = load_data(data, model, weights, normalise, size, crop)
-        calibration, shape, classes = calibration_images(loaded, images, classes)
-        dense, example, _ = build_model(model, option or (), classes, weights, shape)
+        subject = find_subject(naming)
         found = api.frontier(
-            dense,
-            example,
-            calibration=calibration,
+            subject.model,
+            subject.example,
+            calibration=subject.calibration,
             criterion=criterion,
             unit=unit,
             shares=wanted,
@@ -98,5 +102,5 @@ def frontier_command(
     out = console()
     out.print(str(found), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
-    if weights is None:
+    if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         out.print("\nIts weights are random: --weights FILE takes a trained model.")

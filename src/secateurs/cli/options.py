@@ -69,6 +69,8 @@ CriterionName = Annotated[str | None, typer.Option("--criterion", help=HELP["cri
 Amounts = Annotated[
     list[str] | None, typer.Option("--amounts", metavar="A,B,...", help=HELP["amounts"])
 ]
+TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help=HELP["task"])]
+TaskMetric = Annotated[str | None, typer.Option("--metric", metavar="NAME", help=HELP["metric"])]
 Distil = Annotated[str | None, typer.Option(metavar="STEPS|SECONDS", help=HELP["distil"])]
 Directory = Annotated[Path, typer.Option("--directory", metavar="DIR", help=HELP["directory"])]
 OutputFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help=HELP["output"])]

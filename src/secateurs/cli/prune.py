@@ -10,7 +10,6 @@ import typer
 
 from secateurs.api import Pruned
 from secateurs.channels.file_size import FileKind
-from secateurs.cli.models import build_model, calibration_images, load_data, validation_images
 from secateurs.cli.options import (
     Classes,
     Crop,
@@ -24,19 +23,21 @@ from secateurs.cli.options import (
     OutputFile,
     Overwrite,
     Size,
+    TaskMetric,
+    TaskName,
     Weights,
     fixed_options,
     options_of,
     with_options,
 )
 from secateurs.cli.show import console, waiting
+from secateurs.cli.subjects import Naming, find_subject
 from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
-from secateurs.data.sets import Data
 from secateurs.deployment.exporter import export as export_file
 from secateurs.errors import SecateursError, StudyError
 from secateurs.files import check_model_suffix
-from secateurs.formatting import megabytes, percent
+from secateurs.formatting import megabytes
 from secateurs.planning.budget import Budget
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
@@ -64,6 +65,7 @@ Repair = Annotated[
     bool | None,
     typer.Option("--repair/--no-repair", help=HELP["repair"], show_default=False),
 ]
+Uniform = Annotated[bool, typer.Option("--uniform", help=HELP["uniform"])]
 Used = Annotated[
     str | None,
     typer.Option(
@@ -89,11 +91,14 @@ def prune_command(
     option: ModelOptions = None,
     classes: Classes = None,
     data: DataName = None,
+    task: TaskName = None,
+    metric: TaskMetric = None,
     images: Images = 512,
     normalise: Normalise = None,
     size: Size = None,
     crop: Crop = None,
     sensitivity: Measured = None,
+    uniform: Uniform = False,
     repair: Repair = None,
     distil: Distil = None,
     outputs: Used = None,
@@ -123,24 +128,27 @@ def prune_command(
 
     wanted = parse_budget(budget)
     planning = _planning(chosen, measures=data is not None and sensitivity is None)
-    planning |= _aside(sensitivity, repair, distil, outputs)
+    planning |= _aside(sensitivity, repair, distil, outputs) | {"uniform": uniform}
     place = _place(output, model, overwrite)
     export, int8 = _choose_export(wanted, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
+    naming = Naming(
+        *(model, option or (), weights, shape, classes, data, images, normalise, size, crop),
+        *(task, metric),
+    )
     with waiting("tracing, cutting and proving"):
-        loaded = None if data is None else load_data(data, model, weights, normalise, size, crop)
-        if loaded is not None:
-            planning["calibration"], shape, classes = calibration_images(loaded, images, classes)
+        subject = find_subject(naming)
+        if subject.calibration is not None:
+            planning["calibration"] = subject.calibration
             if "drop" in wanted.limits:
-                planning["validation"] = validation_images(loaded, images)
-        dense, example, options = build_model(model, option or (), classes, weights, shape)
-        pruned = api.prune(dense, example, wanted, **planning)
-        _save(pruned, place, example, wanted)
-        calibration = int8 and planning.get("calibration")
-        written = _export(pruned, target, export, example, overwrite, calibration, wanted)
-        accuracies = None if loaded is None else _accuracies(dense, example, pruned, loaded)
-    _show(pruned, place, model, options)
-    _show_notes([written, accuracies, _doubt(model, weights)])
+                planning["validation"] = subject.validation
+        pruned = api.prune(subject.model, subject.example, wanted, **planning)
+        _save(pruned, place, subject.example, wanted)
+        calibration = int8 and subject.calibration
+        written = _export(pruned, target, export, subject.example, overwrite, calibration, wanted)
+        compared = subject.compare(pruned.model)
+    _show(pruned, place, model, subject.options)
+    _show_notes([written, compared, _doubt(model, weights)])
 
 
 def _aside(
@@ -245,23 +253,6 @@ def choose_target(
     return place
 
 
-def _accuracies(dense: Any, example: Any, pruned: Pruned, loaded: Data) -> str | None:
-    """What the cut did to accuracy on the first validation images, before any fine-tuning."""
-    from secateurs import api
-    from secateurs.study.premises import MOST_IMAGES, accuracy_of
-
-    before, after = (
-        accuracy_of(api.trace(one, example), loaded.validation) for one in (dense, pruned.model)
-    )
-    if before is None or after is None:
-        return None
-    count = min(len(loaded.validation), MOST_IMAGES)
-    return (
-        f"Accuracy on {count} validation images: {percent(before)} before the cut, "
-        f"{percent(after)} after it, before any fine-tuning."
-    )
-
-
 def _doubt(model: str, weights: str | None) -> str | None:
     if is_trained({"model": model} | ({"weights": weights} if weights else {})):
         return None
@@ -290,4 +281,6 @@ def _show(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> N
         "    from secateurs import models",
         f'    model = sec.load(models.build({call}), "{place}")',
     )
+    if hasattr(pruned.model, "save_pretrained"):
+        lines += ('    model.save_pretrained("DIRECTORY")  # for from_pretrained',)
     console().print("\n".join(lines), markup=False)

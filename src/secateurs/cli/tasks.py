@@ -16,7 +16,7 @@ from secateurs.cli.show import note
 from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError
 from secateurs.settings.study import Task
-from secateurs.training.task import METRICS, TASKS, ready_metric
+from secateurs.training.task import ready_metric
 
 DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop")
 MODEL_OPTIONS = ("width", "stem", "through")
@@ -29,13 +29,8 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("stem", str, WHAT, "Of a ResNet: small, small-stride2 or imagenet; by the images' size."),
     ("option", list[str], WHAT, HELP["option"]),
     ("weights", str, WHAT, HELP["weights"]),
-    (
-        "task",
-        str,
-        WHAT,
-        f"What the model is for: {', '.join(TASKS)}. If left out, to classify images.",
-    ),
-    ("metric", str, WHAT, f"What models are chosen by; the task's own. {', '.join(METRICS)}."),
+    ("task", str, WHAT, HELP["task"]),
+    ("metric", str, WHAT, HELP["metric"]),
     ("data", str, WHAT, HELP["data"]),
     ("size", int, WHAT, HELP["size"]),
     ("normalise", str, WHAT, HELP["normalise"]),

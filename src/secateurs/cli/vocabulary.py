@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from secateurs.training.task import METRICS, TASKS
+
 HELP: Mapping[str, str] = MappingProxyType(
     {
         "model": "resnet18, -34, -50, -101, -152, vanilla_cnn, torchvision:NAME, timm:NAME, "
@@ -48,6 +50,10 @@ HELP: Mapping[str, str] = MappingProxyType(
         "calibration_batches": "Training batches shown to a criterion that needs data, and to "
         "repair.",
         "distil": "Train on towards the dense model's answers: 300 steps, or 60s; needs --data.",
+        "task": f"What the model is for: {', '.join(TASKS)}. If left out, to classify images.",
+        "metric": f"What models are chosen by; the task's own. {', '.join(METRICS)}.",
+        "uniform": "The same width in every layer of a kind, as the configuration of a "
+        "Transformers model can say it: from_pretrained loads what is left.",
         "directory": "For what is written; named after the command, or the model and the data.",
         "output": "The file that is written; named after the model if left out.",
         "overwrite": "Replace files that are there.",

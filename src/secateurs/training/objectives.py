@@ -64,7 +64,8 @@ def loss_of(
 def loss_in(task: LearningTask, data: Any = None) -> Loss | None:
     """A task's loss: a function of (outputs, targets) where that is enough, else a ``StepLoss``."""
     plain = task.loss is not None and task.predict is None and task.train_step is None
-    return task.loss if plain and not _is_ragged(data) else StepLoss(task)
+    needs_batch = _is_ragged(data) or _has_no_targets(data)
+    return task.loss if plain and not needs_batch else StepLoss(task)
 
 
 def _takes_the_model(model: Any, data: Any, loss: Loss | None) -> bool:
@@ -89,6 +90,12 @@ def _is_ragged(data: Any) -> bool:
         return False
     inputs, targets = split_of(first)
     return isinstance(inputs, list) or isinstance(targets, (*_GATHERS, Mapping))
+
+
+def _has_no_targets(data: Any) -> bool:
+    """Whether batches are inputs alone, among which a task finds its targets."""
+    first = _first_of(data)
+    return isinstance(first, Mapping) and split_of(first)[1] is None
 
 
 def _first_of(data: Any) -> Any:

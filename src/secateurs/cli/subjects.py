@@ -1,0 +1,183 @@
+"""What commands that cut a trained model work on: the model, data to cut it by, and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secateurs.backends import backend_named
+from secateurs.calibration.examples import first_batches, read_batches
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.cli.models import (
+    build_model,
+    calibration_images,
+    load_data,
+    naming_the_nearest,
+    validation_images,
+)
+from secateurs.cli.options import pairs_from
+from secateurs.cli.tasks import task_from
+from secateurs.data.sets import Data
+from secateurs.errors import SecateursError
+from secateurs.formatting import percent
+from secateurs.training.metric import Metric
+from secateurs.training.objectives import loss_in, objective_of
+
+_ACCURACY = Metric()
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a command line names a model and data.
+
+    Attributes:
+        model: as ``secateurs.models.build`` takes it.
+        options: NAME=VALUE each.
+        weights: a file of them; None takes the model's own.
+        shape: of an example input, where there are no data.
+        classes: outputs; None takes the weights' or the data's number.
+        data: their name; None is no data.
+        images: how many of them to look at.
+        normalise: as ``data.load`` takes it; so are the next two.
+        task: what the model is for; None is to classify images.
+        metric: by name; None is the task's own.
+    """
+
+    model: str
+    options: Sequence[str] = ()
+    weights: str | None = None
+    shape: str = "1x3x224x224"
+    classes: int | None = None
+    data: str | None = None
+    images: int = 512
+    normalise: str | None = None
+    size: int | None = None
+    crop: float | None = None
+    task: str | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, and data of its own to cut it by and to judge what is left.
+
+    Attributes:
+        model: trained, or not.
+        example: its inputs.
+        options: what it was built with.
+        calibration: training data; None without data.
+        validation: what a drop is told by, as ``prune`` takes it; None without data.
+        judge: a model -> how well it does on validation data, or None where nobody can tell.
+        metric: what ``judge`` gives.
+        judged_on: how many validation examples of which kind, in words.
+    """
+
+    model: Any
+    example: Any
+    options: dict[str, Any]
+    calibration: Any = None
+    validation: Any = None
+    judge: Callable[[Any], float | None] = lambda _: None
+    metric: Metric = _ACCURACY
+    judged_on: str = ""
+
+    def compare(self, small: Any) -> str | None:
+        """What a cut did, in a sentence: the metric before and after; None where it is unknown."""
+        before, after = self.judge(self.model), self.judge(small)
+        if before is None or after is None:
+            return None
+        shown = percent if self.metric == _ACCURACY else self.metric.text
+        name = self.metric.name
+        return (
+            f"{name[:1].upper()}{name[1:]} on {self.judged_on}: {shown(before)} before the cut, "
+            f"{shown(after)} after it, before any fine-tuning."
+        )
+
+
+def find_subject(naming: Naming) -> Subject:
+    """The model and the data that a command line names.
+
+    Raises:
+        SecateursError: there are none such, or they do not fit.
+    """
+    if naming.task is not None or naming.metric is not None:
+        return _of_task(naming)
+    if naming.data is None:
+        dense, example, options = build_model(
+            naming.model, naming.options, naming.classes, naming.weights, naming.shape
+        )
+        return Subject(dense, example, options)
+    loaded = load_data(
+        naming.data, naming.model, naming.weights, naming.normalise, naming.size, naming.crop
+    )
+    return _of_images(naming, loaded)
+
+
+def _of_images(naming: Naming, loaded: Data) -> Subject:
+    from secateurs import api
+    from secateurs.study.premises import MOST_IMAGES, accuracy_of
+
+    calibration, shape, classes = calibration_images(loaded, naming.images, naming.classes)
+    dense, example, options = build_model(
+        naming.model, naming.options, classes, naming.weights, shape
+    )
+    count = min(len(loaded.validation), MOST_IMAGES)
+    return Subject(
+        dense,
+        example,
+        options,
+        calibration,
+        validation_images(loaded, naming.images),
+        lambda model: accuracy_of(api.trace(model, example), loaded.validation),
+        judged_on=f"{count} validation images",
+    )
+
+
+def _of_task(naming: Naming) -> Subject:
+    from secateurs import api
+    from secateurs.study.building import build_task
+
+    if naming.images < 1:
+        raise SecateursError(f"--images: expected a number of at least 1; received {naming.images}")
+    values = {
+        "model": naming.model,
+        "data": naming.data,
+        "task": naming.task,
+        "metric": naming.metric,
+        "weights": naming.weights,
+        "option": [*naming.options],
+        **{name: getattr(naming, name) for name in ("normalise", "size", "crop")},
+    }
+    if naming.classes is not None:
+        values["option"].append(f"classes={naming.classes}")
+    given = {name: value for name, value in values.items() if value not in (None, [])}
+    task = task_from(given, 0, "secateurs prune MODEL --data mine:load --task regression ...")
+    with naming_the_nearest(naming.model, naming.weights):
+        model, sources = build_task(task, 0)
+    calibration, example = first_batches(sources.train, naming.images)
+    held, _ = first_batches(sources.validation, naming.images)
+    network = api.trace(model, example)
+    learning = objective_of(network, naming.task, None, naming.metric, data=held)
+    metric = _ACCURACY if learning is None else learning.described_metric
+    loss = None if learning is None else loss_in(learning, held)
+    batches = list(read_batches(held, network.source.example_inputs, "validation", loss))
+
+    def judge(small: Any) -> float | None:
+        cut_network: Network = api.trace(small, example)
+        backend = backend_named(cut_network.source.framework)
+        return backend.evaluate_cut(cut_network, Cut(), batches, (), loss, learning)[1]
+
+    def score(small: Any) -> float:
+        found = judge(small)
+        if found is None:
+            raise SecateursError(f"drop: expected a {metric.name}; the task gives none")
+        return metric.score(found)
+
+    examples = sum(map(len, batches))
+    options = pairs_from(given.get("option", ()), "--option")
+    return Subject(
+        *(model, example, options, calibration, score, judge, metric),
+        judged_on=f"{examples} validation examples",
+    )
