@@ -31,7 +31,7 @@ from secateurs.cli.options import (
     with_options,
 )
 from secateurs.cli.show import console, waiting
-from secateurs.cli.subjects import Naming, find_subject
+from secateurs.cli.subjects import Naming, Subject, find_subject
 from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
 from secateurs.deployment.exporter import export as export_file
@@ -116,8 +116,7 @@ def prune_command(
 
     Try:
 
-      secateurs prune resnet50 --weights mine.pt --data folder:photos --budget
-      size_mb=6,precision=int8
+      secateurs prune resnet50 --weights mine.pt --data folder:photos --budget size_mb=6
 
       secateurs prune torchvision:mobilenet_v2 --budget latency=0.5 --export onnx
 
@@ -132,23 +131,25 @@ def prune_command(
     place = _place(output, model, overwrite)
     export, int8 = _choose_export(wanted, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
-    naming = Naming(
-        *(model, option or (), weights, shape, classes, data, images, normalise, size, crop),
-        *(task, metric),
-    )
+    named = (model, option or (), weights, shape, classes, data, images)
+    naming = Naming(*named, normalise, size, crop, task, metric)
     with waiting("tracing, cutting and proving"):
         subject = find_subject(naming)
-        if subject.calibration is not None:
-            planning["calibration"] = subject.calibration
-            if "drop" in wanted.limits:
-                planning["validation"] = subject.validation
+        planning |= _data_of(subject, wanted)
         pruned = api.prune(subject.model, subject.example, wanted, **planning)
         _save(pruned, place, subject.example, wanted)
-        calibration = int8 and subject.calibration
-        written = _export(pruned, target, export, subject.example, overwrite, calibration, wanted)
-        compared = subject.compare(pruned.model)
+        written = _export(pruned, target, export, subject, overwrite, int8, wanted)
+        notes: list[object] = [written, subject.compare(pruned.model), _doubt(model, weights)]
     _show(pruned, place, model, subject.options)
-    _show_notes([written, compared, _doubt(model, weights)])
+    _show_notes(notes)
+
+
+def _data_of(subject: Subject, budget: Budget) -> dict[str, Any]:
+    """What ``prune`` is given of the subject's data."""
+    if subject.calibration is None:
+        return {}
+    judged = {"validation": subject.validation} if "drop" in budget.limits else {}
+    return {"calibration": subject.calibration, **judged}
 
 
 def _aside(
@@ -214,9 +215,9 @@ def _export(
     pruned: Pruned,
     target: Path | None,
     to: str | None,
-    example: Any,
+    subject: Subject,
     overwrite: bool,
-    int8: Any,
+    int8: bool,
     budget: Budget,
 ) -> Exported | None:
     if target is None:
@@ -226,10 +227,10 @@ def _export(
     return export_file(
         pruned.model,
         target,
-        example,
+        subject.example,
         to=to,
         overwrite=overwrite,
-        int8=int8 or None,
+        int8=subject.calibration if int8 else None,
         precision="float16" if is_half else "float32",
     )
 
