@@ -231,3 +231,25 @@ def test_language_modelling_with_a_transformers_model():
     picked = np.take_along_axis(logits[:, :-1], tokens.numpy()[:, 1:, None], 2)
     assert min(values_of(result)[1:]) == pytest.approx(np.exp(-picked.mean()), rel=1e-4)
     assert result.cut.removed_channels > 0
+
+
+def test_tokens_alone_are_learned_from_and_ranked_by_as_with_labels():
+    class Speaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.inner = nn.Embedding(9, 8), nn.Linear(8, 12)
+            self.out = nn.Linear(12, 9)
+
+        def forward(self, input_ids):
+            return self.out(torch.relu(self.inner(self.embed(input_ids))))
+
+    tokens = torch.tensor(np.random.default_rng(0).integers(0, 9, (16, 6)))
+    bare = [{"input_ids": rows} for rows in tokens.split(4)]
+    told = [{"input_ids": rows, "labels": rows} for rows in tokens.split(4)]
+    found = []
+    for batches in (bare, told):
+        torch.manual_seed(0)
+        given = {**ONE_ROUND, "criterion": "taylor", "task": "language-modelling"}
+        found.append(sec.iterate(Speaks(), batches, batches, **given))
+    assert found[0].cut == found[1].cut
+    assert values_of(found[0]) == pytest.approx(values_of(found[1]), rel=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -80,7 +81,11 @@ class TaskLearner(Learner):
     @property
     def loss(self) -> Loss | None:
         """The task's loss; a ``StepLoss`` where the model itself has to be there for one."""
-        return loss_in(self._task)
+        return self._found_loss
+
+    @cached_property
+    def _found_loss(self) -> Loss | None:
+        return loss_in(self._task, [next(self._train_feed.in_order()).images])
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one example."""
