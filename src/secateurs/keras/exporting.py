@@ -17,7 +17,7 @@ from secateurs.deployment.onnx_files import has_dynamic_batch
 from secateurs.deployment.sessions import first_line
 from secateurs.errors import ExportError
 from secateurs.files import read_bytes, unpack_safetensors
-from secateurs.keras.model.example_inputs import as_arrays
+from secateurs.keras.model.example_inputs import as_arrays, pack_inputs
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.saving import save
 
@@ -36,7 +36,7 @@ def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generi
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            model.predict_on_batch(arrays[0] if len(arrays) == 1 else list(arrays))
+            model.predict_on_batch(pack_inputs(model, arrays))
             model.export(str(path), format="onnx", verbose=False)
     except Exception as error:
         raise ExportError(
@@ -50,7 +50,7 @@ def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generi
 def outputs(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
     """What the model gives on these inputs, as for inference, as arrays."""
     arrays = as_arrays(example_inputs, model)
-    found = model.predict_on_batch(arrays[0] if len(arrays) == 1 else arrays)
+    found = model.predict_on_batch(pack_inputs(model, arrays))
     return [np.asarray(one) for one in keras.tree.flatten(found)]
 
 

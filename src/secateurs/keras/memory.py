@@ -9,7 +9,7 @@ import numpy as np
 
 from secateurs.errors import MeasurementError
 from secateurs.keras.internals import ConvertToTensor, is_model
-from secateurs.keras.model.example_inputs import as_arrays, check_model
+from secateurs.keras.model.example_inputs import as_arrays, check_model, pack_inputs
 from secateurs.keras.protocols import Node
 from secateurs.keras.tracing.symbolic import Calls, Enter, calls_in
 
@@ -41,7 +41,7 @@ def peak_memory(model: keras.Model, example_inputs: object) -> int:
     model = check_model(model)
     arrays = as_arrays(example_inputs, model)
     tensors = [keras.KerasTensor(array.shape, dtype=str(array.dtype)) for array in arrays]
-    given = tensors[0] if len(tensors) == 1 else tensors
+    given = pack_inputs(model, tensors)
     inside = [one for one in model._flatten_layers() if one is model or is_model(one)]
     calls = calls_in(model, [given], {}, inside=inside)
     closed = calls if isinstance(calls, str) else next(iter(calls.closed.values()), "")

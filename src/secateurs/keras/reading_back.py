@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from secateurs.errors import CheckpointError, ModelError
 from secateurs.keras.internals import Operation
-from secateurs.keras.model.example_inputs import make_inputs
+from secateurs.keras.model.example_inputs import make_inputs, pack_inputs
 from secateurs.keras.model.tensors import named_operations
-from secateurs.keras.surgery.rebuilding import keep_random_state, own_objects
+from secateurs.keras.surgery.functions import holds_functions, own_objects
+from secateurs.keras.surgery.rebuilding import keep_random_state
 from secateurs.keras.surgery.state import find_lost_attributes, is_users
 
 
@@ -31,7 +32,11 @@ def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be read, or answers otherwise.
     """
-    mine = [(name, layer) for name, layer in named_operations(model) if is_users(layer)]
+    mine = [
+        (name, layer)
+        for name, layer in named_operations(model)
+        if is_users(layer) or holds_functions(layer)
+    ]
     if not mine:
         return
     again = _read(mine, written, path)
@@ -58,10 +63,15 @@ def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras
             return keras.saving.load_model(written, compile=False, safe_mode=False)
     except Exception as error:
         message = " ".join(str(error).split())[:200]
+        kind = type(mine[0][1]).__name__
+        remedy = (
+            f"Give {kind} a get_config() that tells all of it"
+            if is_users(mine[0][1])
+            else "Name an activation that Keras knows"
+        )
         raise CheckpointError(
             f"{path}: expected layers that Keras can make again from a .keras file; reading it "
-            f"back raised {type(error).__name__}: {message}. Give {type(mine[0][1]).__name__} a "
-            "get_config() that tells all of it, or save the model as "
+            f"back raised {type(error).__name__}: {message}. {remedy}, or save the model as "
             f"{path.with_suffix('.safetensors').name}"
         ) from error
 
@@ -84,7 +94,7 @@ def _answers_alike(model: keras.Model, again: keras.Model) -> bool:
 
 def _answers(model: keras.Model, arrays: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
     given = [keras.ops.convert_to_tensor(array) for array in arrays]
-    answers = model(given[0] if len(given) == 1 else given, training=False)
+    answers = model(pack_inputs(model, given), training=False)
     return [
         np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
         for one in keras.tree.flatten(answers)

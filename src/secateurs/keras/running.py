@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from secateurs.deployment.sessions import onnx_session
 from secateurs.errors import MeasurementError
 from secateurs.keras.exporting import onnx_file
-from secateurs.keras.model.example_inputs import as_arrays, check_model
+from secateurs.keras.model.example_inputs import as_arrays, check_model, pack_inputs
 from secateurs.measurement.conditions import Conditions
 
 
@@ -45,7 +45,7 @@ def runner(
             f"{conditions}: expected runtime eager, compile, onnxruntime or openvino and dtype "
             "float32 for a Keras model, whose memory order and type are its own"
         )
-    given = arrays[0] if len(arrays) == 1 else arrays
+    given = pack_inputs(model, arrays)
     if conditions.runtime == "compile":
         return lambda: model.predict_on_batch(given)
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)

@@ -15,6 +15,7 @@ from safetensors.numpy import save as save_tensors
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import cut_from_metadata, metadata
 from secateurs.channels.proof import CutReport, cut_of, keep_report_
+from secateurs.deployment.sessions import first_line
 from secateurs.errors import CheckpointError
 from secateurs.files import (
     check_tensor_names,
@@ -101,7 +102,14 @@ def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Mo
 def _keras_bytes(model: keras.Model, cut: Cut, path: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "model.keras"
-        model.save(whole)
+        try:
+            model.save(whole)
+        except Exception as error:
+            raise CheckpointError(
+                f"{path}: expected a model that Keras can write; it raised "
+                f"{type(error).__name__}: {first_line(error)}. Save it as "
+                f"{path.with_suffix('.safetensors').name}"
+            ) from error
         check_comes_back(model, whole, path)
         if cut:
             with zipfile.ZipFile(whole, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -147,3 +147,56 @@ def test_text_needs_an_example():
 def test_inputs_are_described():
     assert format_inputs({"a": np.zeros((2, 3), "float32")}) == "{a: (2, 3) float32}"
     assert format_inputs((np.zeros(2, "int32"), 5)) == "((2,) int32, int)"
+
+
+def answers(model, given):
+    return keras.ops.convert_to_numpy(model(given))
+
+
+class Named(keras.Model):
+    """Takes its inputs by name, some in a list inside."""
+
+    def __init__(self):
+        super().__init__(name="named")
+        self.a, self.b, self.out = L.Dense(5), L.Dense(5), L.Dense(2)
+
+    def call(self, inputs):
+        return self.out(self.a(inputs["x"]) * self.b(inputs["rest"][0]))
+
+
+@pytest.mark.parametrize("subclassed", [True, False])
+def test_inputs_by_other_names_than_their_own(subclassed):
+    x, y = np.random.default_rng(0).standard_normal((2, 4, 3)).astype("float32")
+    given = {"x": x, "rest": [y]}
+    if subclassed:
+        model = Named()
+        a, b, out = model.a, model.b, model.out
+    else:
+        inputs = {"x": keras.Input((3,), name="x"), "rest": [keras.Input((3,), name="two")]}
+        a, b, out = L.Dense(5, name="a"), L.Dense(5, name="b"), L.Dense(2, name="out")
+        model = keras.Model(inputs, out(a(inputs["x"]) * b(inputs["rest"][0])))
+    model(given)
+    network = sec.trace(model, given)
+    small = sec.apply(model, network.cut({"a": [1, 2]}), given, proof="independent")
+    (ka, ba), (kb, bb), (ko, bo) = (layer.get_weights() for layer in (a, b, out))
+    product = ((x @ ka + ba) * (y @ kb + bb))[:, [0, 3, 4]]
+    np.testing.assert_allclose(answers(small, given), product @ ko[[0, 3, 4]] + bo, atol=1e-5)
+
+
+def test_a_model_built_by_name_needs_no_examples_to_be_loaded(tmp_path):
+    class Flat(Named):
+        def call(self, inputs):
+            return super().call({"x": inputs["x"], "rest": [inputs["y"]]})
+
+    def build():
+        model = Flat()
+        model(given)
+        return model
+
+    x, y = np.random.default_rng(0).standard_normal((2, 4, 3)).astype("float32")
+    given = {"x": x, "y": y}
+    model = build()
+    small = sec.delete_channels(model, {"a": [1]}, given)
+    sec.save(small, tmp_path / "a.safetensors")
+    again = sec.load(build(), tmp_path / "a.safetensors")
+    np.testing.assert_allclose(answers(again, given), answers(small, given), atol=1e-6)

@@ -231,6 +231,45 @@ def test_a_layer_that_comes_back_without_a_part_is_refused():
         secateurs.keras.delete_layer(keras.Model(i, x), "drop")
 
 
+@keras.saving.register_keras_serializable("test_state")
+class Scaled(L.Layer):
+    """A layer of Keras's own inside, which derives from its weights what it answers with."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.scale, self.part = L.Normalization(), L.Dense(5)
+
+    def call(self, x):
+        return self.part(self.scale(x))
+
+
+def test_what_a_layer_inside_derives_from_its_weights_is_derived_again(tmp_path):
+    def build():
+        layer = Scaled(name="block")
+        i = keras.Input((3,))
+        x = L.Dropout(0.5, name="drop")(L.Dense(6, "relu", name="hidden")(layer(i)))
+        return keras.Model(i, L.Dense(2, name="head")(x)), layer
+
+    model, layer = build()
+    layer.scale.adapt(3 + 2 * X)
+    (kernel, bias), (hidden, begin), (head, end) = (
+        part.get_weights()
+        for part in (layer.part, *(model.get_layer(n) for n in ("hidden", "head")))
+    )
+    centred = (X - (3 + 2 * X).mean(0)) / (3 + 2 * X).std(0)
+    expected = np.maximum((centred @ kernel + bias) @ hidden + begin, 0) @ head + end
+    sec.save(model, tmp_path / "a.safetensors")
+    for made in (
+        secateurs.keras.delete_layer(model, "drop"),
+        sec.load(build()[0], tmp_path / "a.safetensors"),
+    ):
+        np.testing.assert_allclose(made.predict(X, verbose=0), expected, atol=1e-5)
+    small = sec.delete_channels(model, {"hidden": [0, 3]}, X)
+    gone = np.maximum((centred @ kernel + bias) @ hidden + begin, 0)
+    gone[:, [0, 3]] = 0
+    np.testing.assert_allclose(small.predict(X, verbose=0), gone @ head + end, atol=1e-5)
+
+
 def test_a_keras_file_that_would_answer_otherwise_is_refused(tmp_path):
     class Gained(L.Layer):
         def __init__(self, **options):

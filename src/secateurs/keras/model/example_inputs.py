@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -19,6 +20,8 @@ from secateurs.keras.internals import (
     plain_class,
 )
 from secateurs.keras.model.tensors import named_operations
+
+T = TypeVar("T")
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
 
@@ -81,7 +84,7 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
         begin_graph_(model, _name_specs(given))
     except Exception as error:
         raise ModelError(
-            f"{model.name}: expected a model whose call takes one tensor, or one list or "
+            f"{model.name}: expected a model whose call takes one argument: a tensor, or a list or "
             f"dictionary of tensors; that of {kind} raised {type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0][:200]}. Received {format_inputs(given)}"
         ) from error
@@ -90,18 +93,27 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
 def _specs_of_build(model: keras.Model) -> object:
     """Tensors without data of the shapes that a model was first called on, None if unknown."""
     shape = (model.get_build_config() or {}).get("input_shape")
+    return _specs_of_shapes(shape, model.input_dtype)
+
+
+def _specs_of_shapes(shape: object, kind: str) -> object:
+    """Tensors of these shapes, which are known of one tensor or of several by name."""
+    if isinstance(shape, Mapping):
+        made = {name: _specs_of_shapes(one, kind) for name, one in shape.items()}
+        return None if None in made.values() else made
     if not isinstance(shape, (list, tuple)) or any(isinstance(n, (list, tuple)) for n in shape):
         return None
-    return keras.KerasTensor(tuple(shape), dtype=model.input_dtype)
+    return keras.KerasTensor(tuple(shape), dtype=kind)
 
 
-def _name_specs(given: object) -> object:
+def _name_specs(given: object, name: str = "") -> object:
     """Tensors without data of any number of examples, named as in a dictionary, or by number."""
     if isinstance(given, Mapping):
-        return {name: _spec(value, str(name)) for name, value in given.items()}
+        return {key: _name_specs(value, f"{name}{key}") for key, value in given.items()}
     if isinstance(given, (tuple, list)):
-        return [_spec(value, f"input_{number}") for number, value in enumerate(given)]
-    return _spec(given, "input")
+        begin = name or "input_"
+        return [_name_specs(value, f"{begin}{number}") for number, value in enumerate(given)]
+    return _spec(given, name or "input")
 
 
 def _spec(value: object, name: str) -> keras.KerasTensor:
@@ -184,7 +196,9 @@ def as_arrays(example_inputs: object, model: keras.Model) -> list[NDArray[np.gen
         ModelError: too many or too few, of the wrong shape, or tensors of another framework.
     """
     expected = graph_of(model).inputs
-    if isinstance(example_inputs, Mapping):
+    if _is_structured_alike(example_inputs, graph_of(model).input):
+        given = list(keras.tree.flatten(example_inputs))
+    elif isinstance(example_inputs, Mapping):
         lacking = [tensor.name for tensor in expected if tensor.name not in example_inputs]
         if lacking:
             raise ModelError(
@@ -202,6 +216,23 @@ def as_arrays(example_inputs: object, model: keras.Model) -> list[NDArray[np.gen
             f"({', '.join(tensor.name for tensor in expected)}); received {len(given)}"
         )
     return [_as_array(value, tensor) for value, tensor in zip(given, expected, strict=True)]
+
+
+def _is_structured_alike(given: object, expected: object) -> bool:
+    """Whether inputs are in the lists and dictionaries in which the model has them."""
+    if isinstance(expected, Mapping):
+        return (
+            isinstance(given, Mapping)
+            and given.keys() == expected.keys()
+            and all(_is_structured_alike(given[key], expected[key]) for key in expected)
+        )
+    if isinstance(expected, (list, tuple)):
+        return (
+            isinstance(given, (list, tuple))
+            and len(given) == len(expected)
+            and all(map(_is_structured_alike, given, expected))
+        )
+    return not isinstance(given, (Mapping, list, tuple))
 
 
 def _as_array(value: object, expected: keras.KerasTensor) -> NDArray[np.generic]:
@@ -281,6 +312,17 @@ def input_shapes(
         _check_known(model, tensor)
         shapes.append((1 if tensor.shape[0] is None else tensor.shape[0], *tensor.shape[1:]))
     return shapes
+
+
+def pack_inputs(model: keras.Model, flat: Sequence[T]) -> object:
+    """Inputs that are flat, in the order of ``model.inputs``, as the model is called on them.
+
+    One that takes a tensor alone, or tensors by name, takes them in no other way.
+    """
+    graph = graph_of(model)
+    known = {id(tensor): one for tensor, one in zip(graph.inputs, flat, strict=True)}
+    packed: object = keras.tree.map_structure(lambda tensor: known[id(tensor)], graph.input)
+    return packed
 
 
 def format_inputs(example_inputs: object) -> str:

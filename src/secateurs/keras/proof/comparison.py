@@ -20,8 +20,8 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import TOLERANCE, Proof, inexact_operations, largest_mismatch
 from secateurs.errors import CutError
-from secateurs.keras.internals import Operation, compile_function, graph_of
-from secateurs.keras.model.example_inputs import as_arrays, make_inputs
+from secateurs.keras.internals import Operation, compile_function
+from secateurs.keras.model.example_inputs import as_arrays, make_inputs, pack_inputs
 from secateurs.keras.model.tensors import (
     Values,
     layers_by_path,
@@ -160,9 +160,7 @@ class Comparison:
         layers = [path for path, layer in named_operations(small) if is_followed(layer)]
         if not layers:
             return
-        tensors = convert_arrays(small, self.arrays)
-        known = {id(x): t for x, t in zip(graph_of(small).inputs, tensors, strict=True)}
-        given = keras.tree.map_structure(lambda x: known[id(x)], graph_of(small).input)
+        given = pack_inputs(small, convert_arrays(small, self.arrays))
         try:
             outputs = keras.tree.flatten(small(given, training=False))
         except Exception as error:

@@ -29,6 +29,7 @@ from secateurs.channels.independent import (
     still_read,
 )
 from secateurs.channels.proof import TOLERANCE, Independent
+from secateurs.keras.model.example_inputs import pack_inputs
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.proof.differences import largest_difference, precision_of
 from secateurs.keras.protocols import BackendTensor
@@ -210,5 +211,5 @@ def _numbers(tensor: BackendTensor) -> Numbers:
 
 def _answers(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[Numbers]:
     given = [keras.ops.convert_to_tensor(array) for array in arrays]
-    answers = model(given[0] if len(given) == 1 else given, training=False)
+    answers = model(pack_inputs(model, given), training=False)
     return [_numbers(one) for one in keras.tree.flatten(answers)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import types
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -23,14 +22,29 @@ from secateurs.keras.internals import (
     is_subclassed,
     nodes_of,
     plain_class,
-    sublayers,
 )
 from secateurs.keras.model.layer_tree import attributes_of, named_children, path_below
-from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, paths_of
+from secateurs.keras.model.tensors import (
+    ModelTensor,
+    layers_by_path,
+    list_tensors,
+    named_operations,
+    paths_of,
+)
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
 from secateurs.keras.surgery.compiling import compile_like_
-from secateurs.keras.surgery.shrinking import is_shrunk, shrink
+from secateurs.keras.surgery.functions import (
+    Remake,
+    all_sublayers,
+    config_of_others,
+    copy_torch_module,
+    own_objects,
+    put_functions_,
+    with_functions,
+    with_own_function,
+)
+from secateurs.keras.surgery.shrinking import copy_activation, is_shrunk, shrink
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.surgery.state import carry_again_, carry_learned_, name_alike_
 from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
@@ -163,7 +177,11 @@ class Copies:
                 return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
 
             return rebuild(layer, make)
-        return self._blank.blank(rebuild_layer(layer, path, self._changes, self._dtype))
+        made = rebuild_layer(layer, path, self._changes, self._dtype, self._activation)
+        return self._blank.blank(made)
+
+    def _activation(self, layer: Layer, path: str) -> Layer:
+        return copy_activation(layer, path, self._cut.tensors, self._made)
 
     def _touches(self, path: str) -> bool:
         return any(not path or name.startswith(f"{path}.") for name in self._cut.tensors)
@@ -321,24 +339,36 @@ def _input_like(
 
 
 def rebuild_layer(
-    layer: Operation, path: str, changes: Changes | None = None, dtype: Dtype | None = None
+    layer: Operation,
+    path: str,
+    changes: Changes | None = None,
+    dtype: Dtype | None = None,
+    remake: Remake | None = None,
 ) -> Operation:
     """A new layer (or operation) of the same class and configuration, but for some sizes.
+
+    Args:
+        layer: the old one.
+        path: of the layer.
+        changes: of sizes, by path.
+        dtype: as for ``cut_copy``.
+        remake: what becomes of layers that are another's activation; None copies them as they are.
 
     Raises:
         ModelError: it cannot be made from its configuration.
     """
+    if isinstance(layer, keras.layers.TorchModuleWrapper):
+        return copy_torch_module(layer)
     try:
         with keras.saving.custom_object_scope(own_objects(layer)):
             config = with_sizes(_config_of(layer), path, changes or {}, layer)
             config = config if dtype is None else _with_dtypes(config, dtype)
             if isinstance(layer, keras.layers.Lambda):
-                return type(layer)(**_with_function(config, layer))
-            new = type(layer).from_config(_with_functions(config, layer))
+                return type(layer)(**with_own_function(config, layer))
+            new = _from_config(config, layer, path, remake or _copy_whole)
             fresh = new
             if any(f"{owner}.".startswith(f"{path}.") for owner in changes or {}):
-                dense = _with_functions(_config_of(layer), layer)
-                fresh = type(layer).from_config(dense)
+                fresh = _from_config(_config_of(layer), layer, path, _copy_whole)
     except CutError:
         raise
     except Exception as error:
@@ -353,6 +383,18 @@ def rebuild_layer(
     return new
 
 
+def _from_config(
+    config: Mapping[str, object], layer: Operation, path: str, remake: Remake
+) -> Operation:
+    new: Operation = type(layer).from_config(with_functions(config, layer, path, remake))
+    put_functions_(layer, new, path, remake)
+    return new
+
+
+def _copy_whole(layer: Layer, path: str) -> Layer:
+    return copy_activation(layer, path, {}, {})
+
+
 def _config_of(layer: Operation) -> dict[str, object]:
     """A layer's configuration; what follows the shape of its inputs there stands on its own.
 
@@ -360,7 +402,7 @@ def _config_of(layer: Operation) -> dict[str, object]:
     """
     if type(layer) is keras.layers.Identity:
         return {"name": layer.name, "dtype": keras.dtype_policies.serialize(layer.dtype_policy)}
-    config: dict[str, object] = layer.get_config()
+    config = config_of_others(layer)
     is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
     if is_attention and layer.built and config.get("output_shape", "") is None:
         # As wide as its query, which may lose channels where the result does not.
@@ -385,50 +427,6 @@ def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
     return (
         [_with_dtypes_inside(item, dtype) for item in value] if isinstance(value, list) else value
     )
-
-
-def _with_functions(config: Mapping[str, object], layer: Operation) -> dict[str, object]:
-    """Functions that are not Keras's own, as they are: not all can be written and read back."""
-    attributes = vars(layer) if isinstance(layer, Layer) else {}
-    return {
-        key: attributes[key] if is_users_function(attributes.get(key)) else config[key]
-        for key in config
-    }
-
-
-def is_users_function(value: object) -> bool:
-    """Whether it is a function, and not one that Keras knows by name."""
-    plain = isinstance(value, types.FunctionType) or type(value).__name__ in _COMPILED
-    module = str(getattr(value, "__module__", "") or "")
-    return plain and callable(value) and not module.startswith("keras.")
-
-
-_COMPILED = ("PjitFunction", "custom_jvp", "custom_vjp", "builtin_function_or_method")
-"""Kinds of functions that are no Python functions: JAX's, and those written in C."""
-
-
-def _with_function(config: Mapping[str, object], layer: Operation) -> dict[str, object]:
-    """A lambda's own function: code of the user's is not written out and read back."""
-    shape = layer._output_shape if config.get("output_shape") is not None else None
-    return {**config, "function": layer.function, "mask": layer.mask, "output_shape": shape}
-
-
-def own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
-    """Classes and functions of the user's that a layer's configuration may name, by name."""
-    find: dict[str, type | types.FunctionType] = {}
-    for inner in [layer, *_all_sublayers(layer)]:
-        values = [type(inner), *vars(inner).values()]
-        for value in values:
-            known = value if isinstance(value, (type, types.FunctionType)) else type(value)
-            if not known.__module__.startswith(("keras.", "builtins")):
-                find[known.__name__] = known
-    return find
-
-
-def _all_sublayers(layer: Layer) -> Iterator[Layer]:
-    for child in sublayers(layer):
-        yield child
-        yield from _all_sublayers(child)
 
 
 # -- weights and flags
@@ -476,7 +474,7 @@ def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -
 
 def finalize_(model: keras.Model) -> None:
     """Let layers that derive something from their weights do so."""
-    for _, operation in named_operations(model):
+    for _, operation in layers_by_path(model):
         # Without weights, what it would derive is what it has learned, and was carried over.
         if callable(getattr(operation, "finalize_state", None)) and operation.weights:
             operation.finalize_state()
@@ -553,7 +551,7 @@ class Blank:
 
     def blank(self, layer: Layer) -> Layer:
         """The layer, with zeros for initialisers, in the layers inside it too."""
-        for inner in [layer, *_all_sublayers(layer)]:
+        for inner in [layer, *all_sublayers(layer)]:
             for name, value in list(vars(inner).items()):
                 if isinstance(value, keras.initializers.Initializer):
                     self._initialisers.append((inner, name, value))

@@ -89,6 +89,24 @@ def shrink(
     return new
 
 
+def copy_activation(
+    layer: Layer, path: str, tensors: Mapping[str, TensorCut], made: dict[int, Layer]
+) -> Layer:
+    """A copy, in its new size, of a layer of Keras's that is the activation of others.
+
+    Args:
+        layer: unchanged.
+        path: of the layer.
+        tensors: what leaves the model's tensors, by name.
+        made: as for ``shrink``.
+    """
+    if id(layer) not in made:
+        shrink(layer, path, tensors, lambda child, _: child, made)
+        if not any(name.startswith(f"{path}.") for name in tensors):
+            del vars(made[id(layer)])[SHRUNK]
+    return made[id(layer)]
+
+
 def shapes_by_code(layer: Layer, *arguments: object, **keywords: object) -> object:
     """The shapes and types that a layer's code gives, with open lengths left open.
 

@@ -93,7 +93,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
         at = axis - len(bias.shape)  # type: ignore[union-attr]
         tracer.unify([Place(call.output, at), Place(bias, at)])  # type: ignore[arg-type]
         tracer.play(Place(bias, at), Role.SHIFT)  # type: ignore[arg-type]
-    asked = layer.get_config()["output_shape"]
+    asked = layer.partial_output_shape
     elided = len(result) - 1 - len(asked) if layer.equation.startswith("...") else 0
     for position, size in enumerate(asked):
         if size is not None:

@@ -14,7 +14,7 @@ from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.elementwise import passes_on_values
 from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.op_record import Place, Value
-from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
+from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, rule_for, unknown
 from secateurs.keras.tracing.symbolic import calls_in
 from secateurs.keras.tracing.tracer import Tracer
 
@@ -84,6 +84,9 @@ def _follow(tracer: Tracer, call: Call, function: Activation, output: Value) -> 
     seen = calls_in(function, [spec], {})
     if isinstance(seen, str) or len(keras.tree.flatten(seen.outputs)) != 1:
         return passes_on_values(function, output.rank)
+    if any(map(_is_closed, seen.nodes)):
+        # What has weights may change them while it is tried.
+        return not getattr(function, "weights", ()) and passes_on_values(function, output.rank)
     given = Value(output.spec, dict(output.axes), output.why)
 
     def one(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> list[Value]:
@@ -98,6 +101,10 @@ def _follow(tracer: Tracer, call: Call, function: Activation, output: Value) -> 
             return False
         tracer.equations.equate(units, after)
     return True
+
+
+def _is_closed(node: Node) -> bool:
+    return rule_for(type(node.operation)) is None
 
 
 def _why_unknown(call: Call, function: Activation) -> str:

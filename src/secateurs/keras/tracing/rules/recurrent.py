@@ -158,7 +158,7 @@ def _count(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
     """The number of units stands in the layer's own configuration, or in that of its cell."""
     attribute = "filters" if hasattr(cell, "filters") else "units"
     owner = call.path
-    if attribute not in call.layer.get_config():
+    if not hasattr(call.layer, attribute):
         owner = size_path(call.path, call.layer, call.layer.cell)
         if cell is not call.layer.cell:
             owner = size_path(owner, call.layer.cell, cell)
