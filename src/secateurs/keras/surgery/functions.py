@@ -102,12 +102,12 @@ def _is_activation(layer: Operation, child: Layer) -> bool:
     return any(value is child for _, value in _functions_of(layer))
 
 
-def _functions_of(layer: Operation) -> Iterator[tuple[str, Callable[..., object]]]:
+def _functions_of(layer: Operation) -> Iterator[tuple[str, object]]:
     """(option, function) of those that a layer was given and keeps under the option's name."""
     if not isinstance(layer, Layer):
         return
     held = {**vars(layer), **vars(layer).get("_modules", {})}
-    for name in _options_of(type(layer)):
+    for name in inspect.signature(type(layer).__init__).parameters:
         value = held.get(name)
         if is_users_function(value) or _is_activation_layer(layer, name, value):
             yield name, value
@@ -122,11 +122,6 @@ def _is_activation_layer(layer: Layer, name: str, value: object) -> bool:
         return True
     keras_own = type(layer).__module__.startswith("keras.")
     return keras_own and name.endswith("activation") and bool(getattr(value, "weights", None))
-
-
-@functools.cache
-def _options_of(kind: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.__init__).parameters)  # type: ignore[misc]
 
 
 def holds_functions(layer: Operation) -> bool:

@@ -94,4 +94,11 @@ def takes_one_hot(model: keras.Model) -> bool:
     loss = model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     plain = str(name).lower().replace("_", "")
-    return "categorical" in plain and "sparse" not in plain
+    return "sparse" not in plain and any(kind in plain for kind in _OF_ROWS)
+
+
+_OF_ROWS = (
+    *("categorical", "binary", "hinge", "divergence", "squared", "absolute", "logarithmic"),
+    *("huber", "logcosh", "poisson", "dice", "tversky", "cosine", "mse", "mae", "kld"),
+)
+"""What names of Keras's losses hold that compare a number for each class."""
