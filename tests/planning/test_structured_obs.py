@@ -98,9 +98,7 @@ def _costs(reader):
     if isinstance(reader, Reader):
         state = module.RemovalState.of(reader, 0.0)
     else:
-        state = module.SpectralRemovalState(
-            np.linalg.inv(reader.spectra), reader.weights.copy(), reader.channels
-        )
+        state = module.SpectralRemovalState.of(reader, 0.0)
     first = state.costs(np.arange(5))
     state.remove_(np.array([1]))
     return np.concatenate([first, state.costs(np.array([0, 2, 3, 4]))])

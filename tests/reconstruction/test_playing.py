@@ -50,5 +50,5 @@ def test_a_trial_goes_on_from_where_it_begins_to_differ(starts):
     # From step 3 on: off by 27. From the first on: by 54. Nowhere: not at all.
     assert [one.distance for one in found] == pytest.approx([27**2 / spread, 54**2 / spread, 0])
     assert [one.images for one in found] == [3, 3, 3]
-    assert taken == [1, 2, 3] * 2  # one pass for all trials
+    assert taken == [1, 2, 3, 1, 2] * 2  # one pass for the answers, one for where all trials begin
     assert len(ticks) == 4

@@ -174,7 +174,8 @@ def orders_of(
 def _reader(one: MeasuredContraction, entries: Ids) -> Reader | SpectralReader:
     if one.spectra is not None and entries.shape[1] == 1:
         spectra, kernels = one.spectra
-        return SpectralReader(spectra, kernels * np.sqrt(one.importance), entries[:, 0])
+        weighed = kernels * np.sqrt(one.importance).astype(kernels.real.dtype)
+        return SpectralReader(spectra, weighed, entries[:, 0])
     return Reader(one.covariance, _weigh(one), entries, one.inverse(RIDGE_OF_ORDERS))
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from secateurs.channels.arrays import Floats
 from secateurs.channels.equations import Ids
 
-Complexes = NDArray[np.complex128]
+Complexes = NDArray[np.complexfloating]
 
 RIDGE = 1e-3
 SPECTRAL_RIDGE = 1e-2
@@ -173,12 +173,8 @@ class RemovalState:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Leave out what has gone, so that what is still to do gets less and less."""
-        kept = np.flatnonzero(~self.removed)
-        place = np.zeros(len(self.removed), np.int64)
-        place[kept] = np.arange(len(kept))
+        kept, self.entries = _places_left(self.removed, self.entries)
         self.inverse, self.weights = self.inverse[np.ix_(kept, kept)], self.weights[kept]
-        self.entries = place[self.entries]  # of channels that have gone, nobody asks
         self.removed = np.zeros(len(kept), bool)
 
 
@@ -189,26 +185,46 @@ class SpectralRemovalState:
     inverse: Complexes
     weights: Complexes
     channels: Ids
+    removed: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, reader: SpectralReader) -> SpectralRemovalState:
-        spectra = reader.spectra.copy()
+    def of(cls, reader: SpectralReader, ridge: float = SPECTRAL_RIDGE) -> SpectralRemovalState:
+        spectra = reader.spectra
         diagonal = np.arange(spectra.shape[1])
         mean = float(spectra[:, diagonal, diagonal].real.mean())
-        spectra[:, diagonal, diagonal] += SPECTRAL_RIDGE * max(mean, 1e-12)
-        inverse: Complexes = np.linalg.inv(spectra).astype(np.complex128)
-        return cls(inverse, reader.weights.copy(), reader.channels)
+        inverse = np.empty_like(spectra)
+        for place, products in enumerate(spectra):  # one by one: of large ones, no second copy
+            pulled = products.copy()
+            pulled[diagonal, diagonal] += ridge * max(mean, 1e-12)
+            inverse[place] = np.linalg.inv(pulled)
+        removed = np.zeros(len(diagonal), bool)
+        return cls(inverse, reader.weights.copy(), reader.channels, removed)
 
     def costs(self, channels: Ids) -> Floats:
         at = self.channels[channels]
         squares = np.square(np.abs(self.weights[:, at])).sum(axis=2)
         costs: Floats = (squares / np.maximum(self.inverse[:, at, at].real, 1e-30)).sum(axis=0)
-        return costs
+        return costs.astype(np.float64)
 
     def remove_(self, channels: Ids) -> None:
         at = self.channels[channels]
-        columns = self.inverse[:, :, at]
-        step = columns @ np.linalg.inv(columns[:, at])
-        self.weights -= step @ self.weights[:, at]
-        self.inverse -= step @ self.inverse[:, at]
+        for place, inverse in enumerate(self.inverse):
+            columns = inverse[:, at]
+            step = columns @ np.linalg.inv(columns[at])
+            self.weights[place] -= step @ self.weights[place][at]
+            self.inverse[place] -= step @ inverse[at]
         # What is left of the ones that have gone is rounding; nobody asks for them again.
+        self.removed[at] = True
+        if 2 * np.count_nonzero(self.removed) > len(self.removed):
+            kept, self.channels = _places_left(self.removed, self.channels)
+            self.inverse = np.ascontiguousarray(self.inverse[:, kept[:, None], kept])
+            self.weights = np.ascontiguousarray(self.weights[:, kept])
+            self.removed = np.zeros(len(kept), bool)
+
+
+def _places_left(removed: NDArray[np.bool_], entries: Ids) -> tuple[Ids, Ids]:
+    """(what is left, where entries lie among it), so that what is to do gets less and less."""
+    kept = np.flatnonzero(~removed)
+    place = np.zeros(len(removed), np.int64)
+    place[kept] = np.arange(len(kept))
+    return kept, place[entries]  # of channels that have gone, nobody asks

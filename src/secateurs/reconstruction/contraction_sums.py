@@ -6,7 +6,7 @@ the same in both frameworks; only running the network and summing is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,8 +19,8 @@ from secateurs.channels.arrays import Floats, Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 from secateurs.planning.error_curves import MeasuredContraction
-from secateurs.planning.structured_obs import Complexes
 from secateurs.reconstruction.fidelity import are_probabilities
+from secateurs.reconstruction.long_kernels import LongKernel
 
 MOST_INPUTS = 1152
 """Beyond, channels are mixed: the same for every tap."""
@@ -112,8 +112,7 @@ def contraction_of(
     moments: Moments,
     importance: Floats,
     *,
-    refit: Callable[[Ids], Mapping[str, NDArray[Any]]] | None = None,
-    spectra: tuple[Complexes, Complexes] | None = None,
+    long: LongKernel | None = None,
 ) -> MeasuredContraction:
     """What planning reads of one contraction.
 
@@ -122,10 +121,11 @@ def contraction_of(
         reading: what it reads.
         moments: of patches and outputs; where it mixes, of channels alone.
         importance: of each output.
-        refit: see ``MeasuredContraction``.
-        spectra: likewise.
+        long: of a convolution over a long kernel, how it is refitted; None goes by the moments.
     """
     matrix = weights.matrix()
+    refit = None if long is None else _LongRefit(weights, long, matrix)
+    spectra = None if long is None else long.spectra(matrix)
     taps = weights.taps if reading.fold is None else reading.fold.shape[1]
     if reading.mixes:
         matrix = _by_channel(matrix, weights.taps, reading.fold)
@@ -190,6 +190,20 @@ class _Packing:
         found = np.zeros((1, fold.size, spread.shape[-1]))
         found[0, fold] = spread
         return found
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _LongRefit:
+    """Channels that go -> the tensors of a convolution over a long kernel that is refitted."""
+
+    weights: Weights
+    long: LongKernel
+    matrix: Sums
+
+    def __call__(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
+        has_intercept = self.weights.has_intercept
+        matrix, missing = self.long.ablate(gone, self.matrix, has_intercept=has_intercept)
+        return self.weights.tensors(matrix, missing)
 
 
 def draw_slopes(

@@ -66,16 +66,28 @@ def play_trials(
     """
     judges = [Judge(kind) for _ in players]
     for shared in passes:
-        answers: dict[int, OutputArrays] = {}
-        while shared.done < len(shared.steps):
-            for place, player in enumerate(players):
-                if player.first == shared.done:
-                    answers[place] = player.play(shared.branch())
-                    tick()
-            step = shared.steps[shared.done]
-            shared.do(step)
-            shared.forget(step)
-        right = answers_of(shared)
-        for place, judge in enumerate(judges):
-            judge.add(right, answers.get(place, right))
+        # A pass more, so that no trial's answers are kept: scores of many words are large.
+        whole = shared.branch()
+        _go_on(whole, len(whole.steps))
+        right = answers_of(whole)
+        del whole
+        for player, judge in sorted(zip(players, judges, strict=True), key=_first):
+            if player.first < 0:
+                judge.add(right, right)
+                continue
+            _go_on(shared, player.first)
+            judge.add(right, player.play(shared.branch()))
+            tick()
     return [judge.verdict() for judge in judges]
+
+
+def _first(both: tuple[Player[PassT], Judge]) -> int:
+    return both[0].first
+
+
+def _go_on(one: Pass[StepT], until: int) -> None:
+    """Take all steps before this one."""
+    while one.done < until:
+        step = one.steps[one.done]
+        one.do(step)
+        one.forget(step)

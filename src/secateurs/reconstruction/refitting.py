@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.least_squares import Moments, Refit, refit
 from secateurs.channels.arrays import Array, Sums
+from secateurs.reconstruction.long_kernels import KernelGeometry, SignalRows, refit_long
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import MOST_INPUTS, ContractionRows, refit_wide
 
@@ -25,6 +26,10 @@ MOST_BYTES = 4 * 10**9
 
 BYTES_OF_ROWS = 2**29
 """Of patches that are kept as they are, where a ReLU follows or products would be too large."""
+
+
+MOST_OF_LONG = 2048
+"""Inputs up to which a convolution over a long kernel is fitted by sums of their products."""
 
 
 class Summed(Protocol):
@@ -115,6 +120,37 @@ def refit_gathered(
         everything = fit_sums.merge(held_sums)
         relaxed = following.rectify(gathered).refine(everything, found.weights, found.solver)
         found = Refit(*relaxed, found.ridge, found.before, found.after)
+    return _if_finite(found)
+
+
+def is_long(geometry: KernelGeometry | None, inputs: int) -> bool:
+    """Whether a convolution is fitted by spectra: its kernel is long, and its inputs are many."""
+    return geometry is not None and inputs > MOST_OF_LONG
+
+
+def refit_signals(
+    fit: Sequence[SignalRows],
+    held: Sequence[SignalRows],
+    geometry: KernelGeometry,
+    matrix: Sums,
+    *,
+    importance: Sums | None,
+    has_intercept: bool,
+) -> Refit | None:
+    """New weights of a convolution over a long kernel; None where that gives no numbers.
+
+    Args:
+        fit: what it reads and should give, of the images to fit, piece by piece.
+        held: likewise, of those to choose by.
+        geometry: of the convolution.
+        matrix: the present weights, shape (1, inputs, outputs).
+        importance: of each output, shape (1, outputs); None takes them as equal.
+        has_intercept: whether there is a place for one.
+    """
+    if not (fit and held):
+        return None
+    parts = SignalRows.join(fit), SignalRows.join(held)
+    found = refit_long(*parts, geometry, matrix, importance=importance, has_intercept=has_intercept)
     return _if_finite(found)
 
 

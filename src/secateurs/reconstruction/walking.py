@@ -12,9 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from secateurs.calibration.least_squares import Refit
 from secateurs.channels.arrays import Sums
 from secateurs.reconstruction.layers import LayerRepair, Walked
-from secateurs.reconstruction.refitting import Following, Gathered, is_wide, refit_gathered
+from secateurs.reconstruction.long_kernels import KernelGeometry, SignalRows
+from secateurs.reconstruction.refitting import (
+    Following,
+    Gathered,
+    is_wide,
+    refit_gathered,
+    refit_signals,
+)
 
 
 class Piece(Protocol):
@@ -130,24 +138,41 @@ class LockstepWalk(ABC, Generic[P, S]):
     def _refit(self, site: S) -> None:
         if not self.does_what_it_says(site):
             return
-        wide = is_wide(site.map.groups, site.map.inputs)
-        relaxes = not wide and self.relaxes(site)
-        gathered = self.gather(site, sums=not wide, keeps=wide or relaxes)
-        if gathered is None:
-            return
-        found = refit_gathered(
-            gathered,
-            self.matrix_of(site),
-            importance=site.importance,
-            has_intercept=site.has_intercept,
-            following=self.following(site) if relaxes else None,
-        )
+        found = self._refit_long(site) if self.is_long(site) else self._refit_rows(site)
         if found is None:
             return
         site.write_(found.weights, found.intercept)
         name = self.name_of(site)
         self.layers.append(
             LayerRepair(name, site.map.inputs, found.ridge, found.before, found.after)
+        )
+
+    def _refit_long(self, site: S) -> Refit | None:
+        parts = self.gather_signals(site)
+        if parts is None:
+            return None
+        geometry, fit, held = parts
+        return refit_signals(
+            fit,
+            held,
+            geometry,
+            self.matrix_of(site),
+            importance=site.importance,
+            has_intercept=site.has_intercept,
+        )
+
+    def _refit_rows(self, site: S) -> Refit | None:
+        wide = is_wide(site.map.groups, site.map.inputs)
+        relaxes = not wide and self.relaxes(site)
+        gathered = self.gather(site, sums=not wide, keeps=wide or relaxes)
+        if gathered is None:
+            return None
+        return refit_gathered(
+            gathered,
+            self.matrix_of(site),
+            importance=site.importance,
+            has_intercept=site.has_intercept,
+            following=self.following(site) if relaxes else None,
         )
 
     # -- what may be otherwise
@@ -163,6 +188,16 @@ class LockstepWalk(ABC, Generic[P, S]):
     def does_what_it_says(self, site: S) -> bool:
         """Whether the layer gives what its matrix makes of patches."""
         return True
+
+    def is_long(self, site: S) -> bool:
+        """Whether a site is a convolution over a kernel so long that spectra take least."""
+        return False
+
+    def gather_signals(
+        self, site: S
+    ) -> tuple[KernelGeometry, Sequence[SignalRows], Sequence[SignalRows]] | None:
+        """(geometry, pieces to fit, pieces held out) of such a site; None where nothing is told."""
+        return None
 
     # -- what a framework says
 

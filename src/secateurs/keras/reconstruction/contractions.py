@@ -23,6 +23,7 @@ from secateurs.keras.internals import Layer, Variable
 from secateurs.keras.tracing.op_record import Axes
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 from secateurs.reconstruction.drawing import EVERYWHERE, Present, draw_rows
+from secateurs.reconstruction.long_kernels import KernelGeometry
 
 Numbers = NDArray[np.float32]
 Sums = NDArray[np.float64]
@@ -355,6 +356,24 @@ class ConvolutionMap:
 
     def bias_rows(self, bias: Numbers) -> Numbers:
         return bias.reshape(self.groups, 1, self.outputs)
+
+    def long_geometry(self, x: Sequence[int], y: Sequence[int]) -> KernelGeometry | None:
+        """Of a convolution over a long kernel, of one group; None of anything else.
+
+        Args:
+            x: the shape of what it reads.
+            y: the shape of what it gives.
+        """
+        if self.is_transposed or self.is_depthwise or self.groups > 1:
+            return None
+        kernel = tuple(map(int, self.kernel.shape[:-2]))
+        zeros = tuple(self._zeros(self._space(x), self._space(y)))
+        geometry = KernelGeometry(kernel, self.strides, zeros, self.dilation)
+        return geometry if geometry.is_long() else None
+
+    def channels_second(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """A shape of what it reads or gives, as (images, channels, *sizes)."""
+        return (shape[0], shape[self.channel], *self._space(shape))
 
     def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
         windows = self._windows(np.moveaxis(x, self.channel, -1), self._space(like))

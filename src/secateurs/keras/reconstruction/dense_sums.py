@@ -22,7 +22,7 @@ from secateurs.keras.reconstruction.contractions import (
     Numbers,
     tables,
 )
-from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
+from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Step, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
 from secateurs.planning.error_curves import MeasuredContraction
@@ -33,6 +33,7 @@ from secateurs.reconstruction.contraction_sums import (
     images_with_slopes,
 )
 from secateurs.reconstruction.drawing import Present, present_part
+from secateurs.reconstruction.long_kernels import LongKernel
 from secateurs.reconstruction.running_sums import RunningSums
 
 NUMBERS_OF_PATCHES = 2**23
@@ -49,6 +50,7 @@ class _Reader:
     sums: RunningSums = field(default_factory=RunningSums)
     slopes: Sums | None = None
     sloped: int = 0
+    long: LongKernel | None = None
 
 
 def contractions_of(
@@ -65,7 +67,7 @@ def contractions_of(
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
-    readers = _readers(network, pieces, leaves)
+    readers = _readers(network, pieces, leaves, len(images))
     random = np.random.default_rng(seed)
     sloped = images_with_slopes(network, _examples(source.example_inputs), len(images))
     for number, rows in enumerate(pieces.sizes(len(images))):
@@ -82,10 +84,13 @@ def _examples(example_inputs: object) -> int:
     return int(shapes[0][0]) if shapes and shapes[0] else 1
 
 
-def _readers(network: Network, pieces: Pieces, leaves: Mapping[int, ModelTensor]) -> list[_Reader]:
+def _readers(
+    network: Network, pieces: Pieces, leaves: Mapping[int, ModelTensor], images: int
+) -> list[_Reader]:
     """One for each axis that a weight reads channels along; attention's output has two."""
     found = []
-    for site in Sites(pieces.program(2), norms=False).at.values():
+    program = pieces.program(2)
+    for site in Sites(program, norms=False).at.values():
         if site.map.groups != 1:
             continue
         axes = leaves[id(site.map.kernel)].axes
@@ -95,7 +100,20 @@ def _readers(network: Network, pieces: Pieces, leaves: Mapping[int, ModelTensor]
             reading = Reading.of(network, axes[axis], known.inputs)
             if reading is not None:
                 found.append(_Reader(replace(site, map=known), reading, taps))
+                if reading.mixes and reading.fold is None:
+                    found[-1].long = _long_kernel(known, program, site, images)
     return found
+
+
+def _long_kernel(known: Map, program: Program, site: Site, images: int) -> LongKernel | None:
+    if not isinstance(known, ConvolutionMap) or site.source.step < 0:
+        return None
+    read = program.steps[site.source.step].specs[site.source.item]
+    x, y = tuple(read.shape), tuple(site.step.specs[0].shape)
+    geometry = known.long_geometry(x, y)
+    if geometry is None:
+        return None
+    return LongKernel.of(geometry, known.channels_second(x), known.channels_second(y), images)
 
 
 def _axes_read(known: Map) -> list[tuple[Map, int, int]]:
@@ -134,6 +152,8 @@ def _sum_patches(
     reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int, present: Present
 ) -> None:
     known, reading = reader.site.map, reader.reading
+    if reader.long is not None and isinstance(known, ConvolutionMap):
+        reader.long.add(np.moveaxis(x, known.channel, 1))
     if reading.mixes:
         flat = _along_axis(known, x, reader.taps)
         taps = 1 if isinstance(known, ConvolutionMap) else reader.taps
@@ -200,7 +220,8 @@ def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> Measured
     importance = np.ones(outputs) if reader.slopes is None else reader.slopes / reader.sloped
     names = {key: leaf.name for key, leaf in leaves.items()}
     weights = _Weights(reader.site, names, reader.taps)
-    return contraction_of(weights, reader.reading, reader.sums.moments(), importance)
+    moments = reader.sums.moments()
+    return contraction_of(weights, reader.reading, moments, importance, long=reader.long)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

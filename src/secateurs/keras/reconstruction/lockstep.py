@@ -22,18 +22,20 @@ from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, without_gradients
 from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.reconstruction.contractions import tables
+from secateurs.keras.reconstruction.contractions import ConvolutionMap, tables
 from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Ref, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.op_record import Axes
 from secateurs.reconstruction.drawing import present_part
 from secateurs.reconstruction.layers import Walked
+from secateurs.reconstruction.long_kernels import KernelGeometry, SignalRows
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,
     Following,
     Gathered,
     images_that_fit,
+    is_long,
 )
 from secateurs.reconstruction.running_sums import RunningSums
 from secateurs.reconstruction.walking import LockstepWalk, Pair
@@ -209,23 +211,52 @@ class _Walk(LockstepWalk[Piece, Site]):
         rows = min(site.rows_per_image(self._images), places) * self._images
         return rows * site.map.inputs * 4 <= BYTES_OF_ROWS
 
+    def is_long(self, site: Site) -> bool:
+        return is_long(self._long_geometry(site), site.map.inputs)
+
+    def _long_geometry(self, site: Site) -> KernelGeometry | None:
+        if not isinstance(site.map, ConvolutionMap):
+            return None
+        x: Numbers = as_numbers(self.pairs[0].small.find(site.source))
+        return site.map.long_geometry(x.shape, tuple(site.step.specs[0].shape))
+
+    def gather_signals(
+        self, site: Site
+    ) -> tuple[KernelGeometry, list[SignalRows], list[SignalRows]] | None:
+        geometry = self._long_geometry(site)
+        if geometry is None:
+            return None
+        parts: dict[bool, list[SignalRows]] = {False: [], True: []}
+        for pair in self.pairs:
+            wanted = self._target(site, pair)
+            if wanted.shape[1:] != tuple(site.step.specs[0].shape)[1:]:
+                return None  # what it gives was cut otherwise than is known
+            both = (as_numbers(pair.small.find(site.source)), wanted)
+            moved = (np.moveaxis(one, site.map.channel, 1).astype(np.float32) for one in both)
+            parts[pair.held].append(SignalRows(*moved))
+        return geometry, parts[False], parts[True]
+
     def gather(self, site: Site, *, sums: bool, keeps: bool) -> Gathered[RunningSums] | None:
         gathered = Gathered(RunningSums(), RunningSums())
-        scale = np.where(np.abs(site.scale) < 1e-3, np.inf, site.scale)
         for pair in self.pairs:
-            target = self._dense(pair.dense, Ref(site.step.number))
-            off = self._off(site, pair)
-            joined = None
-            if off is not None:
-                back = site.move_back(off, target, pair.small)
-                factor = site.map.along_channels(scale, target.ndim)
-                target = (target + back / factor).astype(np.float32)
-                if keeps:
-                    joined = site.move_back(self._sum_others(site, pair), target, pair.small)
-            targets = [target] if joined is None else [target, joined]
+            targets = [self._target(site, pair)]
+            if keeps and self._off(site, pair) is not None:
+                others = self._sum_others(site, pair)
+                targets.append(site.move_back(others, targets[0], pair.small))
             if not self._add(site, gathered, pair, targets, sums=sums, keeps=keeps):
                 return None
         return gathered
+
+    def _target(self, site: Site, pair: Pair[Piece]) -> Numbers:
+        """What the dense network gives there, and what the sum behind it is off by as well."""
+        target = self._dense(pair.dense, Ref(site.step.number))
+        off = self._off(site, pair)
+        if off is None:
+            return target
+        scale = np.where(np.abs(site.scale) < 1e-3, np.inf, site.scale)
+        back = site.move_back(off, target, pair.small)
+        found: Numbers = target + back / site.map.along_channels(scale, target.ndim)
+        return found.astype(np.float32)
 
     @staticmethod
     def _sum_others(site: Site, pair: Pair[Piece]) -> Numbers:

@@ -20,6 +20,7 @@ from secateurs.pytorch.tracing import shape_inference
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 from secateurs.reconstruction.drawing import EVERYWHERE, Present, draw_rows, rows_per_image
+from secateurs.reconstruction.long_kernels import KernelGeometry
 
 CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
 TRANSPOSED = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
@@ -216,6 +217,14 @@ class Map:
         """(groups, rows, outputs) of a value of the result's shape."""
         flat = y.movedim(self.channel, -1).reshape(-1, y.shape[self.channel])
         return flat.reshape(len(flat), self.groups, -1).transpose(0, 1).float()
+
+    def long_geometry(self) -> KernelGeometry | None:
+        """Of a convolution over a long kernel, of one group; None of anything else."""
+        found = self.geometry
+        if found is None or found.transposed or found.groups > 1:
+            return None
+        geometry = KernelGeometry(found.kernel, found.stride, found.padding, found.dilation)
+        return geometry if geometry.is_long() else None
 
     def rows_per_image(self, images: int) -> int:
         """How many rows of each image are wanted."""

@@ -14,7 +14,6 @@ from secateurs.channels.network import Network
 from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
-from secateurs.pytorch.reconstruction.descent import Descent
 from secateurs.pytorch.reconstruction.output_stream import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
 from secateurs.pytorch.reconstruction.sites import Site, Sites
@@ -30,6 +29,7 @@ from secateurs.reconstruction.contraction_sums import (
     images_with_slopes,
 )
 from secateurs.reconstruction.drawing import present_part
+from secateurs.reconstruction.long_kernels import LongKernel
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +41,7 @@ class _Reader:
     sums: RunningMoments = field(default_factory=RunningMoments)
     slopes: torch.Tensor | None = None
     sloped: int = 0
-    descent: Descent | None = None
+    long: LongKernel | None = None
 
 
 def contractions_of(
@@ -90,16 +90,16 @@ def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict
         if reading is not None:
             readers[number] = _Reader(site, reading)
             if reading.mixes and reading.fold is None:
-                readers[number].descent = _descent(network, pieces, site, len(images))
+                readers[number].long = _long_kernel(pieces, site, len(images))
     return readers
 
 
-def _descent(network: Network, pieces: Pieces, site: Site, images: int) -> Descent | None:
-    source = source_of(network)
-    step = pieces.steps[site.step]
-    call = Call(step.function, step.arguments, step.keywords)
-    names = {id(tensor): name for name, tensor in source.tensors.items()}
-    return Descent.of(site, call, pieces.shapes[Ref(site.step)], images, names)
+def _long_kernel(pieces: Pieces, site: Site, images: int) -> LongKernel | None:
+    geometry = site.map.long_geometry()
+    if geometry is None or not isinstance(site.source, Ref):
+        return None
+    x_shape, y_shape = (pieces.shapes[ref] for ref in (site.source, Ref(site.step)))
+    return LongKernel.of(geometry, x_shape, y_shape, images)
 
 
 def _rows_wanted(readers: Mapping[int, _Reader], images: int) -> dict[int, int]:
@@ -148,8 +148,8 @@ def _add(
 
 def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed: int) -> None:
     x: torch.Tensor = piece.find(reader.site.source).detach()
-    if reader.descent is not None:
-        reader.descent.add(x)
+    if reader.long is not None:
+        reader.long.add(x.float().cpu().numpy())
     if reader.reading.mixes:
         axis = 1 if reader.site.map.geometry is not None else x.dim() - 1
         values = x.movedim(axis, -1).reshape(-1, x.shape[axis])
@@ -202,8 +202,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Measur
         reader.reading,
         reader.sums.moments(),
         importance,
-        refit=None if reader.descent is None else reader.descent.ablate,
-        spectra=None if reader.descent is None else reader.descent.spectra(),
+        long=reader.long,
     )
 
 

@@ -32,11 +32,13 @@ from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.reconstruction.drawing import present_part
 from secateurs.reconstruction.layers import Walked
+from secateurs.reconstruction.long_kernels import KernelGeometry, SignalRows
 from secateurs.reconstruction.refitting import (
     BYTES_OF_ROWS,
     Following,
     Gathered,
     images_that_fit,
+    is_long,
 )
 from secateurs.reconstruction.walking import LockstepWalk, Pair
 
@@ -185,23 +187,44 @@ class _Walk(LockstepWalk[Piece, Site]):
         each = given.numel() // max(1, given.shape[site.map.channel]) // first.dense.images
         return each * self._images
 
+    def is_long(self, site: Site) -> bool:
+        return is_long(site.map.long_geometry(), site.map.inputs)
+
+    def gather_signals(
+        self, site: Site
+    ) -> tuple[KernelGeometry, list[SignalRows], list[SignalRows]] | None:
+        geometry = site.map.long_geometry()
+        if geometry is None:
+            return None
+        parts: dict[bool, list[SignalRows]] = {False: [], True: []}
+        for pair in self.pairs:
+            read, wanted = pair.small.find(site.source), self._target(site, pair)
+            parts[pair.held].append(
+                SignalRows(*(one.float().cpu().numpy() for one in (read, wanted)))
+            )
+        return geometry, parts[False], parts[True]
+
     def gather(self, site: Site, *, sums: bool, keeps: bool) -> _Gathered:
         rows = site.map.rows_per_image(self._images)
         gathered = Gathered(RunningMoments(), RunningMoments())
-        scale = site.scale.detach()
-        scale = torch.where(scale.abs() < 1e-3, torch.inf, scale)
         for pair in self.pairs:
-            target = self._dense(pair.dense, Ref(site.step))
-            off = self._off(site, pair)
-            joined = None
-            if off is not None:
-                back = site.move_back(off, target, pair.small)
-                target = target + back / site.along_channels(scale, target)
-                if keeps and site.joined is not None:
-                    joined = site.move_back(pair.small.find(site.joined), target, pair.small)
-            targets = [target] if joined is None else [target, joined]
+            targets = [self._target(site, pair)]
+            if keeps and site.joined is not None and self._off(site, pair) is not None:
+                joined = pair.small.find(site.joined)
+                targets.append(site.move_back(joined, targets[0], pair.small))
             self._add(site, gathered, pair, targets, rows, sums=sums, keeps=keeps)
         return gathered
+
+    def _target(self, site: Site, pair: Pair[Piece]) -> torch.Tensor:
+        """What the dense network gives there, and what the sum behind it is off by as well."""
+        target = self._dense(pair.dense, Ref(site.step))
+        off = self._off(site, pair)
+        if off is None:
+            return target
+        scale = site.scale.detach()
+        scale = torch.where(scale.abs() < 1e-3, torch.inf, scale)
+        back = site.move_back(off, target, pair.small)
+        return target + back / site.along_channels(scale, target)
 
     def _add(
         self,

@@ -1,0 +1,456 @@
+"""Least squares for convolutions over long kernels: conjugate gradients, by Fourier transforms.
+
+A kernel of 64 taps over 1,024 channels has 65,536 inputs: their products would take 34 GB, and one
+pass of the convolution over a few hundred signals minutes. Conjugate gradients need the convolution
+and its transpose alone, and both multiply spectra: frequency by frequency, one product of channels
+by outputs, however many taps there are. Steps are few, because stopping early does what a ridge
+would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from secateurs.calibration.least_squares import Refit
+from secateurs.channels.arrays import Floats, Sums
+from secateurs.channels.equations import Ids
+
+Signals = NDArray[np.float32]
+"""(images, channels, *sizes), or (images, outputs, *places)."""
+
+Spectra = NDArray[np.complex64]
+
+LEAST_TAPS = 16
+"""Of a kernel: a mixing of channels has one unknown where a refit of all taps has so many."""
+
+STEPS = 8
+RIDGE = 1e-4
+"""Of refits that only measure what a cut would cost."""
+
+MACS = 1e11
+"""What such a refit may take: some three seconds of one core. Beyond, channels are mixed."""
+
+MOST_STEPS = 60
+PATIENCE = 3
+"""Steps without less error on the images held out, after which a fit ends."""
+
+MOST_NUMBERS = 2**26
+"""In spectra of signals, or in products of spectra: half a gigabyte."""
+
+LEAST_IMAGES = 64
+ROWS_AN_INPUT = 2
+"""Places of the result that are wanted for each input of a patch, if images give that many."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelGeometry:
+    """Where the patches of a convolution lie in what it reads.
+
+    Attributes:
+        kernel: its lengths.
+        stride: of the patches.
+        padding: zeros (before, behind) each axis.
+        dilation: of the kernel.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def taps(self) -> int:
+        """Of the kernel."""
+        return math.prod(self.kernel)
+
+    def is_long(self) -> bool:
+        """Whether spectra do it in less than patches, and nothing is cropped."""
+        cropped = any(side < 0 for pair in self.padding for side in pair)
+        return self.taps >= LEAST_TAPS and not cropped
+
+    def lengths(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Of the transforms: so long that no patch goes round the end."""
+        padded = (n + sum(pair) for n, pair in zip(sizes, self.padding, strict=True))
+        return tuple(fft.next_fast_len(length, real=True) for length in padded)
+
+    def frequencies(self, sizes: Sequence[int]) -> int:
+        """How many the transforms have."""
+        *front, last = self.lengths(sizes)
+        return math.prod(front) * (last // 2 + 1)
+
+
+class SignalSpectra:
+    """What a convolution reads, as spectra.
+
+    Its weights come tap by tap here, (taps * channels, outputs): so their spectra are one product
+    with a matrix of waves, in the order in which they are read.
+
+    Args:
+        x: shape (images, channels, *sizes).
+        geometry: of the convolution.
+    """
+
+    def __init__(self, x: Signals, geometry: KernelGeometry) -> None:
+        self.channels, self.taps = x.shape[1], geometry.taps
+        self._lengths = geometry.lengths(x.shape[2:])
+        self._axes = tuple(range(2, x.ndim))
+        padded = np.pad(x, [(0, 0), (0, 0), *geometry.padding])
+        found = fft.rfftn(padded, self._lengths, self._axes)
+        self._shape = found.shape[2:]
+        self._spectra: Spectra = _by_frequency(found)
+        starts = (
+            n - reach + 1 for n, reach in zip(padded.shape[2:], _reach(geometry), strict=True)
+        )
+        self._places = tuple(
+            slice(0, n, step) for n, step in zip(starts, geometry.stride, strict=True)
+        )
+        self._waves = _waves(geometry, self._lengths)
+
+    def contract(self, weights: Floats) -> Signals:
+        """What the convolution gives, shape (images, outputs, *places)."""
+        products = self._spectra @ self._conjugates(weights)
+        moved = products.transpose(1, 2, 0).reshape(*products.shape[1:], *self._shape)
+        whole = fft.irfftn(moved, self._lengths, self._axes)
+        return np.ascontiguousarray(whole[(slice(None), slice(None), *self._places)])
+
+    def transpose(self, given: Signals) -> Floats:
+        """The transpose of ``contract``, applied to signals of its result's shape."""
+        spread = np.zeros((*given.shape[:2], *self._lengths), np.float32)
+        spread[(slice(None), slice(None), *self._places)] = given
+        found = _by_frequency(fft.rfftn(spread, axes=self._axes))
+        products = self._spectra.transpose(0, 2, 1) @ found.conj()
+        flat = products.reshape(len(products), -1)
+        scale = (_counts(self._lengths) / math.prod(self._lengths)).astype(np.float32)
+        real, imaginary = (np.ascontiguousarray(part) for part in (flat.real, flat.imag))
+        weights: Floats = (self._waves.real * scale[:, None]).T @ real
+        weights -= (self._waves.imag * scale[:, None]).T @ imaginary
+        return weights.reshape(self.taps * self.channels, -1)
+
+    def _conjugates(self, weights: Floats) -> Spectra:
+        """Of the kernels' spectra, shape (frequencies, channels, outputs)."""
+        return _multiply(self._waves, weights, self.channels)
+
+
+def by_tap(matrix: Floats, channels: int) -> Floats:
+    """(channels * taps, outputs) as (taps * channels, outputs)."""
+    split = matrix.reshape(channels, -1, matrix.shape[1]).transpose(1, 0, 2)
+    return np.ascontiguousarray(split, np.float32).reshape(matrix.shape)
+
+
+def by_channel(weights: Floats, channels: int) -> Floats:
+    """The reverse of ``by_tap``."""
+    split = weights.reshape(-1, channels, weights.shape[1]).transpose(1, 0, 2)
+    return np.ascontiguousarray(split).reshape(weights.shape)
+
+
+def _waves(geometry: KernelGeometry, lengths: Sequence[int]) -> Spectra:
+    """Whose product with kernels is their spectra's conjugate, shape (frequencies, taps)."""
+    found = np.ones((1, 1))
+    last = len(lengths) - 1
+    for axis, (length, taps, step) in enumerate(
+        zip(lengths, geometry.kernel, geometry.dilation, strict=True)
+    ):
+        count = length // 2 + 1 if axis == last else length
+        turns = np.outer(np.arange(count), step * np.arange(taps)) / length
+        found = np.kron(found, np.exp(2j * np.pi * turns))
+    return found.astype(np.complex64)
+
+
+def _multiply(waves: Spectra, weights: Floats, channels: int) -> Spectra:
+    flat = weights.astype(np.float32, copy=False).reshape(waves.shape[1], -1)
+    found = np.empty((len(waves), flat.shape[1]), np.complex64)
+    found.real = np.ascontiguousarray(waves.real) @ flat
+    found.imag = np.ascontiguousarray(waves.imag) @ flat
+    return found.reshape(len(waves), channels, -1)
+
+
+def _by_frequency(spectra: NDArray[np.complexfloating]) -> Spectra:
+    """(a, b, *frequencies) as (frequencies, a, b)."""
+    flat = spectra.reshape(*spectra.shape[:2], -1).transpose(2, 0, 1)
+    return np.ascontiguousarray(flat, np.complex64)
+
+
+class ConjugateGradients:
+    """The least-squares fit of a convolution to what it should give, step by step.
+
+    Each output has a step length of its own: they are problems of their own. Directions are Polak
+    and Ribiere's, which begin anew where rounding has spoilt them.
+
+    Args:
+        signals: what it reads.
+        wrong: what it should give less what it gives, shape (images, outputs, *places).
+        weights: what the weights are now, tap by tap, shape (taps * channels, outputs).
+        ridge: a pull towards them, in the units of the squared errors' sum.
+        has_intercept: whether there is a place for one: then only what is off the mean counts.
+
+    Attributes:
+        weights: by now.
+        wrong: what it should give less what it gives by now.
+    """
+
+    def __init__(
+        self,
+        signals: SignalSpectra,
+        wrong: Signals,
+        weights: Floats,
+        *,
+        ridge: float = 0.0,
+        has_intercept: bool = True,
+    ) -> None:
+        self._signals, self._ridge, self._has_intercept = signals, ridge, has_intercept
+        self._start = weights.astype(np.float32)
+        self.weights, self.wrong = self._start, wrong
+        gradient = signals.transpose(self._centre(wrong))
+        self._gradient = self._direction = gradient
+
+    @property
+    def intercept(self) -> Floats:
+        """The mean of what is wrong, of each output: zeros where there is no place for one."""
+        if not self._has_intercept:
+            return np.zeros(self.wrong.shape[1])
+        return _mean(self.wrong).astype(np.float64)
+
+    def step(self) -> tuple[Floats, Floats]:
+        """Go on by one; (the direction, how far each output went along it)."""
+        direction = self._direction
+        given = self._signals.contract(direction)
+        curvature = np.square(self._centre(given)).sum(axis=_but_outputs(given))
+        curvature = curvature + self._ridge * _by_output(direction)
+        # To the least error along it, even where rounding has spoilt the direction.
+        downhill = np.maximum((self._gradient * direction).sum(axis=0), 0)
+        length = downhill / np.maximum(curvature, 1e-30)
+        self.weights = self.weights + direction * length
+        self.wrong = self.wrong - given * _along(length, given)
+        gradient = self._signals.transpose(self._centre(self.wrong))
+        gradient = gradient - self._ridge * (self.weights - self._start)
+        turned = (gradient * (gradient - self._gradient)).sum(axis=0)
+        turn = np.maximum(turned / np.maximum(_by_output(self._gradient), 1e-30), 0)
+        self._gradient, self._direction = gradient, gradient + direction * turn
+        return direction, length
+
+    def _centre(self, given: Signals) -> Signals:
+        return given - _along(_mean(given), given) if self._has_intercept else given
+
+
+def _by_output(weights: Floats) -> Floats:
+    squares: Floats = np.square(weights).sum(axis=0)
+    return squares
+
+
+def _but_outputs(given: Signals) -> tuple[int, ...]:
+    return (0, *range(2, given.ndim))
+
+
+def _mean(given: Signals) -> Floats:
+    found: Floats = given.mean(axis=_but_outputs(given), dtype=np.float64).astype(np.float32)
+    return found
+
+
+def _along(vector: Floats, given: Signals) -> Floats:
+    return vector.reshape(1, -1, *[1] * (given.ndim - 2)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SignalRows:
+    """What images say at a convolution over a long kernel.
+
+    Attributes:
+        x: what it reads, shape (images, channels, *sizes).
+        y: what it should give, shape (images, outputs, *places).
+    """
+
+    x: Signals
+    y: Signals
+
+    @classmethod
+    def join(cls, parts: Sequence[SignalRows]) -> SignalRows:
+        """Of the images of all parts."""
+        return cls(
+            np.concatenate([one.x for one in parts]), np.concatenate([one.y for one in parts])
+        )
+
+
+def images_in_spectra(x_shape: Sequence[int], geometry: KernelGeometry) -> int:
+    """How many images' spectra are held at once, at most; of shape (any, channels, *sizes)."""
+    return max(1, MOST_NUMBERS // (geometry.frequencies(x_shape[2:]) * x_shape[1]))
+
+
+def refit_long(
+    fit: SignalRows,
+    held: SignalRows,
+    geometry: KernelGeometry,
+    weights: Sums,
+    *,
+    importance: Sums | None,
+    has_intercept: bool,
+) -> Refit:
+    """As ``least_squares.refit``, from signals in place of sums; of one group.
+
+    Args:
+        fit: to fit.
+        held: to choose by after how many steps to stop.
+        geometry: of the convolution.
+        weights: what the weights are now, shape (1, channels * taps, outputs).
+        importance: of each output, shape (1, outputs); None takes them as equal.
+        has_intercept: whether there is a place for one.
+    """
+    share = np.ones(fit.y.shape[1]) if importance is None else importance[0]
+    most = images_in_spectra(fit.x.shape, geometry)
+    reads, judges = (SignalSpectra(one.x[:most], geometry) for one in (fit, held))
+    present = by_tap(weights[0], fit.x.shape[1])
+    descent = ConjugateGradients(
+        reads, fit.y[:most] - reads.contract(present), present, has_intercept=has_intercept
+    )
+    wrong = held.y[:most] - judges.contract(present)
+
+    def error() -> float:
+        off = wrong - _along(descent.intercept, wrong)
+        return float((np.square(off).mean(axis=_but_outputs(off), dtype=np.float64) * share).sum())
+
+    off_mean = held.y - _along(_mean(held.y) if has_intercept else np.zeros(len(share)), held.y)
+    size = float((np.square(off_mean).mean(axis=_but_outputs(off_mean)) * share).sum())
+    before = error()
+    best = (before, 0, descent.weights, descent.intercept)
+    for step in range(1, MOST_STEPS + 1):
+        direction, length = descent.step()
+        wrong = wrong - judges.contract(direction) * _along(length, wrong)
+        if (now := error()) < best[0]:
+            best = (now, step, descent.weights, descent.intercept)
+        elif not step - best[1] < PATIENCE:
+            break
+    after, steps, found, intercept = best
+    size = max(size, 1e-300)
+    ridge = 0.0 if steps else float("nan")
+    solved = by_channel(found, fit.x.shape[1])[None].astype(np.float64)
+    return Refit(solved, intercept[None], ridge, before / size, after / size)
+
+
+@dataclass(eq=False, slots=True)
+class LongKernel:
+    """One convolution of the dense network, and how to fit it without some of its channels.
+
+    Attributes:
+        geometry: of the convolution.
+        images: to fit, at most.
+        values: what it reads, images along axis 0, piece by piece.
+    """
+
+    geometry: KernelGeometry
+    images: int
+    values: list[Signals] = field(default_factory=list)
+    _known: dict[bytes, tuple[Sums, Floats]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        geometry: KernelGeometry,
+        x_shape: Sequence[int],
+        y_shape: Sequence[int],
+        images: int,
+    ) -> LongKernel | None:
+        """For a convolution; None where mixing its channels does, or this would take too long.
+
+        Args:
+            geometry: of the convolution.
+            x_shape: of what it reads, (any, channels, *sizes).
+            y_shape: of what it gives, (any, outputs, *places).
+            images: that could be fitted.
+        """
+        if not geometry.is_long():
+            return None
+        frequencies = geometry.frequencies(x_shape[2:])
+        each = 2 * STEPS * 4 * frequencies * x_shape[1] * y_shape[1]
+        affordable = min(int(MACS / each), images_in_spectra(x_shape, geometry))
+        if min(LEAST_IMAGES, images) > affordable:
+            return None
+        inputs, places = x_shape[1] * geometry.taps, math.prod(y_shape[2:])
+        wanted = max(LEAST_IMAGES, -(-ROWS_AN_INPUT * inputs // places))
+        return cls(geometry, min(images, affordable, wanted))
+
+    def add(self, x: Signals) -> None:
+        """Some more of what it reads; what is beyond ``images`` is left."""
+        room = self.images - sum(map(len, self.values))
+        if room > 0:
+            self.values.append(x[:room].astype(np.float32))
+
+    def ablate(self, gone: Ids, matrix: Sums, *, has_intercept: bool) -> tuple[Sums, Floats]:
+        """(weights with these channels gone and the rest refitted, change of the mean outputs).
+
+        Args:
+            gone: channels.
+            matrix: the weights as they are, shape (1, channels * taps, outputs).
+            has_intercept: whether there is a place for one.
+        """
+        key = gone.tobytes()
+        if key not in self._known:
+            self._known[key] = self._refit(gone, matrix, has_intercept)
+        return self._known[key]
+
+    def _refit(self, gone: Ids, matrix: Sums, has_intercept: bool) -> tuple[Sums, Floats]:
+        x = self._join()
+        stays = np.ones(x.shape[1], bool)
+        stays[gone] = False
+        kernels = matrix[0].reshape(x.shape[1], -1, matrix.shape[2])
+        left, lost = (
+            by_tap(part.reshape(-1, matrix.shape[2]), len(part))
+            for part in (kernels[stays], kernels[~stays])
+        )
+        kept = x[:, stays]
+        wrong = SignalSpectra(x[:, ~stays], self.geometry).contract(lost)
+        places = wrong[0, 0].size * len(wrong)
+        ridge = RIDGE * places * float(np.square(kept).mean())
+        signals = SignalSpectra(kept, self.geometry)
+        descent = ConjugateGradients(signals, wrong, left, ridge=ridge, has_intercept=has_intercept)
+        for _ in range(STEPS):
+            descent.step()
+        whole = np.zeros_like(kernels)
+        whole[stays] = by_channel(descent.weights, kept.shape[1]).reshape(-1, *kernels.shape[1:])
+        return whole.reshape(matrix.shape), descent.intercept
+
+    def spectra(self, matrix: Sums) -> tuple[Spectra, Spectra]:
+        """(mean products of the channels' spectra, spectra of the kernels), of some frequencies.
+
+        Shapes (frequencies, channels, channels) and (frequencies, channels, outputs): of every
+        frequency, or of every other and so on where they would be too many. Neighbours are alike,
+        as signals are short.
+        """
+        x = self._join()
+        axes = tuple(range(2, x.ndim))
+        lengths = tuple(map(max, x.shape[2:], _reach(self.geometry)))
+        weights = by_tap(matrix[0], x.shape[1])
+        kernels = _multiply(_waves(self.geometry, lengths), weights, x.shape[1])
+        counts = _counts(lengths)
+        every = max(1, -(-len(kernels) * x.shape[1] ** 2 // MOST_NUMBERS))
+        chosen = slice(every // 2, None, every)
+        centred = x - x.mean(axis=(0, *axes), keepdims=True)
+        found = _by_frequency(fft.rfftn(centred, lengths, axes))[chosen]
+        products = found.conj().transpose(0, 2, 1) @ found
+        share = counts[chosen] * counts.sum() / counts[chosen].sum()
+        share = share / (len(x) * math.prod(x.shape[2:]) * float(math.prod(lengths)))
+        products *= share[:, None, None].astype(np.float32)
+        return products, kernels[chosen]
+
+    def _join(self) -> Signals:
+        if len(self.values) > 1:
+            self.values = [np.concatenate(self.values)]
+        return self.values[0]
+
+
+def _reach(geometry: KernelGeometry) -> list[int]:
+    pairs = zip(geometry.kernel, geometry.dilation, strict=True)
+    return [dilation * (kernel - 1) + 1 for kernel, dilation in pairs]
+
+
+def _counts(lengths: Sequence[int]) -> Floats:
+    """How often each frequency of a real transform stands for itself and its mirror image."""
+    last = np.full(lengths[-1] // 2 + 1, 2.0)
+    last[0] = 1.0
+    if lengths[-1] % 2 == 0:
+        last[-1] = 1.0
+    return np.tile(last, math.prod(lengths[:-1]))
