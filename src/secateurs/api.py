@@ -736,12 +736,11 @@ def frontier(
     """
     network = trace(model, example_inputs)
     judging = Judging(output, sources, second_domain)
-    request = Request(criterion, loss, True, None, judging, seed)
+    stays = layer_names(model, skip)
+    request = Request(criterion, loss, True, None, judging, seed, skip=stays)
     pruner = Pruner.of(model, network, calibration, request)
     effort = Distilling.parse(distil, augmentation)
-    planning = _without_none(
-        {"floor": floor, "multiple": multiple, "skip": layer_names(model, skip)}
-    )
+    planning = _without_none({"floor": floor, "multiple": multiple, "skip": stays})
     return find_frontier(pruner, unit=unit, shares=shares, distil=effort, **planning)
 
 

@@ -186,7 +186,12 @@ class Repairing(Protocol):
         """What a model gives in evaluation, batch by batch."""
 
     def contractions_of(
-        self, network: Network, images: CalibrationBatch, kind: str, seed: int
+        self,
+        network: Network,
+        images: CalibrationBatch,
+        kind: str,
+        seed: int,
+        answers: int = 1,
     ) -> list[MeasuredContraction]:
         """The dense network's sums at each contraction that reads channels."""
 

@@ -3,7 +3,8 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import entropy
 
-from secateurs.reconstruction.fidelity import Judge, kind_of
+from secateurs.reconstruction import fidelity
+from secateurs.reconstruction.fidelity import Judge, answers_in, kind_of, some_places
 
 RANDOM = np.random.default_rng(0)
 DENSE, SMALL = RANDOM.normal(size=(2, 6, 4)) * 3
@@ -51,6 +52,19 @@ def test_what_outputs_are_is_seen_or_said():
     assert kind_of([expit(DENSE)]) == "bernoulli"
     assert kind_of([DENSE], "gaussian") == "relative"
     assert kind_of([DENSE, DENSE]) == "relative"
+
+
+def test_of_many_scores_those_at_places_all_along_are_judged(monkeypatch):
+    monkeypatch.setattr(fidelity, "NUMBERS_A_TEXT", 12)
+    right, found = RANDOM.standard_normal((2, 3, 10, 4))  # 3 of 10 places, of 4 classes each
+    assert answers_in([right], "categorical") == 10
+    assert answers_in([right], "relative") == answers_in([right[:, 0]], "categorical") == 1
+    places = [2, 6]
+    np.testing.assert_array_equal(some_places(right), right[:, places])
+    judge = Judge("categorical")
+    judge.add([right], [found])
+    expected = entropy(softmax(right, -1), softmax(found, -1), axis=-1)[:, places].mean()
+    assert judge.verdict().distance == pytest.approx(expected)
 
 
 def test_maps_of_classes_are_averaged_over_their_places():

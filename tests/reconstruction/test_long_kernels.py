@@ -125,7 +125,7 @@ def test_spectra_sum_up_to_the_mean_squares_of_what_is_read(monkeypatch):
     np.testing.assert_allclose(spectra.sum(axis=0).real, products, rtol=1e-4, atol=1e-5)
     right = np.fft.rfft(matrix[0].reshape(3, 16, 4), 20, axis=1).conj().transpose(1, 0, 2)
     np.testing.assert_allclose(kernels, right, atol=1e-4)
-    monkeypatch.setattr(long_kernels, "MOST_NUMBERS", 40)  # every third of eleven
+    monkeypatch.setattr(long_kernels, "MOST_IN_PRODUCTS", 40)  # every third of eleven
     some, fewer = long.spectra(matrix)
     assert len(some) == len(fewer) == 4
     np.testing.assert_allclose(fewer, kernels[1::3], atol=1e-6)

@@ -146,7 +146,16 @@ def test_a_sum_that_is_off_is_reason_enough(networks):
 
 def test_the_most_bytes_that_were_held_are_told(networks):
     dense, small, x = networks
-    found = Walk(dense, small, x, []).walk()
+    walk = Walk(dense, small, x, [1])
+    walk.reads_other_values = lambda site, pair: None
+    found = walk.walk()
     images = len(x) * 8
     # After the last step: the input, what step 0 gave (4 and 3 channels), and the result.
     assert found.peak_bytes == images * (3 + 4 + 2 + 3 + 3 + 2)
+
+
+def test_nothing_is_done_behind_the_last_that_can_be_refitted(networks):
+    dense, small, x = networks
+    walk = Walk([*dense, np.eye(2)], [*small, np.eye(2)], x, [1])
+    walk.walk()
+    assert all(pair.dense.log == pair.small.log == [0, 1] for pair in walk.pairs)

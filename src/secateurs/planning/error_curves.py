@@ -8,7 +8,7 @@ curve never falls as channels go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,9 +190,12 @@ def trials_of(
     contractions: Sequence[MeasuredContraction],
     orders: Mapping[str, Ids],
     shares: Sequence[float] = SHARES,
+    chosen: Collection[str] | None = None,
 ) -> Iterator[GroupTrial]:
-    """Each group alone, cut to each of the shares of its channels."""
+    """Each group alone (of the chosen ones), cut to each of the shares of its channels."""
     for group in network.groups:
+        if chosen is not None and group.name not in chosen:
+            continue
         readers = [
             (one, entries)
             for one in contractions

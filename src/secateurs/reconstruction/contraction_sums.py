@@ -32,6 +32,8 @@ MACS_OF_SLOPES = 2e11
 seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
 
 LEAST_WITH_SLOPES = 32
+LEAST_TEXTS = 2
+"""Where each gives many answers."""
 
 
 class Weights(Protocol):
@@ -94,16 +96,18 @@ def _fold(network: Network, units: Ids) -> Ids | None:
     return None
 
 
-def images_with_slopes(network: Network, examples: int, images: int) -> int:
+def images_with_slopes(network: Network, examples: int, images: int, answers: int = 1) -> int:
     """How many images outputs are weighed by: a pass back takes as much as two forward.
 
     Args:
         network: as traced.
         examples: how many it was traced with.
         images: that there are.
+        answers: that each gives.
     """
+    least = max(LEAST_TEXTS, -(-LEAST_WITH_SLOPES // answers))
     affordable = int(MACS_OF_SLOPES * examples / (2 * max(1, network.macs())))
-    return min(images, max(LEAST_WITH_SLOPES, affordable))
+    return min(images, max(least, affordable))
 
 
 def contraction_of(

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from secateurs.calibration.least_squares import Refit
-from secateurs.channels.arrays import Floats, Sums
+from secateurs.channels.arrays import Array, Floats, Sums
 from secateurs.channels.equations import Ids
 
-Signals = NDArray[np.float32]
+Signals = Array
 """(images, channels, *sizes), or (images, outputs, *places)."""
 
 Spectra = NDArray[np.complex64]
@@ -41,7 +41,10 @@ PATIENCE = 3
 """Steps without less error on the images held out, after which a fit ends."""
 
 MOST_NUMBERS = 2**26
-"""In spectra of signals, or in products of spectra: half a gigabyte."""
+"""In spectra of signals: half a gigabyte."""
+
+MOST_IN_PRODUCTS = 2**25
+"""In products of spectra, which are inverted."""
 
 LEAST_IMAGES = 64
 ROWS_AN_INPUT = 2
@@ -112,14 +115,14 @@ class SignalSpectra:
         )
         self._waves = _waves(geometry, self._lengths)
 
-    def contract(self, weights: Floats) -> Signals:
+    def contract(self, weights: Array) -> Signals:
         """What the convolution gives, shape (images, outputs, *places)."""
         products = self._spectra @ self._conjugates(weights)
         moved = products.transpose(1, 2, 0).reshape(*products.shape[1:], *self._shape)
         whole = fft.irfftn(moved, self._lengths, self._axes)
         return np.ascontiguousarray(whole[(slice(None), slice(None), *self._places)])
 
-    def transpose(self, given: Signals) -> Floats:
+    def transpose(self, given: Signals) -> Array:
         """The transpose of ``contract``, applied to signals of its result's shape."""
         spread = np.zeros((*given.shape[:2], *self._lengths), np.float32)
         spread[(slice(None), slice(None), *self._places)] = given
@@ -128,22 +131,22 @@ class SignalSpectra:
         flat = products.reshape(len(products), -1)
         scale = (_counts(self._lengths) / math.prod(self._lengths)).astype(np.float32)
         real, imaginary = (np.ascontiguousarray(part) for part in (flat.real, flat.imag))
-        weights: Floats = (self._waves.real * scale[:, None]).T @ real
+        weights: Array = (self._waves.real * scale[:, None]).T @ real
         weights -= (self._waves.imag * scale[:, None]).T @ imaginary
         return weights.reshape(self.taps * self.channels, -1)
 
-    def _conjugates(self, weights: Floats) -> Spectra:
+    def _conjugates(self, weights: Array) -> Spectra:
         """Of the kernels' spectra, shape (frequencies, channels, outputs)."""
         return _multiply(self._waves, weights, self.channels)
 
 
-def by_tap(matrix: Floats, channels: int) -> Floats:
+def by_tap(matrix: Array, channels: int) -> Array:
     """(channels * taps, outputs) as (taps * channels, outputs)."""
     split = matrix.reshape(channels, -1, matrix.shape[1]).transpose(1, 0, 2)
     return np.ascontiguousarray(split, np.float32).reshape(matrix.shape)
 
 
-def by_channel(weights: Floats, channels: int) -> Floats:
+def by_channel(weights: Array, channels: int) -> Array:
     """The reverse of ``by_tap``."""
     split = weights.reshape(-1, channels, weights.shape[1]).transpose(1, 0, 2)
     return np.ascontiguousarray(split).reshape(weights.shape)
@@ -162,7 +165,7 @@ def _waves(geometry: KernelGeometry, lengths: Sequence[int]) -> Spectra:
     return found.astype(np.complex64)
 
 
-def _multiply(waves: Spectra, weights: Floats, channels: int) -> Spectra:
+def _multiply(waves: Spectra, weights: Array, channels: int) -> Spectra:
     flat = weights.astype(np.float32, copy=False).reshape(waves.shape[1], -1)
     found = np.empty((len(waves), flat.shape[1]), np.complex64)
     found.real = np.ascontiguousarray(waves.real) @ flat
@@ -198,14 +201,15 @@ class ConjugateGradients:
         self,
         signals: SignalSpectra,
         wrong: Signals,
-        weights: Floats,
+        weights: Array,
         *,
         ridge: float = 0.0,
         has_intercept: bool = True,
     ) -> None:
         self._signals, self._ridge, self._has_intercept = signals, ridge, has_intercept
         self._start = weights.astype(np.float32)
-        self.weights, self.wrong = self._start, wrong
+        self.weights: Array = self._start
+        self.wrong: Signals = wrong
         gradient = signals.transpose(self._centre(wrong))
         self._gradient = self._direction = gradient
 
@@ -216,7 +220,7 @@ class ConjugateGradients:
             return np.zeros(self.wrong.shape[1])
         return _mean(self.wrong).astype(np.float64)
 
-    def step(self) -> tuple[Floats, Floats]:
+    def step(self) -> tuple[Array, Array]:
         """Go on by one; (the direction, how far each output went along it)."""
         direction = self._direction
         given = self._signals.contract(direction)
@@ -235,11 +239,12 @@ class ConjugateGradients:
         return direction, length
 
     def _centre(self, given: Signals) -> Signals:
-        return given - _along(_mean(given), given) if self._has_intercept else given
+        centred: Signals = given - _along(_mean(given), given) if self._has_intercept else given
+        return centred
 
 
-def _by_output(weights: Floats) -> Floats:
-    squares: Floats = np.square(weights).sum(axis=0)
+def _by_output(weights: Array) -> Array:
+    squares: Array = np.square(weights).sum(axis=0)
     return squares
 
 
@@ -247,12 +252,12 @@ def _but_outputs(given: Signals) -> tuple[int, ...]:
     return (0, *range(2, given.ndim))
 
 
-def _mean(given: Signals) -> Floats:
-    found: Floats = given.mean(axis=_but_outputs(given), dtype=np.float64).astype(np.float32)
+def _mean(given: Signals) -> Array:
+    found: Array = given.mean(axis=_but_outputs(given), dtype=np.float64).astype(np.float32)
     return found
 
 
-def _along(vector: Floats, given: Signals) -> Floats:
+def _along(vector: Array, given: Signals) -> Floats:
     return vector.reshape(1, -1, *[1] * (given.ndim - 2)).astype(np.float32)
 
 
@@ -426,7 +431,7 @@ class LongKernel:
         weights = by_tap(matrix[0], x.shape[1])
         kernels = _multiply(_waves(self.geometry, lengths), weights, x.shape[1])
         counts = _counts(lengths)
-        every = max(1, -(-len(kernels) * x.shape[1] ** 2 // MOST_NUMBERS))
+        every = max(1, -(-len(kernels) * x.shape[1] ** 2 // MOST_IN_PRODUCTS))
         chosen = slice(every // 2, None, every)
         centred = x - x.mean(axis=(0, *axes), keepdims=True)
         found = _by_frequency(fft.rfftn(centred, lengths, axes))[chosen]

@@ -133,6 +133,7 @@ class Request:
         proof: how the cut is proven, as for ``apply``.
         uniform: whether layers of a kind are left equally wide.
         blocks: whether residual blocks may go whole where that costs less than width.
+        skip: groups or layers that stay: of them nothing is measured.
     """
 
     criterion: Any = None
@@ -144,6 +145,7 @@ class Request:
     proof: bool | Literal["independent"] = True
     uniform: bool = False
     blocks: bool = False
+    skip: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -581,6 +583,7 @@ def _workshop_by_measuring(
     request: Request,
     planning: Mapping[str, Any],
 ) -> Workshop:
+    request = replace(request, skip=planning.get("skip", ()))
     pruner = Pruner.of(model, network, _pairs(images), request)
     rest = {name: value for name, value in planning.items() if name not in DECIDING}
     amount = rest.pop("amount", None)
@@ -782,14 +785,21 @@ def _measure(
         return scoring.score(dense.work_network, FALLBACK, seed=request.seed)
 
     if request.criterion in (None, OBS):
-        curves = measure_curves(dense, scores=fallback, loss=request.loss, seed=request.seed)
+        curves = measure_curves(
+            dense, scores=fallback, loss=request.loss, seed=request.seed, skip=request.skip
+        )
         return curves, _scores_from(curves.orders)
     scores = scoring.score(
         dense.network, request.criterion, data=_pairs(images), loss=request.loss, seed=request.seed
     )
     orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
     curves = measure_curves(
-        dense, scores=fallback, orders=orders, loss=request.loss, seed=request.seed
+        dense,
+        scores=fallback,
+        orders=orders,
+        loss=request.loss,
+        seed=request.seed,
+        skip=request.skip,
     )
     return curves, scores
 

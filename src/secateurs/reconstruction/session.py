@@ -33,8 +33,17 @@ from secateurs.planning.error_curves import (
     orders_of,
     trials_of,
 )
+from secateurs.planning.removal_order import list_allowed
 from secateurs.reconstruction.calibration import Calibration, in_batches
-from secateurs.reconstruction.fidelity import LOSS, Fidelity, Judge, kind_of
+from secateurs.reconstruction.fidelity import (
+    LOSS,
+    Fidelity,
+    Judge,
+    OutputArrays,
+    answers_in,
+    kind_of,
+    some_places,
+)
 from secateurs.reconstruction.layers import Walked
 from secateurs.reconstruction.report import FidelityReport, Stage
 
@@ -51,6 +60,9 @@ SUFFIX = 0.5
 """Of a pass that a trial takes on average: it begins where its group is first read."""
 
 LEAST_TO_JUDGE = 16
+LEAST_TEXTS = 4
+"""Where each gives so many answers that fewer would do."""
+
 LEAST_FOR_MOMENTS = 64
 MACS_FOR_MOMENTS = 1e11
 """What taking moments anew may take. Where a pass is dear, images are large, and each of them has
@@ -80,6 +92,7 @@ class DenseReference:
     output: str | None = None
     second_domain: Sequence[CalibrationBatch] = ()
     kind: str = field(init=False)
+    answers: int = field(init=False)
 
     def __post_init__(self) -> None:
         source: Any = self.network.source
@@ -89,7 +102,11 @@ class DenseReference:
         self.work_network = trace(self.work, self.example)
         first = next(iter(self.framework.outputs(self.work, self.judge[:1])))
         self.kind = kind_of(first, self.output)
-        self._right = [list(self.framework.outputs(self.work, part)) for part in self._parts]
+        self.answers = answers_in(first, self.kind)
+        self._right = [
+            [self._seen(given) for given in self.framework.outputs(self.work, part)]
+            for part in self._parts
+        ]
         self._warn_if_unlike()
 
     def copy(self, model: Any, example_inputs: Any = None) -> tuple[Any, Any]:
@@ -121,6 +138,12 @@ class DenseReference:
         for right, answer in zip(self._right[part], found, strict=True):
             judge.add(right, answer)
         return judge.verdict()
+
+    def _seen(self, given: OutputArrays) -> OutputArrays:
+        """What is kept of outputs: what is judged by."""
+        if self.kind != "categorical":
+            return given
+        return [some_places(given[0]).copy()] if given[0].ndim == 3 else given
 
     def _warn_if_unlike(self) -> None:
         found = self.framework.unlike_calibration(self.work, self.judge)
@@ -161,6 +184,7 @@ def measure_curves(
     orders: Orders | None = None,
     loss: Loss | None = None,
     seed: int = 0,
+    skip: Sequence[str] = (),
 ) -> Curves:
     """The order in which channels go and what each width costs.
 
@@ -171,15 +195,18 @@ def measure_curves(
         loss: (outputs, labels) -> one loss for each image, to measure by where the images have
             labels; else, and without one, it is the distance from the dense model's outputs.
         seed: of draws.
+        skip: names of groups or layers that stay, of which nothing is measured.
     """
     start = time.perf_counter()
     network = dense.work_network
     fit = dense.calibration.fit
-    contractions = dense.framework.contractions_of(network, fit, dense.kind, seed)
+    contractions = dense.framework.contractions_of(
+        network, fit, dense.kind, seed, answers=dense.answers
+    )
     foreseen: Mapping[str, Floats] = {}
     if orders is None:
         orders, foreseen = orders_of(network, contractions, scores())
-    judging, trials = _trials(dense, contractions, orders, foreseen)
+    judging, trials = _trials(dense, contractions, orders, foreseen, skip)
     if judging.labels is None:
         loss = None
     kind = dense.kind if loss is None else LOSS
@@ -196,22 +223,27 @@ def _trials(
     contractions: Sequence[MeasuredContraction],
     orders: Orders,
     foreseen: Mapping[str, Floats],
+    skip: Sequence[str],
 ) -> tuple[CalibrationBatch, list[GroupTrial]]:
     """(images to judge by, trials), within what measuring may take."""
     network = dense.work_network
+    chosen = {group.name for group in list_allowed(network, skip)}
+    least = max(LEAST_TEXTS, -(-LEAST_TO_JUDGE // dense.answers))
     judging = dense.calibration.curves
     cost = SUFFIX * max(1, network.macs()) / max(1, images_in(dense.example))
     affordable = 0
     for shares in (SHARES, FEWER_SHARES):
-        trials = list(trials_of(network, contractions, orders, shares))
+        trials = list(trials_of(network, contractions, orders, shares, chosen))
         affordable = int(MACS_FOR_CURVES / (cost * max(1, len(trials))))
-        if affordable >= min(4 * LEAST_TO_JUDGE, len(judging)):
+        if affordable >= min(4 * least, len(judging)):
             break
-    most = int(MOST_FOR_CURVES / (cost * LEAST_TO_JUDGE))
+    # The repair goes over all images, in both networks: half of one such pass is little beside it.
+    most_macs = max(MOST_FOR_CURVES, cost * len(dense.calibration))
+    most = int(most_macs / (cost * least))
     if len(trials) > most:
-        trials = list(trials_of(network, contractions, orders, FEWEST_SHARES))
+        trials = list(trials_of(network, contractions, orders, FEWEST_SHARES, chosen))
         trials = _some(network, trials, foreseen, most)
-    return judging.rows(slice(0, max(LEAST_TO_JUDGE, affordable))), trials
+    return judging.rows(slice(0, max(least, affordable))), trials
 
 
 def _some(
@@ -224,7 +256,8 @@ def _some(
     """
     every = max(1, -(-len(trials) // max(1, most)))
     every += 1 - every % 2
-    chosen = {group.name for group in network.groups[::every]}
+    measured = list(dict.fromkeys(trial.group for trial in trials))
+    chosen = set(measured[::every])
     return [one for one in trials if one.group in chosen or one.group not in foreseen]
 
 

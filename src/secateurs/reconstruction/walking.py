@@ -95,7 +95,9 @@ class Pair(Generic[P]):
 
 
 class LockstepWalk(ABC, Generic[P, S]):
-    """Both networks, step by step; a framework's own walk fills in what a value is.
+    """Both networks, step by step, as far as there is anything to refit.
+
+    A framework's own walk fills in what a value is.
 
     Attributes:
         pairs: pieces of the images, in both networks.
@@ -110,7 +112,8 @@ class LockstepWalk(ABC, Generic[P, S]):
     def walk(self) -> Walked:
         """Take every step in all pieces of both networks, refitting on the way."""
         most = 0
-        for number in range(len(self.pairs[0].dense.steps)):
+        # What comes behind the last site is of no use: of a language model, all words' scores.
+        for number in range(1 + max(self.sites, default=-1)):
             for pair in self.pairs:
                 pair.dense.do(pair.dense.steps[number])
             site = self.sites.get(number)

@@ -56,4 +56,4 @@ def test_what_a_step_gave_can_be_changed():
 def test_bytes_at_once_are_those_of_the_widest_place():
     program = Program.of(branched(), [(1, 6)])
     # Behind 'c': the ReLU's 4 and its own 7 are alive, or 'c's 7 and 'b's 4 beside the ReLU's.
-    assert program.bytes_at_once() == (4 + 7 + 4) * 4
+    assert program.bytes_at_once(len(program.steps)) == (4 + 7 + 4) * 4

@@ -54,7 +54,7 @@ class _Reader:
 
 
 def contractions_of(
-    network: Network, images: CalibrationBatch, kind: str, seed: int
+    network: Network, images: CalibrationBatch, kind: str, seed: int, answers: int = 1
 ) -> list[MeasuredContraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
@@ -63,13 +63,14 @@ def contractions_of(
         images: to sum over.
         kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
         seed: of the answers that are drawn to weigh outputs by.
+        answers: that each image gives.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
     readers = _readers(network, pieces, leaves, len(images))
     random = np.random.default_rng(seed)
-    sloped = images_with_slopes(network, _examples(source.example_inputs), len(images))
+    sloped = images_with_slopes(network, _examples(source.example_inputs), len(images), answers)
     for number, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
         given = _sum_up(readers, piece, len(images), number)

@@ -111,7 +111,8 @@ class _Walk(LockstepWalk[Piece, Site]):
         self._dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = Pieces(small, source.operations, fit)
         check_alike(self._dense_pieces.program(2), small_pieces.program(2))
-        each = self._dense_pieces.bytes_at_once + small_pieces.bytes_at_once
+        last = max(Sites(small_pieces.program(2)).at, default=-1)
+        each = self._dense_pieces.bytes_at_once(last) + small_pieces.bytes_at_once(last)
         fit, held = images_that_fit(fit, held, each)
         self._images = len(fit) + len(held)
         self.pairs = [
@@ -215,16 +216,17 @@ class _Walk(LockstepWalk[Piece, Site]):
         return is_long(self._long_geometry(site), site.map.inputs)
 
     def _long_geometry(self, site: Site) -> KernelGeometry | None:
-        if not isinstance(site.map, ConvolutionMap):
+        known = site.map
+        if not isinstance(known, ConvolutionMap):
             return None
         x: Numbers = as_numbers(self.pairs[0].small.find(site.source))
-        return site.map.long_geometry(x.shape, tuple(site.step.specs[0].shape))
+        return known.long_geometry(x.shape, tuple(site.step.specs[0].shape))
 
     def gather_signals(
         self, site: Site
     ) -> tuple[KernelGeometry, list[SignalRows], list[SignalRows]] | None:
-        geometry = self._long_geometry(site)
-        if geometry is None:
+        geometry, known = self._long_geometry(site), site.map
+        if geometry is None or not isinstance(known, ConvolutionMap):
             return None
         parts: dict[bool, list[SignalRows]] = {False: [], True: []}
         for pair in self.pairs:
@@ -232,7 +234,7 @@ class _Walk(LockstepWalk[Piece, Site]):
             if wanted.shape[1:] != tuple(site.step.specs[0].shape)[1:]:
                 return None  # what it gives was cut otherwise than is known
             both = (as_numbers(pair.small.find(site.source)), wanted)
-            moved = (np.moveaxis(one, site.map.channel, 1).astype(np.float32) for one in both)
+            moved = (np.moveaxis(one, known.channel, 1).astype(np.float32) for one in both)
             parts[pair.held].append(SignalRows(*moved))
         return geometry, parts[False], parts[True]
 

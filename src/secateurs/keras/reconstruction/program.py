@@ -127,10 +127,10 @@ class Program:
                 found.setdefault(number, []).append(ref)
         return found
 
-    def bytes_at_once(self) -> int:
-        """Of the values that are to be kept at once, where they are most."""
+    def bytes_at_once(self, until: int) -> int:
+        """Of the values that are to be kept at once, where they are most, up to a step."""
         last, alive, most = self.last_readers, {}, 0
-        for step in self.steps:
+        for step in self.steps[: until + 1]:
             for item, spec in enumerate(step.specs):
                 alive[Ref(step.number, item)] = math.prod(spec.shape) * size_of(
                     keras.backend.standardize_dtype(spec.dtype)
@@ -354,7 +354,10 @@ class Pieces:
         self._shapes = [array.shape[1:] for array in as_arrays(first.images, model)]
         two = self.program(2)
         self.numbers = max(1, two.largest() // 2)
-        self.bytes_at_once = two.bytes_at_once() // 2
+
+    def bytes_at_once(self, until: int) -> int:
+        """Of an image's values that are to be kept at once, where they are most, up to a step."""
+        return self.program(2).bytes_at_once(until) // 2
 
     def program(self, images: int) -> Program:
         """The steps for so many images.

@@ -45,7 +45,7 @@ class _Reader:
 
 
 def contractions_of(
-    network: Network, images: CalibrationBatch, kind: str, seed: int
+    network: Network, images: CalibrationBatch, kind: str, seed: int, answers: int = 1
 ) -> list[MeasuredContraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
@@ -54,12 +54,13 @@ def contractions_of(
         images: to sum over.
         kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
         seed: of the answers that are drawn to weigh outputs by.
+        answers: that each image gives.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images)
     random = np.random.default_rng(seed)
-    sloped = _images_with_slopes(network, images)
+    sloped = _images_with_slopes(network, images, answers)
     for start, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
         wanted = _rows_wanted(readers, len(images))
@@ -67,11 +68,11 @@ def contractions_of(
     return [_contraction(reader, source.tensors) for reader in readers.values()]
 
 
-def _images_with_slopes(network: Network, images: CalibrationBatch) -> int:
+def _images_with_slopes(network: Network, images: CalibrationBatch, answers: int) -> int:
     """How many images outputs are weighed by: a pass back takes as much as two forward."""
     first = next(iter(iterate_tensors(source_of(network).example_inputs)), None)
     examples = 1 if first is None or first.dim() == 0 else len(first)
-    return images_with_slopes(network, examples, len(images))
+    return images_with_slopes(network, examples, len(images), answers)
 
 
 def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict[int, _Reader]:

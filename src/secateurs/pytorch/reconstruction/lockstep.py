@@ -94,9 +94,13 @@ class _Walk(LockstepWalk[Piece, Site]):
             runs = around_small(_narrow(network, cut), small, cut.blocks)
         dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = _in_step(runs, source.operations, fit)
-        fit, held = images_that_fit(
-            fit, held, dense_pieces.bytes_at_once + small_pieces.bytes_at_once
-        )
+        self._names = {id(leaf.tensor): leaf.name for leaf in list_tensors(small)}
+        first = small_pieces.piece(fit.rows(slice(0, 1)))
+        dims = [tensor.dim() for tensor in first.inputs]
+        self.sites = Sites(small_pieces.steps, small_pieces.shapes, dims, set(self._names)).at
+        last = max(self.sites, default=-1)
+        each = dense_pieces.bytes_at_once(last) + small_pieces.bytes_at_once(last)
+        fit, held = images_that_fit(fit, held, each)
         self._images = len(fit) + len(held)
         self.pairs = [
             Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
@@ -104,9 +108,6 @@ class _Walk(LockstepWalk[Piece, Site]):
             for number, rows in enumerate(dense_pieces.sizes(len(batch)))
             for part in [batch.rows(rows)]
         ]
-        self._names = {id(leaf.tensor): leaf.name for leaf in list_tensors(small)}
-        dims = [tensor.dim() for tensor in self.pairs[0].small.inputs]
-        self.sites = Sites(small_pieces.steps, small_pieces.shapes, dims, set(self._names)).at
         self._kept: dict[int, torch.Tensor] = {}
         self.layers = []
 

@@ -177,7 +177,6 @@ class Pieces:
     operations: Sequence[OpRecord]
     first: CalibrationBatch
     numbers: int = 0
-    bytes_at_once: int = 0
     _program: BatchedTape | None = None
 
     def __post_init__(self) -> None:
@@ -187,7 +186,12 @@ class Pieces:
         self.numbers = max(1, largest // 2)
         self.steps: Sequence[Step] = two.steps
         self.shapes = {ref: value.shape for ref, value in two.values.items()}
-        self.bytes_at_once = _most_held(two.steps, two.values, two.output) // 2
+        self._two = two.steps, {ref: _bytes(value) for ref, value in two.values.items()}, two.output
+
+    def bytes_at_once(self, until: int) -> int:
+        """Of an image's values that are to be kept at once, where they are most, up to a step."""
+        steps, sizes, output = self._two
+        return _most_held(steps[: until + 1], sizes, last_readers(steps, output)) // 2
 
     def _record(self, batch: CalibrationBatch) -> Tape:
         with torch.no_grad():
@@ -250,17 +254,22 @@ def readers_of(steps: Sequence[Step]) -> Mapping[TensorSource, list[Step]]:
     return readers
 
 
-def _most_held(steps: Sequence[Step], values: Mapping[Ref, torch.Tensor], output: object) -> int:
+def _bytes(value: torch.Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _most_held(
+    steps: Sequence[Step], sizes: Mapping[Ref, int], last: Mapping[int, Sequence[Ref]]
+) -> int:
     """Bytes of the values that are to be kept at once, where they are most."""
-    last = last_readers(steps, output)
     alive: dict[Ref, int] = {}
     most = 0
     by_step: dict[int, list[Ref]] = {}
-    for ref in values:
+    for ref in sizes:
         by_step.setdefault(ref.step, []).append(ref)
     for step in steps:
         for ref in by_step.get(step.number, ()):
-            alive[ref] = values[ref].numel() * values[ref].element_size()
+            alive[ref] = sizes[ref]
         most = max(most, sum(alive.values()))
         for ref in last.get(step.number, ()):
             alive.pop(ref, None)
