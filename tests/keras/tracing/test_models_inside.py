@@ -118,15 +118,29 @@ def test_an_open_number_of_steps_keeps_it_whole():
 def test_a_model_in_a_layers_code_is_cut_inside():
     model = rows()
     network = sec.trace(model)
-    assert [group.name for group in network.groups] == ["mixer.mlp.dense"]
-    (why,) = (frozen.reasons for frozen in network.frozen if "before" in frozen.members)
-    assert "a model inside a layer takes inputs of fixed sizes" in why
+    assert [group.name for group in network.groups] == ["before", "mixer.mlp.dense"]
     small = sec.delete_channels(model, {"mixer.mlp.dense": [1, 6]}, ROWS)
     zero_(model.get_layer("mixer").mlp.layers[1], 0, [1, 6])
     np.testing.assert_allclose(predicted(small, ROWS), predicted(model, ROWS), atol=1e-6)
     mlp = small.get_layer("mixer").mlp
     assert isinstance(mlp, keras.Sequential)
     assert mlp.layers[0].units == 6
+
+
+def test_what_a_model_in_a_layers_code_is_called_on_loses_channels(tmp_path):
+    model, gone = rows(), [1, 4]
+    small = sec.delete_channels(model, {"before": gone}, ROWS)
+    zero_(model.get_layer("mixer").mlp.layers[0], 0, gone)
+    zero_(model.get_layer("head"), 0, gone)
+    np.testing.assert_allclose(predicted(small, ROWS), predicted(model, ROWS), atol=1e-6)
+    assert small.get_layer("mixer").mlp.input_shape == (None, 4)
+    sec.save(small, tmp_path / "small.safetensors")
+    again = sec.load(rows(), tmp_path / "small.safetensors")
+    np.testing.assert_array_equal(predicted(again, ROWS), predicted(small, ROWS))
+    again = sec.delete_channels(small, {"before": [0]}, ROWS)  # of a small one once more
+    zero_(model.get_layer("mixer").mlp.layers[0], 0, [0])
+    zero_(model.get_layer("head"), 0, [0])
+    np.testing.assert_allclose(predicted(again, ROWS), predicted(model, ROWS), atol=1e-6)
 
 
 def test_the_users_model_comes_back_as_it_was():

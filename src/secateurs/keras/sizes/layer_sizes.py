@@ -10,6 +10,7 @@ from secateurs.errors import CutError
 from secateurs.keras.internals import GetItem, Operation, sublayers
 from secateurs.keras.model.layer_tree import size_path
 from secateurs.keras.tracing.rules.movement import PARTS
+from secateurs.keras.tracing.rules.wrappers import INPUT
 
 Changes = Mapping[str, Sequence[SizeChange]]
 """Owner -> what changes in its configuration."""
@@ -17,6 +18,22 @@ Changes = Mapping[str, Sequence[SizeChange]]
 
 INDEX = "key"
 """The argument of ``x[key]``: no configuration has it, the call itself does."""
+
+
+def with_input_sizes(
+    shapes: Sequence[Sequence[int | None]], changes: Sequence[SizeChange]
+) -> list[tuple[int | None, ...]]:
+    """Shapes of the inputs of a model inside a layer, with other sizes.
+
+    Raises:
+        CutError: the model does not have the size the cut expects.
+    """
+    changed = [list(shape) for shape in shapes]
+    for change in changes:
+        number, axis = int(change.attribute.removeprefix(INPUT)), int(change.position or 0)
+        _check(changed[number][axis], change)
+        changed[number][axis] = change.after
+    return [tuple(shape) for shape in changed]
 
 
 def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:

@@ -32,7 +32,13 @@ from secateurs.keras.model.tensors import (
     paths_of,
 )
 from secateurs.keras.protocols import BackendTensor, Node
-from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions, with_sizes
+from secateurs.keras.sizes.layer_sizes import (
+    Changes,
+    by_owner,
+    with_input_sizes,
+    with_positions,
+    with_sizes,
+)
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.functions import (
     Remake,
@@ -176,12 +182,23 @@ class Copies:
             def make(name: str, inner: Operation) -> list[Operation]:
                 return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
 
-            return rebuild(layer, make)
+            return rebuild(layer, make, None, self._inputs_of(layer, path))
         made = rebuild_layer(layer, path, self._changes, self._dtype, self._activation)
         return self._blank.blank(made)
 
     def _activation(self, layer: Layer, path: str) -> Layer:
         return copy_activation(layer, path, self._cut.tensors, self._made)
+
+    def _inputs_of(self, model: keras.Model, path: str) -> list[keras.KerasTensor]:
+        """What a model inside a layer is called on in its new sizes."""
+        inputs = graph_of(model).inputs
+        sizes = with_input_sizes(
+            [tuple(tensor.shape) for tensor in inputs], self._changes.get(path, ())
+        )
+        return [
+            keras.KerasTensor(shape, dtype=tensor.dtype)
+            for shape, tensor in zip(sizes, inputs, strict=True)
+        ]
 
     def _touches(self, path: str) -> bool:
         return any(not path or name.startswith(f"{path}.") for name in self._cut.tensors)
@@ -234,17 +251,23 @@ def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
 # -- the graph, made again
 
 
-def rebuild(model: keras.Model, make: Make, changes: Changes | None = None) -> keras.Model:
+def rebuild(
+    model: keras.Model,
+    make: Make,
+    changes: Changes | None = None,
+    called_on: Sequence[keras.KerasTensor] | None = None,
+) -> keras.Model:
     """A model of the same class and graph, of other layers.
 
     Args:
         model: sequential or functional, with any models inside.
         make: what to call in the place of each layer; a shared layer is asked for once.
         changes: positions in the arguments of calls that change.
+        called_on: what a model inside a layer takes; None for the same sizes as before.
     """
     if is_subclassed(model):
         return _rebuild_subclass(model, make)
-    return _Rebuilding(model, make, changes or {}).model(model, None)
+    return _Rebuilding(model, make, changes or {}).model(model, called_on)
 
 
 def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:

@@ -28,7 +28,7 @@ from secateurs.keras.internals import (
 from secateurs.keras.model.layer_tree import path_below, snake_case
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.composites import open_layer, paths_inside, tensors_in
-from secateurs.keras.tracing.symbolic import Calls
+from secateurs.keras.tracing.symbolic import Calls, Enter
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,12 @@ class OpInterpreter:
         def call(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> object:
             operation = node.operation
             unnamed = path_below(path, snake_case(type(operation).__name__))
+            enters = isinstance(operation, Enter)
+            if enters:
+                unnamed = path_below(paths[id(operation.model)], "input")
             inner_path = paths.get(id(operation), unnamed)
             closed = seen.closed.get(id(operation), "")
-            written = id(operation) not in paths
+            written = not enters and id(operation) not in paths
             number = self._index + 1
             site = Site(number, inner_path, operation, layer, closed, written, number - begin)
             return self._run_step(site, arguments, keywords)

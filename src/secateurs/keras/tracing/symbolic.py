@@ -173,8 +173,18 @@ def _line_of(error: Exception) -> str:
 class Enter(Operation):  # type: ignore[misc]
     """What is handed to a model inside a layer, as it is.
 
-    The model's inputs have sizes of their own, which do not follow what it is called on.
+    The model's inputs have sizes of their own, which follow what it is called on when it is made
+    again.
+
+    Args:
+        model: that it is handed to.
+        number: which of the model's inputs it is.
     """
+
+    def __init__(self, model: keras.Model, number: int) -> None:
+        super().__init__()
+        self.model = model
+        self.number = number
 
     def call(self, x: T) -> T:
         """The tensor itself."""
@@ -212,7 +222,9 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
     def enter(self: keras.Model, inputs: object, *arguments: object, **keywords: object) -> object:
         if not recording.is_here():
             return kind.call(self, inputs, *arguments, **keywords)
-        entered = keras.tree.map_structure(Enter(), inputs)
+        flat = keras.tree.flatten(inputs)
+        handed = [Enter(layer, number)(one) for number, one in enumerate(flat)]
+        entered = keras.tree.pack_sequence_as(inputs, handed)
         # Told of training, the graph would tell layers too that do not ask.
         options = {key: value for key, value in keywords.items() if key != "training"}
         return kind.call(self, entered, None, *arguments[1:], **options)

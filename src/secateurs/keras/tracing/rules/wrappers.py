@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import keras
+import numpy as np
 from keras import layers
 
 from secateurs.channels.network import Role
-from secateurs.keras.internals import is_model
+from secateurs.keras.internals import graph_of, is_model
 from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.op_record import Axes, Place, Value
 from secateurs.keras.tracing.rules.registry import rule, unknown
@@ -45,10 +48,21 @@ def _without_steps(x: Value) -> Axes:
     return {axis - 1: units for axis, units in x.axes.items() if axis > 1}
 
 
+INPUT = "input_"
+"""Sizes of a model's inputs go by this and the input's number."""
+
+
 @rule(Enter)
 def enter(tracer: Tracer, call: Call) -> None:
-    """A model inside a layer takes inputs of the sizes that it was made for."""
-    tracer.freeze(call.input, "a model inside a layer takes inputs of fixed sizes")
+    """A model inside a layer has sizes of its inputs, which follow what it is called on."""
+    layer, owner = call.layer, call.path.rpartition(".")[0]
+    tracer.freeze_known(call.input, "a model inside a layer goes through it", [0])
+    for axis, units in call.input.axes.items():
+        key = id(layer.model), layer.number, axis
+        known = tracer.remember(key, partial(np.asarray, units))
+        tracer.equations.equate(units, known)
+        if graph_of(layer.model).inputs[layer.number].shape[axis] is not None:
+            tracer.counts(owner, f"{INPUT}{layer.number}", units, axis)
     tracer.carry(call)
 
 
