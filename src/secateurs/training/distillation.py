@@ -48,6 +48,14 @@ ImageChange = Callable[[Any, np.random.Generator], Any]
 RunModel = Callable[[Any, Any], Values]
 """(model, images) -> what it gives in inference mode, flat."""
 
+Teach = Callable[[Any], Values]
+"""Images -> what the dense model gives for them, then what its layers read that are hints."""
+
+EXAMPLES = 64
+"""Images by which hints are chosen."""
+_KEPT = 2**29
+"""Bytes of what the dense model gave that are kept for images which come again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -283,7 +291,7 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
 def train(
     student: Student,
     small: Any,
-    dense: Any,
+    teach: Teach,
     judge: DistillationJudge,
     lesson: Lesson,
     effort: Effort,
@@ -294,7 +302,7 @@ def train(
     Args:
         student: made from the small model.
         small: the small model, to be given back where training did not help.
-        dense: the model to follow.
+        teach: gives what to follow.
         judge: by held-out images.
         lesson: what to learn from.
         effort: for how long.
@@ -306,13 +314,15 @@ def train(
         return Distilled(small, 0, before, before, False, small)
     rates = Rates.highest(before, rate)
     known: dict[int, Values] = {}
+    room = _KEPT
     steps = 0
     for share, (key, images) in zip(effort.progress(), lesson.batches(), strict=False):
         wanted = known.get(key) if key is not None else None
         if wanted is None:
-            wanted = judge.run(dense, images)
-        if key is not None:
-            known[key] = wanted
+            wanted = teach(images)
+            room -= sum(values.nbytes for values in wanted)
+            if key is not None and room >= 0:
+                known[key] = wanted
         steps += 1
         if not student.step(images, wanted, rates.at(share)):
             return Distilled(small, steps, before, math.inf, False, small)
