@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.outputs import Output, divergences, read_outputs
+from secateurs.calibration.outputs import NUMPY, Output, read_outputs, sum_divergences
 from secateurs.errors import DataError, SecateursError
 from secateurs.training.feed import Augmentation, augment, mix
 from secateurs.training.muon import RATE
@@ -35,10 +35,14 @@ _WARM_UP = 0.1
 _HIGHEST_RATE = 3e-3
 _MUCH = math.sqrt(0.1)
 """The root of a divergence from which on Muon makes its longest steps."""
-_ORDER, _CHANGES = 11, 12
+_ORDER, _CHANGES, _JUDGING = 11, 12, 13
 _PARTS_OF_THE_WAY = (0.5, 0.25)
 _SURE = 1.64
 """Standard errors that chance exceeds in one of twenty."""
+_MUCH_FARTHER = 2.0
+"""Times as far is harm, however few images it is owed to."""
+_VERSIONS = 3
+"""Of each held-out image, changed as the user allows, to judge by beside it."""
 
 Values = list[NDArray[Any]]
 ImageChange = Callable[[Any, np.random.Generator], Any]
@@ -203,6 +207,12 @@ class Lesson:
                     random = np.random.default_rng([_CHANGES, self.seed, epoch, number])
                     yield None, self.change(batch.images, random)
 
+    def versions_of(self, held_out: Sequence[CalibrationBatch]) -> Iterator[list[CalibrationBatch]]:
+        """Other images, changed in the same way, some times over; none where nothing is."""
+        for version in range(0 if self.change is None else _VERSIONS):
+            random = np.random.default_rng([_JUDGING, self.seed, version])
+            yield [CalibrationBatch(self.change(batch.images, random), None) for batch in held_out]
+
 
 @dataclass(frozen=True, eq=False)
 class DistillationJudge:
@@ -213,12 +223,16 @@ class DistillationJudge:
         held_out: the images.
         wanted: the dense model's outputs for them.
         outputs: how these are read.
+        temperature: of what training is judged by.
+        versions: of the held-out images, changed, each with what the dense model gives.
     """
 
     run: RunModel
     held_out: Sequence[CalibrationBatch]
     wanted: Sequence[Values]
     outputs: tuple[Output, ...]
+    temperature: float = 1.0
+    versions: Sequence[tuple[Sequence[CalibrationBatch], Sequence[Values]]] = ()
 
     @classmethod
     def of(
@@ -229,8 +243,12 @@ class DistillationJudge:
         kind: str | Sequence[str] | None,
         *,
         channels_first: bool,
+        temperature: float = 1.0,
+        lesson: Lesson | None = None,
     ) -> DistillationJudge:
         """By the dense model; ``kind`` and ``channels_first`` as for ``read_outputs``.
+
+        Held-out images are changed as those of the ``lesson`` are.
 
         Raises:
             DataError: there are no images, or the dense model's outputs cannot be read.
@@ -246,19 +264,43 @@ class DistillationJudge:
             np.concatenate([values[number] for values in wanted if _alike(values, first)])
             for number in range(len(first))
         ]
-        return cls(
-            run, held_out, wanted, read_outputs(together, kind, channels_first=channels_first)
-        )
+        read = read_outputs(together, kind, channels_first=channels_first)
+        versions = [
+            (changed, [run(dense, batch.images) for batch in changed])
+            for changed in (() if lesson is None else lesson.versions_of(held_out))
+        ]
+        return cls(run, held_out, wanted, read, temperature, versions)
 
     def distances(self, model: Any) -> NDArray[np.float64]:
         """Of each held-out image, shape (images,); infinite where a model went astray."""
+        return self._apart(model, self.held_out, self.wanted, 1.0)
+
+    def marks(self, model: Any) -> NDArray[np.float64]:
+        """What training is judged by, shape (images,): distances as training measures them.
+
+        Many calibration images have trained the dense model, which is surer of them than of others;
+        of changed ones, and where its answers are softened, it is not. So they are means over each
+        image and its changed versions, at the temperature of training.
+        """
+        pairs = [(self.held_out, self.wanted), *self.versions]
+        every = [self._apart(model, *pair, self.temperature) for pair in pairs]
+        found: NDArray[np.float64] = np.mean(every, axis=0)
+        return found
+
+    def _apart(
+        self,
+        model: Any,
+        batches: Sequence[CalibrationBatch],
+        wanted: Sequence[Values],
+        temperature: float,
+    ) -> NDArray[np.float64]:
+        parts = []
         with np.errstate(all="ignore"):
-            found = np.concatenate(
-                [
-                    divergences(self.outputs, theirs, self.run(model, batch.images))
-                    for batch, theirs in zip(self.held_out, self.wanted, strict=True)
-                ]
-            )
+            for batch, theirs in zip(batches, wanted, strict=True):
+                given = self.run(model, batch.images)
+                values = ([np.asarray(one, np.float64) for one in both] for both in (theirs, given))
+                parts.append(sum_divergences(NUMPY, self.outputs, *values, temperature))
+        found = np.concatenate(parts)
         return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -268,7 +310,9 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
     A few images are far off in any small model, and the mean of some dozens is decided by one or
     two of them: training that helps can look harmful in one draw of images or another. So images
     are compared one by one, and training is refused where the mean rises by more than chance
-    explains: by 1.64 of its standard errors, one time in twenty where nothing is the matter.
+    explains: by 1.64 of its standard errors, one time in twenty where nothing is the matter; and
+    where it doubles, since a single image that is absurdly far off makes the standard error as
+    large as the mean.
 
     Args:
         before: distance of each held-out image, shape (images,).
@@ -285,7 +329,7 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
     if change.mean() <= 0:
         return False
     error = change.std() / math.sqrt(len(change))
-    return bool(change.mean() > _SURE * error)
+    return bool(change.mean() > _SURE * error or after.mean() > _MUCH_FARTHER * before.mean())
 
 
 def train(
@@ -308,8 +352,7 @@ def train(
         effort: for how long.
         rate: the highest learning rate; None as ``Rates.highest`` says.
     """
-    each = judge.distances(small)
-    before = float(each.mean())
+    before = float(judge.distances(small).mean())
     if before == 0 or not math.isfinite(before):
         return Distilled(small, 0, before, before, False, small)
     rates = Rates.highest(before, rate)
@@ -327,19 +370,15 @@ def train(
         if not student.step(images, wanted, rates.at(share)):
             return Distilled(small, steps, before, math.inf, False, small)
     trained = student.finish()
-    now = judge.distances(trained)
-    if harms(each, now):
-        return _go_part_of_the_way(
-            student,
-            small,
-            judge,
-            Distilled(small, steps, before, float(now.mean()), False, trained),
-        )
-    return Distilled(trained, steps, before, float(now.mean()), True, trained)
+    after = float(judge.distances(trained).mean())
+    if harms(judge.marks(small), judge.marks(trained)):
+        refused = Distilled(small, steps, before, after, False, trained)
+        return _go_part_of_the_way(student, judge, refused)
+    return Distilled(trained, steps, before, after, True, trained)
 
 
 def _go_part_of_the_way(
-    student: Student, small: Any, judge: DistillationJudge, refused: Distilled
+    student: Student, judge: DistillationJudge, refused: Distilled
 ) -> Distilled:
     """What was refused, or a model between it and the given one that is nearer to the dense one.
 
@@ -348,12 +387,14 @@ def _go_part_of_the_way(
 
     Source: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
     """
-    best = refused
+    best, mark = refused, float(judge.marks(refused.model).mean())
     for share in _PARTS_OF_THE_WAY:
         between = student.finish(share)
-        distance = float(judge.distances(between).mean())
-        if distance < min(refused.before, best.after if best.kept else math.inf):
-            best = Distilled(between, refused.steps, refused.before, distance, True, between)
+        found = float(judge.marks(between).mean())
+        if found < mark:
+            after = float(judge.distances(between).mean())
+            best = Distilled(between, refused.steps, refused.before, after, True, between)
+            mark = found
     return best
 
 

@@ -77,7 +77,8 @@ def distil(
         images: to learn from.
         steps: of the optimizer; 300 where no seconds are given either.
         seconds: of the clock, the last evaluation not included.
-        held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
+        held_out: images that only judge: the copy is kept if it is nearer to the dense model there
+            (at this temperature, and as well when they are changed as the others are).
         seed: of the order and the changes.
         outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
             squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
@@ -99,9 +100,17 @@ def distil(
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
     first = keras.config.image_data_format() == "channels_first"
-    judge = DistillationJudge.of(_outputs, dense, held_out, outputs, channels_first=first)
     lesson = lesson_of(
         images, augmentation, batch_size=batch_size, seed=seed, channels_last=not first
+    )
+    judge = DistillationJudge.of(
+        _outputs,
+        dense,
+        held_out,
+        outputs,
+        channels_first=first,
+        temperature=temperature,
+        lesson=lesson,
     )
     hints = _find_hints(small, dense, lesson.images[0])
     student = KerasStudent(small, judge.outputs, temperature, hints)
