@@ -11,6 +11,7 @@ from secateurs.training.distillation import (
     DistillationJudge,
     Effort,
     Rates,
+    SeenAs,
     harms,
     lesson_of,
     one_cycle,
@@ -53,7 +54,7 @@ def images(*counts):
 def taught(small, way, steps=4):
     dense = Point(2.0, 0.0)
     judge = DistillationJudge.of(
-        lambda model, x: model(x), dense, images(3), None, channels_first=True
+        lambda model, x: model(x), dense, images(3), SeenAs(None, channels_first=True)
     )
     student = Walker(small, way)
     lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
@@ -108,7 +109,7 @@ def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_trainin
     held_out = [CalibrationBatch(np.ones((3, 1)), None)]
     lesson = lesson_of(images(4), lambda x, random: 2 * x, batch_size=4, seed=0)
     judge = DistillationJudge.of(
-        run, dense, held_out, None, channels_first=True, temperature=2.0, lesson=lesson
+        run, dense, held_out, SeenAs(None, channels_first=True, temperature=2.0), lesson
     )
     assert [float(x[0, 0]) for x in seen] == [1.0, 2.0, 2.0, 2.0]
 
@@ -256,5 +257,5 @@ def test_what_cannot_be_done_is_refused():
         lesson_of([], None, batch_size=2, seed=0)
     with pytest.raises(DataError, match="held out"):
         DistillationJudge.of(
-            lambda model, x: model(x), Point(1.0, 0.0), [], None, channels_first=True
+            lambda model, x: model(x), Point(1.0, 0.0), [], SeenAs(None, channels_first=True)
         )

@@ -214,6 +214,21 @@ class Lesson:
             yield [CalibrationBatch(self.change(batch.images, random), None) for batch in held_out]
 
 
+@dataclass(frozen=True, slots=True)
+class SeenAs:
+    """How outputs are read where training is judged.
+
+    Attributes:
+        kind: as for ``read_outputs``.
+        channels_first: as for ``read_outputs``.
+        temperature: of training.
+    """
+
+    kind: str | Sequence[str] | None
+    channels_first: bool
+    temperature: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class DistillationJudge:
     """How far models are from the dense one on images that nothing is fitted to.
@@ -240,15 +255,10 @@ class DistillationJudge:
         run: RunModel,
         dense: Any,
         held_out: Sequence[CalibrationBatch],
-        kind: str | Sequence[str] | None,
-        *,
-        channels_first: bool,
-        temperature: float = 1.0,
+        seen: SeenAs,
         lesson: Lesson | None = None,
     ) -> DistillationJudge:
-        """By the dense model; ``kind`` and ``channels_first`` as for ``read_outputs``.
-
-        Held-out images are changed as those of the ``lesson`` are.
+        """By the dense model; held-out images are changed as those of the ``lesson`` are.
 
         Raises:
             DataError: there are no images, or the dense model's outputs cannot be read.
@@ -264,12 +274,12 @@ class DistillationJudge:
             np.concatenate([values[number] for values in wanted if _alike(values, first)])
             for number in range(len(first))
         ]
-        read = read_outputs(together, kind, channels_first=channels_first)
+        read = read_outputs(together, seen.kind, channels_first=seen.channels_first)
         versions = [
             (changed, [run(dense, batch.images) for batch in changed])
             for changed in (() if lesson is None else lesson.versions_of(held_out))
         ]
-        return cls(run, held_out, wanted, read, temperature, versions)
+        return cls(run, held_out, wanted, read, seen.temperature, versions)
 
     def distances(self, model: Any) -> NDArray[np.float64]:
         """Of each held-out image, shape (images,); infinite where a model went astray."""

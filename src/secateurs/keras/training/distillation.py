@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -38,6 +39,7 @@ from secateurs.training.distillation import (
     Effort,
     ImageChange,
     Rates,
+    SeenAs,
     Values,
     lesson_of,
     train,
@@ -103,22 +105,11 @@ def distil(
     lesson = lesson_of(
         images, augmentation, batch_size=batch_size, seed=seed, channels_last=not first
     )
-    judge = DistillationJudge.of(
-        _outputs,
-        dense,
-        held_out,
-        outputs,
-        channels_first=first,
-        temperature=temperature,
-        lesson=lesson,
-    )
+    seen = SeenAs(outputs, channels_first=first, temperature=temperature)
+    judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
     hints = _find_hints(small, dense, lesson.images[0])
     student = KerasStudent(small, judge.outputs, temperature, hints)
-
-    def teach(images: object) -> Values:
-        outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
-        return [*outputs, *(inputs[hint.layer] for hint in hints)]
-
+    teach = partial(_teach, dense, hints)
     return train(student, small, teach, judge, lesson, effort, learning_rate)
 
 
@@ -276,6 +267,11 @@ def _find_hints(
     layers = candidates([path for path, _ in _mixing(small)])
     mine, theirs = (_listen(model, some.images, layers)[1] for model in (small, dense))
     return choose_hints(mine, theirs, len(some))
+
+
+def _teach(dense: keras.Model, hints: Sequence[Hint], images: object) -> Values:
+    outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
+    return [*outputs, *(inputs[hint.layer] for hint in hints)]
 
 
 def _listen(

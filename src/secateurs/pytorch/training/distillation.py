@@ -28,6 +28,7 @@ from secateurs.training.distillation import (
     Effort,
     ImageChange,
     Rates,
+    SeenAs,
     Values,
     lesson_of,
     train,
@@ -90,23 +91,12 @@ def distil(
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
     lesson = lesson_of(images, augmentation, batch_size=batch_size, seed=seed)
-    judge = DistillationJudge.of(
-        _outputs,
-        dense,
-        held_out,
-        outputs,
-        channels_first=True,
-        temperature=temperature,
-        lesson=lesson,
-    )
+    seen = SeenAs(outputs, channels_first=True, temperature=temperature)
+    judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
     dense = _fast_copy(dense)
     hints = _find_hints(small, dense, lesson.images[0])
     student = TorchStudent(small, judge.outputs, temperature, hints)
-
-    def teach(images: object) -> Values:
-        outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
-        return [*outputs, *(inputs[hint.layer] for hint in hints)]
-
+    teach = partial(_teach, dense, hints)
     return train(student, small, teach, judge, lesson, effort, learning_rate)
 
 
@@ -295,6 +285,11 @@ def _find_hints(small: nn.Module, dense: nn.Module, images: CalibrationBatch) ->
     layers = candidates([name for name, _ in _mixing(small)])
     mine, theirs = (_listen(model, some.images, layers)[1] for model in (small, dense))
     return choose_hints(mine, theirs, len(some))
+
+
+def _teach(dense: nn.Module, hints: Sequence[Hint], images: object) -> Values:
+    outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
+    return [*outputs, *(inputs[hint.layer] for hint in hints)]
 
 
 def _listen(
