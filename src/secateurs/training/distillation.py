@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.outputs import NUMPY, Output, read_outputs, sum_divergences
+from secateurs.calibration.outputs import Output, divergences, read_outputs
 from secateurs.errors import DataError, SecateursError
 from secateurs.training.feed import Augmentation, augment, mix
 from secateurs.training.muon import RATE
@@ -209,9 +209,12 @@ class Lesson:
 
     def versions_of(self, held_out: Sequence[CalibrationBatch]) -> Iterator[list[CalibrationBatch]]:
         """Other images, changed in the same way, some times over; none where nothing is."""
-        for version in range(0 if self.change is None else _VERSIONS):
+        change = self.change
+        if change is None:
+            return
+        for version in range(_VERSIONS):
             random = np.random.default_rng([_JUDGING, self.seed, version])
-            yield [CalibrationBatch(self.change(batch.images, random), None) for batch in held_out]
+            yield [CalibrationBatch(change(batch.images, random), None) for batch in held_out]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +311,7 @@ class DistillationJudge:
         with np.errstate(all="ignore"):
             for batch, theirs in zip(batches, wanted, strict=True):
                 given = self.run(model, batch.images)
-                values = ([np.asarray(one, np.float64) for one in both] for both in (theirs, given))
-                parts.append(sum_divergences(NUMPY, self.outputs, *values, temperature))
+                parts.append(divergences(self.outputs, theirs, given, temperature))
         found = np.concatenate(parts)
         return np.where(np.isfinite(found), found, np.inf)
 
