@@ -99,6 +99,17 @@ def test_depthwise_networks_keep_multiples_that_leave_a_choice():
     assert multiple_of(needs, needs.groups[0], 6) == 12
 
 
+def test_widths_on_cuda_are_multiples_too():
+    network = two_layers(hidden=32)
+    assert multiple_of(network, network.groups[0], None) == 1
+    network.source.device = "cuda"
+    assert multiple_of(network, network.groups[0], None) == 8
+    assert multiple_of(network, network.groups[0], 1) == 1
+    layer = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+    assert sec.trace(layer, torch.zeros(1, 2)).source.device == "cpu"
+    assert sec.trace(layer.to("meta"), torch.zeros(1, 2, device="meta")).source.device == "meta"
+
+
 def test_what_is_skipped_and_what_cannot_be():
     network = chain()
     assert [g.name for g in list_allowed(network, ["0"])] == ["2"]

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -36,3 +38,31 @@ def test_threads_are_put_back():
     before = torch.get_num_threads()
     runner(model(), X, Conditions(threads=before + 1))()
     assert torch.get_num_threads() == before
+
+
+def test_each_of_many_cuts_is_compiled(monkeypatch):
+    """PyTorch compiles eight versions of one forward, and runs the others as they are."""
+    compiled = []
+
+    def count(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
+
+    class Cut(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.into, self.out = nn.Linear(3, width), nn.Linear(width, 2)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.into(x)))
+
+    x = torch.randn(2, 3)
+    for width in range(4, 16):
+        model = Cut(width)
+        run = runner(model, x, Conditions(runtime="compile"))
+        with torch.no_grad():
+            torch.testing.assert_close(run(), model(x))
+        run()
+    assert len(compiled) == 12

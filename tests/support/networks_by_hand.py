@@ -39,7 +39,7 @@ def two_layers(hidden=4, **options):
         options["multiples"] = [(h, multiple)]
     mixings = options.pop("mixings", ())
     solution = equations.solve()
-    source = SimpleNamespace(framework="none", find_blocks=lambda network: ())
+    source = SimpleNamespace(framework="none", device="cpu", find_blocks=lambda network: ())
     return Network(tensors, contractions, sizes, mixings, solution, source, "by hand", **options)
 
 
@@ -56,7 +56,7 @@ def grid(rows=2, columns=3):
         Tensor("out.weight", (2, width), 4, True, axes={0: y, 1: cells}, roles=WEIGHT),
     ]
     contractions = [Contraction("in", Product(1, (cells, x)))]
-    source = SimpleNamespace(framework="none", find_blocks=lambda network: ())
+    source = SimpleNamespace(framework="none", device="cpu", find_blocks=lambda network: ())
     return Network(tensors, contractions, [], [], equations.solve(), source, "grid")
 
 

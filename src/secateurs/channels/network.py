@@ -76,6 +76,11 @@ class Source(Protocol):
         """What it was traced with."""
         ...
 
+    @property
+    def device(self) -> str:
+        """The kind of device that the model is on: 'cpu', 'cuda', ..."""
+        ...
+
     def array(self, name: str) -> NDArray[Any]:
         """A tensor's present values."""
         ...

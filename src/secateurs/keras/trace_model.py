@@ -16,7 +16,7 @@ from secateurs.channels.cost import Product
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Size
 from secateurs.errors import CutError, ModelError, SecateursError
-from secateurs.keras.internals import graph_of
+from secateurs.keras.internals import device, graph_of
 from secateurs.keras.model.example_inputs import (
     as_arrays,
     check_model,
@@ -52,6 +52,12 @@ class TracedModel:
     read: Mapping[tuple[str, int], ModelTensor]
     index_ranges: Mapping[int, int]
     framework: str = "keras"
+
+    @property
+    def device(self) -> str:
+        """The kind of device that the model is on: 'cpu', 'cuda', ..."""
+        kind = device().partition(":")[0]
+        return "cuda" if kind == "gpu" else kind
 
     def array(self, name: str) -> NDArray[np.generic]:
         """A tensor's present values; half precision comes as single."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import count
+from types import FunctionType
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from secateurs.pytorch.model.copies import copy_model
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
+_NUMBERS = count()
 _TYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -54,8 +57,25 @@ def runner(
         arguments, keywords = map_tensors(arguments, _last), map_tensors(keywords, _last)
     forward: Callable[..., object] = ready
     if conditions.runtime == "compile":
-        forward = torch.compile(ready)
+        forward = _compile_apart(ready)
     return _framework_runner(forward, arguments, keywords, conditions)
+
+
+def _compile_apart(model: nn.Module) -> Callable[..., object]:
+    """The model, compiled into a cache of its own.
+
+    PyTorch keeps what it compiled by the code that it compiled, eight versions of one forward at
+    most, and runs a ninth as it is. Twenty cuts of one network would be timed some compiled and
+    some not. So each has a piece of code of its own.
+    """
+
+    def call(*arguments: object, **keywords: object) -> object:
+        return model(*arguments, **keywords)
+
+    code = call.__code__.replace(co_name=f"call_{next(_NUMBERS)}")
+    apart = FunctionType(code, call.__globals__, code.co_name, None, call.__closure__)
+    compiled: Callable[..., object] = torch.compile(apart)
+    return compiled
 
 
 def _framework_runner(

@@ -74,6 +74,11 @@ class TracedModel:
     framework: str = "pytorch"
     outputs: tuple[str, ...] | None = None
 
+    @property
+    def device(self) -> str:
+        """The kind of device that the model is on: 'cpu', 'cuda', ..."""
+        return next((tensor.device.type for tensor in self.tensors.values()), "cpu")
+
     def select_used(self, outputs: object) -> object:
         """Those of a forward pass's outputs that are used, and so have to stay what they are."""
         return select_used(outputs, self.outputs)
