@@ -86,7 +86,7 @@ from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
 from secateurs.training.distillation import ImageChange
 from secateurs.training.feed import Augmentation, is_labelled_images
-from secateurs.training.objectives import loss_of
+from secateurs.training.objectives import label_tokens, loss_of
 from secateurs.training.task import LearningTask
 
 if TYPE_CHECKING:
@@ -270,6 +270,7 @@ def score(
         <Scores by l1: 8 channels in 1 groups>
     """
     if data is not None:
+        data = label_tokens(task, data)
         loss = loss_of(network, task, loss, data)
     if criterion == AUTO:
         return scores_at_half(network, data, loss=loss, seed=seed)
@@ -417,6 +418,7 @@ def ablate(
         >>> ablation.estimate["0"].shape
         (8,)
     """
+    data = label_tokens(task, data)
     loss = loss_of(network, task, loss, data)
     return backend_named(network.source.framework).ablate_channels(
         network, data, mode=mode, share=share, scope=scope, confidence=confidence, loss=loss

@@ -1,11 +1,14 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import secateurs as sec
 from secateurs.calibration.examples import StepLoss
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.training.objectives import loss_of, objective_of
+from secateurs.training.objectives import label_tokens, loss_of, objective_of
 from secateurs.training.task import LearningTask
 
 
@@ -42,3 +45,42 @@ def test_what_there_is_none_of_is_refused():
         objective_of(network(), "regresion", None)
     with pytest.raises(ModelError, match="expected no task= or metric= for a Keras model"):
         objective_of(network("keras"), "regression", None)
+
+
+def test_a_language_models_tokens_are_its_labels():
+    tokens = np.array([[3, 7, 1], [4, 0, 0]])
+    mask = np.array([[1, 1, 1], [1, 0, 0]])
+    shown = [[3, 7, 1], [4, -100, -100]]
+    named = {"input_ids": tokens, "attention_mask": mask}
+    assert label_tokens("language-modelling", named)["labels"].tolist() == shown
+    batches = label_tokens(sec.LearningTask("language-modelling"), [named, named])
+    assert [one["labels"].tolist() for one in batches] == [shown, shown]
+    assert len(batches) == 2
+    assert label_tokens("language-modelling", tokens)[1] is tokens
+    told = {"input_ids": tokens, "labels": tokens + 1}
+    assert label_tokens("language-modelling", told)["labels"] is told["labels"]
+    assert label_tokens("regression", named) is named
+
+
+def test_tokens_alone_are_ablated_and_scored_as_with_labels():
+    class Speaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.inner = nn.Embedding(9, 4), nn.Linear(4, 6)
+            self.out = nn.Linear(6, 9)
+
+        def forward(self, input_ids):
+            return self.out(torch.relu(self.inner(self.embed(input_ids))))
+
+    torch.manual_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 9, (8, 5))
+    traced = sec.trace(Speaks(), {"input_ids": tokens[:1]})
+    bare, told = {"input_ids": tokens}, {"input_ids": tokens, "labels": tokens}
+    task = "language-modelling"
+    ablations = [sec.ablate(traced, data, task=task) for data in (bare, told)]
+    scores = [sec.score(traced, "taylor", data=data, task=task) for data in (bare, told)]
+    for group in traced.groups:
+        both = [one.estimate[group.name] for one in ablations]
+        np.testing.assert_allclose(*both, rtol=1e-6)
+        assert np.abs(both[0]).max() > 1e-4
+        np.testing.assert_allclose(scores[0][group.name], scores[1][group.name], rtol=1e-6)

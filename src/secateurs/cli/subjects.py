@@ -23,7 +23,7 @@ from secateurs.data.sets import Data
 from secateurs.errors import SecateursError
 from secateurs.formatting import percent
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import loss_in, objective_of
+from secateurs.training.objectives import label_tokens, loss_in, objective_of
 
 _ACCURACY = Metric()
 
@@ -159,6 +159,7 @@ def _of_task(naming: Naming) -> Subject:
     calibration, example = first_batches(sources.train, naming.images)
     held, _ = first_batches(sources.validation, naming.images)
     network = api.trace(model, example)
+    held = label_tokens(naming.task, held)
     learning = objective_of(network, naming.task, None, naming.metric, data=held)
     metric = _ACCURACY if learning is None else learning.described_metric
     loss = None if learning is None else loss_in(learning, held)

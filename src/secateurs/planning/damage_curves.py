@@ -28,7 +28,7 @@ from secateurs.criteria.scoring import Scores, score
 from secateurs.errors import SecateursError, StudyError, UnknownNameError, in_one_line, nearest
 from secateurs.files import write_atomically
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import loss_in, objective_of
+from secateurs.training.objectives import label_tokens, loss_in, objective_of
 from secateurs.training.task import LearningTask
 
 FORMAT, VERSION = "secateurs-sensitivity", 1
@@ -266,6 +266,7 @@ def sensitivity(
     if not wanted or not all(0 < amount < 1 for amount in wanted):
         raise SecateursError(f"sensitivity: expected amounts in (0, 1); received {list(amounts)}")
     source: Any = network.source
+    data = label_tokens(task, data)
     learning = objective_of(network, task, loss, metric, data)
     loss = loss if learning is None else loss_in(learning, data)
     images = list(read_batches(data, source.example_inputs, "sensitivity", loss))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from secateurs.backends import Loss, backend_named
@@ -13,6 +13,8 @@ from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.training.task import LearningTask, task_of
 
+IGNORED = -100
+"""The label that a loss passes over, in Transformers and in PyTorch alike."""
 _GATHERS = (list, tuple)
 """What holds examples one by one, whose shapes need not agree."""
 
@@ -66,6 +68,54 @@ def loss_in(task: LearningTask, data: Any = None) -> Loss | None:
     plain = task.loss is not None and task.predict is None and task.train_step is None
     needs_batch = _is_ragged(data) or _has_no_targets(data)
     return task.loss if plain and not needs_batch else StepLoss(task)
+
+
+def label_tokens(task: str | LearningTask | None, data: Any) -> Any:
+    """Data with what a language model learns to tell: their own tokens, where they have no labels.
+
+    Args:
+        task: what the model is for; data of any other task are returned as they are.
+        data: rows of tokens, ``input_ids`` in a dictionary, or batches of such.
+
+    Returns:
+        The same with labels, which are -100 where ``attention_mask`` is 0.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = {"input_ids": np.array([[3, 7, 0]]), "attention_mask": np.array([[1, 1, 0]])}
+        >>> label_tokens("language-modelling", rows)["labels"]
+        array([[   3,    7, -100]])
+    """
+    if (task if isinstance(task, str) else getattr(task, "name", "")) != "language-modelling":
+        return data
+    if hasattr(data, "shape"):
+        return data, data
+    if isinstance(data, Mapping):
+        return _label(data)
+    return _Labelled(data) if isinstance(data, Iterable) and isinstance(data, Sized) else data
+
+
+def _label(batch: Any) -> Any:
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        return batch
+    if split_of(batch)[1] is not None:
+        return batch
+    tokens, mask = batch["input_ids"], batch.get("attention_mask")
+    shown = tokens if mask is None else tokens * mask + IGNORED * (1 - mask)
+    return {**batch, "labels": shown}
+
+
+class _Labelled:
+    """Batches with labels, as often as they are asked for."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_label, self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 def _takes_the_model(model: Any, data: Any, loss: Loss | None) -> bool:

@@ -26,7 +26,7 @@ from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import loss_in
+from secateurs.training.objectives import label_tokens, loss_in
 from secateurs.training.task import LearningTask
 
 
@@ -85,7 +85,8 @@ class TaskLearner(Learner):
 
     @cached_property
     def _found_loss(self) -> Loss | None:
-        return loss_in(self._task, [next(self._train_feed.in_order()).images])
+        first = next(self._train_feed.in_order()).images
+        return loss_in(self._task, label_tokens(self._task, [first]))
 
     def trace(self) -> Network:
         """The network of the model as it is now, for one example."""
@@ -94,7 +95,7 @@ class TaskLearner(Learner):
     def calibration(self, batches: int) -> Iterable[Any]:
         """Training batches (inputs, targets), as they are; can be gone through again."""
         is_whole = isinstance(self.loss, StepLoss)
-        return _Calibration(self._train_feed, batches, is_whole=is_whole)
+        return _Calibration(self._train_feed, batches, self._task, is_whole=is_whole)
 
     # -- training
 
@@ -231,12 +232,14 @@ class TaskLearner(Learner):
 class _Calibration:
     """The first batches of the training data, as often as they are asked for."""
 
-    def __init__(self, feed: Feed, batches: int, *, is_whole: bool) -> None:
-        self._feed, self._batches, self._is_whole = feed, batches, is_whole
+    def __init__(self, feed: Feed, batches: int, task: LearningTask, *, is_whole: bool) -> None:
+        self._feed, self._batches = feed, batches
+        self._task, self._is_whole = task, is_whole
 
     def __iter__(self) -> Iterator[object]:
         for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
-            yield batch.images if self._is_whole else split_of(batch.images)
+            images = label_tokens(self._task, batch.images)
+            yield images if self._is_whole else split_of(images)
 
 
 def _check_distillation(task: LearningTask, training: Training) -> None:

@@ -13,13 +13,11 @@ from torch.nn import functional as F
 
 from secateurs.errors import DataError, ModelError, UnknownNameError
 from secateurs.models.names import import_torchvision
+from secateurs.training.objectives import IGNORED
 from secateurs.training.task import LearningTask, check_metric_name
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-IGNORED = -100
-"""The label that cross-entropy passes over, in Transformers and in PyTorch alike."""
 
 Detections = tuple[Sequence[torch.Tensor], Sequence[Mapping[str, torch.Tensor]]]
 """(images, the boxes and labels in each), as torchvision's detectors take them."""
