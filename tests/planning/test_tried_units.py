@@ -24,3 +24,9 @@ def test_a_drop_is_absolute_and_of_at_least_nothing():
     for wrong in (-0.1, "x", True, float("nan")):
         with pytest.raises(BudgetError, match="drop: expected a number of at least 0"):
             unit.check(wrong)
+
+
+def test_a_drop_is_a_share_and_not_in_points():
+    Drop().check(1.0)
+    with pytest.raises(BudgetError, match=r"a share of 1.*received int 2. 2 points are drop=0.02$"):
+        Drop().check(2)

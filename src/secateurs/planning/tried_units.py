@@ -35,6 +35,11 @@ class Drop(TriedUnit):
                 "drop: expected a number of at least 0, such as 0.01; received "
                 f"{format_value(limit)}"
             )
+        if float(limit) > 1:
+            raise BudgetError(
+                "drop: expected a share of 1, such as 0.01 for a point of accuracy; received "
+                f"{format_value(limit)}. {float(limit):g} points are drop={float(limit) / 100:g}"
+            )
 
     def absolute(self, limit: Limit, dense: float) -> float:
         del dense

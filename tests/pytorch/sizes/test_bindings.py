@@ -201,3 +201,42 @@ def test_sizes_that_are_equal_by_chance_are_not_one():
         network = sec.trace(Coincidence(width, heads).eval(), torch.randn(1, 3, 4, 5))
         found[heads] = [len(group) * heads / width for group in network.groups]
     assert found[2] == found[3]
+
+
+class PartlyTurned(nn.Module):
+    """Half of each head's positions are turned, by a table with one number for each pair of them.
+
+    With two heads the table is as long as there are heads.
+    """
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads, self.size, self.layers = heads, 8, 2
+        self.i, self.qkv = nn.Linear(6, 8 * heads), nn.Linear(8 * heads, 24 * heads)
+        self.o = nn.Linear(8 * heads, 3)
+        self.register_buffer("speeds", torch.rand(2))
+
+    def turn(self, x):
+        half = self.size // 2
+        angles = torch.outer(torch.arange(x.shape[-2]) + 1.0, self.speeds[: half // 2])
+        angles = torch.cat([angles, angles], -1)
+        turned = torch.cat([-x[..., half // 2 : half], x[..., : half // 2]], -1)
+        first = x[..., :half] * angles.cos() + turned * angles.sin()
+        return torch.cat([first, x[..., half:]], -1)
+
+    def forward(self, x):
+        qkv = self.qkv(self.i(x)).view(*x.shape[:2], 3, self.heads, self.size)
+        q, k, v = qkv.transpose(1, 3).unbind(2)
+        weights = self.turn(q) @ self.turn(k).mT * self.size**-0.5
+        return self.o((weights.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_a_share_of_a_number_is_not_another_that_is_as_large():
+    for heads in (2, 3):
+        torch.manual_seed(0)
+        model = PartlyTurned(heads).eval()
+        network = sec.trace(model, torch.rand(2, 5, 6))
+        assert sorted(len(group) for group in network.groups) == sorted([heads, 8 * heads])
+        cut = network.cut({group.name: [0] for group in network.groups})
+        small = sec.apply(model, cut, torch.rand(2, 5, 6), network=network)
+        assert (small.heads, small.size, small.layers) == (heads - 1, 8, 2)

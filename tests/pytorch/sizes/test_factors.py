@@ -16,6 +16,30 @@ POWERS = {
     "a cube root": (lambda q, k: q @ k.mT * q.shape[-1] ** (-1 / 3), (1 / 3,)),
     "an odd power": (lambda q, k: q @ k.mT / q.shape[-1] ** 0.3, (0.3,)),
     "a square": (lambda q, k: q @ k.mT / q.shape[-1] ** 2, (2,)),
+    "a tensor of one number": (
+        lambda q, k: q @ k.mT / torch.FloatTensor([q.shape[-1]]).sqrt(),
+        (0.5,),
+    ),
+    "a tensor where the queries are": (
+        lambda q, k: q @ k.mT / torch.tensor(q.shape[-1], device=q.device).sqrt(),
+        (0.5,),
+    ),
+    "a tensor like the queries": (
+        lambda q, k: q @ k.mT / q.new_tensor(q.shape[-1]).sqrt(),
+        (0.5,),
+    ),
+    "a tensor brought to their type": (
+        lambda q, k: q @ k.mT * torch.full((), q.shape[-1] ** -0.5).type_as(q),
+        (0.5,),
+    ),
+    "a table": (
+        lambda q, k: q @ k.mT * (torch.linspace(1, 2, 5) / q.shape[-1] ** 0.5),
+        (0.5,),
+    ),
+    "an einsum with dots": (
+        lambda q, k: torch.einsum("...id,...jd->...ij", q, k) * q.shape[-1] ** -0.5,
+        (0.5,),
+    ),
     "an einsum": (
         lambda q, k: torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5,
         (0.5,),
@@ -36,7 +60,20 @@ def test_any_power_of_a_size_is_put_right(name):
     assert sorted(factors) == pytest.approx(sorted([(5 / 8) ** p for p in powers] * 2))
 
 
-def test_what_is_no_power_of_a_size_keeps_it():
-    model = Attention(lambda q, k: q @ k.mT / math.log(q.shape[-1]), None).eval()
+NO_FACTOR = {
+    "a logarithm": lambda q, k: q @ k.mT / math.log(q.shape[-1]),
+    "a term": lambda q, k: q @ k.mT + q.shape[-1] * torch.eye(5),
+    "a whole term": lambda q, k: (q @ k.mT).exp() + q.shape[-1],
+    "a whole term in a tensor": lambda q, k: (q @ k.mT).exp() + torch.tensor(q.shape[-1]),
+    "a power": lambda q, k: (q @ k.mT).sigmoid() ** q.shape[-1],
+    "a bound": lambda q, k: (q @ k.mT).clamp(max=q.shape[-1]),
+    "what fills": lambda q, k: (q @ k.mT).masked_fill(torch.eye(5) > 0, 1.0 / q.shape[-1]),
+    "a full tensor": lambda q, k: (w := q @ k.mT) + torch.full_like(w, q.shape[-1]) * w.exp(),
+}
+
+
+@pytest.mark.parametrize("name", NO_FACTOR)
+def test_what_is_no_power_of_a_size_keeps_it(name):
+    model = Attention(NO_FACTOR[name], None).eval()
     network, _ = network_and_group(model)
     assert "q" not in {member.layer for group in network.groups for member in group.members}

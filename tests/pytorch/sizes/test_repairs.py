@@ -108,3 +108,52 @@ class Literal(nn.Module):
 def test_of_heads_and_positions_only_what_is_at_fault_stays():
     network = sec.trace(Literal().eval(), X)
     assert [len(group) for group in network.groups] == [8]
+
+
+class LinearAttention(nn.Module):
+    """A softmax over positions of queries and keys; one number counts those of values too."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads, self.size = heads, SIZE
+        self.q, self.k, self.v = (nn.Linear(6, heads * SIZE) for _ in range(3))
+        self.out = nn.Linear(heads * SIZE, 3)
+
+    def forward(self, x):
+        split = (*x.shape[:2], self.heads, self.size)
+        q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = q.softmax(-1) @ (k.softmax(-2).mT @ v)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_heads_go_where_positions_stay_for_a_number_that_counts_others_too(heads):
+    torch.manual_seed(0)
+    model = LinearAttention(heads).eval()
+    network = sec.trace(model, X)
+    assert [len(group) for group in network.groups] == [heads]
+    small = sec.apply(model, network.cut({network.groups[0].name: [0]}), X, network=network)
+    with torch.no_grad():
+        model.out.weight[:, :SIZE] = 0
+        assert torch.allclose(small(X), model(X), atol=1e-6)
+
+
+class OfTheOthersShape(nn.Module):
+    """What comes out is laid out as something else is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.mix = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        wide = self.a(x)
+        return self.b((self.mix @ wide.flatten(2)).view_as(wide))
+
+
+def test_what_takes_another_shape_goes_with_the_other():
+    model, x = OfTheOthersShape().eval(), torch.rand(2, 3, 4, 4)
+    network = sec.trace(model, x)
+    assert [len(group) for group in network.groups] == [8]
+    small = sec.apply(model, network.cut({network.groups[0].name: [0, 3]}), x, network=network)
+    assert small.mix.shape == (6, 6)

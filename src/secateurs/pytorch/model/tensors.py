@@ -27,6 +27,7 @@ class ModelTensor:
         axes: axis -> unit at each index, for the axes that carry channels.
         roles: axis -> what it does.
         is_read: whether an operation was given it.
+        fixed: axis -> why nothing may ever go along it, should units be found there.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelTensor:
     axes: dict[int, Ids] = field(default_factory=dict)
     roles: dict[int, Role] = field(default_factory=dict)
     is_read: bool = False
+    fixed: dict[int, str] = field(default_factory=dict)
 
     @property
     def layer(self) -> str:

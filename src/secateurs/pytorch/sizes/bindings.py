@@ -36,6 +36,11 @@ ProbeFunction = Callable[[Collection[Attribute], bool], Collection[Key] | None]
 The number is one more, or twice as much for one that others are said to divide.
 """
 
+Asked = tuple[type, str, object, bool]
+"""A class, an attribute of it, the item in there, and whether it is a whole that is sought."""
+
+SLICES = {"aten.slice", "aten.narrow"}
+
 WHOLE = -1
 """At the end of a place's key: not the length itself is sought, but what it is a share of."""
 
@@ -62,7 +67,7 @@ class Bindings:
         self._passes = passes
         self._equations = equations
         self._probe = probe
-        self._felt: dict[tuple[type, str, object, bool], Collection[Key] | None] = {}
+        self._felt: dict[Asked, Collection[Key] | None] = {}
         self._links: dict[Attribute, Size] = {}
         self._linked_for: dict[Key, Attribute] = {}
         self._first_of: dict[tuple[int, str, object], Attribute] = {}
@@ -86,6 +91,16 @@ class Bindings:
     def is_linked(self, attribute: Attribute) -> bool:
         """Whether an attribute follows some channels."""
         return attribute in self._links
+
+    def counted_at(self, key: Key) -> Iterator[Ids]:
+        """What those attributes count that this place has its length from."""
+        for attribute, size in self._links.items():
+            if self._is_surely_felt(attribute, key):
+                yield from size.value.axes
+
+    def must_stay(self, units: Ids) -> bool:
+        """Whether none of these channels can go as things are."""
+        return int(units.max(initial=0)) < len(self._atoms) and not self._atoms[units].any()
 
     def is_guessed(self, key: Key) -> bool:
         """Whether something was guessed for this place."""
@@ -150,6 +165,8 @@ class Bindings:
         if known is None:
             if self._is_far(attribute, layers) and not self._is_felt(attribute, key):
                 return False
+            if self._is_taken(key) and not self._is_surely_felt(attribute, key):
+                return False
             self.link(attribute, units)
             self._linked_for[key] = attribute
             return True
@@ -167,17 +184,36 @@ class Bindings:
 
         All modules of a class are probed at once: what is asked of one will be of the next.
         """
-        owner, name, item = attribute
-        kind, is_whole = type(self._modules[owner]), key[-1] == WHOLE
-        if (kind, name, item, is_whole) not in self._felt:
+        _, name, item = attribute
+        asked = self._kind_of(attribute, key)
+        if asked not in self._felt:
             alike = [
                 Attribute(path, name, item)
                 for path, module in self._modules.items()
-                if type(module) is kind
+                if type(module) is asked[0]
             ]
-            self._felt[kind, name, item, is_whole] = self._probe(alike, is_whole)
-        felt = self._felt[kind, name, item, is_whole]
+            self._felt[asked] = self._probe(alike, asked[-1])
+        felt = self._felt[asked]
         return felt is None or key in felt or key[:4] in felt
+
+    def _kind_of(self, attribute: Attribute, key: Key) -> Asked:
+        """What is asked of all modules of a class at once."""
+        owner, name, item = attribute
+        return type(self._modules[owner]), name, item, key[-1] == WHOLE
+
+    def _is_surely_felt(self, attribute: Attribute, key: Key) -> bool:
+        return (
+            self._is_felt(attribute, key) and self._felt[self._kind_of(attribute, key)] is not None
+        )
+
+    def _is_taken(self, key: Key) -> bool:
+        """Whether a place is the length of a slice: it may be a share of a number (``d // 2``).
+
+        Such a length follows by itself when that number does, and is told apart only by a probe
+        from any other that happens to be as large.
+        """
+        operation = self._passes[key[0]].operations[key[1]]
+        return key[2] >= 0 and operation.name in SLICES
 
     # -- candidates
 

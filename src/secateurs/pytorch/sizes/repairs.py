@@ -70,6 +70,7 @@ class Repairs:
             or self._freeze(findings.sizes, stays)
             or (raised is None and self._explain(findings.numbers, stays, second_look))
             or (raised is not None and self._follow_after(raised))
+            or _any_of(lambda wrong: self._keep_number(wrong, stays), findings.sizes)
         )
 
     # -- lengths that an attribute keeps
@@ -173,6 +174,21 @@ class Repairs:
             else:
                 continue
             if agrees and self._equate(wrong, units, found):
+                return True
+        return False
+
+    def _keep_number(self, wrong: WrongSize, stays: Stays) -> bool:
+        """Freeze channels whose number an attribute is that counts others too, which have to stay.
+
+        Positions in a head of the values, say, where those of the queries meet a softmax.
+        """
+        if wrong.units is not None and not self._bindings.must_stay(wrong.units):
+            return False
+        for units in self._bindings.counted_at(wrong.key):
+            kept = int(stays[units].sum())
+            if len(units) == wrong.dense != kept == wrong.got:
+                reason = f"their number is also that of others, which stay, at {wrong.line}"
+                self._tracer.equations.freeze(units, reason)
                 return True
         return False
 

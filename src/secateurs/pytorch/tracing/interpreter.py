@@ -21,6 +21,8 @@ from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateurs.pytorch.model.copies import ATOMS, list_modules, tensors_of
+from secateurs.pytorch.tracing.einsum import spell_out
+from secateurs.pytorch.tracing.numbers_kept import NumbersKept
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
 
 aten = torch.ops.aten
@@ -56,6 +58,21 @@ def multiply_in_order(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.matmul, matrices)
 
 
+def as_type_of(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``aten.type_as``, which has nothing of the other but its type and device."""
+    return x.to(other)
+
+
+def view_as(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``aten.view_as``, which has nothing of the other but its shape."""
+    return x.view(other.shape)
+
+
+def reshape_as(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``aten.reshape_as``, likewise."""
+    return x.reshape(other.shape)
+
+
 MADE_OF_OTHERS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
     aten.pixel_shuffle: pixel_shuffle,
     aten.pixel_unshuffle: pixel_unshuffle,
@@ -63,6 +80,9 @@ MADE_OF_OTHERS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
     aten.native_channel_shuffle: channel_shuffle,
     aten.linalg_multi_dot: multiply_in_order,
     aten.chain_matmul: multiply_in_order,
+    aten.type_as: as_type_of,
+    aten.view_as: view_as,
+    aten.reshape_as: reshape_as,
 }
 
 
@@ -126,6 +146,9 @@ class OpInterpreter(TorchDispatchMode):
         if self._is_aside:
             return func(*args, **keywords)
         packet = func.overloadpacket
+        if packet is aten.einsum:
+            with self:  # which may take diagonals
+                args = spell_out(*args)  # type: ignore[arg-type]
         others = MADE_OF_OTHERS.get(packet)
         if others is not None:
             with self:
@@ -179,7 +202,7 @@ class OpInterpreter(TorchDispatchMode):
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
         try:
             mode = in_mode(model, training, put_back=not self.is_last)
-            with mode, self._following(model), torch.inference_mode(), self:
+            with mode, self._following(model), torch.inference_mode(), NumbersKept(), self:
                 return self.call(model, arguments, keywords)
         finally:
             self._put_back()

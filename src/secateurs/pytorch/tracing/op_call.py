@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, TypeVar, overload
@@ -18,6 +19,29 @@ aten = torch.ops.aten
 
 SCALING = {aten.mul, aten.mul_, aten.div, aten.div_}
 """Operations whose result is proportional to a number they are given."""
+
+ADDING = {
+    aten.add,
+    aten.add_,
+    aten.sub,
+    aten.sub_,
+    aten.rsub,
+    aten.full_like,
+    aten.fill,
+    aten.fill_,
+    aten.pow,
+    aten.pow_,
+    aten.clamp,
+    aten.clamp_,
+    aten.clamp_min,
+    aten.clamp_max,
+}
+"""Operations that may be given a size as a whole number, and are no factor of their result."""
+
+_ADDED = ("other", "value", "fill_value", "exponent", "min", "max")
+
+MOST_TO_COMPARE = 1024
+"""Numbers in a constant that are looked at for whether they are computed from a size."""
 
 MADE_NEW = {aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}
 """Operations whose result does not depend on the tensor they are called on."""
@@ -217,24 +241,40 @@ def without_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def numbers_of(call: Call) -> list[float]:
-    """The broken numbers an operation is given, also those it works out from a size by itself.
+    """The numbers an operation is given that may be worked out from a size, by code or by itself.
 
-    A factor is one too where it is a whole number: a length that a sum is divided by.
+    A factor or a term is one too where it is a whole number: a length that a sum is divided by. Of
+    a constant of several numbers it is how large they are together.
     """
     numbers: list[float] = call.numbers(float)
     if call.packet in SCALING:
         numbers += map(float, call.numbers(int))
+    elif call.packet in ADDING:
+        numbers += [float(n) for name in _ADDED if isinstance(n := call.get(name), int)]
     numbers += [
-        float(tensor)
+        size
         for tensor in call.tensors()
-        if tensor.dim() == 0
-        and not hasattr(tensor, "_secateurs_labels")
-        and not tensor.is_meta
-        and tensor.is_floating_point()
+        if not hasattr(tensor, "_secateurs_labels")
+        and (size := _size_of_constant(tensor, call)) is not None
     ]
     if call.packet is aten.scaled_dot_product_attention and call.get("scale") is None:
         numbers.append(float(call["query"].shape[-1] ** -0.5))
     return numbers
+
+
+def _size_of_constant(tensor: torch.Tensor, call: Call) -> float | None:
+    """The number that a constant is, or the length of several as a vector; None of any other."""
+    if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_complex():
+        return None
+    if not 0 < tensor.numel() <= MOST_TO_COMPARE:
+        return None
+    counts = call.packet in SCALING | ADDING and tensor.dtype is not torch.bool
+    if not (tensor.is_floating_point() or counts):
+        return None
+    if tensor.numel() == 1:
+        return float(tensor.flatten()[0])
+    size = float(tensor.double().norm())
+    return None if math.isnan(size) else size
 
 
 STARTS = {aten.slice: "start", aten.select: "index", aten.narrow: "start"}

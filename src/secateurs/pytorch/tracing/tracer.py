@@ -24,6 +24,7 @@ from secateurs.pytorch.tracing.fresh_tensors import (
 )
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, users_line
 from secateurs.pytorch.tracing.op_call import (
+    ADDING,
     MADE_NEW,
     SCALING,
     Arguments,
@@ -70,6 +71,17 @@ class _Met:
     unbound: list[tuple[ModelTensor, int]] = field(default_factory=list)
     free: list[Place] = field(default_factory=list)
     fixed: Labels | None = None
+
+
+def _may_be_sizes(numbers: Sequence[float], call: Call) -> bool:
+    """Whether a number that an operation is given may be computed from a size."""
+    if call.packet in SCALING | {aten.scaled_dot_product_attention}:
+        return bool(numbers)
+    return call.packet in ADDING and max(numbers, default=0) > MOST_USUAL_TERM
+
+
+MOST_USUAL_TERM = 2
+"""Code adds one, and squares, without a size in mind."""
 
 
 class Rules(Protocol):
@@ -129,8 +141,8 @@ class Tracer(OpInterpreter):
         operation.numbers = numbers_of(call)
         operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
-        if operation.numbers and call.packet in SCALING | {aten.scaled_dot_product_attention}:
-            self.reads_sizes = True  # a factor may be computed from one
+        if _may_be_sizes(operation.numbers, call):
+            self.reads_sizes = True
         for tensor, labels in zip(followed, operation.operands, strict=True):
             if labels.positions is not None:
                 self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
@@ -314,7 +326,17 @@ class Tracer(OpInterpreter):
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.tensor.shape[axis])
             leaf.roles.setdefault(axis, Role.OTHER)
+            if axis in leaf.fixed:
+                self.equations.freeze(leaf.axes[axis], leaf.fixed[axis])
         return leaf.axes[axis]
+
+    def fix(self, tensor: torch.Tensor, reason: str, axes: Iterable[int]) -> None:
+        """Nothing may go along these axes, whether anything is known to lie there yet or not."""
+        leaf = self.labels(tensor).leaf
+        known = [axis for axis in axes if leaf is None or axis in leaf.axes]
+        self.freeze_known(tensor, reason, known)
+        if leaf is not None:
+            leaf.fixed |= dict.fromkeys(axes, reason)
 
     # -- equations
 
@@ -336,6 +358,8 @@ class Tracer(OpInterpreter):
         for leaf, axis in met.unbound:
             # Twice the same leaf: the first time has bound it.
             self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
+            if axis in leaf.fixed:
+                self.equations.freeze(known[0], leaf.fixed[axis])
         for place in met.free if known else ():
             self._let_carry(place, known[0])
         return known[0] if known else None

@@ -114,11 +114,11 @@ def test_a_mask_of_its_own_for_each_channel_keeps_these():
     assert "no rule for aten::masked_scatter at" in reason
 
 
-@pytest.mark.read_without_weights
-def test_what_shortens_to_a_length_is_told_to_ignore_channels():
-    """A channel of zeros adds nothing to a length, so that is the right answer."""
+def test_what_shortens_to_a_length_is_measured_without_channels_that_go_and_named():
+    """A channel of zeros adds nothing to a length; the others get longer without it."""
     model = model_of(lambda h: h.renorm(2, 1, 0.5), inputs=5)
     small = sec.delete_channels(model, {"a": GONE}, X)
+    assert [where for where in sec.report_of(small).proof.inexact if "renorm" in where]
     with torch.no_grad():
         model.a.weight[GONE], model.a.bias[GONE] = 0, 0
         assert torch.allclose(small(X), model(X), atol=1e-5)

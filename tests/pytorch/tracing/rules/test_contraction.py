@@ -307,6 +307,10 @@ def test_convolutions_of_sequences_and_volumes(rank):
         lambda x, w: torch.mm(x, w.t()),
         lambda x, w: torch.addmm(torch.zeros(w.shape[0]), x, w.t()),
         lambda x, w: torch.einsum("bi,oi->bo", x, w),
+        lambda x, w: torch.einsum("...i,oi->...o", x, w),
+        lambda x, w: torch.einsum("...i, oi", x, w),
+        lambda x, w: torch.einsum("bbi,oi->bo", x.expand(4, 4, -1), w),
+        lambda x, w: torch.einsum(x, [0, 1], w, [2, 1], [0, 2]),
         lambda x, w: (w @ x.t()).t(),
         lambda x, w: torch.matmul(x[:, None], w.t())[:, 0],
         lambda x, w: torch.bmm(x[:, None], w.t().expand(x.shape[0], -1, -1))[:, 0],
@@ -322,3 +326,20 @@ def test_matrix_products_of_every_kind(multiply):
     )
     assert sorted(len(group) for group in network.groups) == [5, 6]
     check_cut_of_everything(model, network, (torch.randn(4, 3),))
+
+
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_kernel_keeps_its_size_though_its_weight_is_measured(comes_first):
+    """Before or after the convolution, over all axes but that of the filters."""
+
+    def forward(m, x):
+        length = m.w.square().sum((1, 2, 3)) if comes_first else None
+        h = F.conv2d(m.a(x), m.w, padding=1)
+        length = m.w.square().sum((1, 2, 3)) if length is None else length
+        return m.b(h / length.sqrt()[:, None, None])
+
+    x = torch.rand(2, 3, 5, 5)
+    w = nn.Parameter(torch.randn(6, 4, 3, 3))
+    model, network = trace(forward, x, a=nn.Conv2d(3, 4, 1), w=w, b=nn.Conv2d(6, 2, 1))
+    assert sorted(len(group) for group in network.groups) == [4, 6]
+    check_cut_of_everything(model, network, (x,))

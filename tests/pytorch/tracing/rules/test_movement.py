@@ -97,3 +97,13 @@ def test_unequal_parts_of_fixed_size_are_frozen_with_the_line():
     reasons = [reason for frozen in network.frozen for reason in frozen.reasons]
     assert any("hard-coded at" in reason and "test_movement.py" in reason for reason in reasons)
     del model
+
+
+@pytest.mark.parametrize("pieces", [lambda x: torch.tensor_split(x, 4, 1), lambda x: x.hsplit(4)])
+def test_pieces_in_another_order_stay_equal(pieces):
+    """However many there are: where a length cannot be divided, the first pieces are longer."""
+    model, network = trace(
+        lambda m, x: m.b(torch.cat(pieces(m.a(x))[::-1], 1)), a=conv(3, 16), b=conv(16, 2)
+    )
+    assert {name: count for name, (count, _) in groups_of(network).items()} == {"a/4x4": 4}
+    check_cut_of_everything(model, network, image())

@@ -209,13 +209,11 @@ def _is_repeated(mask: torch.Tensor) -> bool:
 
 @rule(*packets("renorm"))
 def renorm(tracer: Tracer, call: Call) -> object:
-    """Each slice along an axis is shortened to a length; where all are zero adds nothing to it."""
+    """Each slice along an axis is shortened to a length, which all of it makes up together."""
     x = call["self"]
     output = call.run_one()
     axes = tracer.axes(x)
-    for axis, units in axes.items():
-        if axis != _axis(call, x):
-            tracer.mask(0, axis, units)
+    tracer.mixes(call, [units for axis, units in axes.items() if axis != _axis(call, x)])
     tracer.put(output, axes)
     return output
 

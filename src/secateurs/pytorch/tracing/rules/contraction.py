@@ -208,15 +208,11 @@ def grouped_matmul(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.einsum)
 def einsum(tracer: Tracer, call: Call) -> object:
-    """Any einsum without repeated letters inside one operand; others are taken apart."""
-    equation, operands = call.arguments[0].replace(" ", ""), list(call.arguments[1])
-    inputs, arrow, result = equation.partition("->")
-    letters = inputs.split(",")
-    if not arrow or "." in equation or any(len(set(word)) < len(word) for word in letters):
-        with tracer:
-            return call.function.decompose(*call.arguments, **call.keywords)
+    """Any einsum: it comes with all its letters, none twice in an operand (``spell_out``)."""
+    inputs, _, result = call.arguments[0].partition("->")
     output = call.run_one()
-    contract(tracer, call, list(zip(operands, letters, strict=True)), result, output)
+    operands = list(zip(call.arguments[1], inputs.split(","), strict=True))
+    contract(tracer, call, operands, result, output)
     return output
 
 
@@ -239,8 +235,7 @@ def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool 
     x, weight = call["input"], call["weight"]
     channel = x.dim() - weight.dim() + 1
     carried = _carry_space(tracer, call, x, weight, channel)
-    if tracer.labels(weight).leaf is None:  # a weight's own kernel carries no channels anyway
-        tracer.freeze_known(weight, "a convolution's kernel", range(2, weight.dim()))
+    tracer.fix(weight, "a convolution's kernel", range(2, weight.dim()))
     groups = call.get("groups", 1)
     into, out = (0, 1) if transposed else (1, 0)
     batch = tracer.labels(x).axes.get(0) if channel == 1 else None

@@ -142,15 +142,12 @@ def roll(tracer: Tracer, call: Call) -> object:
     aten.view,
     aten._unsafe_view,
     aten.reshape,
-    aten.view_as,
-    aten.reshape_as,
     aten.unflatten,
     aten.slice,
     aten.select,
     aten.narrow,
     aten.unfold,
     aten.split_with_sizes,
-    aten.tensor_split,
 )
 def move_by_sizes(tracer: Tracer, call: Call) -> object:
     """A movement that is told lengths or places, which the user's code may have hard-coded."""
@@ -234,20 +231,21 @@ def _length(source: torch.Tensor, output: torch.Tensor, axis: int) -> int:
     return source.shape[at] if at >= 0 else 1
 
 
-@rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split)
+@rule(aten.chunk, aten.split, aten.unsafe_chunk, aten.unsafe_split, aten.tensor_split)
 def divide(tracer: Tracer, call: Call) -> object:
     """Equal pieces of an axis: all lose the same channels, so that they stay equal.
 
-    ``chunk`` divides whatever length there is; ``split`` is told the length of a piece.
+    ``chunk`` and ``tensor_split`` divide whatever length there is; ``split`` is told the length of
+    a piece.
     """
     source, amount = call.arguments[:2]
     axis = (call.arguments[2] if len(call.arguments) > 2 else call.get("dim", 0)) % source.dim()
     units = tracer.axes(source).get(axis)
     if units is None:
         return move(tracer, call)
-    if isinstance(amount, (list, tuple)):
+    if not isinstance(amount, int):
         return move_by_sizes(tracer, call)
-    is_chunk = call.packet in (aten.chunk, aten.unsafe_chunk)
+    is_chunk = call.packet in (aten.chunk, aten.unsafe_chunk, aten.tensor_split)
     pieces = amount if is_chunk else -(-len(units) // amount)
     if not is_chunk:
         tracer.reads_sizes = True
