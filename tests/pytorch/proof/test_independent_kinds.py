@@ -163,3 +163,35 @@ def test_what_is_read_a_little_is_heard():
     cut = network.cut({"first": range(8)})
     with pytest.raises(sec.CutError, match="expected channels that nobody reads"):
         prove_independently(model, cut, (random(8, 5),))
+
+
+class Transposed(nn.Module):
+    """A layer whose weight is (inputs, outputs), as GPT-2's are."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).view(*x.shape[:-1], -1)
+
+
+class AttentionOfTransposed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.qkv, self.out = 2, Transposed(6, 48), Transposed(16, 3)
+
+    def forward(self, x):
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, -1)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_filters_that_lie_along_the_other_axis_are_factors_of_each_other():
+    torch.manual_seed(0)
+    small, cut = half(AttentionOfTransposed(), random(2, 5, 6))
+    assert sec.report_of(small).proof.independent.channels == cut.removed_channels > 0

@@ -157,3 +157,24 @@ def test_what_takes_another_shape_goes_with_the_other():
     assert [len(group) for group in network.groups] == [8]
     small = sec.apply(model, network.cut({network.groups[0].name: [0, 3]}), x, network=network)
     assert small.mix.shape == (6, 6)
+
+
+class SplitOfWhatStays(nn.Module):
+    """A number that counts channels also says how channels that have to stay are split."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = 8
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(6, 20)
+
+    def forward(self, x):
+        wide = self.a(x).view(-1, self.width).relu()
+        first, second = self.c(x).flatten(0, 1).split([self.width, 12], -1)
+        return self.b(wide), first, second
+
+
+def test_a_split_that_no_more_adds_up_is_seen_where_its_parts_stay():
+    network = sec.trace(SplitOfWhatStays().eval(), X)
+    assert not network.groups
+    reasons = {reason for frozen in network.frozen for reason in frozen.reasons}
+    assert any("their number is also that of others, which stay" in reason for reason in reasons)

@@ -158,7 +158,7 @@ class _Silenced:
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
         # A channel that is zero for these inputs tells nothing of its readers: it may have several.
         inputs = [part for part in unsure if part.axis > 0]
-        for parts in [*([part] for part in reversed(unsure)), inputs, *self._factors(loud)]:
+        for parts in [*([part] for part in reversed(unsure)), inputs, *self._factors(loud, kinds)]:
             if not loud:
                 break
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
@@ -236,12 +236,20 @@ class _Silenced:
         whole = torch.zeros(self._tensors[part.tensor].shape, dtype=torch.bool)
         return whole.index_fill_(part.axis, torch.tensor(part.indices), True)
 
-    def _factors(self, loud: Sequence[Slice]) -> Iterator[list[Slice]]:
-        """Filters and biases of a layer, or of its halves or thirds, that may be one factor."""
+    def _factors(self, loud: Sequence[Slice], kinds: Mapping[Slice, str]) -> Iterator[list[Slice]]:
+        """Filters and biases of a layer, or of its halves or thirds, that may be one factor.
+
+        Filters lie along the first axis of a weight, or where they were seen to.
+        """
         layers = list(dict.fromkeys(part.layer for part in loud))
         for pieces in (1, 2, 3):
             for layer in reversed(layers):
-                parts = [p for p in self._parts if p.layer == layer and p.axis == 0]
+                filters = [p for p in self._parts if p.layer == layer]
+                parts = [
+                    p
+                    for p in filters
+                    if kinds.get(p) == "filter" or (p.axis == 0 and kinds.get(p) != "reader")
+                ]
                 for number in range(pieces):
                     piece = [self._piece(part, number, pieces) for part in parts]
                     if all(part.indices for part in piece) and piece:

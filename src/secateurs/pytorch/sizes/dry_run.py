@@ -24,7 +24,7 @@ from torch._ops import OpOverload
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.tracing import rules
-from secateurs.pytorch.tracing.interpreter import OpInterpreter, is_users, line_in, users_line
+from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
     Arguments,
@@ -296,7 +296,9 @@ class DryRun(OpInterpreter):
         given = set(call.numbers(int))
         for place, (dense, axes) in enumerate(operation.outputs):
             foretold = self._shape(dense, axes)
-            got = _find_asked_shape(call, len(dense)) if shapes is None else _nth(shapes, place)
+            got = (
+                _find_asked_shape(call, place, foretold) if shapes is None else _nth(shapes, place)
+            )
             if got is not None and len(got) != len(dense):
                 got = None
             for axis in range(len(dense)):
@@ -356,10 +358,13 @@ def _without_its_values(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else without_values(tensor)
 
 
-def _find_asked_shape(call: Call, rank: int) -> tuple[int, ...] | None:
-    """The shape a failed reshape, view or expand was told to make."""
+def _find_asked_shape(call: Call, place: int, foretold: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape a failed reshape, view, expand or split was told to make of this result."""
+    if call.packet is aten.split_with_sizes:
+        axis, sizes = call.get("dim", 0) % len(foretold), call["split_sizes"]
+        return (*foretold[:axis], sizes[place], *foretold[axis + 1 :])
     for value in [*call.arguments[1:], *call.keywords.values()]:
-        is_shape = isinstance(value, (list, tuple)) and len(value) == rank
+        is_shape = isinstance(value, (list, tuple)) and len(value) == len(foretold)
         if is_shape and all(isinstance(size, int) for size in value):
             return tuple(value)
     return None
