@@ -101,20 +101,18 @@ def test_a_fit_is_chosen_by_what_was_not_fitted_and_never_worse_there():
 
 
 def test_without_a_channel_the_others_do_what_they_can(monkeypatch):
-    monkeypatch.setattr(long_kernels, "STEPS", 80)
-    monkeypatch.setattr(long_kernels, "RIDGE", 0.0)
+    monkeypatch.setattr(long_kernels, "STEPS", 40)
     x, matrix = drawn(60, 3, 20) + 1, drawn(1, 48, 4, seed=1).astype(np.float64)
+    x[:, 1] = -x[:, 0]  # so the first can stand in for the second
     long = LongKernel(LINE, 60)
     long.add(x[:50])
     long.add(x[50:])
     found, missing = long.ablate(np.array([1]), matrix, has_intercept=True)
     assert not found[0, 16:32].any()
-    rows = patches(x, LINE).reshape(-1, 48).astype(np.float64)
-    wanted = rows @ matrix[0]
-    kept = np.hstack([rows[:, np.r_[:16, 32:48]], np.ones((len(rows), 1))])
-    right = np.linalg.lstsq(kept, wanted, rcond=None)[0]
-    np.testing.assert_allclose(found[0, np.r_[:16, 32:48]], right[:32], atol=2e-3)
-    np.testing.assert_allclose(missing, right[32], atol=1e-2)
+    right = matrix[0, :16] - matrix[0, 16:32]
+    np.testing.assert_allclose(found[0, :16], right, atol=5e-3)
+    np.testing.assert_allclose(found[0, 32:], matrix[0, 32:], atol=5e-3)
+    np.testing.assert_allclose(missing, 0, atol=2e-2)
 
 
 def test_spectra_sum_up_to_the_mean_squares_of_what_is_read(monkeypatch):

@@ -10,7 +10,7 @@ would.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,9 +29,11 @@ Spectra = NDArray[np.complex64]
 LEAST_TAPS = 16
 """Of a kernel: a mixing of channels has one unknown where a refit of all taps has so many."""
 
+RIDGE = 1e-2
+"""Of the preconditioner, relative to the mean of the products' diagonal."""
+
 STEPS = 8
-RIDGE = 1e-4
-"""Of refits that only measure what a cut would cost."""
+"""Of refits that only measure what a cut would cost, at most."""
 
 MACS = 1e11
 """What such a refit may take: some three seconds of one core. Beyond, channels are mixed."""
@@ -45,6 +47,9 @@ MOST_NUMBERS = 2**26
 
 MOST_IN_PRODUCTS = 2**25
 """In products of spectra, which are inverted."""
+
+HELD = 8
+"""One image in so many says when such a refit is to stop."""
 
 LEAST_IMAGES = 64
 ROWS_AN_INPUT = 2
@@ -127,17 +132,41 @@ class SignalSpectra:
         spread = np.zeros((*given.shape[:2], *self._lengths), np.float32)
         spread[(slice(None), slice(None), *self._places)] = given
         found = _by_frequency(fft.rfftn(spread, axes=self._axes))
-        products = self._spectra.transpose(0, 2, 1) @ found.conj()
-        flat = products.reshape(len(products), -1)
-        scale = (_counts(self._lengths) / math.prod(self._lengths)).astype(np.float32)
-        real, imaginary = (np.ascontiguousarray(part) for part in (flat.real, flat.imag))
-        weights: Array = (self._waves.real * scale[:, None]).T @ real
-        weights -= (self._waves.imag * scale[:, None]).T @ imaginary
-        return weights.reshape(self.taps * self.channels, -1)
+        return self._kernels(self._spectra.conj().transpose(0, 2, 1) @ found)
+
+    def preconditioner(self, ridge: float) -> Callable[[Array], Array]:
+        """What takes a gradient most of the way to the solution, frequency by frequency.
+
+        Far from a signal's ends the products of inputs are those of spectra, so their inverse is
+        one small matrix a frequency.
+
+        Args:
+            ridge: added to the products, relative to the mean of their diagonal.
+        """
+        off_mean = self._spectra - self._spectra.mean(axis=1, keepdims=True)
+        products = off_mean.conj().transpose(0, 2, 1) @ off_mean
+        at = np.arange(self.channels)
+        mean = float(products[:, at, at].real.mean())
+        products[:, at, at] += np.float32(max(ridge * mean, 1e-30))
+        inverse = np.linalg.inv(products)
+
+        def precondition(gradient: Array) -> Array:
+            return self._kernels(inverse @ self._conjugates(gradient))
+
+        return precondition
 
     def _conjugates(self, weights: Array) -> Spectra:
         """Of the kernels' spectra, shape (frequencies, channels, outputs)."""
         return _multiply(self._waves, weights, self.channels)
+
+    def _kernels(self, conjugates: Spectra) -> Array:
+        """The reverse: the kernels' taps; what lies beside them is left out."""
+        flat = conjugates.reshape(len(conjugates), -1)
+        scale = (_counts(self._lengths) / math.prod(self._lengths)).astype(np.float32)
+        real, imaginary = (np.ascontiguousarray(part) for part in (flat.real, flat.imag))
+        weights: Array = (self._waves.real * scale[:, None]).T @ real
+        weights += (self._waves.imag * scale[:, None]).T @ imaginary
+        return weights.reshape(self.taps * self.channels, -1)
 
 
 def by_tap(matrix: Array, channels: int) -> Array:
@@ -189,7 +218,6 @@ class ConjugateGradients:
         signals: what it reads.
         wrong: what it should give less what it gives, shape (images, outputs, *places).
         weights: what the weights are now, tap by tap, shape (taps * channels, outputs).
-        ridge: a pull towards them, in the units of the squared errors' sum.
         has_intercept: whether there is a place for one: then only what is off the mean counts.
 
     Attributes:
@@ -203,15 +231,14 @@ class ConjugateGradients:
         wrong: Signals,
         weights: Array,
         *,
-        ridge: float = 0.0,
         has_intercept: bool = True,
     ) -> None:
-        self._signals, self._ridge, self._has_intercept = signals, ridge, has_intercept
-        self._start = weights.astype(np.float32)
-        self.weights: Array = self._start
+        self._signals, self._has_intercept = signals, has_intercept
+        self.weights: Array = weights.astype(np.float32)
         self.wrong: Signals = wrong
-        gradient = signals.transpose(self._centre(wrong))
-        self._gradient = self._direction = gradient
+        self._precondition = signals.preconditioner(RIDGE)
+        self._gradient = signals.transpose(self._centre(wrong))
+        self._step = self._direction = self._precondition(self._gradient)
 
     @property
     def intercept(self) -> Floats:
@@ -225,27 +252,22 @@ class ConjugateGradients:
         direction = self._direction
         given = self._signals.contract(direction)
         curvature = np.square(self._centre(given)).sum(axis=_but_outputs(given))
-        curvature = curvature + self._ridge * _by_output(direction)
         # To the least error along it, even where rounding has spoilt the direction.
         downhill = np.maximum((self._gradient * direction).sum(axis=0), 0)
         length = downhill / np.maximum(curvature, 1e-30)
         self.weights = self.weights + direction * length
         self.wrong = self.wrong - given * _along(length, given)
         gradient = self._signals.transpose(self._centre(self.wrong))
-        gradient = gradient - self._ridge * (self.weights - self._start)
-        turned = (gradient * (gradient - self._gradient)).sum(axis=0)
-        turn = np.maximum(turned / np.maximum(_by_output(self._gradient), 1e-30), 0)
-        self._gradient, self._direction = gradient, gradient + direction * turn
+        step = self._precondition(gradient)
+        turned = (step * (gradient - self._gradient)).sum(axis=0)
+        before = (self._step * self._gradient).sum(axis=0)
+        turn = np.maximum(turned / np.maximum(before, 1e-30), 0)
+        self._gradient, self._step, self._direction = gradient, step, step + direction * turn
         return direction, length
 
     def _centre(self, given: Signals) -> Signals:
         centred: Signals = given - _along(_mean(given), given) if self._has_intercept else given
         return centred
-
-
-def _by_output(weights: Array) -> Array:
-    squares: Array = np.square(weights).sum(axis=0)
-    return squares
 
 
 def _but_outputs(given: Signals) -> tuple[int, ...]:
@@ -297,6 +319,8 @@ def refit_long(
 ) -> Refit:
     """As ``least_squares.refit``, from signals in place of sums; of one group.
 
+    After how many steps to stop, the images held out say; as many are then made on all images.
+
     Args:
         fit: to fit.
         held: to choose by after how many steps to stop.
@@ -307,33 +331,103 @@ def refit_long(
     """
     share = np.ones(fit.y.shape[1]) if importance is None else importance[0]
     most = images_in_spectra(fit.x.shape, geometry)
-    reads, judges = (SignalSpectra(one.x[:most], geometry) for one in (fit, held))
     present = by_tap(weights[0], fit.x.shape[1])
-    descent = ConjugateGradients(
-        reads, fit.y[:most] - reads.contract(present), present, has_intercept=has_intercept
+
+    def prepare(rows: SignalRows) -> Fitted:
+        reads = SignalSpectra(rows.x[:most], geometry)
+        return Fitted(reads, rows.y[:most] - reads.contract(present))
+
+    parts = prepare(fit), prepare(held)
+    found = descend(*parts, present, share, MOST_STEPS, has_intercept=has_intercept)
+    middle = _along(_mean(held.y) if has_intercept else np.zeros(len(share)), held.y)
+    size = max(_error(held.y - middle, share), 1e-300)
+    before, after = found.before / size, found.after / size
+    del parts
+    everything = prepare(SignalRows.join([held, fit]))
+    gradients = ConjugateGradients(
+        everything.signals, everything.wrong, present, has_intercept=has_intercept
     )
-    wrong = held.y[:most] - judges.contract(present)
+    for _ in range(found.steps):
+        gradients.step()
+    solved = by_channel(gradients.weights, fit.x.shape[1])[None].astype(np.float64)
+    ridge = RIDGE if found.steps else float("nan")
+    return Refit(solved, gradients.intercept[None], ridge, before, after)
 
-    def error() -> float:
-        off = wrong - _along(descent.intercept, wrong)
-        return float((np.square(off).mean(axis=_but_outputs(off), dtype=np.float64) * share).sum())
 
-    off_mean = held.y - _along(_mean(held.y) if has_intercept else np.zeros(len(share)), held.y)
-    size = float((np.square(off_mean).mean(axis=_but_outputs(off_mean)) * share).sum())
-    before = error()
-    best = (before, 0, descent.weights, descent.intercept)
-    for step in range(1, MOST_STEPS + 1):
-        direction, length = descent.step()
-        wrong = wrong - judges.contract(direction) * _along(length, wrong)
-        if (now := error()) < best[0]:
-            best = (now, step, descent.weights, descent.intercept)
-        elif not step - best[1] < PATIENCE:
+@dataclass(frozen=True, eq=False, slots=True)
+class Fitted:
+    """Some images at a convolution.
+
+    Attributes:
+        signals: what it reads.
+        wrong: what it should give less what it gives, shape (images, outputs, *places).
+    """
+
+    signals: SignalSpectra
+    wrong: Signals
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Found:
+    """Weights of least error on the images held out.
+
+    Attributes:
+        weights: tap by tap, shape (taps * channels, outputs).
+        intercept: change of the mean outputs, shape (outputs,).
+        steps: after so many; none where the present weights do best.
+        before: the error of those.
+        after: of these.
+    """
+
+    weights: Array
+    intercept: Floats
+    steps: int
+    before: float
+    after: float
+
+
+def descend(
+    fit: Fitted,
+    held: Fitted,
+    weights: Array,
+    share: Floats,
+    most: int,
+    *,
+    has_intercept: bool,
+) -> Found:
+    """Conjugate gradients on some images, as long as they help on others.
+
+    Args:
+        fit: the images to fit.
+        held: those to choose by after how many steps to stop.
+        weights: to start from, tap by tap.
+        share: of each output in the error, shape (outputs,).
+        most: steps.
+        has_intercept: whether there is a place for one.
+    """
+    gradients = ConjugateGradients(fit.signals, fit.wrong, weights, has_intercept=has_intercept)
+    wrong = held.wrong
+
+    def look(steps: int, before: float | None) -> Found:
+        after = _error(wrong - _along(gradients.intercept, wrong), share)
+        first = after if before is None else before
+        return Found(gradients.weights, gradients.intercept, steps, first, after)
+
+    best = look(0, None)
+    for step in range(1, most + 1):
+        direction, length = gradients.step()
+        wrong = wrong - held.signals.contract(direction) * _along(length, wrong)
+        now = look(step, best.before)
+        if now.after < best.after:
+            best = now
+        elif step - best.steps >= PATIENCE:
             break
-    after, steps, found, intercept = best
-    size = max(size, 1e-300)
-    ridge = 0.0 if steps else float("nan")
-    solved = by_channel(found, fit.x.shape[1])[None].astype(np.float64)
-    return Refit(solved, intercept[None], ridge, before / size, after / size)
+    return best
+
+
+def _error(off: Signals, share: Floats) -> float:
+    squares = np.square(off).mean(axis=_but_outputs(off), dtype=np.float64)
+    return float((squares * share).sum())
 
 
 @dataclass(eq=False, slots=True)
@@ -369,14 +463,12 @@ class LongKernel:
         """
         if not geometry.is_long():
             return None
-        frequencies = geometry.frequencies(x_shape[2:])
-        each = 2 * STEPS * 4 * frequencies * x_shape[1] * y_shape[1]
-        affordable = min(int(MACS / each), images_in_spectra(x_shape, geometry))
-        if min(LEAST_IMAGES, images) > affordable:
+        each = _macs_an_image(geometry, x_shape, y_shape[1])
+        if min(LEAST_IMAGES, images) > int(MACS / each):
             return None
         inputs, places = x_shape[1] * geometry.taps, math.prod(y_shape[2:])
         wanted = max(LEAST_IMAGES, -(-ROWS_AN_INPUT * inputs // places))
-        return cls(geometry, min(images, affordable, wanted))
+        return cls(geometry, min(images, wanted, images_in_spectra(x_shape, geometry)))
 
     def add(self, x: Signals) -> None:
         """Some more of what it reads; what is beyond ``images`` is left."""
@@ -406,17 +498,21 @@ class LongKernel:
             by_tap(part.reshape(-1, matrix.shape[2]), len(part))
             for part in (kernels[stays], kernels[~stays])
         )
-        kept = x[:, stays]
-        wrong = SignalSpectra(x[:, ~stays], self.geometry).contract(lost)
-        places = wrong[0, 0].size * len(wrong)
-        ridge = RIDGE * places * float(np.square(kept).mean())
-        signals = SignalSpectra(kept, self.geometry)
-        descent = ConjugateGradients(signals, wrong, left, ridge=ridge, has_intercept=has_intercept)
-        for _ in range(STEPS):
-            descent.step()
+        # Of fewer channels, as many more images.
+        left_shape = (1, int(stays.sum()), *x.shape[2:])
+        each = _macs_an_image(self.geometry, left_shape, matrix.shape[2])
+        x = x[: max(LEAST_IMAGES, int(MACS / each))]
+
+        def prepare(part: Signals) -> Fitted:
+            wrong = SignalSpectra(part[:, ~stays], self.geometry).contract(lost)
+            return Fitted(SignalSpectra(part[:, stays], self.geometry), wrong)
+
+        held, fit = prepare(x[: len(x) // HELD]), prepare(x[len(x) // HELD :])
+        share = np.ones(matrix.shape[2])
+        found = descend(fit, held, left, share, STEPS, has_intercept=has_intercept)
         whole = np.zeros_like(kernels)
-        whole[stays] = by_channel(descent.weights, kept.shape[1]).reshape(-1, *kernels.shape[1:])
-        return whole.reshape(matrix.shape), descent.intercept
+        whole[stays] = by_channel(found.weights, int(stays.sum())).reshape(-1, *kernels.shape[1:])
+        return whole.reshape(matrix.shape), found.intercept
 
     def spectra(self, matrix: Sums) -> tuple[Spectra, Spectra]:
         """(mean products of the channels' spectra, spectra of the kernels), of some frequencies.
@@ -445,6 +541,11 @@ class LongKernel:
         if len(self.values) > 1:
             self.values = [np.concatenate(self.values)]
         return self.values[0]
+
+
+def _macs_an_image(geometry: KernelGeometry, x_shape: Sequence[int], outputs: int) -> float:
+    """Of a refit that measures: two products of complex numbers a step."""
+    return 2.0 * STEPS * 4 * geometry.frequencies(x_shape[2:]) * x_shape[1] * outputs
 
 
 def _reach(geometry: KernelGeometry) -> list[int]:
