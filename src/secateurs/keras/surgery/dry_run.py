@@ -59,7 +59,38 @@ def settle_(
                 tracer.equations.freeze(assumed.units, assumed.why)
         waiting = [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
         network = build(())
-    return network
+    return _check_all(tracer, trial, network, build) if tracer.assumed else network
+
+
+def _check_all(
+    tracer: Tracer, trial: Trial, network: Network, build: Callable[[Sequence[Tie]], Network]
+) -> Network:
+    """The network without channels whose number the code holds against one that stays.
+
+    Where code gives a result the shape of something else (``reshape(x, shape(inputs))``), both may
+    be of one length by chance of the dense model: what is frozen of the one holds the other.
+    """
+    for name in _misfits(
+        trial, network, [group.name for group in network.groups if len(group) > 1]
+    ):
+        atoms = next(group.channels for group in network.groups if group.name == name)
+        for tensor in network.tensors.values():
+            for units in tensor.axes.values():
+                held = units[np.isin(network.solution.atoms[units], atoms).any(axis=1)]
+                tracer.equations.freeze(held, "its number is another's too, which does not follow")
+    return build(())
+
+
+def _misfits(trial: Trial, network: Network, names: Sequence[str]) -> list[str]:
+    """Groups without a channel of which the shapes are not those foretold, found by halves."""
+    if trial.fits(network, names):
+        return []
+    if len(names) == 1:
+        return list(names)
+    middle = len(names) // 2
+    return [
+        name for part in (names[:middle], names[middle:]) for name in _misfits(trial, network, part)
+    ]
 
 
 def _tie(
@@ -162,10 +193,13 @@ class Trial:
 
     def follows(self, network: Network, assumed: Sequence[Assumed]) -> bool:
         """Whether a model with a channel less of each group concerned has the shapes foretold."""
-        channels = {name: [0] for name in _groups_of(network, [a.units for a in assumed])}
-        if not channels:
+        return self.fits(network, list(_groups_of(network, [a.units for a in assumed])))
+
+    def fits(self, network: Network, names: Sequence[str]) -> bool:
+        """Whether a model with a channel less of each of these groups has the shapes foretold."""
+        if not names:
             return True
-        cut = network.cut(channels)
+        cut = network.cut({name: [0] for name in names})
         kept = network.solution.mark_kept(network.alive(network.removed_by(cut)))
         inputs = [
             keras.KerasTensor(shape, dtype=like.dtype)

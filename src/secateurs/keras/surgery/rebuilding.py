@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from secateurs.channels.cut import Cut
-from secateurs.errors import CutError, ModelError
+from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.internals import (
     Layer,
     Operation,
@@ -85,8 +85,18 @@ def cut_copy(
     _check_tensors(leaves, cut)
     changes = by_owner(cut.sizes)
     copies = Copies(cut, dtype)
-    with keep_random_state(), RECORDING:
-        small = rebuild(model, lambda path, layer: [copies.of(layer, path)], changes)
+    try:
+        with keep_random_state(), RECORDING:
+            small = rebuild(model, lambda path, layer: [copies.of(layer, path)], changes)
+    except SecateursError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        raise CutError(
+            f"{model.name}: expected layers that run in their new sizes; making the model again "
+            f"raised {type(error).__name__}: {message}. Nothing was changed. Leave the channels "
+            "of the layer named there out of the cut: skip=..."
+        ) from error
     copies.restore()
     _fill_(small, leaves, cut)
     _check_trains(model, small)

@@ -83,6 +83,8 @@ def shrink(
         if name not in base:
             setattr(new, name, _translate(value, known))
     setattr(new, SHRUNK, True)
+    if layer.input_spec is not None:
+        new.input_spec = keras.tree.map_structure(_without_sizes, layer.input_spec)
     finish_copy_(layer, new, known)
     # What the class says of its shapes may be by its configuration; its code knows better.
     vars(new)["compute_output_spec"] = partial(shapes_by_code, new)
@@ -140,6 +142,14 @@ def _with_lengths(
 
     given, options = keras.tree.map_structure(close, (list(arguments), dict(keywords)))
     return infer(layer, *given, **options)
+
+
+def _without_sizes(spec: object) -> object:
+    """What a layer's ``build`` says of its input, but for lengths, which may be others now."""
+    if not isinstance(spec, keras.layers.InputSpec):
+        return spec
+    numbers = {name: getattr(spec, name) for name in ("dtype", "ndim", "max_ndim", "min_ndim")}
+    return keras.layers.InputSpec(**numbers, allow_last_axis_squeeze=spec.allow_last_axis_squeeze)
 
 
 def _translate(value: object, known: Mapping[int, object]) -> object:
