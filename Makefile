@@ -9,7 +9,7 @@ demo: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/secateurs run --preset demo --directory runs/demo --fresh
 
 test: .venv/ready
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -199,6 +199,13 @@ def test_doubtful_images_are_warned_of(dense, images, said):
         sec.repair(cut, dense, images)
 
 
+def test_images_too_few_to_repair_with_are_warned_of(dense):
+    budget = sec.Budget(macs=0.5)
+    with pytest.warns(UserWarning, match="expected at least 4 calibration images; received 3"):
+        few = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES[:3])
+    assert few.cut == sec.prune(dense, IMAGES[:1], budget).cut
+
+
 def test_what_cannot_be_done_is_said(dense):
     broken = IMAGES.copy()
     broken[7, 0, 0, 0] = np.nan

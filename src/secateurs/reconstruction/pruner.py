@@ -629,7 +629,11 @@ def _apply_cut(model: Any, network: Network, cut: Cut, request: Request) -> Any:
 def images_for_repair(
     network: Network, calibration: Any, request: Request
 ) -> list[CalibrationBatch] | None:
-    """Checked images; None where scores alone decide."""
+    """Checked images; None where scores alone decide.
+
+    Warns:
+        UserWarning: there are too few to fit anything to.
+    """
     asked = request.repair or request.distil is not None
     if calibration is None:
         if request.distil is not None:
@@ -643,7 +647,17 @@ def images_for_repair(
     images = list(iterate_batches(calibration, _example(network), "prune", labels=False))
     # Images that were given for a criterion's sake may be too few to fit anything to.
     needed = LEAST_IMAGES if request.criterion is None else FEW_IMAGES
-    return images if asked or sum(map(len, images)) >= needed else None
+    count = sum(map(len, images))
+    if asked or count >= needed:
+        return images
+    if request.criterion is None:
+        warnings.warn(
+            f"prune: expected at least {LEAST_IMAGES} calibration images; received {count}: widths "
+            "are chosen, and weights left, as without any. Labels are not needed; 512 are plenty.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return None
 
 
 _WITHOUT_IMAGES = (
