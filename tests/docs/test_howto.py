@@ -35,6 +35,24 @@ def have_checkpoint_and_photos():
                 Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
+def have_a_yolo_and_boxes():
+    ultralytics = pytest.importorskip("ultralytics")
+    for part in ("train", "val"):
+        for kind in ("images", "labels"):
+            Path(kind, part).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.full((96, 96, 3), 40, np.uint8)
+            left = 10 + 5 * number
+            pixels[20:50, left : left + 30] = (200, 50, 50)
+            Image.fromarray(pixels).save(f"images/{part}/{number}.png")
+            box = ((left + 15) / 96, 35 / 96, 30 / 96, 30 / 96)
+            Path("labels", part, f"{number}.txt").write_text("0 " + " ".join(map(str, box)))
+    Path("mine.yaml").write_text(
+        f"path: {Path.cwd()}\ntrain: images/train\nval: images/val\nnames: [box]\n"
+    )
+    ultralytics.YOLO("yolo11n.yaml").save("mine.pt")
+
+
 PREPARED = {
     "index.md": have_nothing,
     "howto/folder-to-onnx.md": have_checkpoint_and_photos,
@@ -42,6 +60,7 @@ PREPARED = {
     "howto/hugging-face.md": have_nothing,
     "howto/detector.md": have_nothing,
     "howto/own-criterion.md": have_nothing,
+    "howto/yolo.md": have_a_yolo_and_boxes,
 }
 
 
