@@ -11,26 +11,7 @@ from secateurs.data import load
 from secateurs.data import pictures as pictures_module
 from secateurs.data.pictures import read_picture
 from secateurs.errors import DataError
-
-COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
-
-
-def save(path: Path, colour: object, size: tuple[int, int] = (20, 14), mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Ten blue and ten red images, in files of several kinds."""
-    for label, colour in COLOURS.items():
-        for number in range(8):
-            save(tmp_path / label / f"{number}.png", colour)
-        save(tmp_path / label / "more" / "deep.bmp", colour)
-        save(tmp_path / label / "A.TIF", colour)
-        (tmp_path / label / "notes.txt").write_text("no image")
-        (tmp_path / label / ".hidden.png").write_text("no image")
-    return tmp_path
+from support.picture_files import save
 
 
 def test_the_middle_of_the_longer_side_is_kept(tmp_path: Path) -> None:

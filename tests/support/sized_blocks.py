@@ -1,7 +1,8 @@
-"""A block that keeps its sizes as integers, some of which its usual pass does not read."""
+"""Blocks and heads that keep their sizes as integers, some of which a pass does not read."""
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Block(nn.Module):
@@ -18,3 +19,35 @@ class Block(nn.Module):
     def forward_for_export(self, x):
         a, b = self.conv(x).split((self.half, self.half), 1)
         return torch.cat([a, b.relu()], 1)
+
+
+class Reads(nn.Module):
+    """An integer that happens to be a number of channels, and is something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = 6
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu()) * self.gain
+
+
+HEADS, SIZE = 2, 8
+
+
+class Kept(nn.Module):
+    """Heads and their size kept at construction, beside numbers that are the same by chance."""
+
+    def __init__(self, **numbers):
+        super().__init__()
+        vars(self).update(numbers)
+        self.q, self.k, self.v = (nn.Linear(6, HEADS * SIZE) for _ in range(3))
+        self.out = nn.Linear(HEADS * SIZE, 3)
+
+    def forward(self, x):
+        shape = self.sizes[1:] if hasattr(self, "sizes") else (self.heads, self.size)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (layer(x).view(2, 5, *shape).transpose(1, 2) for layer in layers)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.4)
+        return self.out(mixed.transpose(1, 2).flatten(2))

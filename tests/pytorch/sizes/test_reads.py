@@ -11,21 +11,9 @@ from torch import nn
 import secateurs as sec
 from secateurs.pytorch.sizes import reads
 from secateurs.pytorch.sizes.unread import may_count
-from support.sized_blocks import Block
+from support.sized_blocks import Block, Reads
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Reads(nn.Module):
-    """An integer that happens to be a number of channels, and is something else."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = 6
-        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.b(self.a(x).relu()) * self.gain
 
 
 def test_what_is_read_is_noted_and_all_is_put_back():

@@ -6,11 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
+from support.sized_blocks import HEADS, SIZE, Kept
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
-
-
-HEADS, SIZE = 2, 8
 
 
 class Tied(nn.Module):
@@ -55,23 +53,6 @@ def test_a_mean_by_hand_is_frozen_with_its_line():
     assert any(
         "a factor computed from their number" in r and "test_repairs.py" in r for r in reasons
     )
-
-
-class Kept(nn.Module):
-    """Heads and their size kept at construction, beside numbers that are the same by chance."""
-
-    def __init__(self, **numbers):
-        super().__init__()
-        vars(self).update(numbers)
-        self.q, self.k, self.v = (nn.Linear(6, HEADS * SIZE) for _ in range(3))
-        self.out = nn.Linear(HEADS * SIZE, 3)
-
-    def forward(self, x):
-        shape = self.sizes[1:] if hasattr(self, "sizes") else (self.heads, self.size)
-        layers = (self.q, self.k, self.v)
-        q, k, v = (layer(x).view(2, 5, *shape).transpose(1, 2) for layer in layers)
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.4)
-        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize(

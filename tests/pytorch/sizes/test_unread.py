@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from support.sized_blocks import Block
+from support.sized_blocks import Block, Reads
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -42,18 +42,6 @@ def test_one_that_may_count_either_stays_and_is_listed():
     assert any("width = 8" in note for note in network.notes)
     assert "width = 8" in str(network)
     assert sec.apply(model, network.cut({"a": [0]}), x, network=network).width == 8
-
-
-class Reads(nn.Module):
-    """An integer that happens to be a number of channels, and is something else."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = 6
-        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.b(self.a(x).relu()) * self.gain
 
 
 def test_a_number_that_the_pass_reads_otherwise_stays():
