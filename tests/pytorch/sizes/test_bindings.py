@@ -199,8 +199,9 @@ def test_sizes_that_are_equal_by_chance_are_not_one():
     for width, heads in ((24, 3), (16, 2)):
         torch.manual_seed(0)
         network = sec.trace(Coincidence(width, heads).eval(), torch.randn(1, 3, 4, 5))
-        found[heads] = [len(group) * heads / width for group in network.groups]
-    assert found[2] == found[3]
+        lengths = [len(group) for group in network.groups]
+        found[heads] = ["heads" if n == heads else n * heads / width for n in lengths]
+    assert found[2] == found[3] == [1.0, "heads", 0.5]
 
 
 class PartlyTurned(nn.Module):
