@@ -20,6 +20,16 @@ def test_a_round_shorter_than_an_epoch_has_a_fifth_of_the_rate():
     assert fine_tuning_rates(own, 10).tolist() == [0.3] * 2
 
 
+def test_a_repaired_round_has_three_tenths_of_the_rate():
+    rates = schedule(repair=True).round_rates
+    np.testing.assert_allclose(rates, [0.15] * 10)
+    short = schedule({"fine_tune_batches": 4}, repair=True).round_rates
+    np.testing.assert_allclose(short, [0.03] * 4)
+    given = schedule({"fine_tune_learning_rate": 0.3}, repair=True).round_rates
+    assert given.tolist() == [0.3] * 10
+    assert schedule(repair=False).round_rates.tolist() == [0.5] * 10
+
+
 @pytest.mark.parametrize(
     ("rewind", "back_to", "rates"),
     [

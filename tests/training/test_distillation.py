@@ -11,6 +11,7 @@ from secateurs.training.distillation import (
     DistillationJudge,
     Effort,
     Rates,
+    SeenAs,
     harms,
     lesson_of,
     one_cycle,
@@ -53,7 +54,7 @@ def images(*counts):
 def taught(small, way, steps=4):
     dense = Point(2.0, 0.0)
     judge = DistillationJudge.of(
-        lambda model, x: model(x), dense, images(3), None, channels_first=True
+        lambda model, x: model(x), dense, images(3), SeenAs(None, channels_first=True)
     )
     student = Walker(small, way)
     lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
@@ -90,10 +91,35 @@ HARD = np.random.default_rng(0).exponential(size=64)
         (np.where(np.arange(64) == 7, 3.0, -0.03), False),  # worse by one image alone
         (np.where(np.arange(64) % 4 == 0, 0.9, -0.03), True),  # much worse on a quarter
         (np.where(np.arange(64) == 7, np.inf, -0.03), True),
+        (np.where(np.arange(64) == 7, 1e9, -0.03), True),  # no one image may be absurdly far off
     ],
 )
 def test_one_image_does_not_decide_and_harm_is_seen(change, harmful):
     assert harms(HARD, HARD + change) == harmful
+
+
+def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_training():
+    seen = []
+
+    def run(model, x):
+        seen.append(x)
+        return [model.scores * x]  # what a model gives goes by the image
+
+    dense, small = Point(2.0, 0.0), Point(1.0, 0.0)
+    held_out = [CalibrationBatch(np.ones((3, 1)), None)]
+    lesson = lesson_of(images(4), lambda x, random: 2 * x, batch_size=4, seed=0)
+    judge = DistillationJudge.of(
+        run, dense, held_out, SeenAs(None, channels_first=True, temperature=2.0), lesson
+    )
+    assert [float(x[0, 0]) for x in seen] == [1.0, 2.0, 2.0, 2.0]
+
+    def apart(x, heat):
+        p, q = expit(2.0 * x * heat), expit(1.0 * x * heat)
+        return (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))) / heat**2
+
+    np.testing.assert_allclose(judge.distances(small), np.full(3, apart(1, 1)))
+    wanted = (apart(1, 0.5) + 3 * apart(2, 0.5)) / 4
+    np.testing.assert_allclose(judge.marks(small), np.full(3, wanted))
 
 
 def test_a_student_that_goes_too_far_is_kept_part_of_the_way():
@@ -231,5 +257,5 @@ def test_what_cannot_be_done_is_refused():
         lesson_of([], None, batch_size=2, seed=0)
     with pytest.raises(DataError, match="held out"):
         DistillationJudge.of(
-            lambda model, x: model(x), Point(1.0, 0.0), [], None, channels_first=True
+            lambda model, x: model(x), Point(1.0, 0.0), [], SeenAs(None, channels_first=True)
         )

@@ -132,7 +132,10 @@ def divergence(
 
 
 def divergences(
-    outputs: Sequence[Output], dense: Sequence[NDArray[Any]], small: Sequence[NDArray[Any]]
+    outputs: Sequence[Output],
+    dense: Sequence[NDArray[Any]],
+    small: Sequence[NDArray[Any]],
+    temperature: float = 1.0,
 ) -> NDArray[np.float64]:
     """The sum over all outputs of ``divergence``, in NumPy, shape (N,).
 
@@ -144,7 +147,7 @@ def divergences(
         [0.0, 0.368]
     """
     theirs, mine = ([np.asarray(one, np.float64) for one in given] for given in (dense, small))
-    total: NDArray[np.float64] = sum_divergences(NUMPY, outputs, theirs, mine)
+    total: NDArray[np.float64] = sum_divergences(NUMPY, outputs, theirs, mine, temperature)
     return total
 
 

@@ -25,7 +25,8 @@ class Training(Settings):
         learning_rate: Peak learning rate of dense training.
         fine_tune_learning_rate: The highest after a cut. If left out, the dense model's, or a
             fifth of it where a round is shorter than an epoch: a large rate recovers more, but
-            needs time to settle.
+            needs time to settle. Of that three tenths where the cut was repaired: large steps would
+            throw away what the repair left.
         momentum: SGD momentum.
         weight_decay: Weight decay (L2) on all parameters.
         schedule: Of the learning rate, begun anew after each cut.

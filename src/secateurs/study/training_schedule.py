@@ -11,6 +11,11 @@ from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
 from secateurs.training.schedules import learning_rates
 
+_SHORT = 0.2
+"""Of the dense model's learning rate, where a round is shorter than an epoch."""
+_REPAIRED = 0.3
+"""Of what it would be otherwise, where a round begins with a repair."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
@@ -44,7 +49,9 @@ class TrainingSchedule:
         """The learning rate of each batch of a round, shape (batches,)."""
         if self.pruning.rewind:
             return self.dense_rates[self.rewind_to :]
-        return fine_tuning_rates(self.training, self.batches_an_epoch)
+        return fine_tuning_rates(
+            self.training, self.batches_an_epoch, repaired=bool(self.pruning.repair)
+        )
 
     @property
     def rewinds_weights(self) -> bool:
@@ -60,10 +67,22 @@ class TrainingSchedule:
         return max(0, self.training.batches - batches)
 
 
-def fine_tuning_rates(training: Training, batches_an_epoch: int) -> NDArray[np.float64]:
-    """The learning rate of each batch of training after a cut, shape (batches,)."""
+def fine_tuning_rates(
+    training: Training, batches_an_epoch: int, *, repaired: bool = False
+) -> NDArray[np.float64]:
+    """The learning rate of each batch of training after a cut, shape (batches,).
+
+    What a repair left is near the dense model, and large steps throw it away before they learn
+    anything: see ``docs/results.md``, "Training a round".
+
+    Args:
+        training: how to train.
+        batches_an_epoch: of the training data.
+        repaired: whether the cut's weights were fitted.
+    """
     batches = training.fine_tune_batches or batches_an_epoch
     peak = training.fine_tune_learning_rate
     if peak is None:
-        peak = training.learning_rate * (0.2 if batches < batches_an_epoch else 1.0)
+        peak = training.learning_rate * (_SHORT if batches < batches_an_epoch else 1.0)
+        peak *= _REPAIRED if repaired else 1.0
     return learning_rates(training.schedule, peak, batches, training.warm_up)

@@ -35,10 +35,14 @@ _WARM_UP = 0.1
 _HIGHEST_RATE = 3e-3
 _MUCH = math.sqrt(0.1)
 """The root of a divergence from which on Muon makes its longest steps."""
-_ORDER, _CHANGES = 11, 12
+_ORDER, _CHANGES, _JUDGING = 11, 12, 13
 _PARTS_OF_THE_WAY = (0.5, 0.25)
 _SURE = 1.64
 """Standard errors that chance exceeds in one of twenty."""
+_MUCH_FARTHER = 2.0
+"""Times as far is harm, however few images it is owed to."""
+_VERSIONS = 3
+"""Of each held-out image, changed as the user allows, to judge by beside it."""
 
 Values = list[NDArray[Any]]
 ImageChange = Callable[[Any, np.random.Generator], Any]
@@ -47,6 +51,14 @@ ImageChange = Callable[[Any, np.random.Generator], Any]
 
 RunModel = Callable[[Any, Any], Values]
 """(model, images) -> what it gives in inference mode, flat."""
+
+Teach = Callable[[Any], Values]
+"""Images -> what the dense model gives for them, then what its layers read that are hints."""
+
+EXAMPLES = 64
+"""Images by which hints are chosen."""
+_KEPT = 2**29
+"""Bytes of what the dense model gave that are kept for images which come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +207,30 @@ class Lesson:
                     random = np.random.default_rng([_CHANGES, self.seed, epoch, number])
                     yield None, self.change(batch.images, random)
 
+    def versions_of(self, held_out: Sequence[CalibrationBatch]) -> Iterator[list[CalibrationBatch]]:
+        """Other images, changed in the same way, some times over; none where nothing is."""
+        change = self.change
+        if change is None:
+            return
+        for version in range(_VERSIONS):
+            random = np.random.default_rng([_JUDGING, self.seed, version])
+            yield [CalibrationBatch(change(batch.images, random), None) for batch in held_out]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAs:
+    """How outputs are read where training is judged.
+
+    Attributes:
+        kind: as for ``read_outputs``.
+        channels_first: as for ``read_outputs``.
+        temperature: of training.
+    """
+
+    kind: str | Sequence[str] | None
+    channels_first: bool
+    temperature: float = 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class DistillationJudge:
@@ -205,12 +241,16 @@ class DistillationJudge:
         held_out: the images.
         wanted: the dense model's outputs for them.
         outputs: how these are read.
+        temperature: of what training is judged by.
+        versions: of the held-out images, changed, each with what the dense model gives.
     """
 
     run: RunModel
     held_out: Sequence[CalibrationBatch]
     wanted: Sequence[Values]
     outputs: tuple[Output, ...]
+    temperature: float = 1.0
+    versions: Sequence[tuple[Sequence[CalibrationBatch], Sequence[Values]]] = ()
 
     @classmethod
     def of(
@@ -218,11 +258,10 @@ class DistillationJudge:
         run: RunModel,
         dense: Any,
         held_out: Sequence[CalibrationBatch],
-        kind: str | Sequence[str] | None,
-        *,
-        channels_first: bool,
+        seen: SeenAs,
+        lesson: Lesson | None = None,
     ) -> DistillationJudge:
-        """By the dense model; ``kind`` and ``channels_first`` as for ``read_outputs``.
+        """By the dense model; held-out images are changed as those of the ``lesson`` are.
 
         Raises:
             DataError: there are no images, or the dense model's outputs cannot be read.
@@ -238,19 +277,42 @@ class DistillationJudge:
             np.concatenate([values[number] for values in wanted if _alike(values, first)])
             for number in range(len(first))
         ]
-        return cls(
-            run, held_out, wanted, read_outputs(together, kind, channels_first=channels_first)
-        )
+        read = read_outputs(together, seen.kind, channels_first=seen.channels_first)
+        versions = [
+            (changed, [run(dense, batch.images) for batch in changed])
+            for changed in (() if lesson is None else lesson.versions_of(held_out))
+        ]
+        return cls(run, held_out, wanted, read, seen.temperature, versions)
 
     def distances(self, model: Any) -> NDArray[np.float64]:
         """Of each held-out image, shape (images,); infinite where a model went astray."""
+        return self._apart(model, self.held_out, self.wanted, 1.0)
+
+    def marks(self, model: Any) -> NDArray[np.float64]:
+        """What training is judged by, shape (images,): distances as training measures them.
+
+        Many calibration images have trained the dense model, which is surer of them than of others;
+        of changed ones, and where its answers are softened, it is not. So they are means over each
+        image and its changed versions, at the temperature of training.
+        """
+        pairs = [(self.held_out, self.wanted), *self.versions]
+        every = [self._apart(model, *pair, self.temperature) for pair in pairs]
+        found: NDArray[np.float64] = np.mean(every, axis=0)
+        return found
+
+    def _apart(
+        self,
+        model: Any,
+        batches: Sequence[CalibrationBatch],
+        wanted: Sequence[Values],
+        temperature: float,
+    ) -> NDArray[np.float64]:
+        parts = []
         with np.errstate(all="ignore"):
-            found = np.concatenate(
-                [
-                    divergences(self.outputs, theirs, self.run(model, batch.images))
-                    for batch, theirs in zip(self.held_out, self.wanted, strict=True)
-                ]
-            )
+            for batch, theirs in zip(batches, wanted, strict=True):
+                given = self.run(model, batch.images)
+                parts.append(divergences(self.outputs, theirs, given, temperature))
+        found = np.concatenate(parts)
         return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -260,7 +322,9 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
     A few images are far off in any small model, and the mean of some dozens is decided by one or
     two of them: training that helps can look harmful in one draw of images or another. So images
     are compared one by one, and training is refused where the mean rises by more than chance
-    explains: by 1.64 of its standard errors, one time in twenty where nothing is the matter.
+    explains: by 1.64 of its standard errors, one time in twenty where nothing is the matter; and
+    where it doubles, since a single image that is absurdly far off makes the standard error as
+    large as the mean.
 
     Args:
         before: distance of each held-out image, shape (images,).
@@ -277,13 +341,13 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
     if change.mean() <= 0:
         return False
     error = change.std() / math.sqrt(len(change))
-    return bool(change.mean() > _SURE * error)
+    return bool(change.mean() > _SURE * error or after.mean() > _MUCH_FARTHER * before.mean())
 
 
 def train(
     student: Student,
     small: Any,
-    dense: Any,
+    teach: Teach,
     judge: DistillationJudge,
     lesson: Lesson,
     effort: Effort,
@@ -294,42 +358,39 @@ def train(
     Args:
         student: made from the small model.
         small: the small model, to be given back where training did not help.
-        dense: the model to follow.
+        teach: gives what to follow.
         judge: by held-out images.
         lesson: what to learn from.
         effort: for how long.
         rate: the highest learning rate; None as ``Rates.highest`` says.
     """
-    each = judge.distances(small)
-    before = float(each.mean())
+    before = float(judge.distances(small).mean())
     if before == 0 or not math.isfinite(before):
         return Distilled(small, 0, before, before, False, small)
     rates = Rates.highest(before, rate)
     known: dict[int, Values] = {}
+    room = _KEPT
     steps = 0
     for share, (key, images) in zip(effort.progress(), lesson.batches(), strict=False):
         wanted = known.get(key) if key is not None else None
         if wanted is None:
-            wanted = judge.run(dense, images)
-        if key is not None:
-            known[key] = wanted
+            wanted = teach(images)
+            room -= sum(values.nbytes for values in wanted)
+            if key is not None and room >= 0:
+                known[key] = wanted
         steps += 1
         if not student.step(images, wanted, rates.at(share)):
             return Distilled(small, steps, before, math.inf, False, small)
     trained = student.finish()
-    now = judge.distances(trained)
-    if harms(each, now):
-        return _go_part_of_the_way(
-            student,
-            small,
-            judge,
-            Distilled(small, steps, before, float(now.mean()), False, trained),
-        )
-    return Distilled(trained, steps, before, float(now.mean()), True, trained)
+    after = float(judge.distances(trained).mean())
+    if harms(judge.marks(small), judge.marks(trained)):
+        refused = Distilled(small, steps, before, after, False, trained)
+        return _go_part_of_the_way(student, judge, refused)
+    return Distilled(trained, steps, before, after, True, trained)
 
 
 def _go_part_of_the_way(
-    student: Student, small: Any, judge: DistillationJudge, refused: Distilled
+    student: Student, judge: DistillationJudge, refused: Distilled
 ) -> Distilled:
     """What was refused, or a model between it and the given one that is nearer to the dense one.
 
@@ -338,12 +399,14 @@ def _go_part_of_the_way(
 
     Source: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
     """
-    best = refused
+    best, mark = refused, float(judge.marks(refused.model).mean())
     for share in _PARTS_OF_THE_WAY:
         between = student.finish(share)
-        distance = float(judge.distances(between).mean())
-        if distance < min(refused.before, best.after if best.kept else math.inf):
-            best = Distilled(between, refused.steps, refused.before, distance, True, between)
+        found = float(judge.marks(between).mean())
+        if found < mark:
+            after = float(judge.distances(between).mean())
+            best = Distilled(between, refused.steps, refused.before, after, True, between)
+            mark = found
     return best
 
 

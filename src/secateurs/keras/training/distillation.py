@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,27 +15,37 @@ from secateurs.calibration.outputs import Operations, Output, sum_divergences
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
-from secateurs.keras.internals import Variable, gradient_of
+from secateurs.keras.internals import Layer, Variable, gradient_of
 from secateurs.keras.model.example_inputs import as_arrays, check_model
 from secateurs.keras.model.layer_tree import named_own_variables
 from secateurs.keras.model.tensors import layers_by_path, list_tensors, present_values
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import run
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
-from secateurs.keras.tracing.interpreter import OpInterpreter, as_it_is, convert_arrays
+from secateurs.keras.tracing.interpreter import (
+    OpInterpreter,
+    Site,
+    Step,
+    as_it_is,
+    convert_arrays,
+    first_tensor,
+)
 from secateurs.training.distillation import (
     BATCH,
+    EXAMPLES,
     TEMPERATURE,
     DistillationJudge,
     Distilled,
     Effort,
     ImageChange,
     Rates,
+    SeenAs,
     Values,
     lesson_of,
     train,
 )
 from secateurs.training.feed import Augmentation
+from secateurs.training.hints import Hint, candidates, choose_hints, hint_distances, spread
 from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
@@ -68,7 +79,8 @@ def distil(
         images: to learn from.
         steps: of the optimizer; 300 where no seconds are given either.
         seconds: of the clock, the last evaluation not included.
-        held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
+        held_out: images that only judge: the copy is kept if it is nearer to the dense model there
+            (at this temperature, and as well when they are changed as the others are).
         seed: of the order and the changes.
         outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
             squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
@@ -84,18 +96,21 @@ def distil(
         UnknownNameError: no such kind of outputs.
         ModelError: the small model has no variable that can be trained.
 
-    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of the
-    optimizer, see ``secateurs.training.muon``.
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of what
+    layers inside learn from, see ``secateurs.training.hints``, and of the optimizer, ``muon``.
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
     first = keras.config.image_data_format() == "channels_first"
-    judge = DistillationJudge.of(_outputs, dense, held_out, outputs, channels_first=first)
     lesson = lesson_of(
         images, augmentation, batch_size=batch_size, seed=seed, channels_last=not first
     )
-    student = KerasStudent(small, judge.outputs, temperature)
-    return train(student, small, dense, judge, lesson, effort, learning_rate)
+    seen = SeenAs(outputs, channels_first=first, temperature=temperature)
+    judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
+    hints = _find_hints(small, dense, lesson.images[0])
+    student = KerasStudent(small, judge.outputs, temperature, hints)
+    teach = partial(_teach, dense, hints)
+    return train(student, small, teach, judge, lesson, effort, learning_rate)
 
 
 def distances(
@@ -119,9 +134,16 @@ class KerasStudent:
     Not with ``fit``: that trains batch normalisation by the statistics of each batch.
     """
 
-    def __init__(self, small: keras.Model, outputs: Sequence[Output], temperature: float) -> None:
+    def __init__(
+        self,
+        small: keras.Model,
+        outputs: Sequence[Output],
+        temperature: float,
+        hints: Sequence[Hint] = (),
+    ) -> None:
         self._outputs = outputs
         self._temperature = temperature
+        self._hints = hints
         self._model = cut_copy(small, Cut())
         keep_report_(self._model, report_of(small))
         self._variables = [variable for variable, _ in present_values(self._model).values()]
@@ -186,9 +208,15 @@ class KerasStudent:
             learned.get(id(variable), value)
             for variable, value in zip(self._variables, values, strict=True)
         ]
-        given = _floating(run(self._model, as_it_is, self._variables, mixed, arrays))
+        inputs = _Inputs([hint.layer for hint in self._hints])
+        given = _floating(run(self._model, inputs.call, self._variables, mixed, arrays))
+        end = len(given)
+        found = distances(self._outputs, wanted[:end], given, self._temperature)
+        read = inputs.of_one_call()
+        inside = [_through(hint, read[hint.layer]) for hint in self._hints]
+        theirs = [keras.ops.convert_to_tensor(array) for array in wanted[end:]]
         loss: BackendTensor = keras.ops.mean(
-            distances(self._outputs, wanted, given, self._temperature)
+            found + hint_distances(KERAS, self._hints, theirs, inside)
         )
         return loss
 
@@ -209,8 +237,65 @@ class _Keras:
 KERAS: Operations = _Keras()
 
 
+class _Inputs:
+    """What layers of a model read while it runs, as ``spread`` gives it."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._layers = frozenset(layers)
+        self._heard: dict[str, list[BackendTensor]] = {}
+
+    def call(self, site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+        """A step that changes nothing."""
+        layer = site.operation
+        if site.path in self._layers and isinstance(layer, _MIXING):
+            read = first_tensor(arguments, keywords)
+            if len(read.shape) > 1:
+                first = getattr(layer, "data_format", None) == "channels_first"
+                last = keras.ops.moveaxis(read, 1, -1) if first else read
+                self._heard.setdefault(site.path, []).append(spread(last))
+        return as_it_is(site, arguments, keywords)
+
+    def of_one_call(self) -> dict[str, BackendTensor]:
+        """Layer -> what it read, in the order of calls; without those that were called again."""
+        return {path: calls[0] for path, calls in self._heard.items() if len(calls) == 1}
+
+
+def _find_hints(
+    small: keras.Model, dense: keras.Model, images: CalibrationBatch
+) -> tuple[Hint, ...]:
+    some = images.rows(slice(0, EXAMPLES))
+    layers = candidates([path for path, _ in _mixing(small)])
+    mine, theirs = (_listen(model, some.images, layers)[1] for model in (small, dense))
+    return choose_hints(mine, theirs, len(some))
+
+
+def _teach(dense: keras.Model, hints: Sequence[Hint], images: object) -> Values:
+    outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
+    return [*outputs, *(inputs[hint.layer] for hint in hints)]
+
+
+def _listen(
+    model: keras.Model, images: object, layers: Sequence[str]
+) -> tuple[Values, dict[str, NDArray[np.float32]]]:
+    """(what a model gives in inference mode, layer -> what it reads)."""
+    inputs = _Inputs(layers)
+    outputs = _run(model, images, inputs.call)
+    return outputs, {path: _as_array(read) for path, read in inputs.of_one_call().items()}
+
+
+def _through(hint: Hint, read: BackendTensor) -> BackendTensor:
+    """What a layer of the small model reads, as that of the dense one would."""
+    weight, bias = (keras.ops.convert_to_tensor(array) for array in (hint.weight, hint.bias))
+    mapped: BackendTensor = keras.ops.matmul(keras.ops.cast(read, "float32"), weight) + bias
+    return mapped
+
+
 def _outputs(model: keras.Model, images: object) -> Values:
-    given = OpInterpreter(as_it_is).run(model, convert_arrays(model, as_arrays(images, model)))
+    return _run(model, images, as_it_is)
+
+
+def _run(model: keras.Model, images: object, step: Step) -> Values:
+    given = OpInterpreter(step).run(model, convert_arrays(model, as_arrays(images, model)))
     return [_as_array(tensor) for tensor in _floating(given)]
 
 
@@ -230,13 +315,19 @@ def _as_array(tensor: BackendTensor) -> NDArray[np.float32]:
 _MIXING = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
-def _matrices(model: keras.Model) -> Iterator[Variable]:
-    """The kernels of dense layers and of convolutions that mix all their channels."""
-    for _, layer in layers_by_path(model):
+def _mixing(model: keras.Model) -> Iterator[tuple[str, Layer]]:
+    """Dense layers, and the convolutions that mix all their channels, by path."""
+    for path, layer in layers_by_path(model):
         if isinstance(layer, _MIXING) and getattr(layer, "groups", 1) == 1:
-            for name, variable, _ in named_own_variables(layer):
-                if name == "kernel":
-                    yield variable
+            yield path, layer
+
+
+def _matrices(model: keras.Model) -> Iterator[Variable]:
+    """Their kernels."""
+    for _, layer in _mixing(model):
+        for name, variable, _ in named_own_variables(layer):
+            if name == "kernel":
+                yield variable
 
 
 def _variables_to_train(model: keras.Model) -> list[Variable]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,17 +21,20 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 from secateurs.training.distillation import (
     BATCH,
+    EXAMPLES,
     TEMPERATURE,
     DistillationJudge,
     Distilled,
     Effort,
     ImageChange,
     Rates,
+    SeenAs,
     Values,
     lesson_of,
     train,
 )
 from secateurs.training.feed import Augmentation
+from secateurs.training.hints import Hint, candidates, choose_hints, hint_distances, spread
 from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
@@ -64,7 +68,8 @@ def distil(
         images: to learn from.
         steps: of the optimizer; 300 where no seconds are given either.
         seconds: of the clock, the last evaluation not included.
-        held_out: images that only judge: the copy is kept if it is nearer to the dense model there.
+        held_out: images that only judge: the copy is kept if it is nearer to the dense model there
+            (at this temperature, and as well when they are changed as the others are).
         seed: of the order and the changes.
         outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
             squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
@@ -80,15 +85,19 @@ def distil(
         UnknownNameError: no such kind of outputs.
         ModelError: the small model has no floating-point parameter, or gives other outputs.
 
-    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of the
-    optimizer, see ``secateurs.training.muon``.
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of what
+    layers inside learn from, see ``secateurs.training.hints``, and of the optimizer, ``muon``.
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
-    judge = DistillationJudge.of(_outputs, dense, held_out, outputs, channels_first=True)
     lesson = lesson_of(images, augmentation, batch_size=batch_size, seed=seed)
-    student = TorchStudent(small, judge.outputs, temperature)
-    return train(student, small, dense, judge, lesson, effort, learning_rate)
+    seen = SeenAs(outputs, channels_first=True, temperature=temperature)
+    judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
+    dense = _fast_copy(dense)
+    hints = _find_hints(small, dense, lesson.images[0])
+    student = TorchStudent(small, judge.outputs, temperature, hints)
+    teach = partial(_teach, dense, hints)
+    return train(student, small, teach, judge, lesson, effort, learning_rate)
 
 
 def distances(
@@ -140,13 +149,19 @@ def _by_example(outputs: object) -> list[torch.Tensor]:
 class TorchStudent:
     """A float32 copy of a model in training; see ``secateurs.training.distillation.Student``."""
 
-    def __init__(self, small: nn.Module, outputs: Sequence[Output], temperature: float) -> None:
+    def __init__(
+        self,
+        small: nn.Module,
+        outputs: Sequence[Output],
+        temperature: float,
+        hints: Sequence[Hint] = (),
+    ) -> None:
         self._small = small
         self._outputs = outputs
         self._temperature = temperature
+        self._hints = hints
         self._model = cut_copy(small, Cut()).float().eval()
-        if any(parameter.dim() == 4 for parameter in self._model.parameters()):
-            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _lay_channels_last_(self._model)
         self._learning = _parameters_to_train(self._model)
         learning = {id(one) for one in self._learning}
         self._matrices = [(one, Muon()) for one in _matrices(self._model) if id(one) in learning]
@@ -159,9 +174,11 @@ class TorchStudent:
         arguments, keywords = parse_example_inputs(images, self._model)
         # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
-            given = _floating(self._model(*arguments, **keywords))
+            with _inputs_of(self._model, [hint.layer for hint in self._hints]) as inputs:
+                given = _floating(self._model(*arguments, **keywords))
+            given += [_through(hint, inputs[hint.layer]) for hint in self._hints]
             theirs = [_like(array, mine) for array, mine in zip(wanted, given, strict=True)]
-            loss = distances(self._outputs, theirs, given, self._temperature).mean()
+            loss = self._distances(theirs, given).mean()
             self._model.zero_grad()
             loss.backward()
         length = nn.utils.clip_grad_norm_(self._learning, _LONGEST_STEP)
@@ -176,6 +193,14 @@ class TorchStudent:
                     way = muon.direction(matrix.grad.flatten(1))
                     matrix.sub_(way.unflatten(1, matrix.shape[1:]), alpha=rates.muon)
         return True
+
+    def _distances(
+        self, wanted: Sequence[torch.Tensor], given: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        end = len(self._outputs)
+        found = distances(self._outputs, wanted[:end], given[:end], self._temperature)
+        inside: torch.Tensor = hint_distances(TORCH, self._hints, wanted[end:], given[end:])
+        return found + inside
 
     def finish(self, share: float = 1.0) -> nn.Module:
         """The small model anew, so much of the way from its values to those learnt.
@@ -236,6 +261,76 @@ def _outputs(model: nn.Module, images: object) -> Values:
         return [_as_array(tensor) for tensor in _floating(model(*arguments, **keywords))]
 
 
+def _fast_copy(dense: nn.Module) -> nn.Module:
+    """What gives the same in less time, where images go through it."""
+    if not _has_images(dense):
+        return dense
+    twin = cut_copy(dense, Cut()).eval()
+    _lay_channels_last_(twin)
+    return twin
+
+
+def _lay_channels_last_(model: nn.Module) -> None:
+    """Let the channels of images lie side by side in memory: convolutions take less time."""
+    if _has_images(model):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _has_images(model: nn.Module) -> bool:
+    return any(parameter.dim() == 4 for parameter in model.parameters())
+
+
+def _find_hints(small: nn.Module, dense: nn.Module, images: CalibrationBatch) -> tuple[Hint, ...]:
+    some = images.rows(slice(0, EXAMPLES))
+    layers = candidates([name for name, _ in _mixing(small)])
+    mine, theirs = (_listen(model, some.images, layers)[1] for model in (small, dense))
+    return choose_hints(mine, theirs, len(some))
+
+
+def _teach(dense: nn.Module, hints: Sequence[Hint], images: object) -> Values:
+    outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
+    return [*outputs, *(inputs[hint.layer] for hint in hints)]
+
+
+def _listen(
+    model: nn.Module, images: object, layers: Sequence[str]
+) -> tuple[Values, dict[str, NDArray[np.float32]]]:
+    """(what a model gives in inference mode, layer -> what it reads)."""
+    with _inputs_of(model, layers) as inputs:
+        outputs = _outputs(model, images)
+    return outputs, {layer: _as_array(tensor) for layer, tensor in inputs.items()}
+
+
+@contextmanager
+def _inputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Layer -> what it reads while the model runs, as ``spread`` gives it; of one call alone."""
+    heard: dict[str, list[torch.Tensor]] = {}
+    found: dict[str, torch.Tensor] = {}
+    chosen = set(layers)
+
+    def listen(name: str, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if given and given[0].dim() > 1:
+            last = given[0] if isinstance(module, nn.Linear) else given[0].movedim(1, -1)
+            heard.setdefault(name, []).append(spread(last))
+
+    handles = [
+        module.register_forward_pre_hook(partial(listen, name))
+        for name, module in _mixing(model)
+        if name in chosen
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+        found.update({name: calls[0] for name, calls in heard.items() if len(calls) == 1})
+
+
+def _through(hint: Hint, read: torch.Tensor) -> torch.Tensor:
+    weight, bias = (_like(array, read) for array in (hint.weight, hint.bias))
+    return read.float() @ weight + bias
+
+
 def _floating(outputs: object) -> list[torch.Tensor]:
     found = [tensor for tensor in iterate_tensors(outputs) if tensor.is_floating_point()]
     if not found:
@@ -262,13 +357,18 @@ def _recurrent(model: nn.Module) -> bool:
 _MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights of linear layers and of convolutions that mix all their channels."""
-    for module in model.modules():
+def _mixing(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear layers, and the convolutions that mix all their channels, by name."""
+    for name, module in model.named_modules():
         if isinstance(module, _MIXING) and getattr(module, "groups", 1) == 1:
-            weight = module.weight
-            if isinstance(weight, nn.Parameter):
-                yield weight
+            yield name, module
+
+
+def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Their weights."""
+    for _, module in _mixing(model):
+        if isinstance(module.weight, nn.Parameter):
+            yield module.weight
 
 
 def _parameters_to_train(model: nn.Module) -> list[nn.Parameter]:
