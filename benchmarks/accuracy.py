@@ -153,10 +153,10 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
             )
 
 
-def all_images(case: Case, rows: Rows, steps: int, budgets: list[float], device: str) -> None:
+def all_images(case: Case, rows: Rows, budgets: list[float], seconds: float, device: str) -> None:
     """Cut and repaired by the case's images, then distilled on all training images, no labels."""
     for budget in budgets:
-        what = f"ours, all images without labels, {steps} steps{f', {device}' * (device != 'cpu')}"
+        what = f"ours, all images, {seconds:g} s{f', {device}' * (device != 'cpu')}"
         if rows.has(**case.key, what=what, budget=budget):
             continue
         start = time.process_time()
@@ -175,7 +175,7 @@ def all_images(case: Case, rows: Rows, steps: int, budgets: list[float], device:
             copy.deepcopy(pruned.model).to(device),
             copy.deepcopy(case.model).to(device),
             batches[2:],
-            steps=steps,
+            seconds=seconds,
             held_out=batches[:2],
             seed=case.seed,
             augmentation=MIXED,
@@ -189,6 +189,7 @@ def all_images(case: Case, rows: Rows, steps: int, budgets: list[float], device:
             macs=round(cost.macs / dense.macs(), 4),
             params=round(cost.params / dense.params(), 4),
             accuracy=case.tested(found.model.to("cpu")),
+            steps=found.steps,
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             cut_in=cut_in,
             seconds=round(cut_in + time.perf_counter() - begin, 1),
@@ -395,6 +396,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
     parser.add_argument("--batch", type=int, default=distillation.BATCH)
     parser.add_argument("--temperature", type=float, default=distillation.TEMPERATURE)
+    parser.add_argument("--seconds", type=float, default=420, help="of distillation: all-images")
     parser.add_argument("--device", default="cpu", help="of distillation: all-images")
     parser.add_argument("--dense", type=Path, default=Path("runs/dense"))
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy.jsonl"))
@@ -424,7 +426,7 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
             if options.only in (None, "peers"):
                 peers(case, rows, options.steps[0], options.budgets)
             if options.only == "all-images":
-                all_images(case, rows, options.steps[0], options.budgets, options.device)
+                all_images(case, rows, options.budgets, options.seconds, options.device)
             if options.only in (None, "epochs"):
                 epochs(case, rows, options.shares, options.budgets)
 
