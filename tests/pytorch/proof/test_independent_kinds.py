@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateurs as sec
+from secateurs.pytorch.tracing.rules.reduction import total
+from secateurs.pytorch.tracing.rules.registry import RULES
 
 
 def half(model, *inputs):
@@ -195,3 +197,40 @@ def test_filters_that_lie_along_the_other_axis_are_factors_of_each_other():
     torch.manual_seed(0)
     small, cut = half(AttentionOfTransposed(), random(2, 5, 6))
     assert sec.report_of(small).proof.independent.channels == cut.removed_channels > 0
+
+
+class LinearAttention(nn.Module):
+    """Queries and keys behind an activation that makes no zeros of zeros."""
+
+    def __init__(self, prepare):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 8) for _ in range(3))
+        self.out, self.prepare = nn.Linear(8, 3), prepare
+
+    def forward(self, x):
+        q, k = F.elu(self.q(x)) + 1, self.prepare(F.elu(self.k(x)) + 1)
+        mixed = (q @ (k.mT @ self.v(x))) / (q @ k.sum(1, keepdim=True).mT + 1e-6)
+        return self.out(mixed)
+
+
+def test_two_that_are_multiplied_behind_an_activation_read_each_other():
+    torch.manual_seed(0)
+    model, x = LinearAttention(lambda k: k), random(2, 5, 6)
+    small, cut = half(model, x)
+    assert sec.report_of(small).proof.independent.channels == cut.removed_channels == 8
+    places = (("q.weight", 0), ("out.weight", 1))
+    gone = [list(cut.tensors[name].removed[axis]) for name, axis in places]
+    stays = torch.ones(2, 8)
+    stays[0, gone[0]], stays[1, gone[1]] = 0, 0
+    with torch.no_grad():
+        q, k = ((F.elu(layer(x)) + 1) * stays[0] for layer in (model.q, model.k))
+        mixed = (q @ (k.mT @ model.v(x))) / (q @ k.sum(1, keepdim=True).mT + 1e-6)
+        torch.testing.assert_close(small(x), model.out(mixed * stays[1]))
+
+
+def test_a_length_of_one_of_two_that_are_multiplied_is_heard_all_the_same(monkeypatch):
+    """Rules and twin take the length for a sum that ignores channels; it reads the keys."""
+    monkeypatch.setitem(RULES, torch.ops.aten.linalg_vector_norm, total)
+    torch.manual_seed(0)
+    with pytest.raises(sec.CutError, match="the answers still depend on them"):
+        half(LinearAttention(lambda k: F.normalize(k, dim=-1)), random(2, 5, 6))

@@ -16,11 +16,12 @@ named in the proof as ever.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,10 +53,14 @@ _HEARD = 1e-4
 """A value has changed if it did by this share of the largest change, or of the largest value."""
 
 
-NOTHING: Mapping[int, Sequence[Slice]] = MappingProxyType({})
+NOTHING: Mapping[int, Sequence[Any]] = MappingProxyType({})
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(the values of a slice, the whole tensor) -> other values."""
+
+
+Zeros = Mapping[int, torch.Tensor]
+"""The number of an operation -> where its result is zero."""
 
 
 class Seen(NamedTuple):
@@ -80,13 +85,17 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
         return Independent(0, 0.0, 0.0, 0.0)
     silent = _Silenced(model, cut, example_inputs)
     unheard = silent.find_unheard()
-    loud = silent.silence()
+    received = silent.answers_of(cut_copy(model, cut))
+    loud, difference, scale = silent.compare(received)
+    tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
+    if loud or not difference <= tolerance:
+        factors = _Silenced(model, cut, example_inputs)
+        still, other, size = factors.compare(received, by_activations=True)
+        if not still:
+            loud, difference, scale, silent = still, other, size, factors
+            tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if loud:
         raise still_read(loud)
-    small = cut_copy(model, cut)
-    received = silent.answers_of(small)
-    difference, scale = largest_difference(received, silent.answers())
-    tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if not difference <= tolerance:
         raise other_answers(type(model).__name__, silent.zero, difference, tolerance)
     return Independent(cut.removed_channels, difference, scale, tolerance, unheard)
@@ -109,15 +118,19 @@ class _Silenced:
         self._present: Mapping[int, Seen] | None = None  # of a pass as things are
         self._computed: set[Slice] = set()  # of weights that their layer computes others of
         self._muted: dict[int, list[Slice]] = {}  # what is zero in what an operation computes
+        self._zeros: dict[int, list[torch.Tensor]] = {}  # and in what it makes of the input
 
     # -- answers
 
     def answers(self) -> object:
         """What the copy answers as it is now."""
-        return self.answers_of(self._model, self._muted)
+        return self.answers_of(self._model, self._muted, self._zeros)
 
     def answers_of(
-        self, model: nn.Module, muted: Mapping[int, Sequence[Slice]] = NOTHING
+        self,
+        model: nn.Module,
+        muted: Mapping[int, Sequence[Slice]] = NOTHING,
+        zeros: Mapping[int, Sequence[torch.Tensor]] = NOTHING,
     ) -> object:
         """What a model answers in eval mode; it and the inputs stay as they are."""
         twin = share_tensors(model)
@@ -129,7 +142,7 @@ class _Silenced:
             torch.random.fork_rng(devices=[]),
         ):
             torch.manual_seed(0)
-            with _Mute(muted) if muted else nullcontext():
+            with _Mute(muted, zeros) if muted or zeros else nullcontext():
                 return twin(*arguments, **keywords)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
@@ -139,22 +152,28 @@ class _Silenced:
 
     # -- who reads
 
-    def silence(self) -> list[Slice]:
+    def compare(
+        self, received: object, by_activations: bool = False
+    ) -> tuple[list[Slice], float, float]:
+        """(what the answers still depend on, the largest difference to these, the largest answer).
+
+        Args:
+            received: what the small model answers.
+            by_activations: also silence what is multiplied with others behind an activation that
+                makes no zeros of zeros, such as ``elu(x) + 1``.
+        """
+        loud = self.silence(by_activations)
+        if loud:
+            return loud, math.inf, 0.0
+        return [], *largest_difference(received, self.answers())
+
+    def silence(self, by_activations: bool = False) -> list[Slice]:
         """Set the readers to zero; returns the slices that the answers depend on all the same."""
-        kinds = {part: self._kind(part) for part in self._parts if self._is_matrix(part)}
-        for part, kind in kinds.items():
-            if kind == "reader":
-                self._keep_zero(part)
-        loud = self._loud()
-        if not loud:
-            return []
+        kinds, loud = self._silence_readers()
+        if by_activations:
+            loud = self._silence_factors(loud, kinds)
         # Of weights that others are computed of, either side may look like the reader; and where
         # two activations are multiplied, each reads the other. It was one if filters fall silent.
-        kinds |= {part: self._kind(part) for part in loud if part not in kinds}
-        for part in loud:
-            if kinds[part] == "reader" and not self._is_matrix(part):
-                self._keep_zero(part)  # the one row of a layer with one output
-        loud = self._still_loud(loud)
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
         # A channel that is zero for these inputs tells nothing of its readers: it may have several.
         inputs = [part for part in unsure if part.axis > 0]
@@ -182,6 +201,19 @@ class _Silenced:
                     self._keep_zero(part)
                 loud = self._still_loud(loud)
         return loud
+
+    def _silence_readers(self) -> tuple[dict[Slice, str], list[Slice]]:
+        """(what each slice is, those that the answers depend on though readers are at zero)."""
+        kinds = {part: self._kind(part) for part in self._parts if self._is_matrix(part)}
+        for part, kind in kinds.items():
+            if kind == "reader":
+                self._keep_zero(part)
+        loud = self._loud()
+        kinds |= {part: self._kind(part) for part in loud if part not in kinds}
+        for part in loud:
+            if kinds[part] == "reader" and not self._is_matrix(part):
+                self._keep_zero(part)  # the one row of a layer with one output
+        return kinds, self._still_loud(loud) if loud else []
 
     def _still_loud(self, parts: Sequence[Slice]) -> list[Slice]:
         now = self._loud()
@@ -258,6 +290,59 @@ class _Silenced:
         for layer in layers if len(layers) > 2 else ():
             yield [part for part in loud if part.layer != layer]
 
+    def _silence_factors(self, loud: list[Slice], kinds: Mapping[Slice, str]) -> list[Slice]:
+        """Silence two of which each falls silent when what the other becomes is zero.
+
+        Both are needed: what reads a channel by itself (a norm) is not silenced by another one.
+        """
+        pieces = [
+            (piece, zeros)
+            for piece in self._factors(loud, kinds)
+            if (zeros := self._zeros_behind([p for p in piece if self._is_matrix(p)]))
+        ]
+        for (one, its_zeros), (other, others_zeros) in itertools.combinations(pieces, 2):
+            if not loud:
+                break
+            if any(is_all_in(part, other) for part in one):
+                continue
+            if self._falls_silent(other, its_zeros) and self._falls_silent(one, others_zeros):
+                self._mute(its_zeros)
+                self._mute(others_zeros)
+                loud = self._still_loud(loud)
+        return loud
+
+    def _zeros_behind(self, parts: Sequence[Slice]) -> Zeros | None:
+        """The operations in which what these make lies apart from all else, and where it lies."""
+        if not parts:
+            return None
+        before = self._watch_pass(None).seen
+        with self._change(parts, self._poke):
+            here = self._watch_pass(before, to_end=True).changed
+        with self._change([self._rest_of(part) for part in parts], self._poke):
+            there = self._watch_pass(before, to_end=True).changed
+        zeros = {
+            number: lines
+            for number in here.keys() & there.keys()
+            if before[number].is_live
+            and (lines := _lines_apart(here[number], there[number])) is not None
+        }
+        return zeros or None
+
+    def _falls_silent(self, parts: Sequence[Slice], zeros: Zeros) -> bool:
+        """Whether these are heard as things are, and no more with zeros there."""
+        if not self._is_heard(parts, self.answers(), ()):
+            return False
+        before = {number: list(known) for number, known in self._zeros.items()}
+        self._mute(zeros)
+        try:
+            return not self._is_heard(parts, self.answers(), ())
+        finally:
+            self._zeros = before
+
+    def _mute(self, zeros: Zeros) -> None:
+        for number, where in zeros.items():
+            self._zeros.setdefault(number, []).append(where)
+
     def _piece(self, part: Slice, number: int, pieces: int) -> Slice:
         length = self._tensors[part.tensor].shape[part.axis]
         inside = tuple(i for i in part.indices if i * pieces // length == number)
@@ -297,13 +382,13 @@ class _Silenced:
         gone = set(part.indices)
         return Slice(part.tensor, part.axis, tuple(i for i in range(length) if i not in gone))
 
-    def _watch_pass(self, before: Mapping[int, Seen] | None) -> _Watch:
+    def _watch_pass(self, before: Mapping[int, Seen] | None, to_end: bool = False) -> _Watch:
         """Each operation's result; or, held against those before, where it has changed."""
         twin = share_tensors(self._model)
         arguments, keywords = self._inputs()
         for tensor in iterate_tensors([arguments, keywords]):
             tensor._secateurs_from_input = True  # type: ignore[attr-defined]
-        watch = _Watch(before)
+        watch = _Watch(before, to_end)
         with (
             _keep_buffers(twin),
             in_mode(twin),
@@ -385,9 +470,10 @@ class _SeenEnoughError(Exception):
 class _Watch(TorchDispatchMode):
     """What each operation gives, whether it depends on the input, and where it has changed."""
 
-    def __init__(self, before: Mapping[int, Seen] | None) -> None:
+    def __init__(self, before: Mapping[int, Seen] | None, to_end: bool = False) -> None:
         super().__init__()
         self._before = before
+        self._to_end = to_end
         self._number = -1
         self.seen: dict[int, Seen] = {}
         self.changed: dict[int, torch.Tensor] = {}
@@ -423,16 +509,21 @@ class _Watch(TorchDispatchMode):
         if not math.isfinite(most) or most <= 1e-6 * max(known.values.abs().max().item(), 1e-12):
             return
         self.changed[self._number] = change > _HEARD * most
-        if is_live:
+        if is_live and not self._to_end:
             raise _SeenEnoughError
 
 
 class _Mute(TorchDispatchMode):
     """Zeros in slices of what some operations give: a weight's, as a layer computes it."""
 
-    def __init__(self, muted: Mapping[int, Sequence[Slice]]) -> None:
+    def __init__(
+        self,
+        muted: Mapping[int, Sequence[Slice]],
+        zeros: Mapping[int, Sequence[torch.Tensor]],
+    ) -> None:
         super().__init__()
         self._muted = muted
+        self._zeros = zeros
         self._number = -1
 
     def __torch_dispatch__(
@@ -448,6 +539,8 @@ class _Mute(TorchDispatchMode):
             computed = next(iterate_tensors(output))
             indices = torch.tensor(part.indices, device=computed.device)
             computed.index_fill_(part.axis, indices, 0)
+        for where in self._zeros.get(self._number, ()):
+            next(iterate_tensors(output)).masked_fill_(where, 0)
         return output
 
 
@@ -458,9 +551,17 @@ def _has_values(tensor: torch.Tensor) -> bool:
 
 def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether along some axis no index changes in both."""
+    return _lines_apart(one, other) is not None
+
+
+def _lines_apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+    """All that lies at the indices of the first along an axis where none changes in both.
+
+    An activation that has died away does not change, and is no zero for that.
+    """
     for axis in range(one.dim()):
         rest = [at for at in range(one.dim()) if at != axis]
         mine, others = (mask.any(dim=rest) if rest else mask for mask in (one, other))
         if not bool((mine & others).any()):
-            return True
-    return False
+            return mine.view([-1 if at == axis else 1 for at in range(one.dim())]).expand_as(one)
+    return None
