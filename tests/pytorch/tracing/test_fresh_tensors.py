@@ -278,3 +278,30 @@ def test_a_canvas_of_the_wrong_size_that_is_written_into_is_found_by_what_is_don
         model.weights[:8] = 0
         model.out.weight[:, :8] = 0
         torch.testing.assert_close(small(x), model(x))
+
+
+KERNELS = {
+    "expanded": lambda h: (torch.ones(1, 1, 3, 3) / 9).expand(h.shape[1], 1, 3, 3),
+    "repeated": lambda h: (torch.arange(9.0).view(3, 3) / 9).repeat(h.size(1), 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_constant_kernel_of_each_channel_has_as_many_as_are_left(name):
+    """A blur, as filters against aliasing and measures of likeness have it."""
+
+    class Blurred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            h = self.a(x).relu()
+            return self.b(nn.functional.conv2d(h, KERNELS[name](h), groups=h.shape[1], padding=1))
+
+    torch.manual_seed(0)
+    model, x = Blurred().eval(), torch.rand(2, 3, 5, 5)
+    small = sec.delete_channels(model, {"a": [1, 4, 6]}, x)
+    with torch.no_grad():
+        model.b.weight[:, [1, 4, 6]] = 0
+        assert torch.allclose(small(x), model(x), atol=1e-6)

@@ -330,7 +330,7 @@ def _join(tracer: Tracer, weight: torch.Tensor, axis: int, units: Ids) -> None:
     if labels.leaf is not None and axis not in labels.leaf.axes:
         labels.leaf.axes[axis] = units
         return
-    known = labels.axes.get(axis)
+    known = tracer.free_units(weight, axis)  # a constant kernel, one for each channel, has any
     if known is None:
         tracer.equations.freeze(units, tracer.explain_meeting(labels))
     else:
