@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fine_tune_batches": 120,
         "batch_size": 64,
         "learning_rate": 0.1,
-        "fine_tune_learning_rate": 0.015,
+        "fine_tune_learning_rate": 0.05,
         "shift": 1,
         "step": 0.1,
         "rounds": 17,
