@@ -82,6 +82,16 @@ def test_it_comes_to_the_least_squares_solution(has_intercept):
     np.testing.assert_allclose(fit.intercept, right[32] if has_intercept else 0, atol=1e-2)
 
 
+def test_with_fewer_images_than_channels_steps_are_plain(monkeypatch):
+    monkeypatch.setattr(SignalSpectra, "preconditioner", None)  # a call would fail
+    signals = SignalSpectra(drawn(2, 3, 20), LINE)
+    y = drawn(2, 4, 10, seed=3)
+    fit = ConjugateGradients(signals, y, np.zeros((48, 4)))
+    before = np.square(y - y.mean(axis=(0, 2), keepdims=True)).sum()
+    fit.step()
+    assert np.square(fit.wrong - fit.wrong.mean(axis=(0, 2), keepdims=True)).sum() < before
+
+
 def test_a_fit_is_chosen_by_what_was_not_fitted_and_never_worse_there():
     weights = drawn(32, 3, seed=1)
     both = [SignalRows(x, given(x, weights, LINE) + 2) for x in (drawn(40, 2, 20), drawn(9, 2, 20))]

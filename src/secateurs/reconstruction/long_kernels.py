@@ -105,7 +105,7 @@ class SignalSpectra:
     """
 
     def __init__(self, x: Signals, geometry: KernelGeometry) -> None:
-        self.channels, self.taps = x.shape[1], geometry.taps
+        self.images, self.channels, self.taps = len(x), x.shape[1], geometry.taps
         self._lengths = geometry.lengths(x.shape[2:])
         self._axes = tuple(range(2, x.ndim))
         padded = np.pad(x, [(0, 0), (0, 0), *geometry.padding])
@@ -236,7 +236,10 @@ class ConjugateGradients:
         self._signals, self._has_intercept = signals, has_intercept
         self.weights: Array = weights.astype(np.float32)
         self.wrong: Signals = wrong
-        self._precondition = signals.preconditioner(RIDGE)
+        # One matrix a frequency takes as much as so many images: with fewer, it costs more than it
+        # saves.
+        affordable = signals.channels <= signals.images
+        self._precondition = signals.preconditioner(RIDGE) if affordable else _as_it_is
         self._gradient = signals.transpose(self._centre(wrong))
         self._step = self._direction = self._precondition(self._gradient)
 
@@ -268,6 +271,10 @@ class ConjugateGradients:
     def _centre(self, given: Signals) -> Signals:
         centred: Signals = given - _along(_mean(given), given) if self._has_intercept else given
         return centred
+
+
+def _as_it_is(gradient: Array) -> Array:
+    return gradient
 
 
 def _but_outputs(given: Signals) -> tuple[int, ...]:
