@@ -50,3 +50,16 @@ def test_layers_are_of_their_own_class_again():
     calls_in(layer.call, [SPEC], {}, [layer], [layer])
     assert type(layer) is kind
     assert vars(layer).keys() == known.keys()
+
+
+def test_a_refusal_tells_the_cause_and_its_line():
+    class Inner(keras.layers.Layer):
+        def call(self, x):
+            raise ValueError("no data here")
+
+    inner = Inner()
+    found = calls_in(inner, [keras.KerasTensor((2, 3))], {})
+    assert isinstance(found, str)
+    assert "ValueError: no data here" in found
+    assert "test_symbolic.py:" in found
+    assert 'raise ValueError("no data here")' in found

@@ -107,10 +107,15 @@ def _functions_of(layer: Operation) -> Iterator[tuple[str, object]]:
     if not isinstance(layer, Layer):
         return
     held = {**vars(layer), **vars(layer).get("_modules", {})}
-    for name in inspect.signature(type(layer).__init__).parameters:
+    for name in _options_of(type(layer).__init__):
         value = held.get(name)
         if is_users_function(value) or _is_activation_layer(layer, name, value):
             yield name, value
+
+
+@functools.cache
+def _options_of(constructor: Callable[..., None]) -> tuple[str, ...]:
+    return tuple(inspect.signature(constructor).parameters)
 
 
 def _is_activation_layer(layer: Layer, name: str, value: object) -> bool:

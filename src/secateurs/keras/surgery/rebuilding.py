@@ -52,7 +52,7 @@ from secateurs.keras.surgery.functions import (
 )
 from secateurs.keras.surgery.shrinking import copy_activation, is_shrunk, shrink
 from secateurs.keras.surgery.slicing import slice_tensor
-from secateurs.keras.surgery.state import carry_again_, carry_learned_, name_alike_
+from secateurs.keras.surgery.state import carry_again_, carry_learned_, may_learn, name_alike_
 from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
@@ -400,7 +400,8 @@ def rebuild_layer(
                 return type(layer)(**with_own_function(config, layer))
             new = _from_config(config, layer, path, remake or _copy_whole)
             fresh = new
-            if any(f"{owner}.".startswith(f"{path}.") for owner in changes or {}):
+            changed = any(f"{owner}.".startswith(f"{path}.") for owner in changes or {})
+            if changed and may_learn(layer):  # else nobody asks what came later
                 fresh = _from_config(_config_of(layer), layer, path, _copy_whole)
     except CutError:
         raise

@@ -57,6 +57,18 @@ def name_alike_(
             name_alike_(old, made, dtype)
 
 
+def may_learn(layer: Operation) -> bool:
+    """Whether a layer, or one inside it, may keep state in plain attributes.
+
+    >>> may_learn(keras.layers.Dense(2)), may_learn(keras.layers.Normalization())
+    (False, True)
+    """
+    if not isinstance(layer, Layer):
+        return False
+    keeps = not _is_keras_own(layer) or hasattr(layer, "adapt")
+    return keeps or any(may_learn(child) for _, child in named_children(layer))
+
+
 def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
     """Give a layer that was just made, and the layers inside it, what the old ones have learned.
 

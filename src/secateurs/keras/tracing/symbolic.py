@@ -11,6 +11,7 @@ recordings wait for each other.
 
 from __future__ import annotations
 
+import re
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,22 +153,36 @@ def calls_in(
 
 
 def _refusal(error: Exception) -> str:
-    message = (str(error).strip().splitlines() or [""])[0][:100]
     line = _line_of(error)
-    cause = f"{type(error).__name__}: {message}"
+    cause = f"{type(error).__name__}: {_message_of(error)[:100]}"
     return f"its code takes no tensors without data ({cause}{f', at {line}' if line else ''})"
 
 
+def _message_of(error: Exception) -> str:
+    """The first line of what was raised, out of what Keras puts around it at each layer."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Error encountered:")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return found[0] if found else ""
+
+
 def _line_of(error: Exception) -> str:
-    """'model.py:12', the innermost line that is neither a framework's nor of this package."""
+    """'model.py:12', the innermost line of the model's own code, with what stands there."""
     frames = traceback.extract_tb(error.__traceback__)
     package = str(Path(__file__).parents[2])
-    ours = [
+    others = [
         frame
         for frame in frames
-        if "site-packages" not in frame.filename and not frame.filename.startswith(("<", package))
+        if not frame.filename.startswith(("<", package))
+        and not any(f"site-packages/{name}/" in frame.filename for name in _FRAMEWORKS)
     ]
-    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    if not others:
+        return ""
+    return f"{Path(others[-1].filename).name}:{others[-1].lineno}, {(others[-1].line or '')[:60]}"
+
+
+_FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "optree")
+"""Packages whose lines say nothing of a model's code."""
 
 
 class Enter(Operation):  # type: ignore[misc]
