@@ -218,7 +218,7 @@ def error_table(rows: list[dict]) -> str:
 def cut_table(rows: list[dict], batch: int) -> str:
     columns = ("model", "runtime", "cut", "fewer MACs", "batch 1", "quartiles", f"batch {batch}")
     return markdown(
-        (*columns, "predicted", "efficiency"),
+        (*columns, "predicted", "efficiency", "processor"),
         [
             (
                 row["model"],
@@ -230,6 +230,7 @@ def cut_table(rows: list[dict], batch: int) -> str:
                 f"{row['batch many']:.2f}",
                 "" if row["predicted"] is None else f"{row['predicted']:.2f}",
                 f"{row['efficiency']:.2f}",
+                row["machine"].partition("(")[0],
             )
             for row in rows
         ],
@@ -238,9 +239,7 @@ def cut_table(rows: list[dict], batch: int) -> str:
 
 def page(rows: list[dict], size: int, batch: int) -> str:
     begin = SAYS.format(size=size, version=version("torch-pruning"), batch=batch)
-    on = ", ".join(dict.fromkeys(row["machine"] for row in rows))
-    parts = (begin, cut_table(rows, batch), OFF, error_table(rows), f"\nMeasured on {on}.\n")
-    return "\n".join(parts)
+    return "\n".join((begin, cut_table(rows, batch), OFF, error_table(rows), ""))
 
 
 def run(given: argparse.Namespace, rows: Rows) -> None:
