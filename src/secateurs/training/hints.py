@@ -10,7 +10,7 @@ Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015 (there the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,18 +50,23 @@ class Hint:
     scale: float
 
 
-def spread(values: Any) -> Any:
+def _reshape(values: Any, shape: tuple[int, ...]) -> Any:
+    return values.reshape(shape)
+
+
+def spread(values: Any, reshape: Callable[[Any, tuple[int, ...]], Any] = _reshape) -> Any:
     """At most ``PLACES`` places of each image, evenly spread.
 
     Args:
         values: what a layer reads, channels last: shape (images, ..., channels), of any framework.
+        reshape: (values, shape) -> values; TensorFlow's tensors have no method for it.
 
     Returns:
         Shape (images, places, channels).
     """
     images, channels = values.shape[0], values.shape[-1]
     places = int(np.prod(values.shape[1:-1], dtype=np.int64))
-    rows = values.reshape((images, places, channels))
+    rows = reshape(values, (images, places, channels))
     return rows[:, :: -(-places // PLACES)]
 
 

@@ -252,7 +252,7 @@ class _Inputs:
             if len(read.shape) > 1:
                 first = getattr(layer, "data_format", None) == "channels_first"
                 last = keras.ops.moveaxis(read, 1, -1) if first else read
-                self._heard.setdefault(site.path, []).append(spread(last))
+                self._heard.setdefault(site.path, []).append(spread(last, keras.ops.reshape))
         return as_it_is(site, arguments, keywords)
 
     def of_one_call(self) -> dict[str, BackendTensor]:
