@@ -53,6 +53,16 @@ def test_the_smallest_model_within_a_drop_of_accuracy(trained):
     assert own.cut == found.cut
 
 
+def test_a_drop_of_accuracy_is_a_share_and_of_ones_own_metric_in_its_units(trained):
+    model, images, labels = trained
+    with pytest.raises(sec.BudgetError, match=r"received int 2\. 2 points are drop=0.02"):
+        sec.prune(model, images[:1], sec.Budget(drop=2), validation=(images, labels))
+    made = sec.prune(
+        model, images[:1], sec.Budget(drop=2), validation=lambda net: 100.0, calibration=images
+    )
+    assert all(trial.holds for trial in made.trials)
+
+
 def test_a_drop_without_data_or_without_classes_is_refused(trained):
     model, images, _ = trained
     with pytest.raises(sec.DataError, match="drop: expected data to tell the loss by"):

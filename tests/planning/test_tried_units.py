@@ -27,6 +27,7 @@ def test_a_drop_is_absolute_and_of_at_least_nothing():
 
 
 def test_a_drop_is_a_share_and_not_in_points():
-    Drop().check(1.0)
+    Drop().check(2)  # of perplexity, say
+    Drop().check_share(1.0)
     with pytest.raises(BudgetError, match=r"a share of 1.*received int 2. 2 points are drop=0.02$"):
-        Drop().check(2)
+        Drop().check_share(2)

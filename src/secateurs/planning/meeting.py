@@ -19,6 +19,7 @@ from secateurs.measurement.timing import clock_for, compare_times
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.timed_units import TimedUnit
 from secateurs.planning.trials import Trial, TrialMaker, Trials
+from secateurs.planning.tried_units import Drop
 from secateurs.planning.units import is_fraction
 
 Measure = Callable[[Any], float]
@@ -71,6 +72,8 @@ def meet(
         limits["size_mb"] = budget.plain_units["size_mb"].absolute(asked, whole)
         measure["size_mb"] = lambda model: file_bytes(model, budget.file)
     if "drop" in budget.limits:
+        if not callable(validation):  # whose metric may be in any units
+            Drop().check_share(budget.limits["drop"])
         metric = _metric_of(network, validation)
         dense = metric(network.source.model)
         limits["drop"] = float(budget.limits["drop"])

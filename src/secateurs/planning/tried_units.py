@@ -35,6 +35,13 @@ class Drop(TriedUnit):
                 "drop: expected a number of at least 0, such as 0.01; received "
                 f"{format_value(limit)}"
             )
+
+    def check_share(self, limit: Limit) -> None:
+        """Refuse points, where the metric is a share.
+
+        Raises:
+            BudgetError: it is above 1.
+        """
         if float(limit) > 1:
             raise BudgetError(
                 "drop: expected a share of 1, such as 0.01 for a point of accuracy; received "
