@@ -3,8 +3,10 @@ import functools
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
 
+from secateurs.errors import MeasurementError
 from secateurs.measurement.conditions import Conditions
 from secateurs.pytorch.running import batch_size, runner
 
@@ -40,6 +42,7 @@ def test_threads_are_put_back():
     assert torch.get_num_threads() == before
 
 
+@torch._dynamo.config.patch(disable=False)  # detectors that run here switch it off
 def test_each_of_many_cuts_is_compiled(monkeypatch):
     """PyTorch compiles eight versions of one forward, and runs the others as they are."""
     compiled = []
@@ -66,3 +69,9 @@ def test_each_of_many_cuts_is_compiled(monkeypatch):
             torch.testing.assert_close(run(), model(x))
         run()
     assert len(compiled) == 12
+
+
+@torch._dynamo.config.patch(disable=True)
+def test_a_compiler_that_is_switched_off_is_said():
+    with pytest.raises(MeasurementError, match="compile: expected PyTorch's compiler switched on"):
+        runner(model(), X, Conditions(runtime="compile"))

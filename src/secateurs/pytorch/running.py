@@ -67,7 +67,17 @@ def _compile_apart(model: nn.Module) -> Callable[..., object]:
     PyTorch keeps what it compiled by the code that it compiled, eight versions of one forward at
     most, and runs a ninth as it is. Twenty cuts of one network would be timed some compiled and
     some not. So each has a piece of code of its own.
+
+    Raises:
+        MeasurementError: the compiler is switched off, and would leave the model as it is.
     """
+    from torch._dynamo import config
+
+    if config.disable:
+        raise MeasurementError(
+            "compile: expected PyTorch's compiler switched on; received "
+            "torch._dynamo.config.disable = True (TORCHDYNAMO_DISABLE=1 does that)"
+        )
 
     def call(*arguments: object, **keywords: object) -> object:
         return model(*arguments, **keywords)
