@@ -8,7 +8,7 @@ from torch import nn
 import secateurs as sec
 from secateurs.calibration.examples import StepLoss
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.training.objectives import label_tokens, loss_of, objective_of
+from secateurs.training.objectives import label_batch, label_tokens, loss_of, objective_of
 from secateurs.training.task import LearningTask
 
 
@@ -60,6 +60,10 @@ def test_a_language_models_tokens_are_its_labels():
     told = {"input_ids": tokens, "labels": tokens + 1}
     assert label_tokens("language-modelling", told)["labels"] is told["labels"]
     assert label_tokens("regression", named) is named
+    pair = (tokens, tokens + 1)
+    assert label_tokens("language-modelling", pair) is pair
+    assert next(iter(label_tokens("language-modelling", [pair]))) is pair
+    assert label_batch("language-modelling", [tokens])[1] is tokens
 
 
 def test_tokens_alone_are_ablated_and_scored_as_with_labels():
@@ -75,7 +79,7 @@ def test_tokens_alone_are_ablated_and_scored_as_with_labels():
     torch.manual_seed(0)
     tokens = np.random.default_rng(0).integers(0, 9, (8, 5))
     traced = sec.trace(Speaks(), {"input_ids": tokens[:1]})
-    bare, told = {"input_ids": tokens}, {"input_ids": tokens, "labels": tokens}
+    bare, told = {"input_ids": tokens}, (tokens, tokens)
     task = "language-modelling"
     ablations = [sec.ablate(traced, data, task=task) for data in (bare, told)]
     scores = [sec.score(traced, "taylor", data=data, task=task) for data in (bare, told)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from secateurs.backends import Loss, backend_named
 from secateurs.calibration.batches import LABELS
-from secateurs.calibration.examples import StepLoss, as_arrays, split_of
+from secateurs.calibration.examples import StepLoss, as_arrays, is_pair_in_list, split_of
 from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.training.task import LearningTask, task_of
@@ -86,33 +86,42 @@ def label_tokens(task: str | LearningTask | None, data: Any) -> Any:
         >>> label_tokens("language-modelling", rows)["labels"]
         array([[   3,    7, -100]])
     """
-    if (task if isinstance(task, str) else getattr(task, "name", "")) != "language-modelling":
+    if not _predicts_tokens(task):
         return data
-    if hasattr(data, "shape"):
-        return data, data
-    if isinstance(data, Mapping):
-        return _label(data)
-    return _Labelled(data) if isinstance(data, Iterable) and isinstance(data, Sized) else data
+    if hasattr(data, "shape") or isinstance(data, Mapping):
+        return label_batch(task, data)
+    # A tuple is one batch, or whole arrays, and so are two arrays in a list.
+    if isinstance(data, tuple) or is_pair_in_list(data):
+        return data
+    return _Labelled(task, data) if isinstance(data, Iterable) and isinstance(data, Sized) else data
 
 
-def _label(batch: Any) -> Any:
-    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+def label_batch(task: str | LearningTask | None, batch: Any) -> Any:
+    """One batch, as ``label_tokens`` gives them: with labels, or as (tokens, tokens)."""
+    if not _predicts_tokens(task) or split_of(batch)[1] is not None:
         return batch
-    if split_of(batch)[1] is not None:
+    tokens = split_of(batch)[0]
+    if hasattr(tokens, "shape"):
+        return tokens, tokens
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
         return batch
     tokens, mask = batch["input_ids"], batch.get("attention_mask")
     shown = tokens if mask is None else tokens * mask + IGNORED * (1 - mask)
     return {**batch, "labels": shown}
 
 
+def _predicts_tokens(task: str | LearningTask | None) -> bool:
+    return (task if isinstance(task, str) else getattr(task, "name", "")) == "language-modelling"
+
+
 class _Labelled:
     """Batches with labels, as often as they are asked for."""
 
-    def __init__(self, batches: Any) -> None:
-        self._batches = batches
+    def __init__(self, task: str | LearningTask | None, batches: Any) -> None:
+        self._task, self._batches = task, batches
 
     def __iter__(self) -> Iterator[Any]:
-        return map(_label, self._batches)
+        return (label_batch(self._task, batch) for batch in self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)

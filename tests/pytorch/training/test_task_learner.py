@@ -223,10 +223,12 @@ def test_tokens_alone_are_learned_from_and_ranked_by_as_with_labels():
     tokens = torch.tensor(np.random.default_rng(0).integers(0, 9, (16, 6)))
     bare = [{"input_ids": rows} for rows in tokens.split(4)]
     told = [{"input_ids": rows, "labels": rows} for rows in tokens.split(4)]
+    pairs = [(rows, rows) for rows in tokens.split(4)]
     found = []
-    for batches in (bare, told):
+    for batches in (bare, told, pairs):
         torch.manual_seed(0)
         given = {**ONE_ROUND, "criterion": "taylor", "task": "language-modelling"}
         found.append(sec.iterate(Speaks(), batches, batches, **given))
-    assert found[0].cut == found[1].cut
-    assert values_of(found[0]) == pytest.approx(values_of(found[1]), rel=1e-6)
+    for other in found[1:]:
+        assert found[0].cut == other.cut
+        assert values_of(found[0]) == pytest.approx(values_of(other), rel=1e-6)

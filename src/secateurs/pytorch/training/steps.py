@@ -10,7 +10,8 @@ from torch import nn
 from secateurs.calibration.examples import split_of
 from secateurs.errors import ModelError, SecateursError
 from secateurs.pytorch.training.batches import call_model, takes_targets
-from secateurs.pytorch.training.tasks import targets_among
+from secateurs.pytorch.training.tasks import check_needs_none
+from secateurs.training.objectives import label_batch
 from secateurs.training.task import LearningTask
 
 
@@ -45,9 +46,9 @@ class TaskStep:
         """(outputs, targets) of a batch."""
         if self.task.predict is not None:
             return self.task.predict(model, given)
-        inputs, targets = split_of(given)
+        inputs, targets = split_of(label_batch(self.task, given))
         if targets is None:
-            targets = targets_among(self.task, inputs)
+            check_needs_none(self.task, inputs)
         if self.task.loss is None and takes_targets(plain or model, given):
             return self._used(call_model(model, given)), targets
         return self._used(call_model(model, inputs)), targets

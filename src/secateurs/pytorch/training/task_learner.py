@@ -26,7 +26,7 @@ from secateurs.settings.training import Training
 from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import label_tokens, loss_in
+from secateurs.training.objectives import label_batch, label_tokens, loss_in
 from secateurs.training.task import LearningTask
 
 
@@ -238,7 +238,7 @@ class _Calibration:
 
     def __iter__(self) -> Iterator[object]:
         for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
-            images = label_tokens(self._task, batch.images)
+            images = label_batch(self._task, batch.images)
             yield images if self._is_whole else split_of(images)
 
 

@@ -157,32 +157,18 @@ TASKS: Mapping[str, LearningTask] = MappingProxyType(
 )
 
 
-def targets_among(task: LearningTask, inputs: object) -> torch.Tensor | None:
-    """The targets of a batch that has nothing beside its inputs.
-
-    Args:
-        task: ready, or the user's.
-        inputs: of the batch.
-
-    Returns:
-        Of a language model its tokens, -100 where ``attention_mask`` says that there are none;
-        of a task of the user's None.
+def check_needs_none(task: LearningTask, inputs: object) -> None:
+    """Refuse a batch that has nothing beside its inputs.
 
     Raises:
         DataError: the task is a ready one, and learns from targets.
     """
-    if task.name == "language-modelling":
-        tokens = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
-        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-        if isinstance(tokens, torch.Tensor):
-            return tokens if mask is None else tokens.masked_fill(mask == 0, IGNORED)
     if task.name in TASKS and task.loss is TASKS[task.name].loss:
         held = ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise DataError(
             f"{task.name}: expected batches (inputs, targets), or dictionaries with labels; "
             f"received batches without targets ({held})"
         )
-    return None
 
 
 class Tally:
