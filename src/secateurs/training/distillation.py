@@ -55,8 +55,6 @@ RunModel = Callable[[Any, Any], Values]
 Teach = Callable[[Any], Values]
 """Images -> what the dense model gives for them, then what its layers read that are hints."""
 
-EXAMPLES = 64
-"""Images by which hints are chosen."""
 _KEPT = 2**29
 """Bytes of what the dense model gave that are kept for images which come again."""
 

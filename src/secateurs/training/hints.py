@@ -18,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Operations
 
 PLACES = 64
 """At most so many places of an image, or words of a text, are compared."""
+
+EXAMPLES = 64
+"""Images by which hints are chosen."""
 
 _SPANS = 3
 """Parts of a model of which one layer each is a hint, beside the last."""
@@ -113,6 +117,34 @@ def choose_hints(
     spans = [part[::-1] for part in np.array_split(np.arange(len(before)), _SPANS) if len(part)]
     best = [max((before[number] for number in part), key=lambda one: one[0]) for part in spans]
     return (*(hint for _, hint in best), last)
+
+
+Listen = Callable[[Any, Any, Sequence[str]], tuple[list[Any], Mapping[str, NDArray[Any]]]]
+"""(model, images, layers) -> (what it gives in inference mode, layer -> what it reads)."""
+
+
+def find_hints(
+    listen: Listen, small: Any, dense: Any, images: CalibrationBatch, layers: Sequence[str]
+) -> tuple[Hint, ...]:
+    """Those of the layers that the small model is to learn from, by some of the images.
+
+    Args:
+        listen: of the framework.
+        small: the model that learns.
+        dense: the one it learns from.
+        images: the first so many count.
+        layers: names of the small model's that mix channels, in the order of calls.
+    """
+    some = images.rows(slice(0, EXAMPLES))
+    chosen = candidates(layers)
+    mine, theirs = (listen(model, some.images, chosen)[1] for model in (small, dense))
+    return choose_hints(mine, theirs, len(some))
+
+
+def teach(listen: Listen, dense: Any, hints: Sequence[Hint], images: Any) -> list[Any]:
+    """What the dense model gives for images, and then what its layers read, hint by hint."""
+    outputs, inputs = listen(dense, images, [hint.layer for hint in hints])
+    return [*outputs, *(inputs[hint.layer] for hint in hints)]
 
 
 def hint_distances(

@@ -32,7 +32,6 @@ from secateurs.keras.tracing.interpreter import (
 )
 from secateurs.training.distillation import (
     BATCH,
-    EXAMPLES,
     TEMPERATURE,
     DistillationJudge,
     Distilled,
@@ -45,7 +44,7 @@ from secateurs.training.distillation import (
     train,
 )
 from secateurs.training.feed import Augmentation
-from secateurs.training.hints import Hint, candidates, choose_hints, hint_distances, spread
+from secateurs.training.hints import Hint, find_hints, hint_distances, spread, teach
 from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
@@ -107,10 +106,11 @@ def distil(
     )
     seen = SeenAs(outputs, channels_first=first, temperature=temperature)
     judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
-    hints = _find_hints(small, dense, lesson.images[0])
+    layers = [name for name, _ in _mixing(small)]
+    hints = find_hints(_listen, small, dense, lesson.images[0], layers)
     student = KerasStudent(small, judge.outputs, temperature, hints)
-    teach = partial(_teach, dense, hints)
-    return train(student, small, teach, judge, lesson, effort, learning_rate)
+    lessons = partial(teach, _listen, dense, hints)
+    return train(student, small, lessons, judge, lesson, effort, learning_rate)
 
 
 def distances(
@@ -258,20 +258,6 @@ class _Inputs:
     def of_one_call(self) -> dict[str, BackendTensor]:
         """Layer -> what it read, in the order of calls; without those that were called again."""
         return {path: calls[0] for path, calls in self._heard.items() if len(calls) == 1}
-
-
-def _find_hints(
-    small: keras.Model, dense: keras.Model, images: CalibrationBatch
-) -> tuple[Hint, ...]:
-    some = images.rows(slice(0, EXAMPLES))
-    layers = candidates([path for path, _ in _mixing(small)])
-    mine, theirs = (_listen(model, some.images, layers)[1] for model in (small, dense))
-    return choose_hints(mine, theirs, len(some))
-
-
-def _teach(dense: keras.Model, hints: Sequence[Hint], images: object) -> Values:
-    outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
-    return [*outputs, *(inputs[hint.layer] for hint in hints)]
 
 
 def _listen(

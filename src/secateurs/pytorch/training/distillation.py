@@ -21,7 +21,6 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 from secateurs.training.distillation import (
     BATCH,
-    EXAMPLES,
     TEMPERATURE,
     DistillationJudge,
     Distilled,
@@ -34,7 +33,7 @@ from secateurs.training.distillation import (
     train,
 )
 from secateurs.training.feed import Augmentation
-from secateurs.training.hints import Hint, candidates, choose_hints, hint_distances, spread
+from secateurs.training.hints import Hint, find_hints, hint_distances, spread, teach
 from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
@@ -94,10 +93,11 @@ def distil(
     seen = SeenAs(outputs, channels_first=True, temperature=temperature)
     judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
     dense = _fast_copy(dense)
-    hints = _find_hints(small, dense, lesson.images[0])
+    layers = [name for name, _ in _mixing(small)]
+    hints = find_hints(_listen, small, dense, lesson.images[0], layers)
     student = TorchStudent(small, judge.outputs, temperature, hints)
-    teach = partial(_teach, dense, hints)
-    return train(student, small, teach, judge, lesson, effort, learning_rate)
+    lessons = partial(teach, _listen, dense, hints)
+    return train(student, small, lessons, judge, lesson, effort, learning_rate)
 
 
 def distances(
@@ -278,18 +278,6 @@ def _lay_channels_last_(model: nn.Module) -> None:
 
 def _has_images(model: nn.Module) -> bool:
     return any(parameter.dim() == 4 for parameter in model.parameters())
-
-
-def _find_hints(small: nn.Module, dense: nn.Module, images: CalibrationBatch) -> tuple[Hint, ...]:
-    some = images.rows(slice(0, EXAMPLES))
-    layers = candidates([name for name, _ in _mixing(small)])
-    mine, theirs = (_listen(model, some.images, layers)[1] for model in (small, dense))
-    return choose_hints(mine, theirs, len(some))
-
-
-def _teach(dense: nn.Module, hints: Sequence[Hint], images: object) -> Values:
-    outputs, inputs = _listen(dense, images, [hint.layer for hint in hints])
-    return [*outputs, *(inputs[hint.layer] for hint in hints)]
 
 
 def _listen(
