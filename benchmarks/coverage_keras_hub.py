@@ -11,7 +11,6 @@ keras-hub``.
 
 import argparse
 import os
-import time
 import warnings
 from pathlib import Path
 
@@ -19,7 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 
-import secateurs as sec
+from support.keras_coverage import cut_half
 from support.keras_hub_models import BACKBONES
 from support.tables import put
 
@@ -39,20 +38,16 @@ def row(name: str) -> tuple[str, float]:
     by_hand = 1 - count(name, 0.5) / count(name, 1.0)
     keras.utils.set_random_seed(0)
     model, inputs = BACKBONES[name](1.0)
-    start = time.process_time()
-    network = sec.trace(model, inputs)
-    cut = sec.plan(network, sec.score(network, "l1"), amount=0.5, floor=1)
-    small = sec.apply(model, cut, inputs, network=network)
-    seconds = time.process_time() - start
-    gone = 1 - small.count_params() / model.count_params()
-    reasons = sorted(
-        ((sum(frozen.count for frozen in of), why) for why, of in network.frozen_for.items()),
-        reverse=True,
+    half = cut_half(model, inputs)
+    shown = half.stays if half.gone < by_hand - 0.15 else ""
+    cells = (
+        f"{half.parameters:,}",
+        f"{half.gone:.0%}",
+        f"{by_hand:.0%}",
+        f"{half.seconds:.1f} s",
+        shown,
     )
-    stays = "; ".join(f"{number}: {why[:120]}" for number, why in reasons[:2])
-    shown = stays if gone < by_hand - 0.15 else ""
-    cells = f"{model.count_params():,}", f"{gone:.0%}", f"{by_hand:.0%}", f"{seconds:.1f} s", shown
-    return f"| {name} | {' | '.join(cells)} |", gone
+    return f"| {name} | {' | '.join(cells)} |", half.gone
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ Each has random weights, and half of the channels of every group go by the L1 no
 
 import argparse
 import os
-import time
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -19,6 +18,7 @@ import kimm
 import numpy as np
 
 import secateurs as sec
+from support.keras_coverage import cut_half
 from support.tables import markdown, put
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
@@ -51,19 +51,10 @@ def row(name: str) -> tuple[list[str], float]:
     keras.utils.set_random_seed(0)
     model = getattr(kimm.models, name)(input_shape=[side, side, 3], weights=None)
     images = np.random.default_rng(0).standard_normal((1, side, side, 3)).astype(np.float32)
-    start = time.process_time()
-    network = sec.trace(model, images)
-    cut = sec.plan(network, sec.score(network, "l1"), amount=0.5, floor=1)
-    small = sec.apply(model, cut, images, network=network)
-    seconds = time.process_time() - start
-    gone = 1 - small.count_params() / model.count_params()
-    reasons = sorted(
-        ((sum(frozen.count for frozen in of), why) for why, of in network.frozen_for.items()),
-        reverse=True,
-    )
-    stays = "; ".join(f"{number}: {why[:120]}" for number, why in reasons[:2])
-    shown = stays if gone < ENOUGH else ""
-    return [name, f"{model.count_params():,}", f"{gone:.0%}", f"{seconds:.1f}", shown], gone
+    half = cut_half(model, images)
+    shown = half.stays if half.gone < ENOUGH else ""
+    cells = f"{half.parameters:,}", f"{half.gone:.0%}", f"{half.seconds:.1f}", shown
+    return [name, *cells], half.gone
 
 
 def main() -> None:
