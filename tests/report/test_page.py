@@ -110,6 +110,8 @@ def test_headline_has_all_findings(tmp_path: Path, make_history):
     assert f"{100 * (1 - cut['params'] / history[0, 'params']):.1f} % of the parameters" in said
     assert f"{100 * (1 - cut['macs'] / history[0, 'macs']):.1f} % of the MACs removed" in said
     assert f"{100 * (history.of('speed')[3, 'ratio'] - 1):.1f} % more images a second" in said
+    low, high = (history.of("speed")[3, name] for name in ("low", "high"))
+    assert f"half of the pairs {low:.2f} to {high:.2f}" in said
     assert f"validation accuracy {100 * end['accuracy']:.1f} %" in said
     change = 100 * (end["test_accuracy"] - end["dense_test_accuracy"])
     assert f"test accuracy {100 * end['test_accuracy']:.1f} % (+{change:.1f} points)." in said

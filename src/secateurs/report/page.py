@@ -230,7 +230,9 @@ def _facts(summary: Summary) -> Iterator[Fact]:
         )
     if best.speed:
         was, now = best.speed["dense_images_per_second"], best.speed["images_per_second"]
-        detail = f"{was:,.0f} {ARROW} {now:,.0f}; {conditions(best.speed)}"
+        # Pairs are measured in turns, so that noise hits both alike; the medians may drift apart.
+        spread = f"half of the pairs {best.speed['low']:.2f} to {best.speed['high']:.2f}"
+        detail = f"{spread}; medians {was:,.0f} {ARROW} {now:,.0f}; {conditions(best.speed)}"
         yield Fact("Images a second", _times(best.speed["ratio"]), detail)
     metric = summary.metric
     for name, (value, before) in _accuracies(summary).items():
