@@ -42,6 +42,7 @@ from secateurs.arguments import (
 )
 from secateurs.backends import Outputs, backend_named, backend_of, framework_of
 from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.padding import example_with_padding
 from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
@@ -565,6 +566,7 @@ def _prune(
     """``prune``, its arguments sorted by who uses them; what is left over is for ``plan``."""
     arguments = {**locals(), **planning}
     del arguments["planning"]
+    example_inputs = example_with_padding(example_inputs, calibration)
     network = trace(model, example_inputs, outputs=outputs)
     effort = Distilling.parse(distil, augmentation)
     judging = Judging(output, sources, second_domain)
@@ -714,7 +716,7 @@ def frontier(
         model, example_inputs: as for ``trace``; the model is not changed.
         calibration: as for ``prune``; labels, where there are any, make accuracies.
         unit: of the budgets: "macs", "params", "channels" or "size_mb".
-        shares: of the dense model's, each in (0, 1).
+        shares: of the dense model's, each in (0, 1); one or several.
         criterion, loss, seed, distil, augmentation: as for ``prune``; each model is distilled.
         floor, multiple, skip: as for ``plan``; the floor is a sixteenth.
         output, sources, second_domain: what models are judged by; see ``Judging``.
@@ -736,7 +738,7 @@ def frontier(
         >>> found.model("macs=0.6")[0].out_features < 8
         True
     """
-    network = trace(model, example_inputs)
+    network = trace(model, example_with_padding(example_inputs, calibration))
     judging = Judging(output, sources, second_domain)
     stays = layer_names(model, skip)
     request = Request(criterion, loss, True, None, judging, seed, skip=stays)

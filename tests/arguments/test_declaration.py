@@ -60,3 +60,22 @@ def test_a_class_names_the_nearest_of_its_arguments():
     with pytest.raises(UnknownNameError, match=r"Augmentation: no argument 'flips'.*'flip'"):
         sec.Augmentation(flips=True)
     assert sec.Budget(macs=0.5) == dataclasses.replace(sec.Budget(macs=0.4), macs=0.5)
+
+
+SEVERAL = Kind("even numbers", lambda value: isinstance(value, list)).or_one_of(
+    lambda value: value is None or isinstance(value, int)
+)
+
+
+@takes(numbers=SEVERAL, maybe=SEVERAL.or_none())
+def add(numbers, maybe=()):
+    """All of them."""
+    return numbers, maybe
+
+
+def test_a_single_one_is_as_good_as_a_sequence_of_it():
+    assert add(3) == ((3,), ())
+    assert add([3, 4], maybe=5) == ([3, 4], (5,))
+    assert add(numbers=None, maybe=None) == ((None,), None)
+    with pytest.raises(SecateursError, match="add: numbers: expected even numbers; received str"):
+        add("3")

@@ -58,18 +58,35 @@ def takes_as_annotated(
         @functools.wraps(function)
         def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
             refuse_unknown_keywords(function, signature, keywords)
-            given = signature.bind_partial(*arguments, **keywords).arguments
-            for name, value in given.items():
-                if name in written and not _is_as_written(adapter(name), written[name], value):
-                    caller = function.__qualname__.removesuffix(".__init__")
-                    _refuse_unknown_name(f"{caller}: {name}", written[name], value)
-                    expected = f"{caller}: {name}: expected {written[name]}"
-                    raise failure(f"{expected}; received {format_value(value)}.")
-            return function(*arguments, **keywords)
+            bound = signature.bind_partial(*arguments, **keywords)
+            caller = function.__qualname__.removesuffix(".__init__")
+            for name, value in bound.arguments.items():
+                if name in written:
+                    place = f"{caller}: {name}"
+                    read = _read(place, adapter(name), written[name], value, failure)
+                    bound.arguments[name] = read
+            return function(*bound.args, **bound.kwargs)
 
         return check_and_call
 
     return declare
+
+
+def _read(
+    place: str,
+    known: TypeAdapter[Any] | None,
+    annotation: Any,
+    value: Any,
+    failure: type[SecateursError],
+) -> Any:
+    """The value, where it is as written; a single one where a sequence is written, in a tuple."""
+    if _is_as_written(known, annotation, value):
+        return value
+    alone = _alone_in_sequence(annotation, value)
+    if alone is not None and _is_as_written(known, annotation, alone):
+        return alone
+    _refuse_unknown_name(place, annotation, value)
+    raise failure(f"{place}: expected {annotation}; received {format_value(value)}.")
 
 
 def _refuse_unknown_name(place: str, annotation: Any, value: Any) -> None:
@@ -82,6 +99,12 @@ def _refuse_unknown_name(place: str, annotation: Any, value: Any) -> None:
     if names and isinstance(value, str):
         known = re.findall(r"\w+", names[1])
         raise UnknownNameError(f"{place}: no {value!r}{nearest(value, known)}")
+
+
+def _alone_in_sequence(annotation: Any, value: Any) -> tuple[Any] | None:
+    """A single element, where a sequence is wanted: as good as a sequence of it alone."""
+    is_element = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return (value,) if is_element and str(annotation).startswith("Sequence[") else None
 
 
 def _is_as_written(known: TypeAdapter[Any] | None, annotation: Any, value: Any) -> bool:

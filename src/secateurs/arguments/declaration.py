@@ -25,12 +25,14 @@ class Kind:
         accepts: whether a value is one.
         failure: the error where it is not.
         fix: the call that makes one; or ''.
+        read: a value of this kind -> what the function gets; None where that is the value itself.
     """
 
     expected: str
     accepts: Callable[[Any], bool]
     failure: type[SecateursError] = SecateursError
     fix: str = ""
+    read: Callable[[Any], Any] | None = None
 
     def check(self, caller: str, name: str, value: Any) -> None:
         """Raise where the value is not of this kind."""
@@ -47,7 +49,22 @@ class Kind:
             lambda value: value is None or self.accepts(value),
             self.failure,
             self.fix,
+            _unless_none(self.read),
         )
+
+    def or_one_of(self, element: Callable[[Any], bool]) -> Kind:
+        """The same, where a single element is as good as a sequence of it alone."""
+        return Kind(
+            self.expected,
+            lambda value: element(value) or self.accepts(value),
+            self.failure,
+            self.fix,
+            lambda value: (value,) if element(value) else value,
+        )
+
+
+def _unless_none(read: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    return None if read is None else lambda value: None if value is None else read(value)
 
 
 def refuse_unknown_keywords(
@@ -96,11 +113,17 @@ def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def check_and_call(*arguments: P.args, **keywords: P.kwargs) -> R:
             refuse_unknown_keywords(function, signature, keywords)
-            given = signature.bind_partial(*arguments, **keywords).arguments
+            bound = signature.bind_partial(*arguments, **keywords)
+            given = bound.arguments
             for name, value in given.items():
                 if name in kinds:
                     kinds[name].check(function.__name__, name, value)
-            return function(*arguments, **keywords)
+            read = {name: kinds[name].read for name in given if name in kinds}
+            changed = {name: use(given[name]) for name, use in read.items() if use is not None}
+            if not changed:
+                return function(*arguments, **keywords)
+            given.update(changed)
+            return function(*bound.args, **bound.kwargs)
 
         return check_and_call
 

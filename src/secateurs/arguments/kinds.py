@@ -46,9 +46,13 @@ def _is_numbers(value: Any) -> bool:
 
 def _is_channels(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        (isinstance(name, str) or is_layer(name)) and _is_indices(indices)
+        (isinstance(name, str) or is_layer(name)) and (is_whole(indices) or _is_indices(indices))
         for name, indices in value.items()
     )
+
+
+def _read_channels(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: [ids] if is_whole(ids) else ids for name, ids in value.items()}
 
 
 def _is_indices(value: Any) -> bool:
@@ -86,7 +90,7 @@ THRESHOLD = Kind(
     "a number",
     lambda value: isinstance(value, numbers.Real) and not is_truth(value) and not math.isnan(value),
 )
-NUMBERS = Kind("several numbers, such as (0.25, 0.5)", _is_numbers)
+NUMBERS = Kind("several numbers, such as (0.25, 0.5)", _is_numbers).or_one_of(is_number)
 FLAG = Kind("True or False", is_truth)
 FUNCTION = Kind("a function", _is_function)
 LOSS = Kind(
@@ -108,14 +112,15 @@ CRITERION_LIST = Kind(
         and all(map(_is_criterion, value))
     ),
     UnknownNameError,
-    "Put a single one in a list: ['l1'].",
-)
+    "Such as ['l1', 'taylor'].",
+).or_one_of(_is_criterion)
 NAMES = Kind(
     "a list of names",
     _is_names,
     UnknownNameError,
-    "Put a single name in a list: ['conv1']; a module's name is in dict(model.named_modules()).",
+    "Such as ['conv1']; a module's name is in dict(model.named_modules()).",
 )
+ONE_OR_MORE_NAMES = NAMES.or_one_of(lambda value: isinstance(value, str) and bool(value))
 OPTIMIZER = Kind(
     "the model's optimizer",
     lambda value: hasattr(value, "param_groups") or hasattr(value, "apply_gradients"),
@@ -126,6 +131,7 @@ CHANNELS = Kind(
     _is_channels,
     CutError,
     "Such as {'layer1.0.conv1': [0, 4]}.",
+    _read_channels,
 )
 SCORES = Kind(
     "scores by group, as secateurs.score returns them",

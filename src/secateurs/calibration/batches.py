@@ -227,10 +227,7 @@ def _check(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) ->
             )
         images = dict(zip(like, received, strict=True))
     if len(received) != len(expected) or (named and set(images) != set(like)):
-        raise DataError(
-            f"{where}: expected {len(expected)} inputs, as the network was traced with; received "
-            f"{len(received)}"
-        )
+        raise DataError(_other_inputs(like, images, where))
     if named:
         received = [images[key] for key in like]
     for array, example in zip(received, expected, strict=True):
@@ -252,6 +249,29 @@ def _check(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) ->
     if marks is not None and marks.dtype.kind == "f" and not np.isfinite(marks).all():
         raise DataError(f"{where}: expected finite labels; received NaN or infinity")
     return CalibrationBatch(images, marks)
+
+
+def _other_inputs(like: Any, images: Any, where: str) -> str:
+    """That other inputs are given than those that the network was traced with, by name."""
+
+    def name(inputs: Any) -> str:
+        names = f" ({', '.join(map(str, inputs))})" if isinstance(inputs, Mapping) else ""
+        return f"{len(_arrays(inputs))} inputs{names}"
+
+    message = (
+        f"{where}: expected {name(like)}, as the network was traced with; received {name(images)}"
+    )
+    masks = [mask for mask in MASKS if isinstance(images, Mapping) and mask in images]
+    if masks and not (isinstance(like, Mapping) and set(masks) <= set(like)):
+        message += (
+            f". Trace it with one of these texts, filled up if any are: {TRACE_PADDED}. "
+            f"{masks[0]} says which that is"
+        )
+    return message
+
+
+TRACE_PADDED = "secateurs.trace(model, {name: value[row:row + 1] for name, value in texts.items()})"
+"""How a network is traced with a text that is filled up."""
 
 
 def _describe(images: Any) -> str:

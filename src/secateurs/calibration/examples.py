@@ -173,6 +173,13 @@ def as_arrays(source: object) -> object:
     return source if pair or named else None
 
 
+def batches_again(source: object) -> Iterable[object]:
+    """Batches that can be gone through again; none of what is used up by a look."""
+    if isinstance(source, str | bytes | Mapping) or not isinstance(source, Iterable):
+        return ()
+    return source if isinstance(source, Sized) else ()
+
+
 def rows_of(batch: object, rows: Indices) -> object:
     """Some examples of a batch."""
     if isinstance(batch, Mapping):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.arguments import CHANNELS, LAYERS, instance, takes
+from secateurs.arguments import CHANNELS, ONE_OR_MORE_NAMES, instance, takes
 from secateurs.channels.blocks import Block, BlockCut, table_of_blocks
 from secateurs.channels.configuration import Configuration
 from secateurs.channels.cost import Contraction, Cost
@@ -302,7 +302,7 @@ class Network:
 
     # -- cuts
 
-    @takes(channels=CHANNELS, blocks=LAYERS)
+    @takes(channels=CHANNELS, blocks=ONE_OR_MORE_NAMES)
     def cut(self, channels: Mapping[str, Sequence[int] | Ids], blocks: Sequence[str] = ()) -> Cut:
         """The cut that removes these channels: group name -> indices inside the group.
 
@@ -338,6 +338,7 @@ class Network:
             self.caches,
         )
 
+    @takes(layers=CHANNELS)
     def cut_of_layers(self, layers: Mapping[str, Sequence[int]]) -> Cut:
         """The cut that removes these filters: layer name -> indices of its filters.
 
@@ -357,7 +358,7 @@ class Network:
         }
         return self.cut({name: indices for name, indices in chosen.items() if indices})
 
-    @takes(blocks=LAYERS)
+    @takes(blocks=ONE_OR_MORE_NAMES)
     def cut_of_blocks(self, blocks: Sequence[str]) -> Cut:
         """The cut that takes these blocks out whole, by their names in ``.blocks``.
 

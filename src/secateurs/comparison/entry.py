@@ -11,8 +11,8 @@ from secateurs.arguments import (
     CRITERION_LIST,
     FLAG,
     MODEL,
-    NAMES,
     NUMBERS,
+    ONE_OR_MORE_NAMES,
     PATH,
     Kind,
     instance,
@@ -55,7 +55,7 @@ _TRAINING = instance(
     training=_TRAINING.or_none(),
     directory=PATH,
     fresh=FLAG,
-    skip=NAMES,
+    skip=ONE_OR_MORE_NAMES,
     callback=_ONLOOKER.or_none(),
 )
 def compare(
@@ -92,7 +92,7 @@ def compare(
         train, validation, test: as for ``iterate``; ``judge_on`` says which accuracies are of.
         strategies: criteria: names, with ``@network`` or ``@group`` behind them to set the scope of
             one, or functions of ``GroupData``; "auto" is one of them.
-        amounts: shares to remove, of the parameters or of another ``unit``.
+        amounts: shares to remove, of the parameters or of another ``unit``; one or several.
         seeds: how many; of the order of images and draws, and of the model if it is made.
         training, callback: how to train, all alike; and a ``ComparisonCallback`` or None.
         directory, fresh: where results are kept, and the page; one begun there goes on.

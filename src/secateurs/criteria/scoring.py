@@ -109,7 +109,7 @@ def score_many(
 
     Args:
         network: as ``trace`` made it.
-        criteria: names, or functions as ``score`` takes them.
+        criteria: names, or functions as ``score`` takes them; one or several.
         data: calibration data, as for ``score``; gone through once, whatever the criteria.
         loss: as for ``score``.
         seed: of stochastic criteria.

@@ -12,11 +12,12 @@ from typing import Any, cast
 from secateurs import formatting
 from secateurs.arguments import (
     MODEL,
-    NAMES,
+    ONE_OR_MORE_NAMES,
     SEED,
     TEXT,
     Kind,
     are_whole,
+    is_whole,
     takes,
     whole_number,
 )
@@ -160,22 +161,20 @@ _MODELS = Kind(
     ),
     DataError,
     "Such as {'dense': model, 'pruned': small}.",
-)
+).or_one_of(lambda value: MODEL.accepts(value) and not isinstance(value, Sequence | Mapping))
 _COUNTS = Kind(
-    "a list of whole numbers of at least 1",
-    lambda value: are_whole(value, 1),
-    fix="Put a single one in a list: (1,).",
-)
+    "whole numbers of at least 1", lambda value: are_whole(value, 1), fix="Such as (1, 8)."
+).or_one_of(lambda value: is_whole(value, 1))
 _THREADS = Kind(
-    "a list of whole numbers of at least 1, or None among them",
+    "whole numbers of at least 1, or None among them",
     lambda value: are_whole(value, 1, or_none=True),
-    fix="Put a single one in a list: (1,).",
-)
+    fix="Such as (1, None).",
+).or_one_of(lambda value: value is None or is_whole(value, 1))
 
 
 @takes(
     models=_MODELS,
-    runtimes=NAMES,
+    runtimes=ONE_OR_MORE_NAMES,
     batches=_COUNTS,
     threads=_THREADS,
     device=TEXT,
@@ -198,9 +197,9 @@ def bench(
     Args:
         models: the first is what the others are compared with; by name, or in a list.
         example_inputs: what they all take.
-        runtimes: "eager", "channels-last", "compile", "onnxruntime", "openvino".
-        batches: examples a call.
-        threads: of the processor; None leaves the runtime its own number.
+        runtimes: "eager", "channels-last", "compile", "onnxruntime", "openvino"; one or several.
+        batches: examples a call; one number or several.
+        threads: of the processor; one number or several. None leaves the runtime its own number.
         device: "cpu" or "cuda".
         repeats: passes over all models to begin with; more where the times scatter.
         seed: of the order.

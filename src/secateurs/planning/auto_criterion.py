@@ -154,7 +154,7 @@ def tournament(
         network: as ``trace`` made it; its model comes back as it was.
         data: calibration data with labels, as for ``score``.
         planner: scores -> the cut that is judged.
-        candidates: names of criteria.
+        candidates: names of criteria, one or several.
         loss: as for ``score``.
         seed: as for ``score``.
 

@@ -240,7 +240,7 @@ def sensitivity(
         network: as ``trace`` made it; its model comes back as it was.
         data: calibration data with labels, as for ``score``.
         criterion: what chooses the channels; as for ``score``.
-        amounts: shares of the group to remove, in (0, 1).
+        amounts: shares of the group to remove, in (0, 1); one or several.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
         task: what the model is for, as for ``iterate``: its loss, and its metric beside it.
         metric: as for ``iterate``; what is shown beside the loss.

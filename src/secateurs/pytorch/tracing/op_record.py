@@ -89,6 +89,7 @@ class OpRecord:
             operands; the masked twin runs it on the kept channels only.
         types: of the elements of each tensor it gave.
         value: what it gave where that is no tensor: a number read from one.
+        decision: what it gave where that is a truth value, of the input's whole numbers or a mask.
         choices: whole numbers and masks that it gave in a trace on real tensors, by the place of
             the result: which expert each token is sent to. A rehearsal reads them.
         groups: the units that a group normalisation counts.
@@ -105,6 +106,7 @@ class OpRecord:
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     types: list[torch.dtype] = field(default_factory=list)
     value: object = None
+    decision: bool | None = None
     choices: dict[int, torch.Tensor] = field(default_factory=dict)
     masks: list[Mask] = field(default_factory=list)
     mixed: list[tuple[int, Axes]] = field(default_factory=list)

@@ -137,7 +137,9 @@ class Tracer(OpInterpreter):
         call = self._open_written(self._call(function, arguments, keywords))
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
         if not followed or call.packet in MADE_NEW:
-            return self._run_unfollowed(call)
+            output = self._run_unfollowed(call)
+            operation.decision = output if isinstance(output, bool) else None
+            return output
         operation.numbers = numbers_of(call)
         operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]

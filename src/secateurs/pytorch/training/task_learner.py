@@ -14,6 +14,7 @@ from torch import nn
 from secateurs.arguments import takes_as_annotated
 from secateurs.backends import Loss, Outputs
 from secateurs.calibration.examples import StepLoss, length_of, rows_of, split_of
+from secateurs.calibration.padding import example_with_padding
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
 from secateurs.pytorch.model.outputs import DropUnused, names_of
@@ -222,11 +223,27 @@ class TaskLearner(Learner):
         batch = next(feed.in_order())
         inputs, _ = split_of(batch.images)
         place = next(self._origin.parameters()).device
-        some = on_device(rows_of(inputs, range(min(count, batch.whole))), place)
+        first = rows_of(inputs, range(min(count, batch.whole)))
+        if count == 1:  # to trace with
+            first = example_with_padding(first, _InputsAgain(feed))
+        some = on_device(first, place)
         return (some,) if isinstance(some, list) else some  # a list is one argument: of images
 
     def _call(self, model: nn.Module, inputs: object) -> object:
         return call_model(model, on_device(inputs, self._processes.device))
+
+
+class _InputsAgain:
+    """The batches of a feed, as they are, as often as they are asked for."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __iter__(self) -> Iterator[object]:
+        return (batch.images for batch in self._feed.in_order())
+
+    def __len__(self) -> int:
+        return self._feed.whole_length
 
 
 class _Calibration:
