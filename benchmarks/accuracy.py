@@ -79,25 +79,44 @@ class Distillation:
         steps: how many, one try for each number.
         batch: images a step.
         temperature: softens the classes' distribution.
+        minutes: of one core, for the cut and the steps together, one try for each number; as many
+            steps as they leave time for.
+        multiple: widths are multiples of this; None as ``prune`` does by itself.
     """
 
     steps: list[int]
     batch: int
     temperature: float
+    minutes: list[float]
+    multiple: int | None = None
 
-    def name(self, number: int) -> str:
-        """What the table calls ``number`` steps."""
+    def name(self, effort: str) -> str:
+        """What the table calls so much effort."""
         unusual = f" of {self.batch}" * (self.batch != distillation.BATCH)
         warm = f", temperature {self.temperature:g}"
-        return f"ours, {number} steps{unusual}" + warm * (
-            self.temperature != distillation.TEMPERATURE
+        return (
+            f"ours, {effort}{unusual}"
+            + warm * (self.temperature != distillation.TEMPERATURE)
+            + self.widths
         )
+
+    @property
+    def widths(self) -> str:
+        """What the table says of other widths than the default's."""
+        return "" if self.multiple is None else f", multiples of {self.multiple}"
+
+    def tries(self, seconds: float) -> Iterator[tuple[str, dict[str, float]]]:
+        """(name, how long) of each try, after a cut that took so many seconds."""
+        for number in self.steps:
+            yield self.name(f"{number} steps"), {"steps": number}
+        for minutes in self.minutes:
+            yield self.name(f"{minutes:g} min in all"), {"seconds": 60 * minutes - seconds}
 
 
 def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> None:
     """Closed form, then distilled, at each budget; what is made once is made once."""
-    last = how.name(max(how.steps))
-    if all(rows.has(**case.key, what=last, budget=b) for b in budgets):
+    names = [name for name, _ in how.tries(0)]
+    if all(rows.has(**case.key, what=name, budget=b) for b in budgets for name in names):
         return
     start = time.process_time()
     network = sec.trace(case.model, torch.from_numpy(case.images[:1]))
@@ -107,7 +126,7 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
     images = in_batches(CalibrationBatch(join_batches([split.fit, split.choose]).images, None))
     for budget in budgets:
         start = time.process_time()
-        cut = pruner.plan(sec.Budget(macs=budget))
+        cut = pruner.plan(sec.Budget(macs=budget), multiple=how.multiple)
         small = pruner.make(cut)
         seconds = once + time.process_time() - start
         cost = network.cost(cut)
@@ -117,22 +136,25 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
             "params": round(cost.params / network.params(), 4),
         }
         fidelity = sec.report_of(small).fidelity.fidelity
-        if not rows.has(**case.key, what="ours, closed form", budget=budget):
+        closed = f"ours, closed form{how.widths}"
+        if not rows.has(**case.key, what=closed, budget=budget):
             rows.add(
                 **case.key,
-                what="ours, closed form",
+                what=closed,
                 **said,
                 accuracy=case.tested(small),
                 seconds=round(seconds, 1),
                 kl=round(fidelity.distance, 4),
             )
-        for number in how.steps:
+        for name, effort in how.tries(seconds):
+            if rows.has(**case.key, what=name, budget=budget):
+                continue
             start = time.process_time()
             found = distil(
                 small,
                 case.model,
                 images,
-                steps=number,
+                **effort,
                 held_out=pruner.dense.judge,
                 seed=case.seed,
                 augmentation=MIXED,
@@ -142,8 +164,9 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
             spent = time.process_time() - start
             rows.add(
                 **case.key,
-                what=how.name(number),
+                what=name,
                 **said,
+                steps=found.steps,
                 accuracy=case.tested(found.model),
                 validation=round(100 * accuracy(found.model, case.data.validation), 2),
                 validation_trained=round(100 * accuracy(found.trained, case.data.validation), 2),
@@ -390,7 +413,9 @@ def main() -> None:
     parser.add_argument("--dense-seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", nargs="+", type=int, default=[512])
-    parser.add_argument("--steps", nargs="+", type=int, default=[300])
+    parser.add_argument("--steps", nargs="*", type=int, default=[300])
+    parser.add_argument("--minutes", nargs="*", type=float, default=[], help="of one core, in all")
+    parser.add_argument("--multiple", type=int, help="of which widths are; as prune does by itself")
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--only", choices=("ours", "peers", "epochs", "all-images"))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
@@ -421,7 +446,13 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
             if not rows.has(network=network, dense=dense, images=images, what="dense"):
                 rows.add(**case.key, what="dense", accuracy=case.tested(case.model))
             if options.only in (None, "ours"):
-                how = Distillation(options.steps, options.batch, options.temperature)
+                how = Distillation(
+                    options.steps,
+                    options.batch,
+                    options.temperature,
+                    options.minutes,
+                    options.multiple,
+                )
                 ours(case, rows, how, options.budgets)
             if options.only in (None, "peers"):
                 peers(case, rows, options.steps[0], options.budgets)
