@@ -585,7 +585,7 @@ def _prune(
         rest = _prune(**{**arguments, **given})
         return replace(rest, cut=fewer.cut.then(rest.cut), blocks=fewer.order)
     planning = _without_none({**planning, "skip": layer_names(model, skip)})
-    if wanted is not None and wanted.is_timed and "latency_model" not in planning:
+    if wanted is not None and wanted.wants_speed and "latency_model" not in planning:
         planning["latency_model"] = profile_network(network, wanted.conditions)
     predicted = None if wanted is None else wanted.first_guess
     shop = open_workshop(model, network, calibration, predicted, request, planning)

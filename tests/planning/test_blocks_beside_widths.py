@@ -11,7 +11,10 @@ from torch import nn
 import secateurs as sec
 from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.measured import BlockChoices
-from secateurs.planning.widths import UNITS, WidthCosts
+from secateurs.planning.timed_units import Predictor
+from secateurs.planning.units import Candidate
+from secateurs.planning.widths import MILLISECONDS, UNITS, WidthCosts
+from support.latency_by_hand import latency_model
 from support.residual_networks import Residual, settled
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -63,9 +66,13 @@ def test_costs_by_width_and_block_are_the_networks_own(build, seed):
     cut = network.cut(
         {g.name: np.arange(len(g) - w) for g, w in zip(network.groups, widths, strict=True)}, gone
     )
-    costs = WidthCosts(network, network.groups, blocks=[b.cut for b in network.blocks])
-    found = costs.costs(np.array([[*widths, *stays]]), UNITS)
+    model = latency_model(network)
+    blocks = [b.cut for b in network.blocks]
+    costs = WidthCosts(network, network.groups, blocks=blocks, latency_model=model)
+    found = costs.costs(np.array([[*widths, *stays]]), (*UNITS, MILLISECONDS))
     own = network.cost(cut)
+    predicted = Predictor(network, model).milliseconds(Candidate.after(network, cut))
+    assert found[MILLISECONDS][0] == pytest.approx(predicted)
     assert own == cut.after
     for unit in UNITS:
         assert found[unit][0] == pytest.approx(getattr(own, unit), rel=1e-12)

@@ -2,10 +2,16 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import secateurs as sec
 from secateurs.errors import BudgetError
 from secateurs.planning.budget import Budget
 from secateurs.planning.measured import plan_measured
+from secateurs.planning.timed_units import Predictor
+from secateurs.planning.units import Candidate
+from support.latency_by_hand import latency_model
 from support.networks_by_hand import grid, two_layers
 
 ORDER = {"first": np.array([2, 0, 3, 1])}
@@ -53,3 +59,84 @@ def test_floors_and_multiples_hold_and_what_they_forbid_is_told():
     assert len(cut.channels["first"].removed) == 4
     with pytest.raises(BudgetError, match=r"params=0\.1; the nearest that can be met is params=28"):
         plan_measured(network, orders, losses, Budget(params=0.1), floor=4)
+
+
+@pytest.fixture(scope="module")
+def two_speeds():
+    """A network of two groups with as many MACs each, of which one's take five times as long."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 16, 3, padding=1, bias=False), nn.ReLU()),
+        *(nn.Conv2d(16, 2, 3, padding=1, bias=False), nn.ReLU()),
+        *(nn.Conv2d(2, 144, 1, bias=False), nn.ReLU(), nn.Conv2d(144, 2, 1, bias=False)),
+    )
+    return sec.trace(model, torch.zeros(1, 2, 4, 4))
+
+
+def cut_at(network, budget, **options):
+    """(the widths of both wide groups, the loss, the milliseconds) of a plan by even losses."""
+    orders = {group.name: np.arange(len(group)) for group in network.groups}
+    losses = {group.name: lost(len(group)) for group in network.groups}
+    model = latency_model(network, {"macs of kxk": 5.0, "macs of 1x1": 1.0})
+    if options.pop("by_time", True):
+        options["latency_model"] = model
+    cut = plan_measured(network, orders, losses, budget, floor=1, skip=["2"], multiple=1, **options)
+    widths = [
+        len(g) - len(cut.channels[g.name].removed if g.name in cut.channels else ())
+        for g in network.groups
+        if g.name != "2"
+    ]
+    time = Predictor(network, model).milliseconds(Candidate.after(network, cut))
+    loss = sum(losses[g][width] for g, width in zip(("0", "4"), widths, strict=True))
+    return widths, loss, time, network.macs(cut)
+
+
+def lost(width):
+    """Of every width: the square of the share that has gone."""
+    return (1 - np.arange(width + 1) / width) ** 2
+
+
+def by_hand(widths):
+    """(loss, time, MACs): 16 pixels; nine numbers to a channel's pair in the first, one in the
+    second; two channels on either side."""
+    (a, b) = widths
+    slow, fast = 2 * 16 * 9 * 2 * a, 2 * 16 * 2 * b
+    return (1 - a / 16) ** 2 + (1 - b / 144) ** 2, 5 * slow + fast, slow + fast
+
+
+EVERYTHING = [(a, b) for a in range(1, 17) for b in range(1, 145)]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_limit_of_time_is_met_by_what_loses_least_for_it_as_brute_force_finds(two_speeds, share):
+    most = share * by_hand((16, 144))[1]
+    widths, loss, time, _ = cut_at(two_speeds, Budget(latency=share))
+    assert (loss, time) == pytest.approx(by_hand(widths)[:2])
+    assert time <= most
+    best = min(by_hand(w)[0] for w in EVERYTHING if by_hand(w)[1] <= most)
+    assert loss == pytest.approx(best, rel=0.01)
+    # The same MACs, where they cost alike, take longer: the slow group is the one that has to go.
+    macs = by_hand(widths)[2] / by_hand((16, 144))[2]
+    _, _, other, _ = cut_at(two_speeds, Budget(macs=macs), by_time=False)
+    assert other > 1.05 * time
+
+
+def test_a_limit_of_macs_with_a_latency_model_is_met_by_what_loses_least_for_time(two_speeds):
+    most = 0.5 * by_hand((16, 144))[2]
+    _, loss, time, macs = cut_at(two_speeds, Budget(macs=0.5))
+    assert 0.99 * most < macs <= most
+    least = min(
+        by_hand(w)[0] for w in EVERYTHING if by_hand(w)[2] <= most and by_hand(w)[1] <= time
+    )
+    assert loss == pytest.approx(least, rel=0.01)
+    _, even, other, _ = cut_at(two_speeds, Budget(macs=0.5), by_time=False)
+    assert time < 0.8 * other
+    assert even < loss  # what speed costs at the same MACs
+
+
+def test_limits_of_time_and_of_others_hold_together(two_speeds):
+    dense = by_hand((16, 144))
+    for budget in (Budget(latency=0.9, macs=0.4), Budget(latency=0.4, macs=0.9), Budget(speedup=2)):
+        _, _, time, macs = cut_at(two_speeds, budget)
+        assert time <= dense[1] * min(budget.latency or 1, 1 / (budget.speedup or 1)) + 1e-6
+        assert macs <= dense[2] * (budget.macs or 1)

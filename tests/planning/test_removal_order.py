@@ -5,7 +5,14 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.errors import BudgetError, ModelError, UnknownNameError
-from secateurs.planning.removal_order import RemovalOrder, list_allowed, multiple_of
+from secateurs.planning.removal_order import (
+    SLOWEST,
+    RemovalOrder,
+    list_allowed,
+    multiple_of,
+    time_of_macs,
+)
+from support.latency_by_hand import latency_model
 from support.networks_by_hand import grid, two_layers
 
 SCORES = {"0": np.array([4.0, 1, 3, 2]), "2": np.array([10.0, 30, 20, 60, 50, 40, 70, 80])}
@@ -126,3 +133,38 @@ def test_what_is_skipped_and_what_cannot_be():
         order(network, scores={"0": np.zeros(4)})
     with pytest.raises(BudgetError, match="scope: expected 'group' or 'network'; received 'layer'"):
         order(network, "layer")
+
+
+def test_a_group_whose_macs_are_slow_is_cut_further_for_the_same_macs():
+    """Two groups of as many MACs, of which the first one's take five times as long."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 16, 3, padding=1, bias=False), nn.ReLU()),
+        *(nn.Conv2d(16, 2, 3, padding=1, bias=False), nn.ReLU()),
+        *(nn.Conv2d(2, 144, 1, bias=False), nn.ReLU(), nn.Conv2d(144, 2, 1, bias=False)),
+    )
+    network = sec.trace(model, torch.zeros(1, 2, 4, 4))
+    found = latency_model(network, {"macs of kxk": 5.0, "macs of 1x1": 1.0})
+    groups = list_allowed(network, ["2"])
+    ones = np.ones(2, np.int64)
+    assert time_of_macs(network, groups, ones, None).tolist() == [1, 1]
+    slowness = time_of_macs(network, groups, ones, found)
+    assert slowness == pytest.approx([5 / 3, 1 / 3])  # of the mean of 5 and 1
+    scores = {group.name: np.arange(len(group)) for group in network.groups}
+    even = sec.plan(network, scores, sec.Budget(macs=0.6), skip=["2"])
+    fast = sec.plan(network, scores, sec.Budget(macs=0.6), skip=["2"], latency_model=found)
+    shares = [
+        [len(cut.channels[name].removed) / width for name, width in (("0", 16), ("4", 144))]
+        for cut in (even, fast)
+    ]
+    assert shares[0] == pytest.approx([0.4, 0.4], abs=0.05)
+    assert shares[1][0] / shares[1][1] == pytest.approx(5, rel=0.2)  # of 16 channels, whole ones go
+    assert network.macs(fast) <= 0.6 * network.macs()
+
+
+def test_no_group_is_taken_to_be_endlessly_slow():
+    network = chain()
+    found = latency_model(network, {"constant": 1.0, "numbers moved": 1e-9, "macs of 1x1": 1e-12})
+    groups = list_allowed(network, ())
+    slowness = time_of_macs(network, groups, np.ones(2, np.int64), found)
+    assert np.all((slowness >= 1 / SLOWEST) & (slowness <= SLOWEST))

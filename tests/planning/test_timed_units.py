@@ -78,7 +78,7 @@ def test_what_is_predicted_is_shown_in_the_units_own_way(network, latency_model)
     [
         ({"latency": 12}, r"For milliseconds: latency_ms=12"),
         ({"speedup": 0.5}, r"at least 1, such as 2; received 0.5"),
-        ({"macs": 0.5, "runtime": "onnxruntime"}, r"runtime: says where a time is meant for"),
+        ({"macs": 0.5, "threads": 1}, r"threads: says where a model has to be fast; expected run"),
         ({"latency": 0.5, "threads": 0}, r"threads: expected a whole number above 0"),
     ],
 )
@@ -91,7 +91,11 @@ def test_conditions_are_read_from_text_and_kept_in_settings():
     budget = sec.Budget.parse("latency=0.5,runtime=onnxruntime,threads=2,macs=0.9")
     assert budget.conditions == Conditions(runtime="onnxruntime", threads=2)
     assert sec.Budget.of(budget.as_plain) == budget
-    assert budget.ablate("latency") == sec.Budget(macs=0.9)
+    at_hand = {"runtime": "onnxruntime", "threads": 2}
+    assert budget.ablate("latency") == sec.Budget(macs=0.9, **at_hand)
+    assert budget.ablate("latency").wants_speed
+    assert not budget.ablate("latency").is_timed
+    assert sec.Budget(drop=0.01, **at_hand).first_guess == sec.Budget(macs=0.5, **at_hand)
     with pytest.raises(sec.UnknownNameError, match="no runtime is called 'tensorrt'"):
         sec.Budget.parse("latency=0.5,runtime=tensorrt")
 

@@ -46,10 +46,11 @@ TERMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
     """One contraction, by which its terms are found.
 
     Attributes:
+        name: of the layer.
         positions: multiply-accumulates for each number in the weight, or 0 for one without weights.
         kernel: numbers of the weight for each pair of channels.
         outputs: (units along its output axis), None where it keeps its length.
@@ -59,6 +60,7 @@ class _Layer:
         constant: of its multiply-accumulates, and ``axes`` the units that they follow.
     """
 
+    name: str
     positions: float
     kernel: int
     outputs: NDArray[np.int64] | None
@@ -70,11 +72,24 @@ class _Layer:
 
 
 class WidthTerms:
-    """The terms of a network's time, for any choice of atoms that stay."""
+    """The terms of a network's time, for any choice of atoms that stay.
+
+    Attributes:
+        layers: of which they are summed.
+    """
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._layers = [_layer_of(network, number) for number in range(len(network.contractions))]
+        self.layers = [_layer_of(network, number) for number in range(len(network.contractions))]
+        self._positions = np.array([layer.positions for layer in self.layers], np.float64)
+        is_weighted = self._positions > 0
+        is_depthwise = np.array([layer.is_depthwise for layer in self.layers], bool)
+        is_point = np.array([layer.kernel == 1 for layer in self.layers], bool)
+        self._dense = is_weighted & ~is_depthwise
+        self._depthwise = is_weighted & is_depthwise
+        # A product of activations (attention) has no kernel.
+        self._point = ~is_weighted | (self._dense & is_point)
+        self._kernel = self._dense & ~is_point
 
     def of(self, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()) -> NDArray[np.float64]:
         """The terms, summed over layers but those of blocks that go; shape (``TERMS``,)."""
@@ -88,60 +103,73 @@ class WidthTerms:
                 counts[id(units)] = int(stays[units].sum())
             return counts[id(units)]
 
-        total = np.zeros(len(TERMS))
-        for layer, contraction in zip(self._layers, self._network.contractions, strict=True):
-            if any(block.takes_with_it(contraction.layer) for block in blocks):
-                continue
-            out = count(layer.outputs, layer.lengths[0])
-            into = count(layer.inputs, layer.lengths[1])
-            macs = float(layer.constant)
-            for axis in layer.axes:
-                macs *= count(axis, len(axis))
-            total += _terms(layer, out, into, macs)
-        total[0] = 1.0
-        return total
+        there = [not any(b.takes_with_it(layer.name) for b in blocks) for layer in self.layers]
+        out = [count(layer.outputs, layer.lengths[0]) for layer in self.layers]
+        into = [count(layer.inputs, layer.lengths[1]) for layer in self.layers]
+        macs = [
+            float(layer.constant) * float(np.prod([count(axis, len(axis)) for axis in layer.axes]))
+            for layer in self.layers
+        ]
+        return self.sum(np.array(out), np.array(into), np.array(macs), np.array(there, np.float64))
 
+    def sum(
+        self,
+        out: NDArray[np.floating | np.integer],
+        into: NDArray[np.floating | np.integer],
+        macs: NDArray[np.float64],
+        there: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """The terms, summed over the layers; shape (..., ``TERMS``).
 
-def _terms(layer: _Layer, out: int, into: int, macs: float) -> NDArray[np.float64]:
-    terms = np.zeros(len(TERMS))
-    if not layer.positions:  # a product of activations: attention
-        terms[TERMS.index("macs of 1x1")] = macs
+        Args:
+            out: length of each layer's output axis; shape (..., layers), as all others.
+            into: of its input axis.
+            macs: its multiply-accumulates.
+            there: 1 for each layer that is there, 0 for one that has gone with its block.
+        """
+        macs = macs * there
+        dense, depthwise = macs * self._dense, macs * self._depthwise
+        moved = self._positions * there * (out + np.where(self._depthwise, out, into))
+        filled = _round_up(out) * _round_up(into) / np.maximum(1, out * into)
+        columns = {
+            "constant": np.ones(1),
+            "macs of 1x1": macs * self._point,
+            "macs of kxk": macs * self._kernel,
+            "macs in whole vectors": dense * filled,
+            "macs, no multiple of 16": dense * (out % VECTOR != 0),
+            "depthwise macs": depthwise,
+            "depthwise, no multiple of 4": depthwise * (out % 4 != 0),
+            "depthwise, no multiple of 8": depthwise * (out % 8 != 0),
+            "depthwise, no multiple of 16": depthwise * (out % 16 != 0),
+            "numbers moved": moved,
+            "numbers moved, no multiple of 4": moved * (out % 4 != 0),
+            "weights": dense / np.where(self._dense, self._positions, 1),
+        }
+        terms = np.empty((*macs.shape[:-1], len(TERMS)))
+        for place, name in enumerate(TERMS):
+            terms[..., place] = columns[name].sum(axis=-1)
         return terms
-    if layer.is_depthwise:
-        moved = 2 * layer.positions * out
-        terms[TERMS.index("depthwise macs")] = macs
-        for multiple in (4, 8, 16):
-            place = TERMS.index(f"depthwise, no multiple of {multiple}")
-            terms[place] = macs * (out % multiple != 0)
-    else:
-        moved = layer.positions * (out + into)
-        terms[TERMS.index("macs of 1x1" if layer.kernel == 1 else "macs of kxk")] = macs
-        filled = _round_up(out) * _round_up(into) / max(1, out * into)
-        terms[TERMS.index("macs in whole vectors")] = macs * filled
-        terms[TERMS.index("macs, no multiple of 16")] = macs * (out % VECTOR != 0)
-        terms[TERMS.index("weights")] = macs / layer.positions
-    terms[TERMS.index("numbers moved")] = moved
-    terms[TERMS.index("numbers moved, no multiple of 4")] = moved * (out % 4 != 0)
-    return terms
 
 
-def _round_up(width: int) -> int:
-    return -(-width // VECTOR) * VECTOR
+def _round_up(width: NDArray[np.floating | np.integer]) -> NDArray[np.float64]:
+    return np.ceil(width / VECTOR) * VECTOR
 
 
-def _layer_of(network: Network, number: int) -> _Layer:
+def _layer_of(network: Network, number: int) -> Layer:
     contraction = network.contractions[number]
     product = contraction.macs
     dense = product.constant * int(np.prod([len(axis) for axis in product.axes], dtype=np.int64))
     weight = _weight_of(network, contraction.layer, product.axes)
     if weight is None:
-        return _Layer(0.0, 1, None, None, (1, 1), False, product.constant, product.axes)
+        name, axes = contraction.layer, product.axes
+        return Layer(name, 0.0, 1, None, None, (1, 1), False, product.constant, axes)
     size = int(np.prod(weight.shape, dtype=np.int64))
     out_axis, in_axis = (_axis(weight, role) for role in (Role.FILTER, Role.INPUT))
     kernel = 1
     for axis, length in enumerate(weight.shape):
         kernel *= 1 if axis in (out_axis, in_axis) else length
-    return _Layer(
+    return Layer(
+        contraction.layer,
         dense / size,
         kernel,
         None if out_axis is None else weight.axes.get(out_axis),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,8 @@ class Problem:
         limits: unit -> what may remain, absolute.
         around: for each group, the place of the block that it goes with, or -1. A block has places
             of its own behind the groups': its widths are 1 and 0.
+        saves: the unit of which as much is saved as there is for the loss, wherever the limits are;
+            None saves what the limits are of.
     """
 
     curves: Sequence[Floats]
@@ -57,6 +59,7 @@ class Problem:
     costs: WidthCosts
     limits: Mapping[str, float]
     around: Widths | None = None
+    saves: str | None = None
     _units: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,14 +93,26 @@ class Problem:
         return np.where(total < 1e-9, 0, total)
 
     def use(self, many: Widths) -> Floats:
-        """How much of the limits each choice uses, summed over units."""
+        """What each choice takes of what is saved: of the limits, as shares summed over units."""
+        if self.saves is not None:
+            return self.costs.costs(many, [self.saves])[self.saves]
         costs = self.costs.costs(many, self._units)
         total: Floats = np.sum([costs[unit] / self.limits[unit] for unit in self._units], axis=0)
         return total
 
+    def at_most(self, widths: Widths) -> Problem:
+        """The same with one more limit: to take no more of what is saved than these widths do."""
+        if self.saves is None:
+            return self
+        taken = float(self.use(widths[None])[0])
+        return replace(self, limits={**self.limits, self.saves: taken}, saves=None)
+
 
 def allocate(problem: Problem) -> Widths:
     """The widths of least summed loss that meet the limits, as far as greed and swaps find them.
+
+    Where something else is to be saved, the steps down are those of least loss for that, and swaps
+    take no more of it.
 
     Args:
         problem: curves, choices, costs and limits.
@@ -110,6 +125,7 @@ def allocate(problem: Problem) -> Widths:
     """
     widths = np.array([choice[-1] for choice in problem.choices])
     widths = _fill(problem, _narrow(problem, widths))
+    problem = problem.at_most(widths)
     for _ in range(MOST_SWAPS):
         better = _swap(problem, widths)
         if better is None:
@@ -131,7 +147,11 @@ def _narrow(problem: Problem, widths: Widths) -> Widths:
         options = _steps_down(problem, widths)
         if not len(options):
             raise BudgetError("no cut within the floors meets the budget")
-        saved = np.maximum(now - problem.excess(options), 0)
+        if problem.saves is None:
+            saved = now - problem.excess(options)
+        else:
+            saved = problem.use(widths[None]) - problem.use(options)
+        saved = np.maximum(saved, 0)
         lost = problem.losses(options) - problem.loss(widths) + _EPSILON
         with np.errstate(divide="ignore"):
             price = np.where(saved > 0, lost / saved, np.inf)

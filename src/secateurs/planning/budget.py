@@ -72,7 +72,8 @@ class Budget:
             the only limit, the smallest model within it is looked for.
         peak_memory_mb: weights and activations that a pass holds at once, in megabytes.
         runtime: where the times are meant for: "eager", "channels-last", "compile",
-            "onnxruntime" or "openvino".
+            "onnxruntime" or "openvino". Beside limits that are none of time, it says where the
+            model has to be fast: of the cuts within them, one that takes little time there.
         batch: examples a call; as many as the example inputs hold if left out.
         threads: of the processor; the runtime's own number if left out.
         dtype: of the arithmetic.
@@ -112,21 +113,24 @@ class Budget:
             raise BudgetError(f"expected a budget of at least one of {names}; received none")
         for name, limit in self.limits.items():
             UNITS[name].check(limit)
-        given = self._given_conditions
-        if given and not self.is_timed:
-            raise BudgetError(
-                f"{', '.join(given)}: says where a time is meant for; expected one of latency, "
-                f"latency_ms, throughput and speedup beside it; received "
-                f"{', '.join(self.limits)}"
-            )
-        if given:
-            _ = self.conditions  # raises where there are no such
+        if self._given_conditions:
+            self._check_conditions()
         if self._options_of_file and "size_mb" not in self.limits:
             raise BudgetError(
                 f"{', '.join(self._options_of_file)}: says which file is meant; expected size_mb "
                 f"beside it; received {', '.join(self.limits)}"
             )
         _ = self.file  # the same
+
+    def _check_conditions(self) -> None:
+        if not self.wants_speed:
+            given = self._given_conditions
+            raise BudgetError(
+                f"{', '.join(given)}: says where a model has to be fast; expected runtime=, or one "
+                "of latency, latency_ms, throughput and speedup, beside it; received "
+                f"{', '.join(self.limits)}"
+            )
+        _ = self.conditions  # raises where there are no such
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -138,6 +142,11 @@ class Budget:
     def is_timed(self) -> bool:
         """Whether a limit is one of time."""
         return any(isinstance(UNITS[name], TimedUnit) for name in self.limits)
+
+    @property
+    def wants_speed(self) -> bool:
+        """Whether a latency model says where channels go: by a limit of time, or a runtime."""
+        return self.is_timed or self.runtime is not None
 
     @property
     def conditions(self) -> Conditions:
@@ -188,7 +197,11 @@ class Budget:
     def first_guess(self) -> Budget:
         """The limits that can be predicted; half of the MACs where there are none."""
         tried = [name for name in self.limits if UNITS[name].is_tried]
-        return self.ablate(*tried) or Budget(macs=0.5)
+        return self.ablate(*tried) or self.with_macs(0.5)
+
+    def with_macs(self, share: float) -> Budget:
+        """A share of the MACs, where the same model has to be fast, and no other limit."""
+        return Budget(macs=share, **(self._given_conditions if self.runtime else {}))
 
     def ablate(self, *names: str) -> Budget | None:
         """The same without these limits; None where none is left."""
@@ -196,7 +209,7 @@ class Budget:
         if not left:
             return None
         is_timed = any(isinstance(UNITS[name], TimedUnit) for name in left)
-        conditions = self._given_conditions if is_timed else {}
+        conditions = self._given_conditions if is_timed or self.runtime else {}
         file = self._options_of_file if "size_mb" in left else {}
         return Budget(**left, **conditions, **file)  # type: ignore[arg-type]
 

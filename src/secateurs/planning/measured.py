@@ -17,18 +17,18 @@ from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.removal_order import list_allowed, multiple_of
+from secateurs.planning.timed_units import TimedUnit
 from secateurs.planning.units import Unit
-from secateurs.planning.widths import WidthCosts
+from secateurs.planning.widths import MILLISECONDS, WidthCosts
 from secateurs.planning.within_budget import nearest_budget_message
 
 FLOOR = 1 / 16
 """Of a group's channels, where nothing else is said: the least that is measured."""
 
 PRICED = {"channels": "channels", "params": "params", "macs": "macs", "size_mb": "bytes"}
-"""Units that widths alone give a price -> what that is called there."""
+"""Units that widths alone give a price -> what that is called there; time takes a model of it."""
 
 _ATTEMPTS = 20
-_HALVINGS = 9
 
 
 def plan_measured(
@@ -45,12 +45,14 @@ def plan_measured(
 ) -> Cut:
     """The cut within a budget that loses least, by what each group loses at each width.
 
+    With a latency model, loss is weighed against the milliseconds that it saves: under limits of
+    time, and under others too, where of the cuts within them one is taken that is fast.
+
     Args:
         network: as traced.
         orders: group -> its channels, the first to go first.
         losses: group -> its loss at every width from 0 to all channels, as ``curves_from`` makes.
-        budget: what may remain; never exceeded. Limits of time are met as predicted, by the
-            largest share of the MACs that is within them.
+        budget: what may remain; never exceeded. Limits of time are met as predicted.
         floor: never leave a group with less: a share of its channels, or a number if 1 or more.
         multiple: as for ``plan``.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
@@ -60,31 +62,27 @@ def plan_measured(
     Raises:
         BudgetError: no cut within the floors meets the budget; the message says the nearest.
     """
-    if budget.is_timed:
+    if budget.wants_speed:
         latency_model = latency_model or profile_network(network, budget.conditions)
+    if latency_model is not None:
         multiple = latency_model.multiple if multiple is None else multiple
     groups = list_allowed(network, skip)
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
     may_go = BlockChoices.of(network, groups, blocks or {})
-    costs = WidthCosts(network, groups, budget.file, may_go.cuts)
+    costs = WidthCosts(network, groups, budget.file, may_go.cuts, latency_model)
+    saves = None if latency_model is None or budget.is_timed else MILLISECONDS
     curves = [*(losses[group.name] for group in groups), *may_go.curves]
     choices = [*_choices_of_groups(network, groups, floor, multiple), *may_go.choices]
 
     def within(targets: Mapping[str, float]) -> Cut | None:
         try:
-            widths = allocate(Problem(curves, choices, costs, targets, may_go.around))
+            widths = allocate(Problem(curves, choices, costs, targets, may_go.around, saves))
         except BudgetError:
             return None
         return _cut(network, groups, orders, widths, may_go.names)
 
-    priced = {name: limit for name, limit in limits.items() if name in PRICED}
-    others = {name: limit for name, limit in limits.items() if name not in PRICED}
-    cut = (
-        _within_others(network, within, priced, others, units)
-        if others
-        else _within_priced(network, within, priced, units)
-    )
+    cut = _within_limits(network, within, limits, units, latency_model)
     if cut is None:
         smallest = _cut(network, groups, orders, np.array([c[0] for c in choices]), may_go.names)
         raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
@@ -97,19 +95,21 @@ def _choices_of_groups(
     return [choices_of(len(g), floor, multiple_of(network, g, multiple)) for g in groups]
 
 
-def _within_priced(
+def _within_limits(
     network: Network,
     within: Callable[[Mapping[str, float]], Cut | None],
     limits: Mapping[str, float],
     units: Mapping[str, Unit],
+    latency_model: LatencyModel | None,
 ) -> Cut | None:
-    """The cut within limits that widths give a price; None where none is.
+    """The cut within limits, by what widths cost; None where none is.
 
     A file has a header that says what was cut, so it is known once the cut is.
     """
-    targets = {PRICED[name]: limit for name, limit in limits.items()}
+    images = 1 if latency_model is None else latency_model.images
+    asked = dict(limits)
     for _ in range(_ATTEMPTS):
-        cut = within(targets)
+        cut = within(_targets(asked, images))
         if cut is None:
             return None
         taken = {name: units[name].measure(network, cut) for name in limits}
@@ -117,37 +117,21 @@ def _within_priced(
         if not over:
             return cut
         for name, factor in over.items():
-            targets[PRICED[name]] *= min(0.999, factor)
+            asked[name] *= min(0.999, factor)
     return None
 
 
-def _within_others(
-    network: Network,
-    within: Callable[[Mapping[str, float]], Cut | None],
-    priced: Mapping[str, float],
-    others: Mapping[str, float],
-    units: Mapping[str, Unit],
-) -> Cut | None:
-    """The cut of the largest share of the MACs that is within the other limits too."""
-    dense = float(network.macs())
-    ceiling = min(dense, priced.get("macs", dense))
-    low, high, best = 0.0, 1.0, None
-    for attempt in range(_HALVINGS):
-        share = (low + high) / 2 if attempt else high
-        asked = {**priced, "macs": share * ceiling}
-        cut = _within_priced(network, within, asked, {**units, "macs": UNITS["macs"]})
-        is_within = cut is not None and all(
-            units[name].measure(network, cut) <= limit for name, limit in others.items()
-        )
-        if is_within:
-            best = cut
-        if is_within or cut is None:  # too narrow for the floors, or with room to spare
-            low = share
+def _targets(limits: Mapping[str, float], images: int) -> dict[str, float]:
+    """What widths may cost: of the limits that are of one price, the least counts."""
+    targets: dict[str, float] = {}
+    for name, limit in limits.items():
+        unit = UNITS[name]
+        if isinstance(unit, TimedUnit):
+            price, most = MILLISECONDS, unit.milliseconds(limit, images)
         else:
-            high = share
-        if low == 1.0:
-            break
-    return best
+            price, most = PRICED[name], limit
+        targets[price] = min(most, targets.get(price, most))
+    return targets
 
 
 def _cut(

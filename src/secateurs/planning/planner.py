@@ -110,10 +110,11 @@ def plan(
     _check_one(budget, amount, threshold)
     names = layer_names(getattr(network.source, "model", None), skip)
     wanted = None if budget is None else Budget.of(budget)
-    if wanted is not None and wanted.is_timed:
+    if wanted is not None and wanted.wants_speed:
         latency_model = latency_model or profile_network(network, wanted.conditions)
-        multiple = latency_model.multiple if multiple is None else multiple
-    order = RemovalOrder.of(network, scores, scope, floor, multiple, names, sensitivity)
+    order = RemovalOrder.of(
+        network, scores, scope, floor, multiple, names, sensitivity, latency_model
+    )
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
     return cut_within(order, wanted or _budget_of(amount, network), latency_model)

@@ -76,6 +76,10 @@ class TimedUnit(Unit):
         del images
         return milliseconds
 
+    def milliseconds(self, taken: float, images: int) -> float:
+        """What ``convert`` is of, so that limits of any unit of time can be held side by side."""
+        return taken / self.convert(1.0, images)
+
     @property
     def _predictor(self) -> Predictor:
         if self.predictor is None:

@@ -185,9 +185,9 @@ class Trials:
 
     def _at_share(self, share: float, rest: Budget | None) -> Trial | None:
         """A trial at this share of the MACs; None where no plan goes so low."""
-        plain = {} if rest is None else rest.as_plain
+        asked = self._budget.with_macs(share)
         try:
-            return self._try(Budget.of({**plain, "macs": share}))
+            return self._try(asked if rest is None else Budget.of({**rest.as_plain, "macs": share}))
         except BudgetError:
             return None
 

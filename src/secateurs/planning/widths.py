@@ -9,8 +9,8 @@ very close elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ from secateurs.channels.cost import Product
 from secateurs.channels.equations import ALWAYS, Ids
 from secateurs.channels.file_size import USUAL, FileKind
 from secateurs.channels.network import Group, Network, Tensor
+from secateurs.measurement.latency_model import LatencyModel, WidthTerms
 
 UNITS = ("channels", "params", "macs", "bytes")
+MILLISECONDS = "milliseconds"
+"""One more, where there is a latency model."""
 
 _UNSEEN = -2
 """In the place of a block: no tensor has this atom."""
@@ -32,24 +35,20 @@ Terms = tuple[tuple[float, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Polynomial:
-    """Products of axis lengths, each a sum of products of the groups' shares that stay.
+class _Lengths:
+    """Axis lengths, each a sum of products of the groups' shares that stay; the last is 1.
 
     A concatenation's length is a sum over all groups in it, so what is linear is one matrix product
     for all lengths; what multiplies shares (a grid) is added term by term.
     """
 
-    constants: Floats
-    factors: Ids
     fixed: Floats
     linear: Floats
     products: tuple[tuple[int, float, tuple[int, ...]], ...]
 
     @classmethod
-    def of(
-        cls, constants: Floats, factors: Ids, lengths: Sequence[Terms], groups: int
-    ) -> _Polynomial:
-        """From each length's terms; ``factors`` count the lengths, and one more that is 1."""
+    def of(cls, lengths: Sequence[Terms], groups: int) -> _Lengths:
+        """From each length's terms."""
         fixed, linear = np.zeros(len(lengths) + 1), np.zeros((groups, len(lengths) + 1))
         fixed[-1] = 1
         products = []
@@ -61,14 +60,67 @@ class _Polynomial:
                     linear[of[0], place] += count
                 else:
                     products.append((place, count, of))
-        return cls(constants, factors, fixed, linear, tuple(products))
+        return cls(fixed, linear, tuple(products))
+
+    def sizes(self, shares: Floats) -> Floats:
+        """``shares`` (choices, groups) -> (choices, lengths and one)."""
+        sizes: Floats = shares @ self.linear + self.fixed
+        for place, count, of in self.products:
+            sizes[:, place] += count * shares[:, list(of)].prod(axis=1)
+        return sizes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Polynomial:
+    """Products of axis lengths, summed.
+
+    Attributes:
+        lengths: of axes.
+        constants: of the products, shape (products,).
+        factors: which lengths each multiplies, shape (products, most factors).
+    """
+
+    lengths: _Lengths
+    constants: Floats
+    factors: Ids
+
+    def products(self, sizes: Floats) -> Floats:
+        """Each product by itself, (choices, products)."""
+        found: Floats = sizes[:, self.factors].prod(axis=2) * self.constants
+        return found
 
     def values(self, shares: Floats) -> Floats:
         """Summed over the products; ``shares`` (choices, groups) -> (choices,)."""
-        sizes = shares @ self.linear + self.fixed
-        for place, count, of in self.products:
-            sizes[:, place] += count * shares[:, list(of)].prod(axis=1)
-        total: Floats = sizes[:, self.factors].prod(axis=2) @ self.constants
+        total: Floats = self.lengths.sizes(shares)[:, self.factors].prod(axis=2) @ self.constants
+        return total
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Times:
+    """What a latency model says of widths.
+
+    Attributes:
+        terms: of the network.
+        costs: milliseconds of each term.
+        macs: of each layer.
+        outputs: which length is each layer's output axis, shape (layers,).
+        inputs: the same of its input axis.
+        blocks: the same of the block that it goes with.
+    """
+
+    terms: WidthTerms
+    costs: Floats
+    macs: _Polynomial
+    outputs: Ids
+    inputs: Ids
+    blocks: Ids
+
+    def values(self, shares: Floats) -> Floats:
+        """Milliseconds; ``shares`` (choices, groups) -> (choices,)."""
+        sizes = self.macs.lengths.sizes(shares)
+        out, into = np.rint(sizes[:, self.outputs]), np.rint(sizes[:, self.inputs])
+        terms = self.terms.sum(out, into, self.macs.products(sizes), sizes[:, self.blocks])
+        total: Floats = terms @ self.costs
         return total
 
 
@@ -80,6 +132,7 @@ class WidthCosts:
         groups: those whose widths may change; the others stay whole.
         kind: of the file that bytes are counted in.
         blocks: residual blocks that may go whole, each one more width (1 or 0) behind the groups'.
+        latency_model: by which ``MILLISECONDS`` are a cost too; None: they are none.
     """
 
     def __init__(
@@ -88,6 +141,7 @@ class WidthCosts:
         groups: Sequence[Group],
         kind: FileKind = USUAL,
         blocks: Sequence[BlockCut] = (),
+        latency_model: LatencyModel | None = None,
     ) -> None:
         self.full = np.array([*(len(group) for group in groups), *[1] * len(blocks)], np.float64)
         self._blocks, self._first_block = blocks, len(groups)
@@ -99,10 +153,10 @@ class WidthCosts:
         widths = network.widths
         rows = np.concatenate([self._pad_rows(widths.lone_channels), widths.grid_cells])
         places = self._places_of(rows, tensors)
-        self._polynomials = {
+        self._costs: dict[str, _Polynomial | _Times] = {
             # One product of one factor: the places of all widths that stay.
-            "channels": _Polynomial.of(
-                np.ones(1), np.zeros((1, 1), np.int64), [places], len(self.full)
+            "channels": _Polynomial(
+                _Lengths.of([places], len(self.full)), np.ones(1), np.zeros((1, 1), np.int64)
             ),
             "params": self._of(
                 (t.size, self._block_of(t.name, *t.aliases)) for t in tensors if t.is_parameter
@@ -113,6 +167,8 @@ class WidthCosts:
                 for tensor, product in zip(tensors, kind.products(network), strict=True)
             ),
         }
+        if latency_model is not None:
+            self._costs[MILLISECONDS] = self._times_by(latency_model, network)
 
     def costs(
         self, widths: NDArray[np.floating | np.integer], units: Iterable[str]
@@ -121,7 +177,7 @@ class WidthCosts:
         shares = widths / self.full
         found: dict[str, Floats] = {}
         for unit in units:
-            found[unit] = self._polynomials[unit].values(shares)
+            found[unit] = self._costs[unit].values(shares)
         return found
 
     def _block_of(self, *names: str) -> int:
@@ -144,26 +200,24 @@ class WidthCosts:
 
     def _of(self, products: Iterable[tuple[Product, int]]) -> _Polynomial:
         """Of products, each with the width of the block that it goes with, or -1."""
-        numbers: dict[int, int] = {}
-        lengths: list[Terms] = []
-        rows: list[tuple[int, list[int]]] = []
-        for product, block in products:
-            places = []
-            if block >= 0:
-                places.append(len(lengths))
-                lengths.append(((1.0, (block,)),))
-            for axis in product.axes:
-                if id(axis) not in numbers:
-                    numbers[id(axis)] = len(lengths)
-                    lengths.append(self._terms(axis))
-                places.append(numbers[id(axis)])
-            rows.append((product.constant, places))
-        most = max((len(places) for _, places in rows), default=0)
-        factors = np.full((len(rows), most), len(lengths), np.int64)
-        for row, (_, places) in enumerate(rows):
-            factors[row, : len(places)] = places
-        constants = np.array([constant for constant, _ in rows], np.float64)
-        return _Polynomial.of(constants, factors, lengths, len(self.full))
+        axes = _Axes(self._terms)
+        return axes.polynomial(products, len(self.full))
+
+    def _times_by(self, model: LatencyModel, network: Network) -> _Times:
+        """Milliseconds as the model's ``predictor`` has them, the dense network's as measured."""
+        terms, axes = WidthTerms(network), _Axes(self._terms)
+        layers = terms.layers
+        owners = [self._block_of(layer.name) for layer in layers]
+        outputs = [axes.place(layer.outputs, layer.lengths[0]) for layer in layers]
+        inputs = [axes.place(layer.inputs, layer.lengths[1]) for layer in layers]
+        blocks = [axes.place_of_width(owner) for owner in owners]
+        products = [Product(layer.constant, layer.axes) for layer in layers]
+        macs = axes.polynomial(zip(products, owners, strict=True), len(self.full))
+        costs = np.array(model.costs)
+        places = (np.array(of, np.int64) for of in (outputs, inputs, blocks))
+        found = _Times(terms, costs, macs, *places)
+        scale = model.dense_ms / found.values(np.ones((1, len(self.full))))[0]
+        return replace(found, costs=costs * scale)
 
     def _terms(self, axis: Ids) -> Terms:
         """(units, the groups whose shares of them stay), by which groups an axis's units need."""
@@ -193,6 +247,49 @@ class WidthCosts:
         """Whose width each atom follows; -1 where it always stays."""
         found: Ids = np.where(atoms == ALWAYS, -1, self._owner[atoms])
         return found
+
+
+class _Axes:
+    """Lengths as products ask for them, each of them once.
+
+    Args:
+        terms_of: an axis's units -> its terms.
+    """
+
+    def __init__(self, terms_of: Callable[[Ids], Terms]) -> None:
+        self._terms_of = terms_of
+        self._lengths: list[Terms] = []
+        self._places: dict[int, int] = {}
+
+    def place(self, axis: Ids | None, length: int = 1) -> int:
+        """Which length an axis has; where it is None, the one that never changes."""
+        if axis is None:
+            return self._add(((float(length), ()),))
+        if id(axis) not in self._places:
+            self._places[id(axis)] = self._add(self._terms_of(axis))
+        return self._places[id(axis)]
+
+    def place_of_width(self, number: int) -> int:
+        """Which length is the width of this number, itself; of -1, one."""
+        return self._add(((1.0, (number,) if number >= 0 else ()),))
+
+    def polynomial(self, products: Iterable[tuple[Product, int]], groups: int) -> _Polynomial:
+        """Of products, each with the width of the block that it goes with, or -1."""
+        rows: list[tuple[int, list[int]]] = []
+        for product, block in products:
+            places = [self.place_of_width(block)] if block >= 0 else []
+            rows.append((product.constant, places + [self.place(axis) for axis in product.axes]))
+        most = max((len(places) for _, places in rows), default=0)
+        one = len(self._lengths)
+        factors = np.full((len(rows), most), one, np.int64)
+        for row, (_, places) in enumerate(rows):
+            factors[row, : len(places)] = places
+        constants = np.array([constant for constant, _ in rows], np.float64)
+        return _Polynomial(_Lengths.of(self._lengths, groups), constants, factors)
+
+    def _add(self, terms: Terms) -> int:
+        self._lengths.append(terms)
+        return len(self._lengths) - 1
 
 
 def _count_alike(owners: Ids) -> Terms:

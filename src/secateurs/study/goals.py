@@ -68,6 +68,8 @@ class Goals:
         goals = cls(budget, {}, None, {}, plain)
         sizes = {name: goals._dense(name, dense, wanted.file) for name in plain}
         limits = {n: plain[n].absolute(wanted.limits[n], sizes[n]) for n in plain}
+        if wanted.wants_speed:
+            goals._measure_latency(dense, wanted)
         if wanted.is_timed:
             limits[TIME] = goals._begin_timing(dense, wanted)
         goals.limits = limits
@@ -84,19 +86,20 @@ class Goals:
         self.measured[name] = (size, unit.measure(dense, Cut()))
         return size
 
+    def _measure_latency(self, dense: Network, budget: Budget) -> None:
+        self.latency_model = model = profile_network(dense, budget.conditions)
+        self._scale = model.dense_ms / model.predictor(dense)(dense.alive())
+
     def _begin_timing(self, dense: Network, budget: Budget) -> float:
         """The limit in milliseconds a call."""
-        model = profile_network(dense, budget.conditions)
-        self.latency_model = model
-        self._scale = model.dense_ms / model.predictor(dense)(dense.alive())
-        units = budget.plain_units
+        model, units = self.latency_model, budget.plain_units
+        assert model is not None  # noqa: S101 - measured before
         self._units = {**self._units, TIME: LatencyMs()}
         self._real[TIME] = Timer(dense, model).measure_in("latency")
         found = [
-            unit.absolute(budget.limits[name], model.dense_ms)
-            * (model.images if name == "throughput" else 1)
+            unit.milliseconds(unit.absolute(budget.limits[name], model.dense_ms), model.images)
             for name, unit in units.items()
-            if _is_timed(unit)
+            if isinstance(unit, TimedUnit)
         ]
         return min(found)
 
@@ -153,17 +156,24 @@ class Goals:
     def planning_options(self, network: Network, limits: Mapping[str, float]) -> Mapping[str, Any]:
         """Keywords of ``plan`` for limits that it can predict: the budget, the latency model."""
         corrected = dict(limits)
-        model = self.latency_model
-        if TIME in corrected and model is not None:
+        if TIME in corrected:
             real, foreseen = self.measured.get(TIME, (1.0, 1.0))
             corrected[TIME] *= foreseen / real
-            now = self._scale * model.predictor(network)(network.alive())
-            model = replace(model, dense_ms=now)
         if "size_mb" in corrected and "size_mb" in self.measured:
             real, foreseen = self.measured["size_mb"]
             corrected["size_mb"] -= real - foreseen
         budget = Budget.from_absolute(corrected, self.budget)
-        return {"budget": budget, "latency_model": model if TIME in corrected else None}
+        return {"budget": budget, "latency_model": self.latency_model_of(network)}
+
+    def latency_model_of(self, network: Network) -> LatencyModel | None:
+        """Of a network as it is now; None where nothing asks for speed.
+
+        What the fit is off by is the dense network's, whatever network is looked at.
+        """
+        model = self.latency_model
+        if model is None:
+            return None
+        return replace(model, dense_ms=self._scale * model.predictor(network)(network.alive()))
 
     def check_memory(self, network: Network, smallest: Cut) -> None:
         """Raise where even the smallest cut takes more memory than is allowed.
@@ -199,13 +209,10 @@ class Goals:
 
     def _unit_for(self, name: str, network: Network) -> Unit:
         unit = self._units[name]
-        if not isinstance(unit, TimedUnit) or self.latency_model is None:
+        model = self.latency_model_of(network)
+        if not isinstance(unit, TimedUnit) or model is None:
             return unit
-        # What the fit is off by is the dense network's, whatever network is looked at.
-        now = self._scale * self.latency_model.predictor(network)(network.alive())
-        return replace(
-            unit, predictor=Predictor(network, replace(self.latency_model, dense_ms=now))
-        )
+        return replace(unit, predictor=Predictor(network, model))
 
 
 def _is_timed(unit: Unit) -> bool:

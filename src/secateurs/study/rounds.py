@@ -167,7 +167,9 @@ class _Round:
         channels = sum(len(group) for group in self.network.groups)
         try:
             # A share of few channels is rounded to one, not to none.
-            return self._plan(scores, amount=max(share * self.step, 1 / channels))
+            amount = max(share * self.step, 1 / channels)
+            model = self.goals.latency_model_of(self.network)
+            return self._plan(scores, amount=amount, latency_model=model)
         except BudgetError:  # near the floors there is less to take
             return self._plan(scores, threshold=math.inf)
 
