@@ -7,9 +7,11 @@ the file to change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+import types
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, ParamSpec, TypeGuard, TypeVar, cast
@@ -20,11 +22,13 @@ from keras import Variable
 from keras.random import SeedGenerator
 from keras.src import backend, ops
 from keras.src.layers.layer import Layer
+from keras.src.layers.merging.base_merge import Merge
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.core import ConvertToTensor
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
+from keras.src.utils.tracking import TrackedDict, TrackedList, TrackedSet, Tracker
 from numpy.typing import NDArray
 
 from secateurs.keras.protocols import BackendTensor, Node
@@ -47,14 +51,18 @@ __all__ = [
     "Functional",
     "GetItem",
     "Layer",
+    "NOT_PLAIN",
     "Operation",
     "SeedGenerator",
     "Variable",
     "accepts_training",
+    "add_plainly",
     "average_of",
     "begin_graph_",
+    "call_plainly",
     "compile_arguments_of",
     "compile_function",
+    "copy_unbuilt",
     "device",
     "exclude_from_decay_",
     "find_classes",
@@ -77,9 +85,12 @@ __all__ = [
     "name_in",
     "new_layer_like",
     "nodes_of",
+    "only_computes",
     "operation_classes",
     "own_variables",
+    "pick_flat",
     "plain_class",
+    "present_numbers",
     "say",
     "seed_",
     "seed_generators_of",
@@ -324,6 +335,188 @@ def is_quantized(layer: Layer) -> bool:
     return bool(getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))
 
 
+NOT_PLAIN = object()
+"""What is given back where a call has to go the usual way."""
+
+
+def call_plainly(
+    layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> object:
+    """What a layer of Keras's own gives for real tensors, without what ``__call__`` asks each time.
+
+    On tensors of the right types and without masks, in inference, nothing is left of it but to
+    check the shape and to run ``call``; it takes several times as long as a small layer itself.
+
+    Args:
+        layer: any layer or operation.
+        arguments: of the call.
+        keywords: likewise.
+
+    Returns:
+        The tensor; ``NOT_PLAIN``, and nothing is run, where there is more to do than that.
+    """
+    if len(arguments) != 1 or not _is_plain(layer) or not _asks_nothing(keywords):
+        return NOT_PLAIN
+    if not layer.built or not _takes(layer, arguments[0], is_tensor):
+        return NOT_PLAIN
+    layer._assert_input_compatibility(arguments[0])
+    options = {
+        name: one for name, one in keywords.items() if name in layer.call_signature_parameters
+    }
+    made: object = layer.call(arguments[0], **options)
+    return made
+
+
+def add_plainly(
+    layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> object:
+    """The same for tensors without data: the call becomes part of a graph, the layer is built."""
+    if len(arguments) != 1 or not _is_plain(layer) or not _asks_nothing(keywords):
+        return NOT_PLAIN
+    given = arguments[0]
+    if not _takes(layer, given, lambda item: isinstance(item, keras.KerasTensor)):
+        return NOT_PLAIN
+    layer._assert_input_compatibility(given)
+    if not layer.built:
+        layer.build(keras.tree.map_structure(lambda tensor: tensor.shape, given))
+        layer._assert_input_compatibility(given)
+    layer._called = True
+    made: object = Operation.symbolic_call(layer, given, **keywords)
+    return made
+
+
+def _asks_nothing(keywords: Mapping[str, object]) -> bool:
+    """Whether a call has no options but inference; Keras notes masks that are none as well."""
+    return keywords.get("mask") is None and not keywords.keys() - {"training", "mask"}
+
+
+def _takes(layer: Layer, given: object, is_one: Callable[[object], bool]) -> bool:
+    """Whether it is given tensors as it reads them, with nothing attached."""
+    several = isinstance(given, (list, tuple))
+    if several != isinstance(layer, Merge) or backend.get_autocast_scope() is not None:
+        return False
+    return all(
+        is_one(tensor)
+        and mask_of(tensor) is None
+        and keras.backend.standardize_dtype(tensor.dtype) == layer.input_dtype
+        for tensor in cast("Sequence[BackendTensor]", given if several else (given,))
+    )
+
+
+def _is_plain(layer: Operation) -> bool:
+    """Whether it is a layer of Keras's own that only computes, and in one type."""
+    return (
+        only_computes(layer)
+        and not layer._layers
+        and not getattr(layer, "_forward_hooks", None)
+        and not getattr(layer, "_forward_pre_hooks", None)
+        and layer.activity_regularizer is None
+        and layer._convert_input_args
+        and layer.compute_dtype == layer.variable_dtype
+        and getattr(layer, "quantization_mode", None) is None
+        and keras.distribution.distribution() is None
+    )
+
+
+def only_computes(operation: Operation) -> bool:
+    """Whether it is a layer of Keras's own, around whose calls Keras does nothing."""
+    return isinstance(operation, Layer) and _only_computes(cast("Hashable", type(operation)))
+
+
+@cache
+def _only_computes(kind: type[Layer]) -> bool:
+    """Whether Keras does nothing around the calls of a class of its own; masks are for others."""
+    passes_mask = kind.compute_mask is Layer.compute_mask or issubclass(kind, Merge)
+    return (
+        kind.__module__.startswith("keras.src.layers.")
+        and not issubclass(kind, keras.Model)
+        and kind.__call__ is Layer.__call__
+        and passes_mask
+    )
+
+
+def copy_unbuilt(layer: Operation, name: str) -> Layer | None:
+    """A layer like one that was just made and does nothing yet, without running its constructor.
+
+    Keras asks its constructors for their signatures, and watches each attribute, so a network's
+    hundred layers of five kinds take as long to make as to run.
+
+    Args:
+        layer: unchanged; just made, not called.
+        name: of the copy.
+
+    Returns:
+        None where the class or what the layer holds is not known to be as simple as that.
+    """
+    if not _is_plain(layer) or layer._inbound_nodes:
+        return None
+    stores = {kind: [] for kind in layer._tracker.config}  # type: ignore[var-annotated]
+    if any(store for _, store in layer._tracker.config.values()):
+        return None
+    tracker = Tracker(
+        {kind: (test, stores[kind]) for kind, (test, _) in layer._tracker.config.items()},
+        exclusions=layer._tracker.exclusions,
+    )
+    tracker.locked = layer._tracker.locked
+    tracker._lock_violation_msg = layer._tracker._lock_violation_msg
+    known: dict[int, object] = {
+        id(old): stores[kind] for kind, (_, old) in layer._tracker.config.items()
+    }
+    new: Layer = object.__new__(type(layer))
+    known |= {id(layer): new, id(layer._tracker): tracker}
+    held = {key: _copy_held(value, known, tracker) for key, value in vars(layer).items()}
+    # PyTorch's view of the variables: of none, yet.
+    parts = cast("dict[str, Sequence[object]]", held.get("_modules") or {})
+    if any(value is NOT_PLAIN for value in held.values()) or any(map(len, parts.values())):
+        return None
+    vars(new).update(held)
+    vars(new)["name"] = name
+    for key, part in parts.items():
+        parts[key] = type(part)()
+    return new
+
+
+def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> object:
+    """What a copy holds in the place of an attribute; ``NOT_PLAIN`` for what is not understood."""
+    if id(value) in known:
+        return known[id(value)]
+    if isinstance(value, (TrackedList, TrackedDict, TrackedSet)):
+        return type(value)(value, tracker)
+    if isinstance(value, (list, dict, set)):
+        if any(
+            id(item) in known for item in (value.values() if isinstance(value, dict) else value)
+        ):
+            return NOT_PLAIN
+        return copy.copy(value)
+    if isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
+        return type(value).from_config(value.get_config())  # one that draws numbers of its own
+    if isinstance(value, types.MethodType) and id(value.__self__) in known:
+        return types.MethodType(value.__func__, known[id(value.__self__)])
+    if isinstance(value, types.FunctionType) and value.__closure__:
+        return _bind_anew(value, known, tracker)
+    return value
+
+
+def _bind_anew(
+    function: types.FunctionType, known: Mapping[int, object], tracker: Tracker
+) -> types.FunctionType:
+    """A function that Keras wrapped around a method, for another layer; others as they are."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    if not any(id(cell) in known for cell in cells):
+        return function
+    made = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(types.CellType(_copy_held(cell, known, tracker)) for cell in cells),
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    for key, item in vars(function).items():
+        vars(made)[key] = _copy_held(item, known, tracker)
+    return made
+
+
 def is_tensor(item: object) -> TypeGuard[BackendTensor]:
     """Whether it is a tensor of the backend that runs."""
     return bool(keras.ops.is_tensor(item))
@@ -337,6 +530,25 @@ def infer(layer: Operation, *arguments: object, **keywords: object) -> object:
     """
     specs: object = Operation.compute_output_spec(layer, *arguments, **keywords)
     return specs
+
+
+def present_numbers(tensor: BackendTensor) -> NDArray[np.generic]:
+    """A tensor's values, to be read now: they may change as the tensor's do."""
+    known = keras.backend.standardize_dtype(tensor.dtype) != "bfloat16"
+    if known and keras.backend.backend() == "torch":
+        seen: NDArray[np.generic] = cast("TorchTensor", tensor).detach().cpu().numpy()
+        return seen
+    return np.asarray(keras.ops.convert_to_numpy(tensor))  # of PyTorch's, a copy
+
+
+def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTensor:
+    """Some numbers of a tensor, by their places in it from first to last."""
+    flat: BackendTensor = keras.ops.reshape(tensor, (-1,))
+    if keras.backend.backend() == "tensorflow":  # whose tensors take no arrays as indices
+        flat = keras.ops.take(flat, places.astype(np.int32), axis=0)
+    else:
+        flat = flat[places]
+    return flat
 
 
 def mask_of(tensor: object) -> BackendTensor | None:

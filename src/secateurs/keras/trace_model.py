@@ -15,6 +15,7 @@ from secateurs.channels.blocks import Block
 from secateurs.channels.cost import Product
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Size
+from secateurs.channels.tensors import Mask
 from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.internals import device, graph_of
 from secateurs.keras.model.example_inputs import (
@@ -42,6 +43,7 @@ class TracedModel:
         operations: the calls of its graph, in order, for the masked twin.
         leaves: its tensors, by name.
         read: weights whose removed channels the masked twin takes as zero, by (name, axis).
+        reading: of these, those that it may leave alone if it takes operands of calls as zero.
         index_ranges: input -> below what its numbers must be, where they are indices.
     """
 
@@ -50,6 +52,7 @@ class TracedModel:
     operations: Sequence[OpRecord]
     leaves: Mapping[str, ModelTensor]
     read: Mapping[tuple[str, int], ModelTensor]
+    reading: Mapping[tuple[str, int], Sequence[tuple[int, Mask]]]
     index_ranges: Mapping[int, int]
     framework: str = "keras"
 
@@ -116,6 +119,7 @@ def trace(
         tracer.operations,
         {leaf.name: leaf for leaf in leaves},
         tracer.read,
+        tracer.reading(),
         tracer.index_ranges,
     )
     network = settle_(tracer, model, shapes, lambda ties: _network(tracer, leaves, source, ties))

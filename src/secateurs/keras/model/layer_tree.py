@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from keras import layers
 
@@ -96,6 +97,7 @@ def _explicit_name(part: Layer | Variable) -> str | None:
     return None if _NUMBER.sub("", name) in made_up else name
 
 
+@cache
 def snake_case(name: str) -> str:
     """'Conv2D' -> 'conv2d', 'BatchNormalization' -> 'batch_normalization', as Keras does."""
     plain = re.sub(r"\W+", "", name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import TOLERANCE, Proof, inexact_operations, largest_mismatch
+from secateurs.channels.tensors import Mask
 from secateurs.errors import CutError
 from secateurs.keras.internals import Operation, compile_function
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs, pack_inputs
@@ -30,7 +31,15 @@ from secateurs.keras.model.tensors import (
     values_of,
 )
 from secateurs.keras.proof.differences import largest_difference, precision_of
-from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, Sampled, SideBySide, stand_ins_of
+from secateurs.keras.proof.masked_twin import (
+    Kept,
+    MaskedTwin,
+    Sampled,
+    SideBySide,
+    Silent,
+    stand_ins_of,
+)
+from secateurs.keras.proof.smaller_images import crop_images
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, source_of
@@ -63,6 +72,9 @@ def prove(
             the outputs are not finite, so that nothing can be proven.
     """
     comparison = Comparison.of(network, cut, alive, example_inputs)
+    proof = comparison.on_smaller_images(small)
+    if proof is not None:
+        return proof
     proof = comparison.whole(small)
     if not proof.holds:
         again = comparison.call_by_call(small)
@@ -99,6 +111,8 @@ class Comparison:
         kept: what stays.
         arrays: the inputs.
         stand_ins: call -> a layer of the kept channels alone, for those that mix channels.
+        silent: call -> operands that the twin changes so that it can leave large weights alone.
+        sizes_as_traced: False where the inputs are smaller images than those that were traced.
     """
 
     network: Network
@@ -106,6 +120,8 @@ class Comparison:
     kept: Kept
     arrays: list[NDArray[np.generic]]
     stand_ins: Mapping[int, Operation]
+    silent: Silent = field(default_factory=dict)
+    sizes_as_traced: bool = True
 
     @classmethod
     def of(
@@ -118,7 +134,7 @@ class Comparison:
         """Make the inputs and the stand-ins."""
         source, arrays = source_of(network), inputs_for(network, example_inputs)
         kept = Kept(network.solution.mark_kept(alive))
-        return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept))
+        return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept), _silent(source))
 
     @property
     def source(self) -> TracedModel:
@@ -126,15 +142,36 @@ class Comparison:
 
     def twins_outputs(self) -> list[NDArray[np.number]]:
         """What the masked twin gives."""
-        twin = MaskedTwin(self.source.operations, self.kept, self.stand_ins)
-        return self._run(self.source.model, twin, self._twins_values()).outputs
+        return self._run(self.source.model, self._twin(), self._twins_values()).outputs
+
+    def _twin(self) -> MaskedTwin:
+        return MaskedTwin(
+            self.source.operations,
+            self.kept,
+            self.stand_ins,
+            self.silent,
+            sizes_as_traced=self.sizes_as_traced,
+        )
+
+    def on_smaller_images(self, small: keras.Model) -> Proof | None:
+        """The proof on cropped images; None where it does not hold, or the full ones are needed.
+
+        A layer may refuse smaller images however it likes: that says nothing of the cut.
+        """
+        images = crop_images(self.arrays, self.source.operations)
+        if images is None:
+            return None
+        smaller = replace(self, arrays=images.arrays, sizes_as_traced=False)
+        try:
+            proof = smaller.whole(small)
+        except Exception:  # noqa: BLE001 - whatever a layer raises of images of another size
+            return None
+        return replace(proof, images=images.text) if proof.holds else None
 
     def whole(self, small: keras.Model) -> Proof:
         """Each model run from its inputs to its outputs."""
-        operations = self.source.operations
-        twin = MaskedTwin(operations, self.kept, self.stand_ins)
-        sampled = Sampled(operations, self.kept)
-        expected = self._run(self.source.model, twin, self._twins_values())
+        sampled = Sampled(self.source.operations, self.kept, sizes_as_traced=self.sizes_as_traced)
+        expected = self._run(self.source.model, self._twin(), self._twins_values())
         try:
             received = self._run(small, sampled, present_values(small))
         except Exception as error:
@@ -183,7 +220,9 @@ class Comparison:
         for path, layer in layers_by_path(small):
             calls.setdefault(path, layer)
         changes = by_owner(self.cut.sizes)
-        side_by_side = SideBySide(self.source.operations, self.kept, self.stand_ins, calls, changes)
+        side_by_side = SideBySide(
+            self.source.operations, self.kept, self.stand_ins, self.silent, calls, changes
+        )
         values = {**self._twins_values(), **present_values(small)}
         expected = self._run(self.source.model, side_by_side, values)
         received = Results(expected.theirs, expected.their_samples)
@@ -194,9 +233,12 @@ class Comparison:
         values = present_values(self.source.model)
         for stand_in in self.stand_ins.values():
             values |= values_of([stand_in])
-        for (_, axis), leaf in self.source.read.items():
+        spared = {key for masks in self.silent.values() for key in masks}
+        for (name, axis), leaf in self.source.read.items():
             units = leaf.axes.get(axis)
-            if units is not None and not self.kept.stays[units].all():
+            if units is None or (name, axis) in spared:
+                continue
+            if not self.kept.stays[units].all():
                 variable, value = values[id(leaf.variable)]
                 stays = self.kept.along_axis(units, len(leaf.shape), axis)
                 numbers = np.asarray(keras.ops.convert_to_numpy(value))
@@ -243,6 +285,19 @@ class Results:
     samples: list[NDArray[np.number]]
     theirs: list[NDArray[np.number]] = field(default_factory=list)
     their_samples: list[NDArray[np.number]] = field(default_factory=list)
+
+
+def _silent(source: TracedModel) -> Silent:
+    """The weights that are larger than all that they read: of these, what they read is changed."""
+    silent: dict[int, dict[tuple[str, int], Mask]] = {}
+    for (name, axis), operands in source.reading.items():
+        numbers = sum(
+            math.prod(source.operations[call].inputs[mask.operand][0]) for call, mask in operands
+        )
+        if numbers < math.prod(source.leaves[name].shape):
+            for call, mask in operands:
+                silent.setdefault(call, {})[name, axis] = mask
+    return silent
 
 
 def _as_numbers(tensor: BackendTensor) -> NDArray[np.number]:

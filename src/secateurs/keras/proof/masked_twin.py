@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import keras
 import numpy as np
@@ -19,7 +20,8 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.sampling import SAMPLES_EACH, places_in
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Layer, Operation, mask_of, set_mask
+from secateurs.keras.internals import Layer, Operation, mask_of, pick_flat, set_mask
+from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
@@ -79,16 +81,28 @@ class Kept:
         return tensor
 
 
+class OtherCallError(Exception):
+    """A model makes another call than was traced in its place."""
+
+
 class Sampled:
     """Runs a model and keeps a few values of every call's result.
 
     A model's output alone can prove nothing where it hardly depends on the weights (a head that
     starts at zero, activations that have died away), so the proof also compares what is inside.
+
+    Args:
+        operations: the calls of the trace.
+        kept: which units stay.
+        sizes_as_traced: False where images are smaller than those that were traced.
     """
 
-    def __init__(self, operations: Sequence[OpRecord], kept: Kept) -> None:
+    def __init__(
+        self, operations: Sequence[OpRecord], kept: Kept, *, sizes_as_traced: bool = True
+    ) -> None:
         self._operations = operations
         self._kept = kept
+        self._sizes_as_traced = sizes_as_traced
         self.samples: list[BackendTensor] = []
 
     def begin(self) -> None:
@@ -104,8 +118,10 @@ class Sampled:
         self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         operation = self._operations[site.index]
+        if not self._sizes_as_traced and operation.name != type(site.operation).__name__:
+            raise OtherCallError(site.path)
         output = self.do(operation, site, arguments, keywords)
-        self.samples.append(self.sample(keras.tree.flatten(output)[0], operation))
+        self.samples.append(self.sample(first_of(output), operation))
         return output
 
     def do(
@@ -121,21 +137,24 @@ class Sampled:
 
     def sample(self, tensor: BackendTensor, operation: OpRecord) -> BackendTensor:
         """Values at places that depend on the small model's shape alone."""
-        shape, axes = operation.outputs[0]
-        batch = tuple(tensor.shape)[:1] if shape and 0 not in axes else ()
-        dense = (*batch, *shape[len(batch) :])
-        small = self._kept.shape(dense, axes)
-        total = math.prod(small)
         kind = keras.backend.standardize_dtype(tensor.dtype)
-        is_float = "float" in kind
-        if not is_float or not total:
+        shape, axes = operation.outputs[0]
+        if self._sizes_as_traced:
+            batch = tuple(tensor.shape)[:1] if shape and 0 not in axes else ()
+            dense = (*batch, *shape[len(batch) :])
+        else:
+            here = tuple(tensor.shape)
+            dense = tuple(n if axis in axes else here[axis] for axis, n in enumerate(shape))
+        small = self._kept.shape(dense, axes)
+        if "float" not in kind or not math.prod(small):
             nothing: BackendTensor = keras.ops.zeros((0,))
             return nothing
         places = self._move(places_in(small, SAMPLES_EACH), axes)
         shape_here = self.shape_of(dense, small)
         index = np.ravel_multi_index(places, shape_here) if small else np.zeros(1, np.int64)
-        values = keras.ops.take(keras.ops.reshape(tensor, (-1,)), index.astype(np.int32), axis=0)
-        sample: BackendTensor = values if kind == "float64" else keras.ops.cast(values, "float32")
+        values = pick_flat(tensor, index)
+        as_is = kind in ("float32", "float64")
+        sample: BackendTensor = values if as_is else keras.ops.cast(values, "float32")
         return sample
 
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
@@ -151,14 +170,33 @@ class Sampled:
         return tuple(places)
 
 
+Silent = Mapping[int, Mapping[tuple[str, int], Mask]]
+"""Call -> weight (name, axis) that the twin leaves alone -> the operand that it changes instead."""
+
+
 class MaskedTwin(Sampled):
-    """Runs the dense model as if the removed channels were not there."""
+    """Runs the dense model as if the removed channels were not there.
+
+    Args:
+        operations: the calls of the trace.
+        kept: which units stay.
+        stand_ins: call -> a layer of the kept channels alone, for those that mix channels.
+        silent: operands to change beside those that the trace names.
+        sizes_as_traced: as for ``Sampled``.
+    """
 
     def __init__(
-        self, operations: Sequence[OpRecord], kept: Kept, stand_ins: Mapping[int, Operation]
+        self,
+        operations: Sequence[OpRecord],
+        kept: Kept,
+        stand_ins: Mapping[int, Operation],
+        silent: Silent | None = None,
+        *,
+        sizes_as_traced: bool = True,
     ) -> None:
-        super().__init__(operations, kept)
+        super().__init__(operations, kept, sizes_as_traced=sizes_as_traced)
         self._stand_ins = stand_ins
+        self._silent = silent or {}
 
     def do(
         self,
@@ -172,8 +210,8 @@ class MaskedTwin(Sampled):
             if not isinstance(layer, Layer):  # it takes what it is given
                 layer = site.operation
             return self._on_kept_channels(operation, layer, arguments, keywords)
-        if operation.masks:
-            ignoring = partial(self._ignoring, operation.masks)
+        if masks := [*operation.masks, *self._silent.get(site.index, {}).values()]:
+            ignoring = partial(self._ignoring, masks)
             arguments, keywords = with_tensors(operation, arguments, keywords, ignoring)
         return call_layer(site.operation, arguments, keywords)
 
@@ -182,7 +220,7 @@ class MaskedTwin(Sampled):
         for mask in masks:
             if mask.operand == number and not self._kept.stays[mask.units].all():
                 stays = self._kept.along_axis(mask.units, len(tensor.shape), mask.axis)
-                masked = keras.ops.where(stays, masked, keras.ops.zeros_like(masked))
+                masked = keras.ops.where(stays, masked, 0)
         set_mask(masked, mask_of(tensor))
         return masked
 
@@ -203,7 +241,7 @@ class MaskedTwin(Sampled):
         output = call_layer(layer, arguments, keywords)
         flat = [
             self._kept.expand(tensor, axes)
-            for tensor, (_, axes) in zip(keras.tree.flatten(output), operation.outputs, strict=True)
+            for tensor, (_, axes) in zip(flatten(output), operation.outputs, strict=True)
         ]
         set_mask(flat[0], padding[0])
         return keras.tree.pack_sequence_as(output, flat)
@@ -220,6 +258,12 @@ class MaskedTwin(Sampled):
         )
 
 
+def first_of(output: object) -> BackendTensor:
+    """The first tensor that a call gave."""
+    tensors = [output] if hasattr(output, "shape") else flatten(output)
+    return cast("BackendTensor", tensors[0])
+
+
 def with_tensors(
     operation: OpRecord,
     arguments: Sequence[object],
@@ -227,8 +271,10 @@ def with_tensors(
     change: Callable[[int, BackendTensor], BackendTensor],
 ) -> tuple[list[object], dict[str, object]]:
     """The arguments of a call with its tensors changed; ``change`` is told which tensor it is."""
+    if len(arguments) == 1 and not keywords and hasattr(arguments[0], "shape"):
+        return [change(0, cast("BackendTensor", arguments[0]))], {}
     structure = [list(arguments), keywords]
-    flat = list(keras.tree.flatten(structure))
+    flat = list(flatten(structure))
     for number, slot in enumerate(operation.slots):
         flat[slot] = change(number, flat[slot])
     changed = keras.tree.pack_sequence_as(structure, flat)
@@ -243,12 +289,13 @@ class SideBySide(MaskedTwin):
         operations: Sequence[OpRecord],
         kept: Kept,
         stand_ins: Mapping[int, Operation],
+        silent: Silent,
         calls: Mapping[str, Operation],
-        changes: Changes,
+        sizes: Changes,
     ) -> None:
-        super().__init__(operations, kept, stand_ins)
+        super().__init__(operations, kept, stand_ins, silent)
         self._calls = calls
-        self._changes = changes
+        self._sizes = sizes
         self.begin()
 
     def begin(self) -> None:
@@ -269,9 +316,9 @@ class SideBySide(MaskedTwin):
         # What a layer's code calls that is no layer itself is the same in both.
         layer = self._calls.get(site.path, site.operation)
         less, options = with_tensors(operation, arguments, keywords, compress)
-        less = with_positions(layer, less, self._changes.get(site.path, ()))
-        theirs = keras.tree.flatten(call_layer(layer, less, options))
-        for mine, other in zip(keras.tree.flatten(output), theirs, strict=True):
+        less = with_positions(layer, less, self._sizes.get(site.path, ()))
+        theirs = flatten(call_layer(layer, less, options))
+        for mine, other in zip(flatten(output), theirs, strict=True):
             self._theirs[id(mine)] = other
         self._their_samples.append(self._theirs_sampled.sample(theirs[0], operation))
         return output

@@ -19,6 +19,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import frozen_side
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
+from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site
 from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
@@ -238,11 +239,11 @@ def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[lis
         return item
 
     def step(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
-        given, options = keras.tree.map_structure(spec, (list(arguments), keywords))
+        given, options = map_structure(spec, (list(arguments), keywords))
         made = site.operation.compute_output_spec(*given, **options)
-        if any(None in tensor.shape for tensor in keras.tree.flatten(made)):
+        if any(None in tensor.shape for tensor in flatten(made)):
             made = infer(site.operation, *given, **options)
-        found.append([tuple(tensor.shape) for tensor in keras.tree.flatten(made)])
+        found.append([tuple(tensor.shape) for tensor in flatten(made)])
         return made
 
     OpInterpreter(step).run(model, inputs)

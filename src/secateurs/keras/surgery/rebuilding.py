@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,18 +13,23 @@ import numpy as np
 from secateurs.channels.cut import Cut
 from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.internals import (
+    NOT_PLAIN,
     Layer,
     Operation,
     accepts_training,
+    add_plainly,
     begin_graph_,
+    copy_unbuilt,
     graph_of,
     infer,
     is_model,
     is_subclassed,
     nodes_of,
+    only_computes,
     plain_class,
 )
 from secateurs.keras.model.layer_tree import attributes_of, named_children, path_below
+from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import (
     ModelTensor,
     layers_by_path,
@@ -45,6 +51,7 @@ from secateurs.keras.surgery.functions import (
     all_sublayers,
     config_of_others,
     copy_torch_module,
+    holds_functions,
     own_objects,
     put_functions_,
     with_functions,
@@ -61,6 +68,9 @@ from secateurs.keras.tracing.symbolic import RECORDING
 Make = Callable[[str, Operation], Sequence[Operation]]
 """(path, layer) -> the layers to call in its place, one after the other."""
 
+
+Patterns = dict[tuple[type, str], Operation]
+"""(class, configuration but for the name) -> a layer that was just made, to be copied."""
 
 Dtype = Callable[[str], str]
 """The name of a layer's type -> that of the type it is to have in a copy."""
@@ -151,6 +161,7 @@ class Copies:
         self._changes = by_owner(cut.sizes)
         self._blank = Blank()
         self._made: dict[int, Operation] = {}
+        self._patterns: Patterns = {}
 
     def of(self, layer: Operation, path: str) -> Operation:
         """What a layer becomes."""
@@ -193,7 +204,9 @@ class Copies:
                 return [self.of(inner, paths.get(id(inner), f"{path}.{name}"))]
 
             return rebuild(layer, make, None, self._inputs_of(layer, path))
-        made = rebuild_layer(layer, path, self._changes, self._dtype, self._activation)
+        made = rebuild_layer(
+            layer, path, self._changes, self._dtype, self._activation, self._patterns
+        )
         return self._blank.blank(made)
 
     def _activation(self, layer: Layer, path: str) -> Layer:
@@ -313,7 +326,7 @@ class _Rebuilding:
             return self._sequential(model, inputs[0])
         known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
-            outputs = keras.tree.flatten(self._call(node, known))
+            outputs = flatten(self._call(node, known))
             known.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
 
         def find(tensor: keras.KerasTensor) -> keras.KerasTensor:
@@ -342,7 +355,10 @@ class _Rebuilding:
         result: object = None
         made = self._layers(operation, called_on)
         for number, layer in enumerate(made):
-            result = layer(*arguments, **keywords) if number == 0 else layer(result)
+            given, options = (arguments, keywords) if number == 0 else ([result], {})
+            result = add_plainly(layer, given, options)
+            if result is NOT_PLAIN:
+                result = layer(*given, **options)
         return result if made else arguments[0]
 
     def _layers(
@@ -377,6 +393,7 @@ def rebuild_layer(
     changes: Changes | None = None,
     dtype: Dtype | None = None,
     remake: Remake | None = None,
+    patterns: Patterns | None = None,
 ) -> Operation:
     """A new layer (or operation) of the same class and configuration, but for some sizes.
 
@@ -386,6 +403,7 @@ def rebuild_layer(
         changes: of sizes, by path.
         dtype: as for ``cut_copy``.
         remake: what becomes of layers that are another's activation; None copies them as they are.
+        patterns: layers made before, which those of the same configuration are copied from.
 
     Raises:
         ModelError: it cannot be made from its configuration.
@@ -393,9 +411,13 @@ def rebuild_layer(
     if isinstance(layer, keras.layers.TorchModuleWrapper):
         return copy_torch_module(layer)
     try:
+        config = with_sizes(_config_of(layer), path, changes or {}, layer)
+        config = config if dtype is None else _with_dtypes(config, dtype)
+        if (
+            alike := _copy_pattern(config, layer, {} if patterns is None else patterns)
+        ) is not None:
+            return alike
         with keras.saving.custom_object_scope(own_objects(layer)):
-            config = with_sizes(_config_of(layer), path, changes or {}, layer)
-            config = config if dtype is None else _with_dtypes(config, dtype)
             if isinstance(layer, keras.layers.Lambda):
                 return type(layer)(**with_own_function(config, layer))
             new = _from_config(config, layer, path, remake or _copy_whole)
@@ -414,6 +436,31 @@ def rebuild_layer(
     name_alike_(layer, new, dtype)
     name_alike_(layer, fresh, dtype)
     carry_learned_(layer, new, path, fresh)
+    return new
+
+
+def _copy_pattern(
+    config: Mapping[str, object], layer: Operation, patterns: Patterns
+) -> Operation | None:
+    """A layer of this configuration, copied of one that was made before; None where it may not be.
+
+    Args:
+        config: of the new layer.
+        layer: the old one.
+        patterns: those made before; one more is added.
+    """
+    if not only_computes(layer) or holds_functions(layer) or may_learn(layer):
+        return None
+    try:
+        key = type(layer), json.dumps({**config, "name": ""})
+    except TypeError:  # something that its own constructor has to be given
+        return None
+    if key not in patterns:
+        with keras.saving.custom_object_scope(own_objects(layer)):
+            patterns[key] = type(layer).from_config(dict(config))
+    new = copy_unbuilt(patterns[key], str(config["name"]))
+    if new is not None:
+        name_alike_(layer, new)
     return new
 
 
@@ -582,6 +629,7 @@ class Blank:
 
     def __init__(self) -> None:
         self._initialisers: list[tuple[Layer, str, keras.initializers.Initializer]] = []
+        self._zeros = Zeros()
 
     def blank(self, layer: Layer) -> Layer:
         """The layer, with zeros for initialisers, in the layers inside it too."""
@@ -589,11 +637,11 @@ class Blank:
             for name, value in list(vars(inner).items()):
                 if isinstance(value, keras.initializers.Initializer):
                     self._initialisers.append((inner, name, value))
-                    setattr(inner, name, Zeros())
+                    vars(inner)[name] = self._zeros
         return layer
 
     def restore(self) -> None:
         """Give every layer its own initialisers back."""
         for layer, name, value in self._initialisers:
-            setattr(layer, name, value)
+            vars(layer)[name] = value
         self._initialisers.clear()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.cut import TensorCut
+from secateurs.keras.internals import present_numbers
 from secateurs.keras.protocols import BackendTensor
 
 
@@ -16,7 +16,9 @@ def slice_tensor(tensor: BackendTensor, cut: TensorCut | None) -> NDArray[np.gen
     A copy in any case: on JAX a variable takes the very array it is given, and training one model
     would free the other's.
     """
-    values = np.asarray(keras.ops.convert_to_numpy(tensor))
-    for axis in sorted(cut.removed) if cut is not None else ():
-        values = np.take(values, cut.list_kept(axis), axis=axis)  # type: ignore[union-attr]
-    return np.array(values)
+    values = present_numbers(tensor)
+    if cut is None or not cut.removed:
+        return np.array(values)
+    for axis in sorted(cut.removed):
+        values = np.take(values, cut.list_kept(axis), axis=axis)
+    return values

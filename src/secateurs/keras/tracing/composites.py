@@ -32,6 +32,7 @@ from secateurs.keras.internals import (
     mask_of,
 )
 from secateurs.keras.model.layer_tree import named_children, path_below
+from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.protocols import Node
 from secateurs.keras.tracing.rule_table import rule_for
 from secateurs.keras.tracing.symbolic import RECORDING, Calls, calls_in
@@ -103,7 +104,7 @@ def _open_layer(
     if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
         # What is found at one number of steps is looked up at every other.
         return "how many steps it goes is open; give its Input their number"
-    specs = keras.tree.map_structure(_spec_of, [list(arguments), dict(keywords)])
+    specs = map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
         specs[1]["training"] = False
     before = len(losses_of(layer))
@@ -114,13 +115,13 @@ def _open_layer(
     seen = calls_in(layer.call, specs[0], specs[1], [layer], inside, beside, is_masked)
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
-    given = [item for item in keras.tree.flatten(specs) if isinstance(item, keras.KerasTensor)]
+    given = [item for item in flatten(specs) if isinstance(item, keras.KerasTensor)]
     if isinstance(seen, str):
         return seen
     if added or len(given) != len(seen.inputs):
         return "its code adds losses" if added else "its code is given tensors in other structures"
     expected = [tuple(tensor.shape) for tensor in node.outputs]
-    received = [tuple(tensor.shape) for tensor in keras.tree.flatten(seen.outputs)]
+    received = [tuple(tensor.shape) for tensor in flatten(seen.outputs)]
     if not _fit(expected, received):
         return "its code gives other shapes than it says"
     whole = {id(inner): NOT_REGISTERED for inner in beside if is_composite(inner)}
@@ -182,7 +183,7 @@ def _fit(expected: Sequence[Sequence[int | None]], received: Sequence[Sequence[i
 
 def tensors_in(arguments: Sequence[object], keywords: Mapping[str, object]) -> list[object]:
     """The values or tensors of a call, in the order of ``Calls.inputs``."""
-    flat = keras.tree.flatten([list(arguments), dict(keywords)])
+    flat = flatten([list(arguments), dict(keywords)])
     return [item for item in flat if _spec_of(item) is not item]
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.keras.internals import (
+    NOT_PLAIN,
     Layer,
     Operation,
     accepts_training,
+    call_plainly,
     graph_of,
     is_model,
     mask_of,
@@ -26,6 +28,7 @@ from secateurs.keras.internals import (
     set_mask,
 )
 from secateurs.keras.model.layer_tree import path_below, snake_case
+from secateurs.keras.model.nested import flatten
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.composites import open_layer, paths_inside, tensors_in
 from secateurs.keras.tracing.symbolic import Calls, Enter
@@ -114,7 +117,7 @@ class OpInterpreter:
     ) -> list[object]:
         self._index = site.index
         results = self._step(site, arguments, keywords)
-        return list(keras.tree.flatten(results))
+        return list(flatten(results))
 
     def _through_calls(
         self, layer: Layer, path: str, seen: Calls, tensors: Sequence[object]
@@ -136,7 +139,7 @@ class OpInterpreter:
             site = Site(number, inner_path, operation, layer, closed, written, number - begin)
             return self._run_step(site, arguments, keywords)
 
-        return list(keras.tree.flatten(seen.run(tensors, call)))
+        return list(flatten(seen.run(tensors, call)))
 
 
 def inputs_of(model: keras.Model, given: object) -> list[object]:
@@ -146,7 +149,7 @@ def inputs_of(model: keras.Model, given: object) -> list[object]:
         names = [tensor.name for tensor in inputs]
         if set(names) <= set(given):
             return [given[name] for name in names]
-    return list(keras.tree.flatten(given))
+    return list(flatten(given))
 
 
 def call_layer(
@@ -156,13 +159,13 @@ def call_layer(
     options = dict(keywords)
     if accepts_training(operation):
         options["training"] = False
-    given: object = operation(*arguments, **options)
-    return given
+    given = call_plainly(operation, arguments, options)
+    return operation(*arguments, **options) if given is NOT_PLAIN else given
 
 
 def first_tensor(arguments: Sequence[object], keywords: Mapping[str, object]) -> BackendTensor:
     """The tensor that a call on real tensors is given first."""
-    tensor: BackendTensor = keras.tree.flatten([list(arguments), dict(keywords)])[0]
+    tensor: BackendTensor = flatten([list(arguments), dict(keywords)])[0]
     return tensor
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import keras
-
 from secateurs.keras.internals import Layer, Operation
 from secateurs.keras.model.layer_tree import named_children, path_below
+from secateurs.keras.model.nested import flatten
 from secateurs.keras.tracing.op_record import Value, values_in
 
 
@@ -58,7 +57,7 @@ class Call:
     @property
     def operands(self) -> list[Value]:
         """Everything it computes with: values, and constants as values without channels."""
-        flat = keras.tree.flatten([self.arguments, dict(self.keywords)])
+        flat = flatten([self.arguments, dict(self.keywords)])
         return [
             item if isinstance(item, Value) else Value(item, why=f"a constant in {self}")
             for item in flat

@@ -10,6 +10,7 @@ import keras
 from secateurs.channels.equations import Ids
 from secateurs.channels.tensors import Mask
 from secateurs.keras.internals import Operation
+from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import ModelTensor
 
 NO_CHANNEL = "values that carry no channels"
@@ -74,6 +75,8 @@ class OpRecord:
         inputs: for each of these, its shape and the units along its axes.
         outputs: likewise, for each tensor it gave.
         masks: operands the masked twin changes.
+        reading: weight's name and axis -> what of an operand it reads by that axis, so that the
+            twin may ignore the operand's removed channels instead of the weight's.
         mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
             channels only.
         call: the layer or operation itself.
@@ -86,6 +89,7 @@ class OpRecord:
     inputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     outputs: list[tuple[tuple[int, ...], Axes]] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
+    reading: dict[tuple[str, int], Mask] = field(default_factory=dict)
     mixes: bool = False
 
 
@@ -110,4 +114,4 @@ class Assumed(NamedTuple):
 
 def values_in(structure: object) -> list[Value]:
     """Every value in nested lists, tuples and dictionaries, in order."""
-    return [item for item in keras.tree.flatten(structure) if isinstance(item, Value)]
+    return [item for item in flatten(structure) if isinstance(item, Value)]

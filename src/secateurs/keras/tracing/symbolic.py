@@ -36,6 +36,7 @@ from secateurs.keras.internals import (
     reads_in_another_type,
 )
 from secateurs.keras.model.layer_tree import named_own_variables
+from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.protocols import BackendTensor, Node
 
 T = TypeVar("T")
@@ -81,9 +82,9 @@ class Calls:
         known |= {id(stands_for): variable for stands_for, variable in self.weights}
         for node in self.nodes:
             arguments, keywords = node.arguments.fill_in(known)
-            results = keras.tree.flatten(call(node, arguments, keywords))
+            results = flatten(call(node, arguments, keywords))
             known.update((id(old), new) for old, new in zip(node.outputs, results, strict=True))
-        given: object = keras.tree.map_structure(lambda x: known.get(id(x), x), self.outputs)
+        given: object = map_structure(lambda x: known.get(id(x), x), self.outputs)
         return given
 
 
@@ -131,8 +132,8 @@ def calls_in(
             fresh[id(item)] = keras.KerasTensor(item.shape, dtype=item.dtype)
         return fresh[id(item)]
 
-    given, options = keras.tree.map_structure(renew, (list(arguments), dict(keywords)))
-    inputs = [x for x in keras.tree.flatten((given, options)) if isinstance(x, keras.KerasTensor)]
+    given, options = map_structure(renew, (list(arguments), dict(keywords)))
+    inputs = [x for x in flatten((given, options)) if isinstance(x, keras.KerasTensor)]
     scope, recording = keras.StatelessScope(), _Recording(is_masked)
     try:
         with ExitStack() as stack:
@@ -237,7 +238,7 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
     def enter(self: keras.Model, inputs: object, *arguments: object, **keywords: object) -> object:
         if not recording.is_here():
             return kind.call(self, inputs, *arguments, **keywords)
-        flat = keras.tree.flatten(inputs)
+        flat = flatten(inputs)
         handed = [Enter(layer, number)(one) for number, one in enumerate(flat)]
         entered = keras.tree.pack_sequence_as(inputs, handed)
         # Told of training, the graph would tell layers too that do not ask.
@@ -260,7 +261,7 @@ def _infer_in_full(layer: Layer, recording: _Recording) -> Iterator[None]:
     kind = type(layer)
 
     def take_constants(self: Layer, *arguments: object, **keywords: object) -> object:
-        given = keras.tree.flatten([arguments, keywords])
+        given = flatten([arguments, keywords])
         if (
             not recording.is_here()
             or not self.variables
@@ -277,13 +278,13 @@ def _infer_in_full(layer: Layer, recording: _Recording) -> Iterator[None]:
             recording.weights.append((kept, item))
             return kept
 
-        return kind.__call__(self, *keras.tree.map_structure(stand_in, arguments), **keywords)
+        return kind.__call__(self, *map_structure(stand_in, arguments), **keywords)
 
     def tell_in_full(self: Layer, *arguments: object, **keywords: object) -> object:
         made = kind.compute_output_spec(self, *arguments, **keywords)
-        given = keras.tree.flatten([arguments, keywords])
+        given = flatten([arguments, keywords])
         specs = [x for x in given if isinstance(x, keras.KerasTensor)]
-        open_ones = any(None in spec.shape for spec in keras.tree.flatten(made))
+        open_ones = any(None in spec.shape for spec in flatten(made))
         if open_ones and not any(None in spec.shape for spec in specs):
             return infer(self, *arguments, **keywords)
         return made
@@ -348,7 +349,7 @@ def cast_inputs(
             return item
         return keras.ops.cast(item, layer.compute_dtype)
 
-    given, options = keras.tree.map_structure(cast, (list(arguments), dict(keywords)))
+    given, options = map_structure(cast, (list(arguments), dict(keywords)))
     return given, options
 
 
@@ -358,7 +359,7 @@ def _collect_calls(
     scope: keras.StatelessScope,
     recording: _Recording,
 ) -> Calls | str:
-    flat = keras.tree.flatten(outputs)
+    flat = flatten(outputs)
     made = [tensor for tensor in flat if isinstance(tensor, keras.KerasTensor)]
     if not made or not all(is_tensor(x) or isinstance(x, keras.KerasTensor) for x in flat):
         return "its code gives something else than tensors that depend on what it is given"

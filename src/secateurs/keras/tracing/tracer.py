@@ -14,6 +14,7 @@ from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
 from secateurs.keras.internals import Operation, Variable, accepts_training, infer, is_tensor
+from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.interpreter import Site
 from secateurs.keras.tracing.op_call import Call
@@ -50,6 +51,8 @@ class Tracer:
         self.operations: list[OpRecord] = []
         self.read: dict[tuple[str, int], ModelTensor] = {}
         """Weights whose removed channels the masked twin takes as zero, by (name, axis)."""
+        self._by_weight: set[tuple[str, int]] = set()
+        """Of these, those that read something which is no operand as it is."""
         self.sizes: dict[tuple[str, str, int | None], tuple[Ids, ...]] = {}
         self.layer_channels: dict[str, Ids] = {}
         """Layer -> the units that its users number as its channels, where no weight says it."""
@@ -78,7 +81,7 @@ class Tracer:
             arguments, keywords = self._with_weights((list(arguments), keywords))
         outputs = self.call(site.path, site.operation, arguments, keywords)
         self._written_in = None
-        flat = keras.tree.flatten([list(arguments), keywords])
+        flat = flatten([list(arguments), keywords])
         operation.slots = [at for at, item in enumerate(flat) if isinstance(item, Value)]
         operation.inputs = [_describe(flat[at]) for at in operation.slots]
         operation.outputs = [_describe(value) for value in values_in(outputs)]
@@ -89,7 +92,7 @@ class Tracer:
 
         In those of constants where there is nothing else: all positions of an embedding.
         """
-        flat = keras.tree.flatten(structure)
+        flat = flatten(structure)
         is_constant = not any(isinstance(item, (Value, Variable)) for item in flat)
 
         def value(item: object) -> object:
@@ -105,7 +108,7 @@ class Tracer:
             spec = keras.KerasTensor(leaf.shape, dtype=leaf.variable.dtype)
             return Value(spec, dict(leaf.axes), f"the weight {leaf.name}", leaf=leaf)
 
-        return cast("T", keras.tree.map_structure(value, structure))
+        return cast("T", map_structure(value, structure))
 
     def call(
         self,
@@ -119,10 +122,10 @@ class Tracer:
         if not accepts_training(layer):  # whoever calls it may say so all the same
             specs[1].pop("training", None)
         made = layer.compute_output_spec(*specs[0], **specs[1])
-        if any(None in spec.shape for spec in keras.tree.flatten(made)):
+        if any(None in spec.shape for spec in flatten(made)):
             # Some layers tell their shape from their configuration alone; their code knows better.
             made = infer(layer, *specs[0], **specs[1])
-        outputs: object = keras.tree.map_structure(Value, made)
+        outputs: object = map_structure(Value, made)
         call = Call(path, layer, arguments, keywords, values_in(outputs))
         self._apply_rule(self, call)
         self._say_where_from(call)
@@ -262,16 +265,46 @@ class Tracer:
 
     # -- notes for what comes after
 
-    def reads(self, leaf: ModelTensor, axis: int) -> None:
-        """Along this axis a weight reads channels; the masked twin ignores removed ones."""
+    def reads(
+        self, leaf: ModelTensor, axis: int, call: Call | None = None, of: Place | None = None
+    ) -> None:
+        """Along this axis a weight reads channels; the masked twin ignores removed ones.
+
+        Args:
+            leaf: the weight.
+            axis: of the weight.
+            call: the present one.
+            of: the axis of one of its operands that is read, if it is read as it is and this is all
+                that the weight's axis does; None where that is not so.
+        """
         place = Place(leaf, axis)
-        self.read[leaf.name, place.at] = leaf
+        key = leaf.name, place.at
+        self.read[key] = leaf
         self.play(place, Role.INPUT)
+        mask = None if call is None or of is None or self._inside else _mask_of(call, of)
+        if mask is None:
+            self._by_weight.add(key)
+        else:
+            self.operations[-1].reading[key] = mask
+
+    def reading(self) -> dict[tuple[str, int], list[tuple[int, Mask]]]:
+        """Weights (by name and axis) -> the operands (call, which) that they read, all of them.
+
+        Those that also read something else are left out.
+        """
+        find: dict[tuple[str, int], list[tuple[int, Mask]]] = {}
+        for number, operation in enumerate(self.operations):
+            for key, mask in operation.reading.items():
+                if key not in self._by_weight:
+                    find.setdefault(key, []).append((number, mask))
+        return find
 
     def silences(self, leaf: ModelTensor | None, axis: int) -> None:
         """The masked twin takes the weight as zero at removed channels, which makes these zero."""
         if leaf is not None:
-            self.read[leaf.name, Place(leaf, axis).at] = leaf
+            key = leaf.name, Place(leaf, axis).at
+            self.read[key] = leaf
+            self._by_weight.add(key)
 
     def mask(self, call: Call, value: Value, axis: int) -> None:
         """The masked twin ignores the removed channels of this operand here."""
@@ -329,6 +362,13 @@ class Tracer:
         self.contractions.append(Contraction(layer, Product(constant, followed)))
 
 
+def _mask_of(call: Call, of: Place) -> Mask | None:
+    """The channels of an operand as what a masked twin may change; None where it is not one."""
+    operands = [number for number, known in enumerate(call.inputs) if known is of.thing]
+    units = of.thing.axes.get(of.at)
+    return None if len(operands) != 1 or units is None else Mask(operands[0], of.at, units)
+
+
 def _describe(value: Value) -> tuple[tuple[int, ...], Axes]:
     return value.shape, dict(value.axes)
 
@@ -336,7 +376,5 @@ def _describe(value: Value) -> tuple[tuple[int, ...], Axes]:
 def _with_specs(structure: T) -> T:
     return cast(
         "T",
-        keras.tree.map_structure(
-            lambda item: item.spec if isinstance(item, Value) else item, structure
-        ),
+        map_structure(lambda item: item.spec if isinstance(item, Value) else item, structure),
     )

@@ -9,26 +9,14 @@ proven on the full ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from secateurs.channels.smaller_images import smaller_sides
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 from secateurs.pytorch.tracing.op_record import OpRecord
-
-STEP = 32
-"""Sides are multiples of this: most networks halve their images five times."""
-
-SHARE = 0.4
-"""Of a side, at least this stays."""
-
-SMALLEST_MAP = 3
-"""No map gets smaller than this."""
-
-WORTH_IT = 0.6
-"""Images of more than this share of the pixels are not worth a try of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +47,11 @@ def crop_images(example_inputs: object, operations: Sequence[OpRecord]) -> Small
     if len(sides) != 1 or not all(t.dim() == 4 and t.is_floating_point() for t in tensors):
         return None
     full = next(iter(sides))
-    small = tuple(min(side, STEP * math.ceil(SHARE * side / STEP)) for side in full)
-    if min(small) < STEP or math.prod(small) > WORTH_IT * math.prod(full):
-        return None
-    shares = [new / old for new, old in zip(small, full, strict=True)]
-    if any(_is_too_small(operation, shares) for operation in operations):
+    maps = [
+        shape[2:] for operation in operations for shape, _ in operation.outputs if len(shape) == 4
+    ]
+    small = smaller_sides(full, maps)
+    if small is None:
         return None
     starts = [(old - new) // 2 for new, old in zip(small, full, strict=True)]
 
@@ -73,13 +61,3 @@ def crop_images(example_inputs: object, operations: Sequence[OpRecord]) -> Small
 
     text = f"{small[0]} x {small[1]} of {full[0]} x {full[1]}"
     return SmallerImages(map_tensors(example_inputs, crop), text)
-
-
-def _is_too_small(operation: OpRecord, shares: Sequence[float]) -> bool:
-    """Whether a map, larger than one pixel, would get too small."""
-    for shape, _ in operation.outputs:
-        if len(shape) == 4 and min(shape[2:]) > 1:
-            sides = zip(shape[2:], shares, strict=True)
-            if min(side * share for side, share in sides) < SMALLEST_MAP - 0.5:
-                return True
-    return False

@@ -53,7 +53,9 @@ def _ignore(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
             tracer.play(other, Role.INPUT)
     place = (weights or given or list(places))[0]
     if isinstance(place.thing, ModelTensor):
-        tracer.reads(place.thing, place.axis)
+        tracer.reads(
+            place.thing, place.axis, call, given[0] if len(places) == 2 and given else None
+        )
     else:
         tracer.mask(call, place.thing, place.axis)
 
@@ -134,7 +136,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
             tracer.unify([Place(kernel, -1)]),
         ]
         made = counted[1]
-        tracer.reads(kernel, -2)
+        tracer.reads(kernel, -2, call, Place(x, channel))
     else:
         made, counted = _wire_groups(tracer, call, kernel, channel)
     tracer.play(Place(kernel, -1), Role.FILTER)
@@ -195,7 +197,7 @@ def transposed_convolution(tracer: Tracer, call: Call) -> None:
     tracer.freeze_known(x, f"{call} slides over it", _space(x, channel))
     read = tracer.unify([Place(x, channel), Place(kernel, -1)])
     made = tracer.unify([Place(kernel, -2)])
-    tracer.reads(kernel, -1)
+    tracer.reads(kernel, -1, call, Place(x, channel))
     tracer.play(Place(kernel, -2), Role.FILTER)
     tracer.counts(call.path, "filters", made)
     positions = math.prod(x.shape) // x.shape[channel]

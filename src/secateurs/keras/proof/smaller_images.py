@@ -1,0 +1,65 @@
+"""Smaller images for a proof: which channel goes where does not depend on how large they are.
+
+The sizes are those of PyTorch's proof, and so is what makes it count: both models make exactly the
+calls that were traced, and no map gets smaller than three by three. A model that says how large its
+images have to be, or whose layers' code is gone through, is proven on the full ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.smaller_images import smaller_sides
+from secateurs.keras.tracing.composites import is_composite
+from secateurs.keras.tracing.op_record import OpRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerImages:
+    """Example inputs whose images are cropped.
+
+    Attributes:
+        arrays: as the model takes them, flat.
+        text: '96 x 96 of 224 x 224'.
+    """
+
+    arrays: list[NDArray[np.generic]]
+    text: str
+
+
+def crop_images(
+    arrays: Sequence[NDArray[np.generic]], operations: Sequence[OpRecord]
+) -> SmallerImages | None:
+    """The middle of the images, where the inputs are images alone, and large ones.
+
+    Args:
+        arrays: as they were traced.
+        operations: of that trace.
+
+    Returns:
+        None where there is nothing to crop.
+    """
+    if not arrays or not all(array.ndim == 4 and array.dtype.kind == "f" for array in arrays):
+        return None
+    if any(is_composite(operation.call) for operation in operations):
+        return None  # its code may ask for sizes, and the model is run as a whole as well
+    # Images have fewer channels than pixels along a side, wherever these are.
+    first = 1 if all(array.shape[3] < min(array.shape[1:3]) for array in arrays) else 2
+    sides = {array.shape[first : first + 2] for array in arrays}
+    if len(sides) != 1:
+        return None
+    full = next(iter(sides))
+    maps = [
+        shape[first : first + 2] for op in operations for shape, _ in op.outputs if len(shape) == 4
+    ]
+    small = smaller_sides(full, maps)
+    if small is None:
+        return None
+    top, left = ((old - new) // 2 for old, new in zip(full, small, strict=True))
+    middle = (slice(None),) * first + (slice(top, top + small[0]), slice(left, left + small[1]))
+    text = f"{small[0]} x {small[1]} of {full[0]} x {full[1]}"
+    return SmallerImages([np.ascontiguousarray(array[middle]) for array in arrays], text)
