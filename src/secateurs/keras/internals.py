@@ -51,6 +51,7 @@ __all__ = [
     "Functional",
     "GetItem",
     "Layer",
+    "LayerPattern",
     "NOT_PLAIN",
     "Operation",
     "SeedGenerator",
@@ -62,7 +63,6 @@ __all__ = [
     "call_plainly",
     "compile_arguments_of",
     "compile_function",
-    "copy_unbuilt",
     "device",
     "exclude_from_decay_",
     "find_classes",
@@ -435,45 +435,61 @@ def _only_computes(kind: type[Layer]) -> bool:
     )
 
 
-def copy_unbuilt(layer: Operation, name: str) -> Layer | None:
-    """A layer like one that was just made and does nothing yet, without running its constructor.
+class LayerPattern:
+    """Makes layers like one that was just made and does nothing yet, without their constructor.
 
     Keras asks its constructors for their signatures, and watches each attribute, so a network's
     hundred layers of five kinds take as long to make as to run.
 
     Args:
-        layer: unchanged; just made, not called.
-        name: of the copy.
-
-    Returns:
-        None where the class or what the layer holds is not known to be as simple as that.
+        layer: just made, not called, and never to be.
     """
-    if not _is_plain(layer) or layer._inbound_nodes:
-        return None
-    stores = {kind: [] for kind in layer._tracker.config}  # type: ignore[var-annotated]
-    if any(store for _, store in layer._tracker.config.values()):
-        return None
-    tracker = Tracker(
-        {kind: (test, stores[kind]) for kind, (test, _) in layer._tracker.config.items()},
-        exclusions=layer._tracker.exclusions,
-    )
-    tracker.locked = layer._tracker.locked
-    tracker._lock_violation_msg = layer._tracker._lock_violation_msg
-    known: dict[int, object] = {
-        id(old): stores[kind] for kind, (_, old) in layer._tracker.config.items()
-    }
-    new: Layer = object.__new__(type(layer))
-    known |= {id(layer): new, id(layer._tracker): tracker}
-    held = {key: _copy_held(value, known, tracker) for key, value in vars(layer).items()}
-    # PyTorch's view of the variables: of none, yet.
-    parts = cast("dict[str, Sequence[object]]", held.get("_modules") or {})
-    if any(value is NOT_PLAIN for value in held.values()) or any(map(len, parts.values())):
-        return None
-    vars(new).update(held)
-    vars(new)["name"] = name
-    for key, part in parts.items():
-        parts[key] = type(part)()
-    return new
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._shared: dict[str, object] = {}
+        held = None if self._is_more_than_plain() else self._copy(vars(layer), object())
+        self.is_simple = held is not None
+        """Whether the class, and what the layer holds, is known to be as simple as that."""
+        if held is not None:
+            known = vars(layer)
+            self._shared = {key: one for key, one in held.items() if one is known[key]}
+
+    def copy(self, name: str) -> Layer:
+        """A layer of this name; the pattern has to be simple."""
+        new: Layer = object.__new__(type(self._layer))
+        mine = {key: one for key, one in vars(self._layer).items() if key not in self._shared}
+        vars(new).update(self._shared)
+        vars(new).update(self._copy(mine, new) or {})
+        vars(new)["name"] = name
+        return new
+
+    def _is_more_than_plain(self) -> bool:
+        layer = self._layer
+        stores = layer._tracker.config.values() if isinstance(layer, Layer) else ()
+        called = bool(layer._inbound_nodes)
+        return not _is_plain(layer) or called or any(store for _, store in stores)
+
+    def _copy(self, held: Mapping[str, object], new: object) -> dict[str, object] | None:
+        """These attributes for a new layer; None where one of them is not understood."""
+        config = self._layer._tracker.config
+        stores: dict[str, list[object]] = {kind: [] for kind in config}
+        tracker = Tracker(
+            {kind: (test, stores[kind]) for kind, (test, _) in config.items()},
+            exclusions=self._layer._tracker.exclusions,
+        )
+        tracker.locked = self._layer._tracker.locked
+        tracker._lock_violation_msg = self._layer._tracker._lock_violation_msg
+        known: dict[int, object] = {id(old): stores[kind] for kind, (_, old) in config.items()}
+        known |= {id(self._layer): new, id(self._layer._tracker): tracker}
+        made = {key: _copy_held(value, known, tracker) for key, value in held.items()}
+        # PyTorch's view of the variables: of none, yet.
+        parts = cast("dict[str, Sequence[object]]", made.get("_modules") or {})
+        if any(value is NOT_PLAIN for value in made.values()) or any(map(len, parts.values())):
+            return None
+        for key, part in parts.items():
+            parts[key] = type(part)()
+        return made
 
 
 def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> object:

@@ -48,6 +48,9 @@ class BackendTensor(Protocol):
 class CallArguments(Protocol):
     """The arguments of a call in a graph, with ``keras.KerasTensor`` in the places of tensors."""
 
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
+
     def fill_in(
         self, tensor_dict: Mapping[int, object]
     ) -> tuple[Sequence[object], dict[str, object]]:

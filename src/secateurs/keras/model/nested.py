@@ -6,10 +6,14 @@ longer than most rules do. The plain ones are gone through here; of any other it
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import keras
+
+from secateurs.keras.protocols import Node
+
+T = TypeVar("T")
 
 
 def flatten(structure: object) -> list[Any]:
@@ -43,6 +47,18 @@ def map_structure(function: Callable[[Any], object], structure: object) -> Any:
     if kind is dict:
         return {key: map_structure(function, structure[key]) for key in sorted(structure)}  # type: ignore[call-overload,index]
     return keras.tree.map_structure(function, structure)
+
+
+def fill_in(node: Node, known: Mapping[int, T]) -> tuple[Any, dict[str, Any]]:
+    """A call's arguments, with what is known of its tensors (by ``id``) in the places of these."""
+
+    def find(item: object) -> object:
+        return known.get(id(item)) if isinstance(item, keras.KerasTensor) else item
+
+    arguments = node.arguments
+    if len(node.input_tensors) == 1:  # Keras has a short way for these
+        return arguments.fill_in(known)
+    return map_structure(find, arguments.args), map_structure(find, arguments.kwargs)
 
 
 def _is_leaf(item: object) -> bool:

@@ -15,11 +15,11 @@ from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.internals import (
     NOT_PLAIN,
     Layer,
+    LayerPattern,
     Operation,
     accepts_training,
     add_plainly,
     begin_graph_,
-    copy_unbuilt,
     graph_of,
     infer,
     is_model,
@@ -29,7 +29,7 @@ from secateurs.keras.internals import (
     plain_class,
 )
 from secateurs.keras.model.layer_tree import attributes_of, named_children, path_below
-from secateurs.keras.model.nested import flatten
+from secateurs.keras.model.nested import fill_in, flatten
 from secateurs.keras.model.tensors import (
     ModelTensor,
     layers_by_path,
@@ -69,7 +69,7 @@ Make = Callable[[str, Operation], Sequence[Operation]]
 """(path, layer) -> the layers to call in its place, one after the other."""
 
 
-Patterns = dict[tuple[type, str], Operation]
+Patterns = dict[tuple[type, str], LayerPattern]
 """(class, configuration but for the name) -> a layer that was just made, to be copied."""
 
 Dtype = Callable[[str], str]
@@ -343,7 +343,7 @@ class _Rebuilding:
         return plain_class(model)([begin, *made], name=model.name)
 
     def _call(self, node: Node, known: Mapping[int, keras.KerasTensor]) -> object:
-        arguments, keywords = node.arguments.fill_in(known)
+        arguments, keywords = fill_in(node, known)
         operation = node.operation
         changes = self._changes.get(self._paths.get(id(operation), ""), ())
         arguments = with_positions(operation, arguments, changes)
@@ -457,10 +457,11 @@ def _copy_pattern(
         return None
     if key not in patterns:
         with keras.saving.custom_object_scope(own_objects(layer)):
-            patterns[key] = type(layer).from_config(dict(config))
-    new = copy_unbuilt(patterns[key], str(config["name"]))
-    if new is not None:
-        name_alike_(layer, new)
+            patterns[key] = LayerPattern(type(layer).from_config(dict(config)))
+    if not patterns[key].is_simple:
+        return None
+    new = patterns[key].copy(str(config["name"]))
+    name_alike_(layer, new)
     return new
 
 
@@ -608,10 +609,13 @@ class Zeros:
     def __call__(
         self, shape: Sequence[int], dtype: str | None = None, **_: object
     ) -> BackendTensor:
-        zeros: BackendTensor = keras.ops.convert_to_tensor(
-            np.zeros(tuple(shape), np.float32), dtype=dtype
-        )
-        return zeros
+        if keras.backend.backend() == "jax":
+            made: BackendTensor = keras.ops.convert_to_tensor(
+                np.zeros(tuple(shape), np.float32), dtype=dtype
+            )
+        else:
+            made = keras.ops.zeros(tuple(shape), dtype=dtype)
+        return made
 
     def get_config(self) -> dict[str, object]:
         """Nothing to configure; some layers make initialisers anew for the layers inside them."""

@@ -28,7 +28,7 @@ from secateurs.keras.internals import (
     set_mask,
 )
 from secateurs.keras.model.layer_tree import path_below, snake_case
-from secateurs.keras.model.nested import flatten
+from secateurs.keras.model.nested import fill_in, flatten
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.tracing.composites import open_layer, paths_inside, tensors_in
 from secateurs.keras.tracing.symbolic import Calls, Enter
@@ -87,7 +87,7 @@ class OpInterpreter:
         graph = graph_of(model)
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
-            arguments, keywords = node.arguments.fill_in(known)
+            arguments, keywords = fill_in(node, known)
             path = prefix + name_in(model, node.operation)
             results = self._call(node, path, arguments, keywords)
             known.update(
