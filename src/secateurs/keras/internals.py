@@ -71,6 +71,7 @@ __all__ = [
     "gradient_of",
     "graph_of",
     "has_graph",
+    "has_values",
     "inbound_node_of",
     "infer",
     "intercept_calls",
@@ -433,6 +434,16 @@ def _only_computes(kind: type[Layer]) -> bool:
         and kind.__call__ is Layer.__call__
         and passes_mask
     )
+
+
+def has_values(tensor: BackendTensor) -> bool:
+    """Whether a tensor of the backend's is more than a shape that a trace left behind."""
+    kind = keras.backend.backend()
+    if kind == "torch":
+        return str(cast("TorchTensor", tensor).device) != "meta"
+    if kind == "tensorflow":
+        return not import_module("tensorflow").is_symbolic_tensor(tensor)
+    return kind != "jax" or not isinstance(tensor, import_module("jax").core.Tracer)
 
 
 class LayerPattern:

@@ -9,6 +9,7 @@ import numpy as np
 
 from secateurs.errors import MeasurementError
 from secateurs.keras.internals import ConvertToTensor, is_model
+from secateurs.keras.model.code_errors import ClosedCodeError
 from secateurs.keras.model.example_inputs import as_arrays, check_model, pack_inputs
 from secateurs.keras.protocols import Node
 from secateurs.keras.tracing.symbolic import Calls, Enter, calls_in
@@ -38,7 +39,10 @@ def peak_memory(model: keras.Model, example_inputs: object) -> int:
     Raises:
         MeasurementError: its code cannot be followed without data.
     """
-    model = check_model(model)
+    try:
+        model = check_model(model, example_inputs)
+    except ClosedCodeError as error:
+        raise _refusal(model, error.reason) from error
     arrays = as_arrays(example_inputs, model)
     tensors = [keras.KerasTensor(array.shape, dtype=str(array.dtype)) for array in arrays]
     given = pack_inputs(model, tensors)
@@ -46,12 +50,16 @@ def peak_memory(model: keras.Model, example_inputs: object) -> int:
     calls = calls_in(model, [given], {}, inside=inside)
     closed = calls if isinstance(calls, str) else next(iter(calls.closed.values()), "")
     if isinstance(calls, str) or closed:
-        raise MeasurementError(
-            f"{model.name}: peak_memory_mb: expected a model that can be followed without data; "
-            f"{closed}. Ask for params, size_mb or macs."
-        )
+        raise _refusal(model, closed)
     state = sum(int(np.prod(one.shape)) * _itemsize(one.dtype) for one in model.weights)
     return state + _most_alive(calls)
+
+
+def _refusal(model: keras.Model, reason: str) -> MeasurementError:
+    return MeasurementError(
+        f"{model.name}: peak_memory_mb: expected a model that can be followed without data; "
+        f"{reason}. Ask for params, size_mb or macs."
+    )
 
 
 def _most_alive(calls: Calls) -> int:

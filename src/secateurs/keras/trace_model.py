@@ -21,6 +21,7 @@ from secateurs.keras.internals import device, graph_of
 from secateurs.keras.model.example_inputs import (
     as_arrays,
     check_model,
+    closed_code,
     format_inputs,
     input_shapes,
     make_inputs,
@@ -165,11 +166,7 @@ def _step(
 ) -> object:
     """A step of the trace; a subclassed model that stays one call is none."""
     if site.operation is model:
-        raise ModelError(
-            f"{model.name}: expected a model whose call can be followed; received a "
-            f"{type(model).__name__}: {site.closed}. Use keras.ops and layers there, on tensors of "
-            "any framework's; or put that part into a layer of its own, which then stays whole"
-        )
+        raise closed_code(model, site.closed)
     return tracer.step(site, arguments, keywords)
 
 

@@ -19,6 +19,7 @@ from secateurs.keras.internals import (
     is_tensor,
     plain_class,
 )
+from secateurs.keras.model.code_errors import ClosedCodeError, explain, line_of
 from secateurs.keras.model.tensors import named_operations
 
 T = TypeVar("T")
@@ -83,11 +84,23 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
     try:
         begin_graph_(model, _name_specs(given))
     except Exception as error:
+        if line_of(error):  # its own code was reached, and raised
+            raise closed_code(model, explain(error)) from error
         raise ModelError(
             f"{model.name}: expected a model whose call takes one argument: a tensor, or a list or "
             f"dictionary of tensors; that of {kind} raised {type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0][:200]}. Received {format_inputs(given)}"
         ) from error
+
+
+def closed_code(model: keras.Model, reason: str) -> ClosedCodeError:
+    """That a subclassed model has code which nobody can follow, and what to do."""
+    return ClosedCodeError(
+        f"{model.name}: expected a model whose call can be followed; received a "
+        f"{type(model).__name__}: {reason}. Use keras.ops and layers there, on tensors of "
+        "any framework's; or put that part into a layer of its own, which then stays whole",
+        reason,
+    )
 
 
 def _specs_of_build(model: keras.Model) -> object:

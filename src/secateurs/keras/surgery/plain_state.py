@@ -15,7 +15,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.keras.internals import Layer, Operation, SeedGenerator, Variable, is_tensor
+from secateurs.keras.internals import (
+    Layer,
+    Operation,
+    SeedGenerator,
+    Variable,
+    has_values,
+    is_tensor,
+)
 
 _PARTS = (Variable, Layer, Operation, SeedGenerator, keras.KerasTensor)
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), np.generic, np.ndarray, type)
@@ -23,7 +30,7 @@ _LIBRARIES = ("keras", "tensorflow", "torch", "jax")
 
 
 def holds_parts(value: object) -> bool:
-    """Whether a layer, a variable or a tensor of a graph is anywhere inside.
+    """Whether a layer, a variable or a tensor without values is anywhere inside.
 
     >>> holds_parts({"a": [1, 2]}), holds_parts([keras.layers.Dense(2)])
     (False, True)
@@ -31,7 +38,7 @@ def holds_parts(value: object) -> bool:
     waiting, seen = [value], set()
     while waiting:
         item = waiting.pop()
-        if isinstance(item, _PARTS):
+        if isinstance(item, _PARTS) or (is_tensor(item) and not has_values(item)):
             return True
         if id(item) not in seen:
             seen.add(id(item))

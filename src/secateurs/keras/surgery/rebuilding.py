@@ -460,9 +460,7 @@ def _copy_pattern(
             patterns[key] = LayerPattern(type(layer).from_config(dict(config)))
     if not patterns[key].is_simple:
         return None
-    new = patterns[key].copy(str(config["name"]))
-    name_alike_(layer, new)
-    return new
+    return patterns[key].copy(str(config["name"]))
 
 
 def _from_config(

@@ -11,13 +11,10 @@ recordings wait for each other.
 
 from __future__ import annotations
 
-import re
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import keras
@@ -35,6 +32,7 @@ from secateurs.keras.internals import (
     is_tensor,
     reads_in_another_type,
 )
+from secateurs.keras.model.code_errors import explain
 from secateurs.keras.model.layer_tree import named_own_variables
 from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.protocols import BackendTensor, Node
@@ -149,41 +147,8 @@ def calls_in(
                 given, options = cast_inputs(owners[0], given, options)
             outputs = function(*given, **options)
     except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
-        return _refusal(error)
+        return explain(error)
     return _collect_calls(inputs, outputs, scope, recording)
-
-
-def _refusal(error: Exception) -> str:
-    line = _line_of(error)
-    cause = f"{type(error).__name__}: {_message_of(error)[:100]}"
-    return f"its code takes no tensors without data ({cause}{f', at {line}' if line else ''})"
-
-
-def _message_of(error: Exception) -> str:
-    """The first line of what was raised, out of what Keras puts around it at each layer."""
-    text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Error encountered:")[2]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = [line for line in lines if not line.startswith("Exception encountered when calling")]
-    return found[0] if found else ""
-
-
-def _line_of(error: Exception) -> str:
-    """'model.py:12', the innermost line of the model's own code, with what stands there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    package = str(Path(__file__).parents[2])
-    others = [
-        frame
-        for frame in frames
-        if not frame.filename.startswith(("<", package))
-        and not any(f"site-packages/{name}/" in frame.filename for name in _FRAMEWORKS)
-    ]
-    if not others:
-        return ""
-    return f"{Path(others[-1].filename).name}:{others[-1].lineno}, {(others[-1].line or '')[:60]}"
-
-
-_FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "optree")
-"""Packages whose lines say nothing of a model's code."""
 
 
 class Enter(Operation):  # type: ignore[misc]
@@ -232,7 +197,7 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
             given, options = cast_inputs(self, arguments, options)
             return self.call(*given, **options)
         except Exception as error:  # noqa: BLE001 - as above; the layer stays one call then
-            recording.closed[id(self)] = _refusal(error)
+            recording.closed[id(self)] = explain(error)
             return kind.__call__(self, *arguments, **keywords)
 
     def enter(self: keras.Model, inputs: object, *arguments: object, **keywords: object) -> object:
