@@ -71,3 +71,82 @@ def test_shapes_are_inferred_without_data():
     layer.build((None, 8, 8, 3))
     spec = internals.infer(layer, keras.KerasTensor((2, 8, 8, 3)))
     assert tuple(spec.shape) == (2, 6, 6, 4)
+
+
+def test_a_plain_call_gives_what_the_layer_gives():
+    random = np.random.default_rng(0)
+    x = keras.ops.convert_to_tensor(random.normal(size=(2, 5, 5, 4)).astype("float32"))
+    for layer in (L.Conv2D(3, 3, activation="relu"), L.BatchNormalization(), L.Dropout(0.5)):
+        layer.build(x.shape)
+        given = internals.call_plainly(layer, [x], {"training": False, "mask": None})
+        assert given is not internals.NOT_PLAIN
+        expected = keras.ops.convert_to_numpy(layer(x, training=False))
+        assert np.array_equal(keras.ops.convert_to_numpy(given), expected)
+    both = internals.call_plainly(L.Add(), [[x, x]], {})
+    if both is internals.NOT_PLAIN:  # not built
+        both = L.Add()([x, x])
+    assert np.allclose(keras.ops.convert_to_numpy(both), 2 * keras.ops.convert_to_numpy(x))
+
+
+def test_a_plain_call_checks_what_keras_checks():
+    layer = L.Dense(3)
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match="incompatible"):
+        internals.call_plainly(layer, [keras.ops.ones((2, 5))], {})
+
+
+def test_calls_that_are_not_plain_go_the_usual_way():
+    x = keras.ops.ones((2, 3))
+    masked = keras.ops.ones((2, 3, 4))
+    internals.set_mask(masked, keras.ops.ones((2, 3), dtype="bool"))
+    mixed = L.Dense(2, dtype="mixed_float16")
+    mixed.build((None, 3))
+    penalised = L.Dense(2, activity_regularizer="l2")
+    penalised.build((None, 3))
+
+    class Own(L.Dense):
+        pass
+
+    own = Own(2)
+    own.build((None, 3))
+    norm = L.LayerNormalization()
+    norm.build((None, 3, 4))
+    for layer, given in (
+        (mixed, x),
+        (penalised, x),
+        (own, x),
+        (norm, masked),
+        (L.Dense(2), x),  # not built
+        (L.Embedding(4, 2, mask_zero=True), x),
+    ):
+        assert internals.call_plainly(layer, [given], {}) is internals.NOT_PLAIN
+
+
+def test_layers_of_a_pattern_are_apart_and_as_their_constructor_makes_them():
+    pattern = internals.LayerPattern(L.Conv2D(4, 3, kernel_regularizer="l2", name="pattern"))
+    assert pattern.is_simple
+    one, two = pattern.copy("one"), pattern.copy("two")
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, two(one(inputs)))
+    made = L.Conv2D(4, 3, kernel_regularizer="l2", name="one")
+    assert one.get_config() == made.get_config()
+    assert [tuple(v.shape) for v in one.weights] == [(3, 3, 3, 4), (4,)]
+    assert [tuple(v.shape) for v in two.weights] == [(3, 3, 4, 4), (4,)]
+    assert [layer.name for layer in model.layers[1:]] == ["one", "two"]
+    assert one.kernel_initializer is not two.kernel_initializer
+    assert one.input is model.input
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        one.more = keras.Variable(1.0)  # it watches its own attributes, and is built
+    random = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    model.compile("sgd", "mse")
+    before = [w.copy() for w in model.get_weights()]
+    model.fit(random, np.zeros((1, 4, 4, 4)), verbose=0)
+    assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_layers_that_hold_something_are_no_patterns():
+    wrapper = L.TimeDistributed(L.Dense(2))
+    built = L.Dense(2)
+    built.build((None, 3))
+    for layer in (L.Dropout(0.5), L.LSTM(3), wrapper, built):  # a seed, a cell, a layer, weights
+        assert not internals.LayerPattern(layer).is_simple

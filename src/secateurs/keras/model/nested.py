@@ -45,7 +45,8 @@ def map_structure(function: Callable[[Any], object], structure: object) -> Any:
     if kind is list or kind is tuple:
         return kind([map_structure(function, item) for item in structure])  # type: ignore[attr-defined]
     if kind is dict:
-        return {key: map_structure(function, structure[key]) for key in sorted(structure)}  # type: ignore[call-overload,index]
+        made = {key: map_structure(function, structure[key]) for key in sorted(structure)}  # type: ignore[call-overload,index]
+        return {key: made[key] for key in structure}  # type: ignore[attr-defined]
     return keras.tree.map_structure(function, structure)
 
 
