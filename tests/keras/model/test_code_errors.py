@@ -1,0 +1,30 @@
+"""What code raises on tensors without data is told in a line, with the line of the code."""
+
+import keras
+import pytest
+
+from secateurs.keras.model.code_errors import explain, line_of
+
+
+def raised_by(function):
+    with pytest.raises(Exception) as found:  # noqa: PT011 - what it raises is the test's matter
+        function()
+    return found.value
+
+
+def test_the_line_is_that_of_the_users_code():
+    def code():
+        return keras.ops.reshape(keras.ops.ones((2, 3)), (4, 4))  # THIS LINE
+
+    error = raised_by(code)
+    assert "test_code_errors.py:" in line_of(error)
+    assert "THIS LINE" in line_of(error)
+    assert explain(error).startswith("its code takes no tensors without data (")
+
+
+def test_where_no_code_of_the_users_was_reached_there_is_no_line():
+    error = ValueError(
+        "Exception encountered when calling Own.call().\n\n\x1b[1mwrong shape\x1b[0m"
+    )
+    assert line_of(error) == ""
+    assert explain(error) == "its code takes no tensors without data (ValueError: wrong shape)"
