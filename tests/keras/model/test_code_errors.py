@@ -14,11 +14,11 @@ def raised_by(function):
 
 def test_the_line_is_that_of_the_users_code():
     def code():
-        return keras.ops.reshape(keras.ops.ones((2, 3)), (4, 4))  # THIS LINE
+        return keras.ops.reshape(keras.ops.ones((2, 3)), (4, 4))
 
     error = raised_by(code)
     assert "test_code_errors.py:" in line_of(error)
-    assert "THIS LINE" in line_of(error)
+    assert "return keras.ops.reshape" in line_of(error)
     assert explain(error).startswith("its code takes no tensors without data (")
 
 
