@@ -58,7 +58,7 @@ from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.auto_criterion import scores_at_half
 from secateurs.planning.budget import Budget
 from secateurs.planning.damage_curves import Sensitivity
-from secateurs.planning.meeting import meet, needs_trials
+from secateurs.planning.meeting import judge_by_task, meet, needs_trials
 from secateurs.planning.planner import LATENCY_MODEL
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.trials import Trial
@@ -87,7 +87,7 @@ from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
 from secateurs.training.distillation import ImageChange
 from secateurs.training.feed import Augmentation, is_labelled_images
-from secateurs.training.objectives import label_tokens, loss_of
+from secateurs.training.objectives import kind_of_outputs, label_tokens, loss_of
 from secateurs.training.task import LearningTask
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ _TRAINING = instance(
 _STOP = instance(Stop, "a Stop", SecateursError, "Such as stop=secateurs.Stop(rounds=5).")
 _TASK = Kind("a task's name or a LearningTask", lambda value: isinstance(value, str | LearningTask))
 _METRIC = Kind(
-    "a metric's name, or a function of (outputs, targets)",
+    "a metric's name, a function of (outputs, targets), or something of torchmetrics or Keras",
     lambda value: isinstance(value, str) or (callable(value) and not isinstance(value, type)),
 )
 _DISTIL = Kind(
@@ -457,6 +457,8 @@ class Pruned:
     budget=BUDGET,
     criterion=CRITERION.or_none(),
     calibration=DATA_GIVEN,
+    task=_TASK.or_none(),
+    metric=_METRIC.or_none(),
     loss=LOSS,
     repair=FLAG.or_none(),
     distil=_DISTIL,
@@ -486,6 +488,8 @@ def prune(
     criterion: str | Callable[[GroupData], Any] | None = None,
     calibration: Any = None,
     validation: Any = None,
+    task: str | LearningTask | None = None,
+    metric: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     repair: bool | None = None,
     distil: int | str | None = None,
@@ -509,27 +513,25 @@ def prune(
 ) -> Pruned:
     """Trace, allocate, select, cut, prove and repair, all in one.
 
-    With calibration images, unlabelled, each group is cut as far as was measured to cost least, and
-    the weights that stay are fitted to the dense model's outputs. Without, scores alone decide.
+    With calibration images, widths follow measured error curves, and what stays is fitted.
 
     Args:
         model, example_inputs, outputs: as for ``trace``; the model is not changed.
         budget: what may remain. A time is met by timing the result beside the dense model.
-        criterion: ranks channels inside a group; None: structured optimal brain surgery with
-            images, "l1" without; "auto" lets several make this very cut, and takes the best.
+        criterion: ranks channels; None: structured OBS, "l1" without images; "auto": the best.
         calibration: (images, labels), images alone, or batches of such; 512 are plenty.
-        validation: what ``drop`` is told by: as calibration, labelled, or model -> its metric.
+        validation: what ``drop`` is told by: labelled data, or model -> its metric.
+        task, metric: of ``drop``, where it is not of accuracy; as for ``iterate``.
         loss, seed, proof: as for ``score`` and ``apply``; with labels, curves are of this loss.
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
         depth: blocks that go whole, first: a share, number or names; True: weighed against widths.
-        amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
-            ``plan``; the floor is a sixteenth where the allocation is measured.
+        amount and the rest: as for ``plan``; the floor is 1/16 where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.
 
     Raises:
         BudgetError: no cut within the floors meets the budget.
-        DataError: the calibration data cannot be used, or there are none for what was asked.
+        DataError: the data cannot be used, or there are none for what was asked.
 
     Example:
         >>> import torch, secateurs as sec
@@ -548,6 +550,8 @@ def _prune(
     outputs: Outputs | None,
     calibration: Any,
     validation: Any,
+    task: str | LearningTask | None,
+    metric: Any,
     distil: int | str | None,
     augmentation: Augmentation | ImageChange | None,
     output: str | None,
@@ -569,21 +573,12 @@ def _prune(
     example_inputs = example_with_padding(example_inputs, calibration)
     network = trace(model, example_inputs, outputs=outputs)
     effort = Distilling.parse(distil, augmentation)
-    judging = Judging(output, sources, second_domain)
+    judging = Judging(output or kind_of_outputs(task), sources, second_domain)
     joint = depth is True
     request = Request(criterion, loss, repair, effort, judging, seed, proof, uniform, joint)
     wanted = None if budget is None else Budget.of(budget)
     if depth is not None and depth is not True:
-        narrower = wanted is not None or any(planning[name] is not None for name in _AMOUNTS)
-        wanted = None if wanted is None else limit_what_blocks_leave(network, wanted)
-        first = replace(request, distil=None) if narrower else request
-        fewer = remove_depth(model, network, depth, calibration, first)
-        if not narrower:
-            report = report_of(fewer.model)
-            return Pruned(fewer.model, fewer.cut, report, Scores({}, "depth"), (), fewer.order)
-        given = {"model": fewer.model, "budget": wanted, "depth": None}
-        rest = _prune(**{**arguments, **given})
-        return replace(rest, cut=fewer.cut.then(rest.cut), blocks=fewer.order)
+        return _prune_depth_first(network, wanted, request, arguments)
     planning = _without_none({**planning, "skip": layer_names(model, skip)})
     if wanted is not None and wanted.wants_speed and "latency_model" not in planning:
         planning["latency_model"] = profile_network(network, wanted.conditions)
@@ -595,10 +590,27 @@ def _prune(
         return Pruned(small, cut, report_of(small), shop.scores, (), gone)
     latency_model = planning.get("latency_model")
     weigh = partial(written_bytes, example_inputs=network.source.example_inputs)
-    measured_by = (latency_model, validation, weigh)
+    judge = judge_by_task(network, validation, task, metric) if "drop" in wanted.limits else None
+    measured_by = (latency_model, judge, weigh)
     small, chosen, trials = meet(network, wanted, shop.plan, shop.make, *measured_by)
     gone = blocks_that_went(chosen.cut, shop.blocks)
     return Pruned(small, chosen.cut, report_of(small), shop.scores, tuple(trials), gone)
+
+
+def _prune_depth_first(
+    network: Network, wanted: Budget | None, request: Request, arguments: Mapping[str, Any]
+) -> Pruned:
+    """Blocks that go whole, and of what they leave the channels that a budget asks for."""
+    narrower = wanted is not None or any(arguments[name] is not None for name in _AMOUNTS)
+    wanted = None if wanted is None else limit_what_blocks_leave(network, wanted)
+    first = replace(request, distil=None) if narrower else request
+    model, depth = arguments["model"], arguments["depth"]
+    fewer = remove_depth(model, network, depth, arguments["calibration"], first)
+    if not narrower:
+        report = report_of(fewer.model)
+        return Pruned(fewer.model, fewer.cut, report, Scores({}, "depth"), (), fewer.order)
+    rest = _prune(**{**arguments, "model": fewer.model, "budget": wanted, "depth": None})
+    return replace(rest, cut=fewer.cut.then(rest.cut), blocks=fewer.order)
 
 
 def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -872,7 +884,9 @@ def _learning(
     """The task that was asked for, of the model's framework."""
     others = task is not None or any(parts[name] is not None for name in parts if name != "loss")
     if framework_of(model) == "keras" and not others:
-        return None  # a Keras model is trained as it was compiled; the loss is for criteria
-    if not others and is_labelled_images(train):
-        task = None if parts["loss"] is None else "classification"
+        # Trained as it was compiled; where that is to tell classes, a loss is for criteria.
+        found = backend_of(model).default_task(model, train)
+        return found if found is None else found.with_own(loss=parts["loss"])
+    if is_labelled_images(train) and task is None and parts["train_step"] is None:
+        task = "classification" if any(one is not None for one in parts.values()) else None
     return learning_of(model, task, **parts)

@@ -60,8 +60,18 @@ class Backend(Protocol):
     """A framework, as the rest of the house sees it. See the module's requirements."""
 
     @property
+    def TaskLearner(self) -> Callable[..., Learner]:  # noqa: N802
+        """The same for a task: (..., training, task, outputs=None)."""
+
+    @property
     def Learner(self) -> Callable[..., Learner]:  # noqa: N802
         """(model, train, validation, test, training, outputs=None) -> a model in training."""
+
+    def tasks_of(self, model: Any) -> Mapping[str, LearningTask]:
+        """The ready tasks by name, as they are for this model."""
+
+    def default_task(self, model: Any, data: Any = None) -> LearningTask | None:
+        """What a model itself says that it is for, other than to tell classes."""
 
     def trace(self, model: Any, example_inputs: Any, *, outputs: Outputs | None = None) -> Network:
         """Find the channels of a model and everything that is coupled to them."""

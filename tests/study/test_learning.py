@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from secateurs.errors import ModelError, UnknownNameError
+from secateurs.errors import UnknownNameError
+from secateurs.keras.training.task_learner import TaskLearner as KerasTaskLearner
 from secateurs.pytorch.training.learner import Learner
 from secateurs.pytorch.training.task_learner import TaskLearner
 from secateurs.settings.study import Task
@@ -25,10 +26,16 @@ def test_images_are_classified_unless_a_task_says_otherwise():
     assert found.metric.name == "loss"
 
 
-def test_a_keras_model_takes_no_task():
+def test_a_keras_model_has_the_same_tasks_and_what_it_was_compiled_with():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    with pytest.raises(ModelError, match=r"Sequential: expected no task=.*model.compile"):
-        learner_of(model, SOURCES, Training(), LearningTask())
+    found = learner_of(model, SOURCES, Training(), learning_of(model, "classification"))
+    assert isinstance(found, KerasTaskLearner)
+    assert learning_of(model, None) is None
+    assert learning_of(model, "regression").described_metric.name == "mean squared error"
+    model.compile("sgd", "mse", metrics=["mae"])
+    task = learning_of(model, None, metric="mse")
+    assert (task.name, task.described_metric.name) == ("compiled", "mean squared error")
+    assert task.loss(np.ones((2, 2)), np.zeros((2, 2))).tolist() == [1.0, 1.0]
 
 
 def test_tasks_by_name_and_by_parts():

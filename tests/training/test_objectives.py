@@ -7,7 +7,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.calibration.examples import StepLoss
-from secateurs.errors import ModelError, UnknownNameError
+from secateurs.errors import UnknownNameError
 from secateurs.training.objectives import label_batch, label_tokens, loss_of, objective_of
 from secateurs.training.task import LearningTask
 
@@ -43,8 +43,6 @@ def test_a_step_of_ones_own_is_a_loss_that_takes_the_model():
 def test_what_there_is_none_of_is_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'regression'"):
         objective_of(network(), "regresion", None)
-    with pytest.raises(ModelError, match="expected no task= or metric= for a Keras model"):
-        objective_of(network("keras"), "regression", None)
 
 
 def test_a_language_models_tokens_are_its_labels():

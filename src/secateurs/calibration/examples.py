@@ -170,7 +170,7 @@ def as_arrays(source: object) -> object:
     named = isinstance(source, Mapping) and source and all(map(_is_array, source.values()))
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], Mapping):
         return {**source[0], "labels": source[1]}
-    return source if pair or named else None
+    return source if pair or named or _is_array(source) else None
 
 
 def batches_again(source: object) -> Iterable[object]:

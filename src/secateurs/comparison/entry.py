@@ -19,7 +19,7 @@ from secateurs.arguments import (
     is_whole,
     takes,
 )
-from secateurs.backends import framework_of
+from secateurs.backends import backend_of, framework_of
 from secateurs.calibration.racing import Scope
 from secateurs.comparison.executors import SerialExecutor
 from secateurs.comparison.job_runner import JobRunner
@@ -170,12 +170,17 @@ def _learning(
     model: Any, seed: int, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
 ) -> LearningTask | None:
     """The task, of the framework of the models; None to classify images."""
-    if task is None and all(part is None for part in parts.values()):
+    nothing = task is None and all(part is None for part in parts.values())
+    if nothing and is_labelled_images(train):
         return None
     built = model(seed) if _makes_models(model) else model
     if framework_of(built) == "keras" and task is None and parts["metric"] is None:
-        return None  # it is trained as it was compiled; the loss is for criteria
-    if task is None and parts["metric"] is None and is_labelled_images(train):
+        # Trained as it was compiled; where that is to tell classes, a loss is for criteria.
+        found = backend_of(built).default_task(built, train)
+        return found if found is None else found.with_own(loss=parts["loss"])
+    if nothing:
+        return None
+    if task is None and is_labelled_images(train):
         task = "classification"
     return learning_of(built, task, **parts)
 

@@ -18,6 +18,8 @@ from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
 from secateurs.keras.training.compilation import default_training
 from secateurs.keras.training.distillation import distil
 from secateurs.keras.training.learner import Learner
+from secateurs.keras.training.task_learner import TaskLearner
+from secateurs.keras.training.tasks import default_task, tasks_of
 
 __all__ = [
     # as for PyTorch
@@ -39,6 +41,9 @@ __all__ = [
     "trace",
     # training
     "Learner",
+    "TaskLearner",
+    "default_task",
+    "tasks_of",
     "Progress",
     "PruneOnSchedule",
     "default_training",

@@ -10,6 +10,7 @@ import numpy as np
 
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import iterate_batches
+from secateurs.calibration.examples import read_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import FileKind
 from secateurs.channels.network import Network
@@ -21,6 +22,8 @@ from secateurs.planning.timed_units import TimedUnit
 from secateurs.planning.trials import Trial, TrialMaker, Trials
 from secateurs.planning.tried_units import Drop
 from secateurs.planning.units import is_fraction
+from secateurs.training.objectives import label_tokens, loss_in, objective_of
+from secateurs.training.task import LearningTask
 
 Measure = Callable[[Any], float]
 FileBytes = Callable[[Any, FileKind], float]
@@ -132,6 +135,37 @@ class Timer:
 def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> float:
     unit = UNITS[name]
     return unit.absolute(budget.limits[name], latency_model.dense_ms)
+
+
+def judge_by_task(
+    network: Network, validation: Any, task: str | LearningTask | None, metric: Any
+) -> Any:
+    """What ``drop`` is told by: a model -> its score by a task's metric, higher being better.
+
+    Args:
+        network: of the dense model.
+        validation: as ``meet`` takes it; what is a function already stays.
+        task: what the model is for; None reads it off a compiled Keras model.
+        metric: in place of the task's.
+    """
+    if callable(validation) or validation is None:
+        return validation
+    data = label_tokens(task, validation)
+    learning = objective_of(network, task, None, metric, data)
+    if learning is None:
+        return validation
+    loss, inputs = loss_in(learning, data), network.source.example_inputs
+    batches = list(read_batches(data, inputs, "drop", loss, labels=True))
+    backend = backend_named(network.source.framework)
+
+    def score(model: Any) -> float:
+        cut_network = backend.trace(model, inputs)
+        _, found = backend.evaluate_cut(cut_network, Cut(), batches, (), loss, learning)
+        if found is None:
+            raise DataError(f"drop: expected a {learning.described_metric.name}; received none")
+        return learning.described_metric.score(found)
+
+    return score
 
 
 def _metric_of(network: Network, validation: Any) -> Measure:

@@ -13,7 +13,7 @@ from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.distillation import distil
 from secateurs.pytorch.training.learner import Learner, default_training
 from secateurs.pytorch.training.task_learner import TaskLearner
-from secateurs.pytorch.training.tasks import TASKS
+from secateurs.pytorch.training.tasks import TASKS, default_task, tasks_of
 from secateurs.pytorch.training.tracking import TrackingWatcher, check_trackers
 
 __all__ = [
@@ -39,5 +39,7 @@ __all__ = [
     "save",
     "write_file",
     "trace",
+    "default_task",
     "default_training",
+    "tasks_of",
 ]

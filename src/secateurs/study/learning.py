@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from secateurs.backends import Outputs, backend_named, backend_of, framework_of
-from secateurs.errors import ModelError
+from secateurs.backends import Outputs, backend_of
 from secateurs.settings.study import Task
 from secateurs.settings.training import Training
 from secateurs.study.sources import Sources
@@ -31,7 +30,7 @@ def learner_of(
         outputs: those of the model's that are used; None for all.
 
     Raises:
-        ModelError: a task for a Keras model, which is compiled with its loss and metrics.
+        ModelError: the model cannot be trained for the task so.
         DataError: the data cannot be used.
     """
     backend = backend_of(model)
@@ -39,12 +38,6 @@ def learner_of(
     if learning is None:
         plain: Learner = backend.Learner(model, *data, training, outputs)
         return plain
-    if not hasattr(backend, "TaskLearner"):
-        raise ModelError(
-            f"{type(model).__name__}: expected no task=, loss=, metric=, train_step= or evaluate= "
-            "for a Keras model, which is compiled with them: model.compile(optimizer, loss, "
-            "metrics), and training=None"
-        )
     learner: Learner = backend.TaskLearner(model, *data, training, learning, outputs)
     return learner
 
@@ -60,11 +53,17 @@ def learning_of(
 ) -> LearningTask | None:
     """The task that was asked for, of the model's framework; None where none was.
 
+    What is left open of a Keras model's is as it was compiled.
+
     Raises:
         UnknownNameError: there is no such task.
     """
-    ready = getattr(backend_named(framework_of(model)), "TASKS", {})
-    return task_of(task, ready, loss=loss, metric=metric, train_step=train_step, evaluate=evaluate)
+    backend = backend_of(model)
+    parts = {"loss": loss, "metric": metric, "train_step": train_step, "evaluate": evaluate}
+    asked = any(part is not None for part in parts.values())
+    if task is None and asked and loss is None and train_step is None:
+        task = backend.default_task(model)
+    return task_of(task, backend.tasks_of(model), **parts)
 
 
 def learning_named(model: Any, task: Task) -> LearningTask | None:

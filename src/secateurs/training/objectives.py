@@ -10,7 +10,6 @@ from secateurs.backends import Loss, backend_named
 from secateurs.calibration.batches import LABELS
 from secateurs.calibration.examples import StepLoss, as_arrays, is_pair_in_list, split_of
 from secateurs.channels.network import Network
-from secateurs.errors import ModelError
 from secateurs.training.task import LearningTask, task_of
 
 IGNORED = -100
@@ -38,21 +37,19 @@ def objective_of(
 
     Raises:
         UnknownNameError: there is no such task.
-        ModelError: a task for a Keras model.
     """
     source: Any = network.source
-    ready = getattr(backend_named(source.framework), "TASKS", None)
+    backend, model = backend_named(source.framework), source.model
+    takes_model = source.framework == "pytorch" and _takes_the_model(model, data, loss)
     if task is None and metric is None:
-        takes_model = ready is not None and _takes_the_model(source.model, data, loss)
-        return LearningTask(loss=loss) if takes_model else None
-    if ready is None:
-        raise ModelError(
-            "expected no task= or metric= for a Keras model; received one. Pass loss=, a function "
-            "(outputs, labels) -> one loss for each example."
-        )
+        if takes_model:
+            return LearningTask(loss=loss)
+        return None if loss is not None else backend.default_task(model, data)
+    if task is None and loss is None and not takes_model:
+        task = backend.default_task(model, data)
     if task is None:
-        task = LearningTask() if _takes_the_model(source.model, data, loss) else "classification"
-    return task_of(task, ready, loss=loss, metric=metric)
+        task = LearningTask() if takes_model else "classification"
+    return task_of(task, backend.tasks_of(model), loss=loss, metric=metric)
 
 
 def loss_of(
@@ -68,6 +65,12 @@ def loss_in(task: LearningTask, data: Any = None) -> Loss | None:
     plain = task.loss is not None and task.predict is None and task.train_step is None
     needs_batch = _is_ragged(data) or _has_no_targets(data)
     return task.loss if plain and not needs_batch else StepLoss(task)
+
+
+def kind_of_outputs(task: str | LearningTask | None) -> str | None:
+    """What a ready task's outputs are, as ``Judging.output`` names it; None where values say."""
+    name = task if isinstance(task, str) else getattr(task, "name", "")
+    return {"regression": "relative", "embedding": "embedding"}.get(name)
 
 
 def label_tokens(task: str | LearningTask | None, data: Any) -> Any:

@@ -38,8 +38,8 @@ class LearningTask:
         loss: (outputs, targets) -> one loss for each example, in the model's framework. None takes
             the loss that the outputs hold themselves (``outputs.loss``, or a dictionary's).
         metric: (outputs, targets) -> a number for each example, or one for the batch; something of
-            torchmetrics (``update``, ``compute``, ``reset``); or its name: accuracy, top5, f1, iou,
-            map, perplexity, wer, mse, mae. None is the loss itself.
+            torchmetrics (``update``, ``compute``, ``reset``) or, for Keras models, of Keras; or its
+            name: accuracy, top5, f1, iou, map, perplexity, wer, mse, mae. None is the loss itself.
         higher_is_better: of the metric; None reads it off the metric, and takes a loss as better
             when lower, any other function as better when higher.
         metric_name: of the metric, for reports; None takes the function's or class's own.
@@ -143,7 +143,7 @@ def _metric_of(task: LearningTask) -> Metric:
         return Metric("loss", higher_is_better=False, is_share=False)
     if task.evaluate is not None:
         metric = task.evaluate
-    direction = getattr(metric, "higher_is_better", None)
+    direction = _direction_of(metric)
     shares = getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None)
     return Metric(
         _name_of(metric),
@@ -152,9 +152,27 @@ def _metric_of(task: LearningTask) -> Metric:
     )
 
 
+_LOWER_IS_BETTER = ("error", "loss", "entropy", "divergence", "poisson", "mse", "mae", "mape")
+"""What names of Keras's metrics hold that are better when lower."""
+
+
+def _direction_of(metric: Any) -> bool | None:
+    """Whether higher is better, as torchmetrics or Keras say; None where nothing does."""
+    found: bool | None = getattr(metric, "higher_is_better", None)
+    if found is None and hasattr(metric, "update_state"):
+        direction = getattr(metric, "_direction", None)
+        if direction in ("up", "down"):
+            return bool(direction == "up")
+        name = str(getattr(metric, "name", "")).lower()
+        return not any(word in name for word in _LOWER_IS_BETTER)
+    return found
+
+
 def _name_of(metric: Any) -> str:
     """A function's name, or that of the class of something with ``update`` and ``compute``."""
     name = getattr(metric, "__name__", None) or type(metric).__name__
+    if hasattr(metric, "update_state"):  # Keras's has a name
+        name = str(getattr(metric, "name", name))
     return "metric" if name in ("<lambda>", "evaluate", "metric") else name.replace("_", " ")
 
 

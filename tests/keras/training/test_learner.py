@@ -150,7 +150,8 @@ def two(activation, loss):
     keras.utils.set_random_seed(0)
     parts = [keras.Input((6,)), keras.layers.Dense(12, "relu", name="a")]
     model = keras.Sequential([*parts, keras.layers.Dense(1, activation, name="head")])
-    model.compile(keras.optimizers.Adam(0.02), loss)
+    if loss is not None:
+        model.compile(keras.optimizers.Adam(0.02), loss)
     return model
 
 
@@ -180,7 +181,10 @@ def test_one_number_tells_two_classes_apart(activation, column):
     assert float(study.model.optimizer.learning_rate) == pytest.approx(0.02)
 
 
-def test_one_number_that_scores_no_class_is_refused():
-    model = two(None, "mse")
+def test_one_number_that_scores_no_class_is_refused_unless_a_loss_says_what_it_is():
+    stop = sec.Stop(rounds=1, tolerance=None)
+    study = sec.iterate(two(None, "mse"), (TWO_X, TWO_Y), (TWO_X, TWO_Y), stop=stop)
+    assert study.history.last("dense")["metric"]["name"] == "loss"
+    model = two(None, None)
     with pytest.raises(sec.ModelError, match=r"one number.*Dense\(1, activation='sigmoid'\)"):
-        sec.iterate(model, (TWO_X, TWO_Y), (TWO_X, TWO_Y))
+        sec.iterate(model, (TWO_X, TWO_Y), (TWO_X, TWO_Y), training=sec.Training(batches=1))

@@ -1,65 +1,12 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from secateurs.calibration.examples import split_of
-from secateurs.errors import DataError
-from secateurs.pytorch.training.batches import (
-    AnyFeed,
-    call_model,
-    length_of,
-    on_device,
-    rows_of,
-    takes_targets,
-)
-from secateurs.training.feed import Shard
+from secateurs.calibration.examples import length_of, rows_of, split_of
+from secateurs.pytorch.training.batches import call_model, on_device, takes_targets
 
 X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
-
-
-def first_numbers(feed, *arguments):
-    return [batch.images[1].tolist() for batch in feed.shuffle(*arguments)]
-
-
-def test_arrays_are_cut_into_batches_shuffled_by_seed_and_epoch():
-    feed = AnyFeed((X, Y), 4, seed=1)
-    assert len(feed) == feed.whole_length == 3
-    one = first_numbers(feed, 0, 0, Shard())
-    assert sorted(itertools.chain(*one)) == list(range(10))
-    assert first_numbers(AnyFeed((X, Y), 4, seed=1), 0, 0, Shard()) == one
-    assert first_numbers(feed, 1, 0, Shard()) != one
-    assert first_numbers(feed, 0, 2, Shard()) == one[2:]
-    assert [batch.images[1].tolist() for batch in feed.in_order()] == [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-        [8, 9],
-    ]
-
-
-def test_processes_share_a_batch_of_any_kind():
-    batch = {"x": torch.arange(5), "boxes": [{"n": n} for n in range(5)], "note": "kept"}
-    parts = [next(iter(AnyFeed([batch], 9).in_order(Shard(i, 2)))) for i in range(2)]
-    assert [part.whole for part in parts] == [5, 5]
-    assert torch.equal(torch.cat([part.images["x"] for part in parts]), torch.arange(5))
-    assert list(itertools.chain(*(part.images["boxes"] for part in parts))) == batch["boxes"]
-    assert {part.images["note"] for part in parts} == {"kept"}
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (3, "x: expected batches, or arrays; received int"),
-        ("ab", "received str"),
-        ([], "x: expected at least one batch"),
-        ((n for n in [(X, Y)]), "that can be gone through again"),
-    ],
-)
-def test_what_is_no_data_is_refused(source, message):
-    with pytest.raises(DataError, match=message):
-        AnyFeed(source, 4, name="x")
 
 
 @pytest.mark.parametrize(

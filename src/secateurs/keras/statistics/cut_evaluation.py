@@ -15,6 +15,7 @@ from secateurs.channels.network import Network
 from secateurs.keras.internals import Layer
 from secateurs.keras.model.example_inputs import as_arrays
 from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.statistics.class_axis import tally_of
 from secateurs.keras.statistics.loss import Loss, PerExampleLoss
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import source_of
@@ -48,11 +49,11 @@ def evaluate_cut(
         recalibrate: images from which batch normalisation takes its statistics anew; none leaves
             them as they were.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        task: none is known for Keras models.
+        task: whose metric is measured; None measures accuracy.
     """
-    del task
     model = cut_copy(source_of(network).model, cut)
     objective = PerExampleLoss(loss, "auto", model)
+    tally = None if task is None or task.evaluate is not None else tally_of(task, model)
     if recalibrate:
         recalibrate_(model, recalibrate)
 
@@ -63,9 +64,17 @@ def evaluate_cut(
         labels = objective.check_labels([tuple(output.shape) for output in outputs], batch.labels)
         targets = None if labels is None else keras.ops.convert_to_tensor(labels)
         losses = keras.ops.convert_to_numpy(objective.losses(outputs, targets))
-        return np.asarray(losses, np.float64), objective.right(outputs, labels)
+        losses = np.asarray(losses, np.float64)
+        if tally is not None:
+            arrays = [np.asarray(keras.ops.convert_to_numpy(output)) for output in outputs]
+            tally.add(arrays[0] if len(arrays) == 1 else arrays, batch.labels, losses)
+            return losses, None
+        return losses, objective.right(outputs, labels)
 
-    return judge_batches(images, judge)
+    losses, accuracy = judge_batches(images, judge)
+    if task is not None and task.evaluate is not None:
+        return losses, float(task.evaluate(model))
+    return losses, accuracy if tally is None else tally.value()
 
 
 def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:

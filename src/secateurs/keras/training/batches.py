@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from secateurs.errors import DataError
 from secateurs.keras.internals import graph_of
 from secateurs.keras.statistics.loss import as_classes
-from secateurs.training.feed import ALL, Augmentation, Batch, Feed, Shard, as_feed
+from secateurs.training.feed import (
+    ALL,
+    Augmentation,
+    Batch,
+    Feed,
+    LabelledImages,
+    Shard,
+    as_feed,
+)
 
 
 class ChannelsLastFeed:
@@ -82,6 +90,15 @@ def feed_of(
             f"{tuple(given)}"
         )
     return feed
+
+
+def turned_for(model: keras.Model, source: LabelledImages) -> tuple[object, object]:
+    """(images, labels) of a split of ours, the channels where the model has them."""
+    images, labels = source.batch(slice(None))
+    wanted = tuple(graph_of(model).inputs[0].shape[1:])
+    if images.ndim == 4 and not _fits(wanted, images.shape[1:]):
+        images = np.ascontiguousarray(np.moveaxis(images, 1, -1))
+    return images, labels
 
 
 def first_images(feed: Feed, count: int) -> NDArray[np.generic]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,8 +14,8 @@ from secateurs.keras.training.optimizers import assign_, values_of
 
 _DROPOUT = 5
 
-Examples = Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]
-"""(images, targets), batch by batch."""
+Examples = Iterator[tuple[Any, Any]]
+"""(inputs, targets), batch by batch."""
 
 
 def fit(

@@ -9,6 +9,7 @@ retraining goes on with the model's own optimizer, loss and learning rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from secateurs.backends import Loss, Outputs
+from secateurs.calibration.examples import length_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -90,7 +92,7 @@ class Learner(FeedLearner[keras.Model]):
         self._training = training
         self._outputs = outputs
         _check_trainable(self._origin, training)
-        self._scores = ClassScores.of(model)
+        self._prepare_to_read(model)
         changes, none = Augmentation(training.flip, training.shift), Augmentation()
         self._train_feed = self._feed(train, "train", training.batch_size, changes)
         larger = max(EVALUATION_BATCH, training.batch_size)
@@ -99,14 +101,20 @@ class Learner(FeedLearner[keras.Model]):
         }
         if test is not None:
             self._feeds["test"] = self._feed(test, "test", larger, none)
-        self._example = first_images(self._train_feed, 1)
+        self._example = self._first_inputs("train", 1)
         self._dense: keras.Model | None = None
         self._is_cut_anew = False
         self._model = cut_copy(model, Cut())
         if cut_of(model):  # it goes on from there
             keep_report_(self._model, CutReport(cut_of(model)))
-        if not self._trains_as_compiled:
+        if self._trains_as_compiled:
+            self._set_objective_(self._model)
+        else:
             self._compile_(self._model)
+
+    def _prepare_to_read(self, model: keras.Model) -> None:
+        """Find out how to read what the model gives."""
+        self._scores = ClassScores.of(model)
 
     @property
     def is_main(self) -> bool:
@@ -171,6 +179,14 @@ class Learner(FeedLearner[keras.Model]):
     def _trains_as_compiled(self) -> bool:
         return self._training.optimizer == "compiled"
 
+    def _set_objective_(self, model: keras.Model) -> None:
+        """Let a model that is compiled learn for another loss than that; here for its own."""
+
+    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
+        """The inputs of the first examples, as the model takes them."""
+        feed = self._train_feed if part == "train" else self._feeds["validation"]
+        return first_images(feed, count)
+
     def _compile_(self, model: keras.Model) -> None:
         """Compile as the training says; a model trained as it was compiled is so already."""
         make_loss = cross_entropy if self._dense is None else distillation_loss
@@ -200,11 +216,11 @@ class Learner(FeedLearner[keras.Model]):
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
         """Images a second of the model and of the dense one, measured in turns."""
-        images = first_images(self._feeds["validation"], self._training.batch_size)
+        images = self._first_inputs("validation", self._training.batch_size)
         return speed.compare_speed(
             _runner(self._model, images),
             _runner(self._build(dense), images),
-            len(images),
+            length_of(images),
             f"{keras.backend.backend()}, {device()}",
         )
 
@@ -221,6 +237,7 @@ class Learner(FeedLearner[keras.Model]):
         self._model = apply(
             self._model, cut, self._example, network=network, proof=network is not None
         )
+        self._set_objective_(self._model)
         self._is_cut_anew = True
         return report_of(self._model)
 
@@ -246,6 +263,7 @@ class Learner(FeedLearner[keras.Model]):
         model = rebuild(self._origin, snapshot, cut_copy, _fill_)
         if self._trains_as_compiled:
             recompile_(model, self._origin)
+            self._set_objective_(model)
         else:
             self._compile_(model)
         if snapshot.settings is not None:
@@ -314,5 +332,5 @@ def _fill_(model: keras.Model, tensors: Mapping[str, NDArray[np.generic]]) -> No
     finalize_(model)
 
 
-def _runner(model: keras.Model, images: NDArray[np.generic]) -> Callable[[], object]:
+def _runner(model: keras.Model, images: object) -> Callable[[], object]:
     return lambda: model.predict_on_batch(images)

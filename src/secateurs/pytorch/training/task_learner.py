@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,15 +19,16 @@ from secateurs.channels.network import Network
 from secateurs.errors import DataError, SecateursError
 from secateurs.pytorch.model.outputs import DropUnused, names_of
 from secateurs.pytorch.trace_model import trace
-from secateurs.pytorch.training.batches import AnyFeed, call_model, on_device
+from secateurs.pytorch.training.batches import call_model, on_device
 from secateurs.pytorch.training.learner import Learner, seed_generators
 from secateurs.pytorch.training.steps import TaskStep
 from secateurs.pytorch.training.tasks import Tally
 from secateurs.settings.training import Training
+from secateurs.training.any_feed import Again, AnyFeed, TaskBatches
 from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import label_batch, label_tokens, loss_in
+from secateurs.training.objectives import label_tokens, loss_in
 from secateurs.training.task import LearningTask
 
 
@@ -96,7 +97,7 @@ class TaskLearner(Learner):
     def calibration(self, batches: int) -> Iterable[Any]:
         """Training batches (inputs, targets), as they are; can be gone through again."""
         is_whole = isinstance(self.loss, StepLoss)
-        return _Calibration(self._train_feed, batches, self._task, is_whole=is_whole)
+        return TaskBatches(self._train_feed, batches, self._task, is_whole=is_whole)
 
     # -- training
 
@@ -225,38 +226,12 @@ class TaskLearner(Learner):
         place = next(self._origin.parameters()).device
         first = rows_of(inputs, range(min(count, batch.whole)))
         if count == 1:  # to trace with
-            first = example_with_padding(first, _InputsAgain(feed))
+            first = example_with_padding(first, Again(feed))
         some = on_device(first, place)
         return (some,) if isinstance(some, list) else some  # a list is one argument: of images
 
     def _call(self, model: nn.Module, inputs: object) -> object:
         return call_model(model, on_device(inputs, self._processes.device))
-
-
-class _InputsAgain:
-    """The batches of a feed, as they are, as often as they are asked for."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def __iter__(self) -> Iterator[object]:
-        return (batch.images for batch in self._feed.in_order())
-
-    def __len__(self) -> int:
-        return self._feed.whole_length
-
-
-class _Calibration:
-    """The first batches of the training data, as often as they are asked for."""
-
-    def __init__(self, feed: Feed, batches: int, task: LearningTask, *, is_whole: bool) -> None:
-        self._feed, self._batches = feed, batches
-        self._task, self._is_whole = task, is_whole
-
-    def __iter__(self) -> Iterator[object]:
-        for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
-            images = label_batch(self._task, batch.images)
-            yield images if self._is_whole else split_of(images)
 
 
 def _check_distillation(task: LearningTask, training: Training) -> None:

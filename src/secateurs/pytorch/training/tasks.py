@@ -157,6 +157,17 @@ TASKS: Mapping[str, LearningTask] = MappingProxyType(
 )
 
 
+def tasks_of(model: nn.Module) -> Mapping[str, LearningTask]:
+    """The ready tasks; a model's outputs say by themselves how they are to be read."""
+    del model
+    return TASKS
+
+
+def default_task(model: nn.Module, data: object = None) -> None:
+    """None: a PyTorch model does not say what it is for."""
+    del model, data
+
+
 def check_needs_none(task: LearningTask, inputs: object) -> None:
     """Refuse a batch that has nothing beside its inputs.
 
@@ -248,7 +259,9 @@ def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metr
         kind = torchmetrics.MeanSquaredError if metric == "mse" else torchmetrics.MeanAbsoluteError
         return kind().to(device)
     classes = scores_of(outputs).shape[1]
-    ignored = 255 if isinstance(targets, torch.Tensor) and targets.dim() > 1 else None
+    places = targets.dim() if isinstance(targets, torch.Tensor) else 1
+    # Of tokens -100, of pixels 255: a vocabulary may well have a token of that number.
+    ignored = None if places == 1 else IGNORED if places == 2 else 255
     if metric == "iou":
         jaccard = torchmetrics.classification.MulticlassJaccardIndex
         return jaccard(num_classes=classes, ignore_index=ignored).to(device)

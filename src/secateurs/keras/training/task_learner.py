@@ -1,0 +1,341 @@
+"""Training Keras models for a task of the user's: any inputs, any outputs, any loss or metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from secateurs.arguments import takes_as_annotated
+from secateurs.backends import Loss, Outputs
+from secateurs.calibration.examples import length_of, rows_of, split_of
+from secateurs.data.sets import Split
+from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.keras.internals import graph_of, keep_backend_random_state
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.statistics.class_axis import tally_of
+from secateurs.keras.training.batches import turned_for
+from secateurs.keras.training.fitting import fit
+from secateurs.keras.training.learner import Learner
+from secateurs.keras.training.optimizers import begin_average_, make_optimizer
+from secateurs.keras.training.tasks import CompiledLoss
+from secateurs.settings.training import Training
+from secateurs.training.any_feed import AnyFeed, TaskBatches
+from secateurs.training.feed import Augmentation, Batch, Feed, consecutive
+from secateurs.training.learner import DataPart, Evaluation
+from secateurs.training.metric import Metric
+from secateurs.training.objectives import label_batch
+from secateurs.training.task import LearningTask
+
+_OBJECTIVE = "compute_loss"
+"""The method of ``keras.Model`` that ``fit`` asks for a batch's loss."""
+
+
+class TaskLearner(Learner):
+    """A Keras model in training for a task; see ``secateurs.training.learner.Learner``.
+
+    ``Evaluation.accuracy`` is the task's metric, its sign turned where lower is better, so that
+    the loop's comparisons and its tolerance, in the metric's own units, hold for any.
+    """
+
+    @takes_as_annotated(SecateursError)
+    def __init__(
+        self,
+        model: keras.Model,
+        train: object,
+        validation: object,
+        test: object,
+        training: Training,
+        task: LearningTask,
+        outputs: Outputs | None = None,
+    ) -> None:
+        """As ``Learner``, with the task.
+
+        Args:
+            model: the dense model; unchanged.
+            train: batches of any kind; or arrays, whole.
+            validation: the same.
+            test: the same, or None.
+            training: how to train.
+            task: for what; its loss takes (outputs, targets) as the backend's tensors, outputs in a
+                list where there are several, and is made of ``keras.ops``.
+            outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
+
+        Raises:
+            DataError: there are no batches.
+            ModelError: the task is of a kind that a Keras model is trained for otherwise.
+        """
+        _check_task(model, task, training)
+        self._task = task
+        self._tally = tally_of(task, model)
+        super().__init__(model, train, validation, test, training, outputs)
+
+    def _prepare_to_read(self, model: keras.Model) -> None:
+        """What the model gives is for the task to read."""
+
+    @property
+    def metric(self) -> Metric:
+        """The task's metric."""
+        return self._task.described_metric
+
+    @property
+    def loss(self) -> Loss | None:
+        """The task's loss."""
+        return self._task.loss
+
+    def calibration(self, batches: int) -> Iterable[Any]:
+        """Training batches (inputs, targets), as they are; can be gone through again."""
+        return TaskBatches(self._train_feed, batches, self._task, is_whole=False)
+
+    # -- training
+
+    def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
+        """Train for so many batches, by the user's own trainer where there is one."""
+        if self._task.fit is None:
+            if self._is_cut_anew:
+                begin_average_(self._model)
+                self._is_cut_anew = False
+            batches = consecutive(self._train_feed, first, len(rates))
+            examples = (self._example_of(batch) for batch in batches)
+            return fit(self._model, examples, rates, tick, [self._training.seed, first])
+        with keep_backend_random_state():
+            keras.utils.set_random_seed(self._training.seed + first)
+            result = self._task.fit(self._model, len(rates))
+        for _ in rates:
+            tick()
+        return 0.0 if result is None else float(keras.ops.convert_to_numpy(result))
+
+    def _example_of(self, batch: Batch) -> tuple[Any, Any]:
+        inputs, targets = self._split(batch.images)
+        return inputs, targets
+
+    def _split(self, batch: object) -> tuple[Any, Any]:
+        """(inputs, targets) as arrays, in the structure that the model takes."""
+        inputs, targets = split_of(label_batch(self._task, batch))
+        inputs = inputs if isinstance(inputs, Mapping) else _as_list(inputs)
+        return _arrays(inputs), _arrays(targets)
+
+    def _compile_(self, model: keras.Model) -> None:
+        model.compile(make_optimizer(self._training))
+        self._set_objective_(model)
+
+    def _set_objective_(self, model: keras.Model) -> None:
+        """Let ``fit`` learn for the task's loss, where a model's own is another."""
+        own = self._trains_as_compiled and isinstance(self._task.loss, CompiledLoss)
+        if not own and self._task.fit is None:
+            setattr(model, _OBJECTIVE, _Objective(model, self._loss_of))
+
+    def _loss_of(self, outputs: object, targets: object) -> BackendTensor:
+        """One loss for each example.
+
+        Raises:
+            SecateursError: the task's loss gives something else.
+        """
+        loss = self._task.loss
+        if loss is None:
+            raise ModelError(
+                f"{self._task.name}: expected a loss to train by. Compile the model with one, pass "
+                "loss=, a function (outputs, targets) -> one loss for each example, or fit=."
+            )
+        if targets is None and self._task.name != "own":
+            raise DataError(
+                f"{self._task.name}: expected batches (inputs, targets), or dictionaries with "
+                "labels; received batches without targets"
+            )
+        flat = keras.tree.flatten(outputs)
+        found: BackendTensor = loss(flat[0] if len(flat) == 1 else flat, targets)
+        if not hasattr(found, "shape") or len(found.shape) > 1:
+            shape = tuple(getattr(found, "shape", ()))
+            raise SecateursError(
+                f"{self._task.name}: expected loss(outputs, targets) to return one loss for each "
+                f"example, or their mean; received {shape or type(found).__name__}"
+            )
+        return found
+
+    # -- evaluation
+
+    def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
+        """The task's metric over a split, higher being better."""
+        if self._task.evaluate is not None and part == "validation":
+            return self._evaluate_by_user(tick)
+        total, count = 0.0, 0
+        for batch in self._feeds[part].in_order():
+            outputs, targets = self._predict(batch.images)
+            losses = None
+            if self._task.loss is not None:
+                found = self._loss_of(_tensors(outputs), _tensors(targets))
+                losses = np.asarray(keras.ops.convert_to_numpy(found), np.float64)
+                losses = np.broadcast_to(losses, (length_of(batch.images),))
+                total += float(losses.sum())
+            count += length_of(batch.images)
+            self._tally.add(outputs, targets, losses)
+            tick()
+        value = self._tally.value()
+        self._tally = tally_of(self._task, self._origin)
+        return Evaluation(self.metric.score(value), total / max(1, count))
+
+    def _predict(self, batch: object) -> tuple[Any, Any]:
+        """(outputs: an array, or several in a list; targets) of a batch."""
+        if self._task.predict is not None:
+            outputs, targets = self._task.predict(self._model, batch)
+        else:
+            inputs, targets = self._split(batch)
+            outputs = self._model.predict_on_batch(inputs)
+        flat = [np.asarray(keras.ops.convert_to_numpy(one)) for one in keras.tree.flatten(outputs)]
+        return flat[0] if len(flat) == 1 else flat, targets
+
+    def _evaluate_by_user(self, tick: Callable[[], None]) -> Evaluation:
+        evaluate = self._task.evaluate
+        found: object = None if evaluate is None else evaluate(self._model)
+        for _ in range(self.batches_of("validation")):
+            tick()
+        if getattr(found, "shape", None) == ():
+            found = float(keras.ops.convert_to_numpy(found))
+        if not isinstance(found, int | float):
+            raise DataError(
+                f"evaluate: expected a number for the model; received {type(found).__name__}"
+            )
+        return Evaluation(self.metric.score(float(found)), 0.0)
+
+    def release(self) -> keras.Model:
+        """The model, compiled as the user's was; the learner is of no more use."""
+        released = super().release()
+        vars(released).pop(_OBJECTIVE, None)
+        return released
+
+    # -- inside
+
+    def _feed(self, source: object, part: str, batch_size: int, augmentation: Augmentation) -> Feed:
+        del augmentation
+        if isinstance(source, Split):
+            source = turned_for(self._origin, source)
+        whole = _as_one_batch(source)
+        if whole is not None:
+            return AnyFeed(whole, batch_size, self._training.seed, part)
+        kind = _SizedInArrays if isinstance(source, Sized) else _InArrays
+        return AnyFeed(kind(source), batch_size, self._training.seed, part)
+
+    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
+        feed = self._train_feed if part == "train" else self._feeds["validation"]
+        batch = next(feed.in_order())
+        inputs, _ = self._split(rows_of(batch.images, range(min(count, batch.whole))))
+        _check_inputs(self._origin, inputs, part)
+        return inputs
+
+
+class _Objective:
+    """In the place of ``keras.Model.compute_loss``: the mean of a task's losses, and penalties."""
+
+    def __init__(self, model: keras.Model, loss: Callable[[object, object], BackendTensor]) -> None:
+        self._model, self._loss = model, loss
+
+    def __call__(
+        self,
+        x: object = None,
+        y: object = None,
+        y_pred: object = None,
+        sample_weight: object = None,
+        training: bool = True,
+    ) -> BackendTensor:
+        del x, sample_weight, training
+        total: BackendTensor = keras.ops.mean(self._loss(y_pred, y))
+        for penalty in self._model.losses:
+            total = total + keras.ops.sum(keras.ops.cast(penalty, total.dtype))
+        return total
+
+
+class _InArrays:
+    """A loader's batches as arrays, of whatever framework their tensors are."""
+
+    def __init__(self, source: object) -> None:
+        if not isinstance(source, Iterable) or isinstance(source, str | bytes):
+            raise DataError(f"expected batches, or arrays; received {type(source).__name__}")
+        self._source = source
+
+    def __iter__(self) -> Iterator[object]:
+        for batch in self._source:
+            yield _arrays(batch)
+
+
+class _SizedInArrays(_InArrays):
+    """The same of a loader that knows how many batches it has."""
+
+    def __len__(self) -> int:
+        return len(self._source)  # type: ignore[arg-type]
+
+
+def _as_one_batch(source: object) -> object:
+    """Whole arrays as one large batch, targets for several outputs among them; else None."""
+    if isinstance(source, Mapping) or getattr(source, "shape", None):
+        return _arrays(source)
+    if not isinstance(source, tuple) or len(source) < 2:
+        return None
+    inputs, targets = source[0], source[-1]
+    is_one = all(_is_data(part) for part in (inputs, targets))
+    return _arrays(source) if is_one else None
+
+
+def _is_data(part: object) -> bool:
+    """Whether this is an array, or several in a dictionary, tuple or list."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, list | tuple):
+        return bool(part) and all(getattr(one, "shape", None) for one in part)
+    return bool(getattr(part, "shape", None))
+
+
+def _arrays(batch: Any) -> Any:
+    """The same structure of NumPy arrays; lists of arrays, of several inputs, as tuples."""
+    if isinstance(batch, Mapping):
+        return {key: _arrays(value) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return tuple(_arrays(value) for value in batch)
+    if batch is None or isinstance(batch, np.ndarray | str):
+        return batch
+    return np.asarray(keras.ops.convert_to_numpy(batch)) if hasattr(batch, "shape") else batch
+
+
+def _as_list(inputs: object) -> object:
+    return list(inputs) if isinstance(inputs, tuple) else inputs
+
+
+def _tensors(value: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda one: one if one is None else keras.ops.convert_to_tensor(one), value
+    )
+
+
+def _check_inputs(model: keras.Model, inputs: Any, part: str) -> None:
+    expected = graph_of(model).inputs
+    given = keras.tree.flatten(inputs)
+    if len(given) != len(expected):
+        raise DataError(
+            f"{part}: expected {len(expected)} inputs "
+            f"({', '.join(tensor.name for tensor in expected)}), as {model.name} takes; received "
+            f"{len(given)}. A batch is (inputs, targets); several inputs come by name or in a "
+            "tuple."
+        )
+
+
+def _check_task(model: keras.Model, task: LearningTask, training: Training) -> None:
+    if task.name == "detection" and task.fit is None:
+        raise ModelError(
+            f"{model.name}: task 'detection': expected a PyTorch model; Keras's detectors train by "
+            "the losses that they are compiled with. Pass fit= and evaluate=, functions of the "
+            "model: sec.LearningTask('detection', fit=..., evaluate=...)"
+        )
+    own = "train_step" if task.train_step is not None else "predict"
+    if task.fit is None and getattr(task, own) is not None:
+        raise ModelError(
+            f"{model.name}: expected no {own}= for a Keras model, whose fit makes its own steps; "
+            "received one. Pass loss=, a function (outputs, targets) -> one loss for each example, "
+            "or fit=, a function (model, steps) that trains it."
+        )
+    if training.distillation:
+        raise SecateursError(
+            f"{task.name}: expected training.distillation of 0; received {training.distillation}. "
+            "In the loop, Keras models are distilled where they classify; sec.prune(distil=...) "
+            "and sec.repair(distil=...) take any outputs."
+        )

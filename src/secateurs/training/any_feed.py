@@ -1,0 +1,139 @@
+"""Batches of any kind: tensors, tuples, dictionaries, lists of images, what a tokenizer gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import numpy as np
+
+from secateurs.calibration.examples import as_arrays, length_of, rows_of, split_of
+from secateurs.errors import DataError
+from secateurs.training.feed import ALL, Batch, Feed, Images, Shard
+from secateurs.training.objectives import label_batch
+from secateurs.training.task import LearningTask
+
+_NO_LABELS = np.zeros(0, np.int64)
+
+
+class AnyFeed:
+    """Batches as their user has them; ``Batch.images`` holds one of them, whole.
+
+    Args:
+        source: an iterable of batches that can be gone through again; or a pair of arrays, a
+            dictionary of arrays or a ``Split``, which are cut into batches.
+        batch_size: of arrays; a loader has its own.
+        seed: of the order of arrays.
+        what: for messages.
+        seeded: makes a context in which a loader's shuffling depends on the epoch alone.
+
+    Raises:
+        DataError: there is no batch, or they are gone once seen.
+    """
+
+    def __init__(
+        self,
+        source: object,
+        batch_size: int,
+        seed: int = 0,
+        name: str = "data",
+        seeded: Callable[[int], AbstractContextManager[object]] | None = None,
+    ) -> None:
+        self._arrays = as_arrays(source)
+        self._source: Iterable[object] = source if isinstance(source, Iterable) else ()
+        self._what, self._seed = name, seed
+        self._seeded = seeded or (lambda epoch: nullcontext())
+        if self._arrays is not None:
+            self._size = min(batch_size, length_of(self._arrays))
+        elif not isinstance(source, Iterable) or isinstance(source, str | bytes):
+            raise DataError(
+                f"{name}: expected batches, or arrays; received {type(source).__name__}"
+            )
+        self._length = self._count_batches()
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def whole_length(self) -> int:
+        """Batches in which every example is seen once."""
+        return self._length
+
+    def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
+        """The batches of an epoch of training, from the ``first`` on."""
+        batches = itertools.islice(self._batches(epoch, shuffle=True), first, None)
+        return (self._part(batch, share) for batch in batches)
+
+    def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
+        """Every example once."""
+        return (self._part(batch, share) for batch in self._batches(0, shuffle=False))
+
+    def _batches(self, epoch: int, *, shuffle: bool) -> Iterator[object]:
+        if self._arrays is None:
+            with self._seeded(epoch):  # samplers draw when the first batch is asked for
+                items = iter(self._source)
+                first = next(items, None)
+            yield from items if first is None else itertools.chain([first], items)
+            return
+        count = length_of(self._arrays)
+        order = np.arange(count)
+        if shuffle:
+            order = np.random.default_rng([5, self._seed, epoch]).permutation(count)
+        for start in range(0, count, self._size):
+            yield rows_of(self._arrays, order[start : start + self._size])
+
+    def _part(self, batch: object, share: Shard) -> Batch:
+        whole = length_of(batch)
+        if share.of > 1:
+            part = share.slice(whole)
+            batch = rows_of(batch, np.arange(part.start, part.stop))
+        return Batch(cast(Images, batch), _NO_LABELS, whole)  # whatever it is: see the class
+
+    def _count_batches(self) -> int:
+        if self._arrays is not None:
+            count = -(-length_of(self._arrays) // max(1, self._size))
+        elif isinstance(self._source, Sized):
+            count = len(self._source)
+        else:
+            count = sum(1 for _ in self._batches(0, shuffle=False))
+        if not count or next(iter(self._batches(0, shuffle=False)), None) is None:
+            raise DataError(
+                f"{self._what}: expected at least one batch, from something that can be gone "
+                "through again, such as a list or a DataLoader; received none"
+            )
+        return count
+
+
+class Again:
+    """The batches of a feed, as they are, as often as they are asked for."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __iter__(self) -> Iterator[object]:
+        return (batch.images for batch in self._feed.in_order())
+
+    def __len__(self) -> int:
+        return self._feed.whole_length
+
+
+class TaskBatches:
+    """The first batches of the training data for a task, as often as they are asked for.
+
+    Args:
+        feed: gone through in order.
+        batches: how many, at most.
+        task: whose targets are among the inputs, perhaps.
+        is_whole: whether batches stay what they are; else each is (inputs, targets).
+    """
+
+    def __init__(self, feed: Feed, batches: int, task: LearningTask, *, is_whole: bool) -> None:
+        self._feed, self._batches = feed, batches
+        self._task, self._is_whole = task, is_whole
+
+    def __iter__(self) -> Iterator[object]:
+        for batch, _ in zip(self._feed.in_order(), range(self._batches), strict=False):
+            images = label_batch(self._task, batch.images)
+            yield images if self._is_whole else split_of(images)

@@ -1,0 +1,168 @@
+"""A metric over a whole split, of NumPy arrays, for models whose outputs come as such."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import DataError
+from secateurs.training.task import LearningTask, check_metric_name
+
+Arrays = NDArray[Any]
+
+IGNORED_TOKEN, IGNORED_PIXEL = -100, 255
+"""Targets that are passed over: of tokens, and of pixels."""
+
+_OF_CLASSES = ("accuracy", "top5", "f1", "iou")
+_OF_VALUES = ("mse", "mae")
+
+
+class Tally:
+    """A task's metric over a whole split.
+
+    Args:
+        task: whose metric: a name, a function of (outputs, targets), something of Keras's
+            (``update_state``, ``result``, ``reset_state``), or None for the loss.
+        as_classes: (scores, targets) -> (scores with the classes along the last axis, targets as
+            numbers of classes), as the model's outputs are to be read.
+        as_array: a tensor of the framework -> an array.
+
+    Raises:
+        UnknownNameError: no metric has this name.
+        DataError: the metric is one that counts boxes or words.
+
+    Example:
+        >>> tally = Tally(LearningTask(metric="mae"))
+        >>> tally.add(np.array([[1.0], [2.0]]), np.array([[1.5], [4.0]]), None)
+        >>> tally.value()
+        1.25
+    """
+
+    def __init__(
+        self,
+        task: LearningTask,
+        as_classes: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None,
+        as_array: Callable[[Any], Arrays] = np.asarray,
+    ) -> None:
+        self._metric = task.metric
+        self._as_classes = as_classes or _last_axis
+        self._as_array = as_array
+        self._total = self._count = 0.0
+        self._table: Arrays | None = None
+        self._vectors: list[tuple[Arrays, Arrays]] = []
+        if isinstance(self._metric, str):
+            check_metric_name(self._metric)
+        if self._metric in ("map", "wer"):
+            raise DataError(
+                f"metric {self._metric!r}: expected one of a Keras model's outputs as they are; "
+                "received one that counts boxes or words. Pass metric=, a function (outputs, "
+                "targets) -> a number, or evaluate=, a function (model) -> a number."
+            )
+        if hasattr(self._metric, "reset_state"):
+            self._metric.reset_state()
+
+    def add(self, outputs: Any, targets: Any, losses: Arrays | None) -> None:
+        """One batch.
+
+        Args:
+            outputs: what the model gave: an array, or several in a list.
+            targets: as the loss takes them.
+            losses: one for each example; None where there is no loss.
+        """
+        metric = self._metric
+        if metric is None or metric == "perplexity":
+            values = np.zeros(0) if losses is None else losses
+            self._add(values)
+        elif hasattr(metric, "update_state"):
+            metric.update_state(targets, outputs)
+        elif callable(metric):
+            values = np.asarray(self._as_array(metric(outputs, targets)), np.float64)
+            self._add(values if values.ndim else np.full(_length(targets, outputs), values))
+        else:
+            self._add_named(metric, _first(outputs), targets)
+
+    def value(self) -> float:
+        """The metric of all batches."""
+        if hasattr(self._metric, "result"):
+            return float(self._as_array(self._metric.result()))
+        if self._metric == "recall1":
+            return self._recall()
+        if self._table is not None and self._metric in ("f1", "iou"):
+            return _macro(self._table, jaccard=self._metric == "iou")
+        mean = self._total / max(1.0, self._count)
+        return float(np.exp(mean)) if self._metric == "perplexity" else mean
+
+    def _add(self, values: Arrays) -> None:
+        self._total += float(np.sum(values, dtype=np.float64))
+        self._count += values.size
+
+    def _add_named(self, metric: str, outputs: Arrays, targets: Any) -> None:
+        if targets is None:
+            raise DataError(
+                f"metric {metric!r}: expected batches (inputs, targets), or dictionaries with "
+                "labels; received batches without targets"
+            )
+        wanted = np.asarray(targets)
+        if metric in _OF_VALUES:
+            apart = np.asarray(outputs, np.float64).reshape(wanted.shape) - wanted
+            self._add(np.abs(apart) if metric == "mae" else np.square(apart))
+        elif metric == "recall1":
+            self._vectors.append((np.asarray(outputs, np.float32), wanted))
+        elif metric in _OF_CLASSES:
+            self._add_classes(metric, *self._as_classes(np.asarray(outputs), wanted))
+
+    def _add_classes(self, metric: str, scores: Arrays, classes: Arrays) -> None:
+        if scores.shape[:-1] != classes.shape:
+            raise DataError(
+                f"metric {metric!r}: expected classes of shape {scores.shape[:-1]}, as the model's "
+                f"scores have them; received targets of shape {classes.shape}"
+            )
+        ignored = IGNORED_PIXEL if classes.ndim > 2 else IGNORED_TOKEN
+        counted = classes != ignored
+        scores, classes = scores[counted], classes[counted]
+        if metric in ("accuracy", "top5"):
+            top = min(5 if metric == "top5" else 1, scores.shape[-1])
+            best = np.argsort(-scores, axis=-1, kind="stable")[..., :top]
+            self._add((best == classes[..., None]).any(axis=-1))
+            return
+        number = scores.shape[-1]
+        found = np.bincount(classes * number + scores.argmax(-1), minlength=number**2)
+        table = found.reshape(number, number)
+        self._table = table if self._table is None else self._table + table
+
+    def _recall(self) -> float:
+        vectors = np.concatenate([one for one, _ in self._vectors])
+        targets = np.concatenate([one for _, one in self._vectors])
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        right = 0.0
+        for start in range(0, len(vectors), 1024):
+            near = vectors[start : start + 1024] @ vectors.T
+            rows = np.arange(len(near))
+            near[rows, start + rows] = -np.inf
+            right += float((targets[near.argmax(1)] == targets[start + rows]).sum())
+        return right / len(vectors)
+
+
+def _macro(table: Arrays, *, jaccard: bool) -> float:
+    """The mean over all classes that occur, of F1 or of intersection over union."""
+    right = np.diag(table).astype(np.float64)
+    either = table.sum(0) + table.sum(1) - right
+    shares = right / np.maximum(either, 1)
+    if not jaccard:
+        shares = 2 * right / np.maximum(either + right, 1)
+    return float(shares[either > 0].mean())
+
+
+def _last_axis(scores: Arrays, targets: Arrays) -> tuple[Arrays, Arrays]:
+    return scores, targets
+
+
+def _first(outputs: Any) -> Arrays:
+    return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs)
+
+
+def _length(targets: Any, outputs: Any) -> int:
+    return len(_first(outputs) if targets is None else targets)

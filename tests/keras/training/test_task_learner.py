@@ -1,0 +1,217 @@
+"""Keras models in the loop for any task: by name, by functions, and as they were compiled."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import secateurs as sec
+from support.keras_networks import DATA, IMAGES, LABELS, cnn
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(64, 8)).astype("float32")
+Y = (X @ RANDOM.normal(size=(8, 3))).astype("float32")
+STOP = sec.Stop(rounds=1, tolerance=None)
+
+
+def regressor(*, compiled=True):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,), name="x")
+    model = keras.Model(x, L.Dense(3, name="y")(L.Dense(16, "relu", name="hidden")(x)))
+    if compiled:
+        model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    return model
+
+
+def study(model, data=(X, Y), **options):
+    return sec.iterate(model, data, data, step=0.25, stop=STOP, measure_speed=False, **options)
+
+
+def test_a_compiled_model_is_judged_by_its_own_metric_and_trained_by_its_own_loss():
+    model = regressor()
+    model.fit(X, Y, epochs=3, verbose=0)
+    found = study(model, test=(X, Y))
+    told = found.history.last("stop")
+    assert found.history.last("dense")["metric"]["name"] == "mean absolute error"
+    assert told["test_value"] == pytest.approx(np.abs(found.model.predict(X, verbose=0) - Y).mean())
+    assert found.model.evaluate(X, Y, verbose=0)[1] == pytest.approx(told["test_value"], rel=1e-5)
+    assert found.model.get_layer("hidden").units < 16
+
+
+def test_a_ready_task_trains_as_the_same_compiled_loss_does():
+    """One step by the loop is one step of fit on the same batch."""
+    by_hand = regressor()
+    by_hand.fit(X, Y, epochs=1, batch_size=64, verbose=0)
+    for task in ("regression", None):
+        model = regressor()
+        learner = sec.study.learning.learner_of(
+            model,
+            sec.study.sources.Sources((X, Y), (X, Y)),
+            sec.keras.default_training(model).model_copy(update={"batch_size": 64}),
+            sec.study.learning.learning_of(model, task, metric="mse"),
+        )
+        loss = learner.train(0, [0.01], lambda: None)
+        assert loss == pytest.approx(np.square(model.predict(X, verbose=0) - Y).mean(), rel=1e-4)
+        for mine, theirs in zip(learner.model.get_weights(), by_hand.get_weights(), strict=True):
+            assert np.allclose(mine, theirs, atol=1e-5)
+
+
+def test_ones_own_loss_and_metric_with_penalties_of_the_models():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,))
+    hidden = L.Dense(16, "relu", kernel_regularizer=keras.regularizers.L2(0.1))(x)
+    model = keras.Model(x, L.Dense(3)(hidden))
+
+    def loss(outputs, targets):
+        return keras.ops.mean(keras.ops.abs(outputs - targets), axis=-1)
+
+    def nearness(outputs, targets):
+        return -np.abs(outputs - targets).mean(axis=-1)
+
+    learner = sec.study.learning.learner_of(
+        model,
+        sec.study.sources.Sources((X, Y), (X, Y)),
+        sec.Training(batch_size=64, learning_rate=0.01),
+        sec.LearningTask("mine", loss=loss, metric=nearness),
+    )
+    apart = np.abs(model.predict(X, verbose=0) - Y).mean()
+    penalty = 0.1 * np.square(model.get_weights()[0]).sum()
+    judged = learner.evaluate("validation", lambda: None)
+    assert judged.accuracy == pytest.approx(-apart, rel=1e-5)
+    assert judged.loss == pytest.approx(apart, rel=1e-5)
+    assert learner.train(0, [0.01], lambda: None) == pytest.approx(apart + penalty, rel=1e-4)
+    assert "compute_loss" not in vars(learner.release())
+
+
+def test_a_trainer_and_a_judge_of_ones_own():
+    calls = []
+
+    def fit(model, steps):
+        calls.append(steps)
+        model.fit(X, Y, epochs=1, verbose=0)
+
+    def evaluate(model):
+        return model.evaluate(X, Y, verbose=0)[0]
+
+    task = sec.LearningTask("mine", fit=fit, evaluate=evaluate, higher_is_better=False)
+    found = study(regressor(), task=task)
+    assert calls  # the compiled model is as trained as it is: one round
+    judged = found.model.evaluate(X, Y, verbose=0)[0]
+    assert judged == pytest.approx(found.history.last("stop")["value"], rel=1e-5)
+
+
+def scores(channels, *shape):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 3))
+    return keras.Model(x, L.Conv2D(channels, 1)(L.Conv2D(8, 3, padding="same")(x)))
+
+
+def language():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,), dtype="int32")
+    return keras.Model(x, L.Dense(11)(L.Dense(16, "relu")(L.Embedding(11, 8)(x))))
+
+
+TOKENS = RANDOM.integers(0, 11, (32, 6))
+MASKS = RANDOM.integers(0, 4, (16, 8, 8))
+MASKS[0, :4] = 255
+MAPS = RANDOM.normal(size=(16, 8, 8, 3)).astype("float32")
+HIDDEN = np.where(RANDOM.random(TOKENS.shape) < 0.3, TOKENS, -100)
+READY = {
+    "segmentation": (lambda: scores(4), (MAPS, MASKS)),
+    "language-modelling": (language, TOKENS),
+    "masked-language-modelling": (language, (TOKENS, HIDDEN)),
+    "regression": (lambda: regressor(compiled=False), (X, Y)),
+    "embedding": (lambda: regressor(compiled=False), (X, np.arange(64) % 4)),
+    "classification": (lambda: regressor(compiled=False), (X, np.arange(64) % 3)),
+}
+
+
+@pytest.mark.parametrize("task", READY)
+def test_every_ready_task_goes_through_the_loop(task):
+    build, data = READY[task]
+    training = sec.Training(batches=3, fine_tune_batches=3, batch_size=16, learning_rate=0.02)
+    found = study(build(), data, task=task, training=training)
+    told = found.history.last("stop")
+    assert np.isfinite(told.get("value", told.get("accuracy")))
+    assert found.report.params_removed > 0
+
+
+def test_a_batch_may_hold_several_inputs_and_targets_by_name():
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    hidden = L.Dense(16, "relu")(L.Concatenate()([a, b]))
+    outputs = [L.Dense(3, name="p")(hidden), L.Dense(1, name="q")(hidden)]
+    model = keras.Model({"a": a, "b": b}, outputs)
+    losses, weights = {"p": "mse", "q": "mae"}, {"p": 1.0, "q": 0.5}
+    model.compile("adam", losses, loss_weights=weights)
+    inputs, targets = {"a": X, "b": X}, {"p": Y, "q": Y[:, :1]}
+    found = study(model, [(inputs, targets)])
+    p, q = found.model.predict(inputs, verbose=0)
+    expected = np.square(p - Y).mean() + 0.5 * np.abs(q - Y[:, :1]).mean()
+    assert found.history.last("stop")["value"] == pytest.approx(expected, rel=1e-4)
+    whole = study(model, (inputs, (Y, Y[:, :1])))
+    assert np.isfinite(whole.history.last("stop")["value"])
+
+
+def test_another_metric_of_a_classifier():
+    training = sec.Training(batches=3, fine_tune_batches=3, batch_size=20)
+    found = study(cnn(compiled=None), DATA, metric="f1", training=training)
+    assert found.history.last("dense")["metric"]["name"] == "F1"
+    metric = keras.metrics.SparseCategoricalAccuracy()
+    found = study(cnn(), DATA, task="classification", metric=metric)
+    wanted = (found.model.predict(IMAGES, verbose=0).argmax(1) == LABELS).mean()
+    assert found.history.last("stop")["value"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "detection"}, "expected a PyTorch model"),
+        ({"train_step": len}, "expected no train_step= for a Keras model"),
+        ({"task": "regresion"}, "did you mean 'regression'"),
+        ({"metric": "map"}, "counts boxes"),
+        ({"task": sec.LearningTask(evaluate=lambda model: "x", loss=lambda o, t: o[:, 0])},
+         "expected a number for the model; received str"),
+        ({"loss": lambda o, t: o}, "expected loss.outputs, targets. to return one loss"),
+        ({"task": "regression", "training": sec.Training(distillation=0.5)}, "distillation of 0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_told_in_one_line(options, message):
+    with pytest.raises(sec.SecateursError, match=message) as raised:
+        study(regressor(), **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_is_not_compiled_and_no_loss_is_told_how():
+    training = sec.Training(batches=1)
+    with pytest.raises(sec.ModelError, match=r"expected a loss to train by\. Compile the model"):
+        study(regressor(compiled=False), metric="mse", training=training)
+    with pytest.raises(sec.DataError, match=r"expected 1 inputs \(x\).*received 2"):
+        study(regressor(), [((X, X), Y)], task="regression")
+
+
+def test_criteria_sensitivity_ablation_comparison_and_drop_take_the_task(tmp_path):
+    model = regressor()
+    model.fit(X, Y, epochs=2, verbose=0)
+    network = sec.trace(model)
+    by_task = sec.score(network, "taylor", data=(X, Y), task="regression")["hidden"]
+    loss = lambda o, t: keras.ops.mean(keras.ops.square(o - t), axis=-1)  # noqa: E731
+    assert np.allclose(by_task, sec.score(network, "taylor", data=(X, Y), loss=loss)["hidden"])
+    assert np.allclose(by_task, sec.score(network, "taylor", data=(X, Y))["hidden"])  # compiled
+    curves = sec.sensitivity(network, (X, Y), task="regression", metric="mae", amounts=0.5)
+    dense = np.abs(model.predict(X, verbose=0) - Y).mean()
+    assert curves.accuracies["hidden"][0] == pytest.approx(dense, rel=1e-4)
+    ablated = sec.ablate(network, (X, Y), task="regression")
+    alone = sec.apply(model, network.cut({"hidden": [3]}))
+    apart = np.square(alone.predict(X, verbose=0) - Y).mean()
+    change = apart - np.square(model.predict(X, verbose=0) - Y).mean()
+    assert ablated.estimate["hidden"][3] == pytest.approx(change, abs=1e-3)
+    found = sec.compare(
+        model, (X, Y), (X, Y), strategies="l1", amounts=0.25, seeds=1, directory=tmp_path,
+        training=sec.Training(batches=2),
+    )  # fmt: skip
+    assert found.metric.name == "mean absolute error"
+    pruned = sec.prune(
+        model, None, "drop=0.05", calibration=X, validation=(X, Y), task="regression", metric="mae"
+    ).model
+    assert np.abs(pruned.predict(X, verbose=0) - Y).mean() <= dense + 0.05 + 1e-6
