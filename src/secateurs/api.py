@@ -42,7 +42,7 @@ from secateurs.arguments import (
 )
 from secateurs.backends import Outputs, backend_named, backend_of, framework_of
 from secateurs.calibration.ablation import Ablation
-from secateurs.calibration.padding import example_with_padding
+from secateurs.calibration.examples import rows_of
 from secateurs.calibration.racing import Scope
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
@@ -87,7 +87,13 @@ from secateurs.study.sources import Sources
 from secateurs.training.callbacks import Watcher
 from secateurs.training.distillation import ImageChange
 from secateurs.training.feed import Augmentation, is_labelled_images
-from secateurs.training.objectives import kind_of_outputs, label_tokens, loss_of
+from secateurs.training.objectives import (
+    first_of,
+    inputs_to_trace,
+    kind_of_outputs,
+    label_tokens,
+    loss_of,
+)
 from secateurs.training.task import LearningTask
 
 if TYPE_CHECKING:
@@ -570,7 +576,7 @@ def _prune(
     """``prune``, its arguments sorted by who uses them; what is left over is for ``plan``."""
     arguments = {**locals(), **planning}
     del arguments["planning"]
-    example_inputs = example_with_padding(example_inputs, calibration)
+    example_inputs = inputs_to_trace(model, example_inputs, calibration)
     network = trace(model, example_inputs, outputs=outputs)
     effort = Distilling.parse(distil, augmentation)
     judging = Judging(output or kind_of_outputs(task), sources, second_domain)
@@ -678,6 +684,9 @@ def repair(
         >>> better[0].out_features, sec.report_of(better).fidelity.kept in ("dropped", "repaired")
         (6, True)
     """
+    first = first_of(images) if example_inputs is None else None
+    if isinstance(first, Mapping):
+        example_inputs = inputs_to_trace(dense, rows_of(first, [0]), images)
     judging = Judging(output, sources, second_domain)
     request = Request(None, None, True, Distilling.parse(distil, augmentation), judging, seed)
     return repair_model(small, dense, images, example_inputs, request)
@@ -750,7 +759,7 @@ def frontier(
         >>> found.model("macs=0.6")[0].out_features < 8
         True
     """
-    network = trace(model, example_with_padding(example_inputs, calibration))
+    network = trace(model, inputs_to_trace(model, example_inputs, calibration))
     judging = Judging(output, sources, second_domain)
     stays = layer_names(model, skip)
     request = Request(criterion, loss, True, None, judging, seed, skip=stays)
@@ -882,9 +891,9 @@ def _learning(
     model: Any, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
 ) -> LearningTask | None:
     """The task that was asked for, of the model's framework."""
-    others = task is not None or any(parts[name] is not None for name in parts if name != "loss")
-    if framework_of(model) == "keras" and not others:
-        # Trained as it was compiled; where that is to tell classes, a loss is for criteria.
+    given = {name for name, part in parts.items() if part is not None}
+    if task is None and given <= ({"loss"} if framework_of(model) == "keras" else set()):
+        # A Keras model is trained as it was compiled; if to tell classes, a loss is for criteria.
         found = backend_of(model).default_task(model, train)
         return found if found is None else found.with_own(loss=parts["loss"])
     if is_labelled_images(train) and task is None and parts["train_step"] is None:

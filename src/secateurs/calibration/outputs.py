@@ -180,6 +180,11 @@ def _read(values: NDArray[np.float64], asked: str | None, channels_first: bool) 
     asked = _ALSO_CALLED.get(asked or "", asked)
     if asked is not None and asked not in KINDS:
         raise UnknownNameError(f"no kind of output {asked!r}{nearest(asked, KINDS)}")
+    if not values.ndim:
+        raise DataError(
+            "expected outputs of each example; received a single number for all, such as a loss. "
+            "Leave labels out of what the model is run on"
+        )
     if not np.isfinite(values).all():
         raise DataError("expected a dense model with finite outputs; received NaN or infinity")
     axis, sums = _axis_of_sums(values, channels_first)

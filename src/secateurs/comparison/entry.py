@@ -170,16 +170,14 @@ def _learning(
     model: Any, seed: int, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
 ) -> LearningTask | None:
     """The task, of the framework of the models; None to classify images."""
-    nothing = task is None and all(part is None for part in parts.values())
-    if nothing and is_labelled_images(train):
-        return None
+    given = {name for name, part in parts.items() if part is not None}
+    if task is None and not given and is_labelled_images(train):
+        return None  # without a look at the model, which a function may take long to make
     built = model(seed) if _makes_models(model) else model
-    if framework_of(built) == "keras" and task is None and parts["metric"] is None:
-        # Trained as it was compiled; where that is to tell classes, a loss is for criteria.
+    if task is None and given <= ({"loss"} if framework_of(built) == "keras" else set()):
+        # A Keras model is trained as it was compiled; if to tell classes, a loss is for criteria.
         found = backend_of(built).default_task(built, train)
         return found if found is None else found.with_own(loss=parts["loss"])
-    if nothing:
-        return None
     if task is None and is_labelled_images(train):
         task = "classification"
     return learning_of(built, task, **parts)

@@ -9,6 +9,7 @@ from typing import Any
 from secateurs.backends import Loss, backend_named
 from secateurs.calibration.batches import LABELS
 from secateurs.calibration.examples import StepLoss, as_arrays, is_pair_in_list, split_of
+from secateurs.calibration.padding import example_with_padding
 from secateurs.channels.network import Network
 from secateurs.training.task import LearningTask, task_of
 
@@ -40,7 +41,7 @@ def objective_of(
     """
     source: Any = network.source
     backend, model = backend_named(source.framework), source.model
-    takes_model = source.framework == "pytorch" and _takes_the_model(model, data, loss)
+    takes_model = source.framework == "pytorch" and takes_the_model(model, data, loss)
     if task is None and metric is None:
         if takes_model:
             return LearningTask(loss=loss)
@@ -65,6 +66,26 @@ def loss_in(task: LearningTask, data: Any = None) -> Loss | None:
     plain = task.loss is not None and task.predict is None and task.train_step is None
     needs_batch = _is_ragged(data) or _has_no_targets(data)
     return task.loss if plain and not needs_batch else StepLoss(task)
+
+
+def inputs_to_trace(model: Any, example_inputs: Any, data: Any) -> Any:
+    """What a model is traced with, to be held against what it gives for calibration data.
+
+    Labels that it need not be given are left out: with them it gives a loss beside its answers,
+    one number for all examples. Texts that are filled up take the place of others, see
+    ``example_with_padding``.
+    """
+    if isinstance(example_inputs, Mapping):
+        taken = inspect.signature(getattr(model, "forward", model.__call__)).parameters
+        spare = [
+            name
+            for name in LABELS
+            if name in example_inputs and name in taken and taken[name].default is None
+        ]
+        example_inputs = {
+            name: value for name, value in example_inputs.items() if name not in spare
+        }
+    return example_with_padding(example_inputs, data)
 
 
 def kind_of_outputs(task: str | LearningTask | None) -> str | None:
@@ -130,7 +151,7 @@ class _Labelled:
         return len(self._batches)
 
 
-def _takes_the_model(model: Any, data: Any, loss: Loss | None) -> bool:
+def takes_the_model(model: Any, data: Any, loss: Loss | None = None) -> bool:
     """Whether data are of a kind that only a step with the model there can use.
 
     Batches whose inputs or targets are lists of examples or dictionaries of targets; and, without a
@@ -138,7 +159,7 @@ def _takes_the_model(model: Any, data: Any, loss: Loss | None) -> bool:
     """
     if loss is not None:
         return _is_ragged(data)
-    first = _first_of(data)
+    first = first_of(data)
     if not isinstance(first, Mapping):
         return False
     taken = inspect.signature(getattr(model, "forward", model.__call__)).parameters
@@ -147,7 +168,7 @@ def _takes_the_model(model: Any, data: Any, loss: Loss | None) -> bool:
 
 def _is_ragged(data: Any) -> bool:
     """Whether the first batch holds examples one by one, and not in arrays."""
-    first = _first_of(data)
+    first = first_of(data)
     if not isinstance(first, tuple | list):
         return False
     inputs, targets = split_of(first)
@@ -156,14 +177,17 @@ def _is_ragged(data: Any) -> bool:
 
 def _has_no_targets(data: Any) -> bool:
     """Whether batches are inputs alone, among which a task finds its targets."""
-    first = _first_of(data)
+    first = first_of(data)
     return isinstance(first, Mapping) and split_of(first)[1] is None
 
 
-def _first_of(data: Any) -> Any:
+def first_of(data: Any) -> Any:
     """The first batch of what can be gone through again; None of all else."""
     if isinstance(data, Mapping):
         return data
-    if as_arrays(data) is not None or not (isinstance(data, Iterable) and isinstance(data, Sized)):
+    whole = as_arrays(data)
+    if isinstance(whole, Mapping):  # (inputs by name, labels)
+        return whole
+    if whole is not None or not (isinstance(data, Iterable) and isinstance(data, Sized)):
         return None
     return next(iter(data), None)

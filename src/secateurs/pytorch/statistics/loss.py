@@ -68,9 +68,10 @@ class PerExampleLoss:
 
     def right(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Which images are classified right; None where labels are not classes."""
-        if labels is None or not self.classifies(outputs, labels):
+        scores = _scores_in(outputs)
+        if labels is None or not self.classifies(scores, labels):
             return None
-        return outputs.argmax(1) == labels
+        return scores.argmax(1) == labels
 
     def classifies(self, outputs: object, labels: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
         """Whether outputs are scores of classes and labels are classes."""
@@ -84,12 +85,13 @@ class PerExampleLoss:
             and int(labels.max()) < outputs.shape[1]
         )
 
-    def _cross_entropy(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor:
+    def _cross_entropy(self, given: object, labels: torch.Tensor | None) -> torch.Tensor:
+        outputs = _scores_in(given)
         if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
             raise DataError(
                 f"{self._who}: expected a model that gives scores of shape (N, classes); received "
-                f"{type(outputs).__name__}. Pass loss=, a function (outputs, labels) -> one loss "
-                "for each image."
+                f"{type(given).__name__}. Pass loss=, a function (outputs, labels) -> one loss "
+                "for each image, or task=, such as 'language-modelling'."
             )
         expected = (outputs.shape[0], *outputs.shape[2:])
         if labels is None or labels.is_floating_point() or tuple(labels.shape) != expected:
@@ -106,6 +108,14 @@ class PerExampleLoss:
             )
         losses = F.cross_entropy(outputs, labels, reduction="none")
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def _scores_in(outputs: object) -> object:
+    """Scores of classes, as they are or as what a Transformers model gives holds them."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    found = getattr(outputs, "logits", None)
+    return found if isinstance(found, torch.Tensor) and found.dim() == 2 else outputs
 
 
 def _describe(value: object) -> str:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from secateurs.calibration.examples import split_of
 from secateurs.errors import DataError, ModelError, UnknownNameError
 from secateurs.models.names import import_torchvision
-from secateurs.training.objectives import IGNORED
+from secateurs.training.objectives import IGNORED, first_of, takes_the_model
 from secateurs.training.task import LearningTask, check_metric_name
 
 if TYPE_CHECKING:
@@ -163,9 +164,17 @@ def tasks_of(model: nn.Module) -> Mapping[str, LearningTask]:
     return TASKS
 
 
-def default_task(model: nn.Module, data: object = None) -> None:
-    """None: a PyTorch model does not say what it is for."""
-    del model, data
+def default_task(model: nn.Module, data: object = None) -> LearningTask | None:
+    """The model's own loss, where it takes the labels that come with its inputs by name.
+
+    Inputs by name with classes, which it does not take, are classified.
+    """
+    if takes_the_model(model, data):
+        return LearningTask()
+    first = first_of(data)
+    targets = split_of(first)[1] if isinstance(first, Mapping) else None
+    whole = getattr(targets, "ndim", 0) == 1 and "int" in str(getattr(targets, "dtype", ""))
+    return TASKS["classification"] if whole else None
 
 
 def check_needs_none(task: LearningTask, inputs: object) -> None:
