@@ -75,6 +75,7 @@ def test_labels_among_the_example_inputs_do_no_harm():
     model = Classifier().eval()
     with pytest.warns(UserWarning, match="few"):
         pruned = sec.prune(model, NAMED, "params=0.7", calibration=NAMED).model
+    with pytest.warns(UserWarning, match="few"):
         found = sec.frontier(model, NAMED, calibration=NAMED, shares=0.6)
     assert pruned(TOKENS).logits.shape == (16, 3)
     assert len(found.points) == 2
