@@ -1,4 +1,4 @@
-"""Models whose outputs hold scores and a loss by name, as Transformers' do, without a word of it."""
+"""Models whose outputs hold scores and a loss by name, as those of Transformers do."""
 
 from dataclasses import dataclass
 
