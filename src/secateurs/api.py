@@ -51,7 +51,7 @@ from secateurs.criteria import scoring
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
-from secateurs.deployment.exporter import written_bytes
+from secateurs.deployment.exporter import weigh_written
 from secateurs.errors import BudgetError, DataError, SecateursError, UnknownNameError
 from secateurs.files import check_model_suffix
 from secateurs.measurement.latency_model import LatencyModel
@@ -595,7 +595,7 @@ def _prune(
         gone = blocks_that_went(cut, shop.blocks)
         return Pruned(small, cut, report_of(small), shop.scores, (), gone)
     latency_model = planning.get("latency_model")
-    weigh = partial(written_bytes, example_inputs=network.source.example_inputs)
+    weigh = partial(weigh_written, example_inputs=network.source.example_inputs)
     judge = judge_by_task(network, validation, task, metric) if "drop" in wanted.limits else None
     measured_by = (latency_model, judge, weigh)
     small, chosen, trials = meet(network, wanted, shop.plan, shop.make, *measured_by)

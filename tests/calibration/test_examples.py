@@ -9,8 +9,8 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.examples import (
     ExampleBatch,
     StepLoss,
+    as_given,
     first_batches,
-    given_of,
     iterate_examples,
     length_of,
     read_batches,
@@ -49,7 +49,7 @@ def test_whole_arrays_are_cut_into_batches():
     x, y = np.arange(300)[:, None], np.arange(300)
     batches = list(iterate_examples((x, y), "here"))
     assert [len(batch) for batch in batches] == [128, 128, 44]
-    assert np.array_equal(np.concatenate([given_of(batch)[1] for batch in batches]), y)
+    assert np.array_equal(np.concatenate([as_given(batch)[1] for batch in batches]), y)
     named = list(iterate_examples(({"x": x}, y), "here"))
     assert np.array_equal(named[1].images["labels"], y[128:256])
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from secateurs.channels.file_size import FORMATS, FileKind, stored_bytes
+from secateurs.channels.file_size import FORMATS, FileKind, count_stored_bytes
 from secateurs.cli import ExitCode, main
 from secateurs.deployment.targets import TARGETS
 
@@ -78,9 +78,13 @@ def test_bytes_of_tensors_by_hand(model):
     weights = 32 * 27 + 64 * 32 * 9 + 64 * 4
     rest = 32 + 64 + 4 + 4 * 32  # biases, the normalisation's four
     alive = network.alive()
-    assert stored_bytes(network, alive, FileKind()) == 4 * (weights + rest) + 8  # and its counter
-    assert stored_bytes(network, alive, FileKind("onnx", "float16")) == 2 * (weights + rest) + 8
-    assert stored_bytes(network, alive, FileKind("onnx", "int8")) == weights + 4 * rest + 8
+    assert (
+        count_stored_bytes(network, alive, FileKind()) == 4 * (weights + rest) + 8
+    )  # and its counter
+    assert (
+        count_stored_bytes(network, alive, FileKind("onnx", "float16")) == 2 * (weights + rest) + 8
+    )
+    assert count_stored_bytes(network, alive, FileKind("onnx", "int8")) == weights + 4 * rest + 8
 
 
 def test_curves_allocate_by_the_bytes_of_the_file(model):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from secateurs.channels.equations import Equations
-from secateurs.channels.groups import NOT_REACHED, Frozen, frozen_in, groups_of, members
+from secateurs.channels.groups import NOT_REACHED, Frozen, groups_of, list_frozen, members
 from secateurs.channels.tensors import Mixing, Role, Tensor
 from support.networks_by_hand import grid, two_layers
 
@@ -62,13 +62,13 @@ def test_a_channel_that_is_all_of_an_axis_is_none():
 
 def test_what_cannot_go_is_told_once_with_all_who_share_it_and_why():
     network = two_layers()
-    found = frozen_in(network.tensors.values(), network.solution)
+    found = list_frozen(network.tensors.values(), network.solution)
     assert found == [
         Frozen("first (input)", 3, ("first (input)",), ("it is the network's input",)),
         Frozen("last", 2, ("last",), ("it is the network's output",)),
     ]
     idle = Tensor("idle.weight", (7, 2), 4, True)
-    assert frozen_in([idle], network.solution) == [Frozen("idle", 7, ("idle",), (NOT_REACHED,))]
+    assert list_frozen([idle], network.solution) == [Frozen("idle", 7, ("idle",), (NOT_REACHED,))]
     read = Tensor("idle.weight", (7, 2), 4, True, is_read=True)
-    assert frozen_in([read], network.solution) == []
+    assert list_frozen([read], network.solution) == []
     assert members([*found, *found]) == ["first (input)", "last"]

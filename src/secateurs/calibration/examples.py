@@ -80,7 +80,7 @@ class ExampleBatch(CalibrationBatch):
         return ExampleBatch(rows_of(self.images, every[chosen].tolist()))
 
 
-def given_of(batch: CalibrationBatch) -> Any:
+def as_given(batch: CalibrationBatch) -> Any:
     """A batch as ``read_batches`` takes it again."""
     return batch.images if isinstance(batch, ExampleBatch) else (batch.images, batch.labels)
 

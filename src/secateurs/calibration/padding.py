@@ -37,7 +37,7 @@ def example_with_padding(example_inputs: Any, data: Any) -> Any:
     if len(hidden_rows(known)):
         return example_inputs
     lacking = None
-    for inputs in itertools.islice(_named_inputs(data), _BATCHES_LOOKED_AT):
+    for inputs in itertools.islice(_iterate_named_inputs(data), _BATCHES_LOOKED_AT):
         masks = [name for name in MASKS if name in inputs]
         if not masks:
             return example_inputs
@@ -69,7 +69,7 @@ def _are_of_one_kind(known: Mapping[str, Any], inputs: Mapping[str, Any]) -> boo
     )
 
 
-def _named_inputs(data: Any) -> Iterator[Mapping[str, Any]]:
+def _iterate_named_inputs(data: Any) -> Iterator[Mapping[str, Any]]:
     """The inputs of each batch that come by name; none of data that can be seen only once."""
     whole = as_arrays(data)
     for batch in [whole] if whole is not None else batches_again(data):

@@ -117,7 +117,7 @@ USUAL = FileKind()
 _STORED: WeakKeyDictionary[Network, dict[FileKind, Products]] = WeakKeyDictionary()
 
 
-def stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKind) -> int:
+def count_stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKind) -> int:
     """Bytes of all tensors in a file of this kind, given which atoms stay."""
     of_network = _STORED.setdefault(network, {})
     if kind not in of_network:
@@ -125,7 +125,7 @@ def stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKind) -> 
     return int(of_network[kind].values(alive).sum())
 
 
-def stored_without(
+def count_bytes_without(
     network: Network, blocks: Sequence[BlockCut], alive: NDArray[np.bool_], kind: FileKind
 ) -> int:
     """The same without these blocks."""

@@ -180,7 +180,7 @@ def _group_name(members: Sequence[Member], count: int) -> str:
     return first.layer if first.each == 1 else f"{first.layer}/{count}x{first.each}"
 
 
-def frozen_in(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
+def list_frozen(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
     """Indices that nothing can remove; the same ones, for the same reasons, make one entry."""
     stuck: dict[tuple[bytes, tuple[str, ...]], tuple[int, list[str]]] = {}
     for tensor in tensors:

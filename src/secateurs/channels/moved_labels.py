@@ -119,11 +119,11 @@ def _compose(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
         if base is None or size == 0 or rest % size:
             return None
         if rest != size:
-            sides.append(frozen_side(equations, rest // size))
+            sides.append(add_frozen_side(equations, rest // size))
         sides.append(base)
         rest = run
     if rest != 1:
-        sides.append(frozen_side(equations, rest))
+        sides.append(add_frozen_side(equations, rest))
     return equations.compose(sides)
 
 
@@ -143,7 +143,7 @@ def _pattern(labels: Ids) -> tuple[Ids | None, int]:
     return (base if whole else None), run
 
 
-def frozen_side(equations: Equations, size: int) -> Ids:
+def add_frozen_side(equations: Equations, size: int) -> Ids:
     """Units of their own for positions that no channel lies at."""
     side = equations.units(size)
     equations.freeze(side, "positions that carry no channels")

@@ -22,8 +22,8 @@ from secateurs.channels.groups import (
     Frozen,
     Group,
     Member,
-    frozen_in,
     groups_of,
+    list_frozen,
     members,
     naming_member,
 )
@@ -194,7 +194,7 @@ class Network:
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
         """What cannot be pruned, and why."""
-        return tuple(frozen_in(self.tensors.values(), self.solution))
+        return tuple(list_frozen(self.tensors.values(), self.solution))
 
     @cached_property
     def frozen_for(self) -> dict[str, tuple[Frozen, ...]]:

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.cli.options import Directory, Images, fixed_options, options_in, with_options
+from secateurs.cli.options import Directory, Images, list_fixed_options, options_in, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.files import write_atomically
@@ -38,7 +38,9 @@ EXAMPLE = "secateurs ablate resnet18 --weights mine.pt --data fashion-mnist"
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("ablate")(
-        with_options(ablate_command, [*options_in(TASK_OPTIONS), *fixed_options(ablate_command)])
+        with_options(
+            ablate_command, [*options_in(TASK_OPTIONS), *list_fixed_options(ablate_command)]
+        )
     )
 
 

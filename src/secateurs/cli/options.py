@@ -159,7 +159,7 @@ def _model_argument(panel: str) -> inspect.Parameter:
     )
 
 
-def fixed_options(function: Callable[..., None]) -> list[inspect.Parameter]:
+def list_fixed_options(function: Callable[..., None]) -> list[inspect.Parameter]:
     """What a command takes besides its ``**options``, which come last."""
     return list(inspect.signature(function, eval_str=True).parameters.values())[:-1]
 

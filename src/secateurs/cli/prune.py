@@ -26,7 +26,7 @@ from secateurs.cli.options import (
     TaskMetric,
     TaskName,
     Weights,
-    fixed_options,
+    list_fixed_options,
     options_of,
     with_options,
 )
@@ -80,7 +80,9 @@ _PLANNING = ("scope", "floor", "multiple", "skip")
 def register(app: typer.Typer) -> None:
     """Add the command."""
     planning = options_of(Pruning, "What goes", only=("criterion", *_PLANNING))
-    app.command("prune")(with_options(prune_command, [*fixed_options(prune_command), *planning]))
+    app.command("prune")(
+        with_options(prune_command, [*list_fixed_options(prune_command), *planning])
+    )
 
 
 def prune_command(

@@ -13,7 +13,7 @@ from secateurs.cli.options import (
     CriterionName,
     Directory,
     Images,
-    fixed_options,
+    list_fixed_options,
     options_in,
     shares_from,
     with_options,
@@ -34,7 +34,8 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("sensitivity")(
         with_options(
-            sensitivity_command, [*options_in(TASK_OPTIONS), *fixed_options(sensitivity_command)]
+            sensitivity_command,
+            [*options_in(TASK_OPTIONS), *list_fixed_options(sensitivity_command)],
         )
     )
 

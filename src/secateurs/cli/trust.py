@@ -102,17 +102,17 @@ def _trust(settings: Configuration | Comparison) -> None:
     """Note the code and what it is called with. Without a place for it, nothing is."""
     if settings.code:
         with suppress(StudyError):
-            content = json.dumps(_named(settings), indent=1, sort_keys=True) + "\n"
+            content = json.dumps(_name_functions(settings), indent=1, sort_keys=True) + "\n"
             write_atomically(_record_of(settings), content.encode())
 
 
 def _record_of(settings: Configuration | Comparison) -> Path:
-    text = json.dumps(_named(settings), sort_keys=True)
+    text = json.dumps(_name_functions(settings), sort_keys=True)
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "secateurs" / "trusted" / hashlib.sha256(text.encode()).hexdigest()
 
 
-def _named(settings: Configuration | Comparison) -> dict[str, object]:
+def _name_functions(settings: Configuration | Comparison) -> dict[str, object]:
     """What is run, and what it is given."""
     return {
         "task": settings.task.model_dump(mode="json"),

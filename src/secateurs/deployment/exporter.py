@@ -161,7 +161,7 @@ def _kind_of(target: Target, precision: str) -> FileKind:
         raise ExportError(str(error)) from None
 
 
-def written_bytes(model: Any, kind: FileKind, *, example_inputs: Any) -> int:
+def weigh_written(model: Any, kind: FileKind, *, example_inputs: Any) -> int:
     """Bytes of the file that ``export`` would write, which is not kept.
 
     Args:

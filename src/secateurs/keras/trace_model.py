@@ -21,7 +21,7 @@ from secateurs.keras.internals import device, graph_of
 from secateurs.keras.model.example_inputs import (
     as_arrays,
     check_model,
-    closed_code,
+    closed_code_error,
     format_inputs,
     input_shapes,
     make_inputs,
@@ -166,7 +166,7 @@ def _step(
 ) -> object:
     """A step of the trace; a subclassed model that stays one call is none."""
     if site.operation is model:
-        raise closed_code(model, site.closed)
+        raise closed_code_error(model, site.closed)
     return tracer.step(site, arguments, keywords)
 
 

@@ -14,7 +14,7 @@ from secateurs import formatting
 from secateurs.arguments import CRITERION_LIST, DATA_GIVEN, FUNCTION, LOSS, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.examples import given_of, read_batches
+from secateurs.calibration.examples import as_given, read_batches
 from secateurs.calibration.needs import Need
 from secateurs.channels.cut import CUT, Cut
 from secateurs.channels.network import NETWORK, Network
@@ -261,7 +261,7 @@ def _score(
     network: Network, names: Sequence[str], parts: Sequence[CalibrationBatch], loss: Any, seed: int
 ) -> dict[str, Scores | Exception]:
     """Scores by every criterion that can give some, else the error it ends in."""
-    data = [given_of(part) for part in parts]
+    data = [as_given(part) for part in parts]
     able: dict[str, Scores | Exception] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a criterion that means little here loses

@@ -18,7 +18,7 @@ from secateurs import formatting
 from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, PATH, SEED, takes
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import CalibrationBatch, as_array
-from secateurs.calibration.examples import given_of, read_batches
+from secateurs.calibration.examples import as_given, read_batches
 from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import NETWORK, Network
@@ -292,7 +292,7 @@ def _curves_of(
     if known is not None:
         return known
     scores = score(
-        network, criterion, data=[given_of(batch) for batch in images], loss=loss, seed=seed
+        network, criterion, data=[as_given(batch) for batch in images], loss=loss, seed=seed
     )
     curves = _measure(network, scores, images, amounts, loss, learning, tick)
     metric = Metric() if learning is None else learning.described_metric
@@ -350,7 +350,7 @@ def _fingerprint(
         weights = zlib.crc32(network.source.array(name).tobytes(), weights)
     seen = 0
     for batch in images:
-        for array in _arrays(given_of(batch)):
+        for array in _arrays(as_given(batch)):
             seen = zlib.crc32(array.tobytes(), seen)
     settings = json.dumps(settings_used)
     return f"{weights:08x}-{seen:08x}-{zlib.crc32(settings.encode()):08x}"

@@ -23,9 +23,9 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import (
     USUAL,
     FileKind,
+    count_bytes_without,
+    count_stored_bytes,
     predict_file_size,
-    stored_bytes,
-    stored_without,
 )
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError
@@ -242,8 +242,10 @@ class SizeMb(Unit):
 
     def predict(self, candidate: Candidate) -> float:
         if candidate.blocks:
-            return stored_without(candidate.network, candidate.blocks, candidate.alive, self.kind)
-        return stored_bytes(candidate.network, candidate.alive, self.kind)
+            return count_bytes_without(
+                candidate.network, candidate.blocks, candidate.alive, self.kind
+            )
+        return count_stored_bytes(candidate.network, candidate.alive, self.kind)
 
     def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
         # The file's header tells of all that has gone, and only a cut of this network has shapes.

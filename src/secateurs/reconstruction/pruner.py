@@ -751,7 +751,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     framework = repairing(network.source.framework)
     cut = report_of(small).cut
     if cut.blocks:
-        removed = _removed_beside_blocks(network, cut)
+        removed = _find_removed_beside_blocks(network, cut)
     else:
         removed = np.flatnonzero(~match_channels(network, framework.arrays(small), cut))
     checked = list(iterate_batches(images, example_inputs, "repair", labels=False))
@@ -762,7 +762,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     )
 
 
-def _removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]:
+def _find_removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]:
     """The atoms that went beside whole blocks, as far as they are channels of this network.
 
     Raises:

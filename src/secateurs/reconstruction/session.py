@@ -104,7 +104,7 @@ class DenseReference:
         self.kind = kind_of(first, self.output)
         self.answers = answers_in(first, self.kind)
         self._right = [
-            [self._seen(given) for given in self.framework.outputs(self.work, part)]
+            [self._thin(given) for given in self.framework.outputs(self.work, part)]
             for part in self._parts
         ]
         self._warn_if_unlike()
@@ -139,7 +139,7 @@ class DenseReference:
             judge.add(right, answer)
         return judge.verdict()
 
-    def _seen(self, given: OutputArrays) -> OutputArrays:
+    def _thin(self, given: OutputArrays) -> OutputArrays:
         """What is kept of outputs: what is judged by."""
         if self.kind != "categorical":
             return given

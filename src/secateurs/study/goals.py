@@ -16,7 +16,7 @@ from secateurs.backends import backend_named
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import FileKind
 from secateurs.channels.network import Network
-from secateurs.deployment.exporter import written_bytes
+from secateurs.deployment.exporter import weigh_written
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
@@ -80,7 +80,7 @@ class Goals:
         unit, model = self._units[name], dense.source.model
         if not unit.is_corrected:
             return self.measure(name, dense)
-        write = partial(written_bytes, kind=kind, example_inputs=dense.source.example_inputs)
+        write = partial(weigh_written, kind=kind, example_inputs=dense.source.example_inputs)
         self._real[name] = write
         size = float(write(model))
         self.measured[name] = (size, unit.measure(dense, Cut()))

@@ -102,7 +102,7 @@ def run_study(
     watcher = (watcher or Watcher()) if learner.is_main else Watcher()
     with (
         _store(directory, configuration, learner, fresh=fresh) as store,
-        _tracked(watcher, track if learner.is_main else (), directory, configuration) as watcher,
+        _track(watcher, track if learner.is_main else (), directory, configuration) as watcher,
     ):
         ranking = wanted or pruning.criterion
         position = Loop(learner, store, configuration, ranking, watcher, loss).run()
@@ -138,7 +138,7 @@ def _store(
 
 
 @contextmanager
-def _tracked(
+def _track(
     watcher: Watcher,
     track: Sequence[str],
     directory: str | Path | None,

@@ -85,7 +85,7 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
         begin_graph_(model, _name_specs(given))
     except Exception as error:
         if line_of(error):  # its own code was reached, and raised
-            raise closed_code(model, explain(error)) from error
+            raise closed_code_error(model, explain(error)) from error
         raise ModelError(
             f"{model.name}: expected a model whose call takes one argument: a tensor, or a list or "
             f"dictionary of tensors; that of {kind} raised {type(error).__name__}: "
@@ -93,7 +93,7 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
         ) from error
 
 
-def closed_code(model: keras.Model, reason: str) -> ClosedCodeError:
+def closed_code_error(model: keras.Model, reason: str) -> ClosedCodeError:
     """That a subclassed model has code which nobody can follow, and what to do."""
     return ClosedCodeError(
         f"{model.name}: expected a model whose call can be followed; received a "

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
-from secateurs.channels.moved_labels import frozen_side
+from secateurs.channels.moved_labels import add_frozen_side
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.model.nested import flatten, map_structure
@@ -114,7 +114,7 @@ def _tie(
         grids = [tracer.equations.sides(whole) or () for whole in assumed.wholes]
         inner = {side.tobytes() for sides in grids for side in sides}
         heads += [
-            (sides[0], frozen_side(tracer.equations, len(sides[0])))
+            (sides[0], add_frozen_side(tracer.equations, len(sides[0])))
             for sides in grids
             if len(sides) == 2
         ]
@@ -126,7 +126,7 @@ def _tie(
         return None
     tied = build([*ties, *heads])
     stay = [
-        (assumed.units, frozen_side(tracer.equations, len(assumed.units)))
+        (assumed.units, add_frozen_side(tracer.equations, len(assumed.units)))
         for assumed in waiting
         if not wrong or assumed.kind in wrong
     ]

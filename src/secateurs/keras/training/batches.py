@@ -92,7 +92,7 @@ def feed_of(
     return feed
 
 
-def turned_for(model: keras.Model, source: LabelledImages) -> tuple[object, object]:
+def turn_for(model: keras.Model, source: LabelledImages) -> tuple[object, object]:
     """(images, labels) of a split of ours, the channels where the model has them."""
     images, labels = source.batch(slice(None))
     wanted = tuple(graph_of(model).inputs[0].shape[1:])

@@ -16,7 +16,7 @@ from secateurs.errors import DataError, ModelError, SecateursError
 from secateurs.keras.internals import graph_of, keep_backend_random_state
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
-from secateurs.keras.training.batches import turned_for
+from secateurs.keras.training.batches import turn_for
 from secateurs.keras.training.fitting import fit
 from secateurs.keras.training.learner import Learner
 from secateurs.keras.training.optimizers import begin_average_, make_optimizer
@@ -210,7 +210,7 @@ class TaskLearner(Learner):
     def _feed(self, source: object, part: str, batch_size: int, augmentation: Augmentation) -> Feed:
         del augmentation
         if isinstance(source, Split):
-            source = turned_for(self._origin, source)
+            source = turn_for(self._origin, source)
         whole = _as_one_batch(source)
         if whole is not None:
             return AnyFeed(whole, batch_size, self._training.seed, part)

@@ -12,7 +12,7 @@ from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.examples import ExampleBatch, given_of
+from secateurs.calibration.examples import ExampleBatch, as_given
 from secateurs.calibration.statistics import Gates
 from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
@@ -75,7 +75,7 @@ class StepRemovals:
 
     def dense(self, batch: CalibrationBatch) -> StepRun:
         """The dense network's steps on a batch."""
-        given = ExampleBatch(given_of(batch))
+        given = ExampleBatch(as_given(batch))
         examples = self.runner.examples(given, self.source.model)
         return StepRun(examples, self.runner.losses(self.source.to_run(), given))
 

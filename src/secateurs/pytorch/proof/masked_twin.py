@@ -182,7 +182,7 @@ class Sampled(OpInterpreter):
         """Where to sample, as flat indices; None where this model's result is not as traced."""
         whole = dense if self._sizes_as_traced else shape
         small = tuple(
-            len(self._kept_along(axes[axis])) if axis in axes else size
+            len(self._list_kept(axes[axis])) if axis in axes else size
             for axis, size in enumerate(whole)
         )
         if not math.prod(small):
@@ -197,7 +197,7 @@ class Sampled(OpInterpreter):
         except ValueError:  # one of them lies outside
             return None
 
-    def _kept_along(self, units: Ids) -> Ids:
+    def _list_kept(self, units: Ids) -> Ids:
         """Where those units are that stay."""
         known = self._kept.get(id(units))  # the operations keep these arrays alive
         if known is None:
@@ -276,7 +276,7 @@ class MaskedTwin(Sampled):
 
     def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         return tuple(
-            self._kept_along(axes[axis])[at] if axis in axes else at
+            self._list_kept(axes[axis])[at] if axis in axes else at
             for axis, at in enumerate(places)
         )
 

@@ -92,7 +92,7 @@ class Bindings:
         """Whether an attribute follows some channels."""
         return attribute in self._links
 
-    def counted_at(self, key: Key) -> Iterator[Ids]:
+    def list_counted(self, key: Key) -> Iterator[Ids]:
         """What those attributes count that this place has its length from."""
         for attribute, size in self._links.items():
             if self._is_surely_felt(attribute, key):

@@ -152,7 +152,7 @@ class DryRun(OpInterpreter):
                 (str(error).splitlines() or [type(error).__name__])[0][:120],
                 layers,
                 tuple(
-                    self._made_for_it(line, layers)
+                    self._explain_as_made(line, layers)
                     if isinstance(error, PathChangedError)
                     else self._next(line, layers)
                 ),
@@ -170,7 +170,7 @@ class DryRun(OpInterpreter):
                         size = dense[axis]
                         yield WrongSize(key, units, size, size, line, layers)
 
-    def _made_for_it(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
+    def _explain_as_made(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
         """Lengths of what the code made for the operation in whose place it does another.
 
         A value that is written into a canvas of the wrong size is looked at in other ways first.

@@ -184,7 +184,7 @@ class Repairs:
         """
         if wrong.units is not None and not self._bindings.must_stay(wrong.units):
             return False
-        for units in self._bindings.counted_at(wrong.key):
+        for units in self._bindings.list_counted(wrong.key):
             kept = int(stays[units].sum())
             if len(units) == wrong.dense != kept == wrong.got:
                 reason = f"their number is also that of others, which stay, at {wrong.line}"

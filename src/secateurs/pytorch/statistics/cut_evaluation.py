@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.examples import ExampleBatch, StepLoss, given_of, split_of
+from secateurs.calibration.examples import ExampleBatch, StepLoss, as_given, split_of
 from secateurs.calibration.judging import Judgement, judge_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -78,7 +78,7 @@ def _judge_steps(
     """The same by steps of a task, example by example; its metric batch by batch."""
     runner, tally = StepRunner(loss, "auto"), None if task is None else Tally(task)
     found = []
-    for batch in map(given_of, batches):
+    for batch in map(as_given, batches):
         losses = runner.losses(model, ExampleBatch(batch)).numpy()
         found.append(losses)
         if tally is not None and task is not None and task.evaluate is None:

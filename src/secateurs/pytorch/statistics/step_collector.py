@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.examples import ExampleBatch, given_of
+from secateurs.calibration.examples import ExampleBatch, as_given
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import Slopes
 from secateurs.channels.network import Network
@@ -92,7 +92,7 @@ class StepPass(OperandSums):
                 add_squared_gradients_(self.curvature, self.network, tape, as_losses)
 
     def _examples(self, batch: CalibrationBatch) -> list[object]:
-        return self.runner.examples(ExampleBatch(given_of(batch)), self.source.model)
+        return self.runner.examples(ExampleBatch(as_given(batch)), self.source.model)
 
 
 def slopes_of_step(network: Network, tape: Tape, records: Sequence[OpRecord]) -> Slopes:

@@ -186,7 +186,7 @@ class Learner(FeedLearner[nn.Module]):
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         """The part of the whole batch's mean loss that these examples are."""
         images, labels = self._on_device(batch)
-        scores = _check_scores(self._used(self._prepared(images)), batch)
+        scores = _check_scores(self._select_outputs(self._prepared(images)), batch)
         return self._loss(scores, labels, images, batch) / batch.whole
 
     def _loss(
@@ -200,10 +200,10 @@ class Learner(FeedLearner[nn.Module]):
         if self._teacher is None:
             return loss
         with torch.no_grad(), self._processes.autocast():
-            wanted = _check_scores(self._used(self._teacher.model(images)), batch)
+            wanted = _check_scores(self._select_outputs(self._teacher.model(images)), batch)
         return (1 - share) * loss + share * self._teacher.distances(wanted, scores).sum()
 
-    def _used(self, outputs: object) -> object:
+    def _select_outputs(self, outputs: object) -> object:
         """What a model gave without what nobody uses; one tensor by itself."""
         if self._outputs is None:
             return outputs
@@ -246,7 +246,7 @@ class Learner(FeedLearner[nn.Module]):
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         images, labels = self._on_device(batch)
-        scores = _check_scores(self._used(self._scoring(images)), batch).float()
+        scores = _check_scores(self._select_outputs(self._scoring(images)), batch).float()
         correct = (scores.argmax(dim=1) == labels).sum().double()
         loss = F.cross_entropy(scores, labels, reduction="sum").double()
         return torch.stack([correct, loss, correct.new_tensor(len(labels))])

@@ -25,7 +25,7 @@ class TaskStep:
 
     def __init__(self, task: LearningTask, used: Callable[[object], object] | None = None) -> None:
         self.task = task
-        self._used = used or (lambda outputs: outputs)
+        self._select_outputs = used or (lambda outputs: outputs)
 
     def loss(self, model: nn.Module, given: object, plain: nn.Module | None = None) -> torch.Tensor:
         """The loss of a batch, one number to go back from.
@@ -50,8 +50,8 @@ class TaskStep:
         if targets is None:
             check_needs_none(self.task, inputs)
         if self.task.loss is None and takes_targets(plain or model, given):
-            return self._used(call_model(model, given)), targets
-        return self._used(call_model(model, inputs)), targets
+            return self._select_outputs(call_model(model, given)), targets
+        return self._select_outputs(call_model(model, inputs)), targets
 
     def of_outputs(self, outputs: object, targets: object, model: nn.Module) -> object:
         """The task's loss, or the one that the outputs hold.

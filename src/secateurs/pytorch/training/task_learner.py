@@ -71,7 +71,7 @@ class TaskLearner(Learner):
         """
         _check_distillation(task, training)
         self._task = task
-        self._one_step = TaskStep(task, self._used)
+        self._one_step = TaskStep(task, self._select_outputs)
         self._tally = Tally(task)
         super().__init__(model, train, validation, test, training, outputs)
 
@@ -140,7 +140,7 @@ class TaskLearner(Learner):
         # Of the whole batch: each process has the mean over its own part.
         return self._one_step.one_number(loss) * (length_of(batch.images) / batch.whole)
 
-    def _used(self, outputs: object) -> object:
+    def _select_outputs(self, outputs: object) -> object:
         """What a model gave, None in the place of what nobody uses but its loss."""
         if self._outputs is None:
             return outputs

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.moved_labels import (
+    add_frozen_side,
     axes_of,
-    frozen_side,
     lay_out,
     merge_labels,
     round_the_end,
@@ -100,7 +100,7 @@ def _join(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> No
         # A part without channels keeps its place: units of its own that nothing may remove.
         axes[axis] = np.concatenate(
             [
-                frozen_side(tracer.equations, value.shape[axis]) if part is None else part
+                add_frozen_side(tracer.equations, value.shape[axis]) if part is None else part
                 for value, part in zip(values, parts, strict=True)
             ]
         )
@@ -280,7 +280,7 @@ def pad(tracer: Tracer, call: Call) -> None:
         if before == after == 0:
             axes[axis] = units
         elif call.layer.mode == "constant":
-            ends = [frozen_side(tracer.equations, size) for size in (before, after)]
+            ends = [add_frozen_side(tracer.equations, size) for size in (before, after)]
             axes[axis] = np.concatenate([ends[0], units, ends[1]])
         else:
             tracer.equations.freeze(units, f"{call} pads it by {call.layer.mode}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from secateurs.channels.equations import Ids
-from secateurs.channels.moved_labels import axes_of, frozen_side, merge_labels, round_the_end
+from secateurs.channels.moved_labels import add_frozen_side, axes_of, merge_labels, round_the_end
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Axes, Place
@@ -273,7 +273,7 @@ def cat(tracer: Tracer, call: Call) -> object:
         # A part without channels keeps its place: units of its own that nothing may remove.
         axes[axis] = np.concatenate(
             [
-                frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
+                add_frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
                 for tensor, part in zip(tensors, parts, strict=True)
             ]
         )
@@ -311,7 +311,7 @@ def pad(tracer: Tracer, call: Call) -> object:
         if before == after == 0:
             axes[axis] = units
         elif mode == "constant" and before >= 0 and after >= 0:
-            ends = [frozen_side(tracer.equations, size) for size in (before, after)]
+            ends = [add_frozen_side(tracer.equations, size) for size in (before, after)]
             axes[axis] = np.concatenate([ends[0], units, ends[1]])
         else:
             tracer.equations.freeze(units, f"padded by {mode} at {tracer.where()}")
