@@ -532,12 +532,12 @@ def prune(
         repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
         depth: blocks that go whole, first: a share, number or names; True: weighed against widths.
-        amount and the rest: as for ``plan``; the floor is 1/16 where the allocation is measured.
+        amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
+            ``plan``; the floor is a sixteenth where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.
 
     Raises:
-        BudgetError: no cut within the floors meets the budget.
-        DataError: the data cannot be used, or there are none for what was asked.
+        SecateursError: no cut meets the budget, or the data cannot be used.
 
     Example:
         >>> import torch, secateurs as sec

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateurs import formatting
 from secateurs.arguments import instance
+from secateurs.calibration.judging import check_finite_losses
 from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
@@ -154,6 +155,7 @@ class AblationSums:
         self, losses: ChannelValues, right: ChannelValues | None, labels: Ids | None
     ) -> None:
         """The dense network on one batch: each image's loss, 1 where it is classified right."""
+        check_finite_losses("ablate", losses)
         member = self._members(len(losses), labels)
         self.images += member.sum(axis=0).astype(np.int64)
         self.dense_loss += float(losses.sum())

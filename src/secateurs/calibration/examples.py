@@ -146,7 +146,7 @@ def first_batches(source: Any, count: int) -> tuple[list[Any], Any]:
 
     Args:
         source: as ``iterate`` takes it: arrays, or batches of any kind.
-        count: examples; the last batch may bring more.
+        count: examples; of the last batch only so many are taken.
 
     Raises:
         DataError: there is none.
@@ -154,7 +154,11 @@ def first_batches(source: Any, count: int) -> tuple[list[Any], Any]:
     found: list[Any] = []
     seen = 0
     for batch in iterate_examples(source, "data"):
-        found.append(batch.images)
+        found.append(
+            batch.images
+            if seen + len(batch) <= count
+            else rows_of(batch.images, range(count - seen))
+        )
         seen += len(batch)
         if seen >= count:
             break

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.errors import DataError
 
 Judgement = tuple[NDArray[np.float64], NDArray[np.bool_] | None]
 """(the loss of each image, which are put into the right class; None where labels are no classes)"""
@@ -38,3 +39,18 @@ def judge_batches(
         if hits is not None:
             right, counted = right + int(hits.sum()), counted + len(hits)
     return np.concatenate(losses), right / counted if counted else None
+
+
+def check_finite_losses(caller: str, losses: NDArray[np.float64]) -> None:
+    """Refuse a dense model whose losses are no numbers: nothing can be told from a change of them.
+
+    Raises:
+        DataError: with how many are, and the first.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise DataError(
+            f"{caller}: expected finite losses of the dense model; received {losses[bad[0]]} for "
+            f"{len(bad)} of {len(losses)} examples, the first of them number {bad[0]}. A loss over "
+            "no label at all is none, and neither is one of inputs that hold NaN."
+        )

@@ -73,9 +73,7 @@ def ablate_command(
     check_options(mode, share, "network", 0.5)
     probe.tell_doubts()
     with waiting("removing channels"):
-        ablation = api.ablate(
-            probe.network, probe.images, mode=mode, share=share, task=given.get("task")
-        )
+        ablation = api.ablate(probe.network, probe.images, mode=mode, share=share, task=probe.task)
     place = directory / "ablation.json"
     write_atomically(place, (json.dumps(_plain(ablation), indent=1) + "\n").encode())
     written = [place]

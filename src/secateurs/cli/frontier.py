@@ -20,6 +20,7 @@ from secateurs.cli.options import (
     Normalise,
     Size,
     TaskName,
+    TokenizerOf,
     Weights,
     shares_from,
 )
@@ -59,6 +60,7 @@ def frontier_command(
     normalise: Normalise = None,
     size: Size = None,
     crop: Crop = None,
+    tokenizer: TokenizerOf = None,
     task: TaskName = None,
     criterion: CriterionName = None,
     unit: Unit = "macs",
@@ -80,7 +82,8 @@ def frontier_command(
 
     wanted = shares_from(shares, "--shares") or SHARES
     naming = Naming(
-        *(model, option or (), weights, shape, classes, data, images, normalise, size, crop, task)
+        *(model, option or (), weights, shape, classes, data, images, normalise, size, crop, task),
+        tokenizer=tokenizer,
     )
     with waiting("measuring, cutting and repairing"):
         subject = find_subject(naming)

@@ -69,6 +69,9 @@ CriterionName = Annotated[str | None, typer.Option("--criterion", help=HELP["cri
 Amounts = Annotated[
     list[str] | None, typer.Option("--amounts", metavar="A,B,...", help=HELP["amounts"])
 ]
+TokenizerOf = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="DIRECTORY", help=HELP["tokenizer"])
+]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help=HELP["task"])]
 TaskMetric = Annotated[str | None, typer.Option("--metric", metavar="NAME", help=HELP["metric"])]
 Distil = Annotated[str | None, typer.Option(metavar="STEPS|SECONDS", help=HELP["distil"])]

@@ -25,6 +25,7 @@ from secateurs.cli.options import (
     Size,
     TaskMetric,
     TaskName,
+    TokenizerOf,
     Weights,
     list_fixed_options,
     options_of,
@@ -99,6 +100,7 @@ def prune_command(
     normalise: Normalise = None,
     size: Size = None,
     crop: Crop = None,
+    tokenizer: TokenizerOf = None,
     sensitivity: Measured = None,
     uniform: Uniform = False,
     repair: Repair = None,
@@ -134,7 +136,7 @@ def prune_command(
     export, int8 = _choose_export(wanted, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
     named = (model, option or (), weights, shape, classes, data, images)
-    naming = Naming(*named, normalise, size, crop, task, metric)
+    naming = Naming(*named, normalise, size, crop, task, metric, tokenizer)
     with waiting("tracing, cutting and proving"):
         subject = find_subject(naming)
         planning |= _data_of(subject, wanted)

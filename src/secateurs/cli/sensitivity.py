@@ -89,7 +89,7 @@ def sensitivity_command(
         probe.images,
         criterion=criterion or "l1",
         amounts=shares,
-        task=given.get("task"),
+        task=probe.task,
         metric=given.get("metric"),
         cache=place,
         tick=tick,

@@ -8,6 +8,7 @@ from typing import Any
 
 from secateurs.backends import backend_named
 from secateurs.calibration.examples import first_batches, read_batches
+from secateurs.calibration.padding import example_with_padding
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.cli.models import (
@@ -18,7 +19,7 @@ from secateurs.cli.models import (
     validation_images,
 )
 from secateurs.cli.options import pairs_from
-from secateurs.cli.tasks import task_from
+from secateurs.cli.tasks import TEXT, task_from
 from secateurs.data.sets import Data
 from secateurs.errors import SecateursError
 from secateurs.formatting import percent
@@ -43,6 +44,7 @@ class Naming:
         normalise: as ``data.load`` takes it; so are the next two.
         task: what the model is for; None is to classify images.
         metric: by name; None is the task's own.
+        tokenizer: of texts, a directory; None takes the model's own.
     """
 
     model: str
@@ -57,6 +59,7 @@ class Naming:
     crop: float | None = None
     task: str | None = None
     metric: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ def find_subject(naming: Naming) -> Subject:
     Raises:
         SecateursError: there are none such, or they do not fit.
     """
-    if naming.task is not None or naming.metric is not None:
+    is_text = naming.data is not None and naming.data.startswith(TEXT)
+    if naming.task is not None or naming.metric is not None or is_text:
         return _of_task(naming)
     if naming.data is None:
         dense, example, options = build_model(
@@ -148,7 +152,7 @@ def _of_task(naming: Naming) -> Subject:
         "metric": naming.metric,
         "weights": naming.weights,
         "option": [*naming.options],
-        **{name: getattr(naming, name) for name in ("normalise", "size", "crop")},
+        **{name: getattr(naming, name) for name in ("normalise", "size", "crop", "tokenizer")},
     }
     if naming.classes is not None:
         values["option"].append(f"classes={naming.classes}")
@@ -158,9 +162,10 @@ def _of_task(naming: Naming) -> Subject:
         model, sources = build_task(task, 0)
     calibration, example = first_batches(sources.train, naming.images)
     held, _ = first_batches(sources.validation, naming.images)
+    example = example_with_padding(example, [*calibration, *held])
     network = api.trace(model, example)
-    held = label_tokens(naming.task, held)
-    learning = objective_of(network, naming.task, None, naming.metric, data=held)
+    held = label_tokens(task.learning, held)
+    learning = objective_of(network, task.learning, None, naming.metric, data=held)
     metric = _ACCURACY if learning is None else learning.described_metric
     loss = None if learning is None else loss_in(learning, held)
     batches = list(read_batches(held, network.source.example_inputs, "validation", loss))

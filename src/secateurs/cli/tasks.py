@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.examples import first_batches
+from secateurs.calibration.padding import example_with_padding
 from secateurs.channels.network import Network
 from secateurs.cli.options import pairs_from
 from secateurs.cli.show import note
 from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError
+from secateurs.models.names import DIRECTORY_SOURCES
 from secateurs.settings.study import Task
 from secateurs.training.task import ready_metric
 
-DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop")
+DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop", "tokenizer")
+TEXT = "text:"
+"""How the name of data begins that are texts."""
 MODEL_OPTIONS = ("width", "stem", "through")
 WHAT = "What to prune, on what"
 
@@ -35,6 +40,7 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("size", int, WHAT, HELP["size"]),
     ("normalise", str, WHAT, HELP["normalise"]),
     ("crop", float, WHAT, HELP["crop"]),
+    ("tokenizer", str, WHAT, HELP["tokenizer"]),
     ("limit", int, WHAT, "Train on so many images only, of each class alike."),
     ("validation", float, WHAT, "Share of the images to choose by. [dim]\\[default: 0.15][/dim]"),
     ("test", float, WHAT, "Share kept for the end. [dim]\\[default: 0.15][/dim]"),
@@ -56,6 +62,7 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
         if name not in values:
             spelt = "MODEL" if name == "model" else f"--{name}"
             raise SecateursError(f"{spelt}: expected a name; received none. Try: {example}")
+    values = of_texts(values)
     ready_metric(values.get("task"), values.get("metric"))  # or it says now that there is none
     model_options = {name: values[name] for name in MODEL_OPTIONS if name in values}
     data_options = {name: values[name] for name in DATA_OPTIONS if name in values}
@@ -69,6 +76,33 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
         metric=values.get("metric"),
         by_name=True,
     )
+
+
+def of_texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options; of texts, with the tokenizer and the task that the model's directory says.
+
+    Raises:
+        SecateursError: it does not say what the model learns of texts.
+    """
+    from secateurs.models.tokenizers import task_of_directory
+
+    if not str(values["data"]).startswith(TEXT):
+        if "tokenizer" in values:
+            raise SecateursError(
+                f"--tokenizer: expected --data text:PATH beside it; received {values['data']}"
+            )
+        return values
+    source, _, place = str(values["model"]).partition(":")
+    found = dict(values)
+    if source in DIRECTORY_SOURCES:
+        found.setdefault("tokenizer", place)
+        found.setdefault("task", task_of_directory(Path(place)))
+    if found.get("task") is None:
+        raise SecateursError(
+            "--task: expected what the model learns of texts, such as language-modelling; received "
+            f"none, and {values['model']} does not say"
+        )
+    return found
 
 
 def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -127,12 +161,14 @@ class Probe:
         images: some of the validation data, and their labels; or batches of them.
         classes: the classes' names; none where the task is another.
         doubts: what is doubtful about them.
+        task: what the model is for; None is to classify images.
     """
 
     network: Network
     images: tuple[NDArray[Any], NDArray[np.int64]] | list[Any]
     classes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
+    task: str | None = None
 
     def tell_doubts(self) -> None:
         """Say them on stderr; once what was asked for is known to make sense."""
@@ -158,13 +194,14 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
     model, sources = build_task(task, 0)
     if not isinstance(sources.validation, Split):
         batches, example = first_batches(sources.validation, count)
-        return Probe(api.trace(model, example), batches, ())
+        network = api.trace(model, example_with_padding(example, batches))
+        return Probe(network, batches, (), task=task.learning)
     images, labels = sources.validation.batch(slice(0, count))
     loaded = load_data(task)
     classes = loaded.classes if isinstance(loaded, Data) else ()
     network = api.trace(model, images[:1])
     found = doubts_of(network, sources.validation, values, task, tolerance=None)
-    return Probe(network, (images, labels), classes, found)
+    return Probe(network, (images, labels), classes, found, task.learning)
 
 
 def command_line(command: str, given: Mapping[str, Any]) -> tuple[str, ...]:

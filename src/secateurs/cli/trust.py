@@ -32,7 +32,7 @@ from secateurs.settings.study import Configuration
 Settings = TypeVar("Settings", Configuration, Comparison)
 
 _MODELS = ("torchvision", "timm", "transformers", "hf")
-_DATA = ("folder", "grey", "vehicles")
+_DATA = ("folder", "grey", "text", "vehicles")
 """What stands before a colon and is no module: in a model's name, and in one of data."""
 
 

@@ -18,10 +18,13 @@ HELP: Mapping[str, str] = MappingProxyType(
         "weights": "Weights of the model: safetensors (cut or dense), or a PyTorch checkpoint.",
         "option": "NAME=VALUE: an option of the model, such as width=16, stem=small or "
         "through=true; may be repeated.",
-        "data": "digits, fashion-mnist, vehicles, folder:PATH (grey:PATH for one channel), or a "
-        "function of your own: package.module:function or FILE.py:FUNCTION; for a --task it may "
-        "return (train, validation, test) of batches of any kind.",
-        "size": "Height and width of the data's images in pixels; their own if left out.",
+        "data": "digits, fashion-mnist, vehicles, folder:PATH (grey:PATH for one channel), "
+        "text:PATH (a file or folder of texts, one a line), or a function of your own: "
+        "package.module:function or FILE.py:FUNCTION; for a --task it may return (train, "
+        "validation, test) of batches of any kind.",
+        "size": "Height and width of the data's images in pixels, their own if left out; of "
+        "texts, tokens of each.",
+        "tokenizer": "Of texts: a directory with a tokenizer, if the model's own has none.",
         "normalise": "imagenet, data (the images' own mean), none, or MEAN/STD of pixels in 0 to "
         "1. If left out, as the model was trained, where it has weights and says how; else data.",
         "crop": "Of a folder: share of each image that the middle crop keeps.",

@@ -14,9 +14,11 @@ from secateurs.data.folder import load_folder
 from secateurs.data.normalisation import check, renormalise
 from secateurs.data.sets import Data
 from secateurs.data.splits import check_shares
+from secateurs.data.text_files import load_texts
 from secateurs.data.vehicles import load_vehicles
 from secateurs.errors import DataError, UnknownNameError, nearest
 from secateurs.models.factories import call_factory, names_a_function
+from secateurs.models.tokenizers import load_tokenizer
 
 _NAME = Kind("a data set's name", lambda value: isinstance(value, str), UnknownNameError)
 _CROP = Kind("a share in (0, 1]", lambda value: is_number(value) and 0 < value <= 1, DataError)
@@ -27,7 +29,7 @@ _SIZE = Kind(
     lambda value: is_whole(value, -_LARGEST) and value <= _LARGEST,
     DataError,
 )
-KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH", "grey:PATH")
+KNOWN = ("digits", "fashion-mnist", "vehicles", "folder:PATH", "grey:PATH", "text:PATH")
 
 
 @takes(
@@ -92,13 +94,16 @@ def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
     Args:
         name: as for ``load``; or ``package.module:function``, which returns (train, validation) or
             (train, validation, test), each as ``iterate`` takes them: arrays, or batches of any
-            kind.
-        **options: as for ``load``; a function is given those that it takes.
+            kind; or ``text:PATH``, a file of texts or a folder of such, a text each line.
+        **options: as for ``load``; a function is given those that it takes. Of texts, ``tokenizer``
+            is a directory with one, ``size`` the tokens of each, and ``masked`` hides some.
 
     Raises:
         DataError: the function returns something else.
     """
-    source = name.partition(":")[0]
+    source, _, rest = name.partition(":")
+    if source == "text":
+        return _load_texts(Path(rest), **options)
     if name in KNOWN or source in ("vehicles", "folder", "grey") or not names_a_function(name):
         return load(name, **options)
     found = call_factory(name, {}, options, DataError)
@@ -110,6 +115,36 @@ def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
         f"{name}: expected (train, validation) or (train, validation, test), each as "
         f"secateurs.iterate takes them, or a secateurs.data.Data; received {type(found).__name__}"
         + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
+    )
+
+
+def _load_texts(
+    place: Path,
+    *,
+    tokenizer: str | Path | None = None,
+    size: int | None = None,
+    validation: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+    limit: int | None = None,
+    masked: bool = False,
+    **others: Any,
+) -> tuple[Any, ...]:
+    for name in others:
+        raise DataError(f"text:{place}: expected no {name}, which is of images; received one")
+    if tokenizer is None:
+        raise DataError(
+            f"text:{place}: expected a tokenizer; received none. A model of transformers:DIRECTORY "
+            "brings its own; for any other, name a directory with one: --tokenizer DIRECTORY."
+        )
+    check_shares(validation, test)
+    if size is not None and size < 1:
+        raise DataError(f"expected at least 1 token of each text; received size={size}")
+    if limit is not None and limit < 1:
+        raise DataError(f"expected a limit of at least 1; received {limit}")
+    reader, shares = load_tokenizer(Path(tokenizer)), (validation, test)
+    return load_texts(
+        place, reader, length=size, shares=shares, seed=seed, limit=limit, masked=masked
     )
 
 

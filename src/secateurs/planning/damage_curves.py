@@ -19,6 +19,7 @@ from secateurs.arguments import CRITERION, DATA_GIVEN, FUNCTION, LOSS, NUMBERS, 
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import CalibrationBatch, as_array
 from secateurs.calibration.examples import as_given, read_batches
+from secateurs.calibration.judging import check_finite_losses
 from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import NETWORK, Network
@@ -315,6 +316,7 @@ def _measure(
     backend = backend_named(network.source.framework)
     by = (images, loss, learning)
     dense = backend.evaluate_cut(network, Cut(), images, *by)
+    check_finite_losses("sensitivity", dense[0])
     shares: dict[str, Floats] = {}
     losses: dict[str, Floats] = {}
     accuracies: dict[str, Floats] = {}

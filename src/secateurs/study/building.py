@@ -64,7 +64,8 @@ def load_data(task: Task) -> Data | tuple[Any, ...]:
 
     if task.learning is None:
         return data.load(task.data, **task.data_options)
-    loaded = data.load_any(task.data, **task.data_options)
+    hides = task.learning == "masked-language-modelling" and task.data.startswith("text:")
+    loaded = data.load_any(task.data, **task.data_options, **({"masked": True} if hides else {}))
     if not isinstance(loaded, Data) and task.learning in _LABELLED:
         _check_labelled(task.data, loaded)
     return loaded

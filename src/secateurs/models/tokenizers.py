@@ -1,0 +1,63 @@
+"""Tokenizers in directories that Transformers wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from secateurs.errors import DataError, UnknownNameError
+from secateurs.models.directories import CONFIGURATION
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
+_TASKS = (
+    (("ForCausalLM", "LMHeadModel"), "language-modelling"),
+    (("ForMaskedLM", "ForPreTraining"), "masked-language-modelling"),
+    (("ForSequenceClassification",), "classification"),
+)
+
+
+def load_tokenizer(place: Path) -> Any:
+    """The tokenizer in a directory; it fills texts up, if need be with its token for the end.
+
+    Args:
+        place: the directory. Nothing is looked for anywhere else, and nothing is fetched.
+
+    Raises:
+        UnknownNameError: there is none, or Transformers is not installed.
+        DataError: it cannot be read.
+    """
+    if not any((place / name).is_file() for name in _FILES):
+        raise UnknownNameError(
+            f"{place}: expected a directory with a tokenizer ({', '.join(_FILES)}); received "
+            f"{'one without' if place.is_dir() else 'no directory'}. Write it there with "
+            "tokenizer.save_pretrained(...), or name its own with --tokenizer DIRECTORY."
+        )
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise UnknownNameError(f"{place}: needs Transformers; pip install transformers") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    except Exception as error:  # its validators raise kinds of their own
+        raise DataError(
+            f"{place}: cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if tokenizer.pad_token is None:
+        # What is filled up is masked, and no label; which token stands there changes nothing.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise DataError(
+            f"{place}: expected a tokenizer with a token to fill texts up with; received one "
+            "without. Set tokenizer.pad_token, and save it again."
+        )
+    return tokenizer
+
+
+def task_of_directory(place: Path) -> str | None:
+    """What a model in a directory learns of texts, as its architecture is called; None: unknown."""
+    try:
+        kind = str(json.loads((place / CONFIGURATION).read_bytes())["architectures"][0])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+    return next((task for ends, task in _TASKS if kind.endswith(ends)), None)
