@@ -24,12 +24,10 @@ def texts(place):
     (place / "rated.jsonl").write_text("\n".join(map(json.dumps, rows)))
     torch.manual_seed(0)
     known = {word: number for number, word in enumerate(["[PAD]", "[MASK]", "[UNK]", *WORDS])}
-    model = tokenizers.models.WordLevel(known, unk_token="[UNK]")
-    reader = tokenizers.Tokenizer(model)
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "mask", "unk")}
+    reader = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, special["unk_token"]))
     reader.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    reader = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=reader, pad_token="[PAD]", mask_token="[MASK]", unk_token="[UNK]"
-    )
+    reader = transformers.PreTrainedTokenizerFast(tokenizer_object=reader, **special)
     small = {"vocab_size": len(known), "hidden_size": 16, "intermediate_size": 24}
     small |= {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
     llama = transformers.LlamaConfig(**small, num_key_value_heads=1, bos_token_id=0, eos_token_id=0)

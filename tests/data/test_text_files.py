@@ -35,7 +35,7 @@ def test_lines_are_split_once_each_by_the_seed(tmp_path):
     place.write_text("\n\n".join(LINES) + "\n")
     parts = load_texts(place, Letters(), shares=(0.2, 0.1))
     assert [len(words(part)) for part in parts] == [28, 8, 4]
-    assert sorted(sum(map(words, parts), [])) == sorted(LINES)
+    assert sorted(word for part in parts for word in words(part)) == sorted(LINES)
     assert parts[0]["input_ids"].shape[1] == 6
     again = load_texts(place, Letters(), shares=(0.2, 0.1))
     other = load_texts(place, Letters(), shares=(0.2, 0.1), seed=1)

@@ -9,17 +9,19 @@ from secateurs.errors import DataError, UnknownNameError
 from secateurs.models.tokenizers import load_tokenizer, task_of_directory
 
 
-def write(place, special, **named):
+def write(place, special, end=None):
     tokenizers = pytest.importorskip("tokenizers")
     from transformers import PreTrainedTokenizerFast
 
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: n for n, w in enumerate(special)}))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(place)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, **({"eos_token": end} if end else {})
+    ).save_pretrained(place)
 
 
 def test_the_end_fills_up_where_nothing_else_does(tmp_path):
-    write(tmp_path, ["a", "b", "<end>"], eos_token="<end>")
+    write(tmp_path, ["a", "b", "<end>"], "<end>")
     found = load_tokenizer(tmp_path)
     given = found(["a b", "a"], padding="longest", truncation=True, max_length=None)
     assert given["input_ids"] == [[0, 1], [0, 2]]
