@@ -1,9 +1,14 @@
-"""An empty working directory, with a cache of its own."""
+"""An empty working directory, with a cache of its own, and what tests put there."""
+
+import uuid
 
 import pytest
 
 import secateurs as sec
 from secateurs import models
+from secateurs.study.directory import Study
+from support.own_tasks import MINE
+from support.shell import FACTORIES
 
 
 @pytest.fixture
@@ -19,3 +24,23 @@ def weights(place):
     model = models.build("vanilla_cnn", width=4, hidden=12, classes=10, in_channels=1, size=8)
     sec.save(model, "w.safetensors")
     return model
+
+
+@pytest.fixture
+def factories(place):
+    """A module of models and data."""
+    (place / "factories_of_the_test.py").write_text(FACTORIES)
+
+
+@pytest.fixture
+def without_drawing(monkeypatch):
+    monkeypatch.setattr(Study, "report", lambda self: self.directory / "report" / "report.html")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The name of a module of models and data for each ready task."""
+    name = f"mine_{uuid.uuid4().hex}"  # modules are imported once
+    (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return name

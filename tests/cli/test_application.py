@@ -19,26 +19,9 @@ from secateurs import files, models
 from secateurs.cli import ExitCode, main, prune, run
 from secateurs.cli.options import pairs_from, shape_from
 from secateurs.study.directory import Study
-from support.shell import FACTORIES, said
+from support.shell import ON_DIGITS, SMALL, said
 
-ON_DIGITS = (
-    *("--data", "digits", "--limit", "200", "--no-measure-speed"),
-    *("--train-batches", "6", "--fine-tune-batches", "3", "--batch-size", "32"),
-    *("--learning-rate", "0.02", "--step", "0.2", "--rounds", "2", "--tolerance", "0.9"),
-)
-SMALL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", *ON_DIGITS)
-
-
-@pytest.fixture
-def place(place):
-    """It also holds a module of models and data."""
-    (place / "factories_of_the_test.py").write_text(FACTORIES)
-    return place
-
-
-@pytest.fixture
-def without_drawing(monkeypatch):
-    monkeypatch.setattr(Study, "report", lambda self: self.directory / "report" / "report.html")
+pytestmark = pytest.mark.usefixtures("factories")
 
 
 def in_shell(*arguments, **options):

@@ -15,28 +15,9 @@ import secateurs as sec
 from secateurs import models
 from secateurs.cli import main
 from secateurs.study.directory import Study
-from support.shell import FACTORIES, said
+from support.shell import SMALL, said
 
-ON_DIGITS = (
-    *("--data", "digits", "--limit", "200", "--no-measure-speed"),
-    *("--train-batches", "6", "--fine-tune-batches", "3", "--batch-size", "32"),
-    *("--learning-rate", "0.02", "--step", "0.2", "--rounds", "2", "--tolerance", "0.9"),
-)
-
-
-SMALL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", *ON_DIGITS)
-
-
-@pytest.fixture
-def place(place):
-    """It also holds a module of models and data."""
-    (place / "factories_of_the_test.py").write_text(FACTORIES)
-    return place
-
-
-@pytest.fixture
-def without_drawing(monkeypatch):
-    monkeypatch.setattr(Study, "report", lambda self: self.directory / "report" / "report.html")
+pytestmark = pytest.mark.usefixtures("factories")
 
 
 def told(directory):

@@ -9,22 +9,9 @@ import pytest
 import torchvision_on_cpu
 from secateurs.cli import ExitCode, main
 from secateurs.study.history import History
-from support.own_tasks import MINE, TASKS
+from support.own_tasks import TASKS, told
 
 SHORT = ("--fine-tune-batches", "2", "--quiet", "--batch-size", "8")
-
-
-@pytest.fixture
-def mine(tmp_path, monkeypatch):
-    name = f"mine_{uuid.uuid4().hex}"  # modules are imported once
-    (tmp_path / f"{name}.py").write_text(MINE)
-    monkeypatch.chdir(tmp_path)
-    return name
-
-
-def told(mine, task):
-    model, data, _, _ = TASKS[task]
-    return ("--model", f"{mine}:{model}", "--data", f"{mine}:{data}", "--task", task)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -14,6 +14,7 @@ from secateurs.planning.error_curves import FEWEST_SHARES, curves_from, widths_o
 from secateurs.planning.measured import plan_measured
 from secateurs.planning.widths import MILLISECONDS, UNITS, WidthCosts
 from support.latency_by_hand import latency_model
+from support.transformer_layers import HeadsAndUnits
 
 
 class Chain(nn.Module):
@@ -28,21 +29,6 @@ class Chain(nn.Module):
         for layer in self.layers:
             x = layer(x).relu()
         return x
-
-
-class Heads(nn.Module):
-    """A grid of heads by positions beside an ordinary group, and a residual sum."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
-
-    def forward(self, x):
-        q, k, v = (y.unflatten(-1, (4, 2)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
-        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.out(y)
-        return x + self.down(self.up(x).relu())
 
 
 def falling(rng, width):
@@ -115,7 +101,7 @@ def test_with_many_groups_likely_exchanges_do_nearly_as_well(monkeypatch):
     assert above.sum() < without.sum()
 
 
-@pytest.mark.parametrize("build", [Chain, Heads])
+@pytest.mark.parametrize("build", [Chain, HeadsAndUnits])
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_by_width_are_the_networks_own(build, seed):
     x = torch.zeros(1, 3) if build is Chain else torch.zeros(1, 5, 8)

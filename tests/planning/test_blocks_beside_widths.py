@@ -16,30 +16,16 @@ from secateurs.planning.units import Candidate
 from secateurs.planning.widths import MILLISECONDS, UNITS, WidthCosts
 from support.latency_by_hand import latency_model
 from support.residual_networks import Residual, settled
+from support.transformer_layers import HeadsAndUnits
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-
-
-class Layer(nn.Module):
-    """A transformer's layer without its norms: heads by positions, and a grid inside a block."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
-
-    def forward(self, x):
-        q, k, v = (y.unflatten(-1, (4, 2)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
-        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.out(y)
-        return x + self.down(self.up(x).relu())
 
 
 class Layers(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
-        self.layers = nn.ModuleList([Layer() for _ in range(3)])
+        self.layers = nn.ModuleList([HeadsAndUnits() for _ in range(3)])
 
     def forward(self, x):
         x = self.stem(x)

@@ -8,24 +8,15 @@ import torch
 from torch.nn import functional
 
 import secateurs as sec
-from support.residual_networks import Residual, settled
+from support.residual_networks import Residual, divergence, images, settled, sure
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    made = settled(Residual())
-    made.head.weight.data.mul_(8)  # answers that differ from image to image
-    return made
+    return sure()
 
 
-IMAGES = torch.rand(192, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-
-
-def divergence(small, model, images):
-    with torch.no_grad():
-        right, answer = model(images).log_softmax(1), small.eval()(images).log_softmax(1)
-    return functional.kl_div(answer, right, log_target=True, reduction="batchmean").item()
+IMAGES = images()
 
 
 def without(model, *numbers):

@@ -47,6 +47,14 @@ def small(directory=None, dense=None, **options):
     return sec.iterate(dense or model(), train, validation, directory=directory, **options)
 
 
+def write_study(directory):
+    """A small study, whose figures are not drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "report", lambda self: None)
+        small(directory)
+    return directory
+
+
 def told(directory):
     """A study's history, but for the times."""
     records = sec.History.load(directory / "history.jsonl")

@@ -8,21 +8,14 @@ import pytest
 import secateurs as sec
 from secateurs.study.directory import Study
 from secateurs.study.disk_store import read_position
-from study.test_directory import files_of, small
+from study.test_directory import files_of, small, write_study
 
-
-@pytest.fixture(autouse=True)
-def _without_drawing(monkeypatch):
-    monkeypatch.setattr(Study, "report", lambda self: None)
+pytestmark = pytest.mark.usefixtures("without_drawing")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    place = tmp_path_factory.mktemp("study") / "study"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study, "report", lambda self: None)
-        small(place)
-    return place
+    return write_study(tmp_path_factory.mktemp("study") / "study")
 
 
 @pytest.mark.parametrize("where", [0.02, 0.3, 0.5, 0.7, 0.98])

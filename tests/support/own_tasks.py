@@ -49,3 +49,9 @@ TASKS = {  # task: model, data, metric's name, whether lower is better
     "masked-language-modelling": ("Words", "texts", "perplexity", True),
     "embedding": ("embedder", "likes", "recall at 1", False),
 }
+
+
+def told(mine, task):
+    """Words of a command line: this module's model and data, and the task."""
+    model, data, _, _ = TASKS[task]
+    return ("--model", f"{mine}:{model}", "--data", f"{mine}:{data}", "--task", task)

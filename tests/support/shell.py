@@ -1,5 +1,13 @@
 """What tests of the command line stand on: a small model, modules of a user's, both streams."""
 
+ON_DIGITS = (
+    *("--data", "digits", "--limit", "200", "--no-measure-speed"),
+    *("--train-batches", "6", "--fine-tune-batches", "3", "--batch-size", "32"),
+    *("--learning-rate", "0.02", "--step", "0.2", "--rounds", "2", "--tolerance", "0.9"),
+)
+
+SMALL = ("--model", "vanilla_cnn", "--width", "4", "--option", "hidden=12", *ON_DIGITS)
+
 CNN = ("vanilla_cnn", "-o", "width=8", "--input", "1x1x8x8")
 
 FACTORIES = """

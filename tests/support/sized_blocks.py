@@ -51,3 +51,18 @@ class Kept(nn.Module):
         q, k, v = (layer(x).view(2, 5, *shape).transpose(1, 2) for layer in layers)
         mixed = F.scaled_dot_product_attention(q, k, v, scale=0.4)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Holds(nn.Module):
+    """A layer beside what is kept; ``reads`` says which number of it the pass reshapes by."""
+
+    def __init__(self, kept, reads=None):
+        super().__init__()
+        self.kept, self.reads = kept, reads
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        if self.reads is not None:
+            x = x.reshape(1, self.reads(self.kept), 8, 8)
+        return self.b(x)

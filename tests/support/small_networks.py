@@ -126,3 +126,19 @@ class Plain(nn.Module):
     def forward(self, x):
         x = self.activation(self.norm1(self.conv1(x)))
         return self.head(self.activation(self.norm2(self.conv2(x))).mean((2, 3)))
+
+
+def heads():
+    return Attention(norm=False, whole_heads=True)
+
+
+MODELS = [Residual, Grouped, Attention, heads, Plain]
+
+
+def losses(model, x=None, y=None):
+    """Of each image, in double precision; of ``images()`` and ``labels()``."""
+    x, y = images() if x is None else x, labels() if y is None else y
+    with torch.no_grad():
+        return F.cross_entropy(
+            model(torch.from_numpy(x)), torch.from_numpy(y), reduction="none"
+        ).double()

@@ -2,30 +2,26 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch.ablation.oracle import ablate_channels
 from secateurs.pytorch.ablation.removal import Removals
 from secateurs.pytorch.statistics.loss import PerExampleLoss
-from support.small_networks import CLASSES, Attention, Grouped, Plain, Residual, images, labels
+from support.small_networks import (
+    CLASSES,
+    MODELS,
+    Attention,
+    Grouped,
+    Plain,
+    Residual,
+    heads,
+    images,
+    labels,
+    losses,
+)
 
 X, Y = images(), labels()
-
-
-def heads():
-    return Attention(norm=False, whole_heads=True)
-
-
-MODELS = [Residual, Grouped, Attention, heads, Plain]
-
-
-def losses(model, x=X, y=Y):
-    with torch.no_grad():
-        return F.cross_entropy(
-            model(torch.from_numpy(x)), torch.from_numpy(y), reduction="none"
-        ).double()
 
 
 def test_the_networks_here_take_both_ways():

@@ -15,23 +15,17 @@ from secateurs.pytorch.ablation.oracle import ablate_channels
 from secateurs.pytorch.ablation.removal import Removals
 from secateurs.pytorch.statistics.loss import PerExampleLoss
 from support.random_networks import RandomNetwork, example, recipes
-from support.small_networks import CLASSES, Attention, Grouped, Plain, Residual, images, labels
+from support.small_networks import (
+    CLASSES,
+    MODELS,
+    Plain,
+    Residual,
+    images,
+    labels,
+    losses,
+)
 
 X, Y = images(), labels()
-
-
-def heads():
-    return Attention(norm=False, whole_heads=True)
-
-
-MODELS = [Residual, Grouped, Attention, heads, Plain]
-
-
-def losses(model, x=X, y=Y):
-    with torch.no_grad():
-        return F.cross_entropy(
-            model(torch.from_numpy(x)), torch.from_numpy(y), reduction="none"
-        ).double()
 
 
 def right(model, x=X, y=Y):

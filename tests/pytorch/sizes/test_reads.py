@@ -11,7 +11,7 @@ from torch import nn
 import secateurs as sec
 from secateurs.pytorch.sizes import reads
 from secateurs.pytorch.sizes.unread import may_count
-from support.sized_blocks import Block, Reads
+from support.sized_blocks import Block, Holds, Reads
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -57,19 +57,6 @@ HOLDERS = {
     "object in object": (lambda: SimpleNamespace(inner=Settings()), lambda kept: kept.inner.hidden),
     "slots": (Slotted, lambda kept: kept.hidden),
 }
-
-
-class Holds(nn.Module):
-    def __init__(self, kept, reads=None):
-        super().__init__()
-        self.kept, self.reads = kept, reads
-        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x):
-        x = self.a(x).relu()
-        if self.reads is not None:
-            x = x.reshape(1, self.reads(self.kept), 8, 8)
-        return self.b(x)
 
 
 @pytest.mark.parametrize("is_read", [False, True])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from support.sized_blocks import Block, Reads
+from support.sized_blocks import Block, Holds, Reads
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -71,19 +71,6 @@ def test_a_number_that_the_pass_writes_does_not_stop_the_trace():
     assert not any("real tensors" in note for note in network.notes)
     assert model.width == 6
     assert sec.report_of(sec.delete_channels(model, {"a": [1, 2]}, x)).proof.holds
-
-
-class Holds(nn.Module):
-    def __init__(self, kept, reads=None):
-        super().__init__()
-        self.kept, self.reads = kept, reads
-        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x):
-        x = self.a(x).relu()
-        if self.reads is not None:
-            x = x.reshape(1, self.reads(self.kept), 8, 8)
-        return self.b(x)
 
 
 def test_one_object_of_two_layers_counts_for_both_or_is_listed():
