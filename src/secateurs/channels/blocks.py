@@ -27,6 +27,9 @@ class BlockCut:
         gives: how many things it returns in a tuple, the first of them its output; 0 is no tuple.
         shortens: whether the list that holds it gets shorter, so that those behind it are numbered
             anew. Else something that hands its input on takes its place.
+        layers: of a block that no module holds, such as one in the graph of a Keras model: the
+            layers that go, by their paths. ``owner`` is its sum then, and ``place`` the operand
+            that stays.
     """
 
     owner: str
@@ -36,12 +39,19 @@ class BlockCut:
     keyword: str = ""
     gives: int = 0
     shortens: bool = False
+    layers: tuple[str, ...] = ()
 
     def takes_with_it(self, name: str) -> bool:
         """Whether a tensor or layer of this name goes with the block."""
-        inside = name == self.owner or name.startswith(f"{self.owner}.")
+        if self.layers:
+            return any(_is_in(name, layer) for layer in (self.owner, *self.layers))
+        inside = _is_in(name, self.owner)
         kept = (f"{self.owner}.{child}" for child in self.keeps)
-        return inside and not any(name == one or name.startswith(f"{one}.") for one in kept)
+        return inside and not any(_is_in(name, one) for one in kept)
+
+
+def _is_in(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
 
 
 @dataclass(frozen=True, slots=True)

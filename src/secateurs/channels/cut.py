@@ -565,7 +565,10 @@ def _rename(cut: Cut, rename: Callable[[str], str | None]) -> Cut:
             replace(r, tensor=n) for r, n in rename_all(cut.rescalings, lambda r: r.tensor)
         ),
         caches=tuple(replace(c, owner=n) for c, n in rename_all(cut.caches, lambda c: c.owner)),
-        blocks=tuple(replace(b, owner=n) for b, n in rename_all(cut.blocks, lambda b: b.owner)),
+        blocks=tuple(
+            replace(block, owner=name, layers=tuple(filter(None, map(rename, block.layers))))
+            for block, name in rename_all(cut.blocks, lambda block: block.owner)
+        ),
     )
 
 
@@ -578,6 +581,7 @@ def _block_to_list(block: BlockCut) -> list[Any]:
         block.keyword,
         block.gives,
         block.shortens,
+        *([list(block.layers)] if block.layers else []),
     ]
 
 

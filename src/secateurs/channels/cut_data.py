@@ -16,6 +16,12 @@ Factor = Annotated[float, Field(allow_inf_nan=False)]
 Costs = tuple[Natural, Natural, Natural, Natural]
 
 
+_Names = tuple[StrictStr, ...]
+_Block = tuple[StrictStr, _Names, StrictStr, Natural, StrictStr, Natural, StrictBool]
+_GraphBlock = tuple[StrictStr, _Names, StrictStr, Natural, StrictStr, Natural, StrictBool, _Names]
+"""With the layers that go, of a block that no module holds."""
+
+
 class CutData(BaseModel):
     """The fields of a cut as JSON; ``sets`` are the lists of indices that the others number.
 
@@ -42,10 +48,7 @@ class CutData(BaseModel):
     before: Costs | None
     after: Costs | None
     caches: tuple[tuple[StrictStr, StrictStr, StrictStr | None, StrictBool], ...] = ()
-    blocks: tuple[
-        tuple[StrictStr, tuple[StrictStr, ...], StrictStr, Natural, StrictStr, Natural, StrictBool],
-        ...,
-    ] = ()
+    blocks: tuple[_Block | _GraphBlock, ...] = ()
     fields: dict[StrictStr, Natural | Factor] = {}
     sets: tuple[tuple[Natural, ...], ...]
 
@@ -124,7 +127,7 @@ def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
 
 
 def _no_blocks(fields: CutData) -> Iterator[tuple[str, str]]:
-    for owner, *_, shortens in fields.blocks:
+    for owner, _, _, _, _, _, shortens, *_ in fields.blocks:
         number = owner.rpartition(".")[2]
         if not owner or (shortens and not (number.isascii() and number.isdecimal())):
             yield "blocks", f"expected the path of a block; received {owner[:60]!r}"

@@ -13,11 +13,12 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.independent import exclude_mixed
 from secateurs.channels.latest import latest_network, network_to_prove
 from secateurs.channels.network import Network
-from secateurs.channels.proof import CutReport, keep_report_
+from secateurs.channels.proof import CutReport, Proof, keep_report_
 from secateurs.errors import CutError
 from secateurs.keras.internals import Layer, Operation
 from secateurs.keras.model.example_inputs import check_model
 from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
+from secateurs.keras.proof.blocks import prove_blocks, prove_blocks_independently
 from secateurs.keras.proof.comparison import inputs_for, prove
 from secateurs.keras.proof.independent import prove_independently
 from secateurs.keras.surgery.rebuilding import cut_copy
@@ -68,18 +69,58 @@ def apply(
         trace(model, example_inputs, outputs=outputs)  # says what to do instead
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
-    small = cut_copy(model, cut)
-    evidence = None
-    if proof:
-        network = _network_of(model, example_inputs, network, cut)
-        alive = network.alive(network.removed_by(cut))
-        evidence = prove(network, small, cut, alive, example_inputs)
-        if proof == "independent":
-            arrays = inputs_for(network, example_inputs)
-            second = prove_independently(model, exclude_mixed(network, cut), arrays)
-            evidence = replace(evidence, independent=second)
+    make = _without_blocks if cut.blocks else _narrower
+    small, evidence = make(model, cut, example_inputs, network, proof)
     keep_report_(small, CutReport.after(model, cut, evidence))
     return small
+
+
+def _narrower(
+    model: keras.Model,
+    cut: Cut,
+    example_inputs: object,
+    network: Network | None,
+    proof: bool | Literal["independent"],
+) -> tuple[keras.Model, Proof | None]:
+    """A copy without these channels."""
+    small = cut_copy(model, cut)
+    if not proof:
+        return small, None
+    network = _network_of(model, example_inputs, network, cut)
+    alive = network.alive(network.removed_by(cut))
+    evidence = prove(network, small, cut, alive, example_inputs)
+    if proof == "independent":
+        arrays = inputs_for(network, example_inputs)
+        second = prove_independently(model, exclude_mixed(network, cut), arrays)
+        evidence = replace(evidence, independent=second)
+    return small, evidence
+
+
+def _without_blocks(
+    model: keras.Model,
+    cut: Cut,
+    example_inputs: object,
+    network: Network | None,
+    proof: bool | Literal["independent"],
+) -> tuple[keras.Model, Proof | None]:
+    """A copy without these blocks, and of what is left without the channels: each proven."""
+    left = cut_copy(model, Cut(blocks=cut.blocks))
+    evidence = None
+    if proof:
+        known = network if network is not None and _is_of(network, model) else None
+        arrays = inputs_for(known or trace(model, example_inputs), example_inputs)
+        evidence = prove_blocks(model, left, cut.blocks, arrays)
+        if proof == "independent":
+            second = prove_blocks_independently(model, left, cut.blocks, arrays)
+            evidence = replace(evidence, independent=second)
+    rest = cut.without_blocks()
+    if not rest.tensors:
+        return left, evidence
+    if not proof:
+        return _narrower(left, rest, example_inputs, None, proof)
+    narrow = trace(left, example_inputs)
+    small, second_proof = _narrower(left, narrow.cut_like(rest), example_inputs, narrow, proof)
+    return small, None if second_proof is None else replace(second_proof, blocks=evidence)
 
 
 def delete_channels(

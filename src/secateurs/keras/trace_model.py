@@ -29,6 +29,7 @@ from secateurs.keras.model.example_inputs import (
 from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.surgery.dry_run import Tie, settle_
 from secateurs.keras.tracing import rules
+from secateurs.keras.tracing.blocks import find_blocks
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site
 from secateurs.keras.tracing.op_record import OpRecord, Value
 from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Tracer
@@ -68,9 +69,14 @@ class TracedModel:
         return self.leaves[name].array()
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
-        """None: whole blocks go from PyTorch models only."""
-        del network
-        return ()
+        """The residual blocks that can go whole, in the order in which they run."""
+        given = self.example_inputs
+        arrays = (
+            make_inputs(self.model, self.index_ranges)
+            if given is None
+            else as_arrays(given, self.model)
+        )
+        return find_blocks(network, self.model, arrays)
 
     def configuration(self) -> None:
         """None: a Keras model's configuration says every layer's width by itself."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
+from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.errors import CutError, ModelError, SecateursError
 from secateurs.keras.internals import (
@@ -45,6 +46,7 @@ from secateurs.keras.sizes.layer_sizes import (
     with_positions,
     with_sizes,
 )
+from secateurs.keras.surgery.bypass import Bypass, check_blocks, hand_on
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.functions import (
     Remake,
@@ -91,13 +93,24 @@ def cut_copy(
         CutError: a tensor or layer that the cut names is missing, or has another size.
         ModelError: a layer cannot be made again from its configuration.
     """
+    if cut.blocks and cut.tensors:
+        left = cut_copy(model, Cut(blocks=cut.blocks), compiled=compiled, dtype=dtype)
+        return cut_copy(left, cut.without_blocks(), compiled=compiled)
     leaves = list_tensors(model)
     _check_tensors(leaves, cut)
+    if cut.blocks:
+        check_blocks(cut.blocks, [path for path, _ in layers_by_path(model)])
+        leaves = [leaf for leaf in leaves if not _goes_whole(leaf, cut.blocks)]
     changes = by_owner(cut.sizes)
     copies = Copies(cut, dtype)
     try:
         with keep_random_state(), RECORDING:
-            small = rebuild(model, lambda path, layer: [copies.of(layer, path)], changes)
+            small = rebuild(
+                model,
+                lambda path, layer: [copies.of(layer, path)],
+                changes,
+                blocks={block.owner: block for block in cut.blocks},
+            )
     except SecateursError:
         raise
     except Exception as error:
@@ -118,6 +131,12 @@ def cut_copy(
     if compiled:
         compile_like_(model, small, cut)
     return small
+
+
+def _goes_whole(leaf: ModelTensor, blocks: Sequence[BlockCut]) -> bool:
+    """Whether a tensor goes with blocks, under each of its names."""
+    names = (leaf.name, *leaf.aliases)
+    return all(any(block.takes_with_it(name) for block in blocks) for name in names)
 
 
 def _check_trains(model: keras.Model, small: keras.Model) -> None:
@@ -162,6 +181,7 @@ class Copies:
         self._blank = Blank()
         self._made: dict[int, Operation] = {}
         self._patterns: Patterns = {}
+        self._blocks = {block.owner: block for block in cut.blocks if not block.layers}
 
     def of(self, layer: Operation, path: str) -> Operation:
         """What a layer becomes."""
@@ -171,6 +191,7 @@ class Copies:
             elif is_subclassed(layer) or (
                 is_composite(layer) and (is_shrunk(layer) or self._touches(path))
             ):
+                self._bypass_blocks_(layer, path)
                 shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
             else:
                 self._made[id(layer)] = self._rebuild_or_shrink(layer, path)
@@ -185,6 +206,13 @@ class Copies:
             if not is_composite(layer):
                 raise
         return shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
+
+    def _bypass_blocks_(self, layer: Layer, path: str) -> None:
+        """Let something that hands its input on be in the place of blocks inside a layer."""
+        for inner, inner_path in paths_inside(layer, path) if self._blocks else ():
+            if (block := self._blocks.get(inner_path)) is not None:
+                made = Bypass(block.place, block.after, name=inner.name, dtype=inner.dtype_policy)
+                self._made[id(inner)] = made
 
     def restore(self) -> None:
         """Give every layer its own initialisers back."""
@@ -224,7 +252,8 @@ class Copies:
         ]
 
     def _touches(self, path: str) -> bool:
-        return any(not path or name.startswith(f"{path}.") for name in self._cut.tensors)
+        names = (*self._cut.tensors, *self._blocks)
+        return any(not path or name.startswith(f"{path}.") for name in names)
 
 
 def _lacks_parts(layer: Layer, made: Layer) -> bool:
@@ -279,6 +308,7 @@ def rebuild(
     make: Make,
     changes: Changes | None = None,
     called_on: Sequence[keras.KerasTensor] | None = None,
+    blocks: Mapping[str, BlockCut] | None = None,
 ) -> keras.Model:
     """A model of the same class and graph, of other layers.
 
@@ -287,10 +317,11 @@ def rebuild(
         make: what to call in the place of each layer; a shared layer is asked for once.
         changes: positions in the arguments of calls that change.
         called_on: what a model inside a layer takes; None for the same sizes as before.
+        blocks: residual blocks that go whole, by the path of their layer or sum.
     """
     if is_subclassed(model):
         return _rebuild_subclass(model, make)
-    return _Rebuilding(model, make, changes or {}).model(model, called_on)
+    return _Rebuilding(model, make, changes or {}, blocks or {}).model(model, called_on)
 
 
 def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
@@ -307,9 +338,13 @@ def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
 
 
 class _Rebuilding:
-    def __init__(self, model: keras.Model, make: Make, changes: Changes) -> None:
+    def __init__(
+        self, model: keras.Model, make: Make, changes: Changes, blocks: Mapping[str, BlockCut]
+    ) -> None:
         self._make = make
         self._changes = changes
+        self._blocks = blocks
+        self._gone = {path for block in blocks.values() for path in block.layers}
         self._paths = paths_of(model)
         self._made: dict[int, list[Operation]] = {}
 
@@ -326,6 +361,8 @@ class _Rebuilding:
             return self._sequential(model, inputs[0])
         known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
+            if self._paths.get(id(node.operation)) in self._gone:
+                continue
             outputs = flatten(self._call(node, known))
             known.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
 
@@ -345,7 +382,10 @@ class _Rebuilding:
     def _call(self, node: Node, known: Mapping[int, keras.KerasTensor]) -> object:
         arguments, keywords = fill_in(node, known)
         operation = node.operation
-        changes = self._changes.get(self._paths.get(id(operation), ""), ())
+        path = self._paths.get(id(operation), "")
+        if (block := self._blocks.get(path)) is not None:
+            return hand_on(block, operation.name, arguments, keywords)
+        changes = self._changes.get(path, ())
         arguments = with_positions(operation, arguments, changes)
         called_on = (
             inputs_of(operation, [*arguments, *keywords.values()][0])
@@ -365,10 +405,15 @@ class _Rebuilding:
         self, operation: Operation, called_on: Sequence[keras.KerasTensor] | None
     ) -> list[Operation]:
         if id(operation) not in self._made:
+            path = self._paths.get(id(operation), "")
             if is_model(operation):
                 self._made[id(operation)] = [self.model(operation, called_on)]
+            elif (block := self._blocks.get(path)) is not None:  # of a sequential model
+                after = block.after
+                self._made[id(operation)] = (
+                    [keras.layers.Activation(after, name=operation.name)] if after else []
+                )
             else:
-                path = self._paths[id(operation)]
                 self._made[id(operation)] = list(self._make(path, operation))
         return self._made[id(operation)]
 

@@ -139,7 +139,15 @@ class OpInterpreter:
             site = Site(number, inner_path, operation, layer, closed, written, number - begin)
             return self._run_step(site, arguments, keywords)
 
-        return list(flatten(seen.run(tensors, call)))
+        def enter(inner: Layer, given: list[object], made: list[object]) -> None:
+            self.entered(paths[id(inner)], given, made)
+
+        results = list(flatten(seen.run(tensors, call, enter)))
+        self.entered(path, list(tensors), results)
+        return results
+
+    def entered(self, path: str, given: list[object], made: list[object]) -> None:
+        """A layer was gone through by its calls; with what it was given and what it gave."""
 
 
 def inputs_of(model: keras.Model, given: object) -> list[object]:

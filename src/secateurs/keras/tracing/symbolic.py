@@ -43,6 +43,10 @@ RECORDING = threading.RLock()
 """Held while layers are of other classes than their own."""
 
 
+Entered = tuple[Layer, list[keras.KerasTensor], list[keras.KerasTensor]]
+"""(layer, the tensors that its code was given, those that it gave), without data."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Calls:
     """What code does, call by call.
@@ -54,6 +58,7 @@ class Calls:
         nodes: Keras's notes of its calls, each behind those that it depends on.
         outputs: what it gave, in its own structure.
         closed: layer inside (by ``id``) -> why it was not gone through.
+        entered: (layer inside that was gone through, what it was given, what it gave).
     """
 
     inputs: Sequence[keras.KerasTensor]
@@ -61,17 +66,21 @@ class Calls:
     nodes: Sequence[Node]
     outputs: object
     closed: Mapping[int, str]
+    entered: Sequence[Entered] = ()
 
     def run(
         self,
         tensors: Sequence[object],
         call: Callable[[Node, Sequence[object], dict[str, object]], object],
+        enter: Callable[[Layer, list[object], list[object]], None] | None = None,
     ) -> object:
         """Go through the calls.
 
         Args:
             tensors: in the places of ``inputs``.
             call: (Keras's note of the call, arguments, keywords) -> what it gives.
+            enter: is told of each layer inside that was gone through, with what is in the places
+                of what it was given and gave.
 
         Returns:
             What is in the places of ``outputs``, in their structure.
@@ -82,8 +91,11 @@ class Calls:
             arguments, keywords = node.arguments.fill_in(known)
             results = flatten(call(node, arguments, keywords))
             known.update((id(old), new) for old, new in zip(node.outputs, results, strict=True))
-        given: object = map_structure(lambda x: known.get(id(x), x), self.outputs)
-        return given
+        for layer, given, made in self.entered if enter is not None else ():
+            both = ([known.get(id(tensor)) for tensor in tensors] for tensors in (given, made))
+            enter(layer, *both)  # type: ignore[misc]
+        outputs: object = map_structure(lambda x: known.get(id(x), x), self.outputs)
+        return outputs
 
 
 @dataclass(eq=False, slots=True)
@@ -93,6 +105,7 @@ class _Recording:
     is_masked: bool = False
     weights: list[tuple[keras.KerasTensor, Variable | BackendTensor]] = field(default_factory=list)
     closed: dict[int, str] = field(default_factory=dict)
+    entered: list[Entered] = field(default_factory=list)
     thread: int = field(default_factory=threading.get_ident)
 
     def is_here(self) -> bool:
@@ -195,7 +208,9 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
             return kind.__call__(self, *arguments, **keywords)
         try:
             given, options = cast_inputs(self, arguments, options)
-            return self.call(*given, **options)
+            made = self.call(*given, **options)
+            recording.entered.append((self, _specs_in((arguments, keywords)), _specs_in(made)))
+            return made
         except Exception as error:  # noqa: BLE001 - as above; the layer stays one call then
             recording.closed[id(self)] = explain(error)
             return kind.__call__(self, *arguments, **keywords)
@@ -338,7 +353,12 @@ def _collect_calls(
         return "its code writes to its own state"
     if not all(found):
         return "its code uses tensors that it was not given"
-    return Calls(inputs, recording.weights, nodes, outputs, recording.closed)
+    entered = recording.entered
+    return Calls(inputs, recording.weights, nodes, outputs, recording.closed, entered)
+
+
+def _specs_in(structure: object) -> list[keras.KerasTensor]:
+    return [item for item in flatten(structure) if isinstance(item, keras.KerasTensor)]
 
 
 def _collect_(tensor: keras.KerasTensor, seen: set[int], nodes: list[Node]) -> bool:

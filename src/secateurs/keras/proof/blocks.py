@@ -1,0 +1,184 @@
+"""The proof that blocks went and nothing else: against the dense model with their branches silent.
+
+The dense model does all that it did, but at each sum of a block its branch counts as zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.blocks import BlockCut
+from secateurs.channels.cut import Cut
+from secateurs.channels.proof import TOLERANCE, Independent, Proof, largest_mismatch
+from secateurs.channels.sampling import SAMPLES_EACH, places_in
+from secateurs.errors import CutError
+from secateurs.keras.internals import pick_flat, without_gradients
+from secateurs.keras.model.example_inputs import pack_inputs
+from secateurs.keras.model.nested import flatten, map_structure
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.proof.differences import largest_difference, precision_of
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.reconstruction.program import as_numbers
+from secateurs.keras.surgery.rebuilding import cut_copy
+from secateurs.keras.tracing.blocks import watch_blocks
+from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
+
+NEVER_ZERO = ("moving_variance",)
+"""What others are divided by the root of."""
+
+Arrays = Sequence[NDArray[np.generic]]
+Samples = dict[tuple[str, int], NDArray[np.float32]]
+
+
+class _Silent:
+    """A step that runs the model's calls, some sums of them with zero in one operand's place.
+
+    Attributes:
+        samples: (layer, how often it was called before) -> some numbers of what it gave.
+    """
+
+    def __init__(self, branches: Mapping[int, int]) -> None:
+        self._branches = branches
+        self._times: Counter[str] = Counter()
+        self.samples: Samples = {}
+
+    def __call__(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
+        given: tuple[object, object] = (list(arguments), dict(keywords))
+        if (which := self._branches.get(site.index)) is not None:
+            branch = _tensors_in(given)[which]
+            given = map_structure(partial(_silence, branch), given)
+        made = call_layer(site.operation, *given)  # type: ignore[arg-type]
+        key = site.path, self._times[site.path]
+        self._times[site.path] += 1
+        first = flatten(made)[0]
+        # Calls that a layer's code makes itself have no names of their own.
+        if not site.written and "float" in keras.backend.standardize_dtype(first.dtype):
+            shape = tuple(first.shape)
+            index = np.ravel_multi_index(places_in(shape, SAMPLES_EACH), shape) if shape else [0]
+            self.samples[key] = as_numbers(pick_flat(first, np.asarray(index)))
+        return made
+
+
+def _tensors_in(structure: object) -> list[object]:
+    return [item for item in flatten(structure) if hasattr(item, "shape")]
+
+
+def _silence(branch: object, item: object) -> object:
+    return keras.ops.zeros_like(item) if item is branch else item
+
+
+def prove_blocks(
+    model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: Arrays
+) -> Proof:
+    """Run the model without its blocks and the dense one with their branches silent.
+
+    Args:
+        model: the dense one.
+        small: without the blocks, and cut in no other way.
+        blocks: those that went.
+        arrays: inputs, flat.
+
+    Raises:
+        CutError: a block is none of these inputs' pass, or the small model does something else.
+    """
+    found = {one.cut: one for one in watch_blocks(model, arrays)}
+    unknown = [block.owner for block in blocks if block not in found]
+    if unknown:
+        raise CutError(
+            f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on these "
+            "inputs it is none. Trace the model that is to be cut, and take its blocks."
+        )
+    branches = {n: at for block in blocks for n, at in found[block].branches.items()}
+    expected, twins = _run(model, _Silent(branches), arrays)
+    try:
+        received, ours = _run(small, _Silent({}), arrays)
+        whole = _run_whole(small, arrays)
+    except Exception as error:
+        raise CutError(
+            f"{model.name}: the model does not run without {_name_all(blocks)}: "
+            f"{type(error).__name__}: {error}. Nothing was changed."
+        ) from error
+    difference, scale = largest_difference(received, expected)
+    if not math.isfinite(scale):
+        raise CutError(
+            f"{model.name}: the dense model's output is not finite on these inputs; nothing can be "
+            "proven. Check its weights and the example inputs."
+        )
+    difference = max(difference, largest_difference(whole, expected)[0])
+    relative = TOLERANCE[precision_of(model)]
+    both = [key for key in twins if key in ours and twins[key].shape == ours[key].shape]
+    inside, where = largest_mismatch(
+        [path for path, _ in both],
+        [ours[key] for key in both],
+        [twins[key] for key in both],
+        10 * relative,
+    )
+    proof = Proof(difference, scale, relative * scale, inside, 10 * relative, where)
+    if not proof.holds:
+        raise CutError(proof.refusal(model.name, "A layer"))
+    return proof
+
+
+def prove_blocks_independently(
+    model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: Arrays
+) -> Independent:
+    """Set every number that goes with the blocks to zero in a copy of the dense model, and compare.
+
+    Nothing is asked of how blocks were found: a branch of weights that are zero gives zero.
+
+    Args:
+        model: the dense one; unchanged.
+        small: without the blocks.
+        blocks: those that went.
+        arrays: inputs, flat.
+
+    Raises:
+        CutError: the answers are not the same.
+    """
+    zeroed = cut_copy(model, Cut(), compiled=False)
+    for leaf in list_tensors(zeroed):
+        names = (leaf.name, *leaf.aliases)
+        goes = all(any(block.takes_with_it(name) for block in blocks) for name in names)
+        is_float = keras.backend.is_float_dtype(leaf.variable.dtype)
+        if goes and is_float and leaf.name.rpartition(".")[2] not in NEVER_ZERO:
+            leaf.variable.assign(keras.ops.zeros_like(leaf.variable.value))
+    expected, received = (_run_whole(one, arrays) for one in (zeroed, small))
+    difference, scale = largest_difference(received, expected)
+    tolerance = TOLERANCE[precision_of(model)] * scale
+    if not difference <= tolerance:
+        raise CutError(
+            f"{model.name}: with all weights of {_name_all(blocks)} at zero the dense model does "
+            f"not do what the small one does: expected a largest difference of {tolerance:.2g} or "
+            f"less, received {difference:.2g}. The cut was not made. Take other blocks, or "
+            "proof=True, and please report it."
+        )
+    return Independent(0, difference, scale, tolerance)
+
+
+def _name_all(blocks: Sequence[BlockCut]) -> str:
+    return ", ".join(block.owner for block in blocks)
+
+
+def _run(
+    model: keras.Model, step: _Silent, arrays: Arrays
+) -> tuple[list[NDArray[np.number]], Samples]:
+    """(what the model gives, samples of its calls), call by call."""
+    with without_gradients():
+        outputs: list[BackendTensor] = OpInterpreter(step).run(model, convert_arrays(model, arrays))
+    return [as_numbers(one) for one in outputs], step.samples
+
+
+def _run_whole(model: keras.Model, arrays: Arrays) -> list[NDArray[np.number]]:
+    """What the model gives when it is called as its user calls it."""
+    with without_gradients():
+        given = pack_inputs(model, convert_arrays(model, arrays))
+        return [as_numbers(one) for one in flatten(model(given, training=False))]

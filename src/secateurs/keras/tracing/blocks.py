@@ -1,0 +1,352 @@
+"""Residual blocks, found in what a pass does: sums of a value and of something made from it.
+
+In a functional graph a block is such a sum with all that leads to its branch alone. A layer whose
+code is gone through is a block where it gives its input plus something. Of blocks inside each other
+the inner ones are chosen: a stack of blocks gives its input plus something, too.
+
+A block goes whole if each of its sums can hand its skip on, with nothing left behind: what follows
+does what it did on a branch of zeros.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from secateurs.channels.blocks import Block, BlockCut
+from secateurs.channels.network import Network
+from secateurs.keras.internals import (
+    Layer,
+    Operation,
+    operation_classes,
+    without_gradients,
+)
+from secateurs.keras.model.nested import flatten, map_structure
+from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
+from secateurs.keras.tracing.symbolic import Calls, Enter
+
+MOST_KEPT = 3
+"""Layers in a row on a skip."""
+
+SUMS = (layers.Add, *operation_classes("Add"))
+HAND_ON = (Enter, layers.Identity, layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise)
+"""What gives in inference what it was given."""
+
+ACTIVATIONS = {"Relu": "relu", "ReLU": "relu", "Silu": "silu", "Gelu": "gelu", "Tanh": "tanh"}
+"""What may follow the sums of a layer, by the class of the operation."""
+
+SAMPLES = 4096
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """A tensor on its way through a pass.
+
+    Attributes:
+        number: of the call that gave it; below zero for what the model was given.
+        tensor: itself.
+        spec: its shape and type.
+    """
+
+    number: int
+    tensor: BackendTensor
+    spec: keras.KerasTensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        kind = keras.backend.standardize_dtype(self.tensor.dtype)
+        self.spec = keras.KerasTensor(tuple(self.tensor.shape), dtype=kind)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its lengths."""
+        return tuple(self.spec.shape)
+
+
+@dataclass(eq=False, slots=True)
+class MadeCall:
+    """One call of a pass.
+
+    Attributes:
+        operation: the layer or operation.
+        path: of it.
+        holder: of the layer in the model's own graph that it is, or is inside of.
+        reads: what it was given.
+        makes: what it gave.
+    """
+
+    operation: Operation
+    path: str
+    holder: str
+    reads: list[Flow]
+    makes: list[Flow]
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it adds two values of its own result's shape."""
+        shapes = {flow.shape for flow in (*self.reads, *self.makes)}
+        return isinstance(self.operation, SUMS) and len(self.reads) == 2 and len(shapes) == 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FoundBlock:
+    """A block that could go whole.
+
+    Attributes:
+        cut: what takes it out.
+        branches: number of a sum's call -> which operand is the branch.
+        gone: numbers of the calls that nobody needs without it.
+        change: one minus the cosine between what comes in on its skip and what it gives.
+    """
+
+    cut: BlockCut
+    branches: Mapping[int, int]
+    gone: frozenset[int]
+    change: float
+
+
+class _Watcher(OpInterpreter):
+    """Runs a model on real tensors and notes what was made from what."""
+
+    def __init__(self) -> None:
+        super().__init__(self._watch)
+        self.calls: list[MadeCall] = []
+        self.layers: list[tuple[str, list[Flow], list[Flow]]] = []
+        """(path, what it was given, what it gave) of each layer that was gone through."""
+        self._holder = ""
+        self._inside = 0
+
+    def entered(self, path: str, given: list[object], made: list[object]) -> None:
+        if all(isinstance(flow, Flow) for flow in (*given, *made)):
+            self.layers.append((path, given, made))  # type: ignore[arg-type]
+
+    def _through_calls(
+        self, layer: Layer, path: str, seen: Calls, tensors: Sequence[object]
+    ) -> list[object]:
+        self._holder, self._inside = path, self._inside + 1
+        try:
+            return super()._through_calls(layer, path, seen, tensors)
+        finally:
+            self._inside -= 1
+
+    def _watch(
+        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
+        reads = [item for item in flatten([list(arguments), keywords]) if isinstance(item, Flow)]
+        given, options = map_structure(
+            lambda item: item.tensor if isinstance(item, Flow) else item,
+            (list(arguments), dict(keywords)),
+        )
+        made = call_layer(site.operation, given, options)
+        number = len(self.calls)
+        flows = map_structure(lambda tensor: Flow(number, tensor), made)
+        holder = self._holder if self._inside else site.path
+        self.calls.append(MadeCall(site.operation, site.path, holder, reads, flatten(flows)))
+        return flows
+
+
+def find_blocks(
+    network: Network, model: keras.Model, arrays: Sequence[NDArray[np.generic]]
+) -> list[Block]:
+    """The residual blocks of a model that can go whole, in the order in which they run.
+
+    Args:
+        network: its trace, which says what each costs.
+        model: unchanged.
+        arrays: inputs, flat.
+    """
+    whole = network.cost()
+    found = []
+    for one in watch_blocks(model, arrays):
+        left = network.cost_without([one.cut])
+        params, macs = whole.params - left.params, whole.macs - left.macs
+        if macs:  # else it is no layer's work: a table of positions that is added, say
+            found.append(Block(one.cut, params, macs, one.change))
+    return found
+
+
+def watch_blocks(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[FoundBlock]:
+    """The same, with where in the pass their sums are."""
+    watcher = _Watcher()
+    with without_gradients():
+        inputs = [Flow(-1 - n, tensor) for n, tensor in enumerate(convert_arrays(model, arrays))]
+        outputs = watcher.run(model, inputs)
+    graph = _Graph(watcher.calls, outputs)
+    found = [*_in_layers(graph, watcher), *_in_graph(graph)]
+    return sorted(_innermost(found), key=lambda one: min(one.branches))
+
+
+class _Graph:
+    """The calls of a pass, and who needs whom."""
+
+    def __init__(self, calls: Sequence[MadeCall], outputs: Sequence[Flow]) -> None:
+        self.calls = calls
+        self.times = Counter(call.path for call in calls)
+        self._outputs = [flow.number for flow in outputs]
+        self._before: list[set[int]] = []
+        for call in calls:
+            mine = {flow.number for flow in call.reads if flow.number >= 0}
+            self._before.append(mine.union(*(self._before[number] for number in mine)))
+
+    def behind(self, flow: Flow) -> set[int]:
+        """The calls that a value depends on, the one that gave it too."""
+        return {flow.number} | self._before[flow.number] if flow.number >= 0 else {flow.number}
+
+    def not_needed(self, branches: Mapping[int, int]) -> frozenset[int]:
+        """The calls that nobody needs where these sums hand their skip on; the sums too."""
+        waiting, needed = list(self._outputs), set()
+        while waiting:
+            number = waiting.pop()
+            if number < 0 or number in needed:
+                continue
+            needed.add(number)
+            reads = self.calls[number].reads
+            if number in branches:
+                reads = [reads[1 - branches[number]]]
+            waiting += [flow.number for flow in reads]
+        return frozenset(set(range(len(self.calls))) - needed) | branches.keys()
+
+
+# -- sums in the model's own graph
+
+
+def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
+    for number, call in enumerate(graph.calls):
+        if not call.is_sum or call.holder != call.path or graph.times[call.path] > 1:
+            continue
+        skip = _skip_of(graph, call)
+        if skip is None:
+            continue
+        branch = call.reads[1 - skip]
+        gone = graph.not_needed({number: 1 - skip})
+        private = graph.behind(branch) - graph.behind(call.reads[skip])
+        if not private - {number} <= gone:  # something else reads a part of it
+            continue
+        paths = list(dict.fromkeys(graph.calls[n].holder for n in sorted(gone - {number})))
+        if any(graph.calls[n].holder in paths for n in set(range(len(graph.calls))) - gone):
+            continue  # one of its layers is used elsewhere as well
+        cut = BlockCut(call.path, place=skip, layers=tuple(paths))
+        change = _one_minus_cosine(call.reads[skip], call.makes[0])
+        yield FoundBlock(cut, {number: 1 - skip}, gone, change)
+
+
+def _skip_of(graph: _Graph, call: MadeCall) -> int | None:
+    """Which operand of a sum is the skip: what the other is made from, else the shorter way."""
+    one, other = call.reads
+    if one is other or one.number == other.number:
+        return None
+    behind = [graph.behind(flow) for flow in call.reads]
+    if one.number in behind[1]:
+        return 0
+    if other.number in behind[0]:
+        return 1
+    alone = [behind[0] - behind[1], behind[1] - behind[0]]
+    if len(alone[0]) == len(alone[1]):
+        return None
+    skip = 0 if len(alone[0]) < len(alone[1]) else 1
+    begin = _chain_from(graph, call.reads[skip], alone[skip])
+    return skip if begin is not None and begin in behind[1 - skip] else None
+
+
+def _chain_from(graph: _Graph, flow: Flow, alone: set[int]) -> int | None:
+    """Where the layers in a row begin that lead to a value; None where they are not in a row."""
+    for _ in range(MOST_KEPT):
+        reads = graph.calls[flow.number].reads
+        if len(reads) != 1:
+            return None
+        flow = reads[0]
+        if flow.number not in alone:
+            return flow.number
+    return None
+
+
+# -- layers that are gone through by their calls
+
+
+def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
+    times = Counter(path for path, _, _ in watcher.layers)
+    for path, given, made in watcher.layers:
+        if not path or times[path] > 1 or len(made) != 1:
+            continue
+        for place, flow in enumerate(given):
+            found = _on_skip(graph, made[0], flow)
+            if found is None:
+                continue
+            branches, after = found
+            gone = graph.not_needed(branches)
+            outside = {graph.calls[n].holder for n in gone} - {path}
+            beyond = [holder for holder in outside if not path.startswith(f"{holder}.")]
+            if beyond and any(holder for holder in beyond):
+                continue  # it is also fed by what is made for it alone
+            cut = BlockCut(path, after=after, place=place)
+            yield FoundBlock(cut, branches, gone, _one_minus_cosine(flow, made[0]))
+            break
+
+
+def _on_skip(graph: _Graph, output: Flow, start: Flow) -> tuple[dict[int, int], str] | None:
+    """(the sums and their branches, the activation behind them) from a value back to another."""
+    waiting: list[tuple[Flow, dict[int, int], tuple[str, ...]]] = [(output, {}, ())]
+    seen: set[int] = set()
+    while waiting:
+        flow, branches, after = waiting.pop()
+        if flow is start:
+            return (branches, after[0] if after else "") if branches and len(after) < 2 else None
+        if flow.number < 0 or id(flow) in seen or start.number not in graph.behind(flow):
+            continue
+        seen.add(id(flow))
+        call = graph.calls[flow.number]
+        if call.is_sum:
+            others = [{**branches, flow.number: 1 - skip} for skip in (1, 0)]
+            waiting += [(call.reads[1], others[0], after), (call.reads[0], others[1], after)]
+        elif isinstance(call.operation, HAND_ON):
+            waiting += [(call.reads[0], branches, after)]
+        elif (kind := _activation_of(call.operation)) is not None and len(call.reads) == 1:
+            waiting += [(call.reads[0], branches, (*after, kind))]
+    return None
+
+
+def _activation_of(operation: Operation) -> str | None:
+    if isinstance(operation, layers.Activation):
+        name = getattr(operation.activation, "__name__", "")
+        return name if name in ACTIVATIONS.values() else None
+    if isinstance(operation, layers.ReLU):
+        plain = not operation.negative_slope and not operation.threshold
+        return "relu" if plain and operation.max_value is None else None
+    name = ACTIVATIONS.get(type(operation).__name__)
+    plain = name != "gelu" or getattr(operation, "approximate", False) is False
+    return name if plain and not isinstance(operation, Layer) else None
+
+
+# -- which of those inside each other?
+
+
+def _innermost(found: Sequence[FoundBlock]) -> list[FoundBlock]:
+    """Those without another in what goes with them; of the same sums, the one found first."""
+    kept = list({frozenset(one.branches): one for one in reversed(found)}.values())
+    return [one for one in kept if not any(_holds(one, other) for other in kept)]
+
+
+def _holds(one: FoundBlock, other: FoundBlock) -> bool:
+    """Whether a block holds another one, and has to stay for it to be one of several."""
+    if one is other:
+        return False
+    if set(other.branches) < set(one.branches):
+        # A layer of two sums goes whole; a stack is made of others.
+        return one.cut.layers == () and other.cut.owner.startswith(f"{one.cut.owner}.")
+    return bool(set(other.branches) & one.gone) and not set(one.branches) & set(other.branches)
+
+
+def _one_minus_cosine(one: Flow, other: Flow) -> float:
+    both = []
+    for flow in (one, other):
+        flat = keras.ops.cast(keras.ops.reshape(flow.tensor, (-1,)), "float32")
+        every = max(1, int(flat.shape[0]) // SAMPLES)
+        both.append(np.asarray(keras.ops.convert_to_numpy(flat[::every]), np.float64))
+    length = float(np.linalg.norm(both[0]) * np.linalg.norm(both[1]))
+    return 1 - float(both[0] @ both[1]) / length if length else 0.0
