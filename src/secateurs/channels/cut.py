@@ -262,6 +262,14 @@ class Cut:
         left = _rename(replace(self, channels={}), name_left)
         return replace(left, channels=self.channels, blocks=(*self.blocks, *blocks))
 
+    def rename(self, name_of: Callable[[str], str]) -> Cut:
+        """The same cut, of a model whose layers and tensors have other names.
+
+        Args:
+            name_of: name of a layer or tensor here -> there.
+        """
+        return _rename(self, name_of)
+
     def below(self, path: str) -> Cut:
         """The same cut, of a model that has this one as its part ``path``."""
         return replace(

@@ -26,6 +26,7 @@ from secateurs.files import (
     write_atomically,
 )
 from secateurs.keras.model.example_inputs import check_model
+from secateurs.keras.model.matching import match_names
 from secateurs.keras.model.tensors import list_tensors, named_operations
 from secateurs.keras.reading_back import check_comes_back
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
@@ -91,8 +92,8 @@ def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Mo
     if path.suffix == ".keras":
         made, cut = _load_keras(path)
     else:
-        state, cut = read(path)
-        made = cut_copy(check_model(model), cut)
+        state, cut = _named_as(check_model(model), *read(path))
+        made = cut_copy(model, cut)
         _fill_(made, state, path)
     if cut:
         keep_report_(made, CutReport(cut))
@@ -138,6 +139,25 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
     expected = f"{path}: expected a safetensors or a .keras file"
     state, text = unpack_safetensors(content, load_tensors, expected)
     return state, cut_from_metadata(text)
+
+
+def _named_as(
+    model: keras.Model, state: dict[str, NDArray[np.generic]], cut: Cut
+) -> tuple[dict[str, NDArray[np.generic]], Cut]:
+    """A file's tensors and cut by the names that a dense model has for layers that were given none.
+
+    What fits as it is, or cannot be matched, is left as it is.
+    """
+    mine = {name for leaf in list_tensors(model) for name in (leaf.name, *leaf.aliases)}
+    gone = {layer for block in cut.blocks for layer in block.layers}
+    theirs = {*state, *cut.tensors}
+    whole = theirs | {name for name in mine if any(b.takes_with_it(name) for b in cut.blocks)}
+    if theirs <= mine <= whole:
+        return state, cut
+    rename = match_names(model, theirs, gone)
+    if rename is None:
+        return state, cut
+    return {rename(name): values for name, values in state.items()}, cut.rename(rename)
 
 
 def _make_contiguous(values: NDArray[np.generic]) -> NDArray[np.generic]:

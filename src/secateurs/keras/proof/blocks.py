@@ -94,8 +94,8 @@ def prove_blocks(
     unknown = [block.owner for block in blocks if block not in found]
     if unknown:
         raise CutError(
-            f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on these "
-            "inputs it is none. Trace the model that is to be cut, and take its blocks."
+            f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on "
+            "these inputs it is none. Trace the model that is to be cut, and take its blocks."
         )
     branches = {n: at for block in blocks for n, at in found[block].branches.items()}
     expected, twins = _run(model, _Silent(branches), arrays)

@@ -23,8 +23,15 @@ from secateurs.errors import ModelError
 from secateurs.keras.internals import Variable, without_gradients
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.reconstruction.contractions import ConvolutionMap, tables
+from secateurs.keras.reconstruction.past_blocks import (
+    Detour,
+    around_small,
+    find_detour,
+    give_back_,
+)
 from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Ref, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
+from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.op_record import Axes
 from secateurs.reconstruction.drawing import present_part
@@ -65,35 +72,26 @@ def walk(
         alive: which atoms of the network stay in it.
         fit: images to fit.
         held: images to choose by, layer by layer.
-        cut: of which no whole block may be: none of a Keras model is found yet.
+        cut: of the network, where whole blocks went by it. Sums behind them make up for what their
+            branches gave, as far as what is added there can.
 
     Returns:
         What was done, layer by layer, and the bytes of values that were held at most.
 
     Raises:
-        ModelError: the two do not do the same, or whole blocks went.
+        ModelError: the two do not do the same, or a block that went is not found.
     """
-    _refuse_blocks(() if cut is None else cut.blocks)
-    return _Walk(network, small, alive, fit, held).walk()
+    if cut is None or not cut.blocks:
+        return _Walk(network, small, alive, fit, held).walk()
+    whole = around_small(network, small, cut)
+    walked = _Walk(network, whole, alive, fit, held, cut.blocks).walk()
+    give_back_(whole, small)
+    return walked
 
 
 def skip_blocks(model: keras.Model, blocks: Sequence[BlockCut]) -> keras.Model:
-    """The model without these blocks, around its very own weights; of Keras models there are none.
-
-    Raises:
-        ModelError: whole blocks went.
-    """
-    _refuse_blocks(blocks)
-    return model
-
-
-def _refuse_blocks(blocks: Sequence[BlockCut]) -> None:
-    if blocks:
-        names = ", ".join(block.owner for block in blocks)
-        raise ModelError(
-            f"repair: expected a Keras model whose blocks are all there; received one without "
-            f"{names}. Whole blocks go from PyTorch models only: cut channels instead."
-        )
+    """The model without these blocks, with weights of its own."""
+    return cut_copy(model, Cut(blocks=tuple(blocks)), compiled=False)
 
 
 class _Walk(LockstepWalk[Piece, Site]):
@@ -104,6 +102,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
+        blocks: Sequence[BlockCut] = (),
     ) -> None:
         source = source_of(network)
         self._stays = network.solution.mark_kept(alive)
@@ -111,6 +110,10 @@ class _Walk(LockstepWalk[Piece, Site]):
         self._dense_pieces = Pieces(source.model, source.operations, fit)
         small_pieces = Pieces(small, source.operations, fit)
         check_alike(self._dense_pieces.program(2), small_pieces.program(2))
+        self._detour = Detour()
+        if blocks:
+            two = fit.rows(slice(0, 2)).images
+            self._detour = find_detour(source.model, two, blocks, small_pieces.program(2))
         last = max(Sites(small_pieces.program(2)).at, default=-1)
         each = self._dense_pieces.bytes_at_once(last) + small_pieces.bytes_at_once(last)
         fit, held = images_that_fit(fit, held, each)
@@ -124,6 +127,12 @@ class _Walk(LockstepWalk[Piece, Site]):
         self._names = {id(leaf.variable): leaf.name for leaf in list_tensors(small)}
         self.sites = Sites(self.pairs[-1].small.program).at
         self.layers = []
+
+    def is_left(self, number: int) -> bool:
+        return self._detour.leaves(self.pairs[0].small.steps[number])
+
+    def do_small(self, piece: Piece, number: int) -> None:
+        self._detour.take(piece, piece.steps[number])
 
     # -- values of both
 

@@ -84,11 +84,19 @@ def hand_on(
         name: of its layer, or of its sum.
         arguments: of the call in the new graph; None where nothing makes a tensor any more.
         keywords: likewise.
+
+    Raises:
+        CutError: there is nothing on it.
     """
     tensors = [
         item
         for item in flatten([list(arguments), dict(keywords)])
         if item is None or isinstance(item, keras.KerasTensor)
     ]
-    skip: keras.KerasTensor = tensors[block.place]
+    skip = tensors[block.place] if block.place < len(tensors) else None
+    if skip is None:
+        raise CutError(
+            f"{block.owner}: expected a block whose operand {block.place} stays; nothing of this "
+            "model makes it without the block. Apply the cut to the model it was planned for."
+        )
     return keras.layers.Activation(block.after, name=name)(skip) if block.after else skip

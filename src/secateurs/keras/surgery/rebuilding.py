@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -62,6 +63,7 @@ from secateurs.keras.surgery.functions import (
 from secateurs.keras.surgery.shrinking import copy_activation, is_shrunk, shrink
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.surgery.state import carry_again_, carry_learned_, may_learn, name_alike_
+from secateurs.keras.tracing.blocks import find_sums
 from secateurs.keras.tracing.composites import is_composite, paths_inside, repeats_model
 from secateurs.keras.tracing.interpreter import inputs_of
 from secateurs.keras.tracing.rules.attention import SCALED_BY
@@ -99,6 +101,7 @@ def cut_copy(
     leaves = list_tensors(model)
     _check_tensors(leaves, cut)
     if cut.blocks:
+        cut = replace(cut, blocks=find_sums(model, cut.blocks))
         check_blocks(cut.blocks, [path for path, _ in layers_by_path(model)])
         leaves = [leaf for leaf in leaves if not _goes_whole(leaf, cut.blocks)]
     changes = by_owner(cut.sizes)
@@ -361,7 +364,7 @@ class _Rebuilding:
             return self._sequential(model, inputs[0])
         known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
-            if self._paths.get(id(node.operation)) in self._gone:
+            if self._is_gone(node, known):
                 continue
             outputs = flatten(self._call(node, known))
             known.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
@@ -374,6 +377,13 @@ class _Rebuilding:
             keras.tree.map_structure(find, model.output),
             name=model.name,
         )
+
+    def _is_gone(self, node: Node, known: Mapping[int, keras.KerasTensor]) -> bool:
+        """Whether a call goes with a block: its layer does, or it reads what such a one gave."""
+        path = self._paths.get(id(node.operation))
+        if not self._gone or path in self._blocks:
+            return False
+        return path in self._gone or any(id(tensor) not in known for tensor in node.input_tensors)
 
     def _sequential(self, model: keras.Model, begin: keras.KerasTensor) -> keras.Sequential:
         made = [layer for old in model.layers for layer in self._layers(old, None)]

@@ -11,8 +11,8 @@ does what it did on a branch of zeros.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -24,10 +24,15 @@ from secateurs.channels.network import Network
 from secateurs.keras.internals import (
     Layer,
     Operation,
+    graph_of,
+    is_model,
+    name_in,
+    nodes_of,
     operation_classes,
     without_gradients,
 )
 from secateurs.keras.model.nested import flatten, map_structure
+from secateurs.keras.model.tensors import calls_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
 from secateurs.keras.tracing.symbolic import Calls, Enter
@@ -36,6 +41,8 @@ MOST_KEPT = 3
 """Layers in a row on a skip."""
 
 SUMS = (layers.Add, *operation_classes("Add"))
+"""What adds two values."""
+
 HAND_ON = (Enter, layers.Identity, layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise)
 """What gives in inference what it was given."""
 
@@ -231,7 +238,11 @@ def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
         paths = list(dict.fromkeys(graph.calls[n].holder for n in sorted(gone - {number})))
         if any(graph.calls[n].holder in paths for n in set(range(len(graph.calls))) - gone):
             continue  # one of its layers is used elsewhere as well
-        cut = BlockCut(call.path, place=skip, layers=tuple(paths))
+        stays = sorted(graph.behind(call.reads[skip]) - graph.behind(branch))
+        keeps = tuple(graph.calls[n].holder for n in stays)
+        with_weights = {c.holder for c in graph.calls if getattr(c.operation, "weights", None)}
+        layers_gone = tuple(path for path in paths if path in with_weights)
+        cut = BlockCut(call.path, keeps, place=skip, layers=layers_gone)
         change = _one_minus_cosine(call.reads[skip], call.makes[0])
         yield FoundBlock(cut, {number: 1 - skip}, gone, change)
 
@@ -340,6 +351,45 @@ def _holds(one: FoundBlock, other: FoundBlock) -> bool:
         # A layer of two sums goes whole; a stack is made of others.
         return one.cut.layers == () and other.cut.owner.startswith(f"{one.cut.owner}.")
     return bool(set(other.branches) & one.gone) and not set(one.branches) & set(other.branches)
+
+
+# -- in a model whose layers have other names
+
+
+def find_sums(model: keras.Model, blocks: Iterable[BlockCut]) -> tuple[BlockCut, ...]:
+    """The blocks by the sums that they have in a model where these have other names.
+
+    A sum that was given no name is called by a number, which is another in each session. It is the
+    one of which an operand is made of the block's layers, and the other one is not.
+    """
+    known = dict(calls_of(model))
+    found = []
+    for block in blocks:
+        owner = block.owner
+        if block.layers and owner not in known:
+            sums = [path for path, reads in _sums_of(model) if _is_between(block, reads)]
+            owner = sums[0] if len(sums) == 1 else owner
+        found.append(replace(block, owner=owner))
+    return tuple(found)
+
+
+def _sums_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, list[set[str]]]]:
+    """(path of a sum, the layers with weights that each operand is the nearest result of)."""
+    nearest: dict[int, set[str]] = {}
+    for node in nodes_of(graph_of(model)):
+        path = prefix + name_in(model, node.operation)
+        reads = [nearest.get(id(tensor), set()) for tensor in node.input_tensors]
+        made = {path} if getattr(node.operation, "weights", None) else set().union(*reads)
+        nearest.update((id(tensor), made) for tensor in node.outputs)
+        if is_model(node.operation):
+            yield from _sums_of(node.operation, f"{path}.")
+        elif isinstance(node.operation, SUMS) and len(reads) == 2:
+            yield path, reads
+
+
+def _is_between(block: BlockCut, reads: Sequence[set[str]]) -> bool:
+    gone, (skip, branch) = set(block.layers), (reads[block.place], reads[1 - block.place])
+    return bool(branch) and branch <= gone and not skip & gone
 
 
 def _one_minus_cosine(one: Flow, other: Flow) -> float:

@@ -1,0 +1,104 @@
+"""The walk past blocks that went: the small model as the dense one's steps, less those of blocks.
+
+Both networks are walked by the same numbers. Where the dense one adds a branch that the small one
+has not, the small one's value is its skip's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.channels.blocks import BlockCut
+from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
+from secateurs.errors import ModelError
+from secateurs.keras.model.example_inputs import as_arrays
+from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.reconstruction.program import Piece, Program, Step
+from secateurs.keras.surgery.rebuilding import cut_copy
+from secateurs.keras.trace_model import source_of
+from secateurs.keras.tracing.blocks import FoundBlock, watch_blocks
+
+
+@dataclass(eq=False, slots=True)
+class Detour:
+    """Which steps the small model does not take.
+
+    Attributes:
+        gone: numbers of calls that it does not make.
+        branches: number of a sum's call -> which operand is the branch.
+    """
+
+    gone: set[int] = field(default_factory=set)
+    branches: dict[int, int] = field(default_factory=dict)
+
+    def leaves(self, step: Step) -> bool:
+        """Whether the small model takes a step."""
+        return step.operation not in self.gone
+
+    def take(self, piece: Piece, step: Step) -> None:
+        """A step of the small model, or what there is in its place."""
+        which = self.branches.get(step.operation)
+        if which is not None:
+            piece.keep(step, [piece.values[step.reads[1 - which]]])
+        elif self.leaves(step):
+            piece.do(step)
+        else:
+            piece.done += 1
+
+
+def find_detour(
+    model: keras.Model, images: object, blocks: Sequence[BlockCut], program: Program
+) -> Detour:
+    """The detour past some blocks of a model.
+
+    Args:
+        model: the dense one; unchanged.
+        images: as it takes them.
+        blocks: those that went.
+        program: the dense model's steps.
+
+    Raises:
+        ModelError: they are not found in its pass.
+    """
+    arrays: list[NDArray[np.generic]] = as_arrays(images, model)
+    found: dict[BlockCut, FoundBlock] = {one.cut: one for one in watch_blocks(model, arrays)}
+    detour = Detour()
+    sums = {step.operation: step for step in program.steps if step.is_whole}
+    for block in blocks:
+        one = found.get(block)
+        if one is None or any(len(sums[n].reads) != 2 for n in one.branches if n in sums):
+            raise ModelError(
+                f"repair: expected the block {block.owner} to be found on the calibration images; "
+                "it is not. Pass repair=False."
+            )
+        detour.gone |= one.gone
+        detour.branches.update(one.branches)
+    return detour
+
+
+def around_small(network: Network, small: keras.Model, cut: Cut) -> keras.Model:
+    """The dense model less the channels that go, its blocks still there, with the small one's
+    weights wherever that has them.
+    """
+    narrower = Cut()
+    if cut.channels:
+        narrower = network.cut({name: of.removed for name, of in cut.channels.items()})
+    whole = cut_copy(source_of(network).model, narrower, compiled=False)
+    theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
+    for leaf in list_tensors(whole):
+        if leaf.name in theirs:
+            leaf.variable.assign(theirs[leaf.name].value)
+    return whole
+
+
+def give_back_(whole: keras.Model, small: keras.Model) -> None:
+    """Let the small model have the weights of the one that was walked in its place."""
+    known = {leaf.name: leaf.variable for leaf in list_tensors(whole)}
+    for leaf in list_tensors(small):
+        leaf.variable.assign(known[leaf.name].value)

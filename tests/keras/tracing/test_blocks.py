@@ -1,0 +1,139 @@
+"""Which residual blocks a Keras model has, and that each can go."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+
+import secateurs as sec
+from support import keras_residual_networks as networks
+
+X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+
+FOUND = {
+    networks.residual: ["b0_sum", "b1_sum", "b2_sum", "b3_sum"],
+    networks.projected: ["sum"],
+    networks.encoders: ["layer0", "layer1", "layer2"],
+    networks.stacked: ["alone", "stack.unit0", "stack.unit1", "stack.unit2"],
+    networks.Subclassed: ["units.0", "units.1", "units.2"],
+}
+
+
+def built(build):
+    keras.utils.set_random_seed(1)
+    model = build()
+    model(X)
+    random = np.random.default_rng(2)
+    for variable in model.weights:
+        if keras.backend.is_float_dtype(variable.dtype):
+            drawn = 0.3 * random.normal(size=tuple(variable.shape))
+            positive = variable.name.endswith("variance")
+            begin = keras.ops.convert_to_numpy(variable.value)
+            variable.assign(np.abs(drawn) + 0.5 if positive else begin + drawn)
+    return model
+
+
+def answers(model):
+    return np.asarray(keras.ops.convert_to_numpy(model(X, training=False)))
+
+
+@pytest.mark.parametrize("build", FOUND, ids=lambda build: build.__name__)
+def test_each_block_goes_and_zeros_in_its_weights_say_the_same(build):
+    model = built(build)
+    network = sec.trace(model, X)
+    assert [block.name for block in network.blocks] == FOUND[build]
+    for block in network.blocks:
+        small = sec.apply(model, network.cut_of_blocks([block.name]), X, network=network)
+        zeroed = built(build)
+        for name, leaf in sec.trace(zeroed, X).source.leaves.items():
+            if block.cut.takes_with_it(name) and not name.endswith("moving_variance"):
+                leaf.variable.assign(np.zeros(leaf.shape))
+        assert np.allclose(answers(small), answers(zeroed), atol=1e-5)
+        assert not np.allclose(answers(small), answers(model), atol=1e-3)
+        assert block.params > 0
+        assert block.macs > 0
+
+
+def test_attention_and_what_is_behind_it_are_blocks_of_one_graph():
+    model = built(networks.transformer)
+    network = sec.trace(model, X)
+    inside = [block.cut.layers for block in network.blocks]
+    assert inside == [
+        ("l0_norm", "l0_attention"),
+        ("l0_norm2", "l0_wide", "l0_narrow"),
+        ("l1_norm", "l1_attention"),
+        ("l1_norm2", "l1_wide", "l1_narrow"),
+    ]
+
+
+def test_what_turns_its_input_least_is_told():
+    model = built(networks.residual)
+    network = sec.trace(model, X)
+    between = [model.get_layer(name).output for name in ("stem_relu", "b0_sum")]
+    probe = keras.Model(model.inputs, between)
+    x, y = (one.ravel() for one in probe.predict(X, verbose=0))
+    cosine = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    assert network.blocks[0].change == pytest.approx(1 - cosine, abs=1e-5)
+
+
+def graph(last):
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, padding="same", name="stem")(inputs)
+    return inputs, x, last(x)
+
+
+def outputs_of_none():
+    """Somebody else reads the branch."""
+    inputs, x, y = graph(L.Conv2D(4, 3, padding="same", name="branch"))
+    total = L.Add(name="sum")([x, y])
+    return keras.Model(inputs, [L.Flatten()(total), L.Flatten()(y)])
+
+
+def layer_used_twice():
+    inputs, x, y = graph(shared := L.Conv2D(4, 3, padding="same", name="shared"))
+    return keras.Model(inputs, L.Add(name="sum")([x, L.ReLU()(y)]) + shared(x * 2))
+
+
+def positions_alone():
+    inputs = keras.Input((8,), dtype="int32")
+    x = L.Embedding(10, 4, name="words")(inputs)
+    y = L.Embedding(8, 4, name="places")(ops.arange(8)[None] + 0 * inputs)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(L.Add(name="sum")([x, y]))))
+
+
+def broadcast_sum():
+    inputs, x, y = graph(L.GlobalAveragePooling2D(keepdims=True))
+    y = L.Conv2D(4, 1, name="gate")(y)
+    return keras.Model(inputs, L.Add(name="sum")([x, y]))
+
+
+@pytest.mark.parametrize(
+    "build", [outputs_of_none, layer_used_twice, positions_alone, broadcast_sum]
+)
+def test_what_is_no_block(build):
+    model = build()
+    images = np.zeros((2, 8), "int32") if build is positions_alone else X[:2]
+    assert [block.name for block in sec.trace(model, images).blocks] == []
+
+
+def test_inner_blocks_are_chosen_before_the_one_around_them():
+    inputs, x, y = graph(L.Conv2D(4, 3, padding="same", name="first"))
+    y = L.Add(name="inner")([y, L.Conv2D(4, 3, padding="same", name="second")(y)])
+    model = keras.Model(inputs, L.Add(name="outer")([x, y]))
+    assert [block.name for block in sec.trace(model, X).blocks] == ["inner"]
+
+
+def test_blocks_of_a_model_inside_a_model():
+    inner_input = keras.Input((8, 8, 4))
+    y = L.Conv2D(4, 3, padding="same", name="conv")(inner_input)
+    inner = keras.Model(inner_input, L.Add(name="sum")([inner_input, y]), name="inner")
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), L.Conv2D(4, 1, name="stem"), inner, L.Flatten(), L.Dense(2)]
+    )
+    network = sec.trace(model, X)
+    assert [block.name for block in network.blocks] == ["inner.sum"]
+    small = sec.apply(model, network.cut_of_blocks(["inner.sum"]), X, proof="independent")
+    stem, head = model.layers[0], model.layers[-1]
+    expected = keras.ops.convert_to_numpy(head(L.Flatten()(stem(X))))
+    assert np.allclose(answers(small), expected, atol=1e-5)
