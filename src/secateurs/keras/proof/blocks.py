@@ -23,9 +23,8 @@ from secateurs.keras.internals import pick_flat, without_gradients
 from secateurs.keras.model.example_inputs import pack_inputs
 from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.proof.differences import largest_difference, precision_of
+from secateurs.keras.proof.differences import as_numbers, largest_difference, precision_of
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.program import as_numbers
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.tracing.blocks import watch_blocks
 from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
@@ -34,7 +33,7 @@ NEVER_ZERO = ("moving_variance",)
 """What others are divided by the root of."""
 
 Arrays = Sequence[NDArray[np.generic]]
-Samples = dict[tuple[str, int], NDArray[np.float32]]
+Samples = dict[tuple[str, int], NDArray[np.number]]
 
 
 class _Silent:

@@ -30,7 +30,7 @@ from secateurs.keras.model.tensors import (
     present_values,
     values_of,
 )
-from secateurs.keras.proof.differences import largest_difference, precision_of
+from secateurs.keras.proof.differences import as_numbers, largest_difference, precision_of
 from secateurs.keras.proof.masked_twin import (
     Kept,
     MaskedTwin,
@@ -205,7 +205,7 @@ class Comparison:
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
                 f"{error}. Nothing was changed."
             ) from error
-        computed = [_as_numbers(output) for output in outputs]
+        computed = [as_numbers(output) for output in outputs]
         difference, scale = largest_difference(computed, followed.outputs)
         if not difference <= TOLERANCE[precision_of(self.source.model)] * scale:
             raise CutError(
@@ -259,7 +259,7 @@ class Comparison:
             return outputs, step.samples, *step.beside(outputs)
 
         numbers = compile_function(forward)([value for _, value in values.values()], self.arrays)
-        return Results(*([_as_numbers(item) for item in part] for part in numbers))
+        return Results(*([as_numbers(item) for item in part] for part in numbers))
 
     def _proof(self, received: Results, expected: Results) -> Proof:
         difference, scale = largest_difference(received.outputs, expected.outputs)
@@ -298,13 +298,6 @@ def _silent(source: TracedModel) -> Silent:
             for call, mask in operands:
                 silent.setdefault(call, {})[name, axis] = mask
     return silent
-
-
-def _as_numbers(tensor: BackendTensor) -> NDArray[np.number]:
-    kind = keras.backend.standardize_dtype(tensor.dtype)
-    if kind in ("bfloat16", "float16"):
-        tensor = keras.ops.cast(tensor, "float32")
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def _largest_inside(

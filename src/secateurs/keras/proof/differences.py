@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.proof import TOLERANCE, finite_or_inf
 from secateurs.keras.model.tensors import calls_of
+from secateurs.keras.protocols import BackendTensor
 
 
 def precision_of(model: keras.Model) -> str:
@@ -33,3 +34,11 @@ def largest_difference(
             difference = max(difference, finite_or_inf(np.abs(mine - theirs).max()))
             scale = max(scale, finite_or_inf(np.abs(theirs).max()))
     return difference, scale
+
+
+def as_numbers(tensor: BackendTensor) -> NDArray[np.number]:
+    """A tensor as an array; half precision comes as single."""
+    kind = keras.backend.standardize_dtype(tensor.dtype)
+    if kind in ("bfloat16", "float16"):
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
