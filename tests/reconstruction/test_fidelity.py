@@ -59,12 +59,25 @@ def test_of_many_scores_those_at_places_all_along_are_judged(monkeypatch):
     right, found = RANDOM.standard_normal((2, 3, 10, 4))  # 3 of 10 places, of 4 classes each
     assert answers_in([right], "categorical") == 10
     assert answers_in([right], "relative") == answers_in([right[:, 0]], "categorical") == 1
-    places = [2, 6]
+    places = [1, 5, 8]
     np.testing.assert_array_equal(some_places(right), right[:, places])
     judge = Judge("categorical")
     judge.add([right], [found])
     expected = entropy(softmax(right, -1), softmax(found, -1), axis=-1)[:, places].mean()
     assert judge.verdict().distance == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_what_was_thinned_is_not_thinned_again(monkeypatch, length):
+    # 128 places of 49,152 words were once thinned to 43, and those, being a little too many, to 21.
+    monkeypatch.setattr(fidelity, "NUMBERS_A_TEXT", 2**7)
+    scores = RANDOM.standard_normal((1, length, 3))
+    kept = some_places(scores)
+    assert kept.shape == (1, min(length, 42), 3)
+    for classes in (1, 5, 7, 50, 129):
+        kept = some_places(RANDOM.standard_normal((1, length, classes)))
+        assert some_places(kept) is kept
+        assert kept[0].size <= max(2**7, classes)
 
 
 def test_maps_of_classes_are_averaged_over_their_places():
