@@ -19,8 +19,9 @@ torch-pruning   the best of six criteria, global and local, by validation accura
 import argparse
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ class Distillation:
         batch: images a step.
         temperature: softens the classes' distribution.
         minutes: of one core, for the cut and the steps together, one try for each number; as many
-            steps as they leave time for.
+            steps as they leave time for, by what a few take.
         multiple: widths are multiples of this; None as ``prune`` does by itself.
     """
 
@@ -105,17 +106,17 @@ class Distillation:
         """What the table says of other widths than the default's."""
         return "" if self.multiple is None else f", multiples of {self.multiple}"
 
-    def tries(self, seconds: float) -> Iterator[tuple[str, dict[str, float]]]:
-        """(name, how long) of each try, after a cut that took so many seconds."""
+    def tries(self, seconds: float, a_step: Callable[[], float]) -> Iterator[tuple[str, int]]:
+        """(name, steps) of each try, after a cut that took so many seconds."""
         for number in self.steps:
-            yield self.name(f"{number} steps"), {"steps": number}
+            yield self.name(f"{number} steps"), number
         for minutes in self.minutes:
-            yield self.name(f"{minutes:g} min in all"), {"seconds": 60 * minutes - seconds}
+            yield self.name(f"{minutes:g} min in all"), int((60 * minutes - seconds) / a_step())
 
 
 def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> None:
     """Closed form, then distilled, at each budget; what is made once is made once."""
-    names = [name for name, _ in how.tries(0)]
+    names = [name for name, _ in how.tries(0, lambda: 1.0)]
     if all(rows.has(**case.key, what=name, budget=b) for b in budgets for name in names):
         return
     start = time.process_time()
@@ -146,21 +147,22 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
                 seconds=round(seconds, 1),
                 kl=round(fidelity.distance, 4),
             )
-        for name, effort in how.tries(seconds):
+        learn = partial(
+            distil,
+            small,
+            case.model,
+            images,
+            held_out=pruner.dense.judge,
+            seed=case.seed,
+            augmentation=MIXED,
+            temperature=how.temperature,
+            batch_size=how.batch,
+        )
+        for name, number in how.tries(seconds, partial(seconds_a_step, learn)):
             if rows.has(**case.key, what=name, budget=budget):
                 continue
             start = time.process_time()
-            found = distil(
-                small,
-                case.model,
-                images,
-                **effort,
-                held_out=pruner.dense.judge,
-                seed=case.seed,
-                augmentation=MIXED,
-                temperature=how.temperature,
-                batch_size=how.batch,
-            )
+            found = learn(steps=number)
             spent = time.process_time() - start
             rows.add(
                 **case.key,
@@ -174,6 +176,17 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
                 kl=round(found.after, 4),
                 kept=found.kept,
             )
+
+
+def seconds_a_step(learn: Callable[..., object]) -> float:
+    """Of processor time, what begins and ends every distillation apart."""
+    learn(steps=2)  # what is done once in a process
+    times = []
+    for number in (5, 45):
+        start = time.process_time()
+        learn(steps=number)
+        times.append(time.process_time() - start)
+    return (times[1] - times[0]) / 40
 
 
 def all_images(case: Case, rows: Rows, budgets: list[float], seconds: float, device: str) -> None:

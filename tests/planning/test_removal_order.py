@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from secateurs.errors import BudgetError, ModelError, UnknownNameError
 from secateurs.planning.removal_order import (
     SLOWEST,
     RemovalOrder,
+    finest_multiple,
     list_allowed,
     multiple_of,
     time_of_macs,
@@ -104,6 +107,39 @@ def test_depthwise_networks_keep_multiples_that_leave_a_choice():
     assert multiple_of(plain, plain.groups[0], None) == 1
     needs = two_layers(multiple=4)
     assert multiple_of(needs, needs.groups[0], 6) == 12
+
+
+def long_chain(widths):
+    sizes = [3, *widths, 2]
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+    return sec.trace(nn.Sequential(*layers), torch.zeros(1, 3))
+
+
+def test_where_many_groups_can_go_widths_are_multiples_that_leave_eight_choices():
+    widths = [64, 100, 40, 32, 24, 16, 8, 4]
+    network = long_chain(widths)
+    found = {len(group): multiple_of(network, group, None) for group in network.groups}
+    assert found == {64: 8, 100: 8, 40: 4, 32: 4, 24: 2, 16: 2, 8: 1, 4: 1}
+    assert {multiple_of(network, group, 1) for group in network.groups} == {1}
+    few = long_chain(widths[:7])
+    assert {multiple_of(few, group, None) for group in few.groups} == {1}
+
+
+def test_what_counts_channels_one_by_one_takes_any_width():
+    plain = long_chain([64] * 8)
+    assert finest_multiple(plain, None) == 1
+    assert finest_multiple(plain, 4) == 4
+    there = two_layers(hidden=32)
+    there.source.device = "cuda"
+    assert finest_multiple(there, None) is None
+    scores = {group.name: np.arange(64.0) for group in plain.groups}
+
+    def widths(cut):
+        return {one.of - len(one.removed) for one in cut.channels.values()}
+
+    assert {width % 8 for width in widths(sec.plan(plain, scores, "macs=0.6"))} == {0}
+    assert widths(sec.plan(plain, scores, "channels=0.6")) <= {38, 39}
+    assert widths(sec.plan(plain, scores, amount=0.4)) <= {38, 39}
 
 
 def test_widths_on_cuda_are_multiples_too():

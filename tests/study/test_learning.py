@@ -26,6 +26,7 @@ def test_images_are_classified_unless_a_task_says_otherwise():
     assert found.metric.name == "loss"
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_keras_model_has_the_same_tasks_and_what_it_was_compiled_with():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     found = learner_of(model, SOURCES, Training(), learning_of(model, "classification"))

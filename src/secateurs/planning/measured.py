@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.profiling import profile_network
-from secateurs.planning.removal_order import list_allowed, multiple_of
+from secateurs.planning.removal_order import finest_multiple, list_allowed, multiple_of
 from secateurs.planning.timed_units import TimedUnit
 from secateurs.planning.units import Unit
 from secateurs.planning.widths import MILLISECONDS, WidthCosts
@@ -73,7 +74,10 @@ def plan_measured(
     costs = WidthCosts(network, groups, budget.file, may_go.cuts, latency_model)
     saves = None if latency_model is None or budget.is_timed else MILLISECONDS
     curves = [*(losses[group.name] for group in groups), *may_go.curves]
-    choices = [*_choices_of_groups(network, groups, floor, multiple), *may_go.choices]
+    multiple = finest_multiple(network, multiple) if "channels" in limits else multiple
+    multiples = [multiple_of(network, group, multiple) for group in groups]
+    widths_of = map(choices_of, map(len, groups), repeat(floor), multiples)
+    choices = [*widths_of, *may_go.choices]
 
     def within(targets: Mapping[str, float]) -> Cut | None:
         try:
@@ -87,12 +91,6 @@ def plan_measured(
         smallest = _cut(network, groups, orders, np.array([c[0] for c in choices]), may_go.names)
         raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
     return cut
-
-
-def _choices_of_groups(
-    network: Network, groups: Sequence[Group], floor: float, multiple: int | None
-) -> list[NDArray[np.int64]]:
-    return [choices_of(len(g), floor, multiple_of(network, g, multiple)) for g in groups]
 
 
 def _within_limits(

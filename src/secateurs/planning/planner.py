@@ -29,7 +29,7 @@ from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
 from secateurs.planning.profiling import profile_network
-from secateurs.planning.removal_order import RemovalOrder
+from secateurs.planning.removal_order import RemovalOrder, finest_multiple
 from secateurs.planning.units import Limit
 from secateurs.planning.within_budget import cut_within
 
@@ -77,19 +77,18 @@ def plan(
     Args:
         network: as traced.
         scores: for each group, one a channel, as ``score`` gives them.
-        budget: what may remain: a ``Budget``, text such as ``"macs=0.5,size_mb=15"`` or a mapping.
-            Met as closely as whole channels allow, never exceeded. Or:
+        budget: what may remain: a ``Budget``, ``"macs=0.5,size_mb=15"`` or a mapping; never
+            exceeded. Or:
         amount: share of the channels to remove, in (0, 1), counted as a budget's ``channels``.
         threshold: remove every channel that scores below it.
-        scope: 'group' takes the same share from every width; 'network' takes the lowest scores
-            wherever they are, which needs scores that compare across layers.
+        scope: 'group' takes the same share from every width; 'network' the lowest scores anywhere.
         floor: never leave a group with less: a share of its channels, or a number if 1 or more.
-        multiple: keep widths that are a multiple of this, the nearest. None keeps any width, but
-            in networks with depthwise convolutions 8 (less for narrow groups), without which many
-            runtimes are slower than dense; under a budget of time, the multiple measured as fast.
+        multiple: keep widths that are a multiple of this, the nearest. None is 8 (less for narrow
+            groups), at which runtimes are faster; any width for an amount, a threshold or a budget
+            of channels without depthwise convolutions; the one measured under a budget of time.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
-        sensitivity: as measured: every group is cut as far as the same rise of the loss allows, in
-            place of what ``scope`` says; scores still rank its channels.
+        sensitivity: as measured, in place of ``scope``: every group is cut as far as the same rise
+            of the loss allows; scores still rank its channels.
         latency_model: as ``profile`` measured it; None has it measured, or read where it is kept.
 
     Returns:
@@ -110,8 +109,10 @@ def plan(
     _check_one(budget, amount, threshold)
     names = layer_names(getattr(network.source, "model", None), skip)
     wanted = None if budget is None else Budget.of(budget)
-    if wanted is not None and wanted.wants_speed:
+    if wanted and wanted.wants_speed:
         latency_model = latency_model or profile_network(network, wanted.conditions)
+    if latency_model is None and (wanted is None or "channels" in wanted.limits):
+        multiple = finest_multiple(network, multiple)
     order = RemovalOrder.of(
         network, scores, scope, floor, multiple, names, sensitivity, latency_model
     )

@@ -204,26 +204,52 @@ def _has_depthwise(network: Network) -> bool:
     return _DEPTHWISE[network]
 
 
+_POWERS = (8, 4, 2, 1)
+_CHOICES_IN_NEED = 3
+_CHOICES = 8
+_MANY_GROUPS = 8
+"""With fewer, a budget would be missed by what eight channels cost."""
+
+
 def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
     """Of what the widths of a group are kept multiples.
 
     Args:
         network: whose group it is.
         group: some channels.
-        multiple: as asked for; None is 1, but in a network with depthwise convolutions, where it is
-            the largest power of two up to 8 that leaves at least three widths to choose from. ONNX
-            Runtime, for one, holds channels in blocks, and at widths that are no multiple of 4 it
-            takes a depthwise network cut to half of its MACs longer than the dense one. Where an
-            operation refuses widths that are no multiple, it is a multiple of that, too. The same
-            for every model on CUDA: a ResNet-50 of half the MACs at any widths takes 1.3 times as
-            long there as the dense one, compiled (``docs/gpu.md``).
+        multiple: as asked for; None is the largest power of two up to 8 that leaves at least eight
+            widths to choose from, three in a network with depthwise convolutions and on CUDA; 1 in
+            any other network of less than eight groups. Where an operation refuses widths that are
+            no multiple, it is a multiple of that, too.
+
+    Runtimes hold channels in blocks. A ResNet-18 of half the MACs is 1.5 times as fast as the dense
+    one in ONNX Runtime at any widths, and 1.9 times at multiples of 8, at the same accuracy
+    (``docs/speed.md``). At widths that are no multiple of 4, a depthwise network of half the MACs
+    takes *longer* there than the dense one, and so does a ResNet-50 on CUDA (``docs/gpu.md``).
     """
     needed = network.multiple_of(group)
     if multiple is not None:
         return math.lcm(multiple, needed)
-    if needed > 1 or not (network.source.device == "cuda" or _has_depthwise(network)):
+    in_need = _needs_blocks(network)
+    if needed > 1 or not (in_need or len(network.groups) >= _MANY_GROUPS):
         return needed
-    return next(power for power in (8, 4, 2, 1) if power == 1 or 3 * power <= len(group))
+    choices = _CHOICES_IN_NEED if in_need else _CHOICES
+    return next(power for power in _POWERS if power == 1 or choices * power <= len(group))
+
+
+def finest_multiple(network: Network, multiple: int | None) -> int | None:
+    """For what counts channels one by one, or goes in small steps: 1 where that slows nothing down.
+
+    Args:
+        network: whose widths are chosen.
+        multiple: as asked for; None leaves it to ``multiple_of`` where blocks are needed.
+    """
+    return 1 if multiple is None and not _needs_blocks(network) else multiple
+
+
+def _needs_blocks(network: Network) -> bool:
+    """Whether at any widths less arithmetic can take longer."""
+    return network.source.device == "cuda" or _has_depthwise(network)
 
 
 def list_allowed(network: Network, skip: Sequence[str]) -> list[Group]:

@@ -18,7 +18,7 @@ from secateurs.errors import BudgetError, ModelError
 from secateurs.planning.budget import UNITS
 from secateurs.planning.measured import plan_measured
 from secateurs.planning.planner import plan
-from secateurs.planning.removal_order import multiple_of
+from secateurs.planning.removal_order import finest_multiple, multiple_of
 from secateurs.settings.pruning import Pruning
 from secateurs.study.goals import Goals
 
@@ -99,7 +99,7 @@ class _Round:
         given = pruning.planning_options
         options = {
             "floor": 1,
-            "multiple": given["multiple"],
+            "multiple": finest_multiple(network, given["multiple"]),
             "skip": [*given["skip"], *map(glob.escape, at_floor)],
         }
         return cls(network, pruning.step, so_far, goals, floors, options, given["scope"])
@@ -250,6 +250,6 @@ def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int
     # Groups are renamed as heads or convolution groups go; the axes they lie along are not.
     dense_width = round(len(group) * dense_length / length)
     least = round(pruning.floor) if pruning.floor >= 1 else math.ceil(pruning.floor * dense_width)
-    multiple = multiple_of(network, group, pruning.multiple)
+    multiple = multiple_of(network, group, finest_multiple(network, pruning.multiple))
     whole = math.ceil(max(1, least) / multiple) * multiple
     return min(whole, dense_width)
