@@ -111,14 +111,24 @@ def plan(
     wanted = None if budget is None else Budget.of(budget)
     if wanted and wanted.wants_speed:
         latency_model = latency_model or profile_network(network, wanted.conditions)
-    if latency_model is None and (wanted is None or "channels" in wanted.limits):
-        multiple = finest_multiple(network, multiple)
+    multiple = _multiple_for(network, wanted, multiple, latency_model)
     order = RemovalOrder.of(
         network, scores, scope, floor, multiple, names, sensitivity, latency_model
     )
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
     return cut_within(order, wanted or _budget_of(amount, network), latency_model)
+
+
+def _multiple_for(
+    network: Network,
+    budget: Budget | None,
+    multiple: int | None,
+    latency_model: LatencyModel | None,
+) -> int | None:
+    """The multiple as asked for; any width where channels are counted one by one."""
+    by_channels = budget is None or "channels" in budget.limits
+    return finest_multiple(network, multiple) if by_channels and not latency_model else multiple
 
 
 def _budget_of(amount: float | None, network: Network) -> Budget:
