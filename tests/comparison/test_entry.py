@@ -94,3 +94,16 @@ def test_each_seed_may_have_a_model_of_its_own(tmp_path):
     )
     assert set(seeds) == {0, 1}
     assert results.denses[0].norms != results.denses[1].norms
+
+
+def test_a_criterion_that_raises_is_told_before_a_model_is_trained(tmp_path, monkeypatch):
+    def raises(facts):
+        raise ValueError("not yet")
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    data = torch.randn(32, 4), torch.arange(32) % 2
+    trained = []
+    monkeypatch.setattr(sec.pytorch.Learner, "train", lambda *_: trained.append(1))
+    with pytest.raises(sec.SecateursError, match=r"raises: .*ValueError: not yet"):
+        sec.compare(model, data, data, strategies=["l1", raises], directory=tmp_path / "c")
+    assert not trained

@@ -48,3 +48,17 @@ def test_what_cannot_is_found_out_before_anything_is_trained(options, kind, mess
 
 def test_without_a_tolerance_any_loss_is_gone_on_with():
     assert check(stop={"tolerance": None}).groups
+
+
+def raises(facts):
+    raise ValueError("not yet")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [(raises, r"raises: .*ValueError: not yet"), (lambda facts: [1.0], "expected 20 scores")],
+)
+def test_a_criterion_of_ones_own_is_tried_before_anything_is_trained(criterion, message):
+    with pytest.raises(SecateursError, match=message):
+        check(criterion=criterion)
+    assert check(criterion=lambda facts: [0.0] * len(facts))

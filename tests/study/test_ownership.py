@@ -87,3 +87,20 @@ def test_what_is_drawn_says_who_drew_it(study, tmp_path, monkeypatch):
     assert len(list((place / "report").glob("*.svg"))) >= 3
     assert remove(place)
     assert list(place.iterdir()) == []
+
+
+def test_what_trackers_wrote_goes_with_the_study_and_nothing_else_there(tmp_path):
+    pytest.importorskip("tensorboard")
+    place = tmp_path / "study"
+    small(place, track="tensorboard")
+    assert list((place / "tracking").rglob("events.out.tfevents.*"))
+    (place / "tracking" / "notes.txt").write_text("mine")
+    assert remove(place)
+    assert files_of(place).keys() == {"tracking/notes.txt"}
+    place = tmp_path / "other"
+    small(place, track="tensorboard")
+    foreign = place / "tracking" / "events.out.tfevents.1"
+    foreign.write_text("somebody's")
+    with pytest.raises(sec.StudyError, match=r"events\.out\.tfevents\.1"):
+        small(place, fresh=True)
+    assert foreign.read_text() == "somebody's"

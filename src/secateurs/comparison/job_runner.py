@@ -19,8 +19,8 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.channels.network import Network, Role
 from secateurs.comparison.settings import Comparison, Job, parse_job
-from secateurs.criteria.registry import AUTO
-from secateurs.criteria.scoring import Scores
+from secateurs.criteria.registry import AUTO, is_own
+from secateurs.criteria.scoring import Scores, try_own
 from secateurs.errors import BudgetError, CutError, DataError, ModelError, SecateursError
 from secateurs.planning.auto_criterion import Planner, score_for
 from secateurs.planning.budget import Budget
@@ -149,6 +149,7 @@ class JobRunner:
     def train_dense(self, seed: int) -> tuple[DenseResult, bytes]:
         """Train the dense model of a seed; what it is, and its values as a safetensors file."""
         learner, training = self._learner_of(seed), self.comparison.training
+        self._try_own_criteria(learner)
         start = time.monotonic()
         if training.batches:
             rates = learning_rates(
@@ -168,6 +169,16 @@ class JobRunner:
             norms=filter_norms(network),
             seconds=round(seconds, 3),
         ), content
+
+    def _try_own_criteria(self, learner: Learner) -> None:
+        """What is wrong with a criterion of the user's own is said before a model is trained."""
+        settings = self.comparison
+        for strategy in settings.strategies:
+            if strategy not in self.pruners:
+                criterion, _ = parse_job(strategy, settings.scope, self.functions)
+                data = learner.calibration(settings.calibration_batches)
+                if criterion != AUTO and is_own(criterion):
+                    try_own(learner.trace(), criterion, data, self.loss or learner.loss)
 
     def run(self, job: Job, dense: bytes) -> Outcome:
         """Prune a seed's dense model by a strategy, and train it again.

@@ -101,6 +101,11 @@ def find(wanted: str | Function) -> Criterion:
         ) from None
 
 
+def is_own(wanted: str | Function) -> bool:
+    """Whether this is a function of the user's, registered or not."""
+    return not str(find(wanted).function.__module__).startswith("secateurs.")
+
+
 @takes_as_annotated(UnknownNameError)
 def check_known(wanted: str | Function) -> None:
     """Raise ``UnknownNameError`` unless this can be scored by."""

@@ -25,7 +25,7 @@ from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import NETWORK, Group, Network
 from secateurs.criteria.group_data import GroupData
-from secateurs.criteria.registry import Criterion, find
+from secateurs.criteria.registry import AUTO, Criterion, Function, find, is_own
 from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
 
 if TYPE_CHECKING:
@@ -131,6 +131,22 @@ def score_many(
         if criterion.caution is not None and (why := criterion.caution(network, gathered)):
             warnings.warn(why, UserWarning, stacklevel=2)
     return {each.name: _scores(network, each, gathered, seed) for each in found}
+
+
+def try_own(network: Network, wanted: str | Function, data: Any, loss: Any = None) -> None:
+    """Score once by a criterion of the user's own, so that what is wrong with it is said at once.
+
+    Args:
+        network: that it is to score.
+        wanted: a criterion; one of ours is not tried.
+        data: a batch of calibration data or two.
+        loss: as for ``score``.
+
+    Raises:
+        SecateursError: the function raises, or does not give a score for each channel.
+    """
+    if wanted != AUTO and is_own(wanted):
+        score(network, wanted, data=data, loss=loss)
 
 
 @takes_as_annotated(SecateursError)

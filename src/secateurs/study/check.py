@@ -11,6 +11,7 @@ import numpy as np
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import check_known
+from secateurs.criteria.scoring import try_own
 from secateurs.errors import BudgetError, SecateursError
 from secateurs.planning.planner import plan
 from secateurs.settings.study import Configuration
@@ -43,6 +44,9 @@ def check_study(
         )
     _check_tolerance(stop.tolerance, learner.metric)
     network = learner.trace()
+    if criterion is not None:
+        data = learner.calibration(pruning.calibration_batches)
+        try_own(network, criterion, data, learner.loss)
     level = {group.name: np.zeros(len(group)) for group in network.groups}
     options = pruning.planning_options
     smallest = plan(network, level, threshold=math.inf, **options)

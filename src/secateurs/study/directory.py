@@ -22,15 +22,18 @@ from secateurs.study.disk_store import (
     HISTORY,
     REPORT,
     SNAPSHOTS,
+    TRACKING,
 )
 from secateurs.study.history import History
 from secateurs.study.lock import LOCK, occupy
 from secateurs.study.ownership import (
     Recognize,
     is_drawn,
+    is_event_log,
     is_history,
     is_json_of,
     is_safetensors_with,
+    is_settings_of_ours,
     remove_files,
 )
 
@@ -55,6 +58,8 @@ _WRITTEN: dict[str, Recognize] = {
             ),
         )
     },
+    f"{TRACKING}/**/events.out.tfevents.*": is_event_log,
+    f"{TRACKING}/**/hparams.yml": is_settings_of_ours,
     CONFIGURATION: is_json_of("secateurs-study"),
 }
 

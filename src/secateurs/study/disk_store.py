@@ -39,6 +39,7 @@ BEST = "best.safetensors"
 CUTS = "cuts"
 SNAPSHOTS = "snapshots"
 REPORT = "report"
+TRACKING = "tracking"
 
 CHECKPOINT_KEY = "secateurs-checkpoint"
 _CHECKPOINT_VERSION = 1

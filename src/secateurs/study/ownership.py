@@ -50,7 +50,9 @@ def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
     except OSError as error:
         raise StudyError(f"{error.filename}: cannot be removed: {error.strerror}") from error
     # Those too that were made for a file which could not be written.
-    for folder in {directory / Path(name).parent for name in patterns} - {directory}:
+    folders = {directory / Path(name).parent for name in patterns if "**" not in name}
+    folders |= {one for path in found for one in path.parents if directory in one.parents}
+    for folder in sorted(folders - {directory}, reverse=True):  # what is inside another goes first
         remove_temporaries(folder)
         with suppress(OSError):  # somebody else's files are in it
             folder.rmdir()
@@ -106,6 +108,19 @@ def is_table(header: Iterable[str]) -> Recognize:
     """Whether a file is a table of comma-separated values with these names in its first line."""
     expected = ",".join(header)
     return lambda path: path.read_text().splitlines()[0] == expected
+
+
+def is_event_log(path: Path) -> bool:
+    """Whether a file is of TensorBoard's events."""
+    with path.open("rb") as file:
+        return b"brain.Event:" in file.read(_LOOKED_AT)
+
+
+def is_settings_of_ours(path: Path) -> bool:
+    """Whether a file of a tracker holds settings of a study, a name each line."""
+    lines = path.read_text().splitlines()
+    known = ("pruning.", "stop.", "task.", "training.")
+    return any(line.startswith(known) for line in lines)
 
 
 def is_drawn(path: Path) -> bool:

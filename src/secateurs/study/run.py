@@ -19,7 +19,7 @@ from secateurs.study.check import check_study
 from secateurs.study.checkpoints import CheckpointStore, InMemoryStore
 from secateurs.study.defaults import complete_pruning, complete_training
 from secateurs.study.directory import Study
-from secateurs.study.disk_store import DiskStore
+from secateurs.study.disk_store import TRACKING, DiskStore
 from secateurs.study.history import History
 from secateurs.study.learning import learner_of, learning_named
 from secateurs.study.loop import Loop
@@ -148,7 +148,7 @@ def _track(
     if not track:
         yield watcher
         return
-    place = Path(directory or ".") / "tracking"
+    place = Path(directory or ".") / TRACKING
     task = configuration.task
     run = Path(directory).name if directory else f"{task.model}-{task.data}".replace("/", "-")
     settings = configuration.model_dump(mode="json", exclude={"command", "code", "format"})
