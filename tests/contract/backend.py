@@ -56,5 +56,10 @@ def draw_with_numpy(monkeypatch) -> None:
         values = np.random.normal(size=tuple(shape)) / max(1.0, np.prod(shape[:-1]) ** 0.5)
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
-    for kind in ("VarianceScaling", "OrthogonalInitializer", "RandomUniform"):
+    def drawn_between(self, shape, dtype=None, **_):
+        values = np.random.uniform(self.minval, self.maxval, size=tuple(shape))
+        return keras.ops.convert_to_tensor(values, dtype=dtype)
+
+    for kind in ("VarianceScaling", "OrthogonalInitializer"):
         monkeypatch.setattr(getattr(keras.initializers, kind), "__call__", drawn)
+    monkeypatch.setattr(keras.initializers.RandomUniform, "__call__", drawn_between)

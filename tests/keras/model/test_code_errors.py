@@ -28,3 +28,18 @@ def test_where_no_code_of_the_users_was_reached_there_is_no_line():
     )
     assert line_of(error) == ""
     assert explain(error) == "its code takes no tensors without data (ValueError: wrong shape)"
+
+
+def test_an_error_that_was_raised_anew_is_told_as_it_was():
+    def code():
+        raise ValueError("of values")
+
+    def anew():
+        try:
+            code()
+        except ValueError:
+            compile("?", "<string>", "eval")
+
+    error = raised_by(anew).with_traceback(None)
+    assert "code_errors.py:" in line_of(error)
+    assert "of values" in explain(error)

@@ -153,6 +153,9 @@ def test_the_proof_can_be_left_out():
     )
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX has no doubles unless it is told to at its start"
+)
 def test_a_mean_in_double_precision_is_proven():
     """Below PyTorch, Keras takes means in single precision even of doubles."""
     parts = [L.Conv2D(8, 3, name="a"), L.GlobalAveragePooling2D(), L.Dense(3)]

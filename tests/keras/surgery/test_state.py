@@ -117,7 +117,8 @@ def make(kind):
     i = keras.Input((3,))
     x = layer(L.Reshape((1, 3))(i)) if kind == "inside another" else layer(i)
     x = L.Flatten()(keras.ops.cast(x, "float32"))
-    x = L.Dropout(0.5, name="drop")(L.Dense(6, "relu", name="hidden")(x))
+    # A ReLU may cut everything off, by what a backend happens to draw.
+    x = L.Dropout(0.5, name="drop")(L.Dense(6, "leaky_relu", name="hidden")(x))
     return keras.Model(i, L.Dense(2, name="head")(x))
 
 
@@ -205,7 +206,8 @@ class Forgetful(L.Layer):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_layer_that_forgets_its_name_keeps_its_weights(wrapped):
-    layer = Forgetful(5, name="mine", dtype="float64")
+    kind = "bfloat16" if keras.backend.backend() == "jax" else "float64"  # JAX has no doubles
+    layer = Forgetful(5, name="mine", dtype=kind)
     i = keras.Input((4, 3))
     x = (L.TimeDistributed(layer, name="outer") if wrapped else layer)(i)
     x = L.Dense(6, "relu", name="hidden")(L.Flatten()(x))
@@ -214,7 +216,7 @@ def test_a_layer_that_forgets_its_name_keeps_its_weights(wrapped):
     x = np.random.default_rng(0).standard_normal((8, 4, 3)).astype("float32")
     np.testing.assert_allclose(made.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
     if not wrapped:
-        assert made.get_layer("mine").compute_dtype == "float64"
+        assert made.get_layer("mine").compute_dtype == kind
 
 
 def test_a_layer_that_comes_back_without_a_part_is_refused():

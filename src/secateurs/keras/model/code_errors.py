@@ -22,14 +22,28 @@ class ClosedCodeError(ModelError):
         self.reason = reason
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """That code takes no tensors without data, with what it raised and where."""
-    line = line_of(error)
+    error = _reaching_code(error)
+    line = _own_line(error)
     cause = f"{type(error).__name__}: {_message_of(error)[:100]}"
     return f"its code takes no tensors without data ({cause}{f', at {line}' if line else ''})"
 
 
-def _message_of(error: Exception) -> str:
+def _reaching_code(error: BaseException) -> BaseException:
+    """The error, or the one behind it that came out of the model's own code.
+
+    Keras raises errors of code anew, with more words; of JAX's own kinds that ends in another one.
+    """
+    behind: BaseException | None = error
+    for _ in range(8):
+        if behind is None or _own_line(behind):
+            break
+        behind = behind.__context__
+    return behind or error
+
+
+def _message_of(error: BaseException) -> str:
     """The first line of what was raised, out of what Keras puts around it at each layer."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Error encountered:")[2]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -37,8 +51,12 @@ def _message_of(error: Exception) -> str:
     return found[0] if found else ""
 
 
-def line_of(error: Exception) -> str:
+def line_of(error: BaseException) -> str:
     """'model.py:12', the innermost line of the model's own code, with what stands there."""
+    return _own_line(_reaching_code(error))
+
+
+def _own_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     package = str(Path(__file__).parents[2])
     others = [

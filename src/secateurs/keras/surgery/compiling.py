@@ -106,9 +106,10 @@ def _to_train(
     stay = [name for name in before if name in theirs]
     if len(stay) == len(before) == len(small.trainable_variables):
         return stay
-    trained = {id(variable) for variable in small.trainable_variables}
-    new = [name for name, variable in theirs.items() if id(variable) in trained]
-    return list(dict.fromkeys([*stay, *new]))
+    names = {id(variable): name for name, variable in theirs.items()}
+    # JAX pairs what an optimizer trains with what the model does, one by one.
+    in_order = [names[id(one)] for one in small.trainable_variables if id(one) in names]
+    return list(dict.fromkeys([*in_order, *stay]))
 
 
 def _build(
