@@ -7,7 +7,8 @@ import secateurs as sec
 from secateurs.measurement.conditions import Conditions
 from secateurs.measurement.timing import Timing
 from secateurs.planning import profiling
-from secateurs.planning.profiling import best_multiple, profile_network, random_cuts
+from secateurs.planning.group_kinds import kinds_of
+from secateurs.planning.profiling import best_multiple, cost_at, profile_network, random_cuts
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,70 @@ def test_a_damaged_file_is_measured_anew(network, monkeypatch, tmp_path):
     assert len(calls) == 2 * count
     profile_network(network, Conditions(threads=1), cuts=4)
     assert len(calls) == 2 * count  # it was kept again
+
+
+@pytest.fixture(scope="module")
+def of_two_kinds():
+    """Expanded, kept to itself, projected, twice: both kinds of group, wide enough for all."""
+
+    def block(width):
+        return (
+            *(nn.Conv2d(width, 96, 1, bias=False), nn.ReLU()),
+            *(nn.Conv2d(96, 96, 3, padding=1, groups=96, bias=False), nn.ReLU()),
+            nn.Conv2d(96, 64, 1, bias=False),
+        )
+
+    return sec.trace(
+        nn.Sequential(*block(8), *block(64), nn.Conv2d(64, 2, 1)), torch.zeros(1, 8, 6, 6)
+    )
+
+
+@pytest.mark.parametrize(
+    ("slow_below", "expected"),
+    [
+        ({"depthwise": 16, "1x1": 4}, (16, {"1x1": 4})),
+        ({"depthwise": 8, "1x1": 16}, (16, {"depthwise": 8})),
+        ({"depthwise": 8, "1x1": 8}, (8, {})),
+        ({"depthwise": 1, "1x1": 1}, (1, {})),
+    ],
+)
+def test_each_kind_of_group_has_the_smallest_multiple_that_does_for_it(
+    of_two_kinds, monkeypatch, tmp_path, slow_below, expected
+):
+    """Made-up times: MACs, and a tenth more for each kind whose widths are no multiple of its."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network = of_two_kinds
+    kinds = kinds_of(network)
+    assert sorted(kinds.values()) == ["1x1", "1x1", "depthwise", "depthwise"]
+
+    def times(self, cuts, repeats):
+        found = []
+        for cut in cuts:
+            taken = network.macs(cut) / network.macs()
+            for kind, multiple in slow_below.items():
+                widths = [
+                    len(group) - len(cut.channels[group.name].removed)
+                    for group in network.groups
+                    if kinds[group.name] == kind and group.name in cut.channels
+                ]
+                taken *= 1.1 if any(width % multiple for width in widths) else 1.0
+            found.append(Timing((taken,) * 3, (taken,) * 3))
+        return found
+
+    monkeypatch.setattr(profiling.CutBench, "times", times)
+    found = profile_network(network, Conditions(threads=1), cuts=4)
+    assert (found.multiple, found.by_kind) == expected
+    again = profile_network(network, Conditions(threads=1), cuts=4)
+    assert again == found
+    scores = {group.name: np.arange(len(group)) for group in network.groups}
+    cut = sec.plan(network, scores, sec.Budget(macs=0.37), latency_model=found)
+    for group in network.groups:
+        width = len(group) - len(cut.channels[group.name].removed)
+        assert width % found.multiple_for(kinds[group.name]) == 0
+
+
+def test_what_is_slower_than_the_fastest_already_leaves_less_room_to_the_kinds():
+    at_multiples = {1: (0.9, 0.5), 8: (0.52, 0.5), 16: (0.5, 0.5)}
+    assert best_multiple(at_multiples) == 8
+    assert cost_at(at_multiples, 8) == pytest.approx(1.04)
+    assert cost_at({}, 1) == 1

@@ -46,6 +46,26 @@ def test_between_a_trial_too_slow_and_one_too_fast_the_next_is_between():
     assert chosen.measured["latency_ms"] == 9.9
 
 
+def test_what_no_plan_comes_near_from_below_is_said():
+    """Widths go in steps: 6 ms or 12 ms, and nothing between."""
+    shop = workshop(
+        lambda b: b.limits["latency_ms"], latency_ms=(10, lambda ms: 6 if ms < 8 else 12)
+    )
+    _, chosen = Trials(Budget(latency_ms=10), shop).run()
+    assert chosen.holds
+    assert "40.0% less than was allowed: of 5 plans none came nearer" in str(chosen)
+
+
+@pytest.mark.parametrize(("off", "plans"), [(0.01, 1), (0.02, 2), (-0.02, 1), (-0.03, 2)])
+def test_a_result_is_planned_again_unless_it_is_within_three_per_cent(off, plans):
+    """Planned for 98 %, of which so much less is taken."""
+    shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(10, lambda ms: (1 - off) * ms))
+    trials = Trials(Budget(latency_ms=10), shop)
+    _, chosen = trials.run()
+    assert len(trials.made) == plans
+    assert 9.7 <= chosen.measured["latency_ms"] <= 10
+
+
 def test_what_a_file_holds_beside_its_tensors_is_allowed_for():
     """Ten of twenty bytes are text that no cut takes away: in proportion, that takes long."""
     shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(20, lambda ms: 0.8 * ms + 10))

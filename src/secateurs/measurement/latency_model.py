@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -227,6 +227,7 @@ class _LatencyData(BaseModel):
     errors: Annotated[tuple[Number, ...], Field(min_length=1)]
     multiple: Count
     at_multiples: dict[Count, tuple[PositiveNumber, PositiveNumber]]
+    by_kind: dict[str, Count]
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ class LatencyModel:
             twentieth of the fastest, by time for each multiply-accumulate.
         at_multiples: multiple -> (time, MACs) of the network cut to half of its MACs, or as near as
             it comes, at widths of that multiple; both relative to the dense network's.
+        by_kind: kind of group -> the multiple of its widths, where a smaller one was found to do.
     """
 
     conditions: Conditions
@@ -252,6 +254,11 @@ class LatencyModel:
     errors: tuple[float, ...]
     multiple: int
     at_multiples: Mapping[int, tuple[float, float]]
+    by_kind: Mapping[str, int] = field(default_factory=dict)
+
+    def multiple_for(self, kind: str) -> int:
+        """Of what the widths of a kind of group are best kept multiples."""
+        return self.by_kind.get(kind, self.multiple)
 
     def predictor(self, network: Network) -> Callable[..., float]:
         """(atoms that stay, blocks that go whole: none) -> milliseconds of a pass."""
@@ -279,7 +286,8 @@ class LatencyModel:
                 f"{1 / time:.2f} {_at(m)} ({1 / macs:.1f} times fewer MACs)"
                 for m, (time, macs) in sorted(self.at_multiples.items())
             )
-            + f"; widths are kept at multiples of {self.multiple}",
+            + f"; widths are kept at multiples of {self.multiple}"
+            + "".join(f", {kind} of {m}" for kind, m in sorted(self.by_kind.items())),
         ]
         parts += [
             f"a cut {_at(m)} is not faster than the dense model here"
@@ -299,6 +307,7 @@ class LatencyModel:
             "errors": self.errors,
             "multiple": self.multiple,
             "at_multiples": {str(m): both for m, both in self.at_multiples.items()},
+            "by_kind": dict(self.by_kind),
         }
         return json.dumps(plain, indent=1) + "\n"
 
@@ -327,6 +336,7 @@ class LatencyModel:
             plain.errors,
             plain.multiple,
             plain.at_multiples,
+            plain.by_kind,
         )
 
 

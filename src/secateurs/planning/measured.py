@@ -17,7 +17,7 @@ from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.profiling import profile_network
-from secateurs.planning.removal_order import finest_multiple, list_allowed, multiple_of
+from secateurs.planning.removal_order import finest_multiple, list_allowed, multiples_of
 from secateurs.planning.timed_units import TimedUnit
 from secateurs.planning.units import Unit
 from secateurs.planning.widths import MILLISECONDS, WidthCosts
@@ -65,8 +65,6 @@ def plan_measured(
     """
     if budget.wants_speed:
         latency_model = latency_model or profile_network(network, budget.conditions)
-    if latency_model is not None:
-        multiple = latency_model.multiple if multiple is None else multiple
     groups = list_allowed(network, skip)
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
@@ -74,9 +72,10 @@ def plan_measured(
     costs = WidthCosts(network, groups, budget.file, may_go.cuts, latency_model)
     saves = None if latency_model is None or budget.is_timed else MILLISECONDS
     curves = [*(losses[group.name] for group in groups), *may_go.curves]
-    multiple = finest_multiple(network, multiple) if "channels" in limits else multiple
-    multiples = [multiple_of(network, group, multiple) for group in groups]
-    widths_of = map(choices_of, map(len, groups), repeat(floor), multiples)
+    if "channels" in limits and latency_model is None:
+        multiple = finest_multiple(network, multiple)
+    multiples = multiples_of(network, groups, multiple, latency_model)
+    widths_of = map(choices_of, map(len, groups), repeat(floor), multiples.tolist())
     choices = [*widths_of, *may_go.choices]
 
     def within(targets: Mapping[str, float]) -> Cut | None:

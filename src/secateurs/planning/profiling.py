@@ -27,7 +27,8 @@ from secateurs.measurement.conditions import (
 from secateurs.measurement.latency_model import LatencyModel, WidthTerms, fit
 from secateurs.measurement.timing import Timing, clock_for, compare_times
 from secateurs.planning.budget import Budget
-from secateurs.planning.removal_order import RemovalOrder
+from secateurs.planning.group_kinds import KINDS, kinds_of
+from secateurs.planning.removal_order import Multiple, RemovalOrder
 from secateurs.planning.within_budget import cut_within
 
 MULTIPLES = (1, 4, 8, 16)
@@ -137,8 +138,12 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
         m: (timing.ratio, network.macs(cut) / network.macs())
         for (m, cut), timing in zip(halves.items(), at_half, strict=True)
     }
-    samples = [(cut, timing.ratio) for cut, timing in zip(halves.values(), at_half, strict=True)]
-    dense = [timing.median / timing.ratio for timing in at_half]
+    multiple = best_multiple(at_multiples)
+    room = NEAR_ENOUGH / cost_at(at_multiples, multiple)
+    by_kind, by_kinds = _narrow_multiples(network, bench, multiple, room, seed)
+    timed = [*zip(halves.values(), at_half, strict=True), *by_kinds]
+    samples = [(cut, timing.ratio) for cut, timing in timed]
+    dense = [timing.median / timing.ratio for _, timing in timed]
     for cut in random_cuts(network, cuts, seed):
         (timing,) = bench.times([cut], repeats=9)
         samples.append((cut, timing.ratio))
@@ -162,8 +167,9 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
         dense_ms,
         tuple(costs.tolist()),
         tuple(errors.tolist()),
-        best_multiple(at_multiples),
+        multiple,
         at_multiples,
+        by_kind,
     )
 
 
@@ -204,23 +210,74 @@ def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
     """
     if not at_multiples:
         return 1
+    return min(m for m in at_multiples if cost_at(at_multiples, m) <= NEAR_ENOUGH)
+
+
+def cost_at(at_multiples: Mapping[int, tuple[float, float]], multiple: int) -> float:
+    """The time that a multiply-accumulate takes at a multiple, beside the fastest; 1 of none."""
     costs = {m: time / macs for m, (time, macs) in at_multiples.items()}
-    return min(m for m, cost in costs.items() if cost <= NEAR_ENOUGH * min(costs.values()))
+    return costs[multiple] / min(costs.values()) if costs else 1.0
+
+
+def _narrow_multiples(
+    network: Network, bench: CutBench, multiple: int, room: float, seed: int
+) -> tuple[dict[str, int], list[tuple[Cut, Timing]]]:
+    """(kind of group -> a smaller multiple that is nearly as fast for it, what was timed for it).
+
+    One kind at a time is tried at the next smaller multiple, as long as that does, beside all at
+    ``multiple``. All kinds together may take ``room`` times as long as at that.
+    """
+    of_groups = kinds_of(network)
+    kinds = [kind for kind in KINDS if kind in of_groups.values()]
+    found = dict.fromkeys(kinds, multiple)
+    timed: list[tuple[Cut, Timing]] = []
+    if len(kinds) < 2:  # of one kind alone, it was found out already
+        return {}, timed
+    near_enough = room ** (1 / len(kinds))  # what each kind may cost adds up
+    for smaller in sorted((m for m in MULTIPLES if m < multiple), reverse=True):
+        tried = {}
+        for kind in [kind for kind in kinds if found[kind] == _next_above(smaller)]:
+            cut = _half(network, {**found, kind: smaller}, seed)
+            of_kind = [name for name in cut.channels if of_groups[name] == kind]
+            # Widths that are multiples of the larger by chance say nothing.
+            if any(_width(network, cut, name) % found[kind] for name in of_kind):
+                tried[kind] = cut
+        if not tried:
+            break
+        cuts = [_half(network, found, seed), *tried.values()]
+        timings = bench.times(cuts, repeats=15)
+        timed += zip(cuts, timings, strict=True)
+        costs = [t.ratio / network.macs(cut) for cut, t in zip(cuts, timings, strict=True)]
+        for kind, cost in zip(tried, costs[1:], strict=True):
+            if cost <= near_enough * costs[0]:
+                found[kind] = smaller
+    return {kind: m for kind, m in found.items() if m < multiple}, timed
+
+
+def _width(network: Network, cut: Cut, group: str) -> int:
+    return len(network.group(group)) - len(cut.channels[group].removed)
+
+
+def _next_above(multiple: int) -> int:
+    return MULTIPLES[MULTIPLES.index(multiple) + 1]
 
 
 def _halves(network: Network, seed: int) -> dict[int, Cut]:
     """Multiple -> a cut to half of the MACs, or as near as there is one, at such widths."""
-    scores = score(network, "random", seed=seed)
-    found: dict[int, Cut] = {}
-    for multiple in MULTIPLES:
-        for share in (0.5, 0.75, 0.9):
-            try:
-                order = RemovalOrder.of(network, scores, "group", 0.1, multiple, (), None)
-                found[multiple] = cut_within(order, Budget(macs=share), None)
-            except BudgetError:
-                continue
-            break
+    found = {multiple: _half(network, multiple, seed) for multiple in MULTIPLES}
     return {m: cut for m, cut in found.items() if cut.channels}
+
+
+def _half(network: Network, multiple: Multiple, seed: int) -> Cut:
+    """A cut to half of the MACs, or as near as there is one; an empty one where there is none."""
+    scores = score(network, "random", seed=seed)
+    for share in (0.5, 0.75, 0.9):
+        try:
+            order = RemovalOrder.of(network, scores, "group", 0.1, multiple, (), None)
+            return cut_within(order, Budget(macs=share), None)
+        except BudgetError:
+            continue
+    return Cut()
 
 
 def random_cuts(network: Network, number: int, seed: int) -> Iterator[Cut]:

@@ -18,12 +18,16 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
 from secateurs.measurement.latency_model import LatencyModel, is_depthwise
+from secateurs.planning.group_kinds import KINDS, kinds_of
 from secateurs.planning.units import Candidate
 from secateurs.planning.widths import MILLISECONDS, WidthCosts
 
 if TYPE_CHECKING:
     from secateurs.planning.damage_curves import Sensitivity
 
+
+Multiple = int | Mapping[str, int] | None
+"""Of what widths are kept multiples: all, each kind of group, or as is usual."""
 
 SLOWEST = 4.0
 """A multiply-accumulate is taken to be no more than so many times as slow as the mean."""
@@ -58,16 +62,14 @@ class RemovalOrder:
         scores: Mapping[str, NDArray[np.float64]],
         scope: Scope,
         floor: float,
-        multiple: int | None,
+        multiple: Multiple,
         skip: Sequence[str],
         sensitivity: Sensitivity | None,
         latency_model: LatencyModel | None = None,
     ) -> RemovalOrder:
         """Rank the channels; the arguments are those of ``plan``."""
         groups = list_allowed(network, skip)
-        if latency_model is not None:
-            multiple = latency_model.multiple if multiple is None else multiple
-        multiples = np.array([multiple_of(network, group, multiple) for group in groups], np.int64)
+        multiples = multiples_of(network, groups, multiple, latency_model)
         slowness = time_of_macs(network, groups, multiples, latency_model)
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, (group, slow) in enumerate(zip(groups, slowness, strict=True)):
@@ -250,6 +252,30 @@ def finest_multiple(network: Network, multiple: int | None) -> int | None:
 def _needs_blocks(network: Network) -> bool:
     """Whether at any widths less arithmetic can take longer."""
     return network.source.device == "cuda" or _has_depthwise(network)
+
+
+def multiples_of(
+    network: Network,
+    groups: Sequence[Group],
+    multiple: Multiple,
+    latency_model: LatencyModel | None = None,
+) -> Ids:
+    """``multiple_of`` each group; where none is asked for, as a latency model has measured it.
+
+    Args:
+        network: whose groups they are.
+        groups: some of its groups.
+        multiple: one for all, one for each kind of group (``KINDS``), or None.
+        latency_model: what was measured; None: nothing was.
+    """
+    if multiple is None and latency_model is not None:
+        multiple = {kind: latency_model.multiple_for(kind) for kind in KINDS}
+    if not isinstance(multiple, Mapping):
+        found = [multiple_of(network, group, multiple) for group in groups]
+    else:
+        kinds = kinds_of(network)
+        found = [multiple_of(network, group, multiple[kinds[group.name]]) for group in groups]
+    return np.array(found, np.int64)
 
 
 def list_allowed(network: Network, skip: Sequence[str]) -> list[Group]:
