@@ -43,6 +43,7 @@ SHARES = (0.5, 0.25, 0.1)
 OF_TIME = (0.5, 0.25)
 """Of the MACs, and of the dense model's time."""
 FLOOR = 0.05
+BESIDE_THEIRS = "ours, macs as Torch-Pruning's at {}"
 THEIRS: dict[tuple, nn.Module | None] = {}
 """What Torch-Pruning made: the same for every runtime."""
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
@@ -52,6 +53,11 @@ SAYS = """## Cuts, measured
 dense model, on one thread, at batch 1 and batch {batch}, with the quartiles at batch 1; "predicted"
 is what the latency model said at batch 1 before the cut was made; "efficiency" is the speed-up over
 the ratio of MACs.
+"""
+BESIDE = """
+Ours beside Torch-Pruning's `round_to=8` at the MACs that its cut has, planned for this runtime
+(`sec.Budget(macs=..., runtime=...)`): times as fast as the dense model at batch 1, with quartiles;
+"beyond the spread" where our lower quartile is above their upper one.
 """
 OFF = """
 How far off predictions were, of cuts that the latency model had not seen, in each runtime and in
@@ -87,8 +93,8 @@ def their_cut(model: nn.Module, example: torch.Tensor, macs: float, round_to: in
 
     # Of every layer a share goes, so about the root of the MACs' share stays.
     middle = 1 - (macs / sec.trace(model, example).macs()) ** 0.5
-    low, high, best = max(0.0, middle - 0.1), min(1.0, middle + 0.15), None
-    for _ in range(5):
+    low, high, best = max(0.0, middle - 0.15), min(0.98, middle + 0.25), None
+    for _ in range(7):
         share, small = (low + high) / 2, copy.deepcopy(model)
         classifier = [module for module in small.modules() if isinstance(module, nn.Linear)][-1]
         try:
@@ -102,6 +108,7 @@ def their_cut(model: nn.Module, example: torch.Tensor, macs: float, round_to: in
                 num_heads={m.qkv: m.num_heads for m in small.modules() if hasattr(m, "qkv")},
             )
             pruner.step()
+            say_heads(small, pruner)
             left = sec.trace(small, example).macs()
         except Exception:  # noqa: BLE001 - of theirs: the cell stays empty
             return best
@@ -112,30 +119,52 @@ def their_cut(model: nn.Module, example: torch.Tensor, macs: float, round_to: in
     return best
 
 
+def say_heads(small: nn.Module, pruner: object) -> None:
+    """What timm's attention holds as numbers, as Torch-Pruning's own example has it."""
+    for module in small.modules():
+        if hasattr(module, "qkv"):
+            module.num_heads = pruner.num_heads[module.qkv]
+            module.attn_dim = module.qkv.out_features // 3
+            module.head_dim = module.attn_dim // module.num_heads
+
+
 def our_cuts(
-    model: nn.Module, example: torch.Tensor, network: sec.Network, found: LatencyModel
+    model: nn.Module,
+    example: torch.Tensor,
+    network: sec.Network,
+    found: LatencyModel,
+    theirs: dict[float, int],
 ) -> tuple[dict[str, nn.Module], dict[str, float]]:
-    """Our models by what was asked for, and how much faster each was said to be."""
+    """Our models by what was asked for, and how much faster each was said to be.
+
+    Args:
+        model: dense.
+        example: its input.
+        network: its trace.
+        found: how long it takes.
+        theirs: share -> the MACs that Torch-Pruning's model of that share has.
+    """
     runtime, scores = found.conditions.runtime, sec.score(network, "l1_mean")
+    there = {"runtime": runtime, "threads": 1}
     predictor = Predictor(network, found)
     made: dict[str, nn.Module] = {}
     predicted: dict[str, float] = {}
     for share in SHARES:
         asked = {
             f"ours, macs={share}": {"macs": share},
-            f"ours, macs={share}, fast widths": {"macs": share},
+            f"ours, macs={share}, runtime": {"macs": share, **there},
         }
+        if share in theirs:
+            asked[BESIDE_THEIRS.format(share)] = {"macs": theirs[share], **there}
         if share in OF_TIME:
-            timed = {"latency": share, "runtime": runtime, "threads": 1}
-            asked[f"ours, latency={share}"] = timed
+            asked[f"ours, latency={share}"] = {"latency": share, **there}
         for label, budget in asked.items():
-            multiple = found.multiple if "fast" in label else None
             try:
                 if "latency" in budget:
                     pruned = sec.prune(model, example, budget, criterion="l1_mean", floor=FLOOR)
                     cut, made[label] = pruned.cut, pruned.model
                 else:
-                    cut = sec.plan(network, scores, budget, multiple=multiple, floor=FLOOR)
+                    cut = sec.plan(network, scores, budget, floor=FLOOR)
                     made[label] = sec.apply(model, cut, example, network=network, proof=False)
             except sec.SecateursError as error:
                 print(f"  {label}: {error}", flush=True)
@@ -167,8 +196,14 @@ def cell(name: str, runtime: str, size: int, batch: int) -> list[dict]:
     conditions = Conditions(runtime=runtime, threads=1)
     found = profile_network(network, conditions)
     print(f"{name}: {found}", flush=True)
-    runs, predicted = our_cuts(model, example, network, found)
-    runs |= their_cuts(name, model, example, network.macs())
+    others = their_cuts(name, model, example, network.macs())
+    macs = {
+        share: sec.trace(others[label], example).macs()
+        for share in SHARES
+        if (label := f"Torch-Pruning, macs={share}, round_to=8") in others
+    }
+    runs, predicted = our_cuts(model, example, network, found, macs)
+    runs |= others
     timings = {}
     for images in (1, batch):
         now = conditions.with_batch(images)
@@ -237,9 +272,39 @@ def cut_table(rows: list[dict], batch: int) -> str:
     )
 
 
+def beside_table(rows: list[dict]) -> str:
+    """Ours and Torch-Pruning's at the same MACs, cell by cell."""
+    known = {(row["model"], row["runtime"], row["cut"]): row for row in rows}
+    lines = []
+    for (model, runtime, label), theirs in known.items():
+        share = next((s for s in SHARES if label == f"Torch-Pruning, macs={s}, round_to=8"), None)
+        ours = known.get((model, runtime, BESIDE_THEIRS.format(share)))
+        if ours is not None:
+            speeds = [
+                "{:.2f} ({:.2f} to {:.2f})".format(row["batch 1"], *row["quartiles"])
+                for row in (ours, theirs)
+            ]
+            times = [ours[batch] / theirs[batch] for batch in ("batch 1", "batch many")]
+            beyond = "yes" if ours["quartiles"][0] > theirs["quartiles"][1] else "no"
+            lines.append(
+                [
+                    model,
+                    runtime,
+                    f"{ours['fewer MACs']:.2f}",
+                    *speeds,
+                    *(f"{ratio:.2f}" for ratio in times),
+                    beyond,
+                ]
+            )
+    many = rows[0]["batch"] if rows else 0
+    columns = ("model", "runtime", "fewer MACs", "ours", "Torch-Pruning", "ours to theirs")
+    return markdown((*columns, f"at batch {many}", "beyond the spread"), lines)
+
+
 def page(rows: list[dict], size: int, batch: int) -> str:
     begin = SAYS.format(size=size, version=version("torch-pruning"), batch=batch)
-    return "\n".join((begin, cut_table(rows, batch), OFF, error_table(rows), ""))
+    parts = (begin, cut_table(rows, batch), BESIDE, beside_table(rows), OFF, error_table(rows))
+    return "\n".join((*parts, ""))
 
 
 def run(given: argparse.Namespace, rows: Rows) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ SAMPLES_EACH = 64
 _FRACTIONS = np.random.default_rng(0).random(1024)
 
 
+@lru_cache(maxsize=1024)
 def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
     """Indices along each axis of ``count`` places in a tensor of this shape, always the same.
 
@@ -28,5 +30,6 @@ def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
     if not shape:
         return ()
     total = math.prod(shape)
-    drawn = (_FRACTIONS[:count] * total).astype(np.int64)
-    return np.unravel_index(np.arange(total) if total <= count else drawn, shape)
+    if total <= count:
+        return np.unravel_index(np.arange(total), shape)
+    return np.unravel_index((_FRACTIONS[:count] * total).astype(np.int64), shape)

@@ -202,3 +202,25 @@ def test_a_copy_by_state_is_what_deepcopy_makes():
         for a, b in zip(made.parameters(), model.parameters(), strict=True)
     )
     assert torch.equal(made[2](torch.ones(1, 2))[0], other(torch.ones(1, 2))[0])
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_copied_deeply_holds_the_models_own_tensors_too(is_first):
+    """What only ``deepcopy`` can copy, met before or after the layer whose weight it has."""
+
+    class Holder:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    model = nn.Sequential(nn.Linear(3, 2))
+    holder = Holder(model[0].weight)
+    if is_first:
+        vars(model)["holder"] = holder
+        model.__dict__ = {"holder": holder, **vars(model)}
+    else:
+        model[0].holder = holder
+    shared = share_tensors(model)
+    kept = shared.holder if is_first else shared[0].holder
+    assert kept is not holder
+    assert kept.tensor is model[0].weight
+    assert shared[0].weight is model[0].weight

@@ -39,8 +39,10 @@ def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     """
     try:
         # It adds to the memo what it has copied, also where it fails then.
-        return copy_value(model, dict(memo))
+        return copy_value(model, memo.copy())
     except Exception:  # noqa: BLE001 - whatever a user's object raises when it is copied
+        if isinstance(memo, Sharing):
+            memo.fill()
         shared = {id(value): value for value in _not_copyable(model, memo)}
     try:
         return copy_value(model, memo | shared)
@@ -69,14 +71,38 @@ def share_tensors(model: nn.Module, caches: Iterable[Cache] = ()) -> nn.Module:
         model: unchanged.
         caches: what the copy is not to have.
     """
-    made = copy_modules(model, {id(tensor): tensor for tensor in tensors_of(model)})
+    made = copy_modules(model, Sharing(model))
     empty_caches_(made, caches)
     return made
 
 
+class Sharing(dict[int, object]):
+    """A memo by which a copy holds a model's own tensors.
+
+    Where only modules and plain containers are copied, each tensor is taken as it is met; what
+    ``deepcopy`` goes through is to find all of them in the memo.
+    """
+
+    def __init__(self, model: nn.Module, *known: Mapping[int, object]) -> None:
+        super().__init__(*known)
+        self._model = model
+        self._is_full = False
+
+    def copy(self) -> Sharing:
+        """Another one, that knows the same."""
+        return Sharing(self._model, self)
+
+    def fill(self) -> None:
+        """Take in all of the model's tensors."""
+        if not self._is_full:
+            self._is_full = True
+            self.update({id(tensor): tensor for tensor in tensors_of(self._model)})
+
+
 def empty_caches_(model: nn.Module, caches: Iterable[Cache]) -> None:
     """Take away what the model's next pass makes again."""
-    modules = dict(model.named_modules())
+    caches = list(caches)
+    modules = dict(list_modules(model)) if caches else {}
     for cache in caches:
         module = modules.get(cache.owner)
         if module is None:
@@ -118,12 +144,18 @@ def copy_value(value: Value, memo: dict[int, object]) -> Value:
     if known is not memo:
         return known  # type: ignore[return-value]
     made = _copy_anew(value, memo)
-    return copy.deepcopy(value, memo) if made is None else made  # type: ignore[return-value]
+    if made is not None:
+        return made  # type: ignore[return-value]
+    if isinstance(memo, Sharing):
+        memo.fill()
+    return copy.deepcopy(value, memo)
 
 
 def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
     """A copy of a module or a plain container, in the memo; None of anything else."""
     kind = type(value)
+    if isinstance(value, torch.Tensor) and isinstance(memo, Sharing):
+        return value
     if kind is tuple and ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
         return value
     if kind is torch.Tensor and value.grad_fn is not None:  # type: ignore[attr-defined]
@@ -166,9 +198,10 @@ def _copy_module(module: nn.Module, memo: dict[int, object]) -> nn.Module:
             copied[name] = copy_value(item, memo)
         elif item is not None:
             copied[name] = type(item)()
-    for name, item in copied.items():
+    for name in [name for name in copied if name not in OF_EVERY_MODULE]:
+        item = copied[name]
         kind_of_item = type(item)
-        if name in OF_EVERY_MODULE or kind_of_item in ATOMS:
+        if kind_of_item in ATOMS:
             continue
         if kind_of_item is not tuple or not ATOMS.issuperset(map(type, item)):
             copied[name] = copy_value(item, memo)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from secateurs.channels.proof import unwrap
 from secateurs.errors import ModelError
+from secateurs.pytorch.model.copies import list_modules
 
 SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 """Classes of both kinds of FSDP: the wrapper, and what ``fully_shard`` makes of a module."""
@@ -70,14 +71,18 @@ def check_model(model: object) -> nn.Module:
             f"{kind}: expected a model in Python; received a scripted one, whose code cannot "
             "change. Prune or save the nn.Module it was made from, and script the result."
         )
-    if SHARDED & {base.__name__ for part in inner.modules() for base in type(part).__mro__}:
+    modules = list_modules(inner)
+    kinds = {type(part) for _, part in modules}
+    if SHARDED & {base.__name__ for part in kinds for base in part.__mro__}:
         raise ModelError(
             f"{kind}: expected a whole model; received one that FSDP has spread in shards. Prune "
             "or save it before it is wrapped."
         )
-    for name, tensor in itertools.chain(inner.named_parameters(), inner.named_buffers()):
-        _check_tensor(name, tensor)
-    _check_modules(inner)
+    for path, part in modules:
+        for name, tensor in itertools.chain(part._parameters.items(), part._buffers.items()):
+            if tensor is not None:
+                _check_tensor(f"{path}.{name}" if path else name, tensor)
+    _check_modules(modules)
     return inner
 
 
@@ -96,8 +101,8 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
         raise ModelError(f"{name}: {_QUANTISED}")
 
 
-def _check_modules(model: nn.Module) -> None:
-    for path, module in model.named_modules():
+def _check_modules(modules: Sequence[tuple[str, nn.Module]]) -> None:
+    for path, module in modules:
         where = type(module).__module__
         if "quantized" in where and where.startswith(("torch.ao.nn", "torch.nn.quantized")):
             raise ModelError(f"{path or type(module).__name__}: {_QUANTISED}")

@@ -43,6 +43,8 @@ class Sampled(OpInterpreter):
     starts at zero, activations that have died away), so the proof also compares what is inside.
     """
 
+    may_lack_data = False  # there is nothing to compare without
+
     def __init__(
         self,
         operations: Sequence[OpRecord],

@@ -11,7 +11,7 @@ import operator
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from types import FrameType, MethodType
 
@@ -104,7 +104,13 @@ class OpInterpreter(TorchDispatchMode):
     Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``,
     ``chunk``, ``flatten``, ...): those in ``whole`` are taken as they are, others as what they are
     composed of.
+
+    Attributes:
+        may_lack_data: whether what the model computes may be on the meta device; numbers that it
+            makes tensors of are kept then, at a cost for every call.
     """
+
+    may_lack_data = True
 
     def __init__(self, whole: Callable[[OpOverloadPacket], bool]) -> None:
         super().__init__()
@@ -202,7 +208,8 @@ class OpInterpreter(TorchDispatchMode):
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
         try:
             mode = in_mode(model, training, put_back=not self.is_last)
-            with mode, self._following(model), torch.inference_mode(), NumbersKept(), self:
+            numbers = NumbersKept() if self.may_lack_data else nullcontext()
+            with mode, self._following(model), torch.inference_mode(), numbers, self:
                 return self.call(model, arguments, keywords)
         finally:
             self._put_back()
