@@ -8,7 +8,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Protocol
 
@@ -126,12 +126,21 @@ def name_layer(
             program, _ = _program(model, arguments, keywords)
     except ExportError:
         return ""
+    named = []
     for node in program.graph.nodes:
         name = getattr(getattr(node.target, "_schema", None), "name", "").partition("::")[2]
-        if node.op == "call_function" and name and re.search(rf"\b{re.escape(name)}\b", message):
-            inside = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-            layer = inside[-1].removeprefix("L['self'].") if inside else ""
-            return f" ({name} is in the layer {layer!r})" if layer else f" ({name} in its forward)"
+        if node.op == "call_function" and name:
+            named.append(
+                (name, [path for path, _ in node.meta.get("nn_module_stack", {}).values()])
+            )
+    # A message may name the operation's inputs too (%conv2d): what is said with its library is it.
+    for before in (r"(?:::|aten\.|prims\.)", r"(?<![\w%.])"):
+        for name, inside in named:
+            if re.search(rf"{before}{re.escape(name)}\b", message):
+                layer = inside[-1].removeprefix("L['self'].") if inside else ""
+                return (
+                    f" ({name} is in the layer {layer!r})" if layer else f" ({name} in its forward)"
+                )
     return ""
 
 
@@ -218,16 +227,36 @@ def _older(
 ) -> None:
     names = [f"input_{number}" for number, _ in enumerate(iterate_tensors((arguments, keywords)))]
     axes = {name: {0: "batch"} for name in [*names, "output"]}
-    torch.onnx.export(
-        model,
-        (*arguments, dict(keywords)) if keywords else arguments,
-        str(path),
-        dynamo=False,
-        opset_version=17,
-        input_names=names,
-        output_names=["output"] if is_open else None,
-        dynamic_axes=axes if is_open else None,
-    )
+    with _without_graphs():
+        torch.onnx.export(
+            model,
+            (*arguments, dict(keywords)) if keywords else arguments,
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=names,
+            output_names=["output"] if is_open else None,
+            dynamic_axes=axes if is_open else None,
+        )
+
+
+@contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Without the whole graph that the older exporter prints, from C++, where it fails.
+
+    It means to print that only where it was asked to, but takes a function for its answer.
+    """
+    try:
+        from torch.onnx._internal.torchscript_exporter import utils
+    except ImportError:  # of another version
+        yield
+        return
+    before = utils.setup_onnx_logging
+    utils.setup_onnx_logging = lambda *_: nullcontext()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        utils.setup_onnx_logging = before
 
 
 def _program(
