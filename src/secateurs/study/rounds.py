@@ -97,9 +97,12 @@ class _Round:
         floors = {group.name: _floor(network, group, pruning, so_far) for group in network.groups}
         at_floor = [group.name for group in network.groups if len(group) <= floors[group.name]]
         given = pruning.planning_options
+        multiple = given["multiple"]
+        if goals.latency_model is None:  # which has measured what is fast
+            multiple = finest_multiple(network, multiple)
         options = {
             "floor": 1,
-            "multiple": finest_multiple(network, given["multiple"]),
+            "multiple": multiple,
             "skip": [*given["skip"], *map(glob.escape, at_floor)],
         }
         return cls(network, pruning.step, so_far, goals, floors, options, given["scope"])
