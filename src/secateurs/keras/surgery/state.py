@@ -139,7 +139,7 @@ def _pairs(layer: Layer, new: Layer, path: str) -> Iterator[tuple[Layer, Layer, 
         return
     theirs = dict(named_children(new))
     for name, child in named_children(layer):
-        if name in theirs:
+        if type(theirs.get(name)) is type(child):  # else a block went, and what is left is another
             yield from _pairs(child, theirs[name], path_below(path, name))
 
 
