@@ -47,3 +47,9 @@ def test_shares_that_are_none_are_one_line(weights, capsys):
     arguments = ["frontier", *MODEL, "--shares", "0.5,x", "--weights", "dense.pt"]
     assert main(arguments) == ExitCode.BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_point_that_there_will_not_be_is_told_before_anything_is_measured(place, capsys):
+    assert main(["frontier", "vanilla_cnn", "--data", "digits", "--keep", "macs=0.26"]) == 2
+    assert "--keep: no point 'macs=0.26'; did you mean 'macs=0." in capsys.readouterr().err
+    assert not list(place.glob("frontier*"))

@@ -113,3 +113,5 @@ def test_targets_that_do_not_fit_or_lack_are_told():
         Tally(LearningTask(metric="accuracy")).add(SCORES, np.zeros((40, 2), int), None)
     with pytest.raises(DataError, match="batches without targets"):
         Tally(LearningTask(metric="accuracy")).add(SCORES, None, None)
+    with pytest.raises(DataError, match="a target for each value that the model gives"):
+        Tally(LearningTask(metric="mse")).add(SCORES, CLASSES, None)

@@ -28,6 +28,7 @@ from secateurs.cli.show import console, waiting
 from secateurs.cli.subjects import Naming, find_subject
 from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
+from secateurs.errors import UnknownNameError, nearest
 
 DataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
 Unit = Annotated[str, typer.Option(help=HELP["unit"])]
@@ -81,6 +82,9 @@ def frontier_command(
     from secateurs.reconstruction.trade_off import SHARES
 
     wanted = shares_from(shares, "--shares") or SHARES
+    known = ["dense", *(f"{unit}={share:g}" for share in wanted)]
+    if keep not in (None, "knee", *known):
+        raise UnknownNameError(f"--keep: no point {keep!r}{nearest(str(keep), ['knee', *known])}")
     naming = Naming(
         *(model, option or (), weights, shape, classes, data, images, normalise, size, crop, task),
         tokenizer=tokenizer,

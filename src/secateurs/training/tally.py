@@ -107,6 +107,11 @@ class Tally:
             )
         wanted = np.asarray(targets)
         if metric in _OF_VALUES:
+            if np.size(outputs) != wanted.size:
+                raise DataError(
+                    f"metric {metric!r}: expected a target for each value that the model gives, "
+                    f"shape {np.shape(outputs)}; received targets of shape {wanted.shape}"
+                )
             apart = np.asarray(outputs, np.float64).reshape(wanted.shape) - wanted
             self._add(np.abs(apart) if metric == "mae" else np.square(apart))
         elif metric == "recall1":

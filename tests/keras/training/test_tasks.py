@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 
+from secateurs.errors import DataError
 from secateurs.keras.training.tasks import default_task, tasks_of
 
 RANDOM = np.random.default_rng(0)
@@ -90,3 +91,9 @@ def test_likes_are_drawn_together_as_pytorchs_loss_does():
     loss = tasks_of(model_of(L.Dense(3)))["embedding"].loss
     mine = keras.ops.convert_to_numpy(loss(keras.ops.convert_to_tensor(vectors), like))
     assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+def test_classes_are_no_values():
+    loss = tasks_of(model_of(L.Dense(3)))["regression"].loss
+    with pytest.raises(DataError, match=r"shape \(6, 3\); received targets of shape \(6,\)"):
+        loss(X[:, :3], np.arange(6))

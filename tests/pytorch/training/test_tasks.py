@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchmetrics and transformers
+from secateurs.errors import DataError
+from secateurs.pytorch.training.tasks import TASKS, Tally
+from secateurs.training.task import LearningTask
 from support.regression import ONE_ROUND, by_hand, network, values, values_of
 
 
@@ -39,3 +43,12 @@ def test_what_is_wrong_with_a_task_is_one_line(told, said):
     x, y = values()
     with pytest.raises(sec.SecateursError, match=said):
         sec.iterate(network(), (x, y), (x, y), **told, **ONE_ROUND)
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae"])
+def test_classes_are_no_values(metric):
+    scores, classes = torch.zeros(6, 3), torch.arange(6) % 3
+    with pytest.raises(DataError, match=r"shape \(6, 3\); received targets of shape \(6,\)"):
+        TASKS["regression"].loss(scores, classes)
+    with pytest.raises(DataError, match="Classes are for task='classification'"):
+        Tally(LearningTask(metric=metric)).add(scores, classes, None, 6)

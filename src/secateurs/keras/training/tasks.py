@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from secateurs.errors import ModelError
+from secateurs.errors import DataError, ModelError
 from secateurs.keras.internals import compile_arguments_of, graph_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import ClassAxis, Outputs, mean_of_each, scores_of
@@ -38,6 +39,12 @@ def tasks_of(model: keras.Model) -> Mapping[str, LearningTask]:
 def square_error(outputs: Outputs, targets: BackendTensor) -> BackendTensor:
     """Mean squared error of each example."""
     values = keras.ops.cast(scores_of(outputs), "float32")
+    given, expected = tuple(targets.shape), tuple(values.shape)
+    if math.prod(given[1:]) != math.prod(expected[1:]):  # how many examples may be open
+        raise DataError(
+            f"expected a target for each value that the model gives, shape {expected}; received "
+            f"targets of shape {given}. Classes are for task='classification'."
+        )
     wanted = keras.ops.reshape(keras.ops.cast(targets, "float32"), keras.ops.shape(values))
     return mean_of_each(keras.ops.square(values - wanted))
 

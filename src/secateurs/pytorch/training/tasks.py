@@ -72,10 +72,25 @@ def _by_token(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def shaped_like(targets: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A model's values in the shape of their targets, as one column or none.
+
+    Raises:
+        DataError: they are not as many.
+    """
+    if values.numel() != targets.numel():
+        raise DataError(
+            f"expected a target for each value that the model gives, shape {tuple(values.shape)}; "
+            f"received targets of shape {tuple(targets.shape)}. Classes are for "
+            "task='classification'."
+        )
+    return values.reshape(targets.shape)
+
+
 def square_error(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each example."""
     values = scores_of(outputs)
-    errors = (values.reshape(targets.shape).float() - targets.float()).square()
+    errors = (shaped_like(targets, values).float() - targets.float()).square()
     found: torch.Tensor = errors.flatten(1).mean(1) if errors.dim() > 1 else errors
     return found
 
@@ -306,5 +321,5 @@ def _as_metrics_take(
         return outputs, targets
     scores = scores_of(outputs).float()
     if metric in ("mse", "mae"):
-        return scores.reshape(targets.shape), targets.float()
+        return shaped_like(targets, scores), targets.float()
     return scores, targets
