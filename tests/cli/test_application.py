@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from secateurs import files, models
-from secateurs.cli import ExitCode, main, prune, run
+from secateurs.cli import ExitCode, application, main, prune, run
 from secateurs.cli.options import pairs_from, shape_from
 from secateurs.study.directory import Study
 from support.shell import ON_DIGITS, SMALL, said
@@ -290,3 +290,24 @@ def test_modules_of_the_commands_are_what_they_seem():
     # The package's names shadow nothing that the tests above patch.
     assert run.register.__module__ == "secateurs.cli.run"
     assert prune.register.__module__ == "secateurs.cli.prune"
+
+
+GONE = "[pair.cc:553] Connection closed by peer [127.0.0.1]:59076. This is typically caused by"
+
+
+@pytest.mark.parametrize(
+    ("processes", "message"), [("2", "another process of"), ("1", "code of yours raised")]
+)
+def test_what_the_end_of_another_process_breaks_is_one_line(
+    processes, message, monkeypatch, capsys
+):
+    def breaks(*_, **__):
+        raise RuntimeError(GONE)
+
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr(application, "app", breaks)
+    ended = main(["criteria"])
+    assert ended == (ExitCode.UNEXPECTED if processes == "2" else ExitCode.BAD_INPUT)
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -133,6 +134,9 @@ def _run(given: list[str]) -> int:
             message = " ".join(str(error).split())[:200]
             error_line(f"out of memory: expected sizes that this machine can hold; {message}")
             return ExitCode.BAD_INPUT
+        if _is_of_another_process(error):
+            error_line("another process of this launch has ended; what it says is the reason")
+            return ExitCode.UNEXPECTED
         if find_user_line(error):
             error_line(f"code of yours raised {describe_raised(error)}")
             return ExitCode.BAD_INPUT
@@ -143,6 +147,23 @@ def _run(given: list[str]) -> int:
         )
         return ExitCode.UNEXPECTED
     return int(code)
+
+
+_BROKEN_OFF = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection was likely closed",
+    "gloo connectfullmesh failed",
+    "nccl communicator was aborted",
+    "broken pipe",
+)
+"""What the libraries between processes say where the process at the other end is gone."""
+
+
+def _is_of_another_process(error: Exception) -> bool:
+    """Whether a process failed because another one of the same launch did, which said why."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
+    return not alone and any(words in str(error).lower() for words in _BROKEN_OFF)
 
 
 def _report_misuse(error: Exception, given: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -82,9 +83,7 @@ def frontier_command(
     from secateurs.reconstruction.trade_off import SHARES
 
     wanted = shares_from(shares, "--shares") or SHARES
-    known = ["dense", *(f"{unit}={share:g}" for share in wanted)]
-    if keep not in (None, "knee", *known):
-        raise UnknownNameError(f"--keep: no point {keep!r}{nearest(str(keep), ['knee', *known])}")
+    _check_point(keep, unit, wanted)
     naming = Naming(
         *(model, option or (), weights, shape, classes, data, images, normalise, size, crop, task),
         tokenizer=tokenizer,
@@ -111,3 +110,10 @@ def frontier_command(
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
     if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
         out.print("\nIts weights are random: --weights FILE takes a trained model.")
+
+
+def _check_point(keep: str | None, unit: str, shares: Sequence[float]) -> None:
+    """Raise where there will be no point of this name."""
+    known = ["knee", "dense", *(f"{unit}={share:g}" for share in shares)]
+    if keep is not None and keep not in known:
+        raise UnknownNameError(f"--keep: no point {keep!r}{nearest(keep, known)}")
