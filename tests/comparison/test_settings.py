@@ -7,7 +7,7 @@ from secateurs.comparison import (
     Comparison,
     parse_job,
 )
-from secateurs.errors import StudyError
+from secateurs.errors import SecateursError, StudyError
 
 
 def test_a_strategy_has_a_criterion_and_a_scope():
@@ -25,3 +25,8 @@ def test_settings_go_to_json_and_back(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
     with pytest.raises(StudyError, match="expected version 1 of a comparison; received version 9"):
         Comparison.load(path)
+
+
+def test_more_seeds_than_anybody_waits_for_are_refused():
+    with pytest.raises(SecateursError, match="seeds: expected a number less than or equal to"):
+        told(seeds=99_999_999)

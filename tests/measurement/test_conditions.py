@@ -27,3 +27,9 @@ def test_a_runtime_that_is_missing_is_answered_with_the_command(monkeypatch):
 def test_the_machine_is_told_with_its_versions():
     assert {"processor", "cores", "numpy"} <= machine().keys()
     assert machine()["numpy"] == np.__version__
+
+
+def test_a_device_that_is_none_is_told():
+    with pytest.raises(sec.UnknownNameError, match="device: expected cpu, cuda"):
+        Conditions(device="nosuch")
+    assert Conditions(device="cuda:1").device == "cuda:1"

@@ -59,7 +59,7 @@ class Comparison(Document):
     training: Training = Training()
     strategies: Annotated[tuple[str, ...], Field(min_length=1)] = ("l1", "apoz", "random")
     amounts: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.25, 0.5, 0.75, 0.9)
-    seeds: Count = 3
+    seeds: Annotated[int, Field(ge=1, le=10_000)] = 3
     scope: Scope = "group"
     floor: Annotated[float, Field(gt=0)] = 0.1
     multiple: Count | None = None

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -54,6 +55,11 @@ class Conditions:
         if self.dtype not in ("float32", "float16", "bfloat16"):
             raise UnknownNameError(
                 f"dtype: expected float32, float16 or bfloat16; received {self.dtype!r}"
+            )
+        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", str(self.device)):
+            raise UnknownNameError(
+                f"device: expected cpu, cuda, or one by its number such as cuda:0; received "
+                f"{self.device!r}"
             )
         for name in ("batch", "threads"):
             value = getattr(self, name)
