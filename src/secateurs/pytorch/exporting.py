@@ -8,7 +8,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Protocol
 
@@ -314,7 +314,10 @@ def _plain(values: object) -> object:
     return to_tuple() if callable(to_tuple) else values
 
 
-_TALKATIVE = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript")
+_TALKATIVE = (
+    *("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript"),
+    *("coremltools", "coremltools.models"),
+)
 
 
 @contextmanager
@@ -325,7 +328,11 @@ def _quietly(target: str) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),  # bars of progress
+        ):
             warnings.simplefilter("ignore")
             yield
     except ExportError:
