@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,28 @@ def test_drawn_slopes_have_the_curvature_of_their_loss():
     np.testing.assert_allclose(np.square(slopes).mean(0), chances * (1 - chances), atol=0.01)
     (slopes,) = draw_slopes([scores], "numbers", np.random.default_rng(0))
     np.testing.assert_allclose(np.square(slopes), 1 / (np.square(scores).mean() * 3), rtol=1e-5)
+
+
+def test_slopes_of_probabilities_are_those_of_what_was_drawn():
+    chances = np.array([[0.2, 0.5, 0.3]]).repeat(20000, 0)
+    (slopes,) = draw_slopes([chances], "categorical", np.random.default_rng(0))
+    assert ((slopes != 0).sum(axis=1) == 1).all()
+    drawn = slopes.argmin(axis=1)
+    np.testing.assert_allclose(slopes.min(axis=1), -1 / chances[0][drawn], rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(drawn) / 20000, chances[0], atol=0.01)
+
+
+def test_slopes_of_tens_of_thousands_of_words_take_a_few_times_their_scores():
+    scores = np.zeros((2, 5, 20000), np.float32)
+    tracemalloc.start()
+    try:
+        (slopes,) = draw_slopes([scores], "categorical", np.random.default_rng(0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert slopes.shape == scores.shape
+    np.testing.assert_allclose(slopes.sum(axis=-1), 0, atol=1e-5)
+    assert peak < 12 * scores.nbytes  # a matrix of words by words would be 4,000 times as large
 
 
 def test_other_outputs_have_no_part_in_classes_and_maps_have_theirs():

@@ -211,7 +211,8 @@ class AblationSums:
         """1 where an image is of a class; (images, classes)."""
         if not self.classified or labels is None:
             return np.ones((images, 1))
-        members: Sums = np.eye(len(self.images))[labels.astype(np.int64)]
+        members = np.zeros((images, len(self.images)))
+        members[np.arange(images), labels.astype(np.int64)] = 1
         return members
 
 

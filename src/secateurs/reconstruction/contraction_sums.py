@@ -245,9 +245,12 @@ def _of_classes(scores: Floats, random: np.random.Generator) -> Floats:
     given = are_probabilities(moved)
     chances = moved if given else _softmax(moved)
     drawn = random.random(chances.shape[:-1])[..., None] * chances.sum(axis=-1, keepdims=True)
-    chosen = np.minimum((chances.cumsum(-1) < drawn).sum(axis=-1), chances.shape[-1] - 1)
-    picked = np.eye(chances.shape[-1])[chosen]
-    slopes: Floats = -picked / np.maximum(chances, 1e-12) if given else chances - picked
+    chosen = np.minimum((chances.cumsum(-1) < drawn).sum(axis=-1), chances.shape[-1] - 1)[..., None]
+    likely = np.take_along_axis(chances, chosen, -1)
+    # Of tens of thousands of words one is drawn: a matrix of ones and zeros would be far larger.
+    slopes: Floats = np.zeros_like(chances) if given else chances.copy()
+    picked = -1 / np.maximum(likely, 1e-12) if given else likely - 1
+    np.put_along_axis(slopes, chosen, picked, -1)
     return np.moveaxis(slopes, -1, 1) if scores.ndim > 3 else slopes
 
 
