@@ -116,9 +116,17 @@ def test_what_cannot_be_planned_is_told_of_what_was_asked_for():
 def test_where_planning_again_goes_too_low_the_nearest_that_was_made_is_told():
     """The real model takes twice what was planned, and no plan goes below 9 ms."""
     shop = workshop(plan_down_to(9), latency_ms=(10, lambda ms: 2 * ms))
-    message = r"no cut that was tried meets latency_ms=10; the nearest of 1 was .*latency_ms 19.6"
+    message = r"no cut that was tried meets latency_ms=10; the nearest of 2 was .*latency_ms 18.4"
     with pytest.raises(sec.BudgetError, match=message):
         Trials(Budget(latency_ms=10), shop).run()
+
+
+def test_where_planning_again_goes_too_low_what_lies_between_is_tried():
+    """No plan goes below 6 ms; in proportion to the first the second would be of 5.6."""
+    shop = workshop(plan_down_to(6), latency_ms=(10, lambda ms: 17 if ms > 9 else 1.25 * ms))
+    _, chosen = Trials(Budget(latency_ms=10), shop).run()
+    assert chosen.holds
+    assert 9.5 <= chosen.measured["latency_ms"] <= 10
 
 
 def test_the_smallest_model_within_a_drop_is_found_by_few_trials():

@@ -126,13 +126,18 @@ class Trials:
         factors = {name: shop.units[name].aim for name in shop.corrected}
         history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
         found: list[tuple[float, Trial]] = []  # largest share of a limit that was taken, trial
+        planned = dict(factors)
         for _ in range(_REPLANS):
             try:
                 trial = self._sketch(self._scale(rest, factors))
             except BudgetError:
-                if found:  # no plan goes so low: the nearest that was made is told
+                if any(trial.holds for _, trial in found):
                     break
+                if found:  # no plan goes so low; half of the way there one may
+                    factors = {name: (one + planned[name]) / 2 for name, one in factors.items()}
+                    continue
                 trial = self._sketch(rest)  # which says so of the limits that were asked for
+            planned = dict(factors)
             shares = {name: trial.measured[name] / shop.limits[name] for name in factors}
             largest = max(shares.values())
             repeats_itself = any(trial.cut == earlier.cut for _, earlier in found)
