@@ -231,27 +231,37 @@ def draw_slopes(
         array([[ 0.25, -0.25],
                [-0.25,  0.25]], dtype=float32)
     """
-    first = np.asarray(outputs[0], np.float64)
     zeros = [np.zeros(np.shape(one), np.float32) for one in outputs[1:]]
     if kind == "categorical":
-        return [_of_classes(first, random).astype(np.float32), *zeros]
+        return [_of_classes(np.asarray(outputs[0]), random), *zeros]
     if kind == "bernoulli":
-        return [_of_coins(first, random).astype(np.float32), *zeros]
+        coins = _of_coins(np.asarray(outputs[0], np.float64), random)
+        return [coins.astype(np.float32), *zeros]
     return [_of_numbers(np.asarray(one, np.float64), random) for one in outputs]
 
 
-def _of_classes(scores: Floats, random: np.random.Generator) -> Floats:
+def _of_classes(scores: NDArray[Any], random: np.random.Generator) -> NDArray[np.float32]:
     moved = np.moveaxis(scores, 1, -1) if scores.ndim > 3 else scores
     given = are_probabilities(moved)
-    chances = moved if given else _softmax(moved)
-    drawn = random.random(chances.shape[:-1])[..., None] * chances.sum(axis=-1, keepdims=True)
-    chosen = np.minimum((chances.cumsum(-1) < drawn).sum(axis=-1), chances.shape[-1] - 1)[..., None]
+    drawn = random.random(moved.shape[:-1])
+    slopes = np.empty(moved.shape, np.float32)
+    for number, one in enumerate(moved):  # tens of thousands of words take their room one by one
+        slopes[number] = _of_drawn(np.asarray(one, np.float64), drawn[number], given=given)
+    return np.moveaxis(slopes, -1, 1) if scores.ndim > 3 else slopes
+
+
+def _of_drawn(scores: Floats, drawn: Floats, *, given: bool) -> Floats:
+    """Of one image: ``drawn``, shape (...), says which of the classes, shape (..., classes)."""
+    chances = scores if given else _softmax(scores)
+    wanted = np.asarray(drawn)[..., None] * chances.sum(axis=-1, keepdims=True)
+    chosen = np.minimum((chances.cumsum(-1) < wanted).sum(axis=-1), chances.shape[-1] - 1)[
+        ..., None
+    ]
     likely = np.take_along_axis(chances, chosen, -1)
     # Of tens of thousands of words one is drawn: a matrix of ones and zeros would be far larger.
     slopes: Floats = np.zeros_like(chances) if given else chances.copy()
-    picked = -1 / np.maximum(likely, 1e-12) if given else likely - 1
-    np.put_along_axis(slopes, chosen, picked, -1)
-    return np.moveaxis(slopes, -1, 1) if scores.ndim > 3 else slopes
+    np.put_along_axis(slopes, chosen, -1 / np.maximum(likely, 1e-12) if given else likely - 1, -1)
+    return slopes
 
 
 def _softmax(scores: Floats) -> Floats:
