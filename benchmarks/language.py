@@ -21,8 +21,10 @@ import secateurs as sec
 from support import language
 from support.rows import Rows
 
-READ = 4
-"""Windows of each text by which a model is tested."""
+LONG = 512
+"""Tokens of a window that is read."""
+READ, KEPT_BACK = 16, 8
+"""Windows of each text by which a model is tested; of the one that is calibrated on."""
 
 
 def units(model: nn.Module) -> int:
@@ -36,12 +38,14 @@ class Reading:
     def __init__(self, tokens, calibrated: str, count: int, length: int, seed: int) -> None:
         self.tested: dict[str, np.ndarray] = {}
         for name, text in language.TEXTS.items():
-            made = language.windows(tokens(text()), length)
+            made = language.windows(tokens(text()), LONG)
             order = np.random.default_rng(seed).permutation(len(made))
             if name == calibrated:
-                self.calibration, made = made[order[:count]], made[order[count:]]
-                order = np.arange(len(made))
-            self.tested[name] = made[order[: READ * 512 // length]]
+                rest = made[np.sort(order[:-KEPT_BACK])].reshape(-1, length)
+                chosen = np.random.default_rng(seed + 1).permutation(len(rest))[:count]
+                self.calibration, self.tested[name] = rest[chosen], made[order[-KEPT_BACK:]]
+            else:
+                self.tested[name] = made[order[:READ]]
         self.dense: dict[str, float] = {}
 
     def measure(self, model: nn.Module) -> dict[str, float]:
@@ -54,8 +58,8 @@ class Reading:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.8, 0.7])
-    parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a window")
+    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--length", type=int, default=LONG, help="tokens of a window to fit")
     parser.add_argument("--calibrated", choices=list(language.TEXTS), default="handbook")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=Path("runs/language.jsonl"))
