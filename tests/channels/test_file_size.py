@@ -87,6 +87,20 @@ def test_bytes_of_tensors_by_hand(model):
     assert count_stored_bytes(network, alive, FileKind("onnx", "int8")) == weights + 4 * rest + 8
 
 
+def test_the_file_of_a_model_that_was_cut_before_tells_of_both_cuts_and_keeps_the_limit(
+    model, tmp_path
+):
+    once = sec.prune(model, X, sec.Budget(channels=0.7)).model
+    for limit in ("29 kB", "27.5 kB", "26 kB"):
+        twice = sec.prune(once, X, sec.Budget(size_mb=limit)).model
+        sec.save(twice, tmp_path / "twice.safetensors")
+        found = (tmp_path / "twice.safetensors").stat().st_size
+        assert 0.95 * float(limit.split()[0]) * 1000 < found <= float(limit.split()[0]) * 1000
+        network = sec.trace(twice, X)
+        unit = sec.Budget(size_mb=limit).units(network)["size_mb"]
+        assert unit.measure(network, sec.Cut()) == found
+
+
 def test_curves_allocate_by_the_bytes_of_the_file(model):
     """Calibrated: channels go by curves, priced in half precision."""
     images = torch.randn(128, 3, 8, 8)

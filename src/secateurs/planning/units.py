@@ -28,6 +28,7 @@ from secateurs.channels.file_size import (
     predict_file_size,
 )
 from secateurs.channels.network import Network
+from secateurs.channels.proof import report_of
 from secateurs.errors import BudgetError
 
 Limit = float | str
@@ -249,7 +250,8 @@ class SizeMb(Unit):
 
     def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
         # The file's header tells of all that has gone, and only a cut of this network has shapes.
-        whole = so_far.then(cut) if so_far else cut
+        earlier = so_far or _cut_before(network)
+        whole = earlier.then(cut) if earlier else cut
         if self.kind.is_foreseen:
             return predict_file_size(network, whole, self.kind)
         tensors = self.predict(Candidate.after(network, cut))
@@ -257,6 +259,12 @@ class SizeMb(Unit):
 
     def show(self, number: float) -> str:
         return f"{number / 1e6:.3g} MB"
+
+
+def _cut_before(network: Network) -> Cut:
+    """What had gone from the model before it was traced, of which its file tells as well."""
+    model = getattr(network.source, "model", None)
+    return Cut() if model is None else report_of(model).cut
 
 
 def bytes_from(size: str) -> float:
