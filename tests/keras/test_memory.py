@@ -61,8 +61,8 @@ def test_code_that_takes_no_tensors_without_data_is_refused():
 def test_a_study_of_a_keras_model_knows_its_memory():
     network = sec.trace(residual(), np.zeros((1, 8, 8, 4), "float32"))
     goals = Goals.of(network, sec.Budget(peak_memory_mb=0.5))
-    assert not goals.fits(network, sec.Cut())
+    assert not goals.fits(network)
     name = network.groups[0].name
     narrow = network.cut({name: range(12)})
     assert goals.measure("peak_memory_mb", network, narrow) < goals.limits["peak_memory_mb"]
-    assert goals.fits(network, sec.Cut(), narrow)
+    assert goals.fits(network, narrow)

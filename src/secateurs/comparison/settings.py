@@ -40,8 +40,9 @@ class Comparison(Document):
         seeds: How many: each has a dense model of its own, its own order of the images and lots.
         scope: Whether to take from every group alike, or the lowest scores in the whole network.
         floor: Never leave a group with less: a share of its channels, or a number if 1 or more.
-        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
-            multiples of 8 in networks with depthwise convolutions.
+        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width in
+            small steps and by number, else 8 where groups are wide and many; always 8 in networks
+            with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         repair: After each cut, fit the weights that stay to what the model gave before it, on the
             calibration batches.

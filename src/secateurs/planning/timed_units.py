@@ -67,8 +67,7 @@ class TimedUnit(Unit):
     def predict(self, candidate: Candidate) -> float:
         return self._predictor.milliseconds(candidate)
 
-    def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
-        del so_far
+    def measure(self, network: Network, cut: Cut) -> float:
         return self.predict(Candidate.after(network, cut))
 
     def convert(self, milliseconds: float, images: int) -> float:

@@ -137,15 +137,13 @@ class Unit(ABC):
     def predict(self, candidate: Candidate) -> float:
         """What a network takes, before it is cut: cheap, since a search asks hundreds of times."""
 
-    def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
+    def measure(self, network: Network, cut: Cut) -> float:
         """What the network takes after a cut.
 
         Args:
             network: as traced.
             cut: of this network.
-            so_far: what had gone before the network was traced.
         """
-        del so_far
         return self.predict(Candidate.after(network, cut))
 
     def show(self, number: float) -> str:
@@ -248,9 +246,9 @@ class SizeMb(Unit):
             )
         return count_stored_bytes(candidate.network, candidate.alive, self.kind)
 
-    def measure(self, network: Network, cut: Cut, so_far: Cut = Cut()) -> float:  # noqa: B008
+    def measure(self, network: Network, cut: Cut) -> float:
         # The file's header tells of all that has gone, and only a cut of this network has shapes.
-        earlier = so_far or _cut_before(network)
+        earlier = _cut_before(network)
         whole = earlier.then(cut) if earlier else cut
         if self.kind.is_foreseen:
             return predict_file_size(network, whole, self.kind)

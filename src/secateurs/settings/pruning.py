@@ -40,8 +40,9 @@ class Pruning(Settings):
             cuts are repaired, unless there is a scope or the criterion is auto.
         floor: Never leave a group with less: a share of its channels in the dense model, or a
             number of channels if 1 or more.
-        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width, but
-            multiples of 8 in networks with depthwise convolutions.
+        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width in
+            small steps and by number, else 8 where groups are wide and many; always 8 in networks
+            with depthwise convolutions.
         skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
         rewind: Fine-tune as dense training ended, from as many batches before its end: the
             survivors' weights of that time and its learning rates; or the learning rates alone;

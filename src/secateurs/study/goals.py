@@ -103,50 +103,43 @@ class Goals:
         ]
         return min(found)
 
-    def measure(self, name: str, network: Network, cut: Cut = Cut(), so_far: Cut = Cut()) -> float:  # noqa: B008
+    def measure(self, name: str, network: Network, cut: Cut = Cut()) -> float:  # noqa: B008
         """What a network takes after ``cut``; where that is predicted, with what was off before.
 
         Args:
             name: of the unit.
             network: as it is now.
             cut: of it.
-            so_far: what has gone since the dense model.
         """
         if name == MEMORY:
             return _memory_after(network, cut)
         unit = self._unit_for(name, network)
-        predicted = unit.measure(network, cut, so_far)
+        predicted = unit.measure(network, cut)
         if name not in self.measured:
             return predicted
         real, foreseen = self.measured[name]
         # A file's text is beside its tensors; a time is off by a share.
         return predicted * real / foreseen if name == TIME else predicted + real - foreseen
 
-    def earlier_share(self, name: str, network: Network, so_far: Cut) -> float:
-        """What a unit takes for earlier cuts alone, which a plan of this network knows not of."""
-        present = self.measure(name, network, Cut(), so_far)
-        return present - self.measure(name, network)
-
-    def fits(self, network: Network, so_far: Cut, cut: Cut | None = None) -> bool:
+    def fits(self, network: Network, cut: Cut | None = None) -> bool:
         """Whether a network, after ``cut``, is within the limits; never where there are none.
 
         Args:
             network: as it is now.
-            so_far: what has gone since the dense model; a file says it too.
             cut: of ``network``; None looks at it as it is.
         """
         cut = cut or Cut()
         return bool(self.limits) and all(
-            self.measure(name, network, cut, so_far) <= limit for name, limit in self.limits.items()
+            self.measure(name, network, cut) <= limit for name, limit in self.limits.items()
         )
 
-    def are_met(self, network: Network, so_far: Cut) -> bool:
+    def are_met(self, network: Network) -> bool:
         """The same of the model as it is now, with what is predicted measured on it."""
-        if not self.fits(network, so_far):
+        if not self.fits(network):
             return False
         for name, real in self._real.items():
             unit = self._unit_for(name, network)
-            foreseen = unit.measure(network, Cut(), so_far)
+            foreseen = unit.measure(network, Cut())
             taken = float(real(network.source.model))
             self.measured[name] = (taken, foreseen)
             if taken > self.limits[name] * (1 + unit.slack):
@@ -191,9 +184,9 @@ class Goals:
                 f"{MEMORY}={least:.3g}. Ask for that, or lower the floor."
             )
 
-    def describe_missed(self, network: Network, so_far: Cut) -> str:
+    def describe_missed(self, network: Network) -> str:
         """What the model as it is takes of each limit that it is not within; "" where all hold."""
-        taken = {name: self.measure(name, network, Cut(), so_far) for name in self.limits}
+        taken = {name: self.measure(name, network) for name in self.limits}
         over = [
             f"{name} {self._unit_for(name, network).show(taken[name])}, asked for "
             f"{self._unit_for(name, network).show(limit)}"

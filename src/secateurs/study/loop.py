@@ -245,7 +245,7 @@ class Loop:
         return None
 
     def _describe_missed(self, network: Network) -> str:
-        missed = self._goals.describe_missed(network, self._session.learner.cut)
+        missed = self._goals.describe_missed(network)
         return f"; the budget is not met: {missed}" if missed else ""
 
     def _are_met(self, network: Network) -> bool:
@@ -253,7 +253,7 @@ class Loop:
         learner, goals = self._session.learner, self._goals
         if not goals:
             return False
-        return learner.agree(lambda: "yes" if goals.are_met(network, learner.cut) else "") == "yes"
+        return learner.agree(lambda: "yes" if goals.are_met(network) else "") == "yes"
 
     def _measure_speed(self) -> None:
         session = self._session

@@ -76,7 +76,6 @@ class _Round:
     Attributes:
         network: of the model as it is now.
         step: share of its channels that is to go.
-        so_far: what has gone since the dense model.
         goals: at which cutting ends.
         floors: group -> the fewest channels it may be left with.
         options: of planning, whichever way it is done. Floors of the dense model are none that a
@@ -86,7 +85,6 @@ class _Round:
 
     network: Network
     step: float
-    so_far: Cut
     goals: Goals
     floors: Mapping[str, int]
     options: Mapping[str, Any]
@@ -105,7 +103,7 @@ class _Round:
             "multiple": multiple,
             "skip": [*given["skip"], *map(glob.escape, at_floor)],
         }
-        return cls(network, pruning.step, so_far, goals, floors, options, given["scope"])
+        return cls(network, pruning.step, goals, floors, options, given["scope"])
 
     def by_scores(self, scores: ScoresByGroup) -> Cut:
         if self._nothing_is_left:
@@ -158,7 +156,7 @@ class _Round:
         return any(len(group) <= self.floors[group.name] for group in self.network.groups)
 
     def _fits(self, cut: Cut) -> bool:
-        return self.goals.fits(self.network, self.so_far, cut)
+        return self.goals.fits(self.network, cut)
 
     def _plan(self, scores: ScoresByGroup, **asked: Any) -> Cut:
         """A plan by scores, within the floors."""
@@ -183,25 +181,11 @@ class _Round:
             channels = UNITS["channels"].measure(network, Cut())
             # A share of few channels is one of them.
             return {"channels": min((1 - step) * channels, channels - 1)}
-        present = {
-            name: goals.measure(name, network, Cut(), self.so_far) for name in goals.foreseen
-        }
-        wanted = self._of_one_cut(
-            {name: max(goals.limits[name], (1 - step) * now) for name, now in present.items()}
-        )
+        present = {name: goals.measure(name, network) for name in goals.foreseen}
+        wanted = {name: max(goals.limits[name], (1 - step) * now) for name, now in present.items()}
         if "channels" in wanted:
             wanted["channels"] = min(wanted["channels"], present["channels"] - 1)
         return wanted
-
-    def _of_one_cut(self, limits: Mapping[str, float]) -> dict[str, float]:
-        """The limits without what is taken for earlier cuts.
-
-        A plan knows of its own cut alone; a file, for one, tells of the earlier ones too.
-        """
-        return {
-            name: limit - self.goals.earlier_share(name, self.network, self.so_far)
-            for name, limit in limits.items()
-        }
 
     def _down_to_goals(self, scores: ScoresByGroup) -> Cut:
         """The smallest cut that meets what can be foreseen; an empty one where there is none."""
@@ -209,7 +193,7 @@ class _Round:
             return Cut()
         try:
             foreseen = {name: self.goals.limits[name] for name in self.goals.foreseen}
-            limits = self.goals.planning_options(self.network, self._of_one_cut(foreseen))
+            limits = self.goals.planning_options(self.network, foreseen)
             return self._plan(scores, **limits)
         except BudgetError:
             return Cut()
