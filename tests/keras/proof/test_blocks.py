@@ -28,6 +28,9 @@ def test_it_holds_and_says_how_far():
     assert proof.holds
     assert proof.max_difference == 0
     assert proof.scale == pytest.approx(np.abs(small.predict(X, verbose=0)).max(), rel=1e-5)
+    second = prove_blocks_independently(model, small, [block], [X])
+    assert second.max_difference <= 1e-6 * second.scale
+    assert second.scale == pytest.approx(proof.scale, rel=1e-5)
 
 
 @pytest.mark.parametrize("layer", ["b0_two", "head", "b2_norm"])
