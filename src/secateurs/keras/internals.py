@@ -8,6 +8,7 @@ the file to change.
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +25,7 @@ from keras.src import backend, ops
 from keras.src.layers.layer import Layer
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.models.functional import Functional, functional_like_constructor
-from keras.src.ops.core import ConvertToTensor
+from keras.src.ops import core
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
@@ -35,6 +36,9 @@ from secateurs.keras.protocols import BackendTensor, Node
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
+
+ConvertToTensor: type[Operation] | None = getattr(core, "ConvertToTensor", None)
+"""The operation of ``convert_to_tensor``, which Keras 3.6 has not."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -361,9 +365,8 @@ def call_plainly(
     if not layer.built or not _takes(layer, arguments[0], is_tensor):
         return NOT_PLAIN
     layer._assert_input_compatibility(arguments[0])
-    options = {
-        name: one for name, one in keywords.items() if name in layer.call_signature_parameters
-    }
+    known = _parameters_of_call(cast("Hashable", type(layer)))
+    options = {name: one for name, one in keywords.items() if name in known}
     made: object = layer.call(arguments[0], **options)
     return made
 
@@ -422,6 +425,12 @@ def _is_plain(layer: Operation) -> bool:
 def only_computes(operation: Operation) -> bool:
     """Whether it is a layer of Keras's own, around whose calls Keras does nothing."""
     return isinstance(operation, Layer) and _only_computes(cast("Hashable", type(operation)))
+
+
+@cache
+def _parameters_of_call(kind: type[Layer]) -> frozenset[str]:
+    """Names of what the ``call`` of a class takes."""
+    return frozenset(inspect.signature(kind.call).parameters)
 
 
 @cache

@@ -16,7 +16,7 @@ from secateurs.keras.tracing.symbolic import Calls, Enter, calls_in
 
 VIEWS = (
     Enter,
-    ConvertToTensor,
+    *((ConvertToTensor,) if ConvertToTensor else ()),
     keras.layers.Flatten,
     keras.layers.Reshape,
     keras.layers.Dropout,
