@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -85,6 +86,80 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def check_can_write(path: Path, *, overwrite: bool = True) -> None:
+    """Refuse a place where no file can be written, before anything is computed for it.
+
+    Args:
+        path: of the file; neither it nor its folder need be there.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        StudyError: there is one that may not, a folder has this name, or the folder that it would
+            lie in cannot be written to.
+    """
+    if os.path.isdir(path):
+        raise StudyError(f"{path}: expected the path of a file; received that of a directory")
+    if os.path.lexists(path) and not overwrite:
+        raise StudyError(f"{path}: exists already; replace it with --overwrite, or name another")
+    check_can_hold(path.parent, told=path)
+
+
+def check_can_hold(folder: Path, *, told: Path | None = None) -> None:
+    """Refuse a folder that no file can be written into, before anything is computed for it.
+
+    Args:
+        folder: need not be there, nor need those that it lies in.
+        told: what the user named, where that is something else.
+
+    Raises:
+        StudyError: it, or one that it lies in, is a file, or cannot be written to.
+    """
+    named = folder if told is None else told
+    try:
+        _exists(named)  # or its name is none
+        nearest = next(one for one in (folder, *folder.absolute().parents) if _exists(one))
+        if not nearest.is_dir():
+            expected = "directory" if told is None else "folder"
+            raise StudyError(
+                f"{named}: expected a place in a {expected}; {nearest} is a file. Name another."
+            )
+        _try_to_write(nearest)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StudyError(
+            f"{named}: cannot be written: {reason}. Nothing was begun; name another place."
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a file that has no name, or where that cannot be one that goes at once.
+
+    Raises:
+        OSError: no file can be made in this folder.
+    """
+    # Permissions do not tell: of a disk that is read-only, or to root, they say nothing.
+    nameless = getattr(os, "O_TMPFILE", None)
+    if nameless is not None:
+        try:
+            os.close(os.open(folder, nameless | os.O_WRONLY, 0o600))
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT):
+                raise
+        else:
+            return
+    temporary = folder / f".secateurs.{secrets.token_hex(4)}{_TEMPORARY}"
+    temporary.touch(exist_ok=False)
+    temporary.unlink()
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 import secateurs as sec
 from secateurs import data, formatting, models
@@ -48,3 +49,23 @@ def test_ablate_may_race(place, weights, capsys):
     channels = sum(len(own["loss_change"]) for own in found["groups"].values())
     assert lowest == round(0.2 * channels)
     assert not (place / "a" / "critical.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--best", "-1"), "--best: expected a number of at least 1; received -1"),
+        (("--best", "0"), "--best: expected a number of at least 1; received 0"),
+        (("--best", "2", "--mode", "racing"), "--best: expected --mode exact"),
+        (("--share", "0"), "share"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_anything_is_measured(
+    options, message, place, monkeypatch, capsys
+):
+    monkeypatch.setattr(models, "build", None)
+    assert main(["ablate", *SMALL, *options]) == ExitCode.BAD_INPUT
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(place.iterdir())

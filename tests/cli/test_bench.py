@@ -35,3 +35,10 @@ def test_a_pruned_model_is_exported_and_timed_beside_the_dense_one(place, capsys
     assert Path("bench.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["bench", *CNN[:1], *CNN[1:], *files]) == ExitCode.BAD_INPUT
     assert "bench.json: exists already; replace it with --overwrite" in said(capsys)[1]
+
+
+def test_a_file_of_weights_that_is_not_there_is_no_model_of_that_name(place, capsys):
+    assert main(["bench", *CNN[:1], "missing.safetensors", *CNN[1:]]) == ExitCode.BAD_INPUT
+    assert said(capsys)[1] == (
+        "secateurs: error: missing.safetensors: no such file of weights, of a cut vanilla_cnn\n"
+    )

@@ -1,5 +1,7 @@
 """Files for runtimes: they do there what the model does here, or are not written."""
 
+import resource
+
 import numpy as np
 import onnx
 import pytest
@@ -106,6 +108,24 @@ def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter.tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(sec.ExportError, match="cannot be written: Read-only file system"):
         sec.export(small.model, tmp_path / "a.pt2", torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2", "a.safetensors"])
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_a_disk_that_is_full_is_said_and_nothing_is_left(share, name, tmp_path):
+    if name == "a.xml":
+        pytest.importorskip("openvino")
+    model = nn.Sequential(nn.Linear(50, 400), nn.ReLU(), nn.Linear(400, 100)).eval()
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), before[1]))
+    try:
+        with pytest.raises(sec.ExportError) as caught:
+            sec.export(model, tmp_path / name, torch.randn(2, 50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value).startswith(f"{tmp_path / name}: cannot be written: File too large")
+    assert not list(tmp_path.iterdir())
 
 
 class Deciding(nn.Module):

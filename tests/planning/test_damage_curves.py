@@ -162,3 +162,14 @@ def test_bad_input(network):
     other = Sensitivity({}, {"elsewhere": np.zeros(1)}, {}, "l1", 1)
     with pytest.raises(UnknownNameError, match="sensitivity: one was not measured"):
         sec.plan(network, score(network, "l1"), amount=0.5, sensitivity=other)
+
+
+@pytest.mark.parametrize("cache", ["file/below.json", "/proc/there/s.json"])
+def test_a_cache_that_cannot_be_kept_is_told_before_it_is_measured(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    network = sec.trace(Residual(), images(1))
+    ticks = []
+    with pytest.raises(StudyError, match=cache):
+        sensitivity(network, (images(8), labels(8)), cache=cache, tick=lambda: ticks.append(1))
+    assert not ticks

@@ -154,3 +154,33 @@ def test_what_is_slower_than_the_fastest_already_leaves_less_room_to_the_kinds()
     assert best_multiple(at_multiples) == 8
     assert cost_at(at_multiples, 8) == pytest.approx(1.04)
     assert cost_at({}, 1) == 1
+
+
+def test_a_cache_that_cannot_be_kept_is_told_before_anything_is_timed(network, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/there")
+    monkeypatch.setattr(profiling, "CutBench", None)
+    with pytest.raises(sec.StudyError, match=r"/proc/there.*cannot be written"):
+        profile_network(network, Conditions())
+
+
+def test_what_another_machine_measured_is_measured_again(network, monkeypatch, tmp_path):
+    """A cache that is copied to another machine, or shared by several: each has its own file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def times(self, cuts, repeats):
+        asked.append(len(cuts))
+        shares = [network.macs(cut) / network.macs() for cut in cuts]
+        return [Timing((share,) * 3, (share,) * 3) for share in shares]
+
+    monkeypatch.setattr(profiling.CutBench, "times", times)
+    here = profile_network(network, Conditions(threads=1))
+    once = len(asked)
+    assert profile_network(network, Conditions(threads=1)) == here
+    assert len(asked) == once
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(profiling, "machine", lambda: {"processor": "another"})
+        profile_network(network, Conditions(threads=1))
+    assert len(asked) == 2 * once
+    assert profile_network(network, Conditions(threads=1)) == here
+    assert len(asked) == 2 * once

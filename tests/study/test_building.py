@@ -91,3 +91,10 @@ def test_inputs_without_targets_are_no_data_to_learn_to_tell_them_by(tmp_path):
     with pytest.raises(DataError, match=r"train one array of shape \(9, 3\).*\(x\[n:\], y\[n:\]\)"):
         load_data(task)
     load_data(Task(model="vanilla_cnn", data=f"{file}:load", learning="language-modelling"))
+
+
+@pytest.mark.parametrize("learning", ["regression", "segmentation", "detection"])
+def test_images_and_their_classes_are_no_data_of_another_task(learning):
+    with pytest.raises(DataError, match=f"digits: expected data for {learning}.*their classes"):
+        load_data(Task(**SMALL, **DIGITS, learning=learning))
+    assert len(load_data(Task(**SMALL, **DIGITS, learning="embedding")).train) == 60

@@ -13,7 +13,8 @@ from secateurs.calibration.ablation import Ablation
 from secateurs.cli.options import Directory, Images, list_fixed_options, options_in, with_options
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
-from secateurs.files import write_atomically
+from secateurs.errors import SecateursError
+from secateurs.files import check_can_hold, write_atomically
 
 Mode = Annotated[
     Literal["exact", "racing"],
@@ -68,9 +69,11 @@ def ablate_command(
     from secateurs.calibration.racing import check_options
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
+    check_options(mode, share, "network", 0.5)
+    _check_drawn(best, mode)
+    check_can_hold(directory)
     with waiting("loading the data and the model"):
         probe = probe_from(given, images, EXAMPLE)
-    check_options(mode, share, "network", 0.5)
     probe.tell_doubts()
     with waiting("removing channels"):
         ablation = api.ablate(probe.network, probe.images, mode=mode, share=share, task=probe.task)
@@ -85,6 +88,16 @@ def ablate_command(
     out = console()
     out.print(str(ablation), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
+
+
+def _check_drawn(best: int | None, mode: str) -> None:
+    if best is not None and best < 1:
+        raise SecateursError(f"--best: expected a number of at least 1; received {best}")
+    if best is not None and mode != "exact":
+        raise SecateursError(
+            f"--best: expected --mode exact, which is drawn; received {mode}, which looks at no "
+            "classes"
+        )
 
 
 def _plain(ablation: Ablation) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from secateurs.cli.models import build_model
 from secateurs.cli.options import Classes, Device, Input, ModelOptions, Overwrite, Weights
 from secateurs.cli.show import console, waiting
 from secateurs.cli.vocabulary import HELP
-from secateurs.errors import SecateursError, StudyError
+from secateurs.errors import SecateursError, UnknownNameError
+from secateurs.files import check_can_write, write_atomically
 
 Models = Annotated[
     list[str],
@@ -38,6 +39,9 @@ Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measu
 Drawn = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write a figure (.png or .svg) of them.")
 ]
+
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".h5")
+"""Suffixes of files that the first model is loaded from; a .keras file is a model itself."""
 
 
 def register(app: typer.Typer) -> None:
@@ -74,8 +78,8 @@ def bench_command(
     from secateurs.measurement import benchmarks
 
     for place in (json, figure):
-        if place is not None and place.exists() and not overwrite:
-            raise StudyError(f"{place}: exists already; replace it with --overwrite")
+        if place is not None:
+            check_can_write(place, overwrite=overwrite)
     if figure is not None and figure.suffix not in (".png", ".svg"):
         raise SecateursError(f"--figure: expected a .png or .svg file; received {figure}")
     with waiting("timing"):
@@ -93,9 +97,9 @@ def bench_command(
         found.save(json)
     if figure is not None:
         from secateurs.report.benchmark_figure import speedups
+        from secateurs.report.style import render
 
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        speedups(found).savefig(figure)
+        write_atomically(figure, render(speedups(found), figure.suffix[1:]))
 
 
 def _build_model(
@@ -110,6 +114,8 @@ def _build_model(
         if Path(other).exists():
             plain, _, _ = build_model(first, option, classes, None, shape)
             named[Path(other).name] = api.load(plain, Path(other))
+        elif Path(other).suffix in _WEIGHTS:
+            raise UnknownNameError(f"{other}: no such file of weights, of a cut {first}")
         else:
             named[other], _, _ = build_model(other, option, classes, None, shape)
     return named, example

@@ -25,7 +25,8 @@ from secateurs.cli.options import (
 )
 from secateurs.cli.show import console, waiting
 from secateurs.cli.vocabulary import HELP
-from secateurs.errors import SecateursError
+from secateurs.errors import SecateursError, StudyError
+from secateurs.files import check_can_hold, check_can_write
 
 To = Annotated[
     str,
@@ -73,13 +74,11 @@ def export_command(
       secateurs export resnet18 --weights small.safetensors --to onnx --int8 --data fashion-mnist
     """
     from secateurs.deployment import exporter
-    from secateurs.deployment.targets import TARGETS, target_of
+    from secateurs.deployment.targets import TARGETS
 
-    if int8 and data is None:
-        raise SecateursError("--int8: expected images to calibrate with; give --data NAME")
     suffix = TARGETS[to].suffix if to in TARGETS else ".onnx"
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}{suffix}")
-    target_of(place, to)
+    check_place(place, to, int8, data, overwrite)
     with waiting("exporting and comparing"):
         calibration = None
         if data is not None:
@@ -97,3 +96,25 @@ def export_command(
             precision=precision,
         )
     console().print(str(written), markup=False)
+
+
+def check_place(place: Path, to: str, int8: bool, data: str | None, overwrite: bool) -> None:
+    """Refuse what cannot be written, before a model is built for it.
+
+    Raises:
+        SecateursError: there is no such target, its file is there already or cannot be written, or
+            there are no images to calibrate eight bits with.
+    """
+    from secateurs.deployment.quantisation import int8_beside
+    from secateurs.deployment.targets import target_of
+
+    target = target_of(place, to)
+    if int8 and data is None:
+        raise SecateursError("--int8: expected images to calibrate with; give --data NAME")
+    if target.suffix:
+        check_can_write(place, overwrite=overwrite)
+    elif place.exists() and not overwrite:
+        raise StudyError(f"{place}: exists already; replace it with --overwrite, or name another")
+    check_can_hold(place.parent, told=place)
+    if int8:
+        check_can_write(int8_beside(place), overwrite=overwrite)

@@ -30,6 +30,7 @@ from secateurs.cli.subjects import Naming, find_subject
 from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
 from secateurs.errors import UnknownNameError, nearest
+from secateurs.files import check_can_hold
 
 DataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
 Unit = Annotated[str, typer.Option(help=HELP["unit"])]
@@ -84,6 +85,7 @@ def frontier_command(
 
     wanted = shares_from(shares, "--shares") or SHARES
     _check_point(keep, unit, wanted)
+    check_can_hold(directory)
     naming = Naming(
         *(model, option or (), weights, shape, classes, data, images, normalise, size, crop, task),
         tokenizer=tokenizer,

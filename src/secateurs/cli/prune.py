@@ -10,6 +10,7 @@ import typer
 
 from secateurs.api import Pruned
 from secateurs.channels.file_size import FileKind
+from secateurs.cli.export import check_place
 from secateurs.cli.options import (
     Classes,
     Crop,
@@ -36,8 +37,8 @@ from secateurs.cli.subjects import Naming, Subject, find_subject
 from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
 from secateurs.deployment.exporter import export as export_file
-from secateurs.errors import SecateursError, StudyError
-from secateurs.files import check_model_suffix
+from secateurs.errors import SecateursError
+from secateurs.files import check_can_write, check_model_suffix
 from secateurs.formatting import megabytes
 from secateurs.planning.budget import Budget
 from secateurs.settings.pruning import Pruning
@@ -173,8 +174,7 @@ def _place(output: Path | None, model: str, overwrite: bool) -> Path:
     """Where the weights go."""
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     check_model_suffix(place)
-    if place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    check_can_write(place, overwrite=overwrite)
     return place
 
 
@@ -247,14 +247,10 @@ def choose_target(
     Raises:
         SecateursError: there is no such target, the file is there already, or there are no images.
     """
-    from secateurs.deployment.targets import TARGETS, target_of
+    from secateurs.deployment.targets import TARGETS
 
     place = weights.with_suffix(TARGETS[target].suffix) if target in TARGETS else weights
-    target_of(place, target)
-    if int8 and data is None:
-        raise SecateursError("--int8: expected images to calibrate with; give --data NAME")
-    if place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or give --output")
+    check_place(place, target, int8, data, overwrite)
     return place
 
 

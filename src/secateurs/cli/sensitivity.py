@@ -20,6 +20,7 @@ from secateurs.cli.options import (
 )
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
+from secateurs.files import check_can_hold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +67,7 @@ def sensitivity_command(
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
     shares = shares_from(amounts, "--amounts") or AMOUNTS
+    check_can_hold(directory)
     with waiting("loading the data and the model"):
         probe = probe_from(given, images, EXAMPLE)
     err = console(stderr=True)

@@ -19,10 +19,10 @@ from secateurs.backends import Backend, backend_of, framework_of
 from secateurs.channels.file_size import FORMATS, FileKind
 from secateurs.channels.proof import cut_of
 from secateurs.deployment import onnx_files
-from secateurs.deployment.quantisation import Quantized, quantize, quantize_file
+from secateurs.deployment.quantisation import Quantized, int8_beside, quantize, quantize_file
 from secateurs.deployment.sessions import first_line, onnx_session
 from secateurs.deployment.targets import TARGETS, Target, target_of
-from secateurs.errors import BudgetError, ExportError
+from secateurs.errors import BudgetError, ExportError, StudyError
 from secateurs.files import halve
 from secateurs.formatting import megabytes
 from secateurs.measurement.conditions import Conditions, Runtime
@@ -138,8 +138,11 @@ def export(
     if int8 is not None and target.name != "onnx":
         raise ExportError(f"int8: expected an ONNX file (small.onnx); received {target.name}")
     kind = _kind_of(target, precision)
-    if path.exists() and not overwrite:
-        raise ExportError(f"{path}: exists already; replace it with overwrite=True (--overwrite)")
+    for place in [path, int8_beside(path)] if int8 is not None else [path]:
+        if place.exists() and not overwrite:
+            raise ExportError(
+                f"{place}: exists already; replace it with overwrite=True (--overwrite)"
+            )
     if tolerance is None:
         tolerance = TOLERANCE if kind.precision == "float32" else HALF_TOLERANCE
     made = _put(model, path, example_inputs, target, tolerance, kind)
@@ -211,6 +214,8 @@ def _put(
             _move(Path(folder), path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except StudyError as error:  # of the file beside its place
+        raise ExportError(str(error).replace(folder, str(path.parent))) from error
     return replace(made, path=path)
 
 

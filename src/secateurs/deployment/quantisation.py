@@ -69,7 +69,7 @@ def quantize(
         ExportError: the file is there already, or the quantiser cannot take the model.
         DataError: there are no images.
     """
-    output = output or path.with_name(f"{path.stem}-int8.onnx")
+    output = output or int8_beside(path)
     if output.exists() and not overwrite:
         raise ExportError(f"{output}: exists already; replace it with overwrite=True (--overwrite)")
     pictures, labels = _images_and_labels(images)
@@ -89,6 +89,11 @@ def quantize(
     )["int8"]
     agreement = float((before == after).mean())
     return Quantized(output, output.stat().st_size, agreement, accuracy, timing)
+
+
+def int8_beside(path: Path) -> Path:
+    """Where the eight-bit file of an ONNX file goes."""
+    return path.with_name(f"{path.stem}-int8.onnx")
 
 
 def quantize_file(path: Path, output: Path, images: NDArray[Any]) -> None:

@@ -27,7 +27,7 @@ from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import find
 from secateurs.criteria.scoring import Scores, score
 from secateurs.errors import SecateursError, StudyError, UnknownNameError, in_one_line, nearest
-from secateurs.files import write_atomically
+from secateurs.files import check_can_write, write_atomically
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import label_tokens, loss_in, objective_of
 from secateurs.training.task import LearningTask
@@ -252,6 +252,7 @@ def sensitivity(
     Raises:
         DataError: the data cannot be used.
         SecateursError: an amount is out of range.
+        StudyError: the cache cannot be read, or written.
 
     Example:
         >>> import torch, secateurs as sec
@@ -292,6 +293,8 @@ def _curves_of(
     known = _read_cache(cache, made_from)
     if known is not None:
         return known
+    if cache is not None:
+        check_can_write(Path(cache))
     scores = score(
         network, criterion, data=[as_given(batch) for batch in images], loss=loss, seed=seed
     )

@@ -15,7 +15,7 @@ from secateurs.channels.network import Network
 from secateurs.criteria.scoring import score
 from secateurs.data.cache import cache_folder
 from secateurs.errors import BudgetError, MeasurementError
-from secateurs.files import write_atomically
+from secateurs.files import check_can_write, write_atomically
 from secateurs.measurement.conditions import (
     Conditions,
     NumberType,
@@ -124,6 +124,7 @@ def profile_network(
             return LatencyModel.from_json(place.read_text(encoding="utf-8"))
         except (MeasurementError, OSError):
             pass  # of another version, or damaged: measure again
+    check_can_write(place)  # XDG_CACHE_HOME names another
     found = _measure(network, conditions, cuts, seed)
     write_atomically(place, found.to_json().encode())
     return found

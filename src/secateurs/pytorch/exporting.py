@@ -85,7 +85,10 @@ def _write(
     with _quietly(target):
         program, is_open = _program(model, arguments, keywords)
         if target == "pt2":
-            torch.export.save(program, path)
+            # Not to the file itself: where the disk is full, PyTorch's writer ends the process.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            path.write_bytes(content.getvalue())
         elif target == "executorch":
             write_executorch(program, path)
         elif target == "litert":

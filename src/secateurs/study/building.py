@@ -22,6 +22,8 @@ from secateurs.settings.study import Task
 from secateurs.study.sources import Sources
 
 _LABELLED = ("classification", "segmentation", "regression")
+_OF_CLASSES = ("classification", "embedding")
+"""Tasks that images and their classes are of."""
 _SMALL, _MIDDLING, _LARGE = 64, 128, 224
 
 
@@ -66,6 +68,11 @@ def load_data(task: Task) -> Data | tuple[Any, ...]:
         return data.load(task.data, **task.data_options)
     hides = task.learning == "masked-language-modelling" and task.data.startswith("text:")
     loaded = data.load_any(task.data, **task.data_options, **({"masked": True} if hides else {}))
+    if isinstance(loaded, Data) and task.learning not in _OF_CLASSES:
+        raise DataError(
+            f"{task.data}: expected data for {task.learning}, (inputs, targets) for a split; "
+            "received images and their classes. Leave --task out, or give --data MODULE:FUNCTION"
+        )
     if not isinstance(loaded, Data) and task.learning in _LABELLED:
         _check_labelled(task.data, loaded)
     return loaded
