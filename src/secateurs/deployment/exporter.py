@@ -138,17 +138,21 @@ def export(
     if int8 is not None and target.name != "onnx":
         raise ExportError(f"int8: expected an ONNX file (small.onnx); received {target.name}")
     kind = _kind_of(target, precision)
-    for place in [path, int8_beside(path)] if int8 is not None else [path]:
-        if place.exists() and not overwrite:
-            raise ExportError(
-                f"{place}: exists already; replace it with overwrite=True (--overwrite)"
-            )
+    _check_new([path, int8_beside(path)] if int8 is not None else [path], overwrite)
     if tolerance is None:
         tolerance = TOLERANCE if kind.precision == "float32" else HALF_TOLERANCE
     made = _put(model, path, example_inputs, target, tolerance, kind)
     if int8 is None:
         return made
     return replace(made, int8=quantize(path, int8, overwrite=overwrite))
+
+
+def _check_new(places: Sequence[Path], overwrite: bool) -> None:
+    for place in places:
+        if place.exists() and not overwrite:
+            raise ExportError(
+                f"{place}: exists already; replace it with overwrite=True (--overwrite)"
+            )
 
 
 def _kind_of(target: Target, precision: str) -> FileKind:
