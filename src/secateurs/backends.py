@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from secateurs.calibration.statistics import CalibrationStatistics
     from secateurs.channels.blocks import BlockCut
     from secateurs.channels.cut import Cut
-    from secateurs.channels.network import Network
+    from secateurs.channels.network import Group, Network
     from secateurs.measurement.conditions import Conditions
     from secateurs.planning.error_curves import GroupTrial, MeasuredContraction
     from secateurs.reconstruction.fidelity import Fidelity
@@ -202,8 +202,9 @@ class Repairing(Protocol):
         kind: str,
         seed: int,
         answers: int = 1,
+        groups: Sequence[Group] | None = None,
     ) -> list[MeasuredContraction]:
-        """The dense network's sums at each contraction that reads channels."""
+        """The dense network's sums at each contraction that reads channels of these groups."""
 
     def judge_trials(
         self,

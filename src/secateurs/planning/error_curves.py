@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.least_squares import Moments, solve
+from secateurs.calibration.least_squares import Moments, Solver
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.arrays import Floats, Sums
 from secateurs.channels.equations import Ids
@@ -52,8 +52,8 @@ class MeasuredContraction:
         weight: the name of its weight.
         units: what lies along the axis that it reads.
         taps: how many inputs each index of that axis makes.
-        moments: of its patches and of what it gives; where patches are too wide, of the values at
-            each index alone (``mixes``).
+        moments: of its patches; where they are too wide, of the values at each index alone
+            (``mixes``). Of what it gives they say nothing: that follows from its weights.
         matrix: its weights, shape (1, inputs, outputs); where it mixes, the outputs of each tap.
         importance: how much each output matters, shape (outputs,).
         changes: (new matrix, change of the mean output) -> tensor name -> its new values.
@@ -113,10 +113,10 @@ class MeasuredContraction:
             stays = np.ones(inputs, bool)
             stays[gone] = False
             kept = np.flatnonzero(stays)
-            fitted = solve(self.moments.of_inputs(kept), self.matrix[:, kept], RIDGE)
-            refitted[:, kept] = fitted
-        missing = self.moments.intercept(refitted) - self.moments.intercept(self.matrix)
-        return self.changes(refitted, missing[0])
+            solve = Solver(self.moments.of_inputs(kept), self.matrix[:, kept], RIDGE)
+            refitted[:, kept] = solve(self.moments.uu[:, kept] @ self.matrix)
+        missing = self.moments.mean_u[0] @ (self.matrix[0] - refitted[0])
+        return self.changes(refitted, missing)
 
     def _downdate(self, gone: Ids) -> Sums:
         """The refit from one inverse of all inputs: cheap where few of them go."""

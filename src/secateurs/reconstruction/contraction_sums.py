@@ -17,7 +17,7 @@ from secateurs.calibration.least_squares import Moments
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.arrays import Floats, Sums
 from secateurs.channels.equations import Ids
-from secateurs.channels.network import Network
+from secateurs.channels.network import Group, Network
 from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.reconstruction.fidelity import are_probabilities
 from secateurs.reconstruction.long_kernels import LongKernel
@@ -73,8 +73,15 @@ class Reading:
     fold: Ids | None
 
     @classmethod
-    def of(cls, network: Network, units: Ids, inputs: int) -> Reading | None:
-        """Of a contraction with so many inputs an output; None where it reads too many channels."""
+    def of(
+        cls, network: Network, units: Ids, inputs: int, groups: Sequence[Group] | None = None
+    ) -> Reading | None:
+        """Of a contraction with so many inputs an output.
+
+        None where it reads too many channels, or none of the groups (None stands for all).
+        """
+        if groups is not None and not any(len(channel_index(network, g, units)) for g in groups):
+            return None
         fold = _fold(network, units) if len(units) > MOST_CHANNELS else None
         if len(units) > MOST_CHANNELS and fold is None:
             return None
@@ -123,7 +130,8 @@ def contraction_of(
     Args:
         weights: the contraction's.
         reading: what it reads.
-        moments: of patches and outputs; where it mixes, of channels alone.
+        moments: of patches; where it mixes, of channels alone. Of outputs none are needed: what the
+            dense network's contractions give follows from their weights.
         importance: of each output.
         long: of a convolution over a long kernel, how it is refitted; None goes by the moments.
     """
@@ -133,7 +141,6 @@ def contraction_of(
     taps = weights.taps if reading.fold is None else reading.fold.shape[1]
     if reading.mixes:
         matrix = _by_channel(matrix, weights.taps, reading.fold)
-        moments = _mix(moments, matrix)
     elif not weights.has_intercept:
         moments = moments.about_zero()
     return MeasuredContraction(
@@ -157,19 +164,6 @@ def _by_channel(matrix: Sums, taps: int, fold: Ids | None) -> Sums:
         folded: Sums = matrix[0][fold].reshape(1, len(fold), -1)
         return folded
     return matrix.reshape(1, matrix.shape[1] // taps, -1)
-
-
-def _mix(moments: Moments, matrix: Sums) -> Moments:
-    """Moments of channels, and of what each tap makes of them."""
-    given = moments.uu @ matrix
-    return Moments(
-        moments.rows,
-        moments.mean_u,
-        np.einsum("gi,gio->go", moments.mean_u, matrix),
-        moments.uu,
-        given,
-        np.einsum("gio,gio->go", matrix, given),
-    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)

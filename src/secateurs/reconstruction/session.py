@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -200,13 +200,15 @@ def measure_curves(
     start = time.perf_counter()
     network = dense.work_network
     fit = dense.calibration.fit
+    chosen = list_allowed(network, skip)
     contractions = dense.framework.contractions_of(
-        network, fit, dense.kind, seed, answers=dense.answers
+        network, fit, dense.kind, seed, answers=dense.answers, groups=chosen
     )
     foreseen: Mapping[str, Floats] = {}
     if orders is None:
         orders, foreseen = orders_of(network, contractions, scores())
-    judging, trials = _trials(dense, contractions, orders, foreseen, skip)
+    names = {group.name for group in chosen}
+    judging, trials = _trials(dense, contractions, orders, foreseen, names)
     if judging.labels is None:
         loss = None
     kind = dense.kind if loss is None else LOSS
@@ -223,11 +225,10 @@ def _trials(
     contractions: Sequence[MeasuredContraction],
     orders: Orders,
     foreseen: Mapping[str, Floats],
-    skip: Sequence[str],
+    chosen: Collection[str],
 ) -> tuple[CalibrationBatch, list[GroupTrial]]:
     """(images to judge by, trials), within what measuring may take."""
     network = dense.work_network
-    chosen = {group.name for group in list_allowed(network, skip)}
     least = max(LEAST_TEXTS, -(-LEAST_TO_JUDGE // dense.answers))
     judging = dense.calibration.curves
     cost = SUFFIX * max(1, network.macs()) / max(1, images_in(dense.example))

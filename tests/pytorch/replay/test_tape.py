@@ -1,6 +1,7 @@
 """Replayed passes of models that write in place: into slices of buffers, buffers, new tensors."""
 
 import copy
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 import secateurs as sec
 from secateurs.pytorch.ablation.oracle import ablate_channels
+from secateurs.pytorch.replay.tape import record
+from secateurs.pytorch.trace_model import source_of
 
 
 class Base(nn.Module):
@@ -154,3 +157,56 @@ def test_a_mask_of_whole_numbers_can_be_calibrated_with():
     fidelity = [one.report.fidelity.fidelity.distance for one in made]
     assert fidelity[0] == pytest.approx(fidelity[1])
     assert fidelity[0] < 1
+
+
+class Deep(nn.Module):
+    """Tells how many of its own values are alive when it ends."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8) for _ in range(10)])
+        self.tell = tell
+
+    def forward(self, x):
+        made = []
+        for layer in self.layers:
+            x = layer(x).relu()
+            made.append(weakref.ref(x))
+        self.tell(sum(ref() is not None for ref in made))
+        return x
+
+
+@pytest.mark.parametrize(("values", "alive"), [(True, 10), (False, 1)])
+def test_a_tape_without_values_keeps_none_alive(values, alive):
+    counts = []
+    model = Deep(counts.append).eval()
+    network = sec.trace(model, torch.rand(2, 8))
+    source = source_of(network)
+    with torch.no_grad():
+        tape = record(model, source.operations, (torch.rand(3, 8),), {}, values=values)
+    assert counts[-1] == alive
+    assert {tuple(value.shape) for value in tape.values.values()} == {(3, 8)}
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, Masked])
+def test_a_tape_without_values_has_the_same_steps(kind):
+    torch.manual_seed(2)
+    model = kind().eval()
+    x = (torch.rand(4, 5, 4), torch.ones(4, 5).long()) if kind is Masked else (torch.rand(4, 4),)
+    source = source_of(sec.trace(model, x if kind is Masked else x[0]))
+    with torch.no_grad():
+        kept, light = (
+            record(source.to_run(), source.operations, x, {}, values=values)
+            for values in (True, False)
+        )
+    assert [sources(step) for step in light.steps] == [sources(step) for step in kept.steps]
+    assert light.resumable == kept.resumable
+    assert light.depending_on_inputs() == kept.depending_on_inputs()
+    for ref, value in kept.values.items():
+        assert light.values[ref].shape == value.shape, ref
+        assert light.values[ref].dtype == value.dtype, ref
+
+
+def sources(step):
+    """A step, with tensors of the model by what they are and not by what they hold."""
+    return step.number, step.function, step.mutates, step.results, [str(r) for r in step.reads]

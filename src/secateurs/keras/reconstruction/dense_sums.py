@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.arrays import Sums
-from secateurs.channels.network import Network
+from secateurs.channels.network import Group, Network
 from secateurs.keras.internals import gradient_of
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.protocols import BackendTensor
@@ -54,7 +54,12 @@ class _Reader:
 
 
 def contractions_of(
-    network: Network, images: CalibrationBatch, kind: str, seed: int, answers: int = 1
+    network: Network,
+    images: CalibrationBatch,
+    kind: str,
+    seed: int,
+    answers: int = 1,
+    groups: Sequence[Group] | None = None,
 ) -> list[MeasuredContraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
@@ -64,11 +69,13 @@ def contractions_of(
         kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
         seed: of the answers that are drawn to weigh outputs by.
         answers: that each image gives.
+        groups: whose channels' readers are summed up; None takes all.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
-    readers = _readers(network, pieces, leaves, len(images))
+    chosen = network.groups if groups is None else groups
+    readers = _readers(network, pieces, leaves, len(images), chosen)
     random = np.random.default_rng(seed)
     sloped = images_with_slopes(network, _examples(source.example_inputs), len(images), answers)
     for number, rows in enumerate(pieces.sizes(len(images))):
@@ -86,7 +93,11 @@ def _examples(example_inputs: object) -> int:
 
 
 def _readers(
-    network: Network, pieces: Pieces, leaves: Mapping[int, ModelTensor], images: int
+    network: Network,
+    pieces: Pieces,
+    leaves: Mapping[int, ModelTensor],
+    images: int,
+    groups: Sequence[Group],
 ) -> list[_Reader]:
     """One for each axis that a weight reads channels along; attention's output has two."""
     found = []
@@ -98,7 +109,7 @@ def _readers(
         for known, axis, taps in _axes_read(site.map):
             if axis not in axes:
                 continue
-            reading = Reading.of(network, axes[axis], known.inputs)
+            reading = Reading.of(network, axes[axis], known.inputs, groups)
             if reading is not None:
                 found.append(_Reader(replace(site, map=known), reading, taps))
                 if reading.mixes and reading.fold is None:
@@ -170,7 +181,7 @@ def _sum_patches(
         part = slice(start, start + at_a_time)
         seed = number * 4099 + start
         u, (t,) = tables(known, x[part], [y[part]], rows, seed, present_part(present, part))
-        reader.sums.add(u, t)
+        reader.sums.add(u, t[..., :0])  # what it gives follows from its weights
 
 
 def _along_axis(known: Map, x: Numbers, taps: int) -> Numbers:

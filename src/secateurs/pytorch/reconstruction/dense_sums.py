@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.channels.network import Network
+from secateurs.channels.network import Group, Network
 from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
@@ -45,7 +45,12 @@ class _Reader:
 
 
 def contractions_of(
-    network: Network, images: CalibrationBatch, kind: str, seed: int, answers: int = 1
+    network: Network,
+    images: CalibrationBatch,
+    kind: str,
+    seed: int,
+    answers: int = 1,
+    groups: Sequence[Group] | None = None,
 ) -> list[MeasuredContraction]:
     """The sums that orders and curves need, of each contraction that reads channels.
 
@@ -55,10 +60,11 @@ def contractions_of(
         kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
         seed: of the answers that are drawn to weigh outputs by.
         answers: that each image gives.
+        groups: whose channels' readers are summed up; None takes all.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
-    readers = _readers(network, pieces, images)
+    readers = _readers(network, pieces, images, network.groups if groups is None else groups)
     random = np.random.default_rng(seed)
     sloped = _images_with_slopes(network, images, answers)
     for start, rows in enumerate(pieces.sizes(len(images))):
@@ -75,7 +81,9 @@ def _images_with_slopes(network: Network, images: CalibrationBatch, answers: int
     return images_with_slopes(network, examples, len(images), answers)
 
 
-def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict[int, _Reader]:
+def _readers(
+    network: Network, pieces: Pieces, images: CalibrationBatch, groups: Sequence[Group]
+) -> dict[int, _Reader]:
     source = source_of(network)
     names = {id(leaf.tensor) for leaf in list_tensors(source.model)}
     dims = [tensor.dim() for tensor in pieces.piece(images.rows(slice(0, 1))).inputs]
@@ -87,7 +95,7 @@ def _readers(network: Network, pieces: Pieces, images: CalibrationBatch) -> dict
             units = next((m.units for m in source.operations[number].masks), None)
         if units is None or site.map.groups != 1:
             continue
-        reading = Reading.of(network, units, site.map.inputs)
+        reading = Reading.of(network, units, site.map.inputs, groups)
         if reading is not None:
             readers[number] = _Reader(site, reading)
             if reading.mixes and reading.fold is None:
@@ -163,13 +171,14 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
         return
     places = max(1, y[:1].numel() // max(1, y.shape[reader.site.map.channel]))
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * reader.site.map.inputs))
+    counted = y.narrow(reader.site.map.channel, 0, 1)  # what it gives follows from its weights
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
         present_rows = present_part(piece.present, part)
         u, (t,) = reader.site.map.tables(
-            x[part], [y[part]], rows, seed * 4099 + start, present_rows
+            x[part], [counted[part]], rows, seed * 4099 + start, present_rows
         )
-        reader.sums.add(u, t)
+        reader.sums.add(u, t[..., :0])
 
 
 def _slopes(

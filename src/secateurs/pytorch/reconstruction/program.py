@@ -195,9 +195,8 @@ class Pieces:
 
     def _record(self, batch: CalibrationBatch) -> Tape:
         with torch.no_grad():
-            return record(
-                self.model, self.operations, *parse_example_inputs(batch.images, self.model)
-            )
+            arguments, keywords = parse_example_inputs(batch.images, self.model)
+            return record(self.model, self.operations, arguments, keywords, values=False)
 
     def sizes(self, images: int) -> Iterator[slice]:
         """The images in pieces of a size that suits the machine."""

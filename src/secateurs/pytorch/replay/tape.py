@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -207,6 +208,7 @@ def record(
     watch: Callable[[int, Call], None] | None = None,
     *,
     keep: bool = True,
+    values: bool = True,
 ) -> Tape:
     """Run the model in eval mode and write down what it does.
 
@@ -217,12 +219,14 @@ def record(
         keywords: likewise.
         watch: called before each operation, with its number.
         keep: whether to keep the tape; without, only ``watch`` is of use.
+        values: whether to keep what each operation gave; without, its shape and type are kept, as
+            an empty tensor, and a pass takes no more memory than the model's own.
 
     Raises:
         DataError: the model takes another path on these inputs than on the example inputs.
     """
     inputs = list(iterate_tensors([list(arguments), keywords]))
-    recorder = _Recorder(operations, inputs, watch, keep)
+    recorder = _Recorder(operations, inputs, watch, keep, values)
     try:
         returned = recorder.run(model, arguments, keywords)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -370,10 +374,12 @@ class _Recorder(OpInterpreter):
         inputs: Sequence[torch.Tensor],
         watch: Callable[[int, Call], None] | None,
         keep: bool,
+        keep_values: bool = True,
     ) -> None:
         super().__init__(rules.is_whole)
         self.steps: list[Step] = []
         self.values: dict[Ref, torch.Tensor] = {}
+        self._keep_values = keep_values
         self._operations = operations
         self._watch = watch
         self._keep = keep
@@ -387,6 +393,9 @@ class _Recorder(OpInterpreter):
         self._sharing: dict[int, set[int]] = {}
         self._copies: dict[int, torch.Tensor] = {}
         self._alive: list[torch.Tensor] = list(inputs)  # so that no id is used twice
+        self._ends: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._memory_numbers: dict[int, int] = {}
+        self._unused_numbers = itertools.count(-1, -1)
 
     def off_course(self, difference: str) -> str:
         """That the model took another path than when it was traced."""
@@ -405,7 +414,7 @@ class _Recorder(OpInterpreter):
         if source is not None and isinstance(output, torch.Tensor):
             # The same values, so they come from the same place.
             self._sources[id(output)] = _as_type(source, arguments[0], output)
-            self._alive.append(output)
+            self._hold(output)
         return output
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
@@ -459,16 +468,44 @@ class _Recorder(OpInterpreter):
         return fill(value, source)
 
     def _note(self, ref: Ref, tensor: torch.Tensor, *, hold: bool) -> None:
+        self.memories[ref] = self._number_memory(tensor)
+        self._sharing.setdefault(memory_of(tensor), set()).add(id(tensor))
         if hold:
-            self._alive.append(tensor)
             self._sources[id(tensor)] = ref
-            self.values[ref] = tensor
+            self.values[ref] = self._value(tensor)
         else:
             # PyTorch adds an operation where somebody holds what torch.zeros and the like made.
             tensor._secateurs_source = ref  # type: ignore[attr-defined]
-            self.values[ref] = tensor.view_as(tensor)
-        self.memories[ref] = memory_of(tensor)
-        self._sharing.setdefault(self.memories[ref], set()).add(id(tensor))
+            self.values[ref] = self._value(tensor.view_as(tensor))
+        if hold or not self._keep_values:
+            self._hold(tensor)
+
+    def _value(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What is kept of a tensor: itself, or its shape and type."""
+        return tensor if self._keep_values else torch.empty_like(tensor, device="meta")
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        """See to it that no later tensor is taken for this one, whose id it may come to have."""
+        if self._keep_values:
+            self._alive.append(tensor)
+            return
+        key, memory = id(tensor), memory_of(tensor)
+
+        def forget(_: object) -> None:
+            self._ends.pop(key, None)
+            self._sources.pop(key, None)
+            self._sharing.get(memory, set()).discard(key)
+
+        self._ends[key] = weakref.ref(tensor, forget)
+
+    def _number_memory(self, tensor: torch.Tensor) -> int:
+        """A number that only tensors in the same memory have, whether or not values are kept."""
+        memory = memory_of(tensor)
+        if self._keep_values or memory in self._given:
+            return memory
+        if not self._sharing.get(memory):  # what lay there before has gone
+            self._memory_numbers[memory] = next(self._unused_numbers)
+        return self._memory_numbers[memory]
 
     def _put_back(self) -> None:
         for ref, value in self.values.items():  # they stay what they are in this run
@@ -513,7 +550,8 @@ class _Recorder(OpInterpreter):
         step.function = twin
         old = self.sources_of(target)
         if isinstance(old, Ref):
-            self.values[old] = target.clone()  # as it was, for whoever starts from there
+            # As it was, for whoever starts from there.
+            self.values[old] = target.clone() if self._keep_values else self._value(target)
 
 
 class _StepRecorder(_Recorder):
