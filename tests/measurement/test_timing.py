@@ -1,5 +1,9 @@
 """Timing in turns, on a clock that the test turns itself."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -48,3 +52,30 @@ def test_a_machine_that_is_too_noisy_is_said_to_be_so():
     runs = {"dense": clock.run(50), "cut": clock.run(50, noise=0.4)}
     with pytest.raises(sec.MeasurementError, match=r"cut: too noisy to time: after 40 passes .* 0"):
         compare_times(runs, "dense", clock=clock, repeats=5, trusted=0.001)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_memory_that_a_pass_frees_is_not_taken_anew_page_by_page():
+    """In a process of its own: pages that were asked for while 4 MB were made and freed."""
+    script = """
+import resource, sys
+import numpy as np
+from secateurs.measurement.timing import keep_freed_memory
+if "keep" in sys.argv:
+    keep_freed_memory()
+def make_and_free():
+    big, small = np.empty(400_000), np.empty(300_000)
+    big[:], small[:] = 0, 0
+for _ in range(3):
+    make_and_free()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    make_and_free()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def pages(*words):
+        command = [sys.executable, "-c", script, *words]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert pages("keep") < 100

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from secateurs.errors import SecateursError
 from secateurs.measurement.conditions import Conditions
-from secateurs.measurement.latency_model import TERMS, LatencyModel
+from secateurs.measurement.latency_model import TERMS, LatencyModel, Samples
 from secateurs.planning.damage_curves import Sensitivity
 from secateurs.study.history import History
 from support.damaged import EXAMPLES, broken, changed
@@ -23,8 +23,18 @@ SENSITIVITY = Sensitivity(
     64,
     "cafe",
 )
-LATENCY = LatencyModel(
-    Conditions(), 1, 2.5, (0.1,) * len(TERMS), (0.02, -0.01), 8, {8: (0.6, 0.5), 1: (0.7, 0.5)}
+LATENCY = LatencyModel.fitted(
+    Conditions(),
+    1,
+    2.5,
+    Samples(
+        np.arange(1.0, 1 + 3 * len(TERMS)).reshape(3, -1),
+        np.array([[4.0, 8.0], [2.0, 8.0], [4.0, 3.0]]),
+        np.array([1.0, 0.8, 0.5]),
+        np.array([0.0, 0.01, 0.02]),
+    ),
+    8,
+    {8: (0.6, 0.5), 1: (0.7, 0.5)},
 )
 HISTORY = History()
 HISTORY.append("train", epoch=1, loss=0.5)

@@ -6,6 +6,10 @@ import torch
 from torch import nn
 
 import secateurs as sec
+from secateurs.measurement.conditions import Conditions
+from secateurs.measurement.latency_model import LatencyModel, Samples
+from secateurs.measurement.timing import Timing
+from secateurs.planning.meeting import TimedForesight, Timer
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +124,29 @@ def test_a_time_is_met_by_timing_the_result(trained, tmp_path, monkeypatch):
     assert 0.95 * 0.5 <= 1.2 * found.model[0].out_features / 64 <= 0.5
     assert len(found.trials) == 2
     assert np.isclose(found.trials[0].measured["latency"], 1.2 * 31 / 1000, rtol=0.05)
+
+
+def test_what_is_timed_on_the_way_to_a_budget_is_learned_from():
+    """Of a latency model that takes arithmetic for all there is; half of the time is constant."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    network = sec.trace(model, torch.zeros(1, 16))
+    samples = Samples.of_dense(network)
+    cuts = [network.cut({"0": list(range(gone))}) for gone in (8, 16, 24, 32, 40, 48)]
+    for cut in cuts[:3]:
+        samples = samples.with_cut(network, cut, network.macs(cut) / network.macs(), 0.01)
+    known = LatencyModel.fitted(Conditions(threads=1), 2, 3.0, samples)
+    timer = Timer(network, known)
+    foresight = TimedForesight(network, known, timer, ["latency", "throughput"])
+    before, _ = foresight.foresee(cuts[4])
+    assert before["latency"] == pytest.approx(3.0 * network.macs(cuts[4]) / network.macs(), rel=0.1)
+    assert before["throughput"] == pytest.approx(before["latency"] / 2)
+    foresight.learn(cuts[3])  # nothing was timed yet
+    assert foresight.foresee(cuts[4])[0] == before
+    for cut in cuts[3:]:
+        share = (1 + network.macs(cut) / network.macs()) / 2
+        timer.latest = Timing((3.0 * share,) * 3, (share,) * 3)
+        foresight.learn(cut)
+    after, doubt = foresight.foresee(cuts[4])
+    real = 3.0 * (1 + network.macs(cuts[4]) / network.macs()) / 2
+    assert after["latency"] == pytest.approx(real, rel=0.06)
+    assert doubt < 0.1

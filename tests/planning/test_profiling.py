@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,53 @@ def test_cuts_of_random_widths_leave_something_of_every_group(network):
     shares = [network.macs(cut) / network.macs() for cut in cuts]
     assert min(shares) < 0.4
     assert max(shares) > 0.7
+
+
+def test_every_other_random_cut_has_the_multiples_that_plans_have(of_two_kinds):
+    network, multiples = of_two_kinds, {"depthwise": 16, "1x1": 4, "kxk": 8}
+    kinds = kinds_of(network)
+    for number, cut in enumerate(random_cuts(network, 16, 1, multiples)):
+        for group in network.groups:
+            gone = len(cut.channels[group.name].removed) if group.name in cut.channels else 0
+            usual = (1, 4, 8, 16)[number // 2 % 4]
+            step = usual if number % 2 else multiples[kinds[group.name]]
+            assert (len(group) - gone) % step == 0 or gone == 0
+
+
+def test_plans_are_foretold_where_no_term_says_what_is_slow(monkeypatch, tmp_path):
+    """Made-up times: of MACs, twice as much below three tenths of a layer.
+
+    No sum of terms says so.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    widths = (64, 128, 96)
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise((8, *widths, 4))]
+    network = sec.trace(nn.Sequential(*layers), torch.zeros(1, 8, 6, 6))
+
+    def time(cut):
+        kept = [8, *(width - _gone(cut, place) for place, width in enumerate(widths)), 4]
+        taken = [
+            a * b * (2 if b < 0.3 * n else 1)
+            for (a, b), n in zip(pairwise(kept), (*widths, 4), strict=True)
+        ]
+        return sum(taken) / sum(a * b for a, b in pairwise((8, *widths, 4)))
+
+    def _gone(cut, place):
+        name = str(place)
+        return len(cut.channels[name].removed) if name in cut.channels else 0
+
+    def times(self, cuts, repeats):
+        return [Timing((time(cut),) * 3, (time(cut),) * 3) for cut in cuts]
+
+    monkeypatch.setattr(profiling.CutBench, "times", times)
+    found = profile_network(network, Conditions(threads=1))
+    scores = sec.score(network, "l1")
+    for share in (0.5, 0.25):
+        for unit in ("macs", "latency"):
+            asked = {unit: share, "runtime": "eager", "threads": 1}
+            cut = sec.plan(network, scores, asked, latency_model=found, multiple=4)
+            alive = network.alive(network.removed_by(cut))
+            assert found.predictor(network)(alive) == pytest.approx(time(cut), rel=0.06)
 
 
 def test_a_cut_that_fits_badly_is_timed_once_more(network, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 import secateurs as sec
 from secateurs.planning.budget import UNITS, Budget
-from secateurs.planning.trials import TrialMaker, Trials
+from secateurs.planning.trials import Foresight, TrialMaker, Trials
 
 
 def workshop(plan, **measured):
@@ -169,3 +169,26 @@ def test_no_plan_below_a_floor_is_no_error():
 
     model, _ = Trials(Budget(drop=0.5), workshop(plan, drop=(0.5, lambda macs: 0.0))).run()
     assert 0.4 <= model <= 0.4 * 1.05
+
+
+def test_each_trial_says_what_was_predicted_of_it_before_it_was_timed():
+    """Everything takes a fifth longer than was said, until one was timed."""
+
+    class Learns(Foresight):
+        factor = 1.0
+
+        def foresee(self, cut):
+            return {"latency_ms": self.factor * cut}, 0.04
+
+        def learn(self, cut):
+            self.factor = 1.2
+
+    shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(10, lambda ms: 1.2 * ms))
+    shop = replace(shop, foresight=Learns())
+    trials = Trials(Budget(latency_ms=10), shop)
+    _, chosen = trials.run()
+    first, last = trials.made
+    assert first.predicted["latency_ms"] == pytest.approx(first.measured["latency_ms"] / 1.2)
+    assert "[predicted -16.7% off, give or take 4.0%]" in str(first)
+    assert last is chosen
+    assert last.predicted["latency_ms"] == pytest.approx(last.measured["latency_ms"])

@@ -5,15 +5,16 @@ they are and as they are with its widths filled up to the width of a vector; the
 and reads; its weights, which a batch of one reads but once. Depthwise layers have terms of their
 own, and once more where their width is no multiple of 4, 8 or 16: runtimes that keep channels in
 blocks fall off their fast path there. What a term costs on this machine, in this runtime, is found
-by timing some dozen real cuts of the network and a fit by non-negative least squares. How far off
-the model is is found by leaving each cut out in turn.
+by timing some dozen real cuts of the network and a fit by non-negative least squares. What that is
+off by is carried over to cuts that are like those (``residuals``). How far off the model is is
+found by leaving each cut out in turn.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,10 +22,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from scipy.optimize import nnls
 
+from secateurs.channels.arrays import Floats
 from secateurs.channels.blocks import BlockCut
+from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role, Tensor
 from secateurs.errors import MeasurementError, in_one_line
 from secateurs.measurement.conditions import Conditions
+from secateurs.measurement.residuals import Residuals
 
 VECTOR = 16
 """Channels that a vector of today's processors holds (float32, AVX-512), or two of the half."""
@@ -93,6 +97,12 @@ class WidthTerms:
 
     def of(self, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()) -> NDArray[np.float64]:
         """The terms, summed over layers but those of blocks that go; shape (``TERMS``,)."""
+        return self.sum(*self.sizes(alive, blocks))
+
+    def sizes(
+        self, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        """Of each layer what ``sum`` takes: outputs, inputs, MACs, whether it is there."""
         stays = self._network.solution.mark_kept(alive)
         counts: dict[int, int] = {}
 
@@ -110,7 +120,8 @@ class WidthTerms:
             float(layer.constant) * float(np.prod([count(axis, len(axis)) for axis in layer.axes]))
             for layer in self.layers
         ]
-        return self.sum(np.array(out), np.array(into), np.array(macs), np.array(there, np.float64))
+        out_, into_, macs_, there_ = (np.array(one, np.float64) for one in (out, into, macs, there))
+        return out_, into_, macs_, there_
 
     def sum(
         self,
@@ -215,6 +226,17 @@ PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
+_LEAST = 1e-12
+
+
+class _SamplesData(BaseModel):
+    """The cuts that were timed, as JSON."""
+
+    terms: list[Annotated[tuple[Number, ...], Field(min_length=len(TERMS), max_length=len(TERMS))]]
+    macs: list[list[Number]]
+    ratios: list[PositiveNumber]
+    noise: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
 
 class _LatencyData(BaseModel):
     """What a latency model is as JSON."""
@@ -223,11 +245,71 @@ class _LatencyData(BaseModel):
     images: Count
     dense_ms: PositiveNumber
     terms: tuple[str, ...]
-    costs: Annotated[tuple[Number, ...], Field(min_length=len(TERMS), max_length=len(TERMS))]
-    errors: Annotated[tuple[Number, ...], Field(min_length=1)]
+    samples: _SamplesData
     multiple: Count
     at_multiples: dict[Count, tuple[PositiveNumber, PositiveNumber]]
     by_kind: dict[str, Count]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Cuts that were timed beside the dense network; the first is the dense network itself.
+
+    Attributes:
+        terms: shape (cuts, number of ``TERMS``).
+        macs: of each layer; shape (cuts, layers).
+        ratios: of times to the dense network's; shape (cuts,).
+        noise: standard error of each, relative to it; shape (cuts,).
+    """
+
+    terms: Floats
+    macs: Floats
+    ratios: Floats
+    noise: Floats
+
+    @classmethod
+    def of_dense(cls, network: Network) -> Samples:
+        """Of the dense network alone."""
+        terms, macs = _row(WidthTerms(network), network.alive(), ())
+        return cls(terms[None], macs[None], np.ones(1), np.zeros(1))
+
+    def __len__(self) -> int:
+        return len(self.ratios)
+
+    def with_cut(self, network: Network, cut: Cut, ratio: float, noise: float) -> Samples:
+        """These and one more.
+
+        Args:
+            network: the dense one.
+            cut: of it.
+            ratio: of its time to the dense network's.
+            noise: standard error of that, relative to it.
+        """
+        alive = network.alive(network.removed_by(cut))
+        terms, macs = _row(WidthTerms(network), alive, cut.blocks)
+        return Samples(
+            np.vstack([self.terms, terms]),
+            np.vstack([self.macs, macs]),
+            np.append(self.ratios, ratio),
+            np.append(self.noise, noise),
+        )
+
+    def with_ratio(self, place: int, ratio: float, noise: float) -> Samples:
+        """These, one of them timed again."""
+        ratios, noises = self.ratios.copy(), self.noise.copy()
+        ratios[place], noises[place] = ratio, noise
+        return replace(self, ratios=ratios, noise=noises)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As lists of numbers."""
+        return {name: getattr(self, name).tolist() for name in ("terms", "macs", "ratios", "noise")}
+
+
+def _row(
+    terms: WidthTerms, alive: NDArray[np.bool_], blocks: Sequence[BlockCut]
+) -> tuple[Floats, Floats]:
+    out, into, macs, there = terms.sizes(alive, blocks)
+    return terms.sum(out, into, macs, there), macs * there
 
 
 @dataclass(frozen=True)
@@ -245,6 +327,8 @@ class LatencyModel:
         at_multiples: multiple -> (time, MACs) of the network cut to half of its MACs, or as near as
             it comes, at widths of that multiple; both relative to the dense network's.
         by_kind: kind of group -> the multiple of its widths, where a smaller one was found to do.
+        residuals: what the sum of terms is off by, near cuts that were timed; None: unknown.
+        samples: the cuts that it is fitted to; None where it was not fitted.
     """
 
     conditions: Conditions
@@ -255,15 +339,88 @@ class LatencyModel:
     multiple: int
     at_multiples: Mapping[int, tuple[float, float]]
     by_kind: Mapping[str, int] = field(default_factory=dict)
+    residuals: Residuals | None = field(default=None, compare=False)
+    samples: Samples | None = field(default=None, compare=False)
+
+    @classmethod
+    def fitted(
+        cls,
+        conditions: Conditions,
+        images: int,
+        dense_ms: float,
+        samples: Samples,
+        multiple: int = 1,
+        at_multiples: Mapping[int, tuple[float, float]] | None = None,
+        by_kind: Mapping[str, int] | None = None,
+    ) -> LatencyModel:
+        """Of cuts that were timed; the other arguments are attributes."""
+        costs, residuals, errors = fit(samples)
+        return cls(
+            conditions,
+            images,
+            dense_ms,
+            tuple((dense_ms * costs).tolist()),
+            tuple(errors.tolist()),
+            multiple,
+            at_multiples or {},
+            by_kind or {},
+            residuals,
+            samples,
+        )
+
+    def learn(self, network: Network, cut: Cut, ratio: float, noise: float) -> LatencyModel:
+        """The model fitted to one more cut; itself where it was not fitted to any.
+
+        Args:
+            network: the dense one that it is of.
+            cut: that was timed.
+            ratio: of its time to the dense network's.
+            noise: standard error of that, relative to it.
+        """
+        if self.samples is None:
+            return self
+        return LatencyModel.fitted(
+            self.conditions,
+            self.images,
+            self.dense_ms,
+            self.samples.with_cut(network, cut, ratio, noise),
+            self.multiple,
+            self.at_multiples,
+            self.by_kind,
+        )
 
     def multiple_for(self, kind: str) -> int:
         """Of what the widths of a kind of group are best kept multiples."""
         return self.by_kind.get(kind, self.multiple)
 
+    def milliseconds(self, terms: Floats, macs: Floats) -> Floats:
+        """Of a pass.
+
+        Args:
+            terms: summed over layers; shape (..., number of ``TERMS``).
+            macs: of each layer; shape (..., layers).
+        """
+        found: Floats = terms @ np.array(self.costs)
+        return found if self.residuals is None else found * self.residuals.factor(macs)
+
     def predictor(self, network: Network) -> Callable[..., float]:
         """(atoms that stay, blocks that go whole: none) -> milliseconds of a pass."""
-        terms, costs = WidthTerms(network), np.array(self.costs)
-        return lambda alive, blocks=(): float(terms.of(alive, blocks) @ costs)
+        terms = WidthTerms(network)
+        return lambda alive, blocks=(): float(self.milliseconds(*_row(terms, alive, blocks)))
+
+    def doubt(
+        self, network: Network, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()
+    ) -> float:
+        """How far off the prediction of a cut may be, one standard deviation, relative to it.
+
+        Args:
+            network: the dense one, or what is left of it.
+            alive: atoms that stay.
+            blocks: residual blocks that go whole.
+        """
+        if self.residuals is None:
+            return self.median_error
+        return float(self.residuals.doubt(_row(WidthTerms(network), alive, blocks)[1]))
 
     @property
     def median_error(self) -> float:
@@ -297,19 +454,24 @@ class LatencyModel:
         return "\n".join(parts)
 
     def to_json(self) -> str:
-        """As text that ``from_json`` reads."""
+        """As text that ``from_json`` reads.
+
+        Raises:
+            MeasurementError: the model was not fitted to anything.
+        """
+        if self.samples is None:
+            raise MeasurementError("expected a latency model that was fitted; received costs alone")
         plain = {
             "conditions": self.conditions.to_plain(),
             "images": self.images,
             "dense_ms": self.dense_ms,
             "terms": TERMS,
-            "costs": self.costs,
-            "errors": self.errors,
+            "samples": self.samples.to_plain(),
             "multiple": self.multiple,
             "at_multiples": {str(m): both for m, both in self.at_multiples.items()},
             "by_kind": dict(self.by_kind),
         }
-        return json.dumps(plain, indent=1) + "\n"
+        return json.dumps(plain) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> LatencyModel:
@@ -323,47 +485,59 @@ class LatencyModel:
             if plain.terms != TERMS:
                 raise ValueError(f"terms: expected {TERMS}")
             conditions = Conditions(**plain.conditions)
-        except (ValueError, TypeError, RecursionError) as error:
+            samples = Samples(
+                *(np.array(getattr(plain.samples, f.name), np.float64) for f in fields(Samples))
+            )
+            if len({len(samples.terms), len(samples.macs), len(samples), len(samples.noise)}) != 1:
+                raise ValueError("samples: expected as many of each")
+            settled = (plain.multiple, plain.at_multiples, plain.by_kind)
+            with np.errstate(over="raise", invalid="raise", divide="raise"):
+                return cls.fitted(conditions, plain.images, plain.dense_ms, samples, *settled)
+        # Numbers that no machine measures overflow, or have no fit (scipy's RuntimeError).
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise MeasurementError(
                 f"expected a latency model as this version writes it; received something else "
                 f"({in_one_line(error)}). Measure it again: sec.profile(model, x, fresh=True)."
             ) from error
-        return cls(
-            conditions,
-            plain.images,
-            plain.dense_ms,
-            plain.costs,
-            plain.errors,
-            plain.multiple,
-            plain.at_multiples,
-            plain.by_kind,
-        )
 
 
 def _at(multiple: int) -> str:
     return "at any width" if multiple == 1 else f"at multiples of {multiple}"
 
 
-def fit(
-    terms: NDArray[np.float64], times: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(cost of each term, relative error of each cut when it is left out).
+def fit(samples: Samples) -> tuple[Floats, Residuals, Floats]:
+    """(cost of each term, what that leaves, relative error of each cut when it is left out).
+
+    Costs are in times that the dense network takes.
 
     Args:
-        terms: shape (cuts, number of ``TERMS``).
-        times: of the cuts, above 0; shape (cuts,).
+        samples: at least one.
     """
+    terms, times = samples.terms, samples.ratios
+    costs = _solve(terms, times)
+    residuals = _residuals_of(samples, costs)
     errors = np.empty(len(times))
     for place in range(len(times)):
         others = np.arange(len(times)) != place
-        predicted = terms[place] @ _solve(terms[others], times[others])
+        without = _solve(terms[others], times[others])
+        off = np.log(times / np.maximum(terms @ without, _LEAST))
+        rest = replace(residuals, off=off).without(place)
+        predicted = terms[place] @ without * rest.factor(samples.macs[place])
         errors[place] = predicted / times[place] - 1
-    return _solve(terms, times), errors
+    return costs, residuals, errors
 
 
-def _solve(terms: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
+def _residuals_of(samples: Samples, costs: Floats) -> Residuals:
+    off = np.log(samples.ratios / np.maximum(samples.terms @ costs, _LEAST))
+    shares = samples.macs[0] / max(1.0, samples.macs[0].sum())
+    # By their roots, so that many small layers are not lost beside one that is large.
+    shares = np.sqrt(shares) / max(np.sqrt(shares).sum(), _LEAST)
+    return Residuals.fit(samples.macs, shares, off, samples.noise)
+
+
+def _solve(terms: Floats, times: Floats) -> Floats:
     """Costs of at least 0 by which the relative errors are least."""
     scale = np.maximum(terms.max(axis=0), 1e-300)
     costs, _ = nnls(terms / scale / times[:, None], np.ones(len(times)))
-    found: NDArray[np.float64] = costs / scale
+    found: Floats = costs / scale
     return found

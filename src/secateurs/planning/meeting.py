@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,12 @@ from secateurs.channels.file_size import FileKind
 from secateurs.channels.network import Network
 from secateurs.errors import BudgetError, DataError
 from secateurs.measurement.latency_model import LatencyModel
-from secateurs.measurement.timing import clock_for, compare_times
+from secateurs.measurement.timing import Timing, clock_for, compare_times
 from secateurs.planning.budget import UNITS, Budget
-from secateurs.planning.timed_units import TimedUnit
-from secateurs.planning.trials import Trial, TrialMaker, Trials
+from secateurs.planning.timed_units import Predictor, TimedUnit
+from secateurs.planning.trials import Foresight, Trial, TrialMaker, Trials
 from secateurs.planning.tried_units import Drop
-from secateurs.planning.units import is_fraction
+from secateurs.planning.units import Candidate, is_fraction
 from secateurs.training.objectives import label_tokens, loss_in, objective_of
 from secateurs.training.task import LearningTask
 
@@ -64,11 +64,13 @@ def meet(
     """
     limits: dict[str, float] = {}
     measure: dict[str, Callable[[Any], float]] = {}
-    for name in budget.limits:
-        if isinstance(UNITS[name], TimedUnit) and latency_model is not None:
-            timer = Timer(network, latency_model)
-            limits[name] = _limit_of_time(budget, name, latency_model)
-            measure[name] = timer.measure_in(name)
+    foresight: TimedForesight | None = None
+    timed = [name for name in budget.limits if isinstance(UNITS[name], TimedUnit)]
+    if timed and latency_model is not None:
+        timer = Timer(network, latency_model)
+        limits |= {name: _limit_of_time(budget, name, latency_model) for name in timed}
+        measure |= {name: timer.measure_in(name) for name in timed}
+        foresight = TimedForesight(network, latency_model, timer, timed)
     if "size_mb" in budget.limits and not budget.file.is_foreseen:
         asked = budget.limits["size_mb"]
         whole = file_bytes(network.source.model, budget.file) if is_fraction(asked) else np.nan
@@ -89,7 +91,7 @@ def meet(
         measure["peak_memory_mb"] = peak
     units = budget.units(network, latency_model)
     sketch = partial(_unproven, network)
-    trials = Trials(budget, TrialMaker(plan, make, measure, limits, units, sketch))
+    trials = Trials(budget, TrialMaker(plan, make, measure, limits, units, sketch, foresight))
     model, chosen = trials.run()
     return model, chosen, trials.made
 
@@ -101,13 +103,18 @@ def _unproven(network: Network, cut: Cut) -> Any:
 
 
 class Timer:
-    """Times a cut model beside the dense one; a model that was timed last is not timed again."""
+    """Times a cut model beside the dense one.
+
+    Attributes:
+        latest: what was timed last; None before anything was.
+    """
 
     def __init__(self, network: Network, latency_model: LatencyModel) -> None:
         self._backend = backend_named(network.source.framework)
         self._inputs = network.source.example_inputs
         self._latency_model = latency_model
         self._conditions = latency_model.conditions
+        self.latest: Timing | None = None
         self._dense = self._backend.runner(network.source.model, self._inputs, self._conditions)
 
     def measure_in(self, name: str) -> Callable[[Any], float]:
@@ -125,11 +132,42 @@ class Timer:
                 clock=clock_for(self._conditions),
                 trusted=0.02,
             )[_CUT]
+            self.latest = timing
             # A share of the dense model's time is a ratio within the same passes.
             taken = timing.ratio * model_of.dense_ms if is_relative else timing.median
             return unit.convert(taken, model_of.images)
 
         return measure
+
+
+class TimedForesight(Foresight):
+    """A latency model that learns from every cut that is timed on the way to a budget.
+
+    Args:
+        network: of the dense model.
+        model: as it is known before the first.
+        timer: that times them.
+        units: of time, that are asked for.
+    """
+
+    def __init__(
+        self, network: Network, model: LatencyModel, timer: Timer, units: Sequence[str]
+    ) -> None:
+        self._network, self._model, self._timer = network, model, timer
+        self._units = [UNITS[name] for name in units]
+
+    def foresee(self, cut: Cut) -> tuple[Mapping[str, float], float]:
+        candidate = Candidate.after(self._network, cut)
+        taken = Predictor(self._network, self._model).milliseconds(candidate)
+        doubt = self._model.doubt(self._network, candidate.alive, candidate.blocks)
+        images = self._model.images
+        found = {u.name: u.convert(taken, images) for u in self._units if isinstance(u, TimedUnit)}
+        return found, doubt
+
+    def learn(self, cut: Cut) -> None:
+        timing = self._timer.latest
+        if timing is not None:
+            self._model = self._model.learn(self._network, cut, timing.ratio, timing.error)
 
 
 def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +12,9 @@ from secateurs.arguments import FLAG, MODEL, SEED, TEXT, takes, whole_number
 from secateurs.backends import Backend, backend_named, backend_of
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
-from secateurs.criteria.scoring import score
+from secateurs.criteria.scoring import Scores, score
 from secateurs.data.cache import cache_folder
-from secateurs.errors import BudgetError, MeasurementError
+from secateurs.errors import BudgetError, MeasurementError, ModelError
 from secateurs.files import check_can_write, write_atomically
 from secateurs.measurement.conditions import (
     Conditions,
@@ -24,11 +24,13 @@ from secateurs.measurement.conditions import (
     fingerprint,
     machine,
 )
-from secateurs.measurement.latency_model import LatencyModel, WidthTerms, fit
+from secateurs.measurement.latency_model import LatencyModel, Samples
 from secateurs.measurement.timing import Timing, clock_for, compare_times
+from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import Budget
 from secateurs.planning.group_kinds import KINDS, kinds_of
-from secateurs.planning.removal_order import Multiple, RemovalOrder
+from secateurs.planning.removal_order import Multiple, RemovalOrder, list_allowed, multiples_of
+from secateurs.planning.widths import MILLISECONDS, WidthCosts
 from secateurs.planning.within_budget import cut_within
 
 MULTIPLES = (1, 4, 8, 16)
@@ -38,6 +40,10 @@ NEAR_ENOUGH = 1.05
 _DENSE = "the dense model"
 _TRUSTED_OF_SAMPLES = 0.05
 _DOUBTFUL = 0.12
+_ROUNDS = 2
+"""Times that cuts are planned by what is known so far, timed, and learned from."""
+_PLANNED_SHARES = (0.5, 0.25)
+_FLOOR = 0.05
 
 
 @takes(
@@ -142,36 +148,29 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
     multiple = best_multiple(at_multiples)
     room = NEAR_ENOUGH / cost_at(at_multiples, multiple)
     by_kind, by_kinds = _narrow_multiples(network, bench, multiple, room, seed)
+
+    def fit_to(timed: Sequence[tuple[Cut, Timing]]) -> LatencyModel:
+        dense_ms = float(np.median([timing.median / timing.ratio for _, timing in timed]))
+        samples = Samples.of_dense(network)
+        for cut, timing in timed:
+            samples = samples.with_cut(network, cut, timing.ratio, timing.error)
+        settled = (multiple, at_multiples, by_kind)
+        return LatencyModel.fitted(conditions, bench.images, dense_ms, samples, *settled)
+
     timed = [*zip(halves.values(), at_half, strict=True), *by_kinds]
-    samples = [(cut, timing.ratio) for cut, timing in timed]
-    dense = [timing.median / timing.ratio for _, timing in timed]
-    for cut in random_cuts(network, cuts, seed):
-        (timing,) = bench.times([cut], repeats=9)
-        samples.append((cut, timing.ratio))
-        dense.append(timing.median / timing.ratio)
-    dense_ms = float(np.median(dense))
-    terms = WidthTerms(network)
-    rows = [terms.of(network.alive())]
-    rows += [terms.of(network.alive(network.removed_by(cut))) for cut, _ in samples]
-    times = dense_ms * np.array([1.0, *(ratio for _, ratio in samples)])
-    costs, errors = fit(np.array(rows), times)
+    as_planned = {kind: by_kind.get(kind, multiple) for kind in KINDS}
+    timed += bench.each(random_cuts(network, cuts, seed, as_planned))
+    for _ in range(_ROUNDS):
+        planned = planned_cuts(network, fit_to(timed), seed)
+        timed += bench.each(cut for cut in planned if all(cut != known for known, _ in timed))
+    found = fit_to(timed)
     # A cut that fits badly is either odd or was disturbed: timed once more, it shows which.
-    doubtful = [place for place in range(len(samples)) if abs(errors[place + 1]) > _DOUBTFUL]
-    for place in doubtful:
-        (timing,) = bench.times([samples[place][0]], repeats=25)
-        times[place + 1] = dense_ms * timing.ratio
-    if doubtful:
-        costs, errors = fit(np.array(rows), times)
-    return LatencyModel(
-        conditions,
-        bench.images,
-        dense_ms,
-        tuple(costs.tolist()),
-        tuple(errors.tolist()),
-        multiple,
-        at_multiples,
-        by_kind,
-    )
+    doubtful = [place for place in range(len(timed)) if abs(found.errors[place + 1]) > _DOUBTFUL]
+    for place, again in zip(
+        doubtful, bench.each((timed[place][0] for place in doubtful), repeats=25), strict=True
+    ):
+        timed[place] = again
+    return fit_to(timed) if doubtful else found
 
 
 class CutBench:
@@ -201,6 +200,10 @@ class CutBench:
             seed=self._seed,
         )
         return [found[f"cut {number}"] for number in range(len(cuts))]
+
+    def each(self, cuts: Iterable[Cut], repeats: int = 9) -> list[tuple[Cut, Timing]]:
+        """Cuts and their times, one after the other beside the dense model."""
+        return [(cut, self.times([cut], repeats)[0]) for cut in cuts]
 
 
 def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
@@ -281,22 +284,34 @@ def _half(network: Network, multiple: Multiple, seed: int) -> Cut:
     return Cut()
 
 
-def random_cuts(network: Network, number: int, seed: int) -> Iterator[Cut]:
-    """Cuts of random widths, each group's its own: a quarter free, the others at multiples.
+def random_cuts(
+    network: Network, number: int, seed: int, multiples: Mapping[str, int] | None = None
+) -> Iterator[Cut]:
+    """Cuts of random widths, each group's its own.
 
     Many are narrower towards one end of the network: a plan may well take most of its early layers,
     whose costs would not be told apart from the others' by cuts that are alike all along.
+
+    Args:
+        network: whose cuts they are.
+        number: of cuts.
+        seed: of the widths.
+        multiples: kind of group -> of what its widths are multiples in every other cut, as they are
+            in plans; the rest, and all if None, are at any width, at multiples of 4, 8 and 16.
     """
     lots = np.random.default_rng(seed)
     along = np.linspace(-0.5, 0.5, max(2, len(network.groups)))
+    kinds = kinds_of(network)
     for turn in range(number):
-        multiple = MULTIPLES[turn % len(MULTIPLES)]
+        as_planned = multiples is not None and turn % 2 == 0
+        usual = MULTIPLES[(turn if multiples is None else turn // 2) % len(MULTIPLES)]
         middle, slope = lots.uniform(0.15, 0.9), lots.uniform(-0.8, 0.8)
         chosen: dict[str, list[int]] = {}
         for place, group in zip(along, network.groups, strict=False):
             width = len(group)
             ideal = middle + slope * place + lots.uniform(-0.25, 0.25)
             share = float(np.clip(ideal, 0.05, 1.0))
+            multiple = multiples[kinds[group.name]] if multiples and as_planned else usual
             step = multiple if width >= multiple else 1
             kept = min(width, max(step, round(share * width / step) * step))
             if kept < width:
@@ -304,6 +319,53 @@ def random_cuts(network: Network, number: int, seed: int) -> Iterator[Cut]:
                     lots.choice(width, size=width - kept, replace=False).tolist()
                 )
         yield network.cut(chosen)
+
+
+def planned_cuts(network: Network, model: LatencyModel, seed: int) -> list[Cut]:
+    """Cuts as they are planned by a latency model: where it flatters, plans go.
+
+    Args:
+        network: whose cuts they are.
+        model: as it is fitted so far.
+        seed: of the channels.
+    """
+    scores = score(network, "random", seed=seed)
+    found = []
+    for share in _PLANNED_SHARES:
+        for weighed in (False, True):
+            plan = _planned_by_losses if weighed else _planned_by_order
+            try:
+                found.append(plan(network, scores, share, model))
+            except (BudgetError, ModelError):
+                continue  # the floors are above it, or nothing can go
+    return [cut for cut in found if cut.channels]
+
+
+def _planned_by_order(network: Network, scores: Scores, share: float, model: LatencyModel) -> Cut:
+    """As ``plan`` goes: the same of all groups, less of those whose arithmetic is fast."""
+    order = RemovalOrder.of(network, scores, "group", _FLOOR, None, (), None, model)
+    return cut_within(order, Budget(macs=share), None)
+
+
+def _planned_by_losses(network: Network, scores: Scores, share: float, model: LatencyModel) -> Cut:
+    """As ``plan_measured`` goes, where each group loses more the less of it is left."""
+    groups = list_allowed(network, ())
+    multiples = multiples_of(network, groups, None, model)
+    curves = [len(group) / np.maximum(np.arange(len(group) + 1), 0.5) - 1 for group in groups]
+    choices = [
+        choices_of(len(group), _FLOOR, int(multiple))
+        for group, multiple in zip(groups, multiples, strict=True)
+    ]
+    costs = WidthCosts(network, groups, latency_model=model)
+    limits = {MILLISECONDS: share * model.dense_ms}
+    widths = allocate(Problem(curves, choices, costs, limits))
+    return network.cut(
+        {
+            group.name: np.sort(np.argsort(scores[group.name])[: len(group) - width]).tolist()
+            for group, width in zip(groups, widths.tolist(), strict=True)
+            if width < len(group)
+        }
+    )
 
 
 def _cache_file(network: Network, conditions: Conditions, cuts: int, seed: int) -> Path:

@@ -9,8 +9,9 @@ fall.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateurs.channels.cut import Cut
@@ -42,6 +43,9 @@ class Trial:
         holds: whether all limits hold.
         shown: the same as ``measured``, as a message says it.
         remark: what else is to be known of it; "" of most.
+        predicted: unit of time -> what was said before it was timed, by all that had been timed
+            until then; in the unit's own count.
+        doubt: one standard deviation of that, relative to it.
     """
 
     asked: Budget
@@ -50,15 +54,37 @@ class Trial:
     holds: bool
     shown: Mapping[str, str]
     remark: str = ""
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    doubt: float = 0.0
 
     def __str__(self) -> str:
         asked = ", ".join(
             f"{name}={limit:.3g}" if isinstance(limit, float) else f"{name}={limit}"
             for name, limit in self.asked.limits.items()
         )
-        shown = ", ".join(f"{name} {text}" for name, text in self.shown.items())
+        shown = ", ".join(
+            f"{name} {text}{self._show_prediction(name)}" for name, text in self.shown.items()
+        )
         remark = f"; {self.remark}" if self.remark else ""
         return f"{asked}: {shown}{'' if self.holds else ' (does not hold)'}{remark}"
+
+    def _show_prediction(self, name: str) -> str:
+        if name not in self.predicted:
+            return ""
+        off = self.predicted[name] / self.measured[name] - 1
+        return f" [predicted {off:+.1%} off, give or take {self.doubt:.1%}]"
+
+
+class Foresight(ABC):
+    """What says of a cut how long it will take, and learns from how long it took."""
+
+    @abstractmethod
+    def foresee(self, cut: Cut) -> tuple[Mapping[str, float], float]:
+        """(unit of time -> what a cut will take, one standard deviation relative to it)."""
+
+    @abstractmethod
+    def learn(self, cut: Cut) -> None:
+        """That what was timed last is of this cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +100,7 @@ class TrialMaker:
         units: by which they are shown.
         sketch: the cut -> a model of its widths, whatever its weights: enough for a time and a
             file, and made much sooner; None takes ``make``.
+        foresight: what predicts times; None: nothing does.
     """
 
     plan: Callable[[Budget], Cut]
@@ -82,6 +109,7 @@ class TrialMaker:
     limits: Mapping[str, float]
     units: Mapping[str, Unit]
     sketch: Callable[[Cut], Any] | None = None
+    foresight: Foresight | None = None
 
     @property
     def corrected(self) -> list[str]:
@@ -163,7 +191,11 @@ class Trials:
             model = shop.make(sketch.cut)
         rest = {n: measure(model) for n, measure in shop.measure.items() if n not in shop.corrected}
         self._latest = model
-        trial = self._judge(sketch.asked, sketch.cut, {**sketch.measured, **rest})
+        trial = replace(
+            self._judge(sketch.asked, sketch.cut, {**sketch.measured, **rest}),
+            predicted=sketch.predicted,
+            doubt=sketch.doubt,
+        )
         least = max(trial.measured[name] / shop.limits[name] for name in shop.corrected)
         if least < 1 - TOLERANCE:
             trial = replace(
@@ -221,9 +253,12 @@ class Trials:
     def _sketch(self, asked: Budget) -> Trial:
         shop = self._workshop
         cut = shop.plan(asked)
+        predicted, doubt = shop.foresight.foresee(cut) if shop.foresight else ({}, 0.0)
         self._latest = model = (shop.sketch or shop.make)(cut)
         measured = {name: shop.measure[name](model) for name in shop.corrected}
-        trial = self._judge(asked, cut, measured)
+        if shop.foresight:
+            shop.foresight.learn(cut)
+        trial = replace(self._judge(asked, cut, measured), predicted=predicted, doubt=doubt)
         self.made.append(trial)
         return trial
 

@@ -101,7 +101,8 @@ class _Times:
 
     Attributes:
         terms: of the network.
-        costs: milliseconds of each term.
+        model: by which time is reckoned.
+        scale: what that is off by for the dense network.
         macs: of each layer.
         outputs: which length is each layer's output axis, shape (layers,).
         inputs: the same of its input axis.
@@ -109,7 +110,8 @@ class _Times:
     """
 
     terms: WidthTerms
-    costs: Floats
+    model: LatencyModel
+    scale: float
     macs: _Polynomial
     outputs: Ids
     inputs: Ids
@@ -119,9 +121,9 @@ class _Times:
         """Milliseconds; ``shares`` (choices, groups) -> (choices,)."""
         sizes = self.macs.lengths.sizes(shares)
         out, into = np.rint(sizes[:, self.outputs]), np.rint(sizes[:, self.inputs])
-        terms = self.terms.sum(out, into, self.macs.products(sizes), sizes[:, self.blocks])
-        total: Floats = terms @ self.costs
-        return total
+        macs, there = self.macs.products(sizes), sizes[:, self.blocks]
+        terms = self.terms.sum(out, into, macs, there)
+        return self.scale * self.model.milliseconds(terms, macs * there)
 
 
 class WidthCosts:
@@ -213,11 +215,10 @@ class WidthCosts:
         blocks = [axes.place_of_width(owner) for owner in owners]
         products = [Product(layer.constant, layer.axes) for layer in layers]
         macs = axes.polynomial(zip(products, owners, strict=True), len(self.full))
-        costs = np.array(model.costs)
         places = (np.array(of, np.int64) for of in (outputs, inputs, blocks))
-        found = _Times(terms, costs, macs, *places)
+        found = _Times(terms, model, 1.0, macs, *places)
         scale = model.dense_ms / found.values(np.ones((1, len(self.full))))[0]
-        return replace(found, costs=costs * scale)
+        return replace(found, scale=float(scale))
 
     def _terms(self, axis: Ids) -> Terms:
         """(units, the groups whose shares of them stay), by which groups an axis's units need."""
