@@ -55,7 +55,7 @@ SAYS = {
 }
 
 
-def loaded(network: str) -> Data:
+def load_data(network: str) -> Data:
     data = NETWORKS[network][0]
     return load(data, limit=20_000) if data == "fashion-mnist" else load(data, seed=0)
 
@@ -217,7 +217,7 @@ COLUMNS = (
 )
 
 
-def said(results: dict[str, dict[str, object]], arguments: argparse.Namespace) -> str:
+def summarise_results(results: dict[str, dict[str, object]], arguments: argparse.Namespace) -> str:
     each = "; ".join(
         f"{SAYS[network]}: {result['channels']} channels, {100 * result['accuracy']:.0f} % right, "
         f"largest difference between exact and naive {result['largest difference']:.0e} (largest "
@@ -247,7 +247,7 @@ def main() -> None:
     results = {}
     for network in arguments.networks or NETWORKS:
         torch.manual_seed(0)
-        data = loaded(network)
+        data = load_data(network)
         model = build(network, data, arguments.width)
         kept = arguments.weights and arguments.weights / f"{network}-{arguments.width}.pt"
         if kept and kept.exists():
@@ -261,7 +261,7 @@ def main() -> None:
         results[network] = measure(model, data, arguments)
         print(markdown(COLUMNS, rows(results[network], network)), flush=True)
     shown = [row for network, result in results.items() for row in rows(result, network)]
-    text = f"{markdown(COLUMNS, shown)}\n\n{said(results, arguments)}"
+    text = f"{markdown(COLUMNS, shown)}\n\n{summarise_results(results, arguments)}"
     print(text)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))

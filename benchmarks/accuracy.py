@@ -39,7 +39,16 @@ from secateurs.training import distillation
 from secateurs.training.feed import ALL, as_feed
 from secateurs.training.schedules import learning_rates
 from support import peer
-from support.fashion import BATCH, CHANGES, DECAY, MOMENTUM, NETWORKS, accuracy, fashion, trained
+from support.fashion import (
+    BATCH,
+    CHANGES,
+    DECAY,
+    MOMENTUM,
+    NETWORKS,
+    accuracy,
+    fashion,
+    load_or_train,
+)
 from support.rows import Rows
 from support.tables import markdown, put
 
@@ -56,16 +65,16 @@ class Case:
 
     def __init__(self, network: str, dense: int, seed: int, images: int, folder: Path) -> None:
         self.data = fashion()
-        self.model = trained(network, dense, folder)
+        self.model = load_or_train(network, dense, folder)
         order = np.random.default_rng(seed).permutation(len(self.data.train))
         self.images, self.labels = self.data.train.batch(order[:images])
         self.seed = seed
         self.key = {"network": network, "dense": dense, "seed": seed, "images": images}
 
-    def tested(self, model: nn.Module) -> float:
+    def test_accuracy(self, model: nn.Module) -> float:
         return round(100 * accuracy(model, self.data.test), 2)
 
-    def chosen_by(self, model: nn.Module) -> float:
+    def validation_accuracy(self, model: nn.Module) -> float:
         images, labels = self.data.validation.batch(slice(0, CHOOSING))
         with torch.inference_mode():
             scores = model.eval()(torch.from_numpy(images))
@@ -131,7 +140,7 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
         small = pruner.make(cut)
         seconds = once + time.process_time() - start
         cost = network.cost(cut)
-        said = {
+        cut_row = {
             "budget": budget,
             "macs": round(cost.macs / network.macs(), 4),
             "params": round(cost.params / network.params(), 4),
@@ -142,8 +151,8 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
             rows.add(
                 **case.key,
                 what=closed,
-                **said,
-                accuracy=case.tested(small),
+                **cut_row,
+                accuracy=case.test_accuracy(small),
                 seconds=round(seconds, 1),
                 kl=round(fidelity.distance, 4),
             )
@@ -167,9 +176,9 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
             rows.add(
                 **case.key,
                 what=name,
-                **said,
+                **cut_row,
                 steps=found.steps,
-                accuracy=case.tested(found.model),
+                accuracy=case.test_accuracy(found.model),
                 validation=round(100 * accuracy(found.model, case.data.validation), 2),
                 validation_trained=round(100 * accuracy(found.trained, case.data.validation), 2),
                 seconds=round(seconds + spent, 1),
@@ -192,8 +201,8 @@ def seconds_a_step(learn: Callable[..., object]) -> float:
 def all_images(case: Case, rows: Rows, budgets: list[float], seconds: float, device: str) -> None:
     """Cut and repaired by the case's images, then distilled on all training images, no labels."""
     for budget in budgets:
-        what = f"ours, all images, {seconds:g} s{f', {device}' * (device != 'cpu')}"
-        if rows.has(**case.key, what=what, budget=budget):
+        label = f"ours, all images, {seconds:g} s{f', {device}' * (device != 'cpu')}"
+        if rows.has(**case.key, what=label, budget=budget):
             continue
         start = time.process_time()
         pruned = sec.prune(
@@ -220,11 +229,11 @@ def all_images(case: Case, rows: Rows, budgets: list[float], seconds: float, dev
         cost = dense.cost(pruned.cut)
         rows.add(
             **case.key,
-            what=what,
+            what=label,
             budget=budget,
             macs=round(cost.macs / dense.macs(), 4),
             params=round(cost.params / dense.params(), 4),
-            accuracy=case.tested(found.model.to("cpu")),
+            accuracy=case.test_accuracy(found.model.to("cpu")),
             steps=found.steps,
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             cut_in=cut_in,
@@ -258,7 +267,7 @@ def epochs(case: Case, rows: Rows, shares: list[float], budgets: list[float]) ->
                 budget=budget,
                 macs=round(cost.macs / dense.macs(), 4),
                 params=round(cost.params / dense.params(), 4),
-                accuracy=case.tested(after),
+                accuracy=case.test_accuracy(after),
                 validation=round(100 * accuracy(after, case.data.validation), 2),
                 seconds=round(seconds + time.process_time() - start, 1),
             )
@@ -275,12 +284,12 @@ def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
         start = time.process_time()
         cuts = list(peer.cuts(case.model, images, labels, budget, case.seed))
         anew = [with_moments_anew(cut.model, batches) for cut in cuts]
-        raw_scores = [case.chosen_by(cut.model) for cut in cuts]
-        scores = [case.chosen_by(model) for model in anew]
+        raw_scores = [case.validation_accuracy(cut.model) for cut in cuts]
+        scores = [case.validation_accuracy(model) for model in anew]
         seconds = time.process_time() - start
         raw, best = int(np.argmax(raw_scores)), int(np.argmax(scores))
 
-        def said(
+        def cut_row(
             number: int, cuts: list[peer.PeerCut] = cuts, budget: float = budget
         ) -> dict[str, object]:
             cut = cuts[number]
@@ -296,15 +305,15 @@ def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
         rows.add(
             **case.key,
             what="torch-pruning, as cut",
-            **said(raw),
-            accuracy=case.tested(cuts[raw].model),
+            **cut_row(raw),
+            accuracy=case.test_accuracy(cuts[raw].model),
             seconds=round(seconds, 1),
         )
         rows.add(
             **case.key,
             what="torch-pruning, moments anew",
-            **said(best),
-            accuracy=case.tested(anew[best]),
+            **cut_row(best),
+            accuracy=case.test_accuracy(anew[best]),
             seconds=round(seconds, 1),
         )
         if not rows.has(**case.key, what="torch-pruning, one epoch", budget=budget):
@@ -313,8 +322,8 @@ def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
             rows.add(
                 **case.key,
                 what="torch-pruning, one epoch",
-                **said(best),
-                accuracy=case.tested(after),
+                **cut_row(best),
+                accuracy=case.test_accuracy(after),
                 seconds=round(seconds + time.process_time() - start, 1),
             )
         start = time.process_time()
@@ -331,8 +340,8 @@ def peers(case: Case, rows: Rows, steps: int, budgets: list[float]) -> None:
         rows.add(
             **case.key,
             what=f"torch-pruning, our {steps} steps",
-            **said(best),
-            accuracy=case.tested(found.model),
+            **cut_row(best),
+            accuracy=case.test_accuracy(found.model),
             seconds=round(seconds + time.process_time() - start, 1),
         )
 
@@ -390,20 +399,20 @@ def tables(rows: list[dict]) -> Iterator[str]:
     """One table for each dense network and number of images."""
     kinds = dict.fromkeys((row["network"], row["dense"], row["images"]) for row in rows)
     for network, dense, images in kinds:
-        own = [
+        rows_of_case = [
             row
             for row in rows
             if (row["network"], row["dense"], row["images"]) == (network, dense, images)
         ]
-        whole = [row["accuracy"] for row in own if row["what"] == "dense"]
-        seeds = sorted({row["seed"] for row in own if row["what"] != "dense"})
+        whole = [row["accuracy"] for row in rows_of_case if row["what"] == "dense"]
+        seeds = sorted({row["seed"] for row in rows_of_case if row["what"] != "dense"})
         yield (
             f"### {network}, dense network {dense}: {spread(whole[:1])} %; "
             f"{images} images, seeds {', '.join(map(str, seeds))}\n"
         )
         body = []
-        for what in dict.fromkeys(row["what"] for row in own if row["what"] != "dense"):
-            mine = [row for row in own if row["what"] == what]
+        for label in dict.fromkeys(row["what"] for row in rows_of_case if row["what"] != "dense"):
+            mine = [row for row in rows_of_case if row["what"] == label]
             cells = [
                 spread([row["accuracy"] for row in mine if row["budget"] == budget])
                 for budget in BUDGETS
@@ -414,7 +423,7 @@ def tables(rows: list[dict]) -> Iterator[str]:
                 if any(row["budget"] == budget for row in mine)
             ]
             times = [row["seconds"] for row in mine]
-            body.append([what, *cells, " ".join(params), f"{min(times):.0f}-{max(times):.0f}"])
+            body.append([label, *cells, " ".join(params), f"{min(times):.0f}-{max(times):.0f}"])
         head = ["", *(f"{b:.0%} of MACs" for b in BUDGETS), "params kept", "CPU s"]
         yield markdown(head, body) + "\n"
 
@@ -446,7 +455,7 @@ def main() -> None:
     for network in options.networks:
         for dense in options.dense_seeds:
             if options.command == "train":
-                trained(network, dense, options.dense)
+                load_or_train(network, dense, options.dense)
             else:
                 measure(network, dense, options)
 
@@ -457,7 +466,7 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
         for seed in options.seeds:
             case = Case(network, dense, seed, images, options.dense)
             if not rows.has(network=network, dense=dense, images=images, what="dense"):
-                rows.add(**case.key, what="dense", accuracy=case.tested(case.model))
+                rows.add(**case.key, what="dense", accuracy=case.test_accuracy(case.model))
             if options.only in (None, "ours"):
                 how = Distillation(
                     options.steps,

@@ -20,7 +20,7 @@ import numpy as np
 import secateurs as sec
 from secateurs.backends import repairing
 from secateurs.data import load
-from support.fashion_keras import NETWORKS, accuracy, images_of, in_pytorch, trained
+from support.fashion_keras import NETWORKS, accuracy, images_of, in_pytorch, load_or_train
 from support.rows import Rows
 from support.tables import markdown, put
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     data = load("fashion-mnist", seed=0)
     test = images_of(data.test)
     for name in options.networks:
-        model = trained(name, 0, options.dense)
+        model = load_or_train(name, 0, options.dense)
         backend = f"keras on {keras.backend.backend()}"
         models = {backend: model, "pytorch": in_pytorch(model)}
         for framework, dense in models.items():
@@ -66,7 +66,7 @@ def _cut(rows: Rows, dense, data, test, key: dict) -> None:
             raw = sec.apply(dense, pruned.cut, images[:1])
             anew = _with_moments(dense, raw, images)
             start = time.process_time()
-            distilled = _distilled(pruned.model, dense, images, key["seed"])
+            distilled = _distil(pruned.model, dense, images, key["seed"])
             more = time.process_time() - start
         rows.add(
             **key,
@@ -88,7 +88,7 @@ def _with_moments(dense, raw, images):
     return framework.reestimate_moments(raw, [CalibrationBatch(images, None)]) or raw
 
 
-def _distilled(small, dense, images, seed):
+def _distil(small, dense, images, seed):
     from secateurs.backends import backend_of
     from secateurs.calibration.batches import CalibrationBatch
 
@@ -119,17 +119,17 @@ def write(options: argparse.Namespace) -> None:
     parts = []
     groups = sorted({(row["network"], row["images"]) for row in known})
     for network, images in groups:
-        own = [row for row in known if (row["network"], row["images"]) == (network, images)]
-        dense = next(row["raw"] for row in own if row["share"] == 1.0)
-        seeds = sorted({row["seed"] for row in own if "seed" in row})
+        of_case = [row for row in known if (row["network"], row["images"]) == (network, images)]
+        dense = next(row["raw"] for row in of_case if row["share"] == 1.0)
+        seeds = sorted({row["seed"] for row in of_case if "seed" in row})
         lines = []
-        for framework in sorted({row["framework"] for row in own}):
-            mine = [row for row in own if row["framework"] == framework and row["share"] < 1]
+        for framework in sorted({row["framework"] for row in of_case}):
+            mine = [row for row in of_case if row["framework"] == framework and row["share"] < 1]
             for step, label in steps.items():
                 cells = [_cell([r[step] for r in mine if r["share"] == share]) for share in BUDGETS]
                 lines.append([f"{framework}, {label}", *cells, _seconds(mine, step)])
-        told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-        title = f"### {network}, dense {100 * dense:.2f} %; {images} unlabelled images, {told}"
+        report = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+        title = f"### {network}, dense {100 * dense:.2f} %; {images} unlabelled images, {report}"
         parts += [title, markdown(columns, lines)]
     put(PAGE, "keras", "\n\n".join(parts))
 

@@ -274,7 +274,7 @@ def counts(result: dict[str, Any]) -> bool:
     return fine and result.get("proven", True) and result.get("loads", True)
 
 
-def described(result: dict[str, Any]) -> str:
+def describe(result: dict[str, Any]) -> str:
     start = f"{result['name']:45s} {result['tool']:6s}"
     if "error" in result:
         return f"{start} FAILED {result['error'][:150]}"
@@ -287,7 +287,7 @@ def described(result: dict[str, Any]) -> str:
     )
 
 
-def done_so_far(path: Path) -> dict[str, dict[str, Any]]:
+def load_results(path: Path) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -295,7 +295,7 @@ def measure(
     wanted: list[str], tools: list[str], path: Path, limit: int = LIMIT
 ) -> dict[str, dict[str, Any]]:
     """Every model with every tool, one after the other, but for those that are done."""
-    results = done_so_far(path)
+    results = load_results(path)
     for name in wanted:
         # Which layers of these Torch-Pruning must leave alone would have to be told it one by one.
         for tool in [tool for tool in tools if name not in zoo.OTHERS or tool != "theirs"]:
@@ -303,7 +303,7 @@ def measure(
             if key in results:
                 continue
             results[key] = in_its_own_process(name, tool, limit)
-            print(described(results[key]), flush=True)
+            print(describe(results[key]), flush=True)
             files.write_atomically(path, json.dumps(results, indent=1).encode())
     return results
 
@@ -324,8 +324,8 @@ def main() -> None:
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     results = measure(arguments.names or names(), tools, arguments.results, arguments.limit)
     for tool in tools:
-        own = [result for result in results.values() if result["tool"] == tool]
-        print(f"{tool}: {sum(counts(result) for result in own)} of {len(own)}")
+        of_tool = [result for result in results.values() if result["tool"] == tool]
+        print(f"{tool}: {sum(counts(result) for result in of_tool)} of {len(of_tool)}")
     if arguments.write:
         coverage_page.write(PAGE, results, counts)
 

@@ -189,7 +189,7 @@ def fine(result: dict[str, Any]) -> bool:
     return "error" not in result and result["proven"] and result["loads"]
 
 
-def described(result: dict[str, Any]) -> str:
+def describe(result: dict[str, Any]) -> str:
     start = f"{result['name']:20s} {result['backend']:12s}"
     if "error" in result:
         return f"{start} FAILED {result['error']}"
@@ -219,7 +219,7 @@ def measure(wanted: list[tuple[str, str]], path: Path) -> dict[str, dict[str, An
         key = f"{backend} {name}"
         if key not in results:
             results[key] = in_its_own_process(name, backend)
-            print(described(results[key]), flush=True)
+            print(describe(results[key]), flush=True)
             files.write_atomically(path, json.dumps(results, indent=1).encode())
     return results
 
@@ -256,23 +256,23 @@ def page(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _summary(results: dict[str, dict[str, Any]]) -> str:
-    said = []
+    sentences = []
     for backend in BACKENDS:
-        own = [result for result in results.values() if result["backend"] == backend]
-        said.append(f"{backend} {sum(map(fine, own))} of {len(own)}")
+        of_backend = [result for result in results.values() if result["backend"] == backend]
+        sentences.append(f"{backend} {sum(map(fine, of_backend))} of {len(of_backend)}")
     pairs = [
-        (own["seconds"], theirs["seconds"])
-        for own in results.values()
-        if own["backend"] == MAIN and "seconds" in own
-        if "seconds" in (theirs := results.get(f"torchvision {own['name']}", {}))
+        (mine["seconds"], theirs["seconds"])
+        for mine in results.values()
+        if mine["backend"] == MAIN and "seconds" in mine
+        if "seconds" in (theirs := results.get(f"torchvision {mine['name']}", {}))
     ]
-    ratios = sorted(mine / theirs for mine, theirs in pairs)
+    ratios = sorted(one / other for one, other in pairs)
     median = f"{ratios[len(ratios) // 2]:.2f}" if ratios else "not measured"
     return (
         f"Models that are traced, cut, proven, trained for a step, saved and loaded: "
-        f"{'; '.join(said)}. Seconds of processor time from trace to proof, on PyTorch's backend; "
-        f"the PyTorch path's are for torchvision's model of the architecture on the same size of "
-        f"image (median of Keras's time to it: {median}, {len(ratios)} architectures). The largest "
+        f"{'; '.join(sentences)}. Seconds of processor time from trace to proof, on PyTorch's "
+        f"backend; the PyTorch path's are for torchvision's model of the architecture on the same size "
+        f"of image (median of Keras's time to it: {median}, {len(ratios)} architectures). The largest "
         "difference is the output's, of its largest value, and that of the samples of every layer "
         "inside, relative to their size: on so small an image some outputs are all alike."
     )
@@ -296,15 +296,15 @@ def _row(name: str, results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _frozen(result: dict[str, Any]) -> str:
-    said = [f"{count} of {name}: {'; '.join(why)}" for name, count, why in result["frozen"]]
-    whole = ", ".join(said)
-    return whole if len(whole) <= LONGEST else f"{whole[:LONGEST]} ... ({len(said)} in all)"
+    rows = [f"{count} of {name}: {'; '.join(why)}" for name, count, why in result["frozen"]]
+    whole = ", ".join(rows)
+    return whole if len(whole) <= LONGEST else f"{whole[:LONGEST]} ... ({len(rows)} in all)"
 
 
 def _others_row(name: str, results: dict[str, dict[str, Any]]) -> list[str]:
-    own = [results.get(f"{backend} {name}") for backend in ("tensorflow", "jax")]
+    on_others = [results.get(f"{backend} {name}") for backend in ("tensorflow", "jax")]
     times, differences = [], []
-    for result in own:
+    for result in on_others:
         if result is None:
             times.append("not run")
         elif "error" in result:

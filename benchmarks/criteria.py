@@ -109,9 +109,9 @@ class Printed(ComparisonCallback):
             f"{outcome.seconds_to_train:.1f} s to train)"
         )
 
-    def _say(self, what: str) -> None:
+    def _say(self, text: str) -> None:
         minutes = (time.monotonic() - self.start) / 60
-        print(f"[{self.done}/{self.jobs}, {minutes:.1f} min] {what}", flush=True)
+        print(f"[{self.done}/{self.jobs}, {minutes:.1f} min] {text}", flush=True)
 
 
 def main() -> None:
@@ -154,7 +154,7 @@ def write(results: Results, directory: Path) -> None:
         shutil.copyfile(directory / f"{name}.svg", place)
     seeds = len(results.denses)
     dense = ", ".join(f"{100 * one.accuracy:.1f} %" for one in results.denses)
-    said = [
+    report = [
         f"{seeds} seeds; the dense models have {results.denses[0].params:,} parameters and put "
         f"{dense} of the test images into the right class. After fine-tuning, in % of the test "
         "images, mean and standard deviation; in italics what is not above `random` by more than "
@@ -165,7 +165,7 @@ def write(results: Results, directory: Path) -> None:
         "MACs removed, in %: the same parameters are not the same work.",
         macs_table(results.summary),
     ]
-    put(DOCS / "results.md", "criteria", "\n\n".join(said))
+    put(DOCS / "results.md", "criteria", "\n\n".join(report))
 
 
 def table(summary: list[dict], key: str) -> str:
@@ -176,9 +176,9 @@ def table(summary: list[dict], key: str) -> str:
     level = {name: np.mean([cells[name, a]["accuracy"] for a in amounts]) for name in names}
     rows = []
     for name in sorted(names, key=lambda name: -level[name]):
-        own = [cells[name, amount] for amount in amounts]
+        row_cells = [cells[name, amount] for amount in amounts]
         row = [f"`{name}`"]
-        for one in own:
+        for one in row_cells:
             control = cells["random", one["amount"]]
             gap = one[key] - control[key]
             clear = gap > np.hypot(one[f"{key}_std"], control[f"{key}_std"])
@@ -193,8 +193,8 @@ def macs_table(summary: list[dict]) -> str:
     amounts = sorted({one["amount"] for one in summary})
     rows: dict[tuple[str, ...], list[str]] = {}
     for name in dict.fromkeys(one["strategy"] for one in summary):
-        own = {one["amount"]: one["macs_removed"] for one in summary if one["strategy"] == name}
-        rows.setdefault(tuple(f"{100 * own[a]:.0f}" for a in amounts), []).append(f"`{name}`")
+        removed = {one["amount"]: one["macs_removed"] for one in summary if one["strategy"] == name}
+        rows.setdefault(tuple(f"{100 * removed[a]:.0f}" for a in amounts), []).append(f"`{name}`")
     cells = [[", ".join(names), *shares] for shares, names in rows.items()]
     return markdown(["strategies", *(f"{100 * amount:g} %" for amount in amounts)], cells)
 

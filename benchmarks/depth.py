@@ -16,7 +16,7 @@ import torch
 
 import secateurs as sec
 from secateurs.measurement.timing import compare_times
-from support.fashion import accuracy, fashion, trained
+from support.fashion import accuracy, fashion, load_or_train
 
 
 def ratio(dense: torch.nn.Module, small: torch.nn.Module, images: torch.Tensor) -> float:
@@ -43,7 +43,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     data = fashion()
-    model = trained(arguments.network, 0, arguments.dense)
+    model = load_or_train(arguments.network, 0, arguments.dense)
     images = data.train.batch(slice(0, 512))[0]
     example = torch.from_numpy(images[:1])
     timed = torch.from_numpy(images[:64])

@@ -56,7 +56,7 @@ def study(directory: Path) -> sec.Iterated:
     return sec.iterate(network(), data(), data(), directory=directory, **options)
 
 
-def killed(moments: int) -> Iterator[Row]:
+def kill_studies(moments: int) -> Iterator[Row]:
     """SIGKILL at so many steps of a study (batch, flush, renaming, ...); it goes on each time."""
     for optimizer in ("sgd", "adamw", "keras-sgd", "keras-adamw"):
         with tempfile.TemporaryDirectory() as folder:
@@ -70,9 +70,14 @@ def killed(moments: int) -> Iterator[Row]:
             whole, *others = map(json.loads, done.stdout.splitlines())
             expected = outcome_of(Path(folder) / "whole")
             same = sum(outcome_of(Path(folder) / one["name"]) == expected for one in others)
-        said = f"{same} ended with the history and the weights of an undisturbed study"
+        output = f"{same} ended with the history and the weights of an undisturbed study"
         steps = whole["steps"]
-        yield f"kill -9, {optimizer}, at steps 1 to {steps}", len(others), said, same == len(others)
+        yield (
+            f"kill -9, {optimizer}, at steps 1 to {steps}",
+            len(others),
+            output,
+            same == len(others),
+        )
 
 
 def outcome_of(directory: Path) -> tuple[object, ...]:
@@ -84,7 +89,7 @@ def outcome_of(directory: Path) -> tuple[object, ...]:
     return history, cut, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
-def flipped(times: int, seed: int) -> Iterator[Row]:
+def flip_bits(times: int, seed: int) -> Iterator[Row]:
     """One bit of one of a study's files, anywhere in it."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory() as folder:
@@ -345,13 +350,13 @@ def main() -> int:
     wrong = 0
     for rows in (
         hostile(asked.inputs, asked.seed),
-        flipped(asked.flips, asked.seed),
+        flip_bits(asked.flips, asked.seed),
         full_disk(asked.disks),
-        killed(asked.kills),
+        kill_studies(asked.kills),
     ):
-        for tried, times, said, fine in rows:
+        for tried, times, output, fine in rows:
             wrong += not fine
-            print(f"| {tried} | {times:,} | {said}{'' if fine else ' **(wrong)**'} |", flush=True)
+            print(f"| {tried} | {times:,} | {output}{'' if fine else ' **(wrong)**'} |", flush=True)
     return int(wrong > 0)
 
 

@@ -64,16 +64,18 @@ def relative_gap(expected: torch.Tensor, found: torch.Tensor) -> float:
     return float((expected - found.cpu()).abs().max() / expected.abs().max())
 
 
-def require_close(what: str, gap: float) -> str:
+def require_close(quantity: str, gap: float) -> str:
     """The line that says so.
 
     Raises:
         SystemExit: the difference is larger than ``CLOSE``.
     """
-    line = f"{what}: outputs differ by {gap:.1e} of the largest"
+    line = f"{quantity}: outputs differ by {gap:.1e} of the largest"
     print(line, flush=True)
     if not gap <= CLOSE:
-        raise SystemExit(f"{what}: expected a difference of at most {CLOSE}; received {gap:.1e}")
+        raise SystemExit(
+            f"{quantity}: expected a difference of at most {CLOSE}; received {gap:.1e}"
+        )
     return line
 
 
@@ -119,13 +121,13 @@ def check_repair(images: int = 256, steps: int = 10) -> list[str]:
         ).model
         with torch.no_grad():
             found[device] = [model(x.to(device)).cpu() for model in (small, repaired, learned)]
-    for what, here, there in zip(
+    for name, here, there in zip(
         ("cut", "repaired", f"{steps} steps of distillation"), *found.values(), strict=True
     ):
         agree = float((here.argmax(1) == there.argmax(1)).float().mean())
         gap = relative_gap(here, there)
         lines.append(
-            f"{require_close(f'ResNet-18 of width 16, {what}', gap)}; {agree:.1%} of 500 images "
+            f"{require_close(f'ResNet-18 of width 16, {name}', gap)}; {agree:.1%} of 500 images "
             "have the same class"
         )
     return lines

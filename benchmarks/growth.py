@@ -50,10 +50,10 @@ def of_a_width(width: int) -> list[object]:
     with torch.device("meta"):
         hidden = nn.Linear(width, width)
         model = nn.Sequential(hidden, nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 10))
-    return [f"width {width}", *_traced_and_planned(model.eval(), torch.randn(1, width)), "", ""]
+    return [f"width {width}", *_trace_and_plan(model.eval(), torch.randn(1, width)), "", ""]
 
 
-def _traced_and_planned(model: nn.Module, inputs: object) -> list[str]:
+def _trace_and_plan(model: nn.Module, inputs: object) -> list[str]:
     start = time.process_time()
     network = sec.trace(model, inputs)
     traced = time.process_time()
@@ -77,7 +77,7 @@ def of_a_language_model() -> list[object]:
         model = transformers.LlamaForCausalLM(configuration).eval()
     size = sum(p.numel() for p in model.parameters())
     tokens = torch.zeros(1, 8, dtype=torch.long, device="meta")
-    times = _traced_and_planned(model, {"input_ids": tokens, "use_cache": False})
+    times = _trace_and_plan(model, {"input_ids": tokens, "use_cache": False})
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return [f"Llama, {size / 1e9:.2f} billion parameters", *times, "", f"{memory:.2f} GB at most"]
 

@@ -60,11 +60,11 @@ class Pitch:
         wanted = self.key | key
         return any(wanted.items() <= json.loads(line).items() for line in known)
 
-    def write(self, what: str, model: nn.Module, seconds: float, **more) -> None:
+    def write(self, label: str, model: nn.Module, seconds: float, **more) -> None:
         spoken = pitch.cents_of(pitch.answers(model, self._speech))
         row = {
             **self.key,
-            "what": what,
+            "what": label,
             **more,
             "params": round(sum(p.numel() for p in model.parameters()) / self.network.params(), 4),
             "pitch_right": pitch.agreement(
@@ -81,8 +81,8 @@ class Pitch:
 
     def ours(self, budget: float, steps: int | None) -> None:
         """One call of the product's: allocated, repaired, and distilled where steps are asked."""
-        what = "ours, closed form" if steps is None else f"ours, {steps} steps"
-        if self.has(what=what, budget=budget):
+        label = "ours, closed form" if steps is None else f"ours, {steps} steps"
+        if self.has(what=label, budget=budget):
             return
         start = time.process_time()
         found = sec.prune(
@@ -93,7 +93,7 @@ class Pitch:
             sources=self.sources,
             output="bernoulli",
             distil=steps,
-            augmentation=pitch.changed,
+            augmentation=pitch.augment,
             seed=self.key["seed"],
         )
         seconds = time.process_time() - start
@@ -101,7 +101,7 @@ class Pitch:
         macs = self.network.cost(found.cut).macs / self.network.macs()
         kept = found.report.fidelity
         self.write(
-            what,
+            label,
             found.model,
             seconds,
             budget=budget,
@@ -125,14 +125,14 @@ class Pitch:
         ]
         wanted = pitch.answers(self.model, self.frames)
         anew = [self._moments_anew(cut.model) for cut in found]
-        for what, models in (
+        for label, models in (
             ("torch-pruning, as cut", [cut.model for cut in found]),
             ("torch-pruning, moments anew", anew),
         ):
             apart = [self._apart(model, wanted) for model in models]
             best = int(np.argmin(apart))
             self.write(
-                what,
+                label,
                 models[best],
                 time.process_time() - start,
                 budget=budget,

@@ -34,7 +34,7 @@ GROWTH = (
 )
 
 
-def built(name: str) -> tuple[nn.Module, int]:
+def build_model(name: str) -> tuple[nn.Module, int]:
     """(a model, its images' channels): ``torchvision:NAME``, or ``resnet:BLOCKSxSTAGES:WIDTH``."""
     torch.manual_seed(0)
     kind, _, rest = name.partition(":")
@@ -82,8 +82,8 @@ class Clock:
         print(f"  {step}: {self.seconds[step]} s", file=sys.stderr, flush=True)
 
 
-def measured(name: str, size: int, count: int, share: float) -> dict[str, object]:
-    model, channels = built(name)
+def measure(name: str, size: int, count: int, share: float) -> dict[str, object]:
+    model, channels = build_model(name)
     shape = (count, channels, size, size)
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     take_moments_(model, images)
@@ -126,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not options.growth:
-        row = measured(options.network, options.size, options.images, options.macs)
+        row = measure(options.network, options.size, options.images, options.macs)
         options.results.parent.mkdir(parents=True, exist_ok=True)
         with options.results.open("a") as file:
             file.write(json.dumps(row) + "\n")

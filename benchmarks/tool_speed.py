@@ -138,21 +138,21 @@ def measure(name: str, repeats: int) -> dict[str, object]:
         "spread": spread,
         "theirs": statistics.median(theirs),
         "their spread": [min(theirs), max(theirs)],
-        "memory": {who: peak(name, who) for who in MEMORY},
+        "memory": {tool: peak(name, tool) for tool in MEMORY},
         "model bytes": sum(p.numel() * 4 for p in model.parameters()),
     }
 
 
-def peak(name: str, who: str) -> int:
+def peak(name: str, tool: str) -> int:
     """Bytes of resident memory above the built model's, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", who, name]
+    command = [sys.executable, __file__, "--memory", tool, name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 
-def report_memory(name: str, who: str) -> None:
+def report_memory(name: str, tool: str) -> None:
     torch.set_num_threads(1)
-    way, side = MEMORY[who]
+    way, side = MEMORY[tool]
     run = {"forward": run_forward, "ours": run_once, "theirs": run_theirs}[way]
     x = torch.randn(1, 3, side, side)
     run(build("resnet18" if way == "theirs" else "squeezenet1_1"), x)  # imports are not the model's
@@ -187,7 +187,7 @@ def table(results: list[dict[str, object]]) -> str:
                 f"**{theirs / ours['without proof']:.1f}x**",
                 f"{theirs / ours['with proof']:.1f}x",
                 f"{result['model bytes'] / 1e6:.0f}",
-                *(f"{memory[who] / 1e6:.0f}" for who in MEMORY),
+                *(f"{memory[tool] / 1e6:.0f}" for tool in MEMORY),
             ]
         )
     return markdown(columns, rows)

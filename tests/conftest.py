@@ -55,7 +55,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seed() -> None:
     import torch
 
     random.seed(0)

@@ -98,16 +98,16 @@ def test_the_rooms_of_a_framework_stand_on_floors(framework):
     """Rooms that import nothing of those left are taken away, floor by floor: circles stay."""
     left = {}
     for name, others in GRAPH.items():
-        _, inside, own, *_ = [*name.split("."), "", ""]
-        if inside == framework and own:
+        _, inside, inner_room, *_ = [*name.split("."), "", ""]
+        if inside == framework and inner_room:
             rooms = {
                 other.split(".")[2]
                 for other in others
                 if other.startswith(f"secateurs.{framework}.")
             }
-            left.setdefault(own, set()).update(rooms - {own})
-    while floor := {own for own, rooms in left.items() if not rooms & left.keys()}:
-        left = {own: rooms for own, rooms in left.items() if own not in floor}
+            left.setdefault(inner_room, set()).update(rooms - {inner_room})
+    while floor := {inner_room for inner_room, rooms in left.items() if not rooms & left.keys()}:
+        left = {inner_room: rooms for inner_room, rooms in left.items() if inner_room not in floor}
     assert left == {}
 
 
@@ -229,7 +229,7 @@ def private_names(nodes):
             yield name
 
 
-def touched_names(node):
+def list_touched_names(node):
     """Names that are imported from secateurs, read off an object, or given to ``setattr``."""
     if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("secateurs"):
         yield from (alias.name for alias in node.names)
@@ -249,7 +249,7 @@ def test_tests_go_through_what_is_public():
         touched += [
             f"{path.relative_to(TESTS)}:{node.lineno} {name}"
             for node in nodes
-            for name in touched_names(node)
+            for name in list_touched_names(node)
             if name in private
         ]
     assert touched == []

@@ -35,13 +35,13 @@ def test_its_example_runs(name):
         function, name, globs=dict(vars(module)), module=False
     )
     assert examples[0].examples, f"{name} has no example"
-    said = []
+    docstring = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for example in examples:
-        runner.run(example, out=said.append)
-    if "too noisy to time" in "".join(said):
+        runner.run(example, out=docstring.append)
+    if "too noisy to time" in "".join(docstring):
         pytest.skip("other work on this machine: nothing can be timed, which is what was said")
-    assert runner.failures == 0, "".join(said)
+    assert runner.failures == 0, "".join(docstring)
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -47,8 +47,8 @@ def test_a_checksum_is_sha256_of_names_lengths_and_bytes():
 
 
 def test_what_is_sealed_reads_as_before_and_keeps_the_checksum_to_itself():
-    tensors, said = unpack_safetensors(content(), load)
-    assert said == {"secateurs": '{"a":1}', "note": "x"}
+    tensors, metadata = unpack_safetensors(content(), load)
+    assert metadata == {"secateurs": '{"a":1}', "note": "x"}
     assert tensors["b"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert tensors["größe"].tolist() == [1, 1, 1]
     assert struct.unpack("<Q", content()[:8])[0] % 8 == 0
@@ -70,7 +70,7 @@ def test_any_flipped_bit_of_the_numbers_is_noticed():
 def test_a_flipped_bit_of_the_header_is_noticed_or_changes_nothing():
     written = content()
     end = len(written) - len(header_of(written)[1])
-    whole, said = unpack_safetensors(written, load)
+    whole, metadata = unpack_safetensors(written, load)
     accepted = bytearray()
     for place in range(end):
         flipped = bytearray(written)
@@ -80,7 +80,7 @@ def test_a_flipped_bit_of_the_header_is_noticed_or_changes_nothing():
         except CheckpointError:
             continue
         accepted.append(written[place])
-        assert said.items() <= others.items()
+        assert metadata.items() <= others.items()
         assert all(np.array_equal(tensors[name], whole[name]) for name in whole)
     assert bytes(accepted) == CHECKSUM.encode()  # which is then called otherwise
 

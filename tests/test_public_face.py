@@ -48,15 +48,15 @@ def test_a_wrong_type_is_answered_by_one_line_of_our_own(face, place, value):
     call, name = places[place % len(places)]
     if name == "budget" and isinstance(value, str | dict):
         return  # a budget in words: planning's own
-    said = "fine"
+    message = "fine"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that some values are accepted with a warning is fine
         try:
             call.but(name, value)()
         except sec.SecateursError as error:
-            said = str(error)
-    assert said.strip()
-    assert "\n" not in said
+            message = str(error)
+    assert message.strip()
+    assert "\n" not in message
 
 
 PACKAGES = ("", ".data", ".models", ".report", ".comparison", ".criteria", ".testing",
@@ -100,12 +100,12 @@ def test_junk_in_every_argument_is_answered_by_one_line_of_our_own(name, tmp_pat
         given = {one: chance.choice(JUNK) for one in names}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            said = ""
+            message = ""
             try:
                 call(**given)
             except sec.SecateursError as error:
-                said = str(error)
-        assert "\n" not in said
+                message = str(error)
+        assert "\n" not in message
 
 
 def test_every_verb_is_tried(face):
@@ -122,13 +122,13 @@ def test_no_verb_takes_options_it_does_not_name(verb):
 
 
 def test_what_settings_can_say_the_verbs_can_say():
-    def taken(verb):
+    def list_arguments(verb):
         return set(inspect.signature(verb).parameters)
 
-    assert set(sec.Pruning.model_fields) <= taken(sec.iterate)
-    assert taken(plan) - {"network", "scores"} <= taken(sec.prune)
+    assert set(sec.Pruning.model_fields) <= list_arguments(sec.iterate)
+    assert list_arguments(plan) - {"network", "scores"} <= list_arguments(sec.prune)
     apart = {"format", "version", "task", "command", "code"}
-    assert set(Comparison.model_fields) - apart <= taken(sec.compare)
+    assert set(Comparison.model_fields) - apart <= list_arguments(sec.compare)
 
 
 def test_what_is_skipped_may_be_one_name_or_the_layer_itself():
@@ -170,14 +170,14 @@ def test_a_network_traced_with_a_dictionary_says_how_its_data_look():
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (np.eye(2)[[0, 1, 0, 1]], r"one-hot labels of shape \(4, 2\).*argmax"),
         (np.array([0.5, 1.5, 0, 1]), "whole numbers from 0; received float64 such as 0.5"),
         (np.array(["a", "b", "a", "b"]), "expected numbers"),
     ],
 )
-def test_labels_that_are_no_classes_are_called_that(labels, said):
+def test_labels_that_are_no_classes_are_called_that(labels, message):
     images = np.zeros((4, 1, 4, 4), np.float32)
-    with pytest.raises(sec.DataError, match=said):
+    with pytest.raises(sec.DataError, match=message):
         sec.iterate(small_model(), (images, labels), (images, labels))

@@ -20,14 +20,14 @@ def test_every_public_name_is_declared_and_nothing_else():
 def test_editors_see_what_is_imported_when_it_is_asked_for():
     """Each name twice: for type checkers, and for Python; from the same place."""
     tree = ast.parse(Path(sec.__file__).read_text())
-    told = {
+    documented = {
         alias.name: node.module
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("secateurs.")
         for alias in node.names
     }
-    assert set(told) == set(sec.__all__)
-    for name, module in told.items():
+    assert set(documented) == set(sec.__all__)
+    for name, module in documented.items():
         assert getattr(sec, name) is getattr(importlib.import_module(module), name)
 
 

@@ -19,8 +19,8 @@ def write(page: Path, results: Mapping[str, Result], counts: Callable[[Result], 
     """Put the tables between their marks on the page; what is written around them stays."""
     names = list(dict.fromkeys(result["name"] for result in results.values()))
     parts = [_summary(results, names, counts)]
-    for title, own in _sections(names).items():
-        parts.append(f"## {title}\n\n{_table(results, own, counts)}")
+    for title, names_of_section in _sections(names).items():
+        parts.append(f"## {title}\n\n{_table(results, names_of_section, counts)}")
     put(page, MARK, "\n\n".join(parts))
 
 
@@ -36,15 +36,20 @@ def _sections(names: Iterable[str]) -> dict[str, list[str]]:
             others.append(name)
         else:
             (modules if name.startswith("timm") else classifiers).append(name)
-    return {title: own for title, own in sections.items() if own}
+    return {
+        title: names_of_section for title, names_of_section in sections.items() if names_of_section
+    }
 
 
 def _summary(
     results: Mapping[str, Result], names: Iterable[str], counts: Callable[[Result], bool]
 ) -> str:
     rows = []
-    for title, own in _sections(names).items():
-        tools = [[results.get(f"{tool} {name}") for name in own] for tool in ("ours", "theirs")]
+    for title, names_of_section in _sections(names).items():
+        tools = [
+            [results.get(f"{tool} {name}") for name in names_of_section]
+            for tool in ("ours", "theirs")
+        ]
         both = [
             pair
             for pair in zip(*tools, strict=True)
@@ -53,7 +58,7 @@ def _summary(
         times = [median([pair[place]["seconds"] for pair in both] or [nan]) for place in (0, 1)]
         ratio = median([pair[0]["seconds"] / pair[1]["seconds"] for pair in both] or [nan])
         shown = [*(f"{seconds:.2f} s" for seconds in times), f"{ratio:.2f}"] if both else [""] * 3
-        rows.append([title, *(_covered(tool, counts) for tool in tools), *shown])
+        rows.append([title, *(_count_covered(tool, counts) for tool in tools), *shown])
     columns = (
         "",
         "Secateurs",
@@ -65,7 +70,7 @@ def _summary(
     return markdown(columns, rows)
 
 
-def _covered(results: Iterable[Result | None], counts: Callable[[Result], bool]) -> str:
+def _count_covered(results: Iterable[Result | None], counts: Callable[[Result], bool]) -> str:
     tried = [result for result in results if result is not None]
     return f"{sum(map(counts, tried))} of {len(tried)}" if tried else "not run"
 
@@ -109,8 +114,8 @@ def _theirs(result: Result | None, counts: Callable[[Result], bool]) -> str:
         return "not run"
     if "error" in result:
         return f"no: {_short(result['error'], 70)}"
-    said = "yes" if counts(result) else "no"
-    return f"{said}, {result['seconds']:.2f} s, -{100 * result['removed']:.0f} %"
+    verdict = "yes" if counts(result) else "no"
+    return f"{verdict}, {result['seconds']:.2f} s, -{100 * result['removed']:.0f} %"
 
 
 def _why(result: Result) -> str:
@@ -120,10 +125,10 @@ def _why(result: Result) -> str:
         for reason in reasons[:1]:
             held[reason] = held.get(reason, 0) + count
     most = sorted(held.items(), key=lambda item: -item[1])
-    said = [f"{count}: {reason}" for reason, count in most[:2]]
+    reasons_shown = [f"{count}: {reason}" for reason, count in most[:2]]
     if result["inexact"]:
-        said.append(f"inexact: {', '.join(result['inexact'])}")
-    return "; ".join(said)
+        reasons_shown.append(f"inexact: {', '.join(result['inexact'])}")
+    return "; ".join(reasons_shown)
 
 
 def _short(text: str, longest: int = LONGEST) -> str:

@@ -126,7 +126,7 @@ def accuracy(model: nn.Module, split, size: int = 500) -> float:
     return right / len(split)
 
 
-def trained(name: str, seed: int, folder: Path) -> nn.Module:
+def load_or_train(name: str, seed: int, folder: Path) -> nn.Module:
     """A dense network, read from ``folder`` or trained and written there."""
     path = folder / f"fashion_{name}_seed{seed}.pt"
     recipe = NETWORKS[name]

@@ -27,7 +27,7 @@ RATE = 3e-3
 def resnet() -> keras.Model:
     """Three stages of two residual blocks, 16 to 64 channels wide, batch norm, stem of stride 2."""
     i = keras.Input((28, 28, 1))
-    x = L.ReLU()(_normed(i, 16, 2, "stem"))
+    x = L.ReLU()(_add_norm(i, 16, 2, "stem"))
     for stage, width in enumerate((16, 32, 64)):
         for block in range(2):
             stride = 2 if stage and not block else 1
@@ -36,12 +36,12 @@ def resnet() -> keras.Model:
             if stride == 2:
                 skip = L.Conv2D(width, 1, strides=2, use_bias=False, name=f"{name}_skip")(x)
                 skip = L.BatchNormalization(name=f"{name}_skip_norm")(skip)
-            y = L.ReLU()(_normed(x, width, stride, f"{name}_conv1"))
-            x = L.ReLU()(L.Add()([skip, _normed(y, width, 1, f"{name}_conv2")]))
+            y = L.ReLU()(_add_norm(x, width, stride, f"{name}_conv1"))
+            x = L.ReLU()(L.Add()([skip, _add_norm(y, width, 1, f"{name}_conv2")]))
     return keras.Model(i, L.Dense(10, name="head")(L.GlobalAveragePooling2D()(x)), name="resnet")
 
 
-def _normed(x, width, stride, name):
+def _add_norm(x, width, stride, name):
     if stride == 2:
         x = L.ZeroPadding2D(1)(x)
     padding = "valid" if stride == 2 else "same"
@@ -68,7 +68,7 @@ def images_of(split, rows=slice(None)) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.moveaxis(images, 1, -1)), labels
 
 
-def trained(name: str, seed: int, folder: Path) -> keras.Model:
+def load_or_train(name: str, seed: int, folder: Path) -> keras.Model:
     """A dense network, read from ``folder`` or trained and written there."""
     path = folder / f"fashion_keras_{name}_seed{seed}.weights.h5"
     keras.utils.set_random_seed(seed)
@@ -160,14 +160,14 @@ class Torch(nn.Module):
         return self.parts["head"](self.parts["hidden"](x.flatten(1)).relu())
 
     def _resnet(self, x: torch.Tensor) -> torch.Tensor:
-        def normed(x: torch.Tensor, name: str) -> torch.Tensor:
+        def apply_normalised(x: torch.Tensor, name: str) -> torch.Tensor:
             return self.parts[f"{name}_norm"](self.parts[name](x))
 
-        x = normed(x, "stem").relu()
+        x = apply_normalised(x, "stem").relu()
         for name in [f"block{stage}{block}" for stage in range(3) for block in range(2)]:
-            skip = normed(x, f"{name}_skip") if f"{name}_skip" in self.parts else x
-            y = normed(x, f"{name}_conv1").relu()
-            x = (skip + normed(y, f"{name}_conv2")).relu()
+            skip = apply_normalised(x, f"{name}_skip") if f"{name}_skip" in self.parts else x
+            y = apply_normalised(x, f"{name}_conv1").relu()
+            x = (skip + apply_normalised(y, f"{name}_conv2")).relu()
         return self.parts["head"](x.mean((2, 3)))
 
 

@@ -16,7 +16,7 @@ Maker = Callable[[float], tuple[Any, Any]]
 WORDS, LENGTH, SIDE = 50, 8, 64
 
 
-def _scaled(sizes: dict[str, Any], factor: float) -> dict[str, Any]:
+def _scale(sizes: dict[str, Any], factor: float) -> dict[str, Any]:
     """The arguments, with those of a name ``w_...`` times the factor."""
 
     def half(value: Any) -> Any:
@@ -45,7 +45,7 @@ def _text(kind: str, *, output: str | None = None, inputs: str = "words", **size
         import keras_hub
 
         common = {} if "vocab_size" in sizes else {"vocabulary_size": WORDS}
-        backbone = getattr(keras_hub.models, kind)(**common, **_scaled(sizes, factor))
+        backbone = getattr(keras_hub.models, kind)(**common, **_scale(sizes, factor))
         return _classifier(backbone, output), INPUTS[inputs]()
 
     return make
@@ -91,7 +91,7 @@ def _image(kind: str, *, output: str | None = None, **sizes: Any) -> Maker:
     def make(factor: float) -> tuple[Any, Any]:
         import keras_hub
 
-        backbone = getattr(keras_hub.models, kind)(**_scaled(sizes, factor))
+        backbone = getattr(keras_hub.models, kind)(**_scale(sizes, factor))
         image = np.random.default_rng(0).uniform(-1, 1, (1, SIDE, SIDE, 3)).astype("float32")
         return _classifier(backbone, output), image
 

@@ -95,7 +95,7 @@ def least_cut(
     low, high, best = 0.0, 1.0, None
     for _ in range(STEPS):
         share = (low + high) / 2
-        small = _pruned(ready, example, criterion, scope, share, seed)
+        small = _prune(ready, example, criterion, scope, share, seed)
         macs = None if small is None else sec.trace(small, example).macs()
         if macs is None or macs > most:
             low, high = (low, share) if macs is None else (share, high)
@@ -104,7 +104,7 @@ def least_cut(
     return best
 
 
-def _pruned(
+def _prune(
     ready: nn.Module, example: torch.Tensor, criterion: str, scope: str, share: float, seed: int
 ) -> nn.Module | None:
     """One step of its pruner; None where nothing is left of a layer."""

@@ -72,7 +72,7 @@ class ChannelMajor(nn.Module):
         return torch.sigmoid(net.classifier(x.flatten(1)))
 
 
-def normalised(frames: np.ndarray) -> np.ndarray:
+def normalise(frames: np.ndarray) -> np.ndarray:
     """Of mean nought and spread one, as torchcrepe gives them to the network."""
     frames = frames - frames.mean(1, keepdims=True)
     spread = frames.std(1, ddof=1, keepdims=True)
@@ -85,7 +85,7 @@ def tones(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     frames, pitches = np.zeros((count, FRAME)), np.zeros(count)
     for number in range(count):
         frames[number], pitches[number] = _tone(random)
-    return normalised(frames), pitches
+    return normalise(frames), pitches
 
 
 def _tone(random: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -123,16 +123,16 @@ def speech(count: int, seed: int, texts=HEARD) -> tuple[np.ndarray, np.ndarray]:
     frames, sources = [], []
     for voice, text in texts:
         for speed, pitch in ((135, 30), (180, 65)):
-            sound = np.trim_zeros(_said(text, voice, speed, pitch))
-            own = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME, 160)]
-            sources += [len(set(sources))] * len(own)
-            frames += own
+            sound = np.trim_zeros(_speak(text, voice, speed, pitch))
+            windows = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME, 160)]
+            sources += [len(set(sources))] * len(windows)
+            frames += windows
     loud = np.flatnonzero([np.abs(frame).max() > 1e-4 for frame in frames])
     chosen = random.choice(loud, min(count, len(loud)), replace=False)
-    return normalised(np.stack(frames)[chosen]), np.array(sources)[chosen]
+    return normalise(np.stack(frames)[chosen]), np.array(sources)[chosen]
 
 
-def _said(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
+def _speak(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]
     raw = subprocess.run(command, capture_output=True, check=True).stdout
     with wave.open(io.BytesIO(raw)) as file:
@@ -142,7 +142,7 @@ def _said(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
     return np.interp(np.arange(count) * rate / RATE, np.arange(len(samples)), samples)
 
 
-def changed(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def augment(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Another pitch, polarity, mixtures and noise: sounds that a dense CREPE can say more about."""
     count = len(frames)
     if random.random() < 0.7:
@@ -157,7 +157,7 @@ def changed(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
     if random.random() < 0.5:
         loudness = 10 ** -random.uniform(0.3, 2, (count, 1))
         frames = frames + loudness * random.standard_normal(frames.shape)
-    return normalised(frames)
+    return normalise(frames)
 
 
 def answers(model: nn.Module, frames: np.ndarray, size: int = 64) -> np.ndarray:

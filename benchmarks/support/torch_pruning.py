@@ -47,7 +47,7 @@ def gradients(model: nn.Module, learner: Learner, batches: int) -> list[torch.Te
     return [parameter.grad for parameter in model.parameters()]
 
 
-def pruned(
+def prune(
     model: nn.Module, example: torch.Tensor, name: str, share: float, floor: float, seed: int, grads
 ) -> tuple[int, dict[str, list[int]]]:
     """(parameters left, layer -> filters that went) of one step of its pruner."""
@@ -111,7 +111,7 @@ class TorchPruning:
         low, high, best = 0.0, 1.0 - comparison.floor, None
         for _ in range(STEPS):
             share = (low + high) / 2
-            left, gone = pruned(model, example, self.name, share, comparison.floor, job.seed, grads)
+            left, gone = prune(model, example, self.name, share, comparison.floor, job.seed, grads)
             if left <= budget:
                 high, best = share, (left, gone)
             else:

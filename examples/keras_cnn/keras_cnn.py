@@ -87,7 +87,7 @@ def accuracy(model: Any, test: Images) -> float:
     return float(model.evaluate(*test, batch_size=500, verbose=0)[1])
 
 
-def retrained(model: Any, train: Images) -> None:
+def retrain(model: Any, train: Images) -> None:
     """One epoch at the same learning rate: the model comes compiled as the dense one was."""
     model.fit(*train, batch_size=BATCH, epochs=1, verbose=0)
 
@@ -170,7 +170,7 @@ def compare(model: Any, seed: int, results: Results, train: Images, test: Images
     if not results.has(seed, ONE_MORE, 0.0):  # what the epoch does without any cut
         same = sec.apply(model, network.cut({}), train[0][:2], network=network)
         keras.utils.set_random_seed(seed)
-        retrained(same, train)
+        retrain(same, train)
         cost, after = network.cost(), accuracy(same, test)
         results.add(Point(seed, ONE_MORE, 0.0, cost.params, cost.bytes / 1e6, dense, after, 0.0))
     for name, ranking in CRITERIA.items():
@@ -184,7 +184,7 @@ def compare(model: Any, seed: int, results: Results, train: Images, test: Images
             small = sec.apply(model, cut, train[0][:2], network=network)
             before = accuracy(small, test)
             keras.utils.set_random_seed(seed)
-            retrained(small, train)
+            retrain(small, train)
             cost, after = network.cost(cut), accuracy(small, test)
             proof = sec.report_of(small).max_difference
             size = cost.bytes / 1e6
@@ -236,16 +236,19 @@ def tables(results: Results) -> str:
     seeds = {p.seed for p in results.points if p.criterion == list(CRITERIA)[-1]}
     for name in ("dense", ONE_MORE, *CRITERIA):
         for share in (0.0, *SHARES):
-            own = [
+            values = [
                 p
                 for p in results.points
                 if (p.criterion, p.share) == (name, share) and p.seed in seeds
             ]
-            if not own:
+            if not values:
                 continue
             dense = {p.seed: p for p in results.points if p.criterion == "dense"}
-            gone = np.mean([1 - p.weights / dense[p.seed].weights for p in own])
-            before, after = np.mean([p.before for p in own]), np.mean([p.accuracy for p in own])
+            gone = np.mean([1 - p.weights / dense[p.seed].weights for p in values])
+            before, after = (
+                np.mean([p.before for p in values]),
+                np.mean([p.accuracy for p in values]),
+            )
             lines.append(f"| {name} | {share:.0%} | {gone:.1%} | {before:.2%} | {after:.2%} |")
     return "\n".join(lines) + "\n"
 
@@ -254,9 +257,9 @@ def curve(results: Results, name: str, dense: list[Point], attribute: str) -> An
     """(amounts, accuracies), each (seeds, shares); the dense model is the first point."""
     rows: list[list[tuple[float, float]]] = []
     for start in dense:
-        own = [p for p in results.points if (p.criterion, p.seed) == (name, start.seed)]
-        own = [start, *sorted(own, key=lambda point: point.share)]
-        if len(own) <= len(SHARES):
+        values = [p for p in results.points if (p.criterion, p.seed) == (name, start.seed)]
+        values = [start, *sorted(values, key=lambda point: point.share)]
+        if len(values) <= len(SHARES):
             continue  # a seed that is not done yet
         whole = getattr(start, attribute)
         rows.append(
@@ -265,7 +268,7 @@ def curve(results: Results, name: str, dense: list[Point], attribute: str) -> An
                     getattr(p, attribute) if attribute == "size_mb" else 1 - p.weights / whole,
                     p.accuracy,
                 )
-                for p in own
+                for p in values
             ]
         )
     table = np.array(rows)

@@ -13,7 +13,7 @@ LOSS = RANDOM.normal(size=(4, 5))
 RIGHT = RANDOM.integers(-1, 2, (4, 5)).astype(float)
 
 
-def filled(labels=LABELS, classes=3):
+def fill_sums(labels=LABELS, classes=3):
     sums = AblationSums(two_layers(), classes)
     for part in (slice(0, 2), slice(2, 5)):
         some = None if labels is None else labels[part]
@@ -27,7 +27,7 @@ def filled(labels=LABELS, classes=3):
 
 
 def test_sums_are_those_of_each_class_however_images_come():
-    found = filled()
+    found = fill_sums()
     for number in range(3):
         of_class = number == LABELS
         np.testing.assert_allclose(found.loss["first"][:, number], LOSS[:, of_class].sum(1))
@@ -41,7 +41,7 @@ def test_sums_are_those_of_each_class_however_images_come():
 
 
 def test_without_classes_all_images_are_one():
-    found = filled(None, 0)
+    found = fill_sums(None, 0)
     np.testing.assert_allclose(found.loss["first"][:, 0], LOSS.sum(1))
     assert found.images.tolist() == [5]
     with pytest.raises(DataError, match="critical: expected labels that are classes"):
@@ -62,7 +62,7 @@ def test_pairs_that_were_not_run_do_not_count():
 
 
 def test_the_fall_of_accuracy_is_by_class_and_its_ties_are_broken_by_loss():
-    found = filled()
+    found = fill_sums()
     fall = found.accuracy_loss("first")
     np.testing.assert_allclose(fall[:, 0], -RIGHT[:, LABELS == 0].sum(1) / 2)
     damage = found.damage("first")

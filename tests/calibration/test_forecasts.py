@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm, t
 
 from secateurs.calibration.forecasts import LAST, SAMPLED, curvature
-from support.racing import Removing, alike, learned, race
+from support.racing import Removing, alike, learn, race
 
 
 def test_a_forecast_is_the_loss_to_second_order():
@@ -52,7 +52,7 @@ def test_it_learns_how_far_forecasts_are_off_of_each_group_and_of_all():
     found = alike([1] * 12)  # a bend of 1: the truths are the ratios
     found.forecasts.done[:11] = LAST
     found.forecasts.gained[:11, 1] = np.arange(11)
-    middle, off = learned(found, 0)
+    middle, off = learn(found, 0)
     # All: a median of 5, nine tenths within 5. The first two, of a group of their own, are 0 and
     # 1: two parts their median of 0.5, three that of all. The others' are 2 to 10: three to one.
     assert middle.tolist() == pytest.approx([3.2, 5.75])
@@ -74,7 +74,7 @@ def test_what_is_left_after_a_step_is_forecast_from_what_was_left_of_others():
         [0, 0.5, 0.25, 0, 0],
     ]
     # After two steps five of eight images are left: a bend of 5/8, and ratios of 1.6, 3.2, 4.8.
-    middle, _ = learned(found, 2)
+    middle, _ = learn(found, 2)
     assert middle == pytest.approx([3.2])
     values, deviations = found.forecasts.values()
     assert values == pytest.approx([19, 16, 13, 0.75 + 2])
@@ -85,7 +85,7 @@ def test_errors_that_agree_by_chance_are_not_believed():
     found = alike([1] * 20, first=0)
     found.forecasts.done[:] = LAST
     found.forecasts.gained[:, 1] = 10.0  # all forecasts are off by the same
-    middle, off = learned(found, 0)
+    middle, off = learn(found, 0)
     assert middle == pytest.approx([10])
     assert off == pytest.approx([0.3])
 

@@ -149,7 +149,7 @@ def test_what_is_below_zero_in_both_is_left_alone():
     rectified = Rectified(u, y, np.ones(1), np.zeros(1))
     weights, intercept = rectified.refine(moments, start, solver)
 
-    def seen(z, b):
+    def error_of(z, b):
         return np.square(np.maximum(u @ z[0] + b, 0) - np.maximum(y, 0)).mean()
 
-    assert seen(weights, intercept) < 0.5 * seen(start, moments.intercept(start))
+    assert error_of(weights, intercept) < 0.5 * error_of(start, moments.intercept(start))

@@ -53,8 +53,8 @@ def test_a_race_asks_for_each_pair_once_and_adds_up_what_it_was_told(parts, in_s
     found = race(removing, parts=parts, first=10, confidence=0.995)
     ablation = found.run()
     seen = np.zeros(truth.shape, int)
-    for part, own, where in removing.asked:
-        seen[np.ix_(own, part)] += where
+    for part, columns, where in removing.asked:
+        seen[np.ix_(columns, part)] += where
     assert seen.max() == 1
     groups = found.network.groups
     estimate, error, number = (

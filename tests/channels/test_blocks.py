@@ -7,12 +7,12 @@ from secateurs.channels.cut import ChannelCut, Cut, TensorCut
 from secateurs.errors import CheckpointError, CutError
 
 
-def gone(*owners, shortens=True):
+def block_cuts(*owners, shortens=True):
     return tuple(BlockCut(owner, shortens=shortens) for owner in owners)
 
 
 def test_names_in_a_shorter_list_are_numbered_anew_and_back():
-    numbering = Numbering(gone("net.layers.1", "net.layers.3"))
+    numbering = Numbering(block_cuts("net.layers.1", "net.layers.3"))
     left = [n for n in range(6) if n not in (1, 3)]
     for new, old in enumerate(left):
         assert numbering.before(f"net.layers.{new}.fc.weight") == f"net.layers.{old}.fc.weight"
@@ -23,7 +23,7 @@ def test_names_in_a_shorter_list_are_numbered_anew_and_back():
 
 
 def test_lists_inside_lists():
-    numbering = Numbering(gone("a.0", "a.2.b.1"))
+    numbering = Numbering(block_cuts("a.0", "a.2.b.1"))
     assert numbering.after("a.2.b.2.w") == "a.1.b.1.w"
     assert numbering.before("a.1.b.1.w") == "a.2.b.2.w"
 
@@ -37,7 +37,7 @@ def test_a_block_takes_all_inside_but_what_stays_on_its_skip():
 
 
 def test_cuts_in_turn_speak_of_the_dense_model():
-    first = Cut(blocks=gone("layers.1"))
+    first = Cut(blocks=block_cuts("layers.1"))
     later = Cut(
         {"layers.1.weight": TensorCut((4, 2), {0: (3,)})},
         channels={"layers.1": ChannelCut(4, (3,))},
@@ -47,15 +47,17 @@ def test_cuts_in_turn_speak_of_the_dense_model():
     assert list(both.tensors) == ["layers.2.weight"]
     assert both.since(first).tensors == later.tensors
     assert both.without_blocks().tensors == later.tensors
-    third = both.then(Cut(blocks=gone("layers.0")))
+    third = both.then(Cut(blocks=block_cuts("layers.0")))
     assert [block.owner for block in third.blocks] == ["layers.1", "layers.0"]
     assert [block.owner for block in third.since(both).blocks] == ["layers.0"]
     with pytest.raises(CutError, match="its blocks"):
-        both.since(Cut(blocks=gone("layers.0")))
+        both.since(Cut(blocks=block_cuts("layers.0")))
 
 
 def test_cuts_of_blocks_are_written_and_read_and_old_readers_refuse_them():
-    cut = Cut(blocks=(BlockCut("layer2.0", ("downsample",), "relu", 0, "x"), *gone("layers.4")))
+    cut = Cut(
+        blocks=(BlockCut("layer2.0", ("downsample",), "relu", 0, "x"), *block_cuts("layers.4"))
+    )
     assert cut
     assert Cut.from_json(cut.to_json()) == cut
     assert cut.to_dict()["version"] == 2

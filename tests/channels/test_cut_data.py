@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from secateurs.channels.cost import Cost
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling, SizeChange, TensorCut
 from secateurs.errors import CheckpointError
-from support.damaged import EXAMPLES, broken, changed
+from support.damaged import EXAMPLES, broken, change_value
 
 WHOLE = Cut(
     {"a.weight": TensorCut((4, 3), {0: (1, 2)}), "b.weight": TensorCut((2, 4), {1: (1, 2)})},
@@ -22,7 +22,7 @@ WHOLE = Cut(
 )
 
 
-def answered(text):
+def is_answered(text):
     """Whether a text is read as a cut that can be used; our own error is an answer, too."""
     try:
         cut = Cut.from_json(text)
@@ -43,15 +43,15 @@ def answered(text):
 def test_a_cut_with_values_changed_is_read_or_refused(data):
     values = json.loads(WHOLE.to_json())
     for _ in range(data.draw(st.integers(1, 3))):
-        changed(data.draw, values)
-    answered(json.dumps(values))
+        change_value(data.draw, values)
+    is_answered(json.dumps(values))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
 def test_a_cut_with_bytes_changed_is_read_or_refused(data):
     content = broken(data.draw, WHOLE.to_json().encode())
-    answered(content.decode(errors="surrogateescape"))
+    is_answered(content.decode(errors="surrogateescape"))
 
 
 def with_changes(**changes):
@@ -59,7 +59,7 @@ def with_changes(**changes):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[" * 100_000, "not JSON"),
         ("1" * 5000, "not JSON"),
@@ -78,12 +78,12 @@ def with_changes(**changes):
         (with_changes(caches=[["a"]]), "caches.0"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_place(text, said):
-    with pytest.raises(CheckpointError, match=said) as caught:
+def test_what_is_wrong_is_said_in_one_line_with_its_place(text, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         Cut.from_json(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
 def test_the_whole_one_is_read():
-    assert answered(WHOLE.to_json())
+    assert is_answered(WHOLE.to_json())

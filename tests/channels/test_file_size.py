@@ -113,7 +113,7 @@ def test_curves_allocate_by_the_bytes_of_the_file(model):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"size_mb": 1, "precision": "int4"}, "precision: expected float32, float16, int8; recei"),
         ({"size_mb": 1, "format": "gguf"}, "format: expected one of safetensors, onnx"),
@@ -121,8 +121,8 @@ def test_curves_allocate_by_the_bytes_of_the_file(model):
         ({"macs": 0.5, "precision": "int8"}, "precision: says which file is meant; expected size"),
     ],
 )
-def test_what_is_no_kind_of_file_is_refused(given, said):
-    with pytest.raises(sec.BudgetError, match=said):
+def test_what_is_no_kind_of_file_is_refused(given, message):
+    with pytest.raises(sec.BudgetError, match=message):
         sec.Budget(**given)
 
 

@@ -8,7 +8,7 @@ from secateurs.channels.garbage import pause_garbage_collection
 
 
 @pytest.fixture(autouse=True)
-def switched_back_on():
+def switch_back_on():
     yield
     gc.enable()
 

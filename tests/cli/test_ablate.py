@@ -19,8 +19,8 @@ def dense():
 
 
 def test_ablate_says_what_the_public_call_says(place, weights, capsys):
-    told = ["ablate", *SMALL, "--weights", "w.safetensors", "--images", "60", "--output", "a"]
-    assert main(told) == ExitCode.FINE
+    arguments = ["ablate", *SMALL, "--weights", "w.safetensors", "--images", "60", "--output", "a"]
+    assert main(arguments) == ExitCode.FINE
     out, _ = capsys.readouterr()
     images, labels = data.load("digits", limit=200, seed=0).validation.batch(slice(0, 60))
     network = sec.trace(dense(), images[:1])
@@ -28,25 +28,36 @@ def test_ablate_says_what_the_public_call_says(place, weights, capsys):
     found = json.loads((place / "a" / "ablation.json").read_text())
     assert found["images_by_class"] == np.bincount(labels, minlength=10).tolist()
     for group in network.groups:
-        own = found["groups"][group.name]
-        np.testing.assert_allclose(own["loss_change"], expected.estimate[group.name], atol=1e-6)
+        group_result = found["groups"][group.name]
+        np.testing.assert_allclose(
+            group_result["loss_change"], expected.estimate[group.name], atol=1e-6
+        )
         losses = expected.accuracy_loss(group.name)
-        np.testing.assert_allclose(own["accuracy_loss_by_class"], losses)
+        np.testing.assert_allclose(group_result["accuracy_loss_by_class"], losses)
         assert f"{group.name} " in out
     assert (place / "a" / "critical.svg").exists()
 
 
 def test_ablate_may_race(place, weights, capsys):
-    told = ["ablate", *SMALL, "--weights", "w.safetensors", "--images", "60", "--mode", "racing"]
-    assert main([*told, "--output", "a"]) == ExitCode.FINE
+    arguments = [
+        "ablate",
+        *SMALL,
+        "--weights",
+        "w.safetensors",
+        "--images",
+        "60",
+        "--mode",
+        "racing",
+    ]
+    assert main([*arguments, "--output", "a"]) == ExitCode.FINE
     found = json.loads((place / "a" / "ablation.json").read_text())
     assert 0 < found["removed_for_real"] < 1
     share = formatting.percent(found["removed_for_real"])
     assert f"{share} of all removals, channel by channel and image by image" in (
         " ".join(capsys.readouterr().out.split())
     )
-    lowest = sum(len(own["lowest"]) for own in found["groups"].values())
-    channels = sum(len(own["loss_change"]) for own in found["groups"].values())
+    lowest = sum(len(group_result["lowest"]) for group_result in found["groups"].values())
+    channels = sum(len(group_result["loss_change"]) for group_result in found["groups"].values())
     assert lowest == round(0.2 * channels)
     assert not (place / "a" / "critical.svg").exists()
 

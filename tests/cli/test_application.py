@@ -19,7 +19,7 @@ from secateurs import files, models
 from secateurs.cli import ExitCode, application, main, prune, run
 from secateurs.cli.options import pairs_from, shape_from
 from secateurs.study.directory import Study
-from support.shell import ON_DIGITS, SMALL, said
+from support.shell import ON_DIGITS, SMALL, read_output
 
 pytestmark = pytest.mark.usefixtures("factories")
 
@@ -49,14 +49,14 @@ def test_help_is_quick_and_imports_no_framework():
 @pytest.mark.parametrize("command", ["run", "prune", "inspect", "report", "criteria"])
 def test_every_command_has_help_with_something_to_try(command, capsys):
     assert main([command, "--help"]) == ExitCode.FINE
-    out, error = said(capsys)
+    out, error = read_output(capsys)
     assert f"secateurs {command} " in out
     assert error == ""
 
 
 def test_asking_for_nothing_shows_the_help(capsys):
     assert main([]) == ExitCode.FINE
-    assert "Usage: secateurs" in said(capsys)[0]
+    assert "Usage: secateurs" in read_output(capsys)[0]
 
 
 # -- run, report
@@ -65,18 +65,18 @@ def test_asking_for_nothing_shows_the_help(capsys):
 def test_interrupting_says_how_to_go_on(monkeypatch, capsys, place):
     begun = []
 
-    def interrupted(*_, **__):
+    def interrupt(*_, **__):
         if begun:
             Path("study").mkdir()
             Path("study/config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run_configuration", interrupted)
+    monkeypatch.setattr(run, "run_configuration", interrupt)
     assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.INTERRUPTED
-    assert said(capsys)[1] == "interrupted\n"  # there is nothing to go on with
+    assert read_output(capsys)[1] == "interrupted\n"  # there is nothing to go on with
     begun.append(True)
     assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.INTERRUPTED
-    assert "nothing is kept yet; go on with: secateurs run --resume study" in said(capsys)[1]
+    assert "nothing is kept yet; go on with: secateurs run --resume study" in read_output(capsys)[1]
 
 
 def test_a_fault_of_ours_shows_its_traceback(monkeypatch, capsys):
@@ -85,7 +85,7 @@ def test_a_fault_of_ours_shows_its_traceback(monkeypatch, capsys):
     exec(ours, inside)  # noqa: S102 - in a file of ours, to be at fault
     monkeypatch.setattr(run, "run_configuration", inside["broken"])
     assert main(["run", *SMALL]) == ExitCode.UNEXPECTED
-    _, error = said(capsys)
+    _, error = read_output(capsys)
     assert "Traceback" in error
     assert "please report it: ZeroDivisionError: oops" in error
 
@@ -97,7 +97,7 @@ def test_a_fault_of_the_users_code_says_its_line(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_configuration", broken)
     assert main(["run", *SMALL]) == ExitCode.BAD_INPUT
     line = broken.__code__.co_firstlineno + 1
-    assert said(capsys)[1] == (
+    assert read_output(capsys)[1] == (
         "secateurs: error: code of yours raised ValueError: operands could not be broadcast "
         f"together with shapes (3,) (4,) (line {line} of test_application.py)\n"
     )
@@ -194,7 +194,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(case, place, capsys):
     before = sorted(place.rglob("*"))
     arguments, expected = BAD[case]
     assert main(arguments) == ExitCode.BAD_INPUT
-    out, error = said(capsys)
+    out, error = read_output(capsys)
     assert re.search(expected, error), error
     assert error.count("\n") == 1
     assert error.startswith("secateurs: error: ")
@@ -207,7 +207,7 @@ def test_nan_in_the_weights_a_study_begins_with(place, capsys):
     given_files(place)
     arguments = [*SMALL, "--option", "hidden=256", "--weights", "nan.safetensors"]
     assert main(["run", *arguments]) == ExitCode.BAD_INPUT
-    assert "hidden.weight holds NaN" in said(capsys)[1]
+    assert "hidden.weight holds NaN" in read_output(capsys)[1]
     assert not Path("runs").exists()
 
 
@@ -215,28 +215,32 @@ def test_studies_that_cannot_go_on_are_left_as_they_are(place, without_drawing, 
     assert main(["run", *SMALL, "--directory", "study"]) == 0
     before = {path: path.read_bytes() for path in Path("study").rglob("*") if path.is_file()}
 
-    def refused(arguments, expected):
+    def expect_refusal(arguments, expected):
         assert main(arguments) == ExitCode.BAD_INPUT
-        _, error = said(capsys)
+        _, error = read_output(capsys)
         assert re.search(expected, error), error
         assert error.count("\n") == 1
 
-    said(capsys)
-    refused(
+    read_output(capsys)
+    expect_refusal(
         ["run", *SMALL, "--directory", "study", "--seed", "3"],
         r"study: holds another study \(.*training\.seed: 0, not 3.*--fresh",
     )
     changed = json.loads(before[Path("study/config.json")])
     changed["task"]["by_name"] = False
     Path("study/config.json").write_text(json.dumps(changed))
-    refused(["run", "--resume", "study"], r"values that it was written with .*remove \"checksum\"")
+    expect_refusal(
+        ["run", "--resume", "study"], r"values that it was written with .*remove \"checksum\""
+    )
     del changed["checksum"]
     Path("study/config.json").write_text(json.dumps(changed))
-    refused(["run", "--resume", "study"], r"was begun from Python")
+    expect_refusal(["run", "--resume", "study"], r"was begun from Python")
     Path("study/config.json").write_bytes(before[Path("study/config.json")])
     checkpoint = Path("study/checkpoint.safetensors")
     checkpoint.write_bytes(b"damaged")
-    refused(["run", "--resume", "study"], r"study/checkpoint\.safetensors: expected a safetensors")
+    expect_refusal(
+        ["run", "--resume", "study"], r"study/checkpoint\.safetensors: expected a safetensors"
+    )
     checkpoint.write_bytes(before[checkpoint])
     assert before == {p: p.read_bytes() for p in Path("study").rglob("*") if p.is_file()}
 
@@ -255,7 +259,7 @@ def test_a_full_disk_is_one_line_and_the_study_goes_on_later(
 
     monkeypatch.setattr(files.os, "fsync", full)
     assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.BAD_INPUT
-    _, error = said(capsys)
+    _, error = read_output(capsys)
     assert "cannot be written: No space left on device" in error
     assert error.count("\n") == 1
     assert main(["run", "--resume", "study"]) == 0
@@ -268,7 +272,7 @@ def test_another_process_complains_only_where_the_main_one_does_not(capsys, monk
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr("secateurs.cli.show.time.sleep", waited.append)
     assert main(["criteria", "nope"]) == ExitCode.BAD_INPUT
-    out, error = said(capsys)
+    out, error = read_output(capsys)
     assert out == ""
     assert error.startswith("secateurs: error: process 1: no criterion named 'nope'")
     assert error.count("\n") == 1
@@ -308,6 +312,6 @@ def test_what_the_end_of_another_process_breaks_is_one_line(
     monkeypatch.setattr(application, "app", breaks)
     ended = main(["criteria"])
     assert ended == (ExitCode.UNEXPECTED if processes == "2" else ExitCode.BAD_INPUT)
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1

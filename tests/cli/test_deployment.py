@@ -5,7 +5,7 @@ import re
 import pytest
 
 from secateurs.cli import ExitCode, main
-from support.shell import CNN, said
+from support.shell import CNN, read_output
 
 BAD = {
     "runtime": (("prune", *CNN, "--to", "latency=0.5,runtime=onx"), r"no runtime is called 'onx'"),
@@ -25,7 +25,7 @@ BAD = {
 def test_bad_input_gets_one_line_and_writes_nothing(case, place, capsys):
     arguments, expected = BAD[case]
     assert main(arguments) == ExitCode.BAD_INPUT
-    out, error = said(capsys)
+    out, error = read_output(capsys)
     assert re.search(expected, error), error
     assert error.count("\n") == 1
     assert out == ""

@@ -15,14 +15,14 @@ def test_the_doctor_finds_this_installation_well(capsys, tmp_path, monkeypatch):
     assert main(["doctor"]) == ExitCode.FINE
     out, error = capsys.readouterr()
     assert error == ""
-    said = dict(line.split(None, 1) for line in out.splitlines())
-    assert said["secateurs"] == version("secateurs")
-    assert said["torch"] == version("torch")
-    assert said["python"].startswith(platform.python_version())
-    assert f"{os.cpu_count()} cores" in said["platform"]
-    assert "from the cut by hand" in said["pytorch"]
-    assert "from the cut by hand" in said["keras"]
-    assert "read back" in said["files"]
+    lines = dict(line.split(None, 1) for line in out.splitlines())
+    assert lines["secateurs"] == version("secateurs")
+    assert lines["torch"] == version("torch")
+    assert lines["python"].startswith(platform.python_version())
+    assert f"{os.cpu_count()} cores" in lines["platform"]
+    assert "from the cut by hand" in lines["pytorch"]
+    assert "from the cut by hand" in lines["keras"]
+    assert "read back" in lines["files"]
     assert list(tmp_path.iterdir()) == []
 
 

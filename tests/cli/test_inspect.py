@@ -5,7 +5,7 @@ from secateurs import models
 from secateurs.cli import main
 
 
-def said(capsys):
+def read_output(capsys):
     out, error = capsys.readouterr()
     return out, error
 
@@ -15,4 +15,4 @@ def test_inspect_prints_the_network(capsys):
     torch.manual_seed(0)
     dense = models.resnet18(width=4, in_channels=1, stem="small")
     expected = str(sec.trace(dense, torch.zeros(1, 1, 8, 8)))
-    assert said(capsys)[0].strip() == expected.strip()
+    assert read_output(capsys)[0].strip() == expected.strip()

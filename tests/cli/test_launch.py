@@ -22,7 +22,7 @@ LAUNCH = Path(sys.executable).parent / "accelerate-launch"
 
 
 @pytest.fixture
-def launched(monkeypatch):
+def below_launcher(monkeypatch):
     """As if below ``accelerate launch`` that was asked for several processes."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -56,18 +56,18 @@ def test_accelerate_launch_of_two_is_two_that_end_as_one(tmp_path):
     assert together[-1, "best_round"] == single[-1, "best_round"]
 
 
-def test_one_process_of_several_is_refused_in_python(launched):
+def test_one_process_of_several_is_refused_in_python(below_launcher):
     with pytest.raises(SecateursError, match=r"it starts one.*torchrun --nproc-per-node"):
         processes.check_launch()
 
 
-def test_one_process_that_is_meant_goes_on(launched, monkeypatch):
+def test_one_process_that_is_meant_goes_on(below_launcher, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert launch.start_missing_processes(["run"]) is None
     processes.check_launch()
 
 
-def test_what_was_asked_for_cannot_be_found_out(launched):
+def test_what_was_asked_for_cannot_be_found_out(below_launcher):
     with pytest.raises(SecateursError, match=r"torchrun --nproc-per-node 2 -m secateurs run"):
         launch.start_missing_processes(["run", "--preset", "demo"])
 

@@ -7,7 +7,9 @@ def test_plain_resnet_loads_the_published_weights_and_presets_keep_through_layer
     from secateurs import models
     from secateurs.cli.presets import PRESETS
 
-    assert all(told["through"] for told in PRESETS.values() if told["model"] == "resnet18")
+    assert all(
+        settings["through"] for settings in PRESETS.values() if settings["model"] == "resnet18"
+    )
     with torch.device("meta"):
         plain, through = models.build("resnet50"), models.build("resnet50", through=True)
     counts = [sum(p.numel() for p in one.parameters()) for one in (plain, through)]

@@ -5,7 +5,7 @@ from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
 
 
-def said(capsys):
+def read_output(capsys):
     out, error = capsys.readouterr()
     return out, error
 
@@ -13,7 +13,7 @@ def said(capsys):
 def test_every_setting_is_an_option_with_the_help_of_its_docstring(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     main(["run", "--help"])
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     for settings in (Training, Pruning, sec.Stop):
         documented = attribute_docs(settings)
         assert documented.keys() == settings.model_fields.keys()

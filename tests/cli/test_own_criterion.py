@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def kept_rows(model, layer, by):
+def list_kept_rows(model, layer, by):
     weight = dict(model.named_parameters())[f"{layer}.weight"].detach().flatten(1).numpy()
     return np.sort(np.argsort(by(weight))[len(weight) // 2 :])
 
@@ -66,32 +66,32 @@ def test_prune_keeps_what_the_function_ranks_highest(spelt, folder):
     model = sec.models.build("vanilla_cnn", width=4, hidden=8, in_channels=1, size=8)
     torch.save(model.state_dict(), "mine.pt")
     options = ("--weights", "mine.pt", "--input", "1x1x8x8", "--output", "small.safetensors")
-    own = ("--criterion", spelt.format(folder=folder))
-    assert main(["prune", *MODEL, *options, *own, "--to", "channels=0.5"]) == 0
+    criterion = ("--criterion", spelt.format(folder=folder))
+    assert main(["prune", *MODEL, *options, *criterion, "--to", "channels=0.5"]) == 0
     small = sec.load(model, "small.safetensors")
     first = next(name for name, one in model.named_modules() if isinstance(one, torch.nn.Conv2d))
-    rows = kept_rows(model, first, lambda weight: weight.std(axis=1))
+    rows = list_kept_rows(model, first, lambda weight: weight.std(axis=1))
     found = dict(small.named_parameters())[f"{first}.weight"]
     assert torch.equal(found, dict(model.named_parameters())[f"{first}.weight"][rows])
 
 
 def test_every_command_that_ranks_takes_the_same_spelling(folder, capsys):
-    own = ("--criterion", "own_rank.py:spread")
+    criterion = ("--criterion", "own_rank.py:spread")
     study = ("--directory", "s", "--rounds", "1", "--step", "0.3", "--tolerance", "0.9")
-    assert main(["run", *LONG, *SHORT, *own, *study, "--no-measure-speed"]) == 0
-    assert History.load(folder / "s" / "history.jsonl")[0]["criterion"] == own[1]
-    assert main(["sensitivity", *LONG, *own, "--amounts", "0.5", "--images", "20"]) == 0
+    assert main(["run", *LONG, *SHORT, *criterion, *study, "--no-measure-speed"]) == 0
+    assert History.load(folder / "s" / "history.jsonl")[0]["criterion"] == criterion[1]
+    assert main(["sensitivity", *LONG, *criterion, "--amounts", "0.5", "--images", "20"]) == 0
     kept = json.loads((folder / "sensitivity" / "sensitivity.json").read_text())
-    assert kept["criterion"] == own[1]
-    ranked = ("--strategies", f"{own[1]},l1", "--amounts", "0.4", "--seeds", "1")
+    assert kept["criterion"] == criterion[1]
+    ranked = ("--strategies", f"{criterion[1]},l1", "--amounts", "0.4", "--seeds", "1")
     assert main(["compare", *LONG, *SHORT, *ranked, "--directory", "c"]) == 0
     jobs = json.loads((folder / "c" / "results.json").read_text())["jobs"]
-    assert {job["strategy"] for job in jobs} == {own[1], "l1"}
+    assert {job["strategy"] for job in jobs} == {criterion[1], "l1"}
     assert not any(job["failure"] for job in jobs)
     points = ("--shares", "0.5", "--images", "64", "--data", "digits")
-    assert main(["frontier", *MODEL, *points, *own]) == 0
+    assert main(["frontier", *MODEL, *points, *criterion]) == 0
     capsys.readouterr()
-    assert main(["criteria", own[1]]) == 0
+    assert main(["criteria", criterion[1]]) == 0
     assert "standard deviation of each filter" in capsys.readouterr().out
 
 
@@ -111,7 +111,7 @@ def test_one_that_is_registered_is_shown_what_it_has_to_see(folder):
 
 
 @pytest.mark.parametrize(
-    ("spelt", "said"),
+    ("spelt", "message"),
     [
         ("own_rank.py:spred", "did you mean 'spread'"),
         ("own_rank.py", "expected FILE:FUNCTION; received a file of"),
@@ -123,11 +123,11 @@ def test_one_that_is_registered_is_shown_what_it_has_to_see(folder):
         ("spread", "no criterion named 'spread'.*FILE.py:FUNCTION"),
     ],
 )
-def test_what_is_no_criterion_is_said_in_a_line(spelt, said, folder, capsys):
+def test_what_is_no_criterion_is_said_in_a_line(spelt, message, folder, capsys):
     (folder / "broken.py").write_text("def spread(:\n")
     given = ("--input", "1x1x8x8", "--to", "channels=0.5", "--criterion", spelt)
     assert main(["prune", *MODEL, *given]) == ExitCode.BAD_INPUT
     line = capsys.readouterr().err
-    assert re.search(said, line)
+    assert re.search(message, line)
     assert line.count("\n") == 1
     assert not list(folder.glob("*.safetensors"))

@@ -29,11 +29,11 @@ def test_presets_are_studies_of_small_rounds(name, place, capsys, monkeypatch):
 def test_a_preset_is_changed_by_options(monkeypatch):
     chosen = {}
 
-    def carried_out(configuration, directory, **_):
+    def note_study(configuration, directory, **_):
         chosen.update(configuration=configuration, directory=directory)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run_configuration", carried_out)
+    monkeypatch.setattr(run, "run_configuration", note_study)
     main(["run", "--preset", "demo", "--width", "5", "--rounds", "3"])
     demo = PRESETS["demo"]
     assert chosen["configuration"].task.model_options["width"] == 5

@@ -1,7 +1,7 @@
 from secateurs.cli import main
 from secateurs.measurement.conditions import Conditions
 from secateurs.measurement.latency_model import TERMS, LatencyModel
-from support.shell import CNN, said
+from support.shell import CNN, read_output
 
 
 def test_profile_tells_what_was_measured(place, capsys, monkeypatch):
@@ -15,7 +15,7 @@ def test_profile_tells_what_was_measured(place, capsys, monkeypatch):
 
     monkeypatch.setattr("secateurs.planning.profiling.profile", profile)
     assert main(["profile", *CNN, "--runtime", "onnxruntime", "--threads", "0"]) == 0
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     assert asked["threads"] is None
     assert "onnxruntime, its own threads: 4 ms dense (250 a second)" in out
     assert "within 6.5% (median) and 10.0% (worst of 2 cuts" in out

@@ -14,7 +14,7 @@ import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before transformers
 from secateurs import models
 from secateurs.cli import ExitCode, main
-from support.shell import CNN, said
+from support.shell import CNN, read_output
 
 
 def test_prune_to_a_drop_on_real_images(place, capsys):
@@ -43,7 +43,7 @@ def test_prune_to_a_drop_on_real_images(place, capsys):
     torch.save(dense.state_dict(), "dense.pt")
     arguments = ["prune", *CNN, "--weights", "dense.pt", "--to", "drop=0.6", "--data", "digits"]
     assert main([*arguments, "--images", "64", "--output", "s.safetensors"]) == 0
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     tried = [float(drop) for _, drop in re.findall(r"tried macs=([\d.]+): drop (-?[\d.]+)", out)]
     assert 3 <= len(tried) <= 9
     small = sec.load(dense, "s.safetensors")
@@ -72,7 +72,7 @@ def test_prune_says_who_won(place, weights, capsys):
 def test_prune_writes_a_model_that_python_loads_as_it_says(place, capsys):
     arguments = ("vanilla_cnn", "--to", "params=0.5,macs=0.6", "--input", "1x3x16x16")
     assert main(["prune", *arguments, "-o", "width=8", "--output", "small.safetensors"]) == 0
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     assert "proof holds" in out
     size = Path("small.safetensors").stat().st_size
     assert f"small.safetensors: {size / 1e6:.2f} MB" in out
@@ -92,7 +92,7 @@ def test_prune_replaces_no_file_unasked(place, capsys):
     Path("vanilla_cnn-pruned.safetensors").write_text("mine")
     assert main(arguments) == ExitCode.BAD_INPUT
     assert Path("vanilla_cnn-pruned.safetensors").read_text() == "mine"
-    assert "--overwrite" in said(capsys)[1]
+    assert "--overwrite" in read_output(capsys)[1]
     assert main([*arguments, "--overwrite"]) == 0
 
 
@@ -102,7 +102,7 @@ def test_prune_takes_weights_and_leaves_layers_alone(place, capsys):
     arguments = ["prune", "vanilla_cnn", "--to", "channels=0.8", "--input", "1x1x8x8"]
     arguments += ["-o", "width=4", "--weights", "dense.pt", "--skip", "blocks.0.*"]
     assert main([*arguments, "--output", "small.safetensors"]) == 0
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     assert "random" not in out
     small = sec.load(dense, "small.safetensors")
     assert torch.equal(small.blocks[0].conv.weight, dense.blocks[0].conv.weight)
@@ -128,7 +128,7 @@ def test_prune_keeps_the_outputs_that_are_used(monkeypatch, place, capsys):
     assert main([*arguments, "--outputs", "logits"]) == 0
     assert sec.load(Beside(), "small.safetensors").a.out_channels == 4
     assert main([*arguments, "--overwrite", "--outputs", "logit"]) != 0
-    assert "did you mean 'logits'" in said(capsys)[1]
+    assert "did you mean 'logits'" in read_output(capsys)[1]
 
 
 def test_a_task_of_ones_own_is_cut_by_its_data_and_judged(place, capsys):
@@ -146,7 +146,7 @@ def test_a_task_of_ones_own_is_cut_by_its_data_and_judged(place, capsys):
     task = ("--task", "regression", "--data", "regress.py:points")
     wanted = ("--budget", "channels=0.5", "--output", "small.safetensors")
     assert main(["prune", "regress.py:line", *task, *wanted]) == ExitCode.FINE
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     assert re.search(r"Mean squared error on 20 validation examples: [\d.]+ before", out)
     assert "repaired" in out
 
@@ -168,7 +168,7 @@ def test_uniform_widths_are_what_a_configuration_says(place, capsys):
     task = ("--task", "language-modelling", "--data", "book.py:rows", "--uniform")
     wanted = ("--budget", "params=0.7", "--output", "small.safetensors")
     assert main(["prune", "transformers:lm", *task, *wanted]) == ExitCode.FINE
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     assert "Perplexity on 16 validation examples: " in out
     widths = re.findall(r"layers\.\d\.mlp\.gate_proj +32 +(\d+)", out)
     assert len(set(widths)) <= 1

@@ -7,7 +7,7 @@ from secateurs.study.directory import Study
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def browser(monkeypatch):
     opened = []
 
     class Opened:
@@ -21,9 +21,9 @@ def asked(monkeypatch):
     return opened
 
 
-def test_the_page_is_drawn_and_its_place_is_told(asked, tmp_path, capsys):
+def test_the_page_is_drawn_and_its_place_is_told(browser, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == ExitCode.FINE
-    assert asked == [tmp_path]
+    assert browser == [tmp_path]
     assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "report.html")
 
 

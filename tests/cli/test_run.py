@@ -15,12 +15,12 @@ import secateurs as sec
 from secateurs import models
 from secateurs.cli import main
 from secateurs.study.directory import Study
-from support.shell import SMALL, said
+from support.shell import SMALL, read_output
 
 pytestmark = pytest.mark.usefixtures("factories")
 
 
-def told(directory):
+def read_study(directory):
     records = sec.History.load(Path(directory) / "history.jsonl")
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
 
@@ -34,7 +34,7 @@ def in_shell(*arguments, **options):
 
 def test_a_study_from_the_shell(place, capsys):
     assert main(["run", *SMALL, "--directory", "study", "--measure-speed"][:-1]) == 0
-    out, error = said(capsys)
+    out, error = read_output(capsys)
     assert error == ""
     lines = [line for line in out.splitlines() if "recovered by repair" not in line]
     assert lines[0].split()[:2] == ["round", "batch"]
@@ -55,7 +55,7 @@ def test_a_study_from_the_shell(place, capsys):
 
     Path("study/report/report.html").unlink()
     assert main(["report", "study"]) == 0
-    assert said(capsys)[0].strip() == "study/report/report.html"
+    assert read_output(capsys)[0].strip() == "study/report/report.html"
     assert Path("study/report/report.html").read_text() == page
 
 
@@ -70,12 +70,12 @@ def test_a_killed_study_is_resumed(place, without_drawing, capsys):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert sec.History.load("killed/history.jsonl").last("stop") is None
-    said(capsys)
+    read_output(capsys)
     assert main(["run", "--resume", "killed"]) == 0
-    out, _ = said(capsys)
+    out, _ = read_output(capsys)
     lines = [line.split() for line in out.splitlines() if "recovered by repair" not in line]
     assert [words[0] for words in lines[1:4]] == ["0", "1", "2"]
-    assert told("killed") == told("whole")
+    assert read_study("killed") == read_study("whole")
     # The result is the same to the bit (the order of a safetensors file's text is not).
     killed, whole = (load_file(f"{name}/best.safetensors") for name in ("killed", "whole"))
     assert killed.keys() == whole.keys()
@@ -87,12 +87,12 @@ def test_the_command_in_the_report_repeats_the_study(place, without_drawing, cap
     directory = Path("runs/vanilla_cnn-digits")
     first = Study.open(directory)
     assert first.configuration.pruning.skip == ("hidden", "blocks.0*")
-    before = told(directory)
-    out, _ = said(capsys)
+    before = read_study(directory)
+    out, _ = read_output(capsys)
     assert "round  " not in out
     program, *arguments = first.configuration.command
     assert program == "secateurs"
     assert main([*arguments, "--fresh"]) == 0
     again = Study.open(directory)
     assert again.configuration.differences(first.configuration) == []
-    assert told(directory) == before
+    assert read_study(directory) == before

@@ -16,12 +16,12 @@ def dense():
 
 
 def test_sensitivity_is_measured_once_and_planned_by(place, weights, capsys):
-    told = ["sensitivity", *SMALL, "--weights", "w.safetensors", "--images", "60"]
-    assert main([*told, "--amounts", "0.25,0.5", "--output", "s"]) == ExitCode.FINE
+    arguments = ["sensitivity", *SMALL, "--weights", "w.safetensors", "--images", "60"]
+    assert main([*arguments, "--amounts", "0.25,0.5", "--output", "s"]) == ExitCode.FINE
     out, _ = capsys.readouterr()
     assert "By how much the loss rises" in out
     first = (place / "s" / "sensitivity.json").stat().st_mtime_ns
-    main([*told, "--amounts", "0.25,0.5", "--output", "s"])
+    main([*arguments, "--amounts", "0.25,0.5", "--output", "s"])
     assert (place / "s" / "sensitivity.json").stat().st_mtime_ns == first
     assert (place / "s" / "sensitivity.png").exists()
     small = ["prune", "vanilla_cnn", "-o", "width=4", "-o", "hidden=12", "--data", "digits"]

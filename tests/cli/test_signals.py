@@ -32,7 +32,7 @@ def test_a_signal_ends_a_study_that_says_how_to_go_on(tmp_path, name):
         try:
             _wait_for(tmp_path / "a study" / "checkpoint.safetensors")
             process.send_signal(number)
-            _, said = process.communicate(timeout=60)
+            _, output = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 128 + number
@@ -40,9 +40,9 @@ def test_a_signal_ends_a_study_that_says_how_to_go_on(tmp_path, name):
     assert kept.batch > 0
     assert (
         f"kept up to batch {kept.batch}, round 0; go on with: secateurs run --resume 'a study'"
-        in said
+        in output
     )
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert not list((tmp_path / "a study").glob(".*"))  # neither lock nor temporary file
 
 

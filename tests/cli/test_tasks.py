@@ -9,7 +9,7 @@ import pytest
 import torchvision_on_cpu
 from secateurs.cli import ExitCode, main
 from secateurs.study.history import History
-from support.own_tasks import TASKS, told
+from support.own_tasks import TASKS, task_options
 
 SHORT = ("--fine-tune-batches", "2", "--quiet", "--batch-size", "8")
 
@@ -17,7 +17,7 @@ SHORT = ("--fine-tune-batches", "2", "--quiet", "--batch-size", "8")
 @pytest.mark.parametrize("task", TASKS)
 def test_a_study_of_a_task(task, mine, tmp_path):
     study = ("--directory", "s", "--rounds", "1", "--step", "0.3", "--tolerance", "0.9")
-    assert main(["run", *told(mine, task), *SHORT, *study, "--criterion", "taylor"]) == 0
+    assert main(["run", *task_options(mine, task), *SHORT, *study, "--criterion", "taylor"]) == 0
     history = History.load(tmp_path / "s" / "history.jsonl")
     assert history[0]["metric"]["name"] == TASKS[task][2]
     assert history[0]["metric"]["higher_is_better"] is not TASKS[task][3]
@@ -30,7 +30,7 @@ def test_a_study_of_a_task(task, mine, tmp_path):
 
 
 def test_sensitivity_and_ablation_by_the_tasks_loss(mine, tmp_path, capsys):
-    options = told(mine, "regression")
+    options = task_options(mine, "regression")
     assert main(["sensitivity", *options, "--amounts", "0.5", "--criterion", "taylor"]) == 0
     found = json.loads((tmp_path / "sensitivity" / "sensitivity.json").read_text())
     assert found["metric"]["name"] == "mean squared error"
@@ -43,7 +43,7 @@ def test_sensitivity_and_ablation_by_the_tasks_loss(mine, tmp_path, capsys):
 def test_a_comparison_by_the_tasks_metric_over_macs_in_rounds(mine, tmp_path, capsys):
     compared = ("--strategies", "l1,taylor", "--amounts", "0.5", "--seeds", "2", "--directory", "c")
     kind = ("--unit", "macs", "--rounds", "2", "--metric", "mae")
-    assert main(["compare", *told(mine, "regression"), *SHORT, *compared, *kind]) == 0
+    assert main(["compare", *task_options(mine, "regression"), *SHORT, *compared, *kind]) == 0
     printed = capsys.readouterr().out
     assert "Mean absolute error on the validation data" in printed
     assert "50 % of MACs removed" in printed
@@ -87,16 +87,16 @@ def test_a_detector_in_every_command_that_looks_at_a_loss(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--task", "regresion"), "did you mean 'regression'"),
         (("--task", "regression", "--metric", "acuracy"), "did you mean 'accuracy'"),
     ],
 )
-def test_what_is_no_task_is_said(mine, options, said, capsys):
+def test_what_is_no_task_is_said(mine, options, message, capsys):
     given = ("--model", f"{mine}:regressor", "--data", f"{mine}:numbers")
     assert main(["run", *given, *options]) == ExitCode.BAD_INPUT
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_function_that_gives_no_data_is_said(mine, capsys):

@@ -90,7 +90,7 @@ def test_studies_curves_and_ablations_of_texts(texts, capsys):
 )  # fmt: skip
 def test_what_lacks_or_does_not_go_with_texts_is_told(texts, arguments, message, capsys):
     assert main(["prune", *arguments, "--budget", "macs=0.8"]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
     assert not list(texts.glob("*.safetensors"))

@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def begun(place):
+def study(place):
     """A study that has been begun; what importing its code touches is away again."""
     assert main([*RUN]) == ExitCode.FINE
     (place / "imported").unlink()
@@ -56,7 +56,7 @@ def begun(place):
     return place / "study"
 
 
-def refused(capsys, *arguments):
+def expect_refusal(capsys, *arguments):
     """What is said; one line, and nothing was run."""
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -75,32 +75,32 @@ def change(path, **task):
     path.write_text(json.dumps(values))
 
 
-def test_a_study_goes_on_by_itself_while_its_code_is_the_same(begun):
+def test_a_study_goes_on_by_itself_while_its_code_is_the_same(study):
     assert main(["run", "--resume", "study", "--quiet"]) == ExitCode.FINE
-    noted = Study.open(begun).configuration.code
+    noted = Study.open(study).configuration.code
     assert list(noted) == ["tasks_of_mine:model"]
-    assert list(noted["tasks_of_mine:model"]) == [str(begun.parent / "tasks_of_mine.py")]
+    assert list(noted["tasks_of_mine:model"]) == [str(study.parent / "tasks_of_mine.py")]
 
 
 def test_changed_code_is_run_where_the_user_says_so_and_then_as_a_matter_of_course(
-    begun, place, capsys
+    study, place, capsys
 ):
     (place / "tasks_of_mine.py").write_text(CODE + "\nlater = 1\n")
-    said = refused(capsys, "run", "--resume", "study")
-    assert "tasks_of_mine:model as it was when this began, in " in said
-    assert said.endswith("If it may be run: secateurs run --resume study --trust\n")
+    output = expect_refusal(capsys, "run", "--resume", "study")
+    assert "tasks_of_mine:model as it was when this began, in " in output
+    assert output.endswith("If it may be run: secateurs run --resume study --trust\n")
     assert main(["run", "--resume", "study", "--trust", "--quiet"]) == ExitCode.FINE
     assert main(["run", "--resume", "study", "--quiet"]) == ExitCode.FINE
 
 
 def test_a_module_of_the_same_name_elsewhere_is_not_the_one_that_was_named(
-    begun, place, capsys, monkeypatch
+    study, place, capsys, monkeypatch
 ):
     (place / "elsewhere").mkdir()
     monkeypatch.chdir(place / "elsewhere")
     Path("tasks_of_mine.py").write_text(CODE)
-    assert f"another: {place}/elsewhere/tasks_of_mine.py" in refused(
-        capsys, "run", "--resume", str(begun)
+    assert f"another: {place}/elsewhere/tasks_of_mine.py" in expect_refusal(
+        capsys, "run", "--resume", str(study)
     )
 
 
@@ -119,29 +119,29 @@ def test_a_module_of_the_same_name_elsewhere_is_not_the_one_that_was_named(
     ],
     ids=str,
 )
-def test_what_somebody_planted_is_not_run(task, begun, place, capsys):
+def test_what_somebody_planted_is_not_run(task, study, place, capsys):
     (place / "pack").mkdir()
     for name in ("planted", "folder", "pack/__init__", "pack/deep"):
         (place / f"{name}.py").write_text("open('planted_was_run', 'w')\n" + CODE)
-    change(begun / "config.json", **task)
-    said = refused(capsys, "run", "--resume", "study")
-    assert "begun by a command line of yours" in said
+    change(study / "config.json", **task)
+    output = expect_refusal(capsys, "run", "--resume", "study")
+    assert "begun by a command line of yours" in output
     assert not (place / "planted_was_run").exists()
     assert not (place / "imported").exists()
 
 
-def test_hashes_that_a_hostile_directory_brings_along_prove_nothing(begun, place, capsys):
+def test_hashes_that_a_hostile_directory_brings_along_prove_nothing(study, place, capsys):
     """The whole directory of somebody who began the study of the same name on their machine."""
     (place / "state").rename(place / "state_of_somebody_else")
-    said = refused(capsys, "run", "--resume", "study")
-    assert f"would run tasks_of_mine:model ({place}/tasks_of_mine.py)" in said
+    output = expect_refusal(capsys, "run", "--resume", "study")
+    assert f"would run tasks_of_mine:model ({place}/tasks_of_mine.py)" in output
 
 
 def test_without_a_place_to_note_anything_it_is_asked(place, capsys, monkeypatch):
     (place / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "file"))
     assert main([*RUN]) == ExitCode.FINE
-    assert "--trust" in refused(capsys, "run", "--resume", "study")
+    assert "--trust" in expect_refusal(capsys, "run", "--resume", "study")
     assert main(["run", "--resume", "study", "--trust", "--quiet"]) == ExitCode.FINE
 
 
@@ -149,17 +149,19 @@ def test_strategies_of_a_comparison_are_code_too(place, capsys):
     assert main([*COMPARE]) == ExitCode.FINE
     assert main(["compare", "--resume", "contest", "--quiet"]) == ExitCode.FINE
     (place / "tasks_of_mine.py").write_text(CODE + "\nlater = 1\n")
-    assert "tasks_of_mine:rank as it was" in refused(capsys, "compare", "--resume", "contest")
+    assert "tasks_of_mine:rank as it was" in expect_refusal(
+        capsys, "compare", "--resume", "contest"
+    )
     values = json.loads((place / "contest" / "comparison.json").read_text())
     values.pop("checksum")
     values["strategies"] = ["os:getcwd"]
     (place / "contest" / "comparison.json").write_text(json.dumps(values))
-    assert "os:getcwd" in refused(capsys, "compare", "--resume", "contest")
+    assert "os:getcwd" in expect_refusal(capsys, "compare", "--resume", "contest")
 
 
 def test_trust_is_of_a_directory(capsys):
-    assert "--resume DIRECTORY beside it" in refused(capsys, *RUN, "--trust")
-    assert "--resume DIRECTORY beside it" in refused(capsys, *COMPARE, "--trust")
+    assert "--resume DIRECTORY beside it" in expect_refusal(capsys, *RUN, "--trust")
+    assert "--resume DIRECTORY beside it" in expect_refusal(capsys, *COMPARE, "--trust")
 
 
 def test_names_of_this_library_need_no_trust(place):

@@ -94,12 +94,12 @@ def here():
     return {str(path): path.stat().st_mtime_ns for path in Path().rglob("*")}
 
 
-def shown(call):
+def format_call(call):
     words = [word for word in call if word not in RUN[1:]]
     return json.dumps(" ".join(words)[:60]).replace(os.sep, "|")
 
 
-@pytest.mark.parametrize("call", CALLS, ids=shown)
+@pytest.mark.parametrize("call", CALLS, ids=format_call)
 def test_a_wrong_call_is_one_line_and_writes_nothing(call, capsys):
     before = here()
     assert main(call) == ExitCode.BAD_INPUT

@@ -13,7 +13,7 @@ from secateurs.settings.study import Task
 from secateurs.settings.training import Training
 
 
-def told(**changes):
+def settings_of(**changes):
     return Comparison(
         **{
             "task": Task(
@@ -32,14 +32,14 @@ def told(**changes):
     )
 
 
-def carried_out(directory, comparison=None, **options):
-    comparison = comparison or told()
+def compare(directory, comparison=None, **options):
+    comparison = comparison or settings_of()
     contest = JobRunner(comparison, learner_factory(comparison), options.get("pruners", {}))
     return run_comparison(comparison, directory, SerialExecutor(contest), **options)
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory):
+def compared(tmp_path_factory):
     """(results, directory) of a comparison that nothing interrupted."""
     directory = tmp_path_factory.mktemp("compared") / "whole"
-    return carried_out(directory), directory
+    return compare(directory), directory

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import secateurs as sec
-from comparison.conftest import carried_out, told
+from comparison.conftest import compare, settings_of
 from secateurs import data, models
 from secateurs.errors import SecateursError, StudyError, UnknownNameError
 from secateurs.settings.training import Training
@@ -20,16 +20,16 @@ def dense_model(directory, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "kind", "said"),
+    ("strategy", "kind", "message"),
     [
         ("l3", UnknownNameError, "no criterion named 'l3'"),
         ("l1@layer", SecateursError, "expected @group or @network"),
         ("nowhere:f", UnknownNameError, "'nowhere' is neither"),
     ],
 )
-def test_a_strategy_that_there_is_not(strategy, kind, said, tmp_path):
-    with pytest.raises(kind, match=said):
-        carried_out(tmp_path / "a", told(strategies=("l1", strategy)))
+def test_a_strategy_that_there_is_not(strategy, kind, message, tmp_path):
+    with pytest.raises(kind, match=message):
+        compare(tmp_path / "a", settings_of(strategies=("l1", strategy)))
     assert not (tmp_path / "a").exists()
 
 
@@ -37,8 +37,8 @@ def own_norm(facts):
     return sum(np.abs(rows).sum(axis=1) for rows in facts.filters)
 
 
-def test_models_and_data_of_ones_own_are_compared(found, tmp_path):
-    results, directory = found
+def test_models_and_data_of_ones_own_are_compared(compared, tmp_path):
+    results, directory = compared
     train, validation, test = splits()
     model = dense_model(directory)
     compared = sec.compare(
@@ -53,9 +53,9 @@ def test_models_and_data_of_ones_own_are_compared(found, tmp_path):
         directory=tmp_path / "own",
     )
     expected = next(o for o in results.outcomes if o.job.name == "l1-60-seed0")
-    by_name_, own, across = compared.outcomes
+    by_name_, by_function, across = compared.outcomes
     assert by_name_.accuracy == expected.accuracy
-    assert (own.params, own.before, own.accuracy) == (
+    assert (by_function.params, by_function.before, by_function.accuracy) == (
         by_name_.params,
         by_name_.before,
         by_name_.accuracy,

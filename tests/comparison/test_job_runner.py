@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 import secateurs as sec
-from comparison.conftest import carried_out, told
+from comparison.conftest import compare, settings_of
 from secateurs import data, models
 from secateurs.errors import BudgetError
 from secateurs.training.feed import ALL, ArrayFeed
@@ -29,8 +29,8 @@ def accuracy(model, split):
         return float((model(torch.from_numpy(images)).argmax(1).numpy() == labels).mean())
 
 
-def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(found):
-    results, directory = found
+def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(compared):
+    results, directory = compared
     outcome = next(
         one for one in results.outcomes if (one.strategy, one.amount, one.seed) == ("l1", 0.6, 1)
     )
@@ -58,8 +58,8 @@ def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(found):
     assert outcome.accuracy == pytest.approx(accuracy(pruned.model.eval(), validation))
 
 
-def test_the_share_removed_is_the_one_asked_for(found):
-    results, _ = found
+def test_the_share_removed_is_the_one_asked_for(compared):
+    results, _ = compared
     assert len(results.outcomes) == 2 * 2 * 2
     for row in results.rows:
         assert row["amount"] <= row["params_removed"] < row["amount"] + 0.06
@@ -67,8 +67,9 @@ def test_the_share_removed_is_the_one_asked_for(found):
 
 
 def test_what_cannot_be_done_is_part_of_the_result(tmp_path):
-    results = carried_out(
-        tmp_path, told(strategies=("bn_scale", "l1"), amounts=(0.3, 0.97), floor=0.5, seeds=1)
+    results = compare(
+        tmp_path,
+        settings_of(strategies=("bn_scale", "l1"), amounts=(0.3, 0.97), floor=0.5, seeds=1),
     )
     failed = {(one.strategy, one.amount): one.failure for one in results.failures}
     assert "no cut within the floors meets params" in failed["l1", 0.97]
@@ -89,7 +90,7 @@ def test_other_pruners_compete_under_the_same_conditions(tmp_path):
     def refuses(learner, job, comparison):
         raise BudgetError("not today")
 
-    chosen = told(strategies=("halves", "refuses"), amounts=(0.5,), seeds=1)
-    results = carried_out(tmp_path, chosen, pruners={"halves": halves, "refuses": refuses})
+    chosen = settings_of(strategies=("halves", "refuses"), amounts=(0.5,), seeds=1)
+    results = compare(tmp_path, chosen, pruners={"halves": halves, "refuses": refuses})
     assert results.outcomes[0].channels < results.denses[0].channels
     assert results.outcomes[1].failure == "not today"

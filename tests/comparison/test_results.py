@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import secateurs as sec
-from comparison.conftest import told
+from comparison.conftest import settings_of
 from secateurs import models
 from secateurs.comparison import (
     Results,
@@ -19,24 +19,26 @@ def dense_model(directory, seed=0):
     return sec.load(model, directory / "dense" / f"seed-{seed}.safetensors").eval()
 
 
-def test_tables_hold_mean_and_spread_over_seeds(found):
-    results, directory = found
+def test_tables_hold_mean_and_spread_over_seeds(compared):
+    results, directory = compared
     files = [json.loads(path.read_text()) for path in (directory / "jobs").glob("*.json")]
-    own = [one["accuracy"] for one in files if (one["strategy"], one["amount"]) == ("l1", 0.3)]
-    assert len(own) == 2
+    accuracies = [
+        one["accuracy"] for one in files if (one["strategy"], one["amount"]) == ("l1", 0.3)
+    ]
+    assert len(accuracies) == 2
     summary = list(csv.DictReader(io.StringIO((directory / "summary.csv").read_text())))
     row = next(r for r in summary if (r["strategy"], float(r["amount"])) == ("l1", 0.3))
-    assert float(row["accuracy"]) == pytest.approx(np.mean(own))
-    assert float(row["accuracy_std"]) == pytest.approx(np.std(own, ddof=1))
+    assert float(row["accuracy"]) == pytest.approx(np.mean(accuracies))
+    assert float(row["accuracy_std"]) == pytest.approx(np.std(accuracies, ddof=1))
     rows = list(csv.DictReader(io.StringIO((directory / "results.csv").read_text())))
     assert sorted(float(r["accuracy"]) for r in rows) == sorted(one["accuracy"] for one in files)
     assert json.loads((directory / "results.json").read_text())["summary"][0]["seeds"] == 2
-    shown = f"{100 * np.mean(own):.1f} +- {100 * np.std(own, ddof=1):.1f}"
+    shown = f"{100 * np.mean(accuracies):.1f} +- {100 * np.std(accuracies, ddof=1):.1f}"
     assert shown in str(results)
 
 
-def test_norms_are_those_of_the_dense_model(found):
-    _, directory = found
+def test_norms_are_those_of_the_dense_model(compared):
+    _, directory = compared
     dense = json.loads((directory / "dense" / "seed-0.json").read_text())
     model = dense_model(directory)
     weights = {
@@ -51,6 +53,6 @@ def test_norms_are_those_of_the_dense_model(found):
 
 
 def test_results_of_nothing_are_empty_tables():
-    nothing = Results(told(), [], [])
+    nothing = Results(settings_of(), [], [])
     assert nothing.to_csv() == ""
     assert nothing.summary == []

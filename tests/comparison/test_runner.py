@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from comparison.conftest import carried_out, told
+from comparison.conftest import compare, settings_of
 from secateurs.comparison import (
     ComparisonCallback,
     ProcessExecutor,
@@ -42,18 +42,18 @@ class Stopping(ComparisonCallback):
             raise KeyboardInterrupt
 
 
-def test_it_goes_on_where_it_was_broken_off(found, tmp_path):
+def test_it_goes_on_where_it_was_broken_off(compared, tmp_path):
     first, second = Stopping(3), Stopping(99)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(tmp_path / "a", callback=first)
-    results = carried_out(tmp_path / "a", callback=second)
+        compare(tmp_path / "a", callback=first)
+    results = compare(tmp_path / "a", callback=second)
     assert len(first.done) == 3
     assert len(second.done) == 5
     assert not set(first.done) & set(second.done)
-    assert numbers(results.outcomes) == numbers(found[0].outcomes)
+    assert numbers(results.outcomes) == numbers(compared[0].outcomes)
 
 
-def test_it_survives_a_kill(found, tmp_path):
+def test_it_survives_a_kill(compared, tmp_path):
     place = tmp_path / "killed"
     code = "import sys; from comparison.conftest import carried_out; carried_out(sys.argv[1])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -65,9 +65,9 @@ def test_it_survives_a_kill(found, tmp_path):
     running.wait()
     done = len(list(place.glob("jobs/*.json")))
     assert done >= 2
-    results = carried_out(place)
+    results = compare(place)
     # Another process may compute with another number of threads, which round differently.
-    pairs = zip(numbers(results.outcomes), numbers(found[0].outcomes), strict=True)
+    pairs = zip(numbers(results.outcomes), numbers(compared[0].outcomes), strict=True)
     for present, expected in pairs:
         for name, value in expected.items():
             near = pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value
@@ -76,30 +76,30 @@ def test_it_survives_a_kill(found, tmp_path):
 
 def test_strategies_may_be_added_and_nothing_else_may_change(tmp_path):
     small = {"seeds": 1, "amounts": (0.3,)}
-    carried_out(tmp_path, told(**small, strategies=("l1",)))
+    compare(tmp_path, settings_of(**small, strategies=("l1",)))
     seen = Stopping(99)
-    more = carried_out(tmp_path, told(**small, strategies=("l1", "random")), callback=seen)
+    more = compare(tmp_path, settings_of(**small, strategies=("l1", "random")), callback=seen)
     assert [job.strategy for job in seen.done] == ["random"]
     assert len(more.outcomes) == 2
-    other = told(**small, strategies=("l1",), training=Training(batches=7, batch_size=32))
+    other = settings_of(**small, strategies=("l1",), training=Training(batches=7, batch_size=32))
     with pytest.raises(StudyError, match=r"another comparison \(training.batches: 6, not 7"):
-        carried_out(tmp_path, other)
-    carried_out(tmp_path, told(**small, strategies=("l2",)), fresh=True)
+        compare(tmp_path, other)
+    compare(tmp_path, settings_of(**small, strategies=("l2",)), fresh=True)
     assert [path.stem for path in (tmp_path / "jobs").glob("*")] == ["l2-30-seed0"]
 
 
-def test_processes_side_by_side_come_to_the_same(found, tmp_path):
-    comparison = told(seeds=1, amounts=(0.3,))
+def test_processes_side_by_side_come_to_the_same(compared, tmp_path):
+    comparison = settings_of(seeds=1, amounts=(0.3,))
     results = run_comparison(comparison, tmp_path, ProcessExecutor(2))
-    expected = [o for o in found[0].outcomes if o.seed == 0 and o.amount == 0.3]
+    expected = [o for o in compared[0].outcomes if o.seed == 0 and o.amount == 0.3]
     assert numbers(results.outcomes) == numbers(expected)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_a_ray_cluster_comes_to_the_same(found, tmp_path):
-    comparison = told(seeds=1, amounts=(0.3,))
+def test_a_ray_cluster_comes_to_the_same(compared, tmp_path):
+    comparison = settings_of(seeds=1, amounts=(0.3,))
     results = run_comparison(comparison, tmp_path, RayExecutor("local"))
-    expected = [o for o in found[0].outcomes if o.seed == 0 and o.amount == 0.3]
+    expected = [o for o in compared[0].outcomes if o.seed == 0 and o.amount == 0.3]
     assert len(expected) == 2
     assert numbers(results.outcomes) == numbers(expected)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from comparison.conftest import told
+from comparison.conftest import settings_of
 from secateurs.comparison import (
     Comparison,
     parse_job,
@@ -18,7 +18,7 @@ def test_a_strategy_has_a_criterion_and_a_scope():
 
 
 def test_settings_go_to_json_and_back(tmp_path):
-    comparison = told(amounts=(0.5, 0.9), skip=("stem",))
+    comparison = settings_of(amounts=(0.5, 0.9), skip=("stem",))
     path = tmp_path / "comparison.json"
     path.write_text(comparison.to_json())
     assert Comparison.load(path) == comparison
@@ -29,4 +29,4 @@ def test_settings_go_to_json_and_back(tmp_path):
 
 def test_more_seeds_than_anybody_waits_for_are_refused():
     with pytest.raises(SecateursError, match="seeds: expected a number less than or equal to"):
-        told(seeds=99_999_999)
+        settings_of(seeds=99_999_999)

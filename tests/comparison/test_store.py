@@ -2,7 +2,7 @@
 
 import pytest
 
-from comparison.conftest import carried_out, told
+from comparison.conftest import compare, settings_of
 from secateurs.comparison import (
     ResultStore,
 )
@@ -18,13 +18,13 @@ def numbers(outcomes):
 
 
 def test_a_half_written_result_is_no_result(tmp_path):
-    results = carried_out(tmp_path, told(seeds=1, amounts=(0.3,), strategies=("l1",)))
+    results = compare(tmp_path, settings_of(seeds=1, amounts=(0.3,), strategies=("l1",)))
     path = next((tmp_path / "jobs").glob("*.json"))
     path.write_text(path.read_text()[:40])
     with pytest.raises(StudyError, match=r"cannot be read as a comparison's result.*Delete it"):
-        carried_out(tmp_path, told(seeds=1, amounts=(0.3,), strategies=("l1",)))
+        compare(tmp_path, settings_of(seeds=1, amounts=(0.3,), strategies=("l1",)))
     path.unlink()
-    again = carried_out(tmp_path, told(seeds=1, amounts=(0.3,), strategies=("l1",)))
+    again = compare(tmp_path, settings_of(seeds=1, amounts=(0.3,), strategies=("l1",)))
     assert numbers(again.outcomes) == numbers(results.outcomes)
 
 
@@ -40,21 +40,21 @@ def test_a_half_written_result_is_no_result(tmp_path):
     ],
 )
 def test_a_ledger_takes_more_jobs_of_the_same_conditions_alone(tmp_path, name, value):
-    ResultStore.begin(tmp_path, told())
-    more = told(strategies=("l2",), amounts=(0.5,), seeds=5, command=("again",))
+    ResultStore.begin(tmp_path, settings_of())
+    more = settings_of(strategies=("l2",), amounts=(0.5,), seeds=5, command=("again",))
     assert (
         ResultStore.begin(tmp_path, more).comparison
         == ResultStore.open(tmp_path).comparison
         == more
     )
     with pytest.raises(StudyError, match=f"another comparison .{name}"):
-        ResultStore.begin(tmp_path, told(**{name: value}))
+        ResultStore.begin(tmp_path, settings_of(**{name: value}))
     assert ResultStore.open(tmp_path).comparison == more
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(StudyError, match="holds something else"):
-        carried_out(tmp_path)
+        compare(tmp_path)
     with pytest.raises(StudyError, match=r"there is no comparison.json"):
         ResultStore.open(tmp_path)

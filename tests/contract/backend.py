@@ -28,7 +28,7 @@ def prepare(config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
-def loaded() -> str:
+def load_backend() -> str:
     """The backend that Keras runs on; it must be the one that was asked for."""
     import keras
 
@@ -52,14 +52,14 @@ def draw_with_numpy(monkeypatch) -> None:
 
     np.random.seed(0)
 
-    def drawn(self, shape, dtype=None, **_):
+    def draw_normal(self, shape, dtype=None, **_):
         values = np.random.normal(size=tuple(shape)) / max(1.0, np.prod(shape[:-1]) ** 0.5)
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
-    def drawn_between(self, shape, dtype=None, **_):
+    def draw_uniform(self, shape, dtype=None, **_):
         values = np.random.uniform(self.minval, self.maxval, size=tuple(shape))
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
     for kind in ("VarianceScaling", "OrthogonalInitializer"):
-        monkeypatch.setattr(getattr(keras.initializers, kind), "__call__", drawn)
-    monkeypatch.setattr(keras.initializers.RandomUniform, "__call__", drawn_between)
+        monkeypatch.setattr(getattr(keras.initializers, kind), "__call__", draw_normal)
+    monkeypatch.setattr(keras.initializers.RandomUniform, "__call__", draw_uniform)

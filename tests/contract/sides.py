@@ -120,12 +120,12 @@ def _branches(i):
     )
 
 
-def _gated(i):
+def _build_gate(i):
     x = L.Dense(8, name="value")(i) * L.Dense(8, activation="sigmoid", name="gate")(i)
     return L.Dense(4, name="head")(L.LayerNormalization(name="norm")(x))
 
 
-def _flipped(i):
+def _build_flip(i):
     x = L.Conv2D(8, 3, activation="relu", name="conv1")(i)
     return L.Conv2D(4, 1, name="head")(keras.ops.flip(x, axis=-1))
 
@@ -195,8 +195,8 @@ class Keras:
         residual=_residual,
         mobile=_mobile,
         branches=_branches,
-        gated=_gated,
-        flipped=_flipped,
+        gated=_build_gate,
+        flipped=_build_flip,
     )
 
     def build(self, architecture):
@@ -206,7 +206,7 @@ class Keras:
         for layer in model.layers:
             for variable in layer.weights:
                 name, values = _theirs(layer, variable, state)
-                variable.assign(_arranged(layer, name, values, architecture))
+                variable.assign(_arrange(layer, name, values, architecture))
         return model
 
     def inputs(self, architecture):
@@ -253,7 +253,7 @@ def _theirs(layer, variable, state):
     return name, state[name].numpy()
 
 
-def _arranged(layer, name, values, architecture):
+def _arrange(layer, name, values, architecture):
     """PyTorch's numbers in Keras's order of axes."""
     if isinstance(layer, L.DepthwiseConv2D) and values.ndim == 4:
         outputs, _, height, width = values.shape

@@ -60,7 +60,7 @@ def test_the_average_is_of_all_steps_since_the_last_cut(side, optimizer):
         network = each.trace()
         each.apply(network.cut({network.groups[0].name: [0, 3]}), network)
     # PyTorch's begins with the first step's weights, Keras's with those before it.
-    check_average(one, plain, steps, begun=None if side == "pytorch" else trained(one))
+    check_average(one, plain, steps, begun=None if side == "pytorch" else averaged_values(one))
 
 
 def check_average(one, plain, steps, begun):
@@ -69,8 +69,8 @@ def check_average(one, plain, steps, begun):
     for number in itertools.islice(steps, 4):
         for each in (one, plain):
             each.train(number, [0.05], lambda: None)
-        values = trained(one)
-        for name, value in trained(plain).items():  # training itself goes on as ever
+        values = averaged_values(one)
+        for name, value in averaged_values(plain).items():  # training itself goes on as ever
             np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6)
         expected = expected or values
         expected = {n: DECAY * expected[n] + (1 - DECAY) * v for n, v in values.items()}
@@ -80,7 +80,7 @@ def check_average(one, plain, steps, begun):
         np.testing.assert_allclose(average[name], value, rtol=1e-4, atol=1e-5)
 
 
-def trained(one):
+def averaged_values(one):
     """The values that are averaged: in Keras, moments of batch normalisation are not."""
     return {
         name: value
@@ -155,10 +155,10 @@ def test_a_study_that_averages_resumes_to_the_last_bit(side, tmp_path, monkeypat
     assert any(record["averaged"] for record in whole.history.of("train"))
     assert not all(record["averaged"] for record in whole.history.of("train"))
 
-    def told(history):
+    def without_times(history):
         return [{k: v for k, v in one.items() if k != "seconds"} for one in history]
 
-    assert told(resumed.history) == told(whole.history)
+    assert without_times(resumed.history) == without_times(whole.history)
     for mine, theirs in zip(values_of(resumed.model), values_of(whole.model), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 

@@ -8,7 +8,7 @@ import pytest
 from secateurs import backends
 
 
-def asked(protocol):
+def list_requirements(protocol):
     return sorted(
         name
         for name, member in vars(protocol).items()
@@ -23,7 +23,7 @@ def asked(protocol):
 )
 def test_a_framework_takes_what_it_is_given(framework, protocol, package):
     module = importlib.import_module(package.format(framework))
-    for name in asked(protocol):
+    for name in list_requirements(protocol):
         wanted = inspect.signature(getattr(protocol, name)).parameters
         taken = inspect.signature(getattr(module, name)).parameters
         named = [n for n, p in wanted.items() if p.kind is not p.VAR_KEYWORD and n != "self"]

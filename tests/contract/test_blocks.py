@@ -81,7 +81,7 @@ def build_keras():
 BUILDERS = {"pytorch": build_pytorch, "keras": build_keras}
 
 
-def given(side, images=IMAGES):
+def outputs_of(side, images=IMAGES):
     if side == "pytorch":
         return torch.from_numpy(images)
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
@@ -90,8 +90,8 @@ def given(side, images=IMAGES):
 def answers(side, model):
     if side == "pytorch":
         with torch.no_grad():
-            return model.eval()(given(side)).numpy()
-    return np.asarray(keras.ops.convert_to_numpy(model(given(side), training=False)))
+            return model.eval()(outputs_of(side)).numpy()
+    return np.asarray(keras.ops.convert_to_numpy(model(outputs_of(side), training=False)))
 
 
 def by_hand(gone=()):
@@ -125,16 +125,16 @@ on_both = pytest.mark.parametrize("side", BUILDERS)
 @pytest.mark.parametrize("gone", [(0,), (1,), (0, 2), (0, 1, 2)])
 def test_what_is_left_does_what_the_network_does_without_these_branches(side, gone):
     model = BUILDERS[side]()
-    network = sec.trace(model, given(side)[:2])
+    network = sec.trace(model, outputs_of(side)[:2])
     cut = network.cut_of_blocks([NAMES[side].format(n) for n in gone])
-    small = sec.apply(model, cut, given(side)[:2], network=network, proof="independent")
+    small = sec.apply(model, cut, outputs_of(side)[:2], network=network, proof="independent")
     assert np.allclose(answers(side, model), by_hand(), atol=1e-4)
     assert np.allclose(answers(side, small), by_hand(gone), atol=1e-4)
     proof = sec.report_of(small).proof
     assert proof.holds
     assert proof.independent.max_difference <= proof.independent.tolerance
     assert cut.after.params == cut.before.params - len(gone) * 2 * (9 * WIDTH**2 + WIDTH)
-    images = network.macs() / sec.trace(model, given(side)[:1]).macs()
+    images = network.macs() / sec.trace(model, outputs_of(side)[:1]).macs()
     of_a_block = 2 * 9 * WIDTH**2 * SIDE**2 * images
     assert cut.after.macs == cut.before.macs - len(gone) * of_a_block
 
@@ -142,7 +142,9 @@ def test_what_is_left_does_what_the_network_does_without_these_branches(side, go
 @on_both
 def test_those_go_without_which_the_answers_stay_nearest(side):
     model = BUILDERS[side]()
-    found = sec.prune(model, given(side)[:2], depth=2, calibration=given(side), repair=False)
+    found = sec.prune(
+        model, outputs_of(side)[:2], depth=2, calibration=outputs_of(side), repair=False
+    )
     first = min(range(BLOCKS), key=lambda n: divergence((n,)))
     second = min(set(range(BLOCKS)) - {first}, key=lambda n: divergence((first, n)))
     assert [b.name for b in found.blocks] == [NAMES[side].format(n) for n in (first, second)]
@@ -151,7 +153,9 @@ def test_those_go_without_which_the_answers_stay_nearest(side):
 
 def test_both_find_the_same_losses_and_repair_alike():
     found = {
-        side: sec.prune(build(), given(side)[:2], depth=1, calibration=given(side), seed=0)
+        side: sec.prune(
+            build(), outputs_of(side)[:2], depth=1, calibration=outputs_of(side), seed=0
+        )
         for side, build in BUILDERS.items()
     }
     one, other = (found[side].blocks for side in BUILDERS)
@@ -167,24 +171,24 @@ def test_both_find_the_same_losses_and_repair_alike():
 @on_both
 def test_blocks_and_channels_go_at_once_and_come_back_from_a_file(side, tmp_path):
     model = BUILDERS[side]()
-    network = sec.trace(model, given(side)[:2])
+    network = sec.trace(model, outputs_of(side)[:2])
     name = NAMES[side].format(1)
     inner = next(group.name for group in network.groups if group.name[-5:] in ("0.one", "0_one"))
     cut = network.cut({inner: [0, 4]}, blocks=[name])
-    small = sec.apply(model, cut, given(side)[:2], network=network)
+    small = sec.apply(model, cut, outputs_of(side)[:2], network=network)
     sec.save(small, tmp_path / "small.safetensors")
     again = sec.load(BUILDERS[side](), tmp_path / "small.safetensors")
     assert np.array_equal(answers(side, again), answers(side, small))
     assert [block.owner for block in sec.report_of(again).cut.blocks] == [name]
     assert sec.Cut.from_json(cut.to_json()) == cut
-    assert sec.trace(small, given(side)[:2]).params() == cut.after.params
+    assert sec.trace(small, outputs_of(side)[:2]).params() == cut.after.params
 
 
 @on_both
 def test_depth_is_weighed_against_widths(side):
     model = BUILDERS[side]()
     found = sec.prune(
-        model, given(side)[:2], sec.Budget(macs=0.6), depth=True, calibration=given(side)
+        model, outputs_of(side)[:2], sec.Budget(macs=0.6), depth=True, calibration=outputs_of(side)
     )
     assert found.report.cut.after.macs <= 0.6 * found.report.cut.before.macs
     assert sec.report_of(found.model).proof.holds
@@ -194,6 +198,6 @@ def test_depth_is_weighed_against_widths(side):
 def test_names_of_no_block_are_refused(side):
     model = BUILDERS[side]()
     with pytest.raises(sec.UnknownNameError, match="nothing"):
-        sec.prune(model, given(side)[:2], depth=["nothing"])
+        sec.prune(model, outputs_of(side)[:2], depth=["nothing"])
     with pytest.raises(sec.BudgetError, match="3 blocks"):
-        sec.prune(model, given(side)[:2], depth=4)
+        sec.prune(model, outputs_of(side)[:2], depth=4)

@@ -20,7 +20,7 @@ GROUPS = {
 }
 
 
-def traced(side, architecture):
+def trace_side(side, architecture):
     model = side.build(architecture)
     return model, sec.trace(model, side.inputs(architecture))
 
@@ -44,7 +44,7 @@ def test_the_networks_are_the_same(architecture):
 def test_both_find_the_same_groups(architecture):
     found = []
     for side in SIDES.values():
-        _, network = traced(side, architecture)
+        _, network = trace_side(side, architecture)
         found.append(
             {
                 frozenset((m.layer, m.role) for m in group.members if m.role is not Role.OTHER): (
@@ -64,7 +64,7 @@ def test_both_find_the_same_groups(architecture):
 
 @on_all
 def test_both_count_the_same_costs(architecture):
-    networks = [traced(side, architecture)[1] for side in SIDES.values()]
+    networks = [trace_side(side, architecture)[1] for side in SIDES.values()]
     for measure in ("params", "macs"):
         assert len({getattr(network, measure)() for network in networks}) == 1
     if architecture != "mobile":
@@ -75,7 +75,7 @@ def test_both_count_the_same_costs(architecture):
 @on_all
 @pytest.mark.parametrize("criterion", ["l1", "l1_mean", "l2", "linf"])
 def test_the_same_weights_score_the_same(architecture, criterion):
-    scores = [sec.score(traced(side, architecture)[1], criterion) for side in SIDES.values()]
+    scores = [sec.score(trace_side(side, architecture)[1], criterion) for side in SIDES.values()]
     mine, theirs = (sorted(map(sorted, values.values())) for values in scores)
     assert len(mine) == len(theirs)
     for one, other in zip(mine, theirs, strict=True):
@@ -86,7 +86,7 @@ def test_the_same_weights_score_the_same(architecture, criterion):
 def test_the_same_plan_gives_the_same_small_network(architecture):
     given, cuts = [], []
     for side in SIDES.values():
-        model, network = traced(side, architecture)
+        model, network = trace_side(side, architecture)
         cut = sec.plan(network, sec.score(network, "l2"), sec.Budget(params=0.6))
         small = sec.apply(model, cut, side.inputs(architecture), network=network)
         given.append(side.outputs(small, architecture))
@@ -98,7 +98,7 @@ def test_the_same_plan_gives_the_same_small_network(architecture):
 @on_both
 @on_all
 def test_a_cut_is_proven_and_costs_what_was_foretold(side, architecture):
-    model, network = traced(side, architecture)
+    model, network = trace_side(side, architecture)
     before = side.state(model)
     cut = half(network)
     small = sec.apply(model, cut, side.inputs(architecture), network=network)
@@ -115,7 +115,7 @@ def test_a_cut_is_proven_and_costs_what_was_foretold(side, architecture):
 @on_both
 @on_all
 def test_a_cut_of_nothing_changes_nothing(side, architecture):
-    model, network = traced(side, architecture)
+    model, network = trace_side(side, architecture)
     same = sec.apply(model, network.cut({}), side.inputs(architecture), network=network)
     assert np.array_equal(side.outputs(same, architecture), side.outputs(model, architecture))
 
@@ -123,7 +123,7 @@ def test_a_cut_of_nothing_changes_nothing(side, architecture):
 @on_both
 @on_all
 def test_two_cuts_in_turn_are_one(side, architecture):
-    model, network = traced(side, architecture)
+    model, network = trace_side(side, architecture)
     x = side.inputs(architecture)
     first = network.cut({g.name: [1] for g in network.groups if len(g) > 2})
     between = sec.apply(model, first, x, network=network)
@@ -139,7 +139,7 @@ def test_two_cuts_in_turn_are_one(side, architecture):
 @on_both
 @on_all
 def test_what_is_saved_is_loaded(side, architecture, tmp_path):
-    model, network = traced(side, architecture)
+    model, network = trace_side(side, architecture)
     small = sec.apply(model, half(network), side.inputs(architecture), network=network)
     sec.save(small, tmp_path / "small.safetensors")
     loaded = sec.load(side.build(architecture), tmp_path / "small.safetensors")
@@ -190,7 +190,7 @@ def test_what_was_kept_from_training_stays_so(side):
 
 @on_both
 @pytest.mark.parametrize(
-    ("channels", "error", "said"),
+    ("channels", "error", "message"),
     [
         ({"conv9": [0]}, sec.UnknownNameError, "no layer with weights named 'conv9'; did you mean"),
         ({"conv1": [8]}, sec.CutError, "conv1: expected indices of 0 to 7; received 8"),
@@ -200,15 +200,15 @@ def test_what_was_kept_from_training_stays_so(side):
         ({"head": [0]}, sec.CutError, "head: filter 0 cannot be removed: it is the network's out"),
     ],
 )
-def test_bad_requests_name_the_layer(side, channels, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_requests_name_the_layer(side, channels, error, message):
+    with pytest.raises(error, match=message):
         sec.delete_channels(side.build("plain"), channels, side.inputs("plain"))
 
 
 @on_both
 def test_a_rule_that_lies_is_found_out(side, monkeypatch):
     side.mislead(monkeypatch)
-    model, network = traced(side, "flipped")
+    model, network = trace_side(side, "flipped")
     before = side.state(model)
     with pytest.raises(sec.CutError, match="does not do what the dense one does"):
         sec.apply(model, network.cut({"conv1": [0, 1]}), side.inputs("flipped"))
@@ -217,7 +217,7 @@ def test_a_rule_that_lies_is_found_out(side, monkeypatch):
 
 @on_both
 def test_a_cut_for_another_network_is_refused(side):
-    _, network = traced(side, "plain")
+    _, network = trace_side(side, "plain")
     with pytest.raises(sec.CutError, match=r"conv1|conv2|hidden|head"):
         sec.apply(side.build("residual"), half(network), side.inputs("residual"))
 

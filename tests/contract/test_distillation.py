@@ -28,7 +28,7 @@ def pictures(side, architecture, seed, count=32):
     return [CalibrationBatch(images, None)]
 
 
-def distilled(side, architecture, **options):
+def distil(side, architecture, **options):
     dense, small = cut(side, architecture)
     states = side.state(dense), side.state(small)
     options = {"steps": 20, "batch_size": 16, "learning_rate": 0.01} | options
@@ -47,7 +47,7 @@ def distilled(side, architecture, **options):
 @on_both
 @pytest.mark.parametrize("architecture", ["plain", "residual", "gated"])
 def test_the_small_model_comes_nearer(side, architecture):
-    found, _, small = distilled(side, architecture)
+    found, _, small = distil(side, architecture)
     assert found.kept
     assert found.model is not small
     assert found.steps == 20
@@ -61,7 +61,7 @@ def test_the_small_model_comes_nearer(side, architecture):
 def test_both_frameworks_learn_the_same(architecture, augmentation):
     if augmentation and architecture == "gated":
         augmentation = None
-    found = [distilled(side, architecture, augmentation=augmentation) for side in SIDES.values()]
+    found = [distil(side, architecture, augmentation=augmentation) for side in SIDES.values()]
     mine, theirs = (each[0] for each in found)
     assert mine.before == pytest.approx(theirs.before, rel=1e-4)
     assert mine.after == pytest.approx(theirs.after, rel=1e-2)
@@ -75,13 +75,13 @@ def test_both_frameworks_learn_the_same(architecture, augmentation):
 @on_both
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "embedding"])
 def test_other_outputs_than_classes(side, kind):
-    found, _, _ = distilled(side, "plain", outputs=kind)
+    found, _, _ = distil(side, "plain", outputs=kind)
     assert found.after < found.before
 
 
 @on_both
 def test_statistics_of_batch_norm_stay_as_they_are(side):
-    found, _, small = distilled(side, "residual")
+    found, _, small = distil(side, "residual")
     before, after = statistics(side, small), statistics(side, found.model)
     assert len(before) == 4
     assert all(map(np.array_equal, before, after))
@@ -112,7 +112,7 @@ def test_what_the_user_froze_stays_as_it_is(side):
 
 @on_both
 def test_what_would_harm_is_refused(side):
-    found, _, small = distilled(side, "plain", learning_rate=1e3)
+    found, _, small = distil(side, "plain", learning_rate=1e3)
     assert found.model is small
     assert not found.kept
     assert found.after > found.before
@@ -121,7 +121,7 @@ def test_what_would_harm_is_refused(side):
 @on_both
 def test_the_same_seed_gives_the_same(side):
     first, second, other = (
-        side.state(distilled(side, "plain", seed=seed, steps=3)[0].model) for seed in (0, 0, 1)
+        side.state(distil(side, "plain", seed=seed, steps=3)[0].model) for seed in (0, 0, 1)
     )
     assert all(map(np.array_equal, first, second))
     assert not all(map(np.array_equal, first, other))
@@ -130,6 +130,6 @@ def test_the_same_seed_gives_the_same(side):
 @on_both
 def test_what_cannot_be_done_is_refused(side):
     with pytest.raises(SecateursError, match="steps=0"):
-        distilled(side, "plain", steps=0)
+        distil(side, "plain", steps=0)
     with pytest.raises(DataError, match="Augmentation"):
-        distilled(side, "gated", augmentation=Augmentation(flip=True))
+        distil(side, "gated", augmentation=Augmentation(flip=True))

@@ -25,7 +25,7 @@ def data(side, architecture):
     return images, random.integers(0, CLASSES, IMAGES)
 
 
-def traced(side, architecture):
+def trace_side(side, architecture):
     return sec.trace(side.build(architecture), side.inputs(architecture))
 
 
@@ -34,7 +34,7 @@ def traced(side, architecture):
 @pytest.mark.parametrize("criterion", WITH_DATA)
 def test_the_same_data_score_the_same(architecture, criterion):
     mine, theirs = (
-        sec.score(traced(side, architecture), criterion, data=data(side, architecture))
+        sec.score(trace_side(side, architecture), criterion, data=data(side, architecture))
         for side in SIDES.values()
     )
     assert set(mine) == set(theirs)
@@ -48,7 +48,7 @@ def test_what_is_read_is_the_same(architecture):
     """Zeros, sums and squares of every reading, not only what criteria make of them."""
     found = []
     for side in SIDES.values():
-        network = traced(side, architecture)
+        network = trace_side(side, architecture)
         readings = collect_statistics(network, Need.ACTIVATIONS, data(side, architecture)).readings
         found.append(
             sorted(

@@ -60,7 +60,7 @@ def answers(model, images):
     return np.asarray(keras.ops.convert_to_numpy(model(images)))
 
 
-def repaired(made):
+def repair(made):
     model, images, _ = made()
     network = sec.trace(model, images[:1])
     group = network.groups[0].name
@@ -71,7 +71,7 @@ def repaired(made):
 def test_both_come_to_the_same_weights(monkeypatch):
     monkeypatch.setattr(refitting, "MOST_OF_LONG", 8)
     monkeypatch.setattr(long_kernels, "MOST_STEPS", 4)  # which of many is best, rounding decides
-    found = [weight_of(repaired(made)[-1]) for made in BOTH.values()]
+    found = [weight_of(repair(made)[-1]) for made in BOTH.values()]
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_both_come_to_the_same_weights(monkeypatch):
 @on_both
 def test_what_is_fitted_is_nearer(made, monkeypatch):
     monkeypatch.setattr(refitting, "MOST_OF_LONG", 8)
-    model, images, small, better = repaired(made)
+    model, images, small, better = repair(made)
     lost, left = (
         np.square(answers(one, images) - answers(model, images)).mean() for one in (small, better)
     )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
-from contract.sides import SIDES, _arranged, _theirs
+from contract.sides import SIDES, _arrange, _theirs
 from secateurs.backends import repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
@@ -22,13 +22,13 @@ ARCHITECTURES = ("plain", "residual", "mobile", "branches", "gated")
 
 
 @contextmanager
-def warned(said):
+def expect_warning(message):
     """Unlike ``pytest.warns``, this does not raise again what Keras and NumPy say to each other."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         yield
-    told = [str(one.message) for one in seen if one.category is UserWarning]
-    assert any(re.search(said, one) for one in told), told
+    fidelity = [str(one.message) for one in seen if one.category is UserWarning]
+    assert any(re.search(message, one) for one in fidelity), fidelity
 
 
 def images(side, architecture, count=160, seed=0):
@@ -93,7 +93,7 @@ def _small(layer, name, values, state):
         return values.reshape(read, -1, *values.shape[2:]).transpose(2, 3, 0, 1)
     if name == "hidden.weight":
         return values.reshape(len(values), -1, 2, 2).transpose(2, 3, 1, 0).reshape(-1, len(values))
-    return _arranged(layer, name, values, "")
+    return _arrange(layer, name, values, "")
 
 
 @on_both
@@ -102,10 +102,10 @@ def test_a_repair_comes_nearer_and_changes_nothing_else(side, architecture):
     dense, cut = cut_by_hand(side, architecture)
     states = [side.state(one) for one in (dense, cut)]
     repaired = sec.repair(cut, dense, images(side, architecture))
-    told = sec.report_of(repaired).fidelity
-    assert told["repaired"].distance < told["dropped"].distance
-    assert told.fidelity.distance == min(stage.fidelity.distance for stage in told)
-    assert all(layer.after <= layer.before for layer in told.layers)
+    fidelity = sec.report_of(repaired).fidelity
+    assert fidelity["repaired"].distance < fidelity["dropped"].distance
+    assert fidelity.fidelity.distance == min(stage.fidelity.distance for stage in fidelity)
+    assert all(layer.after <= layer.before for layer in fidelity.layers)
     assert side.params(repaired) == side.params(cut)
     assert sec.report_of(repaired).cut == sec.report_of(cut).cut
     for one, before in zip((dense, cut), states, strict=True):
@@ -119,8 +119,8 @@ def test_both_frameworks_find_the_same_weights(architecture):
         dense, cut = cut_by_hand(side, architecture)
         repaired = sec.repair(cut, dense, images(side, architecture))
         fresh = answers(side, repaired, images(side, architecture, seed=9))
-        told = sec.report_of(repaired).fidelity
-        found.append((weights_of(side, repaired, architecture), fresh, told))
+        fidelity = sec.report_of(repaired).fidelity
+        found.append((weights_of(side, repaired, architecture), fresh, fidelity))
     (mine, one, ours), (theirs, other, others) = found
     assert mine.keys() == theirs.keys()
     if architecture == "mobile":  # its head reads four numbers made of three: none is the solution
@@ -215,9 +215,9 @@ def test_half_precision_is_solved_in_double(side):
             one.set_weights(values)
     data = images(side, "residual")
     repaired = sec.repair(cut, dense, data)
-    told = sec.report_of(repaired).fidelity
-    assert told.kept.startswith("repaired")
-    assert told["repaired"].distance < told["dropped"].distance
+    fidelity = sec.report_of(repaired).fidelity
+    assert fidelity.kept.startswith("repaired")
+    assert fidelity["repaired"].distance < fidelity["dropped"].distance
 
 
 def _in_bfloat16(model):
@@ -237,7 +237,7 @@ def test_memory_bounds_how_many_images_are_fitted(side, monkeypatch):
     value = 175 * 6 * 6 * 8 * 4  # of one layer's values, of the images that are fitted
     assert value < whole < 5 * value
     monkeypatch.setattr(refitting, "MOST_BYTES", whole // 2)
-    with warned(r"the values of 175 images take .* GB at once"):
+    with expect_warning(r"the values of 175 images take .* GB at once"):
         repaired = sec.repair(cut, dense, data)
     assert sec.report_of(repaired).fidelity.peak_bytes <= whole // 2
 
@@ -265,9 +265,9 @@ def test_distillation_comes_last_and_only_helps(side):
     dense, data = build(side, "residual"), images(side, "residual")
     budget = sec.Budget(macs=0.4)
     pruned = sec.prune(dense, data[:2], budget, calibration=data, distil=20)
-    told = pruned.report.fidelity
-    assert [stage.name for stage in told][-1] == "distilled"
-    assert told.fidelity.distance <= told["repaired"].distance + 1e-6
+    fidelity = pruned.report.fidelity
+    assert [stage.name for stage in fidelity][-1] == "distilled"
+    assert fidelity.fidelity.distance <= fidelity["repaired"].distance + 1e-6
     assert pruned.report.proof.holds
 
 
@@ -297,16 +297,16 @@ def _with_relu(side, model):
 
 @on_both
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data[:40], "40 calibration images are few"),
         (lambda data: np.repeat(data[:1], 80, axis=0), "all 80 calibration images are the same"),
         (lambda data: data * 20 + 5, r"unlike the training data: in .* standard deviations"),
     ],
 )
-def test_doubtful_images_are_warned_of(side, change, said):
+def test_doubtful_images_are_warned_of(side, change, message):
     dense, cut = cut_by_hand(side, "residual")
-    with warned(said):
+    with expect_warning(message):
         sec.repair(cut, dense, change(images(side, "residual")))
 
 
@@ -329,7 +329,7 @@ def test_without_images_both_stand_in_by_the_moments_of_batch_norm():
     for side in SIDES.values():
         dense, data = build(side, "residual"), images(side, "residual", seed=9)
         budget = sec.Budget(channels=0.7)
-        with warned("moments that batch normalisation keeps"):
+        with expect_warning("moments that batch normalisation keeps"):
             repaired = sec.prune(dense, data[:2], budget, repair=True)
         plain = sec.prune(dense, data[:2], budget)
         assert repaired.cut == plain.cut
@@ -342,10 +342,10 @@ def test_without_images_both_stand_in_by_the_moments_of_batch_norm():
 def test_without_images_and_batch_norm_noise_has_to_do(side):
     dense = build(side, "plain")
     x = side.inputs("plain")
-    with warned("256 images of noise"):
+    with expect_warning("256 images of noise"):
         found = sec.prune(dense, x, sec.Budget(macs=0.5), repair=True)
-    told = found.report.fidelity
-    assert told["repaired"].distance < told["dropped"].distance
+    fidelity = found.report.fidelity
+    assert fidelity["repaired"].distance < fidelity["dropped"].distance
 
 
 @on_both
@@ -356,8 +356,8 @@ def test_images_that_say_nothing_of_a_layer_leave_it(side):
     cut = sec.delete_channels(model, channels, data[:1])
     repaired = sec.repair(cut, model, data)
     assert all(np.isfinite(one).all() for one in side.state(repaired))
-    told = sec.report_of(repaired).fidelity
-    assert told.fidelity.distance <= told["dropped"].distance
+    fidelity = sec.report_of(repaired).fidelity
+    assert fidelity.fidelity.distance <= fidelity["dropped"].distance
 
 
 @on_both

@@ -17,14 +17,14 @@ def noisy(model):
     """Weights and running statistics such that a wrong channel shows."""
     random = np.random.default_rng(0)
 
-    def drawn(variable, value):
+    def draw_values(variable, value):
         if not keras.backend.is_float_dtype(variable.dtype):
             return value
         values = 0.5 * random.normal(size=value.shape)
         return np.abs(values) + 0.3 if variable.name.endswith("variance") else values
 
     model.set_weights(
-        [drawn(v, w) for v, w in zip(model.weights, model.get_weights(), strict=True)]
+        [draw_values(v, w) for v, w in zip(model.weights, model.get_weights(), strict=True)]
     )
     return model
 
@@ -253,7 +253,7 @@ def operations():
 
 
 @zoo
-def nested():
+def nest_models():
     inner = keras.Input((8, 8, 6))
     x = L.BatchNormalization(name="bn")(L.Conv2D(5, 3, name="c")(inner))
     encoder = keras.Model(inner, x, name="encoder")

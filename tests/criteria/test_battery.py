@@ -95,7 +95,7 @@ def test_without_data_it_says_what_to_pass(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if CRITERIA[n].needs & Need.DATA])
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         ((X[:, :2], Y), r"expected images of shape \(N, 3, 6, 6\).*received \(8, 2, 6, 6\)"),
         ((np.where(X > 2, np.nan, X), Y), "holds NaN"),
@@ -106,9 +106,9 @@ def test_without_data_it_says_what_to_pass(name):
     ],
     ids=["shape", "nan", "too few labels", "empty", "integers", "a number"],
 )
-def test_bad_data_is_refused_in_one_clear_line(name, data, said):
+def test_bad_data_is_refused_in_one_clear_line(name, data, expected):
     network = sec.trace(Plain(), X[:1])
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(DataError, match=expected) as raised:
         score(network, name, data=data)
     assert "\n" not in str(raised.value)
 

@@ -18,7 +18,7 @@ def test_its_card_says_what_it_is(name):
 
 
 @pytest.fixture
-def registered():
+def registry():
     """What a test registers is taken off again."""
     before = dict(CRITERIA)
     yield CRITERIA
@@ -26,7 +26,7 @@ def registered():
     CRITERIA.update(before)
 
 
-def test_a_function_is_registered_under_its_name_or_another(registered):
+def test_a_function_is_registered_under_its_name_or_another(registry):
     @criterion(Need.WEIGHTS)
     def halves(facts):
         """Half of everything."""
@@ -38,12 +38,12 @@ def test_a_function_is_registered_under_its_name_or_another(registered):
         Formula: none.
         """
 
-    assert registered["halves"].function is halves
+    assert registry["halves"].function is halves
     assert find("halves").needs is Need.WEIGHTS
-    assert find(other) is registered["thirds"]  # the function itself is known with what it needs
+    assert find(other) is registry["thirds"]  # the function itself is known with what it needs
     assert find(other).with_data is Need.GRAMS
-    assert registered["thirds"].summary == "A third: of everything."
-    assert registered["thirds"].card == "A third: of everything.\n\nFormula: none."
+    assert registry["thirds"].summary == "A third: of everything."
+    assert registry["thirds"].card == "A third: of everything.\n\nFormula: none."
 
 
 def test_a_function_that_is_not_registered_sees_the_weights():

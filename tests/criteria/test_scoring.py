@@ -34,9 +34,9 @@ def test_many_criteria_take_one_pass_and_give_the_same():
 
 def test_a_users_own_function_gets_facts_and_is_checked():
     network = sec.trace(Plain(), X[:1])
-    own = score(network, lambda facts: [rows.sum() for rows in facts.filters[0]])
+    by_function = score(network, lambda facts: [rows.sum() for rows in facts.filters[0]])
     np.testing.assert_allclose(
-        own["conv1"], network.source.array("conv1.weight").sum((1, 2, 3)), rtol=1e-5
+        by_function["conv1"], network.source.array("conv1.weight").sum((1, 2, 3)), rtol=1e-5
     )
     with pytest.raises(SecateursError, match="expected 5 scores for conv1"):
         score(network, lambda facts: np.zeros(3))

@@ -19,7 +19,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """A small Fashion-MNIST in the place of Debian's."""
     random = np.random.default_rng(0)
     arrays = {
@@ -68,26 +68,26 @@ def test_broken_files_are_named(content: bytes, message: str, tmp_path: Path) ->
         fashion.read_idx(path)
 
 
-def test_a_missing_file_is_named(installed: dict[str, np.ndarray]) -> None:
+def test_a_missing_file_is_named(installation: dict[str, np.ndarray]) -> None:
     missing = fashion.DEBIAN_FOLDER / "t10k-labels-idx1-ubyte.gz"
     missing.unlink()
     with pytest.raises(DataError, match=str(missing)):
         load("fashion-mnist")
 
 
-def test_the_official_test_images_are_the_test_split(installed: dict[str, np.ndarray]) -> None:
+def test_the_official_test_images_are_the_test_split(installation: dict[str, np.ndarray]) -> None:
     data = load("fashion-mnist", validation=0.2, test=0.5, seed=1)
     assert (len(data.train), len(data.validation), len(data.test)) == (160, 40, 40)
     assert data.shape == (1, 28, 28)
     assert len(data.classes) == 10
     batch, labels = data.test.batch(slice(None))
-    assert np.array_equal(labels, installed["t10k-labels-idx1"])
+    assert np.array_equal(labels, installation["t10k-labels-idx1"])
     back = batch[:, 0] * data.test.std[0] + data.test.mean[0]
-    np.testing.assert_allclose(back, installed["t10k-images-idx3"], atol=1e-3)
+    np.testing.assert_allclose(back, installation["t10k-images-idx3"], atol=1e-3)
     assert sorted([*data.train.rows, *data.validation.rows]) == list(range(200))
 
 
-def test_another_size_and_a_limit(installed: dict[str, np.ndarray]) -> None:
+def test_another_size_and_a_limit(installation: dict[str, np.ndarray]) -> None:
     data = load("fashion-mnist", size=32, limit=50)
     assert data.shape == (1, 32, 32)
     assert data.train.batch([0, 1])[0].shape == (2, 1, 32, 32)

@@ -26,8 +26,8 @@ def test_batches_are_normalised_by_the_training_split() -> None:
     np.testing.assert_allclose(everything.mean(axis=(0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(everything.std(axis=(0, 2, 3)), 1, atol=1e-5)
 
-    own = pixels[data.train.rows]
-    mean, std = own.mean(axis=(0, 2, 3)), own.std(axis=(0, 2, 3))
+    train_pixels = pixels[data.train.rows]
+    mean, std = train_pixels.mean(axis=(0, 2, 3)), train_pixels.std(axis=(0, 2, 3))
     raw = pixels[data.validation.rows[[2, 0]]]
     received, its_labels = data.validation.batch([2, 0])
     assert np.array_equal(its_labels, labels[data.validation.rows[[2, 0]]])
@@ -63,9 +63,9 @@ def test_statistics_over_more_rows_than_are_read_at_a_time(monkeypatch: pytest.M
     monkeypatch.setattr("secateurs.data.sets.VALUES_AT_A_TIME", 7 * 3 * 4 * 4 + 1)
     pixels = images(50, 3, 4, 4)
     data = from_arrays((pixels, np.arange(50) % 2))
-    own = pixels[data.train.rows].astype(np.float64)
-    np.testing.assert_allclose(data.train.mean, own.mean(axis=(0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(data.train.std, own.std(axis=(0, 2, 3)), rtol=1e-6)
+    train_pixels = pixels[data.train.rows].astype(np.float64)
+    np.testing.assert_allclose(data.train.mean, train_pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(data.train.std, train_pixels.std(axis=(0, 2, 3)), rtol=1e-6)
 
 
 def test_a_channel_that_never_changes() -> None:

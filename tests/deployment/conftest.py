@@ -21,19 +21,19 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def exported(small, tmp_path_factory):
+def onnx_file(small, tmp_path_factory):
     """The model as ONNX, exported once: that takes seconds."""
     folder = tmp_path_factory.mktemp("exported")
     return sec.export(small.model, folder / "small.onnx", torch.randn(1, 3, 8, 8))
 
 
 @pytest.fixture
-def written_already(exported, monkeypatch):
+def reuse_onnx_file(onnx_file, monkeypatch):
     """Lets an ONNX file that is asked for again be a copy of that one."""
     from secateurs import pytorch
 
     def copy(model, path, *rest):
-        shutil.copy(exported.path, path)
+        shutil.copy(onnx_file.path, path)
         return True
 
     monkeypatch.setattr(pytorch, "write_file", copy)

@@ -13,8 +13,8 @@ from secateurs.deployment import exporter, onnx_files
 from support.onnx_runs import in_onnxruntime
 
 
-def test_an_onnx_file_does_what_the_model_does_for_any_batch(small, exported):
-    made, path = exported, exported.path
+def test_an_onnx_file_does_what_the_model_does_for_any_batch(small, onnx_file):
+    made, path = onnx_file, onnx_file.path
     assert made.dynamic_batch
     assert made.max_difference < 1e-5
     assert made.bytes == path.stat().st_size
@@ -40,7 +40,7 @@ def test_other_files_are_read_back_and_compared(small, tmp_path, name):
         assert torch.equal(again(x[:1].repeat(7, 1, 1, 1))[:1], again(x[:1].repeat(3, 1, 1, 1))[:1])
 
 
-@pytest.mark.usefixtures("written_already")
+@pytest.mark.usefixtures("reuse_onnx_file")
 def test_openvino_does_what_the_model_does(small, tmp_path):
     openvino = pytest.importorskip("openvino")
     x = torch.randn(2, 3, 8, 8)

@@ -7,7 +7,7 @@ import secateurs as sec
 from support.onnx_runs import in_onnxruntime
 
 
-@pytest.mark.usefixtures("written_already")
+@pytest.mark.usefixtures("reuse_onnx_file")
 def test_eight_bits_are_smaller_and_nearly_the_same(small, tmp_path):
     images = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
     with torch.no_grad():

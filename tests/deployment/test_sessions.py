@@ -9,7 +9,7 @@ onnx = pytest.importorskip("onnx")
 RUNTIME = Conditions(runtime="onnxruntime", threads=1)
 
 
-def doubled_and_shifted():
+def build_onnx():
     """y = 2 x + 1, and z = -y, written node by node."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -32,7 +32,7 @@ def doubled_and_shifted():
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_file_or_its_content_is_run_by_the_names_of_its_inputs(runtime, tmp_path):
     pytest.importorskip(runtime)
-    content = doubled_and_shifted()
+    content = build_onnx()
     (tmp_path / "a.onnx").write_bytes(content)
     x = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
     for source in (content, tmp_path / "a.onnx"):
@@ -48,7 +48,7 @@ def test_what_cannot_be_run_is_told_in_one_line():
     assert "\n" not in str(raised.value)
     half = Conditions(runtime="onnxruntime", dtype="float16")
     with pytest.raises(MeasurementError, match="expected dtype float32; received float16"):
-        onnx_session(doubled_and_shifted(), half)
+        onnx_session(build_onnx(), half)
 
 
 def test_the_first_line_of_an_error():

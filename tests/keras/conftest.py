@@ -11,7 +11,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def keras_backend():
-    return backend.loaded()
+    return backend.load_backend()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from contract import backend
 
 
 def test_keras_runs_on_the_backend_that_was_asked_for():
-    assert backend.loaded() == os.environ["KERAS_BACKEND"] == keras.backend.backend()
+    assert backend.load_backend() == os.environ["KERAS_BACKEND"] == keras.backend.backend()
 
 
 def test_secateurs_imports_keras_only_where_a_keras_model_is():

@@ -21,7 +21,7 @@ from secateurs.settings.training import Training
 TASK = {"data": "digits", "data_options": {"limit": 200, "seed": 0}, "by_name": True}
 
 
-def saved(place):
+def save_model(place):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
@@ -48,7 +48,7 @@ def saved(place):
 
 
 def test_a_keras_file_is_compared(tmp_path):
-    model, path = saved(tmp_path)
+    model, path = save_model(tmp_path)
     comparison = Comparison(
         task=Task(model=str(path), **TASK),
         training=Training(
@@ -75,15 +75,15 @@ def test_a_keras_file_is_compared(tmp_path):
 
 
 def test_a_keras_file_that_cannot_be_had(tmp_path):
-    def made(name, **options):
+    def build_comparison(name, **options):
         comparison = Comparison(task=Task(model=name, model_options=options, **TASK))
         return learner_factory(comparison)(0)
 
     with pytest.raises(UnknownNameError, match=r"nowhere\.keras: no such file"):
-        made("nowhere.keras")
+        build_comparison("nowhere.keras")
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"no model")
     with pytest.raises(ModelError, match="cannot be read as a Keras model"):
-        made(str(broken))
+        build_comparison(str(broken))
     with pytest.raises(ModelError, match=r"expected no options of the model.*width"):
-        made(str(saved(tmp_path)[1]), width=4)
+        build_comparison(str(save_model(tmp_path)[1]), width=4)

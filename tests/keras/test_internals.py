@@ -107,14 +107,14 @@ def test_calls_that_are_not_plain_go_the_usual_way():
     class Own(L.Dense):
         pass
 
-    own = Own(2)
-    own.build((None, 3))
+    custom = Own(2)
+    custom.build((None, 3))
     norm = L.LayerNormalization()
     norm.build((None, 3, 4))
     for layer, given in (
         (mixed, x),
         (penalised, x),
-        (own, x),
+        (custom, x),
         (norm, masked),
         (L.Dense(2), x),  # not built
         (L.Embedding(4, 2, mask_zero=True), x),

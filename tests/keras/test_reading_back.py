@@ -11,19 +11,19 @@ from secateurs.keras.reading_back import check_comes_back
 class Shift(L.Layer):
     """Adds a number that its configuration tells, or not."""
 
-    def __init__(self, by=0.0, told=True, **options):
+    def __init__(self, by=0.0, settings=True, **options):
         super().__init__(**options)
-        self.by, self.told = by, told
+        self.by, self.settings = by, settings
 
     def call(self, x):
         return x + self.by
 
     def get_config(self):
-        return {**super().get_config(), **({"by": self.by} if self.told else {})}
+        return {**super().get_config(), **({"by": self.by} if self.settings else {})}
 
 
-def written(tmp_path, told):
-    layers = [keras.Input((3,)), L.Dense(2), Shift(2.0, told, name="shift")]
+def write_layers(tmp_path, settings):
+    layers = [keras.Input((3,)), L.Dense(2), Shift(2.0, settings, name="shift")]
     model = keras.Sequential(layers)
     path = tmp_path / "model.keras"
     model.save(path)
@@ -31,7 +31,7 @@ def written(tmp_path, told):
 
 
 def test_a_file_that_tells_all_is_accepted(tmp_path):
-    model, path = written(tmp_path, told=True)
+    model, path = write_layers(tmp_path, told=True)
     check_comes_back(model, path, path)
     again = keras.saving.load_model(path)
     x = np.ones((2, 3), "float32")
@@ -39,6 +39,6 @@ def test_a_file_that_tells_all_is_accepted(tmp_path):
 
 
 def test_one_that_would_answer_otherwise_is_refused(tmp_path):
-    model, path = written(tmp_path, told=False)
+    model, path = write_layers(tmp_path, told=False)
     with pytest.raises(CheckpointError, match=r"shift\.by"):
         check_comes_back(model, path, path)

@@ -67,12 +67,12 @@ def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():
     small = sec.delete_channels(followed, {"a": [1]})
     assert sec.report_of(small).proof.holds
 
-    def own(x):
+    def double(x):
         if isinstance(x, keras.KerasTensor):
             raise TypeError("tensors with data only")
         return 2 * x
 
-    network = sec.trace(model(L.Conv2D(4, 3, name="a"), L.Lambda(own, name="double")))
+    network = sec.trace(model(L.Conv2D(4, 3, name="a"), L.Lambda(double, name="double")))
     assert not network.groups
     assert "double (Lambda): no rule for Lambda" in why_frozen(network, "a")[0]
     assert "keras.ops" in why_frozen(network, "a")[0]

@@ -11,12 +11,12 @@ from support.timed_benchmarks import model, time_by_width
 
 
 @pytest.fixture
-def timed(monkeypatch):
+def timer(monkeypatch):
     return time_by_width(monkeypatch)
 
 
-def test_what_is_told_of_the_times(timed):
-    timed |= {"dense": 40.0, "small": 50.0}
+def test_what_is_told_of_the_times(timer):
+    timer |= {"dense": 40.0, "small": 50.0}
     found = sec.bench([model(40), model(10)], torch.randn(1, 10), batches=(1, 8))
     assert [(row.model, row.images) for row in found.rows] == [
         ("dense", 1),
@@ -38,7 +38,7 @@ def test_what_is_told_of_the_times(timed):
     assert plain["machine"]["cores"]
 
 
-def test_a_runtime_that_refuses_is_told_and_the_others_are_measured(timed, monkeypatch):
+def test_a_runtime_that_refuses_is_told_and_the_others_are_measured(timer, monkeypatch):
     from secateurs import pytorch
 
     real = pytorch.runner
@@ -49,7 +49,7 @@ def test_a_runtime_that_refuses_is_told_and_the_others_are_measured(timed, monke
         return real(one, inputs, conditions)
 
     monkeypatch.setattr(pytorch, "runner", runner)
-    timed |= {"a": 1.0}
+    timer |= {"a": 1.0}
     found = sec.bench({"a": model(4)}, torch.randn(1, 10), runtimes=("compile", "eager"))
     assert len(found.rows) == 1
     assert "compile: no compiler" in str(found)

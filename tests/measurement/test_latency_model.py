@@ -77,8 +77,8 @@ def test_terms_are_those_counted_by_hand(network, first, second):
 
 
 def test_only_depthwise_weights_are_taken_for_such(network):
-    said = {name: is_depthwise(network, tensor) for name, tensor in network.tensors.items()}
-    assert [name for name, is_one in said.items() if is_one] == ["2.weight"]
+    message = {name: is_depthwise(network, tensor) for name, tensor in network.tensors.items()}
+    assert [name for name, is_one in message.items() if is_one] == ["2.weight"]
 
 
 def timed(network, cuts, times):

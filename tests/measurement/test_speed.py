@@ -77,12 +77,12 @@ def test_noise_that_hits_both_leaves_the_ratio():
     def ever_busier(name: str, seconds: float) -> Callable[[], None]:
         run = machine.takes(name, seconds)
 
-        def measured() -> None:
+        def record_passes() -> None:
             passes = max(0, len(machine.ran) - 4) // 2  # 4 calls warm up, 2 are a pass
             machine.busy = 1.0 + passes
             run()
 
-        return measured
+        return record_passes
 
     runs = {"fast": ever_busier("fast", 1.0), "slow": ever_busier("slow", 3.0)}
     speeds = throughput(runs, 4, repeats=9, seconds=1.0, clock=machine.clock)

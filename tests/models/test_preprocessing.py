@@ -25,8 +25,8 @@ def test_a_models_own_configuration():
 
 
 def test_a_directorys_image_processor(tmp_path):
-    told = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": {"shortest_edge": 64},
+    settings = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": {"shortest_edge": 64},
             "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}  # fmt: skip
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     found = models.preprocessing_of(f"transformers:{tmp_path}")
     assert (found.mean, found.std, found.size, found.crop) == ((0.1,) * 3, (0.2,) * 3, 56, 0.875)

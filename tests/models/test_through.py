@@ -13,7 +13,7 @@ from secateurs.models import add_through_layers
 from secateurs.models.resnet import build_resnet
 
 
-def trained(model: nn.Module) -> nn.Module:
+def settle_moments(model: nn.Module) -> nn.Module:
     """A model with batch norms as after training: nothing is 0 or 1 any more."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 def test_the_outputs_are_the_same_and_the_original_is_untouched(name: str) -> None:
     torch.manual_seed(0)
     build, expected = MODELS[name]
-    model = trained(build())
+    model = settle_moments(build())
     before = copy.deepcopy(model.state_dict())
     modules = dict(model.named_modules())
 
@@ -125,7 +125,7 @@ def test_keeps_dtype_mode_and_what_is_trained() -> None:
 
 
 def test_the_running_statistics_stay() -> None:
-    model = trained(build_resnet(18, through=False, width=4)).train()
+    model = settle_moments(build_resnet(18, through=False, width=4)).train()
     deeper = add_through_layers(model)
     kept = deeper.state_dict()
     assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
@@ -133,7 +133,7 @@ def test_the_running_statistics_stay() -> None:
 
 
 def test_the_last_convolutions_channels_can_go_alone_afterwards() -> None:
-    model = trained(build_resnet(18, through=False, width=8, classes=4))
+    model = settle_moments(build_resnet(18, through=False, width=8, classes=4))
     deeper = add_through_layers(model)
     block, following = deeper.stages[0][1], deeper.stages[1][0]
     with torch.no_grad():

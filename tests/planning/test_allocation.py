@@ -59,7 +59,7 @@ def test_it_is_the_exact_optimum_of_most_chains_and_near_it_in_the_rest():
     assert above.max() < 1.1
 
 
-def saved_time_beside_the_optimum(seed):
+def compare_with_optimum(seed):
     """Of widths within a limit on MACs that save time: (loss above the least at that time, time
     beside that of the widths that lose least)."""
     rng = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def saved_time_beside_the_optimum(seed):
 
 
 def test_of_the_cuts_within_a_limit_a_fast_one_and_none_as_fast_loses_less():
-    found = np.array([saved_time_beside_the_optimum(seed) for seed in range(20)])
+    found = np.array([compare_with_optimum(seed) for seed in range(20)])
     above, time = found.T
     assert above.min() >= 1 - 1e-12
     assert np.mean(above < 1 + 1e-9) >= 0.8
@@ -112,9 +112,9 @@ def test_costs_by_width_are_the_networks_own(build, seed):
         {g.name: np.arange(len(g) - w) for g, w in zip(network.groups, widths, strict=True)}
     )
     found = WidthCosts(network, network.groups).costs(np.array([widths]), UNITS)
-    own = network.cost(cut)
+    cost = network.cost(cut)
     for unit in UNITS:
-        assert found[unit][0] == pytest.approx(getattr(own, unit), rel=1e-12)
+        assert found[unit][0] == pytest.approx(getattr(cost, unit), rel=1e-12)
 
 
 def test_widths_are_multiples_and_rounded_to_the_nearest():

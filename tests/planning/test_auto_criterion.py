@@ -28,7 +28,7 @@ def planner_of(network, share=0.4):
     return lambda scores: sec.plan(network, scores, sec.Budget(params=1 - share))
 
 
-def recalibrated(model, x):
+def recalibrate(model, x):
     """Batch normalisation's statistics from one batch, set by hand."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
@@ -55,7 +55,7 @@ def test_losses_are_those_of_the_cut_model_on_the_other_images():
     for standing in found.standings:
         scores = score(network, standing.criterion, data=learn)
         small = sec.apply(model, planner_of(network)(scores), X[:1])
-        small = recalibrated(small, torch.from_numpy(learn[0]))
+        small = recalibrate(small, torch.from_numpy(learn[0]))
         with torch.no_grad():
             outputs = small(torch.from_numpy(judge[0]))
         expected = F.cross_entropy(outputs, torch.from_numpy(judge[1])).item()
@@ -73,13 +73,13 @@ def test_the_lowest_loss_wins_and_its_scores_are_from_all_images():
     for one in found.standings:
         assert one.behind == pytest.approx(one.loss - losses[0], abs=1e-9)
     whole = score(network, found.winner, data=(X, Y))
-    for name, own in found.scores.items():
-        np.testing.assert_allclose(own, whole[name], rtol=1e-4, atol=1e-7)
+    for name, values in found.scores.items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=1e-7)
 
 
 def test_standings_are_of_differences_image_by_image():
     losses = {"far": [1.0, 4, 7], "near": [2.0, 1, 3], "best": [1.0, 1, 1], "broken": [np.nan] * 3}
-    found = {name: (np.array(own), None) for name, own in losses.items()}
+    found = {name: (np.array(values), None) for name, values in losses.items()}
     first, second, third, fourth, fifth = rank_candidates(found, {"none": "no labels"})
     assert (first.criterion, first.behind, first.error) == ("best", 0, 0)
     assert (second.criterion, second.loss, second.behind) == ("near", 2, 1)
@@ -154,16 +154,16 @@ def test_a_loss_of_ones_own_decides():
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "said"),
+    ("given", "kind", "message"),
     [
         (None, DataError, "auto: expected calibration data; received none"),
         (X, DataError, "auto: .*expected labels"),
         ((X[:1], Y[:1]), DataError, "at least two calibration images"),
     ],
 )
-def test_what_it_needs(given, kind, said):
+def test_what_it_needs(given, kind, message):
     network = sec.trace(Plain(), X[:1])
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         sec.score(network, "auto", data=given)
 
 

@@ -15,7 +15,7 @@ from secateurs.planning.timed_units import Predictor
 from secateurs.planning.units import Candidate
 from secateurs.planning.widths import MILLISECONDS, UNITS, WidthCosts
 from support.latency_by_hand import latency_model
-from support.residual_networks import Residual, settled
+from support.residual_networks import Residual, settle_moments
 from support.transformer_layers import HeadsAndUnits
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -34,17 +34,17 @@ class Layers(nn.Module):
         return self.head(x)
 
 
-def traced(build):
+def trace_built(build):
     torch.manual_seed(0)
     if build is Residual:
-        return sec.trace(settled(Residual()), IMAGES[:1])
+        return sec.trace(settle_moments(Residual()), IMAGES[:1])
     return sec.trace(Layers().eval(), torch.rand(1, 5, 3))
 
 
 @pytest.mark.parametrize("build", [Residual, Layers])
 @pytest.mark.parametrize("seed", range(4))
 def test_costs_by_width_and_block_are_the_networks_own(build, seed):
-    network = traced(build)
+    network = trace_built(build)
     rng = np.random.default_rng(seed)
     widths = [int(rng.integers(1, len(group) + 1)) for group in network.groups]
     stays = rng.integers(0, 2, len(network.blocks))
@@ -56,18 +56,18 @@ def test_costs_by_width_and_block_are_the_networks_own(build, seed):
     blocks = [b.cut for b in network.blocks]
     costs = WidthCosts(network, network.groups, blocks=blocks, latency_model=model)
     found = costs.costs(np.array([[*widths, *stays]]), (*UNITS, MILLISECONDS))
-    own = network.cost(cut)
+    cost = network.cost(cut)
     predicted = Predictor(network, model).milliseconds(Candidate.after(network, cut))
     assert found[MILLISECONDS][0] == pytest.approx(predicted)
-    assert own == cut.after
+    assert cost == cut.after
     for unit in UNITS:
-        assert found[unit][0] == pytest.approx(getattr(own, unit), rel=1e-12)
+        assert found[unit][0] == pytest.approx(getattr(cost, unit), rel=1e-12)
 
 
 @pytest.mark.parametrize("gone", [["blocks.0"], ["blocks.1"], ["blocks.0", "blocks.3"]])
 def test_what_a_cut_of_both_costs_is_what_is_left(gone):
     torch.manual_seed(0)
-    model = settled(Residual())
+    model = settle_moments(Residual())
     network = sec.trace(model, IMAGES[:1])
     cut = network.cut({g.name: range(len(g) // 2) for g in network.groups}, gone)
     small = sec.apply(model, cut, IMAGES[:1], network=network, proof="independent")
@@ -81,7 +81,7 @@ def test_what_a_cut_of_both_costs_is_what_is_left(gone):
 
 def above_the_optimum(seed):
     """By what factor the loss of what is found is above that of every choice tried out."""
-    network = traced(Residual)
+    network = trace_built(Residual)
     rng = np.random.default_rng(seed)
     groups = network.groups
     losses = {b.name: float(rng.exponential(rng.choice([3, 60]))) for b in network.blocks}
@@ -116,7 +116,7 @@ def test_it_is_near_the_exact_optimum_and_blocks_go_where_that_is_best():
 
 
 def test_the_loss_of_a_block_that_is_gone_is_its_own_alone():
-    network = traced(Residual)
+    network = trace_built(Residual)
     may_go = BlockChoices.of(network, network.groups, {"blocks.2": 5.0})
     inside = [g.name for g, at in zip(network.groups, may_go.around, strict=False) if at >= 0]
     assert inside == ["blocks.2.conv1"]

@@ -60,7 +60,7 @@ def test_each_point_is_the_loss_of_the_model_cut_there_alone(network):
     assert found.images == 20
 
 
-def given(one, two):
+def build_curves(one, two):
     shares = np.array([0, 0.25, 0.5, 0.75])
     return Sensitivity(
         {"one": shares, "two": shares},
@@ -72,14 +72,14 @@ def given(one, two):
 
 
 def test_damage_never_falls_and_is_straight_between_and_beyond():
-    found = given([1, 1.4, 1.2, 2], [1, 0.9, 0.9, 1.1])
+    found = build_curves([1, 1.4, 1.2, 2], [1, 0.9, 0.9, 1.1])
     at = np.array([0, 0.125, 0.25, 0.5, 0.625, 0.75, 0.875])
     np.testing.assert_allclose(found.damage("one", at), [0, 0.2, 0.4, 0.4, 0.7, 1.0, 1.3])
     np.testing.assert_allclose(found.damage("two", at), [0, 0, 0, 0, 0.05, 0.1, 0.15])
 
 
 def test_limits_are_the_largest_shares_within_the_rise():
-    found = given([1, 1.4, 1.5, 2], [1, 0.9, 0.9, 1.1])
+    found = build_curves([1, 1.4, 1.5, 2], [1, 0.9, 0.9, 1.1])
     assert found.limits(0.05) == {"one": 0.0, "two": 0.5}
     assert found.limits(0.45) == {"one": 0.25, "two": 0.75}
 
@@ -87,19 +87,28 @@ def test_limits_are_the_largest_shares_within_the_rise():
 def test_a_plan_takes_from_each_group_what_the_same_rise_allows(network):
     scores = score(network, "l1")
     # 'two' can lose half for nothing; a quarter of 'one' costs what three quarters of 'two' do.
-    found = given([1, 1.4, 1.8, 2.2], [1, 1, 1, 1.4])
+    found = build_curves([1, 1.4, 1.8, 2.2], [1, 1, 1, 1.4])
     cut = sec.plan(network, scores, amount=8 / 20, sensitivity=found)
-    assert {name: len(own.removed) for name, own in cut.channels.items()} == {"one": 1, "two": 7}
+    assert {name: len(channels.removed) for name, channels in cut.channels.items()} == {
+        "one": 1,
+        "two": 7,
+    }
     cut = sec.plan(network, scores, amount=11 / 20, sensitivity=found)
-    assert {name: len(own.removed) for name, own in cut.channels.items()} == {"one": 2, "two": 9}
+    assert {name: len(channels.removed) for name, channels in cut.channels.items()} == {
+        "one": 2,
+        "two": 9,
+    }
     lowest = np.sort(np.argsort(scores["two"], kind="stable")[:9])
     assert list(cut.channels["two"].removed) == lowest.tolist()
 
 
 def test_what_costs_nothing_is_shared_out(network):
-    level = given([1, 1, 1, 1], [1, 1, 1, 1])
+    level = build_curves([1, 1, 1, 1], [1, 1, 1, 1])
     cut = sec.plan(network, score(network, "l1"), amount=0.5, sensitivity=level)
-    assert {name: len(own.removed) for name, own in cut.channels.items()} == {"one": 4, "two": 6}
+    assert {name: len(channels.removed) for name, channels in cut.channels.items()} == {
+        "one": 4,
+        "two": 6,
+    }
 
 
 def test_it_is_kept_and_taken_again_for_the_same_model_and_images(network, tmp_path):

@@ -13,7 +13,7 @@ from secateurs.measurement.conditions import Conditions
 from secateurs.measurement.latency_model import TERMS, LatencyModel, Samples
 from secateurs.planning.damage_curves import Sensitivity
 from secateurs.study.history import History
-from support.damaged import EXAMPLES, broken, changed
+from support.damaged import EXAMPLES, broken, change_value
 
 SENSITIVITY = Sensitivity(
     {"a": np.array([0, 0.25, 0.5]), "b": np.array([0, 0.5])},
@@ -87,7 +87,7 @@ def test_whole_files_are_read(use, place):
     use(place / "file")
 
 
-def answered(use, path, content):
+def is_answered(use, path, content):
     """Whether it is read; our own error, on one line, is the only other answer."""
     path.write_bytes(content)
     try:
@@ -102,15 +102,15 @@ def answered(use, path, content):
 def test_values_changed(use, place, data):
     values = json.loads(wholes(place)[use])
     for _ in range(data.draw(st.integers(1, 3))):
-        changed(data.draw, values)
-    answered(use, place / "file", json.dumps(values).encode())
+        change_value(data.draw, values)
+    is_answered(use, place / "file", json.dumps(values).encode())
 
 
 @pytest.mark.parametrize("use", [use_sensitivity, use_latency, use_history])
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_bytes_changed(use, place, data):
-    answered(use, place / "file", broken(data.draw, wholes(place)[use]))
+    is_answered(use, place / "file", broken(data.draw, wholes(place)[use]))
 
 
 @pytest.mark.parametrize("use", [use_sensitivity, use_latency, use_history])
@@ -124,4 +124,4 @@ def test_other_things_are_refused(use, place, content):
         with pytest.raises(SecateursError):
             use(place / "file")
     else:
-        answered(use, place / "file", content)
+        is_answered(use, place / "file", content)

@@ -26,8 +26,8 @@ def test_positions_that_are_turned_by_their_place_are_no_move():
     model = transformers.LlamaForCausalLM(config).eval()
     network = sec.trace(model, {"input_ids": TOKENS})
     moves = find_moves(network, network.source.configuration())
-    said = set().union(*(move.fields for move in moves))
-    assert said == {
+    fields = set().union(*(move.fields for move in moves))
+    assert fields == {
         "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"
     }  # fmt: skip
 

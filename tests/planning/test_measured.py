@@ -41,15 +41,15 @@ def test_of_all_widths_within_a_budget_those_that_lose_least_by_brute_force():
         ]
         assert network.params(cut) <= share * network.params()
 
-        def lost(chosen):
+        def loss_at(chosen):
             return sum(losses[g.name][w] for g, w in zip(network.groups, chosen, strict=True))
 
         best = min(
-            lost(chosen)
+            loss_at(chosen)
             for chosen in itertools.product(*(range(1, len(g) + 1) for g in network.groups))
             if 6 * np.prod(chosen) <= share * network.params()
         )
-        assert lost(widths) == pytest.approx(best, rel=0.35)
+        assert loss_at(widths) == pytest.approx(best, rel=0.35)
 
 
 def test_floors_and_multiples_hold_and_what_they_forbid_is_told():
@@ -76,7 +76,7 @@ def two_speeds():
 def cut_at(network, budget, **options):
     """(the widths of both wide groups, the loss, the milliseconds) of a plan by even losses."""
     orders = {group.name: np.arange(len(group)) for group in network.groups}
-    losses = {group.name: lost(len(group)) for group in network.groups}
+    losses = {group.name: loss_at(len(group)) for group in network.groups}
     model = latency_model(network, {"macs of kxk": 5.0, "macs of 1x1": 1.0})
     if options.pop("by_time", True):
         options["latency_model"] = model
@@ -91,7 +91,7 @@ def cut_at(network, budget, **options):
     return widths, loss, time, network.macs(cut)
 
 
-def lost(width):
+def loss_at(width):
     """Of every width: the square of the share that has gone."""
     return (1 - np.arange(width + 1) / width) ** 2
 

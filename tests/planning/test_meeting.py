@@ -13,7 +13,7 @@ from secateurs.planning.meeting import TimedForesight, Timer
 
 
 @pytest.fixture(scope="module")
-def trained():
+def classifier():
     """Two classes told apart by one direction; eight of 64 hidden neurons do all the work."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
@@ -38,8 +38,8 @@ def accuracy(model, images, labels):
         return float((model(torch.from_numpy(images)).argmax(1).numpy() == labels).mean())
 
 
-def test_the_smallest_model_within_a_drop_of_accuracy(trained):
-    model, images, labels = trained
+def test_the_smallest_model_within_a_drop_of_accuracy(classifier):
+    model, images, labels = classifier
     found = sec.prune(
         model, images[:1], sec.Budget(drop=0.05), validation=(images, labels), floor=1
     )
@@ -47,18 +47,18 @@ def test_the_smallest_model_within_a_drop_of_accuracy(trained):
     assert accuracy(found.model, images, labels) >= 0.95
     assert found.model[0].out_features <= 8  # what does nothing is gone
     assert len(found.trials) <= 9
-    own = sec.prune(
+    direct = sec.prune(
         model,
         images[:1],
         sec.Budget(drop=0.05),
         validation=lambda one: accuracy(one, images, labels),
         floor=1,
     )
-    assert own.cut == found.cut
+    assert direct.cut == found.cut
 
 
-def test_a_drop_of_accuracy_is_a_share_and_of_ones_own_metric_in_its_units(trained):
-    model, images, labels = trained
+def test_a_drop_of_accuracy_is_a_share_and_of_ones_own_metric_in_its_units(classifier):
+    model, images, labels = classifier
     with pytest.raises(sec.BudgetError, match=r"received int 2\. 2 points are drop=0.02"):
         sec.prune(model, images[:1], sec.Budget(drop=2), validation=(images, labels))
     made = sec.prune(
@@ -67,8 +67,8 @@ def test_a_drop_of_accuracy_is_a_share_and_of_ones_own_metric_in_its_units(train
     assert all(trial.holds for trial in made.trials)
 
 
-def test_a_drop_without_data_or_without_classes_is_refused(trained):
-    model, images, _ = trained
+def test_a_drop_without_data_or_without_classes_is_refused(classifier):
+    model, images, _ = classifier
     with pytest.raises(sec.DataError, match="drop: expected data to tell the loss by"):
         sec.prune(model, images[:1], "drop=0.01")
 
@@ -96,19 +96,19 @@ def test_the_largest_model_within_a_memory():
     assert 0.47 * dense < small <= 0.5 * dense
 
 
-def test_a_time_is_met_by_timing_the_result(trained, tmp_path, monkeypatch):
+def test_a_time_is_met_by_timing_the_result(classifier, tmp_path, monkeypatch):
     """Times are made up: a microsecond for each hidden neuron, and a fifth more than was fitted."""
     from secateurs.measurement.timing import Timing
     from secateurs.planning import meeting, profiling
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model, images, _ = trained
+    model, images, _ = classifier
 
     def fitted(self, cuts, repeats):
         kept = [64 - len(c.channels["0"].removed if c.channels else ()) for c in cuts]
         return [Timing((k / 1000,), (k / 64,)) for k in kept]
 
-    def timed(runs, reference, **options):
+    def time_runs(runs, reference, **options):
         width = widths.pop()
         return {"the cut model": Timing((width / 1000,), (1.2 * width / 64,))}
 
@@ -118,7 +118,7 @@ def test_a_time_is_met_by_timing_the_result(trained, tmp_path, monkeypatch):
         widths.append(small[0].out_features)
 
     monkeypatch.setattr(profiling.CutBench, "times", fitted)
-    monkeypatch.setattr(meeting, "compare_times", timed)
+    monkeypatch.setattr(meeting, "compare_times", time_runs)
     monkeypatch.setattr("secateurs.pytorch.runner", lambda m, *rest: runner(None, m))
     found = sec.prune(model, images[:1], sec.Budget(latency=0.5, threads=1), multiple=1)
     assert 0.95 * 0.5 <= 1.2 * found.model[0].out_features / 64 <= 0.5

@@ -21,7 +21,7 @@ def network_of(*widths):
     return sec.trace(nn.Sequential(*layers), torch.randn(1, widths[0]))
 
 
-def removed(cut):
+def list_removed(cut):
     return {name: channels.removed for name, channels in cut.channels.items()}
 
 
@@ -29,9 +29,9 @@ def test_the_lowest_of_each_group_or_of_all():
     network = network_of(2, 4, 4, 2)
     scores = {"0": np.array([4.0, 1, 3, 2]), "2": np.array([10.0, 40, 30, 20])}
     each = sec.plan(network, scores, amount=0.5)
-    assert removed(each) == {"0": (1, 3), "2": (0, 3)}
+    assert list_removed(each) == {"0": (1, 3), "2": (0, 3)}
     everywhere = sec.plan(network, scores, amount=0.25, scope="network")
-    assert removed(everywhere) == {"0": (1, 3)}
+    assert list_removed(everywhere) == {"0": (1, 3)}
 
 
 def test_for_any_number_the_lowest_of_all_go():
@@ -42,24 +42,27 @@ def test_for_any_number_the_lowest_of_all_go():
     may_go = [score for score in range(13) if score not in best]
     for number in range(1, 12):
         cut = sec.plan(network, scores, amount=number / 13, scope="network", floor=1)
-        gone = [scores[name][i] for name, indices in removed(cut).items() for i in indices]
+        gone = [scores[name][i] for name, indices in list_removed(cut).items() for i in indices]
         assert sorted(gone) == may_go[:number]
 
 
 def test_a_threshold_removes_all_below_it():
     network = network_of(2, 4, 4, 2)
     scores = {"0": np.array([4.0, 1, 3, 2]), "2": np.array([10.0, 40, 30, 20])}
-    assert removed(sec.plan(network, scores, threshold=3.0)) == {"0": (1, 3)}
-    assert removed(sec.plan(network, scores, threshold=0.5)) == {}
+    assert list_removed(sec.plan(network, scores, threshold=3.0)) == {"0": (1, 3)}
+    assert list_removed(sec.plan(network, scores, threshold=0.5)) == {}
     # Never below the floor, however many are below the threshold.
-    assert removed(sec.plan(network, scores, threshold=1e9, floor=2)) == {"0": (1, 3), "2": (0, 3)}
+    assert list_removed(sec.plan(network, scores, threshold=1e9, floor=2)) == {
+        "0": (1, 3),
+        "2": (0, 3),
+    }
 
 
 @pytest.mark.parametrize(("floor", "left"), [(0.1, 2), (0.5, 10), (3, 3), (1, 1)])
 def test_floors_are_shares_or_numbers(floor, left):
     network = network_of(2, 20, 2)
     cut = sec.plan(network, {"0": np.arange(20.0)}, threshold=1e9, floor=floor)
-    assert removed(cut)["0"] == tuple(range(20 - left))
+    assert list_removed(cut)["0"] == tuple(range(20 - left))
 
 
 def test_widths_are_rounded_to_a_multiple():
@@ -68,7 +71,7 @@ def test_widths_are_rounded_to_a_multiple():
     for amount in (0.1, 0.3, 0.5, 0.63):
         cut = sec.plan(network, scores, amount=amount, multiple=8)
         for name, width in (("0", 24), ("2", 20)):
-            kept = width - len(removed(cut).get(name, ()))
+            kept = width - len(list_removed(cut).get(name, ()))
             assert kept % 8 == 0 or kept == width
         assert cut.after.channels <= round((1 - amount) * 44)
 
@@ -78,11 +81,11 @@ def test_widths_are_rounded_to_the_nearest_and_stay_above_the_floor():
     for amount, kept in ((0.04, 40), (0.12, 32), (0.28, 32), (0.32, 24), (0.38, 24)):
         target = round((1 - amount) * 40)
         cut = sec.plan(network, {"0": np.arange(40.0)}, amount=amount, multiple=8, floor=1)
-        left = 40 - len(removed(cut).get("0", ()))
+        left = 40 - len(list_removed(cut).get("0", ()))
         # A budget is never exceeded: where the nearest has too many, the next below is taken.
         assert left == (kept if kept <= target else kept - 8)
     deepest = sec.plan(network, {"0": np.arange(40.0)}, "params=0.5", multiple=8, floor=12)
-    assert 40 - len(removed(deepest)["0"]) == 16
+    assert 40 - len(list_removed(deepest)["0"]) == 16
     with pytest.raises(sec.BudgetError, match="nearest that can be met"):
         sec.plan(network, {"0": np.arange(40.0)}, "params=0.3", multiple=8, floor=12)
 
@@ -111,7 +114,7 @@ def test_by_default_widths_of_depthwise_networks_are_multiples_of_eight():
 def test_what_is_skipped_stays():
     network = network_of(2, 8, 8, 2)
     scores = {"0": np.arange(8.0), "2": np.arange(8.0)}
-    assert set(removed(sec.plan(network, scores, amount=0.3, skip=["2"]))) == {"0"}
+    assert set(list_removed(sec.plan(network, scores, amount=0.3, skip=["2"]))) == {"0"}
     with pytest.raises(sec.UnknownNameError, match="no group or layer matches 'nothing'"):
         sec.plan(network, scores, amount=0.3, skip=["nothing"])
     with pytest.raises(sec.ModelError, match="expected channels that can be pruned"):

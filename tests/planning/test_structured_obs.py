@@ -11,7 +11,7 @@ from secateurs.planning.structured_obs import (
 )
 
 
-def drawn(channels=6, each=2, outputs=3, rows=200):
+def draw_reader(channels=6, each=2, outputs=3, rows=200):
     rng = np.random.default_rng(0)
     u = rng.standard_normal((rows, channels * each)) @ rng.standard_normal((channels * each,) * 2)
     entries = np.arange(channels * each).reshape(channels, each)
@@ -26,14 +26,14 @@ def rise_without(u, weights, gone):
 
 
 def test_the_cost_of_a_channel_is_the_least_squares_error_without_it():
-    u, weights, entries = drawn()
+    u, weights, entries = draw_reader()
     state = RemovalState.of(Reader(u.T @ u / len(u), weights, entries), 1e-12)
     expected = [rise_without(u, weights, entries[channel]) for channel in range(6)]
     np.testing.assert_allclose(state.costs(np.arange(6)), expected, rtol=1e-6)
 
 
 def test_after_a_removal_the_costs_are_those_of_what_is_left():
-    u, weights, entries = drawn()
+    u, weights, entries = draw_reader()
     state = RemovalState.of(Reader(u.T @ u / len(u), weights, entries), 1e-12)
     base = 0.0
     for gone in ([4], [4, 1], [4, 1, 0], [4, 1, 0, 5]):  # the last two past half: it shrinks
@@ -45,7 +45,7 @@ def test_after_a_removal_the_costs_are_those_of_what_is_left():
 
 
 def test_the_first_to_go_is_the_cheapest_and_each_comes_once():
-    u, weights, entries = drawn()
+    u, weights, entries = draw_reader()
     order = removal_order([Reader(u.T @ u / len(u), weights, entries)], 6, ridge=1e-12)
     cheapest = np.argmin([rise_without(u, weights, entries[channel]) for channel in range(6)])
     assert order[0] == cheapest
@@ -53,7 +53,7 @@ def test_the_first_to_go_is_the_cheapest_and_each_comes_once():
 
 
 def test_several_readers_are_summed():
-    u, weights, entries = drawn()
+    u, weights, entries = draw_reader()
     quiet = np.zeros_like(weights)
     quiet[entries[0]] = 100.0  # the second reader lives by channel 0 alone
     covariance = u.T @ u / len(u)
@@ -106,13 +106,13 @@ def _costs(reader):
 
 def test_errors_along_the_path_are_those_of_least_squares_beside_other_groups():
     """A reader of a concatenation: two of its six channels are another group's, and stay."""
-    u, weights, entries = drawn()
-    covariance, own = u.T @ u / len(u), entries[[0, 2, 3, 5]]
+    u, weights, entries = draw_reader()
+    covariance, fitted = u.T @ u / len(u), entries[[0, 2, 3, 5]]
     inverse = inverse_of(covariance, 1e-12)
-    order, errors = removal_path([Reader(covariance, weights, own, inverse)], 4)
+    order, errors = removal_path([Reader(covariance, weights, fitted, inverse)], 4)
     assert sorted(order) == [0, 1, 2, 3]
     assert errors[4] == 0
     for width in range(4):
-        gone = own[order[: 4 - width]].ravel()
+        gone = fitted[order[: 4 - width]].ravel()
         np.testing.assert_allclose(errors[width], rise_without(u, weights, gone), rtol=1e-5)
-    assert removal_order([Reader(covariance, weights, own)], 4, 1e-12).tolist() == order.tolist()
+    assert removal_order([Reader(covariance, weights, fitted)], 4, 1e-12).tolist() == order.tolist()

@@ -75,7 +75,7 @@ for name, (kind, takes, output) in json.load(open(f"{sys.argv[1]}/models.json"))
 """
 
 
-def built(name):
+def build_model(name):
     kind, config, takes, outputs = MODELS[name]
     torch.manual_seed(0)
     model = getattr(transformers, kind)(config).eval()
@@ -88,23 +88,23 @@ def built(name):
 
 
 @pytest.fixture(scope="module")
-def pruned():
+def families():
     found = {}
     for name in MODELS:
-        model, example, outputs = built(name)
+        model, example, outputs = build_model(name)
         found[name] = sec.prune(model, example, {"params": 0.7}, uniform=True, outputs=outputs)
     return found
 
 
 @pytest.fixture(scope="module")
-def elsewhere(pruned, tmp_path_factory):
+def elsewhere(families, tmp_path_factory):
     """What a fresh process gets of each, by from_pretrained."""
     folder = tmp_path_factory.mktemp("saved")
     np.save(folder / "tokens.npy", TOKENS.numpy())
     np.save(folder / "images.npy", IMAGES.numpy())
     asked = {}
     for name, (kind, _, takes, outputs) in MODELS.items():
-        pruned[name].model.save_pretrained(folder / name)
+        families[name].model.save_pretrained(folder / name)
         asked[name] = (kind, takes, outputs[0] if outputs else "logits")
     (folder / "models.json").write_text(json.dumps(asked))
     subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH, str(folder)], check=True)
@@ -112,35 +112,35 @@ def elsewhere(pruned, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_fresh_process_gets_the_same_model_by_from_pretrained(name, pruned, elsewhere):
-    _, example, outputs = built(name)
-    small = pruned[name].model
+def test_a_fresh_process_gets_the_same_model_by_from_pretrained(name, families, elsewhere):
+    _, example, outputs = build_model(name)
+    small = families[name].model
     with torch.no_grad():
         expected = small(**example)[outputs[0] if outputs else "logits"].numpy()
     scale = np.abs(expected).max()
     np.testing.assert_allclose(elsewhere[name] / scale, expected / scale, atol=1e-5)
-    assert 0.3 <= pruned[name].report.params_removed < 0.5
+    assert 0.3 <= families[name].report.params_removed < 0.5
 
 
-def test_nothing_is_cut_that_the_configuration_cannot_say(pruned):
+def test_nothing_is_cut_that_the_configuration_cannot_say(families):
     """BERT's heads go with as much of the hidden states, so that their width stays."""
-    small = pruned["bert"].model
+    small = families["bert"].model
     config = small.config
     assert config.hidden_size // config.num_attention_heads == 8
     assert small.bert.pooler.dense.out_features == config.hidden_size
     assert small.bert.encoder.layer[0].attention.self.query.out_features == config.hidden_size
 
 
-def test_what_is_said_of_a_cut_is_kept_with_it(pruned, tmp_path):
-    result = pruned["bert"]
+def test_what_is_said_of_a_cut_is_kept_with_it(families, tmp_path):
+    result = families["bert"]
     assert sec.Cut.from_json(result.cut.to_json()) == result.cut
     sec.save(result.model, tmp_path / "small.safetensors")
-    loaded = sec.load(built("bert")[0], tmp_path / "small.safetensors")
+    loaded = sec.load(build_model("bert")[0], tmp_path / "small.safetensors")
     assert loaded.config.hidden_size == result.cut.fields["hidden_size"] < 32
 
 
 def test_measured_plans_are_uniform_too():
-    model, example, _ = built("bert")
+    model, example, _ = build_model("bert")
     batches = [{"input_ids": torch.randint(1, 50, (16, 6))} for _ in range(4)]
     result = sec.prune(model, example, {"params": 0.8}, calibration=batches, uniform=True)
     small = result.model
@@ -155,6 +155,6 @@ def test_measured_plans_are_uniform_too():
 
 
 def test_a_budget_beyond_what_can_be_said_is_refused():
-    model, example, _ = built("gpt2")
+    model, example, _ = build_model("gpt2")
     with pytest.raises(sec.BudgetError, match="the nearest that can be met is params"):
         sec.prune(model, example, {"params": 0.01}, uniform=True)

@@ -17,7 +17,7 @@ def network(seed=0):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
 
 
-def prefixed(state, prefix):
+def add_prefix(state, prefix):
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
@@ -25,7 +25,7 @@ def prefixed(state, prefix):
 @pytest.mark.parametrize("nested", [None, "state_dict", "model", "model_state_dict"])
 def test_wrappers_and_scripts(tmp_path, prefix, nested):
     trained = network(1)
-    state = prefixed(trained.state_dict(), prefix)
+    state = add_prefix(trained.state_dict(), prefix)
     torch.save(state if nested is None else {"epoch": 3, nested: state}, tmp_path / "mine.pt")
     loaded = sec.load(network(0), tmp_path / "mine.pt")
     for name, tensor in trained.state_dict().items():
@@ -34,7 +34,7 @@ def test_wrappers_and_scripts(tmp_path, prefix, nested):
 
 def test_a_lightning_checkpoint_with_its_loss_beside_the_model(tmp_path):
     trained = network(1)
-    state = prefixed(trained.state_dict(), "model.") | {"criterion.weight": torch.ones(5)}
+    state = add_prefix(trained.state_dict(), "model.") | {"criterion.weight": torch.ones(5)}
     torch.save(
         {"state_dict": state, "pytorch-lightning_version": "2.4.0", "global_step": 7,
          "hyper_parameters": {"lr": 0.1}}, tmp_path / "last.ckpt",
@@ -80,14 +80,14 @@ def test_a_mismatch_names_the_model_that_fits(tmp_path):
     torch.manual_seed(0)
     standard = models.build("torchvision:resnet18", classes=6)
     path = tmp_path / "standard.pth"
-    torch.save({"state_dict": prefixed(standard.state_dict(), "module.")}, path)
+    torch.save({"state_dict": add_prefix(standard.state_dict(), "module.")}, path)
     assert nearest_model(path, "resnet34") == "resnet18"
     with pytest.raises(sec.CheckpointError, match="fit resnet18: name that model"):
         build_model("resnet34", (), None, str(path), "1x3x64x64")
     torch.save(models.build("resnet18", through=True, classes=6).state_dict(), path)
     with pytest.raises(sec.CheckpointError, match="fit resnet18 -o through=true: name that"):
         build_model("resnet18", (), None, str(path), "1x3x64x64")
-    torch.save({"state_dict": prefixed(standard.state_dict(), "module.")}, path)
+    torch.save({"state_dict": add_prefix(standard.state_dict(), "module.")}, path)
     ours, example, _ = build_model(
         "resnet18", (), None, str(path), "1x3x32x32"
     )  # of another stem's size

@@ -54,12 +54,12 @@ def test_what_one_layer_needed_is_done_for_all_of_its_kind(monkeypatch):
     rehearsals = 0
     rehearse = hardcoded.DryRun.rehearse
 
-    def counted(self):
+    def count_call(self):
         nonlocal rehearsals
         rehearsals += 1
         return rehearse(self)
 
-    monkeypatch.setattr(hardcoded.DryRun, "rehearse", counted)
+    monkeypatch.setattr(hardcoded.DryRun, "rehearse", count_call)
     model = nn.Sequential(*(Attention(8, 2) for _ in range(40)), nn.Linear(8, 2)).eval()
     x = torch.randn(1, 3, 8)
     network = sec.trace(model, x)
@@ -76,10 +76,10 @@ def test_planning_looks_at_each_tensor_once_however_many_groups_there_are(monkey
     looks = []
     is_depthwise = removal_order.is_depthwise
 
-    def noted(network, tensor):
+    def note_look(network, tensor):
         looks.append(tensor.name)
         return is_depthwise(network, tensor)
 
-    monkeypatch.setattr(removal_order, "is_depthwise", noted)
+    monkeypatch.setattr(removal_order, "is_depthwise", note_look)
     sec.plan(network, sec.score(network, "l1"), sec.Budget(params=0.5))
     assert len(looks) == len(set(looks)) == len(network.tensors)

@@ -61,11 +61,11 @@ def test_narrower_feed_forwards_go_round_by_save_pretrained(tmp_path):
     small = result.model
     assert small.config.intermediate_size == small.model.layers[0].mlp.gate_proj.out_features < 48
     assert model.config.intermediate_size == 48  # the user's is not touched
-    logits, said = in_a_fresh_process(small, tmp_path)
+    logits, expected_tokens = in_a_fresh_process(small, tmp_path)
     with torch.no_grad():
         assert np.allclose(small(input_ids=TOKENS).logits.numpy(), logits, atol=1e-5)
-        own = small.generate(TOKENS, max_new_tokens=4, do_sample=False)
-    assert np.array_equal(own.numpy(), said)
+        generated = small.generate(TOKENS, max_new_tokens=4, do_sample=False)
+    assert np.array_equal(generated.numpy(), expected_tokens)
 
 
 def test_heads_and_feed_forwards_together(tmp_path):
@@ -118,12 +118,12 @@ def heads_and_feed_forwards():
 @pytest.mark.parametrize("cache", [None, "static", "offloaded", "offloaded_static"])
 def test_every_kind_of_cache_generates_what_none_does(cache, heads_and_feed_forwards):
     small = heads_and_feed_forwards
-    told = {"max_new_tokens": 5, "do_sample": False}
+    settings = {"max_new_tokens": 5, "do_sample": False}
     with torch.no_grad():
-        plain = small.generate(TOKENS, use_cache=False, **told)
+        plain = small.generate(TOKENS, use_cache=False, **settings)
         if cache is not None and cache.startswith("offloaded") and not torch.cuda.is_available():
             pytest.skip("moves layers to and from a GPU")
-        cached = small.generate(TOKENS, use_cache=True, cache_implementation=cache, **told)
+        cached = small.generate(TOKENS, use_cache=True, cache_implementation=cache, **settings)
     assert torch.equal(plain, cached)
 
 
@@ -141,10 +141,10 @@ def sliding_window():
 def test_a_window_that_slides_generates_what_no_cache_does(cache, sliding_window):
     if cache == "quantized" and not any(map(importlib.util.find_spec, ("hqq", "optimum"))):
         pytest.skip("needs hqq or optimum-quanto")
-    told = {"max_new_tokens": 5, "do_sample": False}
+    settings = {"max_new_tokens": 5, "do_sample": False}
     with torch.no_grad():
-        plain = sliding_window.generate(TOKENS, use_cache=False, **told)
-        cached = sliding_window.generate(TOKENS, cache_implementation=cache, **told)
+        plain = sliding_window.generate(TOKENS, use_cache=False, **settings)
+        cached = sliding_window.generate(TOKENS, cache_implementation=cache, **settings)
     assert sliding_window.config.hidden_size < 32
     assert torch.equal(plain, cached)
 
@@ -169,10 +169,10 @@ def test_low_rank_adapters_by_hand_afterwards_equal_the_merged_model(heads_and_f
 def test_peft_wraps_a_pruned_model_and_merges_to_the_same(heads_and_feed_forwards):
     peft = pytest.importorskip("peft")
     torch.manual_seed(1)
-    told = peft.LoraConfig(
+    settings = peft.LoraConfig(
         r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
     )
-    wrapped = peft.get_peft_model(copy.deepcopy(heads_and_feed_forwards), told).eval()
+    wrapped = peft.get_peft_model(copy.deepcopy(heads_and_feed_forwards), settings).eval()
     with torch.no_grad():
         adapted = wrapped(input_ids=TOKENS).logits
         merged = wrapped.merge_and_unload()(input_ids=TOKENS).logits

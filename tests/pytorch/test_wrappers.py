@@ -23,7 +23,7 @@ def _compile(model):
     return torch.compile(model, backend="eager")
 
 
-def _checkpointed(model):
+def _add_checkpointing(model):
     module = pytest.importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
     return module.checkpoint_wrapper(model)
 
@@ -36,7 +36,7 @@ class ModelEmaV3(nn.Module):
         self.module = copy.deepcopy(model)
 
 
-WRAPPERS = [nn.DataParallel, _compile, AveragedModel, _checkpointed]
+WRAPPERS = [nn.DataParallel, _compile, AveragedModel, _add_checkpointing]
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +105,16 @@ def test_both_of_a_cut_whole_and_its_part_know_all_that_went(small, tmp_path):
     assert small[0].out_channels == 4
 
 
-def _scripted(model):
+def _script(model):
     return torch.jit.script(model)
 
 
-def _quantised(model):
+def _quantise(model):
     with pytest.warns(DeprecationWarning, match="quantization"):
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
 
 
-@pytest.mark.parametrize("change", [_scripted, _quantised])
+@pytest.mark.parametrize("change", [_script, _quantise])
 @pytest.mark.filterwarnings("ignore")  # PyTorch is about to drop both
 def test_what_cannot_be_saved_is_refused_before_a_file_is_written(change, small, tmp_path):
     changed = change(copy.deepcopy(small))
@@ -124,7 +124,7 @@ def test_what_cannot_be_saved_is_refused_before_a_file_is_written(change, small,
     sec.save(small, tmp_path / "file")
     with pytest.raises(sec.ModelError, match="Prune or save the"):
         sec.load(changed, tmp_path / "file")
-    assert not sec.report_of(changed).cut or change is _quantised
+    assert not sec.report_of(changed).cut or change is _quantise
 
 
 class Two(nn.Module):

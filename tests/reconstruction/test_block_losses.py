@@ -9,7 +9,7 @@ from secateurs.calibration.batches import iterate_batches
 from secateurs.reconstruction import block_losses as module
 from secateurs.reconstruction.block_losses import measure_blocks
 from secateurs.reconstruction.pruner import Request, open_dense
-from support.residual_networks import Residual, settled
+from support.residual_networks import Residual, settle_moments
 
 IMAGES = torch.rand(96, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 
@@ -17,7 +17,7 @@ IMAGES = torch.rand(96, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 @pytest.fixture(scope="module")
 def dense():
     torch.manual_seed(0)
-    model = settled(Residual())
+    model = settle_moments(Residual())
     model.head.weight.data.mul_(8)
     network = sec.trace(model, IMAGES[:1])
     images = list(iterate_batches(IMAGES, IMAGES[:1], "repair", labels=False))

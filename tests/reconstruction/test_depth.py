@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 import secateurs as sec
-from support.residual_networks import Residual, divergence, images, settled, sure
+from support.residual_networks import Residual, divergence, images, settle_moments, sure
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_study_goes_on_from_fewer_blocks(model, tmp_path):
     assert len(sec.report_of(result.model).cut.blocks) == 2
     assert sec.report_of(result.model).cut.channels
     sec.save(result.model, tmp_path / "small.safetensors")
-    loaded = sec.load(settled(Residual()), tmp_path / "small.safetensors").eval()
+    loaded = sec.load(settle_moments(Residual()), tmp_path / "small.safetensors").eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(IMAGES), result.model.eval()(IMAGES))
 
@@ -138,7 +138,7 @@ def test_blocks_and_widths_are_one_cut_on_disk(model, tmp_path):
     left = sec.trace(first, IMAGES[:1])
     in_turn = sec.apply(first, left.cut_like(cut.without_blocks()), IMAGES[:1])
     sec.save(small, tmp_path / "small.safetensors")
-    loaded = sec.load(settled(Residual()), tmp_path / "small.safetensors").eval()
+    loaded = sec.load(settle_moments(Residual()), tmp_path / "small.safetensors").eval()
     with torch.no_grad():
         torch.testing.assert_close(small.eval()(IMAGES), in_turn.eval()(IMAGES))
         torch.testing.assert_close(loaded(IMAGES), small.eval()(IMAGES))

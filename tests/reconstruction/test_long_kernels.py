@@ -23,7 +23,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def drawn(*shape, seed=0):
+def draw_normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
@@ -42,24 +42,24 @@ def patches(x, geometry):
     return moved.reshape(len(x), places, -1)
 
 
-def given(x, weights, geometry):
+def gather_sums(x, weights, geometry):
     """(images, outputs, places)."""
     return (patches(x, geometry) @ weights).transpose(0, 2, 1)
 
 
 @CASES
 def test_it_gives_what_the_windows_give(geometry, sizes):
-    x, weights = drawn(3, 2, *sizes), drawn(2 * geometry.taps, 4, seed=1)
+    x, weights = draw_normal(3, 2, *sizes), draw_normal(2 * geometry.taps, 4, seed=1)
     found = SignalSpectra(x, geometry).contract(by_tap(weights, 2))
-    right = given(x, weights, geometry)
+    right = gather_sums(x, weights, geometry)
     np.testing.assert_allclose(found.reshape(right.shape), right, rtol=1e-4, atol=1e-4)
 
 
 @CASES
 def test_its_transpose_is_that_of_the_windows(geometry, sizes):
-    x = drawn(3, 2, *sizes)
+    x = draw_normal(3, 2, *sizes)
     signals = SignalSpectra(x, geometry)
-    y = drawn(*signals.contract(drawn(2 * geometry.taps, 4)).shape, seed=2)
+    y = draw_normal(*signals.contract(draw_normal(2 * geometry.taps, 4)).shape, seed=2)
     found = by_channel(signals.transpose(y), 2)
     right = np.einsum("npi,nop->io", patches(x, geometry), y.reshape(3, 4, -1))
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-3)
@@ -67,9 +67,9 @@ def test_its_transpose_is_that_of_the_windows(geometry, sizes):
 
 @pytest.mark.parametrize("has_intercept", [True, False])
 def test_it_comes_to_the_least_squares_solution(has_intercept):
-    x = drawn(60, 2, 20) + 1
+    x = draw_normal(60, 2, 20) + 1
     signals = SignalSpectra(x, LINE)
-    y = drawn(60, 3, 10, seed=3) + 5
+    y = draw_normal(60, 3, 10, seed=3) + 5
     fit = ConjugateGradients(signals, y, np.zeros((32, 3)), has_intercept=has_intercept)
     for _ in range(60):
         fit.step()
@@ -84,8 +84,8 @@ def test_it_comes_to_the_least_squares_solution(has_intercept):
 
 def test_with_fewer_images_than_channels_steps_are_plain(monkeypatch):
     monkeypatch.setattr(SignalSpectra, "preconditioner", None)  # a call would fail
-    signals = SignalSpectra(drawn(2, 3, 20), LINE)
-    y = drawn(2, 4, 10, seed=3)
+    signals = SignalSpectra(draw_normal(2, 3, 20), LINE)
+    y = draw_normal(2, 4, 10, seed=3)
     fit = ConjugateGradients(signals, y, np.zeros((48, 4)))
     before = np.square(y - y.mean(axis=(0, 2), keepdims=True)).sum()
     fit.step()
@@ -93,15 +93,18 @@ def test_with_fewer_images_than_channels_steps_are_plain(monkeypatch):
 
 
 def test_a_fit_is_chosen_by_what_was_not_fitted_and_never_worse_there():
-    weights = drawn(32, 3, seed=1)
-    both = [SignalRows(x, given(x, weights, LINE) + 2) for x in (drawn(40, 2, 20), drawn(9, 2, 20))]
+    weights = draw_normal(32, 3, seed=1)
+    both = [
+        SignalRows(x, gather_sums(x, weights, LINE) + 2)
+        for x in (draw_normal(40, 2, 20), draw_normal(9, 2, 20))
+    ]
     found = refit_long(*both, LINE, np.zeros((1, 32, 3)), importance=None, has_intercept=True)
     np.testing.assert_allclose(found.weights[0], weights, atol=2e-3)
     np.testing.assert_allclose(found.intercept[0], 2, atol=2e-3)
     assert found.after < 1e-5
     assert found.before > 0.9
     noise = (
-        SignalRows(both[0].x[:2], drawn(2, 3, 10, seed=8)),
+        SignalRows(both[0].x[:2], draw_normal(2, 3, 10, seed=8)),
         SignalRows(both[1].x, np.zeros((9, 3, 10), np.float32)),
     )
     kept = refit_long(*noise, LINE, np.zeros((1, 32, 3)), importance=None, has_intercept=False)
@@ -112,7 +115,7 @@ def test_a_fit_is_chosen_by_what_was_not_fitted_and_never_worse_there():
 
 def test_without_a_channel_the_others_do_what_they_can(monkeypatch):
     monkeypatch.setattr(long_kernels, "STEPS", 40)
-    x, matrix = drawn(60, 3, 20) + 1, drawn(1, 48, 4, seed=1).astype(np.float64)
+    x, matrix = draw_normal(60, 3, 20) + 1, draw_normal(1, 48, 4, seed=1).astype(np.float64)
     x[:, 1] = -x[:, 0]  # so the first can stand in for the second
     long = LongKernel(LINE, 60)
     long.add(x[:50])
@@ -126,7 +129,7 @@ def test_without_a_channel_the_others_do_what_they_can(monkeypatch):
 
 
 def test_spectra_sum_up_to_the_mean_squares_of_what_is_read(monkeypatch):
-    x, matrix = drawn(50, 3, 20) + 1, drawn(1, 48, 4, seed=1).astype(np.float64)
+    x, matrix = draw_normal(50, 3, 20) + 1, draw_normal(1, 48, 4, seed=1).astype(np.float64)
     long = LongKernel(LINE, 50, [x])
     spectra, kernels = long.spectra(matrix)
     products = np.cov(x.transpose(1, 0, 2).reshape(3, -1), bias=True)

@@ -22,7 +22,7 @@ def dense(network, **values):
     return tensors
 
 
-def sliced(network, tensors, cut):
+def slice_tensors(network, tensors, cut):
     found = {}
     for name, array in tensors.items():
         for axis, gone in cut.tensors[name].removed.items() if name in cut.tensors else ():
@@ -32,12 +32,14 @@ def sliced(network, tensors, cut):
 
 
 @pytest.mark.parametrize("gone", [[0], [1, 3], [0, 1, 2]])
-@pytest.mark.parametrize("told", [True, False])
-def test_channels_are_found_from_the_report_or_the_weights(gone, told):
+@pytest.mark.parametrize("has_report", [True, False])
+def test_channels_are_found_from_the_report_or_the_weights(gone, has_report):
     network = two_layers()
     tensors = dense(network)
     cut = network.cut({"first": gone})
-    alive = match_channels(network, sliced(network, tensors, cut), cut if told else Cut())
+    alive = match_channels(
+        network, slice_tensors(network, tensors, cut), cut if has_report else Cut()
+    )
     assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
@@ -45,7 +47,7 @@ def test_biases_that_are_alike_are_told_apart_by_other_tensors():
     network = two_layers()
     tensors = dense(network, **{"first.bias": np.zeros(4), "norm.weight": np.ones(4)})
     cut = network.cut({"first": [2]})
-    alive = match_channels(network, sliced(network, tensors, cut), Cut())
+    alive = match_channels(network, slice_tensors(network, tensors, cut), Cut())
     assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
@@ -54,7 +56,7 @@ def test_rows_of_a_grid_are_found():
     tensors = dense(network)
     rows = min(network.groups, key=len)
     cut = network.cut({rows.name: [0]})
-    alive = match_channels(network, sliced(network, tensors, cut), Cut())
+    alive = match_channels(network, slice_tensors(network, tensors, cut), Cut())
     assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
@@ -63,14 +65,14 @@ def test_a_report_of_another_model_is_not_believed():
     tensors = dense(network)
     cut = network.cut({"first": [1]})
     other = two_layers(5).cut({"first": [0, 2]})
-    alive = match_channels(network, sliced(network, tensors, cut), other)
+    alive = match_channels(network, slice_tensors(network, tensors, cut), other)
     assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
 def test_what_is_no_slice_of_it_is_refused():
     network = two_layers()
     tensors = dense(network)
-    small = sliced(network, tensors, network.cut({"first": [1]}))
+    small = slice_tensors(network, tensors, network.cut({"first": [1]}))
     trained = {name: array * 1.01 for name, array in small.items()}
     with pytest.raises(CutError, match="expected slices of the dense model's weights along axis 0"):
         match_channels(network, trained, Cut())

@@ -34,12 +34,12 @@ def test_a_third_of_the_macs_keeps_the_accuracy_without_a_label(dense):
     assert dropped.cut == pruned.cut
     assert pruned.cut.after.macs <= 0.35 * pruned.cut.before.macs
     assert pruned.report.proof.holds
-    told = pruned.report.fidelity
-    assert told["repaired"].distance < 0.2 * told["dropped"].distance
-    assert told.fidelity.distance == min(stage.fidelity.distance for stage in told)
-    assert "dropped evenly" in told
-    assert told.images == 320
-    assert told.fidelity.images == 40
+    fidelity = pruned.report.fidelity
+    assert fidelity["repaired"].distance < 0.2 * fidelity["dropped"].distance
+    assert fidelity.fidelity.distance == min(stage.fidelity.distance for stage in fidelity)
+    assert "dropped evenly" in fidelity
+    assert fidelity.images == 320
+    assert fidelity.fidelity.images == 40
     assert "No second kind of data was given" in str(pruned.report)
     assert dropped.report.fidelity.kept == "dropped"
 
@@ -102,8 +102,8 @@ def test_a_cut_made_by_hand_is_found_and_repaired(dense):
     assert not sec.report_of(foreign).cut
     found = sec.repair(foreign, dense, IMAGES)
     assert torch.equal(found.head.weight, known.head.weight)
-    told = sec.report_of(found).fidelity
-    assert told["repaired"].distance < told["dropped"].distance
+    fidelity = sec.report_of(found).fidelity
+    assert fidelity["repaired"].distance < fidelity["dropped"].distance
     trained = copy.deepcopy(foreign)
     with torch.no_grad():
         trained.inner.weight.mul_(1.01)
@@ -133,9 +133,9 @@ def test_a_repair_that_harms_is_not_kept(dense, monkeypatch):
     monkeypatch.setattr(walking, "refit_gathered", spoil)
     cut = sec.delete_channels(dense, {"last": [2]}, IMAGES[:1])
     repaired = sec.repair(cut, dense, IMAGES)
-    told = sec.report_of(repaired).fidelity
-    assert told.kept.startswith("dropped")
-    assert told["repaired"].distance > told["dropped"].distance
+    fidelity = sec.report_of(repaired).fidelity
+    assert fidelity.kept.startswith("dropped")
+    assert fidelity["repaired"].distance > fidelity["dropped"].distance
     assert torch.equal(repaired.head.weight, cut.head.weight)
 
 
@@ -143,10 +143,10 @@ def test_distillation_comes_last_and_only_helps(dense):
     budget = sec.Budget(macs=0.2)
     closed = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES)
     distilled = sec.prune(dense, IMAGES[:1], budget, calibration=IMAGES, distil=60)
-    told = distilled.report.fidelity
-    assert [stage.name for stage in told][-1] == "distilled"
-    assert told.fidelity.distance <= closed.report.fidelity.fidelity.distance
-    assert told["repaired"].distance == closed.report.fidelity["repaired"].distance
+    fidelity = distilled.report.fidelity
+    assert [stage.name for stage in fidelity][-1] == "distilled"
+    assert fidelity.fidelity.distance <= closed.report.fidelity.fidelity.distance
+    assert fidelity["repaired"].distance == closed.report.fidelity["repaired"].distance
     assert distilled.report.proof.holds
 
 
@@ -179,23 +179,23 @@ def test_no_image_of_a_judging_source_is_fitted(dense):
 def test_a_second_kind_of_data_is_judged_and_said(dense):
     cut = sec.delete_channels(dense, {"inner": [1, 2, 3, 4, 5]}, IMAGES[:1])
     repaired = sec.repair(cut, dense, IMAGES, second_domain=-IMAGES[:50])
-    told = sec.report_of(repaired).fidelity
-    assert told.second_domain.images == 50
-    assert told.second_domain.distance > told.fidelity.distance
-    assert "On the second kind of data: KL" in told.trust
+    fidelity = sec.report_of(repaired).fidelity
+    assert fidelity.second_domain.images == 50
+    assert fidelity.second_domain.distance > fidelity.fidelity.distance
+    assert "On the second kind of data: KL" in fidelity.trust
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (IMAGES[:40], "40 calibration images are few"),
         (np.repeat(IMAGES[:1], 80, axis=0), "all 80 calibration images are the same"),
         (IMAGES * 20 + 5, r"unlike the training data: in norms.* standard deviations"),
     ],
 )
-def test_doubtful_images_are_warned_of(dense, images, said):
+def test_doubtful_images_are_warned_of(dense, images, message):
     cut = sec.delete_channels(dense, {"inner": [1, 2]}, IMAGES[:1])
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=message):
         sec.repair(cut, dense, images)
 
 
@@ -230,9 +230,9 @@ def test_without_images_moments_of_batch_norm_make_up_for_what_has_gone(dense):
         for values in (twin.norms[1].running_mean, twin.norms[1].running_var):
             values[3], values[9] = values[1], values[1]
     budget = sec.Budget(channels=0.8)
-    with pytest.warns(UserWarning, match="moments that batch normalisation keeps") as told:
+    with pytest.warns(UserWarning, match="moments that batch normalisation keeps") as fidelity:
         repaired = sec.prune(twin, IMAGES[:1], budget, repair=True)
-    assert "Nothing was judged" in str(told[0].message)
+    assert "Nothing was judged" in str(fidelity[0].message)
     plain = sec.prune(twin, IMAGES[:1], budget)
     assert repaired.cut == plain.cut
     assert repaired.report.proof.holds

@@ -9,7 +9,7 @@ def exact(moments):
     return lambda products: np.linalg.solve(moments.uu, products)
 
 
-def drawn(count=400):
+def draw_case(count=400):
     """A network that lacks an input: what is left can follow it above zero only."""
     random = np.random.default_rng(0)
     full = random.normal(size=(count, 4))
@@ -18,24 +18,24 @@ def drawn(count=400):
 
 
 def test_after_a_relu_less_is_lost_than_by_plain_least_squares():
-    u, y = drawn()
+    u, y = draw_case()
     moments = Moments.of(u[None], y[None])
     start = exact(moments)(moments.uy)
     scale, shift = np.array([1.5, -0.7]), np.array([0.2, 0.1])
     rows = Rectified(u, y, scale, shift)
 
-    def lost(weights, intercept):
+    def mean_error(weights, intercept):
         ours = scale * (u @ weights[0] + intercept[0]) + shift
         theirs = scale * y + shift
         return np.square(np.maximum(ours, 0) - np.maximum(theirs, 0)).sum()
 
-    plain = lost(start, moments.intercept(start))
-    relaxed = lost(*rows.refine(moments, start, exact(moments)))
+    plain = mean_error(start, moments.intercept(start))
+    relaxed = mean_error(*rows.refine(moments, start, exact(moments)))
     assert relaxed < 0.97 * plain
 
 
 def test_where_everything_is_above_zero_it_is_plain_least_squares():
-    u, y = drawn()
+    u, y = draw_case()
     moments = Moments.of(u[None], y[None])
     start = exact(moments)(moments.uy)
     rows = Rectified(u, y, np.ones(2), np.full(2, 1e3))
@@ -45,7 +45,7 @@ def test_where_everything_is_above_zero_it_is_plain_least_squares():
 
 
 def test_a_channel_without_scale_asks_for_nothing():
-    u, y = drawn()
+    u, y = draw_case()
     moments = Moments.of(u[None], y[None])
     start = exact(moments)(moments.uy)
     rows = Rectified(u, y, np.zeros(2), np.full(2, -1.0))

@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 W = RANDOM.normal(size=(5, 3))
 
 
-def gathered(parts=((False, 40), (True, 20)), joined=False):
+def gather(parts=((False, 40), (True, 20)), joined=False):
     found = Gathered(RunningSums(), RunningSums())
     for held, count in parts:
         u = RANDOM.normal(size=(count, 5)).astype(np.float32)
@@ -28,7 +28,7 @@ def gathered(parts=((False, 40), (True, 20)), joined=False):
 
 
 def test_by_sums_it_is_least_squares_on_them():
-    found = gathered()
+    found = gather()
     result = refit_gathered(found, np.zeros((1, 5, 3)), importance=None, has_intercept=True)
     parts = [Moments.of(*(one[None] for one in found.together(held)[:2])) for held in (False, True)]
     expected = refit(*parts, np.zeros((1, 5, 3)), importance=None, has_intercept=True)
@@ -38,7 +38,7 @@ def test_by_sums_it_is_least_squares_on_them():
 
 
 def test_a_relu_behind_is_looked_at_where_the_rows_are_there():
-    found = gathered(joined=True)
+    found = gather(joined=True)
     options = {"importance": None, "has_intercept": True}
     plain = refit_gathered(found, np.zeros((1, 5, 3)), **options)
     following = Following(np.array(1.0, np.float32), np.array(0.5, np.float32))
@@ -50,7 +50,7 @@ def test_a_relu_behind_is_looked_at_where_the_rows_are_there():
 
 
 def test_rows_are_taken_together_by_side():
-    found = gathered(((False, 4), (True, 2), (False, 3)))
+    found = gather(((False, 4), (True, 2), (False, 3)))
     assert [len(found.together(held)[0]) for held in (None, False, True)] == [9, 7, 2]
 
 
@@ -58,7 +58,7 @@ def test_too_little_or_nothing_finite_gives_none():
     empty = Gathered(RunningSums(), RunningSums())
     options = {"importance": None, "has_intercept": True}
     assert refit_gathered(empty, np.zeros((1, 5, 3)), **options) is None
-    broken = gathered()
+    broken = gather()
     broken.fit.add(np.full((1, 1, 5), np.nan, np.float32), np.zeros((1, 1, 3), np.float32))
     with np.errstate(all="ignore"):
         try:

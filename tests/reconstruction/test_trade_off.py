@@ -48,7 +48,7 @@ def test_a_smaller_budgets_cut_is_taken_where_it_is_surely_nearer(dense, monkeyp
     pruner = Pruner.of(dense, network, IMAGES, Request())
     plan, asked = Pruner.plan, []
 
-    def misplanned(self, budget, **planning):
+    def misplan(self, budget, **planning):
         """As if curves said that the last layer's channels were free; right for a quarter."""
         asked.append(round(budget.absolute_for(network)["macs"] / network.macs(), 4))
         wrong = {0.9: 19, 0.45: 18}.get(asked[-1])
@@ -56,11 +56,11 @@ def test_a_smaller_budgets_cut_is_taken_where_it_is_surely_nearer(dense, monkeyp
             return network.cut({"last": list(range(wrong))})
         return plan(self, budget, **planning)
 
-    monkeypatch.setattr(Pruner, "plan", misplanned)
+    monkeypatch.setattr(Pruner, "plan", misplan)
     small, cut = pruner.make_best(sec.Budget(macs=0.9))
     assert asked[:3] == [0.9, 0.45, 0.225]
     assert network.cost(cut).macs <= 0.225 * network.macs()
-    bad = sec.report_of(pruner.make(misplanned(pruner, sec.Budget(macs=0.9)))).fidelity.fidelity
+    bad = sec.report_of(pruner.make(misplan(pruner, sec.Budget(macs=0.9)))).fidelity.fidelity
     good = sec.report_of(small).fidelity.fidelity
     assert good.distance + bad.error < bad.distance
     assert sec.trace(small, IMAGES[:1]).macs() == network.cost(cut).macs
@@ -70,11 +70,11 @@ def test_a_smaller_budgets_cut_is_not_made_where_curves_say_it_loses_more(dense,
     pruner = Pruner.of(dense, sec.trace(dense, IMAGES[:1]), IMAGES, Request())
     make, made = Pruner.make, []
 
-    def counted(self, cut, **how):
+    def count_cut(self, cut, **how):
         made.append(cut)
         return make(self, cut, **how)
 
-    monkeypatch.setattr(Pruner, "make", counted)
+    monkeypatch.setattr(Pruner, "make", count_cut)
     _, cut = pruner.make_best(sec.Budget(macs=0.5))
     assert made == [cut]
     assert cut == pruner.plan(sec.Budget(macs=0.5))

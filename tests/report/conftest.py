@@ -120,13 +120,13 @@ def make(
             batch=DENSE_BATCHES + rounds * TUNING_BATCHES,
             reason="accuracy fell below the dense model's",
             best_round=rounds if best_round is None else best_round,
-            accuracy=_reached(history, best_round or rounds),
-            dense_accuracy=_reached(history, 0),
+            accuracy=_last_accuracy(history, best_round or rounds),
+            dense_accuracy=_last_accuracy(history, 0),
             test_accuracy=0.9497,
             dense_test_accuracy=0.9483,
         )
     return history
 
 
-def _reached(history: History, number: int) -> float:
+def _last_accuracy(history: History, number: int) -> float:
     return [one["accuracy"] for one in history.of("train") if one["round"] == number][-1]

@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as engine:
-        opened = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        open_report = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield open_report
+        open_report.close()
 
 
 @pytest.fixture
-def opened(browser, make_history, tmp_path):
+def open_report(browser, make_history, tmp_path):
     """Opens the report of a study with these settings of the browser; no message is let pass."""
     path = write(make_history(5), tmp_path)
     messages = []
@@ -38,8 +38,8 @@ def opened(browser, make_history, tmp_path):
     assert messages == []
 
 
-def test_every_figure_is_drawn_and_a_phone_need_not_scroll_sideways(opened):
-    page = opened(viewport={"width": 390, "height": 844})
+def test_every_figure_is_drawn_and_a_phone_need_not_scroll_sideways(open_report):
+    page = open_report(viewport={"width": 390, "height": 844})
     widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
     assert len(widths) == 4
     assert min(widths) > 100
@@ -47,8 +47,8 @@ def test_every_figure_is_drawn_and_a_phone_need_not_scroll_sideways(opened):
 
 
 @pytest.mark.parametrize(("scheme", "lighter"), [("light", "page"), ("dark", "ink")])
-def test_ink_stands_out_in_the_light_and_in_the_dark(opened, scheme, lighter):
-    page = opened(color_scheme=scheme)
+def test_ink_stands_out_in_the_light_and_in_the_dark(open_report, scheme, lighter):
+    page = open_report(color_scheme=scheme)
     style = "getComputedStyle(document.body)"
     found = {
         "page": page.evaluate(f"{style}.backgroundColor"),
@@ -67,8 +67,8 @@ def _luminance(colour):
     return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_a_click_on_a_column_sorts_its_numbers_and_another_turns_them_round(opened):
-    page = opened()
+def test_a_click_on_a_column_sorts_its_numbers_and_another_turns_them_round(open_report):
+    page = open_report()
 
     def params():
         texts = page.evaluate(

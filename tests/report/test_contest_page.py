@@ -43,7 +43,7 @@ def mean(strategy, amount, accuracy, std, seeds=2):
 
 
 @pytest.fixture
-def found():
+def results():
     return {
         "comparison": {
             "task": {"model": "resnet18", "data": "digits"},
@@ -71,16 +71,16 @@ def found():
     }
 
 
-def test_curves_begin_at_the_dense_model_and_have_gaps_where_nothing_came(found):
-    amounts, accuracies = curves(found, "params_removed")["l1"]
+def test_curves_begin_at_the_dense_model_and_have_gaps_where_nothing_came(results):
+    amounts, accuracies = curves(results, "params_removed")["l1"]
     np.testing.assert_allclose(amounts, [[0, 0.51, 0.91], [0, 0.51, np.nan]])
     np.testing.assert_allclose(accuracies, [[0.9, 0.85, 0.6], [0.8, 0.75, np.nan]])
-    sizes, _ = curves(found, "bytes")["random"]
+    sizes, _ = curves(results, "bytes")["random"]
     np.testing.assert_allclose(sizes, [[4, 2, np.nan], [4, 2, np.nan]])
 
 
-def test_the_figures_are_the_documents_two_and_the_histogram(found):
-    drawn = {name: figure for name, figure, _ in figures(found)}
+def test_the_figures_are_the_documents_two_and_the_histogram(results):
+    drawn = {name: figure for name, figure, _ in figures(results)}
     assert list(drawn) == ["accuracy-removed", "accuracy-size", "norms"]
     axes = drawn["accuracy-removed"].axes[0]
     np.testing.assert_allclose(
@@ -101,8 +101,8 @@ def test_the_headline_says_where_random_is_as_good():
     assert headline([], 0.85) == "No job has come to a result."
 
 
-def test_the_table_has_a_strategy_a_row_and_an_amount_a_column(found):
-    columns, rows = by_amount(found["summary"], "accuracy")
+def test_the_table_has_a_strategy_a_row_and_an_amount_a_column(results):
+    columns, rows = by_amount(results["summary"], "accuracy")
     assert columns == ("strategy", "50 % removed", "90 % removed")
     assert rows == (
         ("l1", "80.0 \N{PLUS-MINUS SIGN} 7.0", "60.0"),
@@ -110,8 +110,8 @@ def test_the_table_has_a_strategy_a_row_and_an_amount_a_column(found):
     )
 
 
-def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(found, tmp_path):
-    page = contest_page.write(found, tmp_path).read_text()
+def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(results, tmp_path):
+    page = contest_page.write(results, tmp_path).read_text()
     assert "l1 at 90 %, seed 1: no cut within the &lt;floors&gt;" in page
     assert "secateurs compare --model resnet18" in page
     assert page.count("<figure") == 3
@@ -119,7 +119,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(found, tmp_pa
     assert all(source.startswith("data:image/svg+xml;base64,") for source in images)
 
 
-def test_nothing_done_yet_is_a_page_too(found, tmp_path):
-    nothing = found | {"jobs": [], "summary": []}
+def test_nothing_done_yet_is_a_page_too(results, tmp_path):
+    nothing = results | {"jobs": [], "summary": []}
     page = contest_page.write(nothing, tmp_path).read_text()
     assert "No job has come to a result." in page

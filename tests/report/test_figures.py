@@ -48,7 +48,7 @@ def test_best_model_is_ringed_where_its_accuracy_was_reached(make_history):
     x, y = artist(figure.axes[0], "best").get_xydata()[0]
     at = [(one["batch"], one["accuracy"]) for one in history.of("train") if one["round"] == 4]
     assert (x, y) == at[-1]
-    assert any(said.startswith("best: round 4\n") for said in texts(figure))
+    assert any(caption.startswith("best: round 4\n") for caption in texts(figure))
     running = accuracy_over_batches(make_history(5, stopped=False)).axes[0]
     assert not [one for one in running.get_children() if one.get_gid() == "best"]
 
@@ -61,7 +61,7 @@ def test_deep_dips_are_cut_off_and_said(make_history):
     lowest = min(history.of("prune")[:, "accuracy"])
     assert lowest < bottom
     assert bottom > 0.6
-    assert any(f"at worst {100 * lowest:.1f} %" in said for said in texts(figure))
+    assert any(f"at worst {100 * lowest:.1f} %" in caption for caption in texts(figure))
     below = [one["batch"] for one in history.of("prune") if one["accuracy"] < bottom]
     assert list(artist(axes, "after-cut-below").get_xdata()) == below
 
@@ -165,11 +165,11 @@ def test_no_text_overlaps_another_or_leaves_the_page(make_history, draw, case: d
     named = boxes(figure)
     assert colliding(named) == []
     width, height = figure.get_size_inches() * figure.dpi
-    for said, (left, bottom, right, top) in named:
-        assert left >= -0.5, said
-        assert bottom >= -0.5, said
-        assert right <= width + 0.5, said
-        assert top <= height + 0.5, said
+    for caption, (left, bottom, right, top) in named:
+        assert left >= -0.5, caption
+        assert bottom >= -0.5, caption
+        assert right <= width + 0.5, caption
+        assert top <= height + 0.5, caption
 
 
 def test_model_trained_before_and_missing_accuracies(make_history):

@@ -67,12 +67,12 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+def skip_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, and written as next to nothing."""
     monkeypatch.setattr("secateurs.report.style.render", lambda figure, kind: b"<svg/>")
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("skip_rendering")
 def test_folder_holds_page_and_figures(tmp_path: Path, make_history):
     path = write(make_history(3), tmp_path / "report")
     assert path == tmp_path / "report" / "report.html"
@@ -106,17 +106,19 @@ def test_page_holds_its_figures_and_asks_for_nothing(tmp_path: Path, make_histor
 def test_headline_has_all_findings(tmp_path: Path, make_history):
     history = make_history(5, best_round=4)
     end, cut = history[-1], history.of("prune")[3]
-    said = Page(write(history, tmp_path)).text
-    assert f"{100 * (1 - cut['params'] / history[0, 'params']):.1f} % of the parameters" in said
-    assert f"{100 * (1 - cut['macs'] / history[0, 'macs']):.1f} % of the MACs removed" in said
-    assert f"{100 * (history.of('speed')[3, 'ratio'] - 1):.1f} % more images a second" in said
+    page_text = Page(write(history, tmp_path)).text
+    assert (
+        f"{100 * (1 - cut['params'] / history[0, 'params']):.1f} % of the parameters" in page_text
+    )
+    assert f"{100 * (1 - cut['macs'] / history[0, 'macs']):.1f} % of the MACs removed" in page_text
+    assert f"{100 * (history.of('speed')[3, 'ratio'] - 1):.1f} % more images a second" in page_text
     low, high = (history.of("speed")[3, name] for name in ("low", "high"))
-    assert f"half of the pairs {low:.2f} to {high:.2f}" in said
-    assert f"validation accuracy {100 * end['accuracy']:.1f} %" in said
+    assert f"half of the pairs {low:.2f} to {high:.2f}" in page_text
+    assert f"validation accuracy {100 * end['accuracy']:.1f} %" in page_text
     change = 100 * (end["test_accuracy"] - end["dense_test_accuracy"])
-    assert f"test accuracy {100 * end['test_accuracy']:.1f} % (+{change:.1f} points)." in said
-    assert "The model kept is that of round 4." in said
-    assert end["reason"] in said
+    assert f"test accuracy {100 * end['test_accuracy']:.1f} % (+{change:.1f} points)." in page_text
+    assert "The model kept is that of round 4." in page_text
+    assert end["reason"] in page_text
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -167,9 +169,9 @@ def test_proof_says_the_largest_difference_and_what_is_inexact(tmp_path: Path, m
     history = make_history(4)
     history.of("prune")[1]["max_difference"] = 7.3e-5
     history.of("prune")[2]["inexact"] = ["mean over channels in head"]
-    said = Page(write(history, tmp_path)).text
-    assert "7.3e-05 (round 2), where 1.0e-04 was allowed; 4 of 4 cuts passed." in said
-    assert "mean over channels in head" in said
+    page_text = Page(write(history, tmp_path)).text
+    assert "7.3e-05 (round 2), where 1.0e-04 was allowed; 4 of 4 cuts passed." in page_text
+    assert "mean over channels in head" in page_text
     history.of("prune")[1]["max_difference"] = 2e-4
     assert "3 of 4 cuts passed." in Page(write(history, tmp_path)).text
 
@@ -216,7 +218,7 @@ def test_everything_is_escaped(tmp_path: Path, make_history):
     assert bad in Page(write(history, tmp_path, title=bad)).text
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("skip_rendering")
 @pytest.mark.parametrize(
     "case",
     [

@@ -54,9 +54,9 @@ def test_headlines(make_history):
     share = 100 * (1 - ended.of("prune")[-1, "params"] / ended[0, "params"])
     gain = 100 * (ended[-1, "accuracy"] - ended[-1, "dense_accuracy"])
     assert gain > 0
-    said = f"{share:.1f} % of the parameters removed, +{gain:.1f} points of accuracy"
-    assert summarise(ended).headline() == said
-    assert summarise(ended[:-1]).headline() == f"{said} so far"
+    headline = f"{share:.1f} % of the parameters removed, +{gain:.1f} points of accuracy"
+    assert summarise(ended).headline() == headline
+    assert summarise(ended[:-1]).headline() == f"{headline} so far"
     assert "not pruned yet: 95.2 %" in summarise(make_history(0, stopped=False)).headline()
     assert "still the best after 2 rounds" in summarise(make_history(2, best_round=0)).headline()
 

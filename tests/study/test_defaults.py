@@ -17,7 +17,7 @@ def net():
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
 
 
-def settled(**asked):
+def settle(**asked):
     """What is made of what was left open."""
     training = sec.Training(batches=0, batch_size=asked.pop("batch_size", 64), fine_tune_batches=1)
     learner = pytorch.Learner(net(), DATA, DATA, None, training)
@@ -26,17 +26,17 @@ def settled(**asked):
 
 
 def test_cuts_are_repaired_wherever_there_are_images_for_it():
-    assert settled() == (True, "curves", "obs", "group")
+    assert settle() == (True, "curves", "obs", "group")
     # Four batches of fifteen are too few to fit a network to.
-    assert settled(batch_size=15) == (False, "scope", "l1", "group")
-    assert settled(batch_size=16) == (True, "curves", "obs", "group")
-    assert settled(repair=False) == (False, "scope", "l1", "group")
-    assert settled(scope="network") == (True, "scope", "l1", "network")
-    assert settled(criterion="auto") == (True, "scope", "auto", "group")
-    assert settled(criterion="taylor") == (True, "curves", "taylor", "group")
-    assert settled(rewind="weights") == (False, "scope", "l1", "group")
-    assert settled(rewind="learning-rate") == (True, "curves", "obs", "group")
-    assert settled(repair=False, allocation="curves") == (False, "curves", "obs", "group")
+    assert settle(batch_size=15) == (False, "scope", "l1", "group")
+    assert settle(batch_size=16) == (True, "curves", "obs", "group")
+    assert settle(repair=False) == (False, "scope", "l1", "group")
+    assert settle(scope="network") == (True, "scope", "l1", "network")
+    assert settle(criterion="auto") == (True, "scope", "auto", "group")
+    assert settle(criterion="taylor") == (True, "curves", "taylor", "group")
+    assert settle(rewind="weights") == (False, "scope", "l1", "group")
+    assert settle(rewind="learning-rate") == (True, "curves", "obs", "group")
+    assert settle(repair=False, allocation="curves") == (False, "curves", "obs", "group")
 
 
 def test_rounds_follow_the_dense_model_where_images_are_classified():
@@ -74,7 +74,7 @@ class Counts(NeedsTargets):
 
 
 def test_what_a_model_cannot_be_fitted_to_it_is_not():
-    def decided(model):
+    def kind_of_task(model):
         task = learning_of(
             model,
             None,
@@ -85,11 +85,11 @@ def test_what_a_model_cannot_be_fitted_to_it_is_not():
         learner = pytorch.TaskLearner(model, DATA, DATA, None, training, task)
         return complete_pruning(sec.Pruning(), learner, learner.trace()).repair
 
-    assert decided(NeedsTargets()) is True
-    assert decided(Counts()) is False
+    assert kind_of_task(NeedsTargets()) is True
+    assert kind_of_task(Counts()) is False
 
 
 def test_few_batches_are_few_images():
     torch.manual_seed(0)
-    assert settled(calibration_batches=1, batch_size=64)[0]
-    assert not settled(calibration_batches=1, batch_size=63)[0]
+    assert settle(calibration_batches=1, batch_size=64)[0]
+    assert not settle(calibration_batches=1, batch_size=63)[0]

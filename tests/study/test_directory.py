@@ -55,7 +55,7 @@ def write_study(directory):
     return directory
 
 
-def told(directory):
+def read_history(directory):
     """A study's history, but for the times."""
     records = sec.History.load(directory / "history.jsonl")
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
@@ -90,7 +90,7 @@ def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path, optim
         assert one["ended"][::2] == ["killed", "exit 0"], one
         assert one["ended"][1] in again, one
         directory = tmp_path / one["name"]
-        assert told(directory) == told(tmp_path / "whole"), one
+        assert read_history(directory) == read_history(tmp_path / "whole"), one
         received, cut = read(directory / "best.safetensors")
         assert received.keys() == expected.keys()
         assert all(torch.equal(received[name], expected[name]) for name in expected), one
@@ -153,12 +153,12 @@ def test_a_study_that_is_extended_ends_as_if_it_had_been_asked_for_more_at_once(
     assert (extended.cut, extended.report) == (whole.cut, whole.report)
     for mine, theirs in zip(extended.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    records = told(tmp_path / "study")
+    records = read_history(tmp_path / "study")
     ends = [record for record in records if record["kind"] in ("stop", "extended")]
     assert [record["kind"] for record in ends] == ["stop", "extended", "stop"]
     assert ends[1]["stop"]["rounds"] == 3
     last = [one for one in records if one not in ends[:2]]
-    assert last == told(tmp_path / "whole")
+    assert last == read_history(tmp_path / "whole")
     # What is on disk says what it was told at last, and is not done again.
     assert Study.open(tmp_path / "study").configuration.stop.rounds == 3
     before = files_of(tmp_path / "study")
@@ -246,7 +246,7 @@ def test_configurations_survive_json():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "output"),
     [
         (lambda: sec.Training(batch_size=0), "batch_size: expected a number greater than or equal"),
         (lambda: sec.Training(learning=1), "learning: no such setting; did you mean"),
@@ -257,18 +257,18 @@ def test_configurations_survive_json():
         (lambda: sec.Stop(rounds=-1), "rounds: expected a number greater than or equal to 0"),
     ],
 )
-def test_settings_say_what_is_wrong_with_them_in_one_line(make, said):
+def test_settings_say_what_is_wrong_with_them_in_one_line(make, output):
     with pytest.raises(sec.SecateursError) as error:
         make()
-    assert said in str(error.value)
+    assert output in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def damaged(content):
+def halve(content):
     return content[: len(content) // 2]
 
 
-@pytest.mark.parametrize("change", [damaged, lambda content: b"", lambda content: b"hello"])
+@pytest.mark.parametrize("change", [halve, lambda content: b"", lambda content: b"hello"])
 def test_a_damaged_checkpoint_is_told(tmp_path, change):
     small(tmp_path / "study")
     checkpoint = tmp_path / "study" / "checkpoint.safetensors"
@@ -316,7 +316,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch, write):
         small(tmp_path / "study")
     monkeypatch.setattr(files.os, "fsync", flush)
     small(tmp_path / "study")  # there is room again
-    assert told(tmp_path / "study") == told(tmp_path / "whole")
+    assert read_history(tmp_path / "study") == read_history(tmp_path / "whole")
     received, _ = read(tmp_path / "study" / "best.safetensors")
     for name, tensor in expected.model.state_dict().items():
         assert torch.equal(received[name], tensor)
@@ -364,10 +364,10 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_a_write_that_is_interrupted_leaves_nothing_behind(tmp_path, monkeypatch):
-    def interrupted(_):
+    def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "fsync", interrupted)
+    monkeypatch.setattr(files.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         files.write_atomically(tmp_path / "file", b"new")
     assert files_of(tmp_path) == {}
@@ -408,7 +408,7 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
     for number, path in enumerate(sorted((tmp_path / "jumping").rglob("*"))):
         os.utime(path, (4e9 * (number % 2),) * 2)
     again = small(tmp_path / "jumping")
-    assert told(tmp_path / "jumping") == told(tmp_path / "whole")
+    assert read_history(tmp_path / "jumping") == read_history(tmp_path / "whole")
     assert all(record["seconds"] >= 0 for record in again.history if "seconds" in record)
     assert files_of(tmp_path / "jumping").keys() == files_of(tmp_path / "whole").keys()
     for name, tensor in whole.model.state_dict().items():

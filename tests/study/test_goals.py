@@ -76,13 +76,13 @@ def made_up_times(monkeypatch):
             self.model = latency_model
 
         def measure_in(self, name):
-            def measured(small):
+            def measure_cut(small):
                 network = sec.trace(small, ONE)
                 share = self.kxk(network) / self.kxk(self.dense)
                 measurements.append(share)
                 return self.model.dense_ms * share * 1.2
 
-            return measured
+            return measure_cut
 
         def kxk(self, network):
             return self.model.predictor(network)(network.alive())

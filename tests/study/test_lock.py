@@ -47,20 +47,20 @@ def test_the_lock_dies_with_its_owner(tmp_path, holder, how):
 
 
 def test_two_threads_of_one_process_are_two(tmp_path):
-    said = []
+    output = []
 
     def second():
         try:
             with hold_lock(tmp_path):
-                said.append("held")
+                output.append("held")
         except sec.StudyError as error:
-            said.append(str(error))
+            output.append(str(error))
 
     with hold_lock(tmp_path):
         other = threading.Thread(target=second)
         other.start()
         other.join()
-    assert "another call in this process" in said[0]
+    assert "another call in this process" in output[0]
     with hold_lock(tmp_path):
         pass
 

@@ -237,12 +237,15 @@ def test_the_default_rate_of_fine_tuning_is_large_but_for_short_rounds():
 def test_every_round_is_scored_anew():
     seen = []
 
-    def own(facts):
+    def filter_sums(facts):
         seen.append((facts.group.name, len(facts)))
         return np.arange(len(facts))
 
     _, store = run(
-        Scripted(recovers_until(99)), criterion=own, stop={"rounds": 2}, pruning={"step": 0.5}
+        Scripted(recovers_until(99)),
+        criterion=filter_sums,
+        stop={"rounds": 2},
+        pruning={"step": 0.5},
     )
     assert seen == [("0", 20), ("2", 20), ("0", 10), ("2", 10)]
     # The lowest scores went: the first half, twice.
@@ -261,7 +264,7 @@ def test_whoever_watches_is_told_of_every_batch_and_record():
     class Watching(sec.Watcher):
         ticks, open, records = 0, 0, []
 
-        def begin(self, what, batches, done=0):
+        def begin(self, stage, batches, done=0):
             self.open += 1
 
         def tick(self):
@@ -308,7 +311,7 @@ def test_from_every_checkpoint_it_decides_as_it_would_have(rewind):
             assert torch.equal(mine, theirs)
 
 
-def extended(accuracy, first, second):
+def extend_study(accuracy, first, second):
     """(position, history) of a study that ended by ``first`` and goes on by ``second``."""
     learner = Scripted(accuracy)
     _, store = run(learner, stop=first)
@@ -322,7 +325,7 @@ def test_with_a_looser_tolerance_the_latest_round_is_judged_anew():
         return 0.9 - 0.003 * round_
 
     # Round 2 is 0.006 below the dense model, round 4 is 0.012.
-    position, store = extended(falling, {"tolerance": 0.005}, {"tolerance": 0.01})
+    position, store = extend_study(falling, {"tolerance": 0.005}, {"tolerance": 0.01})
     kinds = [record["kind"] for record in store.history if record["kind"] in ("stop", "extended")]
     assert kinds == ["stop", "extended", "stop"]
     first, last = store.history.of("stop")
@@ -335,30 +338,30 @@ def test_with_a_looser_tolerance_the_latest_round_is_judged_anew():
 
 
 def test_rounds_that_missed_count_by_the_new_tolerance():
-    def jagged(round_, done):
+    def jagged_accuracy(round_, done):
         return (0.9, 0.9, 0.897, 0.88, 0.88, 0.88, 0.88)[min(round_, 6)]
 
     # With patience 2, rounds 2 and 3 missed 0.001; by 0.005, round 3 alone has.
-    position, store = extended(
-        jagged, {"tolerance": 0.001, "patience": 2}, {"tolerance": 0.005, "patience": 2}
+    position, store = extend_study(
+        jagged_accuracy, {"tolerance": 0.001, "patience": 2}, {"tolerance": 0.005, "patience": 2}
     )
     assert [record["round"] for record in store.history.of("stop")] == [3, 4]
     # With more patience alone, two have missed so far.
-    position, store = extended(
-        jagged, {"tolerance": 0.001, "patience": 2}, {"tolerance": 0.001, "patience": 4}
+    position, store = extend_study(
+        jagged_accuracy, {"tolerance": 0.001, "patience": 2}, {"tolerance": 0.001, "patience": 4}
     )
     assert [record["round"] for record in store.history.of("stop")] == [3, 5]
     assert position.result_round == 1
 
 
-def configured(**settings):
+def configure(**settings):
     kinds = {"training": Training, "pruning": Pruning, "stop": Stop}
     made = {name: kinds[name](**values) for name, values in settings.items()}
     return Configuration(task=Task(model="scripted", data="none"), **made)
 
 
 @pytest.mark.parametrize(
-    ("settings", "criterion", "error", "said"),
+    ("settings", "criterion", "error", "message"),
     [
         ({}, "l1_men", sec.UnknownNameError, "'l1_men'; did you mean 'l1_mean'"),
         (
@@ -372,10 +375,12 @@ def configured(**settings):
         ({"pruning": {"rewind": "weights"}}, "l1", sec.SecateursError, "training.batches above 0"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_trained(settings, criterion, error, said):
+def test_what_cannot_be_done_is_said_before_anything_is_trained(
+    settings, criterion, error, message
+):
     learner = Scripted(recovers_until(9))
-    with pytest.raises(error, match=said.replace(".", r"\.")):
-        check_study(learner, configured(**settings), criterion)
+    with pytest.raises(error, match=message.replace(".", r"\.")):
+        check_study(learner, configure(**settings), criterion)
     assert learner.log == []
 
 

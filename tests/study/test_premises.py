@@ -22,32 +22,33 @@ def setting(images=200, shift=0.0):
     return sec.trace(model, pixels[:1]), loaded.validation
 
 
-def said(network, split, **told):
-    told = {"tolerance": 0.01, "is_trained": True} | told
-    return " ".join(doubts(network, split, **told))
+def list_warnings(network, split, **settings):
+    settings = {"tolerance": 0.01, "is_trained": True} | settings
+    return " ".join(doubts(network, split, **settings))
 
 
 def test_a_sound_setting_raises_no_doubt():
     network, split = setting()
     assert accuracy_of(network, split) == 1.0
-    assert said(network, split) == ""
+    assert list_warnings(network, split) == ""
 
 
 def test_weights_that_know_nothing_of_these_images():
     network, split = setting(shift=5.0)  # all are bright: half are right, which is chance
     assert accuracy_of(network, split) == 0.5
-    assert "classify 50.0 % of the validation images right, which is about chance for 2" in said(
-        network, split
+    assert (
+        "classify 50.0 % of the validation images right, which is about chance for 2"
+        in list_warnings(network, split)
     )
 
 
 def test_fewer_images_than_the_tolerance_can_tell():
     network, split = setting(images=40)
-    assert "hold 40 images: one of them is 2.5 points" in said(network, split)
-    assert said(network, split, tolerance=None) == ""
+    assert "hold 40 images: one of them is 2.5 points" in list_warnings(network, split)
+    assert list_warnings(network, split, tolerance=None) == ""
 
 
 def test_random_weights_are_said_unless_they_will_be_trained():
     network, split = setting()
-    assert "weights are random" in said(network, split, is_trained=False)
-    assert said(network, split, is_trained=False, will_be_trained=True) == ""
+    assert "weights are random" in list_warnings(network, split, is_trained=False)
+    assert list_warnings(network, split, is_trained=False, will_be_trained=True) == ""

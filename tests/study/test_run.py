@@ -25,7 +25,7 @@ def mlp(dtype=torch.float32):
     return nn.Sequential(*layers).to(dtype)
 
 
-def iterated(model, data=(X, Y), training=(), **options):
+def iterate(model, data=(X, Y), training=(), **options):
     settings = {"fine_tune_batches": 3, "batch_size": 16, "learning_rate": 0.05} | dict(training)
     stop = sec.Stop(rounds=1, tolerance=None)
     chosen = {"step": 0.2, "stop": stop, "measure_speed": False} | options
@@ -59,7 +59,7 @@ def test_a_model_that_was_cut_before_goes_on_from_there(tmp_path, options, on_di
     start = sec.prune(dense, torch.from_numpy(X), sec.Budget(params=0.6)).model
     before = sec.report_of(start).cut
     where = {"directory": tmp_path / "study"} if on_disk else {}
-    result = iterated(start, **options, **where)
+    result = iterate(start, **options, **where)
     assert result.model[0].out_features < start[0].out_features
     assert result.cut.before.params == sum(p.numel() for p in dense.parameters())
     for name, first in before.tensors.items():
@@ -77,9 +77,9 @@ def test_another_cut_of_the_same_shape_is_another_study(tmp_path):
     def cut(first):
         return sec.delete_channels(mlp(), {"0": [first]}, torch.from_numpy(X))
 
-    iterated(cut(1), directory=tmp_path / "study")
+    iterate(cut(1), directory=tmp_path / "study")
     with pytest.raises(sec.StudyError, match=r"task\.model_options\.cut"):
-        iterated(cut(2), directory=tmp_path / "study")
+        iterate(cut(2), directory=tmp_path / "study")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -91,7 +91,7 @@ def test_models_of_other_precisions_come_back_as_they_were(dtype, given):
         "array": (X, Y),
         "loader": [(images[n : n + 16], labels[n : n + 16]) for n in range(0, 64, 16)],
     }[given]
-    result = iterated(mlp(dtype), data, criterion="taylor", training={"learning_rate": 0.01})
+    result = iterate(mlp(dtype), data, criterion="taylor", training={"learning_rate": 0.01})
     assert {p.dtype for p in result.model.parameters()} == {dtype}
     assert result.model[0].out_features < 32
 
@@ -100,7 +100,7 @@ def test_double_models_train_in_double_precision():
     """Against PyTorch itself; a float32 on the way would be off by 1e-8."""
     images = X.astype(np.float64) * (1 + 1e-9)
     training = {"batches": 1, "fine_tune_batches": 1, "batch_size": 64}
-    result = iterated(mlp(torch.float64), (images, Y), training, stop=sec.Stop(rounds=0))
+    result = iterate(mlp(torch.float64), (images, Y), training, stop=sec.Stop(rounds=0))
     scores = mlp(torch.float64)(torch.from_numpy(images))
     loss = nn.functional.cross_entropy(scores, torch.from_numpy(Y)).item()
     assert result.history.of("train")[0, "loss"] == pytest.approx(loss, rel=1e-12)
@@ -123,30 +123,30 @@ def test_what_was_interrupted_ends_as_what_was_not(tmp_path, optimizer):
     rate = {"sgd": 0.05, "adamw": 0.2}[optimizer]
     training = {"batches": 12, "fine_tune_batches": 6, "evaluate_every": 3}
     training |= {"optimizer": optimizer, "learning_rate": rate}
-    expected = iterated(mlp(), training=training, directory=tmp_path / "whole").model.state_dict()
+    expected = iterate(mlp(), training=training, directory=tmp_path / "whole").model.state_dict()
     for at in (5, 8, 17, 23):
         place = tmp_path / f"{at}"
         with pytest.raises(KeyboardInterrupt):
-            iterated(mlp(), training=training, directory=place, watcher=Interrupt(at))
-        received = iterated(mlp(), training=training, directory=place).model.state_dict()
+            iterate(mlp(), training=training, directory=place, watcher=Interrupt(at))
+        received = iterate(mlp(), training=training, directory=place).model.state_dict()
         for name, tensor in expected.items():
             assert torch.equal(received[name], tensor), (at, name)
 
 
 def test_a_start_that_fails_leaves_no_directory(tmp_path):
     with pytest.raises(sec.DataError, match="labels of 0 to 1"):
-        iterated(mlp(), (X, Y + 1), directory=tmp_path / "runs" / "a")
+        iterate(mlp(), (X, Y + 1), directory=tmp_path / "runs" / "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_study_that_fails_later_keeps_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr("secateurs.study.round_cutter.RoundCutter.cut", _fails)
     with pytest.raises(sec.CutError):
-        iterated(mlp(), directory=tmp_path / "a")
+        iterate(mlp(), directory=tmp_path / "a")
     assert (tmp_path / "a" / "checkpoint.safetensors").exists()
     monkeypatch.undo()
     monkeypatch.setattr(Study, "report", lambda self: None)
-    assert iterated(mlp(), directory=tmp_path / "a").cut
+    assert iterate(mlp(), directory=tmp_path / "a").cut
 
 
 def _fails(*_):
@@ -159,7 +159,7 @@ def test_a_report_that_cannot_be_drawn_costs_nobody_the_result(tmp_path, monkeyp
 
     monkeypatch.setattr(Study, "report", fails)
     with pytest.warns(UserWarning, match="cannot be drawn .*secateurs report"):
-        result = iterated(mlp(), directory=tmp_path / "a")
+        result = iterate(mlp(), directory=tmp_path / "a")
     assert result.cut
 
 
@@ -202,7 +202,7 @@ def test_a_batch_too_large_for_memory_is_said_with_a_smaller_one(tmp_path):
             return self.inner(x)
 
     with pytest.raises(sec.SecateursError, match=r"batch of 16 images.*--batch-size 8") as error:
-        iterated(Hungry(), directory=tmp_path / "a")
+        iterate(Hungry(), directory=tmp_path / "a")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "a").exists() or (tmp_path / "a" / "checkpoint.safetensors").exists()
 

@@ -10,7 +10,7 @@ def session():
     return Session(Scripted(lambda round_, done: 0.5), Recorded(), Watcher())
 
 
-def counted(snapshot):
+def count_batches(snapshot):
     """Batches of training that a snapshot has been through."""
     return int(snapshot.tensors["4.bias"][0])
 
@@ -26,7 +26,7 @@ def test_the_best_evaluation_is_gone_back_to():
     found.best = found.learner.snapshot()
     found.move(best_batch=3)
     train(found, 2)
-    assert counted(found.present()) == 5
+    assert count_batches(found.present()) == 5
     found.restore_best()
     assert found.learner.counted == 3
     found.learner.log.clear()
@@ -55,12 +55,12 @@ def test_it_goes_on_where_the_latest_checkpoint_was():
     found.checkpoint()
     again = session()
     again.store = found.store.back_to(0)
-    told = []
-    again.watcher.recorded = told.append
+    metadata = []
+    again.watcher.recorded = metadata.append
     assert again.resume()
     assert again.position == found.position
     assert again.learner.counted == 4
-    assert [record["batch"] for record in told] == [4]
+    assert [record["batch"] for record in metadata] == [4]
 
 
 def test_the_result_is_the_best_round_or_the_dense_model():
@@ -68,9 +68,9 @@ def test_the_result_is_the_best_round_or_the_dense_model():
     found.keep("dense")
     train(found, 2)
     found.keep("best")
-    assert counted(found.fetch_result()) == 0
+    assert count_batches(found.fetch_result()) == 0
     found.move(result_round=1)
-    assert counted(found.fetch_result()) == 2
+    assert count_batches(found.fetch_result()) == 2
     assert found.fetch("best").optimizer == {}
 
 

@@ -19,7 +19,7 @@ def trainer(accuracy, learner=None, every=5, batches=20, **pruning):
     return session, StageTrainer(session, TrainingSchedule(training, Pruning(**pruning), 10))
 
 
-def trained(learner):
+def list_stages(learner):
     return [(entry[1], len(entry[2])) for entry in learner.log if entry[0] == "train"]
 
 
@@ -27,7 +27,7 @@ def test_a_stage_is_trained_from_evaluation_to_evaluation_and_its_best_kept():
     accuracies = {5: 0.4, 10: 0.7, 12: 0.6}
     session, stage = trainer(lambda round_, done: accuracies[done])
     stage.train("dense", np.full(12, 0.1))
-    assert trained(session.learner) == [(0, 5), (5, 5), (10, 2)]
+    assert list_stages(session.learner) == [(0, 5), (5, 5), (10, 2)]
     assert session.store.history.of("train")[:, ("batch", "accuracy")] == [
         (5, 0.4),
         (10, 0.7),
@@ -42,7 +42,7 @@ def test_it_goes_on_from_the_middle_and_evaluates_at_the_same_batches():
     session, stage = trainer(lambda round_, done: 0.5)
     session.move(done=7, batch=107)
     stage.train("a round", np.full(12, 0.1))
-    assert trained(session.learner) == [(107, 3), (110, 2)]
+    assert list_stages(session.learner) == [(107, 3), (110, 2)]
 
 
 def test_a_goal_ends_it_early():
@@ -63,12 +63,12 @@ def test_of_equal_accuracies_the_surest_is_kept():
 def test_the_point_to_rewind_to_is_kept_on_the_way():
     session, stage = trainer(lambda round_, done: 0.5, rewind="weights")
     stage.train("dense", np.full(20, 0.1))  # 20 - 6: between two evaluations
-    assert trained(session.learner) == [(0, 5), (5, 5), (10, 4), (14, 1), (15, 5)]
+    assert list_stages(session.learner) == [(0, 5), (5, 5), (10, 4), (14, 1), (15, 5)]
     assert int(session.store.fetch("rewind").tensors["4.bias"][0]) == 14
     session, stage = trainer(lambda round_, done: 0.5, rewind="weights")
     session.move(stage=StudyStage.FINE_TUNE)
     stage.train("a round", np.full(20, 0.1))  # a round has none of its own
-    assert trained(session.learner) == [(0, 5), (5, 5), (10, 5), (15, 5)]
+    assert list_stages(session.learner) == [(0, 5), (5, 5), (10, 5), (15, 5)]
 
 
 def test_training_that_came_to_nothing_is_told():

@@ -16,8 +16,8 @@ def test_a_round_shorter_than_an_epoch_has_a_fifth_of_the_rate():
     assert fine_tuning_rates(Training(**CONSTANT, fine_tune_batches=9), 10).tolist() == [0.1] * 9
     assert fine_tuning_rates(Training(**CONSTANT, fine_tune_batches=10), 10).tolist() == [0.5] * 10
     assert fine_tuning_rates(Training(**CONSTANT), 10).tolist() == [0.5] * 10
-    own = Training(**CONSTANT, fine_tune_batches=2, fine_tune_learning_rate=0.3)
-    assert fine_tuning_rates(own, 10).tolist() == [0.3] * 2
+    settings = Training(**CONSTANT, fine_tune_batches=2, fine_tune_learning_rate=0.3)
+    assert fine_tuning_rates(settings, 10).tolist() == [0.3] * 2
 
 
 def test_a_repaired_round_has_three_tenths_of_the_rate():

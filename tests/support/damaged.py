@@ -19,7 +19,7 @@ VALUES = st.recursive(
 )
 
 
-def changed(draw, data):
+def change_value(draw, data):
     """The data with one value somewhere in it replaced, left out or put in twice."""
     place = data
     while True:

@@ -27,7 +27,7 @@ def x():
     return torch.randn(2, 3, 8, 8)
 
 
-def traced(model):
+def trace_with_cut(model):
     """(its network, a cut, which atoms stay)."""
     network = sec.trace(model, x())
     cut = network.cut({"first": [0, 3], "second": [2]})

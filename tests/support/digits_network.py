@@ -36,7 +36,7 @@ X, Y = (X.reshape(-1, 1, 8, 8) / 8 - 0.6).astype(np.float32), Y.astype(np.int64)
 IMAGES, TEST = X[:320], slice(1000, None)
 
 
-def trained_network():
+def train_network():
     """It, trained for a few seconds: above nine tenths of the test images."""
     torch.manual_seed(0)
     model = Net()

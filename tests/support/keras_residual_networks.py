@@ -18,7 +18,7 @@ def residual(blocks=4, width=8, side=8):
     return keras.Model(inputs, L.Dense(5, name="head")(x), name="residual")
 
 
-def projected():
+def build_projection():
     """A block with a projection on its skip, and a sum of two equals, which is none."""
     inputs = keras.Input((8, 8, 3), name="images")
     x = L.Conv2D(4, 3, padding="same", name="stem")(inputs)
@@ -130,7 +130,7 @@ def encoders(layers=3):
     return keras.Model(inputs, L.Dense(5, name="head")(x), name="encoders")
 
 
-def stacked():
+def build_stack():
     """Blocks in a layer, and one beside it."""
     inputs = keras.Input((8, 8, 3), name="images")
     x = L.Conv2D(8, 3, padding="same", name="stem")(inputs)

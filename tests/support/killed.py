@@ -31,9 +31,9 @@ class Counting(sec.Watcher):
     def __init__(self, fatal):
         self.steps, self.fatal = 0, fatal
         for name in ("fsync", "replace", "unlink"):
-            setattr(os, name, self.counted(getattr(os, name)))
+            setattr(os, name, self.count_calls(getattr(os, name)))
 
-    def counted(self, function):
+    def count_calls(self, function):
         def call(*arguments, **options):
             self.tick()
             return function(*arguments, **options)
@@ -132,8 +132,8 @@ def main(place, moments):
         say({"name": directory.name, "fatal": fatal, "ended": [first, second, third]})
 
 
-def say(what):
-    sys.stdout.write(json.dumps(what) + "\n")
+def say(values):
+    sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 
 

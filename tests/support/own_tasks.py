@@ -51,7 +51,7 @@ TASKS = {  # task: model, data, metric's name, whether lower is better
 }
 
 
-def told(mine, task):
+def task_options(mine, task):
     """Words of a command line: this module's model and data, and the task."""
     model, data, _, _ = TASKS[task]
     return ("--model", f"{mine}:{model}", "--data", f"{mine}:{data}", "--task", task)

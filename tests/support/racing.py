@@ -41,9 +41,9 @@ class Removing:
         return np.hstack([nobody, self.gates.T[dense.part]])
 
     def ablate(self, dense, group, channels, where):
-        own = group.channels[channels] - 1
-        self.asked.append((dense.part, own, where))
-        loss = np.where(where, self.truth[own][:, dense.part], np.nan)  # the rest means nothing
+        columns = group.channels[channels] - 1
+        self.asked.append((dense.part, columns, where))
+        loss = np.where(where, self.truth[columns][:, dense.part], np.nan)  # the rest means nothing
         return SimpleNamespace(loss=loss, right=np.zeros(where.shape))
 
     def supports_subsets(self, group):
@@ -71,5 +71,5 @@ def alike(bends, slopes=None, **options):
     return found
 
 
-def learned(found, step, share=0.9):
+def learn(found, step, share=0.9):
     return found.forecasts.learn_after(step, share, *found.forecasts.surprises())

@@ -107,7 +107,7 @@ class Block(nn.Module):
         y = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
         return y + self.conv(x)
 
-    def _grouped(self, x):
+    def _run_grouped(self, x):
         return F.gelu(self.second(self.norm(x)))
 
     def _depthwise(self, x):
@@ -124,7 +124,7 @@ class Block(nn.Module):
     def _pool(self, x):
         return F.max_pool2d(self.conv(x), 2, stride=1, padding=1)[..., :-1, :-1]
 
-    def _transposed(self, x):
+    def _run_transposed(self, x):
         return F.relu(self.second(x))[..., 1:, 1:]
 
     def _pixels(self, x):

@@ -35,7 +35,7 @@ class Residual(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
-def settled(model):
+def settle_moments(model):
     """With moments and scales of their own, as after training."""
     torch.manual_seed(1)
     for module in model.modules():
@@ -50,7 +50,7 @@ def settled(model):
 def sure(seed=0):
     """A small residual network whose answers differ from image to image."""
     torch.manual_seed(seed)
-    model = settled(Residual())
+    model = settle_moments(Residual())
     model.head.weight.data.mul_(8)
     return model
 

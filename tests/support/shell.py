@@ -37,7 +37,7 @@ def no_images():
 """
 
 
-def said(capsys):
+def read_output(capsys):
     """(what was printed, what was printed as an error) since the last call."""
     caught = capsys.readouterr()
     return caught.out, caught.err

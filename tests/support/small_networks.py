@@ -8,7 +8,7 @@ from torch.nn import functional as F
 CLASSES = 4
 
 
-def settled(model: nn.Module, seed: int = 0) -> nn.Module:
+def settle_moments(model: nn.Module, seed: int = 0) -> nn.Module:
     """The model in eval mode, its batch norms with statistics and factors of their own."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -46,7 +46,7 @@ class Residual(nn.Module):
         self.norm2 = nn.BatchNorm2d(width)
         self.last = nn.Conv2d(width, 5, 3, stride=2)
         self.head = nn.Linear(5, CLASSES)
-        settled(self)
+        settle_moments(self)
 
     def forward(self, x):
         x = F.relu(self.norm0(self.stem(x)), inplace=True)
@@ -70,7 +70,7 @@ class Grouped(nn.Module):
         self.grouped = nn.Conv2d(6, 6, 3, padding=1, groups=3)
         self.shared = nn.Conv2d(6, 6, 3, padding=1)
         self.head = nn.Linear(6 * 9, CLASSES)
-        settled(self)
+        settle_moments(self)
 
     def forward(self, x):
         x = F.relu6(self.norm(self.depthwise(F.relu(self.stem(x)))))
@@ -121,7 +121,7 @@ class Plain(nn.Module):
         self.norm2 = nn.BatchNorm2d(4)
         self.head = nn.Linear(4, CLASSES)
         self.activation = activation
-        settled(self)
+        settle_moments(self)
 
     def forward(self, x):
         x = self.activation(self.norm1(self.conv1(x)))

@@ -20,9 +20,9 @@ def time_by_width(monkeypatch):
         times = {name: [w * (1 + p / 100) for p in range(20)] for name, w in widths.items()}
         return {
             name: Timing(
-                tuple(own), tuple(a / b for a, b in zip(own, times[reference], strict=True))
+                tuple(seconds), tuple(a / b for a, b in zip(seconds, times[reference], strict=True))
             )
-            for name, own in times.items()
+            for name, seconds in times.items()
         }
 
     monkeypatch.setattr(benchmarks, "compare_times", compare)

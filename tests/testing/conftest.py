@@ -11,4 +11,4 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def keras_backend():
-    return backend.loaded()
+    return backend.load_backend()

@@ -51,7 +51,7 @@ def images(*counts):
     return [CalibrationBatch(part, None) for part in np.split(total, np.cumsum(counts)[:-1])]
 
 
-def taught(small, way, steps=4):
+def teach(small, way, steps=4):
     dense = Point(2.0, 0.0)
     judge = DistillationJudge.of(
         lambda model, x: model(x), dense, images(3), SeenAs(None, channels_first=True)
@@ -62,7 +62,7 @@ def taught(small, way, steps=4):
 
 
 def test_a_student_that_comes_nearer_is_kept():
-    found, _ = taught(Point(0.0, 0.0), (0.5, 0.0))
+    found, _ = teach(Point(0.0, 0.0), (0.5, 0.0))
     assert found.kept
     assert found.steps == 4
     assert found.model.scores.tolist() == [2.0, 0.0]
@@ -74,7 +74,7 @@ def test_a_student_that_comes_nearer_is_kept():
 @pytest.mark.parametrize("way", [(-1.0, 0.0), (np.nan, 0.0), (1e200, -1e200)])
 def test_a_student_that_goes_astray_is_not(way):
     small = Point(1.0, 0.0)
-    found, _ = taught(small, way)
+    found, _ = teach(small, way)
     assert found.model is small
     assert not found.kept
 
@@ -99,10 +99,10 @@ def test_one_image_does_not_decide_and_harm_is_seen(change, harmful):
 
 
 def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_training():
-    seen = []
+    list_batches = []
 
     def run(model, x):
-        seen.append(x)
+        list_batches.append(x)
         return [model.scores * x]  # what a model gives goes by the image
 
     dense, small = Point(2.0, 0.0), Point(1.0, 0.0)
@@ -111,7 +111,7 @@ def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_trainin
     judge = DistillationJudge.of(
         run, dense, held_out, SeenAs(None, channels_first=True, temperature=2.0), lesson
     )
-    assert [float(x[0, 0]) for x in seen] == [1.0, 2.0, 2.0, 2.0]
+    assert [float(x[0, 0]) for x in list_batches] == [1.0, 2.0, 2.0, 2.0]
 
     def apart(x, heat):
         p, q = expit(2.0 * x * heat), expit(1.0 * x * heat)
@@ -125,7 +125,7 @@ def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_trainin
 def test_a_student_that_goes_too_far_is_kept_part_of_the_way():
     # The dense model gives (2, 0), the small one (1.5, 0); 4 steps of 0.6 end at (3.9, 0), and half
     # of that way, (2.7, 0), is still farther than the start; a quarter of it, (2.1, 0), is nearer.
-    found, _ = taught(Point(1.5, 0.0), (0.6, 0.0))
+    found, _ = teach(Point(1.5, 0.0), (0.6, 0.0))
     assert found.kept
     assert found.steps == 4
     np.testing.assert_allclose(found.model.scores, [2.1, 0.0])
@@ -136,13 +136,13 @@ def test_a_student_that_goes_too_far_is_kept_part_of_the_way():
 
 def test_a_model_that_loses_nothing_is_left_alone():
     small = Point(2.0, 0.0)
-    found, student = taught(small, (0.5, 0.0))
+    found, student = teach(small, (0.5, 0.0))
     assert (found.model, found.steps, student.rates) == (small, 0, [])
 
 
 def test_the_rates_rise_and_fall_and_are_lower_where_less_is_lost():
-    _, far = taught(Point(0.0, 0.0), (0.0, 0.0), steps=50)
-    _, near = taught(Point(1.5, 0.0), (0.0, 0.0), steps=50)
+    _, far = teach(Point(0.0, 0.0), (0.0, 0.0), steps=50)
+    _, near = teach(Point(1.5, 0.0), (0.0, 0.0), steps=50)
     for name in ("muon", "adam"):
         rates, lower = ([getattr(one, name) for one in each.rates] for each in (far, near))
         assert max(lower) < max(rates) <= 3e-3
@@ -193,16 +193,16 @@ def test_images_are_changed_anew_each_time_and_the_same_for_the_same_seed():
         draws.append(float(noise[0, 0]))
         return x + noise
 
-    def seen(seed):
+    def list_batches(seed):
         lesson = lesson_of(images(5, 3), noisy, batch_size=4, seed=seed)
         return list(islice(lesson.batches(), 40))
 
-    flat = [tuple(found[:, 0]) for _, found in seen(0)]
-    assert all(key is None for key, _ in seen(0))
+    flat = [tuple(found[:, 0]) for _, found in list_batches(0)]
+    assert all(key is None for key, _ in list_batches(0))
     assert len(set(flat)) == 40
     assert len(set(draws[:40])) == 40  # not the order alone is another in each pass
-    assert flat == [tuple(found[:, 0]) for _, found in seen(0)]
-    assert set(flat).isdisjoint(tuple(found[:, 0]) for _, found in seen(1))
+    assert flat == [tuple(found[:, 0]) for _, found in list_batches(0)]
+    assert set(flat).isdisjoint(tuple(found[:, 0]) for _, found in list_batches(1))
 
 
 def test_images_of_several_inputs_stay_together():

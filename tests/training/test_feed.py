@@ -121,13 +121,13 @@ def test_a_loader_is_looked_at_once_and_gone_through_again():
 def test_shuffling_of_a_loader_is_seeded_by_the_epoch():
     seen = []
 
-    def seeded(epoch):
+    def note_epoch(epoch):
         seen.append(epoch)
         from contextlib import nullcontext
 
         return nullcontext()
 
-    feed = LoaderFeed([(IMAGES, LABELS)], "train", seeded)
+    feed = LoaderFeed([(IMAGES, LABELS)], "train", note_epoch)
     list(feed.shuffle(5, 0, Shard()))
     assert seen[-1] == 5
 

@@ -16,8 +16,8 @@ from secateurs.training.memory import explain_memory_errors
     ],
 )
 def test_a_smaller_batch_is_proposed(error):
-    for size, said in ((64, r"64 images.*--batch-size 32"), (1, "of one image already")):
-        with pytest.raises(sec.SecateursError, match=said), explain_memory_errors(size):
+    for size, message in ((64, r"64 images.*--batch-size 32"), (1, "of one image already")):
+        with pytest.raises(sec.SecateursError, match=message), explain_memory_errors(size):
             raise error
 
 

@@ -98,21 +98,22 @@ def test_a_tolerance_is_in_the_units_of_the_metric():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
     with torch.no_grad():
-        own = model(torch.tensor(X)).numpy()  # so that the dense model's error is 0
+        answers = model(torch.tensor(X)).numpy()  # so that the dense model's error is 0
 
-    def iterated(tolerance):
+    def iterate(tolerance):
         return sec.iterate(
-            model, (X, own), (X, own), step=0.3, stop=sec.Stop(rounds=1, tolerance=tolerance),
+            model, (X, answers), (X, answers), step=0.3,
+            stop=sec.Stop(rounds=1, tolerance=tolerance),
             training=sec.Training(fine_tune_batches=1, learning_rate=1e-6), measure_speed=False,
             task="regression", metric="mae",
         ).history  # fmt: skip
 
-    strict = iterated(1e-3)
+    strict = iterate(1e-3)
     missed = strict.of("train")[-1]["value"]
     assert missed > 1e-3
     assert f"{missed:.4g} validation mean absolute error, 0.001 n" in strict.last("stop")["reason"]
     assert not strict.last("stop")["best_round"]
-    assert iterated(missed + 1e-3).last("stop")["best_round"] == 1
+    assert iterate(missed + 1e-3).last("stop")["best_round"] == 1
 
 
 def test_a_tolerance_above_one_is_refused_where_the_metric_is_a_share():

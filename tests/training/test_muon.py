@@ -10,9 +10,9 @@ def test_singular_values_become_about_one_and_directions_stay(shape):
     matrix = np.random.default_rng(0).normal(size=shape)
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     found = orthogonalize(matrix)
-    own = left.T @ found @ right.T
-    assert own == pytest.approx(np.diag(np.diag(own)), abs=1e-9)
-    assert (np.abs(np.diag(own) - 1) < 0.35).all()
+    diagonal = left.T @ found @ right.T
+    assert diagonal == pytest.approx(np.diag(np.diag(diagonal)), abs=1e-9)
+    assert (np.abs(np.diag(diagonal) - 1) < 0.35).all()
 
 
 def test_small_singular_values_count_as_much_as_large_ones():

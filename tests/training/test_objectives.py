@@ -17,22 +17,22 @@ def network(framework="pytorch"):
     return SimpleNamespace(source=SimpleNamespace(framework=framework, model=torch.nn.Linear(1, 1)))
 
 
-def own(outputs, targets):
+def mean_distance(outputs, targets):
     return (outputs - targets).abs().sum(1)
 
 
 def test_nothing_asked_for_is_cross_entropy():
     assert objective_of(network(), None, None) is None
     assert loss_of(network(), None, None) is None
-    assert objective_of(network(), None, own) is None  # the loss goes its own way
+    assert objective_of(network(), None, mean_distance) is None  # the loss goes its own way
 
 
 def test_a_tasks_loss_is_taken_and_replaced_by_ones_own():
     outputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
     found = loss_of(network(), "regression", None)
     assert found(outputs, targets).flatten().tolist() == [1.0, 4.0]
-    assert loss_of(network(), "regression", own) is own
-    assert objective_of(network(), None, own, metric="mae").metric == "mae"
+    assert loss_of(network(), "regression", mean_distance) is mean_distance
+    assert objective_of(network(), None, mean_distance, metric="mae").metric == "mae"
 
 
 def test_a_step_of_ones_own_is_a_loss_that_takes_the_model():
@@ -55,8 +55,8 @@ def test_a_language_models_tokens_are_its_labels():
     assert [one["labels"].tolist() for one in batches] == [shown, shown]
     assert len(batches) == 2
     assert label_tokens("language-modelling", tokens)[1] is tokens
-    told = {"input_ids": tokens, "labels": tokens + 1}
-    assert label_tokens("language-modelling", told)["labels"] is told["labels"]
+    labelled = {"input_ids": tokens, "labels": tokens + 1}
+    assert label_tokens("language-modelling", labelled)["labels"] is labelled["labels"]
     assert label_tokens("regression", named) is named
     pair = (tokens, tokens + 1)
     assert label_tokens("language-modelling", pair) is pair
@@ -77,10 +77,10 @@ def test_tokens_alone_are_ablated_and_scored_as_with_labels():
     torch.manual_seed(0)
     tokens = np.random.default_rng(0).integers(0, 9, (8, 5))
     traced = sec.trace(Speaks(), {"input_ids": tokens[:1]})
-    bare, told = {"input_ids": tokens}, (tokens, tokens)
+    bare, labelled = {"input_ids": tokens}, (tokens, tokens)
     task = "language-modelling"
-    ablations = [sec.ablate(traced, data, task=task) for data in (bare, told)]
-    scores = [sec.score(traced, "taylor", data=data, task=task) for data in (bare, told)]
+    ablations = [sec.ablate(traced, data, task=task) for data in (bare, labelled)]
+    scores = [sec.score(traced, "taylor", data=data, task=task) for data in (bare, labelled)]
     for group in traced.groups:
         both = [one.estimate[group.name] for one in ablations]
         np.testing.assert_allclose(*both, rtol=1e-6)

@@ -111,7 +111,7 @@ class Forecasts:
     def _over_those_left(self, values: NDArray[np.floating[Any]]) -> Floats:
         """Their sum over the images left after each step, divided by the number of all images."""
         left = [self.step_of > step for step in range(LAST + 1)]
-        sums = [np.where(those, values, 0).sum(1, dtype=np.float64) for those in left]
+        sums = [np.where(rows, values, 0).sum(1, dtype=np.float64) for rows in left]
         over: Floats = np.stack(sums, axis=1) / np.size(self.step_of, 1)
         return over
 

@@ -12,7 +12,7 @@ from secateurs.keras.ablation.oracle import ablate_channels
 CLASSES = 4
 
 
-def trained():
+def brightness_network():
     """A network that has learned something: the quarter of the image that is brightest."""
     random = np.random.default_rng(0)
     x = random.standard_normal((256, 6, 6, 3)).astype("float32")
@@ -39,7 +39,9 @@ def trained():
 
 def lowest(values, share, scope):
     """(group, channel) of the lowest share of all, or of each group's."""
-    teams = [[(value, name, c) for c, value in enumerate(own)] for name, own in values.items()]
+    teams = [
+        [(value, name, c) for c, value in enumerate(losses)] for name, losses in values.items()
+    ]
     if scope == "network":
         teams = [[one for team in teams for one in team]]
     return {one[1:] for team in teams for one in sorted(team)[: max(1, round(share * len(team)))]}
@@ -47,7 +49,7 @@ def lowest(values, share, scope):
 
 @pytest.mark.parametrize("scope", ["network", "group"])
 def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
-    model, x, y = trained()
+    model, x, y = brightness_network()
     network = sec.trace(model)
     before = [weight.copy() for weight in model.get_weights()]
     exact = sec.ablate(network, (x, y))
@@ -73,7 +75,7 @@ def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"mode": "fast"}, "mode"),
         ({"mode": "racing", "share": 1.5}, "share"),
@@ -81,8 +83,8 @@ def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
         ({"confidence": 0}, "confidence"),
     ],
 )
-def test_options_out_of_range_are_refused(options, said):
+def test_options_out_of_range_are_refused(options, message):
     i = keras.Input((4,))
     network = sec.trace(keras.Model(i, L.Dense(2)(L.Dense(3, activation="relu")(i))))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         ablate_channels(network, (np.zeros((2, 4), "float32"), np.array([0, 1])), **options)

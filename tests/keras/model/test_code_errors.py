@@ -6,7 +6,7 @@ import pytest
 from secateurs.keras.model.code_errors import explain, line_of
 
 
-def raised_by(function):
+def catch(function):
     with pytest.raises(Exception) as found:  # noqa: PT011 - what it raises is the test's matter
         function()
     return found.value
@@ -16,7 +16,7 @@ def test_the_line_is_that_of_the_users_code():
     def code():
         return keras.ops.reshape(keras.ops.ones((2, 3)), (4, 4))
 
-    error = raised_by(code)
+    error = catch(code)
     assert "test_code_errors.py:" in line_of(error)
     assert "return keras.ops.reshape" in line_of(error)
     assert explain(error).startswith("its code takes no tensors without data (")
@@ -40,6 +40,6 @@ def test_an_error_that_was_raised_anew_is_told_as_it_was():
         except ValueError:
             compile("?", "<string>", "eval")
 
-    error = raised_by(anew).with_traceback(None)
+    error = catch(anew).with_traceback(None)
     assert "code_errors.py:" in line_of(error)
     assert "of values" in explain(error)

@@ -29,10 +29,10 @@ def test_a_subclassed_graph_and_the_way_out():
         def call(self, x, training=None, mask=None):
             return 2 * super().call(x)
 
-    own = Own([keras.Input((3,)), L.Dense(4, name="a"), L.Dense(2, name="b")], name="own")
+    custom = Own([keras.Input((3,)), L.Dense(4, name="a"), L.Dense(2, name="b")], name="own")
     with pytest.raises(sec.ModelError, match=r"own: .*Own, a subclass.*Sequential\(model.layers"):
-        sec.trace(own)
-    plain = keras.Sequential([keras.Input((3,)), *own.layers])
+        sec.trace(custom)
+    plain = keras.Sequential([keras.Input((3,)), *custom.layers])
     assert [g.name for g in sec.trace(plain).groups] == ["a"]
 
 
@@ -58,10 +58,10 @@ def test_a_functional_model_whose_constructor_is_its_own(inside):
         model = keras.Model(i, L.Dense(2, name="head")(model(i)))
     x = np.random.default_rng(0).standard_normal((4, 3)).astype("float32")
     small = sec.delete_channels(model, {f"{prefix}d": [1, 3]}, x)
-    own = model.get_layer("backbone") if inside else model
-    kernel, bias = own.get_layer("out").get_weights()
+    custom = model.get_layer("backbone") if inside else model
+    kernel, bias = custom.get_layer("out").get_weights()
     kernel[[1, 3]] = 0
-    own.get_layer("out").set_weights([kernel, bias])
+    custom.get_layer("out").set_weights([kernel, bias])
     np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_tensors_of_another_framework():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (np.zeros((1, 5)), r"x: expected an input of shape \(None, 6\); received \(1, 5\)"),
         (np.zeros(6), r"x: expected an input of shape \(None, 6\); received \(6,\)"),
@@ -116,8 +116,8 @@ def test_tensors_of_another_framework():
         ({"y": np.zeros((1, 6))}, r"net: expected an input named 'x'; received inputs named 'y'"),
     ],
 )
-def test_inputs_that_do_not_fit(given, said):
-    with pytest.raises(sec.ModelError, match=said):
+def test_inputs_that_do_not_fit(given, message):
+    with pytest.raises(sec.ModelError, match=message):
         sec.trace(small(), given)
 
 

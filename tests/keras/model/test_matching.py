@@ -12,7 +12,7 @@ from secateurs.keras.model.tensors import list_tensors
 X = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
 
 
-def unnamed(width=6, more=0):
+def build_unnamed(width=6, more=0):
     inputs = keras.Input((8, 8, 3))
     x = L.ReLU()(L.BatchNormalization()(L.Conv2D(width, 3, padding="same")(inputs)))
     for _ in range(2 + more):
@@ -27,7 +27,7 @@ def names(model):
 
 
 def test_each_tensor_is_the_one_at_its_place():
-    first, second = unnamed(), unnamed()
+    first, second = build_unnamed(), build_unnamed()
     assert names(first) != names(second)
     rename = match_names(second, names(first))
     assert [rename(name) for name in names(first)] == names(second)
@@ -36,27 +36,27 @@ def test_each_tensor_is_the_one_at_its_place():
 
 
 def test_of_others_nothing_is_made_up():
-    assert match_names(unnamed(), names(unnamed(more=1))) is None
+    assert match_names(build_unnamed(), names(build_unnamed(more=1))) is None
     named = keras.Sequential([keras.Input((2,)), L.Dense(3, name="mine")])
     other = keras.Sequential([keras.Input((2,)), L.Dense(3, name="yours")])
     assert match_names(named, names(other)) is None
 
 
 def test_a_cut_model_is_loaded_into_one_whose_layers_have_other_numbers(tmp_path):
-    model = unnamed()
+    model = build_unnamed()
     small = sec.prune(model, X, amount=0.4).model
     sec.save(small, tmp_path / "small.safetensors")
-    again = sec.load(unnamed(), tmp_path / "small.safetensors")
+    again = sec.load(build_unnamed(), tmp_path / "small.safetensors")
     expected = small.predict(X, verbose=0)
     assert np.array_equal(again.predict(X, verbose=0), expected)
     assert not set(names(again)) & set(names(small))
     cut = sec.report_of(again).cut
-    assert sec.apply(unnamed_like(again), cut, X).count_params() == small.count_params()
+    assert sec.apply(unname_like(again), cut, X).count_params() == small.count_params()
 
 
-def unnamed_like(cut_model):
+def unname_like(cut_model):
     """The dense model with the names that the loaded one has."""
-    dense = unnamed()
+    dense = build_unnamed()
     for layer, other in zip(dense.layers, cut_model.layers, strict=True):
         layer.name = other.name
     for layer, other in zip(dense.layers[-2].layers, cut_model.layers[-2].layers, strict=True):
@@ -65,19 +65,19 @@ def unnamed_like(cut_model):
 
 
 def test_a_block_is_found_by_what_its_sum_adds(tmp_path):
-    model = unnamed()
+    model = build_unnamed()
     network = sec.trace(model, X)
     cut = network.cut_of_blocks([network.blocks[1].name])
     small = sec.apply(model, cut, X, network=network)
     sec.save(small, tmp_path / "small.safetensors")
-    again = sec.load(unnamed(), tmp_path / "small.safetensors")
+    again = sec.load(build_unnamed(), tmp_path / "small.safetensors")
     assert np.array_equal(again.predict(X, verbose=0), small.predict(X, verbose=0))
     assert again.count_params() == small.count_params() < model.count_params()
 
 
 def test_another_model_is_refused_as_before(tmp_path):
-    sec.save(sec.prune(unnamed(), X, amount=0.4).model, tmp_path / "small.safetensors")
+    sec.save(sec.prune(build_unnamed(), X, amount=0.4).model, tmp_path / "small.safetensors")
     with pytest.raises(sec.SecateursError, match=r"names|tensor"):
-        sec.load(unnamed(more=1), tmp_path / "small.safetensors")
+        sec.load(build_unnamed(more=1), tmp_path / "small.safetensors")
     with pytest.raises(sec.SecateursError, match="shape"):
-        sec.load(unnamed(width=8), tmp_path / "small.safetensors")
+        sec.load(build_unnamed(width=8), tmp_path / "small.safetensors")

@@ -15,7 +15,7 @@ from secateurs.keras.model.tensors import (
 )
 
 
-def nested():
+def nest_models():
     shared = L.Dense(3, name="s")
     i = keras.Input((3,))
     inner = keras.Sequential([keras.Input((3,)), shared, L.BatchNormalization(name="n")], name="in")
@@ -23,7 +23,7 @@ def nested():
 
 
 def test_every_variable_comes_once_with_all_its_names():
-    model, _ = nested()
+    model, _ = nest_models()
     tensors = list_tensors(model)
     names = {tensor.name: tensor.aliases for tensor in tensors}
     assert names == {
@@ -39,14 +39,14 @@ def test_every_variable_comes_once_with_all_its_names():
 
 
 def test_calls_are_listed_each_and_layers_once():
-    model, shared = nested()
+    model, shared = nest_models()
     assert [path for path, _ in calls_of(model)] == ["in.s", "in.n", "s"]
     assert [path for path, _ in named_operations(model)].count("in.s") == 1
     assert dict(layers_by_path(model))["in.s"] is shared
 
 
 def test_a_layer_has_a_path_and_a_foreign_one_has_none():
-    model, shared = nested()
+    model, shared = nest_models()
     assert path_of(model, "anything") == "anything"
     assert path_of(model, shared) in ("s", "in.s")
     with pytest.raises(UnknownNameError, match="none of its layers"):
@@ -63,7 +63,7 @@ def test_half_precision_is_read_in_single(kind, bytes_each):
 
 
 def test_present_values_are_the_variables():
-    model, _ = nested()
+    model, _ = nest_models()
     for variable, value in present_values(model).values():
         mine, theirs = (keras.ops.convert_to_numpy(one) for one in (variable.value, value))
         assert np.array_equal(mine, theirs)

@@ -15,7 +15,7 @@ from secateurs.keras.tracing.rules.pointwise import apply_pointwise
 from secateurs.keras.tracing.rules.registry import RULES
 
 
-def flipped(head_weights=True):
+def build_flip(head_weights=True):
     i = keras.Input((6,))
     x = L.Dense(8, activation="relu", name="a")(i)
     x = L.Dense(5, activation="relu", name="b")(ops.flip(x, axis=-1))
@@ -32,14 +32,14 @@ def lying(monkeypatch):
 
 
 def test_a_lie_is_found_out_and_the_layer_named(lying):
-    model = flipped()
+    model = build_flip()
     cut = sec.trace(model).cut({"a": [0]})
     with pytest.raises(sec.CutError, match="come apart in flip"):
         sec.apply(model, cut)
 
 
 def test_a_head_that_starts_at_zero_hides_nothing(lying):
-    model = flipped(head_weights=False)
+    model = build_flip(head_weights=False)
     cut = sec.trace(model).cut({"a": [0]})
     with pytest.raises(sec.CutError, match="come apart in flip"):
         sec.apply(model, cut)
@@ -88,7 +88,7 @@ def test_padding_masks_go_through_what_mixes_channels():
 
 
 def test_weights_that_hold_nan_prove_nothing():
-    model = flipped()
+    model = build_flip()
     kernel, bias = model.get_layer("b").get_weights()
     kernel[0, 0] = np.nan
     model.get_layer("b").set_weights([kernel, bias])
@@ -99,7 +99,7 @@ def test_weights_that_hold_nan_prove_nothing():
 
 def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
     """Beyond the tolerance at the end, but call by call nothing is wrong: the proof holds."""
-    model = flipped()
+    model = build_flip()
     network = sec.trace(model)
     cut = network.cut({"a": [0], "b": [1]})
     asked = []
@@ -109,13 +109,13 @@ def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
         proof = whole(self, small)
         return type(proof)(1e9, proof.scale, proof.tolerance, proof.inside)
 
-    def noted(self, small):
+    def note_call(self, small):
         asked.append(True)
         return call_by_call(self, small)
 
     call_by_call = proofs.Comparison.call_by_call
     monkeypatch.setattr(proofs.Comparison, "whole", far_off)
-    monkeypatch.setattr(proofs.Comparison, "call_by_call", noted)
+    monkeypatch.setattr(proofs.Comparison, "call_by_call", note_call)
     small = sec.apply(model, cut, network=network)
     assert asked
     assert sec.report_of(small).proof.holds
@@ -123,7 +123,7 @@ def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
 
 
 def test_call_by_call_finds_a_lie_too(lying):
-    model = flipped()
+    model = build_flip()
     network = sec.trace(model)
     cut = network.cut({"a": [0]})
     small = sec.apply(model, cut, network=network, proof=False)
@@ -147,7 +147,7 @@ def test_call_by_call_agrees_where_all_is_well(kind):
 
 
 def test_the_proof_can_be_left_out():
-    model = flipped()
+    model = build_flip()
     assert (
         sec.report_of(sec.apply(model, sec.trace(model).cut({"a": [0]}), proof=False)).proof is None
     )

@@ -16,12 +16,12 @@ def numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def kept(*stays):
+def mark_kept(*stays):
     return Kept(np.array(stays, bool))
 
 
 def test_what_stays_is_counted_placed_and_laid_along_an_axis():
-    some = kept(1, 0, 1, 1)
+    some = mark_kept(1, 0, 1, 1)
     units = np.arange(4)
     assert some.places(units).tolist() == [0, 2, 3]
     assert some.shape((2, 4), {1: units}) == (2, 3)
@@ -31,7 +31,7 @@ def test_what_stays_is_counted_placed_and_laid_along_an_axis():
 
 
 def test_a_tensor_is_compressed_and_expanded_again():
-    some, units = kept(1, 0, 1), np.arange(3)
+    some, units = mark_kept(1, 0, 1), np.arange(3)
     x = keras.ops.convert_to_tensor(X)
     small = some.compress(x, {1: units})
     assert np.array_equal(numpy(small), X[:, [0, 2]])

@@ -26,7 +26,7 @@ def twins(layer, one=0, other=3, axis=-1):
         variable.assign(values)
 
 
-def drawn_norm(**options):
+def draw_norm(**options):
     """Batch norm as after some training, not as it is born."""
     uniform = keras.initializers.RandomUniform
     return L.BatchNormalization(
@@ -66,7 +66,7 @@ CHAINS = {
         first(use_bias=False),
         L.ReLU(),
         L.Conv2D(6, 3, padding="same", use_bias=False),
-        drawn_norm(),
+        draw_norm(),
         L.ReLU(),
         *tail(),
     ),
@@ -170,19 +170,19 @@ def test_a_channel_that_is_there_twice_is_not_missed(name):
     check(model, images(*model.input_shape[1:]), {"first": [3]})
 
 
-def grouped():
+def build_grouped():
     """Each group of the second convolution reads four channels, of which the last is the first."""
     i = keras.Input((6, 6, 3))
     x = L.Conv2D(8, 1, activation="relu", name="first")(i)
     x = L.Conv2D(6, 3, padding="same", groups=2, use_bias=False)(x)
-    x = L.GlobalAveragePooling2D()(L.ReLU()(drawn_norm()(x)))
+    x = L.GlobalAveragePooling2D()(L.ReLU()(draw_norm()(x)))
     model = keras.Model(i, L.Dense(5)(x))
     twins(model.get_layer("first"))
     twins(model.get_layer("first"), 4, 7)
     return model
 
 
-def concatenated():
+def build_concatenation():
     i = keras.Input((6, 6, 3))
     one = L.Conv2D(8, 1, activation="relu", name="first")(i)
     x = L.Conv2D(6, 3, activation="relu")(L.Concatenate()([L.Conv2D(4, 1)(i), one]))
@@ -200,7 +200,7 @@ def stream(dtype="float32"):
         for number in range(2):
             y = L.Conv2D(5, 3, padding="same", activation="relu")(x)
             y = L.Conv2D(8, 3, padding="same", use_bias=False, name=f"outer{number}")(y)
-            x = L.ReLU()(drawn_norm()(y) + x)
+            x = L.ReLU()(draw_norm()(y) + x)
         model = keras.Model(i, L.Dense(5)(L.GlobalAveragePooling2D()(x)))
     finally:
         keras.config.set_dtype_policy("float32")
@@ -212,7 +212,7 @@ def stream(dtype="float32"):
     return model
 
 
-def gated():
+def build_gate():
     i = keras.Input((4, 6))
     gate = L.Dense(8, "silu", name="gate")(i)
     x = L.Multiply()([gate, L.Dense(8, name="up")(i)])
@@ -245,10 +245,10 @@ def before_attention():
 
 
 OTHERS = {
-    "grouped": (grouped, {"first": [3, 7]}),
-    "concatenated": (concatenated, {"first": [3]}),
+    "grouped": (build_grouped, {"first": [3, 7]}),
+    "concatenated": (build_concatenation, {"first": [3]}),
     "residual stream": (stream, {"first": [3]}),
-    "gated": (gated, {"up": [3]}),
+    "gated": (build_gate, {"up": [3]}),
     "attention": (attention, None),
     "before attention": (before_attention, {"first": [3]}),
 }
@@ -313,7 +313,7 @@ def test_channels_first_is_the_same():
     options = {"data_format": "channels_first"}
     i = keras.Input((3, 8, 8))
     x = L.Conv2D(8, 3, activation="relu", name="first", **options)(i)
-    x = L.ReLU()(drawn_norm(axis=1)(L.Conv2D(6, 3, padding="same", use_bias=False, **options)(x)))
+    x = L.ReLU()(draw_norm(axis=1)(L.Conv2D(6, 3, padding="same", use_bias=False, **options)(x)))
     model = keras.Model(i, L.Dense(5)(L.GlobalAveragePooling2D(**options)(x)))
     twins(model.get_layer("first"))
     if keras.backend.backend() == "tensorflow":

@@ -19,7 +19,7 @@ def answers(model):
 
 @pytest.mark.parametrize(
     "build",
-    [networks.residual, networks.transformer, networks.encoders, networks.stacked],
+    [networks.residual, networks.transformer, networks.encoders, networks.build_stack],
     ids=lambda build: build.__name__,
 )
 def test_what_follows_makes_up_for_a_block(build):
@@ -48,6 +48,6 @@ def test_steps_of_a_branch_are_left_out_and_its_sum_is_its_skip():
 
 def test_a_block_that_is_not_there_is_said():
     model = networks.residual()
-    other = sec.trace(networks.projected(), X[:2]).blocks[0].cut
+    other = sec.trace(networks.build_projection(), X[:2]).blocks[0].cut
     with pytest.raises(ModelError, match="repair: expected the block sum"):
         find_detour(model, X[:2], [other], Program.of(model, [(2, 8, 8, 3)]))

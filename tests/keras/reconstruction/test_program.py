@@ -12,7 +12,7 @@ from secateurs.keras.trace_model import source_of
 X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
 
 
-def branched():
+def build_branches():
     i = keras.Input((6,))
     x = L.Dense(4, "relu", name="a")(i)
     return keras.Model(i, L.Add(name="sum")([x, L.Dense(4, name="b")(L.Dense(7, name="c")(x))]))
@@ -24,7 +24,7 @@ def pieces(model):
 
 
 def test_steps_stand_behind_what_they_read():
-    program = Program.of(branched(), [(5, 6)])
+    program = Program.of(build_branches(), [(5, 6)])
     assert [step.part.name for step in program.steps] == ["Dense", "relu", "Dense", "Dense", "Add"]
     for step in program.steps:
         assert all(ref.step < step.number for ref in step.reads)
@@ -33,7 +33,7 @@ def test_steps_stand_behind_what_they_read():
 
 
 def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
-    model = branched()
+    model = build_branches()
     expected = keras.ops.convert_to_numpy(model(X))
     piece = pieces(model).piece(CalibrationBatch(X, None))
     for _ in range(2):
@@ -48,12 +48,12 @@ def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
 
 
 def test_what_a_step_gave_can_be_changed():
-    piece = pieces(branched()).piece(CalibrationBatch(X, None))
+    piece = pieces(build_branches()).piece(CalibrationBatch(X, None))
     (found,) = piece.play(lambda step, made: [one * 0 for one in made])
     assert not as_numbers(found).any()
 
 
 def test_bytes_at_once_are_those_of_the_widest_place():
-    program = Program.of(branched(), [(1, 6)])
+    program = Program.of(build_branches(), [(1, 6)])
     # Behind 'c': the ReLU's 4 and its own 7 are alive, or 'c's 7 and 'b's 4 beside the ReLU's.
     assert program.bytes_at_once(len(program.steps)) == (4 + 7 + 4) * 4

@@ -51,12 +51,12 @@ def test_zeros_are_those_of_the_activations(behind):
 def _branches(join):
     keras.utils.set_random_seed(1)
     start = keras.Input((8, 8, 1))
-    own = [L.Conv2D(4, 3, activation="relu", name=name)(start) for name in "ab"]
-    x = join(*own)
+    before = [L.Conv2D(4, 3, activation="relu", name=name)(start) for name in "ab"]
+    x = join(*before)
     x = L.Dense(4, "relu", name="reader")(x)
     x = L.GlobalAveragePooling2D()(x) if len(x.shape) == 4 else x
     model = keras.Model(start, L.Dense(2, name="head")(x))
-    given = keras.Model(start, own).predict(X, verbose=0)
+    given = keras.Model(start, before).predict(X, verbose=0)
     return model, [(values == 0).mean((0, 1, 2)) for values in given]
 
 
@@ -104,12 +104,12 @@ def test_a_sum_of_pooled_values_is_the_mean_of_both_layers():
 def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
     keras.utils.set_random_seed(1)
     start = keras.Input((8, 8, 1))
-    own = L.Conv2D(8, 3, activation="relu", name="a")(start)
-    one, other = keras.ops.split(own, [3], axis=-1)
+    before = L.Conv2D(8, 3, activation="relu", name="a")(start)
+    one, other = keras.ops.split(before, [3], axis=-1)
     x = [L.Conv2D(3, 1, activation="relu")(_pool()(one)), L.Conv2D(3, 1)(_pool()(other))]
     x += [L.Conv2D(3, 1)(_pool()(other))]
     model = keras.Model(start, L.Dense(2)(L.GlobalAveragePooling2D()(L.Concatenate()(x))))
-    given = keras.Model(start, own).predict(X, verbose=0)
+    given = keras.Model(start, before).predict(X, verbose=0)
     network = sec.trace(model)
     busy = by_layer(network, sec.score(network, "apoz", data=X))["a"]
     np.testing.assert_allclose(1 - busy, (given == 0).mean((0, 1, 2)), atol=1e-6)
@@ -121,8 +121,8 @@ def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
 def test_an_activation_behind_a_pool_is_the_activation():
     keras.utils.set_random_seed(1)
     start = keras.Input((8, 8, 1))
-    own = L.ReLU()(_pool()(L.Conv2D(6, 3, name="a")(start)))
-    model = keras.Model(start, L.Dense(2)(L.GlobalAveragePooling2D()(own)))
-    given = keras.Model(start, own).predict(X, verbose=0)
+    before = L.ReLU()(_pool()(L.Conv2D(6, 3, name="a")(start)))
+    model = keras.Model(start, L.Dense(2)(L.GlobalAveragePooling2D()(before)))
+    given = keras.Model(start, before).predict(X, verbose=0)
     scores = sec.score(sec.trace(model), "apoz", data=X)
     np.testing.assert_allclose(1 - scores["a"], (given == 0).mean((0, 1, 2)), atol=1e-6)

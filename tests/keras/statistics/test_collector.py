@@ -79,7 +79,9 @@ def test_the_model_is_as_it_was(criterion):
     layers = [dict(vars(layer)) for layer in model.layers]
     sec.score(sec.trace(model), criterion, data=(IMAGES, LABELS))
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
-    assert [list(vars(layer)) for layer in model.layers] == [list(own) for own in layers]
+    assert [list(vars(layer)) for layer in model.layers] == [
+        list(attributes) for attributes in layers
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:apoz counts values:UserWarning")

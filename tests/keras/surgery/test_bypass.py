@@ -52,13 +52,13 @@ def test_a_compiled_and_trained_model_trains_on_without_its_block():
 
 
 def test_a_layer_of_layers_is_saved_with_its_cut_alone(tmp_path):
-    model = networks.stacked()
+    model = networks.build_stack()
     network = sec.trace(model, X)
     small = sec.apply(model, network.cut_of_blocks(["stack.unit1"]), X, network=network)
     with pytest.raises(sec.CheckpointError, match="safetensors"):
         sec.save(small, tmp_path / "small.keras")
     sec.save(small, tmp_path / "small.safetensors")
-    loaded = sec.load(networks.stacked(), tmp_path / "small.safetensors")
+    loaded = sec.load(networks.build_stack(), tmp_path / "small.safetensors")
     assert np.array_equal(loaded.predict(X, verbose=0), small.predict(X, verbose=0))
     further = sec.prune(loaded, X, amount=0.3)
     assert sec.report_of(further.model).proof.holds

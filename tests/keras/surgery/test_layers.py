@@ -41,7 +41,7 @@ def by_hand(model, *names):
     return np.asarray(keras.ops.convert_to_numpy(x))
 
 
-def given(model):
+def predict(model):
     return np.asarray(keras.ops.convert_to_numpy(model(X)))
 
 
@@ -52,7 +52,7 @@ both = pytest.mark.parametrize("build", [model, sequence])
 def test_a_layer_is_taken_out(build):
     before = build()
     after = delete_layer(before, "b")
-    assert np.allclose(given(after), by_hand(before, "a", "act", "head"), atol=1e-6)
+    assert np.allclose(predict(after), by_hand(before, "a", "act", "head"), atol=1e-6)
     assert [layer.name for layer in after.layers if layer.weights] == ["a", "head"]
     assert type(after) is type(before)
     assert len(before.layers) == len(build().layers)
@@ -62,7 +62,7 @@ def test_a_layer_is_taken_out(build):
 def test_a_layer_is_put_in(build):
     before = build()
     after = insert_layer(before, "b", L.Dense(4, kernel_initializer="identity", name="c"))
-    assert np.allclose(given(after), given(before), atol=1e-6)
+    assert np.allclose(predict(after), predict(before), atol=1e-6)
     assert [layer.name for layer in after.layers if layer.weights] == ["a", "b", "c", "head"]
 
 
@@ -73,7 +73,7 @@ def test_a_layer_is_changed_for_another(build):
     x = np.tanh(by_hand(before, "a"))
     for name in ("b", "head"):
         x = before.get_layer(name)(x)
-    assert np.allclose(given(after), keras.ops.convert_to_numpy(x), atol=1e-6)
+    assert np.allclose(predict(after), keras.ops.convert_to_numpy(x), atol=1e-6)
 
 
 def test_a_layer_with_weights_of_its_own_keeps_them():
@@ -134,13 +134,13 @@ def test_the_state_of_what_stays_goes_on_in_a_trained_model(kind):
         return found
 
     before = states(model)
-    assert any(np.any(s) for name, own in before.items() if name for s in own)
+    assert any(np.any(s) for name, slots in before.items() if name for s in slots)
     for made, gone, come in ((deleted, "b.", "?"), (inserted, "?", "new.")):
         after = states(made)
         assert {n for n in before if n.startswith(gone)} == before.keys() - after.keys()
-        for name, own in after.items():
-            for mine, theirs in zip(own, before.get(name, own), strict=True):
+        for name, slots in after.items():
+            for mine, theirs in zip(slots, before.get(name, slots), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
             if name.startswith(come):
-                assert not any(np.any(state) for state in own)
+                assert not any(np.any(state) for state in slots)
         made.fit(x, x[:, :3], verbose=0)

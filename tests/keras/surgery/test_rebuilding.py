@@ -133,13 +133,13 @@ def test_a_model_inside_stays_a_model_of_its_name():
 def test_functions_of_the_users_come_along():
     i = keras.Input((6,))
     x = L.Lambda(lambda t: 2 * t, name="double")(i)
-    x = L.Dense(6, activation=_squared, name="odd")(x)
+    x = L.Dense(6, activation=_square, name="odd")(x)
     model = keras.Model(i, L.Dense(2, name="head")(L.Dense(4, name="d")(x)))
     small = sec.delete_channels(model, {"d": [0]})
-    assert small.get_layer("odd").activation is _squared
+    assert small.get_layer("odd").activation is _square
 
 
-def _squared(x):
+def _square(x):
     return x * x
 
 

@@ -59,7 +59,7 @@ class Learned(L.Layer):
         return super().get_config()
 
 
-def learned():
+def build_learned():
     layer = Learned(name="learned")
     layer.build((None, 3))
     layer.adapt(X)
@@ -107,8 +107,8 @@ MAKE = {
     "bins": discretization,
     "bins, one hot": lambda: discretization("one_hot"),
     "normalization": normalization,
-    "user's": learned,
-    "inside another": lambda: L.TimeDistributed(learned(), name="outer"),
+    "user's": build_learned,
+    "inside another": lambda: L.TimeDistributed(build_learned(), name="outer"),
 }
 
 

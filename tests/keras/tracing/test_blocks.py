@@ -13,14 +13,14 @@ X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
 
 FOUND = {
     networks.residual: ["b0_sum", "b1_sum", "b2_sum", "b3_sum"],
-    networks.projected: ["sum"],
+    networks.build_projection: ["sum"],
     networks.encoders: ["layer0", "layer1", "layer2"],
-    networks.stacked: ["alone", "stack.unit0", "stack.unit1", "stack.unit2"],
+    networks.build_stack: ["alone", "stack.unit0", "stack.unit1", "stack.unit2"],
     networks.Subclassed: ["units.0", "units.1", "units.2"],
 }
 
 
-def built(build):
+def build_seeded(build):
     keras.utils.set_random_seed(1)
     model = build()
     model(X)
@@ -40,12 +40,12 @@ def answers(model):
 
 @pytest.mark.parametrize("build", FOUND, ids=lambda build: build.__name__)
 def test_each_block_goes_and_zeros_in_its_weights_say_the_same(build):
-    model = built(build)
+    model = build_seeded(build)
     network = sec.trace(model, X)
     assert [block.name for block in network.blocks] == FOUND[build]
     for block in network.blocks:
         small = sec.apply(model, network.cut_of_blocks([block.name]), X, network=network)
-        zeroed = built(build)
+        zeroed = build_seeded(build)
         for name, leaf in sec.trace(zeroed, X).source.leaves.items():
             if block.cut.takes_with_it(name) and not name.endswith("moving_variance"):
                 leaf.variable.assign(np.zeros(leaf.shape))
@@ -56,7 +56,7 @@ def test_each_block_goes_and_zeros_in_its_weights_say_the_same(build):
 
 
 def test_attention_and_what_is_behind_it_are_blocks_of_one_graph():
-    model = built(networks.transformer)
+    model = build_seeded(networks.transformer)
     network = sec.trace(model, X)
     inside = [block.cut.layers for block in network.blocks]
     assert inside == [
@@ -68,7 +68,7 @@ def test_attention_and_what_is_behind_it_are_blocks_of_one_graph():
 
 
 def test_what_turns_its_input_least_is_told():
-    model = built(networks.residual)
+    model = build_seeded(networks.residual)
     network = sec.trace(model, X)
     between = [model.get_layer(name).output for name in ("stem_relu", "b0_sum")]
     probe = keras.Model(model.inputs, between)

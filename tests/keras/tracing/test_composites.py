@@ -49,11 +49,11 @@ def classifier(block):
     return noisy(keras.Model(i, L.Dense(2, name="head")(x), name="classifier"))
 
 
-def made():
+def build_block_model():
     return classifier(Block(8, name="block"))
 
 
-def predicted(model):
+def predict(model):
     return model.predict(X, verbose=0)
 
 
@@ -72,7 +72,7 @@ def numpys(model, gone):
 
 
 def test_what_its_code_calls_is_followed():
-    network = sec.trace(made())
+    network = sec.trace(build_block_model())
     assert {group.name: len(group) for group in network.groups} == {
         "block.conv": 8,
         "block.rest.0": 8,
@@ -87,10 +87,10 @@ def test_what_its_code_calls_is_followed():
 
 
 def test_a_cut_gives_what_numpy_gives():
-    model, gone = made(), [1, 4, 6]
+    model, gone = build_block_model(), [1, 4, 6]
     small = sec.delete_channels(model, {"block.conv": gone}, X)
-    np.testing.assert_allclose(predicted(model), numpys(model, []), atol=1e-5)
-    np.testing.assert_allclose(predicted(small), numpys(model, gone), atol=1e-5)
+    np.testing.assert_allclose(predict(model), numpys(model, []), atol=1e-5)
+    np.testing.assert_allclose(predict(small), numpys(model, gone), atol=1e-5)
     block = small.get_layer("block")
     assert isinstance(block, Block)
     assert block.conv.filters == 5
@@ -99,7 +99,7 @@ def test_a_cut_gives_what_numpy_gives():
 
 
 def test_the_users_model_comes_back_as_it_was():
-    model = made()
+    model = build_block_model()
     block = model.get_layer("block")
     kinds = [type(layer) for layer in (block, block.conv, block.norm, *block.rest)]
     nodes = [len(layer._inbound_nodes) for layer in (block, block.conv, *block.rest)]
@@ -112,7 +112,7 @@ def test_the_users_model_comes_back_as_it_was():
 
 
 def test_it_trains_is_saved_and_is_cut_again(tmp_path):
-    model = made()
+    model = build_block_model()
     model.compile("adam", "mse")
     y = np.zeros((3, 2), "float32")
     model.fit(X, y, verbose=0)
@@ -121,17 +121,17 @@ def test_it_trains_is_saved_and_is_cut_again(tmp_path):
     small.fit(X, y, verbose=0)
     assert not np.array_equal(before, small.get_layer("block").conv.get_weights()[0])
     sec.save(small, tmp_path / "small.safetensors")
-    again = sec.load(made(), tmp_path / "small.safetensors")
-    np.testing.assert_array_equal(predicted(again), predicted(small))
+    again = sec.load(build_block_model(), tmp_path / "small.safetensors")
+    np.testing.assert_array_equal(predict(again), predict(small))
     smaller = sec.delete_channels(small, {"block.conv": [0]}, X)
     assert smaller.get_layer("block").conv.kernel.shape == (3, 3, 3, 5)
     assert sec.report_of(smaller).proof.holds
     edited = sec.keras.insert_layer(small, "block", L.Dropout(0.5, name="drop"))
-    np.testing.assert_allclose(predicted(edited), predicted(small), atol=1e-6)
+    np.testing.assert_allclose(predict(edited), predict(small), atol=1e-6)
 
 
 def test_keras_own_format_is_refused_where_it_could_not_be_read_back(tmp_path):
-    small = sec.delete_channels(made(), {"block.conv": [0]}, X)
+    small = sec.delete_channels(build_block_model(), {"block.conv": [0]}, X)
     with pytest.raises(sec.CheckpointError, match=r"block does not tell.*small.safetensors"):
         sec.save(small, tmp_path / "small.keras")
     assert not list(tmp_path.iterdir())
@@ -181,7 +181,7 @@ def test_sizes_that_its_code_takes_from_shapes_follow():
     kernel, bias = dense.get_weights()
     kernel[[0, 3]] = 0
     dense.set_weights([kernel, bias])
-    np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)
+    np.testing.assert_allclose(predict(small), predict(model), atol=1e-6)
 
 
 @registered
@@ -336,7 +336,7 @@ def test_a_layer_whose_code_and_calls_differ_is_refused():
 
 
 def test_activations_and_gradients_rank_what_is_inside():
-    model = made()
+    model = build_block_model()
     network = sec.trace(model, X[:1])
     hidden = np.maximum(numpys_hidden(model), 0)
     scores = sec.score(network, "mean_activation", data=X)
@@ -394,7 +394,7 @@ def test_a_layer_whose_class_is_not_registered_stays_whole():
     kernel, bias = model.get_layer("head").get_weights()
     kernel[[0, 3]] = 0
     model.get_layer("head").set_weights([kernel, bias])
-    np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)
+    np.testing.assert_allclose(predict(small), predict(model), atol=1e-6)
 
 
 def test_one_that_is_not_registered_inside_one_that_is_stays_whole():
@@ -450,7 +450,7 @@ def test_code_that_computes_in_another_type_than_its_weights_is_followed(policy)
     assert small.get_layer("block").compute_dtype == policy.removeprefix("mixed_")
     scale = np.abs(numpys(model, gone)).max()
     tolerance = {"mixed_float16": 0.01, "mixed_bfloat16": 0.08}[policy] * scale
-    np.testing.assert_allclose(predicted(small), numpys(model, gone), atol=tolerance)
+    np.testing.assert_allclose(predict(small), numpys(model, gone), atol=tolerance)
     assert np.abs(numpys(model, gone) - numpys(model, [])).max() > 3 * tolerance
 
 
@@ -486,7 +486,7 @@ def test_codes_that_are_looked_up_carry_channels():
     codes = w["book.codes"][:, stay]
     found = codes[((rows[:, None] - codes) ** 2).sum(2).argmin(1)]
     expected = found @ w["decode.kernel"][0, 0][stay] + w["decode.bias"]
-    np.testing.assert_allclose(predicted(small).reshape(-1, 3), expected, atol=1e-5)
+    np.testing.assert_allclose(predict(small).reshape(-1, 3), expected, atol=1e-5)
 
 
 @registered
@@ -575,4 +575,4 @@ def test_what_a_configuration_does_not_tell_is_carried():
     kernel, bias = model.get_layer("head").get_weights()
     kernel[[0, 3]] = 0
     model.get_layer("head").set_weights([kernel, bias])
-    np.testing.assert_allclose(predicted(small), predicted(model), atol=1e-6)
+    np.testing.assert_allclose(predict(small), predict(model), atol=1e-6)

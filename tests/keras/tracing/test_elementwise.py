@@ -40,7 +40,7 @@ def test_a_function_that_draws_is_taken_to_mix():
     assert not passes_on_values(lambda x: x + drawn.standard_normal(), 2)
 
 
-def closed(function):
+def hide_code(function):
     """A function that shows its values only."""
 
     def of_values(x):
@@ -60,7 +60,7 @@ def groups(function):
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_layers_with_such_activations(seen):
-    wrapped = (lambda f: f) if seen else closed
+    wrapped = (lambda f: f) if seen else hide_code
     for name, function in WORKS.items():
         assert groups(wrapped(function)) == ["d"], name
     for name in ("minus the mean", "times the largest", "by its place"):
@@ -68,21 +68,21 @@ def test_layers_with_such_activations(seen):
 
 
 def test_a_cut_is_that_of_the_named_activation():
-    def made(activation):
+    def build_with(activation):
         keras.utils.set_random_seed(0)
         parts = [keras.Input((5, 4)), L.LSTM(6, activation=activation, name="r"), L.Dense(2)]
         return keras.Sequential(parts)
 
     x = np.random.default_rng(0).standard_normal((3, 5, 4)).astype("float32")
-    expected = sec.delete_channels(made("relu"), {"r": [1, 4]}, x)
-    received = sec.delete_channels(made(closed(ops.relu)), {"r": [1, 4]}, x)
+    expected = sec.delete_channels(build_with("relu"), {"r": [1, 4]}, x)
+    received = sec.delete_channels(build_with(hide_code(ops.relu)), {"r": [1, 4]}, x)
     np.testing.assert_allclose(
         received.predict(x, verbose=0), expected.predict(x, verbose=0), atol=1e-6
     )
 
 
 def test_the_backends_own():
-    kind = backend.loaded()
+    kind = backend.load_backend()
     if kind == "torch":
         from torch.nn.functional import gelu
     elif kind == "jax":

@@ -53,7 +53,7 @@ def rows():
     return noisy(keras.Model(i, L.Dense(2, name="head")(x), name="rows"))
 
 
-def predicted(model, x):
+def predict(model, x):
     return model.predict(x, verbose=0)
 
 
@@ -84,16 +84,16 @@ def test_its_cut_gives_what_the_dense_one_gives_that_reads_nothing_of_it(tmp_pat
     inner = model.get_layer("each").layer
     zero_(inner.get_layer("second"), 2, [0, 3, 4])
     zero_(model.get_layer("lstm"), 0, [2])
-    np.testing.assert_allclose(predicted(small, CLIPS), predicted(model, CLIPS), atol=1e-6)
+    np.testing.assert_allclose(predict(small, CLIPS), predict(model, CLIPS), atol=1e-6)
     each = small.get_layer("each")
     assert type(each) is L.TimeDistributed
     assert each.layer.get_layer("first").filters == 5
     small.save(tmp_path / "small.keras")
     again = keras.saving.load_model(tmp_path / "small.keras")
-    np.testing.assert_array_equal(predicted(again, CLIPS), predicted(small, CLIPS))
+    np.testing.assert_array_equal(predict(again, CLIPS), predict(small, CLIPS))
     sec.save(small, tmp_path / "small.safetensors")
     again = sec.load(clips(), tmp_path / "small.safetensors")
-    np.testing.assert_array_equal(predicted(again, CLIPS), predicted(small, CLIPS))
+    np.testing.assert_array_equal(predict(again, CLIPS), predict(small, CLIPS))
 
 
 def test_activations_inside_are_those_of_every_step():
@@ -101,7 +101,7 @@ def test_activations_inside_are_those_of_every_step():
     scores = sec.score(sec.trace(model, CLIPS), "mean_activation", data=CLIPS)
     inner = model.get_layer("each").layer
     seen = keras.Model(inner.inputs, inner.get_layer("added").output)  # as the next reads it
-    expected = np.abs(predicted(seen, CLIPS.reshape(-1, 6, 6, 3))).mean((0, 1, 2))
+    expected = np.abs(predict(seen, CLIPS.reshape(-1, 6, 6, 3))).mean((0, 1, 2))
     np.testing.assert_allclose(scores["each.frames.first"], expected, rtol=1e-4)
 
 
@@ -121,7 +121,7 @@ def test_a_model_in_a_layers_code_is_cut_inside():
     assert [group.name for group in network.groups] == ["before", "mixer.mlp.dense"]
     small = sec.delete_channels(model, {"mixer.mlp.dense": [1, 6]}, ROWS)
     zero_(model.get_layer("mixer").mlp.layers[1], 0, [1, 6])
-    np.testing.assert_allclose(predicted(small, ROWS), predicted(model, ROWS), atol=1e-6)
+    np.testing.assert_allclose(predict(small, ROWS), predict(model, ROWS), atol=1e-6)
     mlp = small.get_layer("mixer").mlp
     assert isinstance(mlp, keras.Sequential)
     assert mlp.layers[0].units == 6
@@ -132,15 +132,15 @@ def test_what_a_model_in_a_layers_code_is_called_on_loses_channels(tmp_path):
     small = sec.delete_channels(model, {"before": gone}, ROWS)
     zero_(model.get_layer("mixer").mlp.layers[0], 0, gone)
     zero_(model.get_layer("head"), 0, gone)
-    np.testing.assert_allclose(predicted(small, ROWS), predicted(model, ROWS), atol=1e-6)
+    np.testing.assert_allclose(predict(small, ROWS), predict(model, ROWS), atol=1e-6)
     assert small.get_layer("mixer").mlp.input_shape == (None, 4)
     sec.save(small, tmp_path / "small.safetensors")
     again = sec.load(rows(), tmp_path / "small.safetensors")
-    np.testing.assert_array_equal(predicted(again, ROWS), predicted(small, ROWS))
+    np.testing.assert_array_equal(predict(again, ROWS), predict(small, ROWS))
     again = sec.delete_channels(small, {"before": [0]}, ROWS)  # of a small one once more
     zero_(model.get_layer("mixer").mlp.layers[0], 0, [0])
     zero_(model.get_layer("head"), 0, [0])
-    np.testing.assert_allclose(predicted(again, ROWS), predicted(model, ROWS), atol=1e-6)
+    np.testing.assert_allclose(predict(again, ROWS), predict(model, ROWS), atol=1e-6)
 
 
 def test_the_users_model_comes_back_as_it_was():

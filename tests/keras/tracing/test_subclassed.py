@@ -55,13 +55,13 @@ class Net(keras.Model):
         return self.head(self.hidden(x))
 
 
-def made():
+def build_net():
     model = Net()
     model(X[:1])
     return noisy(model)
 
 
-def predicted(model):
+def predict(model):
     return model.predict(X, verbose=0)
 
 
@@ -90,67 +90,67 @@ def numpys(model, stay):
 
 
 def test_the_models_inside_it_and_in_its_lists_are_followed():
-    network = sec.trace(made(), X[:1])
+    network = sec.trace(build_net(), X[:1])
     assert {group.name: len(group) for group in network.groups} == {"stem.conv": 8, "hidden": 5}
 
 
 def test_a_cut_gives_the_class_and_the_numbers_of_the_channels_that_stay():
-    model = made()
-    before = predicted(model)
+    model = build_net()
+    before = predict(model)
     small = sec.delete_channels(model, {"stem.conv": [1, 4, 6]}, X[:1])
     assert type(small) is Net
     assert type(small.units[1]) is Unit
     assert small.units[1].conv.kernel.shape == (3, 3, 5, 5)
     assert small.shift.shape == (5,)
     assert small.scale.factor.shape == (5,)
-    np.testing.assert_allclose(predicted(small), numpys(model, [0, 2, 3, 5, 7]), atol=2e-6)
+    np.testing.assert_allclose(predict(small), numpys(model, [0, 2, 3, 5, 7]), atol=2e-6)
     assert sec.report_of(small).proof.holds
-    np.testing.assert_array_equal(predicted(model), before)
+    np.testing.assert_array_equal(predict(model), before)
 
 
 def test_a_layer_may_be_named_by_itself_and_a_small_model_cut_again():
-    model = made()
+    model = build_net()
     small = sec.delete_channels(model, {model.hidden: [0]}, X[:1])
     again = sec.delete_channels(small, {small.hidden: [3]}, X[:1])
     straight = sec.delete_channels(model, {"hidden": [0, 4]}, X[:1])
-    np.testing.assert_array_equal(predicted(again), predicted(straight))
+    np.testing.assert_array_equal(predict(again), predict(straight))
 
 
 def test_it_is_compiled_and_trained_as_before():
-    model = made()
+    model = build_net()
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
     model.fit(X, Y, verbose=0)
     small = sec.prune(model, X[:1], amount=0.5, criterion="l1").model
     momentum = {v.shape for v in small.optimizer.variables}
     assert (3, 3, 4, 4) in momentum
     assert (3, 3, 8, 8) not in momentum
-    before = predicted(small)
+    before = predict(small)
     small.fit(X, Y, verbose=0)
-    assert np.abs(predicted(small) - before).max() > 1e-4
+    assert np.abs(predict(small) - before).max() > 1e-4
 
 
 def test_save_and_load(tmp_path):
-    small = sec.delete_channels(made(), {"stem.conv": [0], "hidden": [2, 3]}, X[:1])
+    small = sec.delete_channels(build_net(), {"stem.conv": [0], "hidden": [2, 3]}, X[:1])
     sec.save(small, tmp_path / "small.safetensors")
-    loaded = sec.load(made(), tmp_path / "small.safetensors")
+    loaded = sec.load(build_net(), tmp_path / "small.safetensors")
     assert type(loaded) is Net
-    np.testing.assert_array_equal(predicted(loaded), predicted(small))
+    np.testing.assert_array_equal(predict(loaded), predict(small))
     with pytest.raises(sec.CheckpointError, match=r"net.* does not tell the sizes.*safetensors"):
         sec.save(small, tmp_path / "small.keras")
 
 
 def test_weights_saved_by_keras_are_those_of_a_model_that_was_not_traced(tmp_path):
-    model = made()
+    model = build_net()
     sec.trace(model, X[:1])
     model.save_weights(tmp_path / "own.weights.h5")
-    other = made()
+    other = build_net()
     other.load_weights(tmp_path / "own.weights.h5")
-    np.testing.assert_array_equal(predicted(other), predicted(model))
+    np.testing.assert_array_equal(predict(other), predict(model))
 
 
 @pytest.mark.parametrize("criterion", ["apoz", "taylor"])
 def test_criteria_that_look_at_images(criterion):
-    model = made()
+    model = build_net()
     result = sec.prune(model, X[:1], amount=0.4, criterion=criterion, calibration=(X, Y))
     assert result.model.stem.conv.kernel.shape[-1] == 5
     assert sec.report_of(result.model).proof.holds

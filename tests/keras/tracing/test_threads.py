@@ -52,21 +52,21 @@ class Outer(L.Layer):
         return super().get_config()
 
 
-def made():
+def build_model():
     i = keras.Input((6,))
     return noisy(keras.Model(i, L.Dense(2, name="head")(Outer(name="outer")(i))))
 
 
-def answered(model):
+def predict(model):
     return keras.ops.convert_to_numpy(model(X, training=False))
 
 
 def test_it_answers_in_another_thread_while_it_is_traced():
-    model = made()
-    expected, answers = answered(model), []
+    model = build_model()
+    expected, answers = predict(model), []
 
     def ask():
-        thread = Thread(target=lambda: answers.append(answered(model)))
+        thread = Thread(target=lambda: answers.append(predict(model)))
         thread.start()
         thread.join()
 
@@ -83,12 +83,12 @@ def test_it_answers_in_another_thread_while_it_is_traced():
 
 
 def test_two_threads_may_trace_and_cut_one_model():
-    model, begin = made(), Barrier(4)
-    expected = answered(model)
+    model, begin = build_model(), Barrier(4)
+    expected = predict(model)
 
     def cut(_):
         begin.wait()
-        return [answered(sec.delete_channels(model, {"outer.mlp.dense": [1]}, X)) for _ in range(3)]
+        return [predict(sec.delete_channels(model, {"outer.mlp.dense": [1]}, X)) for _ in range(3)]
 
     with ThreadPoolExecutor(4) as pool:
         received = [answer for answers in pool.map(cut, range(4)) for answer in answers]
@@ -96,4 +96,4 @@ def test_two_threads_may_trace_and_cut_one_model():
         np.testing.assert_array_equal(other, received[0])
     assert np.abs(received[0] - expected).max() > 1e-3
     assert type(model.get_layer("outer")) is Outer
-    np.testing.assert_array_equal(answered(model), expected)
+    np.testing.assert_array_equal(predict(model), expected)

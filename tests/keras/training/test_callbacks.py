@@ -25,7 +25,7 @@ def cnn(optimizer="adam"):
     return model
 
 
-def given(model):
+def predict(model):
     return np.asarray(keras.ops.convert_to_numpy(model(X, training=False)))
 
 
@@ -39,7 +39,7 @@ def test_the_cut_model_does_what_the_silenced_one_does():
     removed = sum(len(c.removed) for c in callback.cut.channels.values())
     assert removed == round(0.4 * 24)
     # Adam would have moved the weights at zero, had nothing held them there.
-    assert np.allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+    assert np.allclose(predict(small), predict(model), atol=1e-4 * np.abs(predict(model)).max())
     assert small.compiled
     assert int(small.optimizer.iterations) == 12
     assert isinstance(model.get_layer("b").kernel.constraint, keras.constraints.MaxNorm)
@@ -100,10 +100,10 @@ def test_progress_looks_like_keras(capsys):
         measure_speed=False,
         watcher=Progress(),
     )
-    said = capsys.readouterr().out
-    assert "Round 1\n" in said
-    assert "2/2" in said
-    assert "prune - round: 1 - " in said
+    output = capsys.readouterr().out
+    assert "Round 1\n" in output
+    assert "2/2" in output
+    assert "prune - round: 1 - " in output
 
 
 class MadeUp(keras.callbacks.Callback):
@@ -133,16 +133,16 @@ def test_averages_of_weights_are_silent_too():
     callback, model = PruneOnSchedule({1: 0.2, 2: 0.4}), cnn(keras.optimizers.Adam(use_ema=True))
     model.fit(X, Y, epochs=3, verbose=0, callbacks=[callback])
     small = callback.pruned(X[:2])
-    assert np.allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+    assert np.allclose(predict(small), predict(model), atol=1e-4 * np.abs(predict(model)).max())
 
 
 def test_it_says_and_logs_what_is_silent(capsys):
     callback, model = PruneOnSchedule({1: 0.25, 3: 0.5}), cnn()
     history = model.fit(X, Y, epochs=3, verbose=2, callbacks=[callback])
     assert history.history["silent_channels"] == [0.25, 0.25, 0.5]
-    said = capsys.readouterr().out
-    assert "PruneOnSchedule: 6 of 24 channels are silent" in said
-    assert f"of {model.count_params() - 16:,} parameters stay" in said
+    output = capsys.readouterr().out
+    assert "PruneOnSchedule: 6 of 24 channels are silent" in output
+    assert f"of {model.count_params() - 16:,} parameters stay" in output
 
 
 class _Dies(keras.callbacks.Callback):
@@ -155,7 +155,7 @@ class _Dies(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def _removed(callback):
+def _list_removed(callback):
     return {name: c.removed for name, c in callback.cut.channels.items() if c.removed}
 
 
@@ -183,27 +183,31 @@ def test_a_fit_that_is_backed_up_and_goes_on_is_the_same_fit(epoch, first, tmp_p
         _fit([*both, _Dies(epoch)])
     callback, both = callbacks()
     model = _fit(both)
-    assert _removed(callback) == _removed(whole)
-    np.testing.assert_allclose(given(model), given(expected), rtol=1e-3, atol=1e-5)
+    assert _list_removed(callback) == _list_removed(whole)
+    np.testing.assert_allclose(predict(model), predict(expected), rtol=1e-3, atol=1e-5)
     small = callback.prune(X[:2])
-    np.testing.assert_allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+    np.testing.assert_allclose(
+        predict(small), predict(model), atol=1e-4 * np.abs(predict(model)).max()
+    )
 
 
 def test_a_second_fit_with_the_callback_keeps_silent_what_was():
     model = cnn(keras.optimizers.Adam(0.01))
     callback = PruneOnSchedule({1: 0.2, 3: 0.4})
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])
-    first = _removed(callback)
+    first = _list_removed(callback)
     model.fit(X, Y, epochs=4, initial_epoch=2, verbose=0, callbacks=[callback])
-    assert all(set(first[name]) <= set(gone) for name, gone in _removed(callback).items())
-    assert sum(map(len, _removed(callback).values())) == round(0.4 * 24)
+    assert all(set(first[name]) <= set(gone) for name, gone in _list_removed(callback).items())
+    assert sum(map(len, _list_removed(callback).values())) == round(0.4 * 24)
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])  # from the first epoch again
-    assert sum(map(len, _removed(callback).values())) == round(0.4 * 24)
+    assert sum(map(len, _list_removed(callback).values())) == round(0.4 * 24)
     small = callback.prune(X[:2])
-    np.testing.assert_allclose(given(small), given(model), atol=1e-4 * np.abs(given(model)).max())
+    np.testing.assert_allclose(
+        predict(small), predict(model), atol=1e-4 * np.abs(predict(model)).max()
+    )
 
 
 def test_a_fit_from_a_later_epoch_silences_what_is_due_by_then():
     callback = PruneOnSchedule({1: 0.2, 3: 0.4})
     _fit([callback], initial_epoch=4)
-    assert sum(map(len, _removed(callback).values())) == round(0.4 * 24)
+    assert sum(map(len, _list_removed(callback).values())) == round(0.4 * 24)

@@ -97,8 +97,8 @@ def test_what_is_kept_comes_back():
     learner.train(0, [0.05, 0.04], lambda: None)
     kept = learner.snapshot()
     packed = learner.pack(kept.tensors, {"a": "b"})
-    tensors, said = learner.unpack(packed)
-    assert said["a"] == "b"
+    tensors, message = learner.unpack(packed)
+    assert message["a"] == "b"
     assert set(tensors) == set(kept.tensors)
     first = [learner.train(2, [0.05] * 3, lambda: None), state(learner.model)]
     learner.restore(kept)

@@ -31,10 +31,14 @@ def test_a_compiled_model_is_judged_by_its_own_metric_and_trained_by_its_own_los
     model = regressor()
     model.fit(X, Y, epochs=3, verbose=0)
     found = study(model, test=(X, Y))
-    told = found.history.last("stop")
+    settings = found.history.last("stop")
     assert found.history.last("dense")["metric"]["name"] == "mean absolute error"
-    assert told["test_value"] == pytest.approx(np.abs(found.model.predict(X, verbose=0) - Y).mean())
-    assert found.model.evaluate(X, Y, verbose=0)[1] == pytest.approx(told["test_value"], rel=1e-5)
+    assert settings["test_value"] == pytest.approx(
+        np.abs(found.model.predict(X, verbose=0) - Y).mean()
+    )
+    assert found.model.evaluate(X, Y, verbose=0)[1] == pytest.approx(
+        settings["test_value"], rel=1e-5
+    )
     assert found.model.get_layer("hidden").units < 16
 
 
@@ -132,8 +136,8 @@ def test_every_ready_task_goes_through_the_loop(task):
     build, data = READY[task]
     training = sec.Training(batches=3, fine_tune_batches=3, batch_size=16, learning_rate=0.02)
     found = study(build(), data, task=task, training=training)
-    told = found.history.last("stop")
-    assert np.isfinite(told.get("value", told.get("accuracy")))
+    settings = found.history.last("stop")
+    assert np.isfinite(settings.get("value", settings.get("accuracy")))
     assert found.report.params_removed > 0
 
 

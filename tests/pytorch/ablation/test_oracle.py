@@ -131,7 +131,7 @@ def test_a_dead_channel_changes_nothing_at_all():
     assert (ablation.estimate["conv1"][[0, 1, 2]] != 0).all()
 
 
-def trained():
+def brightness_network():
     """A network that has learned something: the quarter of the image that is brightest."""
     random = np.random.default_rng(0)
     x = random.normal(size=(512, 3, 6, 6)).astype(np.float32)
@@ -152,7 +152,7 @@ def trained():
 
 @pytest.mark.parametrize("scope", ["network", "group"])
 def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
-    model, x, y = trained()
+    model, x, y = brightness_network()
     network = sec.trace(model, x[:1])
     exact = ablate_channels(network, (x, y))
     raced = ablate_channels(network, (x, y), mode="racing", share=0.3, scope=scope, confidence=0.95)
@@ -187,7 +187,7 @@ def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
 
 
 def test_racing_cannot_say_what_is_critical():
-    model, x, y = trained()
+    model, x, y = brightness_network()
     network = sec.trace(model, x[:1])
     raced = ablate_channels(network, (x, y), mode="racing", share=0.1, confidence=0.5)
     with pytest.raises(sec.SecateursError, match="in exact mode"):
@@ -195,13 +195,13 @@ def test_racing_cannot_say_what_is_critical():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"mode": "fast"}, "mode"),
         ({"mode": "racing", "share": 1.5}, "share"),
         ({"confidence": 0}, "confidence"),
     ],
 )
-def test_options_out_of_range_are_refused(options, said):
-    with pytest.raises(DataError, match=said):
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(DataError, match=message):
         ablate_channels(sec.trace(Plain(), X[:1]), (X, Y), **options)

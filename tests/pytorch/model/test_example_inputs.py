@@ -23,7 +23,7 @@ def plain() -> nn.Sequential:
 IMAGE = torch.randn(1, 3, 8, 8)
 
 
-def halved(model, inputs=IMAGE):
+def halve(model, inputs=IMAGE):
     network = sec.trace(model, inputs)
     cut = sec.plan(network, sec.score(network, "l1"), amount=0.5)
     return sec.apply(model, cut, inputs, network=network)
@@ -40,13 +40,13 @@ pytestmark = [
     "wrap", [torch.compile, nn.DataParallel, lambda model: torch.compile(nn.DataParallel(model))]
 )
 def test_wrappers_are_taken_off(wrap):
-    small = halved(wrap(plain()))
+    small = halve(wrap(plain()))
     assert type(small) is nn.Sequential
     assert small[0].out_channels == 4
-    assert torch.equal(small[0].weight, halved(plain())[0].weight)
+    assert torch.equal(small[0].weight, halve(plain())[0].weight)
 
 
-def refused(model, match, inputs=IMAGE):
+def expect_refusal(model, match, inputs=IMAGE):
     with pytest.raises(ModelError, match=match):
         sec.trace(model, inputs)
 
@@ -65,34 +65,38 @@ def process_group(tmp_path):
 @pytest.mark.usefixtures("process_group")
 def test_parallel_models_are_unwrapped_and_sharded_ones_refused():
     parallel = nn.parallel.DistributedDataParallel(plain())
-    assert halved(parallel)[0].out_channels == 4
+    assert halve(parallel)[0].out_channels == 4
     whole = r"expected a whole model.*Prune or save it before it is wrapped"
-    refused(fsdp.FullyShardedDataParallel(plain(), device_id=torch.device("cpu")), whole)
+    expect_refusal(fsdp.FullyShardedDataParallel(plain(), device_id=torch.device("cpu")), whole)
     sharded = plain()
     fsdp.fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
-    refused(sharded, whole)
+    expect_refusal(sharded, whole)
 
 
 def test_scripted_models_are_refused():
-    refused(torch.jit.trace(plain(), IMAGE), r"received a scripted one[\s\S]*script the result")
+    expect_refusal(
+        torch.jit.trace(plain(), IMAGE), r"received a scripted one[\s\S]*script the result"
+    )
 
 
 def test_lazy_modules_are_refused_until_they_have_run():
     lazy = nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten(), nn.LazyLinear(4))
-    refused(lazy, r"0\.weight: .*Run the model once on the example inputs")
+    expect_refusal(lazy, r"0\.weight: .*Run the model once on the example inputs")
     lazy(IMAGE)
-    assert halved(lazy)[0].out_channels == 4
+    assert halve(lazy)[0].out_channels == 4
 
 
 def test_sparse_and_quantised_weights_are_refused():
     sparse = plain()
     sparse.register_buffer("table", torch.eye(4).to_sparse())
-    refused(sparse, r"table: expected a dense tensor; received a sparse_coo one\. Make it dense")
+    expect_refusal(
+        sparse, r"table: expected a dense tensor; received a sparse_coo one\. Make it dense"
+    )
     quantised = plain()
     quantised.register_buffer(
         "scale", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
     )
-    refused(quantised, "scale: expected floating-point weights")
+    expect_refusal(quantised, "scale: expected floating-point weights")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_parametrised_weights_are_cut_or_left_alone(parametrised):
     before = copy.deepcopy(model)
     network = sec.trace(model, IMAGE)
     if parametrised is parametrizations.weight_norm:
-        small = halved(model)
+        small = halve(model)
         assert small[0].weight.shape[0] == small[4].in_features == 4
         assert sec.report_of(small).proof.holds
         assert small[0].out_channels == 4
@@ -125,7 +129,7 @@ def test_sizes_follow_weights_that_are_computed(normalised):
         normalised(nn.Linear(6 * 36, 10)),
         normalised(nn.Linear(10, 2)),
     )
-    small = halved(model)
+    small = halve(model)
     sizes = [(layer.in_channels, layer.out_channels) for layer in small[:2]]
     assert sizes == [(3, 4), (4, 3)]
     assert [(layer.in_features, layer.out_features) for layer in small[3:]] == [(108, 5), (5, 2)]
@@ -145,7 +149,7 @@ class TwoInputs(nn.Module):
 
 
 def test_keyword_inputs_and_dictionary_outputs():
-    small = halved(TwoInputs(), {"image": IMAGE, "table": torch.randn(1, 5)})
+    small = halve(TwoInputs(), {"image": IMAGE, "table": torch.randn(1, 5)})
     assert small.image.out_channels == small.table.out_features == 4
     assert small(IMAGE, table=torch.randn(1, 5))["size"] == 4
 
@@ -171,7 +175,7 @@ def test_models_that_read_values_are_traced_on_real_tensors_and_say_so():
     assert network.notes[0].startswith(
         "Traced on real tensors: without values RuntimeError is raised"
     )
-    small = halved(Reads())
+    small = halve(Reads())
     assert small.two.in_channels == 4
     assert sec.report_of(small).proof.holds
 
@@ -188,7 +192,7 @@ def test_complex_weights_are_followed():
             spectrum = torch.fft.rfft2(self.conv(x)) * self.filter
             return self.head(torch.fft.irfft2(spectrum, s=x.shape[-2:]))
 
-    small = halved(Spectral())
+    small = halve(Spectral())
     assert small.filter.shape == (4, 8, 5)
     assert sec.report_of(small).proof.holds
 
@@ -198,6 +202,6 @@ def test_complex_inputs_are_the_networks_input():
     model, x = nn.Sequential(*layers), torch.randn(4, 3, dtype=torch.complex64)
     frozen = {one.name: one.reasons for one in sec.trace(model, x).frozen}
     assert frozen["0 (input)"] == ("meets the network's input",)
-    small = halved(model, x)
+    small = halve(model, x)
     assert small[0].out_features == 4
     assert sec.report_of(small).proof.holds

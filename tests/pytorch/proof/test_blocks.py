@@ -7,13 +7,13 @@ from torch import nn
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchvision
 from secateurs.pytorch.surgery.bypass import Bypass
-from support.residual_networks import Residual, settled
+from support.residual_networks import Residual, settle_moments
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return settled(Residual())
+    return settle_moments(Residual())
 
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -9,7 +9,7 @@ from secateurs.pytorch.proof.comparison import prove
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import aten
-from support.deep_network import Deep, traced, x
+from support.deep_network import Deep, trace_with_cut, x
 
 
 @pytest.mark.parametrize("zero_head", [False, True])
@@ -17,7 +17,7 @@ from support.deep_network import Deep, traced, x
 def test_a_wrong_weight_is_found_and_its_layer_named(layer, zero_head):
     """Even where the head is zero, so that the output is the same whatever is inside."""
     model = Deep(zero_head)
-    network, cut, alive = traced(model)
+    network, cut, alive = trace_with_cut(model)
     small = cut_copy(model, cut)
     assert prove(network, small, alive, x()).holds
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_a_wrong_weight_is_found_and_its_layer_named(layer, zero_head):
 def test_errors_larger_than_rounding_are_refused(layer, error, holds):
     """A ten-thousandth of the output; a thousandth of what is inside, where the head is zero."""
     model = Deep(zero_head=layer == "first")
-    network, cut, alive = traced(model)
+    network, cut, alive = trace_with_cut(model)
     small, inputs = cut_copy(model, cut), x()
     with torch.no_grad():
         getattr(small, layer).weight.mul_(1 + error)
@@ -49,7 +49,7 @@ def test_errors_larger_than_rounding_are_refused(layer, error, holds):
 
 def test_the_layer_named_is_where_it_begins_not_where_it_is_worst():
     model = Deep()
-    network, cut, alive = traced(model)
+    network, cut, alive = trace_with_cut(model)
     small = cut_copy(model, cut)
     with torch.no_grad():
         small.first.weight.mul_(1.02)

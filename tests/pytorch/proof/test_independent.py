@@ -71,7 +71,7 @@ def test_readers_are_silenced_and_filters_are_not(bias):
     assert "independent proof of 3 channels" in str(sec.report_of(small))
 
 
-def unnamed(monkeypatch):
+def without_names(monkeypatch):
     """The rules as they were: sums of weights are taken for what a consumer makes."""
     monkeypatch.setattr(reduction, "measures_size", lambda _: False)
     monkeypatch.setattr(contraction, "is_of_weights_alone", lambda _: False)
@@ -83,7 +83,7 @@ def unnamed(monkeypatch):
 )
 def test_a_norm_of_weights_that_rules_and_twin_are_blind_to_is_found(make, monkeypatch):
     model = chain(make())
-    unnamed(monkeypatch)
+    without_names(monkeypatch)
     network = sec.trace(model, X)
     cut = network.cut_of_layers({"2": [0, 3, 4, 11]})
     small = sec.apply(model, cut, X, network=network)
@@ -95,7 +95,7 @@ def test_a_norm_of_weights_that_rules_and_twin_are_blind_to_is_found(make, monke
 
 def test_what_is_read_through_weights_computed_of_others_is_silenced(monkeypatch):
     """Columns of a layer divided by its norm: at zero, they are in the norm no more."""
-    unnamed(monkeypatch)
+    without_names(monkeypatch)
     model = chain(Computed(16, 20))
     small = sec.apply(model, sec.trace(model, X).cut({"0": [2, 3]}), X, proof="independent")
     assert sec.report_of(small).proof.independent.channels == 2
@@ -218,7 +218,7 @@ def test_weights_that_are_not_zero_where_their_parameter_is_are_silenced(name):
 
 def test_weights_that_one_sum_ties_together_are_silenced_by_nothing(monkeypatch):
     """A mean over columns moves those that stay: no zero can be put in its place."""
-    unnamed(monkeypatch)
+    without_names(monkeypatch)
     monkeypatch.setitem(rules.RULES, aten.mean, rules.RULES[aten.sum])
     model = chain(nn.Linear(16, 20))
     torch.nn.utils.parametrize.register_parametrization(

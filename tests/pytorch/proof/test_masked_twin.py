@@ -11,13 +11,13 @@ from secateurs.channels.tensors import Mask
 from secateurs.pytorch.proof.masked_twin import MaskedTwin
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
-from support.deep_network import Deep, traced, x
+from support.deep_network import Deep, trace_with_cut, x
 
 
 def test_the_masked_twin_is_the_model_with_consumers_masked():
     """Against forward pre-hooks that zero the removed channels where they are read."""
     model = Deep().eval()
-    network, _, alive = traced(model)
+    network, _, alive = trace_with_cut(model)
     twin = MaskedTwin(network.source.operations, network.solution.mark_kept(alive))
     inputs = x()
     received = twin.run(model, (inputs,), {})

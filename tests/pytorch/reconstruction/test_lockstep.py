@@ -30,14 +30,14 @@ class Chain(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(*layers)
-        self.layers.apply(_drawn)
+        self.layers.apply(_draw_moments_)
         twins(self.layers[0])
 
     def forward(self, x):
         return self.layers(x)
 
 
-def _drawn(module):
+def _draw_moments_(module):
     """Batch norm as after some training, not as it is born."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.running_mean.normal_(0, 0.1)

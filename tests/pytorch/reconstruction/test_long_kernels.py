@@ -66,8 +66,8 @@ def test_an_error_counts_by_what_batch_norm_behind_the_relu_makes_of_it():
     net = model(True, norm=True)
     source = source_of(sec.trace(net, waves()[:1]))
     pieces = Pieces(net, source.operations, CalibrationBatch(waves(), None))
-    own = {id(one) for one in net.state_dict(keep_vars=True).values()}
-    sites = Sites(pieces.steps, pieces.shapes, [3], own)
+    weight_ids = {id(one) for one in net.state_dict(keep_vars=True).values()}
+    sites = Sites(pieces.steps, pieces.shapes, [3], weight_ids)
     site = next(one for one in sites.at.values() if one.map.weight is net[2].weight)
     right = net[4].weight.detach() ** 2 / (net[4].running_var + net[4].eps)
     np.testing.assert_allclose(site.importance[0], right, rtol=1e-5)

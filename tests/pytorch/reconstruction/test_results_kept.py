@@ -22,13 +22,13 @@ class Keeps(nn.Module):
         return self.b(self.features["mean"])
 
 
-def _normed():
+def _build_normalised():
     conv = nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
     return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-@pytest.mark.parametrize("make", [Keeps, _normed])
+@pytest.mark.parametrize("make", [Keeps, _build_normalised])
 def test_they_are_repaired_measured_and_exported_as_before_the_pass(make):
     torch.manual_seed(0)
     model = make().eval()

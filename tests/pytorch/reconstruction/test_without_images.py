@@ -18,7 +18,7 @@ def net(norm=True):
     return model
 
 
-def repaired(model):
+def repair(model):
     network = sec.trace(model, X[:2])
     cut = network.cut({"0": [4]})
     small = sec.apply(model, cut, X[:2], network=network)
@@ -29,12 +29,12 @@ def repaired(model):
 
 
 def test_a_channel_that_is_there_twice_is_stood_in_for():
-    names, before, after = repaired(net())
+    names, before, after = repair(net())
     assert names == ["3.weight"]
     assert after < 0.1 * before
 
 
 def test_without_moments_nothing_is_known_and_nothing_changes():
-    names, before, after = repaired(net(norm=False))
+    names, before, after = repair(net(norm=False))
     assert names == []
     assert after == before

@@ -22,34 +22,34 @@ class Base(nn.Module):
         self.register_buffer("state", torch.rand(2, 8))
         self.register_buffer("mean", torch.rand(8))
 
-    def hidden(self, x):
+    def encode(self, x):
         return self.a(x).relu()
 
 
 class Slice(Base):
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.encode(x)
         self.state[0] = h.mean(0)
         return self.b(h + self.state[0])
 
 
 class Average(Base):
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.encode(x)
         self.mean.mul_(0.9).add_(h.mean(0) * 0.1)
         return self.b(h - self.mean)
 
 
 class Whole(Base):
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.encode(x)
         self.mean[:] = h.mean(0)
         return self.b(h * 2 - self.mean)
 
 
 class ReadsMemoryAlone(Base):
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.encode(x)
         self.state[0].copy_(h.mean(0))
         self.state[1] = h.amax(0)
         return self.b(h) + self.b(self.state).sum(0)
@@ -57,7 +57,7 @@ class ReadsMemoryAlone(Base):
 
 class Fresh(Base):
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.encode(x)
         both = torch.zeros(len(x), 2, h.shape[1])
         both[:, 0] = h
         both[:, 1] = h * 2
@@ -67,8 +67,8 @@ class Fresh(Base):
 class ViewedBefore(Base):
     def forward(self, x):
         view = self.mean[:]
-        self.mean.add_(self.hidden(x).mean(0))
-        return self.b(self.hidden(x) + view)
+        self.mean.add_(self.encode(x).mean(0))
+        return self.b(self.encode(x) + view)
 
 
 class Without(nn.Module):

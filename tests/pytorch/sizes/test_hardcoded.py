@@ -56,12 +56,12 @@ class Kinds(nn.Module):
         elif self.way == "in pieces":
             parts = [part.view(shape) for part in self.qkv(x).chunk(3, -1)]
         else:
-            parts = [self.divided(part) for part in self.qkv(x).chunk(3, -1)]
+            parts = [self.divide(part) for part in self.qkv(x).chunk(3, -1)]
         q, k, v = (part.transpose(1, 2) for part in parts)
         found = (q @ k.mT / 2).softmax(-1) @ v
         return self.out(found.transpose(1, 2).reshape(2, 5, self.heads * self.size))
 
-    def divided(self, part):
+    def divide(self, part):
         """As libraries do that check what they are asked for first."""
         if part.shape[-1] % self.heads:
             raise ValueError(f"{part.shape[-1]} cannot be divided by {self.heads}")

@@ -14,7 +14,7 @@ from support.written_attention import SIZE, Attention, X, network_and_group, wit
 PACKED = (None, "unbound", "picked one by one")
 
 
-def turned(q):
+def turn(q):
     """Each channel's value read twice, as by a rotation of positions."""
     angles = torch.arange(5.0)[:, None]
     return q * angles.cos() + q.neg() * angles.sin()
@@ -26,7 +26,7 @@ WAYS = {
     "queries multiplied": lambda q, k: (q * q.shape[-1] ** -0.5) @ k.mT,
     "queries divided": lambda q, k: q.div(math.sqrt(k.shape[-1])) @ k.mT,
     "by the size itself": lambda q, k: q @ k.mT / q.shape[-1],
-    "turned before": lambda q, k: turned(q) @ turned(k).mT / math.sqrt(q.shape[-1]),
+    "turned before": lambda q, k: turn(q) @ turn(k).mT / math.sqrt(q.shape[-1]),
 }
 
 

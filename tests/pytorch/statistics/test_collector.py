@@ -22,7 +22,7 @@ def per_image_loss(model, image):
     return F.cross_entropy(model(torch.from_numpy(X[rows])), torch.from_numpy(Y[rows]))
 
 
-def seen_by(model, *names):
+def record_inputs(model, *names):
     """What these layers read, in double precision, as hooks see it."""
     seen = {}
 
@@ -153,7 +153,7 @@ def test_fisher_and_the_oracle_do_not_mind_a_change_of_scale_but_l1_does():
 def test_activation_statistics_are_those_a_hook_sees():
     model = Residual()
     network = sec.trace(model, X[:1])
-    h, *stream = seen_by(model, "conv2", "conv1", "last")
+    h, *stream = record_inputs(model, "conv2", "conv1", "last")
     found = score_many(network, ["apoz", "mean_activation", "std_activation"], data=X)
     np.testing.assert_allclose(found["apoz"]["conv1"], (h != 0).mean(0), rtol=1e-6)
     np.testing.assert_allclose(found["mean_activation"]["conv1"], np.abs(h).mean(0), rtol=1e-5)
@@ -221,7 +221,7 @@ def test_cosine_on_data_is_that_of_centred_values():
     model = Plain()
     network = sec.trace(model, X[:1])
     grams = collect_statistics(network, Need.GRAMS, X).grams["conv1"]
-    (h,) = seen_by(model, "conv2")
+    (h,) = record_inputs(model, "conv2")
     h = h - h.mean(0)
     assert len(grams) == 1
     np.testing.assert_allclose(grams[0].centred, h.T @ h, rtol=1e-6, atol=1e-6)

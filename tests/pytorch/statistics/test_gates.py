@@ -66,15 +66,15 @@ class Branches(nn.Module):
         self.gate = nn.Conv2d(4, 4, 1)
         self.norm = nn.BatchNorm2d(4)
         self.join = join
-        shape = join(self, *self.own(X)).shape
+        shape = join(self, *self.branches(X)).shape
         self.reader = nn.Conv2d(shape[1], 4, 1) if len(shape) == 4 else nn.Linear(shape[1], 4)
         self.head = nn.Linear(4, 2)
 
-    def own(self, x):
+    def branches(self, x):
         return torch.relu(self.a(x)), torch.relu(self.b(x))
 
     def forward(self, x):
-        x = torch.relu(self.reader(self.join(self, *self.own(x))))
+        x = torch.relu(self.reader(self.join(self, *self.branches(x))))
         return self.head(x.mean((2, 3)) if x.dim() == 4 else x)
 
 
@@ -108,8 +108,8 @@ def test_each_branch_of_a_join_counts_its_own(join):
     torch.manual_seed(1)
     net = Branches(JOINS[join]).eval()
     scores = sec.score(sec.trace(net, X[:1]), "apoz", data=X)
-    for name, own in zip("ab", net.own(X), strict=True):
-        expected = (own == 0).double().mean((0, 2, 3)).numpy()
+    for name, branches in zip("ab", net.branches(X), strict=True):
+        expected = (branches == 0).double().mean((0, 2, 3)).numpy()
         np.testing.assert_allclose(1 - scores[name], expected, atol=1e-6)
 
 
@@ -117,7 +117,7 @@ def test_a_sum_of_pooled_values_is_the_mean_of_both_layers():
     torch.manual_seed(1)
     net = Branches(lambda net, a, b: 0.5 * (F.max_pool2d(a, 2) + F.avg_pool2d(b, 2))).eval()
     scores = sec.score(sec.trace(net, X[:1]), "apoz", data=X)
-    a, b = ((own == 0).double().mean((0, 2, 3)).numpy() for own in net.own(X))
+    a, b = ((branches == 0).double().mean((0, 2, 3)).numpy() for branches in net.branches(X))
     np.testing.assert_allclose(1 - scores["a"], (a + b) / 2, atol=1e-6)
 
 
@@ -138,11 +138,11 @@ class Halves(nn.Module):
 def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
     torch.manual_seed(1)
     net = Halves().eval()
-    own = torch.relu(net.a(X))
+    branches = torch.relu(net.a(X))
     network = sec.trace(net, X[:1])
-    expected = (own == 0).double().mean((0, 2, 3)).numpy()
+    expected = (branches == 0).double().mean((0, 2, 3)).numpy()
     busy = by_layer(network, sec.score(network, "apoz", data=X))["a"]
     np.testing.assert_allclose(1 - busy, expected, atol=1e-6)
     means = by_layer(network, sec.score(network, "mean_activation", data=X))["a"]
-    pooled = F.max_pool2d(own, 2).double().mean((0, 2, 3)).detach().numpy()
+    pooled = F.max_pool2d(branches, 2).double().mean((0, 2, 3)).detach().numpy()
     np.testing.assert_allclose(means, pooled, rtol=1e-5)

@@ -19,7 +19,7 @@ from support.detectors import batches, detector, faster, own_loss, retina, ssd
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
-def scaled(model, network, group, channel, factor):
+def scale_channel(model, network, group, channel, factor):
     """The model with what reads one channel scaled: its consumers' weights, along their inputs."""
     made = copy.deepcopy(model)
     tensors = dict(made.named_parameters())
@@ -47,7 +47,7 @@ def test_gates_of_a_detector_against_finite_differences():
         each = []
         for image, target in zip(images, targets, strict=True):
             up, down = (
-                own_loss(scaled(model, network, group, channel, 1 + way), image, target)
+                own_loss(scale_channel(model, network, group, channel, 1 + way), image, target)
                 for way in (step, -step)
             )
             each.append((up - down) / (2 * step))

@@ -47,7 +47,7 @@ class Tagger(nn.Module):
         return {"loss": loss, "logits": logits} if labels is not None else {"logits": logits}
 
 
-def tagged():
+def build_tagger():
     torch.manual_seed(0)
     ids = torch.randint(0, 12, (8, 5))
     return [{"input_ids": part, "labels": part % 3} for part in ids.split(4)]
@@ -55,7 +55,7 @@ def tagged():
 
 def test_a_dictionary_with_labels_goes_by_the_models_own_loss():
     torch.manual_seed(1)
-    model, data = Tagger().eval(), tagged()
+    model, data = Tagger().eval(), build_tagger()
     network = sec.trace(model, {"input_ids": data[0]["input_ids"][:1]})
     scores = sec.score(network, "taylor", data=data)
 
@@ -95,12 +95,12 @@ def test_a_step_of_the_users_and_targets_in_dictionaries():
     def of_dictionaries(outputs, wanted):
         return plain(outputs, torch.stack([one["value"] for one in wanted]))
 
-    own = sec.score(network, "taylor", data=[(images, targets)], loss=of_dictionaries)
-    assert own["0"] == pytest.approx(expected["0"], rel=1e-5)
+    by_loss = sec.score(network, "taylor", data=[(images, targets)], loss=of_dictionaries)
+    assert by_loss["0"] == pytest.approx(expected["0"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ([], "received no batch"),
         ([([], [])], "expected examples"),
@@ -110,9 +110,9 @@ def test_a_step_of_the_users_and_targets_in_dictionaries():
         ({"x": 1}, "expected batches, or arrays"),
     ],
 )
-def test_what_no_detector_takes_is_said(data, said):
+def test_what_no_detector_takes_is_said(data, message):
     _, network = detector(ssd)
-    with pytest.raises(sec.SecateursError, match=said) as error:
+    with pytest.raises(sec.SecateursError, match=message) as error:
         sec.score(network, "taylor", data=data, task="detection")
     assert "\n" not in str(error.value)
 

@@ -6,13 +6,13 @@ from torch import nn
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchvision
-from support.residual_networks import Residual, settled
+from support.residual_networks import Residual, settle_moments
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return settled(Residual())
+    return settle_moments(Residual())
 
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -39,7 +39,7 @@ def test_blocks_then_channels_are_one_cut_on_disk_and_again(model, tmp_path):
     assert whole.before == network.cost()
     direct = sec.apply(model, sec.Cut.from_json(whole.to_json()), IMAGES, proof="independent")
     sec.save(small, tmp_path / "small.safetensors")
-    loaded = sec.load(settled(Residual()), tmp_path / "small.safetensors")
+    loaded = sec.load(settle_moments(Residual()), tmp_path / "small.safetensors")
     with torch.no_grad():
         expected = small.eval()(IMAGES)
         torch.testing.assert_close(direct.eval()(IMAGES), expected)

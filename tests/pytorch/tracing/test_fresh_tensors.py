@@ -12,7 +12,7 @@ X = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
 PLACES = torch.tensor([0, 2, 5, 1, 1, 4])
 
 
-def shifted(h):
+def shift(h):
     out = h.new_zeros(7, h.size(1))
     out[1:] = h
     return out
@@ -25,7 +25,7 @@ def every_other(h):
     return out
 
 
-def masked(h):
+def fill_by_mask(h):
     out = h.new_zeros(12, h.size(1))
     out[torch.arange(12) % 2 == 0] = h
     return out
@@ -37,7 +37,7 @@ def empty(h):
     return out
 
 
-def stuffed(h):
+def fill_between(h):
     out = torch.zeros(len(h), h.size(1), 2)
     out[:, :, 0] = h
     return out.sum(2)
@@ -64,7 +64,7 @@ def two_views(h):
     return first + second + out.sum(0)
 
 
-def transposed(h):
+def transpose(h):
     out = torch.zeros(h.size(1), 6)
     out.t().copy_(h)
     return out.t()
@@ -75,12 +75,12 @@ def messages(h):
     return h.new_zeros(4, h.size(1)).index_add_(0, PLACES.clamp(max=3), h)
 
 
-def scattered(h):
+def scatter(h):
     index = PLACES[:, None].expand(-1, h.size(1))
     return torch.zeros(6, h.size(1)).scatter_add_(0, index, h)
 
 
-def started_from_ones(h):
+def start_from_ones(h):
     out = torch.ones(6, h.size(1))
     out.mul_(h).add_(1)
     return out
@@ -94,7 +94,7 @@ def constants_too(h):
     return out
 
 
-def met_before(h):
+def add_then_write(h):
     """A state of zeros that is added to first, and written to then."""
     state = torch.zeros(6, h.size(1))
     total = h + state
@@ -110,20 +110,20 @@ def rows_of_a_line(h):
 
 WRITE = (
     rows_of_a_line,
-    shifted,
+    shift,
     every_other,
-    masked,
+    fill_by_mask,
     empty,
-    stuffed,
+    fill_between,
     canvas,
     flat_view,
     two_views,
-    transposed,
+    transpose,
     messages,
-    scattered,
-    started_from_ones,
+    scatter,
+    start_from_ones,
     constants_too,
-    met_before,
+    add_then_write,
 )
 
 

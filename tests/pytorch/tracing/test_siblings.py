@@ -29,7 +29,7 @@ def one_by_one(model, x, weights, chosen):
     return torch.stack(rows)
 
 
-def sorted_by_expert(model, x, weights, chosen):
+def sort_by_expert(model, x, weights, chosen):
     """The rows in the order of their experts; one that has none gets an empty piece."""
     order, times = chosen.flatten().argsort(), torch.bincount(chosen.flatten(), minlength=6)
     pieces = x.repeat_interleave(2, 0)[order].split(times.tolist())
@@ -62,9 +62,7 @@ class Expert(nn.Module):
         return self.down(self.up(x).view(-1, self.width).relu())
 
 
-@pytest.mark.parametrize(
-    "run", [by_rows, one_by_one, sorted_by_expert], ids=lambda run: run.__name__
-)
+@pytest.mark.parametrize("run", [by_rows, one_by_one, sort_by_expert], ids=lambda run: run.__name__)
 def test_experts_that_were_not_seen_answer_as_the_dense_ones_would(run):
     torch.manual_seed(0)
     model, x = Experts(run).eval(), torch.randn(2, 8)

@@ -6,7 +6,7 @@ from torch import nn
 
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchvision
-from support.residual_networks import Residual, settled
+from support.residual_networks import Residual, settle_moments
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -14,7 +14,7 @@ torchvision = pytest.importorskip("torchvision")
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return settled(Residual())
+    return settle_moments(Residual())
 
 
 def test_a_sum_that_the_branch_is_made_outside_of_is_no_block():

@@ -22,12 +22,12 @@ class Net(nn.Module):
         return self.last(self.norm(F.relu(self.first(x))))
 
 
-def traced(model, x=None):
+def trace(model, x=None):
     return sec.trace(model.eval(), torch.randn(5, 3) if x is None else x)
 
 
 def test_products_cost_their_lengths_for_the_examples_that_were_traced():
-    network = traced(Net())
+    network = trace(Net())
     found = {
         c.layer: c.macs.constant * math.prod(map(len, c.macs.axes)) for c in network.contractions
     }
@@ -37,13 +37,13 @@ def test_products_cost_their_lengths_for_the_examples_that_were_traced():
 
 
 def test_what_mixes_channels_is_named_with_its_layer():
-    (group,) = traced(Net()).groups
+    (group,) = trace(Net()).groups
     assert group.name == "first"
     assert group.inexact == ("layer_norm over channels in norm",)
 
 
 def test_operations_are_noted_in_order_with_their_layers():
-    operations = source_of(traced(Net())).operations
+    operations = source_of(trace(Net())).operations
     assert [(one.name, one.layer) for one in operations] == [
         ("aten.linear", "first"),
         ("aten.relu", ""),
@@ -57,14 +57,14 @@ def test_a_frozen_channel_says_the_line_that_froze_it():
         def forward(self, x):
             return self.last(torch.linalg.matrix_exp(self.first(x)[:6, :6].expand(6, 6)))
 
-    network = traced(Odd(), torch.randn(6, 3))
+    network = trace(Odd(), torch.randn(6, 3))
     (reason,) = (why for why in network.frozen_for if "matrix_exp" in why)
     line = Odd.forward.__code__.co_firstlineno + 1
     assert f"test_tracer.py:{line}" in reason
 
 
 def test_sizes_that_follow_channels_are_noted():
-    network = traced(Net())
+    network = trace(Net())
     sizes = {(size.owner, size.attribute): len(size.value.axes[0]) for size in network.sizes}
     assert sizes["first", "out_features"] == 6
     assert sizes["last", "in_features"] == 6
@@ -102,7 +102,7 @@ FREEZES = {
 
 @pytest.mark.parametrize("name", FREEZES)
 def test_what_freezes_a_layer_names_its_operation_and_the_users_line(name):
-    network = traced(Between(FREEZES[name]))
+    network = trace(Between(FREEZES[name]))
     (stuck,) = (one for one in network.frozen if one.members[0] == "first")
     assert any(name in reason for reason in stuck.reasons)
     lines = (LINE, FREEZES[name].__code__.co_firstlineno)

@@ -54,11 +54,11 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, monkeypatch):
         text=True,
     ) as launcher:
         try:
-            _, said = launcher.communicate(timeout=150)
+            _, message = launcher.communicate(timeout=150)
         except subprocess.TimeoutExpired:
             launcher.terminate()  # it ends the processes that it started
             raise
-    assert launcher.returncode == 0, said
+    assert launcher.returncode == 0, message
     one, one_cut = read(tmp_path / "process-0-of-2")
     other, other_cut = read(tmp_path / "process-1-of-2")
     assert one_cut == other_cut == single.cut
@@ -110,7 +110,7 @@ def test_it_evaluates_as_plain_pytorch_does():
 
 
 def test_dropout_depends_on_the_seed_and_the_batch_alone():
-    def trained(draws, seed=0):
+    def train_on(draws, seed=0):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(), nn.Linear(8, 3))
         mine = learner(model, seed=seed)
@@ -120,8 +120,8 @@ def test_dropout_depends_on_the_seed_and_the_batch_alone():
         assert torch.equal(torch.get_rng_state(), before)
         return mine.model[3].weight
 
-    assert torch.equal(trained(0), trained(100))
-    assert not torch.equal(trained(0), trained(0, seed=1))
+    assert torch.equal(train_on(0), train_on(100))
+    assert not torch.equal(train_on(0), train_on(0, seed=1))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -219,7 +219,7 @@ def with_nan():
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "said"),
+    ("make", "error", "message"),
     [
         (lambda: learner(with_nan()), sec.ModelError, "head.bias holds NaN"),
         (lambda: learner(train=(np.zeros((0, 1, 8, 8)), [])), sec.DataError, "train: .* none"),
@@ -238,8 +238,8 @@ def with_nan():
         (lambda: learner(train=[(1, 2, 3)]), sec.DataError, "pairs"),
     ],
 )
-def test_what_cannot_be_trained_on_is_said(make, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_trained_on_is_said(make, error, message):
+    with pytest.raises(error, match=message):
         make()
 
 

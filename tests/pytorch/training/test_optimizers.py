@@ -15,7 +15,7 @@ from secateurs.pytorch.training.optimizers import (
 from secateurs.training.learner import Snapshot
 
 
-def stepped(model, optimizer, times=1):
+def take_steps(model, optimizer, times=1):
     for number in range(times):
         optimizer.zero_grad()
         (model(torch.full((2, 3), 1.0 + number)) ** 2).sum().backward()
@@ -39,12 +39,12 @@ def test_a_state_that_is_brought_back_goes_on_as_if_nothing_had_been(name):
     training = sec.Training(optimizer=name, learning_rate=0.01)
     model = nn.Linear(3, 2)
     optimizer = make_optimizer(model, training)
-    stepped(model, optimizer, 2)
+    take_steps(model, optimizer, 2)
     kept, values = copy.deepcopy(model), optimizer_values(optimizer)
-    stepped(model, optimizer)
+    take_steps(model, optimizer)
     again = make_optimizer(kept, training)
     restore_optimizer_(again, Snapshot(kept.state_dict(), Cut(), *values))
-    stepped(kept, again)
+    take_steps(kept, again)
     assert torch.equal(kept.weight, model.weight)
     assert torch.equal(kept.bias, model.bias)
 

@@ -146,13 +146,13 @@ def test_a_transformers_trainer_trains_the_rounds(tmp_path):
 
     def fit(model, steps):
         asked.append(steps)
-        told = transformers.TrainingArguments(
+        arguments = transformers.TrainingArguments(
             str(tmp_path), max_steps=steps, learning_rate=0.01, report_to=[], use_cpu=True,
             save_strategy="no", disable_tqdm=True, per_device_train_batch_size=8,
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            transformers.Trainer(model, told, train_dataset=rows).train()
+            transformers.Trainer(model, arguments, train_dataset=rows).train()
 
     task = sec.LearningTask(
         "mine", loss=lambda o, t: (o["out"] - t).square().mean(1), fit=fit, metric_name="MSE"
@@ -222,10 +222,10 @@ def test_tokens_alone_are_learned_from_and_ranked_by_as_with_labels():
 
     tokens = torch.tensor(np.random.default_rng(0).integers(0, 9, (16, 6)))
     bare = [{"input_ids": rows} for rows in tokens.split(4)]
-    told = [{"input_ids": rows, "labels": rows} for rows in tokens.split(4)]
+    arguments = [{"input_ids": rows, "labels": rows} for rows in tokens.split(4)]
     pairs = [(rows, rows) for rows in tokens.split(4)]
     found = []
-    for batches in (bare, told, pairs):
+    for batches in (bare, arguments, pairs):
         torch.manual_seed(0)
         given = {**ONE_ROUND, "criterion": "taylor", "task": "language-modelling"}
         found.append(sec.iterate(Speaks(), batches, batches, **given))

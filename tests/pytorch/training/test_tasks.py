@@ -30,7 +30,7 @@ def test_metrics_by_name_are_torchmetrics(metric):
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("options", "message"),
     [
         ({"task": "regresion"}, "did you mean 'regression'"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
@@ -39,10 +39,10 @@ def test_metrics_by_name_are_torchmetrics(metric):
         ({"metric": "mse"}, "Pass loss="),
     ],
 )
-def test_what_is_wrong_with_a_task_is_one_line(told, said):
+def test_what_is_wrong_with_a_task_is_one_line(options, message):
     x, y = values()
-    with pytest.raises(sec.SecateursError, match=said):
-        sec.iterate(network(), (x, y), (x, y), **told, **ONE_ROUND)
+    with pytest.raises(sec.SecateursError, match=message):
+        sec.iterate(network(), (x, y), (x, y), **options, **ONE_ROUND)
 
 
 @pytest.mark.parametrize("metric", ["mse", "mae"])

@@ -110,7 +110,7 @@ class Stopping(sec.Watcher):
 
 
 @pytest.mark.parametrize(
-    ("track", "said"),
+    ("track", "message"),
     [
         ("tensorbord", "did you mean 'tensorboard'"),
         (["nothing"], "no tracker 'nothing'"),
@@ -118,8 +118,8 @@ class Stopping(sec.Watcher):
         (5, "a tracker's name, or several"),
     ],
 )
-def test_what_is_no_tracker_is_said_before_anything_is_written(track, said, tmp_path):
-    with pytest.raises(sec.SecateursError, match=said):
+def test_what_is_no_tracker_is_said_before_anything_is_written(track, message, tmp_path):
+    with pytest.raises(sec.SecateursError, match=message):
         study(track=track, directory=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -127,13 +127,22 @@ def test_what_is_no_tracker_is_said_before_anything_is_written(track, said, tmp_
 def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
-    told = ("vanilla_cnn", "-o", "width=4", "--data", "digits", "--limit", "60", "--quiet")
+    model_and_data = (
+        "vanilla_cnn",
+        "-o",
+        "width=4",
+        "--data",
+        "digits",
+        "--limit",
+        "60",
+        "--quiet",
+    )
     short = ("--train-batches", "2", "--fine-tune-batches", "1", "--rounds", "1", "--step", "0.3")
     where = ("--directory", "s", "--no-measure-speed", "--tolerance", "0.9")
-    assert main(["run", *told, *short, *where, "--track", "tensorboard"]) == 0
+    assert main(["run", *model_and_data, *short, *where, "--track", "tensorboard"]) == 0
     history = History.load(tmp_path / "s" / "history.jsonl")
     found = events(tmp_path / "s" / "tracking" / "s")
     assert found["dense/params"][0][1] == history[0]["params"]
     capsys.readouterr()
-    assert main(["run", *told, "--track", "tensorbord"]) == ExitCode.BAD_INPUT
+    assert main(["run", *model_and_data, "--track", "tensorbord"]) == ExitCode.BAD_INPUT
     assert "did you mean 'tensorboard'" in capsys.readouterr().err

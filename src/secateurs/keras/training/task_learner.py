@@ -123,8 +123,8 @@ class TaskLearner(Learner):
 
     def _set_objective_(self, model: keras.Model) -> None:
         """Let ``fit`` learn for the task's loss, where a model's own is another."""
-        own = self._trains_as_compiled and isinstance(self._task.loss, CompiledLoss)
-        if not own and self._task.fit is None:
+        as_compiled = self._trains_as_compiled and isinstance(self._task.loss, CompiledLoss)
+        if not as_compiled and self._task.fit is None:
             setattr(model, _OBJECTIVE, _Objective(model, self._loss_of))
 
     def _loss_of(self, outputs: object, targets: object) -> BackendTensor:
@@ -326,12 +326,12 @@ def _check_task(model: keras.Model, task: LearningTask, training: Training) -> N
             "the losses that they are compiled with. Pass fit= and evaluate=, functions of the "
             "model: sec.LearningTask('detection', fit=..., evaluate=...)"
         )
-    own = "train_step" if task.train_step is not None else "predict"
-    if task.fit is None and getattr(task, own) is not None:
+    unsupported = "train_step" if task.train_step is not None else "predict"
+    if task.fit is None and getattr(task, unsupported) is not None:
         raise ModelError(
-            f"{model.name}: expected no {own}= for a Keras model, whose fit makes its own steps; "
-            "received one. Pass loss=, a function (outputs, targets) -> one loss for each example, "
-            "or fit=, a function (model, steps) that trains it."
+            f"{model.name}: expected no {unsupported}= for a Keras model, whose fit makes its own "
+            "steps; received one. Pass loss=, a function (outputs, targets) -> one "
+            "loss for each example, or fit=, a function (model, steps) that trains it."
         )
     if training.distillation:
         raise SecateursError(

@@ -19,7 +19,7 @@ def _model(attention, *, itself=False):
     return keras.Model(start, attention(query, *given))
 
 
-def _given(model):
+def _predict(model):
     return np.asarray(model.predict(X, verbose=0))
 
 
@@ -39,7 +39,7 @@ def test_the_query_is_cut_where_the_result_is_the_models(itself):
     small = sec.delete_channels(model, {"q": GONE})
     assert small.get_layer("q").units == 5
     assert small.output_shape == model.output_shape == (None, 6, 8)
-    np.testing.assert_allclose(_given(small), _given(_silence(model)), atol=1e-5)
+    np.testing.assert_allclose(_predict(small), _predict(_silence(model)), atol=1e-5)
 
 
 def test_a_query_that_must_be_as_wide_as_the_values_goes_with_them():

@@ -42,7 +42,7 @@ FUNCTIONS = {
 }
 
 
-def trained(middle):
+def train(middle):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), middle, nn.Tanh(), nn.Linear(20, 3))
     with torch.no_grad():
@@ -64,7 +64,7 @@ def change(model, layer, reader, dead):
 
 @pytest.mark.parametrize("form", FUNCTIONS)
 def test_where_filters_go_survivors_stay_or_are_named(form):
-    model = trained(Computed(FUNCTIONS[form]))
+    model = train(Computed(FUNCTIONS[form]))
     try:
         moved, named = change(model, "2", lambda m: m[4], [0, 3, 4, 11])
     except sec.CutError as error:
@@ -78,14 +78,14 @@ WHOLE = ["divided by its norm", "by the largest", "by the sum of magnitudes", "s
 
 @pytest.mark.parametrize("form", WHOLE)
 def test_a_number_of_the_whole_weight_names_what_makes_it(form):
-    model = trained(Computed(FUNCTIONS[form]))
+    model = train(Computed(FUNCTIONS[form]))
     _, named = change(model, "2", lambda m: m[4], [0, 3])
     assert [name for name in named if name.endswith("over channels in 2")]
 
 
 def test_rows_of_length_one_are_exact_where_rows_go():
     moved, named = change(
-        trained(Computed(FUNCTIONS["rows of length one"])), "2", lambda m: m[4], [0, 3]
+        train(Computed(FUNCTIONS["rows of length one"])), "2", lambda m: m[4], [0, 3]
     )
     assert moved < 1e-5
     assert named == ()
@@ -97,7 +97,7 @@ def test_rows_of_length_one_are_exact_where_rows_go():
 )
 def test_spectral_norm_old_and_new_is_named(norm, layer):
     moved, named = change(
-        trained(norm(nn.Linear(16, 20))), layer, lambda m: m[4], list(range(0, 20, 2))
+        train(norm(nn.Linear(16, 20))), layer, lambda m: m[4], list(range(0, 20, 2))
     )
     assert moved > 0.01  # sigma is of all rows
     assert any("over channels in 2" in name for name in named)

@@ -103,7 +103,7 @@ def put_back(model, x):
     return model.b(F.max_unpool2d(model.c(pooled), places, 2))
 
 
-def sampled(model, x):
+def sample_grid(model, x):
     grid = model.grid(model.c(x)).permute(0, 2, 3, 1).tanh()
     return model.b(F.grid_sample(model.a(x), grid, align_corners=False))
 
@@ -112,7 +112,7 @@ def sampled(model, x):
     ("run", "layers", "found"),
     [
         (put_back, {"c": nn.Conv2d(6, 6, 1)}, {"a": 6}),
-        (sampled, {"c": nn.Conv2d(3, 7, 1), "grid": nn.Conv2d(7, 2, 1)}, {"a": 6, "c": 7}),
+        (sample_grid, {"c": nn.Conv2d(3, 7, 1), "grid": nn.Conv2d(7, 2, 1)}, {"a": 6, "c": 7}),
     ],
 )
 def test_places_come_with_as_many_channels_or_as_coordinates(run, layers, found):
