@@ -169,7 +169,7 @@ def our_cuts(
             except sec.SecateursError as error:
                 print(f"  {label}: {error}", flush=True)
                 continue
-            alive = network.alive(network.removed_by(cut))
+            alive = network.alive(network.find_removed(cut))
             predicted[label] = found.dense_ms / predictor.milliseconds(Candidate(network, alive))
     return made, predicted
 

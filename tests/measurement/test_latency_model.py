@@ -71,7 +71,7 @@ def terms_by_hand(a, b):
 @pytest.mark.parametrize(("first", "second"), [(32, 48), (20, 33), (17, 48), (24, 16)])
 def test_terms_are_those_counted_by_hand(network, first, second):
     cut = network.cut({"0": list(range(32 - first)), "4": list(range(48 - second))})
-    found = WidthTerms(network).of(network.alive(network.removed_by(cut)))
+    found = WidthTerms(network).of(network.alive(network.find_removed(cut)))
     expected = terms_by_hand(first, second)
     assert dict(zip(TERMS, found, strict=True)) == pytest.approx(expected)
 
@@ -184,7 +184,7 @@ def test_a_model_is_measured_kept_and_read_again(network, tmp_path, monkeypatch)
         )
         t = terms_by_hand(a, b)
         expected = t["macs of kxk"] + 9 * t["depthwise, no multiple of 4"] + t["macs of 1x1"]
-        alive = network.alive(network.removed_by(cut))
+        alive = network.alive(network.find_removed(cut))
         assert milliseconds(alive) == pytest.approx(expected / 1e6, rel=0.02)
     count = len(made)
     assert profile_network(network, conditions, cuts=20) == found
@@ -212,7 +212,9 @@ def test_a_real_model_is_measured_for_real(tmp_path, monkeypatch):
     network = sec.trace(model, torch.randn(4, 256))
     quarter = network.cut({"0": list(range(1536))})
     milliseconds = found.predictor(network)
-    share = milliseconds(network.alive(network.removed_by(quarter))) / milliseconds(network.alive())
+    share = milliseconds(network.alive(network.find_removed(quarter))) / milliseconds(
+        network.alive()
+    )
     assert 0.1 < share < 0.7
     assert "ms dense" in str(found)
     assert found.images == 4

@@ -19,7 +19,7 @@ class Written(Watcher):
     def end(self):
         self.open -= 1
 
-    def recorded(self, record):
+    def record(self, record):
         self.kinds.append(record["kind"])
 
 

@@ -116,7 +116,7 @@ class Forecasts:
         return over
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def is_known(self) -> NDArray[np.bool_]:
         """Which channels were removed on all images."""
         known: NDArray[np.bool_] = self.done == LAST
         return known
@@ -153,7 +153,7 @@ class Forecasts:
             out=np.zeros(len(taught)),
             where=bends[:, sampled] > 0,
         )
-        gained[:, rest] = np.where(self.known[taught], gained[:, rest], likewise)
+        gained[:, rest] = np.where(self.is_known[taught], gained[:, rest], likewise)
         left = np.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
         return taught, np.hstack([left, np.zeros((len(taught), 1))])
 

@@ -106,7 +106,7 @@ class Race(Generic[AnyRun]):
         while True:
             doubt = self.doubt()
             allowed = 2 * (1 - self.confidence) * sum(self._count_wanted())
-            if doubt.sum() <= allowed or self.forecasts.known.all():
+            if doubt.sum() <= allowed or self.forecasts.is_known.all():
                 return self._ablation()
             chosen = self.most_doubtful(doubt, allowed)
             self.remove(
@@ -140,7 +140,7 @@ class Race(Generic[AnyRun]):
     def most_doubtful(self, doubt: Floats, allowed: float) -> Ids:
         """Next channels to ablate: as many as would leave no more doubt than allowed."""
         order = np.argsort(-doubt / self.cost_per_image, kind="stable")
-        order = order[~self.forecasts.known[order]]
+        order = order[~self.forecasts.is_known[order]]
         left = doubt.sum() - np.cumsum(doubt[order])
         enough = int(np.argmax(left <= allowed)) + 1 if (left <= allowed).any() else len(order)
         return order[:enough]

@@ -138,10 +138,10 @@ class Gram:
         self.products += products
 
     @property
-    def centred(self) -> Sums:
+    def scatter(self) -> Sums:
         """Sums of products of deviations from each channel's mean."""
-        centred: Sums = self.products - np.outer(self.total, self.total) / self.count
-        return centred
+        scatter: Sums = self.products - np.outer(self.total, self.total) / self.count
+        return scatter
 
 
 class Gates:

@@ -22,10 +22,10 @@ class ComparisonCallback:
     def begin(self, jobs: int, done: int) -> None:
         """Total and completed job counts."""
 
-    def trained(self, dense: DenseResult) -> None:
+    def end_dense(self, dense: DenseResult) -> None:
         """A dense model is ready."""
 
-    def finished(self, outcome: Outcome) -> None:
+    def end_job(self, outcome: Outcome) -> None:
         """A job is done."""
 
 
@@ -105,7 +105,7 @@ def write(results: Results, directory: Path) -> Path:
 def _keep(ledger: ResultStore, result: Result, callback: ComparisonCallback) -> None:
     if isinstance(result, Outcome):
         ledger.keep(result)
-        callback.finished(result)
+        callback.end_job(result)
     else:
         ledger.keep_dense(*result)
-        callback.trained(result[0])
+        callback.end_dense(result[0])

@@ -38,7 +38,7 @@ def cosine(facts: GroupData) -> Array:
     if facts.gathered.grams is not None:
         products = np.zeros((len(facts), len(facts)))
         for gram in facts.grams:
-            products += gram.centred
+            products += gram.scatter
     else:
         filters = stack_filters(facts)
         products = filters @ filters.T

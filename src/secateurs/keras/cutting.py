@@ -87,7 +87,7 @@ def _narrower(
     if not proof:
         return small, None
     network = _network_of(model, example_inputs, network, cut)
-    alive = network.alive(network.removed_by(cut))
+    alive = network.alive(network.find_removed(cut))
     evidence = prove(network, small, cut, alive, example_inputs)
     if proof == "independent":
         arrays = inputs_for(network, example_inputs)

@@ -92,7 +92,7 @@ def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Mo
     if path.suffix == ".keras":
         made, cut = _load_keras(path)
     else:
-        state, cut = _named_as(check_model(model), *read(path))
+        state, cut = _rename_to_model(check_model(model), *read(path))
         made = cut_copy(model, cut)
         _fill_(made, state, path)
     if cut:
@@ -141,7 +141,7 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
     return state, cut_from_metadata(text)
 
 
-def _named_as(
+def _rename_to_model(
     model: keras.Model, state: dict[str, NDArray[np.generic]], cut: Cut
 ) -> tuple[dict[str, NDArray[np.generic]], Cut]:
     """A file's tensors and cut by the names that a dense model has for layers that were given none.

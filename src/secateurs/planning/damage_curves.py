@@ -100,7 +100,7 @@ class Sensitivity:
         return {name: (self.shares[name], values[name]) for name in self.shares}
 
     @property
-    def _shown(self) -> tuple[float, ...]:
+    def _table_amounts(self) -> tuple[float, ...]:
         """The amounts that the table has room for: those that were asked for, if they are few."""
         if 0 < len(self.amounts) <= len(_SHOWN) + 1:
             return self.amounts
@@ -108,7 +108,7 @@ class Sensitivity:
         return tuple(share for share in _SHOWN if share <= furthest)
 
     def __str__(self) -> str:
-        shown = np.array(self._shown)
+        shown = np.array(self._table_amounts)
         harm = {name: self.damage(name, shown) for name in self.losses}
         names = sorted(harm, key=lambda name: -float(harm[name][len(shown) // 2]))
         rows = [[name, *(f"{rise:+.3f}" for rise in harm[name])] for name in names]
@@ -288,7 +288,7 @@ def _curves_of(
 ) -> Sensitivity:
     """What the cache holds, or what is measured."""
     name = find(criterion).name
-    by = [] if learning is None else [f"{learning.name}, {learning.described_metric.name}"]
+    by = [] if learning is None else [f"{learning.name}, {learning.full_metric.name}"]
     made_from = _fingerprint(network, images, [name, list(amounts), seed, *by])
     known = _read_cache(cache, made_from)
     if known is not None:
@@ -299,7 +299,7 @@ def _curves_of(
         network, criterion, data=[as_given(batch) for batch in images], loss=loss, seed=seed
     )
     curves = _measure(network, scores, images, amounts, loss, learning, tick)
-    metric = Metric() if learning is None else learning.described_metric
+    metric = Metric() if learning is None else learning.full_metric
     made = Sensitivity(*curves, name, sum(map(len, images)), made_from, metric, tuple(amounts))
     if cache is not None:
         made.save(cache)

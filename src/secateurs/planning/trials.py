@@ -112,7 +112,7 @@ class TrialMaker:
     foresight: Foresight | None = None
 
     @property
-    def corrected(self) -> list[str]:
+    def units_to_correct(self) -> list[str]:
         """The units that are predicted, then measured."""
         return [name for name in self.measure if self.units[name].is_corrected]
 
@@ -141,7 +141,7 @@ class Trials:
 
     def _beside(self, rest: Budget) -> Trial:
         """Of a budget with limits besides those that are tried: they are conditions on it."""
-        trial = self._meet(rest) if self._workshop.corrected else self._try(rest)
+        trial = self._meet(rest) if self._workshop.units_to_correct else self._try(rest)
         if not trial.holds and self._over(trial) == ["peak_memory_mb"]:
             trial = self._search(rest)
         if not trial.holds:
@@ -151,7 +151,7 @@ class Trials:
     def _meet(self, rest: Budget) -> Trial:
         """Plan, measure the result, and plan again with what was off."""
         shop = self._workshop
-        factors = {name: shop.units[name].aim for name in shop.corrected}
+        factors = {name: shop.units[name].aim for name in shop.units_to_correct}
         history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
         found: list[tuple[float, Trial]] = []  # largest share of a limit that was taken, trial
         planned = dict(factors)
@@ -189,7 +189,11 @@ class Trials:
             model = self._latest
         else:
             model = shop.make(sketch.cut)
-        rest = {n: measure(model) for n, measure in shop.measure.items() if n not in shop.corrected}
+        rest = {
+            n: measure(model)
+            for n, measure in shop.measure.items()
+            if n not in shop.units_to_correct
+        }
         self._latest = model
         trial = replace(
             self._judge(sketch.asked, sketch.cut, {**sketch.measured, **rest}),

@@ -94,7 +94,7 @@ class Loop:
             batch=0,
             model=configuration.task.model,
             data=configuration.task.data,
-            criterion=configuration.pruning.ranked_by,
+            criterion=configuration.pruning.criterion_name,
             seed=configuration.training.seed,
             **session.metric.record_fields,
             **asdict(network.cost()),

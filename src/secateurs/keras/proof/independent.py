@@ -7,8 +7,8 @@ is what they make. That is a guess, and poking tells whether it was right:
 1. poking at every other slice that goes must leave the answers as they are: nobody reads it;
 2. the small model must answer what this copy answers.
 
-Where a poke is heard, one more slice at a time is tried for the reader. What is heard all the same
-is read by something besides weights: a norm, a sum, weights computed of others.
+Where a poke is seen, one more slice at a time is tried for the reader. What is read all the same is
+read by something besides weights: a norm, a sum, weights computed of others.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def prove_independently(
         return Independent(0, 0.0, 0.0, 0.0)
     relative = TOLERANCE[precision_of(model)]
     silenced = _Silenced(cut_copy(model, Cut(), compiled=False), cut, arrays, relative)
-    unheard = silenced.find_unheard()
-    heard = silenced.silence()
-    if heard:
-        raise still_read(heard)
+    unheard = silenced.find_unread()
+    read = silenced.silence()
+    if read:
+        raise still_read(read)
     received = _answers(cut_copy(model, cut, compiled=False), arrays)
     difference, scale = largest_difference(received, silenced.answers())
     tolerance = relative * scale
@@ -94,21 +94,21 @@ class _Silenced:
         for part in kernels:
             if part.axis < self._rank(part) - 1:
                 self._keep_zero(part)
-        heard = self._heard()
-        tries = [*([part] for part in kernels), *self._factors(heard)]
+        read = self._find_read()
+        tries = [*([part] for part in kernels), *self._factors(read)]
         # One that is read twice falls silent with its second reader: the first is tried once more.
         for parts in [*tries, *tries]:
-            if not heard or all(is_all_in(part, self.zero) for part in parts):
+            if not read or all(is_all_in(part, self.zero) for part in parts):
                 continue
             with self._change(parts, _zeros):
-                still = self._heard(but=parts)
-            if any(other not in still for other in heard if not is_all_in(other, parts)):
+                still = self._find_read(but=parts)
+            if any(other not in still for other in read if not is_all_in(other, parts)):
                 for part in parts:
                     self._keep_zero(part)
-                heard = [other for other in self._heard() if other in heard]
-        return heard
+                read = [other for other in self._find_read() if other in read]
+        return read
 
-    def find_unheard(self) -> tuple[str, ...]:
+    def find_unread(self) -> tuple[str, ...]:
         """Layers whose filters that go do not show in the answers though nobody is silenced yet."""
         filters: dict[str, list[Slice]] = {}
         for part in self._parts:
@@ -116,12 +116,12 @@ class _Silenced:
                 filters.setdefault(part.layer, []).append(part)
         expected = self.answers()
         return tuple(
-            layer for layer, parts in filters.items() if not self._is_heard(parts, (), expected)
+            layer for layer, parts in filters.items() if not self._is_read(parts, (), expected)
         )
 
-    def _factors(self, heard: Sequence[Slice]) -> Iterator[list[Slice]]:
+    def _factors(self, read: Sequence[Slice]) -> Iterator[list[Slice]]:
         """All that a layer makes, in case that another is multiplied by it and so read by it."""
-        for layer in dict.fromkeys(part.layer for part in heard):
+        for layer in dict.fromkeys(part.layer for part in read):
             yield [part for part in self._parts if part.layer == layer]
 
     # -- slices
@@ -145,18 +145,18 @@ class _Silenced:
         values[_index(part)] = 0
         variable.assign(values)
 
-    # -- what is heard
+    # -- what is read
 
-    def _heard(self, but: Sequence[Slice] = ()) -> list[Slice]:
+    def _find_read(self, but: Sequence[Slice] = ()) -> list[Slice]:
         """Of the slices that are not zero, those that change the answers when they change."""
         zero = [*self.zero, *but]
         parts = [part for part in self._parts if not is_all_in(part, zero)]
         expected = self.answers()
-        if not self._is_heard(parts, zero, expected):
+        if not self._is_read(parts, zero, expected):
             return []
-        return [part for part in parts if self._is_heard([part], zero, expected)]
+        return [part for part in parts if self._is_read([part], zero, expected)]
 
-    def _is_heard(
+    def _is_read(
         self,
         parts: Sequence[Slice],
         zero: Sequence[Slice],

@@ -129,7 +129,7 @@ class _Watcher(OpInterpreter):
         self._holder = ""
         self._inside = 0
 
-    def entered(self, path: str, given: list[object], made: list[object]) -> None:
+    def note_layer(self, path: str, given: list[object], made: list[object]) -> None:
         if all(isinstance(flow, Flow) for flow in (*given, *made)):
             self.layers.append((path, given, made))  # type: ignore[arg-type]
 

@@ -140,13 +140,13 @@ class OpInterpreter:
             return self._run_step(site, arguments, keywords)
 
         def enter(inner: Layer, given: list[object], made: list[object]) -> None:
-            self.entered(paths[id(inner)], given, made)
+            self.note_layer(paths[id(inner)], given, made)
 
         results = list(flatten(seen.run(tensors, call, enter)))
-        self.entered(path, list(tensors), results)
+        self.note_layer(path, list(tensors), results)
         return results
 
-    def entered(self, path: str, given: list[object], made: list[object]) -> None:
+    def note_layer(self, path: str, given: list[object], made: list[object]) -> None:
         """A layer was gone through by its calls; with what it was given and what it gave."""
 
 

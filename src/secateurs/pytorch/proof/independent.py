@@ -84,7 +84,7 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
     silent = _Silenced(model, cut, example_inputs)
-    unheard = silent.find_unheard()
+    unheard = silent.find_unread()
     received = silent.answers_of(cut_copy(model, cut))
     loud, difference, scale = silent.compare(received)
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
@@ -219,7 +219,7 @@ class _Silenced:
         now = self._loud()
         return [part for part in parts if part in now]
 
-    def find_unheard(self) -> tuple[str, ...]:
+    def find_unread(self) -> tuple[str, ...]:
         """Layers whose filters that go do not show in the answers though nobody is silenced yet.
 
         A normalisation with the wrong statistics lets nothing through, say; or an activation.
@@ -230,7 +230,7 @@ class _Silenced:
                 filters.setdefault(part.layer, []).append(part)
         expected = self.answers()
         return tuple(
-            layer for layer, parts in filters.items() if not self._is_heard(parts, expected, ())
+            layer for layer, parts in filters.items() if not self._is_read(parts, expected, ())
         )
 
     def _is_matrix(self, part: Slice) -> bool:
@@ -330,12 +330,12 @@ class _Silenced:
 
     def _falls_silent(self, parts: Sequence[Slice], zeros: Zeros) -> bool:
         """Whether these are heard as things are, and no more with zeros there."""
-        if not self._is_heard(parts, self.answers(), ()):
+        if not self._is_read(parts, self.answers(), ()):
             return False
         before = {number: list(known) for number, known in self._zeros.items()}
         self._mute(zeros)
         try:
-            return not self._is_heard(parts, self.answers(), ())
+            return not self._is_read(parts, self.answers(), ())
         finally:
             self._zeros = before
 
@@ -410,11 +410,11 @@ class _Silenced:
         zero = [*self.zero, *but]
         parts = [part for part in self._parts if not is_all_in(part, zero)]
         expected = self.answers()
-        if not self._is_heard(parts, expected, but):
+        if not self._is_read(parts, expected, but):
             return []
-        return [part for part in parts if self._is_heard([part], expected, but)]
+        return [part for part in parts if self._is_read([part], expected, but)]
 
-    def _is_heard(self, parts: Sequence[Slice], expected: object, but: Sequence[Slice]) -> bool:
+    def _is_read(self, parts: Sequence[Slice], expected: object, but: Sequence[Slice]) -> bool:
         with self._change(parts, self._poke, spare=[*self.zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)

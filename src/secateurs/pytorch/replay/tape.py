@@ -341,7 +341,7 @@ class Memory:
         key = memory_of(tensor)
         if key not in self._private:
             self._private[key] = tensor.untyped_storage().clone()
-        return _laid_into(tensor, self._private[key])
+        return _place_in_storage(tensor, self._private[key])
 
     def branch(self, values: Mapping[Ref, torch.Tensor]) -> tuple[Memory, dict[Ref, torch.Tensor]]:
         """Copies of this memory and of values, which share with each other what these share."""
@@ -355,11 +355,12 @@ class Memory:
         other = Memory(self._written)
         other._private = {key: copy(storage) for key, storage in self._private.items()}
         return other, {
-            ref: _laid_into(value, copy(value.untyped_storage())) for ref, value in values.items()
+            ref: _place_in_storage(value, copy(value.untyped_storage()))
+            for ref, value in values.items()
         }
 
 
-def _laid_into(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
+def _place_in_storage(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
     """A tensor of this layout in other memory."""
     empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())

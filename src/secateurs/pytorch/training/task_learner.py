@@ -78,15 +78,15 @@ class TaskLearner(Learner):
     @property
     def metric(self) -> Metric:
         """The task's metric."""
-        return self._task.described_metric
+        return self._task.full_metric
 
     @property
     def loss(self) -> Loss | None:
         """The task's loss; a ``StepLoss`` where the model itself has to be there for one."""
-        return self._found_loss
+        return self._loss_of_task
 
     @cached_property
-    def _found_loss(self) -> Loss | None:
+    def _loss_of_task(self) -> Loss | None:
         first = next(self._train_feed.in_order()).images
         return loss_in(self._task, label_tokens(self._task, [first]))
 

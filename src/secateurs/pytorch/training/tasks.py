@@ -72,7 +72,7 @@ def _by_token(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def shaped_like(targets: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def match_shape(targets: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """A model's values in the shape of their targets, as one column or none.
 
     Raises:
@@ -90,7 +90,7 @@ def shaped_like(targets: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 def square_error(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each example."""
     values = scores_of(outputs)
-    errors = (shaped_like(targets, values).float() - targets.float()).square()
+    errors = (match_shape(targets, values).float() - targets.float()).square()
     found: torch.Tensor = errors.flatten(1).mean(1) if errors.dim() > 1 else errors
     return found
 
@@ -321,5 +321,5 @@ def _as_metrics_take(
         return outputs, targets
     scores = scores_of(outputs).float()
     if metric in ("mse", "mae"):
-        return shaped_like(targets, scores), targets.float()
+        return match_shape(targets, scores), targets.float()
     return scores, targets
