@@ -273,8 +273,8 @@ def _summary(results: dict[str, dict[str, Any]]) -> str:
         f"{'; '.join(sentences)}. Seconds of processor time from trace to proof, on PyTorch's "
         f"backend; the PyTorch path's are for torchvision's model of the architecture on the same "
         f"size of image (median of Keras's time to it: {median}, {len(ratios)} architectures). The "
-        "largest difference is the output's, of its largest value, and that of the samples of every "
-        "layer inside, relative to their size: on so small an image some outputs are all alike."
+        "largest difference is the output's, of its largest value, and that of the samples of "
+        "every layer inside, relative to their size: on so small an image outputs may be equal."
     )
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,76 @@ def test_no_module_is_called_as_a_function_that_it_exports():
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == path.stem
     ]
     assert alike == []
+
+
+def defined_kinds(path):
+    """(name, how it is defined) of classes and of aliases of types, at the top of a module."""
+    for node in parse(path).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            bases = " ".join(ast.unparse(base) for base in node.bases)
+            yield node.name, "Protocol" if "Protocol" in bases else str(path)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if re.fullmatch("(?:[A-Z][a-z]+)+", name):
+                yield name, ast.unparse(node.value)
+
+
+def places_of_kinds():
+    """Name -> {how it is defined: its modules below the framework's package}."""
+    found = {}
+    for name, path in MODULES.items():
+        _, inside, *below = [*name.split("."), ""]
+        same_place = ".".join(below) if inside in ("pytorch", "keras") else name
+        for kind, text in defined_kinds(path):
+            found.setdefault(kind, {}).setdefault(text, set()).add(same_place)
+    return found
+
+
+def test_one_word_is_one_thing():
+    """A class or an alias of one name stands in both frameworks at the same place, or twice alike.
+
+    A Protocol of the core has the name of what fulfils it.
+    """
+    several = {
+        kind: sorted(set().union(*places.values()))
+        for kind, definitions in places_of_kinds().items()
+        for places in [{text: at for text, at in definitions.items() if text != "Protocol"}]
+        if len(places) > 1 and len(set().union(*places.values())) > 1
+    }
+    assert several == {}
+
+
+PARTICIPLES = re.compile(
+    r"_?(?:[a-z]+ed|begun|built|chosen|drawn|found|given|gone|heard|kept|known|learnt|lost"
+    r"|made|met|said|seen|shown|taken|taught|told|written)(?:_(?:as|at|before|by|from|in|into|like"
+    r"|on|to))?"
+)
+RIDDLES = {"said", "told", "what", "who", "whom", "own", "those"}
+VERBS = {"_feed", "_need", "_seed", "embed", "exceed", "feed", "need", "proceed", "seed", "speed"}
+
+
+def named_things(path):
+    """(what it is, its name, its line) of functions and variables."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield "function", node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield "variable", node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield "variable", node.id, node.lineno
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples"])
+def test_names_say_what_is_done_and_what_is_held(folder):
+    """Functions are verbs and nouns, not past participles; variables are no riddles."""
+    riddles = [
+        f"{path.name}:{line} {name}"
+        for path in sorted((TESTS.parent / folder).rglob("*.py"))
+        for thing, name, line in named_things(path)
+        if (thing == "variable" and name in RIDDLES)
+        or (thing == "function" and name not in VERBS and PARTICIPLES.fullmatch(name))
+    ]
+    assert riddles == []
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def compare(directory, comparison=None, **options):
 
 
 @pytest.fixture(scope="session")
-def compared(tmp_path_factory):
+def comparison_run(tmp_path_factory):
     """(results, directory) of a comparison that nothing interrupted."""
     directory = tmp_path_factory.mktemp("compared") / "whole"
     return compare(directory), directory

@@ -37,8 +37,8 @@ def own_norm(facts):
     return sum(np.abs(rows).sum(axis=1) for rows in facts.filters)
 
 
-def test_models_and_data_of_ones_own_are_compared(compared, tmp_path):
-    results, directory = compared
+def test_models_and_data_of_ones_own_are_compared(comparison_run, tmp_path):
+    results, directory = comparison_run
     train, validation, test = splits()
     model = dense_model(directory)
     compared = sec.compare(

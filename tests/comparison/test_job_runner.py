@@ -29,8 +29,8 @@ def accuracy(model, split):
         return float((model(torch.from_numpy(images)).argmax(1).numpy() == labels).mean())
 
 
-def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(compared):
-    results, directory = compared
+def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(comparison_run):
+    results, directory = comparison_run
     outcome = next(
         one for one in results.outcomes if (one.strategy, one.amount, one.seed) == ("l1", 0.6, 1)
     )
@@ -58,8 +58,8 @@ def test_a_job_is_what_the_public_calls_and_a_plain_loop_make_of_it(compared):
     assert outcome.accuracy == pytest.approx(accuracy(pruned.model.eval(), validation))
 
 
-def test_the_share_removed_is_the_one_asked_for(compared):
-    results, _ = compared
+def test_the_share_removed_is_the_one_asked_for(comparison_run):
+    results, _ = comparison_run
     assert len(results.outcomes) == 2 * 2 * 2
     for row in results.rows:
         assert row["amount"] <= row["params_removed"] < row["amount"] + 0.06

@@ -19,8 +19,8 @@ def dense_model(directory, seed=0):
     return sec.load(model, directory / "dense" / f"seed-{seed}.safetensors").eval()
 
 
-def test_tables_hold_mean_and_spread_over_seeds(compared):
-    results, directory = compared
+def test_tables_hold_mean_and_spread_over_seeds(comparison_run):
+    results, directory = comparison_run
     files = [json.loads(path.read_text()) for path in (directory / "jobs").glob("*.json")]
     accuracies = [
         one["accuracy"] for one in files if (one["strategy"], one["amount"]) == ("l1", 0.3)
@@ -37,8 +37,8 @@ def test_tables_hold_mean_and_spread_over_seeds(compared):
     assert shown in str(results)
 
 
-def test_norms_are_those_of_the_dense_model(compared):
-    _, directory = compared
+def test_norms_are_those_of_the_dense_model(comparison_run):
+    _, directory = comparison_run
     dense = json.loads((directory / "dense" / "seed-0.json").read_text())
     model = dense_model(directory)
     weights = {

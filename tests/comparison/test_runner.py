@@ -42,7 +42,7 @@ class Stopping(ComparisonCallback):
             raise KeyboardInterrupt
 
 
-def test_it_goes_on_where_it_was_broken_off(compared, tmp_path):
+def test_it_goes_on_where_it_was_broken_off(comparison_run, tmp_path):
     first, second = Stopping(3), Stopping(99)
     with pytest.raises(KeyboardInterrupt):
         compare(tmp_path / "a", callback=first)
@@ -50,10 +50,10 @@ def test_it_goes_on_where_it_was_broken_off(compared, tmp_path):
     assert len(first.done) == 3
     assert len(second.done) == 5
     assert not set(first.done) & set(second.done)
-    assert numbers(results.outcomes) == numbers(compared[0].outcomes)
+    assert numbers(results.outcomes) == numbers(comparison_run[0].outcomes)
 
 
-def test_it_survives_a_kill(compared, tmp_path):
+def test_it_survives_a_kill(comparison_run, tmp_path):
     place = tmp_path / "killed"
     code = "import sys; from comparison.conftest import carried_out; carried_out(sys.argv[1])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -67,7 +67,7 @@ def test_it_survives_a_kill(compared, tmp_path):
     assert done >= 2
     results = compare(place)
     # Another process may compute with another number of threads, which round differently.
-    pairs = zip(numbers(results.outcomes), numbers(compared[0].outcomes), strict=True)
+    pairs = zip(numbers(results.outcomes), numbers(comparison_run[0].outcomes), strict=True)
     for present, expected in pairs:
         for name, value in expected.items():
             near = pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value
@@ -88,18 +88,18 @@ def test_strategies_may_be_added_and_nothing_else_may_change(tmp_path):
     assert [path.stem for path in (tmp_path / "jobs").glob("*")] == ["l2-30-seed0"]
 
 
-def test_processes_side_by_side_come_to_the_same(compared, tmp_path):
+def test_processes_side_by_side_come_to_the_same(comparison_run, tmp_path):
     comparison = settings_of(seeds=1, amounts=(0.3,))
     results = run_comparison(comparison, tmp_path, ProcessExecutor(2))
-    expected = [o for o in compared[0].outcomes if o.seed == 0 and o.amount == 0.3]
+    expected = [o for o in comparison_run[0].outcomes if o.seed == 0 and o.amount == 0.3]
     assert numbers(results.outcomes) == numbers(expected)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_a_ray_cluster_comes_to_the_same(compared, tmp_path):
+def test_a_ray_cluster_comes_to_the_same(comparison_run, tmp_path):
     comparison = settings_of(seeds=1, amounts=(0.3,))
     results = run_comparison(comparison, tmp_path, RayExecutor("local"))
-    expected = [o for o in compared[0].outcomes if o.seed == 0 and o.amount == 0.3]
+    expected = [o for o in comparison_run[0].outcomes if o.seed == 0 and o.amount == 0.3]
     assert len(expected) == 2
     assert numbers(results.outcomes) == numbers(expected)

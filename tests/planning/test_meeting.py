@@ -104,7 +104,7 @@ def test_a_time_is_met_by_timing_the_result(classifier, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model, images, _ = classifier
 
-    def fitted(self, cuts, repeats):
+    def time_fit(self, cuts, repeats):
         kept = [64 - len(c.channels["0"].removed if c.channels else ()) for c in cuts]
         return [Timing((k / 1000,), (k / 64,)) for k in kept]
 
@@ -117,7 +117,7 @@ def test_a_time_is_met_by_timing_the_result(classifier, tmp_path, monkeypatch):
     def runner(self, small, *rest):
         widths.append(small[0].out_features)
 
-    monkeypatch.setattr(profiling.CutBench, "times", fitted)
+    monkeypatch.setattr(profiling.CutBench, "times", time_fit)
     monkeypatch.setattr(meeting, "compare_times", time_runs)
     monkeypatch.setattr("secateurs.pytorch.runner", lambda m, *rest: runner(None, m))
     found = sec.prune(model, images[:1], sec.Budget(latency=0.5, threads=1), multiple=1)

@@ -136,7 +136,7 @@ class Block(nn.Module):
     def _pad(self, x):
         return self.conv(F.pad(x, (1, 0, 0, 1), mode="reflect"))[..., 1:, 1:]
 
-    def _shared(self, x):
+    def _run_shared(self, x):
         return self.conv(F.relu(self.conv(x)))
 
     def _split(self, x):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from secateurs.backends import Loss
     from secateurs.training.task import LearningTask
 
-Indices = NDArray[np.int64] | Sequence[int]
+IndexSequence = NDArray[np.int64] | Sequence[int]
 """Which examples."""
 
 
@@ -184,7 +184,7 @@ def batches_again(source: object) -> Iterable[object]:
     return source if isinstance(source, Sized) else ()
 
 
-def rows_of(batch: object, rows: Indices) -> object:
+def rows_of(batch: object, rows: IndexSequence) -> object:
     """Some examples of a batch."""
     if isinstance(batch, Mapping):
         return {key: rows_of(value, rows) for key, value in batch.items()}

@@ -11,7 +11,7 @@ Fields = Mapping[str, int | float]
 """Dotted path of a field, with a place in a list as its last part -> its value."""
 
 
-class Configuration(Protocol):
+class NumberedConfiguration(Protocol):
     """Numbers that a model can be built from anew, and what they build."""
 
     @property

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import CHANNELS, ONE_OR_MORE_NAMES, instance, takes
 from secateurs.channels.blocks import Block, BlockCut, table_of_blocks
-from secateurs.channels.configuration import Configuration
+from secateurs.channels.configuration import NumberedConfiguration
 from secateurs.channels.cost import Contraction, Cost
 from secateurs.channels.cut import Cache, ChannelCut, Cut, Rescaling
 from secateurs.channels.cut_parts import change_sizes, cut_tensors, rescale
@@ -89,7 +89,7 @@ class Source(Protocol):
         """The residual blocks that can go whole, in the order in which they run."""
         ...
 
-    def configuration(self) -> Configuration | None:
+    def configuration(self) -> NumberedConfiguration | None:
         """What the model's own configuration can say of its widths; None where it has none."""
         ...
 

@@ -10,13 +10,19 @@ import numpy as np
 import typer
 
 from secateurs.calibration.ablation import Ablation
-from secateurs.cli.options import Directory, Images, list_fixed_options, options_in, with_options
+from secateurs.cli.options import (
+    Directory,
+    ImagesOption,
+    list_fixed_options,
+    options_in,
+    with_options,
+)
 from secateurs.cli.show import console, waiting
 from secateurs.cli.tasks import TASK_OPTIONS, probe_from
 from secateurs.errors import SecateursError
 from secateurs.files import check_can_hold, write_atomically
 
-Mode = Annotated[
+ModeOption = Annotated[
     Literal["exact", "racing"],
     typer.Option(
         help="exact removes every channel on every image; racing only finds the lowest --share, "
@@ -47,8 +53,8 @@ def register(app: typer.Typer) -> None:
 
 def ablate_command(
     *,
-    images: Images = 256,
-    mode: Mode = "exact",
+    images: ImagesOption = 256,
+    mode: ModeOption = "exact",
     share: Share_ = 0.2,
     best: Best = None,
     directory: Directory = Path("ablation"),

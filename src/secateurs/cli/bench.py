@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from secateurs.cli.models import build_model
-from secateurs.cli.options import Classes, Device, Input, ModelOptions, Overwrite, Weights
+from secateurs.cli.options import (
+    Classes,
+    Device,
+    InputOption,
+    ModelOptions,
+    Overwrite,
+    WeightsOption,
+)
 from secateurs.cli.show import console, waiting
 from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError, UnknownNameError
@@ -51,8 +58,8 @@ def register(app: typer.Typer) -> None:
 
 def bench_command(
     models: Models,
-    weights: Weights = None,
-    shape: Input = "1x3x224x224",
+    weights: WeightsOption = None,
+    shape: InputOption = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
     runtime: Runtimes = None,

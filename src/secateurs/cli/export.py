@@ -12,16 +12,16 @@ from secateurs.cli.models import build_model, calibration_images, load_data
 from secateurs.cli.options import (
     Classes,
     Crop,
-    Images,
-    Input,
+    ImagesOption,
+    InputOption,
     Int8,
     ModelName,
     ModelOptions,
     Normalise,
     OutputFile,
     Overwrite,
-    Size,
-    Weights,
+    SizeOption,
+    WeightsOption,
 )
 from secateurs.cli.show import console, waiting
 from secateurs.cli.vocabulary import HELP
@@ -49,17 +49,17 @@ def register(app: typer.Typer) -> None:
 def export_command(
     model: ModelName,
     to: To = "onnx",
-    weights: Weights = None,
-    shape: Input = "1x3x224x224",
+    weights: WeightsOption = None,
+    shape: InputOption = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
     output: OutputFile = None,
     int8: Int8 = False,
     precision: Precision = "float32",
     data: DataName = None,
-    images: Images = 256,
+    images: ImagesOption = 256,
     normalise: Normalise = None,
-    size: Size = None,
+    size: SizeOption = None,
     crop: Crop = None,
     overwrite: Overwrite = False,
 ) -> None:

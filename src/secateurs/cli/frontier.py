@@ -14,15 +14,15 @@ from secateurs.cli.options import (
     Crop,
     Directory,
     Distil,
-    Images,
-    Input,
+    ImagesOption,
+    InputOption,
     ModelName,
     ModelOptions,
     Normalise,
-    Size,
+    SizeOption,
     TaskName,
     TokenizerOf,
-    Weights,
+    WeightsOption,
     shares_from,
 )
 from secateurs.cli.show import console, waiting
@@ -32,8 +32,8 @@ from secateurs.cli.vocabulary import HELP
 from secateurs.errors import UnknownNameError, nearest
 from secateurs.files import check_can_hold
 
-DataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
-Unit = Annotated[str, typer.Option(help=HELP["unit"])]
+RequiredDataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
+UnitOption = Annotated[str, typer.Option(help=HELP["unit"])]
 Shares = Annotated[
     list[str] | None,
     typer.Option(
@@ -54,19 +54,19 @@ def register(app: typer.Typer) -> None:
 
 def frontier_command(
     model: ModelName,
-    data: DataName,
-    weights: Weights = None,
-    shape: Input = "1x3x224x224",
+    data: RequiredDataName,
+    weights: WeightsOption = None,
+    shape: InputOption = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
-    images: Images = 512,
+    images: ImagesOption = 512,
     normalise: Normalise = None,
-    size: Size = None,
+    size: SizeOption = None,
     crop: Crop = None,
     tokenizer: TokenizerOf = None,
     task: TaskName = None,
     criterion: CriterionName = None,
-    unit: Unit = "macs",
+    unit: UnitOption = "macs",
     shares: Shares = None,
     distil: Distil = None,
     keep: Keep = None,

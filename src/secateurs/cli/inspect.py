@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from secateurs.cli.models import build_model
-from secateurs.cli.options import Classes, Input, ModelName, ModelOptions, Weights
+from secateurs.cli.options import Classes, InputOption, ModelName, ModelOptions, WeightsOption
 from secateurs.cli.show import console, print_network, waiting
 
 
@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def inspect_command(
     model: ModelName,
-    weights: Weights = None,
-    shape: Input = "1x3x224x224",
+    weights: WeightsOption = None,
+    shape: InputOption = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
 ) -> None:

@@ -19,17 +19,17 @@ from secateurs.settings.base import Settings
 _HIDDEN = ("width", "stem")
 """Of MODEL alone, and so options of it: -o width=16."""
 
-Plain = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
+PlainType = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
 
 ModelName = Annotated[
     str,
     typer.Argument(metavar="MODEL", help=HELP["model"]),
 ]
-Weights = Annotated[
+WeightsOption = Annotated[
     str | None,
     typer.Option(metavar="FILE", help=HELP["weights"]),
 ]
-Input = Annotated[
+InputOption = Annotated[
     str,
     typer.Option(
         "--input",
@@ -62,9 +62,9 @@ RuntimeName = Annotated[
 BatchSize = Annotated[int | None, typer.Option("--batch", metavar="N", help=HELP["batch"])]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", help=HELP["threads"])]
 Normalise = Annotated[str | None, typer.Option(metavar="HOW", help=HELP["normalise"])]
-Size = Annotated[int | None, typer.Option(metavar="PIXELS", help=HELP["size"])]
+SizeOption = Annotated[int | None, typer.Option(metavar="PIXELS", help=HELP["size"])]
 Crop = Annotated[float | None, typer.Option(metavar="SHARE", help=HELP["crop"])]
-Images = Annotated[int, typer.Option(metavar="N", help=HELP["images"])]
+ImagesOption = Annotated[int, typer.Option(metavar="N", help=HELP["images"])]
 CriterionName = Annotated[str | None, typer.Option("--criterion", help=HELP["criterion"])]
 Amounts = Annotated[
     list[str] | None, typer.Option("--amounts", metavar="A,B,...", help=HELP["amounts"])
@@ -116,7 +116,7 @@ def options_of(
 
 def option(
     name: str,
-    kind: Plain,
+    kind: PlainType,
     help_text: str,
     panel: str,
     choices: Sequence[str] = (),
@@ -190,10 +190,10 @@ def attribute_docs(settings: type[Settings]) -> dict[str, str]:
     return {name: " ".join(lines).replace("``", "") for name, lines in descriptions.items()}
 
 
-def plain_type(annotation: Any) -> Plain:
+def plain_type(annotation: Any) -> PlainType:
     """What a command line can be given for a setting: a number, yes or no, text, or texts."""
     if annotation in (int, float, bool, str):
-        plain: Plain = annotation
+        plain: PlainType = annotation
         return plain
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

@@ -12,12 +12,12 @@ from secateurs.cli.options import (
     Classes,
     Device,
     Fresh,
-    Input,
+    InputOption,
     ModelName,
     ModelOptions,
     RuntimeName,
     Threads,
-    Weights,
+    WeightsOption,
 )
 from secateurs.cli.show import console, waiting
 
@@ -31,8 +31,8 @@ def register(app: typer.Typer) -> None:
 
 def profile_command(
     model: ModelName,
-    weights: Weights = None,
-    shape: Input = "1x3x224x224",
+    weights: WeightsOption = None,
+    shape: InputOption = "1x3x224x224",
     option: ModelOptions = None,
     classes: Classes = None,
     runtime: RuntimeName = "eager",

@@ -12,7 +12,7 @@ from secateurs.cli.options import (
     Amounts,
     CriterionName,
     Directory,
-    Images,
+    ImagesOption,
     list_fixed_options,
     options_in,
     shares_from,
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 def sensitivity_command(
     *,
-    images: Images = 512,
+    images: ImagesOption = 512,
     criterion: CriterionName = "l1",
     amounts: Amounts = None,
     directory: Directory = Path("sensitivity"),

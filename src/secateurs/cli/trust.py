@@ -29,14 +29,14 @@ from secateurs.models.names import is_keras_file
 from secateurs.settings.base import Code
 from secateurs.settings.study import Configuration
 
-Settings = TypeVar("Settings", Configuration, Comparison)
+Trusted = TypeVar("Trusted", Configuration, Comparison)
 
 _MODELS = ("torchvision", "timm", "transformers", "hf")
 _DATA = ("folder", "grey", "text", "vehicles")
 """What stands before a colon and is no module: in a model's name, and in one of data."""
 
 
-def note_code(settings: Settings) -> Settings:
+def note_code(settings: Trusted) -> Trusted:
     """The settings of a command line, with the hash of the code they name; trusted from now on."""
     code = _code_now(settings)
     noted = settings.model_copy(update={"code": code})

@@ -18,7 +18,7 @@ from secateurs.errors import SecateursError
 from secateurs.study.learning import learner_of, learning_named
 from secateurs.training.learner import Learner
 
-Result = tuple[DenseResult, bytes] | Outcome
+JobResult = tuple[DenseResult, bytes] | Outcome
 
 _LIVES = 3
 """Times that a job is tried whose process is killed."""
@@ -51,7 +51,7 @@ class WorkItem:
 class Executor(Protocol):
     """Carries orders out, in any order."""
 
-    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
         """Each order with what it came to, as they are done."""
         ...
 
@@ -62,7 +62,7 @@ class SerialExecutor:
 
     contest: JobRunner
 
-    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
         """Each order with what it came to."""
         for order in orders:
             yield order, _run_job(self.contest, order)
@@ -78,7 +78,7 @@ class ProcessExecutor:
 
     count: int
 
-    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
         """Each order with what it came to, as they are done."""
         waiting = list(orders)
         try:
@@ -104,7 +104,7 @@ class RayExecutor:
     address: str
     cores: int = 1
 
-    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
+    def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
         """Each order with what it came to, as they are done."""
         ray = _ray()
         begun = not ray.is_initialized()
@@ -116,7 +116,9 @@ class RayExecutor:
             if begun:
                 ray.shutdown()
 
-    def _carry_out(self, ray: Any, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Result]]:
+    def _carry_out(
+        self, ray: Any, orders: Sequence[WorkItem]
+    ) -> Iterator[tuple[WorkItem, JobResult]]:
         carry_out = ray.remote(num_cpus=self.cores, max_retries=_LIVES - 1)(carry_out_order)
         shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with every job
         running = {}
@@ -139,7 +141,7 @@ class RayExecutor:
                 yield running.pop(reference), result
 
 
-def carry_out_order(order: WorkItem, dense: bytes = b"") -> Result:
+def carry_out_order(order: WorkItem, dense: bytes = b"") -> JobResult:
     """Carry one order out in a process of a crew."""
     contest = _contest(order.comparison, tuple(order.pruners.items()))
     if dense:
@@ -168,7 +170,7 @@ def _contest(comparison: str, pruners: tuple[tuple[str, PrunerFunction], ...]) -
     return JobRunner(settings, learner_factory(settings), dict(pruners))
 
 
-def _run_job(contest: JobRunner, order: WorkItem) -> Result:
+def _run_job(contest: JobRunner, order: WorkItem) -> JobResult:
     if order.job is None:
         return contest.train_dense(order.seed)
     return contest.run(order.job, order.dense)
@@ -179,7 +181,7 @@ def _prepare(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[WorkItem, Result]]:
+def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[WorkItem, JobResult]]:
     """Each order with what it came to, in processes that are kept; they share the cores evenly.
 
     Raises:
@@ -200,7 +202,7 @@ def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[Work
         pool.shutdown(cancel_futures=True)
 
 
-def _apart(order: WorkItem, count: int) -> Result:
+def _apart(order: WorkItem, count: int) -> JobResult:
     """What an order comes to in a process of its own, tried again where that is killed."""
     for _ in range(_LIVES):
         try:

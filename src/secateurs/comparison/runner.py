@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateurs.arguments import takes_as_annotated
-from secateurs.comparison.executors import Executor, Result, WorkItem
+from secateurs.comparison.executors import Executor, JobResult, WorkItem
 from secateurs.comparison.job_runner import DenseResult, Outcome, PrunerFunction
 from secateurs.comparison.results import Results
 from secateurs.comparison.settings import NOTHING, Comparison, parse_job
@@ -102,7 +102,7 @@ def write(results: Results, directory: Path) -> Path:
     return contest_page.write(results.to_plain(), directory)
 
 
-def _keep(ledger: ResultStore, result: Result, callback: ComparisonCallback) -> None:
+def _keep(ledger: ResultStore, result: JobResult, callback: ComparisonCallback) -> None:
     if isinstance(result, Outcome):
         ledger.keep(result)
         callback.end_job(result)

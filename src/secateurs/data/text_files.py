@@ -27,7 +27,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 }
 _READ = (".txt", ".jsonl")
 
-Arrays = dict[str, NDArray[np.int64]]
+TokenArrays = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def load_texts(
     seed: int = 0,
     limit: int | None = None,
     masked: bool = False,
-) -> tuple[Arrays, Arrays, Arrays]:
+) -> tuple[TokenArrays, TokenArrays, TokenArrays]:
     r"""(train, validation, test) of a file of texts, or of a folder of such files.
 
     Args:
@@ -210,7 +210,7 @@ def _longest(parts: Mapping[str, Texts], tokenizer: Tokenizer) -> int:
     return min(int(next(iter(rows.values())).shape[1]), DEFAULT_LENGTH)
 
 
-def _mask(arrays: Arrays, tokenizer: Any, seed: int) -> Arrays:
+def _mask(arrays: TokenArrays, tokenizer: Any, seed: int) -> TokenArrays:
     """The same with some tokens hidden, which are the labels; all others are passed over."""
     hidden = getattr(tokenizer, "mask_token_id", None)
     if hidden is None:

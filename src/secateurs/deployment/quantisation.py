@@ -120,7 +120,7 @@ def _quantize_file(path: Path, output: Path, name: str, images: NDArray[Any]) ->
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class OrderedReader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._batches: Iterator[NDArray[Any]] = iter(
                 [images[at : at + 16] for at in range(0, len(images), 16)]
@@ -137,7 +137,7 @@ def _quantize_file(path: Path, output: Path, name: str, images: NDArray[Any]) ->
         quantize_static(
             str(ready),
             str(output),
-            Reader(),
+            OrderedReader(),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

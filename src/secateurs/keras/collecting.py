@@ -8,11 +8,16 @@ from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.network import Network
 from secateurs.keras.ablation.removal import Removals
 from secateurs.keras.statistics.collector import start_pass
-from secateurs.keras.statistics.loss import Loss
+from secateurs.keras.statistics.loss import BatchLoss
 
 
 def collect_statistics(
-    network: Network, needs: Need, data: object, *, loss: Loss | None = None, caller: str = "gather"
+    network: Network,
+    needs: Need,
+    data: object,
+    *,
+    loss: BatchLoss | None = None,
+    caller: str = "gather",
 ) -> CalibrationStatistics:
     """All that these needs take, in one pass over the calibration data and in bounded memory.
 

@@ -46,7 +46,7 @@ R = TypeVar("R")
 Objective = Callable[..., BackendTensor]
 """(tensors, *rest) -> a single number that is to be differentiated with respect to the tensors."""
 
-Slopes = Callable[..., list[NDArray[np.floating]]]
+SlopeFunction = Callable[..., list[NDArray[np.floating]]]
 """(tensors, *rest) -> a gradient for each of the tensors."""
 
 __all__ = [
@@ -666,7 +666,7 @@ def compile_function(function: Callable[P, R]) -> Callable[P, R]:
     return whole
 
 
-def gradient_of(function: Objective) -> Slopes:
+def gradient_of(function: Objective) -> SlopeFunction:
     """(tensors, *rest) -> the gradients of ``function(tensors, *rest)``, a single number."""
     kind = keras.backend.backend()
     if kind == "jax":

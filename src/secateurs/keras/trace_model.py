@@ -30,7 +30,7 @@ from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.surgery.dry_run import Tie, settle_
 from secateurs.keras.tracing import rules
 from secateurs.keras.tracing.blocks import find_blocks
-from secateurs.keras.tracing.interpreter import OpInterpreter, Site
+from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter
 from secateurs.keras.tracing.op_record import OpRecord, Value
 from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Tracer
 
@@ -166,7 +166,7 @@ def _examples(
 def _step(
     tracer: Tracer,
     model: keras.Model,
-    site: Site,
+    site: CallSite,
     arguments: Sequence[object],
     keywords: dict[str, object],
 ) -> object:

@@ -223,7 +223,7 @@ def is_depthwise(network: Network, tensor: Tensor) -> bool:
 
 
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 _LEAST = 1e-12

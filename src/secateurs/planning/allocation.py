@@ -22,7 +22,7 @@ from secateurs.channels.arrays import Floats
 from secateurs.errors import BudgetError
 from secateurs.planning.widths import WidthCosts
 
-Widths = NDArray[np.int64]
+WidthArray = NDArray[np.int64]
 
 SIXTEENTHS = (1, 2, 4)
 """How many sixteenths of a group may go in one step: curves that are steep first and flat later
@@ -55,21 +55,21 @@ class Problem:
     """
 
     curves: Sequence[Floats]
-    choices: Sequence[Widths]
+    choices: Sequence[WidthArray]
     costs: WidthCosts
     limits: Mapping[str, float]
-    around: Widths | None = None
+    around: WidthArray | None = None
     saves: str | None = None
     _units: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_units", tuple(self.limits))
 
-    def loss(self, widths: Widths) -> float:
+    def loss(self, widths: WidthArray) -> float:
         """The sum of the groups' losses."""
         return float(self.losses(widths[None])[0])
 
-    def losses(self, many: Widths) -> Floats:
+    def losses(self, many: WidthArray) -> Floats:
         """The same of many choices, shape (choices, groups)."""
         columns = [curve[many[:, place]] for place, curve in enumerate(self.curves)]
         if self.around is not None:  # of a block that is gone, only its own loss counts
@@ -78,21 +78,21 @@ class Problem:
         total: Floats = np.sum(columns, axis=0)
         return total
 
-    def places(self, widths: Widths) -> Iterator[tuple[int, Widths, int]]:
+    def places(self, widths: WidthArray) -> Iterator[tuple[int, WidthArray, int]]:
         """(place, its choices, which of them it has) of what is not in a block that is gone."""
         for place, choice in enumerate(self.choices):
             block = -1 if self.around is None else int(self.around[place])
             if block < 0 or widths[block]:
                 yield place, choice, int(np.searchsorted(choice, widths[place]))
 
-    def excess(self, many: Widths) -> Floats:
+    def excess(self, many: WidthArray) -> Floats:
         """By how much each choice is above the limits, as shares of them, summed; 0 fits."""
         costs = self.costs.costs(many, self._units)
         over = [np.maximum(costs[unit] / self.limits[unit] - 1, 0) for unit in self._units]
         total: Floats = np.sum(over, axis=0)
         return np.where(total < 1e-9, 0, total)
 
-    def use(self, many: Widths) -> Floats:
+    def use(self, many: WidthArray) -> Floats:
         """What each choice takes of what is saved: of the limits, as shares summed over units."""
         if self.saves is not None:
             return self.costs.costs(many, [self.saves])[self.saves]
@@ -100,7 +100,7 @@ class Problem:
         total: Floats = np.sum([costs[unit] / self.limits[unit] for unit in self._units], axis=0)
         return total
 
-    def at_most(self, widths: Widths) -> Problem:
+    def at_most(self, widths: WidthArray) -> Problem:
         """The same with one more limit: to take no more of what is saved than these widths do."""
         if self.saves is None:
             return self
@@ -108,7 +108,7 @@ class Problem:
         return replace(self, limits={**self.limits, self.saves: taken}, saves=None)
 
 
-def allocate(problem: Problem) -> Widths:
+def allocate(problem: Problem) -> WidthArray:
     """The widths of least summed loss that meet the limits, as far as greed and swaps find them.
 
     Where something else is to be saved, the steps down are those of least loss for that, and swaps
@@ -134,14 +134,14 @@ def allocate(problem: Problem) -> Widths:
     return _whole_in_gone_blocks(problem, widths)
 
 
-def _whole_in_gone_blocks(problem: Problem, widths: Widths) -> Widths:
+def _whole_in_gone_blocks(problem: Problem, widths: WidthArray) -> WidthArray:
     """The widths without those of groups that go with their block."""
     there = {place for place, _, _ in problem.places(widths)}
     full = [choice[-1] for choice in problem.choices]
     return np.array([w if p in there else full[p] for p, w in enumerate(widths.tolist())])
 
 
-def _narrow(problem: Problem, widths: Widths) -> Widths:
+def _narrow(problem: Problem, widths: WidthArray) -> WidthArray:
     """Greedily, until the limits are met."""
     while (now := float(problem.excess(widths[None])[0])) > 0:
         options = _steps_down(problem, widths)
@@ -161,7 +161,7 @@ def _narrow(problem: Problem, widths: Widths) -> Widths:
     return widths
 
 
-def _steps_down(problem: Problem, widths: Widths) -> Widths:
+def _steps_down(problem: Problem, widths: WidthArray) -> WidthArray:
     """The widths one step away, each with one group narrower; (options, groups)."""
     options = []
     for place, choice, at in problem.places(widths):
@@ -171,13 +171,13 @@ def _steps_down(problem: Problem, widths: Widths) -> Widths:
     return np.array(options)
 
 
-def _with(widths: Widths, place: int, width: int) -> Widths:
+def _with(widths: WidthArray, place: int, width: int) -> WidthArray:
     changed = widths.copy()
     changed[place] = width
     return changed
 
 
-def _fill(problem: Problem, widths: Widths, but: int = -1) -> Widths:
+def _fill(problem: Problem, widths: WidthArray, but: int = -1) -> WidthArray:
     """What the limits have room for is given back (``but`` to one group), the most gain first."""
     while True:
         options = [
@@ -196,7 +196,7 @@ def _fill(problem: Problem, widths: Widths, but: int = -1) -> Widths:
         widths = many[int((gains / taken).argmax())]
 
 
-def _swap(problem: Problem, widths: Widths) -> Widths | None:
+def _swap(problem: Problem, widths: WidthArray) -> WidthArray | None:
     """The best exchange of width between two groups; None where none is better."""
     tried = _narrow_and_fill(problem, widths) if len(widths) <= MOST_GROUPS_TO_FILL else []
     options = _exchanges(problem, widths)
@@ -207,7 +207,7 @@ def _swap(problem: Problem, widths: Widths) -> Widths | None:
     return best if problem.loss(best) < problem.loss(widths) - 1e-9 else None
 
 
-def _narrow_and_fill(problem: Problem, widths: Widths) -> list[Widths]:
+def _narrow_and_fill(problem: Problem, widths: WidthArray) -> list[WidthArray]:
     """One group one or two steps down, and what that gives room for given to any others."""
     options = []
     for place, choice, at in problem.places(widths):
@@ -218,7 +218,7 @@ def _narrow_and_fill(problem: Problem, widths: Widths) -> list[Widths]:
     return options
 
 
-def _exchanges(problem: Problem, widths: Widths) -> Widths:
+def _exchanges(problem: Problem, widths: WidthArray) -> WidthArray:
     """One group a step up, another as far down as the limits ask, or one down alone."""
     wider = _steps_up(problem, widths)
     if len(widths) > MOST_GROUPS_TO_FILL:
@@ -238,9 +238,9 @@ def _exchanges(problem: Problem, widths: Widths) -> Widths:
     return np.array(options) if options else np.zeros((0, len(widths)), np.int64)
 
 
-def _steps_up(problem: Problem, widths: Widths) -> list[tuple[int, Widths]]:
+def _steps_up(problem: Problem, widths: WidthArray) -> list[tuple[int, WidthArray]]:
     """(group, all widths with that one wider), by one choice or a sixteenth of them."""
-    found: list[tuple[int, Widths]] = []
+    found: list[tuple[int, WidthArray]] = []
     for up, choice, at in problem.places(widths):
         found += [
             (up, _with(widths, up, int(choice[at + step])))
@@ -251,7 +251,7 @@ def _steps_up(problem: Problem, widths: Widths) -> list[tuple[int, Widths]]:
 
 
 def _likely_pairs(
-    problem: Problem, widths: Widths, wider: Sequence[tuple[int, Widths]]
+    problem: Problem, widths: WidthArray, wider: Sequence[tuple[int, WidthArray]]
 ) -> list[tuple[int, int]]:
     """(place in ``wider``, the group that gives width), of least loss at the present prices."""
     owners, lower = _steps_far_down(problem, widths)
@@ -270,10 +270,10 @@ def _likely_pairs(
     return list(dict.fromkeys(pairs))[:EXCHANGES_TRIED]
 
 
-def _steps_far_down(problem: Problem, widths: Widths) -> tuple[Widths, Widths]:
+def _steps_far_down(problem: Problem, widths: WidthArray) -> tuple[WidthArray, WidthArray]:
     """(group, all widths with that one narrower), in steps that grow."""
     owners: list[int] = []
-    rows: list[Widths] = []
+    rows: list[WidthArray] = []
     for down, choice, at in problem.places(widths):
         if at:
             steps = np.unique(np.geomspace(1, at, LOWER_WIDTHS).round().astype(np.int64))
@@ -282,7 +282,7 @@ def _steps_far_down(problem: Problem, widths: Widths) -> tuple[Widths, Widths]:
     return np.array(owners, np.int64), np.array(rows, np.int64)
 
 
-def _down_to_fit(problem: Problem, widths: Widths, place: int) -> Widths | None:
+def _down_to_fit(problem: Problem, widths: WidthArray, place: int) -> WidthArray | None:
     """One group as much narrower as the limits ask; None where that is not enough."""
     choice = problem.choices[place]
     at = int(np.searchsorted(choice, widths[place]))
@@ -294,7 +294,7 @@ def _down_to_fit(problem: Problem, widths: Widths, place: int) -> Widths | None:
     return many[int(fits[-1])] if len(fits) else None
 
 
-def choices_of(width: int, floor: float, multiple: int) -> Widths:
+def choices_of(width: int, floor: float, multiple: int) -> WidthArray:
     """The widths a group may have: multiples, no less than the floor, and all of it.
 
     Args:

@@ -17,7 +17,7 @@ from math import gcd
 
 import numpy as np
 
-from secateurs.channels.configuration import Configuration, Fields
+from secateurs.channels.configuration import Fields, NumberedConfiguration
 from secateurs.channels.cut import Cut
 from secateurs.channels.groups import naming_member
 from secateurs.channels.network import Network
@@ -162,7 +162,7 @@ class Lengths:
 
 
 def find_moves(
-    network: Network, configuration: Configuration, skip: Collection[str] = ()
+    network: Network, configuration: NumberedConfiguration, skip: Collection[str] = ()
 ) -> list[Move]:
     """What a configuration can say of a network's widths.
 
@@ -194,7 +194,9 @@ def find_moves(
     return moves
 
 
-def _can_matter(lengths: Lengths, configuration: Configuration, dense: _Shapes, path: str) -> bool:
+def _can_matter(
+    lengths: Lengths, configuration: NumberedConfiguration, dense: _Shapes, path: str
+) -> bool:
     """Whether a field may, with others or alone, change how long the axes of groups are."""
     numbers = configuration.numbers
     value = numbers[path]
@@ -212,7 +214,7 @@ def _can_matter(lengths: Lengths, configuration: Configuration, dense: _Shapes, 
 def _move_of(
     leader: str,
     lengths: Lengths,
-    configuration: Configuration,
+    configuration: NumberedConfiguration,
     taken: Collection[str],
     dense: _Shapes,
 ) -> Move | None:

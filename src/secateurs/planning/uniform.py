@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.channels.configuration import Configuration
+from secateurs.channels.configuration import NumberedConfiguration
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
 from secateurs.errors import BudgetError
@@ -119,7 +119,7 @@ class Evenly:
         return moves
 
     @cached_property
-    def _configuration(self) -> Configuration | None:
+    def _configuration(self) -> NumberedConfiguration | None:
         return self.network.source.configuration()
 
     @cached_property
@@ -158,7 +158,7 @@ class _Search:
         self,
         network: Network,
         moves: Sequence[Move],
-        configuration: Configuration,
+        configuration: NumberedConfiguration,
         floor: float,
         scores: Scored,
     ) -> None:

@@ -19,7 +19,7 @@ _MOST_PREFIXES = 3
 _HEADS = re.compile(r"(^|\.)(fc|head|heads|classifier|linear|last_linear|output|logits)(\.|$)")
 
 
-Value = TypeVar("Value")
+AnyValue = TypeVar("AnyValue")
 
 
 class Shaped(Protocol):
@@ -72,10 +72,10 @@ def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, t
 
 
 def fit_names(
-    state: Mapping[str, Value],
+    state: Mapping[str, AnyValue],
     names: Mapping[str, object],
     own_name: Callable[[str], str] | None = None,
-) -> dict[str, Value]:
+) -> dict[str, AnyValue]:
     """The tensors under the model's own names, where a wrapper put something before them.
 
     What a wrapper holds besides the model (a loss's weights) is left out only where all of the
@@ -106,7 +106,7 @@ def fit_names(
     return {name: value for name, value in best.items() if name != "n_averaged"}
 
 
-def _without_prefix(state: Mapping[str, Value]) -> dict[str, Value]:
+def _without_prefix(state: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
     """The tensors without what stands before all of their names."""
     for prefix in ["", *_prefixes(state)][::-1]:
         inside = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

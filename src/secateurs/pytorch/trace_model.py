@@ -47,7 +47,7 @@ from secateurs.pytorch.tracing.siblings import (
 )
 from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
 
-Outputs = OutputName | Sequence[OutputName] | None
+OptionalOutputs = OutputName | Sequence[OutputName] | None
 
 BY_VALUES = "Traced on real tensors"
 """How the note begins of a network whose forward decides by values."""
@@ -196,7 +196,7 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     ]
 
 
-def _trace_somehow(model: nn.Module, example_inputs: object, outputs: Outputs) -> Network:
+def _trace_somehow(model: nn.Module, example_inputs: object, outputs: OptionalOutputs) -> Network:
     """On tensors without data, or on real ones where the forward pass cannot do without values."""
     try:
         return _trace_once(model, example_inputs, outputs)
@@ -226,7 +226,7 @@ def _what_stopped(error: BaseException | None) -> str:
 def _trace_once(
     model: nn.Module,
     example_inputs: object,
-    outputs: Outputs,
+    outputs: OptionalOutputs,
     *,
     concrete: bool = False,
     watch: bool = True,

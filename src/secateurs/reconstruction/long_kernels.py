@@ -21,7 +21,7 @@ from secateurs.calibration.least_squares import Refit
 from secateurs.channels.arrays import Array, Floats, Sums
 from secateurs.channels.equations import Ids
 
-Signals = Array
+SignalArray = Array
 """(images, channels, *sizes), or (images, outputs, *places)."""
 
 Spectra = NDArray[np.complex64]
@@ -104,7 +104,7 @@ class SignalSpectra:
         geometry: of the convolution.
     """
 
-    def __init__(self, x: Signals, geometry: KernelGeometry) -> None:
+    def __init__(self, x: SignalArray, geometry: KernelGeometry) -> None:
         self.images, self.channels, self.taps = len(x), x.shape[1], geometry.taps
         self._lengths = geometry.lengths(x.shape[2:])
         self._axes = tuple(range(2, x.ndim))
@@ -120,14 +120,14 @@ class SignalSpectra:
         )
         self._waves = _waves(geometry, self._lengths)
 
-    def contract(self, weights: Array) -> Signals:
+    def contract(self, weights: Array) -> SignalArray:
         """What the convolution gives, shape (images, outputs, *places)."""
         products = self._spectra @ self._conjugates(weights)
         moved = products.transpose(1, 2, 0).reshape(*products.shape[1:], *self._shape)
         whole = fft.irfftn(moved, self._lengths, self._axes)
         return np.ascontiguousarray(whole[(slice(None), slice(None), *self._places)])
 
-    def transpose(self, given: Signals) -> Array:
+    def transpose(self, given: SignalArray) -> Array:
         """The transpose of ``contract``, applied to signals of its result's shape."""
         spread = np.zeros((*given.shape[:2], *self._lengths), np.float32)
         spread[(slice(None), slice(None), *self._places)] = given
@@ -228,14 +228,14 @@ class ConjugateGradients:
     def __init__(
         self,
         signals: SignalSpectra,
-        wrong: Signals,
+        wrong: SignalArray,
         weights: Array,
         *,
         has_intercept: bool = True,
     ) -> None:
         self._signals, self._has_intercept = signals, has_intercept
         self.weights: Array = weights.astype(np.float32)
-        self.wrong: Signals = wrong
+        self.wrong: SignalArray = wrong
         # One matrix a frequency takes as much as so many images: with fewer, it costs more than it
         # saves.
         affordable = signals.channels <= signals.images
@@ -268,8 +268,8 @@ class ConjugateGradients:
         self._gradient, self._step, self._direction = gradient, step, step + direction * turn
         return direction, length
 
-    def _centre(self, given: Signals) -> Signals:
-        centred: Signals = given - _along(_mean(given), given) if self._has_intercept else given
+    def _centre(self, given: SignalArray) -> SignalArray:
+        centred: SignalArray = given - _along(_mean(given), given) if self._has_intercept else given
         return centred
 
 
@@ -277,16 +277,16 @@ def _as_it_is(gradient: Array) -> Array:
     return gradient
 
 
-def _but_outputs(given: Signals) -> tuple[int, ...]:
+def _but_outputs(given: SignalArray) -> tuple[int, ...]:
     return (0, *range(2, given.ndim))
 
 
-def _mean(given: Signals) -> Array:
+def _mean(given: SignalArray) -> Array:
     found: Array = given.mean(axis=_but_outputs(given), dtype=np.float64).astype(np.float32)
     return found
 
 
-def _along(vector: Array, given: Signals) -> Floats:
+def _along(vector: Array, given: SignalArray) -> Floats:
     return vector.reshape(1, -1, *[1] * (given.ndim - 2)).astype(np.float32)
 
 
@@ -299,8 +299,8 @@ class SignalRows:
         y: what it should give, shape (images, outputs, *places).
     """
 
-    x: Signals
-    y: Signals
+    x: SignalArray
+    y: SignalArray
 
     @classmethod
     def join(cls, parts: Sequence[SignalRows]) -> SignalRows:
@@ -371,11 +371,11 @@ class Fitted:
     """
 
     signals: SignalSpectra
-    wrong: Signals
+    wrong: SignalArray
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Found:
+class KernelFit:
     """Weights of least error on the images held out.
 
     Attributes:
@@ -401,7 +401,7 @@ def descend(
     most: int,
     *,
     has_intercept: bool,
-) -> Found:
+) -> KernelFit:
     """Conjugate gradients on some images, as long as they help on others.
 
     Args:
@@ -415,10 +415,10 @@ def descend(
     gradients = ConjugateGradients(fit.signals, fit.wrong, weights, has_intercept=has_intercept)
     wrong = held.wrong
 
-    def look(steps: int, before: float | None) -> Found:
+    def look(steps: int, before: float | None) -> KernelFit:
         after = _error(wrong - _along(gradients.intercept, wrong), share)
         first = after if before is None else before
-        return Found(gradients.weights, gradients.intercept, steps, first, after)
+        return KernelFit(gradients.weights, gradients.intercept, steps, first, after)
 
     best = look(0, None)
     for step in range(1, most + 1):
@@ -432,7 +432,7 @@ def descend(
     return best
 
 
-def _error(off: Signals, share: Floats) -> float:
+def _error(off: SignalArray, share: Floats) -> float:
     squares = np.square(off).mean(axis=_but_outputs(off), dtype=np.float64)
     return float((squares * share).sum())
 
@@ -449,7 +449,7 @@ class LongKernel:
 
     geometry: KernelGeometry
     images: int
-    values: list[Signals] = field(default_factory=list)
+    values: list[SignalArray] = field(default_factory=list)
     _known: dict[bytes, tuple[Sums, Floats]] = field(default_factory=dict)
 
     @classmethod
@@ -477,7 +477,7 @@ class LongKernel:
         wanted = max(LEAST_IMAGES, -(-ROWS_AN_INPUT * inputs // places))
         return cls(geometry, min(images, wanted, images_in_spectra(x_shape, geometry)))
 
-    def add(self, x: Signals) -> None:
+    def add(self, x: SignalArray) -> None:
         """Some more of what it reads; what is beyond ``images`` is left."""
         room = self.images - sum(map(len, self.values))
         if room > 0:
@@ -510,7 +510,7 @@ class LongKernel:
         each = _macs_an_image(self.geometry, left_shape, matrix.shape[2])
         x = x[: max(LEAST_IMAGES, int(MACS / each))]
 
-        def prepare(part: Signals) -> Fitted:
+        def prepare(part: SignalArray) -> Fitted:
             wrong = SignalSpectra(part[:, ~stays], self.geometry).contract(lost)
             return Fitted(SignalSpectra(part[:, stays], self.geometry), wrong)
 
@@ -544,7 +544,7 @@ class LongKernel:
         products *= share[:, None, None].astype(np.float32)
         return products, kernels[chosen]
 
-    def _join(self) -> Signals:
+    def _join(self) -> SignalArray:
         if len(self.values) > 1:
             self.values = [np.concatenate(self.values)]
         return self.values[0]

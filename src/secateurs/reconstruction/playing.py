@@ -12,11 +12,11 @@ from typing import Any, Protocol, Self, TypeVar
 from secateurs.reconstruction.fidelity import Fidelity, Judge, OutputArrays
 
 StepT = TypeVar("StepT")
-PassT = TypeVar("PassT", bound="Pass[Any]")
-PassT_contra = TypeVar("PassT_contra", bound="Pass[Any]", contravariant=True)
+PassT = TypeVar("PassT", bound="PlayedPass[Any]")
+PassT_contra = TypeVar("PassT_contra", bound="PlayedPass[Any]", contravariant=True)
 
 
-class Pass(Protocol[StepT]):
+class PlayedPass(Protocol[StepT]):
     """The dense network's pass over some images: a framework's own."""
 
     done: int
@@ -85,7 +85,7 @@ def _first(both: tuple[Player[PassT], Judge]) -> int:
     return both[0].first
 
 
-def _go_on(one: Pass[StepT], until: int) -> None:
+def _go_on(one: PlayedPass[StepT], until: int) -> None:
     """Take all steps before this one."""
     while one.done < until:
         step = one.steps[one.done]

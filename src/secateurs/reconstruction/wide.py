@@ -84,13 +84,13 @@ def refit_wide(
     return Refit(solved[None].astype(np.float64), intercept, ridge, before / size, after / size)
 
 
-Found = tuple[float, float, Array]
+SolvedWeights = tuple[float, float, Array]
 """Ridge, held-out error, weights of shape (inputs, outputs)."""
 
 
 def _by_products_of_rows(
     fit: ContractionRows, present: Array, error: Callable[[Array], float]
-) -> Found:
+) -> SolvedWeights:
     products = (fit.u @ fit.u.T).astype(np.float64)
     residual = (fit.y - fit.u @ present).astype(np.float64)
     scale = max(float(np.square(fit.u).mean()) * len(fit.u), 1e-12)
@@ -108,7 +108,7 @@ def _by_products_of_rows(
 
 def _by_conjugate_gradients(
     fit: ContractionRows, present: Array, error: Callable[[Array], float]
-) -> Found:
+) -> SolvedWeights:
     weights, best = present.copy(), (error(present), 0, present)
     residual = fit.y - fit.u @ weights
     gradient = fit.u.T @ residual

@@ -43,7 +43,7 @@ from secateurs.files import write_atomically
 Record = dict[str, Any]
 _CHECKSUM = "crc32"
 _SEAL = f', "{_CHECKSUM}": "'
-Fields = str | tuple[str, ...]
+FieldNames = str | tuple[str, ...]
 
 
 class History:
@@ -169,11 +169,11 @@ class History:
     @overload
     def __getitem__(self, key: slice) -> History: ...
     @overload
-    def __getitem__(self, key: tuple[int, Fields]) -> Any: ...
+    def __getitem__(self, key: tuple[int, FieldNames]) -> Any: ...
     @overload
-    def __getitem__(self, key: tuple[slice, Fields]) -> list[Any]: ...
+    def __getitem__(self, key: tuple[slice, FieldNames]) -> list[Any]: ...
 
-    def __getitem__(self, key: int | slice | tuple[int | slice, Fields]) -> Any:
+    def __getitem__(self, key: int | slice | tuple[int | slice, FieldNames]) -> Any:
         rows, fields = key if isinstance(key, tuple) else (key, None)
         chosen = self._records[rows]
         if isinstance(chosen, dict):
@@ -181,7 +181,7 @@ class History:
         return History(chosen) if fields is None else _column(chosen, fields)
 
 
-def _column(records: list[Record], fields: Fields) -> list[Any]:
+def _column(records: list[Record], fields: FieldNames) -> list[Any]:
     """The values of ``fields`` in the records that hold them all.
 
     Raises:

@@ -25,11 +25,11 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic by which singular values between 0 and 1 rise to about 1 (0.7 to 1.2) in so few
 rounds."""
 
-Matrix = Any
+AnyMatrix = Any
 """A NumPy array or a tensor of PyTorch's, of two axes."""
 
 
-def orthogonalize(matrix: Matrix) -> Matrix:
+def orthogonalize(matrix: AnyMatrix) -> AnyMatrix:
     """The matrix with singular values of about 1: U V^T of its decomposition U S V^T.
 
     Args:
@@ -55,9 +55,9 @@ class Muon:
     """The momentum of one matrix, shape (outputs, inputs), and the way that it says to go."""
 
     def __init__(self) -> None:
-        self._momentum: Matrix = 0.0
+        self._momentum: AnyMatrix = 0.0
 
-    def direction(self, gradient: Matrix) -> Matrix:
+    def direction(self, gradient: AnyMatrix) -> AnyMatrix:
         """What to take from the matrix, times the rate; of Nesterov's momentum.
 
         Steps of tall matrices are longer, so that each output changes by as much.

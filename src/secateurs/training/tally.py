@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from secateurs.errors import DataError
 from secateurs.training.task import LearningTask, check_metric_name
 
-Arrays = NDArray[Any]
+AnyArray = NDArray[Any]
 
 IGNORED_TOKEN, IGNORED_PIXEL = -100, 255
 """Targets that are passed over: of tokens, and of pixels."""
@@ -44,15 +44,15 @@ class Tally:
     def __init__(
         self,
         task: LearningTask,
-        as_classes: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None,
-        as_array: Callable[[Any], Arrays] = np.asarray,
+        as_classes: Callable[[AnyArray, AnyArray], tuple[AnyArray, AnyArray]] | None = None,
+        as_array: Callable[[Any], AnyArray] = np.asarray,
     ) -> None:
         self._metric = task.metric
         self._as_classes = as_classes or _last_axis
         self._as_array = as_array
         self._total = self._count = 0.0
-        self._table: Arrays | None = None
-        self._vectors: list[tuple[Arrays, Arrays]] = []
+        self._table: AnyArray | None = None
+        self._vectors: list[tuple[AnyArray, AnyArray]] = []
         if isinstance(self._metric, str):
             check_metric_name(self._metric)
         if self._metric in ("map", "wer"):
@@ -64,7 +64,7 @@ class Tally:
         if hasattr(self._metric, "reset_state"):
             self._metric.reset_state()
 
-    def add(self, outputs: Any, targets: Any, losses: Arrays | None) -> None:
+    def add(self, outputs: Any, targets: Any, losses: AnyArray | None) -> None:
         """One batch.
 
         Args:
@@ -95,11 +95,11 @@ class Tally:
         mean = self._total / max(1.0, self._count)
         return float(np.exp(mean)) if self._metric == "perplexity" else mean
 
-    def _add(self, values: Arrays) -> None:
+    def _add(self, values: AnyArray) -> None:
         self._total += float(np.sum(values, dtype=np.float64))
         self._count += values.size
 
-    def _add_named(self, metric: str, outputs: Arrays, targets: Any) -> None:
+    def _add_named(self, metric: str, outputs: AnyArray, targets: Any) -> None:
         if targets is None:
             raise DataError(
                 f"metric {metric!r}: expected batches (inputs, targets), or dictionaries with "
@@ -119,7 +119,7 @@ class Tally:
         elif metric in _OF_CLASSES:
             self._add_classes(metric, *self._as_classes(np.asarray(outputs), wanted))
 
-    def _add_classes(self, metric: str, scores: Arrays, classes: Arrays) -> None:
+    def _add_classes(self, metric: str, scores: AnyArray, classes: AnyArray) -> None:
         if scores.shape[:-1] != classes.shape:
             raise DataError(
                 f"metric {metric!r}: expected classes of shape {scores.shape[:-1]}, as the model's "
@@ -151,7 +151,7 @@ class Tally:
         return right / len(vectors)
 
 
-def _macro(table: Arrays, *, jaccard: bool) -> float:
+def _macro(table: AnyArray, *, jaccard: bool) -> float:
     """The mean over all classes that occur, of F1 or of intersection over union."""
     right = np.diag(table).astype(np.float64)
     either = table.sum(0) + table.sum(1) - right
@@ -161,11 +161,11 @@ def _macro(table: Arrays, *, jaccard: bool) -> float:
     return float(shares[either > 0].mean())
 
 
-def _last_axis(scores: Arrays, targets: Arrays) -> tuple[Arrays, Arrays]:
+def _last_axis(scores: AnyArray, targets: AnyArray) -> tuple[AnyArray, AnyArray]:
     return scores, targets
 
 
-def _first(outputs: Any) -> Arrays:
+def _first(outputs: Any) -> AnyArray:
     return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs)
 
 

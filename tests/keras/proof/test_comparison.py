@@ -103,7 +103,7 @@ def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
     network = sec.trace(model)
     cut = network.cut({"a": [0], "b": [1]})
     asked = []
-    whole = proofs.Comparison.whole
+    whole = proofs.TwinComparison.whole
 
     def far_off(self, small):
         proof = whole(self, small)
@@ -113,9 +113,9 @@ def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
         asked.append(True)
         return call_by_call(self, small)
 
-    call_by_call = proofs.Comparison.call_by_call
-    monkeypatch.setattr(proofs.Comparison, "whole", far_off)
-    monkeypatch.setattr(proofs.Comparison, "call_by_call", note_call)
+    call_by_call = proofs.TwinComparison.call_by_call
+    monkeypatch.setattr(proofs.TwinComparison, "whole", far_off)
+    monkeypatch.setattr(proofs.TwinComparison, "call_by_call", note_call)
     small = sec.apply(model, cut, network=network)
     assert asked
     assert sec.report_of(small).proof.holds
@@ -128,7 +128,7 @@ def test_call_by_call_finds_a_lie_too(lying):
     cut = network.cut({"a": [0]})
     small = sec.apply(model, cut, network=network, proof=False)
     alive = network.alive(network.find_removed(cut))
-    comparison = proofs.Comparison.of(network, cut, alive, None)
+    comparison = proofs.TwinComparison.of(network, cut, alive, None)
     proof = comparison.call_by_call(small)
     assert not proof.holds
     assert proof.layer.startswith("flip")
@@ -143,7 +143,7 @@ def test_call_by_call_agrees_where_all_is_well(kind):
     cut = network.cut({group.name: [0] for group in network.groups if len(group) > 1})
     small = sec.apply(model, cut, network=network, proof=False)
     alive = network.alive(network.find_removed(cut))
-    assert proofs.Comparison.of(network, cut, alive, None).call_by_call(small).holds
+    assert proofs.TwinComparison.of(network, cut, alive, None).call_by_call(small).holds
 
 
 def test_the_proof_can_be_left_out():

@@ -6,7 +6,7 @@ from keras import layers as L
 
 import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.keras.reconstruction.program import Pieces, Program, Ref, as_numbers
+from secateurs.keras.reconstruction.program import GraphRef, Pieces, Program, as_numbers
 from secateurs.keras.trace_model import source_of
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
@@ -28,7 +28,7 @@ def test_steps_stand_behind_what_they_read():
     assert [step.part.name for step in program.steps] == ["Dense", "relu", "Dense", "Dense", "Add"]
     for step in program.steps:
         assert all(ref.step < step.number for ref in step.reads)
-    assert program.outputs == [Ref(4)]
+    assert program.outputs == [GraphRef(4)]
     assert program.largest() == 5 * 7
 
 
@@ -40,7 +40,10 @@ def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
         step = piece.steps[piece.done]
         piece.do(step)
         piece.forget(step)
-    assert piece.values.keys() == {Ref(-1), Ref(1)}  # what came before the ReLU is forgotten
+    assert piece.values.keys() == {
+        GraphRef(-1),
+        GraphRef(1),
+    }  # what came before the ReLU is forgotten
     branch = piece.branch()
     for one in (branch, piece):
         (found,) = one.play()

@@ -21,7 +21,7 @@ class Model(nn.Module):
         self.config = SimpleNamespace(width=8)
 
     @property
-    def computed(self):
+    def width_in_code(self):
         return 8
 
     def forward(self, x):
@@ -33,7 +33,7 @@ class Model(nn.Module):
     [
         ("", "planted", None, 8),
         ("", "shared", None, 8),  # the class's, for every model
-        ("", "computed", None, 8),
+        ("", "width_in_code", None, 8),
         ("", "is_on", None, 1),
         ("", "scale", None, 8),
         ("", "forward", None, 8),

@@ -7,7 +7,7 @@ import torch
 
 import secateurs as sec
 import torchvision_on_cpu
-from secateurs.pytorch.training.tasks import TASKS, Tally
+from secateurs.pytorch.training.tasks import TASKS, MetricTally
 from support.detectors import batches, faster, overlap, retina, ssd
 
 # Pooling of boxes in Python is compiled by what PyTorch has deprecated.
@@ -37,7 +37,7 @@ def test_a_detector_is_pruned_and_trained_by_its_own_losses(make):
 
 def test_mean_average_precision_counted_by_hand():
     pytest.importorskip("pycocotools")
-    tally = Tally(TASKS["detection"])
+    tally = MetricTally(TASKS["detection"])
     real = [{"boxes": torch.tensor([[0.0, 0.0, 20.0, 20.0]]), "labels": torch.tensor([1])}] * 2
     right = {**real[0], "scores": torch.tensor([0.9])}
     wrong = {

@@ -7,7 +7,7 @@ import torch
 import secateurs as sec
 import torchvision_on_cpu  # noqa: F401 - before torchmetrics and transformers
 from secateurs.errors import DataError
-from secateurs.pytorch.training.tasks import TASKS, Tally
+from secateurs.pytorch.training.tasks import TASKS, MetricTally
 from secateurs.training.task import LearningTask
 from support.regression import ONE_ROUND, by_hand, network, values, values_of
 
@@ -51,4 +51,4 @@ def test_classes_are_no_values(metric):
     with pytest.raises(DataError, match=r"shape \(6, 3\); received targets of shape \(6,\)"):
         TASKS["regression"].loss(scores, classes)
     with pytest.raises(DataError, match="Classes are for task='classification'"):
-        Tally(LearningTask(metric=metric)).add(scores, classes, None, 6)
+        MetricTally(LearningTask(metric=metric)).add(scores, classes, None, 6)

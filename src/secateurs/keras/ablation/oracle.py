@@ -9,7 +9,7 @@ from secateurs.calibration.racing import Mode, Scope, check_options
 from secateurs.channels.network import Network
 from secateurs.keras.ablation.removal import Removals
 from secateurs.keras.statistics.collector import start_pass
-from secateurs.keras.statistics.loss import Loss
+from secateurs.keras.statistics.loss import BatchLoss
 
 
 def ablate_channels(
@@ -20,7 +20,7 @@ def ablate_channels(
     share: float = 0.2,
     scope: Scope = "network",
     confidence: float = 0.97,
-    loss: Loss | None = None,
+    loss: BatchLoss | None = None,
 ) -> Ablation:
     """What the loss does when each channel is removed, alone, wherever it is read.
 

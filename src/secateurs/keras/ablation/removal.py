@@ -24,7 +24,7 @@ from secateurs.keras.proof.comparison import outputs_without
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.collector import Pass
 from secateurs.keras.statistics.loss import as_classes
-from secateurs.keras.tracing.interpreter import Site, Step
+from secateurs.keras.tracing.interpreter import CallSite, RunStep
 
 Sums = NDArray[np.float64]
 
@@ -219,7 +219,11 @@ class Saved:
         self._given: dict[int, object] = {}
 
     def around(
-        self, step: Step, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self,
+        step: RunStep,
+        site: CallSite,
+        arguments: Sequence[object],
+        keywords: dict[str, object],
     ) -> object:
         """One call of the graph."""
         if self.until is not None:

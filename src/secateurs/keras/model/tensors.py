@@ -175,16 +175,16 @@ def named_variables(layer: Layer, path: str) -> Iterator[tuple[str, Variable, bo
         yield from named_variables(child, path_below(path, name))
 
 
-Values = dict[int, tuple[Variable, BackendTensor]]
+VariableValues = dict[int, tuple[Variable, BackendTensor]]
 """Variable (by ``id``) -> itself, and the value it is taken to have."""
 
 
-def present_values(model: keras.Model) -> Values:
+def present_values(model: keras.Model) -> VariableValues:
     """Every variable of a model, by ``id``, with its value."""
     return values_of([operation for _, operation in named_operations(model)])
 
 
-def values_of(operations: Iterable[Operation]) -> Values:
+def values_of(operations: Iterable[Operation]) -> VariableValues:
     """Variables (by ``id``) and their present values, out of which no gradient is to be had."""
     return {
         id(variable): (variable, keras.ops.stop_gradient(variable.value))

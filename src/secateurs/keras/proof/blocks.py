@@ -27,12 +27,12 @@ from secateurs.keras.proof.differences import as_numbers, largest_difference, pr
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.tracing.blocks import watch_blocks
-from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
+from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter, call_layer, convert_arrays
 
 NEVER_ZERO = ("moving_variance",)
 """What others are divided by the root of."""
 
-Arrays = Sequence[NDArray[np.generic]]
+InputArrays = Sequence[NDArray[np.generic]]
 Samples = dict[tuple[str, int], NDArray[np.number]]
 
 
@@ -49,7 +49,7 @@ class _Silent:
         self.samples: Samples = {}
 
     def __call__(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         given: tuple[object, object] = (list(arguments), dict(keywords))
         if (which := self._branches.get(site.index)) is not None:
@@ -76,7 +76,7 @@ def _silence(branch: object, item: object) -> object:
 
 
 def prove_blocks(
-    model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: Arrays
+    model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> Proof:
     """Run the model without its blocks and the dense one with their branches silent.
 
@@ -128,7 +128,7 @@ def prove_blocks(
 
 
 def prove_blocks_independently(
-    model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: Arrays
+    model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> Independent:
     """Set every number that goes with the blocks to zero in a copy of the dense model, and compare.
 
@@ -168,7 +168,7 @@ def _name_all(blocks: Sequence[BlockCut]) -> str:
 
 
 def _run(
-    model: keras.Model, step: _Silent, arrays: Arrays
+    model: keras.Model, step: _Silent, arrays: InputArrays
 ) -> tuple[list[NDArray[np.number]], Samples]:
     """(what the model gives, samples of its calls), call by call."""
     with without_gradients():
@@ -176,7 +176,7 @@ def _run(
     return [as_numbers(one) for one in outputs], step.samples
 
 
-def _run_whole(model: keras.Model, arrays: Arrays) -> list[NDArray[np.number]]:
+def _run_whole(model: keras.Model, arrays: InputArrays) -> list[NDArray[np.number]]:
     """What the model gives when it is called as its user calls it."""
     with without_gradients():
         given = pack_inputs(model, convert_arrays(model, arrays))

@@ -24,7 +24,7 @@ from secateurs.errors import CutError
 from secateurs.keras.internals import Operation, compile_function
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs, pack_inputs
 from secateurs.keras.model.tensors import (
-    Values,
+    VariableValues,
     layers_by_path,
     named_operations,
     present_values,
@@ -36,7 +36,7 @@ from secateurs.keras.proof.masked_twin import (
     MaskedTwin,
     Sampled,
     SideBySide,
-    Silent,
+    SilentPlaces,
     stand_ins_of,
 )
 from secateurs.keras.proof.smaller_images import crop_images
@@ -71,7 +71,7 @@ def prove(
         CutError: the small model cannot run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
-    comparison = Comparison.of(network, cut, alive, example_inputs)
+    comparison = TwinComparison.of(network, cut, alive, example_inputs)
     proof = comparison.on_smaller_images(small)
     if proof is not None:
         return proof
@@ -98,11 +98,11 @@ def outputs_without(
 ) -> list[NDArray[np.number]]:
     """What the masked twin gives: the dense model that ignores what the cut removes."""
     alive = network.alive(network.find_removed(cut))
-    return Comparison.of(network, cut, alive, arrays).twins_outputs()
+    return TwinComparison.of(network, cut, alive, arrays).twins_outputs()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Comparison:
+class TwinComparison:
     """The dense model, inputs, and what its masked twin needs to be compared with a small one.
 
     Attributes:
@@ -120,7 +120,7 @@ class Comparison:
     kept: Kept
     arrays: list[NDArray[np.generic]]
     stand_ins: Mapping[int, Operation]
-    silent: Silent = field(default_factory=dict)
+    silent: SilentPlaces = field(default_factory=dict)
     sizes_as_traced: bool = True
 
     @classmethod
@@ -130,7 +130,7 @@ class Comparison:
         cut: Cut,
         alive: NDArray[np.bool_],
         example_inputs: object,
-    ) -> Comparison:
+    ) -> TwinComparison:
         """Make the inputs and the stand-ins."""
         source, arrays = source_of(network), inputs_for(network, example_inputs)
         kept = Kept(network.solution.mark_kept(alive))
@@ -188,7 +188,7 @@ class Comparison:
         self._check_own_code(small, received)
         return self._proof(received, expected)
 
-    def _check_own_code(self, small: keras.Model, followed: Results) -> None:
+    def _check_own_code(self, small: keras.Model, followed: TwinResults) -> None:
         """Layers that were gone through call by call must give the same when they run as a whole.
 
         Raises:
@@ -225,10 +225,10 @@ class Comparison:
         )
         values = {**self._twins_values(), **present_values(small)}
         expected = self._run(self.source.model, side_by_side, values)
-        received = Results(expected.theirs, expected.their_samples)
+        received = TwinResults(expected.theirs, expected.their_samples)
         return self._proof(received, expected)
 
-    def _twins_values(self) -> Values:
+    def _twins_values(self) -> VariableValues:
         """Every variable of the dense model, zero where it reads a channel that goes."""
         values = present_values(self.source.model)
         for stand_in in self.stand_ins.values():
@@ -247,7 +247,7 @@ class Comparison:
                 values[id(leaf.variable)] = (variable, tensor)
         return values
 
-    def _run(self, model: keras.Model, step: Sampled, values: Values) -> Results:
+    def _run(self, model: keras.Model, step: Sampled, values: VariableValues) -> TwinResults:
         variables = [variable for variable, _ in values.values()]
 
         def forward(
@@ -259,9 +259,9 @@ class Comparison:
             return outputs, step.samples, *step.beside(outputs)
 
         numbers = compile_function(forward)([value for _, value in values.values()], self.arrays)
-        return Results(*([as_numbers(item) for item in part] for part in numbers))
+        return TwinResults(*([as_numbers(item) for item in part] for part in numbers))
 
-    def _proof(self, received: Results, expected: Results) -> Proof:
+    def _proof(self, received: TwinResults, expected: TwinResults) -> Proof:
         difference, scale = largest_difference(received.outputs, expected.outputs)
         if not math.isfinite(scale):
             raise CutError(
@@ -278,7 +278,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Results:
+class TwinResults:
     """What a run gave: outputs and samples, and those of what was run beside it."""
 
     outputs: list[NDArray[np.number]]
@@ -287,7 +287,7 @@ class Results:
     their_samples: list[NDArray[np.number]] = field(default_factory=list)
 
 
-def _silent(source: TracedModel) -> Silent:
+def _silent(source: TracedModel) -> SilentPlaces:
     """The weights that are larger than all that they read: of these, what they read is changed."""
     silent: dict[int, dict[tuple[str, int], Mask]] = {}
     for (name, axis), operands in source.reading.items():

@@ -35,8 +35,8 @@ from secateurs.keras.proof.differences import largest_difference, precision_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.surgery.rebuilding import cut_copy
 
-Numbers = NDArray[np.floating]
-Change = Callable[[Numbers, Numbers], Numbers]
+FloatArray = NDArray[np.floating]
+Poke = Callable[[FloatArray, FloatArray], FloatArray]
 
 
 def prove_independently(
@@ -84,7 +84,7 @@ class _Silenced:
         self._parts = [part for part in slices_of(cut) if self._is_float(part)]
         self.zero: list[Slice] = []
 
-    def answers(self) -> list[Numbers]:
+    def answers(self) -> list[FloatArray]:
         """What the copy answers as it is now."""
         return _answers(self._model, self._arrays)
 
@@ -160,19 +160,19 @@ class _Silenced:
         self,
         parts: Sequence[Slice],
         zero: Sequence[Slice],
-        expected: Sequence[Numbers],
+        expected: Sequence[FloatArray],
     ) -> bool:
         with self._change(parts, self._poke, spare=zero):
             difference, scale = largest_difference(self.answers(), expected)
         return bool(difference > self._relative * scale)
 
-    def _poke(self, values: Numbers, whole: Numbers) -> Numbers:
+    def _poke(self, values: FloatArray, whole: FloatArray) -> FloatArray:
         size = float(np.abs(whole).mean()) or 1.0
         return np.asarray(values + size * (0.5 + self._random.random(values.shape)))
 
     @contextmanager
     def _change(
-        self, parts: Sequence[Slice], change: Change, spare: Sequence[Slice] = ()
+        self, parts: Sequence[Slice], change: Poke, spare: Sequence[Slice] = ()
     ) -> Iterator[None]:
         """With other values in these slices, but not in those spared."""
         before = {name: _numbers(self._variables[name].value) for name in {p.tensor for p in parts}}
@@ -189,12 +189,12 @@ class _Silenced:
         finally:
             self._assign(before)
 
-    def _assign(self, values: dict[str, Numbers]) -> None:
+    def _assign(self, values: dict[str, FloatArray]) -> None:
         for name, numbers in values.items():
             self._variables[name].assign(numbers)
 
 
-def _zeros(values: Numbers, whole: Numbers) -> Numbers:
+def _zeros(values: FloatArray, whole: FloatArray) -> FloatArray:
     del whole
     return np.zeros_like(values)
 
@@ -203,13 +203,13 @@ def _index(part: Slice) -> tuple[slice | list[int], ...]:
     return (*[slice(None)] * part.axis, list(part.indices))
 
 
-def _numbers(tensor: BackendTensor) -> Numbers:
+def _numbers(tensor: BackendTensor) -> FloatArray:
     if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
         tensor = keras.ops.cast(tensor, "float32")
     return np.array(keras.ops.convert_to_numpy(tensor))
 
 
-def _answers(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[Numbers]:
+def _answers(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[FloatArray]:
     given = [keras.ops.convert_to_tensor(array) for array in arrays]
     answers = model(pack_inputs(model, given), training=False)
     return [_numbers(one) for one in keras.tree.flatten(answers)]

@@ -24,10 +24,10 @@ from secateurs.keras.internals import Layer, Operation, mask_of, pick_flat, set_
 from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.sizes.layer_sizes import Changes, by_owner, with_positions
+from secateurs.keras.sizes.layer_sizes import SizeChanges, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import keep_random_state, rebuild_layer
 from secateurs.keras.trace_model import TracedModel
-from secateurs.keras.tracing.interpreter import Site, call_layer
+from secateurs.keras.tracing.interpreter import CallSite, call_layer
 from secateurs.keras.tracing.op_record import Axes, OpRecord
 
 
@@ -115,7 +115,7 @@ class Sampled:
         return ()
 
     def __call__(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         operation = self._operations[site.index]
         if not self._sizes_as_traced and operation.name != type(site.operation).__name__:
@@ -127,7 +127,7 @@ class Sampled:
     def do(
         self,
         operation: OpRecord,
-        site: Site,
+        site: CallSite,
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
@@ -170,7 +170,7 @@ class Sampled:
         return tuple(places)
 
 
-Silent = Mapping[int, Mapping[tuple[str, int], Mask]]
+SilentPlaces = Mapping[int, Mapping[tuple[str, int], Mask]]
 """Call -> weight (name, axis) that the twin leaves alone -> the operand that it changes instead."""
 
 
@@ -190,7 +190,7 @@ class MaskedTwin(Sampled):
         operations: Sequence[OpRecord],
         kept: Kept,
         stand_ins: Mapping[int, Operation],
-        silent: Silent | None = None,
+        silent: SilentPlaces | None = None,
         *,
         sizes_as_traced: bool = True,
     ) -> None:
@@ -201,7 +201,7 @@ class MaskedTwin(Sampled):
     def do(
         self,
         operation: OpRecord,
-        site: Site,
+        site: CallSite,
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
@@ -289,9 +289,9 @@ class SideBySide(MaskedTwin):
         operations: Sequence[OpRecord],
         kept: Kept,
         stand_ins: Mapping[int, Operation],
-        silent: Silent,
+        silent: SilentPlaces,
         calls: Mapping[str, Operation],
-        sizes: Changes,
+        sizes: SizeChanges,
     ) -> None:
         super().__init__(operations, kept, stand_ins, silent)
         self._calls = calls
@@ -305,7 +305,7 @@ class SideBySide(MaskedTwin):
         self._theirs_sampled = Sampled(self._operations, self._kept)
 
     def __call__(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         output = super().__call__(site, arguments, keywords)
         operation = self._operations[site.index]

@@ -22,7 +22,7 @@ from secateurs.keras.reconstruction.contractions import (
     Numbers,
     tables,
 )
-from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Step, as_numbers
+from secateurs.keras.reconstruction.program import GraphStep, Piece, Pieces, Program, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.trace_model import source_of
 from secateurs.planning.error_curves import MeasuredContraction
@@ -209,7 +209,7 @@ def _add_slopes(
     def loss(added: Sequence[BackendTensor]) -> BackendTensor:
         known = dict(zip(numbers, added, strict=True))
 
-        def change(step: Step, made: list[BackendTensor]) -> list[BackendTensor]:
+        def change(step: GraphStep, made: list[BackendTensor]) -> list[BackendTensor]:
             return [made[0] + known[step.number]] if step.number in known else made
 
         given = piece.branch().play(change)

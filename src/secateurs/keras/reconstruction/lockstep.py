@@ -29,7 +29,7 @@ from secateurs.keras.reconstruction.past_blocks import (
     find_detour,
     give_back_,
 )
-from secateurs.keras.reconstruction.program import Piece, Pieces, Program, Ref, as_numbers
+from secateurs.keras.reconstruction.program import GraphRef, Piece, Pieces, Program, as_numbers
 from secateurs.keras.reconstruction.sites import Site, Sites
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import source_of
@@ -136,7 +136,7 @@ class _Walk(LockstepWalk[Piece, Site]):
 
     # -- values of both
 
-    def _dense(self, piece: Piece, ref: Ref) -> Numbers:
+    def _dense(self, piece: Piece, ref: GraphRef) -> Numbers:
         """A value of the dense network, less what was cut from it."""
         value = as_numbers(piece.find(ref))
         for axis, units in self._axes(piece, ref).items():
@@ -145,7 +145,7 @@ class _Walk(LockstepWalk[Piece, Site]):
                 value = value.take(kept, axis=axis)
         return value
 
-    def _axes(self, piece: Piece, ref: Ref) -> Axes:
+    def _axes(self, piece: Piece, ref: GraphRef) -> Axes:
         if ref.step < 0:
             return {}
         step = piece.steps[ref.step]
@@ -260,7 +260,7 @@ class _Walk(LockstepWalk[Piece, Site]):
 
     def _target(self, site: Site, pair: Pair[Piece]) -> Numbers:
         """What the dense network gives there, and what the sum behind it is off by as well."""
-        target = self._dense(pair.dense, Ref(site.step.number))
+        target = self._dense(pair.dense, GraphRef(site.step.number))
         off = self._off(site, pair)
         if off is None:
             return target

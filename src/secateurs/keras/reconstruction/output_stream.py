@@ -19,9 +19,9 @@ from secateurs.keras.reconstruction.program import as_numbers
 from secateurs.keras.statistics.cut_evaluation import recalibrate_
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.tracing.interpreter import (
+    CallSite,
     OpInterpreter,
-    Site,
-    Step,
+    RunStep,
     as_it_is,
     call_layer,
     convert_arrays,
@@ -42,7 +42,7 @@ def outputs(
         yield [as_numbers(one) for one in found if keras.backend.is_float_dtype(one.dtype)]
 
 
-def _run(model: keras.Model, batch: CalibrationBatch, step: Step) -> list[BackendTensor]:
+def _run(model: keras.Model, batch: CalibrationBatch, step: RunStep) -> list[BackendTensor]:
     with without_gradients():
         tensors = convert_arrays(model, as_arrays(batch.images, model))
         return OpInterpreter(step).run(model, tensors)
@@ -113,7 +113,7 @@ def unlike_calibration(
     sums: dict[str, list[tuple[NDArray[np.float64], int]]] = {}
     norms: dict[str, keras.layers.BatchNormalization] = {}
 
-    def watch(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+    def watch(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         layer = site.operation
         if isinstance(layer, keras.layers.BatchNormalization):
             x = np.moveaxis(

@@ -41,8 +41,8 @@ from secateurs.keras.tracing.interpreter import call_layer
 from secateurs.keras.tracing.op_record import Axes
 from secateurs.keras.tracing.rules.contraction import channel_axis
 
-Arguments = tuple[list[object], dict[str, object]]
-ArgumentsFrom = Callable[[Sequence[object]], Arguments]
+CallArguments = tuple[list[object], dict[str, object]]
+ArgumentsFrom = Callable[[Sequence[object]], CallArguments]
 """(what the parts before gave) -> the arguments of a part."""
 
 CONVOLUTIONS = (
@@ -104,7 +104,7 @@ def parts_of(
         shapes: likewise of the keywords.
     """
 
-    def take_given(before: Sequence[object]) -> Arguments:
+    def take_given(before: Sequence[object]) -> CallArguments:
         del before
         return list(given), dict(options)
 
@@ -145,7 +145,7 @@ def _name_of(function: object) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _take_last(before: Sequence[object]) -> Arguments:
+def _take_last(before: Sequence[object]) -> CallArguments:
     return [before[-1]], {}
 
 

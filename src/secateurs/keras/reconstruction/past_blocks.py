@@ -19,7 +19,7 @@ from secateurs.channels.network import Network
 from secateurs.errors import ModelError
 from secateurs.keras.model.example_inputs import as_arrays
 from secateurs.keras.model.tensors import list_tensors
-from secateurs.keras.reconstruction.program import Piece, Program, Step
+from secateurs.keras.reconstruction.program import GraphStep, Piece, Program
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.blocks import FoundBlock, watch_blocks
@@ -37,11 +37,11 @@ class Detour:
     gone: set[int] = field(default_factory=set)
     branches: dict[int, int] = field(default_factory=dict)
 
-    def leaves(self, step: Step) -> bool:
+    def leaves(self, step: GraphStep) -> bool:
         """Whether the small model takes a step."""
         return step.operation not in self.gone
 
-    def take(self, piece: Piece, step: Step) -> None:
+    def take(self, piece: Piece, step: GraphStep) -> None:
         """A step of the small model, or what there is in its place."""
         which = self.branches.get(step.operation)
         if which is not None:

@@ -24,7 +24,7 @@ from secateurs.keras.model.example_inputs import as_arrays
 from secateurs.keras.model.tensors import size_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.parts import Part, parts_of
-from secateurs.keras.tracing.interpreter import OpInterpreter, Site, convert_arrays
+from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter, convert_arrays
 from secateurs.keras.tracing.op_record import OpRecord
 from secateurs.reconstruction.drawing import Present
 
@@ -34,7 +34,7 @@ NUMBERS_AT_A_TIME = 2**23
 
 
 @dataclass(frozen=True, slots=True)
-class Ref:
+class GraphRef:
     """The ``item``-th tensor that step number ``step`` gave; of the model's inputs, step -1."""
 
     step: int
@@ -46,18 +46,18 @@ class _Recorded:
     """What travels through the graph while its steps are written down."""
 
     spec: keras.KerasTensor
-    ref: Ref
+    ref: GraphRef
 
 
 @dataclass(eq=False, slots=True)
-class Step:
+class GraphStep:
     """One step, and where its arguments come from.
 
     Attributes:
         number: its place.
         operation: the number of the call in the trace that it is (part of).
         part: what it does.
-        arguments: with ``Ref`` in the place of what differs from run to run.
+        arguments: with ``GraphRef`` in the place of what differs from run to run.
         keywords: likewise.
         specs: shapes and types of what it gives.
         is_last: whether it gives what the call gives.
@@ -79,9 +79,9 @@ class Step:
         return list(keras.tree.flatten([list(self.arguments), dict(self.keywords)]))
 
     @property
-    def reads(self) -> list[Ref]:
+    def reads(self) -> list[GraphRef]:
         """Those of them that depend on the run."""
-        return [operand for operand in self.operands if isinstance(operand, Ref)]
+        return [operand for operand in self.operands if isinstance(operand, GraphRef)]
 
     def run(self, find: Callable[[object], object]) -> list[BackendTensor]:
         """What it gives, flat."""
@@ -100,15 +100,15 @@ class Program:
         outputs: what the model gives.
     """
 
-    steps: Sequence[Step]
-    outputs: Sequence[Ref]
+    steps: Sequence[GraphStep]
+    outputs: Sequence[GraphRef]
 
     @classmethod
     def of(cls, model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> Program:
         """Of a model, for inputs of these shapes."""
         recorder = _Recorder()
         inputs = [
-            _Recorded(keras.KerasTensor(shape, dtype=like.dtype), Ref(-1, number))
+            _Recorded(keras.KerasTensor(shape, dtype=like.dtype), GraphRef(-1, number))
             for number, (shape, like) in enumerate(zip(shapes, graph_of(model).inputs, strict=True))
         ]
         given = OpInterpreter(recorder.step).run(model, inputs)
@@ -116,12 +116,12 @@ class Program:
         return _in_order(steps, outputs)
 
     @property
-    def last_readers(self) -> Mapping[int, list[Ref]]:
+    def last_readers(self) -> Mapping[int, list[GraphRef]]:
         """Step -> what it is the last to read."""
-        last: dict[Ref, int] = {}
+        last: dict[GraphRef, int] = {}
         for step in self.steps:
             last.update((ref, step.number) for ref in step.reads)
-        found: dict[int, list[Ref]] = {}
+        found: dict[int, list[GraphRef]] = {}
         for ref, number in last.items():
             if ref not in self.outputs:
                 found.setdefault(number, []).append(ref)
@@ -132,7 +132,7 @@ class Program:
         last, alive, most = self.last_readers, {}, 0
         for step in self.steps[: until + 1]:
             for item, spec in enumerate(step.specs):
-                alive[Ref(step.number, item)] = math.prod(spec.shape) * size_of(
+                alive[GraphRef(step.number, item)] = math.prod(spec.shape) * size_of(
                     keras.backend.standardize_dtype(spec.dtype)
                 )
             most = max(most, sum(alive.values()))
@@ -144,9 +144,9 @@ class Program:
         """Numbers in the largest value."""
         return max((math.prod(spec.shape) for step in self.steps for spec in step.specs), default=1)
 
-    def readers(self) -> Mapping[Ref, list[Step]]:
+    def readers(self) -> Mapping[GraphRef, list[GraphStep]]:
         """Value -> the steps that read it, each as often as it does."""
-        found: dict[Ref, list[Step]] = {}
+        found: dict[GraphRef, list[GraphStep]] = {}
         for step in self.steps:
             for ref in step.reads:
                 found.setdefault(ref, []).append(step)
@@ -157,25 +157,29 @@ class _Recorder:
     """Writes down each call as the steps that it is made of."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[GraphStep] = []
 
-    def step(self, site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+    def step(
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         specs = keras.tree.map_structure(_spec_of, (list(arguments), dict(keywords)))
         made = _outputs_of(site.operation, *specs)
         given, options = keras.tree.map_structure(_ref_of, (list(arguments), dict(keywords)))
         flat = list(keras.tree.flatten(made))
         parts = parts_of(site.operation, given, options, *specs)
-        before: list[Ref] = []
+        before: list[GraphRef] = []
         for place, part in enumerate(parts):
             number, is_last = len(self.steps), place == len(parts) - 1
             outputs = flat if is_last else [part.spec if part.spec is not None else flat[0]]
             whole = len(parts) == 1
             self.steps.append(
-                Step(number, site.index, part, *part.arguments(before), outputs, is_last, whole)
+                GraphStep(
+                    number, site.index, part, *part.arguments(before), outputs, is_last, whole
+                )
             )
-            before.append(Ref(number))
+            before.append(GraphRef(number))
         last = self.steps[-1].number
-        results = [_Recorded(spec, Ref(last, item)) for item, spec in enumerate(flat)]
+        results = [_Recorded(spec, GraphRef(last, item)) for item, spec in enumerate(flat)]
         packed: object = keras.tree.pack_sequence_as(made, results)
         return packed
 
@@ -199,7 +203,7 @@ def _outputs_of(
     return made
 
 
-def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
+def _in_order(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> Program:
     """The steps branch by branch, and of branches that meet, the longest last.
 
     A branch's last contraction makes up for what the others are off by, if these are done already;
@@ -208,7 +212,7 @@ def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
     depth: dict[int, int] = {}
     for step in steps:
         depth[step.number] = 1 + max((depth.get(ref.step, 0) for ref in step.reads), default=0)
-    order: list[Step] = []
+    order: list[GraphStep] = []
     seen: set[int] = set()
     waiting: list[tuple[int, bool]] = [(ref.step, False) for ref in reversed(outputs)]
     while waiting:
@@ -225,19 +229,19 @@ def _in_order(steps: Sequence[Step], outputs: Sequence[Ref]) -> Program:
     order += [step for step in steps if step.number not in seen]
     place = {step.number: number for number, step in enumerate(order)}
 
-    def renumber(ref: Ref) -> Ref:
-        return Ref(place[ref.step], ref.item) if ref.step >= 0 else ref
+    def renumber(ref: GraphRef) -> GraphRef:
+        return GraphRef(place[ref.step], ref.item) if ref.step >= 0 else ref
 
     for number, step in enumerate(order):
         step.number = number
         step.arguments, step.keywords = keras.tree.map_structure(
-            lambda item: renumber(item) if isinstance(item, Ref) else item,
+            lambda item: renumber(item) if isinstance(item, GraphRef) else item,
             (list(step.arguments), dict(step.keywords)),
         )
     return Program(order, [renumber(ref) for ref in outputs])
 
 
-Change = Callable[[Step, list[BackendTensor]], list[BackendTensor]]
+StepChange = Callable[[GraphStep, list[BackendTensor]], list[BackendTensor]]
 
 
 @dataclass(eq=False)
@@ -255,41 +259,41 @@ class Piece:
 
     program: Program
     images: int
-    values: dict[Ref, BackendTensor] = field(default_factory=dict)
+    values: dict[GraphRef, BackendTensor] = field(default_factory=dict)
     done: int = 0
     labels: NDArray[np.generic] | None = None
     present: Present = field(default_factory=dict)
-    _last: Mapping[int, list[Ref]] = field(default_factory=dict)
+    _last: Mapping[int, list[GraphRef]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._last = self._last or self.program.last_readers
 
     @property
-    def steps(self) -> Sequence[Step]:
+    def steps(self) -> Sequence[GraphStep]:
         """What is to be done."""
         return self.program.steps
 
     @overload
-    def find(self, source: Ref) -> BackendTensor: ...
+    def find(self, source: GraphRef) -> BackendTensor: ...
     @overload
     def find(self, source: object) -> object: ...
     def find(self, source: object) -> object:
         """The value of a source; anything else is itself."""
-        return self.values[source] if isinstance(source, Ref) else source
+        return self.values[source] if isinstance(source, GraphRef) else source
 
-    def do(self, step: Step) -> list[BackendTensor]:
+    def do(self, step: GraphStep) -> list[BackendTensor]:
         """Take one step."""
         with without_gradients():
             made = step.run(self.find)
         self.keep(step, made)
         return made
 
-    def keep(self, step: Step, made: Sequence[BackendTensor]) -> None:
+    def keep(self, step: GraphStep, made: Sequence[BackendTensor]) -> None:
         """Let a step have given this."""
-        self.values.update((Ref(step.number, item), one) for item, one in enumerate(made))
+        self.values.update((GraphRef(step.number, item), one) for item, one in enumerate(made))
         self.done += 1
 
-    def forget(self, step: Step) -> None:
+    def forget(self, step: GraphStep) -> None:
         """Drop what this step was the last to read."""
         for ref in self._last.get(step.number, ()):
             if ref.step >= 0:
@@ -323,7 +327,7 @@ class Piece:
             self._last,
         )
 
-    def play(self, change: Change | None = None) -> list[BackendTensor]:
+    def play(self, change: StepChange | None = None) -> list[BackendTensor]:
         """The rest of the pass; what the model gives.
 
         Args:
@@ -379,7 +383,7 @@ class Pieces:
                 ) from error
         return self._programs[images]
 
-    def operation(self, step: Step) -> OpRecord:
+    def operation(self, step: GraphStep) -> OpRecord:
         """The call in the trace that a step is part of."""
         return self._operations[step.operation]
 
@@ -392,7 +396,7 @@ class Pieces:
     def piece(self, batch: CalibrationBatch) -> Piece:
         """These images, at the start of their pass."""
         tensors = convert_arrays(self.model, as_arrays(batch.images, self.model))
-        values = {Ref(-1, number): tensor for number, tensor in enumerate(tensors)}
+        values = {GraphRef(-1, number): tensor for number, tensor in enumerate(tensors)}
         return Piece(
             self.program(len(batch)),
             len(batch),

@@ -21,7 +21,7 @@ from secateurs.keras.internals import Layer, Variable, operation_classes
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.reconstruction.contractions import Map
-from secateurs.keras.reconstruction.program import Piece, Program, Ref, Step, as_numbers
+from secateurs.keras.reconstruction.program import GraphRef, GraphStep, Piece, Program, as_numbers
 from secateurs.reconstruction.drawing import rows_per_image
 
 Sums = NDArray[np.float64]
@@ -49,9 +49,9 @@ class Joint:
         others: the other operands.
     """
 
-    step: Step
+    step: GraphStep
     place: int
-    others: list[Ref]
+    others: list[GraphRef]
 
 
 @dataclass(eq=False, slots=True)
@@ -73,14 +73,14 @@ class Site:
             weighed by it.
     """
 
-    step: Step
+    step: GraphStep
     map: Map
-    source: Ref
+    source: GraphRef
     mean: Variable | None = None
     scale: Sums = field(default_factory=lambda: np.ones(()))
     shift: Sums = field(default_factory=lambda: np.zeros(()))
     joint: Joint | None = None
-    moves: list[Step] = field(default_factory=list)
+    moves: list[GraphStep] = field(default_factory=list)
     rectified: bool = False
     normalised: bool = False
     beyond: Sums = field(default_factory=lambda: np.ones(()))
@@ -130,17 +130,17 @@ class Site:
         index: BackendTensor = keras.ops.convert_to_tensor(
             np.arange(like.size, dtype=np.int32).reshape(like.shape)
         )
-        ref = Ref(self.step.number)
+        ref = GraphRef(self.step.number)
         for step in self.moves:
             present, before = index, ref
 
             def find(
-                source: object, present: BackendTensor = present, before: Ref = before
+                source: object, present: BackendTensor = present, before: GraphRef = before
             ) -> object:
                 return present if source == before else piece.find(source)
 
             (index,) = piece.steps[step.number].run(find)
-            ref = Ref(step.number)
+            ref = GraphRef(step.number)
         found = np.empty(like.size, value.dtype)
         found[np.asarray(keras.ops.convert_to_numpy(index)).reshape(-1)] = value.reshape(-1)
         return found.reshape(like.shape)
@@ -166,13 +166,13 @@ class Sites:
                 self.at[step.number] = site
                 self._follow(site, behind)
 
-    def _site(self, step: Step, norms: bool) -> Site | None:
+    def _site(self, step: GraphStep, norms: bool) -> Site | None:
         known = step.part.map
         if known is None or (known.is_norm and not norms) or not step.reads:
             return None
         source = step.operands[0]
         weights = [known.kernel, *([] if known.bias is None else [known.bias])]
-        if not isinstance(source, Ref) or not all(self._is_own(one) for one in weights):
+        if not isinstance(source, GraphRef) or not all(self._is_own(one) for one in weights):
             return None
         return Site(step, known, source)
 
@@ -182,7 +182,7 @@ class Sites:
 
     def _follow(self, site: Site, behind: set[int]) -> None:
         """Look at what becomes of what a site gives, as long as one step alone reads it."""
-        ref = Ref(site.step.number)
+        ref = GraphRef(site.step.number)
         while ref not in self._outputs and len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
             layer = step.part.layer
@@ -193,24 +193,24 @@ class Sites:
             elif is_relu(step):
                 site.rectified = not site.moves
                 if site.rectified and not site.normalised:
-                    site.beyond = self._scale_beyond(Ref(step.number))
+                    site.beyond = self._scale_beyond(GraphRef(step.number))
                 return
             elif isinstance(layer, MOVES) and site.joint is None and len(step.reads) == 1:
                 site.moves.append(step)
             elif not isinstance(layer, IDENTITIES):
                 break
-            ref = Ref(step.number)
+            ref = GraphRef(step.number)
         if site.joint is None:
             site.moves.clear()
 
-    def _scale_beyond(self, ref: Ref) -> Sums:
+    def _scale_beyond(self, ref: GraphRef) -> Sums:
         """By what batch normalisation multiplies a value that it alone reads; else one."""
         readers = self._readers.get(ref, [])
         if len(readers) != 1 or not isinstance(readers[0].part.layer, layers.BatchNormalization):
             return np.ones(())
         return scale_of(readers[0].part.layer)
 
-    def _through_norm(self, site: Site, step: Step) -> bool:
+    def _through_norm(self, site: Site, step: GraphStep) -> bool:
         """A batch normalisation right behind: a scale and a shift."""
         layer = step.part.layer
         if site.normalised or site.joint is not None or site.moves or site.map.is_norm:
@@ -226,16 +226,16 @@ class Sites:
         return True
 
     @staticmethod
-    def _through_sum(site: Site, step: Step, ref: Ref) -> bool:
+    def _through_sum(site: Site, step: GraphStep, ref: GraphRef) -> bool:
         operands = step.operands
-        others = [one for one in operands if isinstance(one, Ref) and one != ref]
+        others = [one for one in operands if isinstance(one, GraphRef) and one != ref]
         if site.joint is not None or len(others) != len(operands) - 1 or not others:
             return False
         site.joint = Joint(step, operands.index(ref), others)
         return True
 
 
-def _uses(steps: Sequence[Step]) -> Mapping[int, int]:
+def _uses(steps: Sequence[GraphStep]) -> Mapping[int, int]:
     """Variable (by ``id``) -> how many calls read it."""
     calls: dict[int, set[int]] = {}
     for step in steps:
@@ -250,7 +250,7 @@ def _uses(steps: Sequence[Step]) -> Mapping[int, int]:
     return Counter({key: len(numbers) for key, numbers in calls.items()})
 
 
-def is_relu(step: Step) -> bool:
+def is_relu(step: GraphStep) -> bool:
     """Whether a step is a plain ReLU."""
     layer = step.part.layer
     if isinstance(layer, layers.ReLU):

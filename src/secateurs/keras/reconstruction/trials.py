@@ -19,10 +19,10 @@ from secateurs.keras.internals import Operation, Variable, without_gradients
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, stand_ins_of
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.program import Piece, Pieces, Step, as_numbers
+from secateurs.keras.reconstruction.program import GraphStep, Piece, Pieces, as_numbers
 from secateurs.keras.statistics.loss import PerExampleLoss
 from secateurs.keras.trace_model import source_of
-from secateurs.keras.tracing.interpreter import Site
+from secateurs.keras.tracing.interpreter import CallSite
 from secateurs.planning.error_curves import GroupTrial
 from secateurs.reconstruction.fidelity import Fidelity
 from secateurs.reconstruction.playing import play_trials
@@ -60,7 +60,7 @@ def judge_trials(
         return play_trials(passes, read, players, kind, tick)
 
 
-Read = Callable[[Piece], list[NDArray[np.float32]]]
+ReadPiece = Callable[[Piece], list[NDArray[np.float32]]]
 """What is looked at of a pass that has ended."""
 
 
@@ -85,7 +85,7 @@ class _Player:
     """One trial: from where on, and what is done instead."""
 
     def __init__(
-        self, network: Network, trial: GroupTrial, steps: Sequence[Step], read: Read
+        self, network: Network, trial: GroupTrial, steps: Sequence[GraphStep], read: ReadPiece
     ) -> None:
         self._source = source_of(network)
         self._trial = trial
@@ -102,7 +102,7 @@ class _Player:
         changed |= {id(leaf.variable) for leaf, _ in self._silenced}
         self.first = next((step.number for step in steps if self._touches(step, changed)), -1)
 
-    def _touches(self, step: Step, changed: set[int]) -> bool:
+    def _touches(self, step: GraphStep, changed: set[int]) -> bool:
         operation = self._source.operations[step.operation]
         if any(not self._kept.stays[mask.units].all() for mask in operation.masks):
             return True
@@ -132,14 +132,14 @@ class _Player:
                 rest.forget(step)
         return self._read(rest)
 
-    def _run_step(self, twin: MaskedTwin, piece: Piece, step: Step) -> list[BackendTensor]:
+    def _run_step(self, twin: MaskedTwin, piece: Piece, step: GraphStep) -> list[BackendTensor]:
         operation = self._source.operations[step.operation]
         if not (operation.masks or operation.mixes) or not step.is_whole:
             return step.run(piece.find)
         arguments, keywords = keras.tree.map_structure(
             piece.find, (list(step.arguments), dict(step.keywords))
         )
-        site = Site(step.operation, operation.layer, step.part.layer)
+        site = CallSite(step.operation, operation.layer, step.part.layer)
         return list(keras.tree.flatten(twin.do(operation, site, arguments, keywords)))
 
     def _stand_ins(self) -> dict[int, Operation]:

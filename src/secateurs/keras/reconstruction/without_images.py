@@ -28,7 +28,7 @@ from secateurs.channels.network import Network
 from secateurs.keras.internals import Layer, without_gradients
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.reconstruction.contractions import ConvolutionMap, EinsumMap
-from secateurs.keras.reconstruction.program import Pieces, Ref, Step, as_numbers
+from secateurs.keras.reconstruction.program import GraphRef, GraphStep, Pieces, as_numbers
 from secateurs.keras.reconstruction.sites import IDENTITIES, MOVES, Site, Sites
 from secateurs.keras.trace_model import source_of
 
@@ -106,13 +106,13 @@ def _axes_of(site: Site) -> tuple[int, int, int] | None:
     return None
 
 
-def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
+def _read_by(site: Site, sites: Sites, steps: Sequence[GraphStep]) -> _Read | None:
     """What a contraction reads, if it is batch normalisation's result behind an activation."""
     axes = _axes_of(site)
     if axes is None or not site.has_intercept:
         return None
     channels = site.map.inputs // axes[2]
-    ref: Ref = site.source
+    ref: GraphRef = site.source
     activation: ActivationFunction = np.asarray
     while ref.step >= 0:
         step = steps[ref.step]
@@ -141,7 +141,7 @@ def _is_elementwise(layer: object) -> bool:
     return isinstance(layer, kinds) or any(layer is known for known in ACTIVATIONS)
 
 
-def _numeric(step: Step) -> ActivationFunction:
+def _numeric(step: GraphStep) -> ActivationFunction:
     def run(values: NDArray[np.float64]) -> NDArray[np.float64]:
         with without_gradients():
             tensor = keras.ops.convert_to_tensor(values, dtype="float32")

@@ -12,7 +12,7 @@ from secateurs.keras.model.layer_tree import size_path
 from secateurs.keras.tracing.rules.movement import PARTS
 from secateurs.keras.tracing.rules.wrappers import INPUT
 
-Changes = Mapping[str, Sequence[SizeChange]]
+SizeChanges = Mapping[str, Sequence[SizeChange]]
 """Owner -> what changes in its configuration."""
 
 
@@ -45,7 +45,7 @@ def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:
 
 
 def with_sizes(
-    config: Mapping[str, object], path: str, changes: Changes, layer: object
+    config: Mapping[str, object], path: str, changes: SizeChanges, layer: object
 ) -> dict[str, object]:
     """A layer's configuration with other sizes, in the layers it has inside too.
 
@@ -66,7 +66,7 @@ def with_sizes(
     return changed
 
 
-def _inside(value: object, path: str, changes: Changes, layer: object) -> object:
+def _inside(value: object, path: str, changes: SizeChanges, layer: object) -> object:
     """The same, where a value describes a layer or a list of layers."""
     if isinstance(value, (list, tuple)) and any(_is_layer(item) for item in value):
         return [_inside(item, path, changes, layer) for item in value]

@@ -24,9 +24,9 @@ from secateurs.keras.proof.masked_twin import with_tensors
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.trace_model import TracedModel, source_of
 from secateurs.keras.tracing.interpreter import (
+    CallSite,
     OpInterpreter,
-    Site,
-    Step,
+    RunStep,
     call_layer,
     convert_arrays,
     first_tensor,
@@ -37,12 +37,12 @@ from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 RESULT = -1
 """In the place of an operand's number: what the layer inside gives."""
 
-Change = Callable[["Place", BackendTensor], BackendTensor]
+ActivationChange = Callable[["ActivationPlace", BackendTensor], BackendTensor]
 """(where, tensor) -> what is read instead."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Place:
+class ActivationPlace:
     """One value that is read along an axis of channels.
 
     Attributes:
@@ -73,22 +73,22 @@ class Unseen:
     units: Ids
 
 
-def places_of(network: Network) -> tuple[list[Place], list[Unseen]]:
+def places_of(network: Network) -> tuple[list[ActivationPlace], list[Unseen]]:
     """Every place of a model's graph where channels are read, in the order of its calls."""
     source = source_of(network)
-    places: list[Place] = []
+    places: list[ActivationPlace] = []
     unseen: list[Unseen] = []
     for number, operation in enumerate(source.operations):
         path, layer = operation.layer, operation.call
         for mask in operation.masks:
             ones = np.ones(len(mask.units))
-            places.append(Place(number, path, mask.operand, mask.axis, mask.units, ones))
+            places.append(ActivationPlace(number, path, mask.operand, mask.axis, mask.units, ones))
         for owner, leaf, axis in _readers(source, layer):
             found = _find_site(network.solution, operation, layer, owner, leaf, axis)
             if found is None:
                 unseen.append(Unseen(path, leaf.axes[axis]))
             elif len(found.units):
-                places.append(Place(number, path, *found.where, found.units, *found.how))
+                places.append(ActivationPlace(number, path, *found.where, found.units, *found.how))
     return places, unseen
 
 
@@ -183,16 +183,19 @@ class Listening:
     """Runs a model's graph and shows, and lets change, what is read at some places."""
 
     def __init__(
-        self, operations: Sequence[OpRecord], places: Sequence[Place], change: Change
+        self,
+        operations: Sequence[OpRecord],
+        places: Sequence[ActivationPlace],
+        change: ActivationChange,
     ) -> None:
         self._operations = operations
         self._change = change
-        self._at: dict[int, list[Place]] = {}
+        self._at: dict[int, list[ActivationPlace]] = {}
         for place in places:
             self._at.setdefault(place.step, []).append(place)
 
     def __call__(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         places = self._at.get(site.index, ())
         given = [place for place in places if place.inner is None]
@@ -214,16 +217,16 @@ class Listening:
         with intercept_calls(self._around(inside)):
             return call_layer(layer, arguments, keywords)
 
-    def _all(self, places: Sequence[Place], tensor: BackendTensor) -> BackendTensor:
+    def _all(self, places: Sequence[ActivationPlace], tensor: BackendTensor) -> BackendTensor:
         for place in places:
             tensor = self._change(place, tensor)
         return tensor
 
-    def _around(self, places: Sequence[Place]) -> Mapping[Layer, Callable[..., object]]:
+    def _around(self, places: Sequence[ActivationPlace]) -> Mapping[Layer, Callable[..., object]]:
         owners = {id(place.inner): place.inner for place in places}
 
         def around(
-            mine: Sequence[Place],
+            mine: Sequence[ActivationPlace],
             call: Callable[..., BackendTensor],
             first: BackendTensor,
             *rest: object,
@@ -263,7 +266,7 @@ def _convolve_in_steps(
 
 def run(
     model: keras.Model,
-    step: Step,
+    step: RunStep,
     variables: Sequence[Variable],
     values: Sequence[BackendTensor],
     arrays: Sequence[NDArray[np.generic]],

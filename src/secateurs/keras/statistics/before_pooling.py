@@ -16,7 +16,7 @@ from secateurs.calibration.before_pooling import (
 from secateurs.channels.equations import Ids, Solution
 from secateurs.keras.internals import Operation
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.tracing.interpreter import Site, Step
+from secateurs.keras.tracing.interpreter import CallSite, RunStep
 from secateurs.keras.tracing.op_record import OpRecord
 from secateurs.keras.tracing.rules import (
     movement,
@@ -89,7 +89,11 @@ class Pooling:
         self._live: dict[int, BackendTensor] = {}  # kept, so that no two tensors have one id
 
     def __call__(
-        self, step: Step, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self,
+        step: RunStep,
+        site: CallSite,
+        arguments: Sequence[object],
+        keywords: dict[str, object],
     ) -> object:
         result = step(site, arguments, keywords)
         given = keras.tree.flatten([list(arguments), keywords])
@@ -114,7 +118,7 @@ class ZerosBefore:
     """A step that counts the zeros of activations; ``found``: for each, (values, zeros)."""
 
     def __init__(
-        self, step: Step, operations: Sequence[OpRecord], wanted: Iterable[Activation]
+        self, step: RunStep, operations: Sequence[OpRecord], wanted: Iterable[Activation]
     ) -> None:
         self._step = step
         self._operations = operations
@@ -124,7 +128,7 @@ class ZerosBefore:
         self.found: dict[Activation, tuple[int, BackendTensor]] = {}
 
     def __call__(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         for activation in self._wanted.get(site.index, ()):
             slot = self._operations[site.index].slots[activation.origin.operand]

@@ -21,7 +21,7 @@ from secateurs.keras.statistics.loss import (
 from secateurs.training.tally import IGNORED_PIXEL, IGNORED_TOKEN, Tally
 from secateurs.training.task import LearningTask
 
-Outputs = BackendTensor | Sequence[BackendTensor]
+OutputTensors = BackendTensor | Sequence[BackendTensor]
 """What a model gives: a tensor, or all of its tensors in a list."""
 
 
@@ -45,14 +45,14 @@ class ClassAxis:
         two = tells_two_apart(model)
         return cls(1 if first else -1, probabilities=gives_probabilities(model), two=two)
 
-    def cross_entropy(self, outputs: Outputs, targets: BackendTensor) -> BackendTensor:
+    def cross_entropy(self, outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
         """Cross-entropy of each example; over places where there are some, ignored ones left out.
 
         Ignored are -100, of tokens, and 255, of pixels.
         """
         return self._at_places(self._scores(outputs), targets)
 
-    def next_token(self, outputs: Outputs, targets: BackendTensor) -> BackendTensor:
+    def next_token(self, outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
         """Cross-entropy of each sequence's next tokens."""
         return self._at_places(self._scores(outputs)[:, :-1], targets[:, 1:])
 
@@ -68,7 +68,7 @@ class ClassAxis:
         found = as_classes(targets, scores.shape[-1], scores.shape[:-1])
         return scores, np.asarray(found).astype(np.int64)
 
-    def _scores(self, outputs: Outputs) -> BackendTensor:
+    def _scores(self, outputs: OutputTensors) -> BackendTensor:
         """float32, the classes last."""
         scores: BackendTensor = keras.ops.cast(scores_of(outputs), "float32")
         if self._axis == 1:
@@ -102,7 +102,7 @@ class ClassAxis:
         return found
 
 
-def scores_of(outputs: Outputs) -> BackendTensor:
+def scores_of(outputs: OutputTensors) -> BackendTensor:
     """A model's output, or the first of several."""
     if isinstance(outputs, list | tuple):
         first: BackendTensor = outputs[0]

@@ -29,21 +29,21 @@ from secateurs.keras.model.example_inputs import as_arrays, make_inputs
 from secateurs.keras.model.tensors import present_values
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import (
-    Change,
+    ActivationChange,
+    ActivationPlace,
     Listening,
-    Place,
     Unseen,
     places_of,
     run,
 )
 from secateurs.keras.statistics.before_pooling import Pooling, ZerosBefore
-from secateurs.keras.statistics.loss import Loss, PerExampleLoss
+from secateurs.keras.statistics.loss import BatchLoss, PerExampleLoss
 from secateurs.keras.trace_model import source_of
-from secateurs.keras.tracing.interpreter import Site, Step, as_it_is
+from secateurs.keras.tracing.interpreter import CallSite, RunStep, as_it_is
 
 
 def start_pass(
-    network: Network, needs: Need, data: object, loss: Loss | None, caller: str
+    network: Network, needs: Need, data: object, loss: BatchLoss | None, caller: str
 ) -> tuple[Pass, Iterator[CalibrationBatch]]:
     """A pass that went through nothing yet, and the batches, for it to go through."""
     source = source_of(network)
@@ -64,12 +64,12 @@ _Summed = tuple[_Sums, list[tuple[int, BackendTensor]], list[BackendTensor]]
 """For a reading: its sums, (values, zeros) of the activations it was pooled from, and its values
 by group."""
 
-Around = Callable[[Step, Site, Sequence[object], dict[str, object]], object]
+Around = Callable[[RunStep, CallSite, Sequence[object], dict[str, object]], object]
 """Runs a step in the place of the step itself."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Read:
+class ChannelRead:
     """A place, and what was learnt of it from a run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Read:
         before: what the values are pooled from; none where they are read as they are.
     """
 
-    place: Place
+    place: ActivationPlace
     number: int
     by_image: bool
     before: tuple[Activation, ...] = ()
@@ -142,7 +142,7 @@ class Pass(StatisticsCollector):
     def outputs(
         self,
         arrays: Sequence[NDArray[np.generic]],
-        step: Step = as_it_is,
+        step: RunStep = as_it_is,
         values: Sequence[BackendTensor] | None = None,
     ) -> list[BackendTensor]:
         """What the model gives, flat."""
@@ -165,7 +165,7 @@ class Pass(StatisticsCollector):
             around: runs a step in the place of the step itself.
         """
 
-        def gate(place: Place, tensor: BackendTensor) -> BackendTensor:
+        def gate(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:
             factors = gates[self.reads[id(place)].number]
             sizes = [1] * len(tensor.shape)
             sizes[place.axis] = factors.shape[1]
@@ -179,7 +179,7 @@ class Pass(StatisticsCollector):
         step = self.listening(gate)
         return self.outputs(arrays, step if around is None else partial(around, step), values)
 
-    def listening(self, change: Change) -> Listening:
+    def listening(self, change: ActivationChange) -> Listening:
         """A step that shows what is read."""
         places = [read.place for read in self.reads.values()]
         return Listening(self.source.operations, places, change)
@@ -196,21 +196,21 @@ class Pass(StatisticsCollector):
 
     # -- what is read where
 
-    def _find_reads(self) -> dict[int, Read]:
+    def _find_reads(self) -> dict[int, ChannelRead]:
         """Place (by ``id``) -> what a run of three images says of it; in the order of the run."""
         batch = self.first.rows(np.arange(3) % len(self.first))
         numbers: dict[tuple[int, int, bytes], int] = {}
-        found: dict[int, Read] = {}
+        found: dict[int, ChannelRead] = {}
         alive: list[BackendTensor] = []  # so that no two tensors have one id
 
-        def look(place: Place, tensor: BackendTensor) -> BackendTensor:
+        def look(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:
             alive.append(tensor)
             axis = place.axis % len(tensor.shape)
             key = (id(tensor), axis, place.units.tobytes())
             number = numbers.setdefault(key, len(numbers))
             by_image = axis > 0 and tensor.shape[0] == 3
             before = pooling.activations_of(tensor, place.units)
-            found.setdefault(id(place), Read(place, number, by_image, before))
+            found.setdefault(id(place), ChannelRead(place, number, by_image, before))
             return tensor
 
         pooling = Pooling(self.source.operations, self.network.solution)
@@ -252,7 +252,7 @@ class Pass(StatisticsCollector):
         """For each reading: sums of its values, image by image, and its values by group."""
         found: dict[int, tuple[_Sums, list[BackendTensor]]] = {}
 
-        def look(place: Place, tensor: BackendTensor) -> BackendTensor:
+        def look(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:
             number = self.reads[id(place)].number
             if number not in found:
                 found[number] = self._sums(number, place, tensor)
@@ -268,7 +268,7 @@ class Pass(StatisticsCollector):
         ]
 
     def _sums(
-        self, number: int, place: Place, tensor: BackendTensor
+        self, number: int, place: ActivationPlace, tensor: BackendTensor
     ) -> tuple[_Sums, list[BackendTensor]]:
         ops = keras.ops
         images = tensor.shape[0] if place.axis % len(tensor.shape) else 1
@@ -349,7 +349,7 @@ class Pass(StatisticsCollector):
 
 
 def _check_seen(
-    network: Network, places: Sequence[Place], unseen: Sequence[Unseen], caller: str
+    network: Network, places: Sequence[ActivationPlace], unseen: Sequence[Unseen], caller: str
 ) -> None:
     """Refuse to score channels by values that nobody can see."""
     for hidden in unseen:

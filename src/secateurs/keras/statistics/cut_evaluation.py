@@ -16,12 +16,12 @@ from secateurs.keras.internals import Layer
 from secateurs.keras.model.example_inputs import as_arrays
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
-from secateurs.keras.statistics.loss import Loss, PerExampleLoss
+from secateurs.keras.statistics.loss import BatchLoss, PerExampleLoss
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import (
+    CallSite,
     OpInterpreter,
-    Site,
     as_it_is,
     call_layer,
     convert_arrays,
@@ -35,7 +35,7 @@ def evaluate_cut(
     cut: Cut,
     images: Sequence[CalibrationBatch],
     recalibrate: Sequence[CalibrationBatch] = (),
-    loss: Loss | None = None,
+    loss: BatchLoss | None = None,
     task: LearningTask | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
     """(the loss of each image, the share put into the right class or None) after a cut.
@@ -82,7 +82,7 @@ def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> Non
     means: dict[int, list[tuple[BackendTensor, BackendTensor]]] = {}
     norms: dict[int, Layer] = {}
 
-    def step(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+    def step(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         layer = site.operation
         if isinstance(layer, keras.layers.BatchNormalization):
             x = first_tensor(arguments, keywords)

@@ -21,7 +21,7 @@ from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.tracing.composites import open_layer
 from secateurs.keras.tracing.symbolic import Calls
 
-Loss = Callable[[BackendTensor | list[BackendTensor], BackendTensor | None], BackendTensor]
+BatchLoss = Callable[[BackendTensor | list[BackendTensor], BackendTensor | None], BackendTensor]
 """(outputs, labels) -> one loss for each image; outputs in a list where there are several."""
 
 LEAST = 1e-30
@@ -39,7 +39,7 @@ class PerExampleLoss:
         model: whose outputs these are.
     """
 
-    def __init__(self, loss: Loss | None, caller: str, model: keras.Model) -> None:
+    def __init__(self, loss: BatchLoss | None, caller: str, model: keras.Model) -> None:
         self._loss = loss
         self._who = caller
         self._probabilities = gives_probabilities(model)

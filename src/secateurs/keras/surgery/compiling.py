@@ -18,7 +18,7 @@ from secateurs.keras.internals import (
 from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.surgery.slicing import slice_tensor
 
-Slot = tuple[str | None, int]
+OptimizerSlot = tuple[str | None, int]
 """(the tensor that a state belongs to, None for what belongs to all; its number among these)."""
 
 
@@ -114,12 +114,12 @@ def _to_train(
 
 def _build(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable], names: Sequence[str]
-) -> list[Slot]:
+) -> list[OptimizerSlot]:
     """Build the optimizer; for each of its states, in order, where it belongs."""
     references = _build_with_references(optimizer, variables)
     owners = {id(variable): name for variable, name in zip(variables, names, strict=True)}
     counted: Counter[str | None] = Counter()
-    slots: list[Slot] = []
+    slots: list[OptimizerSlot] = []
     for state in optimizer.variables:
         owner = owners.get(id(references.get(id(state))))
         slots.append((owner, counted[owner]))

@@ -21,7 +21,7 @@ from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.surgery.rebuilding import cut_copy
-from secateurs.keras.tracing.interpreter import OpInterpreter, Site
+from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter
 from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
 from secateurs.keras.tracing.tracer import Tracer
 
@@ -45,7 +45,7 @@ def settle_(
     """
     network = build(())
     waiting = list(tracer.assumed)
-    trial = Trial(model, shapes, tracer.operations)
+    trial = ShapeTrial(model, shapes, tracer.operations)
     tried = False
     while waiting and not trial.follows(network, waiting):
         kinds = sorted({assumed.kind for assumed in waiting})
@@ -64,7 +64,7 @@ def settle_(
 
 
 def _check_all(
-    tracer: Tracer, trial: Trial, network: Network, build: Callable[[Sequence[Tie]], Network]
+    tracer: Tracer, trial: ShapeTrial, network: Network, build: Callable[[Sequence[Tie]], Network]
 ) -> Network:
     """The network without channels whose number the code holds against one that stays.
 
@@ -82,7 +82,7 @@ def _check_all(
     return build(())
 
 
-def _misfits(trial: Trial, network: Network, names: Sequence[str]) -> list[str]:
+def _misfits(trial: ShapeTrial, network: Network, names: Sequence[str]) -> list[str]:
     """Groups without a channel of which the shapes are not those foretold, found by halves."""
     if trial.fits(network, names):
         return []
@@ -96,7 +96,7 @@ def _misfits(trial: Trial, network: Network, names: Sequence[str]) -> list[str]:
 
 def _tie(
     tracer: Tracer,
-    trial: Trial,
+    trial: ShapeTrial,
     waiting: Sequence[Assumed],
     wrong: Sequence[tuple[str, int]],
     build: Callable[[Sequence[Tie]], Network],
@@ -156,7 +156,7 @@ def _latest_alike(tracer: Tracer, step: int, units: Ids) -> Ids | None:
 
 
 def _wrong(
-    trial: Trial, network: Network, firsts: Mapping[tuple[str, int], Sequence[Assumed]]
+    trial: ShapeTrial, network: Network, firsts: Mapping[tuple[str, int], Sequence[Assumed]]
 ) -> list[tuple[str, int]]:
     """Those that do not follow, found by halves: mostly there are few."""
     if trial.follows(network, [assumed for first in firsts.values() for assumed in first]):
@@ -179,7 +179,7 @@ def _first(waiting: Sequence[Assumed], kind: tuple[str, int]) -> list[Assumed]:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Trial:
+class ShapeTrial:
     """Cuts a channel here and there, and looks at the shapes.
 
     Attributes:
@@ -238,7 +238,7 @@ def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[lis
             return keras.KerasTensor(tuple(item.shape), dtype=item.dtype)
         return item
 
-    def step(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+    def step(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
         given, options = map_structure(spec, (list(arguments), keywords))
         made = site.operation.compute_output_spec(*given, **options)
         if any(None in tensor.shape for tensor in flatten(made)):

@@ -41,7 +41,7 @@ from secateurs.keras.model.tensors import (
 )
 from secateurs.keras.protocols import BackendTensor, Node
 from secateurs.keras.sizes.layer_sizes import (
-    Changes,
+    SizeChanges,
     by_owner,
     with_input_sizes,
     with_positions,
@@ -277,7 +277,7 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
     return bool(missing())
 
 
-def carry_again(model: keras.Model, small: keras.Model, changes: Changes) -> None:
+def carry_again(model: keras.Model, small: keras.Model, changes: SizeChanges) -> None:
     """What ``build`` may have begun anew, layer by layer."""
     present = dict(named_operations(small))
     for path, operation in named_operations(model):
@@ -309,7 +309,7 @@ def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
 def rebuild(
     model: keras.Model,
     make: Make,
-    changes: Changes | None = None,
+    changes: SizeChanges | None = None,
     called_on: Sequence[keras.KerasTensor] | None = None,
     blocks: Mapping[str, BlockCut] | None = None,
 ) -> keras.Model:
@@ -342,7 +342,7 @@ def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
 
 class _Rebuilding:
     def __init__(
-        self, model: keras.Model, make: Make, changes: Changes, blocks: Mapping[str, BlockCut]
+        self, model: keras.Model, make: Make, changes: SizeChanges, blocks: Mapping[str, BlockCut]
     ) -> None:
         self._make = make
         self._changes = changes
@@ -445,7 +445,7 @@ def _input_like(
 def rebuild_layer(
     layer: Operation,
     path: str,
-    changes: Changes | None = None,
+    changes: SizeChanges | None = None,
     dtype: Dtype | None = None,
     remake: Remake | None = None,
     patterns: Patterns | None = None,

@@ -34,7 +34,7 @@ from secateurs.keras.internals import (
 from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.model.tensors import calls_of
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.tracing.interpreter import OpInterpreter, Site, call_layer, convert_arrays
+from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter, call_layer, convert_arrays
 from secateurs.keras.tracing.symbolic import Calls, Enter
 
 MOST_KEPT = 3
@@ -143,7 +143,7 @@ class _Watcher(OpInterpreter):
             self._inside -= 1
 
     def _watch(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
         reads = [item for item in flatten([list(arguments), keywords]) if isinstance(item, Flow)]
         given, options = map_structure(

@@ -35,7 +35,7 @@ from secateurs.keras.tracing.symbolic import Calls, Enter
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class CallSite:
     """One call in the graph.
 
     Attributes:
@@ -57,7 +57,7 @@ class Site:
     place: int = 0
 
 
-Step = Callable[[Site, Sequence[object], dict[str, object]], object]
+RunStep = Callable[[CallSite, Sequence[object], dict[str, object]], object]
 """(call, arguments, keywords) -> what it gives: a tensor, or whatever stands for one, or several
 in lists, tuples and dictionaries."""
 
@@ -68,7 +68,7 @@ T = TypeVar("T")
 class OpInterpreter:
     """Numbers the calls of a graph and hands each to ``step``; models inside are gone through."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: RunStep) -> None:
         self._step = step
         self._index = -1
         self._paths: dict[int, str] = {}
@@ -109,11 +109,11 @@ class OpInterpreter:
         # A layer shared between a model and one inside it goes by the first path it is met on.
         path = self._paths.setdefault(id(operation), path)
         return self._run_step(
-            Site(self._index + 1, path, operation, None, seen), arguments, keywords
+            CallSite(self._index + 1, path, operation, None, seen), arguments, keywords
         )
 
     def _run_step(
-        self, site: Site, arguments: Sequence[object], keywords: dict[str, object]
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> list[object]:
         self._index = site.index
         results = self._step(site, arguments, keywords)
@@ -136,7 +136,7 @@ class OpInterpreter:
             closed = seen.closed.get(id(operation), "")
             written = not enters and id(operation) not in paths
             number = self._index + 1
-            site = Site(number, inner_path, operation, layer, closed, written, number - begin)
+            site = CallSite(number, inner_path, operation, layer, closed, written, number - begin)
             return self._run_step(site, arguments, keywords)
 
         def enter(inner: Layer, given: list[object], made: list[object]) -> None:
@@ -177,7 +177,7 @@ def first_tensor(arguments: Sequence[object], keywords: Mapping[str, object]) ->
     return tensor
 
 
-def as_it_is(site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+def as_it_is(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
     """A step that changes nothing."""
     return call_layer(site.operation, arguments, keywords)
 

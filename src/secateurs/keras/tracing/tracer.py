@@ -16,7 +16,7 @@ from secateurs.channels.tensors import Mask
 from secateurs.keras.internals import Operation, Variable, accepts_training, infer, is_tensor
 from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.model.tensors import ModelTensor
-from secateurs.keras.tracing.interpreter import Site
+from secateurs.keras.tracing.interpreter import CallSite
 from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.op_record import (
     NO_CHANNEL,
@@ -70,7 +70,9 @@ class Tracer:
 
     # -- one call
 
-    def step(self, site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+    def step(
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         """Label what one call of the graph gives."""
         self.operations.append(OpRecord(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]

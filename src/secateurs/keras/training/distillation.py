@@ -23,9 +23,9 @@ from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.activation_sites import run
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.tracing.interpreter import (
+    CallSite,
     OpInterpreter,
-    Site,
-    Step,
+    RunStep,
     as_it_is,
     convert_arrays,
     first_tensor,
@@ -244,7 +244,9 @@ class _Inputs:
         self._layers = frozenset(layers)
         self._heard: dict[str, list[BackendTensor]] = {}
 
-    def call(self, site: Site, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+    def call(
+        self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
+    ) -> object:
         """A step that changes nothing."""
         layer = site.operation
         if site.path in self._layers and isinstance(layer, _MIXING):
@@ -280,7 +282,7 @@ def _outputs(model: keras.Model, images: object) -> Values:
     return _run(model, images, as_it_is)
 
 
-def _run(model: keras.Model, images: object, step: Step) -> Values:
+def _run(model: keras.Model, images: object, step: RunStep) -> Values:
     given = OpInterpreter(step).run(model, convert_arrays(model, as_arrays(images, model)))
     return [_as_array(tensor) for tensor in _floating(given)]
 

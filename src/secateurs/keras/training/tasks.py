@@ -11,7 +11,7 @@ import keras
 from secateurs.errors import DataError, ModelError
 from secateurs.keras.internals import compile_arguments_of, graph_of
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.statistics.class_axis import ClassAxis, Outputs, mean_of_each, scores_of
+from secateurs.keras.statistics.class_axis import ClassAxis, OutputTensors, mean_of_each, scores_of
 from secateurs.keras.statistics.loss import tells_two_apart
 from secateurs.training.feed import is_labelled_images
 from secateurs.training.task import LearningTask
@@ -36,7 +36,7 @@ def tasks_of(model: keras.Model) -> Mapping[str, LearningTask]:
     }
 
 
-def square_error(outputs: Outputs, targets: BackendTensor) -> BackendTensor:
+def square_error(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
     """Mean squared error of each example."""
     values = keras.ops.cast(scores_of(outputs), "float32")
     given, expected = tuple(targets.shape), tuple(values.shape)
@@ -49,7 +49,7 @@ def square_error(outputs: Outputs, targets: BackendTensor) -> BackendTensor:
     return mean_of_each(keras.ops.square(values - wanted))
 
 
-def contrast(outputs: Outputs, targets: BackendTensor) -> BackendTensor:
+def contrast(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
     """InfoNCE of each example: its like (of the same target) against all others of the batch.
 
     Source: van den Oord, Li & Vinyals 2018; Khosla et al., Supervised Contrastive Learning, 2020.
@@ -139,7 +139,7 @@ class CompiledLoss:
         given = [1.0] * count if weights is None else self._in_order(weights, count)
         self._weights = [1.0 if one is None else float(one) for one in given]
 
-    def __call__(self, outputs: Outputs, targets: Any) -> BackendTensor:
+    def __call__(self, outputs: OutputTensors, targets: Any) -> BackendTensor:
         """One loss for each example."""
         given: list[Any] = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
         wanted = self._in_order(targets, len(given)) if len(given) > 1 else [targets]

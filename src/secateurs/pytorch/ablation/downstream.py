@@ -41,7 +41,7 @@ MAKE_NEW = CONVOLUTIONS | PRODUCTS | {aten.batch_norm, aten.add, aten.mul, aten.
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Read:
+class DownstreamRead:
     """Where one step reads a group's channels.
 
     Attributes:
@@ -71,7 +71,7 @@ class DownstreamPath:
     """
 
     steps: list[Step]
-    reads: dict[int, list[Read]]
+    reads: dict[int, list[DownstreamRead]]
     subtract: set[int]
     in_place: set[int]
     drop: dict[int, list[Ref]]
@@ -148,7 +148,7 @@ class Routes:
     def _find_route(self, group: Group) -> DownstreamPath | None:
         if self._program is None or self._is_mixed(group):
             return None
-        reads: dict[int, list[Read]] = {}
+        reads: dict[int, list[DownstreamRead]] = {}
         for step in self._steps:
             operation = self._operations[self._reading.get(step.number, step.number)]
             for mask in operation.masks:
@@ -160,7 +160,9 @@ class Routes:
                     return None
                 index = torch.from_numpy(part.rows)
                 if not self._is_idle(group, step, operation, part.rows):
-                    reads.setdefault(step.number, []).append(Read(mask.operand, mask.axis, index))
+                    reads.setdefault(step.number, []).append(
+                        DownstreamRead(mask.operand, mask.axis, index)
+                    )
         steps = depending_on(self._steps, set(reads))
         changed = {Ref(step.number, item) for step in steps for item in range(step.results)}
         if any(ref not in self.rows for ref in changed):
@@ -216,7 +218,7 @@ class Routes:
         np.put_along_axis(reached, outputs.reshape(len(group), -1), True, axis=1)
         return bool((readers | ~reached).all())
 
-    def _is_linear(self, step: Step, reads: Sequence[Read]) -> bool:
+    def _is_linear(self, step: Step, reads: Sequence[DownstreamRead]) -> bool:
         """Whether the step's result is a sum over what it reads, with a weight of the model's."""
         call = Call(step.function, step.arguments, step.keywords)
         if len(reads) > 1 or call.packet not in CONVOLUTIONS | PRODUCTS:

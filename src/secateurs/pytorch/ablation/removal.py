@@ -30,7 +30,7 @@ from secateurs.channels.network import Group, Network
 from secateurs.pytorch.ablation.contributions import subtract_
 from secateurs.pytorch.ablation.downstream import (
     DownstreamPath,
-    Read,
+    DownstreamRead,
     Routes,
     channels_last,
     depending_on,
@@ -295,7 +295,7 @@ class Removals:
 
         return value
 
-    def _mask(self, call: Call, step: Step, reads: Sequence[Read], pairs: Pairs) -> Call:
+    def _mask(self, call: Call, step: Step, reads: Sequence[DownstreamRead], pairs: Pairs) -> Call:
         """The operation with each pair's channel taken as zero."""
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
@@ -311,7 +311,9 @@ class Removals:
             by_pair[each_pair, read.index[pairs.channels]] = 0
         return with_operands(call, changes)
 
-    def _less_one(self, dense: DenseBatch, step: Step, read: Read, pairs: Pairs) -> torch.Tensor:
+    def _less_one(
+        self, dense: DenseBatch, step: Step, read: DownstreamRead, pairs: Pairs
+    ) -> torch.Tensor:
         """What a linear step gives without each pair's channel: what it gave, less one summand."""
         ref = Ref(step.number)
         output = select(dense.value(ref), self.routes.rows[ref], pairs.images)

@@ -127,10 +127,10 @@ ATOMS = frozenset(
 """Types of values that a deep copy takes as they are."""
 
 
-Value = TypeVar("Value")
+AnyValue = TypeVar("AnyValue")
 
 
-def copy_value(value: Value, memo: dict[int, object]) -> Value:
+def copy_value(value: AnyValue, memo: dict[int, object]) -> AnyValue:
     """What ``copy.deepcopy(value, memo)`` gives, several times as quickly for modules.
 
     A deep copy goes through ``pickle``'s protocol for every module and asks the memo for every

@@ -55,11 +55,11 @@ _HEARD = 1e-4
 
 NOTHING: Mapping[int, Sequence[Any]] = MappingProxyType({})
 
-Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Poke = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(the values of a slice, the whole tensor) -> other values."""
 
 
-Zeros = Mapping[int, torch.Tensor]
+ZeroMasks = Mapping[int, torch.Tensor]
 """The number of an operation -> where its result is zero."""
 
 
@@ -311,7 +311,7 @@ class _Silenced:
                 loud = self._still_loud(loud)
         return loud
 
-    def _zeros_behind(self, parts: Sequence[Slice]) -> Zeros | None:
+    def _zeros_behind(self, parts: Sequence[Slice]) -> ZeroMasks | None:
         """The operations in which what these make lies apart from all else, and where it lies."""
         if not parts:
             return None
@@ -328,7 +328,7 @@ class _Silenced:
         }
         return zeros or None
 
-    def _falls_silent(self, parts: Sequence[Slice], zeros: Zeros) -> bool:
+    def _falls_silent(self, parts: Sequence[Slice], zeros: ZeroMasks) -> bool:
         """Whether these are heard as things are, and no more with zeros there."""
         if not self._is_read(parts, self.answers(), ()):
             return False
@@ -339,7 +339,7 @@ class _Silenced:
         finally:
             self._zeros = before
 
-    def _mute(self, zeros: Zeros) -> None:
+    def _mute(self, zeros: ZeroMasks) -> None:
         for number, where in zeros.items():
             self._zeros.setdefault(number, []).append(where)
 
@@ -427,7 +427,7 @@ class _Silenced:
 
     @contextmanager
     def _change(
-        self, parts: Sequence[Slice], change: Change, spare: Sequence[Slice] = ()
+        self, parts: Sequence[Slice], change: Poke, spare: Sequence[Slice] = ()
     ) -> Iterator[None]:
         """With other values in these slices, but not in those spared."""
         before = {name: self._tensors[name].detach().clone() for name in {p.tensor for p in parts}}

@@ -23,10 +23,10 @@ from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import (
+    AnyValue,
     Arguments,
     Call,
     Keywords,
-    Value,
     iterate_tensors,
     map_tensors,
 )
@@ -87,7 +87,7 @@ class Sampled(OpInterpreter):
             self._models.update(map(id, module._buffers.values()))
         return super().run(model, arguments, keywords, training)
 
-    def _copies(self, function: OpOverload, values: Value) -> Value:
+    def _copies(self, function: OpOverload, values: AnyValue) -> AnyValue:
         """The arguments of an operation, with copies of what it or one before wrote into.
 
         An observer of ranges, say, goes on observing whenever it runs.

@@ -21,7 +21,7 @@ from secateurs.pytorch.model.outputs import DropUnused
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.pytorch.surgery.bypass import remove_blocks_
-from secateurs.pytorch.tracing.op_call import Value, iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_call import AnyValue, iterate_tensors, map_tensors
 from secateurs.reconstruction.calibration import furthest_from_training
 
 HALF = (torch.float16, torch.bfloat16)
@@ -85,8 +85,8 @@ def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
 
 
 def working_copy(
-    model: nn.Module, example_inputs: Value, used: tuple[str, ...] | None = None
-) -> tuple[nn.Module, Value]:
+    model: nn.Module, example_inputs: AnyValue, used: tuple[str, ...] | None = None
+) -> tuple[nn.Module, AnyValue]:
     """(a copy that may be changed, the example inputs for it): in eval mode, no half precision.
 
     Args:

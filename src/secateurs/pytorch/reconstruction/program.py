@@ -41,7 +41,7 @@ MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23
 """Numbers in the largest value of a piece: 32 MB in single precision."""
 
-Change = Callable[[Step, Call], object]
+StepChange = Callable[[Step, Call], object]
 """(a step, its call) -> what is taken for its result."""
 
 
@@ -107,7 +107,7 @@ class Piece:
         """A step with its arguments."""
         return call_of(step, self.find)
 
-    def do(self, step: Step, change: Change | None = None) -> object:
+    def do(self, step: Step, change: StepChange | None = None) -> object:
         """Take one step, and forget what nobody reads any more."""
         call = self.call(step)
         output = (
@@ -227,7 +227,9 @@ class Pieces:
 
 
 def play(
-    piece: Piece, change: Change | None = None, watch: Callable[[Step, object], None] | None = None
+    piece: Piece,
+    change: StepChange | None = None,
+    watch: Callable[[Step, object], None] | None = None,
 ) -> list[torch.Tensor]:
     """The whole pass, or the rest of it; returns what the model does.
 

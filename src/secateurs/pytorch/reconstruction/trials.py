@@ -59,7 +59,7 @@ def judge_trials(
         return play_trials(passes, read, players, kind, tick)
 
 
-Read = Callable[[Piece], list[NDArray[np.float32]]]
+ReadPiece = Callable[[Piece], list[NDArray[np.float32]]]
 """What is looked at of a pass that has ended."""
 
 
@@ -102,7 +102,7 @@ class _Player:
     """One trial: from where on, and what is done instead."""
 
     def __init__(
-        self, network: Network, trial: GroupTrial, steps: Sequence[Step], read: Read
+        self, network: Network, trial: GroupTrial, steps: Sequence[Step], read: ReadPiece
     ) -> None:
         source = source_of(network)
         self._trial = trial

@@ -38,7 +38,7 @@ from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
-Zeros = tuple[int, NDArray[np.float64]]
+ZeroTotals = tuple[int, NDArray[np.float64]]
 """How many values there are at each index, and how many of them are zero."""
 
 
@@ -81,7 +81,7 @@ class OperandSums(StatisticsCollector):
         return [(name, number, torch.from_numpy(rows)) for name, rows in found]
 
     def add_zeros(
-        self, number: int, parts: Sequence[Activation], zeros: Mapping[Activation, Zeros]
+        self, number: int, parts: Sequence[Activation], zeros: Mapping[Activation, ZeroTotals]
     ) -> None:
         """Add the zeros of the activations that a reading is pooled from."""
         reading = self.readings[number]
@@ -90,7 +90,7 @@ class OperandSums(StatisticsCollector):
             own_zeros.add(*zeros[part])
 
 
-def zeros_in(tensor: torch.Tensor, before: Activation) -> Zeros:
+def zeros_in(tensor: torch.Tensor, before: Activation) -> ZeroTotals:
     """How many values an activation has at each index, and how many are zero."""
     values = tensor.movedim(before.axis, -1).flatten(0, -2)
     return len(values), as_numbers((values == 0).sum(0))[before.index]
@@ -122,7 +122,7 @@ class Pass(OperandSums):
         fresh = not self.readings
         seen: set[int] = set()
         pooled: dict[int, list[Activation]] = {}
-        zeros: dict[Activation, Zeros] = {}
+        zeros: dict[Activation, ZeroTotals] = {}
         for before in chain.from_iterable(self.places.activations.values()):
             pooled.setdefault(before.origin.step, []).append(before)
 

@@ -22,7 +22,7 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.training.batches import call_model
 from secateurs.pytorch.training.batches import on_device as on_place
-from secateurs.pytorch.training.tasks import Tally
+from secateurs.pytorch.training.tasks import MetricTally
 from secateurs.training.task import LearningTask
 
 
@@ -53,7 +53,7 @@ def evaluate_cut(
             recalibrate_(model, recalibrate)
             return _judge_steps(model, images, loss, task)
     objective = PerExampleLoss(loss, "auto")
-    tally = None if task is None else Tally(task)
+    tally = None if task is None else MetricTally(task)
 
     def judge(batch: CalibrationBatch) -> Judgement:
         arguments, keywords, labels = on_device(batch, model)
@@ -76,7 +76,7 @@ def _judge_steps(
     model: nn.Module, batches: Sequence[CalibrationBatch], loss: StepLoss, task: LearningTask | None
 ) -> tuple[NDArray[np.float64], float | None]:
     """The same by steps of a task, example by example; its metric batch by batch."""
-    runner, tally = StepRunner(loss, "auto"), None if task is None else Tally(task)
+    runner, tally = StepRunner(loss, "auto"), None if task is None else MetricTally(task)
     found = []
     for batch in map(as_given, batches):
         losses = runner.losses(model, ExampleBatch(batch)).numpy()

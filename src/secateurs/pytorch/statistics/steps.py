@@ -28,7 +28,7 @@ from secateurs.training.task import LearningTask
 _SETTLED = (_BatchNorm, _InstanceNorm, _DropoutNd)
 """Layers that do in training what has nothing to do with a channel's worth."""
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 
 class StepRunner:
@@ -88,7 +88,7 @@ class StepRunner:
             model = source.to_run()
             return record_step(model, source.operations, run, example, training=False)
 
-    def in_fitting_mode(self, run: Callable[[bool], Result]) -> Result:
+    def in_fitting_mode(self, run: Callable[[bool], Returned]) -> Returned:
         """What is given in the mode in which there is a loss.
 
         Args:

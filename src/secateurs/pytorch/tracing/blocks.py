@@ -18,7 +18,7 @@ from secateurs.channels.blocks import Block, BlockCut
 from secateurs.channels.network import Network
 from secateurs.pytorch.huggingface import counts_layers
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
-from secateurs.pytorch.tracing.skips import ACTIVATIONS, NORMS, ModuleCall, SkipWatcher, Value
+from secateurs.pytorch.tracing.skips import ACTIVATIONS, NORMS, ModuleCall, SkipValue, SkipWatcher
 
 MOST_KEPT = 3
 """Children in a row on a skip."""
@@ -35,7 +35,7 @@ class FoundBlock:
     """
 
     cut: BlockCut
-    values: list[Value]
+    values: list[SkipValue]
     change: float
 
     @property
@@ -137,7 +137,7 @@ def _parameter(module: nn.Module, place: int, keyword: str) -> tuple[int, str]:
     return place, plain[place] if place < len(plain) else ""
 
 
-def _depends(value: Value, on: Value) -> bool:
+def _depends(value: SkipValue, on: SkipValue) -> bool:
     """Whether a value was made from another, whatever was done to it."""
     waiting, seen = [value], set()
     while waiting:
@@ -150,9 +150,9 @@ def _depends(value: Value, on: Value) -> bool:
     return False
 
 
-def _path_on_skip(output: Value, start: Value) -> list[Value] | None:
+def _path_on_skip(output: SkipValue, start: SkipValue) -> list[SkipValue] | None:
     """The values from an output back to where it starts, along skips; None where there is none."""
-    stack: list[list[Value]] = [[output]]
+    stack: list[list[SkipValue]] = [[output]]
     seen: set[int] = set()
     while stack:
         path = stack.pop()
@@ -165,7 +165,7 @@ def _path_on_skip(output: Value, start: Value) -> list[Value] | None:
     return None
 
 
-def _activation_left(path: Sequence[Value]) -> str | None:
+def _activation_left(path: Sequence[SkipValue]) -> str | None:
     """The activation on a skip that goes on without its branch; None where there are two kinds.
 
     Behind normalisations that go with the block nothing is left of it. A ReLU does nothing to what
@@ -185,8 +185,8 @@ def _activation_left(path: Sequence[Value]) -> str | None:
 
 
 def _find_projection(
-    call: ModuleCall, calls: Mapping[str, ModuleCall], start: Value
-) -> tuple[tuple[str, ...], str, list[Value], float] | None:
+    call: ModuleCall, calls: Mapping[str, ModuleCall], start: SkipValue
+) -> tuple[tuple[str, ...], str, list[SkipValue], float] | None:
     """(children on the skip, activation, values, change) of a block with layers on its skip."""
     values = [call.output] if call.output is not None else []
     while values and not values[-1].is_sum and len(values[-1].skips) == 1:
@@ -208,7 +208,7 @@ def _find_projection(
 
 
 def _chain(
-    call: ModuleCall, calls: Mapping[str, ModuleCall], operand: Value, start: Value
+    call: ModuleCall, calls: Mapping[str, ModuleCall], operand: SkipValue, start: SkipValue
 ) -> tuple[str, ...] | None:
     """The children of a block that lead from its input to an operand, in order, if these do."""
     chain: list[str] = []
@@ -223,7 +223,7 @@ def _chain(
 
 
 def _child_giving(
-    call: ModuleCall, calls: Mapping[str, ModuleCall], value: Value
+    call: ModuleCall, calls: Mapping[str, ModuleCall], value: SkipValue
 ) -> ModuleCall | None:
     depth = call.path.count(".") + 1
     for path, child in calls.items():

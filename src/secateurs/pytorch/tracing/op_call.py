@@ -53,7 +53,7 @@ Arguments = Sequence[object]
 Keywords = dict[str, object]
 """What it is given by name."""
 
-Value = TypeVar("Value")
+AnyValue = TypeVar("AnyValue")
 Number = TypeVar("Number", int, float)
 
 
@@ -164,7 +164,7 @@ def iterate_tensors(values: object) -> Iterator[torch.Tensor]:
 
 
 @overload
-def map_tensors(value: Value, function: Callable[[torch.Tensor], torch.Tensor]) -> Value: ...
+def map_tensors(value: AnyValue, function: Callable[[torch.Tensor], torch.Tensor]) -> AnyValue: ...
 @overload
 def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object: ...
 def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object:

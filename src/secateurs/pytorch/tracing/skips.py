@@ -53,7 +53,7 @@ SAMPLES = 4096
 
 
 @dataclass(eq=False, slots=True)
-class Value:
+class SkipValue:
     """A tensor of the pass, as it was at one moment.
 
     Attributes:
@@ -66,8 +66,8 @@ class Value:
 
     number: int
     packet: OpOverloadPacket | None = None
-    parents: tuple[Value, ...] = ()
-    skips: tuple[Value, ...] = ()
+    parents: tuple[SkipValue, ...] = ()
+    skips: tuple[SkipValue, ...] = ()
     changes: tuple[float, ...] = ()
 
     @property
@@ -100,9 +100,9 @@ class ModuleCall:
     """
 
     path: str
-    given: list[tuple[int, str, Value, torch.Size]] = field(default_factory=list)
+    given: list[tuple[int, str, SkipValue, torch.Size]] = field(default_factory=list)
     samples: list[torch.Tensor] = field(default_factory=list)
-    output: Value | None = None
+    output: SkipValue | None = None
     shape: torch.Size = field(default_factory=torch.Size)
     gives: int = 0
     changes: list[float] = field(default_factory=list)
@@ -145,7 +145,7 @@ class SkipWatcher(OpInterpreter):
         for tensor in iterate_tensors(output):
             skips = _find_skips(packet, given, tensor)
             changes = tuple(_measure_change(one, _sample(tensor)) for one in before)
-            made = Value(self.index, packet, tuple(values), skips, changes if skips else ())
+            made = SkipValue(self.index, packet, tuple(values), skips, changes if skips else ())
             tensor._secateurs_value = made  # type: ignore[attr-defined]
         return output
 
@@ -204,9 +204,9 @@ class SkipWatcher(OpInterpreter):
         ]
 
 
-def value_of(tensor: torch.Tensor) -> Value | None:
+def value_of(tensor: torch.Tensor) -> SkipValue | None:
     """What a tensor is in the pass; None where it depends on nothing that the model was given."""
-    known: Value | None = getattr(tensor, "_secateurs_value", None)
+    known: SkipValue | None = getattr(tensor, "_secateurs_value", None)
     return known
 
 
@@ -214,7 +214,7 @@ def _clone_input(value: Any) -> Any:
     """The same inputs as tensors of their own, each a value."""
     if isinstance(value, torch.Tensor):
         copied = value.clone()
-        copied._secateurs_value = Value(-1)  # type: ignore[attr-defined]
+        copied._secateurs_value = SkipValue(-1)  # type: ignore[attr-defined]
         return copied
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(_clone_input(item) for item in value)
@@ -223,7 +223,7 @@ def _clone_input(value: Any) -> Any:
 
 def _find_skips(
     packet: OpOverloadPacket, given: Sequence[torch.Tensor], made: torch.Tensor
-) -> tuple[Value, ...]:
+) -> tuple[SkipValue, ...]:
     """The operands that go on in a result."""
     values = [value_of(tensor) for tensor in given]
     if packet in SUMS:

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-Tensors = dict[str, torch.Tensor]
+NamedTensors = dict[str, torch.Tensor]
 """Tensors of a model's state, by name."""
 
 
 @torch.no_grad()
-def update_average(average: Tensors, model: nn.Module, decay: float) -> Tensors:
+def update_average(average: NamedTensors, model: nn.Module, decay: float) -> NamedTensors:
     """The average once the model has made another step; begun with its values where it is empty.
 
     As ``torch.optim.swa_utils.AveragedModel`` with ``use_buffers=True`` takes it, kept by name in
@@ -57,7 +57,7 @@ def _fill_(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
             tensor.copy_(values[name])
 
 
-def _state(model: nn.Module) -> Tensors:
+def _state(model: nn.Module) -> NamedTensors:
     """The model's tensors themselves; what else it keeps in its state is not averaged."""
     state = model.state_dict()
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

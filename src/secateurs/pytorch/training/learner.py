@@ -34,7 +34,7 @@ from secateurs.pytorch.model.tensors import check_values, list_tensors
 from secateurs.pytorch.saving import check_state, to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
-from secateurs.pytorch.training.averaging import Tensors, update_average, values_put
+from secateurs.pytorch.training.averaging import NamedTensors, update_average, values_put
 from secateurs.pytorch.training.distillation import Teacher
 from secateurs.pytorch.training.optimizers import (
     copy_to_cpu,
@@ -107,7 +107,7 @@ class Learner(FeedLearner[nn.Module]):
             self._feeds["test"] = self._feed(test, "test", larger)
         self._example: object = self._first_inputs("train", 1)
         self._teacher: Teacher | None = None
-        self._average: Tensors = {}
+        self._average: NamedTensors = {}
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
 

@@ -22,7 +22,7 @@ from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.batches import call_model, on_device
 from secateurs.pytorch.training.learner import Learner, seed_generators
 from secateurs.pytorch.training.steps import TaskStep
-from secateurs.pytorch.training.tasks import Tally
+from secateurs.pytorch.training.tasks import MetricTally
 from secateurs.settings.training import Training
 from secateurs.training.any_feed import Again, AnyFeed, TaskBatches
 from secateurs.training.feed import Batch, Feed
@@ -72,7 +72,7 @@ class TaskLearner(Learner):
         _check_distillation(task, training)
         self._task = task
         self._one_step = TaskStep(task, self._select_outputs)
-        self._tally = Tally(task)
+        self._tally = MetricTally(task)
         super().__init__(model, train, validation, test, training, outputs)
 
     @property
@@ -175,7 +175,7 @@ class TaskLearner(Learner):
         self._tally.gather(self._processes.sum)
         sums = self._processes.sum(sums.to(self._processes.device)).cpu()
         value = self._tally.value()
-        self._tally = Tally(self._task)
+        self._tally = MetricTally(self._task)
         loss = float(sums[0] / sums[1].clamp(min=1))
         return Evaluation(self._as_score(value), loss)
 

@@ -206,7 +206,7 @@ def check_needs_none(task: LearningTask, inputs: object) -> None:
         )
 
 
-class Tally:
+class MetricTally:
     """A metric over a whole split.
 
     Args:

@@ -18,10 +18,12 @@ from secateurs.keras.tracing.rules.pointwise import activate
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Tracer
 
-Operand = tuple[Value | ModelTensor, str]
+ContractionOperand = tuple[Value | ModelTensor, str]
 
 
-def contract(tracer: Tracer, call: Call, operands: Sequence[Operand], result: str) -> None:
+def contract(
+    tracer: Tracer, call: Call, operands: Sequence[ContractionOperand], result: str
+) -> None:
     """An einsum: axes of one letter are one; letters that the result lacks are summed over.
 
     The masked twin ignores removed channels in a weight that has the summed axis, or else in the

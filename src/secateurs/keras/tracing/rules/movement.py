@@ -23,8 +23,8 @@ from secateurs.keras.tracing.op_record import Axes, Place, Value
 from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, unknown
 from secateurs.keras.tracing.tracer import Tracer
 
-Labels = NDArray[np.integer]
-Movement = Callable[[Ids], Labels | Sequence[Labels]]
+UnitLabels = NDArray[np.integer]
+Movement = Callable[[Ids], UnitLabels | Sequence[UnitLabels]]
 
 
 def move(tracer: Tracer, call: Call, movement: Movement) -> None:
@@ -124,7 +124,7 @@ def stack(tracer: Tracer, call: Call) -> None:
 def _on_labels(call: Call) -> Movement:
     """The operation itself, run on the labels in the place of its first argument."""
 
-    def movement(labels: Ids) -> Labels | Sequence[Labels]:
+    def movement(labels: Ids) -> UnitLabels | Sequence[UnitLabels]:
         tensor = keras.ops.convert_to_tensor(np.ascontiguousarray(labels, np.int32))
         arguments = [tensor if item is call.input else item for item in call.arguments]
         keywords = {k: tensor if item is call.input else item for k, item in call.keywords.items()}

@@ -18,7 +18,7 @@ from secateurs.keras.tracing.rules.registry import OF_ALL_OPERANDS, rule, rule_f
 from secateurs.keras.tracing.symbolic import calls_in
 from secateurs.keras.tracing.tracer import Tracer
 
-Activation = Callable[[BackendTensor], BackendTensor]
+TensorFunction = Callable[[BackendTensor], BackendTensor]
 """An activation function, as a layer is given it."""
 
 ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
@@ -43,7 +43,7 @@ def meet(tracer: Tracer, operands: Sequence[Value], result: Value) -> None:
 
 
 @cache
-def elementwise_functions() -> frozenset[Activation]:
+def elementwise_functions() -> frozenset[TensorFunction]:
     """Keras's own activation functions that work element by element."""
     names = [name for name in dir(keras.activations) if not name.startswith("_")]
     others = {*ALONG_THE_LAST_AXIS, *CHANGES_SHAPE, "get", "serialize", "deserialize"}
@@ -53,14 +53,14 @@ def elementwise_functions() -> frozenset[Activation]:
 
 
 @cache
-def along_the_last_axis() -> frozenset[Activation]:
+def along_the_last_axis() -> frozenset[TensorFunction]:
     """Keras's activation functions in which results along the last axis depend on each other."""
     places = (keras.activations, keras.ops)
     found = (getattr(place, name, None) for place in places for name in ALONG_THE_LAST_AXIS)
     return frozenset(function for function in found if function is not None)
 
 
-def activate(tracer: Tracer, call: Call, function: Activation | None) -> None:
+def activate(tracer: Tracer, call: Call, function: TensorFunction | None) -> None:
     """What a layer's activation function does to its result."""
     if function is None or function in elementwise_functions():
         return
@@ -71,14 +71,14 @@ def activate(tracer: Tracer, call: Call, function: Activation | None) -> None:
             tracer.freeze(output, _why_unknown(call, function))
 
 
-def works_by_element(function: Activation | None, rank: int) -> bool:
+def works_by_element(function: TensorFunction | None, rank: int) -> bool:
     """Whether an activation function is known, or found, to work element by element."""
     if function is None or function in elementwise_functions():
         return True
     return function not in along_the_last_axis() and passes_on_values(function, rank)
 
 
-def _follow(tracer: Tracer, call: Call, function: Activation, output: Value) -> bool:
+def _follow(tracer: Tracer, call: Call, function: TensorFunction, output: Value) -> bool:
     """Label a result by the operations that the function makes of it; False where it cannot be."""
     spec = keras.KerasTensor(output.shape, dtype=output.spec.dtype)
     seen = calls_in(function, [spec], {})
@@ -107,7 +107,7 @@ def _is_closed(node: Node) -> bool:
     return rule_for(type(node.operation)) is None
 
 
-def _why_unknown(call: Call, function: Activation) -> str:
+def _why_unknown(call: Call, function: TensorFunction) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     return f"{call}: its activation {name} does not work element by element, as far as can be seen"
 
