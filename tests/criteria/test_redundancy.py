@@ -1,14 +1,13 @@
 """Which filters say the same, and which of them stay."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
 import secateurs as sec
-from secateurs.criteria import (
-    redundant,
-    score,
-)
+from secateurs.criteria import redundancy, redundant, score, similarity
 from secateurs.criteria.redundancy import score_by_similarity_
 from secateurs.errors import DataError
 from support.filters_by_hand import FILTERS, by_hand
@@ -44,6 +43,63 @@ def test_scores_are_similarities_at_the_moment_of_dropping():
         assert scores[dropped] == pytest.approx(1 - cosine.max(), abs=1e-9)
         left.remove(dropped)
     assert scores[5] == 0
+
+
+def drop_by_all_pairs(filters):
+    """The most similar pair of a whole matrix, again and again; written out."""
+    norms = np.linalg.norm(filters, axis=1)
+    cosines = np.abs(filters @ filters.T) / np.maximum(np.outer(norms, norms), 1e-300)
+    cosines[norms == 0] = cosines[:, norms == 0] = 1
+    np.fill_diagonal(cosines, -1)
+    scores = np.ones(len(filters))
+    for _ in range(len(filters) - 1):
+        one, other = np.unravel_index(cosines.argmax(), cosines.shape)
+        dropped = one if norms[one] < norms[other] else other
+        scores[dropped] = 1 - cosines.max()
+        cosines[dropped] = cosines[:, dropped] = -1
+    return scores
+
+
+@pytest.mark.parametrize("rank", [2, 5, 40])
+def test_by_blocks_of_filters_it_is_what_all_pairs_give(rank, monkeypatch):
+    random = np.random.default_rng(rank)
+    filters = random.normal(size=(150, rank)) @ random.normal(size=(rank, 40))
+    filters[[3, 77]] = 0
+    monkeypatch.setattr(redundancy, "ROWS", 16)
+    found = redundancy.score_filters_by_similarity(filters)
+    np.testing.assert_allclose(found, drop_by_all_pairs(filters), rtol=0, atol=1e-9)
+
+
+def test_one_of_many_copies_stays_by_blocks_too(monkeypatch):
+    base = np.random.default_rng(1).normal(size=(5, 9))
+    filters = np.concatenate([scale * base for scale in range(1, 31)])
+    monkeypatch.setattr(redundancy, "ROWS", 16)
+    found = redundancy.score_filters_by_similarity(filters)
+    assert set(np.flatnonzero(found > 1e-9)) == set(range(145, 150))  # the largest of each
+
+
+def test_a_filter_that_is_no_number_is_told(monkeypatch):
+    monkeypatch.setattr(redundancy, "ROWS", 4)
+    filters = np.ones((9, 3))
+    filters[4, 1] = np.nan
+    assert np.isnan(redundancy.score_filters_by_similarity(filters)).all()
+
+
+@pytest.mark.parametrize("name", ["cosine", "geometric_median", "whc"])
+def test_a_wide_layer_takes_no_matrix_of_all_pairs(name, monkeypatch):
+    channels = 3000
+    network = sec.trace(
+        torch.nn.Sequential(torch.nn.Linear(20, channels), torch.nn.Linear(channels, 2)),
+        torch.zeros(1, 20),
+    )
+    for module in (redundancy, similarity):
+        monkeypatch.setattr(module, "ROWS", 128)
+    score(network, "l1")  # what is imported and kept by the first call is no matter of this
+    tracemalloc.start()
+    score(network, name)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * channels**2 / 3
 
 
 def test_a_similarity_is_an_alternative_to_an_amount():

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 import secateurs as sec
-from secateurs.criteria import (
-    score,
-)
+from secateurs.criteria import score, similarity
 from support.filters_by_hand import FILTERS, TwoLayers, by_hand
 from support.small_networks import Residual, images, labels
 from support.torch_pruning import their_scores
@@ -30,8 +28,6 @@ def test_opposite_filters_are_far_apart_here_and_the_same_in_torch_pruning(pruni
 
 
 def test_whc_by_blocks_is_whc_of_all_pairs(monkeypatch):
-    from secateurs.criteria import similarity
-
     filters = np.random.default_rng(5).normal(size=(13, 7))
     norms = np.linalg.norm(filters, axis=1)
     cosines = np.abs(filters @ filters.T / np.outer(norms, norms))
@@ -39,6 +35,15 @@ def test_whc_by_blocks_is_whc_of_all_pairs(monkeypatch):
     monkeypatch.setattr(similarity, "ROWS", 4)
     monkeypatch.setattr(similarity, "stack_filters", lambda facts: filters)
     assert similarity.whc(None) == pytest.approx(wanted)
+
+
+def test_the_geometric_median_by_blocks_is_that_of_all_pairs(monkeypatch):
+    filters = np.random.default_rng(5).normal(size=(13, 7))
+    filters[4] = filters[9] * (1 + 1e-9)  # alike to more digits than an expanded square keeps
+    wanted = np.linalg.norm(filters[:, None] - filters, axis=2).sum(1)
+    monkeypatch.setattr(similarity, "ROWS", 4)
+    monkeypatch.setattr(similarity, "stack_filters", lambda facts: filters)
+    np.testing.assert_allclose(similarity.geometric_median(None), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import criterion
-from secateurs.criteria.similarity import stack_filters, to_cosines_
+from secateurs.criteria.similarity import ROWS, stack_filters, to_cosines_
 from secateurs.errors import DataError
 
 
@@ -29,7 +30,7 @@ def cosine(facts: GroupData) -> Array:
     that consumers read, less their means; without, what the filters give on random inputs, where
     the cosine of two outputs is in expectation the cosine of the two filters, so that is taken.
     Cost: without data one read of the weights, with data a forward pass; C^2 products for a group
-    of C channels.
+    of C channels, held all at once with data only.
     When it hurts: two channels alike can both be needed where the next layer takes their
     difference; without a repair that lets the one that stays speak for both, even exact copies
     cannot go for free.
@@ -39,10 +40,8 @@ def cosine(facts: GroupData) -> Array:
         products = np.zeros((len(facts), len(facts)))
         for gram in facts.grams:
             products += gram.scatter
-    else:
-        filters = stack_filters(facts)
-        products = filters @ filters.T
-    return score_by_similarity_(products)
+        return score_by_similarity_(products)
+    return score_filters_by_similarity(stack_filters(facts))
 
 
 @takes(network=NETWORK, similarity=NUMBER, data=DATA_GIVEN)
@@ -88,19 +87,102 @@ def score_by_similarity_(products: Array) -> Array:
     if np.isnan(products.min(initial=0)):
         return np.full(len(norms), np.nan)
     similar = np.abs(to_cosines_(products), out=products)
-    # Nothing at all is a multiple of anything.
-    empty = norms <= 1e-12 * norms.max(initial=0)
-    similar[empty] = similar[:, empty] = 1
-    np.fill_diagonal(similar, -1)
+    return _drop_most_similar(norms, lambda rows: similar[rows])
+
+
+def score_filters_by_similarity(filters: Array) -> Array:
+    """The same of filters, shape (channels, weights), without the products of all pairs."""
+    if len(filters) <= ROWS:
+        return score_by_similarity_(filters @ filters.T)
+    norms = np.linalg.norm(filters, axis=1)
+    if np.isnan(norms).any():
+        return np.full(len(norms), np.nan)
+    directions = filters / np.where(norms > 0, norms, 1)[:, None]
+
+    def similar(rows: Ids) -> Array:
+        cosines = directions[rows] @ directions.T
+        np.abs(cosines, out=cosines)
+        return np.minimum(cosines, 1, out=cosines)
+
+    return _drop_most_similar(norms, similar)
+
+
+class _Nearest:
+    """Of each channel the ones that it is most like, among those that stay.
+
+    What a channel is most like can only become less alike as others go. So a similarity whose
+    partner has gone is kept as a bound, and looked at when it is the highest of all: first the
+    next of a few partners that were noted, then, if all of these have gone, the row is computed
+    again. Most rows never are, and no matrix of all pairs is needed.
+    """
+
+    def __init__(self, norms: Array, similar: Callable[[Ids], Array]) -> None:
+        count = len(norms)
+        # Nothing at all is a multiple of anything.
+        self._empty = norms <= 1e-12 * norms.max(initial=0)
+        self._similar = similar
+        self._stays = np.ones(count, bool)
+        few = min(_PARTNERS, count)
+        self._partners: Ids = np.zeros((count, few), np.int64)
+        self._likeness = np.zeros((count, few))
+        self._next: Ids = np.zeros(count, np.int64)
+        self._bound = np.zeros(count)
+        for start in range(0, count, ROWS):
+            self._compare(np.arange(start, min(start + ROWS, count)))
+
+    def _compare(self, rows: Ids) -> None:
+        found = self._similar(rows)
+        found[self._empty[rows]] = 1
+        found[:, self._empty] = 1
+        found[:, ~self._stays] = -1
+        found[np.arange(len(rows)), rows] = -1
+        few = self._partners.shape[1]
+        # The first of several that are equally alike, as far as these few go.
+        best = np.sort(np.argpartition(found, -few, axis=1)[:, -few:], axis=1)
+        likeness = np.take_along_axis(found, best, axis=1)
+        order = np.argsort(-likeness, axis=1, kind="stable")
+        self._partners[rows] = np.take_along_axis(best, order, axis=1)
+        self._likeness[rows] = np.take_along_axis(likeness, order, axis=1)
+        self._next[rows] = 0
+        self._bound[rows] = self._likeness[rows, 0]
+
+    def most_similar_pair(self) -> tuple[int, int, float]:
+        """(a channel, its partner, how alike they are)."""
+        while True:
+            one = int(self._bound.argmax())
+            partner = int(self._partners[one, self._next[one]])
+            if self._stays[partner]:
+                return one, partner, float(self._bound[one])
+            self._look_further(one)
+
+    def _look_further(self, row: int) -> None:
+        stays = np.flatnonzero(self._stays[self._partners[row]])
+        if len(stays):
+            self._next[row] = stays[0]
+            self._bound[row] = self._likeness[row, stays[0]]
+            return
+        alone = np.flatnonzero(self._stays & ~self._stays[self._partners].any(axis=1))
+        self._compare(alone[np.argsort(-self._bound[alone], kind="stable")[:_AT_ONCE]])
+
+    def drop(self, channel: int) -> None:
+        """A channel goes."""
+        self._stays[channel] = False
+        self._bound[channel] = -1
+
+
+_PARTNERS = 16
+"""So many of those that a channel is most like are noted."""
+
+_AT_ONCE = 64
+"""Rows that are computed again at a time: one by one, each would read all filters."""
+
+
+def _drop_most_similar(norms: Array, similar: Callable[[Ids], Array]) -> Array:
+    nearest = _Nearest(norms, similar)
     scores = np.ones(len(norms))
-    partner: Ids = similar.argmax(axis=1)
     for _ in range(len(norms) - 1):
-        best = similar[np.arange(len(norms)), partner]
-        one = int(best.argmax())
-        other = int(partner[one])
+        one, other, alike = nearest.most_similar_pair()
         dropped = one if norms[one] < norms[other] else other
-        scores[dropped] = 1 - best[one]
-        similar[dropped] = similar[:, dropped] = -1
-        stale = partner == dropped
-        partner[stale] = similar[stale].argmax(axis=1)
+        scores[dropped] = 1 - alike
+        nearest.drop(dropped)
     return scores

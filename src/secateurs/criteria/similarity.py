@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from secateurs.calibration.needs import Need
 from secateurs.channels.arrays import Array
@@ -22,13 +25,16 @@ def geometric_median(facts: GroupData) -> Array:
     Source: He et al., Filter Pruning via Geometric Median, CVPR 2019.
     """
     filters = stack_filters(facts)
-    squares = np.einsum("cn,cn->c", filters, filters)
-    distances = np.empty(len(filters))
-    for j, row in enumerate(filters):
-        # Differences, not the expanded square: that loses half of the digits for like filters.
-        gaps = filters - row
-        distances[j] = np.sqrt(np.einsum("cn,cn->c", gaps, gaps)).sum()
-    return np.where(np.isnan(squares), np.nan, distances)
+    distances: Array = np.zeros(len(filters))
+    starts = range(0, len(filters), ROWS)  # all distances at once would be C^2 numbers
+    for one, other in itertools.combinations_with_replacement(starts, 2):
+        left, right = slice(one, one + ROWS), slice(other, other + ROWS)
+        # Of differences, not of the expanded square: that loses half of the digits of like filters.
+        gaps = cdist(filters[left], filters[right])
+        distances[left] += gaps.sum(1)
+        if one != other:
+            distances[right] += gaps.sum(0)
+    return distances
 
 
 @criterion(Need.WEIGHTS)
@@ -76,7 +82,7 @@ def whc(facts: GroupData) -> Array:
     return scores
 
 
-ROWS = 1024
+ROWS = 512
 """Filters that are held against all others at a time."""
 
 
