@@ -315,3 +315,14 @@ def test_what_the_end_of_another_process_breaks_is_one_line(
     output = capsys.readouterr().err
     assert message in output
     assert output.count("\n") == 1
+
+
+def test_what_a_watched_process_breaks_off_for_is_said_by_its_watcher(monkeypatch, capsys):
+    def breaks(*_, **__):
+        raise RuntimeError(GONE)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("SECATEURS_WATCHED", "1")
+    monkeypatch.setattr(application, "app", breaks)
+    assert main(["criteria"]) == ExitCode.UNEXPECTED
+    assert capsys.readouterr().err == ""

@@ -77,3 +77,43 @@ def test_one_that_fails_ends_the_others():
     assert launch.run_together([sys.executable, "-c", code], 2) == 2
     together = "import os; assert os.environ['WORLD_SIZE'] == '3' and os.environ['MASTER_PORT']"
     assert launch.run_together([sys.executable, "-c", together], 3) == 0
+
+
+def test_one_that_is_killed_is_named_since_it_cannot_say_so(capsys):
+    code = (
+        "import os, signal, time\n"
+        "os.environ['RANK'] == '2' and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(300)"
+    )
+    assert launch.run_together([sys.executable, "-c", code], 3) == 128 + 9
+    message = capsys.readouterr().err
+    assert message == (
+        "secateurs: error: process 2 was ended by SIGKILL; the others are ended with it\n"
+    )
+
+
+@pytest.mark.skipif(not LAUNCH.exists(), reason="accelerate's command is not installed")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate starts them itself")
+def test_an_error_of_one_of_several_processes_is_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "def broken(facts):\n"
+        "    if os.environ.get('RANK') == '1':\n"
+        "        raise ValueError('not on this one')\n"
+        "    return [abs(rows).sum() for rows in facts.filters[0]]\n"
+    )
+    ours = (*STUDY, "--criterion", "mine.py:broken", "--directory", "study")
+    done = subprocess.run(
+        [LAUNCH, "--quiet", "--num_processes", "2", "-m", "secateurs", *ours],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode != 0
+    *_, started, error = done.stderr.splitlines()
+    assert "starting 2" in started
+    assert "process 1: mine.py:broken" in error
+    assert "ValueError: not on this one" in error

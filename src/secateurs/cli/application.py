@@ -28,6 +28,7 @@ from secateurs.cli import (
     run,
     sensitivity,
 )
+from secateurs.cli.launch import WATCHED
 from secateurs.cli.show import console, error_line
 from secateurs.cli.signals import ending_signals, is_main_process
 from secateurs.cli.vocabulary import respell
@@ -135,7 +136,8 @@ def _run(given: list[str]) -> int:
             error_line(f"out of memory: expected sizes that this machine can hold; {message}")
             return ExitCode.BAD_INPUT
         if _is_of_another_process(error):
-            error_line("another process of this launch has ended; what it says is the reason")
+            if WATCHED not in os.environ:
+                error_line("another process of this launch has ended; what it says is the reason")
             return ExitCode.UNEXPECTED
         if find_user_line(error):
             error_line(f"code of yours raised {describe_raised(error)}")

@@ -16,10 +16,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from secateurs.cli.show import console
+from secateurs.cli.show import console, error_line
 from secateurs.errors import SecateursError
 
-_LOOK_EVERY, _PATIENCE = 0.1, 10.0
+WATCHED = "SECATEURS_WATCHED"
+"""Set for processes that are started here: which one failed first, the starter says."""
+
+_LOOK_EVERY, _NOTICE, _PATIENCE = 0.1, 2.0, 10.0
 
 
 def start_missing_processes(arguments: Sequence[str]) -> int | None:
@@ -54,6 +57,9 @@ def start_missing_processes(arguments: Sequence[str]) -> int | None:
 def run_together(command: Sequence[str], count: int) -> int:
     """Run a command in several processes that find one another; end all when one fails.
 
+    One that fails says why itself; one that is killed cannot, so it is said here. The others say
+    nothing of what its end breaks in them.
+
     Args:
         command: what each runs.
         count: how many.
@@ -65,7 +71,7 @@ def run_together(command: Sequence[str], count: int) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    together |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    together |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), WATCHED: "1"}
     running = [
         subprocess.Popen(  # noqa: S603 - this very command
             command, env=os.environ | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -81,15 +87,27 @@ def run_together(command: Sequence[str], count: int) -> int:
 def _first_failure(running: Sequence[subprocess.Popen[bytes]]) -> int:
     while True:
         ended = [process.poll() for process in running]
-        failed = [status for status in ended if status]
+        failed = [(rank, status) for rank, status in enumerate(ended) if status]
         if failed:
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
+            return _exit_status(*failed[0])
         if None not in ended:
             return 0
         time.sleep(_LOOK_EVERY)
 
 
+def _exit_status(rank: int, status: int) -> int:
+    if status > 0:
+        return status
+    name = signal.Signals(-status).name
+    error_line(f"process {rank} was ended by {name}; the others are ended with it")
+    return 128 - status
+
+
 def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End all: those that wait for one that has failed notice, and end by themselves."""
+    last = time.monotonic() + _NOTICE
+    while time.monotonic() < last and any(process.poll() is None for process in running):
+        time.sleep(_LOOK_EVERY)
     for process in running:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
