@@ -6,7 +6,7 @@ import pytest
 
 from secateurs import models
 from secateurs.cli import ExitCode, main
-from support.shell import CNN, said
+from support.shell import CNN, read_output
 
 ON_DIGITS = ("vanilla_cnn", "--data", "digits")
 OF_DIRECTORIES = {
@@ -37,7 +37,7 @@ def here(place, monkeypatch):
 def check(arguments, place, capsys):
     before = sorted(place.rglob("*"))
     assert main(arguments) == ExitCode.BAD_INPUT, capsys.readouterr().err
-    out, error = said(capsys)
+    out, error = read_output(capsys)
     assert (out, error.count("\n")) == ("", 1)
     assert sorted(place.rglob("*")) == before
     assert (place / "file").read_text() == "mine"

@@ -93,7 +93,7 @@ def test_times_that_follow_the_terms_are_found_again(network):
     truth = np.zeros(len(TERMS))
     truth[[0, 2, 4, 5]] = (0.05, 3e-7, 2e-6, 5e-6)
     cuts = list(random_cuts(network, 24, seed=1))
-    rows = [WidthTerms(network).of(network.alive(network.removed_by(cut))) for cut in cuts]
+    rows = [WidthTerms(network).of(network.alive(network.find_removed(cut))) for cut in cuts]
     whole = WidthTerms(network).of(network.alive()) @ truth
     ratios = np.array(rows) @ truth / whole
     costs, residuals, errors = fit(timed(network, cuts, ratios))
@@ -119,11 +119,11 @@ def test_what_was_timed_is_learned_and_carried_to_what_is_like_it(network):
     nearly = network.cut({"0": list(range(21)), "4": list(range(16))})
 
     def off(model, cut):
-        alive = network.alive(network.removed_by(cut))
+        alive = network.alive(network.find_removed(cut))
         return model.predictor(network)(alive) / (2.0 * time(cut)) - 1
 
     def doubt(model):
-        return model.doubt(network, network.alive(network.removed_by(nearly)))
+        return model.doubt(network, network.alive(network.find_removed(nearly)))
 
     learned = found.learn(network, planned, time(planned), 0.01)
     assert off(found, nearly) < -0.25

@@ -232,8 +232,10 @@ _LEAST = 1e-12
 class _SamplesData(BaseModel):
     """The cuts that were timed, as JSON."""
 
-    terms: list[Annotated[tuple[Number, ...], Field(min_length=len(TERMS), max_length=len(TERMS))]]
-    macs: list[list[Number]]
+    terms: list[
+        Annotated[tuple[FiniteNumber, ...], Field(min_length=len(TERMS), max_length=len(TERMS))]
+    ]
+    macs: list[list[FiniteNumber]]
     ratios: list[PositiveNumber]
     noise: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
@@ -285,7 +287,7 @@ class Samples:
             ratio: of its time to the dense network's.
             noise: standard error of that, relative to it.
         """
-        alive = network.alive(network.removed_by(cut))
+        alive = network.alive(network.find_removed(cut))
         terms, macs = _row(WidthTerms(network), alive, cut.blocks)
         return Samples(
             np.vstack([self.terms, terms]),

@@ -200,7 +200,7 @@ class Trials:
             predicted=sketch.predicted,
             doubt=sketch.doubt,
         )
-        least = max(trial.measured[name] / shop.limits[name] for name in shop.corrected)
+        least = max(trial.measured[name] / shop.limits[name] for name in shop.units_to_correct)
         if least < 1 - TOLERANCE:
             trial = replace(
                 trial,
@@ -259,7 +259,7 @@ class Trials:
         cut = shop.plan(asked)
         predicted, doubt = shop.foresight.foresee(cut) if shop.foresight else ({}, 0.0)
         self._latest = model = (shop.sketch or shop.make)(cut)
-        measured = {name: shop.measure[name](model) for name in shop.corrected}
+        measured = {name: shop.measure[name](model) for name in shop.units_to_correct}
         if shop.foresight:
             shop.foresight.learn(cut)
         trial = replace(self._judge(asked, cut, measured), predicted=predicted, doubt=doubt)

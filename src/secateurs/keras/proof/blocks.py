@@ -33,7 +33,7 @@ NEVER_ZERO = ("moving_variance",)
 """What others are divided by the root of."""
 
 InputArrays = Sequence[NDArray[np.generic]]
-Samples = dict[tuple[str, int], NDArray[np.number]]
+LayerSamples = dict[tuple[str, int], NDArray[np.number]]
 
 
 class _Silent:
@@ -46,7 +46,7 @@ class _Silent:
     def __init__(self, branches: Mapping[int, int]) -> None:
         self._branches = branches
         self._times: Counter[str] = Counter()
-        self.samples: Samples = {}
+        self.samples: LayerSamples = {}
 
     def __call__(
         self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
@@ -169,7 +169,7 @@ def _name_all(blocks: Sequence[BlockCut]) -> str:
 
 def _run(
     model: keras.Model, step: _Silent, arrays: InputArrays
-) -> tuple[list[NDArray[np.number]], Samples]:
+) -> tuple[list[NDArray[np.number]], LayerSamples]:
     """(what the model gives, samples of its calls), call by call."""
     with without_gradients():
         outputs: list[BackendTensor] = OpInterpreter(step).run(model, convert_arrays(model, arrays))

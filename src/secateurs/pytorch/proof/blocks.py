@@ -37,7 +37,7 @@ SAMPLES = 64
 NEVER_ZERO = ("running_var", "weight_v", "original1")
 """What others are divided by the root or the norm of."""
 
-Samples = dict[str, NDArray[np.float64]]
+LayerSamples = dict[str, NDArray[np.float64]]
 
 
 class _Silent(OpInterpreter):
@@ -128,8 +128,8 @@ def _compare(
     source: TracedModel,
     expected: Any,
     received: Any,
-    twins: Samples,
-    ours: Samples,
+    twins: LayerSamples,
+    ours: LayerSamples,
     inexact: tuple[str, ...],
 ) -> Proof:
     try:
@@ -161,9 +161,9 @@ def _watch_run(
     names: Mapping[str, str],
     mode: OpInterpreter | None = None,
     skipped: Sequence[BlockCut] = (),
-) -> tuple[Samples, Any]:
+) -> tuple[LayerSamples, Any]:
     """(some numbers of what each module gave first, what the model gives)."""
-    samples: Samples = {}
+    samples: LayerSamples = {}
 
     def watching(name: str) -> Any:
         def watch(_: nn.Module, __: Any, output: Any) -> None:
