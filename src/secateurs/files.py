@@ -103,25 +103,25 @@ def check_can_write(path: Path, *, overwrite: bool = True) -> None:
         raise StudyError(f"{path}: expected the path of a file; received that of a directory")
     if os.path.lexists(path) and not overwrite:
         raise StudyError(f"{path}: exists already; replace it with --overwrite, or name another")
-    check_can_hold(path.parent, told=path)
+    check_can_hold(path.parent, asked=path)
 
 
-def check_can_hold(folder: Path, *, told: Path | None = None) -> None:
+def check_can_hold(folder: Path, *, asked: Path | None = None) -> None:
     """Refuse a folder that no file can be written into, before anything is computed for it.
 
     Args:
         folder: need not be there, nor need those that it lies in.
-        told: what the user named, where that is something else.
+        asked: what the user named, where that is something else.
 
     Raises:
         StudyError: it, or one that it lies in, is a file, or cannot be written to.
     """
-    named = folder if told is None else told
+    named = folder if asked is None else asked
     try:
         _exists(named)  # or its name is none
         nearest = next(one for one in (folder, *folder.absolute().parents) if _exists(one))
         if not nearest.is_dir():
-            expected = "directory" if told is None else "folder"
+            expected = "directory" if asked is None else "folder"
             raise StudyError(
                 f"{named}: expected a place in a {expected}; {nearest} is a file. Name another."
             )

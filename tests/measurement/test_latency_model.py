@@ -114,7 +114,7 @@ def test_what_was_timed_is_learned_and_carried_to_what_is_like_it(network):
 
     cuts = [cut for cut in random_cuts(network, 24, seed=1) if time(cut) < 1]
     wide = [cut for cut in cuts if time(cut) == network.macs(cut) / network.macs()]
-    found = LatencyModel.fitted(Conditions(), 1, 2.0, timed(network, wide, map(time, wide)))
+    found = LatencyModel.fit(Conditions(), 1, 2.0, timed(network, wide, map(time, wide)))
     planned = network.cut({"0": list(range(22)), "4": list(range(16))})
     nearly = network.cut({"0": list(range(21)), "4": list(range(16))})
 

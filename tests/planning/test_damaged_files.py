@@ -23,7 +23,7 @@ SENSITIVITY = Sensitivity(
     64,
     "cafe",
 )
-LATENCY = LatencyModel.fitted(
+LATENCY = LatencyModel.fit(
     Conditions(),
     1,
     2.5,

@@ -134,7 +134,7 @@ def test_what_is_timed_on_the_way_to_a_budget_is_learned_from():
     cuts = [network.cut({"0": list(range(gone))}) for gone in (8, 16, 24, 32, 40, 48)]
     for cut in cuts[:3]:
         samples = samples.with_cut(network, cut, network.macs(cut) / network.macs(), 0.01)
-    known = LatencyModel.fitted(Conditions(threads=1), 2, 3.0, samples)
+    known = LatencyModel.fit(Conditions(threads=1), 2, 3.0, samples)
     timer = Timer(network, known)
     foresight = TimedForesight(network, known, timer, ["latency", "throughput"])
     before, _ = foresight.foresee(cuts[4])

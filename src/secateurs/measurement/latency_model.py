@@ -345,7 +345,7 @@ class LatencyModel:
     samples: Samples | None = field(default=None, compare=False)
 
     @classmethod
-    def fitted(
+    def fit(
         cls,
         conditions: Conditions,
         images: int,
@@ -381,7 +381,7 @@ class LatencyModel:
         """
         if self.samples is None:
             return self
-        return LatencyModel.fitted(
+        return LatencyModel.fit(
             self.conditions,
             self.images,
             self.dense_ms,
@@ -494,7 +494,7 @@ class LatencyModel:
                 raise ValueError("samples: expected as many of each")
             settled = (plain.multiple, plain.at_multiples, plain.by_kind)
             with np.errstate(over="raise", invalid="raise", divide="raise"):
-                return cls.fitted(conditions, plain.images, plain.dense_ms, samples, *settled)
+                return cls.fit(conditions, plain.images, plain.dense_ms, samples, *settled)
         # Numbers that no machine measures overflow, or have no fit (scipy's RuntimeError).
         except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise MeasurementError(

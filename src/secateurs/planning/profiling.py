@@ -155,7 +155,7 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
         for cut, timing in timed:
             samples = samples.with_cut(network, cut, timing.ratio, timing.error)
         settled = (multiple, at_multiples, by_kind)
-        return LatencyModel.fitted(conditions, bench.images, dense_ms, samples, *settled)
+        return LatencyModel.fit(conditions, bench.images, dense_ms, samples, *settled)
 
     timed = [*zip(halves.values(), at_half, strict=True), *by_kinds]
     as_planned = {kind: by_kind.get(kind, multiple) for kind in KINDS}
