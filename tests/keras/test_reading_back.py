@@ -31,7 +31,7 @@ def write_layers(tmp_path, settings):
 
 
 def test_a_file_that_tells_all_is_accepted(tmp_path):
-    model, path = write_layers(tmp_path, told=True)
+    model, path = write_layers(tmp_path, settings=True)
     check_comes_back(model, path, path)
     again = keras.saving.load_model(path)
     x = np.ones((2, 3), "float32")
@@ -39,6 +39,6 @@ def test_a_file_that_tells_all_is_accepted(tmp_path):
 
 
 def test_one_that_would_answer_otherwise_is_refused(tmp_path):
-    model, path = write_layers(tmp_path, told=False)
+    model, path = write_layers(tmp_path, settings=False)
     with pytest.raises(CheckpointError, match=r"shift\.by"):
         check_comes_back(model, path, path)

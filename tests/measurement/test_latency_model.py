@@ -81,7 +81,7 @@ def test_only_depthwise_weights_are_taken_for_such(network):
     assert [name for name, is_one in message.items() if is_one] == ["2.weight"]
 
 
-def timed(network, cuts, times):
+def time_cuts(network, cuts, times):
     """Cuts whose times, relative to the dense network's, are known."""
     samples = Samples.of_dense(network)
     for cut, time in zip(cuts, times, strict=True):
@@ -96,12 +96,12 @@ def test_times_that_follow_the_terms_are_found_again(network):
     rows = [WidthTerms(network).of(network.alive(network.find_removed(cut))) for cut in cuts]
     whole = WidthTerms(network).of(network.alive()) @ truth
     ratios = np.array(rows) @ truth / whole
-    costs, residuals, errors = fit(timed(network, cuts, ratios))
+    costs, residuals, errors = fit(time_cuts(network, cuts, ratios))
     assert np.abs(errors).max() < 1e-6
     assert (np.array(rows) @ costs) == pytest.approx(ratios, rel=1e-9)
     assert np.abs(residuals.off).max() < 1e-6
     noisy = ratios * (1 + 0.03 * np.random.default_rng(0).standard_normal(24))
-    assert 0.005 < np.median(np.abs(fit(timed(network, cuts, noisy))[2])) < 0.1
+    assert 0.005 < np.median(np.abs(fit(time_cuts(network, cuts, noisy))[2])) < 0.1
 
 
 def test_what_was_timed_is_learned_and_carried_to_what_is_like_it(network):
@@ -114,7 +114,7 @@ def test_what_was_timed_is_learned_and_carried_to_what_is_like_it(network):
 
     cuts = [cut for cut in random_cuts(network, 24, seed=1) if time(cut) < 1]
     wide = [cut for cut in cuts if time(cut) == network.macs(cut) / network.macs()]
-    found = LatencyModel.fit(Conditions(), 1, 2.0, timed(network, wide, map(time, wide)))
+    found = LatencyModel.fit(Conditions(), 1, 2.0, time_cuts(network, wide, map(time, wide)))
     planned = network.cut({"0": list(range(22)), "4": list(range(16))})
     nearly = network.cut({"0": list(range(21)), "4": list(range(16))})
 

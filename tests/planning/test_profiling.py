@@ -72,14 +72,14 @@ def test_plans_are_foretold_where_no_term_says_what_is_slow(monkeypatch, tmp_pat
     network = sec.trace(nn.Sequential(*layers), torch.zeros(1, 8, 6, 6))
 
     def time(cut):
-        kept = [8, *(width - _gone(cut, place) for place, width in enumerate(widths)), 4]
+        kept = [8, *(width - _count_removed(cut, place) for place, width in enumerate(widths)), 4]
         taken = [
             a * b * (2 if b < 0.3 * n else 1)
             for (a, b), n in zip(pairwise(kept), (*widths, 4), strict=True)
         ]
         return sum(taken) / sum(a * b for a, b in pairwise((8, *widths, 4)))
 
-    def _gone(cut, place):
+    def _count_removed(cut, place):
         name = str(place)
         return len(cut.channels[name].removed) if name in cut.channels else 0
 

@@ -47,7 +47,7 @@ def _train(history: History, number: int, start: int, end: int, low: float, high
         )
 
 
-def _speed(history: History, number: int, ratio: float) -> None:
+def _speed_record(history: History, number: int, ratio: float) -> None:
     history.append(
         "speed",
         round=number,
@@ -112,7 +112,7 @@ def make(
         )
         _train(history, number, start, start + TUNING_BATCHES, dip, 0.9545)
         if speeds:
-            _speed(history, number, 1 + 0.65 * number / 31)
+            _speed_record(history, number, 1 + 0.65 * number / 31)
     if stopped:
         history.append(
             "stop",

@@ -115,6 +115,6 @@ def check_place(place: Path, to: str, int8: bool, data: str | None, overwrite: b
         check_can_write(place, overwrite=overwrite)
     elif place.exists() and not overwrite:
         raise StudyError(f"{place}: exists already; replace it with --overwrite, or name another")
-    check_can_hold(place.parent, told=place)
+    check_can_hold(place.parent, asked=place)
     if int8:
         check_can_write(int8_beside(place), overwrite=overwrite)
