@@ -25,10 +25,10 @@ IMPOSSIBLE = ("file", "file/below", "/proc/there", "a\0b", "x" * 300)
 
 @pytest.fixture(autouse=True)
 def here(place, monkeypatch):
-    def place_with_model(*_, **__):
+    def build_nothing(*_, **__):
         raise AssertionError("a model was built before its place was looked at")
 
-    monkeypatch.setattr(models, "build", place_with_model)
+    monkeypatch.setattr(models, "build", build_nothing)
     (place / "file").write_text("mine")
     (place / "folder.d").mkdir()
     return place
