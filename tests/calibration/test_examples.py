@@ -9,6 +9,7 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.examples import (
     ExampleBatch,
     StepLoss,
+    as_arrays,
     as_given,
     first_batches,
     iterate_examples,
@@ -76,3 +77,12 @@ def test_what_a_loss_takes_decides_how_data_are_read():
 def test_rows_of_what_is_no_array_stay():
     assert rows_of({"x": np.arange(3), "name": "a"}, [1]) == {"x": np.array([1]), "name": "a"}
     assert length_of(5) == 1
+
+
+def test_inputs_and_targets_of_which_one_side_is_several_arrays_are_whole_data():
+    x, boxes = np.zeros((4, 2)), {"a": np.zeros((4, 1)), "b": np.zeros(4)}
+    assert as_arrays((x, boxes))[1] is boxes
+    assert as_arrays(((x, x), x))[0][1] is x
+    assert as_arrays(((x, x), (x, x))) is None  # two batches
+    assert as_arrays((x, {"a": np.zeros(3)})) is None
+    assert as_arrays((x, [np.zeros(2)] * 4)) is None  # one target an example

@@ -171,10 +171,27 @@ def as_arrays(source: object) -> object:
     if isinstance(source, Split):
         return source.batch(slice(None))
     pair = isinstance(source, tuple) and len(source) >= 2 and all(map(_is_array, source))
+    pair = pair or _is_pair_of_several(source)
     named = isinstance(source, Mapping) and source and all(map(_is_array, source.values()))
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], Mapping):
         return {**source[0], "labels": source[1]}
     return source if pair or named or _is_array(source) else None
+
+
+def _is_pair_of_several(source: object) -> bool:
+    """Whether this is (inputs, targets), one of them in one array and the other in several."""
+    if not isinstance(source, tuple) or len(source) != 2 or not any(map(_is_array, source)):
+        return False
+    lengths = set()
+    for part in source:
+        several = list(part.values()) if isinstance(part, Mapping) else part
+        arrays = [part] if _is_array(part) else several
+        if not isinstance(arrays, list | tuple) or not arrays or not all(map(_is_array, arrays)):
+            return False
+        if isinstance(part, list):  # of examples
+            return False
+        lengths |= {len(one) for one in arrays}
+    return len(lengths) == 1
 
 
 def batches_again(source: object) -> Iterable[object]:

@@ -176,6 +176,12 @@ def _name_of(metric: Any) -> str:
     return "metric" if name in ("<lambda>", "evaluate", "metric") else name.replace("_", " ")
 
 
+def is_judged_by_loss(task: LearningTask) -> bool:
+    """Whether a task's metric is its loss, or made of it alone."""
+    by_name = isinstance(task.metric, str) and task.metric == "perplexity"
+    return task.evaluate is None and (task.metric is None or by_name)
+
+
 def check_task_name(name: str) -> None:
     """Raise ``UnknownNameError`` unless this is a ready task."""
     if name not in TASKS:

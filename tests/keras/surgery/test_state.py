@@ -304,3 +304,28 @@ def test_a_keras_file_of_a_layer_that_counts_its_calls_is_written(tmp_path):
     sec.save(model, tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)
+
+
+class Fitted(keras.Model):
+    """Of a class that is not registered, as a script's own is."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = L.Dense(6, "relu"), L.Dense(2)
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+
+def test_what_running_left_in_a_subclassed_model_does_not_stop_a_cut():
+    model = Fitted()
+    model(X)
+    model.compile("adam", "mse", metrics=["mae"])
+    targets = np.zeros((8, 2), "float32")
+    model.fit(X, targets, validation_data=(X, targets), epochs=2, verbose=0)
+    model.evaluate(X, targets, verbose=0)
+    model.predict(X, verbose=0)
+    small = sec.delete_channels(model, {"hidden": [1]}, X)
+    assert small.hidden.units == 5
+    small.fit(X, targets, verbose=0)
+    assert sec.delete_channels(small, {"hidden": [0]}, X).hidden.units == 4

@@ -157,6 +157,194 @@ def test_a_batch_may_hold_several_inputs_and_targets_by_name():
     assert np.isfinite(whole.history.last("stop")["value"])
 
 
+def step(model, batch):
+    x, y = batch
+    return keras.ops.mean(keras.ops.abs(model(x) - y), axis=-1)
+
+
+def learner(model, data=(X, Y), **options):
+    training = sec.Training(batch_size=64, learning_rate=0.01)
+    training = options.pop("training", training)
+    task = sec.LearningTask("mine", **options)
+    return sec.study.learning.learner_of(
+        model, sec.study.sources.Sources(data, data), training, task
+    )
+
+
+def test_a_step_of_ones_own_trains_as_the_same_loss_does():
+    def loss(outputs, targets):
+        return keras.ops.mean(keras.ops.abs(outputs - targets), axis=-1)
+
+    def predict(model, batch):
+        return model(batch[0]), batch[1]
+
+    weights = []
+    for parts in ({"loss": loss}, {"train_step": step}, {"predict": predict, "loss": loss}):
+        made = learner(regressor(compiled=False), metric="mae", **parts)
+        losses = [made.train(first, [0.01, 0.02], lambda: None) for first in (0, 2)]
+        made.apply(made.trace().cut({"hidden": [1, 5]}))
+        losses.append(made.train(4, [0.01], lambda: None))
+        weights.append(
+            (
+                losses,
+                made.model.get_weights(),
+                made.evaluate("validation", lambda: None),
+            )
+        )
+    for losses, values, judged in weights[1:]:
+        assert losses == pytest.approx(weights[0][0], rel=1e-5)
+        assert judged.accuracy == pytest.approx(weights[0][2].accuracy, rel=1e-5)
+        for mine, theirs in zip(values, weights[0][1], strict=True):
+            assert mine.shape == theirs.shape
+            assert np.allclose(mine, theirs, atol=1e-5)
+
+
+def test_dropout_and_normalisations_train_in_a_step_and_rest_where_it_is_judged():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,))
+    hidden = L.BatchNormalization(name="norm")(L.Dense(16, "relu", name="hidden")(x))
+    model = keras.Model(x, L.Dense(3)(L.Dropout(0.5)(hidden)))
+    made = learner(model, train_step=step)
+    judged = [made.evaluate("validation", lambda: None).loss for _ in range(2)]
+    assert judged[0] == judged[1]
+    assert judged[0] == pytest.approx(np.abs(model.predict(X, verbose=0) - Y).mean(), rel=1e-5)
+    assert not np.any(made.model.get_layer("norm").moving_mean.numpy())
+    losses = [made.train(0, [1e-9], lambda: None), made.train(1, [1e-9], lambda: None)]
+    assert losses[0] != pytest.approx(judged[0], rel=1e-3)
+    assert np.any(keras.ops.convert_to_numpy(made.model.get_layer("norm").moving_mean))
+
+
+def test_a_study_by_a_step_of_ones_own_is_judged_by_its_loss_where_nothing_else_is_said():
+    training = sec.Training(batches=4, fine_tune_batches=4, batch_size=32, learning_rate=0.01)
+    found = study(regressor(compiled=False), train_step=step, training=training)
+    told = found.history.last("stop")
+    expected = np.abs(found.model.predict(X, verbose=0) - Y).mean()
+    assert told["value"] == pytest.approx(expected, rel=1e-5)
+    assert found.history.last("dense")["metric"]["name"] == "loss"
+
+
+class Boxes(keras.Model):
+    """Finds one box an image, and learns by a loss of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = L.Conv2D(8, 3, activation="relu")
+        self.pool = L.GlobalAveragePooling2D()
+        self.corners, self.score = L.Dense(4), L.Dense(1)
+
+    def call(self, image):
+        x = self.pool(self.hidden(image))
+        return {"boxes": self.corners(x), "scores": self.score(x)}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        apart = keras.ops.mean(keras.ops.abs(y_pred["boxes"] - y["boxes"]))
+        there = keras.losses.binary_crossentropy(y["there"], y_pred["scores"], from_logits=True)
+        return apart + keras.ops.mean(there)
+
+
+PICTURES = RANDOM.normal(size=(12, 8, 8, 3)).astype("float32")
+FOUND = {
+    "boxes": RANDOM.random((12, 4)).astype("float32"),
+    "there": (RANDOM.random((12, 1)) > 0.5).astype("float32"),
+}
+
+
+def boxes():
+    keras.utils.set_random_seed(0)
+    model = Boxes()
+    model(PICTURES[:1])
+    return model
+
+
+def loss_by_hand(model):
+    given = model(PICTURES)
+    apart, scores = (keras.ops.convert_to_numpy(given[name]) for name in ("boxes", "scores"))
+    there = np.logaddexp(0, scores) - scores * FOUND["there"]
+    return np.abs(apart - FOUND["boxes"]).mean() + there.mean()
+
+
+@pytest.mark.parametrize("task", ["detection", None])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_detector_with_a_loss_of_its_own_class(task, compiled):
+    model = boxes()
+    training = {"training": sec.Training(batches=3, fine_tune_batches=3, batch_size=6)}
+    if compiled:
+        model.compile(keras.optimizers.Adam(0.01))
+        training = {}
+    metric = {"metric": overlap} if task else {}
+    found = study(model, (PICTURES, FOUND), task=task, **metric, **training)
+    told = found.history.last("stop")
+    value = overlap([*map(keras.ops.convert_to_numpy, keras.tree.flatten(found.model(PICTURES)))],
+                    FOUND).mean() if task else loss_by_hand(found.model)  # fmt: skip
+    assert told["value"] == pytest.approx(value, rel=1e-4)
+    assert type(found.model) is Boxes
+    assert found.model.hidden.filters == 6
+
+
+def overlap(outputs, targets):
+    return -np.abs(outputs[0] - targets["boxes"]).mean(axis=-1)
+
+
+def test_batches_by_name_give_a_step_all_and_the_model_its_inputs():
+    seen = []
+
+    def by_name(model, batch):
+        seen.append(sorted(batch))
+        given = model(batch["image"])
+        return keras.ops.mean(keras.ops.abs(given["boxes"] - batch["boxes"]))
+
+    batches = [{"image": PICTURES[:6], **{name: one[:6] for name, one in FOUND.items()}}]
+    x = keras.Input((8, 8, 3), name="image")
+    hidden = L.GlobalAveragePooling2D()(L.Conv2D(8, 3, activation="relu", name="hidden")(x))
+    model = keras.Model(x, {"boxes": L.Dense(4, name="boxes")(hidden)})
+    training = sec.Training(batches=2, fine_tune_batches=2)
+    found = study(model, batches, train_step=by_name, training=training)
+    assert seen[0] == ["boxes", "image", "there"]
+    given = keras.ops.convert_to_numpy(found.model(PICTURES[:6])["boxes"])
+    expected = np.abs(given - FOUND["boxes"][:6]).mean()
+    assert found.history.last("stop")["value"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_functional_class_whose_training_a_cut_would_lose_is_told():
+    class Own(keras.Model):
+        def train_step(self, *given):
+            return super().train_step(*given)
+
+    class Made(keras.Model):
+        def __init__(self, width):
+            x = keras.Input((8,))
+            super().__init__(x, L.Dense(3)(L.Dense(width, "relu")(x)))
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(keras.ops.abs(y_pred - y))
+
+    with pytest.raises(sec.ModelError, match="own"):
+        study(Made(16), training=sec.Training(batches=1))
+    x = keras.Input((8,))
+    model = Own(x, L.Dense(3)(L.Dense(16, "relu")(x)))
+    with pytest.raises(sec.ModelError, match="own class's training step; that raised ValueError"):
+        study(model, training=sec.Training(batches=1))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_task_is_distilled_in_the_loop(compiled):
+    """All of the loss is the distance: the small model comes nearer, whatever the targets are."""
+    model = regressor(compiled=compiled)
+    wrong = np.zeros_like(Y)
+    apart = []
+    for share in (1.0, 0.0):
+        training = {"learning_rate": 0.02, "batch_size": 32, "fine_tune_batches": 200}
+        training |= {} if compiled else {"optimizer": "adamw"}
+        found = study(
+            model, (X, wrong), task=None if compiled else "regression",
+            training=sec.Training(batches=0, distillation=share, **training), repair=False,
+        )  # fmt: skip
+        small, dense = (one.predict(X, verbose=0) for one in (found.model, model))
+        apart.append(np.square(small - dense).mean() / np.square(dense).mean())
+    assert apart[0] < 0.3, apart
+    assert apart[1] > 0.9, apart
+
+
 def test_another_metric_of_a_classifier():
     training = sec.Training(batches=3, fine_tune_batches=3, batch_size=20)
     found = study(cnn(compiled=None), DATA, metric="f1", training=training)
@@ -170,14 +358,14 @@ def test_another_metric_of_a_classifier():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "detection"}, "expected a PyTorch model"),
-        ({"train_step": len}, "expected no train_step= for a Keras model"),
+        ({"task": "detection", "loss": None}, "expected a PyTorch model, or a Keras one whose"),
+        ({"train_step": lambda m, b: 1, "metric": "mse"}, "expected a train_step that returns the"),
+        ({"train_step": step, "training": sec.Training(distillation=0.5)}, "distillation of 0"),
         ({"task": "regresion"}, "did you mean 'regression'"),
         ({"metric": "map"}, "counts boxes"),
         ({"task": sec.LearningTask(evaluate=lambda model: "x", loss=lambda o, t: o[:, 0])},
          "expected a number for the model; received str"),
         ({"loss": lambda o, t: o}, "expected loss.outputs, targets. to return one loss"),
-        ({"task": "regression", "training": sec.Training(distillation=0.5)}, "distillation of 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_told_in_one_line(options, message):

@@ -232,3 +232,34 @@ def test_tokens_alone_are_learned_from_and_ranked_by_as_with_labels():
     for other in found[1:]:
         assert found[0].cut == other.cut
         assert values_of(found[0]) == pytest.approx(values_of(other), rel=1e-6)
+
+
+class OnlyInTraining(nn.Module):
+    """Gives its loss in train mode and answers in eval mode, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(network(), nn.Dropout(0.5))
+
+    def forward(self, x, y=None):
+        given = self.body(x)
+        return {"loss": F.mse_loss(given, y)} if self.training else given
+
+
+@pytest.mark.parametrize("kind", [network, OnlyInTraining])
+@pytest.mark.parametrize("metric", [None, "perplexity"])
+def test_a_step_is_judged_by_its_loss_where_nothing_else_is_said(kind, metric):
+    x, y = values()
+    pairs = [(torch.tensor(x[i : i + 8]), torch.tensor(y[i : i + 8])) for i in range(0, 48, 8)]
+
+    def train_step(model, batch):
+        if kind is network:
+            return F.mse_loss(model(batch[0]), batch[1])
+        return model(*batch)["loss"]
+
+    result = sec.iterate(kind(), pairs, pairs, train_step=train_step, metric=metric, **ONE_ROUND)
+    body = result.model if kind is network else result.model.body
+    expected = float(np.mean((by_hand(body, x) - y) ** 2))
+    found = values_of(result)[1:]
+    wanted = np.exp(expected) if metric else expected
+    assert min(found) == pytest.approx(wanted, rel=1e-4)

@@ -178,6 +178,12 @@ def _own_attributes(layer: Layer) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+_LEFT_BY_RUNNING = frozenset(
+    ("history", "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting")
+)
+"""What ``fit``, ``evaluate`` and ``predict`` leave in a model: records, not what it learned."""
+
+
 @cache
 def _bookkeeping() -> frozenset[str]:
     """What every layer keeps of itself."""
@@ -189,7 +195,7 @@ def _bookkeeping_of_models() -> frozenset[str]:
     """What every compiled model keeps of itself, its metrics and trackers among it."""
     model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Identity()])
     model.compile("sgd", "mse", metrics=["mae"])
-    return frozenset(vars(model))
+    return frozenset(vars(model)) | _LEFT_BY_RUNNING
 
 
 def _check_nothing_lost(old: Layer, made: Layer, path: str) -> None:

@@ -63,7 +63,22 @@ def check_compiled(model: keras.Model, training: Training) -> None:
     """Refuse to train a model as it was compiled where that cannot be.
 
     Raises:
-        ModelError: it is not compiled, or is to be distilled, which its own loss knows nothing of.
+        ModelError: it is not compiled, or its weights are to be averaged.
+    """
+    if training.ema:
+        raise ModelError(
+            f"{model.name}: expected ema=0 where a model is trained by the optimizer it was "
+            f"compiled with; received ema={training.ema}. Name another: "
+            f"training=sec.Training(optimizer='adamw', learning_rate=1e-3, ema={training.ema})"
+        )
+    default_training(model)
+
+
+def check_own_loss(model: keras.Model, training: Training) -> None:
+    """Refuse to distil a model that is trained by the loss it was compiled with.
+
+    Raises:
+        ModelError: it is to be distilled, which that loss knows nothing of.
     """
     if training.distillation:
         raise ModelError(
@@ -72,13 +87,6 @@ def check_compiled(model: keras.Model, training: Training) -> None:
             "training=sec.Training(optimizer='adamw', learning_rate=1e-3, distillation="
             f"{training.distillation})"
         )
-    if training.ema:
-        raise ModelError(
-            f"{model.name}: expected ema=0 where a model is trained by the optimizer it was "
-            f"compiled with; received ema={training.ema}. Name another: "
-            f"training=sec.Training(optimizer='adamw', learning_rate=1e-3, ema={training.ema})"
-        )
-    default_training(model)
 
 
 def recompile_(model: keras.Model, origin: keras.Model) -> None:

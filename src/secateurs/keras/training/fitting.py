@@ -14,8 +14,8 @@ from secateurs.keras.training.optimizers import assign_, values_of
 
 _DROPOUT = 5
 
-Examples = Iterator[tuple[Any, Any]]
-"""(inputs, targets), batch by batch."""
+Examples = Iterator[tuple[Any, Any]] | Iterator[tuple[Any]]
+"""(inputs, targets), batch by batch; or what is called on alone."""
 
 
 def fit(
@@ -51,7 +51,8 @@ def fit(
     if model.optimizer.use_ema:
         # Fit ends by putting the average in the place of the weights; training is to go on.
         assign_(model.trainable_variables, each.trained)
-    return float(history.history["loss"][0])
+    told = history.history  # a training step of the model's own may call its loss otherwise
+    return float(told["loss" if "loss" in told else next(iter(told))][0])
 
 
 class _Rates(keras.callbacks.Callback):  # type: ignore[misc]

@@ -31,7 +31,12 @@ from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.trace_model import trace
 from secateurs.keras.training.batches import feed_of, first_images
-from secateurs.keras.training.compilation import check_compiled, recompile_, takes_one_hot
+from secateurs.keras.training.compilation import (
+    check_compiled,
+    check_own_loss,
+    recompile_,
+    takes_one_hot,
+)
 from secateurs.keras.training.fitting import fit
 from secateurs.keras.training.losses import (
     ClassScores,
@@ -92,6 +97,7 @@ class Learner(FeedLearner[keras.Model]):
         self._training = training
         self._outputs = outputs
         _check_trainable(self._origin, training)
+        self._check_distillation(training)
         self._prepare_to_read(model)
         changes, none = Augmentation(training.flip, training.shift), Augmentation()
         self._train_feed = self._feed(train, "train", training.batch_size, changes)
@@ -178,6 +184,11 @@ class Learner(FeedLearner[keras.Model]):
     @property
     def _trains_as_compiled(self) -> bool:
         return self._training.optimizer == "compiled"
+
+    def _check_distillation(self, training: Training) -> None:
+        """Refuse where the loss that the model was compiled with would know nothing of it."""
+        if training.optimizer == "compiled":
+            check_own_loss(self._origin, training)
 
     def _set_objective_(self, model: keras.Model) -> None:
         """Let a model that is compiled learn for another loss than that; here for its own."""

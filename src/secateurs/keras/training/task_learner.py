@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import keras
@@ -12,25 +13,31 @@ from secateurs.arguments import takes_as_annotated
 from secateurs.backends import Loss, Outputs
 from secateurs.calibration.examples import length_of, rows_of, split_of
 from secateurs.data.sets import Split
-from secateurs.errors import DataError, ModelError, SecateursError
+from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
 from secateurs.keras.internals import graph_of, keep_backend_random_state
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
 from secateurs.keras.training.batches import turn_for
 from secateurs.keras.training.fitting import fit
 from secateurs.keras.training.learner import Learner
+from secateurs.keras.training.objectives import (
+    OBJECTIVE,
+    Objective,
+    Stepper,
+    Teacher,
+    learns_by_itself,
+    one_number,
+)
 from secateurs.keras.training.optimizers import begin_average_, make_optimizer
 from secateurs.keras.training.tasks import CompiledLoss
 from secateurs.settings.training import Training
 from secateurs.training.any_feed import AnyFeed, TaskBatches
 from secateurs.training.feed import Augmentation, Batch, Feed, consecutive
-from secateurs.training.learner import DataPart, Evaluation
+from secateurs.training.learner import DataPart, Evaluation, Snapshot
+from secateurs.training.memory import is_out_of_memory
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import label_batch
-from secateurs.training.task import LearningTask
-
-_OBJECTIVE = "compute_loss"
-"""The method of ``keras.Model`` that ``fit`` asks for a batch's loss."""
+from secateurs.training.task import LearningTask, is_judged_by_loss
 
 
 class TaskLearner(Learner):
@@ -66,11 +73,21 @@ class TaskLearner(Learner):
         Raises:
             DataError: there are no batches.
             ModelError: the task is of a kind that a Keras model is trained for otherwise.
+            SecateursError: a task that trains by a function of its own is to be distilled.
         """
         _check_task(model, task, training)
         self._task = task
+        self._step = _step_of(task)
+        self._stepper: Stepper | None = None
+        self._teacher: Teacher | None = None
         self._tally = tally_of(task, model)
         super().__init__(model, train, validation, test, training, outputs)
+        if _learns_alone(task, model) and not learns_by_itself(self._model):
+            raise ModelError(
+                f"{model.name}: expected a loss to train by: a cut {type(model).__name__} is a "
+                "plain functional model, without its class's own training step. Pass train_step=, "
+                "a function (model, batch) -> the loss"
+            )
 
     def _prepare_to_read(self, model: keras.Model) -> None:
         """What the model gives is for the task to read."""
@@ -98,8 +115,12 @@ class TaskLearner(Learner):
                 begin_average_(self._model)
                 self._is_cut_anew = False
             batches = consecutive(self._train_feed, first, len(rates))
+            seeds = [self._training.seed, first]
+            if self._step is not None:
+                return self._train_by(self._step, batches, rates, tick, seeds)
             examples = (self._example_of(batch) for batch in batches)
-            return fit(self._model, examples, rates, tick, [self._training.seed, first])
+            with self._explaining_its_own_step():
+                return fit(self._model, examples, rates, tick, seeds)
         with keep_backend_random_state():
             keras.utils.set_random_seed(self._training.seed + first)
             result = self._task.fit(self._model, len(rates))
@@ -107,15 +128,68 @@ class TaskLearner(Learner):
             tick()
         return 0.0 if result is None else float(keras.ops.convert_to_numpy(result))
 
+    def _train_by(
+        self,
+        step: Callable[[Any, Any], Any],
+        batches: Iterable[Batch],
+        rates: Sequence[float],
+        tick: Callable[[], None],
+        seeds: Sequence[int],
+    ) -> float:
+        stepper = self._steps_by(step)
+        try:
+            return fit(stepper, ((_arrays(batch.images),) for batch in batches), rates, tick, seeds)
+        except Exception:
+            if stepper.raised is not None:
+                raise stepper.raised from None
+            raise
+
+    @contextmanager
+    def _explaining_its_own_step(self) -> Iterator[None]:
+        """Say whose training step it was that raised, where the model's class has one."""
+        try:
+            yield
+        except SecateursError:
+            raise
+        except Exception as error:
+            if not _learns_alone(self._task, self._model) or is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{self._model.name}: expected a {type(self._model).__name__} that learns by its "
+                f"own class's training step; that raised {describe_raised(error)}. Compile it as "
+                "that needs, or pass train_step=, a function (model, batch) -> the loss"
+            ) from error
+
+    def _steps_by(self, step: Callable[[Any, Any], Any]) -> Stepper:
+        """Around the model as it is now; kept, since what it has compiled is."""
+        if self._stepper is None or self._stepper.inner is not self._model:
+            self._stepper = Stepper(self._model, step, self._task.name)
+        return self._stepper
+
     def _example_of(self, batch: Batch) -> tuple[Any, Any]:
         inputs, targets = self._split(batch.images)
-        return inputs, targets
+        if self._teacher is None:
+            return inputs, targets
+        taught = {"wanted": tuple(self._teacher.answers(inputs))}
+        return inputs, taught if targets is None else {**taught, "targets": targets}
+
+    def follow(self, dense: Snapshot) -> None:
+        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        self._teacher = Teacher(self._build(dense), self._training.temperature)
+        self._model.train_function = None  # what was compiled knows nothing of it
+        self._set_objective_(self._model)
 
     def _split(self, batch: object) -> tuple[Any, Any]:
         """(inputs, targets) as arrays, in the structure that the model takes."""
         inputs, targets = split_of(label_batch(self._task, batch))
-        inputs = inputs if isinstance(inputs, Mapping) else _as_list(inputs)
+        inputs = self._named(inputs) if isinstance(inputs, Mapping) else _as_list(inputs)
         return _arrays(inputs), _arrays(targets)
+
+    def _named(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of what a batch holds by name, what the model takes, where it takes any of that."""
+        names = [str(tensor.name) for tensor in graph_of(self._origin).inputs]
+        taken = {name: inputs[name] for name in names if name in inputs}
+        return taken or inputs
 
     def _compile_(self, model: keras.Model) -> None:
         model.compile(make_optimizer(self._training))
@@ -123,9 +197,24 @@ class TaskLearner(Learner):
 
     def _set_objective_(self, model: keras.Model) -> None:
         """Let ``fit`` learn for the task's loss, where a model's own is another."""
-        as_compiled = self._trains_as_compiled and isinstance(self._task.loss, CompiledLoss)
-        if not as_compiled and self._task.fit is None:
-            setattr(model, _OBJECTIVE, _Objective(model, self._loss_of))
+        task = self._task
+        compiled = self._trains_as_compiled and isinstance(task.loss, CompiledLoss)
+        is_own = (compiled and self._teacher is None) or _learns_alone(task, model)
+        if not is_own and task.fit is None and self._step is None:
+            setattr(model, OBJECTIVE, Objective(model, self._mixed_loss))
+
+    def _mixed_loss(self, outputs: object, targets: Any) -> BackendTensor:
+        """The mean of the task's losses, and of the distances from the dense model's outputs."""
+        if self._teacher is None:
+            return self._loss_of(outputs, targets)
+        share = self._training.distillation or 0.0
+        apart = keras.ops.mean(self._teacher.distances(targets["wanted"], outputs))
+        loss = keras.ops.mean(self._loss_of(outputs, targets.get("targets")))
+        mixed: BackendTensor = (1 - share) * loss + share * apart
+        return mixed
+
+    def _check_distillation(self, training: Training) -> None:
+        """That of a task is checked beside what else it says."""
 
     def _loss_of(self, outputs: object, targets: object) -> BackendTensor:
         """One loss for each example.
@@ -162,10 +251,9 @@ class TaskLearner(Learner):
             return self._evaluate_by_user(tick)
         total, count = 0.0, 0
         for batch in self._feeds[part].in_order():
-            outputs, targets = self._predict(batch.images)
+            outputs, targets, found = self._judge(batch.images)
             losses = None
-            if self._task.loss is not None:
-                found = self._loss_of(_tensors(outputs), _tensors(targets))
+            if found is not None:
                 losses = np.asarray(keras.ops.convert_to_numpy(found), np.float64)
                 losses = np.broadcast_to(losses, (length_of(batch.images),))
                 total += float(losses.sum())
@@ -176,10 +264,26 @@ class TaskLearner(Learner):
         self._tally = tally_of(self._task, self._origin)
         return Evaluation(self.metric.score(value), total / max(1, count))
 
+    def _judge(self, batch: object) -> tuple[Any, Any, Any]:
+        """(outputs, targets, losses or their mean, or None) of a batch, as for inference."""
+        task, is_of_loss = self._task, is_judged_by_loss(self._task)
+        if is_of_loss and task.train_step is not None:
+            step = task.train_step(self._model, _tensors(_arrays(batch)))
+            return None, None, one_number(step, task.name)
+        if is_of_loss and _learns_alone(task, self._model):
+            inputs, targets = self._split(batch)
+            self._model.reset_metrics()
+            found = self._model.test_on_batch(_tensors(inputs), _tensors(targets), return_dict=True)
+            return None, None, found.get("loss", next(iter(found.values())))
+        outputs, targets = self._predict(batch)
+        if task.loss is None:
+            return outputs, targets, None
+        return outputs, targets, self._loss_of(_tensors(outputs), _tensors(targets))
+
     def _predict(self, batch: object) -> tuple[Any, Any]:
         """(outputs: an array, or several in a list; targets) of a batch."""
         if self._task.predict is not None:
-            outputs, targets = self._task.predict(self._model, batch)
+            outputs, targets = self._task.predict(self._model, _tensors(_arrays(batch)))
         else:
             inputs, targets = self._split(batch)
             outputs = self._model.predict_on_batch(inputs)
@@ -202,7 +306,7 @@ class TaskLearner(Learner):
     def release(self) -> keras.Model:
         """The model, compiled as the user's was; the learner is of no more use."""
         released = super().release()
-        vars(released).pop(_OBJECTIVE, None)
+        vars(released).pop(OBJECTIVE, None)
         return released
 
     # -- inside
@@ -223,27 +327,6 @@ class TaskLearner(Learner):
         inputs, _ = self._split(rows_of(batch.images, range(min(count, batch.whole))))
         _check_inputs(self._origin, inputs, part)
         return inputs
-
-
-class _Objective:
-    """In the place of ``keras.Model.compute_loss``: the mean of a task's losses, and penalties."""
-
-    def __init__(self, model: keras.Model, loss: Callable[[object, object], BackendTensor]) -> None:
-        self._model, self._loss = model, loss
-
-    def __call__(
-        self,
-        x: object = None,
-        y: object = None,
-        y_pred: object = None,
-        sample_weight: object = None,
-        training: bool = True,
-    ) -> BackendTensor:
-        del x, sample_weight, training
-        total: BackendTensor = keras.ops.mean(self._loss(y_pred, y))
-        for penalty in self._model.losses:
-            total = total + keras.ops.sum(keras.ops.cast(penalty, total.dtype))
-        return total
 
 
 class _InArrays:
@@ -319,23 +402,41 @@ def _check_inputs(model: keras.Model, inputs: Any, part: str) -> None:
         )
 
 
+def _step_of(task: LearningTask) -> Callable[[Any, Any], Any] | None:
+    """A step of the user's own, or one of what predicts and a loss; None where Keras's own does."""
+    if task.fit is not None:
+        return None
+    if task.train_step is not None:
+        return task.train_step
+    predict, loss = task.predict, task.loss
+    if predict is None or loss is None:
+        return None
+
+    def step(model: keras.Model, batch: object) -> Any:
+        outputs, targets = predict(model, batch)
+        flat = keras.tree.flatten(outputs)
+        return loss(flat[0] if len(flat) == 1 else flat, targets)
+
+    return step
+
+
+def _learns_alone(task: LearningTask, model: keras.Model) -> bool:
+    """Whether nothing is said of how the model learns but by its own class."""
+    is_open = task.loss is None and task.fit is None and task.train_step is None
+    return is_open and learns_by_itself(model)
+
+
 def _check_task(model: keras.Model, task: LearningTask, training: Training) -> None:
-    if task.name == "detection" and task.fit is None:
+    by_itself = _step_of(task) is not None or task.fit is not None
+    if task.name == "detection" and not (by_itself or task.loss or learns_by_itself(model)):
         raise ModelError(
-            f"{model.name}: task 'detection': expected a PyTorch model; Keras's detectors train by "
-            "the losses that they are compiled with. Pass fit= and evaluate=, functions of the "
-            "model: sec.LearningTask('detection', fit=..., evaluate=...)"
+            f"{model.name}: task 'detection': expected a PyTorch model, or a Keras one whose class "
+            "has a train_step or compute_loss of its own. Pass train_step=, a function (model, "
+            "batch) -> the loss, and metric= or evaluate="
         )
-    unsupported = "train_step" if task.train_step is not None else "predict"
-    if task.fit is None and getattr(task, unsupported) is not None:
-        raise ModelError(
-            f"{model.name}: expected no {unsupported}= for a Keras model, whose fit makes its own "
-            "steps; received one. Pass loss=, a function (outputs, targets) -> one "
-            "loss for each example, or fit=, a function (model, steps) that trains it."
-        )
-    if training.distillation:
+    if training.distillation and (by_itself or _learns_alone(task, model)):
         raise SecateursError(
             f"{task.name}: expected training.distillation of 0; received {training.distillation}. "
-            "In the loop, Keras models are distilled where they classify; sec.prune(distil=...) "
-            "and sec.repair(distil=...) take any outputs."
+            "A train_step or trainer of one's own knows its own loss alone: put the distance from "
+            "the dense model there."
         )

@@ -13,6 +13,7 @@ from secateurs.keras.internals import compile_arguments_of, graph_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import ClassAxis, OutputTensors, mean_of_each, scores_of
 from secateurs.keras.statistics.loss import tells_two_apart
+from secateurs.keras.training.objectives import learns_by_itself
 from secateurs.training.feed import is_labelled_images
 from secateurs.training.task import LearningTask
 
@@ -78,6 +79,8 @@ def default_task(model: keras.Model, data: object = None) -> LearningTask | None
     """
     settings = compile_arguments_of(model)
     loss = settings.get("loss")
+    if loss is None and learns_by_itself(model):
+        return LearningTask("own", None, _first_metric(settings.get("metrics")))
     if not getattr(model, "compiled", False) or loss is None:
         return None
     if _tells_classes(model) and (is_labelled_images(data) or _is_of_classes(loss)):

@@ -20,9 +20,10 @@ from secateurs.pytorch.statistics.collector import (
     zeros_in,
 )
 from secateurs.pytorch.statistics.gates import ReadSites
-from secateurs.pytorch.statistics.steps import StepRunner, alike
+from secateurs.pytorch.statistics.steps import StepRunner
 from secateurs.pytorch.trace_model import source_of
 from secateurs.pytorch.tracing.op_record import OpRecord
+from secateurs.pytorch.training.steps import alike
 
 
 @dataclass(eq=False)

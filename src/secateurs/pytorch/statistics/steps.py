@@ -8,25 +8,18 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from secateurs.calibration.examples import ExampleBatch, StepLoss, rows_of
 from secateurs.errors import DataError, SecateursError
-from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.replay.tape import Tape, record_step
 from secateurs.pytorch.trace_model import TracedModel
 from secateurs.pytorch.tracing.interpreter import in_mode
 from secateurs.pytorch.tracing.op_record import OpRecord
 from secateurs.pytorch.tracing.records_by_layer import OtherPathError
 from secateurs.pytorch.training.batches import on_device
-from secateurs.pytorch.training.steps import TaskStep
+from secateurs.pytorch.training.steps import TaskStep, alike, settle_
 from secateurs.training.memory import is_out_of_memory
 from secateurs.training.task import LearningTask
-
-_SETTLED = (_BatchNorm, _InstanceNorm, _DropoutNd)
-"""Layers that do in training what has nothing to do with a channel's worth."""
 
 Returned = TypeVar("Returned")
 
@@ -150,19 +143,3 @@ class StepRunner:
                 "dictionaries, as the model is trained with, and are split along their first axis "
                 "or by their lists."
             ) from error
-
-
-def settle_(model: nn.Module) -> None:
-    """Let normalisations and dropouts of a model in train mode do what they do at inference."""
-    for _, module in list_modules(model):
-        if isinstance(module, _SETTLED):
-            module.training = False
-
-
-@contextmanager
-def alike() -> Iterator[None]:
-    """Random draws that are the same each time, and leave the user's generators as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        yield

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from secateurs.calibration.examples import split_of
 from secateurs.errors import ModelError, SecateursError
+from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.training.batches import call_model, takes_targets
 from secateurs.pytorch.training.tasks import check_needs_none
 from secateurs.training.objectives import label_batch
 from secateurs.training.task import LearningTask
+
+_SETTLED = (_BatchNorm, _InstanceNorm, _DropoutNd)
+"""Layers that do in training what has nothing to do with a channel's worth."""
 
 
 class TaskStep:
@@ -39,6 +47,25 @@ class TaskStep:
             return self.one_number(self.task.train_step(model, given))
         outputs, targets = self.forward(model, given, plain)
         return self.one_number(self.of_outputs(outputs, targets, plain or model))
+
+    def judge(self, model: nn.Module, given: object) -> float:
+        """The loss of a batch by the task's own step, as for inference.
+
+        In eval mode; or, of a model that gives its losses in training alone, as detectors do, in
+        train mode but for normalisations and dropouts. Whatever is drawn is drawn alike each time.
+        """
+        step, was_training = self.task.train_step, model.training
+        if step is None:
+            raise TypeError("judge: a task without a step of its own")
+        try:
+            with torch.no_grad(), alike():
+                try:
+                    return float(self.one_number(step(model.eval(), given)))
+                except Exception:  # noqa: BLE001 - whatever a user's step makes of detections
+                    settle_(model.train())
+                    return float(self.one_number(step(model, given)))
+        finally:
+            model.train(was_training)
 
     def forward(
         self, model: nn.Module, given: object, plain: nn.Module | None = None
@@ -85,3 +112,19 @@ class TaskStep:
                 f"{type(loss).__name__}. Return the loss of the batch."
             )
         return loss.mean()
+
+
+def settle_(model: nn.Module) -> None:
+    """Let normalisations and dropouts of a model in train mode do what they do at inference."""
+    for _, module in list_modules(model):
+        if isinstance(module, _SETTLED):
+            module.training = False
+
+
+@contextmanager
+def alike() -> Iterator[None]:
+    """Random draws that are the same each time, and leave the user's generators as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield

@@ -29,7 +29,7 @@ from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import label_tokens, loss_in
-from secateurs.training.task import LearningTask
+from secateurs.training.task import LearningTask, is_judged_by_loss
 
 
 class TaskLearner(Learner):
@@ -184,13 +184,23 @@ class TaskLearner(Learner):
         if not count:  # a last batch of fewer examples than processes
             return torch.zeros(2, dtype=torch.float64)
         given = on_device(batch.images, self._processes.device)
-        outputs, targets = self._one_step.forward(self._scoring, given, self._model)
         loss = None
+        if self._is_judged_by_its_step:
+            loss = self._one_step.judge(self._scoring, given)
+            self._tally.add(None, None, loss, count)
+            return torch.tensor([loss * count, count], dtype=torch.float64)
+        outputs, targets = self._one_step.forward(self._scoring, given, self._model)
         if self._task.loss is not None or not self._task.train_step:
             held = self._one_step.of_outputs(outputs, targets, self._model)
             loss = float(self._one_step.one_number(held))
         self._tally.add(outputs, targets, loss, count)
         return torch.tensor([(loss or 0.0) * count, count], dtype=torch.float64)
+
+    @property
+    def _is_judged_by_its_step(self) -> bool:
+        """Whether nothing but the user's step tells how well the model does."""
+        task = self._task
+        return task.train_step is not None and task.loss is None and is_judged_by_loss(task)
 
     def _evaluate_by_user(self, tick: Callable[[], None]) -> Evaluation:
         evaluate = self._task.evaluate

@@ -1,0 +1,76 @@
+"""What fit learns by where that is no compiled loss."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+from secateurs.errors import SecateursError
+from secateurs.keras.training.objectives import (
+    Objective,
+    Stepper,
+    Teacher,
+    learns_by_itself,
+    one_number,
+)
+
+X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4,))
+    hidden = L.Dense(6, "relu", kernel_regularizer=keras.regularizers.L2(0.1))(x)
+    made = keras.Model(x, L.Dense(3)(hidden))
+    made.compile(keras.optimizers.SGD(0.1), "mse")
+    return made
+
+
+def test_a_models_own_class_may_say_how_it_learns(model):
+    class Own(keras.Model):
+        def compute_loss(self, *given, **named):
+            return super().compute_loss(*given, **named)
+
+    assert not learns_by_itself(model)
+    assert not learns_by_itself(keras.Sequential([L.Dense(2)]))
+    assert learns_by_itself(Own(model.input, model.output))
+
+
+def test_an_objective_is_the_mean_loss_and_the_models_penalties(model):
+    losses = keras.ops.convert_to_tensor(np.array([1.0, 3.0], "float32"))
+    found = Objective(model, lambda outputs, targets: losses)(y_pred=0, y=0)
+    penalty = 0.1 * np.square(model.get_weights()[0]).sum()
+    assert keras.ops.convert_to_numpy(found) == pytest.approx(2 + penalty, rel=1e-5)
+
+
+def test_a_stepper_has_the_models_weights_and_optimizer_and_trains_them(model):
+    stepper = Stepper(model, lambda m, batch: keras.ops.mean(m(batch["x"]) ** 2), "mine")
+    mine, theirs = stepper.trainable_variables, model.trainable_variables
+    assert [id(one) for one in mine] == [id(one) for one in theirs]
+    assert stepper.optimizer is model.optimizer
+    before = [np.square(model.predict(X, verbose=0)).mean()]
+    told = stepper.fit((one for one in [({"x": X},)]), steps_per_epoch=1, verbose=0).history["loss"]
+    assert told == pytest.approx(before, rel=1e-5)
+    assert np.square(model.predict(X, verbose=0)).mean() < before[0]
+
+
+def test_what_a_step_may_give():
+    tensor = keras.ops.convert_to_tensor(np.array([1.0, 3.0], "float32"))
+    assert float(one_number(tensor, "mine")) == 2
+    assert float(one_number({"loss": tensor}, "mine")) == 2
+    for wrong in (1.0, None, {"other": tensor}, keras.ops.cast(tensor, "int32")):
+        with pytest.raises(SecateursError, match="mine: expected a train_step that returns"):
+            one_number(wrong, "mine")
+
+
+def test_a_teachers_distances_are_nought_from_its_own_answers(model):
+    teacher = Teacher(model, 1.0)
+    answers = teacher.answers(X)
+    np.testing.assert_allclose(answers[0], model.predict(X, verbose=0), rtol=1e-5)
+    tensors = [keras.ops.convert_to_tensor(one) for one in answers]
+    same = keras.ops.convert_to_numpy(teacher.distances(answers, tensors))
+    other = keras.ops.convert_to_numpy(teacher.distances(answers, [-one for one in tensors]))
+    assert same.shape == (16,)
+    assert np.abs(same).max() < 1e-5
+    assert other.min() > 1e-3
