@@ -5,7 +5,7 @@ from keras import layers as L
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import ModelError
-from secateurs.keras.training.distillation import KERAS, distil
+from secateurs.keras.training.distillation import KERAS, Teacher, distil
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 BATCHES = [CalibrationBatch(X[:48], None)]
@@ -53,3 +53,16 @@ def test_a_model_without_weights_cannot_learn():
     plain = keras.Sequential([keras.Input((6,)), L.Softmax()])
     with pytest.raises(ModelError, match="weights to train"):
         distil(plain, plain, BATCHES, steps=1, held_out=HELD)
+
+
+def test_a_teachers_distances_are_nought_from_its_own_answers():
+    model = net(0)
+    teacher = Teacher(model, 1.0)
+    answers = teacher.answers(X)
+    np.testing.assert_allclose(answers[0], model.predict(X, verbose=0), rtol=1e-5)
+    tensors = [keras.ops.convert_to_tensor(one) for one in answers]
+    same = keras.ops.convert_to_numpy(teacher.distances(answers, tensors))
+    other = keras.ops.convert_to_numpy(teacher.distances(answers, [-one for one in tensors]))
+    assert same.shape == (64,)
+    assert np.abs(same).max() < 1e-5
+    assert other.min() > 1e-3

@@ -217,9 +217,9 @@ def test_dropout_and_normalisations_train_in_a_step_and_rest_where_it_is_judged(
 def test_a_study_by_a_step_of_ones_own_is_judged_by_its_loss_where_nothing_else_is_said():
     training = sec.Training(batches=4, fine_tune_batches=4, batch_size=32, learning_rate=0.01)
     found = study(regressor(compiled=False), train_step=step, training=training)
-    told = found.history.last("stop")
+    ending = found.history.last("stop")
     expected = np.abs(found.model.predict(X, verbose=0) - Y).mean()
-    assert told["value"] == pytest.approx(expected, rel=1e-5)
+    assert ending["value"] == pytest.approx(expected, rel=1e-5)
     assert found.history.last("dense")["metric"]["name"] == "loss"
 
 
@@ -273,10 +273,10 @@ def test_a_detector_with_a_loss_of_its_own_class(task, compiled):
         training = {}
     metric = {"metric": overlap} if task else {}
     found = study(model, (PICTURES, FOUND), task=task, **metric, **training)
-    told = found.history.last("stop")
+    ending = found.history.last("stop")
     value = overlap([*map(keras.ops.convert_to_numpy, keras.tree.flatten(found.model(PICTURES)))],
                     FOUND).mean() if task else loss_by_hand(found.model)  # fmt: skip
-    assert told["value"] == pytest.approx(value, rel=1e-4)
+    assert ending["value"] == pytest.approx(value, rel=1e-4)
     assert type(found.model) is Boxes
     assert found.model.hidden.filters == 6
 

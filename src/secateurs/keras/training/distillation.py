@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.calibration.outputs import Operations, Output, sum_divergences
+from secateurs.calibration.outputs import Operations, Output, read_outputs, sum_divergences
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
@@ -126,6 +126,43 @@ def distances(
     )
     found: BackendTensor = sum_divergences(KERAS, outputs, theirs, mine, temperature)
     return found
+
+
+class Teacher:
+    """A dense model that another is trained to answer like, beside its task.
+
+    Its outputs are read once, from what it gives for the first batch.
+
+    Args:
+        model: as for inference; never trained.
+        temperature: softens distributions over classes and probabilities.
+    """
+
+    def __init__(self, model: keras.Model, temperature: float) -> None:
+        self._model, self._temperature = model, temperature
+        self._outputs: tuple[Output, ...] | None = None
+
+    def answers(self, inputs: object) -> list[NDArray[np.floating]]:
+        """What it gives, of floating-point numbers."""
+        found = [
+            np.asarray(one) for one in keras.tree.flatten(self._model.predict_on_batch(inputs))
+        ]
+        answers = [one for one in found if one.dtype.kind == "f"]
+        if self._outputs is None:
+            first = keras.config.image_data_format() == "channels_first"
+            self._outputs = read_outputs(answers, None, channels_first=first)
+        return answers
+
+    def distances(self, wanted: Sequence[BackendTensor], given: object) -> BackendTensor:
+        """How far outputs are from its own answers, example by example, shape (N,)."""
+        mine = [
+            one
+            for one in keras.tree.flatten(given)
+            if keras.backend.is_float_dtype(keras.backend.standardize_dtype(one.dtype))
+        ]
+        if self._outputs is None:
+            raise RuntimeError("distances are of answers that were given before")
+        return distances(self._outputs, wanted, mine, self._temperature)
 
 
 class KerasStudent:

@@ -51,8 +51,8 @@ def fit(
     if model.optimizer.use_ema:
         # Fit ends by putting the average in the place of the weights; training is to go on.
         assign_(model.trainable_variables, each.trained)
-    told = history.history  # a training step of the model's own may call its loss otherwise
-    return float(told["loss" if "loss" in told else next(iter(told))][0])
+    logs = history.history  # a training step of the model's own may call its loss otherwise
+    return float(logs["loss" if "loss" in logs else next(iter(logs))][0])
 
 
 class _Rates(keras.callbacks.Callback):  # type: ignore[misc]

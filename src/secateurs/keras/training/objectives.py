@@ -6,26 +6,19 @@ TensorFlow, JAX and PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
-from secateurs.calibration.outputs import Output, read_outputs
 from secateurs.errors import SecateursError
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.training.distillation import distances
 
 OBJECTIVE = "compute_loss"
 """The method of ``keras.Model`` that ``fit`` asks for a batch's loss."""
 
 _OWN = ("train_step", OBJECTIVE)
 """Methods by which a class of the user's says how its models learn."""
-
-BatchLoss = Callable[[Any, Any], BackendTensor]
-"""(outputs, targets) -> the mean loss of a batch, or one for each example."""
 
 
 def learns_by_itself(model: keras.Model) -> bool:
@@ -34,15 +27,15 @@ def learns_by_itself(model: keras.Model) -> bool:
     return any(getattr(kind, name) is not getattr(keras.Model, name) for name in _OWN)
 
 
-class Objective:
+class TaskObjective:
     """In the place of ``keras.Model.compute_loss``: the mean of a task's losses, and penalties.
 
     Args:
         model: that learns.
-        loss: of the task.
+        loss: (outputs, targets) -> the mean loss of a batch, or one for each example.
     """
 
-    def __init__(self, model: keras.Model, loss: BatchLoss) -> None:
+    def __init__(self, model: keras.Model, loss: Callable[[Any, Any], BackendTensor]) -> None:
         self._model, self._loss = model, loss
 
     def __call__(
@@ -121,40 +114,3 @@ def one_number(loss: Any, task: str) -> BackendTensor:
         )
     mean: BackendTensor = keras.ops.mean(loss)
     return mean
-
-
-class Teacher:
-    """A dense model that another is trained to answer like, beside its task.
-
-    Its outputs are read once, from what it gives for the first batch.
-
-    Args:
-        model: as for inference; never trained.
-        temperature: softens distributions over classes and probabilities.
-    """
-
-    def __init__(self, model: keras.Model, temperature: float) -> None:
-        self._model, self._temperature = model, temperature
-        self._outputs: tuple[Output, ...] | None = None
-
-    def answers(self, inputs: object) -> list[NDArray[np.floating]]:
-        """What it gives, of floating-point numbers."""
-        found = [
-            np.asarray(one) for one in keras.tree.flatten(self._model.predict_on_batch(inputs))
-        ]
-        answers = [one for one in found if one.dtype.kind == "f"]
-        if self._outputs is None:
-            first = keras.config.image_data_format() == "channels_first"
-            self._outputs = read_outputs(answers, None, channels_first=first)
-        return answers
-
-    def distances(self, wanted: Sequence[BackendTensor], given: object) -> BackendTensor:
-        """How far outputs are from its own answers, example by example, shape (N,)."""
-        mine = [
-            one
-            for one in keras.tree.flatten(given)
-            if keras.backend.is_float_dtype(keras.backend.standardize_dtype(one.dtype))
-        ]
-        if self._outputs is None:
-            raise RuntimeError("distances are of answers that were given before")
-        return distances(self._outputs, wanted, mine, self._temperature)

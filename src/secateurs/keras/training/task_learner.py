@@ -18,13 +18,13 @@ from secateurs.keras.internals import graph_of, keep_backend_random_state
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
 from secateurs.keras.training.batches import turn_for
+from secateurs.keras.training.distillation import Teacher
 from secateurs.keras.training.fitting import fit
 from secateurs.keras.training.learner import Learner
 from secateurs.keras.training.objectives import (
     OBJECTIVE,
-    Objective,
     Stepper,
-    Teacher,
+    TaskObjective,
     learns_by_itself,
     one_number,
 )
@@ -182,10 +182,10 @@ class TaskLearner(Learner):
     def _split(self, batch: object) -> tuple[Any, Any]:
         """(inputs, targets) as arrays, in the structure that the model takes."""
         inputs, targets = split_of(label_batch(self._task, batch))
-        inputs = self._named(inputs) if isinstance(inputs, Mapping) else _as_list(inputs)
+        inputs = self._choose_inputs(inputs) if isinstance(inputs, Mapping) else _as_list(inputs)
         return _arrays(inputs), _arrays(targets)
 
-    def _named(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _choose_inputs(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of what a batch holds by name, what the model takes, where it takes any of that."""
         names = [str(tensor.name) for tensor in graph_of(self._origin).inputs]
         taken = {name: inputs[name] for name in names if name in inputs}
@@ -201,7 +201,7 @@ class TaskLearner(Learner):
         compiled = self._trains_as_compiled and isinstance(task.loss, CompiledLoss)
         is_own = (compiled and self._teacher is None) or _learns_alone(task, model)
         if not is_own and task.fit is None and self._step is None:
-            setattr(model, OBJECTIVE, Objective(model, self._mixed_loss))
+            setattr(model, OBJECTIVE, TaskObjective(model, self._mixed_loss))
 
     def _mixed_loss(self, outputs: object, targets: Any) -> BackendTensor:
         """The mean of the task's losses, and of the distances from the dense model's outputs."""
