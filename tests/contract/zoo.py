@@ -253,7 +253,7 @@ def operations():
 
 
 @zoo
-def nest_models():
+def nested_model():
     inner = keras.Input((8, 8, 6))
     x = L.BatchNormalization(name="bn")(L.Conv2D(5, 3, name="c")(inner))
     encoder = keras.Model(inner, x, name="encoder")

@@ -4,6 +4,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.errors import CutError
+from secateurs.pytorch.model import tensors
 
 X = torch.randn(2, 3)
 
@@ -37,3 +38,22 @@ def test_a_cut_of_another_model_is_refused():
     cut = sec.trace(net(7), X).cut({"0": [1]})
     with pytest.raises(CutError):
         sec.apply(net(5), cut, X)
+
+
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_the_tensors_of_a_model_are_listed_once_in_a_cut(with_optimizer, monkeypatch):
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters()) if with_optimizer else None
+    network = sec.trace(model, X)
+    cut = network.cut({"0": [1, 3]})
+    listed = []
+    named_tensors = tensors.named_tensors
+
+    def note(one):
+        listed.append(one)
+        return named_tensors(one)
+
+    monkeypatch.setattr(tensors, "named_tensors", note)
+    sec.apply(model, cut, X, optimizer=optimizer, network=network)
+    assert sum(one is model for one in listed) == 1
+    assert len(listed) <= 2  # the small model's once more, for its optimizer

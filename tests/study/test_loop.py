@@ -127,7 +127,7 @@ def test_the_best_evaluation_of_a_round_is_kept():
     learner = Scripted(lambda round_, done: 0.91 if done == 10 else 0.9)
     _, store = run(learner, training={"evaluate_every": 5}, stop={"rounds": 1})
     # Dense training went back to its batch 10 of 20, and the round went on from there.
-    assert learner.counted == 20
+    assert learner.batches_trained == 20
     assert store.history.last("stop")["accuracy"] == 0.91
     assert [r["batch"] for r in store.history.of("train")] == [5, 10, 15, 20, 25, 30, 35, 40]
 
@@ -135,7 +135,7 @@ def test_the_best_evaluation_of_a_round_is_kept():
 def test_of_equally_good_evaluations_the_later_is_kept_where_it_is_surer():
     learner = Scripted(lambda round_, done: 0.9)
     run(learner, training={"evaluate_every": 5}, stop={"rounds": 0})
-    assert learner.counted == 5  # no surer later, so the first
+    assert learner.batches_trained == 5  # no surer later, so the first
 
 
 def test_a_round_ends_as_soon_as_it_has_recovered_if_asked():
@@ -185,7 +185,7 @@ def test_rewinding_weights_takes_survivors_back_and_replays_the_schedule():
     )
     assert rates_by_round(learner, (20, 7, 7)) == [dense_rates(), *[dense_rates()[13:]] * 2]
     # 13 batches of dense training, and 7 of the last round: the first round's are forgotten.
-    assert learner.counted == 20
+    assert learner.batches_trained == 20
 
 
 def test_rewinding_the_learning_rate_leaves_the_weights():
@@ -197,7 +197,7 @@ def test_rewinding_the_learning_rate_leaves_the_weights():
         stop={"rounds": 2},
     )
     assert rates_by_round(learner, (20, 7, 7)) == [dense_rates(), *[dense_rates()[13:]] * 2]
-    assert learner.counted == 34
+    assert learner.batches_trained == 34
 
 
 def test_a_lottery_ticket_is_trained_all_over_again():
@@ -209,7 +209,7 @@ def test_a_lottery_ticket_is_trained_all_over_again():
         stop={"rounds": 2},
     )
     assert rates_by_round(learner, (20, 20, 20)) == [dense_rates()] * 3
-    assert learner.counted == 20
+    assert learner.batches_trained == 20
 
 
 def test_survivors_have_their_own_earlier_values():

@@ -50,5 +50,5 @@ def test_rewound_survivors_have_the_values_of_that_time():
     )
     restored = [entry[1] for entry in learner.log if entry[0] == "restore"]
     assert restored[:2] == [10, 14]  # the dense model's best evaluation, then the rewind
-    assert learner.counted == 14 + 6
+    assert learner.batches_trained == 14 + 6
     assert learner.model[0].out_features == 10

@@ -28,7 +28,7 @@ def test_the_best_evaluation_is_gone_back_to():
     train(found, 2)
     assert count_batches(found.present()) == 5
     found.restore_best()
-    assert found.learner.counted == 3
+    assert found.learner.batches_trained == 3
     found.learner.log.clear()
     found.move(batch=3)
     found.restore_best()  # it is there already
@@ -59,7 +59,7 @@ def test_it_goes_on_where_the_latest_checkpoint_was():
     again.watcher.recorded = metadata.append
     assert again.resume()
     assert again.position == found.position
-    assert again.learner.counted == 4
+    assert again.learner.batches_trained == 4
     assert [record["batch"] for record in metadata] == [4]
 
 

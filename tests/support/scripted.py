@@ -50,7 +50,7 @@ class Scripted:
         return sec.report_of(self.model).cut
 
     @property
-    def count_batches(self):
+    def batches_trained(self):
         """Batches that the present values have been through."""
         return int(self.model[-2].bias[0])
 

@@ -17,7 +17,7 @@ from secateurs.channels.proof import CutReport, Proof, keep_report_
 from secateurs.errors import CutError
 from secateurs.keras.internals import Layer, Operation
 from secateurs.keras.model.example_inputs import check_model
-from secateurs.keras.model.tensors import list_tensors, named_operations, path_of
+from secateurs.keras.model.tensors import ModelTensor, list_tensors, named_operations, path_of
 from secateurs.keras.proof.blocks import prove_blocks, prove_blocks_independently
 from secateurs.keras.proof.comparison import inputs_for, prove
 from secateurs.keras.proof.independent import prove_independently
@@ -83,10 +83,11 @@ def _narrower(
     proof: bool | Literal["independent"],
 ) -> tuple[keras.Model, Proof | None]:
     """A copy without these channels."""
-    small = cut_copy(model, cut)
+    leaves = list_tensors(model)
+    small = cut_copy(model, cut, leaves=leaves)
     if not proof:
         return small, None
-    network = _network_of(model, example_inputs, network, cut)
+    network = _network_of(model, example_inputs, network, cut, leaves)
     alive = network.alive(network.find_removed(cut))
     evidence = prove(network, small, cut, alive, example_inputs)
     if proof == "independent":
@@ -191,23 +192,29 @@ def _maker(operations: Mapping[str, Operation], layer: Operation) -> str:
 
 
 def _network_of(
-    model: keras.Model, example_inputs: object, network: Network | None, cut: Cut
+    model: keras.Model,
+    example_inputs: object,
+    network: Network | None,
+    cut: Cut,
+    leaves: Sequence[ModelTensor],
 ) -> Network:
     """The trace to prove with: the one given, the latest of this model, or a new one."""
     return network_to_prove(
         cut,
         (network, latest_network(model)),
-        lambda known: _is_of(known, model),
+        lambda known: _is_of(known, model, leaves),
         lambda: trace(model, example_inputs),
     )
 
 
-def _is_of(network: Network, model: keras.Model) -> bool:
+def _is_of(
+    network: Network, model: keras.Model, leaves: Sequence[ModelTensor] | None = None
+) -> bool:
     """Whether the network was traced from exactly this model, as it is now."""
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False
-    present = {leaf.name: leaf.variable for leaf in list_tensors(model)}
+    present = {leaf.name: leaf.variable for leaf in leaves or list_tensors(model)}
     return present.keys() == source.leaves.keys() and all(
         variable is source.leaves[name].variable for name, variable in present.items()
     )

@@ -104,7 +104,7 @@ def apply(
     keep_report_(small, CutReport.after(model, cut, evidence))
     if optimizer is None:
         return small
-    return small, cut_optimizer(optimizer, model, small, cut)
+    return small, cut_optimizer(optimizer, model, small, cut, leaves)
 
 
 def _narrower(

@@ -134,7 +134,7 @@ def test_call_by_call_finds_a_lie_too(lying):
     assert proof.layer.startswith("flip")
 
 
-@pytest.mark.parametrize("kind", ["operations", "norms", "nested", "masks"])
+@pytest.mark.parametrize("kind", ["operations", "norms", "nested_model", "masks"])
 def test_call_by_call_agrees_where_all_is_well(kind):
     from contract.zoo import ZOO
 

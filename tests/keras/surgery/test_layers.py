@@ -83,7 +83,7 @@ def test_a_layer_with_weights_of_its_own_keeps_them():
 
 
 def test_a_layer_in_a_model_inside():
-    before = noisy(ZOO["nested"]())
+    before = noisy(ZOO["nested_model"]())
     after = delete_layer(before, "encoder.bn")
     assert [layer.name for layer in after.get_layer("encoder").layers][1:] == ["c"]
     assert sec.trace(after).groups

@@ -122,7 +122,7 @@ def test_shared_layers_stay_shared():
 
 
 def test_a_model_inside_stays_a_model_of_its_name():
-    small = sec.delete_channels(ZOO["nested"](), {"encoder.c": [0], "a": [1]})
+    small = sec.delete_channels(ZOO["nested_model"](), {"encoder.c": [0], "a": [1]})
     encoder = small.get_layer("encoder")
     assert isinstance(encoder, keras.Model)
     assert encoder.input_shape == (None, 8, 8, 5)

@@ -15,14 +15,20 @@ from secateurs.keras.internals import (
     variables_of,
     variables_without_decay,
 )
-from secateurs.keras.model.tensors import list_tensors
+from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.surgery.slicing import slice_tensor
 
 OptimizerSlot = tuple[str | None, int]
 """(the tensor that a state belongs to, None for what belongs to all; its number among these)."""
 
 
-def compile_like_(model: keras.Model, small: keras.Model, cut: Cut) -> None:
+def compile_like_(
+    model: keras.Model,
+    small: keras.Model,
+    cut: Cut,
+    leaves: Sequence[ModelTensor] | None = None,
+    small_leaves: Sequence[ModelTensor] | None = None,
+) -> None:
     """Compile the small model as the model is; its optimizer's state (momentum, ...) is sliced."""
     if not model.compiled:
         return
@@ -32,7 +38,7 @@ def compile_like_(model: keras.Model, small: keras.Model, cut: Cut) -> None:
     settings = compile_arguments_of(model)
     settings["metrics"] = _fresh(settings.get("metrics"))
     settings["weighted_metrics"] = _fresh(settings.get("weighted_metrics"))
-    settings["optimizer"] = cut_optimizer(model, small, cut)
+    settings["optimizer"] = cut_optimizer(model, small, cut, leaves, small_leaves)
     small.compile(**settings)
 
 
@@ -49,7 +55,13 @@ def _fresh(metrics: object) -> object:
     return renewed
 
 
-def cut_optimizer(model: keras.Model, small: keras.Model, cut: Cut) -> keras.optimizers.Optimizer:
+def cut_optimizer(
+    model: keras.Model,
+    small: keras.Model,
+    cut: Cut,
+    leaves: Sequence[ModelTensor] | None = None,
+    small_leaves: Sequence[ModelTensor] | None = None,
+) -> keras.optimizers.Optimizer:
     """The optimizer for the new model: same settings, the state of what is in both sliced along.
 
     State that has neither the shape of the variable it belongs to nor that of the new state is
@@ -58,8 +70,8 @@ def cut_optimizer(model: keras.Model, small: keras.Model, cut: Cut) -> keras.opt
     """
     optimizer = model.optimizer
     new = same_optimizer(optimizer)
-    names = {id(leaf.variable): leaf.name for leaf in list_tensors(model)}
-    theirs = {leaf.name: leaf.variable for leaf in list_tensors(small)}
+    names = {id(leaf.variable): leaf.name for leaf in leaves or list_tensors(model)}
+    theirs = {leaf.name: leaf.variable for leaf in small_leaves or list_tensors(small)}
     spared = [
         names[id(variable)]
         for variable in variables_without_decay(optimizer, model.variables)

@@ -81,7 +81,12 @@ Dtype = Callable[[str], str]
 
 
 def cut_copy(
-    model: keras.Model, cut: Cut, *, compiled: bool = True, dtype: Dtype | None = None
+    model: keras.Model,
+    cut: Cut,
+    *,
+    compiled: bool = True,
+    dtype: Dtype | None = None,
+    leaves: Sequence[ModelTensor] | None = None,
 ) -> keras.Model:
     """A copy of the model with the cut made, compiled as the model is.
 
@@ -90,6 +95,7 @@ def cut_copy(
         cut: planned for this model, or for another built alike.
         compiled: False leaves the copy as it is built.
         dtype: the types of its layers, by those of the model's; None leaves them as they are.
+        leaves: the model's variables, if they are listed already.
 
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
@@ -98,7 +104,7 @@ def cut_copy(
     if cut.blocks and cut.tensors:
         left = cut_copy(model, Cut(blocks=cut.blocks), compiled=compiled, dtype=dtype)
         return cut_copy(left, cut.without_blocks(), compiled=compiled)
-    leaves = list_tensors(model)
+    leaves = all_leaves = leaves or list_tensors(model)
     _check_tensors(leaves, cut)
     if cut.blocks:
         cut = replace(cut, blocks=find_sums(model, cut.blocks))
@@ -124,15 +130,17 @@ def cut_copy(
             "of the layer named there out of the cut: skip=..."
         ) from error
     copies.restore()
-    _fill_(small, leaves, cut)
+    small_leaves = list_tensors(small)
+    _fill_(small_leaves, leaves, cut)
+    finalize_(small)
     _check_trains(model, small)
     for change in cut.sizes:
         if change.attribute in SCALED_BY:
             _keep_scale_(small, change.owner, change.before, change.after)
     carry_again(model, small, changes)
-    copy_flags_(model, small)
+    copy_flags_(model, small, all_leaves, small_leaves)
     if compiled:
-        compile_like_(model, small, cut)
+        compile_like_(model, small, cut, all_leaves, small_leaves)
     return small
 
 
@@ -567,8 +575,8 @@ def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
 # -- weights and flags
 
 
-def _fill_(small: keras.Model, leaves: Sequence[ModelTensor], cut: Cut) -> None:
-    present = {leaf.name: leaf for leaf in list_tensors(small)}
+def _fill_(small_leaves: Sequence[ModelTensor], leaves: Sequence[ModelTensor], cut: Cut) -> None:
+    present = {leaf.name: leaf for leaf in small_leaves}
     check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
     for leaf in leaves:
         value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
@@ -582,7 +590,6 @@ def _fill_(small: keras.Model, leaves: Sequence[ModelTensor], cut: Cut) -> None:
                     "leave these out of the cut, and please report it."
                 )
             present[name].variable.assign(value)
-    finalize_(small)
 
 
 def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -> None:
@@ -626,11 +633,16 @@ def _keep_scale_(model: keras.Model, layer: str, before: int, after: int) -> Non
             leaf.variable.assign(leaf.variable.value * (after / before) ** 0.5)
 
 
-def copy_flags_(model: keras.Model, small: keras.Model) -> None:
-    """What may be trained, layer by layer and variable by variable."""
+def copy_flags_(
+    model: keras.Model,
+    small: keras.Model,
+    leaves: Sequence[ModelTensor] | None = None,
+    small_leaves: Sequence[ModelTensor] | None = None,
+) -> None:
+    """What may be trained, layer by layer and variable by variable; of variables listed already."""
     _copy_trainable_(model, small)
-    present = {leaf.name: leaf for leaf in list_tensors(small)}
-    for leaf in list_tensors(model):
+    present = {leaf.name: leaf for leaf in small_leaves or list_tensors(small)}
+    for leaf in leaves or list_tensors(model):
         if leaf.name in present:
             present[leaf.name].variable.trainable = leaf.variable.trainable
 

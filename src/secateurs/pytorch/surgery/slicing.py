@@ -203,14 +203,25 @@ def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
 
 @takes_as_annotated(SecateursError)
 def cut_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, small: nn.Module, cut: Cut
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    small: nn.Module,
+    cut: Cut,
+    leaves: Sequence[ModelTensor] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer for the cut model: same settings, its state (momentum, ...) sliced along.
 
     State that has neither the parameter's shape nor one number is dropped: the optimizer starts it
     anew.
+
+    Args:
+        optimizer: of the model; unchanged.
+        model: what was cut.
+        small: what it became.
+        cut: what went.
+        leaves: the model's tensors, if they are listed already.
     """
-    mine = {id(leaf.tensor): leaf.name for leaf in list_tensors(model)}
+    mine = {id(leaf.tensor): leaf.name for leaf in leaves or list_tensors(model)}
     before = Numbering(cut.blocks).before
     theirs = {before(leaf.name): leaf.tensor for leaf in list_tensors(small)}
     memo: dict[int, object] = {}

@@ -24,7 +24,7 @@ GROUPS = {
     "convolutional_lstm": {"c/5x4": 5, "d/4x4": 4},
     "steps": {"t.conv": 5, "td.dense": 6, "l/4x4": 4},
     "dots": {"a": 8},
-    "nested": {"a": 6, "encoder.c": 5, "tail.q": 4},
+    "nested_model": {"a": 6, "encoder.c": 5, "tail.q": 4},
     "shared_layers": {"a": 6, "c": 6},
     "preprocessing": {"s.conv": 6},
     "masks": {"e": 8, "l/5x4": 5},
@@ -65,7 +65,9 @@ def test_a_cut_of_each_family_is_proven_and_costs_what_was_foretold(name):
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["groups", "transformer", "both_ways", "operations", "nested"])
+@pytest.mark.parametrize(
+    "name", ["groups", "transformer", "both_ways", "operations", "nested_model"]
+)
 def test_a_cut_model_is_saved_and_loaded_by_keras_alone(name, tmp_path):
     model = noisy(ZOO[name]())
     network = sec.trace(model)
