@@ -112,23 +112,7 @@ def cut_copy(
         leaves = [leaf for leaf in leaves if not _goes_whole(leaf, cut.blocks)]
     changes = by_owner(cut.sizes)
     copies = Copies(cut, dtype)
-    try:
-        with keep_random_state(), RECORDING:
-            small = rebuild(
-                model,
-                lambda path, layer: [copies.of(layer, path)],
-                changes,
-                blocks={block.owner: block for block in cut.blocks},
-            )
-    except SecateursError:
-        raise
-    except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        raise CutError(
-            f"{model.name}: expected layers that run in their new sizes; making the model again "
-            f"raised {type(error).__name__}: {message}. Nothing was changed. Leave the channels "
-            "of the layer named there out of the cut: skip=..."
-        ) from error
+    small = _make_again(model, cut, copies, changes)
     copies.restore()
     small_leaves = list_tensors(small)
     _fill_(small_leaves, leaves, cut)
@@ -283,6 +267,24 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
     if missing() and builds and layer.built and not made.built:
         made.build_from_config(layer.get_build_config())
     return bool(missing())
+
+
+def _make_again(model: keras.Model, cut: Cut, copies: Copies, changes: SizeChanges) -> keras.Model:
+    blocks = {block.owner: block for block in cut.blocks}
+    try:
+        with keep_random_state(), RECORDING:
+            return rebuild(
+                model, lambda path, layer: [copies.of(layer, path)], changes, blocks=blocks
+            )
+    except SecateursError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        raise CutError(
+            f"{model.name}: expected layers that run in their new sizes; making the model again "
+            f"raised {type(error).__name__}: {message}. Nothing was changed. Leave the channels "
+            "of the layer named there out of the cut: skip=..."
+        ) from error
 
 
 def carry_again(model: keras.Model, small: keras.Model, changes: SizeChanges) -> None:
