@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import secateurs as sec
 from support.written_attention import Attention, X, network_and_group, without
@@ -77,3 +78,56 @@ def test_what_is_no_power_of_a_size_keeps_it(name):
     model = Attention(NO_FACTOR[name], None).eval()
     network, _ = network_and_group(model)
     assert "q" not in {member.layer for group in network.groups for member in group.members}
+
+
+class Stream(nn.Module):
+    """Attention on a stream; its factor is of the stream's width by the number of heads."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores, self.heads = scores, 4
+        self.i, self.o, self.out = nn.Linear(6, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+        self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x):
+        x = self.i(x)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in layers)
+        mixed = self.scores(q, k, x.shape[-1] // self.heads).softmax(-1) @ v
+        return self.out(x + self.o(mixed.transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda q, k, size: q @ (k * size**-0.5).mT,
+        lambda q, k, size: q @ k.mT / math.sqrt(size),
+        lambda q, k, size: torch.baddbmm(
+            torch.empty(8, 5, 5), q.flatten(0, 1), k.flatten(0, 1).mT, beta=0, alpha=size**-0.5
+        ).view(2, 4, 5, 5),
+    ],
+    ids=["keys", "scores", "a product that is added to nothing"],
+)
+def test_a_width_by_heads_goes_with_what_the_heads_make_together(scores):
+    torch.manual_seed(0)
+    model = Stream(scores).eval()
+    pruned = sec.prune(model, X, sec.Budget(channels=0.5), proof="independent")
+    assert pruned.report.params_removed > 0.6
+
+
+def test_weights_of_both_sides_of_a_product_keep_their_factor():
+    class Matched(nn.Module):
+        """Both pictures go through one layer: a factor on its weights would come in twice."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(5, 3)
+
+        def forward(self, x):
+            first, second = (self.b(self.a(one).relu()) for one in (x, x.flip(0)))
+            return self.c(first @ second.mT / math.sqrt(first.shape[-1]))
+
+    torch.manual_seed(0)
+    network = sec.trace(Matched().eval(), X)
+    assert [group.name for group in network.groups] == ["a"]
+    assert any("on weights used twice" in r for one in network.frozen for r in one.reasons)

@@ -159,3 +159,122 @@ def test_a_split_that_no_more_adds_up_is_seen_where_its_parts_stay():
     assert not network.groups
     reasons = {reason for frozen in network.frozen for reason in frozen.reasons}
     assert any("their number is also that of others, which stay" in reason for reason in reasons)
+
+
+class Gates(nn.Module):
+    """WaveNet's: two gates, a stream and what is put out, all taken apart by one kept width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.start, self.given = nn.Linear(6, width), nn.Linear(6, 4 * width)
+        self.inside = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(2))
+        self.halves = nn.ModuleList([nn.Linear(width, 2 * width), nn.Linear(width, width)])
+        self.end = nn.Linear(width, 3)
+
+    def forward(self, x):
+        n, out, given = self.width, 0, self.given(x)
+        stream = self.start(x)
+        for i, (inside, half) in enumerate(zip(self.inside, self.halves, strict=True)):
+            both = inside(stream) + given[..., 2 * i * n : 2 * (i + 1) * n]
+            both = half(both[..., :n].tanh() * both[..., n:].sigmoid())
+            if i == 0:
+                stream = stream + both[..., :n]
+            out = out + (both[..., n:] if i == 0 else both)
+        return self.end(out)
+
+
+class Halves(nn.Module):
+    """A canvas of twice one layer's width, that another layer writes into as well."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(n, width) for n in (6, width, 2 * width))
+        self.d = nn.Linear(width, 3)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        n = a.shape[-1]
+        canvas = torch.empty(*a.shape[:-1], 2 * n)
+        canvas[..., :n] = a
+        canvas[..., n:].copy_(self.b(a))
+        return self.d(self.c(canvas))
+
+
+class Quotient(nn.Module):
+    """As many heads of queries as of keys; what each of these has is one divided by the other."""
+
+    def __init__(self, width, heads=4):
+        super().__init__()
+        self.heads, self.of_keys, self.size = heads, heads, width // heads
+        self.q, self.k, self.v = (nn.Linear(6, width) for _ in range(3))
+        self.o = nn.Linear(width, 3)
+
+    def forward(self, x):
+        rest, shared = x.shape[:2], (self.of_keys, self.size)
+        q = self.q(x).view(*rest, self.of_keys, self.heads // self.of_keys, self.size)
+        k, v = self.k(x).view(*rest, *shared), self.v(x).view(*rest, *shared)
+        mixed = torch.einsum("btkgd,bskd->bkgts", q, k) / q.shape[-1] ** 0.5
+        return self.o(torch.einsum("bkgts,bskd->btkgd", mixed.softmax(-1), v).flatten(2))
+
+
+@pytest.mark.parametrize("make", [Gates, Halves, Quotient])
+def test_numbers_that_count_several_at_once_follow(make):
+    torch.manual_seed(0)
+    model = make(16).eval()
+    small = sec.prune(model, X, sec.Budget(channels=0.5), proof="independent").model
+    by_hand = make(8).state_dict()
+    shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
+    if make is Quotient:
+        assert (small.heads, small.of_keys, small.size) in {(2, 2, 4), (4, 4, 2)}
+    assert shapes == {name: tensor.shape for name, tensor in by_hand.items()}
+
+
+class Branching(nn.Module):
+    """Keys are repeated where there are more heads of queries, which is asked of numbers kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.of_keys, self.size = 2, 1, 12
+        self.q, self.k, self.v = (nn.Linear(6, n) for n in (24, 12, 12))
+        self.o = nn.Linear(24, 3)
+
+    def forward(self, x):
+        rest = x.shape[:2]
+        q = self.q(x).view(*rest, self.heads, self.size).transpose(1, 2)
+        k, v = (
+            layer(x).view(*rest, self.of_keys, self.size).transpose(1, 2)
+            for layer in (self.k, self.v)
+        )
+        if self.heads > self.of_keys:
+            k, v = (one.expand(-1, self.heads, -1, -1) for one in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.o(mixed.transpose(1, 2).reshape(*rest, self.heads * self.size))
+
+
+def test_positions_go_where_heads_decide_which_way_the_code_takes():
+    torch.manual_seed(0)
+    small = sec.prune(Branching().eval(), X, sec.Budget(channels=0.5)).model
+    assert (small.heads, small.of_keys, small.size) == (2, 1, 6)
+
+
+class PartsOfHeads(nn.Module):
+    """Each head has two halves, by one number of both: neither half goes alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 8
+        self.q, self.k, self.o = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        q, k = (layer(x).view(*x.shape[:2], -1, self.size).mT for layer in (self.q, self.k))
+        half = self.size // 2
+        return self.o((q[..., :half, :] * k[..., half:, :]).repeat(1, 1, 2, 1).mT.flatten(2))
+
+
+def test_every_cut_of_what_is_offered_runs_not_only_of_all_at_once():
+    torch.manual_seed(0)
+    model = PartsOfHeads().eval()
+    network = sec.trace(model, X)
+    for group in network.groups:
+        sec.apply(model, network.cut({group.name: [0]}), X, network=network)

@@ -20,6 +20,20 @@ def turn(q):
     return q * angles.cos() + q.neg() * angles.sin()
 
 
+def turned_by_halves(q):
+    """The same as language models write it, with halves that are taken from it and put together."""
+    first, second = q.chunk(2, -1)
+    angles = torch.arange(5.0)[:, None]
+    return q * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+
+
+def turned_by_slices(q):
+    """And with slices of it."""
+    half = q.shape[-1] // 2
+    angles = torch.arange(5.0)[:, None]
+    return q * angles.cos() + torch.cat([-q[..., half:], q[..., :half]], -1) * angles.sin()
+
+
 WAYS = {
     "products divided": lambda q, k: q @ k.mT / math.sqrt(q.shape[-1]),
     "products multiplied": lambda q, k: (q @ k.mT) * k.shape[-1] ** -0.5,
@@ -143,3 +157,16 @@ def test_products_that_are_summed_by_hand_are_put_right(heads, size):
         summed = torch.zeros_like(v).index_add(0, first, v[second] * weights[..., None])
         expected = summed.flatten(1) @ model.out.weight[:, kept].T + model.out.bias
         assert torch.allclose(small(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("turn", [turned_by_halves, turned_by_slices])
+@pytest.mark.parametrize("packed", [None, "unbound"])
+def test_through_a_rotation_of_halves_pairs_go_and_the_factor_stays(turn, packed):
+    scores = lambda q, k: turn(q) @ turn(k).mT / math.sqrt(q.shape[-1])  # noqa: E731
+    torch.manual_seed(0)
+    model = Attention(scores, packed).eval()
+    network, name = network_and_group(model)
+    assert len(network.group(name)) == SIZE // 2
+    small = sec.apply(model, network.cut({name: [0, 3]}), X, network=network)
+    with torch.no_grad():
+        assert torch.allclose(small(X), without(model, [0, 3, 4, 7])(X), atol=1e-6)

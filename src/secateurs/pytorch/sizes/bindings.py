@@ -173,7 +173,7 @@ class Bindings:
         counted = known.value.axes[0]
         if len(counted) != len(units):
             return False
-        if self._are_one(counted, units):
+        if self.are_one(counted, units):
             return True
         if not self._is_felt(attribute, key):
             return False
@@ -245,13 +245,13 @@ class Bindings:
         known = self._links.get(attribute)
         if known is None:
             return 2
-        if self._are_one(known.value.axes[0], wrong.units):
+        if self.are_one(known.value.axes[0], wrong.units):
             return 0
         kind = self._kind(wrong.key)
         linked = (key for key, link in self._linked_for.items() if link == attribute)
         return 1 if any(self._kind(key) == kind for key in linked) else 3
 
-    def _are_one(self, units: Ids, others: Ids | None) -> bool:
+    def are_one(self, units: Ids, others: Ids | None) -> bool:
         """Whether these channels go together as things are."""
         if others is None or len(units) != len(others):
             return False

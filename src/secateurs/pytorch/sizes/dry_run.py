@@ -185,7 +185,7 @@ class DryRun(OpInterpreter):
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         call = Call(function, arguments, keywords)
-        operation = self._operation_of(call)
+        call, operation = self._meet(call)
         is_known = operation.is_constant or (not operation.outputs and operation.value is None)
         if call.packet in MADE_NEW or is_known:  # of constants alone, maybe where the input is
             has_data = not any(tensor.is_meta for tensor in call.tensors())
@@ -215,16 +215,45 @@ class DryRun(OpInterpreter):
             return output
         return map_tensors(output, _without_its_values)
 
-    def _operation_of(self, call: Call) -> OpRecord:
-        """What the dense model did in this place: the same, unless the path is another."""
-        if self.index >= len(self._forward.operations):
+    def _meet(self, call: Call) -> tuple[Call, OpRecord]:
+        """The call, and what the dense model did in this place: the same, or the path is another.
+
+        PyTorch leaves a slice out that takes all there is, as one does whose end did not follow.
+        """
+        operations = self._forward.operations
+        end = self.index
+        while end < len(operations) and operations[end].name == "aten.slice":
+            end += 1
+        is_left_out = end < len(operations) and operations[end].name == str(call.packet)
+        while is_left_out and operations[self.index].name != str(call.packet):
+            call = self._sliced(call, operations[self.index])
+            self.index += 1
+        if self.index >= len(operations):
             raise PathChangedError("it does more than the dense model")
-        operation = self._forward.operations[self.index]
+        operation = operations[self.index]
         if operation.name != str(call.packet):
             raise PathChangedError(
                 f"it does {call.name} where the dense model did {operation.name}"
             )
-        return operation
+        return call, operation
+
+    def _sliced(self, call: Call, left_out: OpRecord) -> Call:
+        """The call with what a slice that was left out would have given; its end is noted."""
+        (dense, axes), *_ = left_out.outputs
+        foretold = self._shape(dense, axes)
+        for place, tensor in enumerate(call.tensors()):
+            if tensor.dim() != len(dense):
+                continue
+            wrong = [axis for axis, size in enumerate(foretold) if tensor.shape[axis] != size]
+            if len(wrong) != 1 or tensor.shape[wrong[0]] < foretold[wrong[0]]:
+                continue
+            size, units = dense[wrong[0]], axes.get(wrong[0])
+            key = (self._pass, self.index, 0, wrong[0])
+            layers = tuple(self._layers_in(_running_frames()))
+            self.findings.sizes.append(WrongSize(key, units, size, size, users_line(), layers))
+            made = torch.empty(foretold, dtype=tensor.dtype, device="meta")
+            return call.with_tensors({place: made})
+        return call
 
     def _with_made(self, call: Call, operation: OpRecord) -> Call:
         """The call with what the user's code made in the sizes that are foretold.

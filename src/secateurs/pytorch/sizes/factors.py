@@ -9,17 +9,27 @@ them contradicts it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from secateurs.channels.arrays import Stays
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Scaling
 from secateurs.pytorch.sizes.dry_run import WrongNumber
-from secateurs.pytorch.sizes.rescaling import parts_before
+from secateurs.pytorch.sizes.rescaling import PICKS, WeightPart, parts_before
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 Key = tuple[int, ...]
+
+SCALES = {"aten.mul", "aten.mul_", "aten.scaled_dot_product_attention"}
+DIVIDES = {"aten.div", "aten.div_"}
+ADDS = {"aten.addmm", "aten.baddbmm"}
+"""Of products that are added to something; the products have the factor."""
+
+NAMES_OF_PICKS = {str(packet) for packet in PICKS}
 
 POWERS = (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25, -2.0, 2.0, -1.5, 1.5, -0.75, 0.75)
 """The powers of a size that code is written with, the likeliest first: square roots are what
@@ -33,6 +43,8 @@ class Factors:
         self._powers: dict[Key, tuple[Ids, float]] = {}
         self._scalings: dict[Key, list[Scaling]] = {}
         self._seen: dict[Key, list[tuple[Stays, float]]] = {}
+        self._parts: dict[Key, list[WeightPart] | None] = {}
+        self._readers: dict[int, Counter[str]] = {}
 
     def scalings(self) -> list[Scaling]:
         """The factors on weights, once each: a pass in train mode meets the same number again."""
@@ -47,8 +59,12 @@ class Factors:
         share = float(stays[units].sum()) / len(units)
         return math.isclose(share**power, wrong.got / wrong.dense, rel_tol=1e-6)
 
-    def note(self, wrong: WrongNumber, stays: Stays) -> None:
-        """Remember what a number was under a cut."""
+    def note(self, wrong: WrongNumber, stays: Stays, operation: OpRecord) -> None:
+        """Remember what a number was under a cut, and what its operation's result is made of."""
+        if wrong.key not in self._parts:
+            is_factor = operation.name in SCALES | DIVIDES | ADDS
+            factor = operation.operands[-2 if operation.name in ADDS else 0]
+            self._parts[wrong.key] = parts_before(factor) if is_factor else None
         ratio = wrong.got / wrong.dense if wrong.dense else math.nan
         self._seen.setdefault(wrong.key, []).append((stays, ratio))
 
@@ -58,24 +74,85 @@ class Factors:
         candidates = [units for units in arrays if not _all_stay(seen[-1][0], units)]
         return next(_explanations(seen, candidates), None)
 
+    def forget(self, wrong: WrongNumber) -> None:
+        """Forget what a number was under the cuts so far."""
+        self._seen.pop(wrong.key, None)
+
+    def explain_by_heads(
+        self, wrong: WrongNumber, cells: Ids, sides: Sequence[Ids], widths: Iterable[Ids]
+    ) -> Ids | None:
+        """The width of which ``width // heads`` is behind a number, where both lose their own.
+
+        No one size explains such a number; the width has to go with these channels of the heads.
+
+        Args:
+            wrong: the number.
+            cells: channels, in heads.
+            sides: the heads, and the positions in each; either may be first.
+            widths: channels of which that many may be counted.
+        """
+        seen = self._seen.get(wrong.key, [])
+        ratios = [ratio for _, ratio in seen]
+        for width in widths:
+            if len(width) == len(cells) and not np.array_equal(width, cells):
+                quotients = [[_quotient(stays, width, side) for stays, _ in seen] for side in sides]
+                if any(_is_a_power_of(shares, ratios) for shares in quotients):
+                    return width
+        return None
+
     def put_right(
-        self, wrong: WrongNumber, operation: OpRecord, size: Ids, power: float
+        self, wrong: WrongNumber, operations: Sequence[OpRecord], size: Ids, power: float
     ) -> str | None:
         """Let the weights before a factor make up for its change; else why that can't be."""
-        scales = operation.name in ("aten.mul", "aten.mul_", "aten.scaled_dot_product_attention")
-        divides = operation.name in ("aten.div", "aten.div_")
-        parts = parts_before(operation.operands[0]) if scales or divides else None
+        parts = self._parts.get(wrong.key)
         self._powers.pop(wrong.key, None)
         self._scalings.pop(wrong.key, None)
         if parts is None:
             return f"a factor computed from their number at {wrong.line}"
-        sign = 1 if divides else -1
+        if self._are_read_elsewhere(parts, wrong.key[0], operations):
+            return f"a factor computed from their number, on weights used twice, at {wrong.line}"
+        sign = 1 if operations[wrong.key[1]].name in DIVIDES else -1
         self._powers[wrong.key] = (size, power)
         self._scalings[wrong.key] = [
             Scaling(leaf.name, axis, indices, Product(1, (size,)), sign * power)
             for leaf, axis, indices in parts
         ]
         return None
+
+    def _are_read_elsewhere(
+        self, parts: Sequence[WeightPart], number: int, operations: Sequence[OpRecord]
+    ) -> bool:
+        """Whether weights make more than what such factors are put on: both sides of a product."""
+        if number not in self._readers:
+            self._readers[number] = Counter(
+                known.leaf.name
+                for operation in operations
+                if operation.name not in NAMES_OF_PICKS
+                for known in operation.operands
+                if known.leaf is not None
+            )
+        made = Counter(
+            name
+            for key, others in self._parts.items()
+            if key[0] == number
+            for name in {leaf.name for leaf, _, _ in others or ()}
+        )
+        return any(self._readers[number][leaf.name] > made[leaf.name] for leaf, _, _ in parts)
+
+
+def _quotient(stays: Stays, width: Ids, side: Ids) -> float:
+    """How much of ``width // side`` is left; 0 where that cannot be told."""
+    if max(width.max(), side.max()) >= len(stays) or not stays[side].any():
+        return 0.0
+    return float(stays[width].sum() // stays[side].sum()) / (len(width) // len(side))
+
+
+def _is_a_power_of(shares: Sequence[float], ratios: Sequence[float]) -> bool:
+    """Whether what numbers changed by is, of every cut, the same usual power of these."""
+    if not all(shares):
+        return False
+    pairs = list(zip(shares, ratios, strict=True))
+    return any(all(math.isclose(s**power, r, rel_tol=1e-6) for s, r in pairs) for power in POWERS)
 
 
 def _all_stay(stays: Stays, units: Ids) -> bool:

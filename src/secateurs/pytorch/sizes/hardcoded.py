@@ -31,6 +31,7 @@ from torch import nn
 
 from secateurs.channels.arrays import Stays
 from secateurs.channels.cut import Cut
+from secateurs.channels.equations import ALWAYS, Ids
 from secateurs.channels.network import Group, Network, Scaling, Size
 from secateurs.pytorch.model.attributes import Attribute, read, write_
 from secateurs.pytorch.sizes.bindings import Bindings, Key, Tie
@@ -45,6 +46,8 @@ TrialShares = Callable[[Sequence[Group]], dict[str, list[int]]]
 Build = Callable[[Sequence[Size], Sequence[Scaling], Sequence[Tie]], Network]
 
 MOST_ROUNDS = 24
+
+MOST_SWEEPS = 3
 
 NEIGHBOURS = 3
 """Groups before one, of which it loses another share where it can."""
@@ -72,20 +75,40 @@ class HardcodedSizes:
 
     def settle(self) -> Network:
         """The network, with what the model's code keeps from being cut frozen."""
-        for shares in (different_shares(0), _one_each, different_shares(1)):
-            for _ in range(MOST_ROUNDS):
-                findings, stays = self._try_out(shares(self._network.groups))
-                if not findings:
-                    break
-                if findings.raised is not None and not self._runs_uncut():
-                    return self._network  # nothing to be learnt; the proof will have to do
-                if not self._repairs.answer(findings, stays, self._second_look):
-                    self._freeze_culprits(shares, _reason(findings))
-                self._solve()
-            else:
-                self._freeze_culprits(shares, UNRESOLVED)
-                self._solve()
+        if not all(self._settle(shares) for shares in TRIALS):
+            return self._network  # nothing to be learnt; the proof will have to do
+        for _ in range(MOST_SWEEPS):
+            before = self._network
+            if self._counts_several_together():
+                all(self._settle(shares) for shares in (_seconds, _pairs))
+            if self._network is before:
+                break
         return self._network
+
+    def _counts_several_together(self) -> bool:
+        """Whether a number counts channels of several groups, or some that stay: one may not do."""
+        atoms = self._network.solution.atoms
+        counted = [units for size in self._bindings.sizes() for units in size.value.axes]
+        counted = [units for units in counted if units.max(initial=0) < len(atoms)]
+        group_of = np.full(self._network.solution.count, -1)
+        for number, group in enumerate(self._network.groups):
+            group_of[group.channels] = number
+        return any(len(set(group_of[atoms[units].max(axis=1)])) > 1 for units in counted)
+
+    def _settle(self, shares: TrialShares) -> bool:
+        """Try one kind of cut until it runs; False where no dry run of a cut tells."""
+        for _ in range(MOST_ROUNDS):
+            findings, stays = self._try_out(shares(self._network.groups))
+            if not findings:
+                return True
+            if findings.raised is not None and not self._runs_uncut():
+                return False
+            if not self._repairs.answer(findings, stays, self._second_look):
+                self._freeze_culprits(shares, _reason(findings), findings.raised is not None)
+            self._solve()
+        self._freeze_culprits(shares, UNRESOLVED)
+        self._solve()
+        return True
 
     def _solve(self) -> None:
         """What follows from all that is known; guesses that contradict the rest are taken back."""
@@ -143,25 +166,39 @@ class HardcodedSizes:
 
     # -- the last resort
 
-    def _freeze_culprits(self, shares: TrialShares, reason: str) -> None:
-        """Freeze the groups whose cut does not run, found by halving."""
-        channels = shares(self._network.groups)
-        for name in self._culprits(channels, list(channels)) or list(channels):
-            atoms = self._network.group(name).channels
-            touched = np.isin(self._network.solution.atoms[: self._units], atoms).any(axis=1)
-            self._tracer.equations.freeze(np.flatnonzero(touched), reason)
+    def _freeze_culprits(self, shares: TrialShares, reason: str, ends_early: bool = False) -> None:
+        """Freeze the groups whose cut does not run, found by halving.
 
-    def _culprits(self, channels: Mapping[str, Sequence[int]], names: list[str]) -> list[str]:
+        Where the forward pass does not come to its end those alone that keep it from that: what
+        else is wrong with the others can be answered when these are gone.
+        """
+        channels = shares(self._network.groups)
+        names = list(channels)
+        for name in (ends_early and self._culprits(channels, names, True)) or (
+            self._culprits(channels, names) or names
+        ):
+            self._tracer.equations.freeze(self._units_of(name), reason)
+
+    def _units_of(self, name: str) -> Ids:
+        """What goes with a group alone: of a grid's cells the other side may still go."""
+        atoms = self._network.solution.atoms[: self._units]
+        touched = np.isin(atoms, self._network.group(name).channels)
+        alone = touched.any(axis=1) & (touched | (atoms == ALWAYS)).all(axis=1)
+        return np.flatnonzero(alone if alone.any() else touched.any(axis=1))
+
+    def _culprits(
+        self, channels: Mapping[str, Sequence[int]], names: list[str], ends_early: bool = False
+    ) -> list[str]:
         if not names:
             return []
         findings, _ = self._try_out({name: channels[name] for name in names})
-        if not findings:
+        if not (findings.raised is not None if ends_early else findings):
             return []
         if len(names) == 1:
             return names
         middle = len(names) // 2
         halves = (names[:middle], names[middle:])
-        found = [name for half in halves for name in self._culprits(channels, half)]
+        found = [name for half in halves for name in self._culprits(channels, half, ends_early)]
         return found or names  # they only block each other together: none of them may go
 
 
@@ -177,6 +214,18 @@ def _reason(findings: Findings) -> str:
 
 def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
     return {group.name: [0] for group in groups if len(group) > 1}
+
+
+def _seconds(groups: Sequence[Group]) -> dict[str, list[int]]:
+    """Every second group: of two that one number counts together, one may not go alone.
+
+    Sides of a grid are neighbours; of any two among four in a row, one goes here or in ``_pairs``.
+    """
+    return _one_each(groups[1::2])
+
+
+def _pairs(groups: Sequence[Group]) -> dict[str, list[int]]:
+    return _one_each([group for at, group in enumerate(groups) if at & 2])
 
 
 def different_shares(seed: int) -> TrialShares:
@@ -204,3 +253,7 @@ def different_shares(seed: int) -> TrialShares:
         return found
 
     return shares
+
+
+TRIALS: tuple[TrialShares, ...] = (different_shares(0), _one_each, different_shares(1))
+"""Cuts to try, whatever the network."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 from torch import nn
 
 from secateurs.channels.arrays import Stays
 from secateurs.channels.equations import Ids
 from secateurs.pytorch.model.attributes import Attribute, is_whole_number
 from secateurs.pytorch.sizes.bindings import WHOLE, Bindings, Key
-from secateurs.pytorch.sizes.dry_run import Findings, Raised, WrongNumber, WrongSize
+from secateurs.pytorch.sizes.dry_run import OPERAND, START, Findings, Raised, WrongNumber, WrongSize
 from secateurs.pytorch.sizes.factors import Factors
 from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -120,19 +121,22 @@ class Repairs:
         The width is what both sides of the grid make together: it is to follow their number.
         """
         number, at, place, axis = wrong.key[:4]
-        if wrong.units is None or len(wrong.key) > 4 or place < 0:
+        is_single = wrong.units is None and wrong.dense == 1  # as many heads as there are of keys
+        if (wrong.units is None and not is_single) or len(wrong.key) > 4 or place < 0:
             return False
         axes = self._passes[number].operations[at].outputs[place][1]
         for beside in (axis - 1, axis + 1):
             other = axes.get(beside)
             if other is None:
                 continue
-            whole = len(other) * len(wrong.units)
+            whole = len(other) * wrong.dense
             kept = int(stays[other].sum())
             if not kept or wrong.got is None or wrong.got != whole // kept:
                 continue
-            sides = (other, wrong.units) if beside < axis else (wrong.units, other)
-            units = self._tracer.equations.compose(sides)
+            units = other
+            if wrong.units is not None:
+                sides = (other, wrong.units) if beside < axis else (wrong.units, other)
+                units = self._tracer.equations.compose(sides)
             key = (*wrong.key, WHOLE)
             sought = replace(wrong, key=key, units=units, dense=whole, got=whole)
             self._bindings.let_go(key)
@@ -144,7 +148,7 @@ class Repairs:
 
     def _tie(self, sizes: Sequence[WrongSize], stays: Stays, second_look: SecondLook) -> bool:
         open_ = [wrong for wrong in sizes if not wrong.is_stuck and wrong.got is not None]
-        open_ = [wrong for wrong in open_ if wrong.key[2] >= 0]
+        open_ = [wrong for wrong in open_ if wrong.key[2] != START]
         if not open_:
             return False
         second = second_look()
@@ -159,7 +163,7 @@ class Repairs:
     ) -> bool:
         """Make the channels go together with those whose number the wrong length is."""
         number, at, place, axis = wrong.key[:4]
-        axes = self._passes[number].operations[at].outputs[place][1]
+        axes = self._passes[number].operations[at].outputs[place][1] if place >= 0 else {}
         rows = axes.get(axis - 1)  # heads before positions, in every layout there is
         pairs = [(stays, got[wrong.key]) for stays, got in views if wrong.key in got]
         for units in self._arrays_before(number, at):
@@ -168,6 +172,9 @@ class Repairs:
                 continue
             if len(units) == wrong.dense:
                 agrees, found = all(kept == got for kept, got in counts), None
+            elif _is_several(wrong, units):
+                times = wrong.dense // len(units)
+                agrees, found = all(kept * times == got for kept, got in counts), None
             elif rows is not None and len(units) == wrong.dense * len(rows):
                 each = zip(counts, (int(stays[rows].sum()) for stays, _ in pairs), strict=True)
                 agrees, found = all(kept // many == got for (kept, got), many in each), rows
@@ -205,6 +212,8 @@ class Repairs:
         sides = equations.sides(units_there) if rows is None else (rows, units_there)
         if sides is not None and len(sides) == 2:
             units_there = equations.compose(sorted(sides, key=len))
+        if len(units) < len(units_there):  # several times as many, one after the other
+            units = np.tile(units, len(units_there) // len(units))
         return self._bindings.tie(wrong.key, units, units_there)
 
     def _arrays_before(self, number: int, at: int) -> Iterator[Ids]:
@@ -239,7 +248,7 @@ class Repairs:
         Where one cut does not say by which power a factor follows, a second one does.
         """
         for wrong in numbers:
-            self._factors.note(wrong, stays)
+            self._factors.note(wrong, stays, self._operation_of(wrong))
         if _any_of(lambda wrong: self._explain_one(wrong, is_sure=False), numbers):
             return True
         second = look() if numbers else None
@@ -247,7 +256,7 @@ class Repairs:
             found, others = second
             numbers = found.numbers
             for wrong in numbers:
-                self._factors.note(wrong, others)
+                self._factors.note(wrong, others, self._operation_of(wrong))
         return _any_of(lambda wrong: self._explain_one(wrong, is_sure=True), numbers)
 
     def _explain_one(self, wrong: WrongNumber, is_sure: bool) -> bool:
@@ -255,17 +264,37 @@ class Repairs:
 
         One may fit by chance: half of two heads, and half of their width.
         """
-        operation = self._passes[wrong.key[0]].operations[wrong.key[1]]
+        operation = self._operation_of(wrong)
         known = self._factors.explain(wrong, self._sizes_before(wrong, operation))
         if known is None:
-            return False
+            return is_sure and self._tie_heads(wrong, operation)
         size, power = known
-        why_not = self._factors.put_right(wrong, operation, size, power)
+        operations = self._passes[wrong.key[0]].operations
+        why_not = self._factors.put_right(wrong, operations, size, power)
         if why_not is not None:
             if not is_sure:
                 return False
             self._tracer.equations.freeze(size, why_not)
         return True
+
+    def _tie_heads(self, wrong: WrongNumber, operation: OpRecord) -> bool:
+        """A number of ``width // heads``: the width goes with what the heads make together."""
+        widths = list(self._sizes_before(wrong, operation))
+        met = [units for known in operation.operands for units in known.axes.values()]
+        for cells in reversed(widths):  # queries come before values, whose positions are their own
+            sides = self._tracer.equations.sides(cells)
+            if sides is None or len(sides) != 2:
+                continue
+            if not any(self._bindings.are_one(side, units) for side in sides for units in met):
+                continue  # another layer's
+            found = self._factors.explain_by_heads(wrong, cells, sides, widths)
+            if found is not None and self._bindings.tie(wrong.key, found, cells):
+                self._factors.forget(wrong)  # what was seen of it was of other channels
+                return True
+        return False
+
+    def _operation_of(self, wrong: WrongNumber) -> OpRecord:
+        return self._passes[wrong.key[0]].operations[wrong.key[1]]
 
     def _sizes_before(self, wrong: WrongNumber, operation: OpRecord) -> Iterator[Ids]:
         for labels in operation.operands:
@@ -316,6 +345,13 @@ class Repairs:
             if leaf.name == name:
                 return leaf.axes.get(axis)
         return None
+
+
+def _is_several(wrong: WrongSize, units: Ids) -> bool:
+    """Whether a canvas that the code made has room for several times these channels."""
+    times, over = divmod(wrong.dense, len(units))
+    is_made = wrong.key[2] <= OPERAND and wrong.units is not None
+    return is_made and len(units) > 1 < times and not over
 
 
 def _any_of(answer: Callable[[Wrong], bool], wrongs: Iterable[Wrong]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,9 @@ from secateurs.pytorch.tracing.op_record import Labels
 
 WeightPart = tuple[ModelTensor, int, Ids]
 """A weight, one of its axes, and the indices there."""
+
+Parts = list[WeightPart] | None
+"""What a tensor is proportional to; None where that cannot be told."""
 
 PICKS = {
     aten.select,
@@ -76,42 +78,96 @@ def parts_before(labels: Labels) -> list[WeightPart] | None:
 
     All that these weights make has to end there: what is read elsewhere too would see the factor.
     """
-    met: list[Labels] = []
-    parts = _walk(labels, [], met)
-    times = Counter(map(id, met))
-    return None if any(known.uses > times[id(known)] for known in met) else parts
+    walk = _Walk()
+    parts = walk.back(labels, None, [])
+    return None if walk.is_read_elsewhere() else parts
 
 
-def _walk(
-    labels: Labels, moves: list[tuple[Call, Labels]], met: list[Labels]
-) -> list[WeightPart] | None:
-    """Go back from a tensor; ``moves`` lead from here to it, first to last.
+Moves = list[tuple[Call, Labels]]
+"""Operations that move values and what each of them gave, first to last."""
 
-    ``met`` gets the tensors on the way, each as often as it is come by, but for those of which
-    each reader picks a part of its own.
-    """
-    call = labels.call
-    if labels.leaf is not None:
-        met.append(labels)
-        return [(labels.leaf, 0, np.arange(labels.leaf.tensor.shape[0]))]
-    if call is None:
+
+class _Walk:
+    """The way back from a tensor to the weights that made it."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, Labels] = {}
+        self._readers: dict[int, set[tuple[int, int]]] = {}
+
+    def is_read_elsewhere(self) -> bool:
+        """Whether an operation that was not come by reads a tensor that was.
+
+        Not asked of one that is only picked from: each reader may pick a part of its own.
+        """
+        return any(known.uses > len(self._readers[key]) for key, known in self._met.items())
+
+    def back(self, labels: Labels, reader: Labels | None, moves: Moves, at: int = 0) -> Parts:
+        """Go back from a tensor, which an operation reads in one of its places.
+
+        Args:
+            labels: what travelled beside the tensor.
+            reader: beside what that operation gave; None: this is where the way begins.
+            moves: lead from here to where proportions are asked for.
+            at: which of the operands it is.
+        """
+        is_read = self._readers.setdefault(id(labels), set())
+        is_read.add((id(reader.call) if reader is not None else 0, at))
+        call = labels.call
+        picks = any(move.packet in PICKS for move, _ in moves)
+        if labels.leaf is not None:
+            self._met[id(labels)] = labels
+            return [(labels.leaf, 0, np.arange(labels.leaf.tensor.shape[0]))]
+        if call is None:
+            return None
+        if call.packet in MOVES:
+            if not (moves and moves[0][0].packet in PICKS):
+                self._met[id(labels)] = labels
+            return self.back(labels.sources[0], labels, [(call, labels), *moves])
+        if not picks:
+            self._met[id(labels)] = labels
+        return self._through(call, labels, moves, picks)
+
+    def _through(self, call: Call, labels: Labels, moves: Moves, picks: bool) -> Parts:
+        """Go back through an operation that computes; ``picks``: only a part of it is wanted."""
+        if call.packet in CHANNEL_AXIS:
+            reached = _find_reached(call, moves, CHANNEL_AXIS[call.packet])
+            return _rows(_find_scaled(labels), reached)
+        if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
+            return self.back(labels.sources[0], labels, moves)
+        if call.packet in PRODUCTS | LINEAR and not picks:
+            return self.back(labels.sources[0], labels, [])  # all, whatever moved the products
+        if call.packet is aten.cat and not picks:
+            return self._all(labels)
+        if call.packet is aten.add and len(labels.sources) == 2:
+            return self._both(labels, moves)
         return None
-    if call.packet in MOVES:
-        if not (moves and moves[0][0].packet in PICKS):
-            met.append(labels)
-        return _walk(labels.sources[0], [(call, labels), *moves], met)
-    if not any(move.packet in PICKS for move, _ in moves):
-        met.append(labels)
-    if call.packet in CHANNEL_AXIS:
-        return _rows(_find_scaled(labels), _find_reached(call, moves, CHANNEL_AXIS[call.packet]))
-    if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
-        return _walk(labels.sources[0], moves, met)
-    is_whole = not any(move.packet in PICKS for move, _ in moves)
-    if call.packet in PRODUCTS | LINEAR and is_whole:
-        return _walk(labels.sources[0], [], met)  # all of it, whatever moved the products
-    if call.packet is aten.add and len(labels.sources) == 2:
-        return _both(labels.sources, moves, met)
-    return None
+
+    def _all(self, labels: Labels) -> Parts:
+        """What stands side by side is proportional to what all of its pieces are made of."""
+        pieces = [self.back(one, labels, [], at) for at, one in enumerate(labels.sources)]
+        return [part for parts in pieces for part in parts or ()] if all(pieces) else None
+
+    def _both(self, labels: Labels, moves: Moves) -> Parts:
+        """A sum is proportional to what both of its terms are proportional to."""
+        sources = labels.sources
+        if any(source.leaf is not None for source in sources):
+            leaf = next(source.leaf for source in sources if source.leaf is not None)
+            other = next(source for source in sources if source.leaf is None)
+            parts = self.back(other, labels, moves)
+            whole = (leaf, 0, np.arange(leaf.tensor.shape[0]))
+            return None if parts is None else [*parts, whole]
+        first, second = (self.back(one, labels, moves, at) for at, one in enumerate(sources))
+        if first is None or second is None:
+            return None
+        return first if _by_axis(first) == _by_axis(second) else None
+
+
+def _by_axis(parts: Sequence[WeightPart]) -> dict[tuple[int, int], set[int]]:
+    """(weight, axis) -> the indices there."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for leaf, axis, indices in parts:
+        found.setdefault((id(leaf), axis), set()).update(indices.tolist())
+    return found
 
 
 def _find_scaled(labels: Labels) -> list[Labels]:
@@ -132,24 +188,6 @@ def call_leaf(call: Call, source: Labels) -> ModelTensor | None:
         if tensor is not None and labels_of(tensor).leaf is source.leaf:
             return source.leaf
     return None
-
-
-def _both(
-    sources: Sequence[Labels], moves: list[tuple[Call, Labels]], met: list[Labels]
-) -> list[WeightPart] | None:
-    """A sum is proportional to what both of its terms are proportional to."""
-    if any(source.leaf is not None for source in sources):
-        leaf = next(source.leaf for source in sources if source.leaf is not None)
-        other = next(source for source in sources if source.leaf is None)
-        parts = _walk(other, moves, met)
-        whole = (leaf, 0, np.arange(leaf.tensor.shape[0]))
-        return None if parts is None else [*parts, whole]
-    first, second = (_walk(source, moves, met) for source in sources)
-    if first is None or second is None or len(first) != len(second):
-        return None
-    pairs = zip(first, second, strict=True)
-    same = all(a[0] is b[0] and a[1] == b[1] and np.array_equal(a[2], b[2]) for a, b in pairs)
-    return first if same else None
 
 
 def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[WeightPart] | None:

@@ -253,7 +253,7 @@ def numbers_of(call: Call) -> list[float]:
         numbers += [float(n) for name in _ADDED if isinstance(n := call.get(name), int)]
     numbers += [
         size
-        for tensor in call.tensors()
+        for tensor in call.tensors()[call.get("beta", 1) == 0 :]  # what is added none of
         if not hasattr(tensor, "_secateurs_labels")
         and (size := _size_of_constant(tensor, call)) is not None
     ]

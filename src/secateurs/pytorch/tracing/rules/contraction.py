@@ -140,9 +140,10 @@ def addmm(tracer: Tracer, call: Call) -> object:
     if call.packet is aten.addbmm:  # the products of a batch are summed up
         letters = letters[1:]
     contract(tracer, call, operands, letters, output)
+    is_added = call.get("beta", 1) != 0  # a tensor that is only there for its shape is not read
     for axis in range(output.dim()):
         at = axis - output.dim() + bias.dim()
-        if at >= 0:
+        if at >= 0 and is_added:
             tracer.unify([Place(output, axis), Place(bias, at)])
             tracer.play(Place(bias, at), Role.SHIFT)
     # The masked twin counts tensor arguments: here the product's first operand is the second of
