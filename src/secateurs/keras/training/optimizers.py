@@ -36,7 +36,8 @@ def average_put(model: keras.Model) -> Iterator[None]:
         return
     variables = model.trainable_variables
     before = values_of(variables)
-    model.optimizer.finalize_variable_values(variables)
+    # Copies: assigned as they are, both are one array on JAX, whose passes give away what they get.
+    assign_(variables, values_of(model.optimizer._model_variables_moving_average))
     try:
         yield
     finally:
