@@ -226,7 +226,7 @@ class DryRun(OpInterpreter):
             end += 1
         is_left_out = end < len(operations) and operations[end].name == str(call.packet)
         while is_left_out and operations[self.index].name != str(call.packet):
-            call = self._sliced(call, operations[self.index])
+            call = self._slice_as_foretold(call, operations[self.index])
             self.index += 1
         if self.index >= len(operations):
             raise PathChangedError("it does more than the dense model")
@@ -237,7 +237,7 @@ class DryRun(OpInterpreter):
             )
         return call, operation
 
-    def _sliced(self, call: Call, left_out: OpRecord) -> Call:
+    def _slice_as_foretold(self, call: Call, left_out: OpRecord) -> Call:
         """The call with what a slice that was left out would have given; its end is noted."""
         (dense, axes), *_ = left_out.outputs
         foretold = self._shape(dense, axes)
