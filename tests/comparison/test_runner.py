@@ -55,7 +55,7 @@ def test_it_goes_on_where_it_was_broken_off(comparison_run, tmp_path):
 
 def test_it_survives_a_kill(comparison_run, tmp_path):
     place = tmp_path / "killed"
-    code = "import sys; from comparison.conftest import carried_out; carried_out(sys.argv[1])"
+    code = "import sys; from comparison.conftest import compare; compare(sys.argv[1])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     running = subprocess.Popen([sys.executable, "-c", code, str(place)], env=environment)
     deadline = time.monotonic() + 120

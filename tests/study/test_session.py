@@ -55,12 +55,12 @@ def test_it_goes_on_where_the_latest_checkpoint_was():
     found.checkpoint()
     again = session()
     again.store = found.store.back_to(0)
-    metadata = []
-    again.watcher.recorded = metadata.append
+    records = []
+    again.watcher.record = records.append
     assert again.resume()
     assert again.position == found.position
     assert again.learner.batches_trained == 4
-    assert [record["batch"] for record in metadata] == [4]
+    assert [record["batch"] for record in records] == [4]
 
 
 def test_the_result_is_the_best_round_or_the_dense_model():
