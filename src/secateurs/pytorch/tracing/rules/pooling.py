@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Place
@@ -10,15 +12,77 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def _carry(tracer: Tracer, call: Call, spatial: int) -> object:
-    """All axes but the last ``spatial`` are carried; those may not change."""
+    """All axes but the last ``spatial`` are carried; those may not change, if anything is done."""
     x = call.tensors()[0]
     first = x.dim() - spatial
-    tracer.freeze_known(x, f"{call.name} reads every position", range(first, x.dim()))
     output = call.run()
-    axes = {axis: units for axis, units in tracer.axes(x).items() if axis < first}
+    changed = _changed_axes(call, x, output, spatial)
+    tracer.freeze_known(x, f"{call.name} reads every position", changed)
+    axes = {axis: units for axis, units in tracer.axes(x).items() if axis not in changed}
+    if any(axis >= first for axis in axes):
+        tracer.reads_sizes = True  # as many results as positions may be asked for by a number
     for tensor in iterate_tensors(output):
         tracer.put(tensor, axes)
     return output
+
+
+def _changed_axes(call: Call, x: torch.Tensor, output: object, spatial: int) -> list[int]:
+    """Those of the last ``spatial`` axes along which something is done.
+
+    A pool over images whose axes were moved may leave the channels' axis as it is: windows of one
+    position, or as many results as there are positions. Numbers of positions count along all axes
+    at once, so where they are given, every axis matters.
+    """
+    positions = range(x.dim() - spatial, x.dim())
+    if not isinstance(output, torch.Tensor) or call.packet not in _AXIS_BY_AXIS:
+        return list(positions)
+
+    def is_left(axis: int) -> bool:
+        given = (
+            (_along(call.get(name), axis - x.dim(), spatial), plain)
+            for name, plain in _LEAVES_AS_IT_IS.items()
+        )
+        same_length = output.shape[axis] == x.shape[axis]
+        return same_length and all(value is None or value == plain for value, plain in given)
+
+    return [axis for axis in positions if not is_left(axis)]
+
+
+_LEAVES_AS_IT_IS = {"kernel_size": 1, "stride": 1, "padding": 0, "scale_factors": 1}
+"""Settings along an axis whose positions stay what they are."""
+
+_AXIS_BY_AXIS = (
+    aten.max_pool1d,
+    aten.max_pool2d,
+    aten.max_pool3d,
+    aten.avg_pool1d,
+    aten.avg_pool2d,
+    aten.avg_pool3d,
+    aten.adaptive_avg_pool1d,
+    aten.adaptive_avg_pool2d,
+    aten._adaptive_avg_pool2d,
+    aten.adaptive_avg_pool3d,
+    aten._adaptive_avg_pool3d,
+    aten.upsample_nearest1d,
+    aten.upsample_nearest2d,
+    aten.upsample_nearest3d,
+    aten._upsample_nearest_exact1d,
+    aten._upsample_nearest_exact2d,
+    aten._upsample_nearest_exact3d,
+    aten.upsample_linear1d,
+    aten.upsample_bilinear2d,
+    aten.upsample_trilinear3d,
+)
+"""What is done along one axis does not ask for the others."""
+
+
+def _along(value: object, axis: int, spatial: int) -> float | None:
+    """A setting along an axis that is counted from the end; None where it is not given."""
+    if isinstance(value, list | tuple):
+        found = [*value, *value][axis + spatial] if len(value) in (1, spatial) else None
+    else:
+        found = value
+    return found if isinstance(found, int | float) else None
 
 
 @rule(
