@@ -51,3 +51,41 @@ def test_positions_are_not_channels():
     model = keras.Model(i, L.Dense(2)(L.MaxPooling1D(2)(x)))
     reasons = {one.name: one.reasons for one in sec.trace(model).frozen}
     assert "reads every position" in reasons["steps"][0]
+
+
+LEFT_ALONE = {
+    "average": lambda: L.AveragePooling2D((6, 1)),
+    "max, padded": lambda: L.MaxPooling2D((3, 1), strides=(2, 1), padding="same"),
+    "up": lambda: L.UpSampling2D((2, 1)),
+    "pad": lambda: L.ZeroPadding2D(((1, 2), (0, 0))),
+    "crop": lambda: L.Cropping2D(((1, 2), (0, 0))),
+}
+CHANGED = {
+    "average": lambda: L.AveragePooling2D((6, 2)),
+    "steps": lambda: L.MaxPooling2D((3, 1), strides=(2, 2)),
+    "up": lambda: L.UpSampling2D((1, 2)),
+    "pad": lambda: L.ZeroPadding2D(((0, 0), (1, 0))),
+    "crop": lambda: L.Cropping2D(((0, 0), (0, 1))),
+}
+
+
+def reader(pool):
+    """A convolution, its channels moved among the positions, a pool over those, a dense layer."""
+    i = keras.Input((6, 6, 3))
+    x = L.Permute((1, 3, 2))(L.Conv2D(8, 3, padding="same", activation="relu", name="a")(i))
+    return keras.Model(i, L.Dense(5, name="b")(keras.ops.mean(pool(x), axis=(1, 3))))
+
+
+@pytest.mark.parametrize("kind", LEFT_ALONE)
+def test_a_pool_leaves_the_axes_that_it_does_nothing_along(kind):
+    model = reader(LEFT_ALONE[kind]())
+    network = sec.trace(model)
+    cut = network.cut({"a": [0, 3, 5]})
+    small = sec.apply(model, cut, network=network, proof="independent")
+    assert small.get_layer("b").kernel.shape[0] == 5
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_what_a_pool_reads_along_an_axis_stays(kind):
+    network = sec.trace(reader(CHANGED[kind]()))
+    assert "a" not in {group.name for group in network.groups}

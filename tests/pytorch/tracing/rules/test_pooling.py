@@ -78,4 +78,4 @@ def test_what_a_pool_reads_along_an_axis_stays(kind):
     model.b = nn.Linear(rows, 5)
     network = sec.trace(model, torch.randn(2, 3, 6, 6))
     assert not network.groups
-    assert any(reason in told for one in network.frozen for told in one.reasons)
+    assert any(reason in given for one in network.frozen for given in one.reasons)

@@ -12,11 +12,48 @@ from secateurs.keras.tracing.tracer import Tracer
 
 
 def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> None:
-    """The batch and the channels are carried; all other axes may not change."""
+    """The batch and the channels are carried; other axes may not change, if anything is done."""
     x = call.input
     space = [axis for axis in range(1, x.rank) if axis != channel]
-    tracer.freeze_known(x, f"{call} reads every position", space)
-    tracer.carry(call, {0: 0, channel: result})
+    left = [axis for place, axis in enumerate(space) if _is_left(call.layer, place, len(space))]
+    read = [axis for axis in space if axis not in left]
+    tracer.freeze_known(x, f"{call} reads every position", read)
+    tracer.carry(call, {0: 0, channel: result, **{axis: axis for axis in left}})
+
+
+_LEAVES_AS_IT_IS = {"pool_size": 1, "strides": 1, "size": 1, "padding": (0, 0), "cropping": (0, 0)}
+"""Settings of layers along an axis whose positions stay what they are."""
+
+_AXIS_BY_AXIS = (
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.MaxPooling3D,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    layers.AveragePooling3D,
+    layers.UpSampling2D,
+    layers.UpSampling3D,
+    layers.Cropping2D,
+    layers.Cropping3D,
+    layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
+)
+"""What is done along one axis does not ask for the others."""
+
+
+def _is_left(layer: object, place: int, spatial: int) -> bool:
+    """Whether a layer does nothing along one of its axes of space.
+
+    Channels may lie there: a ``Permute`` before it moves them among the positions.
+    """
+    if not isinstance(layer, _AXIS_BY_AXIS):
+        return False
+    settings = {name: getattr(layer, name, None) for name in _LEAVES_AS_IT_IS}
+    return all(
+        value[place] == plain
+        for (name, plain) in _LEAVES_AS_IT_IS.items()
+        if isinstance(value := settings[name], tuple | list) and len(value) == spatial
+    )
 
 
 @rule(
