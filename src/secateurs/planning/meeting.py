@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from secateurs.arguments import format_value
 from secateurs.backends import backend_named
 from secateurs.calibration.batches import iterate_batches
 from secateurs.calibration.examples import read_batches
@@ -206,10 +208,23 @@ def judge_by_task(
     return score
 
 
+def _as_finite(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(
+            "drop: expected validation(model) to return a finite number, larger being better; "
+            f"received {format_value(value)}"
+        )
+    return number
+
+
 def _metric_of(network: Network, validation: Any) -> Measure:
     if callable(validation):
         metric: Measure = validation
-        return lambda model: float(metric(model))
+        return lambda model: _as_finite(metric(model))
     if validation is None:
         raise DataError(
             "drop: expected data to tell the loss by; received none. Give validation=(images, "

@@ -20,6 +20,7 @@ from typing import Any
 from secateurs.backends import Loss, repairing
 from secateurs.channels.network import Network
 from secateurs.criteria.group_data import GroupData
+from secateurs.errors import DataError
 from secateurs.settings.study import Configuration
 from secateurs.study.checkpoints import CheckpointName, CheckpointStore
 from secateurs.study.goals import Goals
@@ -135,6 +136,11 @@ class Loop:
             self._trainer.evaluate()
         session.restore_best()
         best = session.position.best
+        if best <= -sys.float_info.max:
+            raise DataError(
+                f"validation: expected a {session.metric.name} of the dense model that is a finite "
+                "number; received none. Look at what metric= or evaluate= gives for it."
+            )
         session.move(stage=StudyStage.CUT, dense_accuracy=best, result_accuracy=best)
         session.keep("dense")
         session.checkpoint()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from secateurs.calibration.examples import as_arrays, length_of, rows_of, split_of
 from secateurs.errors import DataError
-from secateurs.training.feed import ALL, Batch, Feed, Images, Shard
+from secateurs.training.feed import ALL, Batch, Feed, Images, Shard, known_length
 from secateurs.training.objectives import label_batch
 from secateurs.training.task import LearningTask
 
@@ -46,6 +46,7 @@ class AnyFeed:
         self._what, self._seed = name, seed
         self._seeded = seeded or (lambda epoch: nullcontext())
         if self._arrays is not None:
+            _check_lengths(self._arrays, name)
             self._size = min(batch_size, length_of(self._arrays))
         elif not isinstance(source, Iterable) or isinstance(source, str | bytes):
             raise DataError(
@@ -94,8 +95,8 @@ class AnyFeed:
     def _count_batches(self) -> int:
         if self._arrays is not None:
             count = -(-length_of(self._arrays) // max(1, self._size))
-        elif isinstance(self._source, Sized):
-            count = len(self._source)
+        elif (known := known_length(self._source)) is not None:
+            count = known
         else:
             count = sum(1 for _ in self._batches(0, shuffle=False))
         if not count or next(iter(self._batches(0, shuffle=False)), None) is None:
@@ -104,6 +105,18 @@ class AnyFeed:
                 "through again, such as a list or a DataLoader; received none"
             )
         return count
+
+
+def _check_lengths(arrays: object, name: str) -> None:
+    parts = list(arrays.values()) if isinstance(arrays, Mapping) else arrays
+    if not isinstance(parts, list | tuple):
+        return
+    lengths = [length_of(part) for part in parts]
+    if len(set(lengths)) > 1:
+        raise DataError(
+            f"{name}: expected as many targets as inputs, one an example; received arrays of "
+            f"{', '.join(map(str, lengths))} examples"
+        )
 
 
 class Again:

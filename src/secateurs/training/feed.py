@@ -240,7 +240,7 @@ class LoaderFeed:
         Raises:
             DataError: there are none, all are of one class, or they are gone once seen.
         """
-        known = len(self._source) if isinstance(self._source, Sized) else None
+        known = known_length(self._source)
         classes: set[int] = set()
         count = 0
         for _, labels in self._batches(0):
@@ -488,3 +488,14 @@ def _as_models_take(images: Images, wide: bool) -> Images:
     if images.dtype == np.uint8:
         return images.astype(np.float64 if wide else np.float32)
     return images.astype(np.float32) if images.dtype == np.float64 and not wide else images
+
+
+def known_length(source: object) -> int | None:
+    """How many there are of something; None where it does not say.
+
+    A DataLoader over an ``IterableDataset`` has a length and raises where it is asked for it.
+    """
+    try:
+        return len(source) if isinstance(source, Sized) else None
+    except TypeError:
+        return None

@@ -49,6 +49,18 @@ def classify(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each example; over pixels where there are some, labels of 255 left out."""
     scores = scores_of(outputs)
     ignored = 255 if scores.dim() == 4 else IGNORED
+    if targets.shape != (scores.shape[0], *scores.shape[2:]):
+        raise DataError(
+            "expected labels that are classes, whole numbers of shape "
+            f"{(scores.shape[0], *scores.shape[2:])}; received {targets.dtype} of shape "
+            f"{tuple(targets.shape)}. Of rows with a single 1: labels.argmax(1)"
+        )
+    outside = targets[(targets != ignored) & ((targets < 0) | (targets >= scores.shape[1]))]
+    if len(outside):
+        raise DataError(
+            f"expected labels of 0 to {scores.shape[1] - 1}, as the model has {scores.shape[1]} "
+            f"outputs, or {ignored}, which is left out; received {outside[0].item()}"
+        )
     losses = F.cross_entropy(scores, targets.long(), reduction="none", ignore_index=ignored)
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
