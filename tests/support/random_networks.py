@@ -85,24 +85,24 @@ class Block(nn.Module):
             self.second = nn.Conv2d(width // 2, width // 2, 3, padding=1)
 
     def forward(self, x):
-        return getattr(self, f"_{self.kind.replace('-', '_')}")(x)
+        return getattr(self, f"_run_{self.kind.replace('-', '_')}")(x)
 
-    def _conv(self, x):
+    def _run_conv(self, x):
         return F.relu(self.conv(x))
 
-    def _norm_relu(self, x):
+    def _run_norm_relu(self, x):
         return F.relu(self.norm(self.conv(x)))
 
-    def _residual(self, x):
+    def _run_residual(self, x):
         return F.relu(x + self.second(F.relu(self.norm(self.conv(x)))))
 
-    def _through(self, x):
+    def _run_through(self, x):
         return F.relu(self.norm(self.conv(x)) + self.through(x))
 
-    def _concat(self, x):
+    def _run_concat(self, x):
         return torch.cat([self.conv(x), F.silu(self.second(x))], 1)
 
-    def _shuffle(self, x):
+    def _run_shuffle(self, x):
         b, c, h, w = x.shape
         y = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
         return y + self.conv(x)
@@ -110,36 +110,36 @@ class Block(nn.Module):
     def _run_grouped(self, x):
         return F.gelu(self.second(self.norm(x)))
 
-    def _depthwise(self, x):
+    def _run_depthwise(self, x):
         return self.second(F.relu(self.conv(x)))
 
-    def _gate(self, x):
+    def _run_gate(self, x):
         value, gate = self.second(x).chunk(2, dim=1)
         return value * torch.sigmoid(gate) + self.conv(x)
 
-    def _excite(self, x):
+    def _run_excite(self, x):
         squeezed = F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))
         return x * torch.sigmoid(self.excite(squeezed))
 
-    def _pool(self, x):
+    def _run_pool(self, x):
         return F.max_pool2d(self.conv(x), 2, stride=1, padding=1)[..., :-1, :-1]
 
     def _run_transposed(self, x):
         return F.relu(self.second(x))[..., 1:, 1:]
 
-    def _pixels(self, x):
+    def _run_pixels(self, x):
         return F.avg_pool2d(F.pixel_shuffle(self.second(x), 2), 2)
 
-    def _scale(self, x):
+    def _run_scale(self, x):
         return self.conv(x) * self.scale[:, None, None]
 
-    def _pad(self, x):
+    def _run_pad(self, x):
         return self.conv(F.pad(x, (1, 0, 0, 1), mode="reflect"))[..., 1:, 1:]
 
     def _run_shared(self, x):
         return self.conv(F.relu(self.conv(x)))
 
-    def _split(self, x):
+    def _run_split(self, x):
         left, right = torch.split(x, x.shape[1] // 2, dim=1)
         return torch.cat([left, F.relu(self.second(right))], dim=1)
 
