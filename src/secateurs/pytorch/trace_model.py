@@ -185,11 +185,16 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     What is kept by device, for one, is not found again by a pass on tensors without data.
     """
     cut = {member.tensor for group in network.groups for member in group.members}
-    state = model.state_dict().keys()
+    state = {
+        id(tensor)
+        for _, module in list_modules(model)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and name not in module._non_persistent_buffers_set
+    }
     return [
         tensor
         for name, tensor in source_of(network).tensors.items()
-        if name not in state
+        if id(tensor) not in state
         and tensor.is_floating_point()
         and tensor.numel() > 1
         and (name in cut or not network.tensors[name].axes)

@@ -10,7 +10,7 @@ there ``hardcoded.py`` tells from what is asked for whether it is a size at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,13 +91,15 @@ def _find(
     for size in network.sizes:
         module = modules.get(size.owner) or model.get_submodule(size.owner)
         known.add(identity(module, Attribute(size.owner, size.attribute, size.position)))
-    arrays = _Arrays(network, passes)
+    open_ = [
+        (alike, read_number(model, alike[0]) or 0)
+        for key, alike in places.items()
+        if key not in known
+    ]
+    arrays = _Arrays(network, passes, {value for _, value in open_})
     found, unsure = [], []
-    for key, alike in places.items():
-        if key in known:
-            continue
+    for alike, value in open_:
         first = alike[0]
-        value = read_number(model, first) or 0
         # An object that several modules hold counts for all of them.
         kinds = arrays.kinds([at.owner for at in alike], first, value)
         if len(kinds) == 1 and arrays.may_change(kinds[0]) and not _is_one_of_equals(model, first):
@@ -163,15 +165,24 @@ class _Axis(NamedTuple):
 
 
 class _Arrays:
-    """The channels that lie along axes inside each module."""
+    """The channels that lie along axes inside each module.
 
-    def __init__(self, network: Network, passes: Sequence[ForwardPass]) -> None:
+    Args:
+        network: as traced.
+        passes: with their operations.
+        lengths: of the axes that are asked for.
+    """
+
+    def __init__(
+        self, network: Network, passes: Sequence[ForwardPass], lengths: Collection[int]
+    ) -> None:
         self._network = network
         self._atoms = network.solution.atoms
         self._prunable = np.zeros(int(self._atoms.max(initial=0)) + 1, np.bool_)
         for group in network.groups:
             self._prunable[group.channels] = True
-        self._by_length: dict[int, dict[str, list[_Axis]]] = {}
+        self._by_length: dict[int, dict[str, list[_Axis]]] = {length: {} for length in lengths}
+        self._outputs: set[tuple[str, int]] = set()
         self._keys: dict[int, bytes] = {}
         for size in network.sizes:
             if len(size.value.axes) == 1 and size.value.constant == 1 and size.position is None:
@@ -182,11 +193,15 @@ class _Arrays:
         for operation in (o for forward in passes for o in forward.operations):
             for _, axes in operation.outputs:
                 for units in axes.values():
-                    self._add(operation.layer, None, "", units)
+                    key = (operation.layer, id(units))  # a norm gives what a convolution gave it
+                    if key not in self._outputs:
+                        self._outputs.add(key)
+                        self._add(operation.layer, None, "", units)
 
     def _add(self, layer: str, role: Role | None, name: str, units: Ids) -> None:
-        of_length = self._by_length.setdefault(len(units), {})
-        of_length.setdefault(layer, []).append(_Axis(role, name, units))
+        of_length = self._by_length.get(len(units))
+        if of_length is not None:
+            of_length.setdefault(layer, []).append(_Axis(role, name, units))
 
     def kinds(self, owners: Sequence[str], at: Attribute, value: int) -> list[Ids]:
         """Channels inside some modules of which there are so many, one array of each kind."""
