@@ -51,9 +51,9 @@ SAYS = """## Cuts, measured
 
 `python benchmarks/speed.py run --size {size}`, with Torch-Pruning {version}: times as fast as the
 dense model, on one thread, at batch 1 and batch {batch}, with the quartiles at batch 1; "predicted"
-is what the latency model said at batch 1 before the cut was timed (of a budget of latency, after it
-had learned from the cuts that were timed on the way to it); "efficiency" is the speed-up over the ratio
-of MACs.
+is what the latency model said at batch 1 before the cut was timed (of a budget of latency, after
+it had learned from the cuts that were timed on the way to it); "efficiency" is the speed-up over
+the ratio of MACs.
 """
 BESIDE = """
 Ours beside Torch-Pruning's `round_to=8` at the MACs that its cut has, planned for this runtime
