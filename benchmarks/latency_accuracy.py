@@ -40,7 +40,8 @@ def measure(dense: int, seed: int, options: argparse.Namespace, rows: Rows) -> N
     order = np.random.default_rng(seed).permutation(len(data.train))
     images, _ = data.train.batch(order[: options.images])
     network = sec.trace(model, torch.from_numpy(images[:1]))
-    found = profile_network(network, Conditions(runtime=options.runtime, threads=1))
+    there = Conditions(runtime=options.runtime, threads=1, batch=options.batch)
+    found = profile_network(network, there)
     timer = Timer(network, found)
     measure_share = timer.measure_in("latency")
     pruner = Pruner.of(model, network, images, Request(seed=seed))
@@ -58,7 +59,7 @@ def measure(dense: int, seed: int, options: argparse.Namespace, rows: Rows) -> N
         key = {"network": options.network, "dense": dense, "seed": seed, "latency": share}
         if rows.has(**key, way="macs", steps=options.steps[-1]):
             continue
-        budget = sec.Budget(latency=share, runtime=options.runtime, threads=1)
+        budget = sec.Budget(latency=share, runtime=options.runtime, threads=1, batch=options.batch)
         asked = sec.prune(model, images[:1], budget, calibration=images, seed=seed)
         time = taken(asked.cut)
         cuts = {"latency": (asked.cut, time), "macs": as_fast(pruner, taken, time)}
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25])
     parser.add_argument("--steps", nargs="+", type=int, default=[300])
     parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=16, help="images a call, as it is timed")
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--dense", type=Path, default=Path("runs/dense"))
     parser.add_argument("--results", type=Path, default=Path("runs/latency_accuracy.jsonl"))

@@ -140,3 +140,23 @@ def test_limits_of_time_and_of_others_hold_together(two_speeds):
         _, _, time, macs = cut_at(two_speeds, budget)
         assert time <= dense[1] * min(budget.latency or 1, 1 / (budget.speedup or 1)) + 1e-6
         assert macs <= dense[2] * (budget.macs or 1)
+
+
+def test_where_no_widths_at_measured_multiples_meet_a_time_finer_ones_do():
+    """Of 64 channels, multiples of 16 leave a quarter; a tenth of the time takes fewer."""
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 3))
+    network = sec.trace(model, torch.zeros(1, 3, 8, 8))
+    (name,) = (group.name for group in network.groups)
+    orders, losses = {name: np.arange(64)}, {name: np.arange(64.0, -1, -1)}
+    found = latency_model(network, {"macs of kxk": 1.0}, multiple=16)
+
+    def kept(share):
+        asked = Budget(latency=share)
+        cut = plan_measured(network, orders, losses, asked, floor=1, latency_model=found)
+        return 64 - len(cut.channels[name].removed)
+
+    assert kept(0.5) == 32
+    assert kept(0.2) == 8  # at multiples of 8: twelve would fit, sixteen would not
+    assert kept(0.1) == 4
+    with pytest.raises(BudgetError, match="the nearest that can be met"):
+        kept(0.001)

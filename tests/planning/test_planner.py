@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateurs as sec
+from support.latency_by_hand import latency_model
 from support.random_networks import RandomNetwork, example, recipes
 
 
@@ -293,3 +294,32 @@ def test_half_of_the_channels_is_half_of_the_width_in_a_grid_too(groups):
         widths = [cut.tensors[f"{number}.weight"].shape_after[0] for number in (0, 2)]
         assert sum(widths) == network.cost(cut).channels <= 64 * share
         assert all(abs(width - 32 * share) <= 4 for width in widths)
+
+
+def test_with_a_runtime_the_fastest_of_several_ways_down_is_taken():
+    """Each way asked for by itself is no faster, as the latency model has it."""
+    widths = (48, 48, 64, 32)
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise((3, *widths, 4))]
+    network = sec.trace(nn.Sequential(*layers), torch.zeros(1, 3, 9, 9))
+    scores = sec.score(network, "l1")
+    for times in ({"macs of kxk": 1.0}, {"macs, no multiple of 16": 1.0, "numbers moved": 5.0}):
+        found = latency_model(network, {"constant": 10.0, **times})
+        predicted = found.predictor(network)
+        asked = {"macs": 0.5, "runtime": "eager"}
+
+        def taken(cut, predicted=predicted):
+            return predicted(network.alive(network.removed_by(cut)))
+
+        fastest = sec.plan(network, scores, asked, latency_model=found)
+        assert network.macs(fastest) <= 0.5 * network.macs()
+        others = [sec.plan(network, scores, {"macs": 0.5}, multiple=m) for m in (1, 16)]
+        others.append(sec.plan(network, scores, {"macs": 0.5}, latency_model=found))
+        assert taken(fastest) <= min(map(taken, others)) * (1 + 1e-9)
+
+
+def test_where_no_way_leads_down_to_the_limits_the_nearest_is_said():
+    model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    network = sec.trace(model, torch.zeros(1, 4))
+    asked = {"macs": 0.01, "runtime": "eager"}
+    with pytest.raises(sec.BudgetError, match=r"no cut within the floors meets macs=0\.01"):
+        sec.plan(network, sec.score(network, "l1"), asked, latency_model=latency_model(network))

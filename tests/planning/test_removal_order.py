@@ -13,6 +13,7 @@ from secateurs.planning.removal_order import (
     finest_multiple,
     list_allowed,
     multiple_of,
+    multiples_of,
     time_of_macs,
 )
 from support.latency_by_hand import latency_model
@@ -204,3 +205,26 @@ def test_no_group_is_taken_to_be_endlessly_slow():
     groups = list_allowed(network, ())
     slowness = time_of_macs(network, groups, np.ones(2, np.int64), found)
     assert np.all((slowness >= 1 / SLOWEST) & (slowness <= SLOWEST))
+
+
+def conv_chain(*widths):
+    layers = [nn.Conv2d(a, b, 3) for a, b in zip((3, *widths), (*widths, 4), strict=True)]
+    side = 2 * len(layers) + 1
+    return sec.trace(nn.Sequential(*layers), torch.zeros(1, 3, side, side))
+
+
+def test_a_measured_multiple_leaves_narrow_groups_two_widths_at_least():
+    network = conv_chain(64, 32, 24, 16, 6, 3)
+    found = latency_model(network, multiple=16)
+    groups = list_allowed(network, ())
+    assert multiples_of(network, groups, None, found).tolist() == [16, 16, 8, 8, 2, 1]
+
+
+def test_a_measured_multiple_is_no_less_than_what_is_usual_and_costs_nothing():
+    wide = conv_chain(*(64,) * 8)
+    found = latency_model(wide, multiple=1)
+    groups = list_allowed(wide, ())
+    assert multiples_of(wide, groups, None, found).tolist() == [8] * 8
+    few = conv_chain(64, 64)
+    assert multiples_of(few, list_allowed(few, ()), None, found).tolist() == [1, 1]
+    assert multiples_of(wide, groups, 4, found).tolist() == [4] * 8  # as asked for

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
+from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
-from secateurs.planning.allocation import Problem, allocate, choices_of
+from secateurs.planning.allocation import Problem, Widths, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.removal_order import finest_multiple, list_allowed, multiples_of
@@ -30,6 +32,9 @@ PRICED = {"channels": "channels", "params": "params", "macs": "macs", "size_mb":
 """Units that widths alone give a price -> what that is called there; time takes a model of it."""
 
 _ATTEMPTS = 20
+
+_FINER = (1, 2, 4, 16)
+"""What measured multiples are divided by where no widths at them meet the budget."""
 
 
 def plan_measured(
@@ -75,21 +80,41 @@ def plan_measured(
     if "channels" in limits and latency_model is None:
         multiple = finest_multiple(network, multiple)
     multiples = multiples_of(network, groups, multiple, latency_model)
-    widths_of = map(choices_of, map(len, groups), repeat(floor), multiples.tolist())
-    choices = [*widths_of, *may_go.choices]
 
-    def within(targets: Mapping[str, float]) -> Cut | None:
-        try:
-            widths = allocate(Problem(curves, choices, costs, targets, may_go.around, saves))
-        except BudgetError:
-            return None
-        return _cut(network, groups, orders, widths, may_go.names)
+    for finer in _FINER if multiple is None and latency_model is not None else _FINER[:1]:
+        steps = _finer_steps(network, groups, multiples, finer)
+        widths_of = map(choices_of, map(len, groups), repeat(floor), steps)
+        choices = [*widths_of, *may_go.choices]
+        problem = Problem(curves, choices, costs, {}, may_go.around, saves)
+        within = partial(_allocate, problem, network, groups, orders, may_go.names)
+        cut = _within_limits(network, within, limits, units, latency_model)
+        if cut is not None:
+            return cut
+    smallest = _cut(network, groups, orders, np.array([c[0] for c in choices]), may_go.names)
+    raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
 
-    cut = _within_limits(network, within, limits, units, latency_model)
-    if cut is None:
-        smallest = _cut(network, groups, orders, np.array([c[0] for c in choices]), may_go.names)
-        raise BudgetError(nearest_budget_message(network, smallest, budget, units, limits))
-    return cut
+
+def _allocate(
+    problem: Problem,
+    network: Network,
+    groups: Sequence[Group],
+    orders: Mapping[str, NDArray[np.int64]],
+    blocks: Sequence[str],
+    targets: Mapping[str, float],
+) -> Cut | None:
+    try:
+        widths = allocate(replace(problem, limits=targets))
+    except BudgetError:
+        return None
+    return _cut(network, groups, orders, widths, blocks)
+
+
+def _finer_steps(
+    network: Network, groups: Sequence[Group], multiples: Widths, finer: int
+) -> list[int]:
+    """Multiples divided by a number, as far as operations allow."""
+    needed = map(network.multiple_of, groups)
+    return [lcm(max(1, m // finer), n) for m, n in zip(multiples.tolist(), needed, strict=True)]
 
 
 def _within_limits(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +30,10 @@ from secateurs.channels.network import NETWORK, Network
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.budget import Budget
-from secateurs.planning.profiling import profile_network
+from secateurs.planning.profiling import MULTIPLES, profile_network
 from secateurs.planning.removal_order import RemovalOrder, finest_multiple
-from secateurs.planning.units import Limit
+from secateurs.planning.timed_units import Predictor
+from secateurs.planning.units import Candidate, Limit
 from secateurs.planning.within_budget import cut_within
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ def plan(
         floor: never leave a group with less: a share of its channels, or a number if 1 or more.
         multiple: keep widths that are a multiple of this, the nearest. None is 8 (less for narrow
             groups), at which runtimes are faster; any width for an amount, a threshold or a budget
-            of channels without depthwise convolutions; the one measured under a budget of time.
+            of channels without depthwise convolutions; with a runtime or a time, as measured.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         sensitivity: as measured, in place of ``scope``: every group is cut as far as the same rise
             of the loss allows; scores still rank its channels.
@@ -107,17 +110,54 @@ def plan(
         True
     """
     _check_one(budget, amount, threshold)
-    names = layer_names(getattr(network.source, "model", None), skip)
     wanted = None if budget is None else Budget.of(budget)
-    if wanted and wanted.wants_speed:
-        latency_model = latency_model or profile_network(network, wanted.conditions)
+    latency_model = latency_model or _measure_for(network, wanted)
     multiple = _multiple_for(network, wanted, multiple, latency_model)
-    order = RemovalOrder.of(
-        network, scores, scope, floor, multiple, names, sensitivity, latency_model
-    )
+    rank = partial(RemovalOrder.of, network, scores, scope, floor)
+    given = (_names(network, skip), sensitivity, latency_model)
+    if wanted and wanted.runtime and not wanted.is_timed and latency_model:
+        return _fastest(rank, multiple, given, wanted, latency_model)
+    order = rank(multiple, *given)
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
     return cut_within(order, wanted or _budget_of(amount, network), latency_model)
+
+
+def _names(network: Network, skip: Sequence[str]) -> Sequence[str]:
+    return layer_names(getattr(network.source, "model", None), skip)
+
+
+def _measure_for(network: Network, budget: Budget | None) -> LatencyModel | None:
+    """The latency model that a budget asks for, if any."""
+    return profile_network(network, budget.conditions) if budget and budget.wants_speed else None
+
+
+def _fastest(
+    rank: Callable[..., RemovalOrder],
+    multiple: int | None,
+    given: tuple[object, ...],
+    budget: Budget,
+    latency_model: LatencyModel,
+) -> Cut:
+    """Of several orders down to the same limits, the cut that takes least, as is predicted.
+
+    At multiples as they were measured and at the widest; by time, and alike in all groups.
+    """
+    widths = (None, MULTIPLES[-1]) if multiple is None else (multiple,)
+    found: list[tuple[float, Cut]] = []
+    refused: list[BudgetError] = []
+    for steps, by_time in product(widths, (True, False)):
+        order = rank(steps, *given, by_time)
+        try:
+            cut = cut_within(order, budget, latency_model)
+        except BudgetError as error:
+            refused.append(error)
+            continue
+        candidate = Candidate.after(order.network, cut)
+        found.append((Predictor(order.network, latency_model).milliseconds(candidate), cut))
+    if not found:
+        raise refused[0]
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def _multiple_for(

@@ -42,7 +42,7 @@ _TRUSTED_OF_SAMPLES = 0.05
 _DOUBTFUL = 0.12
 _ROUNDS = 2
 """Times that cuts are planned by what is known so far, timed, and learned from."""
-_PLANNED_SHARES = (0.5, 0.25)
+_PLANNED_SHARES = (0.5, 0.25, 0.1)
 _FLOOR = 0.05
 
 

@@ -18,7 +18,7 @@ from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network, Role
 from secateurs.errors import BudgetError, ModelError, UnknownNameError, nearest
 from secateurs.measurement.latency_model import LatencyModel, is_depthwise
-from secateurs.planning.group_kinds import KINDS, kinds_of
+from secateurs.planning.group_kinds import kinds_of
 from secateurs.planning.units import Candidate
 from secateurs.planning.widths import MILLISECONDS, WidthCosts
 
@@ -66,11 +66,15 @@ class RemovalOrder:
         skip: Sequence[str],
         sensitivity: Sensitivity | None,
         latency_model: LatencyModel | None = None,
+        by_time: bool = True,
     ) -> RemovalOrder:
-        """Rank the channels; the arguments are those of ``plan``."""
+        """Rank the channels; the arguments are those of ``plan``.
+
+        ``by_time``: whether groups are cut the further the longer their arithmetic takes.
+        """
         groups = list_allowed(network, skip)
         multiples = multiples_of(network, groups, multiple, latency_model)
-        slowness = time_of_macs(network, groups, multiples, latency_model)
+        slowness = time_of_macs(network, groups, multiples, latency_model if by_time else None)
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, (group, slow) in enumerate(zip(groups, slowness, strict=True)):
             scored = _scores_of(group, scores)
@@ -269,13 +273,25 @@ def multiples_of(
         latency_model: what was measured; None: nothing was.
     """
     if multiple is None and latency_model is not None:
-        multiple = {kind: latency_model.multiple_for(kind) for kind in KINDS}
+        kinds = kinds_of(network)
+        measured = [latency_model.multiple_for(kinds[group.name]) for group in groups]
+        found = [_measured_for(network, *pair) for pair in zip(groups, measured, strict=True)]
+        return np.array(found, np.int64)
     if not isinstance(multiple, Mapping):
         found = [multiple_of(network, group, multiple) for group in groups]
     else:
         kinds = kinds_of(network)
         found = [multiple_of(network, group, multiple[kinds[group.name]]) for group in groups]
     return np.array(found, np.int64)
+
+
+def _measured_for(network: Network, group: Group, measured: int) -> int:
+    """The multiple that was measured, or the usual one where that is larger and costs no more.
+
+    A narrow group keeps two widths to choose from at least, or a budget could not be met.
+    """
+    fits = next(power for power in (measured, *_POWERS) if power == 1 or 2 * power <= len(group))
+    return math.lcm(max(fits, multiple_of(network, group, None)), network.multiple_of(group))
 
 
 def list_allowed(network: Network, skip: Sequence[str]) -> list[Group]:
