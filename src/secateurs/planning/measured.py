@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
+from secateurs.channels.equations import Ids
 from secateurs.channels.network import Group, Network
 from secateurs.errors import BudgetError
 from secateurs.measurement.latency_model import LatencyModel
-from secateurs.planning.allocation import Problem, Widths, allocate, choices_of
+from secateurs.planning.allocation import Problem, allocate, choices_of
 from secateurs.planning.budget import UNITS, Budget
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.removal_order import finest_multiple, list_allowed, multiples_of
@@ -110,7 +111,7 @@ def _allocate(
 
 
 def _finer_steps(
-    network: Network, groups: Sequence[Group], multiples: Widths, finer: int
+    network: Network, groups: Sequence[Group], multiples: Ids, finer: int
 ) -> list[int]:
     """Multiples divided by a number, as far as operations allow."""
     needed = map(network.multiple_of, groups)
