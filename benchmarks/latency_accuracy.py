@@ -25,7 +25,7 @@ from secateurs.planning.profiling import profile_network
 from secateurs.pytorch import distil
 from secateurs.reconstruction.calibration import in_batches, join_batches
 from secateurs.reconstruction.pruner import Pruner, Request
-from support.fashion import accuracy, fashion, trained
+from support.fashion import accuracy, fashion, load_or_train
 from support.rows import Rows
 from support.tables import markdown, put
 
@@ -36,7 +36,7 @@ MIXED = sec.Augmentation(flip=True, shift=2, mix=0.5)
 
 def measure(dense: int, seed: int, options: argparse.Namespace, rows: Rows) -> None:
     data = fashion()
-    model = trained(options.network, dense, options.dense)
+    model = load_or_train(options.network, dense, options.dense)
     order = np.random.default_rng(seed).permutation(len(data.train))
     images, _ = data.train.batch(order[: options.images])
     network = sec.trace(model, torch.from_numpy(images[:1]))
@@ -48,11 +48,11 @@ def measure(dense: int, seed: int, options: argparse.Namespace, rows: Rows) -> N
     split = pruner.dense.calibration
     batches = in_batches(CalibrationBatch(join_batches([split.fit, split.choose]).images, None))
 
-    def taken(cut: sec.Cut) -> float:
+    def time_of(cut: sec.Cut) -> float:
         small = sec.apply(model, cut, images[:1], network=network, proof=False)
         return measure_share(small) / found.dense_ms
 
-    def tested(small: torch.nn.Module) -> float:
+    def judge(small: torch.nn.Module) -> float:
         return round(100 * accuracy(small, data.test), 2)
 
     for share in options.shares:
@@ -61,11 +61,11 @@ def measure(dense: int, seed: int, options: argparse.Namespace, rows: Rows) -> N
             continue
         budget = sec.Budget(latency=share, runtime=options.runtime, threads=1, batch=options.batch)
         asked = sec.prune(model, images[:1], budget, calibration=images, seed=seed)
-        time = taken(asked.cut)
-        cuts = {"latency": (asked.cut, time), "macs": as_fast(pruner, taken, time)}
+        time = time_of(asked.cut)
+        cuts = {"latency": (asked.cut, time), "macs": as_fast(pruner, time_of, time)}
         for way, (cut, one) in cuts.items():
             small = pruner.make(cut)
-            said = {"way": way, "share": one, "macs": network.macs(cut) / network.macs()}
+            row = {"way": way, "share": one, "macs": network.macs(cut) / network.macs()}
             for steps in (0, *options.steps):
                 better = small
                 if steps:
@@ -78,16 +78,16 @@ def measure(dense: int, seed: int, options: argparse.Namespace, rows: Rows) -> N
                         seed=seed,
                         augmentation=MIXED,
                     ).model
-                rows.add(**key, **said, steps=steps, accuracy=tested(better))
+                rows.add(**key, **row, steps=steps, accuracy=judge(better))
 
 
-def as_fast(pruner: Pruner, taken, time: float) -> tuple[sec.Cut, float]:
+def as_fast(pruner: Pruner, time_of, time: float) -> tuple[sec.Cut, float]:
     """The cut by MACs alone that takes as long, and how long."""
     low, high, best = 0.02, 1.0, None
     for _ in range(12):
         share = (low + high) / 2
         cut = pruner.plan(sec.Budget(macs=share))
-        now = taken(cut)
+        now = time_of(cut)
         if best is None or abs(now - time) < abs(best[1] - time):
             best = cut, now
         if abs(now / time - 1) <= NEAR:

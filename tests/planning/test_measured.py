@@ -150,13 +150,13 @@ def test_where_no_widths_at_measured_multiples_meet_a_time_finer_ones_do():
     orders, losses = {name: np.arange(64)}, {name: np.arange(64.0, -1, -1)}
     found = latency_model(network, {"macs of kxk": 1.0}, multiple=16)
 
-    def kept(share):
+    def width_at(share):
         asked = Budget(latency=share)
         cut = plan_measured(network, orders, losses, asked, floor=1, latency_model=found)
         return 64 - len(cut.channels[name].removed)
 
-    assert kept(0.5) == 32
-    assert kept(0.2) == 8  # at multiples of 8: twelve would fit, sixteen would not
-    assert kept(0.1) == 4
+    assert width_at(0.5) == 32
+    assert width_at(0.2) == 8  # at multiples of 8: twelve would fit, sixteen would not
+    assert width_at(0.1) == 4
     with pytest.raises(BudgetError, match="the nearest that can be met"):
-        kept(0.001)
+        width_at(0.001)

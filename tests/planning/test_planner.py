@@ -307,14 +307,14 @@ def test_with_a_runtime_the_fastest_of_several_ways_down_is_taken():
         predicted = found.predictor(network)
         asked = {"macs": 0.5, "runtime": "eager"}
 
-        def taken(cut, predicted=predicted):
+        def time_of(cut, predicted=predicted):
             return predicted(network.alive(network.find_removed(cut)))
 
         fastest = sec.plan(network, scores, asked, latency_model=found)
         assert network.macs(fastest) <= 0.5 * network.macs()
         others = [sec.plan(network, scores, {"macs": 0.5}, multiple=m) for m in (1, 16)]
         others.append(sec.plan(network, scores, {"macs": 0.5}, latency_model=found))
-        assert taken(fastest) <= min(map(taken, others)) * (1 + 1e-9)
+        assert time_of(fastest) <= min(map(time_of, others)) * (1 + 1e-9)
 
 
 def test_where_no_way_leads_down_to_the_limits_the_nearest_is_said():
