@@ -58,3 +58,33 @@ def test_a_judge_that_gives_no_number_for_the_dense_model(name):
 def test_a_drop_is_told_by_finite_numbers(value):
     with pytest.raises(sec.DataError, match=r"expected validation\(model\) to return a finite"):
         sec.prune(net(), X[:1], "drop=0.1", validation=lambda model: value)
+
+
+@pytest.mark.parametrize("given", ["0.5", None, {"accuracy": 0.5}])
+@pytest.mark.parametrize("name", ["metric", "evaluate"])
+def test_a_judge_that_gives_something_else_than_a_number(name, given):
+    judge = {"metric": lambda outputs, targets: given, "evaluate": lambda model: given}[name]
+    data = (X, CLASSES)
+    with pytest.raises(sec.DataError, match=f"{name}: expected a number") as raised:
+        sec.iterate(net(), data, data, task="classification", **{name: judge}, **ONE_ROUND)
+    assert str(raised.value).endswith(f"received {type(given).__name__}")
+
+
+def test_whether_is_no_judgement():
+    data = (X, CLASSES)
+    with pytest.raises(sec.DataError, match=r"evaluate: expected a number .* received bool"):
+        sec.iterate(net(), data, data, evaluate=lambda model: True, **ONE_ROUND)
+
+
+def test_a_metric_may_give_one_value_for_each_example():
+    data = (X, CLASSES)
+    found = sec.iterate(
+        net(),
+        data,
+        data,
+        task="classification",
+        metric=lambda outputs, targets: outputs.argmax(1) == targets,
+        **ONE_ROUND,
+    )
+    right = (found.model(X).argmax(1) == CLASSES).float().mean()
+    assert found.history.last("stop")["value"] == pytest.approx(float(right))

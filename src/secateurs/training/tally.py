@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.errors import DataError
-from secateurs.training.task import LearningTask, check_metric_name
+from secateurs.training.task import LearningTask, check_metric_name, numbers_from
 
 AnyArray = NDArray[Any]
 
@@ -79,7 +79,8 @@ class Tally:
         elif hasattr(metric, "update_state"):
             metric.update_state(targets, outputs)
         elif callable(metric):
-            values = np.asarray(self._as_array(metric(outputs, targets)), np.float64)
+            found = metric(outputs, targets)
+            values = numbers_from(self._as_array(found) if hasattr(found, "shape") else found)
             self._add(values if values.ndim else np.full(_length(targets, outputs), values))
         else:
             self._add_named(metric, _first(outputs), targets)

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secateurs.arguments import takes_known_names
 from secateurs.backends import Loss
-from secateurs.errors import UnknownNameError, nearest
+from secateurs.errors import DataError, UnknownNameError, nearest
 from secateurs.training.metric import Metric
 
 TASKS = (
@@ -180,6 +183,39 @@ def is_judged_by_loss(task: LearningTask) -> bool:
     """Whether a task's metric is its loss, or made of it alone."""
     by_name = isinstance(task.metric, str) and task.metric == "perplexity"
     return task.evaluate is None and (task.metric is None or by_name)
+
+
+def number_from(found: Any) -> float:
+    """What ``evaluate`` gave for a model.
+
+    Raises:
+        DataError: it is no number.
+
+    Example:
+        >>> number_from(np.float32(0.5))
+        0.5
+    """
+    value = found.item() if getattr(found, "shape", None) == () else found
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(
+            f"evaluate: expected a number for the model; received {type(found).__name__}"
+        )
+    return float(value)
+
+
+def numbers_from(found: Any) -> NDArray[np.float64]:
+    """What a metric function gave for a batch: a number, or one for each example.
+
+    Raises:
+        DataError: it is none.
+    """
+    values = np.asarray(found)
+    if values.dtype.kind not in "biuf":
+        raise DataError(
+            "metric: expected a number, or one for each example, of (outputs, targets); received "
+            f"{type(found).__name__}"
+        )
+    return values.astype(np.float64)
 
 
 def check_task_name(name: str) -> None:

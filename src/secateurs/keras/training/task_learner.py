@@ -37,7 +37,7 @@ from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.memory import is_out_of_memory
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import label_batch
-from secateurs.training.task import LearningTask, is_judged_by_loss
+from secateurs.training.task import LearningTask, is_judged_by_loss, number_from
 
 
 class TaskLearner(Learner):
@@ -296,12 +296,8 @@ class TaskLearner(Learner):
         for _ in range(self.batches_of("validation")):
             tick()
         if getattr(found, "shape", None) == ():
-            found = float(keras.ops.convert_to_numpy(found))
-        if not isinstance(found, int | float):
-            raise DataError(
-                f"evaluate: expected a number for the model; received {type(found).__name__}"
-            )
-        return Evaluation(self.metric.score(float(found)), 0.0)
+            found = keras.ops.convert_to_numpy(found)
+        return Evaluation(self.metric.score(number_from(found)), 0.0)
 
     def release(self) -> keras.Model:
         """The model, compiled as the user's was; the learner is of no more use."""

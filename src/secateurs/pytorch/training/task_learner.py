@@ -16,7 +16,7 @@ from secateurs.backends import Loss, Outputs
 from secateurs.calibration.examples import StepLoss, length_of, rows_of, split_of
 from secateurs.calibration.padding import example_with_padding
 from secateurs.channels.network import Network
-from secateurs.errors import DataError, SecateursError
+from secateurs.errors import SecateursError
 from secateurs.pytorch.model.outputs import DropUnused, names_of
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.batches import call_model, on_device
@@ -29,7 +29,7 @@ from secateurs.training.feed import Batch, Feed
 from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import label_tokens, loss_in
-from secateurs.training.task import LearningTask, is_judged_by_loss
+from secateurs.training.task import LearningTask, is_judged_by_loss, number_from
 
 
 class TaskLearner(Learner):
@@ -212,12 +212,8 @@ class TaskLearner(Learner):
         for _ in range(self.batches_of("validation")):
             tick()
         if isinstance(found, torch.Tensor) and found.numel() == 1:
-            found = float(found)
-        if not isinstance(found, int | float):
-            raise DataError(
-                f"evaluate: expected a number for the model; received {type(found).__name__}"
-            )
-        return Evaluation(self._as_score(float(found)), 0.0)
+            found = found.reshape(())
+        return Evaluation(self._as_score(number_from(found)), 0.0)
 
     def _as_score(self, value: float) -> float:
         return self.metric.score(value)

@@ -15,7 +15,7 @@ from secateurs.calibration.examples import split_of
 from secateurs.errors import DataError, ModelError, UnknownNameError
 from secateurs.models.names import import_torchvision
 from secateurs.training.objectives import IGNORED, first_of, takes_the_model
-from secateurs.training.task import LearningTask, check_metric_name
+from secateurs.training.task import LearningTask, check_metric_name, numbers_from
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -247,8 +247,9 @@ class MetricTally:
             self._kept.update(*_as_metrics_take(metric, outputs, targets))
             return
         values = metric(outputs, targets)
-        values = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
-        self._total += float(values.double().mean()) * count
+        if isinstance(values, torch.Tensor):
+            values = values.detach().double().cpu().numpy()
+        self._total += float(numbers_from(values).mean()) * count
         self._count += count
 
     def gather(self, summed: Callable[[torch.Tensor], torch.Tensor]) -> None:
