@@ -113,6 +113,17 @@ def test_what_cannot_be_planned_is_told_of_what_was_asked_for():
     assert (model, chosen.holds) == (10, True)
 
 
+@pytest.mark.parametrize(("least", "factor"), [(10.04, 1.0), (10.4, 0.97), (10.4, 1.0)])
+def test_what_no_plan_quite_reaches_is_met_within_the_tolerance(least, factor):
+    """Predictions are off by some percent, and 5 % above a limit of time is within it."""
+    shop = workshop(plan_down_to(least), latency_ms=(10, lambda ms: factor * ms))
+    model, chosen = Trials(Budget(latency_ms=10), shop).run()
+    assert chosen.holds
+    assert model == pytest.approx(10.5)
+    with pytest.raises(sec.BudgetError, match=r"meets latency_ms=10$"):
+        Trials(Budget(latency_ms=10), replace(shop, plan=plan_down_to(10.6))).run()
+
+
 def test_where_planning_again_goes_too_low_the_nearest_that_was_made_is_told():
     """The real model takes twice what was planned, and no plan goes below 9 ms."""
     shop = workshop(plan_down_to(9), latency_ms=(10, lambda ms: 2 * ms))

@@ -164,7 +164,7 @@ class Trials:
                 if found:  # no plan goes so low; half of the way there one may
                     factors = {name: (one + planned[name]) / 2 for name, one in factors.items()}
                     continue
-                trial = self._sketch(rest)  # which says so of the limits that were asked for
+                trial = self._sketch_within_tolerance(rest)
             planned = dict(factors)
             shares = {name: trial.measured[name] / shop.limits[name] for name in factors}
             largest = max(shares.values())
@@ -265,6 +265,22 @@ class Trials:
         trial = replace(self._judge(asked, cut, measured), predicted=predicted, doubt=doubt)
         self.made.append(trial)
         return trial
+
+    def _sketch_within_tolerance(self, rest: Budget) -> Trial:
+        """Of limits that no plan reaches by as much as is aimed for below them.
+
+        What is measured may be as far above a limit as the tolerance says, and what is predicted is
+        off by as much: so that is planned for before the limits that were asked for are refused.
+        """
+        try:
+            return self._sketch(rest)
+        except BudgetError as refusal:
+            units = self._workshop.units
+            slack = {name: 1 + units[name].slack for name in self._workshop.units_to_correct}
+            try:
+                return self._sketch(self._scale(rest, slack))
+            except BudgetError:
+                raise refusal from None
 
     def _scale(self, rest: Budget, factors: Mapping[str, float]) -> Budget:
         """The budget with each of these limits at ``factor`` times what it takes."""
