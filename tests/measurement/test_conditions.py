@@ -33,3 +33,10 @@ def test_a_device_that_is_none_is_told():
     with pytest.raises(sec.UnknownNameError, match="device: expected cpu, cuda"):
         Conditions(device="nosuch")
     assert Conditions(device="cuda:1").device == "cuda:1"
+
+
+@pytest.mark.parametrize(("name", "value"), [("threads", 10**7), ("batch", 10**12)])
+def test_more_than_any_machine_has_is_refused(name, value):
+    """PyTorch ends the process where it is given millions of threads."""
+    with pytest.raises(sec.BudgetError, match=f"{name}: expected at most .*; received 10*,"):
+        Conditions(**{name: value})

@@ -3,7 +3,7 @@
 import pytest
 
 import secateurs as sec
-from secateurs.training.memory import explain_memory_errors
+from secateurs.training.memory import explain_memory_errors, explain_no_room
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ def test_a_smaller_batch_is_proposed(error):
 def test_other_errors_pass(error):
     with pytest.raises(type(error)), explain_memory_errors(64):
         raise error
+
+
+@pytest.mark.parametrize("batch", [None, 100_000])
+def test_a_model_that_is_timed_in_too_large_a_batch(batch):
+    message = "no room for a batch: " if batch is None else "no room for a batch of 100,000: "
+    with pytest.raises(sec.MeasurementError, match=message), explain_no_room(batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+    with pytest.raises(RuntimeError, match="shapes"), explain_no_room(batch):
+        raise RuntimeError("shapes differ")

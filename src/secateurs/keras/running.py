@@ -15,6 +15,7 @@ from secateurs.errors import MeasurementError
 from secateurs.keras.exporting import onnx_file
 from secateurs.keras.model.example_inputs import as_arrays, check_model, pack_inputs
 from secateurs.measurement.conditions import Conditions
+from secateurs.training.memory import explain_no_room
 
 
 def runner(
@@ -32,7 +33,8 @@ def runner(
         MeasurementError: Keras cannot run it under these conditions.
     """
     model = check_model(model)
-    arrays = [_repeat(one, conditions.batch) for one in as_arrays(example_inputs, model)]
+    with explain_no_room(conditions.batch):
+        arrays = [_repeat(one, conditions.batch) for one in as_arrays(example_inputs, model)]
     if conditions.runtime in ("onnxruntime", "openvino"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"

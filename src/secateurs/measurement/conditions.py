@@ -28,6 +28,10 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """Runtime -> what must be installed for it beside the model's own framework."""
 
 
+_MOST = {"batch": 10**6, "threads": 1024}
+"""More threads than a system grants end the process, without an error that could be told."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """What a speed is said for.
@@ -61,10 +65,12 @@ class Conditions:
                 f"device: expected cpu, cuda, or one by its number such as cuda:0; received "
                 f"{self.device!r}"
             )
-        for name in ("batch", "threads"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise BudgetError(f"{name}: expected a whole number above 0; received {value!r}")
+            if value is not None and value > most:
+                raise BudgetError(f"{name}: expected at most {most:,}; received {value:,}")
 
     @property
     def on_one_thread(self) -> bool:

@@ -17,6 +17,7 @@ from secateurs.measurement.conditions import Conditions
 from secateurs.pytorch.model.copies import copy_model
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
+from secateurs.training.memory import explain_no_room
 
 _NUMBERS = count()
 _TYPES = {
@@ -42,7 +43,8 @@ def runner(
     if conditions.device == "cuda" and not torch.cuda.is_available():
         raise MeasurementError("device: expected one that is there; received 'cuda', of none")
     ready = copy_model(check_model(model)).eval()
-    arguments, keywords = _call(example_inputs, ready, conditions.batch)
+    with explain_no_room(conditions.batch):
+        arguments, keywords = _call(example_inputs, ready, conditions.batch)
     if conditions.runtime in ("onnxruntime", "openvino"):
         return _onnx_runner(ready, arguments, keywords, conditions)
     dtype, device = _TYPES[conditions.dtype], torch.device(conditions.device)
@@ -101,7 +103,7 @@ def _framework_runner(
         if threads is not None and threads != before:
             torch.set_num_threads(threads)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), explain_no_room(conditions.batch):
                 found = forward(*arguments, **keywords)
             if on_cuda:
                 torch.cuda.synchronize()

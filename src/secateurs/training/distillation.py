@@ -113,6 +113,10 @@ class Distilled:
     trained: Any
 
 
+MOST_STEPS = 10**7
+"""Nobody waits for more: days of the smallest network."""
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How long to train; where both are given, until the first is reached.
@@ -129,6 +133,11 @@ class Effort:
         if self.steps is not None and (self.steps < 1 or self.steps != int(self.steps)):
             raise SecateursError(
                 f"distil: expected a number of steps of at least 1; received steps={self.steps!r}"
+            )
+        if self.steps is not None and self.steps > MOST_STEPS:
+            raise SecateursError(
+                f"distil: expected at most {MOST_STEPS:,} steps, or a time such as '60s'; received "
+                f"{self.steps:,}"
             )
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise SecateursError(

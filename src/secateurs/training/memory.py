@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from secateurs.errors import SecateursError
+from secateurs.errors import MeasurementError, SecateursError
 
 # PyTorch on GPUs and on CPUs, TensorFlow, JAX.
 _SIGNS = (
@@ -47,6 +47,25 @@ def explain_memory_errors(batch_size: int) -> Iterator[None]:
             f"out of memory in a batch of {batch_size} images. What was kept last is still good. "
             f"{advice}"
         ) from error
+
+
+@contextmanager
+def explain_no_room(batch: int | None) -> Iterator[None]:
+    """Propose a smaller batch where a model that is timed runs out of memory.
+
+    Args:
+        batch: examples a call; None is as many as the example inputs hold.
+
+    Raises:
+        MeasurementError: in place of the framework's own error; all others pass.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        of = "" if batch is None else f" of {batch:,}"
+        raise MeasurementError(f"no room for a batch{of}: time a smaller one") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
