@@ -65,6 +65,9 @@ def test_kinds_that_are_made():
     kinds.whole_number(2).check("f", "n", 2)
     with pytest.raises(SecateursError, match="a whole number of at least 2; received int 1"):
         kinds.whole_number(2).check("f", "n", 1)
+    kinds.whole_number(2, 1000).check("f", "n", 1000)
+    with pytest.raises(SecateursError, match="a whole number from 2 to 1,000; received int 1001"):
+        kinds.whole_number(2, 1000).check("f", "n", 1001)
     box = kinds.instance(Kind, "a Kind", CutError, "Make one.")
     with pytest.raises(CutError, match=r"f: k: expected a Kind; received int 3\. Make one\."):
         box.check("f", "k", 3)

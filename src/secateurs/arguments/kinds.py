@@ -23,9 +23,12 @@ from secateurs.errors import (
 )
 
 
-def whole_number(least: int = 0) -> Kind:
-    """A whole number of at least ``least``."""
-    return Kind(f"a whole number of at least {least}", lambda value: is_whole(value, least))
+def whole_number(least: int = 0, most: int | None = None) -> Kind:
+    """A whole number of at least ``least``, and at most ``most`` where that is given."""
+    if most is None:
+        return Kind(f"a whole number of at least {least}", lambda value: is_whole(value, least))
+    expected = f"a whole number from {least} to {most:,}"
+    return Kind(expected, lambda value: is_whole(value, least) and value <= most)
 
 
 def instance(kind: type, expected: str, failure: type[SecateursError], fix: str = "") -> Kind:

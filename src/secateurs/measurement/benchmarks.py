@@ -178,7 +178,7 @@ _THREADS = Kind(
     batches=_COUNTS,
     threads=_THREADS,
     device=TEXT,
-    repeats=whole_number(1),
+    repeats=whole_number(1, 10**6),
     seed=SEED,
 )
 def bench(

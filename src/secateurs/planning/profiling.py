@@ -53,7 +53,7 @@ _FLOOR = 0.05
     threads=whole_number(1).or_none(),
     dtype=TEXT,
     device=TEXT,
-    cuts=whole_number(1),
+    cuts=whole_number(1, 1000),
     fresh=FLAG,
     seed=SEED,
 )
