@@ -95,10 +95,10 @@ class Printed(ComparisonCallback):
     def begin(self, jobs: int, done: int) -> None:
         self.jobs, self.done, self.start = jobs, done, time.monotonic()
 
-    def end_dense(self, dense: DenseResult) -> None:
+    def trained(self, dense: DenseResult) -> None:
         self._say(f"dense, seed {dense.seed}: {100 * dense.accuracy:.2f} % in {dense.seconds} s")
 
-    def end_job(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome) -> None:
         self.done += 1
         if outcome.failure:
             self._say(f"{outcome.job.name}: {outcome.failure}")

@@ -176,7 +176,7 @@ def cell(name: str, runtime: str, dtype: str, batch: int) -> list[list[str]]:
     predicted = "-"
     if runtime != "compile":  # eight more compilations for each cell would take too long
         found = profile_network(made.network, conditions, cuts=8)
-        alive = made.network.alive(made.network.find_removed(made.cut))
+        alive = made.network.alive(made.network.removed_by(made.cut))
         milliseconds = Predictor(made.network, found).milliseconds(Candidate(made.network, alive))
         predicted = f"{found.dense_ms / milliseconds:.2f}"
     ready = ready_runs(name, conditions)

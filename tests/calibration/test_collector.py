@@ -82,7 +82,7 @@ def test_products_of_a_group_add_up_at_each_reading():
     (gram,) = collector.build_statistics().grams["first"]
     both = np.concatenate([one, other])
     np.testing.assert_allclose(gram.products, both.T @ both)
-    np.testing.assert_allclose(gram.scatter / 3, np.cov(both.T, bias=True))
+    np.testing.assert_allclose(gram.centred / 3, np.cov(both.T, bias=True))
 
 
 def test_groups_along_an_axis_are_those_whose_channels_are_a_table_there():

@@ -46,7 +46,7 @@ def test_sums_over_batches_are_those_of_all_values():
         found.add(len(part), *sums)
         gram.add(len(part), part.sum(0), part.T @ part)
     np.testing.assert_allclose(found.variance, values.var(0))
-    np.testing.assert_allclose(gram.scatter / 30, np.cov(values.T, bias=True))
+    np.testing.assert_allclose(gram.centred / 30, np.cov(values.T, bias=True))
     (zeros,) = found.own_zeros
     assert zeros.share == (values == 0).mean()
     assert ZeroCounts(units).share == 0.0

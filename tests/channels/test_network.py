@@ -26,7 +26,7 @@ def test_a_cut_is_all_that_changes():
     assert network.cost(cut) == cut.after
     assert (network.params(cut), network.macs(cut), network.bytes(cut)) == (14, 50, 64)
     (group,) = network.groups
-    assert sorted(network.find_removed(cut)) == sorted(group.channels[[0, 2]])
+    assert sorted(network.removed_by(cut)) == sorted(group.channels[[0, 2]])
 
 
 def test_a_cut_by_filters_takes_what_is_coupled():

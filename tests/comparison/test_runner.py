@@ -35,7 +35,7 @@ class Stopping(ComparisonCallback):
         self.left = after
         self.done = []
 
-    def end_job(self, outcome):
+    def finished(self, outcome):
         self.done.append(outcome.job)
         self.left -= 1
         if not self.left:

@@ -123,7 +123,7 @@ class Interrupted(sec.Watcher):
     def __init__(self, records):
         self.left = records
 
-    def record(self, record):
+    def recorded(self, record):
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt

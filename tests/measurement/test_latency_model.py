@@ -71,7 +71,7 @@ def terms_by_hand(a, b):
 @pytest.mark.parametrize(("first", "second"), [(32, 48), (20, 33), (17, 48), (24, 16)])
 def test_terms_are_those_counted_by_hand(network, first, second):
     cut = network.cut({"0": list(range(32 - first)), "4": list(range(48 - second))})
-    found = WidthTerms(network).of(network.alive(network.find_removed(cut)))
+    found = WidthTerms(network).of(network.alive(network.removed_by(cut)))
     expected = terms_by_hand(first, second)
     assert dict(zip(TERMS, found, strict=True)) == pytest.approx(expected)
 
@@ -93,7 +93,7 @@ def test_times_that_follow_the_terms_are_found_again(network):
     truth = np.zeros(len(TERMS))
     truth[[0, 2, 4, 5]] = (0.05, 3e-7, 2e-6, 5e-6)
     cuts = list(random_cuts(network, 24, seed=1))
-    rows = [WidthTerms(network).of(network.alive(network.find_removed(cut))) for cut in cuts]
+    rows = [WidthTerms(network).of(network.alive(network.removed_by(cut))) for cut in cuts]
     whole = WidthTerms(network).of(network.alive()) @ truth
     ratios = np.array(rows) @ truth / whole
     costs, residuals, errors = fit(time_cuts(network, cuts, ratios))
@@ -119,11 +119,11 @@ def test_what_was_timed_is_learned_and_carried_to_what_is_like_it(network):
     nearly = network.cut({"0": list(range(21)), "4": list(range(16))})
 
     def off(model, cut):
-        alive = network.alive(network.find_removed(cut))
+        alive = network.alive(network.removed_by(cut))
         return model.predictor(network)(alive) / (2.0 * time(cut)) - 1
 
     def doubt(model):
-        return model.doubt(network, network.alive(network.find_removed(nearly)))
+        return model.doubt(network, network.alive(network.removed_by(nearly)))
 
     learned = found.learn(network, planned, time(planned), 0.01)
     assert off(found, nearly) < -0.25
@@ -184,7 +184,7 @@ def test_a_model_is_measured_kept_and_read_again(network, tmp_path, monkeypatch)
         )
         t = terms_by_hand(a, b)
         expected = t["macs of kxk"] + 9 * t["depthwise, no multiple of 4"] + t["macs of 1x1"]
-        alive = network.alive(network.find_removed(cut))
+        alive = network.alive(network.removed_by(cut))
         assert milliseconds(alive) == pytest.approx(expected / 1e6, rel=0.02)
     count = len(made)
     assert profile_network(network, conditions, cuts=20) == found
@@ -212,9 +212,7 @@ def test_a_real_model_is_measured_for_real(tmp_path, monkeypatch):
     network = sec.trace(model, torch.randn(4, 256))
     quarter = network.cut({"0": list(range(1536))})
     milliseconds = found.predictor(network)
-    share = milliseconds(network.alive(network.find_removed(quarter))) / milliseconds(
-        network.alive()
-    )
+    share = milliseconds(network.alive(network.removed_by(quarter))) / milliseconds(network.alive())
     assert 0.1 < share < 0.7
     assert "ms dense" in str(found)
     assert found.images == 4

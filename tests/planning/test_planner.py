@@ -308,7 +308,7 @@ def test_with_a_runtime_the_fastest_of_several_ways_down_is_taken():
         asked = {"macs": 0.5, "runtime": "eager"}
 
         def time_of(cut, predicted=predicted):
-            return predicted(network.alive(network.find_removed(cut)))
+            return predicted(network.alive(network.removed_by(cut)))
 
         fastest = sec.plan(network, scores, asked, latency_model=found)
         assert network.macs(fastest) <= 0.5 * network.macs()

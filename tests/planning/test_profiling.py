@@ -93,7 +93,7 @@ def test_plans_are_foretold_where_no_term_says_what_is_slow(monkeypatch, tmp_pat
         for unit in ("macs", "latency"):
             asked = {unit: share, "runtime": "eager", "threads": 1}
             cut = sec.plan(network, scores, asked, latency_model=found, multiple=4)
-            alive = network.alive(network.find_removed(cut))
+            alive = network.alive(network.removed_by(cut))
             assert found.predictor(network)(alive) == pytest.approx(time(cut), rel=0.06)
 
 

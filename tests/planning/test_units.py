@@ -31,7 +31,7 @@ def test_what_is_measured_and_predicted_is_what_is_counted_by_hand(network, name
     dense, small = BY_HAND[name]
     assert unit.measure(network, sec.Cut()) == dense
     assert unit.measure(network, cut) == small
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     assert unit.predict(Candidate(network, alive)) == small
 
 
@@ -41,7 +41,7 @@ def test_a_file_is_measured_as_it_is_written(network, tmp_path):
     sec.save(small, tmp_path / "small.safetensors")
     size = (tmp_path / "small.safetensors").stat().st_size
     assert UNITS["size_mb"].measure(network, cut) == size
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     predicted = UNITS["size_mb"].predict(Candidate(network, alive))
     with safe_open(tmp_path / "small.safetensors", "np") as file:
         tensors = sum(file.get_tensor(key).nbytes for key in file.keys())  # noqa: SIM118

@@ -40,7 +40,7 @@ def test_channels_are_found_from_the_report_or_the_weights(gone, has_report):
     alive = match_channels(
         network, slice_tensors(network, tensors, cut), cut if has_report else Cut()
     )
-    assert np.array_equal(alive, network.alive(network.find_removed(cut)))
+    assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
 def test_biases_that_are_alike_are_told_apart_by_other_tensors():
@@ -48,7 +48,7 @@ def test_biases_that_are_alike_are_told_apart_by_other_tensors():
     tensors = dense(network, **{"first.bias": np.zeros(4), "norm.weight": np.ones(4)})
     cut = network.cut({"first": [2]})
     alive = match_channels(network, slice_tensors(network, tensors, cut), Cut())
-    assert np.array_equal(alive, network.alive(network.find_removed(cut)))
+    assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
 def test_rows_of_a_grid_are_found():
@@ -57,7 +57,7 @@ def test_rows_of_a_grid_are_found():
     rows = min(network.groups, key=len)
     cut = network.cut({rows.name: [0]})
     alive = match_channels(network, slice_tensors(network, tensors, cut), Cut())
-    assert np.array_equal(alive, network.alive(network.find_removed(cut)))
+    assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
 def test_a_report_of_another_model_is_not_believed():
@@ -66,7 +66,7 @@ def test_a_report_of_another_model_is_not_believed():
     cut = network.cut({"first": [1]})
     other = two_layers(5).cut({"first": [0, 2]})
     alive = match_channels(network, slice_tensors(network, tensors, cut), other)
-    assert np.array_equal(alive, network.alive(network.find_removed(cut)))
+    assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
 def test_what_is_no_slice_of_it_is_refused():

@@ -22,7 +22,7 @@ def settle(**asked):
     training = sec.Training(batches=0, batch_size=asked.pop("batch_size", 64), fine_tune_batches=1)
     learner = pytorch.Learner(net(), DATA, DATA, None, training)
     pruning = complete_pruning(sec.Pruning(**asked), learner, learner.trace())
-    return pruning.repair, pruning.allocation, pruning.criterion_name, pruning.scope
+    return pruning.repair, pruning.allocation, pruning.ranked_by, pruning.scope
 
 
 def test_cuts_are_repaired_wherever_there_are_images_for_it():

@@ -32,17 +32,17 @@ def test_a_keras_model_has_the_same_tasks_and_what_it_was_compiled_with():
     found = learner_of(model, SOURCES, Training(), learning_of(model, "classification"))
     assert isinstance(found, KerasTaskLearner)
     assert learning_of(model, None) is None
-    assert learning_of(model, "regression").full_metric.name == "mean squared error"
+    assert learning_of(model, "regression").described_metric.name == "mean squared error"
     model.compile("sgd", "mse", metrics=["mae"])
     task = learning_of(model, None, metric="mse")
-    assert (task.name, task.full_metric.name) == ("compiled", "mean squared error")
+    assert (task.name, task.described_metric.name) == ("compiled", "mean squared error")
     assert task.loss(np.ones((2, 2)), np.zeros((2, 2))).tolist() == [1.0, 1.0]
 
 
 def test_tasks_by_name_and_by_parts():
     model = nn.Linear(3, 2)
     assert learning_of(model, None) is None
-    assert learning_of(model, "regression").full_metric.name == "mean squared error"
+    assert learning_of(model, "regression").described_metric.name == "mean squared error"
     assert learning_of(model, None, loss=len).loss is len
     with pytest.raises(UnknownNameError, match="did you mean 'regression'"):
         learning_of(model, "regresion")

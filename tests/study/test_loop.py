@@ -273,7 +273,7 @@ def test_whoever_watches_is_told_of_every_batch_and_record():
         def end(self):
             self.open -= 1
 
-        def record(self, record):
+        def recorded(self, record):
             self.records.append(record)
 
     watcher = Watching()

@@ -56,7 +56,7 @@ def test_it_goes_on_where_the_latest_checkpoint_was():
     again = session()
     again.store = found.store.back_to(0)
     records = []
-    again.watcher.record = records.append
+    again.watcher.recorded = records.append
     assert again.resume()
     assert again.position == found.position
     assert again.learner.batches_trained == 4

@@ -31,5 +31,5 @@ def trace_with_cut(model):
     """(its network, a cut, which atoms stay)."""
     network = sec.trace(model, x())
     cut = network.cut({"first": [0, 3], "second": [2]})
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     return network, cut, alive

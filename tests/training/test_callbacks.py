@@ -19,7 +19,7 @@ class Written(Watcher):
     def end(self):
         self.open -= 1
 
-    def record(self, record):
+    def recorded(self, record):
         self.kinds.append(record["kind"])
 
 

@@ -49,7 +49,7 @@ def test_a_metric_where_lower_is_better_is_never_a_negative_percentage(history, 
     text = page.write(history, tmp_path).read_text()
     table = RoundTable(None)
     for record in history:
-        table.record(record)
+        table.recorded(record)
     printed = capsys.readouterr().out
     value = f"{history.of('train')[0]['value']:.4g}"
     for shown in (text, printed, summary.headline()):

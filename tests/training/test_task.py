@@ -37,7 +37,7 @@ class Error:
     ],
 )
 def test_a_metric_is_described_by_what_it_says_or_by_the_user(task, metric):
-    assert task.full_metric == metric
+    assert task.described_metric == metric
 
 
 def test_ready_tasks_have_a_metric_each():

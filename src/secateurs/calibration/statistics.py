@@ -138,10 +138,10 @@ class Gram:
         self.products += products
 
     @property
-    def scatter(self) -> Sums:
+    def centred(self) -> Sums:
         """Sums of products of deviations from each channel's mean."""
-        scatter: Sums = self.products - np.outer(self.total, self.total) / self.count
-        return scatter
+        centred: Sums = self.products - np.outer(self.total, self.total) / self.count
+        return centred
 
 
 class Gates:

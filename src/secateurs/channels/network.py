@@ -285,7 +285,7 @@ class Network:
         """What the network costs, dense or after ``cut``."""
         if cut is None:
             return self.cost_of(self.alive())
-        alive = self.alive(self.find_removed(cut))
+        alive = self.alive(self.removed_by(cut))
         return self.cost_without(cut.blocks, alive) if cut.blocks else self.cost_of(alive)
 
     def params(self, cut: Cut | None = None) -> int:
@@ -379,7 +379,7 @@ class Network:
         inside = {group.name for block in whole.blocks for group in self.groups_inside(block)}
         given = {self.group(name).name: indices for name, indices in channels.items()}
         narrower = self.cut({name: of for name, of in given.items() if name not in inside})
-        after = self.cost_without(whole.blocks, self.alive(self.find_removed(narrower)))
+        after = self.cost_without(whole.blocks, self.alive(self.removed_by(narrower)))
         return replace(narrower.with_blocks(whole.blocks), after=after)
 
     def groups_inside(self, block: BlockCut) -> tuple[Group, ...]:
@@ -428,7 +428,7 @@ class Network:
             )
         return found
 
-    def find_removed(self, cut: Cut) -> Ids:
+    def removed_by(self, cut: Cut) -> Ids:
         """The atoms a cut of this network removes."""
         removed = [
             self.group(name).channels[list(channels.removed)]

@@ -182,13 +182,13 @@ class JobLines(ComparisonCallback):
         if done:
             self._out.print(f"{done} of {jobs} jobs are done already", markup=False)
 
-    def end_dense(self, dense: DenseResult) -> None:
+    def trained(self, dense: DenseResult) -> None:
         """A line for a dense model."""
         self._out.print(
             f"dense model, seed {dense.seed}: {self._metric.text(dense.accuracy)}", markup=False
         )
 
-    def end_job(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """A line for a job."""
         self._done += 1
         if self._bars is not None:

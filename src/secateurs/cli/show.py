@@ -116,12 +116,12 @@ class Doubting(Relay):
         super().__init__(watcher)
         self._doubts = doubts
 
-    def record(self, record: Record) -> None:
+    def recorded(self, record: Record) -> None:
         """The first record is the dense model's, before it is trained."""
         for doubt in self._doubts:
             note(doubt)
         self._doubts = ()
-        super().record(record)
+        super().recorded(record)
 
 
 class RoundTable(Watcher):
@@ -154,7 +154,7 @@ class RoundTable(Watcher):
         if self._bars is not None:
             self._bars.remove_task(self._running.pop()[0])
 
-    def record(self, record: Record) -> None:
+    def recorded(self, record: Record) -> None:
         """A line, where a round has come to its end."""
         kind = record["kind"]
         key = self._metric.key

@@ -166,7 +166,7 @@ def _of_task(naming: Naming) -> Subject:
     network = api.trace(model, example)
     held = label_tokens(task.learning, held)
     learning = objective_of(network, task.learning, None, naming.metric, data=held)
-    metric = _ACCURACY if learning is None else learning.full_metric
+    metric = _ACCURACY if learning is None else learning.described_metric
     loss = None if learning is None else loss_in(learning, held)
     batches = list(read_batches(held, network.source.example_inputs, "validation", loss))
 

@@ -22,10 +22,10 @@ class ComparisonCallback:
     def begin(self, jobs: int, done: int) -> None:
         """Total and completed job counts."""
 
-    def end_dense(self, dense: DenseResult) -> None:
+    def trained(self, dense: DenseResult) -> None:
         """A dense model is ready."""
 
-    def end_job(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """A job is done."""
 
 
@@ -105,7 +105,7 @@ def write(results: Results, directory: Path) -> Path:
 def _keep(ledger: ResultStore, result: JobResult, callback: ComparisonCallback) -> None:
     if isinstance(result, Outcome):
         ledger.keep(result)
-        callback.end_job(result)
+        callback.finished(result)
     else:
         ledger.keep_dense(*result)
-        callback.end_dense(result[0])
+        callback.trained(result[0])

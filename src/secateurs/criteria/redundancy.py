@@ -39,7 +39,7 @@ def cosine(facts: GroupData) -> Array:
     if facts.gathered.grams is not None:
         products = np.zeros((len(facts), len(facts)))
         for gram in facts.grams:
-            products += gram.scatter
+            products += gram.centred
         return score_by_similarity_(products)
     return score_filters_by_similarity(stack_filters(facts))
 

@@ -88,7 +88,7 @@ def _narrower(
     if not proof:
         return small, None
     network = _network_of(model, example_inputs, network, cut, leaves)
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     evidence = prove(network, small, cut, alive, example_inputs)
     if proof == "independent":
         arrays = inputs_for(network, example_inputs)

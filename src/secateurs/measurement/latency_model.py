@@ -287,7 +287,7 @@ class Samples:
             ratio: of its time to the dense network's.
             noise: standard error of that, relative to it.
         """
-        alive = network.alive(network.find_removed(cut))
+        alive = network.alive(network.removed_by(cut))
         terms, macs = _row(WidthTerms(network), alive, cut.blocks)
         return Samples(
             np.vstack([self.terms, terms]),

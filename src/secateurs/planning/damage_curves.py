@@ -288,7 +288,7 @@ def _curves_of(
 ) -> Sensitivity:
     """What the cache holds, or what is measured."""
     name = find(criterion).name
-    by = [] if learning is None else [f"{learning.name}, {learning.full_metric.name}"]
+    by = [] if learning is None else [f"{learning.name}, {learning.described_metric.name}"]
     made_from = _fingerprint(network, images, [name, list(amounts), seed, *by])
     known = _read_cache(cache, made_from)
     if known is not None:
@@ -299,7 +299,7 @@ def _curves_of(
         network, criterion, data=[as_given(batch) for batch in images], loss=loss, seed=seed
     )
     curves = _measure(network, scores, images, amounts, loss, learning, tick)
-    metric = Metric() if learning is None else learning.full_metric
+    metric = Metric() if learning is None else learning.described_metric
     made = Sensitivity(*curves, name, sum(map(len, images)), made_from, metric, tuple(amounts))
     if cache is not None:
         made.save(cache)

@@ -202,8 +202,8 @@ def judge_by_task(
         cut_network = backend.trace(model, inputs)
         _, found = backend.evaluate_cut(cut_network, Cut(), batches, (), loss, learning)
         if found is None:
-            raise DataError(f"drop: expected a {learning.full_metric.name}; received none")
-        return learning.full_metric.score(found)
+            raise DataError(f"drop: expected a {learning.described_metric.name}; received none")
+        return learning.described_metric.score(found)
 
     return score
 

@@ -52,7 +52,7 @@ class Candidate:
     @classmethod
     def after(cls, network: Network, cut: Cut) -> Candidate:
         """What a cut of this network would leave."""
-        return cls(network, network.alive(network.find_removed(cut)), cut.blocks)
+        return cls(network, network.alive(network.removed_by(cut)), cut.blocks)
 
     @cached_property
     def cost(self) -> Cost:

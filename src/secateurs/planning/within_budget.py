@@ -39,7 +39,7 @@ def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel 
         if max(excess.values()) <= 0:
             return cut
         # What a prediction leaves out (a file's header) is known once the cut is.
-        predicted = Candidate(network, network.alive(network.find_removed(cut)))
+        predicted = Candidate(network, network.alive(network.removed_by(cut)))
         for name, over in excess.items():
             if over > 0:
                 allowed[name] = units[name].predict(predicted) - over

@@ -213,7 +213,7 @@ def _fill_caches_(small: nn.Module, example_inputs: object) -> None:
 
 def _prove(network: Network, small: nn.Module, cut: Cut, example_inputs: object) -> Proof:
     try:
-        return prove(network, small, network.alive(network.find_removed(cut)), example_inputs)
+        return prove(network, small, network.alive(network.removed_by(cut)), example_inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"{network.name}: cannot be run for the proof on these example inputs, "

@@ -203,7 +203,7 @@ class Pruner:
 
     def foreseen(self, cut: Cut) -> float:
         """What the curves say that a cut loses: the sum over its groups."""
-        gone = self.network.find_removed(cut)
+        gone = self.network.removed_by(cut)
         widths = {
             group.name: len(group) - int(np.isin(group.channels, gone).sum())
             for group in self.network.groups
@@ -327,7 +327,7 @@ class Pruner:
             cut = plan(network, self.scores, budget)
         except BudgetError:
             return None
-        trial = GroupTrial("", 0, network.find_removed(cut), (), dict)
+        trial = GroupTrial("", 0, network.removed_by(cut), (), dict)
         judging = self.dense.calibration.judge
         found = self.dense.framework.judge_trials(network, judging, [trial], self.dense.kind)
         return Stage("dropped evenly", found[0])
@@ -769,7 +769,7 @@ def _find_removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]
         CutError: the channels are those of what the blocks left.
     """
     try:
-        return network.find_removed(cut)
+        return network.removed_by(cut)
     except UnknownNameError as error:
         raise CutError(
             f"repair: expected a model whose blocks and channels went in one cut; here channels "

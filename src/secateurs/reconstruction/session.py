@@ -375,4 +375,4 @@ def keep_fidelity_(model: Any, report: FidelityReport) -> CutReport:
 
 def alive_after(network: Network, cut: Cut) -> NDArray[np.bool_]:
     """Which atoms a cut of this network leaves."""
-    return network.alive(network.find_removed(cut))
+    return network.alive(network.removed_by(cut))

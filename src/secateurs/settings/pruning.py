@@ -75,7 +75,7 @@ class Pruning(Settings):
     measure_speed: bool = True
 
     @property
-    def criterion_name(self) -> str:
+    def ranked_by(self) -> str:
         """Name of the criterion, the one that is taken where none is given too."""
         return self.criterion or ("obs" if self.allocation == "curves" else "l1")
 

@@ -95,7 +95,7 @@ class Loop:
             batch=0,
             model=configuration.task.model,
             data=configuration.task.data,
-            criterion=configuration.pruning.criterion_name,
+            criterion=configuration.pruning.ranked_by,
             seed=configuration.training.seed,
             **session.metric.record_fields,
             **asdict(network.cost()),

@@ -69,7 +69,7 @@ class RoundCutter:
 
         scores = score_for(
             network,
-            self._criterion or pruning.criterion_name,
+            self._criterion or pruning.ranked_by,
             planner,
             data=session.learner.calibration(pruning.calibration_batches),
             loss=self._loss,

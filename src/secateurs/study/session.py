@@ -45,7 +45,7 @@ class Session:
         self.position, present, self.best = resumed
         self.learner.restore(present)
         for record in self.store.history:
-            self.watcher.record(record)
+            self.watcher.recorded(record)
         return True
 
     def move(self, **changes: Any) -> None:
@@ -54,7 +54,7 @@ class Session:
 
     def record(self, kind: str, **values: Any) -> None:
         """Add to the history."""
-        self.watcher.record(self.store.history.append(kind, **values))
+        self.watcher.recorded(self.store.history.append(kind, **values))
 
     def seconds_since_last(self) -> float:
         """Seconds since this was last asked."""

@@ -17,7 +17,7 @@ class Watcher:
     def end(self) -> None:
         """What began last is done, and what began before it goes on."""
 
-    def record(self, record: dict[str, Any]) -> None:
+    def recorded(self, record: dict[str, Any]) -> None:
         """The history has a new record."""
 
 
@@ -40,5 +40,5 @@ class Relay(Watcher):
     def end(self) -> None:
         self._watcher.end()
 
-    def record(self, record: dict[str, Any]) -> None:
-        self._watcher.record(record)
+    def recorded(self, record: dict[str, Any]) -> None:
+        self._watcher.recorded(record)

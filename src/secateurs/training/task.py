@@ -73,7 +73,7 @@ class LearningTask:
     evaluate: Callable[[Any], float] | None = None
 
     @property
-    def full_metric(self) -> Metric:
+    def described_metric(self) -> Metric:
         """Name, direction and format of the metric."""
         found = _metric_of(self)
         higher, share = self.higher_is_better, self.is_share

@@ -55,7 +55,7 @@ def test_of_few_values_each_is_compared(unit):
     small = cut_copy(model, cut)
     bias = small.get_layer("a").bias
     bias.assign(0.5 * np.eye(6)[unit])
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     with pytest.raises(sec.CutError, match="come apart in a "):
         proofs.prove(network, small, cut, alive, np.ones((1, 3), np.float32))
 
@@ -127,7 +127,7 @@ def test_call_by_call_finds_a_lie_too(lying):
     network = sec.trace(model)
     cut = network.cut({"a": [0]})
     small = sec.apply(model, cut, network=network, proof=False)
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     comparison = proofs.TwinComparison.of(network, cut, alive, None)
     proof = comparison.call_by_call(small)
     assert not proof.holds
@@ -142,7 +142,7 @@ def test_call_by_call_agrees_where_all_is_well(kind):
     network = sec.trace(model)
     cut = network.cut({group.name: [0] for group in network.groups if len(group) > 1})
     small = sec.apply(model, cut, network=network, proof=False)
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     assert proofs.TwinComparison.of(network, cut, alive, None).call_by_call(small).holds
 
 

@@ -56,6 +56,6 @@ def test_what_mixes_channels_is_made_anew_for_those_that_stay():
     model.get_layer("n").gamma.assign(np.arange(1.0, 6.0))
     network = sec.trace(model)
     cut = network.cut({"a": [1]})
-    some = Kept(network.solution.mark_kept(network.alive(network.find_removed(cut))))
+    some = Kept(network.solution.mark_kept(network.alive(network.removed_by(cut))))
     (layer,) = stand_ins_of(source_of(network), cut, some).values()
     assert numpy(layer.gamma).tolist() == [1.0, 3.0, 4.0, 5.0]

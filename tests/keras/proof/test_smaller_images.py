@@ -68,4 +68,4 @@ def test_swapped_channels_are_refused():
     kernel = small.get_layer("b").kernel
     kernel.assign(keras.ops.flip(kernel.value, axis=2))
     with pytest.raises(sec.CutError, match="largest difference"):
-        prove(network, small, cut, network.alive(network.find_removed(cut)), X)
+        prove(network, small, cut, network.alive(network.removed_by(cut)), X)

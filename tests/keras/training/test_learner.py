@@ -77,7 +77,7 @@ def test_a_study_goes_on_where_it_was(tmp_path):
         pass
 
     class Breaking(sec.Watcher):
-        def record(self, record):
+        def recorded(self, record):
             if record["kind"] == "train" and record["round"] == 2:
                 raise BrokenOffError
 

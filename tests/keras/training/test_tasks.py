@@ -44,7 +44,7 @@ def test_what_tells_classes_has_no_task_of_its_own():
 )
 def test_the_first_metric_and_its_direction(metrics, name, higher):
     found = default_task(model_of(L.Dense(3), "mse", metrics=[m for m in metrics if m != []]))
-    metric = found.full_metric
+    metric = found.described_metric
     assert (metric.name, metric.higher_is_better) == (name, higher)
 
 

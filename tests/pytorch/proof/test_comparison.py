@@ -69,7 +69,7 @@ def test_of_few_values_each_is_compared(unit):
     with torch.no_grad():
         small[0].bias[unit] += 0.5
     with pytest.raises(sec.CutError, match="come apart in 0"):
-        prove(network, small, network.alive(network.find_removed(cut)), inputs)
+        prove(network, small, network.alive(network.removed_by(cut)), inputs)
 
 
 def test_a_wrong_rule_is_caught_and_nothing_is_left_behind(monkeypatch):
@@ -130,7 +130,7 @@ def test_a_second_look_that_cannot_be_had_does_not_count():
     network = sec.trace(model, inputs)
     cut = network.cut({"a": [0]})
     small = cut_copy(model, cut)
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     with torch.no_grad():
         small.b.weight.mul_(1.001)
     with pytest.raises(sec.CutError, match="the cut model does not do what the dense one does"):

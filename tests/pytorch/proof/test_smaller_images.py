@@ -76,7 +76,7 @@ def test_a_wrong_weight_anywhere_is_still_refused(layer: str) -> None:
     network = sec.trace(model, X)
     cut = network.cut({"0": [0, 3], "2": [1]})
     small = sec.apply(model, cut, X, network=network)
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     assert prove(network, small, alive, X).images
     with torch.no_grad():
         small.get_submodule(layer).weight.copy_(small.get_submodule(layer).weight.flip(1))

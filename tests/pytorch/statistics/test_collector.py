@@ -224,7 +224,7 @@ def test_cosine_on_data_is_that_of_centred_values():
     (h,) = record_inputs(model, "conv2")
     h = h - h.mean(0)
     assert len(grams) == 1
-    np.testing.assert_allclose(grams[0].scatter, h.T @ h, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(grams[0].centred, h.T @ h, rtol=1e-6, atol=1e-6)
 
 
 def test_a_loss_of_ones_own_needs_no_labels():

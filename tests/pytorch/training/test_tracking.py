@@ -104,7 +104,7 @@ def test_it_is_ended_where_the_study_fails(fake):
 
 
 class Stopping(sec.Watcher):
-    def record(self, record):
+    def recorded(self, record):
         if record["kind"] == "prune":
             raise RuntimeError("enough")
 

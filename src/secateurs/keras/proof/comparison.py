@@ -97,7 +97,7 @@ def outputs_without(
     network: Network, cut: Cut, arrays: list[NDArray[np.generic]]
 ) -> list[NDArray[np.number]]:
     """What the masked twin gives: the dense model that ignores what the cut removes."""
-    alive = network.alive(network.find_removed(cut))
+    alive = network.alive(network.removed_by(cut))
     return TwinComparison.of(network, cut, alive, arrays).twins_outputs()
 
 

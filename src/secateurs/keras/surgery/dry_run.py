@@ -201,7 +201,7 @@ class ShapeTrial:
         if not names:
             return True
         cut = network.cut({name: [0] for name in names})
-        kept = network.solution.mark_kept(network.alive(network.find_removed(cut)))
+        kept = network.solution.mark_kept(network.alive(network.removed_by(cut)))
         inputs = [
             keras.KerasTensor(shape, dtype=like.dtype)
             for shape, like in zip(self.shapes, graph_of(self.model).inputs, strict=True)

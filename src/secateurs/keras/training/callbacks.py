@@ -189,7 +189,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         return plan(network, scores, amount=share, skip=skip, scope=self._scope, floor=self._floor)
 
     def _silence_(self, network: Network) -> None:
-        alive = network.alive(network.find_removed(self.cut))
+        alive = network.alive(network.removed_by(self.cut))
         for leaf, mask in silencing(network, alive):
             variable = leaf.variable
             _, constraint = self._constraints.setdefault(
@@ -263,7 +263,7 @@ def _find_silent(network: Network) -> dict[str, list[int]]:
 
 def _check_silent(network: Network, cut: Cut) -> None:
     """Raise where the model hears channels that are to go: then it is not what the cut gives."""
-    for leaf, mask in silencing(network, network.alive(network.find_removed(cut))):
+    for leaf, mask in silencing(network, network.alive(network.removed_by(cut))):
         heard = int(np.count_nonzero(leaf.array()[mask == 0]))
         if heard:
             raise CutError(
@@ -312,7 +312,7 @@ class Progress(Watcher):
         if bar is not None and self._done < (bar.target or 0):
             bar.update(self._done, finalize=True)
 
-    def record(self, record: Record) -> None:
+    def recorded(self, record: Record) -> None:
         """A line for each cut and each look at the validation data."""
         known = {
             key: record[key]

@@ -125,7 +125,7 @@ class HardcodedSizes:
     def _try_out(self, channels: Mapping[str, Sequence[int]]) -> tuple[Findings, Stays]:
         network = self._network
         cut = network.cut(channels)
-        stays = network.solution.mark_kept(network.alive(network.find_removed(cut)))[: self._units]
+        stays = network.solution.mark_kept(network.alive(network.removed_by(cut)))[: self._units]
         return (self._rehearse(cut, stays) if cut else Findings()), stays
 
     def _second_look(self) -> tuple[Findings, Stays] | None:

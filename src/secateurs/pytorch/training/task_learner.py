@@ -78,7 +78,7 @@ class TaskLearner(Learner):
     @property
     def metric(self) -> Metric:
         """The task's metric."""
-        return self._task.full_metric
+        return self._task.described_metric
 
     @property
     def loss(self) -> Loss | None:

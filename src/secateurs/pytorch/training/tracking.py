@@ -43,9 +43,9 @@ class TrackingWatcher(Relay):
         self._trackers = _begin(names, run, directory, dict(_flatten(settings)))
         self._batch = 0
 
-    def record(self, record: dict[str, Any]) -> None:
+    def recorded(self, record: dict[str, Any]) -> None:
         """The history has a new record: its numbers are logged."""
-        super().record(record)
+        super().recorded(record)
         self._batch = int(record.get("batch", self._batch))
         numbers = {
             f"{record['kind']}/{name}": value
