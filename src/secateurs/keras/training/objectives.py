@@ -70,13 +70,17 @@ class Stepper(keras.Model):  # type: ignore[misc]
         super().__init__(name=f"{model.name}_in_training")
         self.inner = model
         self._step, self._task_name = step, task
+        self._runner = _StepRunner(self._run)
         self.raised: Exception | None = None
         self.built = True
         self.compile(model.optimizer, run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
 
     def call(self, batch: object, training: bool | None = None) -> BackendTensor:
-        """The loss of a batch; ``training`` reaches the inner model by Keras's own ways."""
-        del training
+        """The loss of a batch."""
+        loss: BackendTensor = self._runner(batch, training=training)
+        return loss
+
+    def _run(self, batch: object) -> BackendTensor:
         try:
             return one_number(self._step(self.inner, batch), self._task_name)
         except Exception as error:  # Keras raises another in its place
@@ -95,6 +99,26 @@ class Stepper(keras.Model):  # type: ignore[misc]
         del x, y, sample_weight, training
         loss: BackendTensor = y_pred
         return loss
+
+
+class _StepRunner(keras.layers.Layer):  # type: ignore[misc]
+    """Runs a step inside a layer's call: from that the layers inside learn whether they train.
+
+    On JAX ``fit`` asks a model's ``call`` directly, where nothing says so to what is called inside.
+
+    Args:
+        run: a batch -> the loss.
+    """
+
+    def __init__(self, run: Callable[[object], BackendTensor]) -> None:
+        super().__init__(name="step", autocast=False)
+        self._run = run
+        self.built = True
+
+    def call(self, batch: object, training: bool | None = None) -> BackendTensor:
+        """The loss of a batch; ``training`` reaches the inner model by Keras's own ways."""
+        del training
+        return self._run(batch)
 
 
 def one_number(loss: Any, task: str) -> BackendTensor:
