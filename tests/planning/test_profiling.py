@@ -118,16 +118,22 @@ def test_a_cut_that_fits_badly_is_timed_once_more(network, monkeypatch, tmp_path
     assert found.dense_ms == pytest.approx(1.0)
 
 
-def test_a_damaged_file_is_measured_anew(network, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    calls = []
+def time_by_macs(network, monkeypatch):
+    """Let cuts take as long as they have MACs; how many were timed at once, each time."""
+    counts = []
 
     def times(self, cuts, repeats):
-        calls.append(len(cuts))
+        counts.append(len(cuts))
         shares = [network.macs(cut) / network.macs() for cut in cuts]
         return [Timing((share,) * 3, (share,) * 3) for share in shares]
 
     monkeypatch.setattr(profiling.CutBench, "times", times)
+    return counts
+
+
+def test_a_damaged_file_is_measured_anew(network, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = time_by_macs(network, monkeypatch)
     first = profile_network(network, Conditions(threads=1), cuts=4)
     count = len(calls)
     (kept,) = (tmp_path / "secateurs" / "latency").iterdir()
@@ -215,14 +221,7 @@ def test_a_cache_that_cannot_be_kept_is_told_before_anything_is_timed(network, m
 def test_what_another_machine_measured_is_measured_again(network, monkeypatch, tmp_path):
     """A cache that is copied to another machine, or shared by several: each has its own file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = []
-
-    def times(self, cuts, repeats):
-        asked.append(len(cuts))
-        shares = [network.macs(cut) / network.macs() for cut in cuts]
-        return [Timing((share,) * 3, (share,) * 3) for share in shares]
-
-    monkeypatch.setattr(profiling.CutBench, "times", times)
+    asked = time_by_macs(network, monkeypatch)
     here = profile_network(network, Conditions(threads=1))
     once = len(asked)
     assert profile_network(network, Conditions(threads=1)) == here

@@ -188,7 +188,19 @@ def test_a_tape_without_values_keeps_none_alive(values, alive):
     assert {tuple(value.shape) for value in tape.values.values()} == {(3, 8)}
 
 
-@pytest.mark.parametrize("kind", [*WRITERS, Masked])
+class MakesConstants(Base):
+    """Some of them where a value lay that nobody needs any more."""
+
+    def forward(self, x):
+        for factor in range(1, 6):
+            h = self.a(x)
+            x = h[:, :4].relu()
+            del h
+            x = x * torch.full((4,), float(factor))
+        return self.b(self.a(x))
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, Masked, MakesConstants])
 def test_a_tape_without_values_has_the_same_steps(kind):
     torch.manual_seed(2)
     model = kind().eval()

@@ -80,7 +80,8 @@ class HardcodedSizes:
         for _ in range(MOST_SWEEPS):
             before = self._network
             if self._counts_several_together():
-                all(self._settle(shares) for shares in (_seconds, _pairs))
+                for shares in (_seconds, _pairs):
+                    self._settle(shares)
             if self._network is before:
                 break
         return self._network

@@ -64,6 +64,10 @@ CHANGED = {
         lambda m, x: F.interpolate(x, scale_factor=(1.1, 1), mode="bilinear"),
         "position",
     ),
+    "blended by a factor of its own": (
+        lambda m, x: torch.ops.aten.upsample_bilinear2d(x, [x.shape[2], 12], False, 1.05, 2.0),
+        "position",
+    ),
     "a number in the code": (lambda m, x: F.adaptive_avg_pool2d(x, (8, 1)), "number 8"),
     "a size in the code": (lambda m, x: F.interpolate(x, size=(8, 12)), "number 8"),
 }

@@ -57,19 +57,8 @@ def _is_left(layer: object, place: int, spatial: int) -> bool:
 
 
 @rule(
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.MaxPooling3D,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.AveragePooling3D,
-    layers.UpSampling2D,
-    layers.UpSampling3D,
-    layers.Cropping2D,
-    layers.Cropping3D,
+    *_AXIS_BY_AXIS,
     layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
     layers.Resizing,
     layers.CenterCrop,
     layers.RandomCrop,

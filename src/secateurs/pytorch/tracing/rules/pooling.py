@@ -34,14 +34,16 @@ def _changed_axes(call: Call, x: torch.Tensor, output: object, spatial: int) -> 
     at once, so where they are given, every axis matters.
     """
     positions = range(x.dim() - spatial, x.dim())
-    if not isinstance(output, torch.Tensor) or call.packet not in _AXIS_BY_AXIS:
+    if not isinstance(output, torch.Tensor) or call.packet not in _AXIS_BY_AXIS[spatial]:
         return list(positions)
 
     def is_left(axis: int) -> bool:
-        given = (
-            (_along(call.get(name), axis - x.dim(), spatial), plain)
+        from_end = axis - x.dim()
+        given = [
+            (_along(call.get(name), from_end, spatial), plain)
             for name, plain in _LEAVES_AS_IT_IS.items()
-        )
+        ]
+        given += [(call.get(name), 1) for name in _SCALES[from_end]]
         same_length = output.shape[axis] == x.shape[axis]
         return same_length and all(value is None or value == plain for value, plain in given)
 
@@ -51,29 +53,38 @@ def _changed_axes(call: Call, x: torch.Tensor, output: object, spatial: int) -> 
 _LEAVES_AS_IT_IS = {"kernel_size": 1, "stride": 1, "padding": 0, "scale_factors": 1}
 """Settings along an axis whose positions stay what they are."""
 
-_AXIS_BY_AXIS = (
-    aten.max_pool1d,
-    aten.max_pool2d,
-    aten.max_pool3d,
-    aten.avg_pool1d,
-    aten.avg_pool2d,
-    aten.avg_pool3d,
-    aten.adaptive_avg_pool1d,
-    aten.adaptive_avg_pool2d,
-    aten._adaptive_avg_pool2d,
-    aten.adaptive_avg_pool3d,
-    aten._adaptive_avg_pool3d,
-    aten.upsample_nearest1d,
-    aten.upsample_nearest2d,
-    aten.upsample_nearest3d,
-    aten._upsample_nearest_exact1d,
-    aten._upsample_nearest_exact2d,
-    aten._upsample_nearest_exact3d,
-    aten.upsample_linear1d,
-    aten.upsample_bilinear2d,
-    aten.upsample_trilinear3d,
-)
-"""What is done along one axis does not ask for the others."""
+_SCALES = {-1: ("scales", "scales_w"), -2: ("scales_h",), -3: ("scales_d",)}
+"""Axis, from the end -> what resizing that is not given as many lengths as axes calls its scale."""
+
+_AXIS_BY_AXIS = {
+    1: (
+        aten.max_pool1d,
+        aten.avg_pool1d,
+        aten.adaptive_avg_pool1d,
+        aten.upsample_nearest1d,
+        aten._upsample_nearest_exact1d,
+        aten.upsample_linear1d,
+    ),
+    2: (
+        aten.max_pool2d,
+        aten.avg_pool2d,
+        aten.adaptive_avg_pool2d,
+        aten._adaptive_avg_pool2d,
+        aten.upsample_nearest2d,
+        aten._upsample_nearest_exact2d,
+        aten.upsample_bilinear2d,
+    ),
+    3: (
+        aten.max_pool3d,
+        aten.avg_pool3d,
+        aten.adaptive_avg_pool3d,
+        aten._adaptive_avg_pool3d,
+        aten.upsample_nearest3d,
+        aten._upsample_nearest_exact3d,
+        aten.upsample_trilinear3d,
+    ),
+}
+"""Number of axes -> operations in which what is done along one does not ask for the others."""
 
 
 def _along(value: object, axis: int, spatial: int) -> float | None:
@@ -86,14 +97,9 @@ def _along(value: object, axis: int, spatial: int) -> float | None:
 
 
 @rule(
-    aten.max_pool1d,
+    *_AXIS_BY_AXIS[1],
     aten.max_pool1d_with_indices,
-    aten.avg_pool1d,
-    aten.adaptive_avg_pool1d,
     aten.adaptive_max_pool1d,
-    aten.upsample_nearest1d,
-    aten._upsample_nearest_exact1d,
-    aten.upsample_linear1d,
     aten.reflection_pad1d,
     aten.replication_pad1d,
 )
@@ -103,16 +109,10 @@ def carry_1d(tracer: Tracer, call: Call) -> object:
 
 
 @rule(
-    aten.max_pool2d,
+    *_AXIS_BY_AXIS[2],
     aten.max_pool2d_with_indices,
-    aten.avg_pool2d,
-    aten.adaptive_avg_pool2d,
-    aten._adaptive_avg_pool2d,
     aten.adaptive_max_pool2d,
     aten.fractional_max_pool2d,
-    aten.upsample_nearest2d,
-    aten._upsample_nearest_exact2d,
-    aten.upsample_bilinear2d,
     aten._upsample_bilinear2d_aa,
     aten.upsample_bicubic2d,
     aten._upsample_bicubic2d_aa,
@@ -125,15 +125,9 @@ def carry_2d(tracer: Tracer, call: Call) -> object:
 
 
 @rule(
-    aten.max_pool3d,
+    *_AXIS_BY_AXIS[3],
     aten.max_pool3d_with_indices,
-    aten.avg_pool3d,
-    aten.adaptive_avg_pool3d,
-    aten._adaptive_avg_pool3d,
     aten.adaptive_max_pool3d,
-    aten.upsample_nearest3d,
-    aten._upsample_nearest_exact3d,
-    aten.upsample_trilinear3d,
     aten.reflection_pad3d,
     aten.replication_pad3d,
 )
