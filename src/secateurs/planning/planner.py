@@ -113,18 +113,35 @@ def plan(
     wanted = None if budget is None else Budget.of(budget)
     latency_model = latency_model or _measure_for(network, wanted)
     multiple = _multiple_for(network, wanted, multiple, latency_model)
-    rank = partial(RemovalOrder.of, network, scores, scope, floor)
-    given = (_names(network, skip), sensitivity, latency_model)
+    rank = _ranking(network, scores, scope, floor, skip, sensitivity, latency_model)
     if wanted and wanted.runtime and not wanted.is_timed and latency_model:
-        return _fastest(rank, multiple, given, wanted, latency_model)
-    order = rank(multiple, *given)
+        return _fastest(rank, multiple, wanted, latency_model)
+    order = rank(multiple)
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
     return cut_within(order, wanted or _budget_of(amount, network), latency_model)
 
 
-def _names(network: Network, skip: Sequence[str]) -> Sequence[str]:
-    return layer_names(getattr(network.source, "model", None), skip)
+def _ranking(
+    network: Network,
+    scores: Mapping[str, NDArray[np.float64]],
+    scope: Scope,
+    floor: float,
+    skip: Sequence[str],
+    sensitivity: Sensitivity | None,
+    latency_model: LatencyModel | None,
+) -> Callable[..., RemovalOrder]:
+    """(multiple, by_time=True) -> the order in which channels go."""
+    return partial(
+        RemovalOrder.of,
+        network,
+        scores,
+        scope,
+        floor,
+        skip=layer_names(getattr(network.source, "model", None), skip),
+        sensitivity=sensitivity,
+        latency_model=latency_model,
+    )
 
 
 def _measure_for(network: Network, budget: Budget | None) -> LatencyModel | None:
@@ -135,7 +152,6 @@ def _measure_for(network: Network, budget: Budget | None) -> LatencyModel | None
 def _fastest(
     rank: Callable[..., RemovalOrder],
     multiple: int | None,
-    given: tuple[object, ...],
     budget: Budget,
     latency_model: LatencyModel,
 ) -> Cut:
@@ -147,7 +163,7 @@ def _fastest(
     found: list[tuple[float, Cut]] = []
     refused: list[BudgetError] = []
     for steps, by_time in product(widths, (True, False)):
-        order = rank(steps, *given, by_time)
+        order = rank(steps, by_time=by_time)
         try:
             cut = cut_within(order, budget, latency_model)
         except BudgetError as error:
