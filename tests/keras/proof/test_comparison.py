@@ -65,7 +65,13 @@ def test_biases_behind_a_relu_are_no_trouble():
     i = keras.Input((6, 6, 3))
     x = L.ReLU()(L.BatchNormalization(name="bn")(L.Conv2D(4, 3, name="a")(i)))
     model = noisy(keras.Model(i, L.Conv2D(2, 1, name="head")(x)))
-    assert sec.report_of(sec.delete_channels(model, {"a": [0, 1]})).proof.holds
+    images = np.random.default_rng(0).standard_normal((2, 6, 6, 3))
+    small = sec.delete_channels(model, {"a": [0, 1]})
+    assert sec.report_of(small).proof.holds
+    weight, bias = model.get_layer("head").get_weights()
+    features = keras.Model(model.input, model.layers[-2].output).predict(images, verbose=0)
+    by_hand = features[..., 2:] @ weight[0, 0, 2:] + bias
+    np.testing.assert_allclose(small.predict(images, verbose=0), by_hand, atol=1e-5)
 
 
 def test_what_mixes_channels_is_said_and_checked_on_those_that_stay():
@@ -78,13 +84,18 @@ def test_what_mixes_channels_is_said_and_checked_on_those_that_stay():
 
 
 def test_padding_masks_go_through_what_mixes_channels():
-    i = keras.Input((6,), dtype="int32")
+    i = keras.Input((None,), dtype="int32")
     x = L.LayerNormalization(name="ln")(L.Embedding(9, 8, mask_zero=True, name="e")(i))
     model = noisy(keras.Model(i, L.Dense(2, name="head")(L.LSTM(4, name="l")(x))))
     ids = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 1]])
-    network = sec.trace(model)
+    network = sec.trace(model, ids)
     small = sec.apply(model, network.cut({"e": [0, 5]}), ids, network=network)
     assert sec.report_of(small).proof.holds
+    # Padding still counts for nothing: a longer text of the same words gives the same answer.
+    longer = np.pad(ids[:1], [(0, 0), (0, 4)])
+    answers = [small.predict(text, verbose=0) for text in (ids[:1], longer)]
+    np.testing.assert_allclose(*answers, atol=1e-6)
+    assert not np.allclose(answers[0], small.predict(np.array([[1, 2, 3, 8, 8, 8]]), verbose=0))
 
 
 def test_weights_that_hold_nan_prove_nothing():
@@ -143,7 +154,14 @@ def test_call_by_call_agrees_where_all_is_well(kind):
     cut = network.cut({group.name: [0] for group in network.groups if len(group) > 1})
     small = sec.apply(model, cut, network=network, proof=False)
     alive = network.alive(network.removed_by(cut))
-    assert proofs.TwinComparison.of(network, cut, alive, None).call_by_call(small).holds
+    compared = proofs.TwinComparison.of(network, cut, alive, None)
+    assert compared.call_by_call(small).holds
+    # One number of one weight that is off by its own size is found.
+    values = small.get_weights()
+    largest = max(range(len(values)), key=lambda place: values[place].size)
+    values[largest] = values[largest] * 2 + 1
+    small.set_weights(values)
+    assert not compared.call_by_call(small).holds
 
 
 def test_the_proof_can_be_left_out():
@@ -163,4 +181,11 @@ def test_a_mean_in_double_precision_is_proven():
         part.dtype_policy = "float64"
     model = keras.Sequential([keras.Input((8, 8, 3), dtype="float64"), *parts])
     images = np.random.default_rng(0).standard_normal((4, 8, 8, 3))
-    assert sec.report_of(sec.delete_channels(model, {"a": [1, 5]}, images)).proof.holds
+    small = sec.delete_channels(model, {"a": [1, 5]}, images)
+    assert sec.report_of(small).proof.holds
+    (kernel, bias), (weight, head) = model.layers[0].get_weights(), model.layers[-1].get_weights()
+    patches = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+    means = np.einsum("nxychw,hwck->nk", patches, kernel) / 36 + bias
+    kept = [0, 2, 3, 4, 6, 7]
+    by_hand = means[:, kept] @ weight[kept] + head
+    np.testing.assert_allclose(small.predict(images, verbose=0), by_hand, atol=1e-5)
