@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: nested, wrapped, averaged, with names that a wrapper changed."""
+"""Read checkpoints of training scripts: nested, averaged, with names that a wrapper changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from secateurs.errors import CheckpointError
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
-"""What DataParallel, ``torch.compile`` and Lightning modules put before a model's own names."""
+"""Name prefixes that DataParallel, ``torch.compile`` and Lightning modules add to a model's names.
+"""
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "params_ema")
@@ -30,12 +31,12 @@ class Shaped(Protocol):
 
 
 def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, torch.Tensor]:
-    """A model's tensors in what a checkpoint file holds.
+    """Extract a model's tensors from the content of a checkpoint file.
 
     Args:
-        content: as it was read: a state_dict, or a dictionary that holds one (of a training script,
-            of Lightning).
-        where: for messages.
+        content: the loaded object: a state_dict, or a dictionary that holds one (of a training
+            script or of Lightning).
+        where: path of the file, for messages.
         ema: take the averaged weights, which many scripts keep beside the others.
 
     Raises:
@@ -76,15 +77,16 @@ def fit_names(
     names: Mapping[str, object],
     own_name: Callable[[str], str] | None = None,
 ) -> dict[str, AnyValue]:
-    """The tensors under the model's own names, where a wrapper put something before them.
+    """Rename tensors to the model's own names by removing a wrapper's prefixes.
 
-    What a wrapper holds besides the model (a loss's weights) is left out only where all of the
-    model's names are there.
+    What a wrapper holds besides the model (a loss's weights, say) is dropped only if that prefix
+    gives more of the model's names.
 
     Args:
-        state: as read.
-        names: of the model's own tensors.
-        own_name: what the model calls a tensor that others of its kind have another name for.
+        state: name -> tensor, as read.
+        names: names of the model's own tensors.
+        own_name: maps the name that other implementations give a tensor to this model's name for
+            it.
     """
     if own_name is not None and not set(state) & set(names):
         renamed = {own_name(name): value for name, value in _without_prefix(state).items()}
@@ -102,12 +104,12 @@ def fit_names(
         shared = len(set(inside) & set(names))
         if shared > most:
             best, most = inside, shared
-    # The count of an averaged model's updates is a tensor of no model.
+    # AveragedModel's counter of updates (n_averaged) belongs to no model.
     return {name: value for name, value in best.items() if name != "n_averaged"}
 
 
 def _without_prefix(state: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
-    """The tensors without what stands before all of their names."""
+    """Remove the longest prefix chain that all names share."""
     for prefix in ["", *_prefixes(state)][::-1]:
         inside = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
         if len(inside) == len(state):
@@ -116,13 +118,13 @@ def _without_prefix(state: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
 
 
 def classes_in(state: Mapping[str, Shaped]) -> int | None:
-    """How many classes a classifier's weights have: the outputs of its last matrix.
+    """The number of classes of a classifier, from the shape of its last weight matrix.
 
     Args:
         state: name -> tensor or array, in the model's order.
 
     Returns:
-        The number; None where there is no layer that looks like a classifier.
+        The number; None where no layer looks like a classifier.
 
     Example:
         >>> classes_in({"conv.weight": torch.zeros(8, 3, 3, 3), "fc.weight": torch.zeros(5, 8)})
@@ -140,7 +142,7 @@ def classes_in(state: Mapping[str, Shaped]) -> int | None:
 
 
 def _prefixes(state: Mapping[str, object]) -> Iterator[str]:
-    """Every chain of prefixes that some names have."""
+    """Every chain of prefixes that some of the names begin with."""
     found = [""]
     for _ in range(_MOST_PREFIXES):
         found = [
@@ -157,7 +159,7 @@ def _is_state(value: object) -> bool:
 
 
 def _find_averaged(content: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """Averaged weights among others in one dictionary, such as Lightning's ``ema_model.``."""
+    """Averaged weights stored beside the plain ones, such as Lightning's ``ema_model.`` entries."""
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         return {}

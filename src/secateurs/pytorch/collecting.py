@@ -1,4 +1,4 @@
-"""All that criteria need of calibration data, in one pass over them."""
+"""Collect what criteria need from calibration data, in one pass over it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from secateurs.pytorch.trace_model import source_of
 def collect_statistics(
     network: Network, needs: Need, data: object, *, loss: Loss | None = None, caller: str = "gather"
 ) -> CalibrationStatistics:
-    """All that these needs take, in one pass over the calibration data and in bounded memory.
+    """Collect the statistics that these needs ask for, in one pass and in bounded memory.
 
     Args:
-        network: as ``trace`` made it; its model comes back exactly as it was.
-        needs: what to gather.
-        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
-        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        caller: what needs it, for messages.
+        network: network made by ``trace``; its model comes back exactly as it was.
+        needs: statistics to collect.
+        data: calibration data in any form that ``secateurs.calibration.batches.iterate_batches``
+            takes.
+        loss: (outputs, labels) -> one loss for each image, shape (batch,); None is cross-entropy.
+        caller: name of the caller, for messages.
 
     Raises:
         DataError: the data cannot be used; the message says why and what would help.
@@ -42,7 +43,7 @@ def collect_statistics(
     objective = PerExampleLoss(loss, caller)
     labels = bool(needs & Need.LOSS) and objective.needs_labels
     stream = iterate_batches(data, source.example_inputs, caller, labels=labels)
-    first = next(stream)  # there is one, or it has raised
+    first = next(stream)  # an empty stream has raised DataError
     work = Pass(network, needs, objective, first)
     work.ablation = ExactAblation(network, partial(Removals, network, objective))
     work.add(first)
@@ -54,7 +55,7 @@ def collect_statistics(
 def _collect_by_steps(
     network: Network, needs: Need, data: object, loss: StepLoss, caller: str
 ) -> CalibrationStatistics:
-    """The same where the loss takes the model: batches of any kind, example by example."""
+    """Collect the same for a loss that takes the model: batches of any kind, example by example."""
     runner = StepRunner(loss, caller)
     work = StepPass(network, needs, runner)
     work.ablation = ExactAblation(network, lambda _: StepRemovals(network, runner))

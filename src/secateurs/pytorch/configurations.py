@@ -1,8 +1,8 @@
-"""The configuration of a Transformers model: its numbers, and the model that others would build.
+"""Query a Transformers configuration: which of its numbers sets which width of the model.
 
-Which number is which width is in no table: a model is built without memory for each value that is
-asked about, and a cut is believed to be one that the configuration says only where
-``from_pretrained`` makes a model of it that answers as the cut one does.
+There is no table of widths. For each value in question a model is built on the meta device. A cut
+counts as expressible in the configuration only if the model that ``from_pretrained`` builds from it
+gives the outputs of the cut one.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 
 Shapes = dict[str, tuple[int, ...]]
 _TIMES_EPSILON = 100.0
-"""The same operations in the same order: rounding alone, and little of it."""
+"""Tolerance in machine epsilons: both models run the same operations in the same order."""
 _TIMES_EPSILON_DRAWN = 1000.0
-"""Sharp attention makes more of that rounding; another scale is a hundred times as much."""
-_WIDTH_UNSAID = re.compile("inner|dim|size|width")
+"""Tolerance for random weights, whose sharp attention amplifies rounding.
+
+A wrong attention scale differs by about a hundred times as much.
+"""
+_DERIVED_WIDTH = re.compile("inner|dim|size|width")
 _CRITICAL = 50
 _LEAST_RATIO = 0.25
-"""Fields below are rates and tolerances, not ratios of widths."""
+"""Smaller floats are taken for rates and tolerances, not for ratios of widths."""
 
 
 class Configured(Protocol):
-    """What of a Transformers configuration is used here; its fields differ from model to model."""
+    """The interface of a Transformers configuration; its fields differ from model to model."""
 
     def to_dict(self) -> dict[str, object]: ...
     @classmethod
@@ -46,11 +49,11 @@ class Configured(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TransformersConfiguration:
-    """``model.config``, as the planner asks about it.
+    """``model.config``, as the planner queries it.
 
     Attributes:
         model: a Transformers model; unchanged.
-        example_inputs: what it takes.
+        example_inputs: inputs of its forward pass.
     """
 
     model: nn.Module
@@ -63,17 +66,17 @@ class TransformersConfiguration:
 
     @cached_property
     def numbers(self) -> Fields:
-        """Whole numbers above one, ratios, and what is left unsaid and follows from others."""
+        """Integers above one, ratios, and widths that are None and derived from other fields."""
         return {**_numbers_in(self._config), **self.unsaid}
 
     @cached_property
     def unsaid(self) -> Fields:
-        """As the protocol says: a feed-forward's width, a head's."""
+        """Widths left None and derived, as in the protocol: a feed-forward's, a head's."""
         found: dict[str, int] = {}
         dense = shapes_of(self.model)
         lengths = {length for shape in dense.values() if len(shape) > 1 for length in shape}
         for name, value in self._config.to_dict().items():
-            if value is None and _WIDTH_UNSAID.search(name):
+            if value is None and _DERIVED_WIDTH.search(name):
                 for length in sorted(lengths - {1}):
                     same = self._build({name: length}) == dense
                     if same and self._build({name: length // 2}) not in (dense, None):
@@ -86,7 +89,7 @@ class TransformersConfiguration:
         return found
 
     def shapes(self, fields: Fields) -> Mapping[str, tuple[int, ...]] | None:
-        """As the protocol says."""
+        """Tensor shapes of a model with these fields, as in the protocol."""
         return self._build({**self.unsaid, **fields})
 
     def _build(self, fields: Fields) -> Shapes | None:
@@ -96,7 +99,7 @@ class TransformersConfiguration:
         return self._known[key]
 
     def rebuilds(self, cut: Cut, fields: Fields) -> bool:
-        """As the protocol says; both are run on the example inputs."""
+        """As in the protocol; both models are run on the example inputs."""
         small = cut_copy(self.model, cut).eval()
         if self.shapes(fields) != shapes_of(small):
             return False
@@ -105,7 +108,7 @@ class TransformersConfiguration:
 
 
 def configuration_of(model: nn.Module, example_inputs: object) -> TransformersConfiguration | None:
-    """A Transformers model's configuration; None of any other model."""
+    """A Transformers model's configuration; None for any other model."""
     config = getattr(model, "config", None)
     if not hasattr(model, "save_pretrained") or not hasattr(config, "to_dict"):
         return None
@@ -113,23 +116,23 @@ def configuration_of(model: nn.Module, example_inputs: object) -> TransformersCo
 
 
 def shapes_of(model: nn.Module) -> Shapes:
-    """Of each tensor in a model's state."""
+    """Name -> shape of each tensor in a model's state."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def build_shapes(
     kind: type[nn.Module], config: Configured, fields: Mapping[str, object]
 ) -> Shapes | None:
-    """The shapes of a model built with these fields, without memory; None where it cannot be."""
+    """Shapes of a model built with these fields on the meta device; None if that fails."""
     try:
         with _quietly(), torch.device("meta"):
             return shapes_of(kind(change_fields(config, fields)))
-    except Exception:  # noqa: BLE001 - widths that it cannot have; its validators' own kinds
+    except Exception:  # noqa: BLE001 - impossible widths raise exceptions of many classes
         return None
 
 
 def change_fields(config: Configured, fields: Mapping[str, object]) -> object:
-    """A configuration like this one, with other values in these fields."""
+    """Copy a configuration with other values in these fields."""
     data = copy.deepcopy(config.to_dict())
     for path, value in fields.items():
         _write_(data, path.split("."), value)
@@ -137,7 +140,7 @@ def change_fields(config: Configured, fields: Mapping[str, object]) -> object:
 
 
 def set_fields_(config: object, fields: Mapping[str, object]) -> None:
-    """Give a live configuration, and those inside it, these values."""
+    """Set fields of a configuration, and of configurations inside it, in place."""
     for path, value in fields.items():
         *outer, name = path.split(".")
         owner = config
@@ -155,7 +158,7 @@ def set_fields_(config: object, fields: Mapping[str, object]) -> None:
 
 
 def rebuild(model: nn.Module, config: object) -> nn.Module:
-    """What ``from_pretrained`` makes of a model's weights and this configuration."""
+    """Build a model from this configuration and a model's weights, as ``from_pretrained`` does."""
     with _quietly():
         loader = type(model)
         made = loader.from_pretrained(  # type: ignore[attr-defined]
@@ -166,10 +169,11 @@ def rebuild(model: nn.Module, config: object) -> nn.Module:
 
 
 def answers_alike(small: nn.Module, config: object, example_inputs: object) -> bool:
-    """Whether what ``from_pretrained`` makes of a model and a configuration answers as it does.
+    """Whether the model that ``from_pretrained`` rebuilds from a configuration gives equal outputs.
 
-    Asked of the model's own weights, and of larger ones: where attention is hardly trained, a score
-    that is divided by the root of another head's width shows nowhere.
+    Compared with the model's own weights, and with larger random ones: where attention is hardly
+    trained, a wrong scale of its scores (the root of another head width) does not show in the
+    outputs.
     """
     if not _answer_alike(small, config, example_inputs, _TIMES_EPSILON):
         return False
@@ -191,7 +195,7 @@ def _answer_alike(
                 for one in models
             ]
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError):
-        return False  # it has a loader of its own, or none of a configuration alone
+        return False  # a custom loader, or a class that a configuration alone cannot build
     finally:
         small.train(mode)
     here, there = answers
@@ -201,7 +205,7 @@ def _answer_alike(
 
 @torch.no_grad()
 def _draw_weights_(model: nn.Module) -> None:
-    """Matrices whose products are as large as what they multiply; the rest moved a little."""
+    """Draw random matrices that preserve the scale of their inputs; perturb the rest a little."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if not parameter.is_floating_point():
@@ -214,7 +218,7 @@ def _draw_weights_(model: nn.Module) -> None:
 
 
 def head_width(config: Configured) -> dict[str, int]:
-    """``head_dim``, which follows from the heads where it is unsaid; not every model reads it."""
+    """``head_dim``, derived from the heads where it is not stated; not every model reads it."""
     stated = getattr(config, "head_dim", None)
     width, heads = (getattr(config, name, 0) for name in ("hidden_size", "num_attention_heads"))
     if not stated and isinstance(width, int) and isinstance(heads, int) and heads:
@@ -275,7 +279,7 @@ def _write_(data: object, path: list[str], value: object) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the loader's progress and warnings: it is only asked a question."""
+    """Suppress the loader's progress bars and warnings."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

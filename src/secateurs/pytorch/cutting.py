@@ -1,4 +1,4 @@
-"""Making a cut and proving it: the public functions for PyTorch models."""
+"""Making and proving cuts: the public functions for PyTorch models."""
 
 from __future__ import annotations
 
@@ -64,26 +64,26 @@ def apply(
     proof: bool | Literal["independent"] = True,
     outputs: OutputName | Sequence[OutputName] | None = None,
 ) -> nn.Module | tuple[nn.Module, torch.optim.Optimizer]:
-    """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
+    """Make a cut: a new model, proven against the masked twin of the old one, which is unchanged.
 
     Args:
-        model: the model the cut was planned for.
-        cut: what goes.
-        example_inputs: what to run both models on for the proof; None: the network's own.
-        optimizer: of the model, if it is being trained; its state is sliced along.
-        network: the model's trace, if there is one already; without it the model is traced again.
-        proof: False leaves the proof out; "independent" adds a second one, which asks nothing of
-            the rules: the dense model with the weights that read these channels at zero must answer
-            what the small one answers. It takes about four passes for each tensor that is cut.
+        model: the model that the cut was planned for.
+        cut: channels and blocks to remove.
+        example_inputs: inputs that both models are run on for the proof; None: the network's own.
+        optimizer: optimizer of the model, if it is being trained; its state is sliced likewise.
+        network: trace of the model, if there is one already; otherwise the model is traced again.
+        proof: False skips the proof. "independent" adds a second proof that does not rely on the
+            tracing rules: the dense model, with zeros in the weights that read the removed
+            channels, must give the small model's outputs. It takes about four forward passes for
+            each tensor that is cut.
         outputs: names of the outputs that are used, as for ``trace``; None takes the network's.
 
     Returns:
-        The small model; ``secateurs.report_of`` gives the proof and everything removed so far.
-        With an optimizer, (small model, its optimizer).
+        The small model; ``secateurs.report_of`` gives the proof and everything removed so far. With
+        an optimizer, (small model, its optimizer).
 
     Raises:
-        CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
-            behind.
+        CutError: the cut does not fit the model, or the proof fails. No model is returned then.
     """
     model = check_model(model)
     if example_inputs is None and network is not None:
@@ -115,7 +115,7 @@ def _narrower(
     proof: bool | Literal["independent"],
     leaves: Sequence[ModelTensor] | None = None,
 ) -> tuple[nn.Module, Proof | None]:
-    """A copy without these channels."""
+    """A copy without the cut's channels, and its proof."""
     if proof:
         network = _network_of(model, example_inputs, network, cut, leaves)
     small = cut_copy(model, cut, leaves=leaves)
@@ -138,7 +138,7 @@ def _without_blocks(
     proof: bool | Literal["independent"],
     leaves: Sequence[ModelTensor] | None = None,
 ) -> tuple[nn.Module, Proof | None]:
-    """A copy without these blocks, and of what is left without the channels: each proven."""
+    """A copy without the cut's blocks, then without its channels; each step has its own proof."""
     first = Cut(blocks=cut.blocks)
     left = cut_copy(model, first, leaves=leaves)
     describe_cut_(left, first)
@@ -179,28 +179,28 @@ def delete_channels(
     *,
     outputs: OutputName | Sequence[OutputName] | None = None,
 ) -> nn.Module:
-    """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
+    """Remove given filters and whatever is coupled to them, with proof: surgery by hand.
 
     Args:
-        model: unchanged.
+        model: model to cut; unchanged.
         channels: layer name -> indices of the filters to remove, such as ``{"layer1.0.conv1": [0,
             4]}``.
-        example_inputs: what the model's forward takes.
+        example_inputs: inputs of the model's forward pass.
         outputs: names of the outputs that are used, as for ``trace``.
 
     Returns:
         A new, smaller model; ``secateurs.report_of`` gives the proof.
 
     Raises:
-        UnknownNameError: no such layer.
-        CutError: a filter that may not go, and why.
+        UnknownNameError: there is no such layer.
+        CutError: a filter is frozen; the message says why.
     """
     network = trace(model, example_inputs, outputs=outputs)
     return apply(model, network.cut_of_layers(channels), example_inputs, network=network)
 
 
 def _fill_caches_(small: nn.Module, example_inputs: object) -> None:
-    """Let a first pass make what the dense model had kept of one, such as a normed weight."""
+    """Run one pass to rebuild the caches that the dense model kept, such as a normalised weight."""
     arguments, keywords = parse_example_inputs(example_inputs, small)
     modes = {module: module.training for module in small.modules()}
     try:
@@ -229,7 +229,7 @@ def _network_of(
     cut: Cut,
     leaves: Sequence[ModelTensor] | None,
 ) -> Network:
-    """The trace to prove with: the one given, the latest of this model, or a new one."""
+    """The trace to prove with: the given one, the latest trace of this model, or a new one."""
     return network_to_prove(
         cut,
         (network, latest_network(model)),
@@ -245,7 +245,7 @@ def _uses(network: Network, outputs: OutputName | Sequence[OutputName]) -> bool:
 
 
 def _is_of(network: Network, model: nn.Module, leaves: Sequence[ModelTensor] | None = None) -> bool:
-    """Whether the network was traced from exactly this model, as it is now."""
+    """Whether the network was traced from exactly this model with its current tensors."""
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False

@@ -1,4 +1,4 @@
-"""PyTorch models, written for the runtimes that they will run in, and read back."""
+"""Write PyTorch models for the runtimes that they are deployed on, and run the files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from secateurs.pytorch.saving import read, save
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 ArrayList = list[NDArray[np.generic]]
-"""What a model takes or gives, flat."""
+"""A model's inputs or outputs as a flat list."""
 
 
 class Interpreter(Protocol):
-    """What LiteRT runs a file by."""
+    """The part of LiteRT's interpreter that is used here."""
 
     def allocate_tensors(self) -> None: ...
     def get_input_details(self) -> Sequence[Mapping[str, int]]: ...
@@ -42,7 +42,7 @@ class Interpreter(Protocol):
 
 
 def outputs(model: nn.Module, example_inputs: object) -> ArrayList:
-    """What the model gives on these inputs in eval mode, as arrays."""
+    """Outputs of the model in eval mode on these inputs, as arrays."""
     ready = _ready(model)
     arguments, keywords = parse_example_inputs(example_inputs, ready)
     with torch.no_grad():
@@ -50,12 +50,12 @@ def outputs(model: nn.Module, example_inputs: object) -> ArrayList:
 
 
 def input_arrays(model: nn.Module, example_inputs: object) -> ArrayList:
-    """The inputs as arrays, in the order that the forward pass takes them."""
+    """The inputs as arrays, in the order in which the forward pass takes them."""
     return _arrays(parse_example_inputs(example_inputs, model))
 
 
 def write_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> bool:
-    """Write the model for a target; whether the number of examples is left open.
+    """Write the model for a target; return whether the batch size is left dynamic.
 
     Raises:
         ExportError: the exporter cannot take the model; the message names the operation.
@@ -85,7 +85,7 @@ def _write(
     with _quietly(target):
         program, is_open = _program(model, arguments, keywords)
         if target == "pt2":
-            # Not to the file itself: where the disk is full, PyTorch's writer ends the process.
+            # In memory first: PyTorch's writer ends the process where the disk is full.
             content = io.BytesIO()
             torch.export.save(program, content)
             path.write_bytes(content.getvalue())
@@ -104,9 +104,10 @@ def _write(
 
 
 def _layer_that_ran(model: nn.Module, error: BaseException) -> str:
-    """The innermost layer whose code an exporter was in when it gave up; "" where it was in none.
+    """The innermost layer whose code was running when the exporter failed; "" if none was.
 
-    Exporters run the model, so a forward pass that they cannot follow is on the way to the error.
+    Exporters run the model, so the traceback of a forward pass that they cannot follow has the
+    layer in one of its frames.
     """
     paths = {id(module): path for path, module in list_modules(model) if path}
     seen: BaseException | None = error
@@ -123,7 +124,7 @@ def _layer_that_ran(model: nn.Module, error: BaseException) -> str:
 def name_layer(
     model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], message: str
 ) -> str:
-    """Where the operation is that an exporter's message names; "" where that is not to be found."""
+    """Where the model uses the operation that an exporter's message names; "" if unknown."""
     try:
         with _quietly("pt2"):
             program, _ = _program(model, arguments, keywords)
@@ -136,7 +137,8 @@ def name_layer(
             named.append(
                 (name, [path for path, _ in node.meta.get("nn_module_stack", {}).values()])
             )
-    # A message may name the operation's inputs too (%conv2d): what is said with its library is it.
+    # A message may also name the operation's inputs (%conv2d), so a name qualified by its library
+    # (aten.conv2d) is tried first.
     for before in (r"(?:::|aten\.|prims\.)", r"(?<![\w%.])"):
         for name, inside in named:
             if re.search(rf"{before}{re.escape(name)}\b", message):
@@ -148,7 +150,7 @@ def name_layer(
 
 
 def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> ArrayList:
-    """What a written file gives on these inputs, read back by its own runtime."""
+    """Run a written file on these inputs in its own runtime and return the outputs."""
     arguments, keywords = parse_example_inputs(example_inputs, model)
     with _quietly(target), torch.no_grad():
         if target == "pt2":
@@ -156,7 +158,7 @@ def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) 
         if target == "safetensors":
             state, _ = read(path)
             twin = _ready(model)
-            twin.load_state_dict(state, strict=False)  # of tied tensors, one name is kept
+            twin.load_state_dict(state, strict=False)  # tied tensors are saved under one name
             return _arrays(twin(*arguments, **keywords))
         if target == "executorch":
             return _run_executorch(path, (arguments, keywords))
@@ -168,7 +170,8 @@ def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) 
 def _run_executorch(path: Path, inputs: object) -> ArrayList:
     from executorch.runtime import Runtime
 
-    # The method points into its program, and that into these bytes: all three must stay alive.
+    # The method holds pointers into its program, and the program into these bytes: all three must
+    # stay alive.
     content = path.read_bytes()
     program = Runtime.get().load_program(content)
     method = program.load_method("forward")
@@ -186,9 +189,9 @@ def _run_litert(interpreter: Interpreter, arrays: ArrayList) -> ArrayList:
 def _write_onnx(
     model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], path: Path
 ) -> bool:
-    """By PyTorch's exporter; by its older one where that cannot."""
+    """Export with PyTorch's newer ONNX exporter, or with the older one where that fails."""
     reasons: list[ExportError] = []
-    for attempt in (_newer, _older):
+    for attempt in (_export_with_dynamo, _export_with_torchscript):
         for is_open in (True, False):
             try:
                 with _quietly("onnx"), torch.no_grad():
@@ -200,7 +203,7 @@ def _write_onnx(
     raise ExportError(f"{reasons[0]}; by the older exporter: {reasons[-1]}") from reasons[0]
 
 
-def _newer(
+def _export_with_dynamo(
     model: nn.Module,
     arguments: tuple[object, ...],
     keywords: dict[str, object],
@@ -208,7 +211,10 @@ def _newer(
     is_open: bool,
 ) -> None:
     if is_open:
-        arguments, keywords = map_tensors(arguments, _several), map_tensors(keywords, _several)
+        arguments, keywords = (
+            map_tensors(arguments, _at_least_two),
+            map_tensors(keywords, _at_least_two),
+        )
     torch.onnx.export(
         model,
         arguments,
@@ -221,7 +227,7 @@ def _newer(
     )
 
 
-def _older(
+def _export_with_torchscript(
     model: nn.Module,
     arguments: tuple[object, ...],
     keywords: dict[str, object],
@@ -230,7 +236,7 @@ def _older(
 ) -> None:
     names = [f"input_{number}" for number, _ in enumerate(iterate_tensors((arguments, keywords)))]
     axes = {name: {0: "batch"} for name in [*names, "output"]}
-    with _without_graphs():
+    with _without_graph_dump():
         torch.onnx.export(
             model,
             (*arguments, dict(keywords)) if keywords else arguments,
@@ -244,14 +250,15 @@ def _older(
 
 
 @contextmanager
-def _without_graphs() -> Iterator[None]:
-    """Without the whole graph that the older exporter prints, from C++, where it fails.
+def _without_graph_dump() -> Iterator[None]:
+    """Suppress the dump of the whole graph that the older exporter prints from C++ on failure.
 
-    It means to print that only where it was asked to, but takes a function for its answer.
+    The exporter means to print it only on request, but tests the function itself where it should
+    call it.
     """
     try:
         from torch.onnx._internal.torchscript_exporter import utils
-    except ImportError:  # of another version
+    except ImportError:  # another version of PyTorch
         yield
         return
     before = utils.setup_onnx_logging
@@ -265,21 +272,21 @@ def _without_graphs() -> Iterator[None]:
 def _program(
     model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]
 ) -> tuple[ExportedProgram, bool]:
-    """(the exported program, whether the number of examples is left open)."""
+    """(the exported program, whether its batch size is dynamic)."""
     shapes = _open_shapes(arguments, keywords)
-    several = map_tensors(arguments, _several), map_tensors(keywords, _several)
+    several = map_tensors(arguments, _at_least_two), map_tensors(keywords, _at_least_two)
     try:
         return torch.export.export(model, *several, dynamic_shapes=shapes), True
-    except Exception:  # noqa: BLE001 - the forward pass takes the batch for a constant
+    except Exception:  # noqa: BLE001 - the forward pass treats the batch size as a constant
         return torch.export.export(model, arguments, keywords), False
 
 
 OpenShapes = dict[str, object] | tuple[object, ...]
-"""Which axes of a model's inputs may be of any length."""
+"""Dynamic axes of a model's inputs."""
 
 
 def _open_shapes(arguments: tuple[object, ...], keywords: dict[str, object]) -> OpenShapes:
-    """The first axis of every input of any length."""
+    """Mark the first axis of every input as dynamic."""
 
     def first_axis(tensor: torch.Tensor) -> object:
         return {0: torch.export.Dim.DYNAMIC} if tensor.ndim else None
@@ -289,13 +296,13 @@ def _open_shapes(arguments: tuple[object, ...], keywords: dict[str, object]) -> 
     return tuple(map_tensors(value, first_axis) for value in arguments)
 
 
-def _several(tensor: torch.Tensor) -> torch.Tensor:
-    """Two examples for one: exporters take a length of one for a constant."""
+def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
+    """Double a batch of one: exporters specialise on a length of one."""
     return torch.cat([tensor, tensor]) if tensor.ndim and len(tensor) == 1 else tensor
 
 
 def write_executorch(program: ExportedProgram, path: Path) -> None:
-    """Write a program for ExecuTorch, what XNNPACK can run handed to it."""
+    """Write a program for ExecuTorch, delegating to XNNPACK whatever it can run."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -312,12 +319,12 @@ def _arrays(values: object) -> ArrayList:
 
 
 def _plain(values: object) -> object:
-    """Outputs as lists: dataclasses of Hugging Face are mappings of a kind of their own."""
+    """Outputs as tuples, where Hugging Face's output classes (``to_tuple``) wrap them."""
     to_tuple: Callable[[], object] | None = getattr(values, "to_tuple", None)
     return to_tuple() if callable(to_tuple) else values
 
 
-_TALKATIVE = (
+_NOISY_LOGGERS = (
     *("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript"),
     *("coremltools", "coremltools.models"),
 )
@@ -325,8 +332,8 @@ _TALKATIVE = (
 
 @contextmanager
 def _quietly(target: str) -> Iterator[None]:
-    """Without what exporters print and log; what they raise becomes one line."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    """Suppress what exporters print and log; their exceptions become one-line ExportErrors."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -334,7 +341,7 @@ def _quietly(target: str) -> Iterator[None]:
         with (
             warnings.catch_warnings(),
             redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),  # bars of progress
+            redirect_stderr(io.StringIO()),  # progress bars
         ):
             warnings.simplefilter("ignore")
             yield

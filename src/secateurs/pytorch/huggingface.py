@@ -1,9 +1,9 @@
-"""The configuration of a Transformers model, kept true to the model that a cut leaves.
+"""Update a Transformers model's configuration to describe the cut model.
 
-``save_pretrained`` writes the configuration, and ``from_pretrained`` builds from it. Which field
-says which size is not looked up in a table of architectures: fields whose value is a length that
-was cut take the length that is left, and what they then describe is built without memory and held
-against the model, tensor by tensor.
+``save_pretrained`` writes the configuration, and ``from_pretrained`` builds from it. There is no
+table that maps fields to sizes for each architecture. Instead, fields whose value equals a length
+that was cut are candidates for the new length. A model is built from the changed configuration on
+the meta device, and its tensor shapes are compared with those of the cut model.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ _HEADS = ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads")
 _MOST_FIELDS = 6
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?|block)\.(\d+)\.")
 CUT_FIELD = "secateurs_cut"
-"""Where a configuration keeps the cut that its other fields cannot say."""
+"""Field in which a configuration stores the cut that its other fields cannot express."""
 _COUNTED = ("layer", "depth", "block")
-"""In the names of fields that count layers."""
+"""Parts of the names of fields that count layers."""
 
 _Changes = dict[str, object]
 
 
 def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> bool:
-    """Let ``model.config`` describe the model as it is now, where a configuration can.
+    """Update ``model.config`` to describe the cut model, where a configuration can.
 
     Args:
-        model: cut already; a Transformers model's own configuration is changed in place, anything
-            else is left alone.
-        cut: what went.
-        example_inputs: what the model takes. A configuration found for a cut that does not bring
-            one is believed if a model built from it answers as this one does; None looks at shapes
-            alone.
+        model: the cut model. A Transformers model's configuration is changed in place; any other
+            model is left alone.
+        cut: the cut that was made.
+        example_inputs: inputs of the model. Fields found by search, for a cut that does not bring
+            its own, are accepted if a model built from them gives the same outputs; with None,
+            equal shapes suffice.
 
     Returns:
-        Whether the configuration describes the model; False where the layers do not agree. Then it
-        records each layer's widths (``per_layer_config``) and the cut, by which
-        ``models.build("transformers:DIRECTORY")`` loads what ``save_pretrained`` wrote;
+        Whether the configuration describes the model. False where layers of one kind differ: then
+        it records each layer's widths (``per_layer_config``) and the cut, by which
+        ``models.build("transformers:DIRECTORY")`` loads what ``save_pretrained`` wrote.
         ``from_pretrained`` itself cannot build it yet, which is logged.
     """
     config: Configured | None = getattr(model, "config", None)
@@ -90,23 +90,23 @@ def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> 
 
 
 def _record_widths_(config: Configured, cut: Cut) -> None:
-    """Each layer's widths for whoever reads a configuration, and the cut for our own loader."""
+    """Record each layer's widths for readers of the configuration, and the cut for our loader."""
     earlier = getattr(config, CUT_FIELD, None)
     whole = Cut.from_json(earlier).then(cut) if earlier else cut
     setattr(config, CUT_FIELD, whole.to_json())
     widths = _layer_widths(config, whole)
-    counted = getattr(config, "num_hidden_layers", None)  # a ResNet's has none to number
+    counted = getattr(config, "num_hidden_layers", None)  # a ResNet's configuration has none
     if widths and isinstance(counted, int) and hasattr(type(config), "per_layer_config"):
-        # Its own code goes on reading the dense model's fields, as it did.
+        # Transformers' own code may go on reading the dense model's global fields.
         config.allow_global_per_layer_attribute_access = True  # type: ignore[attr-defined]
-        # Layers of a head are numbered too, and are none that the configuration counts.
+        # Layers of a head are numbered too, but the configuration does not count them.
         widths = {n: w for n, w in widths.items() if n < counted}
-        with contextlib.suppress(ValueError):  # the cut beside it says all that is needed
+        with contextlib.suppress(ValueError):  # the stored cut suffices for our loader
             config.per_layer_config = widths  # type: ignore[attr-defined]
 
 
 def _layer_widths(config: Configured, cut: Cut) -> dict[int, dict[str, int]]:
-    """Layer -> fields of the configuration -> what they are there, where one length says it."""
+    """Layer -> configuration fields -> their value in that layer, where it is unambiguous."""
     fields = {
         name: value
         for name, value in config.to_dict().items()
@@ -133,12 +133,12 @@ def _layer_widths(config: Configured, cut: Cut) -> dict[int, dict[str, int]]:
 
 
 def counts_layers(model: nn.Module, path: str, number: int) -> bool:
-    """Whether a model's configuration says how many layers a list of it has.
+    """Whether a model's configuration has a field for the length of one of its lists of layers.
 
     Args:
-        model: not cut; anything but a Transformers model counts nothing.
-        path: of the list.
-        number: of one of its elements, to see what the model is without it.
+        model: model before the cut; always False for a model not of Transformers.
+        path: path of the list.
+        number: index of one of its elements; the model without it is compared.
     """
     config: Configured | None = getattr(model, "config", None)
     if config is None or not hasattr(model, "save_pretrained") or not hasattr(config, "to_dict"):
@@ -157,7 +157,7 @@ def _count_in(model: nn.Module, path: str) -> int:
 
 
 def _combine_changes(config: Configured, cut: Cut, model: nn.Module) -> Iterator[_Changes]:
-    """Every set of fields that may have changed."""
+    """Every combination of field changes that may describe the cut, layers and widths together."""
     gone: dict[str, list[int]] = {}
     for block in cut.blocks:
         if block.shortens:
@@ -178,7 +178,12 @@ def _combine_changes(config: Configured, cut: Cut, model: nn.Module) -> Iterator
 def _fewer_layers(
     config: Configured, lists: Mapping[str, tuple[int, Sequence[int]]]
 ) -> Iterator[_Changes]:
-    """Every set of fields that may count the layers left: list -> (how many before, which went)."""
+    """Field changes that may express the layers left.
+
+    Args:
+        config: configuration of the dense model.
+        lists: list -> (number of layers before, indices removed).
+    """
     fields = config.to_dict()
     options = []
     for count, gone in lists.values():
@@ -202,7 +207,7 @@ def _fewer_layers(
 
 
 def _iterate_changes(config: Configured, cut: Cut) -> Iterator[_Changes]:
-    """Every set of fields that may have changed, the smallest sets first."""
+    """Every set of width fields that may have changed, the smallest sets first."""
     left: dict[int, set[int]] = {}
     for tensor in cut.tensors.values():
         for axis, removed in tensor.removed.items():
@@ -213,7 +218,7 @@ def _iterate_changes(config: Configured, cut: Cut) -> Iterator[_Changes]:
         for name, value in config.to_dict().items()
         if isinstance(value, int) and not isinstance(value, bool)
     }
-    # Heads are counted, not measured: as many go as the head's width divides what went.
+    # Fields of heads hold a count, not a width: the length left is divided by the width of a head.
     found: list[tuple[str, int]] = [
         (name, new) for name, value in plain.items() for new in left.get(value, ())
     ]
@@ -244,12 +249,12 @@ def _head_width(config: Configured) -> int:
     width = getattr(config, "hidden_size", 0) or 0
     heads = getattr(config, "num_attention_heads", 0) or 0
     if not isinstance(heads, int) or not isinstance(width, int):
-        return 0  # of models in stages, a list
+        return 0  # models with stages keep a list here
     return width // heads if heads else 0
 
 
 def _with_head_width(config: Configured, changes: _Changes) -> _Changes:
-    """A head's width is said once heads go: left unsaid it would follow from their number."""
+    """State ``head_dim`` once heads are removed: left unset it would follow from their number."""
     if any(name in _HEADS for name in changes) and hasattr(config, "head_dim"):
         return {"head_dim": _head_width(config), **changes}
     return changes

@@ -1,4 +1,4 @@
-"""Which model a file's weights are of, where they are not of the one that was named."""
+"""Find the model that a file's weights belong to, where they do not fit the named one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def nearest_model(path: str | Path, name: str) -> str | None:
     """The name of a model that the weights in a file fit, or None.
 
     Args:
-        path: of the weights.
-        name: of the model that they do not fit; those that are called alike are tried first.
+        path: file of the weights.
+        name: name of the model that they do not fit; models with similar names are tried first.
 
     Returns:
-        A name as ``build`` takes it, ``torchvision:resnet50`` for one, with options where it needs
-        some. Models are built without memory, and nothing is fetched.
+        A name as ``build`` takes it, such as ``torchvision:resnet50``, followed by the options it
+        needs. Candidates are built on the meta device, and nothing is downloaded.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The memory that a pass holds at once: weights, and activations while something needs them."""
+"""Peak memory of a forward pass: weights, inputs, and activations while they are alive."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tenso
 
 
 def peak_memory(model: nn.Module, example_inputs: object) -> int:
-    """Bytes of the weights, the inputs and the most activations that are alive at once.
+    """Peak bytes of a forward pass: weights, inputs and the activations alive at the same time.
 
-    Counted from the tensors themselves, so it is the same on every machine. What a kernel takes for
-    itself while it runs is not in it.
+    Counted from the storages of the tensors, so it is the same on every machine. Workspace that a
+    kernel allocates while it runs is not included.
 
     Args:
-        model: unchanged; run in eval mode.
-        example_inputs: what its forward takes.
+        model: model; unchanged, run in eval mode.
+        example_inputs: inputs of its forward pass.
     """
     ready = copy_model(check_model(model)).eval()
     arguments, keywords = parse_example_inputs(example_inputs, ready)
@@ -37,7 +37,7 @@ def peak_memory(model: nn.Module, example_inputs: object) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive, as operations make them."""
+    """Counts the bytes of the storages alive, as operations allocate and release them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Alive(TorchDispatchMode):
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def count(self, tensors: list[torch.Tensor]) -> None:
-        """Take notice of what these hold."""
+        """Count the storages of these tensors, each once, until they are freed."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if storage in self._known:
@@ -66,7 +66,7 @@ class _Alive(TorchDispatchMode):
         args: Arguments = (),
         kwargs: Keywords | None = None,
     ) -> object:
-        """Run the operation, and take notice of what it made."""
+        """Run the operation, and count its results."""
         del types
         made = func(*args, **(kwargs or {}))
         self.count(list(iterate_tensors(made)))

@@ -1,4 +1,4 @@
-"""PyTorch models, ready to be timed: as they are, compiled, or in a runtime for ONNX files."""
+"""Callables that time PyTorch models: eager, compiled, or exported to ONNX for another runtime."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _TYPES = {
 def runner(
     model: nn.Module, example_inputs: object, conditions: Conditions
 ) -> Callable[[], object]:
-    """A callable that runs a copy of the model once, under these conditions, and waits for it.
+    """A callable that runs a copy of the model once under these conditions and synchronises.
 
     Args:
-        model: in any mode; unchanged. The copy is in eval mode.
-        example_inputs: what its forward takes.
+        model: model in any mode; unchanged. The copy is in eval mode.
+        example_inputs: inputs of its forward pass.
         conditions: runtime, batch, threads, number type and device.
 
     Raises:
-        MeasurementError: the runtime cannot run it, or there is no such device.
+        MeasurementError: the runtime cannot run the model, or the device does not exist.
     """
     if conditions.device == "cuda" and not torch.cuda.is_available():
         raise MeasurementError("device: expected one that is there; received 'cuda', of none")
@@ -56,19 +56,22 @@ def runner(
     arguments, keywords = map_tensors(arguments, place), map_tensors(keywords, place)
     if conditions.runtime == "channels-last":
         ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        arguments, keywords = map_tensors(arguments, _last), map_tensors(keywords, _last)
+        arguments, keywords = (
+            map_tensors(arguments, _to_channels_last),
+            map_tensors(keywords, _to_channels_last),
+        )
     forward: Callable[..., object] = ready
     if conditions.runtime == "compile":
-        forward = _compile_apart(ready)
+        forward = _compile_separately(ready)
     return _framework_runner(forward, arguments, keywords, conditions)
 
 
-def _compile_apart(model: nn.Module) -> Callable[..., object]:
-    """The model, compiled into a cache of its own.
+def _compile_separately(model: nn.Module) -> Callable[..., object]:
+    """Compile the model with a compile cache of its own.
 
-    PyTorch keeps what it compiled by the code that it compiled, eight versions of one forward at
-    most, and runs a ninth as it is. Twenty cuts of one network would be timed some compiled and
-    some not. So each has a piece of code of its own.
+    PyTorch caches compiled code by code object, at most eight versions of one forward, and runs a
+    ninth uncompiled. Of twenty cuts of one network, some would be timed compiled and some not. So
+    each call gets a code object of its own.
 
     Raises:
         MeasurementError: the compiler is switched off, and would leave the model as it is.
@@ -134,12 +137,13 @@ def _onnx_runner(
 def quick_onnx(
     model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]
 ) -> tuple[bytes, list[str]]:
-    """(an ONNX file's content, the names of its inputs), batch normalisation folded.
+    """(an ONNX file's content, the names of its inputs), with batch normalisation folded.
 
-    By PyTorch's older exporter, in a tenth of the newer one's time: made to be timed, not kept.
+    Uses PyTorch's older exporter, which takes a tenth of the newer one's time: the result is for
+    timing, not for keeping.
 
     Raises:
-        ExportError: it cannot take the model.
+        ExportError: the exporter cannot take the model.
     """
     buffer = io.BytesIO()
     names = [
@@ -164,7 +168,7 @@ def quick_onnx(
 
 
 def batch_size(example_inputs: object, conditions: Conditions) -> int:
-    """Examples a call under these conditions."""
+    """Number of examples in one call under these conditions."""
     if conditions.batch is not None:
         return conditions.batch
     if isinstance(example_inputs, Mapping):
@@ -194,5 +198,5 @@ def _call(
     return map_tensors(arguments, repeat), map_tensors(keywords, repeat)
 
 
-def _last(tensor: torch.Tensor) -> torch.Tensor:
+def _to_channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

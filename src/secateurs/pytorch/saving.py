@@ -1,4 +1,4 @@
-"""Models on disk: safetensors with the cut inside. No pickle anywhere."""
+"""Save and load models as safetensors files that hold the cut; pickle is never written."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Write a model's weights, and the cut that leads to it from the dense model.
 
     Args:
-        model: cut or not; of a wrapper (``DataParallel``, ``AveragedModel``, what
-            ``torch.compile`` gives), the model inside is saved. Parts that were cut by themselves
-            are known.
-        path: the file; it is whole or not there.
+        model: model, cut or not. Of a wrapper (``DataParallel``, ``AveragedModel``, a
+            ``torch.compile`` result), the model inside is saved. Cuts of its submodules are
+            included.
+        path: the file; written atomically.
 
     Raises:
-        ModelError: it is scripted, quantised, or spread in shards, or holds what no safetensors
-            file does (extra state, complex128).
+        ModelError: the model is scripted, quantised or sharded, or holds what a safetensors file
+            cannot (extra state, complex128).
         StudyError: the file cannot be written.
     """
     model = check_model(model)
     alone = "write the cut alone (report_of(model).cut.save)"
     check_values(list_tensors(model), (), caller="saving", otherwise=alone)
-    state = model.state_dict(keep_vars=True)  # so that a tensor of two names is known as one
+    state = model.state_dict(keep_vars=True)  # keeps identity, so that tied tensors are found
     check_state(type(model).__name__, state)
     write_atomically(Path(path), to_bytes(state, metadata(cut_of(model))))
 
@@ -57,17 +57,17 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     """Load what ``save`` wrote into a freshly built dense model.
 
     Args:
-        model: the dense model, built as before; unchanged. A wrapper around it is left out.
+        model: the dense model, built as before; unchanged. A wrapper around it is removed.
         path: a file that ``save`` wrote, any safetensors file of the model's weights, or a plain
-            PyTorch checkpoint (read with ``weights_only=True``): of a training script, of
-            Lightning, with the names that DataParallel or ``torch.compile`` gave.
+            PyTorch checkpoint (read with ``weights_only=True``) of a training script or of
+            Lightning; name prefixes of DataParallel or ``torch.compile`` are removed.
         ema: take a checkpoint's averaged weights.
 
     Returns:
         A new model, cut as the saved one was, with its weights.
 
     Raises:
-        ModelError: the model is scripted, quantised, or spread in shards.
+        ModelError: the model is scripted, quantised or sharded.
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
     state, cut = read(path, ema=ema)
@@ -89,7 +89,7 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
 
 
 def read(path: str | Path, *, ema: bool = False) -> tuple[dict[str, torch.Tensor], Cut]:
-    """A file's tensors, and the cut inside (an empty one where there is none)."""
+    """A file's tensors, and the cut stored in it (an empty cut where there is none)."""
     path = Path(path)
     content = read_bytes(path)
     if _looks_like_torch(content):
@@ -100,19 +100,19 @@ def read(path: str | Path, *, ema: bool = False) -> tuple[dict[str, torch.Tensor
 
 
 def to_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file's content; a tensor under several names is written once."""
+    """The content of a safetensors file; a tensor under several names is written once."""
     return seal(save_tensors(_distinct(state), dict(metadata)))
 
 
 def check_state(name: str, state: Mapping[str, object]) -> None:
-    """Refuse what no safetensors file holds: it would be lost, or not read back.
+    """Refuse a state that a safetensors file cannot hold: it would be lost, or not read back.
 
     Args:
-        name: the model's, for the message.
-        state: as its ``state_dict`` gives it.
+        name: name of the model, for the message.
+        state: the model's ``state_dict``.
 
     Raises:
-        ModelError: there is such a thing; the message says what to do.
+        ModelError: the state has such an entry; the message says what to do.
     """
     for key, value in state.items():
         if key.rpartition(".")[2] == _EXTRA_STATE or not isinstance(value, torch.Tensor):
@@ -137,7 +137,11 @@ _EXTRA_STATE, _RESERVED = "_extra_state", "__metadata__"
 
 
 def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each tensor once. Two that look at the same memory are two: copies of a model part them."""
+    """Each tensor once, under its first name; two views of one memory are cloned apart.
+
+    Ties are found by identity. Two tensors that merely share memory are two entries, since a copy
+    of a model separates them too.
+    """
     names: dict[int, str] = {}
     for name, tensor in state.items():
         names.setdefault(id(tensor), name)
@@ -152,8 +156,8 @@ def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _looks_like_torch(content: bytes) -> bool:
-    """A zip archive, or the pickle that PyTorch wrote before 1.6."""
-    if is_safetensors(content):  # its header's length may happen to begin as the others do
+    """Whether the content is a zip archive, or the pickle that PyTorch wrote before 1.6."""
+    if is_safetensors(content):  # its first bytes, a header length, may equal a pickle's
         return False
     is_pickle = content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     return content[:4] == b"PK\x03\x04" or is_pickle
@@ -162,10 +166,11 @@ def _looks_like_torch(content: bytes) -> bool:
 def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles; what matters is whether it reads
+            warnings.simplefilter("ignore")  # about old pickle formats
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Only what PyTorch says first: it goes on to advise reading the file without the check.
+        # Only the first sentence of PyTorch's message: it goes on to advise loading without
+        # weights_only.
         message = str(error) or type(error).__name__
         reason = message.partition(". ")[0].splitlines()[0]
         raise CheckpointError(
@@ -177,7 +182,7 @@ def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
 
 def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
     present = model.state_dict()
-    tied = _ties(present)
+    tied = _names_of_same_tensor(present)
     missing = [
         name for name in present if name not in state and not any(t in state for t in tied[name])
     ]
@@ -194,14 +199,14 @@ def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> N
 def _copy_(present: torch.Tensor, tensor: torch.Tensor, path: Path, name: str) -> None:
     try:
         present.copy_(tensor)
-    except RuntimeError as error:  # several places of it are one: an expanded tensor
+    except RuntimeError as error:  # an expanded tensor: several elements share one memory
         raise CheckpointError(
             f"{path}: {name}: expected a tensor of the model that can be written to; received one "
             "that repeats its values (expand). Build it with values of its own: tensor.clone()."
         ) from error
 
 
-def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+def _names_of_same_tensor(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
     """For each name, all names of the same tensor."""
     by_place: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in state.items():
@@ -210,7 +215,7 @@ def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
 
 
 def _leave_meta_(model: nn.Module) -> None:
-    """Give the tensors that a file fills memory on the CPU, where they are on the meta device."""
+    """Allocate CPU memory for those of the model's tensors that are on the meta device."""
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
         lasting = {

@@ -1,4 +1,4 @@
-"""From a PyTorch model to a ``Network``: one forward pass, watched below Python."""
+"""Trace a PyTorch model into a ``Network``: one forward pass, observed at the dispatcher."""
 
 from __future__ import annotations
 
@@ -50,20 +50,21 @@ from secateurs.pytorch.tracing.tracer import NETWORK_OUTPUT, Tracer
 OptionalOutputs = OutputName | Sequence[OutputName] | None
 
 BY_VALUES = "Traced on real tensors"
-"""How the note begins of a network whose forward decides by values."""
+"""First words of the note on a network whose forward pass depends on tensor values."""
 
 
 @dataclass(frozen=True, eq=False)
 class TracedModel:
-    """What a ``Network`` knows of the PyTorch model it came from.
+    """The PyTorch model behind a ``Network``, and the record of its trace.
 
     Attributes:
         model: the user's own model, unchanged.
-        example_inputs: what it was traced with.
-        operations: of its forward pass, in order, for the rehearsal and the masked twin.
-        tensors: its tensors, by name.
-        caches: what it keeps of a pass for the next one; none of it was there when it was traced.
-        outputs: the names of those outputs that are used; None for all.
+        example_inputs: the inputs it was traced with.
+        operations: operations of its forward pass in order, for the dry run and the masked twin.
+        tensors: tensors of the model, by name.
+        caches: tensors that a forward pass keeps for the next one; removed before tracing.
+        framework: name of the framework.
+        outputs: names of the outputs in use; None for all.
     """
 
     model: nn.Module
@@ -76,32 +77,32 @@ class TracedModel:
 
     @property
     def device(self) -> str:
-        """The kind of device that the model is on: 'cpu', 'cuda', ..."""
+        """The type of the model's device: 'cpu', 'cuda', ..."""
         return next((tensor.device.type for tensor in self.tensors.values()), "cpu")
 
     def select_used(self, outputs: object) -> object:
-        """Those of a forward pass's outputs that are used, and so have to stay what they are."""
+        """Select the outputs in use: the ones that a cut must leave unchanged."""
         return select_used(outputs, self.outputs)
 
     def check_values(self, caller: str) -> None:
         """Refuse a model on the meta device where values are needed.
 
         Raises:
-            ModelError: with the name of a tensor that has none.
+            ModelError: a tensor has no values; the message names it.
         """
         otherwise = 'score by "random"'
         leaves = list_tensors(self.model)
         check_values(leaves, self.example_inputs, caller=caller, otherwise=otherwise)
 
     def to_run(self) -> nn.Module:
-        """A copy of the model around its very own tensors, to be run as it was traced."""
+        """Copy the modules around the model's own tensors, without caches, to run as traced."""
         return share_tensors(self.model, self.caches)
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
-        """The residual blocks that can go whole, in the order in which they run.
+        """List the residual blocks that can be removed whole, in the order in which they run.
 
         Raises:
-            ModelError: the model is on the meta device: its pass is to be watched.
+            ModelError: the model is on the meta device; finding blocks takes a real forward pass.
         """
         otherwise = "cut channels only"
         leaves = list_tensors(self.model)
@@ -109,14 +110,14 @@ class TracedModel:
         return find_blocks(network, self.to_run(), self.example_inputs)
 
     def configuration(self) -> TransformersConfiguration | None:
-        """What a Transformers model's configuration can say of its widths."""
+        """A Transformers model's configuration, queried for its widths; None for other models."""
         return configuration_of(self.model, self.example_inputs)
 
     def array(self, name: str) -> NDArray[np.generic]:
-        """A tensor's present values; half precision comes as single.
+        """Copy a tensor's current values to NumPy; half precision becomes single.
 
         Raises:
-            ModelError: it is on the meta device, and has none.
+            ModelError: the tensor is on the meta device, and has no values.
         """
         tensor = self.tensors[name].detach()
         if tensor.is_meta:
@@ -128,7 +129,7 @@ class TracedModel:
 
 
 def source_of(network: Network) -> TracedModel:
-    """What the network knows of the PyTorch model it came from."""
+    """The traced PyTorch model behind a network."""
     if not isinstance(network.source, TracedModel):
         raise CutError(
             f"expected a network traced from PyTorch; received one from {network.source.framework}"
@@ -146,19 +147,19 @@ def trace(
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: in train or eval mode, on any device; it is not touched, nor run: a copy of its
-            modules is, around the same tensors.
+        model: model in train or eval mode, on any device. It is neither changed nor run: the trace
+            runs a copy of its modules around the same tensors.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as its forward takes.
-            A batch of one makes MACs come out per example.
+            With a batch of one, MACs are per example.
         outputs: names of the outputs that are used, such as ``"logits"`` or ``[0, "aux.boxes"]``;
-            channels of the others may go. None: all are used.
+            channels of the other outputs may be removed. None: all are used.
 
     Returns:
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
         ModelError: its forward raises on these inputs, or it is not a module.
-        UnknownNameError: it gives no output of such a name.
+        UnknownNameError: the model has no output of such a name.
 
     Examples:
         >>> import torch, secateurs as sec
@@ -168,21 +169,22 @@ def trace(
     """
     model = check_model(model)
     twin = share_tensors(model)
-    network = _trace_somehow(twin, example_inputs, outputs)
-    suspects = _perhaps_caches(twin, network)
+    network = _trace_with_fallback(twin, example_inputs, outputs)
+    suspects = _cache_candidates(twin, network)
     if suspects:
         caches = forget_caches_(twin, *parse_example_inputs(example_inputs, twin), suspects)
         if caches:
-            network = _trace_somehow(twin, example_inputs, outputs)
+            network = _trace_with_fallback(twin, example_inputs, outputs)
             network.caches = caches
     network.source = replace(source_of(network), model=model, caches=network.caches)
     return remember(model, network)
 
 
-def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
-    """Tensors beside the model's state that channels lie along, or that the trace never read.
+def _cache_candidates(model: nn.Module, network: Network) -> list[torch.Tensor]:
+    """Floating-point tensors outside the model's state that may be caches of an earlier pass.
 
-    What is kept by device, for one, is not found again by a pass on tensors without data.
+    These carry channels, or the trace never read them: a cache looked up by device, for example, is
+    missed by a pass on tensors without data.
     """
     cut = {member.tensor for group in network.groups for member in group.members}
     state = {
@@ -201,12 +203,14 @@ def _perhaps_caches(model: nn.Module, network: Network) -> list[torch.Tensor]:
     ]
 
 
-def _trace_somehow(model: nn.Module, example_inputs: object, outputs: OptionalOutputs) -> Network:
-    """On tensors without data, or on real ones where the forward pass cannot do without values."""
+def _trace_with_fallback(
+    model: nn.Module, example_inputs: object, outputs: OptionalOutputs
+) -> Network:
+    """Trace on tensors without data, or on real ones where the forward pass needs values."""
     try:
         return _trace_once(model, example_inputs, outputs)
     except ModelError as error:
-        if isinstance(error.__cause__, KeyError | TypeError):  # its own numbers are watched
+        if isinstance(error.__cause__, KeyError | TypeError):  # may come from watching its integers
             with suppress(ModelError):
                 return _trace_once(model, example_inputs, outputs, watch=False)
         if any(tensor.is_meta for tensor in model.parameters()):
@@ -215,16 +219,16 @@ def _trace_somehow(model: nn.Module, example_inputs: object, outputs: OptionalOu
     network = _trace_once(model, example_inputs, outputs, concrete=True)
     network.notes = (
         *network.notes,
-        f"{BY_VALUES}: without values {_what_stopped(reason)}. What its forward decides "
+        f"{BY_VALUES}: without values {_describe_failure(reason)}. What its forward decides "
         "by values was decided as it is for these example inputs.",
     )
     return network
 
 
-def _what_stopped(error: BaseException | None) -> str:
-    """The line of the user's code that raised, and what it said."""
+def _describe_failure(error: BaseException | None) -> str:
+    """The exception, the line of the user's code that raised it, and its message."""
     message = (str(error).splitlines() or [""])[0][:120]
-    line = "" if error is None else _line(error)
+    line = "" if error is None else _at_line(error)
     return f"{type(error).__name__} is raised{line} ({message})"
 
 
@@ -236,11 +240,12 @@ def _trace_once(
     concrete: bool = False,
     watch: bool = True,
 ) -> Network:
-    """The network, found on tensors without data or, ``concrete``, on real ones.
+    """Trace the network on tensors without data or, with ``concrete``, on real ones.
 
-    Real ones are for models whose forward pass reads values: where a value decides what is done or
-    how many there are, the rehearsals go by what was read here. ``watch``: note which of its
-    integers the pass reads; a model that writes one of them as it runs cannot be watched.
+    Real tensors are for models whose forward pass reads values. Where a value decides which
+    operations run or how long a tensor is, later dry runs reuse the value read here. ``watch``:
+    note which integers of the modules the pass reads; a model that writes one of them as it runs
+    cannot be watched.
     """
     leaves = list_tensors(model)
     tracer = Tracer(leaves, rules, concrete)
@@ -273,7 +278,7 @@ def _trace_once(
         sizes = [*sizes, *sizes_of_siblings(model, siblings, sizes)]
         scalings = [*scalings, *scalings_of_siblings(siblings, scalings)]
         source = TracedModel(model, example_inputs, operations, tensors, outputs=wanted)
-        return _network(leaves, tracer, source, _with_new(found, sizes), scalings, ties)
+        return _network(leaves, tracer, source, _merge_sizes(found, sizes), scalings, ties)
 
     network = (
         HardcodedSizes(model, tracer, passes, build).settle() if tracer.reads_sizes else build()
@@ -285,8 +290,8 @@ def _trace_once(
     return network
 
 
-def _with_new(known: Sequence[Size], sizes: Sequence[Size]) -> list[Size]:
-    """The sizes that layers are known to keep, and those found in the code beside them."""
+def _merge_sizes(known: Sequence[Size], sizes: Sequence[Size]) -> list[Size]:
+    """Add the sizes found in the code to the known sizes of layers, which take precedence."""
     found = {(size.owner, size.attribute, size.position) for size in known}
     new = [size for size in sizes if (size.owner, size.attribute, size.position) not in found]
     return [*known, *new]
@@ -319,13 +324,13 @@ def _freeze_outputs(
     wanted: Sequence[str] | None,
     known: Collection[str] | None = None,
 ) -> None:
-    """What a model gives may not change, as far as it is used; the reason says which output.
+    """Freeze the outputs in use: a cut may not change them. The reason names the output.
 
     Args:
-        tracer: of the trace.
-        given: the outputs, by name.
-        wanted: the names of those that are used; None for all.
-        known: for a pass in train mode, what the model gives in eval mode too.
+        tracer: tracer of this pass.
+        given: outputs, by name.
+        wanted: names of the outputs in use; None for all.
+        known: for a pass in train mode, names of the outputs that eval mode gives too.
     """
     for name, tensor in given:
         if is_used(name, wanted):
@@ -342,7 +347,7 @@ def _watch(
     keywords: Mapping[str, object],
     training: bool,
 ) -> tuple[ForwardPass, list[tuple[str, torch.Tensor]]]:
-    """One forward pass, and what it gave, by name."""
+    """Run one forward pass under the tracer; return its record and its outputs, by name."""
     operations = tracer.start_pass()
     try:
         outputs = tracer.run(
@@ -354,9 +359,9 @@ def _watch(
     except Exception as error:
         message = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
-            f"{type(model).__name__}: its forward raised {type(error).__name__}{_line(error)}: "
+            f"{type(model).__name__}: its forward raised {type(error).__name__}{_at_line(error)}: "
             f"{message}. "
-            f"Received example_inputs of {format_inputs(_as_given(arguments, keywords))}; "
+            f"Received example_inputs of {format_inputs(_original_inputs(arguments, keywords))}; "
             "expected inputs the model accepts."
         ) from error
     forward = ForwardPass(
@@ -368,12 +373,12 @@ def _watch(
     return forward, [(name, tracer.stand_in(tensor)) for name, tensor in named_outputs(outputs)]
 
 
-def _line(error: BaseException) -> str:
+def _at_line(error: BaseException) -> str:
     line = line_of(error)
     return "" if line == UNKNOWN_LINE else f" at {line}"
 
 
-def _as_given(arguments: Sequence[object], keywords: Mapping[str, object]) -> object:
+def _original_inputs(arguments: Sequence[object], keywords: Mapping[str, object]) -> object:
     if keywords:
         return {**{str(place): value for place, value in enumerate(arguments)}, **keywords}
     return arguments[0] if len(arguments) == 1 else arguments
@@ -387,11 +392,11 @@ def _in_training(
     wanted: Sequence[str] | None,
     known: Collection[str],
 ) -> list[ForwardPass]:
-    """A pass in train mode, for layers that only training uses (auxiliary classifiers).
+    """Trace a pass in train mode, for layers that only training uses (auxiliary classifiers).
 
-    It costs nothing at inference, so its contractions do not count. Batch normalisation wants more
-    than one value for each channel, so the batch is doubled. Where it cannot be run, those layers
-    stay as they are.
+    These layers cost nothing at inference, so their contractions are not counted. The batch is
+    doubled, since batch normalisation needs more than one value for each channel. Where the pass
+    fails, the layers keep their size.
     """
     contractions, mixings = list(tracer.contractions), list(tracer.mixings)
 

@@ -1,9 +1,9 @@
-"""Where a model's modules keep whole numbers: attributes, lists, dictionaries, configurations.
+"""Integers kept by a model's modules: in attributes, lists, dictionaries and configurations.
 
-A size is found by its value, in the modules whose code was running, and written back by its place:
-``("blocks.0.attention", "num_heads", None)``, ``("", "sizes", "h")`` for ``self.sizes["h"]``,
-``("encoder", "config.hidden_size", None)`` for ``self.config.hidden_size``, and
-``("", "sizes.first", 1)`` for ``self.sizes["first"][1]``.
+A size is searched by its value, in the modules whose code was running, and written back to its
+place: ``("blocks.0.attention", "num_heads", None)``, ``("", "sizes", "h")`` for
+``self.sizes["h"]``, ``("encoder", "config.hidden_size", None)`` for ``self.config.hidden_size``,
+and ``("", "sizes.first", 1)`` for ``self.sizes["first"][1]``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ItemKey = int | str | None
 
 
 class Attribute(NamedTuple):
-    """Where a whole number is kept.
+    """The place of an integer in a model.
 
     Attributes:
         owner: dotted path of the module.
-        name: of its attribute; dotted where that is in an object that the module holds.
-        item: the place in it where it is a list or tuple, the key where it is a dictionary.
+        name: name of its attribute; dotted where an object that the module holds has the integer.
+        item: index in a list or tuple, or key in a dictionary; None for a plain attribute.
     """
 
     owner: str
@@ -36,14 +36,14 @@ class Attribute(NamedTuple):
 
     @property
     def is_far(self) -> bool:
-        """Whether another object holds it, such as a configuration, of which much is never read."""
+        """Whether another object holds it, such as a configuration with many unread fields."""
         return "." in self.name
 
 
 def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]:
-    """The whole numbers that a module keeps, its own before those of what it holds."""
+    """Iterate over the integers of a module, its own before those of the objects it holds."""
     later: list[tuple[str, object]] = []
-    is_of_einops = type(module).__module__.startswith("einops.")  # their recipes are made anew
+    is_of_einops = type(module).__module__.startswith("einops.")  # it derives its recipes anew
     for name, value in vars(module).items():
         if name in OF_EVERY_MODULE or type(value) in _WITHOUT_NUMBERS:
             continue
@@ -60,7 +60,7 @@ def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]
 _WITHOUT_NUMBERS = (str, bool, float, type(None))
 
 _DEPTH = 3
-"""How deep a number may lie: ``self.config.stages["first"].widths[0]`` is found."""
+"""Maximum depth of the search: ``self.config.stages["first"].widths[0]`` is found."""
 
 
 def _numbers_of(owner: str, name: str, value: object) -> Iterator[tuple[Attribute, int]]:
@@ -77,7 +77,7 @@ def _numbers_of(owner: str, name: str, value: object) -> Iterator[tuple[Attribut
 
 
 def _inside(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """What a container or an object holds that may hold numbers in its turn, by dotted name."""
+    """Containers and objects inside a value that may hold integers in turn, by dotted name."""
     if isinstance(value, dict):
         items: Iterable[tuple[object, object]] = value.items()
     elif isinstance(value, (list, tuple)):
@@ -95,7 +95,7 @@ def _inside(name: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
-    """Of an object of somebody's class, those in slots too."""
+    """Attributes of an object of a user's class, those in slots included."""
     if isinstance(value, functools.partial):
         yield "keywords", value.keywords
         return
@@ -108,7 +108,7 @@ def _attributes(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _is_holder(value: object) -> bool:
-    """Whether it is an object of somebody's class with attributes: a configuration, say."""
+    """Whether a value is an object of a user's class with attributes, such as a configuration."""
     kind = type(value)
     return isinstance(value, functools.partial) or (
         (hasattr(value, "__dict__") or hasattr(kind, "__slots__"))
@@ -122,12 +122,12 @@ _NOT_HOLDERS = ("builtins", "torch", "numpy", "secateurs", "collections", "pathl
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
-    """Whether it is an integer and no truth value."""
+    """Whether the value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read(model: nn.Module, at: Attribute) -> object:
-    """What lies there; None where there is no such place."""
+    """The value at this place; None if there is no such place."""
     value = _step(*_holder(model, at))
     if at.item is None:
         return value
@@ -135,9 +135,9 @@ def read(model: nn.Module, at: Attribute) -> object:
 
 
 def read_number(model: nn.Module, at: Attribute) -> int | None:
-    """The whole number that is kept there; None where ``numbers_in`` would find none.
+    """The integer at this place; None where ``numbers_in`` would find none.
 
-    What a class keeps for all, or computes (a property), is not a module's own.
+    Class attributes and properties do not count.
     """
     try:
         module = model.get_submodule(at.owner)
@@ -152,7 +152,7 @@ def read_number(model: nn.Module, at: Attribute) -> int | None:
 
 
 def write_(model: nn.Module, at: Attribute, number: int) -> None:
-    """Put a number there; the place has to exist."""
+    """Write an integer to a place that exists."""
     name, *path = at.name.split(".")
     steps: list[ItemKey] = [*path] if at.item is None else [*path, at.item]
     module = model.get_submodule(at.owner)
@@ -163,11 +163,11 @@ def write_(model: nn.Module, at: Attribute, number: int) -> None:
     after = _with(before, steps, number)
     if after is not before:
         _set_(module, name, after)
-    _bring_einops_up_to_date_(module)
+    _sync_einops_(module)
 
 
 def _with(value: object, steps: Sequence[ItemKey], number: int) -> object:
-    """A container or object with a number put somewhere inside; itself, where it can change."""
+    """The container or object with the integer written inside; the same object if it is mutable."""
     step, *rest = steps
     if isinstance(value, dict):
         key = _key_of(value, step)
@@ -189,14 +189,14 @@ def _with(value: object, steps: Sequence[ItemKey], number: int) -> object:
 
 
 def _key_of(value: Mapping[object, object], step: ItemKey) -> object:
-    """A dictionary's key, of which a dotted name tells the text alone."""
+    """The dictionary key whose text the dotted name has; it may be an integer."""
     return next((key for key in value if key == step or str(key) == str(step)), step)
 
 
 def identity(module: nn.Module, at: Attribute) -> tuple[int, str, ItemKey]:
-    """The same for all modules that hold the same object: one number serves them all.
+    """A key equal for all modules that hold the same object, so that one integer serves them all.
 
-    A tuple does not count: put anew in one module, it stays what it was in the others.
+    A tuple does not count: it is replaced in one module and stays what it was in the others.
     """
     holder: object = module
     steps = at.name.split(".")
@@ -218,7 +218,7 @@ def _holder(model: nn.Module, at: Attribute) -> tuple[object, str]:
 
 
 def _step(holder: object, step: ItemKey) -> object:
-    """What a holder keeps under a name, a key or a number; None where there is nothing."""
+    """A holder's value under a name, key or index; None if there is none."""
     try:
         if isinstance(holder, dict):
             return holder[_key_of(holder, step)]
@@ -232,14 +232,15 @@ def _step(holder: object, step: ItemKey) -> object:
 def _set_(holder: object, name: str, value: object) -> None:
     try:
         setattr(holder, name, value)
-    except AttributeError:  # a frozen dataclass; it is the cut copy's own
+    except AttributeError:  # a frozen dataclass, which belongs to the cut copy
         object.__setattr__(holder, name, value)
 
 
-def _bring_einops_up_to_date_(layer: object) -> None:
-    """Layers of einops keep their lengths twice: as given, and as their forward reads them.
+def _sync_einops_(layer: object) -> None:
+    """Update the second copy of its lengths that an einops layer keeps.
 
-    A copy or a pickle of such a layer is made of the first.
+    ``axes_lengths`` holds them as given, and copies and pickles are built from it; its forward
+    reads ``_axes_lengths``.
     """
     given = getattr(layer, "axes_lengths", None)
     if isinstance(given, dict) and hasattr(layer, "_axes_lengths"):

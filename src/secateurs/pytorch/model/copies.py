@@ -1,8 +1,8 @@
-"""Copies of a model: its modules anew, around tensors that are cut, cloned or shared.
+"""Copies of a model: new modules around tensors that are cut, cloned or shared.
 
 Nothing in this package runs the user's own modules, switches them to eval, or hooks them: it runs a
-copy of them that holds the very same tensors. So a model is the same after a call as before, and
-may answer in another thread meanwhile.
+copy of them that holds the same tensors. So a model is the same after a call as before, and may
+serve another thread meanwhile.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from secateurs.channels.cut import Cache
 from secateurs.errors import ModelError
 
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-"""Attributes that PyTorch keeps in every module: containers of its own, most of them empty."""
+"""Attributes that PyTorch keeps in every module: mostly empty containers."""
 
 
 def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
-    """A deep copy of a model, but for what is in the memo.
+    """Deep-copy a model, except for the objects in the memo.
 
-    What no copy can be made of (a lock, an open file, a generator) is shared with the model.
+    Attributes that cannot be copied (a lock, an open file, a generator) are shared with the model.
 
     Args:
-        model: unchanged.
-        memo: id of an object -> what to take in its place; ties between tensors stay ties.
+        model: model; unchanged.
+        memo: id of an object -> its replacement; ties between tensors are preserved.
 
     Raises:
-        ModelError: the model cannot be copied all the same.
+        ModelError: the model cannot be copied even so.
     """
     try:
-        # It adds to the memo what it has copied, also where it fails then.
+        # On a copy of the memo: deepcopy adds to it, even when it fails.
         return copy_value(model, memo.copy())
-    except Exception:  # noqa: BLE001 - whatever a user's object raises when it is copied
+    except Exception:  # noqa: BLE001 - a user's object may raise anything when copied
         if isinstance(memo, Sharing):
             memo.fill()
         shared = {id(value): value for value in _not_copyable(model, memo)}
@@ -55,7 +55,7 @@ def copy_modules(model: nn.Module, memo: dict[int, object]) -> nn.Module:
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """A copy with tensors of its own; a result that a layer keeps of a pass has no history there.
+    """Copy a model with tensors of its own; results of autograd kept as attributes are detached.
 
     Raises:
         ModelError: the model cannot be copied.
@@ -65,11 +65,11 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def share_tensors(model: nn.Module, caches: Iterable[Cache] = ()) -> nn.Module:
-    """The same modules anew, around the very same tensors.
+    """Copy a model's modules around the very same tensors.
 
     Args:
-        model: unchanged.
-        caches: what the copy is not to have.
+        model: model; unchanged.
+        caches: caches that the copy is to be without.
     """
     made = copy_modules(model, Sharing(model))
     empty_caches_(made, caches)
@@ -77,10 +77,10 @@ def share_tensors(model: nn.Module, caches: Iterable[Cache] = ()) -> nn.Module:
 
 
 class Sharing(dict[int, object]):
-    """A memo by which a copy holds a model's own tensors.
+    """A ``deepcopy`` memo that makes a copy hold a model's own tensors.
 
-    Where only modules and plain containers are copied, each tensor is taken as it is met; what
-    ``deepcopy`` goes through is to find all of them in the memo.
+    Where only modules and plain containers are copied, each tensor is shared when it is met.
+    ``deepcopy`` itself looks tensors up, so ``fill`` enters all of them first.
     """
 
     def __init__(self, model: nn.Module, *known: Mapping[int, object]) -> None:
@@ -89,18 +89,18 @@ class Sharing(dict[int, object]):
         self._is_full = False
 
     def copy(self) -> Sharing:
-        """Another one, that knows the same."""
+        """A copy of this memo."""
         return Sharing(self._model, self)
 
     def fill(self) -> None:
-        """Take in all of the model's tensors."""
+        """Enter all of the model's tensors."""
         if not self._is_full:
             self._is_full = True
             self.update({id(tensor): tensor for tensor in tensors_of(self._model)})
 
 
 def empty_caches_(model: nn.Module, caches: Iterable[Cache]) -> None:
-    """Take away what the model's next pass makes again."""
+    """Delete the caches that the model's next forward pass fills again."""
     caches = list(caches)
     modules = dict(list_modules(model)) if caches else {}
     for cache in caches:
@@ -124,18 +124,18 @@ def _is_entry(cache: Cache, key: object, value: object) -> bool:
 ATOMS = frozenset(
     (bool, int, float, complex, str, bytes, type(None), type, FunctionType, BuiltinFunctionType)
 ) | {torch.dtype}
-"""Types of values that a deep copy takes as they are."""
+"""Types of values that a deep copy returns unchanged."""
 
 
 AnyValue = TypeVar("AnyValue")
 
 
 def copy_value(value: AnyValue, memo: dict[int, object]) -> AnyValue:
-    """What ``copy.deepcopy(value, memo)`` gives, several times as quickly for modules.
+    """Equivalent of ``copy.deepcopy(value, memo)``, several times as fast for modules.
 
-    A deep copy goes through ``pickle``'s protocol for every module and asks the memo for every
-    name and number that one keeps; where a class has not changed the protocol, the same follows
-    from its dictionary. Anything else is left to ``deepcopy``, with the same memo.
+    A deep copy goes through ``pickle``'s protocol for every module and looks up every name and
+    number in the memo. For classes that do not override the protocol, copying the dictionary of
+    attributes gives the same. Anything else is left to ``deepcopy``, with the same memo.
     """
     kind = type(value)
     if kind in ATOMS:
@@ -152,14 +152,15 @@ def copy_value(value: AnyValue, memo: dict[int, object]) -> AnyValue:
 
 
 def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
-    """A copy of a module or a plain container, in the memo; None of anything else."""
+    """Copy a module or a plain container and enter it into the memo; None for anything else."""
     kind = type(value)
     if isinstance(value, torch.Tensor) and isinstance(memo, Sharing):
         return value
     if kind is tuple and ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
         return value
     if kind is torch.Tensor and value.grad_fn is not None:  # type: ignore[attr-defined]
-        # What a pass in another thread has put there meanwhile; deepcopy refuses results.
+        # A forward pass in another thread may have stored a result here; deepcopy refuses non-leaf
+        # tensors.
         memo[id(value)] = value.detach().clone()  # type: ignore[attr-defined]
         return memo[id(value)]
     if isinstance(value, nn.Module):
@@ -214,9 +215,9 @@ _CONTAINERS_OF_EVERY_MODULE = [
 
 
 def _has_usual_state(kind: type[nn.Module]) -> bool:
-    """Whether a module's state is its dictionary, as ``nn.Module`` has it.
+    """Whether a module's state is its dictionary, as in ``nn.Module``.
 
-    A convolution's own way to take it adds but what those of old versions lacked.
+    ``nn.Conv2d.__setstate__`` only adds what modules of old versions lack.
     """
     takes = kind.__setstate__
     return kind.__getstate__ is nn.Module.__getstate__ and (
@@ -228,7 +229,7 @@ _BY_STATE: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()
 
 
 def _is_copied_by_state(kind: type[nn.Module]) -> bool:
-    """Whether ``deepcopy`` makes a module of this class anew and gives it its dictionary."""
+    """Whether ``deepcopy`` creates a module of this class and then sets its dictionary."""
     if kind not in _BY_STATE:
         _BY_STATE[kind] = _follows_the_protocol(kind)
     return _BY_STATE[kind]
@@ -249,7 +250,7 @@ def _follows_the_protocol(kind: type[nn.Module]) -> bool:
 
 
 def list_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """What ``model.named_modules()`` gives, sooner: that is one generator inside another."""
+    """The pairs of ``model.named_modules()`` as a list; faster, without nested generators."""
     found: list[tuple[str, nn.Module]] = []
     _add_modules(model, "", set(), found)
     return found
@@ -269,7 +270,7 @@ def _add_modules(
 
 
 def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Every tensor that a module keeps, private ones too."""
+    """Every tensor among the attributes of a model's modules, private ones too."""
     for _, module in list_modules(model):
         for name, value in vars(module).items():
             if name not in _WITHOUT_TENSORS and type(value) not in ATOMS:
@@ -293,23 +294,23 @@ def _tensors_among(value: object) -> Iterator[torch.Tensor]:
 
 
 def _not_copyable(model: nn.Module, memo: Mapping[int, object]) -> Iterator[object]:
-    """What among the attributes of a model's modules cannot be copied."""
+    """Objects among the attributes of a model's modules that cannot be copied."""
     for module in model.modules():
         for value in vars(module).values():
-            yield from _stubborn(value, memo)
+            yield from _not_copyable_in(value, memo)
 
 
-def _stubborn(value: object, memo: Mapping[int, object]) -> Iterator[object]:
+def _not_copyable_in(value: object, memo: Mapping[int, object]) -> Iterator[object]:
     if isinstance(value, nn.Module):
-        return  # its own attributes are looked at in its turn
+        return  # the caller visits its attributes
     if isinstance(value, (list, tuple)):
         for item in value:
-            yield from _stubborn(item, memo)
+            yield from _not_copyable_in(item, memo)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _stubborn(item, memo)
+            yield from _not_copyable_in(item, memo)
     else:
         try:
             copy.deepcopy(value, dict(memo))
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - a user's object may raise anything when copied
             yield value

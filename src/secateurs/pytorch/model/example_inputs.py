@@ -1,4 +1,4 @@
-"""Example inputs, as users give them, made into what a model's forward takes."""
+"""Convert example inputs, as users give them, to the arguments of a model's forward."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from secateurs.errors import ModelError
 from secateurs.pytorch.model.copies import list_modules
 
 SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
-"""Classes of both kinds of FSDP: the wrapper, and what ``fully_shard`` makes of a module."""
+"""Class names of both kinds of FSDP: the wrapper, and the base that ``fully_shard`` adds."""
 
 
 def parse_example_inputs(
     example_inputs: object, model: nn.Module
 ) -> tuple[tuple[object, ...], dict[str, object]]:
-    """(positional, keyword) arguments: a tensor or array, or a tuple, list or dictionary of them.
+    """Convert a tensor or array, or a tuple, list or dictionary of them, to (args, kwargs).
 
-    Arrays become tensors on the model's device, floating-point ones of the model's type.
+    Arrays become tensors on the model's device, floating-point ones of the model's dtype.
     """
     if isinstance(example_inputs, Mapping):
         return (), {key: _as_tensor(value, model) for key, value in example_inputs.items()}
@@ -46,7 +46,7 @@ def _as_tensor(value: object, model: nn.Module) -> object:
 
 
 def format_inputs(example_inputs: object) -> str:
-    """'(1, 3, 224, 224) float32' for error messages."""
+    """Shapes and dtypes for error messages: '(1, 3, 224, 224) float32'."""
     if isinstance(example_inputs, Mapping):
         return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"
     if isinstance(example_inputs, (tuple, list)):
@@ -57,10 +57,10 @@ def format_inputs(example_inputs: object) -> str:
 
 
 def check_model(model: object) -> nn.Module:
-    """The model itself, out of what compiles it or spreads it over devices.
+    """The model inside wrappers that compile it or distribute it over devices.
 
     Raises:
-        ModelError: it cannot be traced; the message says what to pass instead.
+        ModelError: the model cannot be traced; the message says what to pass instead.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module; received {type(model).__name__}")

@@ -1,4 +1,4 @@
-"""What a model gives, by name: ``logits``, ``1``, ``hidden_states.3``, ``aux.boxes``."""
+"""Names of a model's outputs: ``logits``, ``1``, ``hidden_states.3``, ``aux.boxes``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ OutputName = str | int
 
 
 def named_outputs(outputs: object) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of all that a forward pass gave; the name of one tensor alone is ''.
+    """(name, tensor) for every tensor in a forward pass's outputs; a single tensor's name is ''.
 
-    What is inside something is named after it, with a dot: keys of dictionaries, fields of named
-    tuples and data classes, places in lists and tuples. Objects of other classes (a cache of keys
-    and values) are passed over where tensors stand beside them; alone, their attributes count.
+    Nested outputs have dotted names: of dictionary keys, fields of named tuples and data classes,
+    indices in lists and tuples. Objects of other classes (a cache of keys and values) are skipped
+    where tensors stand beside them; alone, their attributes count.
     """
     found = list(_name_parts("", outputs))
     if not found and hasattr(outputs, "__dict__"):
@@ -46,14 +46,14 @@ def _parts(value: object) -> Iterator[tuple[OutputName, object]]:
 
 
 def is_used(name: str, wanted: Sequence[str] | None) -> bool:
-    """Whether an output is one of those that a user uses, or part of one."""
+    """Whether an output is one of the outputs in use, or part of one."""
     if wanted is None:
         return True
     return any(name == one or name.startswith(f"{one}.") for one in wanted)
 
 
 def names_of(outputs: OutputName | Sequence[OutputName]) -> tuple[str, ...]:
-    """Names of outputs, or places of theirs, as text."""
+    """Names or positions of outputs, as strings."""
     names = [outputs] if isinstance(outputs, (str, int)) else outputs
     return tuple(str(name) for name in names)
 
@@ -61,10 +61,10 @@ def names_of(outputs: OutputName | Sequence[OutputName]) -> tuple[str, ...]:
 def check_names(
     outputs: OutputName | Sequence[OutputName] | None, given: Sequence[str]
 ) -> tuple[str, ...] | None:
-    """The names of the outputs that are used, as text; None for all.
+    """The names of the outputs in use, as strings; None for all.
 
     Raises:
-        UnknownNameError: the model gives no such output.
+        UnknownNameError: the model has no such output.
     """
     if outputs is None:
         return None
@@ -79,12 +79,12 @@ def check_names(
 
 @dataclasses.dataclass(frozen=True)
 class DropUnused:
-    """A forward hook: of a model's outputs those that are used, None in the place of others.
+    """A forward hook that replaces outputs not in use by None.
 
-    What they are in stays, so that a loss finds them where it looks for them.
+    Containers keep their structure, so that a loss finds each output where it looks for it.
 
     Attributes:
-        wanted: the names of those that are used.
+        wanted: names of the outputs in use.
     """
 
     wanted: tuple[str, ...]
@@ -111,7 +111,7 @@ class DropUnused:
 
 
 def select_used(outputs: object, wanted: Sequence[str] | None) -> object:
-    """Those of the outputs that are used, for comparing them."""
+    """The outputs in use, for a comparison."""
     if wanted is None:
         return outputs
     return [tensor for name, tensor in named_outputs(outputs) if is_used(name, wanted)]

@@ -1,4 +1,4 @@
-"""A model's tensors: parameters, buffers, and tensors it merely keeps as attributes."""
+"""Tensors of a model: parameters, buffers, and plain tensors kept as attributes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ModelTensor:
     Attributes:
         name: its first name in the model's state.
         tensor: the tensor itself.
-        is_parameter: False for buffers and bare tensors.
+        is_parameter: False for buffers and plain tensors.
         aliases: its other names.
-        axes: axis -> unit at each index, for the axes that carry channels.
-        roles: axis -> what it does.
-        is_read: whether an operation was given it.
-        fixed: axis -> why nothing may ever go along it, should units be found there.
+        axes: axis -> ids of the units, one for each index, for the axes that carry channels.
+        roles: axis -> its role.
+        is_read: whether an operation took it as an input.
+        fixed: axis -> reason why units found along it are frozen.
     """
 
     name: str
@@ -41,16 +41,16 @@ class ModelTensor:
 
     @property
     def layer(self) -> str:
-        """The layer it belongs to."""
+        """Path of the layer that it belongs to."""
         return self.name.rpartition(".")[0] or self.name
 
     @property
     def can_carry_channels(self) -> bool:
-        """Whole numbers are indices and counters, whose lengths are no channels."""
+        """Whether it is floating-point or complex; axes of integer tensors (indices) have none."""
         return self.tensor.is_floating_point() or self.tensor.is_complex()
 
     def describe(self) -> Tensor:
-        """The leaf in the algebra's terms."""
+        """The tensor in the terms of the framework-free algebra."""
         return Tensor(
             self.name,
             tuple(self.tensor.shape),
@@ -64,7 +64,7 @@ class ModelTensor:
 
 
 def list_tensors(model: nn.Module) -> list[ModelTensor]:
-    """Every tensor of the model once, parameters first, each with all its names."""
+    """Every tensor of the model once, parameters first, with all its names."""
     leaves: dict[int, ModelTensor] = {}
     for name, tensor, is_parameter in named_tensors(model):
         known = leaves.get(id(tensor))
@@ -76,7 +76,7 @@ def list_tensors(model: nn.Module) -> list[ModelTensor]:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """(name, tensor, whether a parameter) of all a model's tensors, repeats included."""
+    """(name, tensor, whether a parameter) for all of a model's tensors, repeats included."""
     modules = _paths(model, "")
     for prefix, module in modules:
         named = module._parameters.items()
@@ -96,7 +96,7 @@ _HOLD_NOTHING = frozenset((bool, int, float, str, type(None)))
 
 
 def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
-    """(path and a dot, module) as often as a module is in the model; '' for the model itself."""
+    """(path with a trailing dot, module), repeats included; '' for the model itself."""
     found = [(prefix, module)]
     for name, inner in module._modules.items():
         if inner is not None:
@@ -107,16 +107,16 @@ def _paths(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 def check_values(
     leaves: Iterable[ModelTensor], example_inputs: object, *, caller: str, otherwise: str
 ) -> None:
-    """Refuse a model, or inputs, on the meta device, where tensors have shapes and no values.
+    """Refuse a model or inputs on the meta device, where tensors have shapes but no values.
 
     Args:
-        leaves: the model's tensors.
-        example_inputs: likewise; tensors in nested lists, tuples and dictionaries.
-        caller: what needs values, for the message.
-        otherwise: what to do without.
+        leaves: tensors of the model.
+        example_inputs: inputs; tensors in nested lists, tuples and dictionaries are checked.
+        caller: operation that needs values, for the message.
+        otherwise: alternative without values, for the message.
 
     Raises:
-        ModelError: there are no values, with the first such tensor's name.
+        ModelError: a tensor has no values; the message names the first one.
     """
     inputs = ((name, x) for name, x, _ in _bare_tensors("example_inputs", example_inputs))
     for name, tensor in itertools.chain(((leaf.name, leaf.tensor) for leaf in leaves), inputs):
@@ -128,7 +128,7 @@ def check_values(
 
 
 def _bare_tensors(name: str, value: object) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """Tensors in an attribute: alone, or in a list, tuple or dictionary."""
+    """Tensors in an attribute: by itself, or in a list, tuple or dictionary."""
     if isinstance(value, torch.Tensor):
         yield name, value, isinstance(value, nn.Parameter)
     elif isinstance(value, (list, tuple)):

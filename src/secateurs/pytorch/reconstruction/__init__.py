@@ -1,4 +1,4 @@
-"""Repair of PyTorch models: the sums, the copies of weights and the walk that solvers need."""
+"""Weight reconstruction for PyTorch models: normal-equation sums, weight copies and the walk."""
 
 from secateurs.pytorch.reconstruction.dense_sums import contractions_of
 from secateurs.pytorch.reconstruction.lockstep import walk

@@ -1,1 +1,1 @@
-"""A forward pass on tape, played again. PyTorch only: a Keras model is a graph already."""
+"""Record a forward pass on a tape and replay it. PyTorch only: a Keras model is a graph already."""

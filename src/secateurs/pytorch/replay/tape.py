@@ -508,11 +508,11 @@ class _Recorder(OpInterpreter):
             self._memory_numbers[memory] = next(self._unused_numbers)
         return self._memory_numbers[memory]
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         for ref, value in self.values.items():  # they stay what they are in this run
             if self.memories[ref] in self.written:
                 self.values[ref] = value.clone()
-        super()._put_back()
+        super()._restore()
 
     def _sparing(self, call: Call) -> Call:
         """Write into a copy of what is the user's: a buffer, an input."""

@@ -1,1 +1,1 @@
-"""Sizes that a model keeps as integers: in its layers, and in its code."""
+"""Sizes that a model keeps as integers, in its layers and in its code."""

@@ -1,4 +1,4 @@
-"""Taking residual blocks out of a model: what hands its input on, or nothing at all."""
+"""Remove residual blocks: each is replaced by its skip, or deleted from its list."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "elu": functional.elu,
     "hardswish": functional.hardswish,
 }
-"""What may follow the sum of a block. A cut comes from a file: it names one of these, or fails."""
+"""Activations that may follow a block's sum.
+
+A cut comes from a file, so names are looked up here.
+"""
 
 _NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number")
-"""Attributes in which a layer keeps its place in the list."""
+"""Attributes in which a layer keeps its index in the list."""
 
 
 class Bypass(nn.Module):
-    """What stays of a residual block: its skip.
+    """What is left of a residual block: its skip.
 
     Args:
-        block: the one that went; its children on the skip stay under their names, and its plain
-            attributes (a kind of attention that the model asks for, say) too.
-        cut: what went.
+        block: removed block; its children on the skip keep their names, and its plain attributes
+            are copied too, since the model may read them (a layer's attention type, say).
+        cut: description of the removal.
     """
 
     def __init__(self, block: nn.Module, cut: BlockCut) -> None:
@@ -48,7 +51,7 @@ class Bypass(nn.Module):
         self.__dict__["_bypass"] = cut
 
     def forward(self, *given: Any, **named: Any) -> Any:
-        """The input, through what is left on the skip."""
+        """Pass the input through the modules left on the skip."""
         cut: BlockCut = self.__dict__["_bypass"]
         x = named[cut.keyword] if cut.keyword in named else given[cut.place]
         for name in cut.keeps:
@@ -57,13 +60,13 @@ class Bypass(nn.Module):
         return (x, *[None] * (cut.gives - 1)) if cut.gives else x
 
     def extra_repr(self) -> str:
-        """What is left of the block."""
+        """Names of the modules left on the skip."""
         cut: BlockCut = self.__dict__["_bypass"]
         return f"was a block of {', '.join(cut.keeps) or 'nothing'} on its skip"
 
 
 def remove_blocks_(model: nn.Module, blocks: Sequence[BlockCut]) -> None:
-    """Take blocks out of a model that has just been copied.
+    """Remove blocks from a freshly copied model, in place.
 
     Raises:
         CutError: a block is missing, or is not what the cut expects.
@@ -107,7 +110,7 @@ def _check(known: dict[str, nn.Module], block: BlockCut) -> None:
 
 
 def _shorten_(known: dict[str, nn.Module], path: str, gone: Iterable[int]) -> None:
-    """Take elements out of a list; those that stay learn their new places."""
+    """Delete elements of a list; the elements left get their new indices."""
     holder = known[path]
     left = [(n, child) for n, child in enumerate(holder.children()) if n not in gone]
     holder._modules.clear()

@@ -1,4 +1,4 @@
-"""Making a cut: a new model of smaller tensors and sizes. The user's model is not touched."""
+"""Make a cut: a new model of smaller tensors and sizes. The user's model is unchanged."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def cut_copy(
     without_data: bool = False,
     leaves: Sequence[ModelTensor] | None = None,
 ) -> nn.Module:
-    """A copy of the model with the cut made. Big tensors are sliced, never copied whole first.
+    """Copy the model with the cut made; cut tensors are sliced without a full copy first.
 
     Args:
-        model: what to cut; unchanged.
-        cut: planned for this model, or for another built alike.
+        model: model to cut; unchanged.
+        cut: cut planned for this model, or for another with the same architecture.
         without_data: put the floating-point tensors on the meta device.
-        leaves: the model's tensors, and that the cut fits them, if that is known already.
+        leaves: tensors of the model, if they are listed already and the cut is known to fit them.
 
     Raises:
         CutError: a tensor or layer that the cut names is missing, or has another size.
@@ -41,8 +41,7 @@ def cut_copy(
     if leaves is None:
         leaves = list_tensors(model)
         check_tensors(leaves, cut)
-    # deepcopy takes what it finds in the memo instead of copying, so ties between tensors stay
-    # ties.
+    # deepcopy takes an object's replacement from the memo, so ties between tensors are preserved.
     memo: dict[int, object] = {}
     slicer = Slicer()
     rescaled = {rescaling.tensor for rescaling in cut.rescalings}
@@ -65,10 +64,10 @@ def cut_copy(
 
 
 def check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
-    """Refuse a cut of tensors that are not there, or of another shape.
+    """Refuse a cut of tensors that are missing or have another shape.
 
     Raises:
-        CutError: with the tensor's name.
+        CutError: a tensor does not fit; the message names it.
     """
     shapes = {leaf.name: tuple(leaf.tensor.shape) for leaf in leaves}
     for name, tensor_cut in cut.tensors.items():
@@ -109,7 +108,7 @@ def slice_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
 
 
 class Slicer:
-    """Slices tensors; what stays along axes that lose the same is worked out once.
+    """Slices tensors; axes that lose the same indices share one computation of the kept ones.
 
     A layer's filters, its bias, its norm and whatever reads them lose the same tuple of indices.
     """
@@ -133,14 +132,14 @@ class Slicer:
         key = (id(removed), cut.shape[axis])
         if key not in self._kept:
             kept = cut.list_kept(axis)
-            # The tuple is kept too: its id is another's once it is gone.
+            # Holding the tuple keeps its id from being reused for another object.
             self._kept[key] = (removed, kept, torch.from_numpy(kept))
         _, kept, index = self._kept[key]
         return kept, index
 
 
 def _rescale_(small: torch.Tensor, removal: TensorCut, rescaling: Rescaling) -> None:
-    """Multiply what is left of a rescaling's indices."""
+    """Multiply the entries left at a rescaling's indices by its factor."""
     kept = removal.list_kept(rescaling.axis)
     places = np.flatnonzero(np.isin(kept, rescaling.indices))
     index = torch.from_numpy(places).to(small.device)
@@ -151,12 +150,12 @@ def _rescale_(small: torch.Tensor, removal: TensorCut, rescaling: Rescaling) -> 
 def _keep(
     tensor: torch.Tensor, axis: int, kept: NDArray[np.int64], index: torch.Tensor
 ) -> torch.Tensor:
-    """``index_select``, by blocks where whole blocks stay.
+    """``index_select`` in blocks of neighbouring indices, where whole blocks are kept.
 
     After a flatten, one channel is many neighbouring inputs; copying them block by block is ten
-    times quicker than one by one.
+    times faster than one by one.
     """
-    # A vector (a bias, a norm's weight) is copied sooner than its blocks are found.
+    # For a vector (a bias, a norm's weight) finding blocks takes longer than the copy.
     is_last = tensor.dim() == axis + 1 > 1
     block = _block_length(kept, tensor.shape[axis]) if is_last else 1
     if block == 1:
@@ -168,7 +167,7 @@ def _keep(
 
 
 def _block_length(kept: NDArray[np.int64], length: int) -> int:
-    """The longest block such that an axis of this length keeps or loses whole blocks."""
+    """The longest block such that an axis of this length keeps or loses whole blocks only."""
     starts = np.flatnonzero(np.diff(kept, prepend=-2) != 1)
     lengths = np.diff(np.append(starts, len(kept)))
     return int(np.gcd.reduce([*kept[starts], *lengths, length]))
@@ -177,15 +176,15 @@ def _block_length(kept: NDArray[np.int64], length: int) -> int:
 def set_sizes_(model: nn.Module, sizes: Iterable[SizeChange]) -> None:
     """Write the sizes that layers keep as integers.
 
-    A cut comes from a file: it may change whole numbers that the modules keep, where they are what
-    it expects, and nothing else.
+    A cut comes from a file, so it may change nothing but integers that the modules keep, and only
+    where they have the value it expects.
 
     Raises:
-        CutError: a layer does not have the size the cut expects.
+        CutError: a layer does not have the size that the cut expects.
     """
     modules = dict(list_modules(model))
     for size in sizes:
-        # Found here at once: the way down to a layer, twice each, takes longer than all the rest.
+        # One lookup here: get_submodule, called twice for each size, would take most of the time.
         holder = modules.get(size.owner)
         inside = "" if holder is not None else size.owner
         holder = model if holder is None else holder
@@ -209,17 +208,17 @@ def cut_optimizer(
     cut: Cut,
     leaves: Sequence[ModelTensor] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer for the cut model: same settings, its state (momentum, ...) sliced along.
+    """Build the optimizer of the cut model: same settings, state (momentum, ...) sliced likewise.
 
-    State that has neither the parameter's shape nor one number is dropped: the optimizer starts it
-    anew.
+    State that has neither the parameter's shape nor a single element is dropped; the optimizer
+    initialises it again.
 
     Args:
-        optimizer: of the model; unchanged.
-        model: what was cut.
-        small: what it became.
-        cut: what went.
-        leaves: the model's tensors, if they are listed already.
+        optimizer: optimizer of the model; unchanged.
+        model: model before the cut.
+        small: model after the cut.
+        cut: the cut that was made.
+        leaves: tensors of the model, if they are listed already.
     """
     mine = {id(leaf.tensor): leaf.name for leaf in leaves or list_tensors(model)}
     before = Numbering(cut.blocks).before
@@ -258,7 +257,7 @@ def _slice_state(
     cut: TensorCut | None,
     memo: dict[int, object],
 ) -> bool:
-    """Put the sliced state into the memo; False where some of it cannot be sliced."""
+    """Enter the sliced state into the memo; False where some of it cannot be sliced."""
     for value in state.values() if cut is not None else ():
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
             memo[id(value)] = slice_tensor(value, cut)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""One forward pass, watched below Python, and the rules of what each operation does."""
+"""Trace a forward pass at the dispatcher, with one rule for each operation."""

@@ -1,7 +1,7 @@
-"""Residual blocks, found in what a forward pass does: modules that give their input plus something.
+"""Find residual blocks in a forward pass: modules that return their input plus something.
 
-A sequence of such modules gives its input plus something too, so of modules inside each other one
-is chosen: an element of a list of its like, else the innermost of which the others are made.
+A sequence of such modules also returns its input plus something, so one of several nested modules
+is chosen: an element of a list of like modules, else the innermost ones that make up the others.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.tracing.skips import ACTIVATIONS, NORMS, ModuleCall, SkipValue, SkipWatcher
 
 MOST_KEPT = 3
-"""Children in a row on a skip."""
+"""Maximum number of consecutive children on a skip."""
 
 
 @dataclass(eq=False, slots=True)
 class FoundBlock:
-    """A module that could go whole.
+    """A module that can be removed whole.
 
     Attributes:
-        cut: what takes it out.
-        values: those on its skip, from its output back to its input.
-        change: one minus the cosine between what comes in on its skip and what it gives.
+        cut: the cut that removes it.
+        values: values on its skip, from its output back to its input.
+        change: one minus the cosine between the value that enters its skip and its output.
     """
 
     cut: BlockCut
@@ -45,12 +45,12 @@ class FoundBlock:
 
     @property
     def sums(self) -> set[int]:
-        """The numbers of the additions on its skip."""
+        """Indices of the additions on its skip."""
         return {value.number for value in self.values[:-1] if value.is_sum}
 
     @property
     def branches(self) -> list[tuple[int, int]]:
-        """(number of the addition, which of its operands is the branch) for each on the skip."""
+        """(index of the addition, which of its operands is the branch) for each on the skip."""
         found = []
         for value, before in zip(self.values, self.values[1:], strict=False):
             if value.is_sum:
@@ -59,23 +59,23 @@ class FoundBlock:
 
     @property
     def norms(self) -> list[str]:
-        """The normalisations on the skip, by name."""
+        """Names of the normalisations on the skip."""
         return [v.packet.__name__ for v in self.values[:-1] if v.packet in NORMS and v.packet]
 
 
 def find_blocks(network: Network, model: nn.Module, example_inputs: Any) -> list[Block]:
-    """The residual blocks of a model that can go whole, in the order in which they run.
+    """Find the residual blocks that can be removed whole, in the order in which they run.
 
     Args:
-        network: its trace, which says what each costs.
-        model: a copy of the caller's own: it is run.
-        example_inputs: real ones.
+        network: trace of the model, which gives the cost of each block.
+        model: a private copy, which is run.
+        example_inputs: inputs with values.
     """
     return [_describe(network, found) for found in watch_blocks(model, example_inputs)]
 
 
 def watch_blocks(model: nn.Module, example_inputs: Any) -> list[FoundBlock]:
-    """The same, with where in the pass their additions are."""
+    """Find the same blocks, with the positions of their additions in the pass."""
     watcher = SkipWatcher()
     arguments, keywords = parse_example_inputs(example_inputs, model)
     watcher.run(model, arguments, dict(keywords))
@@ -94,7 +94,7 @@ def watch_blocks(model: nn.Module, example_inputs: Any) -> list[FoundBlock]:
     return sorted(innermost, key=lambda one: order[one.path])
 
 
-# -- is it one?
+# -- whether a module is a block
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -109,7 +109,7 @@ def _block(
     for number, (at, named, value, shape) in enumerate(call.given):
         others = [other for n, (_, _, other, _) in enumerate(call.given) if n != number]
         if any(_depends(other, value) for other in others):
-            continue  # what feeds the branch is made outside
+            continue  # the branch also reads a value computed outside from the same input
         place, keyword = _parameter(module, at, named)
         change = call.changes[number]
         path = _path_on_skip(call.output, value) if shape == call.shape else None
@@ -127,7 +127,7 @@ def _block(
 
 
 def _parameter(module: nn.Module, place: int, keyword: str) -> tuple[int, str]:
-    """(place, name) of an argument of a module's forward, whichever way it was given."""
+    """(position, name) of an argument of a module's forward, whichever way it was passed."""
     names = list(inspect.signature(module.forward).parameters.values())
     plain = [
         n.name for n in names if n.kind is not n.VAR_POSITIONAL and n.kind is not n.VAR_KEYWORD
@@ -138,7 +138,7 @@ def _parameter(module: nn.Module, place: int, keyword: str) -> tuple[int, str]:
 
 
 def _depends(value: SkipValue, on: SkipValue) -> bool:
-    """Whether a value was made from another, whatever was done to it."""
+    """Whether a value was computed from another, directly or not."""
     waiting, seen = [value], set()
     while waiting:
         one = waiting.pop()
@@ -151,7 +151,7 @@ def _depends(value: SkipValue, on: SkipValue) -> bool:
 
 
 def _path_on_skip(output: SkipValue, start: SkipValue) -> list[SkipValue] | None:
-    """The values from an output back to where it starts, along skips; None where there is none."""
+    """The values from an output back to its start along skips; None where no such path exists."""
     stack: list[list[SkipValue]] = [[output]]
     seen: set[int] = set()
     while stack:
@@ -166,10 +166,10 @@ def _path_on_skip(output: SkipValue, start: SkipValue) -> list[SkipValue] | None
 
 
 def _activation_left(path: Sequence[SkipValue]) -> str | None:
-    """The activation on a skip that goes on without its branch; None where there are two kinds.
+    """The activation that stays on a skip without its branch; None where that is ambiguous.
 
-    Behind normalisations that go with the block nothing is left of it. A ReLU does nothing to what
-    is never negative.
+    Nothing stays of it behind normalisations, which are removed with the block. A ReLU has no
+    effect on a value that is never negative.
     """
     found = {
         ACTIVATIONS[value.packet]
@@ -210,7 +210,7 @@ def _find_projection(
 def _chain(
     call: ModuleCall, calls: Mapping[str, ModuleCall], operand: SkipValue, start: SkipValue
 ) -> tuple[str, ...] | None:
-    """The children of a block that lead from its input to an operand, in order, if these do."""
+    """The children that lead from a block's input to an operand, in order; None if others do."""
     chain: list[str] = []
     value = operand
     while value is not start:
@@ -239,7 +239,7 @@ def _steps(call: ModuleCall, calls: Mapping[str, ModuleCall], chain: Sequence[st
     return sum(calls[f"{call.path}.{child}"].steps for child in chain)
 
 
-# -- which of those inside each other?
+# -- which of several nested blocks
 
 
 def _choose(
@@ -260,7 +260,7 @@ def _choose(
 
 
 def _is_listed(path: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a module is one of several of a kind in a list."""
+    """Whether a module is one of several of its class in a list."""
     parent, _, name = path.rpartition(".")
     holder = modules.get(parent)
     if not name.isdecimal() or not isinstance(holder, (nn.ModuleList, nn.Sequential)):
@@ -269,13 +269,13 @@ def _is_listed(path: str, modules: Mapping[str, nn.Module]) -> bool:
     return kinds[type(modules[path])] > 1
 
 
-# -- what else is to be said
+# -- lists that shrink, and costs
 
 
 def _shorten_counted_(
     model: nn.Module, modules: Mapping[str, nn.Module], found: Sequence[FoundBlock]
 ) -> None:
-    """Blocks of a Transformers model whose configuration counts them: their lists get shorter."""
+    """Let lists shrink where a Transformers configuration counts the blocks in them."""
     counted: dict[str, bool] = {}
     for one in found:
         parent, _, number = one.path.rpartition(".")

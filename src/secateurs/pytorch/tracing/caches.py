@@ -1,6 +1,7 @@
-"""What a model keeps of a pass for the next one, and would make again: attention's biases, grids.
+"""Find caches that a forward pass keeps for the next one, such as attention biases and grids.
 
-A copy that was made of a weight before the cut would be read in the weight's place after it.
+A cached copy of a weight, made before the cut, would be read in place of the weight after it. So
+caches are deleted: we delete candidates and run the model; what reappears unchanged was a cache.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ CacheKind = tuple[type, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CacheLocation:
-    """Where a tensor is kept.
+    """Place of a cached tensor.
 
     Attributes:
         owner: path of the module.
-        attribute: of the module: the tensor, or the dictionary that it is in.
-        holder: the module's attributes, its buffers, or that dictionary.
-        key: where it is in there.
-        tensor: what is kept.
-        is_in_dictionary: whether that is of the module's own making.
+        attribute: name of the module's attribute: the tensor, or the dictionary that holds it.
+        holder: dictionary of the module's attributes or buffers, or the dictionary in the
+            attribute.
+        key: key in the holder.
+        tensor: the cached tensor.
+        is_in_dictionary: whether the holder is a dictionary in an attribute of the module.
     """
 
     owner: str
@@ -50,19 +52,19 @@ def forget_caches_(
     keywords: Mapping[str, object],
     suspects: Collection[torch.Tensor],
 ) -> tuple[Cache, ...]:
-    """Empty what the model's forward pass fills again with the same values by itself.
+    """Delete caches that the model's forward pass fills again with the same values.
 
-    The suspects are taken away and the model is run: those that are there again, with the same
-    values, were a cache. All others are put back.
+    The suspects are deleted and the model is run: those that reappear with the same values were
+    caches. All others are restored.
 
     Args:
-        model: a copy of the caller's own, changed in that alone.
-        arguments: for its forward.
-        keywords: for its forward.
-        suspects: tensors of the model that its state does not hold.
+        model: a private copy; nothing but its caches is changed.
+        arguments: positional arguments of its forward.
+        keywords: keyword arguments of its forward.
+        suspects: tensors of the model that are not in its state.
 
     Returns:
-        What is gone now.
+        The deleted caches.
     """
     ids = {id(tensor) for tensor in suspects}
     found: dict[CacheKind, list[CacheLocation]] = {}
@@ -84,12 +86,12 @@ def forget_caches_(
 
 
 def _nothing(kept: torch.Tensor) -> None:
-    """What some models have before their first pass."""
+    """None in place of a cache: the value some models have before their first pass."""
     del kept
 
 
 def _too_small(kept: torch.Tensor) -> torch.Tensor:
-    """What others have, that look whether the size is right."""
+    """A one-element tensor in place of a cache, for models that check its size."""
     return kept.new_zeros([1] * kept.dim())
 
 
@@ -119,10 +121,10 @@ def _forget(
     places: Sequence[CacheLocation],
     stand_in: Callable[[torch.Tensor], torch.Tensor | None],
 ) -> list[CacheLocation] | None:
-    """Take these away and put back those that a pass does not bring back.
+    """Delete these tensors, run the model, and restore those that do not reappear.
 
     Returns:
-        Those that it did; None where it raises.
+        Those that reappeared; None where the forward pass raises.
     """
     for place in places:
         if place.is_in_dictionary:
@@ -134,7 +136,7 @@ def _forget(
         with in_mode(model), torch.random.fork_rng(devices=[]), torch.inference_mode():
             model(*arguments, **keywords)
             again = [_is_same(place.holder.get(place.key), place.tensor) for place in places]
-    except Exception:  # noqa: BLE001 - whatever a forward does without what it kept
+    except Exception:  # noqa: BLE001 - a forward without its cache may raise anything
         return None
     finally:
         for place, is_back in zip(places, again or [False] * len(places), strict=True):

@@ -1,7 +1,7 @@
-"""Equations of ``einsum`` spelled out: every axis has a letter, and the result is named.
+"""Spell out equations of ``einsum``: every axis gets a letter, and the result is explicit.
 
-What is left is one operation that says by its letters alone which axes are one. The trace, the
-rehearsal and the masked twin take it whole; taken apart, it is products whose order depends on the
+The operation that remains says by its letters alone which axes are contracted. The trace, the dry
+run and the masked twin take it whole; decomposed, it would be products whose order depends on the
 sizes.
 """
 
@@ -18,11 +18,11 @@ DOTS = "..."
 def spell_out(
     equation: str, operands: Sequence[torch.Tensor]
 ) -> tuple[str, Sequence[torch.Tensor]]:
-    """The same product without dots, with the result's letters, no letter twice in an operand.
+    """Rewrite a product without dots, with an explicit result and no repeated letter in an operand.
 
     Args:
-        equation: as ``torch.einsum`` takes it.
-        operands: likewise; of one with a letter twice, the diagonal is taken.
+        equation: equation as ``torch.einsum`` takes it.
+        operands: its operands; one with a repeated letter is replaced by its diagonal.
 
     Example:
         >>> spell_out("...ij,...jk", [torch.ones(5, 2, 3), torch.ones(5, 3, 4)])[0]
@@ -30,7 +30,7 @@ def spell_out(
     """
     inputs, arrow, result = equation.replace(" ", "").partition("->")
     words = inputs.split(",")
-    if arrow and DOTS not in equation and not any(map(_has_letter_twice, words)):
+    if arrow and DOTS not in equation and not any(map(_repeats_letter, words)):
         return f"{inputs}->{result}", operands
     spare = [letter for letter in reversed(string.ascii_letters) if letter not in equation]
     spare.sort(key=str.islower)  # capitals first: few equations have any
@@ -48,17 +48,17 @@ def spell_out(
         result = DOTS + "".join(
             letter for letter in sorted(set(together) - set(dots)) if together.count(letter) == 1
         )
-    pairs = [_without_twice(word, x) for word, x in zip(words, operands, strict=True)]
+    pairs = [_take_diagonals(word, x) for word, x in zip(words, operands, strict=True)]
     spelled = ",".join(word for word, _ in pairs)
     return f"{spelled}->{result.replace(DOTS, dots)}", [x for _, x in pairs]
 
 
-def _has_letter_twice(word: str) -> bool:
+def _repeats_letter(word: str) -> bool:
     return len(set(word)) < len(word)
 
 
-def _without_twice(word: str, x: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """An operand's letters and its diagonals along axes of one letter."""
+def _take_diagonals(word: str, x: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """An operand's letters without repeats, and its diagonal along axes of one letter."""
     for letter in dict.fromkeys(word):
         while word.count(letter) > 1:
             first = word.index(letter)

@@ -1,13 +1,13 @@
-"""Tensors that a forward pass makes of nothing and writes into: canvases, states, paddings.
+"""Tensors that a forward pass allocates and writes into: canvases, states, padding.
 
-``out = h.new_zeros(7, 16); out[1:] = h`` writes through a view: what is written lies in ``out``
-afterwards, which no operation ever gave back. So tensors are known here by the memory they share.
-From the first write of something that is followed, the whole of it is followed too: every index
-along every axis has a unit of its own, and so has every view of it, seen before or after. A write
-equates them with the units of what is written, like any operation element by element.
+``out = h.new_zeros(7, 16); out[1:] = h`` writes through a view: ``out`` changes although no
+operation returned it. So tensors are identified here by the memory they share. From the first write
+of a followed tensor, all of the memory is followed: every index along every axis gets a unit of its
+own, and so does every view of it, created before or after. A write equates these with the units of
+what is written, like any element-wise operation.
 
-That is sound where the tensor was the same all along an axis (or ``empty``) until then: any index
-could be left out of such a one. Elsewhere its units are frozen.
+That is sound where the tensor was uniform along an axis (or ``empty``) until then, since any index
+could be left out of it. Elsewhere its units are frozen.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import Axes, Labels, follow, is_followed, labels_of
 
 EMPTY = {aten.empty, aten.new_empty, aten.empty_like, aten.empty_strided}
-"""Operations whose result holds nothing that may be read."""
+"""Operations whose result is uninitialised memory."""
 
 WRITTEN = "a tensor that is written into"
 
 
 class FreshTensors:
-    """Which memory was made in a forward pass, and what has been written into.
+    """Memory allocated in a forward pass, and the part of it that has been written into.
 
     Args:
-        equations: where units for what is written into are made.
+        equations: equations in which units for written tensors are made.
         concrete: whether the trace runs on real tensors, which are then written into for real.
-        where: the user's line that is running, for reasons.
+        where: returns the user's line that is running, for reasons.
     """
 
     def __init__(self, equations: Equations, concrete: bool, where: Callable[[], str]) -> None:
@@ -49,14 +49,14 @@ class FreshTensors:
         self._written.clear()
 
     def remember(self, call: Call, output: object) -> None:
-        """Note what an operation on constants made; views of what is known are no news."""
+        """Note memory that an operation on constants allocated, unless it is known already."""
         for tensor in iterate_tensors(output):
             key = _memory(tensor)
             if key is not None and key not in self._whole and _is_whole(tensor):
                 self._whole[key] = tensor, call.packet in EMPTY
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """What stands for this tensor, if its memory has been written into."""
+        """The stand-in for a tensor whose memory has been written into; None for others."""
         if not self._written or (is_followed(tensor) and not labels_of(tensor).is_constant):
             return None
         key = _memory(tensor)
@@ -69,7 +69,7 @@ class FreshTensors:
         return self._view(whole, base, tensor)
 
     def open(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Begin to follow the memory of a tensor; None where it was not made in this pass."""
+        """Begin to follow the memory of a tensor; None where it was not allocated in this pass."""
         key = _memory(tensor)
         if key is None or key not in self._whole:
             return None
@@ -103,7 +103,7 @@ class FreshTensors:
         return view
 
     def _follow_view(self, base: torch.Tensor, view: torch.Tensor, units: Axes) -> Axes:
-        """The units along a view's axes; those that it does not simply run along are frozen.
+        """The units along a view's axes; units that it does not simply run along are frozen.
 
         Each axis of a view steps through the memory by a stride. It runs along the axis of the
         whole whose stride divides that, as long as it ends before that axis does.
@@ -136,7 +136,7 @@ class FreshTensors:
 
 
 def is_uniform(constant: torch.Tensor, axis: int) -> bool:
-    """Whether a constant is the same all along an axis, so that any of it could go."""
+    """Whether a constant is uniform along an axis, so that any index could be removed."""
     if constant.is_meta:
         return False
     if constant.stride(axis) == 0:
@@ -153,14 +153,14 @@ def arguments_written_to(call: Call) -> Iterator[torch.Tensor]:
 
 
 def is_view(call: Call) -> bool:
-    """Whether an operation gives its operand's own memory, in another shape."""
+    """Whether an operation returns a view of its operand."""
     returns = call.function._schema.returns
     alias = returns[0].alias_info if returns else None
     return alias is not None and not alias.is_write
 
 
 def _memory(tensor: torch.Tensor) -> int | None:
-    """Which memory a tensor lies in; None where it has none."""
+    """A key for the memory that a tensor lies in; None where it has none."""
     if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
         return None
     number: int = tensor.untyped_storage()._cdata
@@ -172,13 +172,13 @@ def _layout(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether it is all of its memory, in order."""
+    """Whether a tensor covers all of its memory, in order."""
     size = tensor.untyped_storage().nbytes()
     return tensor.is_contiguous() and tensor.numel() * tensor.element_size() == size
 
 
 def _places(base: torch.Tensor, offset: int) -> list[int]:
-    """Where along each axis the element at this place in memory is."""
+    """The index along each axis of the element at this offset in memory."""
     places = []
     for stride in base.stride():
         places.append(offset // stride)
@@ -187,7 +187,7 @@ def _places(base: torch.Tensor, offset: int) -> list[int]:
 
 
 def _axis_of(base: torch.Tensor, stride: int) -> int | None:
-    """The axis of the whole that a stride runs along: the one of the longest that divides it."""
+    """The axis of the whole that a stride runs along: the first whose stride does not exceed it."""
     for axis, (length, step) in enumerate(zip(base.shape, base.stride(), strict=True)):
         if length > 1 and stride >= step:
             return axis if stride % step == 0 else None
@@ -195,16 +195,16 @@ def _axis_of(base: torch.Tensor, stride: int) -> int | None:
 
 
 def _divides(view: torch.Tensor, runs: Sequence[tuple[int, int]], length: int) -> bool:
-    """Whether axes of a view are the rows, columns, ... that a whole axis falls into, in order."""
+    """Whether axes of a view are the factors (rows, columns, ...) of one whole axis, in order."""
     steps = [step for _, step in runs]
     ends = [step * view.shape[axis] for axis, step in runs]
     return len(runs) > 1 and [length, *steps] == [*ends, 1]
 
 
 def _covers_one(base: torch.Tensor, view: torch.Tensor, along: int) -> bool:
-    """Whether a view sees but one place of an axis that none of its own runs along.
+    """Whether a view sees a single index of an axis that none of its own axes runs along.
 
-    It sees more where one of its axes is several of the whole's, merged.
+    It sees more where one of its axes merges several of the whole's.
     """
     lengths = zip(view.shape, view.stride(), strict=True)
     inner = base.stride(along)

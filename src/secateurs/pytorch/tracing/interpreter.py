@@ -1,7 +1,7 @@
-"""Running a model's forward pass below Python, one numbered operation after the other.
+"""Run a model's forward pass at the dispatcher, with numbered operations.
 
-The trace, the rehearsal and the masked twin all watch the same forward pass. They must number its
-operations alike, so that what one finds can be used by the next: this is the part they share.
+The trace, the dry run and the masked twin all watch the same forward pass. They must number its
+operations alike, so that one can use what another found. This is the code that they share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ aten = torch.ops.aten
 
 
 def pixel_shuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """``aten.pixel_shuffle`` as the movements it is made of."""
+    """``aten.pixel_shuffle`` as reshapes and a permutation."""
     *batch, channels, height, width = x.shape
     rank = len(batch)
     blocks = x.reshape(*batch, channels // factor**2, factor, factor, height, width)
@@ -38,7 +38,7 @@ def pixel_shuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def pixel_unshuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """``aten.pixel_unshuffle`` as the movements it is made of."""
+    """``aten.pixel_unshuffle`` as reshapes and a permutation."""
     *batch, channels, height, width = x.shape
     rank = len(batch)
     blocks = x.reshape(*batch, channels, height // factor, factor, width // factor, factor)
@@ -47,7 +47,7 @@ def pixel_unshuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """``aten.channel_shuffle`` as the movements it is made of."""
+    """``aten.channel_shuffle`` as reshapes and a transposition."""
     batch, channels, *space = x.shape
     rows = x.reshape(batch, groups, channels // groups, *space)
     return rows.transpose(1, 2).reshape(batch, channels, *space)
@@ -59,17 +59,17 @@ def multiply_in_order(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def as_type_of(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """``aten.type_as``, which has nothing of the other but its type and device."""
+    """``aten.type_as``, which uses only the dtype and device of ``other``."""
     return x.to(other)
 
 
 def view_as(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """``aten.view_as``, which has nothing of the other but its shape."""
+    """``aten.view_as``, which uses only the shape of ``other``."""
     return x.view(other.shape)
 
 
 def reshape_as(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """``aten.reshape_as``, likewise."""
+    """``aten.reshape_as``, which uses only the shape of ``other``."""
     return x.reshape(other.shape)
 
 
@@ -87,27 +87,27 @@ MADE_OF_OTHERS: dict[OpOverloadPacket, Callable[..., torch.Tensor]] = {
 
 
 UNNUMBERED = {
-    aten.contiguous,  # left out where there is nothing to do, which depends on the sizes
-    aten.scalar_tensor,  # a number in the code: made so for tensors without data ...
-    aten.lift_fresh,  # ... and so for real ones
+    aten.contiguous,  # omitted where the layout is contiguous already, which depends on sizes
+    aten.scalar_tensor,  # a Python number, on tensors without data ...
+    aten.lift_fresh,  # ... and on real ones
     aten.alias,
     aten.detach,
-    aten.to,  # where a tensor is on the device it should be on, only its type may change ...
-    aten._to_copy,  # ... and nothing, if it has the type, too
+    aten.to,  # whether it converts device and dtype, dtype alone, ...
+    aten._to_copy,  # ... or nothing depends on the tensor it gets
 }
-"""Operations that come or go with the kind or the size of a tensor, and change no value."""
+"""Operations whose presence depends on the kind or size of a tensor, and which change no value."""
 
 
 class OpInterpreter(TorchDispatchMode):
     """Numbers the operations of a forward pass and hands each to ``step``.
 
     Runs under ``torch.inference_mode``, where composite operations arrive whole (``linear``,
-    ``chunk``, ``flatten``, ...): those in ``whole`` are taken as they are, others as what they are
-    composed of.
+    ``chunk``, ``flatten``, ...). An operation for which ``whole`` is true is passed on as it is;
+    other composites are decomposed.
 
     Attributes:
-        may_lack_data: whether what the model computes may be on the meta device; numbers that it
-            makes tensors of are kept then, at a cost for every call.
+        may_lack_data: whether tensors that the model computes may be on the meta device; tensors
+            made from Python numbers then keep their values, at a cost for every call.
     """
 
     may_lack_data = True
@@ -122,7 +122,7 @@ class OpInterpreter(TorchDispatchMode):
         self._is_aside = False
         self.index = -1
         self.is_last = False
-        """Whether the copy that is run is not needed afterwards: it may keep what it keeps."""
+        """Whether the copy is discarded afterwards: its attributes need not be restored."""
 
     @property
     def layer(self) -> str:
@@ -130,14 +130,15 @@ class OpInterpreter(TorchDispatchMode):
         return self._layers[-1] if self._layers else ""
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
-        """Do one operation; ``self.index`` is its number."""
+        """Run one operation; ``self.index`` is its number."""
         raise NotImplementedError
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether PyTorch is to wrap ``__torch_dispatch__``, for which it imports its compiler.
+        """Keep PyTorch from wrapping ``__torch_dispatch__``, for which it imports its compiler.
 
-        That takes seconds, and ``run`` does the same where the compiler is there already.
+        The import takes seconds; ``run`` does the same wrapping if the compiler is imported
+        already.
         """
         return False
 
@@ -153,7 +154,7 @@ class OpInterpreter(TorchDispatchMode):
             return func(*args, **keywords)
         packet = func.overloadpacket
         if packet is aten.einsum:
-            with self:  # which may take diagonals
+            with self:  # since taking diagonals dispatches operations
                 args = spell_out(*args)  # type: ignore[arg-type]
         others = MADE_OF_OTHERS.get(packet)
         if others is not None:
@@ -163,7 +164,7 @@ class OpInterpreter(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **keywords)
         if func._schema.is_mutable or _draws(func):
-            self._spare(func, args, keywords)
+            self._save_before_write(func, args, keywords)
         if packet in UNNUMBERED:
             return self.pass_through(func, args, keywords)
         self.index += 1
@@ -171,7 +172,7 @@ class OpInterpreter(TorchDispatchMode):
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Operations in here, of a hook, say, are no part of the pass."""
+        """Exclude operations in this context, such as a hook's, from the pass."""
         before, self._is_aside = self._is_aside, True
         try:
             yield
@@ -181,7 +182,7 @@ class OpInterpreter(TorchDispatchMode):
     def pass_through(
         self, function: OpOverload, arguments: Arguments, keywords: Keywords
     ) -> object:
-        """Do an operation that has no number."""
+        """Run an operation that has no number."""
         return function(*arguments, **keywords)
 
     def run(
@@ -191,17 +192,17 @@ class OpInterpreter(TorchDispatchMode):
         keywords: Keywords,
         training: bool = False,
     ) -> object:
-        """The model's forward pass, in eval mode if not told otherwise.
+        """Run the model's forward pass, in eval mode by default.
 
         Args:
-            model: a copy of the caller's own (``share_tensors``): it is switched and hooked while
-                it runs. Its tensors may be shared; what is written into them is put back.
-            arguments: for its forward; what is written into them is put back, too.
-            keywords: likewise.
-            training: whether in train mode.
+            model: a private copy (``share_tensors``): its mode is switched, and its calls are
+                wrapped, while it runs. Its tensors may be shared; writes into them are undone.
+            arguments: positional arguments of its forward; writes into them are undone, too.
+            keywords: keyword arguments of its forward; likewise.
+            training: whether to run in train mode.
         """
         self.index = -1
-        if "torch._dynamo" in sys.modules:  # what is compiled in the model ends where we begin
+        if "torch._dynamo" in sys.modules:  # compiled parts of the model must not trace into us
             watch = torch.compiler.disable(type(self).__torch_dispatch__)
             self.__torch_dispatch__ = MethodType(watch, self)  # type: ignore[method-assign]
         tensors = [*tensors_of(model), *iterate_tensors([list(arguments), keywords])]
@@ -212,22 +213,23 @@ class OpInterpreter(TorchDispatchMode):
             with mode, self._following(model), torch.inference_mode(), numbers, self:
                 return self.call(model, arguments, keywords)
         finally:
-            self._put_back()
+            self._restore()
 
     def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
-        """The pass itself; whoever watches more than the model's own says what."""
+        """The pass itself; subclasses that watch more than the model override it."""
         return model(*arguments, **keywords)
 
     @property
     def is_outside(self) -> bool:
-        """Whether what runs is no part of the model: a loss of its outputs, say."""
+        """Whether the running code is outside the model, such as a loss of its outputs."""
         return not self._layers
 
     @contextmanager
     def _following(self, model: nn.Module) -> Iterator[None]:
         """Keep ``self.layer`` up to date while the model runs."""
-        # Not by hooks: one makes PyTorch call a module by its slow path, and each has a handle that
-        # costs as much as the call. A copy's calls may go through what ``compile`` fills.
+        # Not by hooks: with one, PyTorch calls a module by its slow path, and each hook has a
+        # handle that costs as much as the call. In a private copy, the attribute that ``compile``
+        # sets can wrap the call.
         layers = self._layers
         modules = [
             (path, module)
@@ -235,7 +237,7 @@ class OpInterpreter(TorchDispatchMode):
             if not isinstance(module, torch.jit.ScriptModule)
         ]
         for path, module in modules:
-            vars(module)["_compiled_call_impl"] = _noting(module._call_impl, path, layers)
+            vars(module)["_compiled_call_impl"] = _wrap_call(module._call_impl, path, layers)
         try:
             yield
         finally:
@@ -243,20 +245,26 @@ class OpInterpreter(TorchDispatchMode):
                 vars(module).pop("_compiled_call_impl", None)
             layers.clear()
 
-    def _spare(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> None:
-        """Remember what an operation is about to change that is not this pass's own."""
-        if self._random_state is None and _draws(function) and not _is_idle(function, arguments):
+    def _save_before_write(
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> None:
+        """Save outside tensors and the random state before an operation changes them."""
+        if (
+            self._random_state is None
+            and _draws(function)
+            and not _is_inactive_dropout(function, arguments)
+        ):
             self._random_state = torch.get_rng_state()
         for tensor in iterate_tensors(
             [*arguments[:1], *keywords.values()]
-        ):  # what it may write into
+        ):  # arguments that it may write into
             if not _has_memory(tensor):
                 continue
             storage = tensor.untyped_storage()
             if storage._cdata in self._given and storage._cdata not in self._before:
                 self._before[storage._cdata] = (self._given[storage._cdata], storage.clone())
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         for tensor, before in self._before.values():
             tensor.untyped_storage().copy_(before)
         if self._random_state is not None:
@@ -264,8 +272,8 @@ class OpInterpreter(TorchDispatchMode):
         self._given, self._before, self._random_state = {}, {}, None
 
 
-def _noting(call: Callable[..., object], path: str, layers: list[str]) -> Callable[..., object]:
-    """A module's call, during which its path is the last of the layers."""
+def _wrap_call(call: Callable[..., object], path: str, layers: list[str]) -> Callable[..., object]:
+    """Wrap a module's call: its path is the last of the layers while it runs."""
 
     def run(*arguments: object, **keywords: object) -> object:
         layers.append(path)
@@ -279,7 +287,7 @@ def _noting(call: Callable[..., object], path: str, layers: list[str]) -> Callab
 
 @cache
 def is_composite(function: OpOverload) -> bool:
-    """Whether PyTorch defines the operation by others alone."""
+    """Whether PyTorch defines the operation in terms of others."""
     return bool(function._can_decompose())
 
 
@@ -296,13 +304,13 @@ def _draws(function: OpOverload) -> bool:
 _DROPOUT = {aten.dropout, aten.dropout_, aten.feature_dropout, aten.alpha_dropout}
 
 
-def _is_idle(function: OpOverload, arguments: Arguments) -> bool:
-    """Whether it is a dropout that drops nothing: (input, share, whether training)."""
+def _is_inactive_dropout(function: OpOverload, arguments: Arguments) -> bool:
+    """Whether it is a dropout in eval mode; its arguments are (input, probability, training)."""
     return function.overloadpacket in _DROPOUT and len(arguments) > 2 and not arguments[2]
 
 
-class _SlowAttention:
-    """Fused attention switched off for as long as anybody needs that, in whatever thread."""
+class _FastPathDisabled:
+    """Context that disables fused attention until its last user, of any thread, has left."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -323,26 +331,27 @@ class _SlowAttention:
                 torch.backends.mha.set_fastpath_enabled(self._before)
 
 
-_slow_attention = _SlowAttention()
+_fast_path_disabled = _FastPathDisabled()
 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool = False, *, put_back: bool = True) -> Iterator[None]:
-    """Eval or train mode, without fused attention, which hides its parts; all is put back.
+    """Switch to eval or train mode, without fused attention, which hides its parts; then restore.
 
     Args:
-        model: a copy of the caller's own.
-        training: which of the two.
-        put_back: False for a copy that nobody runs again: what it keeps of the pass stays.
+        model: a private copy.
+        training: whether train mode is wanted.
+        put_back: False for a copy that is not run again: changes of its attributes stay.
     """
     modules = [module for _, module in list_modules(model)]
-    before = _Kept(modules if put_back else [])
+    before = _SavedAttributes(modules if put_back else [])
     scripted = [(module, module.training) for module in modules if "training" not in vars(module)]
     for module in modules:
         module.training = training
     try:
-        # The switch is the process's: other threads' attention is unfused meanwhile, and as right.
-        with _slow_attention:
+        # The switch is global: other threads' attention is unfused meanwhile, which changes no
+        # result.
+        with _fast_path_disabled:
             yield
     finally:
         before.put_back()
@@ -350,8 +359,8 @@ def in_mode(model: nn.Module, training: bool = False, *, put_back: bool = True) 
             module.training = was_training
 
 
-class _Kept:
-    """What a forward pass may replace: models keep things (position tables, caches) as they run."""
+class _SavedAttributes:
+    """Attributes of modules before a pass, which may replace them (position tables, caches)."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._dictionaries: list[tuple[dict[str, object], dict[str, object]]] = []
@@ -372,7 +381,7 @@ class _Kept:
             ]
 
     def put_back(self) -> None:
-        """Let every attribute, and every list and dictionary among them, hold what it held."""
+        """Restore every attribute, and the contents of every list and dictionary among them."""
         for items, before in self._lists:
             if _differ(items, before):
                 items[:] = before
@@ -386,18 +395,18 @@ class _Kept:
 
 
 def _differ(now: Collection[object], before: Collection[object]) -> bool:
-    """Whether these are other objects, or in another order."""
+    """Whether two collections hold different objects, or the same in another order."""
     return len(now) != len(before) or any(map(operator.is_not, now, before))
 
 
 NOT_THE_USERS = {"torch", "secateurs", "einops", "accelerate", *sys.stdlib_module_names}
-"""Packages that run in a forward pass and are nobody's model."""
+"""Packages whose frames in a forward pass are not the model's code."""
 
 
 def users_line() -> str:
     """'file.py:12 (in forward)': the innermost line of the model's own code; '' if there is none.
 
-    A model made of PyTorch's layers alone has none; what called it is no part of it.
+    A model made of PyTorch's layers alone has none, and its caller's code does not count.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not OpInterpreter.run.__code__:
@@ -408,16 +417,16 @@ def users_line() -> str:
 
 
 def is_users(frame: FrameType) -> bool:
-    """Whether code is of a model, and not of what runs it."""
+    """Whether a frame is the model's code, and not of a package that runs it."""
     name: str = frame.f_globals.get("__name__", "")
     return name.partition(".")[0] not in NOT_THE_USERS
 
 
 def line_in(frame: FrameType, line: int) -> str:
-    """'file.py:12 (in forward)'."""
+    """Format a line as 'file.py:12 (in forward)'."""
     return f"{_short(frame.f_code.co_filename)}:{line} (in {frame.f_code.co_name})"
 
 
 def _short(path: str) -> str:
-    """A file in a package by its path in there; any other in full."""
+    """The path of a file relative to site-packages; any other path in full."""
     return path.rpartition("/site-packages/")[2]

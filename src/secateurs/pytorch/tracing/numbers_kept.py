@@ -1,8 +1,8 @@
-"""Numbers that a forward pass makes tensors of keep their values though activations have none.
+"""Keep the values of tensors that a forward pass makes from Python numbers.
 
-``torch.tensor(d, device=q.device)`` asks for the device of a tensor without data, and would be
-without data itself: a factor of attention, say, that nobody could compare any more. Operations on
-constants are run on the processor anyway; these few make tensors without being one.
+``torch.tensor(d, device=q.device)`` asks for the device of a tensor without data, and would have no
+value itself: the scale of an attention, say, could not be compared any more. Operations on
+constants run on the CPU anyway; these factory functions make tensors without being operations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FROM_VALUES_LIKE = torch.Tensor.new_tensor
 
 
 class NumbersKept(TorchFunctionMode):
-    """While it is on, tensors made of values on the meta device are made on the processor."""
+    """Mode that makes tensors from values on the CPU where the meta device is asked for."""
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""An operation about to be run, with its arguments by name."""
+"""An aten operation about to run, with its arguments by name."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ ADDING = {
     aten.clamp_min,
     aten.clamp_max,
 }
-"""Operations that may be given a size as a whole number, and are no factor of their result."""
+"""Operations that may take a size as an integer without being proportional to it."""
 
 _ADDED = ("other", "value", "fill_value", "exponent", "min", "max")
 
 MOST_TO_COMPARE = 1024
-"""Numbers in a constant that are looked at for whether they are computed from a size."""
+"""Maximum number of elements of a constant that is checked for depending on a size."""
 
 MADE_NEW = {aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}
 """Operations whose result does not depend on the tensor they are called on."""
 
 
 Arguments = Sequence[object]
-"""What an operation or a forward pass is given by place: tensors, numbers, lists of them."""
+"""Positional arguments of an operation or a forward pass: tensors, numbers, lists of them."""
 
 Keywords = dict[str, object]
-"""What it is given by name."""
+"""Keyword arguments of an operation or a forward pass."""
 
 AnyValue = TypeVar("AnyValue")
 Number = TypeVar("Number", int, float)
 
 
 class Call:
-    """An aten operation and what it is given.
+    """An aten operation and its arguments.
 
-    What type an argument or a result has, only the operation's schema says, as the program runs. So
-    they are ``Any`` here and in ``Named``: a rule knows the schema of what it is the rule of.
+    The types of arguments and results are known only from the operation's schema, at run time. So
+    they are ``Any`` here and in ``Named``: a rule knows the schema of its operation.
     """
 
     __slots__ = ("_tensors", "arguments", "function", "keywords", "named", "packet", "result")
@@ -71,7 +71,7 @@ class Call:
         self.arguments: Sequence[Any] = arguments
         self.keywords = keywords
         self.packet: OpOverloadPacket = function.overloadpacket
-        """The operation, whatever the types of its arguments."""
+        """The operation, regardless of its overload."""
         self.result: torch.Tensor | None = None
         self._tensors: list[torch.Tensor] | None = None
         self.named = dict(zip(_names(function), arguments, strict=False)) | keywords
@@ -105,7 +105,7 @@ class Call:
         return list(_numbers_in([*self.arguments, *self.keywords.values()], kind))
 
     def run(self) -> object:
-        """Run it; constants join the tensors without data."""
+        """Run it, on the meta device if any operand is there."""
         if any(tensor.is_meta for tensor in self.tensors()):
             first = self.arguments[0] if self.arguments else None
             if isinstance(first, torch.Tensor) and first.is_meta:
@@ -121,17 +121,17 @@ class Call:
         return self.function(*self.arguments, **self.keywords)
 
     def run_one(self) -> torch.Tensor:
-        """Run an operation that gives one tensor."""
+        """Run an operation that returns one tensor."""
         output: Any = self.run()
         made: torch.Tensor = output
         return made
 
     def with_arguments(self, **changes: object) -> Call:
-        """The same call with some arguments, by name, replaced."""
+        """The same call with some arguments, given by name, replaced."""
         return Call(self.function, (), self.named | changes)
 
     def with_tensors(self, changes: dict[int, torch.Tensor]) -> Call:
-        """The same call with some of its tensors, by their place among them, replaced."""
+        """The same call with some of its tensors, given by index among them, replaced."""
         place = iter(range(len(self.tensors())))
 
         def replace(tensor: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ class Call:
 
 @cache
 def _names(function: OpOverload) -> tuple[str, ...]:
-    """Of an operation's arguments, in order."""
+    """Names of an operation's arguments, in order."""
     return tuple(argument.name for argument in function._schema.arguments)
 
 
@@ -168,7 +168,7 @@ def map_tensors(value: AnyValue, function: Callable[[torch.Tensor], torch.Tensor
 @overload
 def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object: ...
 def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> object:
-    """The same nested lists, tuples, dictionaries and data classes, every tensor replaced."""
+    """Copy nested lists, tuples, dictionaries and data classes with every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -185,18 +185,18 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
 
 
 def is_data_class(value: object) -> bool:
-    """Whether a value is an object of a data class: a user's own kind of output."""
+    """Whether a value is an instance of a data class, such as a user's class of outputs."""
     return hasattr(type(value), "__dataclass_fields__")
 
 
 def fields_of(value: object) -> dict[str, object]:
-    """The fields of an object of a data class that it has."""
+    """Name -> value of the fields that an instance of a data class has set."""
     names = type(value).__dataclass_fields__  # type: ignore[attr-defined]
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def with_fields(value: object, items: dict[str, object]) -> object:
-    """A copy of an object of a data class with other values; nothing of its own is run."""
+    """Copy an instance of a data class with other values, without running its ``__init__``."""
     made = copy.copy(value)
     for name, item in items.items():
         object.__setattr__(made, name, item)
@@ -204,7 +204,7 @@ def with_fields(value: object, items: dict[str, object]) -> object:
 
 
 def like(value: dict[str, object], items: dict[str, object]) -> dict[str, object]:
-    """A dictionary of these items; of the same class where that has fields, as ModelOutput has."""
+    """A dictionary of these items, of the same class if that is a data class, like ModelOutput."""
     return type(value)(**items) if dataclasses.is_dataclass(value) else items
 
 
@@ -216,7 +216,7 @@ def without_data(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it is PyTorch's own kind of tensor, with all of its values in memory."""
+    """Whether it is a plain torch.Tensor or Parameter in strided memory."""
     return type(tensor) in _PLAIN and tensor.layout is torch.strided
 
 
@@ -224,7 +224,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_decided_by_data(call: Call) -> bool:
-    """Whether the values of a tensor decide what comes out or how large it is."""
+    """Whether values of a tensor decide the result's shape, or are the result."""
     if call.packet is aten.index:
         return any(t is not None and t.dtype is torch.bool for t in call.arguments[1])
     tags = call.function.tags
@@ -236,15 +236,15 @@ def is_decided_by_data(call: Call) -> bool:
 
 
 def without_values(tensor: torch.Tensor) -> torch.Tensor:
-    """An input for a rehearsal: whole numbers and masks as they are, others without data."""
+    """An input for a dry run: integers and masks as they are, other tensors without data."""
     return without_data(tensor) if tensor.is_floating_point() or tensor.is_complex() else tensor
 
 
 def numbers_of(call: Call) -> list[float]:
-    """The numbers an operation is given that may be worked out from a size, by code or by itself.
+    """The numbers given to an operation that may be computed from a size, by code or by itself.
 
-    A factor or a term is one too where it is a whole number: a length that a sum is divided by. Of
-    a constant of several numbers it is how large they are together.
+    An integer factor or term counts too, such as a length that a sum is divided by. A constant of
+    several numbers counts by its norm.
     """
     numbers: list[float] = call.numbers(float)
     if call.packet in SCALING:
@@ -253,7 +253,7 @@ def numbers_of(call: Call) -> list[float]:
         numbers += [float(n) for name in _ADDED if isinstance(n := call.get(name), int)]
     numbers += [
         size
-        for tensor in call.tensors()[call.get("beta", 1) == 0 :]  # what is added none of
+        for tensor in call.tensors()[call.get("beta", 1) == 0 :]  # with beta 0 the first is unused
         if not hasattr(tensor, "_secateurs_labels")
         and (size := _size_of_constant(tensor, call)) is not None
     ]
@@ -263,7 +263,7 @@ def numbers_of(call: Call) -> list[float]:
 
 
 def _size_of_constant(tensor: torch.Tensor, call: Call) -> float | None:
-    """The number that a constant is, or the length of several as a vector; None of any other."""
+    """The value of a one-element constant, or the norm of a longer one; None if unsuitable."""
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_complex():
         return None
     if not 0 < tensor.numel() <= MOST_TO_COMPARE:
@@ -278,13 +278,13 @@ def _size_of_constant(tensor: torch.Tensor, call: Call) -> float | None:
 
 
 STARTS = {aten.slice: "start", aten.select: "index", aten.narrow: "start"}
-"""Operations that take what is from a position on, and what they call the position."""
+"""Operations that select from a position on, and the name of the position's argument."""
 
 
 def start_of(call: Call) -> tuple[int, int] | None:
-    """(axis, position), both counted from the front, where an operation takes from there on.
+    """(axis, position), both non-negative, from which an operation selects; None for others.
 
-    Of every second channel, say, it is where their pairs begin: which of a pair is another thing.
+    For a strided slice it is where the first step begins; the offset within a step is ignored.
     """
     name = STARTS.get(call.packet)
     at = call.get(name, 0) if name is not None else None
@@ -298,10 +298,10 @@ def start_of(call: Call) -> tuple[int, int] | None:
 
 
 def run_on_constants(call: Call) -> object:
-    """Run an operation on constants; what is asked for on the meta device is made on the CPU."""
+    """Run an operation on constants; results requested on the meta device are made on the CPU."""
     arguments = [_on_cpu(value) for value in call.arguments]
     keywords = {key: _on_cpu(value) for key, value in call.keywords.items()}
-    if call.packet in MADE_NEW and call.tensors()[0].is_meta:  # only the type counts
+    if call.packet in MADE_NEW and call.tensors()[0].is_meta:  # only its dtype is used
         arguments[0] = torch.empty(0, dtype=call.tensors()[0].dtype)
     return call.function(*arguments, **keywords)
 

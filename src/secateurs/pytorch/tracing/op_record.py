@@ -1,4 +1,4 @@
-"""What travels beside a tensor, and what is remembered of each operation of a forward pass."""
+"""Labels attached to tensors, and the record of each operation of a forward pass."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Place(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Labels:
-    """What travels beside a tensor.
+    """Information attached to a tensor of the pass.
 
     Attributes:
         axes: axis -> the unit at each index; axes that are not listed carry no channels.
         leaf: the model's tensor this is, if it is one (then ``axes`` is the leaf's own).
-        origin: the model's tensor it was made from without the help of the input, if any.
+        origin: the weight it was computed from without using the input, if any.
         why: description used in freeze messages.
         call: the operation that made it.
-        sources: what travelled beside that operation's operands.
-        place: which of that operation's results it is.
-        uses: how many operations read it.
-        is_constant: whether its values are known though channels lie along it: a state of zeros.
-        is_made: whether it is a constant or was one until something was written into it. A dry run
-            meets it in the size that the user's code gave it, and compares that.
-        is_empty: whether some of it may never have been written: its values are not to be compared.
-        positions: the channels that its values number, as the indices of a maximum do.
+        sources: labels of that operation's operands.
+        place: index among that operation's results.
+        uses: number of operations that read it.
+        is_constant: whether its values are known although channels lie along it: a state of zeros.
+        is_made: whether it is a constant, or was one until something was written into it. In a dry
+            run it has the size that the user's code gave it, which is compared.
+        is_empty: whether part of it may be uninitialised, so that its values must not be compared.
+        positions: the channels that its values index, as the indices of a maximum do.
     """
 
     axes: Axes = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Labels:
     positions: Ids | None = None
 
     def of_result(self, call: Call, sources: list[Labels], place: int) -> Labels:
-        """The same labels of what an operation gives, which nothing has read yet."""
+        """A copy of the labels for a result of an operation, which nothing has read yet."""
         made = Labels(self.axes, self.leaf, self.origin, self.why, call, sources, place)
         made.is_constant, made.is_made, made.is_empty = (
             self.is_constant,
@@ -72,33 +72,33 @@ class Labels:
 
     @property
     def weight(self) -> ModelTensor | None:
-        """The weight it is or was made from."""
+        """The weight that it is or was computed from."""
         return self.leaf or self.origin
 
 
 @dataclass(slots=True, eq=False)
 class OpRecord:
-    """One operation of the forward pass, as the rehearsal and the masked twin need it.
+    """One operation of the forward pass, as the dry run and the masked twin need it.
 
     Attributes:
-        name: of the aten operation.
-        layer: where it happened.
-        outputs: for each tensor it gave, its shape and the units along its axes.
-        masks: operands the masked twin changes.
+        name: name of the aten operation.
+        layer: path of the layer that ran it.
+        outputs: shape and units along the axes, for each tensor it returned.
+        types: dtype of each tensor it returned.
+        value: its result where that is no tensor: a number read from one.
+        decision: its result where that is a bool, computed from the input's integers or masks.
+        choices: integers and masks that it returned in a trace on real tensors, by index of the
+            result, such as the expert of each token. A dry run reuses them.
+        masks: operands that the masked twin changes.
         mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all
             operands; the masked twin runs it on the kept channels only.
-        types: of the elements of each tensor it gave.
-        value: what it gave where that is no tensor: a number read from one.
-        decision: what it gave where that is a truth value, of the input's whole numbers or a mask.
-        choices: whole numbers and masks that it gave in a trace on real tensors, by the place of
-            the result: which expert each token is sent to. A rehearsal reads them.
-        groups: the units that a group normalisation counts.
-        numbers: the broken numbers it was given, such as an attention's scale.
-        start: for one that takes what is from a position on: along which axis, and from where.
-        operands: what travelled beside its operands; forgotten once the trace is done.
+        groups: units that a group normalisation divides into groups.
+        numbers: numbers it was given that may depend on a size, such as an attention's scale.
+        start: (axis, position) where it selects from a position on.
+        operands: labels of its operands; cleared once the trace is done.
         made: (operand, its shape, the units along its axes) of those that the user's code made.
-        is_constant: whether its result does not depend on the input or the weights after all.
-        is_empty: whether its result may hold what was never written.
+        is_constant: whether its result depends on neither the input nor the weights.
+        is_empty: whether its result may hold uninitialised memory.
     """
 
     name: str
@@ -120,13 +120,13 @@ class OpRecord:
 
     @property
     def is_of_nothing(self) -> bool:
-        """Whether it was given no rows: an expert's that no token was sent to."""
+        """Whether it ran on no rows, like an expert that no token was sent to."""
         return bool(self.outputs) and not any(math.prod(shape) for shape, _ in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """A forward pass that was traced: what it was given, without data, and what it did."""
+    """A traced forward pass: its inputs, without data, and its operations."""
 
     arguments: Arguments
     keywords: Keywords
@@ -135,7 +135,7 @@ class ForwardPass:
 
 
 def follow(tensor: torch.Tensor, labels: Labels) -> None:
-    """Let labels travel beside a tensor."""
+    """Attach labels to a tensor."""
     tensor._secateurs_labels = labels  # type: ignore[attr-defined]
 
 
@@ -145,7 +145,7 @@ def is_followed(tensor: torch.Tensor) -> bool:
 
 
 def is_choice(tensor: torch.Tensor) -> bool:
-    """Whether these are whole numbers or a mask, and few enough to be kept."""
+    """Whether a tensor holds integers or a mask, few enough to be kept."""
     is_broken = tensor.is_floating_point() or tensor.is_complex()
     return not is_broken and tensor.numel() <= MOST_CHOICES
 
@@ -154,16 +154,16 @@ MOST_CHOICES = 100_000
 
 
 def note_as_data(tensor: torch.Tensor) -> None:
-    """Remember that these whole numbers, or this mask, are the input's or were computed of it."""
+    """Mark integers or a mask as the input's, or as computed from the input."""
     tensor._secateurs_is_data = True  # type: ignore[attr-defined]
 
 
 def is_data(tensor: torch.Tensor) -> bool:
-    """Whether they are: what is looked up by them is not made of weights alone."""
+    """Whether a tensor is marked so: a lookup by it does not depend on weights alone."""
     return hasattr(tensor, "_secateurs_is_data")
 
 
 def labels_of(tensor: torch.Tensor) -> Labels:
-    """What is known of a tensor."""
+    """The labels of a tensor; empty labels if it has none."""
     known: Labels | None = getattr(tensor, "_secateurs_labels", None)
     return known if known is not None else Labels()

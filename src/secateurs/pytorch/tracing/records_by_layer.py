@@ -1,4 +1,4 @@
-"""What is known of an operation, found by its place in its layer where its number is another."""
+"""Look up recorded operations by layer and occurrence, where numbering differs between passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from secateurs.pytorch.tracing.op_record import OpRecord
 
 
 class OtherPathError(Exception):
-    """A forward pass does not do the operations it was traced with."""
+    """A forward pass runs other operations than it was traced with."""
 
     def __init__(self, index: int, name: str) -> None:
         super().__init__(
@@ -18,10 +18,10 @@ class OtherPathError(Exception):
 
 
 class RecordsByLayer:
-    """The operations of a trace, each as its layer's first, second, ... of its kind.
+    """Recorded operations, by layer, name and occurrence.
 
     Args:
-        operations: of the trace.
+        operations: operations of the trace.
     """
 
     def __init__(self, operations: Sequence[OpRecord]) -> None:
@@ -30,29 +30,30 @@ class RecordsByLayer:
             self._known.setdefault((operation.layer, operation.name), []).append(operation)
 
     def find(self, layer: str, name: str, nth: int, index: int) -> OpRecord | None:
-        """What is known of the ``nth`` operation of a name in a layer; None where nothing is.
+        """Find the record of the ``nth`` operation of a name in a layer; None where there is none.
 
         Args:
-            layer: where it happens.
-            name: of the aten operation.
-            nth: how many of that name the layer has done before it.
-            index: its number in the pass, for messages.
+            layer: path of the layer.
+            name: name of the aten operation.
+            nth: number of operations of that name that the layer ran before it.
+            index: number of the operation in the pass, for messages.
 
         Raises:
-            OtherPathError: its layer does more of its kind than it did, and channels go there.
+            OtherPathError: the layer runs more operations of this name than traced, and they act on
+                channels.
         """
         alike = self._known.get((layer, name), [])
         if nth < len(alike):
             return alike[nth]
         if alike and all(_does_alike(alike[0], operation) for operation in alike[1:]):
-            return alike[0]  # an expert that more tokens are sent to: each time the same is done
+            return alike[0]  # an expert that got more tokens repeats the same operation
         if any(operation.masks or operation.mixed for operation in alike):
             raise OtherPathError(index, name)
         return None
 
 
 def _does_alike(one: OpRecord, other: OpRecord) -> bool:
-    """Whether the twin would do the same for both."""
+    """Whether the masked twin treats both operations the same."""
 
     def list_masks(operation: OpRecord) -> list[tuple[object, ...]]:
         return [(mask.operand, mask.axis, mask.units.tobytes()) for mask in operation.masks]

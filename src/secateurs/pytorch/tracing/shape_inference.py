@@ -1,8 +1,9 @@
-"""Shapes of the commonest results, quicker than PyTorch's own inference on tensors without data.
+"""Fast shape inference for common operations on tensors without data.
 
-That inference is mostly written in Python: it takes half a millisecond for a ReLU and two for a
-normalisation, which would be most of a trace's time. Each function here looks at what an operation
-is given, and leaves anything unusual, and whatever does not fit, to PyTorch: it says what is wrong.
+PyTorch's own inference is mostly written in Python: it takes half a millisecond for a ReLU and two
+for a normalisation, which would be most of a trace's time. Each function here handles the usual
+arguments only. Unusual ones, and shapes that do not fit, are left to PyTorch, which also raises the
+error.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ BINARY = (aten.add, aten.mul, aten.sub, aten.div)
 
 
 def infer(packet: OpOverloadPacket, named: Named) -> torch.Tensor | None:
-    """An operation's result without data; None where PyTorch is to find it.
+    """An operation's result without data; None where PyTorch is to infer it.
 
     Args:
         packet: the operation.
@@ -69,12 +70,12 @@ def infer(packet: OpOverloadPacket, named: Named) -> torch.Tensor | None:
 
 
 def empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """A tensor without data of this shape, and of the type of another."""
+    """A tensor without data of this shape and of another tensor's dtype."""
     return torch.empty(tuple(shape), dtype=like.dtype, device="meta")
 
 
 def empty_like(x: torch.Tensor) -> torch.Tensor:
-    """A tensor without data of another's shape, type and memory layout."""
+    """A tensor without data of another's shape, dtype and memory layout."""
     return empty(x.shape, x) if x.is_contiguous() else torch.empty_like(x)
 
 
@@ -95,12 +96,12 @@ def _in_place(named: Named) -> torch.Tensor | None:
         return None
     other = named.get("other")
     fits = not isinstance(other, torch.Tensor) or other.shape == x.shape
-    return x if fits and _joins(other, x) else None
+    return x if fits and _keeps_dtype(other, x) else None
 
 
 def _binary(named: Named) -> torch.Tensor | None:
     x, other = named.get("self"), named.get("other")
-    if not _is_float(x) or not _joins(other, x) or "rounding_mode" in named:
+    if not _is_float(x) or not _keeps_dtype(other, x) or "rounding_mode" in named:
         return None
     if not isinstance(other, torch.Tensor) or other.shape == x.shape:
         return empty_like(x)
@@ -112,8 +113,8 @@ def _binary(named: Named) -> torch.Tensor | None:
     return empty([b if a == 1 else a for a, b in pairs], x)
 
 
-def _joins(other: object, x: torch.Tensor) -> bool:
-    """Whether an operand leaves the type of the result what x's is."""
+def _keeps_dtype(other: object, x: torch.Tensor) -> bool:
+    """Whether an operand leaves the dtype of the result at x's."""
     if isinstance(other, torch.Tensor):
         return other.dtype == x.dtype and other.is_meta
     return not isinstance(other, complex)
@@ -140,7 +141,7 @@ def _layer_norm(named: Named) -> torch.Tensor | None:
 
 
 def _convolution(named: Named) -> torch.Tensor | None:
-    """One whose padding is given in numbers."""
+    """A convolution whose padding is given as integers."""
     x, weight, padding = named["input"], named["weight"], named.get("padding", 0)
     rank = weight.dim() - 2
     if not x.is_meta or isinstance(padding, str) or x.dim() != weight.dim():

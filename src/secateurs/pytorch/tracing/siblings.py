@@ -1,10 +1,10 @@
-"""Experts that the example inputs were not sent to: they are cut as those beside them.
+"""Cut modules that the example inputs did not reach, such as experts, like their siblings.
 
 Where values decide which of several modules runs, a trace sees only those that ran. The others read
-the same stream, so a cut that left them whole would answer the example inputs and fail on the next.
-Modules of one class and of the same shapes in one ``ModuleList`` or ``ModuleDict`` do the same, so
-what was found of one that ran is held of those that did not: the same channels lie along their
-axes, and their sizes and factors follow alike.
+the same features, so a cut that left them whole would work on the example inputs and fail on the
+next. Modules of one class and of the same shapes in one ``ModuleList`` or ``ModuleDict`` do the
+same, so what was found for one that ran is applied to those that did not: the same channels lie
+along their axes, and their sizes and factors follow alike.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 Siblings = Mapping[str, str]
-"""Path of a module that did not run -> path of one beside it that did."""
+"""Path of a module that did not run -> path of a sibling that did."""
 
 
 def bind_siblings_(
@@ -30,13 +30,13 @@ def bind_siblings_(
     operations: Sequence[OpRecord],
     equations: Equations,
 ) -> dict[str, str]:
-    """Let channels lie along the tensors of modules that did not run as along their siblings'.
+    """Bind the tensors of modules that did not run to the units of their siblings.
 
-    One that ran on no rows at all (an expert given an empty piece) did not run; what has no
-    sibling then stays whole.
+    A module that ran on no rows at all (an expert given an empty batch) did not run; without a
+    sibling, it is frozen.
 
     Returns:
-        Which module was taken for which, submodules included.
+        Path of each bound module -> path of its sibling, submodules included.
     """
     known = {leaf.name: leaf for leaf in leaves}
     idle = _find_idle(leaves, operations)
@@ -59,7 +59,7 @@ def bind_siblings_(
 
 
 def _find_idle(leaves: Sequence[ModelTensor], operations: Sequence[OpRecord]) -> list[ModelTensor]:
-    """Tensors of layers that were given no rows, and nothing else."""
+    """Tensors of layers all of whose operations ran on no rows."""
     by_layer: dict[str, list[OpRecord]] = {}
     for operation in operations:
         by_layer.setdefault(operation.layer, []).append(operation)
@@ -74,7 +74,7 @@ def _find_idle(leaves: Sequence[ModelTensor], operations: Sequence[OpRecord]) ->
 def _iterate_unread(
     model: nn.Module, paths: Sequence[str], known: Mapping[str, ModelTensor]
 ) -> Iterator[tuple[str, str]]:
-    """(a module of which nothing was read, one alike of which all was)."""
+    """(a module none of whose tensors was read, a like module all of whose tensors were)."""
     leaves = {
         path: {n: leaf for n, leaf in known.items() if n.startswith(f"{path}.")} for path in paths
     }
@@ -105,7 +105,7 @@ def _bind(path: str, sibling: str, known: Mapping[str, ModelTensor], equations: 
 
 
 def operations_of(siblings: Siblings, operations: Sequence[OpRecord]) -> list[OpRecord]:
-    """What modules that did not run would have done: for a run that takes another path."""
+    """Records for modules that did not run, copied from siblings, for runs that reach them."""
     by_layer: dict[str, list[OpRecord]] = {}
     for operation in operations:
         by_layer.setdefault(operation.layer, []).append(operation)
@@ -119,7 +119,7 @@ def operations_of(siblings: Siblings, operations: Sequence[OpRecord]) -> list[Op
 def sizes_of_siblings(
     model: nn.Module, siblings: Siblings, sizes: Sequence[Size]
 ) -> Iterator[Size]:
-    """The sizes that modules keep which did not run, found in the code of those that did."""
+    """Sizes that modules which did not run keep, found in the code of their siblings."""
     for size in sizes:
         number = read(model, Attribute(size.owner, size.attribute, size.position))
         for path, sibling in siblings.items():
@@ -129,7 +129,7 @@ def sizes_of_siblings(
 
 
 def scalings_of_siblings(siblings: Siblings, scalings: Sequence[Scaling]) -> Iterator[Scaling]:
-    """The factors on weights of modules that did not run."""
+    """Scalings of the weights of modules that did not run."""
     for scaling in scalings:
         owner, _, name = scaling.tensor.rpartition(".")
         for path, sibling in siblings.items():

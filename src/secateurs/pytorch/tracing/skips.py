@@ -1,7 +1,7 @@
-"""A forward pass watched for what goes on unchanged: which values are sums of which.
+"""Watch a forward pass for skip connections: which values are sums of which.
 
-No class or name of a layer is looked at. An operation hands a value on (a dropout, a move of axes),
-changes it as a whole (an activation, a normalisation), adds to it, or makes something new.
+No class or name of a layer is used. An operation passes a value on (a dropout, a reshape), changes
+it as a whole (an activation, a normalisation), adds to it, or makes a new value.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ SAMPLES = 4096
 
 @dataclass(eq=False, slots=True)
 class SkipValue:
-    """A tensor of the pass, as it was at one moment.
+    """A tensor of the pass at one moment.
 
     Attributes:
-        number: of the operation that made it; -1 for what the model was given.
+        number: index of the operation that made it; -1 for inputs of the model.
         packet: that operation.
-        parents: what it was made from.
-        skips: those of them that go on in it: both operands of a sum, the one of a move.
+        parents: values it was made from.
+        skips: those of the parents that continue in it: both operands of a sum, the one of a
+            reshape.
         changes: for a sum, one minus the cosine between each operand and the sum.
     """
 
@@ -72,12 +73,12 @@ class SkipValue:
 
     @property
     def is_sum(self) -> bool:
-        """Whether two values are added."""
+        """Whether it is the sum of two values."""
         return self.packet in SUMS and len(self.skips) > 1
 
     @property
     def is_never_negative(self) -> bool:
-        """Whether a ReLU made it, up to what keeps signs."""
+        """Whether a ReLU made it, possibly followed by operations that preserve signs."""
         if self.packet in (aten.relu, aten.relu_):
             return True
         return self.packet in KEEP_SIGN and all(p.is_never_negative for p in self.parents[:1])
@@ -85,18 +86,18 @@ class SkipValue:
 
 @dataclass(eq=False, slots=True)
 class ModuleCall:
-    """A module's run: what it was given and what it gave.
+    """A call of a module: its inputs and its output.
 
     Attributes:
         path: dotted path of the module.
-        given: (place, keyword or '', value, shape) of each tensor among its arguments.
-        samples: some numbers of each of those.
-        output: what it gave, or the first of the tuple that it gave; None where that is no tensor.
-        shape: of that.
-        gives: how many things the tuple holds, all others of which are None; 0 is no tuple, -1 one
-            with more in it.
-        changes: for each given tensor of that shape, one minus the cosine between the two.
-        steps: how many operations it did.
+        given: (position, keyword or '', value, shape) of each tensor among its arguments.
+        samples: a sample of the elements of each of those.
+        output: its output, or the first item of a tuple; None where that is no tensor.
+        shape: shape of the output.
+        gives: length of the tuple, where all items but the first are None; 0 if the output is no
+            tuple, -1 if other items are not None.
+        changes: one minus the cosine between each given tensor of that shape and the output.
+        steps: number of operations it ran.
     """
 
     path: str
@@ -110,10 +111,10 @@ class ModuleCall:
 
 
 class SkipWatcher(OpInterpreter):
-    """Runs a model and notes what goes on in what, and what each module was given and gave.
+    """Runs a model and records which values continue in which, and each module's inputs and output.
 
     Attributes:
-        calls: of every module, by its path, in the order in which they were entered.
+        calls: path of a module -> its calls; in the order in which modules were first entered.
     """
 
     def __init__(self) -> None:
@@ -128,7 +129,7 @@ class SkipWatcher(OpInterpreter):
         keywords: dict[str, Any],
         training: bool = False,
     ) -> Any:
-        """The model's forward pass; the inputs are values that nothing made."""
+        """Run the model's forward pass; its inputs are values without an operation."""
         arguments = [_clone_input(value) for value in arguments]
         return super().run(
             model, arguments, {k: _clone_input(v) for k, v in keywords.items()}, training
@@ -205,13 +206,13 @@ class SkipWatcher(OpInterpreter):
 
 
 def value_of(tensor: torch.Tensor) -> SkipValue | None:
-    """What a tensor is in the pass; None where it depends on nothing that the model was given."""
+    """The record of a tensor; None where it does not depend on the model's inputs."""
     known: SkipValue | None = getattr(tensor, "_secateurs_value", None)
     return known
 
 
 def _clone_input(value: Any) -> Any:
-    """The same inputs as tensors of their own, each a value."""
+    """Copies of the inputs, each with a record."""
     if isinstance(value, torch.Tensor):
         copied = value.clone()
         copied._secateurs_value = SkipValue(-1)  # type: ignore[attr-defined]
@@ -224,27 +225,28 @@ def _clone_input(value: Any) -> Any:
 def _find_skips(
     packet: OpOverloadPacket, given: Sequence[torch.Tensor], made: torch.Tensor
 ) -> tuple[SkipValue, ...]:
-    """The operands that go on in a result."""
+    """The operands that continue in a result."""
     values = [value_of(tensor) for tensor in given]
     if packet in SUMS:
-        # In place, the first operand is the result by now, and has its old value until it is noted.
+        # In place, the first operand is the result already, and keeps its old record until the
+        # caller sets the new one.
         known = tuple(v for v in values if v is not None)
         same = all(tensor.shape == made.shape for tensor in given)
         return known if same and len(known) == len(given) else ()
-    goes_on = packet in MOVES or packet in NORMS or packet in ACTIVATIONS
+    continues = packet in MOVES or packet in NORMS or packet in ACTIVATIONS
     scaled = packet in (aten.mul, aten.mul_, aten.div, aten.div_) and len(given) == 1
     first = values[0] if values else None
-    return (first,) if (goes_on or scaled) and first is not None else ()
+    return (first,) if (continues or scaled) and first is not None else ()
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """Some of a tensor's numbers, spread over all of it."""
+    """Evenly spaced elements of a tensor, about SAMPLES of them."""
     flat = tensor.detach().reshape(-1)
     return flat[:: max(1, flat.numel() // SAMPLES)].float().clone()
 
 
 def _measure_change(one: torch.Tensor, other: torch.Tensor) -> float:
-    """One minus the cosine between two values, by samples; 1 where they are of other sizes."""
+    """One minus the cosine between two samples; 1 where their sizes differ."""
     if one.shape != other.shape or not one.numel():
         return 1.0
     a, b = one.double(), other.double()
@@ -264,7 +266,7 @@ def _iterate_given(
 
 
 def _take_first(output: Any) -> tuple[torch.Tensor | None, int]:
-    """(the tensor that a module gives, how many things in a tuple it gives)."""
+    """(the tensor that a module returns, the length of the tuple that holds it)."""
     if isinstance(output, torch.Tensor):
         return output, 0
     if type(output) is tuple and output and isinstance(output[0], torch.Tensor):

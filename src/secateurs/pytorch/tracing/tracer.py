@@ -1,4 +1,4 @@
-"""Following channels through a forward pass: the state that the rules work on."""
+"""The tracer: follows channels through a forward pass, and holds the state that rules work on."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ NETWORK_OUTPUT = "it is the network's output"
 
 
 @dataclass(slots=True)
-class _Met:
-    """Axes that meet in an operation.
+class _AlignedAxes:
+    """Axes that an operation aligns with each other.
 
     Attributes:
-        known: units along those that carry channels.
-        unbound: axes of the model's tensors that nothing is known of yet.
-        free: constants that are the same all along, which may have as many as there need be.
-        fixed: the last of those that carry no channels, and whose length cannot change.
+        known: units along the axes that carry channels.
+        unbound: axes of the model's tensors that have no units yet.
+        free: axes along which a constant is uniform; they may get any number of channels.
+        fixed: labels of the last tensor that carries no channels there and has a fixed length.
     """
 
     known: list[Ids] = field(default_factory=list)
@@ -74,21 +74,21 @@ class _Met:
 
 
 def _may_be_sizes(numbers: Sequence[float], call: Call) -> bool:
-    """Whether a number that an operation is given may be computed from a size."""
+    """Whether one of an operation's numbers may be computed from a size."""
     if call.packet in SCALING | {aten.scaled_dot_product_attention}:
         return bool(numbers)
     return call.packet in ADDING and max(numbers, default=0) > MOST_USUAL_TERM
 
 
 MOST_USUAL_TERM = 2
-"""Code adds one, and squares, without a size in mind."""
+"""Larger terms may be sizes; code adds one, and squares, for other reasons."""
 
 
 class Rules(Protocol):
-    """What the operations do to channels: the package ``rules``, which imports the tracer."""
+    """The rules for operations: implemented by the package ``rules``, which imports the tracer."""
 
     def is_whole(self, packet: OpOverloadPacket) -> bool:
-        """Whether an operation has a rule, so that it must not be taken apart."""
+        """Whether an operation has a rule, so that it must not be decomposed."""
 
     def apply(self, tracer: Tracer, call: Call) -> object:
         """Run an operation and label its result."""
@@ -112,20 +112,23 @@ class Tracer(OpInterpreter):
         self.operations: list[OpRecord] = []
         self.counts: dict[tuple[str, str], Ids] = {}
         self.multiples: list[tuple[Ids, int]] = []
-        """Units whose number an operation wants to be a multiple of this."""
+        """Units whose number must be a multiple of the integer, as an operation requires."""
         self.reads_sizes = False
-        """Whether an operation was given lengths of axes that carry channels, or maybe a factor
-        computed from one, as plain numbers."""
+        """Whether an operation took a size as a plain number.
+
+        That is the length of an axis that carries channels, or a factor that may be computed from
+        one.
+        """
         self.convolutions: set[str] = set()
-        """Paths of PyTorch's own convolution layers, whose groups follow."""
+        """Paths of PyTorch's own convolution layers, whose ``groups`` the cut updates."""
         self.spread: set[int] = set()
-        """Units of values that are the same along their axis: they carry whatever they meet."""
+        """Units of axes along which a value is repeated: they become those they align with."""
         self._has_made = False
-        """Whether there is a constant that channels lie along, or a tensor written into."""
+        """Whether channels lie along a constant, or a constant was written into."""
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
         self._outlines: dict[int, torch.Tensor] = {}
-        """Of weights, without data: what will stand for them in this pass."""
+        """Tensors without data, by id of the weight, that are to stand in for it in this pass."""
         self._indices: dict[int, ModelTensor] = {}
         self._fresh = FreshTensors(self.equations, concrete, self.where)
 
@@ -149,7 +152,7 @@ class Tracer(OpInterpreter):
             if labels.positions is not None:
                 self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
         output = self.rules.apply(self, call)
-        if operation.mixed:  # a bias has its channels only now
+        if operation.mixed:  # the rule may have given a bias its units only now
             operation.mixed = self._axes_of_operands(call)
         for place, tensor in enumerate(iterate_tensors(output)):
             axes = dict(self.labels(tensor).axes)
@@ -164,14 +167,14 @@ class Tracer(OpInterpreter):
         return output
 
     def _note_made(self, call: Call, operation: OpRecord, output: object) -> None:
-        """Note which operands the user's code made, for a dry run to compare their sizes."""
+        """Note operands that the user's code created, so that a dry run can compare their sizes."""
         operation.is_constant = all(self.is_constant(tensor) for tensor in call.tensors())
         operation.made = [
             (place, tuple(tensor.shape), dict(labels.axes))
             for place, tensor in enumerate(call.tensors())
             if (labels := self.labels(tensor)).is_made and labels.axes
         ]
-        # What nobody has written yet is anything: a proof must not compare it.
+        # Uninitialised memory holds anything: a proof must not compare it.
         seen = is_view(call) and any(self.labels(tensor).is_empty for tensor in call.tensors())
         if call.packet in EMPTY or seen:
             operation.is_empty = True
@@ -187,7 +190,7 @@ class Tracer(OpInterpreter):
         return self.rules.apply(self, call)
 
     def _run_unfollowed(self, call: Call) -> object:
-        """On constants, and on whole numbers of the input, which carry no channels."""
+        """Run an operation on constants, or on integers of the input, which carry no channels."""
         made = run_on_constants(call)
         if any(is_data(tensor) for tensor in call.tensors()):
             for tensor in iterate_tensors(made):
@@ -196,9 +199,10 @@ class Tracer(OpInterpreter):
         return made
 
     def _open_written(self, call: Call) -> Call:
-        """An operation that writes what is followed into a constant: that is followed from here on.
+        """Start following a constant when an operation writes a followed tensor into it.
 
-        What nobody knows the memory of cannot be: then nothing that is written there may go.
+        That takes the constant's memory to be known from this pass. Otherwise all that is written
+        there is frozen.
         """
         if not call.function._schema.is_mutable or all(map(self.is_constant, call.tensors())):
             return call
@@ -217,17 +221,17 @@ class Tracer(OpInterpreter):
         return call.with_tensors(changes) if changes else call
 
     def freeze_positions(self, tensor: torch.Tensor, reason: str) -> None:
-        """Where a tensor's values number channels, these stay."""
+        """Freeze the channels whose indices a tensor's values are."""
         positions = self.labels(tensor).positions
         if positions is not None:
             self.equations.freeze(positions, reason)
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What stands for a tensor that the model's code holds."""
+        """The stand-in for a tensor that the model's code holds."""
         return self._stand_in(tensor, mutates=False)
 
     def _call(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> Call:
-        """The operation with stand-ins for the model's tensors."""
+        """The operation, with stand-ins for the model's tensors."""
         mutates = function._schema.is_mutable
 
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
@@ -237,7 +241,7 @@ class Tracer(OpInterpreter):
         return Call(function, arguments, {k: map_tensors(v, stand_in) for k, v in keywords.items()})
 
     def _stand_in(self, tensor: torch.Tensor, mutates: bool) -> torch.Tensor:
-        """The tensor without data that stands for a weight; a copy of what would be changed."""
+        """The tensor without data that stands in for a weight; a copy where it is written into."""
         known = self._stand_ins.get(id(tensor))
         if known is not None:
             return known
@@ -263,16 +267,16 @@ class Tracer(OpInterpreter):
         return stand_in
 
     def _ordinary(self, tensor: torch.Tensor, is_outline: bool = False) -> torch.Tensor:
-        """A copy, or one without data, that is no tensor of inference mode."""
+        """A copy, or a tensor without data, that is not an inference tensor."""
         with torch.inference_mode(mode=False):
             tensor = tensor.detach()
             return without_data(tensor) if is_outline else tensor.clone()
 
     def start_pass(self) -> list[OpRecord]:
-        """Begin another forward pass over the same units; returns where its operations will be."""
+        """Begin another forward pass over the same units; return the list for its operations."""
         self.operations = []
         self._stand_ins = {}
-        # PyTorch wants views of weights to be ordinary tensors: here they are, without more ado.
+        # Created outside inference mode, since views of weights have to be ordinary tensors.
         self._outlines = {
             id(leaf.tensor): without_data(leaf.tensor.detach())
             for leaf in self.leaves.values()
@@ -283,13 +287,13 @@ class Tracer(OpInterpreter):
         return self.operations
 
     def follow_input(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor to run the model on instead of this input.
+        """The tensor that the model runs on instead of this input.
 
-        Whole numbers and masks stay what they are: tokens and positions carry no channels, and
-        what is looked up by them may be read.
+        Integers and masks keep their values: tokens and positions carry no channels, and lookups by
+        them may be read.
         """
         if not tensor.is_floating_point() and not tensor.is_complex():
-            data = tensor.detach()  # a tensor of our own: nothing is written on the user's
+            data = tensor.detach()  # a new tensor, so that no attribute is set on the user's
             note_as_data(data)
             return data
         stand_in = tensor.clone() if self._concrete else without_data(tensor)
@@ -299,16 +303,16 @@ class Tracer(OpInterpreter):
     # -- labels
 
     def labels(self, tensor: torch.Tensor) -> Labels:
-        """What is known of a tensor's axes."""
+        """The labels of a tensor."""
         return labels_of(tensor)
 
     def axes(self, tensor: torch.Tensor) -> Axes:
-        """The labelled axes of a tensor; a weight's get units of their own if they had none."""
+        """The labelled axes of a tensor; a weight's unlabelled axes get new units."""
         labels = self.labels(tensor)
         if labels.leaf is not None:
             for axis, length in enumerate(tensor.shape):
                 if length > 1:
-                    self._own_units(labels.leaf, axis)
+                    self._units_of_weight(labels.leaf, axis)
         return labels.axes
 
     def put(self, tensor: torch.Tensor, axes: Mapping[int, Ids | None], why: str = "") -> None:
@@ -323,7 +327,7 @@ class Tracer(OpInterpreter):
             why = why or known.why
             follow(tensor, Labels(kept, origin=known.origin, why=why, is_made=known.is_made))
 
-    def _own_units(self, leaf: ModelTensor, axis: int) -> Ids:
+    def _units_of_weight(self, leaf: ModelTensor, axis: int) -> Ids:
         """The units of a weight's axis; new ones if it has none yet."""
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.tensor.shape[axis])
@@ -333,7 +337,7 @@ class Tracer(OpInterpreter):
         return leaf.axes[axis]
 
     def fix(self, tensor: torch.Tensor, reason: str, axes: Iterable[int]) -> None:
-        """Nothing may go along these axes, whether anything is known to lie there yet or not."""
+        """Freeze these axes, whether or not units are known to lie along them yet."""
         leaf = self.labels(tensor).leaf
         known = [axis for axis in axes if leaf is None or axis in leaf.axes]
         self.freeze_known(tensor, reason, known)
@@ -343,10 +347,10 @@ class Tracer(OpInterpreter):
     # -- equations
 
     def unify(self, places: Sequence[Place]) -> Ids | None:
-        """These axes are one: the same units lie along all of them. Returns these; None if none do.
+        """Equate the units along aligned axes and return them; None if the axes carry no channels.
 
         Axes of length one are broadcast and do not count. An axis that carries no channels has a
-        fixed length, so all that meet it are frozen.
+        fixed length, so all axes aligned with it are frozen.
         """
         met = self._sort_by_kind(places)
         known = met.known
@@ -354,11 +358,11 @@ class Tracer(OpInterpreter):
             self._freeze_all(known, met.unbound, self.explain_meeting(met.fixed))
             return None
         if not known and met.unbound:
-            known.append(self._own_units(*met.unbound.pop(0)))
+            known.append(self._units_of_weight(*met.unbound.pop(0)))
         for units in known[1:]:
             self.equations.equate(known[0], units)
         for leaf, axis in met.unbound:
-            # Twice the same leaf: the first time has bound it.
+            # The same leaf may occur twice: its first occurrence has bound it.
             self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
             if axis in leaf.fixed:
                 self.equations.freeze(known[0], leaf.fixed[axis])
@@ -366,22 +370,22 @@ class Tracer(OpInterpreter):
             self._let_carry(place, known[0])
         return known[0] if known else None
 
-    def _sort_by_kind(self, places: Sequence[Place]) -> _Met:
-        """What lies along axes that meet, by what is known of it."""
-        met = _Met()
+    def _sort_by_kind(self, places: Sequence[Place]) -> _AlignedAxes:
+        """Sort aligned axes by what is known of the units along them."""
+        met = _AlignedAxes()
         for tensor, axis in places:
             if tensor.shape[axis] == 1:
                 continue
             labels = self.labels(tensor)
             index = self._indices.get(id(tensor))
-            units = self._lying_along(tensor).get(axis)
+            units = self._units_along(tensor).get(axis)
             if units is not None:
                 met.known.append(units)
             elif labels.leaf is not None:
                 met.unbound.append((labels.leaf, axis))
             elif index is not None or (self.is_constant(tensor) and is_uniform(tensor, axis)):
                 met.free.append(Place(tensor, axis))
-            elif tensor.numel():  # of no rows it holds nothing that could stand in the way
+            elif tensor.numel():  # an empty tensor fixes nothing
                 met.fixed = labels
         return met
 
@@ -390,30 +394,31 @@ class Tracer(OpInterpreter):
         return not is_followed(tensor) or self.labels(tensor).is_constant
 
     def _let_carry(self, place: Place, units: Ids) -> None:
-        """A constant that is the same along an axis has as many there as what it meets has.
+        """Let channels lie along an axis on which a constant is uniform.
 
-        A buffer of whole numbers or truth values is one for each channel, and sliced with them.
+        A buffer of integers or booleans then has one entry for each channel, and is sliced with
+        them.
         """
         index = self._indices.get(id(place.tensor))
         if index is not None:
             self.equations.equate(units, index.axes.setdefault(place.axis, units))
             index.roles.setdefault(place.axis, Role.OTHER)
             return
-        # The dry run sees whether the code's number of them follows.
+        # The dry run checks whether the length that the code gives it follows the channels.
         self._has_made = self.reads_sizes = True
         labels = self.labels(place.tensor)
         axes = {**labels.axes, place.axis: units}
         follow(place.tensor, Labels(axes, is_constant=True, is_made=True))
 
     def spread_units(self, count: int) -> Ids:
-        """Units for an axis along which a value is repeated: they become those that it meets."""
+        """Units for an axis along which a value is repeated: they become those they align with."""
         units = self.equations.units(count)
         self.spread.update(units.tolist())
         self.reads_sizes = True
         return units
 
     def free_units(self, tensor: torch.Tensor, axis: int) -> Ids | None:
-        """The units along an axis; new ones for a constant that is the same all along it."""
+        """The units along an axis; new ones for a constant that is uniform along it."""
         known = self.axes(tensor).get(axis)
         if known is not None or tensor.shape[axis] == 1 or not tensor.is_floating_point():
             return known
@@ -424,9 +429,9 @@ class Tracer(OpInterpreter):
         return known
 
     def explain_meeting(self, fixed: Labels) -> str:
-        """Why channels stay that meet values without any; where it is not the input, by which code.
+        """Reason for freezing channels aligned with values that carry none, with the line of code.
 
-        What has a name, such as the network's input, needs no line to be found by.
+        Values with a description, such as the network's input, need no line.
         """
         if fixed.why != NO_CHANNEL or not self.operations:
             return f"meets {fixed.why}"
@@ -436,29 +441,29 @@ class Tracer(OpInterpreter):
     def _freeze_all(
         self, arrays: Iterable[Ids], unbound: Iterable[tuple[ModelTensor, int]], reason: str
     ) -> None:
-        for units in [*arrays, *(self._own_units(leaf, axis) for leaf, axis in unbound)]:
+        for units in [*arrays, *(self._units_of_weight(leaf, axis) for leaf, axis in unbound)]:
             self.equations.freeze(units, reason)
 
     def freeze_known(self, tensor: torch.Tensor, reason: str, axes: Iterable[int]) -> None:
-        """Nothing may go along those of these axes that carry channels; ``reason`` reads them."""
+        """Freeze those of these axes that carry channels; ``reason`` names the operation."""
         labels = self.labels(tensor)
         for axis in axes:
             if labels.leaf is not None and tensor.shape[axis] > 1:
-                self._own_units(labels.leaf, axis)
+                self._units_of_weight(labels.leaf, axis)
             if axis in labels.axes:
                 self.equations.freeze(labels.axes[axis], f"{reason} at {self.where()}")
 
     def freeze(self, tensor: torch.Tensor, reason: str, axes: Iterable[int] | None = None) -> None:
-        """Nothing along these axes (all, if not given) may go."""
+        """Freeze these axes (default: all axes) of a tensor."""
         leaf = self.labels(tensor).leaf
         for axis in range(tensor.dim()) if axes is None else axes:
             if leaf is not None and tensor.shape[axis] > 1:
-                self._own_units(leaf, axis)
+                self._units_of_weight(leaf, axis)
             if axis in (labelled := self.labels(tensor).axes):
                 self.equations.freeze(labelled[axis], reason)
 
     def play(self, place: Place, role: Role) -> None:
-        """Note what an axis of a weight (or of a view of one) does."""
+        """Note the role of an axis of a weight, or of a view of one."""
         labels = self.labels(place.tensor)
         weight = labels.weight
         axis = place.axis if labels.leaf is not None else self._axis_in_origin(labels, place.axis)
@@ -476,15 +481,15 @@ class Tracer(OpInterpreter):
                 return place
         return None
 
-    # -- notes for what comes after
+    # -- notes for the masked twin and for costs
 
     def mask(self, operand: int, axis: int, units: Ids | None) -> None:
-        """The masked twin ignores the removed channels of this operand here."""
+        """Note that the masked twin zeroes the removed channels of this operand."""
         if units is not None:
             self.operations[-1].masks.append(Mask(operand, axis, units))
 
     def mixes(self, call: Call, units: Iterable[Ids], layer: str = "") -> None:
-        """The operation's result for a channel depends on the others along these axes."""
+        """Note that the result for each channel depends on the other channels along these axes."""
         arrays = list(units)
         if arrays:
             self.operations[-1].mixed = self._axes_of_operands(call)
@@ -495,18 +500,18 @@ class Tracer(OpInterpreter):
         return [
             (number, dict(axes))
             for number, tensor in enumerate(call.tensors())
-            if (axes := self._lying_along(tensor))
+            if (axes := self._units_along(tensor))
         ]
 
-    def _lying_along(self, tensor: torch.Tensor) -> Axes:
-        """The units along a tensor's axes; of a buffer of whole numbers too."""
+    def _units_along(self, tensor: torch.Tensor) -> Axes:
+        """The units along a tensor's axes, those of integer buffers included."""
         index = self._indices.get(id(tensor))
         return self.labels(tensor).axes if index is None else index.axes
 
     def costs(self, layer: str, constant: int, axes: Iterable[Ids]) -> None:
-        """A contraction of this many multiply-accumulates."""
+        """Note a contraction of this many multiply-accumulates."""
         self.contractions.append(Contraction(layer or self.layer, Product(constant, tuple(axes))))
 
     def where(self) -> str:
-        """The user's line that is running, or the layer where only PyTorch's code is."""
+        """The line of user code that is running, or the layer where only PyTorch's code is."""
         return users_line() or f"layer {self.layer!r}"

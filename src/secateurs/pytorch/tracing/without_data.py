@@ -1,7 +1,7 @@
-"""What some operations give on tensors without data, where PyTorch cannot tell or wants values.
+"""Results of operations on tensors without data, where PyTorch's own inference fails.
 
-Packed sequences, for one, need their lengths, which are constants here; fake quantisation keeps a
-range as it goes.
+Packed sequences, for example, need their lengths, which are constants here; fake quantisation
+updates a running range as a side effect.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch._ops import OpOverloadPacket
 aten = torch.ops.aten
 
 Named = dict[str, Any]
-"""An operation's arguments, of the types that its schema says."""
+"""An operation's arguments by name, of the types in its schema."""
 
 
 def recurrent_shapes(named: Named) -> object:
-    """Of a recurrent layer over packed sequences."""
+    """Results of a recurrent layer over packed sequences."""
     x, weights = named["data"], named["params"]
     states = named["hx"] if isinstance(named["hx"], (list, tuple)) else [named["hx"]]
     width = weights[1].shape[1] * (2 if named["bidirectional"] else 1)
@@ -27,7 +27,7 @@ def recurrent_shapes(named: Named) -> object:
 
 
 def pack(named: Named) -> object:
-    """Rows of sequences put end to end, and how many there are at each step."""
+    """Packed rows of padded sequences, and the batch size at each step."""
     x = named["input"]
     outline = torch.empty((*x.shape[:2], 1))
     rows, sizes = aten._pack_padded_sequence(outline, named["lengths"], named["batch_first"])
@@ -35,7 +35,7 @@ def pack(named: Named) -> object:
 
 
 def unpack(named: Named) -> object:
-    """Sequences of one length, and how long each was."""
+    """Padded sequences, and the length of each."""
     x = named["data"]
     outline = torch.empty((x.shape[0], 1))
     rest = (named["batch_first"], 0.0, named["total_length"])
@@ -44,15 +44,15 @@ def unpack(named: Named) -> object:
 
 
 def quantise(named: Named) -> object:
-    """The values, and which of them were in range."""
+    """The quantised values, and a mask of those in range."""
     x = named["self"]
     return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 
 def multiply_groups(named: Named) -> object:
-    """Rows times the matrix of their group, of any type and width.
+    """The product of rows with the matrix of their group, of any dtype and width.
 
-    PyTorch's own inference asks for the one type that GPUs have a kernel for.
+    PyTorch's own inference accepts only the dtype that GPUs have a kernel for.
     """
     rows, matrices = named["self"], named["mat2"]
     kind = named.get("out_dtype") or rows.dtype
@@ -72,7 +72,7 @@ WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], object]] = {
 
 
 def without_data_of(packet: OpOverloadPacket, named: Named) -> Callable[[Named], object] | None:
-    """What makes an operation's result without data; None where PyTorch does."""
+    """The function that infers an operation's result; None where PyTorch infers it."""
     if packet in RECURRENT:
         return recurrent_shapes if "batch_sizes" in named else None
     return WITHOUT_DATA.get(packet)

@@ -1,4 +1,4 @@
-"""From an operation to its rule: run it, label what it gives, and note what it was made of."""
+"""Dispatch an operation to its rule: run it, label its results, and record their sources."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def apply(tracer: Tracer, call: Call) -> object:
-    """Run an operation and label its result; an unknown one freezes what it touches."""
+    """Run an operation and label its result; one without a rule freezes what it touches."""
     found = RULES.get(call.packet) or NAMED.get(call.packet._qualified_op_name)
     if found is None and torch.Tag.pointwise in call.function.tags:
         found = apply_pointwise
     if found is None:
         found = apply_in_place if _functional_twin(call) is not None else unknown
     output = found(tracer, call)
-    _follow_all(call, output)
+    _label_results(call, output)
     return output
 
 
 def _functional_twin(call: Call) -> Call | None:
-    """The same operation that gives a new tensor, for one in place; None where it has no rule."""
+    """The out-of-place form of an in-place operation; None where that has no rule."""
     name = call.name
     if not name.endswith("_") or not isinstance(call.get("self"), torch.Tensor):
         return None
@@ -36,9 +36,10 @@ def _functional_twin(call: Call) -> Call | None:
 
 
 def apply_in_place(tracer: Tracer, call: Call) -> object:
-    """``x.cumsum_(0)`` is ``x.copy_(x.cumsum(0))``: what the other gives is written into it.
+    """Treat ``x.cumsum_(0)`` as ``x.copy_(x.cumsum(0))``: the result is written into the operand.
 
-    Where the masked twin would have to change the operand that is written into, it cannot.
+    Where the masked twin would have to change the operand that is written into, the operation
+    counts as unknown.
     """
     twin, operation = _functional_twin(call), tracer.operations[-1]
     if twin is None:
@@ -52,8 +53,8 @@ def apply_in_place(tracer: Tracer, call: Call) -> object:
     return output
 
 
-def _follow_all(call: Call, output: object) -> None:
-    """Every result is followed, labelled or not, and knows what it was made from."""
+def _label_results(call: Call, output: object) -> None:
+    """Attach labels to every result, with the sources it was computed from."""
     sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
     weights = [labels.weight for labels in sources]
     results = list(iterate_tensors(output))
@@ -66,7 +67,7 @@ def _follow_all(call: Call, output: object) -> None:
         labels = labels_of(tensor)
         if labels.leaf is not None:
             continue
-        # An operation in place gives back what it was given: what is known of that must not change.
+        # An in-place operation returns its operand, whose labels must not change: these are a copy.
         made = labels.of_result(call, sources, place)
         if not is_followed(tensor):
             made.why = next((source.why for source in sources), made.why)

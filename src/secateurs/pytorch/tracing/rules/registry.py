@@ -1,4 +1,4 @@
-"""Which rule goes with which operation."""
+"""Registry of rules: operation -> function."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Rule = Callable[[Tracer, Call], object]
 
 RULES: dict[OpOverloadPacket, Rule] = {}
 NAMED: dict[str, Rule] = {}
-"""Rules for operations that other packages bring, by name: they may not be there yet."""
+"""Rules by qualified name, for operations of other packages, which may not be imported yet."""
 
 
 def rule(*operations: OpOverloadPacket | str) -> Callable[[Rule], Rule]:
-    """Register the rule for these operations; another package's by name, 'package::operation'."""
+    """Decorator that registers a rule for these operations; others' by 'package::operation'."""
 
     def register(function: Rule) -> Rule:
         for operation in operations:
@@ -32,18 +32,18 @@ def rule(*operations: OpOverloadPacket | str) -> Callable[[Rule], Rule]:
 
 
 def packets(names: str) -> list[OpOverloadPacket]:
-    """PyTorch's own operations of these names; a release may not have all of them."""
+    """PyTorch's own operations of these names, as far as this release has them."""
     found = (getattr(torch.ops.aten, name, None) for name in names.split())
     return [packet for packet in found if packet is not None]
 
 
 def is_whole(packet: OpOverloadPacket) -> bool:
-    """Whether the operation has a rule, so that it must not be taken apart."""
+    """Whether the operation has a rule, so that it must not be decomposed."""
     return packet in RULES
 
 
 def unknown(tracer: Tracer, call: Call) -> object:
-    """Nobody knows what it does, so nothing that it reads may change."""
+    """Freeze everything that an operation without a rule reads, and run it."""
     reason = f"no rule for {call.packet._qualified_op_name} at {tracer.where()}"
     for tensor in call.tensors():
         tracer.freeze(tensor, reason)
